@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only types that cross the layers: a Frame, a Pair of them, and what fusing it gave."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+RGB = 'rgb'
+THERMAL = 'thermal'
+
+
+class DiffmfError(Exception):
+    """Something a user can act on: what was expected, what came, what to do."""
+
+
+class FrameError(DiffmfError):
+    """A single bad frame: it is refused and counted, the next one is handled as usual."""
+
+
+class Mode(str, Enum):
+    """How an output image was made."""
+
+    FUSED = 'FUSED'
+    CLASSICAL = 'CLASSICAL'
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded image of one camera.
+
+    pixels is an array of shape H x W (mono8: uint8, mono16: uint16 native order, 32FC1: float32) or
+    H x W x 3|4 uint8 (rgb8, bgr8, rgba8, bgra8), in the channel order that `encoding` names. It may
+    be a read-only or strided view of the message that it came from.
+    """
+
+    stream: str
+    stamp_ns: int
+    frame_id: str
+    pixels: np.ndarray = field(repr=False)
+    encoding: str
+    arrival_ns: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An RGB and a thermal frame that belong together; offset_ns is thermal minus RGB, corrected."""
+
+    rgb: Frame
+    thermal: Frame
+    offset_ns: int
+
+
+@dataclass(frozen=True)
+class FusionResult:
+    """A fused image on the grid of the RGB frame, with that frame's stamp and frame id.
+
+    pixels is H x W x 3 uint8 in the order that `encoding` (rgb8 or bgr8) names. timings_ms maps a
+    stage ('decode', 'align', 'network', 'colour', ...) to milliseconds of wall time.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    pixels: np.ndarray = field(repr=False)
+    encoding: str
+    mode: Mode
+    warnings: tuple[str, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
