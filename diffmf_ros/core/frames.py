@@ -15,7 +15,14 @@ class DiffmfError(Exception):
 
 
 class FrameError(DiffmfError):
-    """A single bad frame: it is refused and counted, the next one is handled as usual."""
+    """A single bad frame: it is refused and counted, the next one is handled as usual.
+
+    reason is the short snake_case name under which it is counted, such as 'short_buffer'.
+    """
+
+    def __init__(self, message: str, *, reason: str = 'bad_frame'):
+        super().__init__(message)
+        self.reason = reason
 
 
 class Mode(str, Enum):
