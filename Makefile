@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# A bare machine needs only Python 3.10 to 3.13, make and, for the fast CPU kernel, a C++ compiler.
+
+PYTHON ?= python3
+OUT ?= out/demo
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+SETUP := setup.py setup.cfg pyproject.toml package.xml diffmf_ros/models/kernels/cpu_scan.cpp \
+	$(wildcard launch/*) $(wildcard config/*) $(wildcard resource/lib/*)
+
+.PHONY: help demo test lint venv clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: venv ## the real node on a bag: BAG=path (else a rendered drive, SCENE=name), OUT=folder, RATE=factor
+	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(if $(SCENE),--scene '$(SCENE)') \
+		$(if $(RATE),--rate '$(RATE)')
+
+test: venv ## every test
+	$(BIN)/python -m pytest
+
+lint: venv ## ruff over everything
+	$(BIN)/ruff check .
+
+venv: $(STAMPS)/project ## .venv with everything pinned and this package, editable
+
+clean: ## remove what was built and written; .venv stays
+	rm -rf build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis $(STAMPS)/project
+	rm -f diffmf_ros/models/kernels/*.so
+	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 -r rm -rf
+
+$(STAMPS)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "Python 3.10 to 3.13 is needed, $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+		"Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu:" \
+		"sudo apt install python3-venv python3-pip" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/build $(STAMPS)/torch: $(STAMPS)/%: requirements/%.txt $(STAMPS)/python
+	$(INSTALL) -r $<
+	@touch $@
+
+$(STAMPS)/wheels: requirements/run.txt requirements/ros.txt requirements/dev.txt $(STAMPS)/build
+	$(INSTALL) -r requirements/run.txt -r requirements/ros.txt -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/project: $(SETUP) $(STAMPS)/wheels $(STAMPS)/torch
+	$(INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@

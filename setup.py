@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything about the distribution: Humble's setuptools (59) reads no [project] table of pyproject.toml."""
+
+from glob import glob
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+NAME = 'diffmf_ros'
+EXTRAS = {
+    'torch': ['torch>=2.1', 'einops'],
+    'mamba': ['mamba-ssm'],
+    # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
+    'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
+            'ros-std-srvs==5.5.1'],
+    'train': ['tensorboard'],
+    'view': ['matplotlib'],
+    'dev': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
+}
+
+# A plain C interface that ctypes loads: no Python.h, so no headers of Python are needed to build it.
+KERNEL = Extension(
+    f'{NAME}.models.kernels._cpu',
+    sources=[f'{NAME}/models/kernels/cpu_scan.cpp'],
+    language='c++',
+    extra_compile_args=['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast',
+                        '-std=c++17', '-Wno-psabi'],
+    extra_link_args=['-fopenmp'],
+    optional=True,  # without a compiler the portable scan does the work
+)
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description='Time-synchronised thermal + RGB fusion for ROS 2 with DIFF-MF',
+    long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    author='The diffmf_ros authors',
+    author_email='diffmf_ros@users.noreply.github.com',
+    maintainer='The diffmf_ros authors',
+    maintainer_email='diffmf_ros@users.noreply.github.com',
+    license='Apache-2.0',
+    keywords=['ROS', 'thermal', 'infrared', 'image fusion', 'state-space model'],
+    classifiers=[
+        'Intended Audience :: Developers',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Image Processing',
+    ],
+    python_requires='>=3.10',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['weights/*.safetensors', 'weights/*.md']},
+    ext_modules=[KERNEL],
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
+        (f'share/{NAME}/config', sorted(glob('config/*'))),
+        # pip puts console scripts into bin/, where ros2 launch does not look; colcon into lib/<package>.
+        (f'lib/{NAME}', sorted(glob('resource/lib/*'))),
+    ],
+    install_requires=['numpy', 'opencv-python-headless', 'PyYAML', 'safetensors', 'rosbags', 'typer', 'rich'],
+    extras_require=EXTRAS,
+    zip_safe=False,
+    entry_points={
+        'console_scripts': [
+            f'diffmf = {NAME}.cli.main:main',
+            f'fusion_node = {NAME}.ros.fusion_node:main',
+            f'bag_player = {NAME}.ros.bag_player:main',
+            f'recorder = {NAME}.ros.recorder:main',
+        ],
+    },
+)
