@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fast form of the scans in plain torch, for every device and dtype.
+
+The selective scan splits the sequence into about sqrt(l) chunks of about sqrt(l) steps and runs the
+steps of all chunks at once: one pass for what each chunk adds to the state, a short loop over the
+chunks for the state that enters each of them, one pass for the output. Every factor is exp of
+something negative, so nothing overflows; log-space forms do. Mamba-2's scan is evaluated in chunks of
+matrix products (Dao and Gu 2024).
+"""
+
+import math
+
+import torch
+from torch.nn.functional import pad
+
+from .directions import ss2d_with
+
+SSD_CHUNK = 64
+
+
+def unavailable() -> str | None:
+    """Return why this backend cannot run here: it always can."""
+    return None
+
+
+def supports(tensor: torch.Tensor) -> bool:
+    """Any device, any floating type."""
+    return tensor.is_floating_point()
+
+
+def scan(u, delta, A, B, C):
+    """As `reference.scan`: u, delta: b x l x g x e; A: g x e x n; B, C: b x l x g x n."""
+    return _Scan.apply(u, delta, A, B, C)
+
+
+def _chunked(x, steps, chunks):
+    """b x l x ... -> b x chunks x steps x ..., padded with zeros, which leave the state unchanged."""
+    x = pad(x, (0, 0, 0, 0, 0, steps * chunks - x.shape[1]))
+    return x.unflatten(1, (chunks, steps))
+
+
+def _entering(added, decay):
+    """State that enters each chunk: added, decay are b x chunks x g x e x n, returned alike."""
+    entering = torch.zeros_like(added)
+    for i in range(1, added.shape[1]):
+        entering[:, i] = decay[:, i - 1] * entering[:, i - 1] + added[:, i - 1]
+    return entering
+
+
+class _Scan(torch.autograd.Function):
+    """Chunk-parallel scan with its own backward, so that no step's state is kept by autograd."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C):
+        length = u.shape[1]
+        steps = max(1, math.isqrt(length))
+        shape = steps, -(-length // steps)
+        du, delta, B, C = (_chunked(x, *shape) for x in (delta * u, delta, B, C))
+        added = du.new_zeros(*du.shape[:2], *A.shape)
+        for i in range(steps):
+            added = torch.exp(delta[:, :, i, ..., None] * A) * added + du[:, :, i, ..., None] * B[:, :, i, :, None]
+        state = entering = _entering(added, torch.exp(delta.sum(2)[..., None] * A))
+        y = torch.empty_like(du)
+        for i in range(steps):
+            state = torch.exp(delta[:, :, i, ..., None] * A) * state + du[:, :, i, ..., None] * B[:, :, i, :, None]
+            y[:, :, i] = (state * C[:, :, i, :, None]).sum(-1)
+        ctx.save_for_backward(u, delta, A, B, C, entering)
+        return y.flatten(1, 2)[:, :length]
+
+    @staticmethod
+    def backward(ctx, dy):
+        u, delta, A, B, C, entering = ctx.saved_tensors
+        length, (steps, chunks) = u.shape[1], (delta.shape[2], delta.shape[1])
+        u, dy = (_chunked(x, steps, chunks) for x in (u, dy))
+        before = _states_before(u, delta, A, B, entering)
+        # G_t = C_t dy_t + exp(delta_(t+1) A) G_(t+1): the same scan, run from the end.
+        added = torch.zeros_like(entering)
+        for i in reversed(range(steps)):
+            added = torch.exp(delta[:, :, i, ..., None] * A) * (added + dy[:, :, i, ..., None] * C[:, :, i, :, None])
+        carry = _entering(added.flip(1), torch.exp(delta.sum(2)[..., None] * A).flip(1)).flip(1)
+        gradients = [torch.empty_like(x) for x in (u, delta, B, C)]
+        dA = torch.zeros_like(A)
+        for i in reversed(range(steps)):
+            now = u[:, :, i], delta[:, :, i], B[:, :, i], C[:, :, i]
+            carry, dA_step, *parts = _step_backward(*now, A, dy[:, :, i], before[i], carry)
+            dA += dA_step
+            for whole, part in zip(gradients, parts):
+                whole[:, :, i] = part
+        du, ddelta, dB, dC = (g.flatten(1, 2)[:, :length] for g in gradients)
+        return du, ddelta, dA, dB, dC
+
+
+def _states_before(u, delta, A, B, state):
+    """State before every step: a list over the steps of b x chunks x g x e x n."""
+    before = []
+    for i in range(u.shape[2]):
+        before.append(state)
+        du = (delta[:, :, i] * u[:, :, i])[..., None]
+        state = torch.exp(delta[:, :, i, ..., None] * A) * state + du * B[:, :, i, :, None]
+    return before
+
+
+def _step_backward(u, delta, B, C, A, dy, before, carry):
+    """One step of every chunk: the carry to the step before, and dA, du, ddelta, dB, dC."""
+    delta_, u_, B_, dy_ = delta[..., None], u[..., None], B[:, :, :, None], dy[..., None]
+    decay = torch.exp(delta_ * A)
+    decayed = decay * before
+    G = dy_ * C[:, :, :, None] + carry
+    dC = (dy_ * (decayed + delta_ * u_ * B_)).sum(-2)
+    dB = (G * delta_ * u_).sum(-2)
+    du = (G * delta_ * B_).sum(-1)
+    ddelta = (G * (B_ * u_ + A * decayed)).sum(-1)
+    dA = (G * delta_ * decayed).sum((0, 1))
+    return decay * G, dA, du, ddelta, dB, dC
+
+
+def ss2d(u, proj, dt_weight, dt_bias, A, skip):
+    """As `diffmf_ros.models.scan.ss2d`."""
+    return ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip)
+
+
+def ssd(x, delta, A, B, C):
+    """As `reference.ssd`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
+    length, chunks = x.shape[1], -(-x.shape[1] // SSD_CHUNK)
+    missing = chunks * SSD_CHUNK - length
+    dx = pad(x * delta[..., None], (0, 0, 0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK))
+    # Running sums in float64: their differences are small, and float32 would lose them.
+    total = pad((delta * A).double(), (0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK)).cumsum(2)
+    total = total.movedim(3, 2)  # b c h t
+    B, C = (pad(m, (0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK)) for m in (B, C))
+    dx = dx.movedim(3, 2)  # b c h t p
+
+    # Above the diagonal the difference is positive and exp could overflow before tril removes it.
+    between = (total[..., :, None] - total[..., None, :]).to(x.dtype).clamp(max=0).exp().tril()  # b c h t s
+    y = (between * (C @ B.mT)[:, :, None]) @ dx
+
+    to_end = (total[..., -1:] - total).to(x.dtype).exp()
+    added = (dx * to_end[..., None]).mT @ B[:, :, None]  # b c h p n
+    since_start = total.to(x.dtype).exp()
+    through = since_start[..., -1, None, None]
+    states = [torch.zeros_like(added[:, 0])]
+    for i in range(chunks - 1):
+        states.append(through[:, i] * states[-1] + added[:, i])
+    entering = torch.stack(states, dim=1)
+    y = y + since_start[..., None] * (C[:, :, None] @ entering.mT)
+    return y.movedim(2, 3).flatten(1, 2)[:, :length]

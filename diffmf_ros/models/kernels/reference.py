@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The obvious form of the scans: a loop over the sequence. Slow; every other backend is compared with it."""
+
+import torch
+
+from .directions import ss2d_with
+
+
+def unavailable() -> str | None:
+    """Return why this backend cannot run here: it always can."""
+    return None
+
+
+def supports(tensor: torch.Tensor) -> bool:
+    """Any device, any floating type."""
+    return tensor.is_floating_point()
+
+
+def scan(u, delta, A, B, C):
+    """Selective scan h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t, y_t = C_t h_t (Gu and Dao 2023).
+
+    u, delta: b x l x g x e; A: g x e x n; B, C: b x l x g x n. Returns y: b x l x g x e.
+    """
+    state = u.new_zeros(u.shape[0], *A.shape)
+    steps = []
+    for t in range(u.shape[1]):
+        decay = torch.exp(delta[:, t, ..., None] * A)
+        state = decay * state + (delta[:, t] * u[:, t])[..., None] * B[:, t, :, None, :]
+        steps.append((state * C[:, t, :, None, :]).sum(-1))
+    return torch.stack(steps, dim=1)
+
+
+def ss2d(u, proj, dt_weight, dt_bias, A, skip):
+    """As `diffmf_ros.models.scan.ss2d`."""
+    return ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip)
+
+
+def ssd(x, delta, A, B, C):
+    """State-space duality with one decay per head, S_t = exp(delta_t A) S_(t-1) + delta_t x_t B_t' (Mamba-2).
+
+    x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n, shared by the heads. Returns y: b x l x h x p.
+    """
+    state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])
+    steps = []
+    for t in range(x.shape[1]):
+        decay = torch.exp(delta[:, t] * A)[..., None, None]
+        state = decay * state + torch.einsum('bh,bhp,bn->bhpn', delta[:, t], x[:, t], B[:, t])
+        steps.append(torch.einsum('bhpn,bn->bhp', state, C[:, t]))
+    return torch.stack(steps, dim=1)

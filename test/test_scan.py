@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fast scan equals the loop over the sequence, forward and in every gradient."""
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed')
+
+from diffmf_ros.models import scan  # noqa: E402
+from diffmf_ros.models.kernels import cpu, portable, reference  # noqa: E402
+from diffmf_ros.models.kernels.directions import orders  # noqa: E402
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+KERNEL_TOLERANCE = 5e-5  # float32 sums in another order, up to 12 states
+needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None, reason=f'no compiled kernel: {cpu.unavailable()}')
+
+
+def random(*shape, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
+
+
+def with_gradients(function, inputs):
+    """Return the output of function and the gradient of every input under one random weighting."""
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    output = function(*inputs)
+    (output * random(*output.shape, dtype=output.dtype, seed=99)).sum().backward()
+    return [output.detach(), *(x.grad for x in inputs)]
+
+
+def assert_equal(found, expected, tolerance):
+    assert len(found) == len(expected)
+    for index, (f, e) in enumerate(zip(found, expected)):
+        assert f.shape == e.shape
+        error, scale = (f - e).abs().max().item(), e.abs().mean().item()
+        assert error <= tolerance * scale, f'tensor {index}: off by {error:.2e} at a mean magnitude of {scale:.2e}'
+
+
+def scan_inputs(length, dtype, wide):
+    """Inputs of a scan: step sizes of a fresh network, or as wide as those of a trained one."""
+    b, g, e, n = 2, 2, 3, 5
+    u, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i, s in enumerate([(g, e), (g, n), (g, n)]))
+    spread = 9.0 if wide else 0.1
+    delta = random(b, length, g, e, dtype=dtype, seed=3).abs() * spread / 3 + 1e-4
+    A = -torch.arange(1, n + 1, dtype=dtype).repeat(g, e, 1)
+    return u, delta, A, B, C
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
+@pytest.mark.parametrize('length', [1, 2, 3, 37, 64, 101])
+def test_portable_scan_equals_the_loop(length, wide, dtype):
+    inputs = scan_inputs(length, dtype, wide)
+    exact = with_gradients(reference.scan, [x.double() for x in inputs])
+    assert_equal(with_gradients(portable.scan, inputs), [x.to(dtype) for x in exact], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('length', [1, 63, 64, 65, 150])
+def test_portable_ssd_equals_the_loop(length, dtype):
+    b, h, p, n = 2, 2, 4, 6
+    x, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i, s in enumerate([(h, p), (n,), (n,)]))
+    delta = random(b, length, h, dtype=dtype, seed=4).abs() * 0.1
+    A = -torch.tensor([1.0, 16.0], dtype=dtype)
+    exact = with_gradients(reference.ssd, [t.double() for t in (x, delta, A, B, C)])
+    found = with_gradients(portable.ssd, [x, delta, A, B, C])
+    assert_equal(found, [t.to(dtype) for t in exact], TOLERANCE[dtype])
+
+
+def ss2d_inputs(height, width, channels, states, dtype, batch=2, rank=2):
+    shapes = [(batch, height, width, channels), (batch, height, width, 4, rank + 2 * states), (4, channels, rank),
+              (4, channels), (4, channels, states), (4, channels)]
+    u, proj, weight, bias, A, skip = (random(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes))
+    return u, proj, weight, bias - 2, -A.abs() - 0.1, skip
+
+
+@needs_kernel
+@pytest.mark.parametrize('height, width, channels, states, batch',
+                         [(1, 1, 16, 1, 1), (5, 7, 64, 1, 2), (9, 4, 72, 3, 1), (6, 6, 24, 12, 3), (3, 33, 150, 1, 1)])
+def test_compiled_ss2d_equals_the_loop(height, width, channels, states, batch):
+    inputs = ss2d_inputs(height, width, channels, states, torch.float32, batch)
+    exact = with_gradients(reference.ss2d, [x.double() for x in inputs])
+    assert_equal(with_gradients(cpu.ss2d, inputs), [x.float() for x in exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+def test_compiled_ss2d_takes_extreme_step_sizes():
+    u, proj, weight, bias, A, skip = ss2d_inputs(4, 5, 32, 1, torch.float32)
+    inputs = u, proj, weight * 40, bias, A * 16, skip
+    exact = reference.ss2d(*(x.double() for x in inputs)).float()
+    assert_equal([cpu.ss2d(*inputs)], [exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+def test_compiled_ss2d_does_not_depend_on_the_number_of_threads():
+    inputs = ss2d_inputs(8, 6, 128, 1, torch.float32, batch=3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = with_gradients(cpu.ss2d, inputs)
+        torch.set_num_threads(2)
+        two = with_gradients(cpu.ss2d, inputs)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, two))
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+def test_portable_ss2d_equals_the_loop(dtype):
+    inputs = ss2d_inputs(5, 6, 8, 2, dtype)
+    exact = with_gradients(reference.ss2d, [x.double() for x in inputs])
+    assert_equal(with_gradients(portable.ss2d, inputs), [x.to(dtype) for x in exact], TOLERANCE[dtype])
+
+
+def test_selective_scan_takes_the_shapes_of_mamba_ssm():
+    b, d, g, n, length = 2, 6, 2, 5, 37
+    u, delta = (random(b, d, length, dtype=torch.float64, seed=i) for i in (0, 1))
+    A = -random(d, n, dtype=torch.float64, seed=2).abs()
+    B, C = (random(b, g, n, length, dtype=torch.float64, seed=i) for i in (3, 4))
+    D, bias = (random(d, dtype=torch.float64, seed=i) for i in (5, 6))
+
+    def loop(u, delta, A, B, C, D, bias):
+        state, steps = torch.zeros(b, d, n, dtype=u.dtype), []
+        delta = torch.nn.functional.softplus(delta + bias[:, None])
+        for t in range(length):
+            Bt, Ct = (m[..., t].repeat_interleave(d // g, dim=1) for m in (B, C))
+            state = torch.exp(delta[..., t, None] * A) * state + (delta * u)[..., t, None] * Bt
+            steps.append((state * Ct).sum(-1) + D * u[..., t])
+        return torch.stack(steps, -1)
+
+    exact = with_gradients(loop, [u, delta, A, B, C, D, bias])
+    for backend in ('reference', 'portable', 'auto'):
+        found = with_gradients(
+            lambda *x: scan.selective_scan(*x, delta_softplus=True, backend=backend), [u, delta, A, B, C, D, bias])
+        assert_equal(found, exact, 1e-10)
+
+
+def test_orders_of_the_two_by_two_example():
+    assert orders(2, 2).tolist() == [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
+
+
+def test_unknown_backend_names_the_valid_ones():
+    with pytest.raises(scan.ScanError, match='cpu, portable, reference'):
+        scan.backend_for(torch.zeros(1), 'scan', 'cuda')
+
+
+@needs_kernel
+def test_backend_that_cannot_take_the_type_says_so():
+    with pytest.raises(scan.ScanError, match='float16'):
+        scan.backend_for(torch.zeros(1, dtype=torch.float16), 'ss2d', 'cpu')
+
+
+def test_wrong_shapes_are_refused():
+    zeros = torch.zeros
+    with pytest.raises(scan.ScanError, match='g dividing d'):
+        scan.selective_scan(zeros(1, 5, 4), zeros(1, 5, 4), zeros(5, 2), zeros(1, 2, 2, 4), zeros(1, 2, 2, 4))
