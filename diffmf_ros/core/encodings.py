@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the fields of a raw image message to a numpy view of its pixels.
+
+Encodings are those of sensor_msgs/image_encodings.hpp. A strided view reads every `step` and an
+unpadded last row right, where a reshape would shear the image without a word.
+"""
+
+import sys
+
+import numpy as np
+
+from .frames import FrameError
+
+# encoding -> (canonical encoding, item type, channels)
+_FORMATS = {
+    'mono8': ('mono8', np.uint8, 1),
+    '8UC1': ('mono8', np.uint8, 1),
+    'mono16': ('mono16', np.uint16, 1),
+    '16UC1': ('mono16', np.uint16, 1),
+    'rgb8': ('rgb8', np.uint8, 3),
+    'bgr8': ('bgr8', np.uint8, 3),
+    'rgba8': ('rgba8', np.uint8, 4),
+    'bgra8': ('bgra8', np.uint8, 4),
+    '8UC3': ('bgr8', np.uint8, 3),
+    '8UC4': ('bgra8', np.uint8, 4),
+    '32FC1': ('32FC1', np.float32, 1),
+}
+
+
+def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
+           data) -> tuple[np.ndarray, str]:
+    """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.
+
+    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8, in native byte
+    order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
+    writable when data is; only items in foreign byte order are copied. The canonical encodings are
+    mono8, mono16, rgb8, bgr8, rgba8, bgra8 and 32FC1; 8UC3 and 8UC4 are read as bgr8 and bgra8,
+    OpenCV's order. Raises FrameError for an unknown encoding, a zero size, a `step` that is too small
+    and a short buffer.
+    """
+    if encoding not in _FORMATS:
+        raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}')
+    if height < 1 or width < 1:
+        raise FrameError(f'expected an image of at least 1x1 pixels, got {width}x{height}')
+    canonical, item_type, channels = _FORMATS[encoding]
+    item = np.dtype(item_type)
+    row_bytes = width * channels * item.itemsize
+    if step < row_bytes:
+        raise FrameError(f'step is too small: {width} pixels of {encoding} need {row_bytes} bytes a row, '
+                         f'step is {step}')
+    buffer = memoryview(data)
+    # Some drivers leave the padding of the last row away.
+    needed = step * (height - 1) + row_bytes
+    if buffer.nbytes < needed:
+        raise FrameError(f'short buffer: {width}x{height} {encoding} with step {step} needs {needed} bytes, '
+                         f'got {buffer.nbytes}')
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
+    foreign = bool(is_bigendian) != (sys.byteorder == 'big')
+    view = np.ndarray(shape, item.newbyteorder() if foreign else item, buffer, strides=strides)
+    return view.astype(item, copy=False), canonical
