@@ -35,25 +35,27 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
     writable when data is; only items in foreign byte order are copied. The canonical encodings are
     mono8, mono16, rgb8, bgr8, rgba8, bgra8 and 32FC1; 8UC3 and 8UC4 are read as bgr8 and bgra8,
-    OpenCV's order. Raises FrameError for an unknown encoding, a zero size, a `step` that is too small
-    and a short buffer.
+    OpenCV's order. Raises FrameError with the reason unknown_encoding, zero_size, step_too_small or
+    short_buffer.
     """
     if encoding not in _FORMATS:
-        raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}')
+        raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',
+                         reason='unknown_encoding')
     if height < 1 or width < 1:
-        raise FrameError(f'expected an image of at least 1x1 pixels, got {width}x{height}')
+        raise FrameError(f'expected an image of at least 1x1 pixels, got {width}x{height}',
+                         reason='zero_size')
     canonical, item_type, channels = _FORMATS[encoding]
     item = np.dtype(item_type)
     row_bytes = width * channels * item.itemsize
     if step < row_bytes:
         raise FrameError(f'step is too small: {width} pixels of {encoding} need {row_bytes} bytes a row, '
-                         f'step is {step}')
+                         f'step is {step}', reason='step_too_small')
     buffer = memoryview(data)
     # Some drivers leave the padding of the last row away.
     needed = step * (height - 1) + row_bytes
     if buffer.nbytes < needed:
         raise FrameError(f'short buffer: {width}x{height} {encoding} with step {step} needs {needed} bytes, '
-                         f'got {buffer.nbytes}')
+                         f'got {buffer.nbytes}', reason='short_buffer')
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
     foreign = bool(is_bigendian) != (sys.byteorder == 'big')
