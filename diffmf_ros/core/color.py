@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Luminance and chroma: the networks fuse luminance, colour is carried around them.
+
+ITU-R BT.601, full range: Y = 0.299 R + 0.587 G + 0.114 B, Cr = 0.713 (R - Y) + 128,
+Cb = 0.564 (B - Y) + 128; back R = Y + 1.403 (Cr - 128), G = Y - 0.714 (Cr - 128) - 0.344 (Cb - 128),
+B = Y + 1.773 (Cb - 128), clamped to 0..255. These are the coefficients of OpenCV's YCrCb.
+"""
+
+import cv2
+import numpy as np
+
+from .frames import FrameError
+
+_TO_YCRCB = {
+    'rgb8': cv2.COLOR_RGB2YCrCb,
+    'rgba8': cv2.COLOR_RGB2YCrCb,
+    'bgr8': cv2.COLOR_BGR2YCrCb,
+    'bgra8': cv2.COLOR_BGR2YCrCb,
+}
+_NEUTRAL = 128
+
+
+def output_encoding(encoding: str) -> str:
+    """Encoding of the fused image for an RGB frame in this one: 'bgr8' for bgr8 and bgra8, else 'rgb8'."""
+    return 'bgr8' if encoding in ('bgr8', 'bgra8') else 'rgb8'
+
+
+def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (y H x W uint8, chroma H x W x 2 uint8 in the order Cr, Cb) of an image.
+
+    pixels is uint8, H x W for mono8 (its chroma is neutral) or H x W x 3|4 for rgb8, bgr8, rgba8 and
+    bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
+    """
+    height, width = pixels.shape[:2]
+    if encoding == 'mono8':
+        return pixels, np.full((height, width, 2), _NEUTRAL, np.uint8)
+    if encoding not in _TO_YCRCB:
+        raise FrameError(f'expected an 8-bit colour or grey image ({", ".join(_TO_YCRCB)}, mono8), '
+                         f'got {encoding}')
+    ycrcb = cv2.cvtColor(pixels, _TO_YCRCB[encoding])
+    return cv2.extractChannel(ycrcb, 0), ycrcb[..., 1:]
+
+
+def join_luma(y: np.ndarray, chroma: np.ndarray, encoding: str) -> np.ndarray:
+    """Return the H x W x 3 uint8 image of luminance y and chroma as split_luma gives them.
+
+    encoding is that of the frame which chroma comes from; the result is in output_encoding(encoding).
+    """
+    bgr = output_encoding(encoding) == 'bgr8'
+    ycrcb = cv2.merge((y, chroma[..., 0], chroma[..., 1]))
+    # In place: fresh memory for a second image costs more than the conversion.
+    return cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, ycrcb)
