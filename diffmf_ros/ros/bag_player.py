@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes a bag with its own stamps, in real time, where `ros2 bag play` is not installed."""
+
+import argparse
+import sys
+import time
+
+from rclpy.duration import Duration
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.utilities import try_shutdown
+from rich.console import Console
+from rich.progress import Progress
+from rosgraph_msgs.msg import Clock
+
+from ..bags import BagReader
+from ..core.frames import DiffmfError
+from . import process, qos
+from .messages import NS_PER_S, MessageTypeError, make_header, message_class
+
+IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+CLOCK_PERIOD_S = 0.01
+DEPTH = 10
+# A subscriber that matches its reliability to what is offered subscribes anew within this time.
+SETTLE_S = 1.0
+
+
+class PlayError(DiffmfError):
+    """The bag cannot be played as asked."""
+
+
+class BagPlayer:
+    """Publishes the messages of an open bag through a node, on their topics and with their stamps."""
+
+    def __init__(self, node: Node, reader: BagReader, stop: process.StopRequest, *, topics: list[str] | None,
+                 reliability: str, rate: float, clock: bool):
+        """Create the publishers. topics None: all whose message type is installed here.
+
+        rate is bag seconds per second. Raises BagError or MessageTypeError for a topic that was asked
+        for and is missing or of an unknown type.
+        """
+        self._node, self._reader, self._stop, self._rate = node, reader, stop, rate
+        if topics is not None:
+            reader.require(*topics)
+        self._publishers = self._make_publishers(topics, qos.profile(reliability, depth=DEPTH))
+        self._clock = None
+        if clock:
+            self._clock = node.create_publisher(Clock, '/clock', qos.profile('reliable', depth=1))
+        self._clock_due_s = 0.0
+        self.published = 0
+        self.latest_ms = 0.0
+
+    def _make_publishers(self, topics: list[str] | None, profile) -> dict:
+        publishers = {}
+        for topic in topics if topics is not None else self._reader.topics:
+            try:
+                message_type = message_class(self._reader.topics[topic].msgtype)
+            except MessageTypeError as error:
+                if topics is not None:
+                    raise
+                self._node.get_logger().warning(f'leaving out {topic}: {error}')
+                continue
+            publishers[topic] = self._node.create_publisher(message_type, topic, profile)
+        return publishers
+
+    @property
+    def total(self) -> int:
+        """Messages of one pass through the bag."""
+        return sum(self._reader.topics[topic].count for topic in self._publishers)
+
+    def wait_for_subscribers(self, timeout_s: float) -> None:
+        """Return once every image topic has a subscription and all have been the same for a second.
+
+        Raises PlayError, naming the topics that nobody reads, after timeout_s.
+        """
+        images = [t for t in self._publishers if self._reader.topics[t].msgtype in IMAGE_TYPES]
+        deadline_s = time.monotonic() + timeout_s
+        before, since_s = None, 0.0
+        while not self._stop.requested:
+            unread = [t for t in images if not self._publishers[t].get_subscription_count()]
+            found = {t: {bytes(info.endpoint_gid) for info in self._node.get_subscriptions_info_by_topic(t)}
+                     for t in images}
+            now_s = time.monotonic()
+            if unread or found != before:
+                before, since_s = found, now_s
+            elif now_s - since_s >= SETTLE_S:
+                return
+            if unread and now_s > deadline_s:
+                raise PlayError(f'nobody subscribed to {", ".join(unread)} within {timeout_s:g} s: start the '
+                                'subscriber, or choose other topics with --topics')
+            time.sleep(process.POLL_S)
+
+    def play(self, progress: Progress) -> None:
+        """Publish every message once, at its time; end early when stop is requested.
+
+        Raises BagError when the bag is damaged or yields another number of messages than it declares.
+        """
+        task = progress.add_task('playing', total=self.total)
+        start_s, start_ns = time.monotonic(), None
+        for message in self._reader.messages(list(self._publishers)):
+            start_ns = message.stamp_ns if start_ns is None else start_ns
+            due_s = start_s + (message.stamp_ns - start_ns) / NS_PER_S / self._rate
+            self._sleep_until(due_s, message.stamp_ns)
+            if self._stop.requested:
+                return
+            self._publishers[message.topic].publish(message.raw)
+            self.published += 1
+            self.latest_ms = max(self.latest_ms, (time.monotonic() - due_s) * 1e3)
+            progress.advance(task)
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=2))
+
+    def _sleep_until(self, due_s: float, due_ns: int) -> None:
+        """Sleep until due_s of the monotonic clock, which is due_ns of the bag; tick /clock meanwhile."""
+        while not self._stop.requested:
+            left_s = due_s - time.monotonic()
+            self._tick(due_ns - int(max(left_s, 0.0) * self._rate * NS_PER_S))
+            if left_s <= 0:
+                return
+            time.sleep(min(left_s, CLOCK_PERIOD_S if self._clock else process.POLL_S))
+
+    def _tick(self, bag_ns: int) -> None:
+        now_s = time.monotonic()
+        if self._clock is not None and now_s >= self._clock_due_s:
+            self._clock_due_s = now_s + CLOCK_PERIOD_S
+            self._clock.publish(Clock(clock=make_header(bag_ns, '').stamp))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser('bag_player', description=__doc__)
+    parser.add_argument('bag', help='a rosbag2 folder, or a .db3 or .mcap file')
+    parser.add_argument('--rate', type=_positive, default=1.0, help='bag seconds per second (default 1)')
+    parser.add_argument('--loop', type=int, default=1, metavar='N', help='play N times; 0: until stopped')
+    parser.add_argument('--clock', action='store_true', help='publish the time of the bag on /clock, 100 Hz')
+    parser.add_argument('--reliability', choices=tuple(qos.POLICIES), default='reliable')
+    parser.add_argument('--topics', nargs='+', metavar='TOPIC', help='play these only')
+    parser.add_argument('--wait-for-subscribers', type=_positive, metavar='SECONDS',
+                        help='start when every image topic is subscribed to; fail after SECONDS')
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
+    return value
+
+
+def main(args: list[str] | None = None) -> int:
+    """Play a bag; return the exit code: 0 at the end or when stopped, 1 for a bag that cannot be played."""
+    stop = process.StopRequest.on_signals()
+    options = parse(process.own_arguments(args))
+    process.use_camera_transports()
+    process.init(args)
+    try:
+        with BagReader(options.bag) as reader:
+            run(reader, options, stop)
+        return 0
+    except DiffmfError as error:
+        get_logger('bag_player').fatal(str(error))
+        return 1
+    finally:
+        try_shutdown()
+
+
+def run(reader: BagReader, options: argparse.Namespace, stop: process.StopRequest) -> None:
+    """Play the bag as often as asked."""
+    node = Node('bag_player', start_parameter_services=False)
+    try:
+        player = BagPlayer(node, reader, stop, topics=options.topics, reliability=options.reliability,
+                           rate=options.rate, clock=options.clock)
+        if options.wait_for_subscribers:
+            player.wait_for_subscribers(options.wait_for_subscribers)
+        played, start_s = 0, time.monotonic()
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+            while not stop.requested and (options.loop < 1 or played < options.loop):
+                player.play(progress)
+                played += 1
+        took_s = time.monotonic() - start_s
+        node.get_logger().info(f'published {player.published} messages in {took_s:.1f} s, '
+                               f'at most {player.latest_ms:.1f} ms late')
+    finally:
+        node.destroy_node()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

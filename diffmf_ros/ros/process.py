@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the executables start and stop: signals set a flag, the main loop ends, the process exits with 0.
+
+rclpy's own handlers shut the context down inside the signal, before the node can publish its last
+status or the recorder can close its bag; what then reaches the main thread differs between
+distributions (KeyboardInterrupt on Humble, ExternalShutdownException later). So they stay off.
+"""
+
+import os
+import signal
+import sys
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+
+from ..resources import fastdds_environment
+
+# A signal does not wake the executor: it is noticed within this time.
+POLL_S = 0.1
+
+
+class StopRequest:
+    """A flag that SIGINT and SIGTERM raise. A second signal changes nothing."""
+
+    def __init__(self):
+        self.requested = False
+
+    @classmethod
+    def on_signals(cls) -> 'StopRequest':
+        """Return a flag wired to SIGINT and SIGTERM of this process (main thread only)."""
+        stop = cls()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop._request)
+        return stop
+
+    def _request(self, number, stack) -> None:
+        self.requested = True
+
+
+def init(args: list[str] | None) -> None:
+    """Initialise rclpy and leave the signals to StopRequest."""
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+
+
+def spin_until(node: Node, stop: StopRequest) -> None:
+    """Run the callbacks of node in this thread until stop is requested."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop.requested:
+            executor.spin_once(timeout_sec=POLL_S)
+    finally:
+        executor.remove_node(node)
+        executor.shutdown()
+
+
+def own_arguments(args: list[str] | None) -> list[str]:
+    """Return the command line without the program's name and without `--ros-args ...`."""
+    return remove_ros_args(['', *args] if args is not None else sys.argv)[1:]
+
+
+def use_camera_transports() -> None:
+    """Give this process the shipped Fast DDS profile, unless the user has set one (before init)."""
+    os.environ.update(fastdds_environment(os.environ))

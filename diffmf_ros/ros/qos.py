@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How images travel: quality-of-service profiles, and subscriptions that follow what is offered."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+POLICIES = {'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
+
+
+def profile(reliability: str, *, depth: int) -> QoSProfile:
+    """Return the keep-last, volatile profile of this reliability ('reliable' or 'best_effort')."""
+    return QoSProfile(depth=depth, reliability=POLICIES[reliability])
+
+
+def best_match(node: Node, topic: str) -> str:
+    """Return 'reliable' when topic has publishers and all of them offer it, else 'best_effort'.
+
+    Best effort connects to every publisher, but loses images larger than the sender's shared-memory
+    segment (512 KB unless its Fast DDS profile says otherwise). topic is the name before remapping.
+    """
+    offered = [info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)]
+    reliable = offered and all(policy == ReliabilityPolicy.RELIABLE for policy in offered)
+    return 'reliable' if reliable else 'best_effort'
+
+
+class MatchingSubscription:
+    """A subscription whose reliability is given, or ('auto') follows the publishers of the topic."""
+
+    def __init__(self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None], *,
+                 reliability: str, depth: int, on_incompatible: Callable[[str, str], None],
+                 raw: bool = False):
+        """Subscribe; callback gets a message, or with raw its CDR bytes.
+
+        on_incompatible(topic, policy) is called when a publisher appears that cannot be received.
+        """
+        self.topic = topic
+        self.reliability = ''
+        self._node = node
+        self._message_type = message_type
+        self._callback = callback
+        self._wanted = reliability
+        self._depth = depth
+        self._raw = raw
+        self._on_incompatible = on_incompatible
+        self._subscription = None
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Subscribe anew when another reliability fits the publishers better; return whether it did."""
+        best = best_match(self._node, self.topic) if self._wanted == 'auto' else self._wanted
+        if best == self.reliability:
+            return False
+        self.destroy()
+        self.reliability = best
+        self._subscription = self._node.create_subscription(
+            self._message_type, self.topic, self._callback, profile(best, depth=self._depth),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._report), raw=self._raw)
+        return True
+
+    def destroy(self) -> None:
+        """Unsubscribe; refresh() subscribes again."""
+        self.reliability = ''
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _report(self, event: Any) -> None:
+        self._on_incompatible(self.topic, qos_policy_name_from_kind(event.last_policy_kind))

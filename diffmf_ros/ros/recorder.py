@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records topics into a rosbag2 until it is stopped, where `ros2 bag record` is not installed."""
+
+import argparse
+from collections import Counter
+from functools import partial
+
+from rclpy.clock import Clock, ClockType
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.utilities import try_shutdown
+
+from ..bags import STORAGES, BagWriter
+from ..core.frames import DiffmfError
+from . import process, qos
+from .messages import message_class
+
+LOOK_S = 0.2
+DEPTH = 10
+
+
+class Recorder:
+    """Writes what arrives on some topics into an open bag, as the bytes that came over the wire."""
+
+    def __init__(self, node: Node, writer: BagWriter, topics: list[str]):
+        """Subscribe to each topic as soon as somebody publishes it and its type is thereby known."""
+        self.counts = Counter()
+        self._node, self._writer = node, writer
+        self._awaited = list(dict.fromkeys(map(node.resolve_topic_name, topics)))
+        self._subscriptions: list[qos.MatchingSubscription] = []
+        self._timer = node.create_timer(LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _look(self) -> None:
+        known = dict(self._node.get_topic_names_and_types())
+        for topic in [t for t in self._awaited if t in known]:
+            self._awaited.remove(topic)
+            self._subscribe(topic, known[topic][0])
+        for subscription in self._subscriptions:
+            subscription.refresh()
+
+    def _subscribe(self, topic: str, type_name: str) -> None:
+        self._subscriptions.append(qos.MatchingSubscription(
+            self._node, message_class(type_name), topic, partial(self._write, topic, type_name), raw=True,
+            reliability='auto', depth=DEPTH, on_incompatible=self._warn))
+        self._node.get_logger().info(f'recording {topic} ({type_name})')
+
+    def _write(self, topic: str, type_name: str, raw: bytes) -> None:
+        self._writer.write(topic, type_name, raw, self._node.get_clock().now().nanoseconds)
+        self.counts[topic] += 1
+
+    def _warn(self, topic: str, policy: str) -> None:
+        self._node.get_logger().warning(f'{topic}: a publisher offers incompatible {policy}')
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser('recorder', description=__doc__)
+    parser.add_argument('bag', help='the folder to make')
+    parser.add_argument('topics', nargs='+', metavar='TOPIC')
+    parser.add_argument('--storage', choices=STORAGES, default='sqlite3')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing bag')
+    return parser.parse_args(arguments)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Record until SIGINT or SIGTERM; return the exit code: 1 when no bag could be made."""
+    stop = process.StopRequest.on_signals()
+    options = parse(process.own_arguments(args))
+    process.use_camera_transports()
+    process.init(args)
+    try:
+        with BagWriter(options.bag, options.storage, overwrite=options.overwrite) as writer:
+            counts = run(writer, options.topics, stop)
+        recorded = ', '.join(f'{count} {topic}' for topic, count in sorted(counts.items()))
+        get_logger('recorder').info(f'recorded {recorded} into {options.bag}')
+        return 0
+    except DiffmfError as error:
+        get_logger('recorder').fatal(str(error))
+        return 1
+    finally:
+        try_shutdown()
+
+
+def run(writer: BagWriter, topics: list[str], stop: process.StopRequest) -> Counter:
+    """Record topics until stop is requested; return the number of messages of each."""
+    node = Node('recorder')
+    try:
+        recorder = Recorder(node, writer, topics)
+        process.spin_until(node, stop)
+        return recorder.counts
+    finally:
+        node.destroy_node()
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start the fusion node: ros2 launch diffmf_ros fusion.launch.py [argument:=value ...]."""
+
+import os
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+from diffmf_ros.resources import fastdds_environment
+from launch import LaunchContext, LaunchDescription
+
+PARAMS_FILE = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'fusion.yaml'])
+ARGUMENTS = (
+    DeclareLaunchArgument('params_file', default_value=PARAMS_FILE, description='YAML of node parameters'),
+    DeclareLaunchArgument('namespace', default_value='', description='namespace of the node and its topics'),
+    DeclareLaunchArgument('use_sim_time', default_value='false', description='take the time from /clock'),
+    DeclareLaunchArgument('autostart', default_value='true',
+                          description='configure and activate; false: wait for lifecycle transitions'),
+    DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
+    DeclareLaunchArgument('model', default_value='', description='diffmf, classical; empty: as params_file'),
+    DeclareLaunchArgument('preset', default_value='', description='light or base; empty: as params_file'),
+    DeclareLaunchArgument('weights', default_value='', description='.safetensors; empty: as params_file'),
+    DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB camera'),
+    DeclareLaunchArgument('rgb_camera_info', default_value='rgb/camera_info',
+                          description='topic of its calibration'),
+    DeclareLaunchArgument('thermal_image', default_value='thermal/image_raw',
+                          description='topic of the thermal camera'),
+)
+
+
+def camera_transports(context: LaunchContext) -> list[SetEnvironmentVariable]:
+    """Give every process of this launch the shipped Fast DDS profile, unless the user has set one."""
+    return [SetEnvironmentVariable(*item) for item in fastdds_environment(os.environ).items()]
+
+
+def fusion_node(context: LaunchContext) -> list[Node]:
+    """Return the node. The parameters of the launch line win over params_file; empty ones are left out."""
+    chosen = {name: LaunchConfiguration(name) for name in ('model', 'preset', 'weights')}
+    overrides = {name: ParameterValue(value, value_type=str)
+                 for name, value in chosen.items() if value.perform(context)}
+    for name in ('use_sim_time', 'autostart'):
+        overrides[name] = ParameterValue(LaunchConfiguration(name), value_type=bool)
+    return [Node(
+        package='diffmf_ros', executable='fusion_node', name='fusion_node',
+        namespace=LaunchConfiguration('namespace'),
+        parameters=[LaunchConfiguration('params_file'), overrides],
+        remappings=[('rgb/image_raw', LaunchConfiguration('rgb_image')),
+                    ('rgb/camera_info', LaunchConfiguration('rgb_camera_info')),
+                    ('thermal/image_raw', LaunchConfiguration('thermal_image'))],
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        output='screen')]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the arguments, the transports and the node."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=camera_transports),
+                              OpaqueFunction(function=fusion_node)])
