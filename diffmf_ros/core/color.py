@@ -36,7 +36,7 @@ def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarra
         return pixels, np.full((height, width, 2), _NEUTRAL, np.uint8)
     if encoding not in _TO_YCRCB:
         raise FrameError(f'expected an 8-bit colour or grey image ({", ".join(_TO_YCRCB)}, mono8), '
-                         f'got {encoding}')
+                         f'got {encoding}', reason='not_8_bit')
     ycrcb = cv2.cvtColor(pixels, _TO_YCRCB[encoding])
     return cv2.extractChannel(ycrcb, 0), ycrcb[..., 1:]
 

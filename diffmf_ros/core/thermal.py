@@ -19,7 +19,7 @@ def to_gray(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> np.
     the gain control. mono16 and 32FC1 (H x W, any unit that grows with temperature) are stretched so
     that the settings' low percentile becomes 0 and the high one 255; what lies beyond is clipped. NaN
     and infinities do not count for the percentiles: NaN and -inf become 0, +inf 255. A flat image
-    becomes 0. Raises FrameError when no value is finite.
+    becomes 0. Raises FrameError (no_finite_value) when no value is finite.
     """
     if encoding == 'mono8':
         return pixels
@@ -45,7 +45,7 @@ def _value_range(pixels: np.ndarray, settings: ThermalSettings) -> tuple[np.gene
     if not everything.size:
         height, width = pixels.shape
         raise FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and infinity '
-                         'alone; is the camera still starting?')
+                         'alone; is the camera still starting?', reason='no_finite_value')
     return everything.min(), everything.max()
 
 
