@@ -12,15 +12,14 @@ from rclpy.node import Node
 from ..core.latency import LatencyMeter
 
 PERIOD_S = 1.0
-LATENCY_CAPACITY = 1000
 
 
 @dataclass(frozen=True)
 class Totals:
     """Counts since activation, at one instant.
 
-    counted has rgb_in, thermal_in, pairs, fused and the number of failed pairs; dropped maps a
-    reason to the frames or pairs lost to it.
+    counted has rgb_in, thermal_in, pairs and fused; dropped maps a reason to the frames or pairs lost
+    to it, among them 'overtaken' and 'failed' pairs. Latencies are nan before the first image.
     """
 
     counted: Mapping[str, int] = field(default_factory=Counter)
@@ -39,7 +38,7 @@ class Tally:
         self._lock = threading.Lock()
         self._counted: Counter = Counter()
         self._dropped: Counter = Counter()
-        self._latency = LatencyMeter(capacity=LATENCY_CAPACITY)
+        self._latency = LatencyMeter()
         self._last: dict = {}
 
     def count(self, name: str) -> None:
@@ -64,11 +63,9 @@ class Tally:
     def totals(self, unpaired: Mapping[str, int]) -> Totals:
         """Return the counts so far; unpaired are the frames that the pairing dropped, by reason."""
         with self._lock:
-            quantiles = {}
-            if self._latency.count:
-                quantiles = {f'latency_p{q}_ms': self._latency.quantile(q / 100) for q in (50, 99)}
             return Totals(counted=Counter(self._counted), dropped=self._dropped + Counter(unpaired),
-                          **quantiles, **self._last)
+                          latency_p50_ms=self._latency.quantile(0.5),
+                          latency_p99_ms=self._latency.quantile(0.99), **self._last)
 
 
 class Reporter:
