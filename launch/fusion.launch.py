@@ -3,6 +3,7 @@
 
 import os
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
@@ -10,7 +11,6 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from diffmf_ros.resources import fastdds_environment
-from launch import LaunchContext, LaunchDescription
 
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'fusion.yaml'])
 ARGUMENTS = (

@@ -5,13 +5,12 @@ Every argument of fusion.launch.py works too: rgb_image, thermal_image and rgb_c
 topics of the bag that the node reads. The launch ends when the bag does.
 """
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchContext, LaunchDescription
 
 FUSION = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'launch', 'fusion.launch.py'])
 WAIT_S = '30'

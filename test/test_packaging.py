@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed: metadata that agree with each other, and a wheel that holds every file."""
+
+import ast
+import configparser
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import setuptools
+
+import diffmf_ros
+
+ROOT = Path(__file__).resolve().parents[1]
+EXECUTABLES = {'fusion_node', 'bag_player', 'recorder'}
+# What the package imports from elsewhere than a ROS distribution.
+PYTHON_ONLY = {'cv2', 'numpy', 'rich', 'rosbags', 'safetensors', 'torch', 'typer', 'yaml'}
+
+
+@pytest.fixture
+def metadata(monkeypatch) -> dict:
+    """What setup.py hands to setuptools."""
+    seen = {}
+    monkeypatch.setattr(setuptools, 'setup', seen.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path('setup.py')
+    return seen
+
+
+@pytest.fixture(scope='module')
+def package_xml() -> ElementTree.Element:
+    return ElementTree.parse(ROOT / 'package.xml').getroot()
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel of a copy of the source, so that nothing built earlier gets in."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
+        '.*', 'build', 'install', 'log', 'out', '*.egg-info', '*.so', '__pycache__'))
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation',
+                    '--wheel-dir', folder, source], check=True)
+    with zipfile.ZipFile(*folder.glob('*.whl')) as archive:
+        yield archive
+
+
+def test_one_version_everywhere(metadata, package_xml):
+    assert metadata['version'] == diffmf_ros.__version__ == package_xml.findtext('version')
+    assert metadata['name'] == package_xml.findtext('name') == 'diffmf_ros'
+    assert metadata['license'] == package_xml.findtext('license')
+
+
+def test_package_xml_is_a_python_package_of_format_3(package_xml):
+    assert package_xml.get('format') == '3'
+    assert package_xml.findtext('export/build_type') == 'ament_python'
+
+
+def test_package_xml_names_every_ros_package_that_is_imported(package_xml):
+    imported = set()
+    for path in [*(ROOT / 'diffmf_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition('.')[0])
+    ros = imported - sys.stdlib_module_names - PYTHON_ONLY - {'diffmf_ros'}
+    assert {'rclpy', 'sensor_msgs', 'launch_ros'} <= ros
+    assert ros <= {element.text for element in package_xml.iter('exec_depend')}
+
+
+def test_data_files_exist(metadata):
+    for target, sources in metadata['data_files']:
+        assert sources, target
+        for source in sources:
+            assert (ROOT / source).is_file(), source
+
+
+def test_executables_lie_where_ros2_launch_looks(metadata):
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    assert config['develop']['script_dir'] == config['install']['install_scripts'] == '$base/lib/diffmf_ros'
+    assert {Path(source).name for source in dict(metadata['data_files'])['lib/diffmf_ros']} == EXECUTABLES
+    scripts = dict(script.split(' = ') for script in metadata['entry_points']['console_scripts'])
+    assert scripts.keys() == EXECUTABLES | {'diffmf'}
+    for target in scripts.values():
+        module, function = target.split(':')
+        defined = ast.parse((ROOT / f'{module.replace(".", "/")}.py').read_text()).body
+        assert function in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, target
+
+
+def test_ros_pins_agree_with_the_requirements(metadata):
+    lines = (ROOT / 'requirements' / 'ros.txt').read_text().splitlines()
+    assert set(metadata['extras_require']['ros']) == {line for line in lines if not line.startswith('#')}
+
+
+def test_wheel_holds_every_module_and_every_weight_file(wheel):
+    suffixes = {'.py', '.safetensors', '.md'}
+    expected = {str(path.relative_to(ROOT)) for path in (ROOT / 'diffmf_ros').rglob('*')
+                if path.suffix in suffixes}
+    assert expected <= set(wheel.namelist())
+
+
+def test_wheel_holds_what_ros_needs(wheel):
+    # Given what is to lie under the prefix
+    expected = {'share/ament_index/resource_index/packages/diffmf_ros', 'share/diffmf_ros/package.xml',
+                *(f'lib/diffmf_ros/{name}' for name in EXECUTABLES),
+                *(f'share/diffmf_ros/{path.relative_to(ROOT)}'
+                  for folder in ('launch', 'config') for path in (ROOT / folder).iterdir() if path.is_file())}
+    # when a wheel is built
+    data = {name.partition('.data/data/')[2]: wheel.getinfo(name) for name in wheel.namelist()}
+    # then all of it is there, and the executables are executable
+    assert expected <= data.keys()
+    for name in EXECUTABLES:
+        assert data[f'lib/diffmf_ros/{name}'].external_attr >> 16 & 0o111 == 0o111
+
+
+@pytest.mark.skipif(not (shutil.which('g++') or shutil.which('c++')), reason='no C++ compiler')
+def test_wheel_holds_the_compiled_kernel(wheel):
+    assert [name for name in wheel.namelist() if name.startswith('diffmf_ros/models/kernels/_cpu.')]
