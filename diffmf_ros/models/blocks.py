@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building blocks shared by the networks. Features are token-major: B x H x W x C."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import silu, softplus
+
+from . import scan
+
+DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class TokenConv2d(nn.Conv2d):
+    """A convolution from B x H x W x C to B x H' x W' x C'; no copy, the storage is channels-last."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def depthwise(channels: int, *, bias: bool = False) -> TokenConv2d:
+    """3x3, one filter per channel."""
+    return TokenConv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
+
+
+def inverse_softplus_of_steps(*shape: int) -> torch.Tensor:
+    """Biases whose softplus is log-uniform in [1e-3, 1e-1]: the step sizes of a fresh scan (Mamba)."""
+    steps = torch.exp(torch.empty(*shape).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX)))
+    steps = steps.clamp(min=DELTA_FLOOR)
+    return steps + torch.log(-torch.expm1(-steps))
+
+
+def initialise(module: nn.Module) -> None:
+    """Set linear layers as the ancestors do: truncated normal 0.02, zero bias. For `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class SS2D(nn.Module):
+    """Four-direction selective scan of an image (VMamba): B x H x W x C -> the same.
+
+    Without a gate this is VMamba's later variant (one state per channel); with `gate` the first one.
+    """
+
+    def __init__(self, channels: int, *, states: int = 1, gate: bool = False, expand: float = 2):
+        super().__init__()
+        inner, rank = int(expand * channels), math.ceil(channels / 16)
+        self.backend = 'auto'
+        self.inner, self.gated, self.records = inner, gate, (4, rank + 2 * states)
+        self.in_proj = nn.Linear(channels, inner * (2 if gate else 1), bias=False)
+        self.conv = depthwise(inner)
+        self.x_proj = nn.Linear(inner, math.prod(self.records), bias=False)
+        self.dt_weight = nn.Parameter(torch.empty(4, inner, rank).uniform_(-rank ** -0.5, rank ** -0.5))
+        self.dt_bias = nn.Parameter(inverse_softplus_of_steps(4, inner))
+        self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(4, inner, 1))
+        self.skip = nn.Parameter(torch.ones(4, inner))
+        self.norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+
+    def forward(self, x):
+        x = self.in_proj(x)
+        x, z = x.split(self.inner, dim=-1) if self.gated else (x, None)
+        u = silu(self.conv(x))
+        records = self.x_proj(u).unflatten(-1, self.records)
+        y = scan.ss2d(u, records, self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip, self.backend)
+        y = self.norm(y)
+        return self.out_proj(y * silu(z) if self.gated else y)
+
+
+class VSSBlock(nn.Module):
+    """Visual state-space block: x + SS2D(LN(x)), then x + MLP(LN(x)) unless mlp_ratio is 0."""
+
+    def __init__(self, channels: int, *, mlp_ratio: float, states: int = 1, gate: bool = False):
+        super().__init__()
+        hidden = int(mlp_ratio * channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.ss2d = SS2D(channels, states=states, gate=gate)
+        self.norm2 = nn.LayerNorm(channels) if hidden else None
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)) if hidden else None
+
+    def forward(self, x):
+        x = x + self.ss2d(self.norm1(x))
+        return x if self.mlp is None else x + self.mlp(self.norm2(x))
+
+
+class SSDMixer(nn.Module):
+    """One modality's half of a Mamba-2 mixer: project what it gives away, then scan with what it got.
+
+    `project` returns (x, delta, z, B, C); `mix` takes them back, B and C possibly of another modality.
+    """
+
+    def __init__(self, channels: int, *, states: int, head: int, directions: int):
+        super().__init__()
+        inner = 2 * channels
+        heads = inner // head
+        self.backend = 'auto'
+        self.heads, self.directions = (heads, head), directions
+        self.widths = [inner, inner + 2 * states, heads]
+        self.parts = [inner, states, states]
+        self.norm = nn.LayerNorm(channels)
+        self.in_proj = nn.Linear(channels, sum(self.widths), bias=False)
+        self.conv = depthwise(inner + 2 * states, bias=True)
+        self.dt_bias = nn.Parameter(inverse_softplus_of_steps(heads))
+        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        self.skip = nn.Parameter(torch.ones(heads))
+        self.out_norm = nn.RMSNorm(inner, eps=1e-5)
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+
+    def project(self, feature):
+        """B x H x W x C -> x, delta, z, B, C, each B x H x W x its width; delta is positive."""
+        z, mixed, delta = self.in_proj(self.norm(feature)).split(self.widths, dim=-1)
+        x, B, C = silu(self.conv(mixed)).split(self.parts, dim=-1)
+        return x, softplus(delta + self.dt_bias), z, B, C
+
+    def mix(self, x, delta, z, B, C):
+        """Scan x in raster order, with two directions also backwards, and project to B x H x W x C."""
+        tokens = [t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C)]
+        if self.directions == 2:
+            tokens = [torch.cat((t, t.flip(1))) for t in tokens]
+        x_, delta_, B_, C_ = tokens
+        y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, self.backend)
+        if self.directions == 2:
+            there, back = y.chunk(2)
+            y = there + back.flip(1)
+        return self.out_proj(self.out_norm(y.flatten(2).view_as(x) * silu(z)))

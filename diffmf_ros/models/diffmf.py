@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DIFF-MF: difference-driven channel-spatial state-space fusion (Sun et al., arXiv 2601.05538).
+
+The structure follows the authors' block diagram and abstract; the insides that neither shows are this
+project's design and are marked so in docs/models.md. Infrared is i, visible luminance is v.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate, leaky_relu
+
+from .blocks import SSDMixer, TokenConv2d, VSSBlock, depthwise, initialise
+
+SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class DiffMFConfig:
+    """Sizes of the network. The sides of an input must be multiples of `DiffMF.multiple`."""
+
+    width: int = 64  # feature channels
+    stride: int = 2  # of the stem
+    rounds: int = 2  # repetitions of the difference-driven extraction
+    depth: int = 2  # VSS blocks in a box
+    mlp_ratio: float = 4.0
+    states: int = 1  # of the selective scans
+    gate: bool = False
+    ssd_states: int = 64
+    ssd_head: int = 32
+    ssd_directions: int = 2
+    levels: int = 3  # of the spatial exchange
+
+
+class Stem(nn.Module):
+    """B x 1 x H x W -> B x H/s x W/s x C."""
+
+    def __init__(self, width: int, stride: int):
+        super().__init__()
+        self.conv1 = TokenConv2d(1, width // 2, 3, padding=1)
+        self.conv2 = TokenConv2d(width // 2, width, 3, padding=1, stride=stride)
+
+    def forward(self, image):
+        x = leaky_relu(self.conv1(image.permute(0, 2, 3, 1)), SLOPE)
+        return leaky_relu(self.conv2(x), SLOPE)
+
+
+class DifferenceGuidedRound(nn.Module):
+    """Own features of both modalities, amplified where their shared features differ in their favour."""
+
+    def __init__(self, config: DiffMFConfig):
+        super().__init__()
+        width = config.width
+        vss = {'mlp_ratio': config.mlp_ratio, 'states': config.states, 'gate': config.gate}
+
+        def boxes():
+            return nn.Sequential(*(VSSBlock(width, **vss) for _ in range(config.depth)))
+
+        self.own_i, self.own_v = boxes(), boxes()
+        self.shared = nn.Sequential(TokenConv2d(width, width, 3, padding=1), boxes())
+        self.guide = nn.Sequential(depthwise(width, bias=True), nn.Linear(width, width))
+
+    def start_neutral(self):
+        """Zero the guidance, so that training starts with the same gain for both."""
+        nn.init.zeros_(self.guide[1].weight)
+        nn.init.zeros_(self.guide[1].bias)
+
+    def forward(self, i, v):
+        shared_i, shared_v = self.shared(torch.cat((i, v))).chunk(2)
+        gain = torch.sigmoid(self.guide(shared_i - shared_v))
+        own_i, own_v = self.own_i(i), self.own_v(v)
+        return own_i * (1 + gain), own_v * (2 - gain)
+
+
+class ChannelExchange(nn.Module):
+    """Each modality is scanned with the other's B and C, and added with a joint channel weight."""
+
+    def __init__(self, config: DiffMFConfig):
+        super().__init__()
+        width = config.width
+        mixer = {'states': config.ssd_states, 'head': config.ssd_head, 'directions': config.ssd_directions}
+        self.mixer_i, self.mixer_v = SSDMixer(width, **mixer), SSDMixer(width, **mixer)
+        self.weigh = nn.Sequential(
+            nn.Linear(2 * width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2 * width), nn.Sigmoid())
+
+    def forward(self, i, v):
+        *own_i, B_i, C_i = self.mixer_i.project(i)
+        *own_v, B_v, C_v = self.mixer_v.project(v)
+        weights = self.weigh(torch.cat((i, v), dim=-1).mean((1, 2), keepdim=True))
+        weight_i, weight_v = weights.chunk(2, dim=-1)
+        return (i + weight_i * self.mixer_i.mix(*own_i, B_v, C_v),
+                v + weight_v * self.mixer_v.mix(*own_v, B_i, C_i))
+
+
+def interleave_columns(i, v):
+    """B x H x W x C twice -> B x H x 2W x C with the columns i v i v ..."""
+    return torch.stack((i, v), dim=3).flatten(2, 3)
+
+
+def separate_columns(x):
+    """Undo interleave_columns."""
+    return x.unflatten(2, (-1, 2)).unbind(dim=3)
+
+
+class SpatialExchange(nn.Module):
+    """Cross-modal scans of one level: interleaved columns, side by side, and stacked in channels."""
+
+    def __init__(self, config: DiffMFConfig):
+        super().__init__()
+        width = config.width
+        vss = {'mlp_ratio': config.mlp_ratio, 'states': config.states, 'gate': config.gate}
+        self.column, self.row, self.stacked = (VSSBlock(width, **vss) for _ in range(3))
+        self.stack = nn.Linear(2 * width, width)
+        self.merge = nn.Linear(5 * width, width)
+
+    def forward(self, i, v):
+        columns = separate_columns(self.column(interleave_columns(i, v)))
+        rows = self.row(torch.cat((i, v), dim=2)).chunk(2, dim=2)
+        stacked = self.stacked(self.stack(torch.cat((i, v), dim=-1)))
+        return self.merge(torch.cat((stacked, *columns, *rows), dim=-1))
+
+
+class Down(nn.Sequential):
+    """Half the size: B x H x W x C -> B x H/2 x W/2 x C."""
+
+    def __init__(self, width: int):
+        super().__init__(TokenConv2d(width, width, 3, stride=2, padding=1), nn.LayerNorm(width))
+
+
+class Decoder(nn.Module):
+    """B x h x w x (levels C) -> B x 1 x H x W, linear."""
+
+    def __init__(self, config: DiffMFConfig):
+        super().__init__()
+        width, half = config.width, config.width // 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(config.levels * width, width, 3, padding=1), nn.LeakyReLU(SLOPE),
+            nn.Conv2d(width, half * config.stride ** 2, 3, padding=1), nn.PixelShuffle(config.stride),
+            nn.LeakyReLU(SLOPE), nn.Conv2d(half, half // 2, 3, padding=1), nn.LeakyReLU(SLOPE),
+            nn.Conv2d(half // 2, 1, 3, padding=1))
+
+    def forward(self, x):
+        return self.layers(x.permute(0, 3, 1, 2))
+
+
+class DiffMF(nn.Module):
+    """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
+
+    Inputs lie in [0, 1]; the output is linear, clamp it. H and W must be multiples of `multiple`.
+    """
+
+    def __init__(self, config: DiffMFConfig = DiffMFConfig()):
+        super().__init__()
+        self.multiple = config.stride * 2 ** (config.levels - 1)
+        self.stem_i, self.stem_v = Stem(config.width, config.stride), Stem(config.width, config.stride)
+        self.rounds = nn.ModuleList(DifferenceGuidedRound(config) for _ in range(config.rounds))
+        self.channel = ChannelExchange(config)
+        self.down_i, self.down_v = (
+            nn.ModuleList(Down(config.width) for _ in range(config.levels - 1)) for _ in range(2))
+        self.spatial = nn.ModuleList(SpatialExchange(config) for _ in range(config.levels))
+        self.decoder = Decoder(config)
+        self.apply(initialise)
+        for extraction in self.rounds:
+            extraction.start_neutral()
+
+    def forward(self, ir, vi_y):
+        if ir.shape != vi_y.shape or ir.shape[2] % self.multiple or ir.shape[3] % self.multiple:
+            raise ValueError(f'expected two B x 1 x H x W with sides that are multiples of {self.multiple}; '
+                             f'got {tuple(ir.shape)} and {tuple(vi_y.shape)}: pad them')
+        i, v = self.stem_i(ir), self.stem_v(vi_y)
+        for extraction in self.rounds:
+            i, v = extraction(i, v)
+        i, v = self.channel(i, v)
+        exchanged = [self.spatial[0](i, v)]
+        for level, down_i, down_v in zip(self.spatial[1:], self.down_i, self.down_v):
+            i, v = down_i(i), down_v(v)
+            exchanged.append(level(i, v))
+        return self.decoder(_merge(exchanged))
+
+
+def _merge(levels):
+    """Levels from fine to coarse -> the fine size with all their channels: up-sample, concatenate, repeat."""
+    merged = levels[-1]
+    for finer in reversed(levels[:-1]):
+        up = interpolate(merged.permute(0, 3, 1, 2), scale_factor=2, mode='bilinear', align_corners=False)
+        merged = torch.cat((up.permute(0, 2, 3, 1), finer), dim=-1)
+    return merged
