@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 SETUP := setup.py setup.cfg pyproject.toml package.xml diffmf_ros/models/kernels/cpu_scan.cpp \
-	$(wildcard launch/*) $(wildcard config/*) $(wildcard resource/lib/*)
+	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
 
 .PHONY: help demo test lint venv clean
 

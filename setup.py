@@ -29,6 +29,13 @@ KERNEL = Extension(
     optional=True,  # without a compiler the portable scan does the work
 )
 
+
+def shared(folder: str) -> list[tuple[str, list[str]]]:
+    """Return data_files entries for the files of folder and of the folders below it."""
+    files = sorted(path for path in Path(folder).rglob('*') if path.suffix in ('.py', '.xml', '.yaml'))
+    return [(f'share/{NAME}/{path.parent}', [str(path)]) for path in files]
+
+
 setup(
     name=NAME,
     version='0.1.0',
@@ -54,8 +61,8 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
-        (f'share/{NAME}/launch', sorted(glob('launch/*.launch.py'))),
-        (f'share/{NAME}/config', sorted(glob('config/*'))),
+        *shared('launch'),
+        *shared('config'),
         # pip puts console scripts into bin/, where ros2 launch does not look; colcon into lib/<package>.
         (f'lib/{NAME}', sorted(glob('resource/lib/*'))),
     ],

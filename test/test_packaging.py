@@ -111,7 +111,8 @@ def test_wheel_holds_what_ros_needs(wheel):
     expected = {'share/ament_index/resource_index/packages/diffmf_ros', 'share/diffmf_ros/package.xml',
                 *(f'lib/diffmf_ros/{name}' for name in EXECUTABLES),
                 *(f'share/diffmf_ros/{path.relative_to(ROOT)}'
-                  for folder in ('launch', 'config') for path in (ROOT / folder).iterdir() if path.is_file())}
+                  for folder in ('launch', 'config') for path in (ROOT / folder).rglob('*')
+                  if path.suffix in ('.py', '.xml', '.yaml'))}
     # when a wheel is built
     data = {name.partition('.data/data/')[2]: wheel.getinfo(name) for name in wheel.namelist()}
     # then all of it is there, and the executables are executable
