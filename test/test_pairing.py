@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closest-stamp pairing against a brute-force optimum."""
+
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffmf_ros.core.frames import RGB, THERMAL, Frame
+from diffmf_ros.core.pairing import ClosestPairing
+from diffmf_ros.core.settings import SyncSettings
+
+MS = 1_000_000
+PIXELS = np.zeros((1, 1), np.uint8)
+RATES = [(30, 30), (30, 9), (30, 25), (60, 30)]
+
+
+def frame(stream, stamp_ns):
+    return Frame(stream, int(stamp_ns), 'optical', PIXELS, 'mono8')
+
+
+def brute_force(rgb_ns, thermal_ns, max_ns):
+    """All (r, t) that are each other's closest; of two equally close the one with RGB first."""
+    rgb, thermal = np.sort(rgb_ns).astype(np.int64), np.sort(thermal_ns).astype(np.int64)
+    if not rgb.size or not thermal.size:
+        return []
+    offset = thermal[None] - rgb[:, None]
+    rank = 2 * np.abs(offset) + (offset < 0)
+    mutual = (rank == rank.min(0)) & (rank == rank.min(1)[:, None]) & (np.abs(offset) <= max_ns)
+    return [(int(rgb[i]), int(thermal[j])) for i, j in np.argwhere(mutual)]
+
+
+def run(pairing, arrivals, flush=True):
+    """Stamps of the pairs that come out of (stream, stamp) arrivals."""
+    pairs = [pair for stream, stamp in arrivals for pair in pairing.add(frame(stream, stamp))]
+    pairs += pairing.flush() if flush else []
+    return [(pair.rgb.stamp_ns, pair.thermal.stamp_ns) for pair in pairs]
+
+
+def stamps(rng, rate, *, seconds=12, jitter=0.0, drops=0.0):
+    """Sorted stamps from a random phase on; jitter is a share of the period to either side."""
+    count = int(seconds * rate)
+    periods = np.arange(count) + rng.uniform() + rng.uniform(-jitter, jitter, count)
+    return (periods[rng.uniform(size=count) >= drops] * 1e9 / rate).astype(np.int64)
+
+
+def by_arrival(rgb_ns, thermal_ns, *, rgb_delay_ms=5.0, thermal_delay_ms=15.0):
+    """(stream, stamp) in the order of stamp plus delay; a delay is a number or one per frame."""
+    arrivals = []
+    for stream, stamps_ns, delay_ms in ((RGB, rgb_ns, rgb_delay_ms), (THERMAL, thermal_ns, thermal_delay_ms)):
+        at_ns = stamps_ns + np.multiply(delay_ms, MS)
+        arrivals += [(at, stream, int(stamp)) for at, stamp in zip(at_ns, stamps_ns, strict=True)]
+    return [(stream, stamp) for _, stream, stamp in sorted(arrivals)]
+
+
+@pytest.mark.parametrize('rates', RATES)
+@pytest.mark.parametrize('thermal_delay_ms', [0.0, 15.0, 120.0])
+@pytest.mark.parametrize('jitter, drops', [(0.0, 0.0), (0.16, 0.0), (0.05, 0.1)])
+def test_random_streams_equal_brute_force(rates, thermal_delay_ms, jitter, drops):
+    rng = np.random.default_rng([*rates, int(thermal_delay_ms), int(100 * jitter)])
+    for _ in range(3):
+        rgb, thermal = (stamps(rng, rate, jitter=jitter, drops=drops) for rate in rates)
+        pairing = ClosestPairing(SyncSettings())
+
+        pairs = run(pairing, by_arrival(rgb, thermal, thermal_delay_ms=thermal_delay_ms))
+
+        assert pairs == brute_force(rgb, thermal, 25 * MS)
+        assert len(pairs) > 60
+        assert pairing.dropped['unpaired'] == len(rgb) + len(thermal) - 2 * len(pairs)
+
+
+@st.composite
+def two_streams(draw):
+    """Two streams in whole ms, whose gaps stay within a factor of two, in any interleaving."""
+    streams = []
+    for stream in (RGB, THERMAL):
+        gap, start = draw(st.integers(1, 40)), draw(st.integers(-60, 60))
+        gaps = draw(st.lists(st.integers(gap, 2 * gap), max_size=30))
+        streams.append([(stream, int(stamp) * MS) for stamp in np.cumsum([start, *gaps])])
+    order = draw(st.permutations([0] * len(streams[0]) + [1] * len(streams[1])))
+    left = [iter(stream) for stream in streams]
+    return [next(left[which]) for which in order], draw(st.integers(0, 50))
+
+
+@settings(max_examples=400, deadline=None)
+@given(two_streams())
+def test_any_interleaving_equals_brute_force(case):
+    arrivals, max_ms = case
+    rgb, thermal = ([stamp for name, stamp in arrivals if name == stream] for stream in (RGB, THERMAL))
+
+    pairs = run(ClosestPairing(SyncSettings(max_distance_ms=float(max_ms))), arrivals)
+
+    assert pairs == brute_force(rgb, thermal, max_ms * MS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.integers(0, 3000)), max_size=120),
+       st.integers(0, 100))
+def test_whatever_arrives_pairs_never_cross_and_every_frame_is_accounted_for(frames, max_ms):
+    pairing = ClosestPairing(SyncSettings(max_distance_ms=float(max_ms)))
+    seen = 0
+    latest = (-1, -1)
+
+    for stream, stamp_ms in [*frames, (None, 0)]:
+        jumps = pairing.dropped['clock_jump']
+        pairs = pairing.add(frame(stream, stamp_ms * MS)) if stream else pairing.flush()
+        if pairing.dropped['clock_jump'] > jumps:
+            latest = (-1, -1)
+        for pair in pairs:
+            stamps_now = (pair.rgb.stamp_ns, pair.thermal.stamp_ns)
+            assert stamps_now[0] > latest[0] and stamps_now[1] > latest[1]
+            assert pair.offset_ns == stamps_now[1] - stamps_now[0]
+            assert abs(pair.offset_ns) <= max_ms * MS
+            latest = stamps_now
+        seen += len(pairs)
+
+    assert 2 * seen + sum(pairing.dropped.values()) == len(frames)
+
+
+@pytest.mark.parametrize('rates', RATES)
+def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
+    rng = np.random.default_rng(rates)
+    rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
+    delay_ms = rng.uniform(0, 1.8 * 1000 / rates[0], len(rgb))
+    arrivals = by_arrival(rgb, thermal, rgb_delay_ms=delay_ms, thermal_delay_ms=120.0)
+    order = [stamp for stream, stamp in arrivals if stream == RGB]
+
+    pairs = run(ClosestPairing(SyncSettings()), arrivals)
+
+    assert np.sum(np.diff(order) < 0) > 20
+    assert pairs == brute_force(rgb, thermal, 25 * MS)
+
+
+@pytest.mark.parametrize('rgb_ms, thermal_ms', [(0.0, 40.0), (-7.0, 33.0)])
+def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
+    rng = np.random.default_rng(3)
+    rgb, thermal = stamps(rng, 30, jitter=0.1), stamps(rng, 9, jitter=0.1)
+    pairing = ClosestPairing(SyncSettings(rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+
+    pairs = run(pairing, by_arrival(rgb, thermal))
+    first = ClosestPairing(SyncSettings(rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+    assert first.add(frame(RGB, 100 * MS - rgb_ms * MS)) == []
+    emitted = first.add(frame(THERMAL, 103 * MS - thermal_ms * MS)) + first.flush()
+
+    relative = thermal + np.int64((thermal_ms - rgb_ms) * MS)
+    assert [(r, t + (thermal_ms - rgb_ms) * MS) for r, t in pairs] == brute_force(rgb, relative, 25 * MS)
+    assert [pair.offset_ns for pair in emitted] == [3 * MS]
+
+
+@pytest.mark.parametrize('distance_ns, count', [(25 * MS, 1), (25 * MS + 1, 0)])
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_the_largest_distance_is_included(distance_ns, count, sign):
+    arrivals = [(RGB, 10**18), (THERMAL, 10**18 + sign * distance_ns)]
+
+    assert len(run(ClosestPairing(SyncSettings(max_distance_ms=25.0)), arrivals)) == count
+
+
+def test_distance_zero_pairs_equal_stamps():
+    arrivals = [(RGB, 5), (THERMAL, 5), (RGB, 9), (THERMAL, 10)]
+
+    assert run(ClosestPairing(SyncSettings(max_distance_ms=0.0)), arrivals, flush=False) == [(5, 5)]
+
+
+def test_half_a_period_out_of_step_every_frame_is_paired():
+    rgb = np.arange(90) * 40 * MS
+    thermal = rgb + 20 * MS
+
+    pairs = run(ClosestPairing(SyncSettings()), by_arrival(rgb, thermal, thermal_delay_ms=5.0))
+
+    assert pairs == list(zip(rgb.tolist(), thermal.tolist(), strict=True))
+
+
+@pytest.mark.parametrize('rates', RATES)
+def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
+    rng = np.random.default_rng(rates)
+    rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
+    arrivals = by_arrival(rgb, thermal, rgb_delay_ms=10.0, thermal_delay_ms=10.0)
+    arrived_at = {arrival: number for number, arrival in enumerate(arrivals)}
+    rgb_so_far = np.cumsum([stream == RGB for stream, _ in arrivals])
+    pairing = ClosestPairing(SyncSettings())
+    waited = []
+
+    for number, (stream, stamp) in enumerate(arrivals):
+        for pair in pairing.add(frame(stream, stamp)):
+            newer = max(arrived_at[RGB, pair.rgb.stamp_ns], arrived_at[THERMAL, pair.thermal.stamp_ns])
+            if pair.rgb.stamp_ns > 10 * 1e9 / min(rates):
+                waited.append(rgb_so_far[number] - rgb_so_far[newer])
+
+    assert len(waited) > 80 and max(waited) <= 1
+
+
+@pytest.mark.parametrize('after_rgb_ms, waits', [(1, False), (7, False), (9, True), (15, True), (18, False)])
+def test_within_a_quarter_of_the_rgb_period_no_pair_waits(after_rgb_ms, waits):
+    rgb = np.arange(40) * 32 * MS
+    pairing = ClosestPairing(SyncSettings())
+    run(pairing, by_arrival(rgb[:30], rgb[:30:3] + after_rgb_ms * MS, thermal_delay_ms=5.0), flush=False)
+
+    at_rgb = run(pairing, [(RGB, rgb[30])], flush=False)
+    at_thermal = run(pairing, [(THERMAL, rgb[30] + after_rgb_ms * MS)], flush=False)
+    at_next_rgb = run(pairing, [(RGB, rgb[31])], flush=False)
+
+    # 18 ms after an RGB frame the next one, 14 ms later, is the closest and the newer of the two.
+    closest = rgb[31] if after_rgb_ms == 18 else rgb[30]
+    late = waits or after_rgb_ms == 18
+    assert at_rgb == []
+    assert (at_next_rgb if late else at_thermal) == [(closest, rgb[30] + after_rgb_ms * MS)]
+    assert (at_thermal if late else at_next_rgb) == []
+
+
+@pytest.mark.parametrize('thermal_delay_ms', [5.0, 120.0])
+@pytest.mark.parametrize('rates', RATES)
+def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms):
+    rng = np.random.default_rng(7)
+    once = by_arrival(*(stamps(rng, rate, seconds=10, jitter=0.1) for rate in rates),
+                      thermal_delay_ms=thermal_delay_ms)
+    pairing = ClosestPairing(SyncSettings())
+
+    loops = [run(pairing, once, flush=False) for _ in range(3)]
+
+    expected = run(ClosestPairing(SyncSettings()), once, flush=False)
+    assert loops == [expected] * 3
+    assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings()), once))
+    assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped['overflow'] == 0
+
+
+def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
+    rng = np.random.default_rng(8)
+    rgb, thermal = stamps(rng, 30, seconds=10), stamps(rng, 9, seconds=10)
+    start = np.concatenate([np.full(len(rgb), n * 10_000.0) for n in range(3)])
+    arrivals = by_arrival(np.tile(rgb, 3), np.tile(thermal, 3), rgb_delay_ms=start,
+                          thermal_delay_ms=np.repeat([0, 10_000, 20_000], len(thermal)) + 120.0)
+
+    pairing = ClosestPairing(SyncSettings())
+    pairs = run(pairing, arrivals)
+
+    # The last one or two thermal frames of a loop find their RGB frames cleared.
+    best = brute_force(rgb, thermal, 25 * MS)
+    counts = [pairs.count(pair) for pair in best]
+    assert set(pairs) == set(best)
+    assert counts[:-2] == [3] * (len(best) - 2)
+    assert pairing.dropped['clock_jump'] > 0
+
+
+def test_a_clock_that_goes_back_counts_what_it_clears():
+    pairing = ClosestPairing(SyncSettings())
+    run(pairing, [(RGB, 10**10 + n * 33 * MS) for n in range(5)], flush=False)
+
+    leftover = (THERMAL, 10**10 + 133 * MS)
+    pairs = run(pairing, [(RGB, 0), leftover, (THERMAL, 1 * MS), (RGB, 33 * MS)], flush=False)
+
+    assert pairs == [(0, 1 * MS)]
+    assert pairing.dropped['clock_jump'] == 5 + 1
+
+
+def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
+    pairing = ClosestPairing(SyncSettings())
+    run(pairing, [(RGB, 10**10), (THERMAL, 10**10), (RGB, 0), (THERMAL, 0)], flush=False)
+
+    pairs = run(pairing, [(THERMAL, 2 * 10**9), (RGB, 2 * 10**9)], flush=False)
+
+    assert pairs == [(2 * 10**9, 2 * 10**9)]
+
+
+def test_less_than_a_second_back_is_late_or_a_duplicate():
+    pairing = ClosestPairing(SyncSettings())
+    pairs = run(pairing, [(RGB, 10**9), (THERMAL, 10**9)], flush=False)
+
+    more = run(pairing, [(RGB, 10**9), (RGB, 10**9 - 1), (THERMAL, 0), (THERMAL, 10**9)], flush=False)
+
+    assert pairs == [(10**9, 10**9)] and more == []
+    assert pairing.dropped == {'duplicate': 2, 'late': 2}
+
+
+@pytest.mark.parametrize('stream', [RGB, THERMAL])
+def test_a_silent_partner_costs_bounded_memory(stream):
+    pairing = ClosestPairing(SyncSettings())
+    frames = [frame(stream, n * 33 * MS) for n in range(200)]
+    references = [weakref.ref(item) for item in frames]
+    while frames:
+        assert pairing.add(frames.pop(0)) == []
+
+    assert sum(reference() is not None for reference in references) == 64
+    assert pairing.dropped == {'overflow': 200 - 64}
+
+
+def test_frames_that_left_are_released():
+    pairing = ClosestPairing(SyncSettings())
+    references = []
+    for stream, stamp in by_arrival(np.arange(60) * 33 * MS, np.arange(18) * 111 * MS):
+        item = frame(stream, stamp)
+        references.append(weakref.ref(item))
+        pairing.add(item)
+        del item
+
+    assert sum(reference() is not None for reference in references) <= 3
+
+
+def test_after_a_flush_a_new_recording_starts():
+    pairing = ClosestPairing(SyncSettings())
+    arrivals = [(RGB, 10**9), (THERMAL, 10**9 + 3 * MS)]
+
+    assert run(pairing, arrivals) == run(pairing, arrivals) == [(10**9, 10**9 + 3 * MS)]
+    assert not +pairing.dropped
