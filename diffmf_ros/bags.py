@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read and write rosbag2 recordings without a ROS installation.
+
+Bags are written at metadata version 8, which Humble, Jazzy and later all read (version 9 fails on
+Humble). A reader compares what it yields with what the bag declares, because a bag whose metadata
+disagrees with its storage file otherwise reads as silently empty.
+"""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from .core.encodings import decode
+from .core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError
+
+IMAGE = 'sensor_msgs/msg/Image'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+STORAGES = ('sqlite3', 'mcap')
+METADATA_VERSION = 8
+# Recordings made by the project start here, so that the same input gives the same bytes.
+START_NS = 1_700_000_000 * 10**9
+
+
+class BagError(DiffmfError):
+    """A bag cannot be read or written."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a bag declares about one topic."""
+
+    msgtype: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """One recorded message; raw is its CDR encoding, stamp_ns the time at which it was recorded."""
+
+    topic: str
+    stamp_ns: int
+    msgtype: str
+    raw: bytes
+
+
+def type_store():
+    """Return a rosbags type store; Image and CameraInfo are the same in every ROS 2 release."""
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+class BagReader:
+    """A rosbag2 folder, or a single .db3 or .mcap file, opened for reading (a context manager).
+
+    Entering raises BagError when the path is missing, cannot be read, or holds no message.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.topics: dict[str, Topic] = {}
+        self.start_ns = 0
+        self.duration_ns = 0
+        self._store = type_store()
+        self._reader: Reader | None = None
+
+    def __enter__(self) -> 'BagReader':
+        self._check_path()
+        try:
+            reader = Reader(self.path)
+            reader.open()
+        except Exception as error:  # storage plugins let sqlite, yaml and struct errors through
+            raise BagError(f'cannot read the bag {self.path}: {error}') from error
+        if reader.message_count == 0:
+            reader.close()
+            raise BagError(f'the bag {self.path} is empty: it declares no message')
+        self._reader = reader
+        for connection in reader.connections:
+            known = self.topics.get(connection.topic, Topic(connection.msgtype, 0))
+            self.topics[connection.topic] = Topic(known.msgtype, known.count + connection.msgcount)
+        self.start_ns = reader.start_time
+        self.duration_ns = reader.end_time - 1 - reader.start_time
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _check_path(self) -> None:
+        if not self.path.exists():
+            raise BagError(f'there is no bag at {self.path}')
+        if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
+            raise BagError(f'{self.path} is not a finished bag: it has no metadata.yaml '
+                           '(`ros2 bag reindex` can repair a recording that was cut short)')
+        if self.path.is_file() and self.path.suffix not in ('.db3', '.mcap'):
+            raise BagError(f'expected a bag folder or a .db3 or .mcap file, got {self.path}')
+
+    def require(self, *names: str) -> None:
+        """Raise BagError, listing the topics that exist, unless every name is in the bag with messages."""
+        missing = [name for name in names if name not in self.topics or not self.topics[name].count]
+        if missing:
+            there = ', '.join(f'{name} ({t.msgtype}, {t.count})' for name, t in sorted(self.topics.items()))
+            raise BagError(f'the bag {self.path} has no messages on {", ".join(missing)}; it has {there}')
+
+    def messages(self, topics: list[str] | tuple[str, ...] | None = None) -> Iterator[Message]:
+        """Yield the messages of the named topics (None: of all) in the order of their recording.
+
+        Raises BagError for a missing topic, for damaged storage, and at the end when the storage held
+        another number of messages than the bag declares.
+        """
+        if self._reader is None:
+            raise BagError(f'the bag {self.path} is not open: use it in a with statement')
+        wanted = tuple(self.topics) if topics is None else tuple(topics)
+        if topics is not None:
+            self.require(*wanted)
+        seen: Counter[str] = Counter()
+        for message in self._stored(wanted):
+            seen[message.topic] += 1
+            yield message
+        for name in wanted:
+            if seen[name] != self.topics[name].count:
+                raise BagError(f'the bag {self.path} declares {self.topics[name].count} messages on {name} '
+                               f'but yields {seen[name]}: it is cut short, or its metadata.yaml disagrees '
+                               'with the storage file; opening the .db3 or .mcap file itself may help')
+
+    def _stored(self, wanted: tuple[str, ...]) -> Iterator[Message]:
+        connections = [c for c in self._reader.connections if c.topic in wanted]
+        stored = iter(self._reader.messages(connections))
+        while True:
+            try:
+                connection, stamp_ns, raw = next(stored)
+            except StopIteration:
+                return
+            except Exception as error:  # as above; never around the yield, which is the caller's code
+                raise BagError(f'the bag {self.path} is damaged: {error}') from error
+            yield Message(connection.topic, stamp_ns, connection.msgtype, bytes(raw))
+
+    def deserialize(self, raw: bytes, msgtype: str) -> Any:
+        """Return the rosbags message object of CDR bytes; raise BagError when they do not decode."""
+        if msgtype not in self._store.types:
+            raise BagError(f'the message type {msgtype} is not known, so its messages cannot be decoded')
+        try:
+            return self._store.deserialize_cdr(raw, msgtype)
+        except Exception as error:  # a short buffer surfaces as struct, index, value or assertion error
+            raise BagError(f'a {msgtype} of the bag {self.path} is damaged: {error}') from error
+
+
+class BagWriter:
+    """Writes a new rosbag2 folder (a context manager).
+
+    The bag grows in a hidden folder beside `path` and takes its place when the block ends without an
+    error, so a failed or interrupted run never leaves a bag that looks valid. An existing path is
+    refused; with overwrite=True an existing *bag* is replaced as a whole, anything else still refused.
+    """
+
+    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False):
+        if storage not in STORAGES:
+            raise BagError(f'storage must be one of {", ".join(STORAGES)}; got {storage!r}')
+        self.path = Path(path)
+        self.count = 0
+        self._plugin = StoragePlugin[storage.upper()]
+        self._overwrite = overwrite
+        self._store = type_store()
+        self._connections: dict[str, Any] = {}
+
+    def __enter__(self) -> 'BagWriter':
+        self._check_path()
+        try:
+            self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._staging = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}-', dir=self.path.parent))
+        except OSError as error:
+            raise BagError(f'cannot write a bag at {self.path}: {error}') from error
+        self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,
+                              storage_plugin=self._plugin)
+        self._writer.open()
+        return self
+
+    def _check_path(self) -> None:
+        if any(mark in str(self.path) for mark in '?#%'):
+            raise BagError(f'the path of a bag must not contain ?, # or %, got {self.path}')
+        if not self.path.exists():
+            return
+        if not self._overwrite:
+            raise BagError(f'{self.path} exists already: choose another path or remove it')
+        if not (self.path / 'metadata.yaml').is_file():
+            raise BagError(f'{self.path} exists and is not a bag, so it is not overwritten')
+
+    def __exit__(self, exc_type, exc, traceback) -> None:
+        try:
+            if exc_type is not None:
+                self._writer.abort()
+                return
+            if self.count == 0:
+                self._writer.abort()
+                raise BagError(f'no message was written, so {self.path} was not made')
+            self._writer.close()
+            if self.path.exists():
+                self._check_path()
+                shutil.rmtree(self.path)
+            (self._staging / self.path.name).rename(self.path)
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int) -> None:
+        """Append one message: CDR bytes, or a message object of `type_store()`, recorded at stamp_ns."""
+        if msgtype not in self._store.types:
+            raise BagError(f'the message type {msgtype} is not known and cannot be written')
+        if stamp_ns < 0:
+            raise BagError(f'a recording time must not be negative, got {stamp_ns} ns on {topic}')
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self._store)
+        connection = self._connections[topic]
+        if connection.msgtype != msgtype:
+            raise BagError(f'{topic} carries {connection.msgtype}, got a {msgtype}')
+        is_raw = isinstance(message, (bytes, bytearray, memoryview))
+        raw = message if is_raw else self._store.serialize_cdr(message, msgtype)
+        self._writer.write(connection, stamp_ns, raw)
+        self.count += 1
+
+    def attach(self, name: str, text: str) -> None:
+        """Put a small text file into the bag folder; readers go by metadata.yaml and ignore it."""
+        (self._writer.path / name).write_text(text, encoding='utf-8')
+
+
+def stamp_of(message: Any) -> int:
+    """Return the header stamp of a message object in nanoseconds."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
+           refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
+    """Yield the decoded frames of both cameras in the order of their recording.
+
+    stamp_ns is the header stamp, arrival_ns the recording time. A frame that does not decode goes to
+    refused(stream, error) and the next one follows; without `refused` its FrameError is raised.
+    """
+    streams = {rgb_topic: RGB, thermal_topic: THERMAL}
+    reader.require(*streams)
+    for name in streams:
+        if reader.topics[name].msgtype != IMAGE:
+            raise BagError(f'{name} must carry {IMAGE}, it carries {reader.topics[name].msgtype}')
+    for recorded in reader.messages(tuple(streams)):
+        message = reader.deserialize(recorded.raw, recorded.msgtype)
+        try:
+            pixels, encoding = decode(
+                height=message.height, width=message.width, encoding=message.encoding, step=message.step,
+                is_bigendian=bool(message.is_bigendian), data=message.data)
+        except FrameError as error:
+            if refused is None:
+                raise
+            refused(streams[recorded.topic], error)
+            continue
+        yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels, encoding,
+                    arrival_ns=recorded.stamp_ns)
