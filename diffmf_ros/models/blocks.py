@@ -65,7 +65,9 @@ class SS2D(nn.Module):
         x, z = x.split(self.inner, dim=-1) if self.gated else (x, None)
         u = silu(self.conv(x))
         records = self.x_proj(u).unflatten(-1, self.records)
-        y = scan.ss2d(u, records, self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip, self.backend)
+        # The scan runs in float32 also where the layers around it run in half precision.
+        y = scan.ss2d(u.float(), records.float(), self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip,
+                      self.backend)
         y = self.norm(y)
         return self.out_proj(y * silu(z) if self.gated else y)
 
@@ -121,7 +123,7 @@ class SSDMixer(nn.Module):
         tokens = [t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C)]
         if self.directions == 2:
             tokens = [torch.cat((t, t.flip(1))) for t in tokens]
-        x_, delta_, B_, C_ = tokens
+        x_, delta_, B_, C_ = (t.float() for t in tokens)
         y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, self.backend)
         if self.directions == 2:
             there, back = y.chunk(2)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several sub-commands share, and how they become settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.settings import DEFAULTS, Settings, describe, updated
+
+_described = {item.name: item for item in describe()}
+
+
+def _option(setting: str, type_):
+    item = _described[setting]
+    allowed = f' ({" | ".join(item.choices)})' if item.choices else ''
+    return Annotated[type_, typer.Option(help=item.description + allowed)]
+
+
+Model = _option('model', str)
+Preset = _option('preset', str)
+Device = _option('device', str)
+Precision = _option('precision', str)
+Scale = _option('scale', float)
+Threads = _option('threads', int)
+ScanBackend = _option('scan_backend', str)
+ThermalOffset = _option('sync.thermal_offset_ms', float)
+Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
+AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment'].description)]
+
+
+def settings_from(**options) -> Settings:
+    """Return the default settings with options changed; a path becomes text, None keeps the default.
+
+    A double underscore stands for the dot of a group: sync__thermal_offset_ms.
+    """
+    changes = {name.replace('__', '.'): str(value) if isinstance(value, Path) else value
+               for name, value in options.items() if value is not None}
+    return updated(DEFAULTS, changes)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files to frames and back."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .core.frames import DiffmfError, Frame
+
+_ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
+              (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8'}
+
+
+class ImageFileError(DiffmfError):
+    """An image file cannot be read or written."""
+
+
+def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
+    """Read an 8-bit grey or colour, a 16-bit grey or a float32 grey image, unchanged.
+
+    Raises ImageFileError when it is missing, unreadable, or of another type.
+    """
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ImageFileError(f'{path} cannot be read as an image' if path.exists() else f'{path} does not exist')
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels = pixels[:, :, :3]
+    encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
+    if encoding is None:
+        raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit grey or '
+                             'colour, 16-bit grey or float32 grey')
+    return Frame(stream, stamp_ns, '', pixels, encoding)
+
+
+def write_image(path: Path, pixels: np.ndarray, encoding: str) -> None:
+    """Write an rgb8 or bgr8 image. Raises ImageFileError when the folder or the file type is wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bgr = pixels[:, :, ::-1] if encoding == 'rgb8' else pixels
+    try:
+        written = cv2.imwrite(str(path), bgr)
+    except cv2.error as error:
+        raise ImageFileError(f'{path} cannot be written: {error.err}; use .png or .jpg') from error
+    if not written:
+        raise ImageFileError(f'{path} cannot be written; is the folder writable?')

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DIFF-MF: sizes, layouts of its scans, its symmetries, and that everything in it learns."""
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed')
+
+from diffmf_ros import models  # noqa: E402
+from diffmf_ros.models.diffmf import (  # noqa: E402
+    ChannelExchange, DifferenceGuidedRound, DiffMF, DiffMFConfig, interleave_columns, separate_columns)
+from diffmf_ros.models.kernels.directions import orders  # noqa: E402
+
+TINY = DiffMFConfig(width=8, rounds=1, depth=1, mlp_ratio=1.0, ssd_states=4, ssd_head=8)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def images(height=24, width=32, batch=2):
+    return torch.rand(2, batch, 1, height, width).unbind()
+
+
+@pytest.mark.parametrize('preset, parameters', [('light', 335_405), ('base', 1_838_681)])
+def test_presets_have_the_specified_size(preset, parameters):
+    network = models.build('diffmf', preset)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_output_has_the_size_of_the_input():
+    assert DiffMF(TINY)(*images()).shape == (2, 1, 24, 32)
+
+
+def test_sides_that_do_not_fit_are_refused_with_the_multiple():
+    with pytest.raises(ValueError, match='multiples of 8'):
+        DiffMF(TINY)(*images(height=20))
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match='diffmf base, diffmf light'):
+        models.build('diffmf', 'huge')
+
+
+@pytest.mark.parametrize('config', [TINY, DiffMFConfig(width=8, rounds=2, depth=1, mlp_ratio=0, states=3, gate=True,
+                                                       ssd_states=4, ssd_head=4, ssd_directions=1, levels=2)])
+def test_every_parameter_gets_a_gradient(config):
+    network = DiffMF(config)
+    for extraction in network.rounds:  # it starts at zero, which hides what is before it
+        torch.nn.init.normal_(extraction.guide[1].weight)
+    network(*images()).square().mean().backward()
+    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_an_image_of_the_batch_does_not_see_the_others():
+    network, (ir, vi) = DiffMF(TINY).eval(), images(batch=3)
+    together = network(ir, vi)
+    alone = torch.cat([network(ir[i:i + 1], vi[i:i + 1]) for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def scanned(layout):
+    """The four sequences of a layout of labels, as SS2D's directions visit it."""
+    labels = [label for row in layout for label in row]
+    return [' '.join(labels[i] for i in order) for order in orders(len(layout), len(layout[0])).tolist()]
+
+
+def numbered(x):
+    """Label the tokens of a 1 x H x W x 1 map whose values are 1..4 for infrared, 11..14 for visible."""
+    return [[f'v{int(v) - 10}' if v > 10 else f'i{int(v)}' for v in row] for row in x[0, :, :, 0].tolist()]
+
+
+def test_column_and_row_layouts_scan_as_in_the_authors_figure():
+    ir = torch.tensor([[1.0, 2], [3, 4]])[None, ..., None]
+    columns = scanned(numbered(interleave_columns(ir, ir + 10)))
+    rows = scanned(numbered(torch.cat((ir, ir + 10), dim=2)))
+    assert columns[:2] == ['i1 v1 i2 v2 i3 v3 i4 v4', 'i1 i3 v1 v3 i2 i4 v2 v4']
+    assert rows[:2] == ['i1 i2 v1 v2 i3 i4 v3 v4', 'i1 i3 i2 i4 v1 v3 v2 v4']
+    assert columns[2:] == [' '.join(reversed(c.split())) for c in columns[:2]]
+
+
+def test_separating_undoes_interleaving():
+    a, b = torch.rand(2, 1, 3, 4, 5).unbind()
+    assert all(torch.equal(x, y) for x, y in zip(separate_columns(interleave_columns(a, b)), (a, b)))
+
+
+def test_guidance_starts_neutral_and_then_favours_one_side():
+    extraction = DifferenceGuidedRound(TINY)
+    extraction.start_neutral()
+    i, v = torch.rand(2, 1, 6, 6, 8).unbind()
+    guided_i, guided_v = extraction(i, v)
+    assert torch.allclose(guided_i, 1.5 * extraction.own_i(i))
+    assert torch.allclose(guided_v, 1.5 * extraction.own_v(v))
+    torch.nn.init.constant_(extraction.guide[1].bias, 9.0)
+    guided_i, guided_v = extraction(i, v)
+    assert torch.allclose(guided_i, 2 * extraction.own_i(i), rtol=1e-3)
+    assert torch.allclose(guided_v, extraction.own_v(v), rtol=1e-3)
+
+
+def test_exchange_gives_infrared_the_selection_of_visible():
+    exchange = ChannelExchange(TINY)
+    i, v = torch.rand(2, 1, 6, 6, 8).unbind()
+    *_, B_i, _ = exchange.mixer_i.project(i)
+    handed = {}
+    for name in ('mixer_i', 'mixer_v'):
+        mixer = getattr(exchange, name)
+        mixer.mix = lambda x, delta, z, B, C, name=name: handed.update({name: B}) or torch.zeros(1, 6, 6, 8)
+    exchange(i, v)
+    assert torch.equal(handed['mixer_v'], B_i)
+    assert not torch.equal(handed['mixer_i'], B_i)
