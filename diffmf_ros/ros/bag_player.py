@@ -23,6 +23,7 @@ CLOCK_PERIOD_S = 0.01
 DEPTH = 10
 # A subscriber that matches its reliability to what is offered subscribes anew within this time.
 SETTLE_S = 1.0
+DRAIN_S = 0.3
 
 
 class PlayError(DiffmfError):
@@ -107,8 +108,15 @@ class BagPlayer:
             self.published += 1
             self.latest_ms = max(self.latest_ms, (time.monotonic() - due_s) * 1e3)
             progress.advance(task)
+
+    def drain(self) -> None:
+        """Give lost pieces of the last messages a moment to be sent again.
+
+        The acknowledgement itself comes with the next heartbeat, up to 3 s later: not worth waiting for.
+        """
+        deadline_s = time.monotonic() + DRAIN_S
         for publisher in self._publishers.values():
-            publisher.wait_for_all_acked(Duration(seconds=2))
+            publisher.wait_for_all_acked(Duration(seconds=max(deadline_s - time.monotonic(), 0.0)))
 
     def _sleep_until(self, due_s: float, due_ns: int) -> None:
         """Sleep until due_s of the monotonic clock, which is due_ns of the bag; tick /clock meanwhile."""
@@ -178,6 +186,7 @@ def run(reader: BagReader, options: argparse.Namespace, stop: process.StopReques
                 player.play(progress)
                 played += 1
         took_s = time.monotonic() - start_s
+        player.drain()
         node.get_logger().info(f'published {player.published} messages in {took_s:.1f} s, '
                                f'at most {player.latest_ms:.1f} ms late')
     finally:

@@ -65,7 +65,7 @@ def make_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     # array.frombytes is the one quick way in on every distribution: bytes, memoryview and ndarray
     # are checked or converted value by value (30 to 90 ms for a 640x480 colour image).
     data = array('B')
-    data.frombytes(pixels)
+    data.frombytes(pixels.view(np.uint8))
     message.data = data
     return message
 

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: each kind is counted under its own reason, and the next good frame is fused."""
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
+
+from diffmf_ros.ros.fusion_node import FusionNode
+from diffmf_ros.ros.messages import make_header, make_image, stamp_ns
+from diffmf_ros.ros.qos import profile
+
+NODE = 'diffmf_ros.ros.fusion_node'
+PERIOD_NS = 33_333_333
+
+
+class Cameras:
+    """Two cameras whose frames are made to order, and what the node makes of them."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.fused = peer.collect(Image, '/fused/image')
+        self.infos = peer.collect(CameraInfo, '/fused/camera_info')
+        self.reports = peer.collect(DiagnosticArray, '/diagnostics')
+        self._publishers = {topic: peer.node.create_publisher(Image, topic, profile('reliable', depth=10))
+                            for topic in ('/rgb/image_raw', '/thermal/image_raw')}
+        self.stamp_ns = 1_700_000_000_000_000_000
+        peer.wait_for(lambda: all(p.get_subscription_count() for p in self._publishers.values()), 'the node')
+
+    def rgb(self, **broken):
+        """Publish an RGB image with some fields replaced."""
+        pixels = np.full((48, 64, 3), 90, np.uint8)
+        self._send('/rgb/image_raw', make_image(pixels, 'bgr8', make_header(self.stamp_ns, 'rgb')), broken)
+
+    def thermal(self, pixels=None, encoding='mono16', **broken):
+        """Publish a thermal image with some fields replaced."""
+        if pixels is None:
+            pixels = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+        message = make_image(pixels, encoding, make_header(self.stamp_ns, 'lwir'))
+        self._send('/thermal/image_raw', message, broken)
+
+    def _send(self, topic, message, broken):
+        for name, value in broken.items():
+            setattr(message, name, value)
+        self._publishers[topic].publish(message)
+
+    def next(self):
+        """Go on to the stamps of the next frames."""
+        self.stamp_ns += PERIOD_NS
+
+    def fuse_one(self):
+        """Publish one good pair after what was published so far, and return its fused image."""
+        self.next()
+        self.rgb()
+        self.thermal()
+        fused = self.peer.wait_for(
+            lambda: [m for m in self.fused if stamp_ns(m.header.stamp) == self.stamp_ns], 'a fused image')
+        self.next()
+        return fused[0]
+
+    def values(self):
+        """Return the key values of the newest report."""
+        return {item.key: item.value for item in self.reports[-1].status[0].values} if self.reports else {}
+
+    def message(self):
+        """Return the summary of the newest report."""
+        return self.reports[-1].status[0].message if self.reports else ''
+
+
+@pytest.fixture
+def node(peer):
+    """Yield an active classical node in the executor of the peer."""
+    given = [Parameter('model', value='classical'), Parameter('qos.depth', value=10),
+             Parameter('qos.reliability', value='reliable')]
+    node = FusionNode(context=peer.context, parameter_overrides=given)
+    peer.executor.add_node(node)
+    assert node.start()
+    yield node
+    node.trigger_shutdown()
+    peer.executor.remove_node(node)
+    node.destroy_node()
+
+
+@pytest.fixture
+def cameras(peer, node):
+    return Cameras(peer)
+
+
+@pytest.mark.parametrize('reason, broken', [
+    ('short_buffer', {'height': 49}),
+    ('step_too_small', {'step': 64 * 3 - 1}),
+    ('unknown_encoding', {'encoding': 'yuv9'}),
+    ('zero_size', {'width': 0}),
+])
+def test_a_bad_rgb_image_is_counted_and_the_next_one_is_fused(cameras, reason, broken):
+    cameras.fuse_one()
+
+    cameras.rgb(**broken)
+    bad_ns = cameras.stamp_ns
+    cameras.fuse_one()
+    cameras.peer.wait_for(lambda: cameras.values().get(f'dropped.{reason}') == '1', f'one {reason}')
+
+    assert bad_ns not in [stamp_ns(m.header.stamp) for m in cameras.fused]
+    values = cameras.values()
+    counted = {key for key in values if key.startswith('dropped.')}
+    assert counted - {'dropped.unpaired', 'dropped.overtaken'} == {f'dropped.{reason}'}
+    assert values['last_error'].startswith('rgb frame refused: ')
+    report = next(r.status[0] for r in cameras.reports if f'1 dropped: {reason}' in r.status[0].message)
+    assert report.level == b'\x01'
+
+
+def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
+    cameras.fuse_one()
+
+    cameras.rgb()
+    cameras.thermal(np.full((24, 32), np.nan, np.float32), '32FC1')
+    bad_ns = cameras.stamp_ns
+    cameras.peer.wait_for(lambda: cameras.values().get('dropped.no_finite_value') == '1', 'one NaN image')
+    cameras.fuse_one()
+
+    assert bad_ns not in [stamp_ns(m.header.stamp) for m in cameras.fused]
+    assert 'NaN' in cameras.values()['last_error']
+
+
+def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(cameras, node, monkeypatch):
+    cameras.fuse_one()
+    fuse, calls = node._pipeline.fuse, []
+
+    def fail_once(pair):
+        calls.append(pair)
+        if len(calls) == 1:
+            raise ZeroDivisionError('of the third kind')
+        return fuse(pair)
+
+    monkeypatch.setattr(node._pipeline, 'fuse', fail_once)
+    cameras.rgb()
+    cameras.thermal()
+    cameras.peer.wait_for(lambda: calls, 'the failure')
+    cameras.fuse_one()
+    cameras.peer.wait_for(lambda: cameras.values().get('dropped.failed') == '1', 'one failure')
+
+    assert 'of the third kind' in cameras.values()['last_error']
+    assert len(calls) == 2
+
+
+def test_without_calibration_the_output_is_marked_uncalibrated(cameras):
+    image = cameras.fuse_one()
+    cameras.peer.wait_for(lambda: cameras.infos, 'a camera info')
+
+    info = cameras.infos[0]
+    assert info.header == image.header
+    assert (info.width, info.height) == (64, 48) and not info.k.any()
+    cameras.peer.wait_for(lambda: 'nothing received on rgb/camera_info' in cameras.message(), 'a warning')
+
+
+def test_a_calibration_of_another_size_is_not_passed_on(cameras):
+    publisher = cameras.peer.node.create_publisher(CameraInfo, '/rgb/camera_info', 1)
+    publisher.publish(CameraInfo(width=128, height=96, k=[100.0, 0, 64, 0, 100, 48, 0, 0, 1]))
+
+    def another_info():
+        cameras.fuse_one()
+        return 'rgb/camera_info is for 128x96, the image has 64x48' in cameras.message()
+
+    cameras.peer.wait_for(another_info, 'a warning')
+    assert (cameras.infos[-1].width, cameras.infos[-1].height) == (64, 48)
+    assert not cameras.infos[-1].k.any()
+
+
+def test_a_missing_weights_file_fails_configure_with_a_message(start, tmp_path):
+    path = tmp_path / 'missing.safetensors'
+
+    node = start(NODE, '--ros-args', '-p', f'weights:={path}')
+
+    assert node.wait() == 1
+    assert node.output.count('cannot configure') == 1 and str(path) in node.output
+    assert 'Traceback' not in node.output
