@@ -33,7 +33,7 @@ class Engine:
                                f'{settings.preset} was asked for; set model and preset to match')
         network = models.build(settings.model, settings.preset)
         load_into(network, weights)
-        self.device, self._dtype = _device_and_precision(settings)
+        self.device, self._dtype = device_and_precision(settings)
         self._network = prepare(network, device=self.device, scan_backend=settings.scan_backend)
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -80,7 +80,8 @@ def run(network, ir: np.ndarray, vi_y: np.ndarray, *, device: str, dtype: torch.
     return fused[0, 0, :height, :width].float().cpu().numpy()
 
 
-def _device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
+def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
+    """Return the torch device and type that settings ask for. Raises EngineError when not to be had."""
     device = settings.device
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -16,7 +16,7 @@ from .scaled import fuse_scaled
 
 
 class StageClock:
-    """Milliseconds of wall time by stage."""
+    """Milliseconds of wall time by stage; a stage may be entered more than once."""
 
     def __init__(self):
         self.timings_ms: dict[str, float] = {}
@@ -25,7 +25,8 @@ class StageClock:
     def __call__(self, stage: str):
         start = time.perf_counter()
         yield
-        self.timings_ms[stage] = 1e3 * (time.perf_counter() - start)
+        spent_ms = 1e3 * (time.perf_counter() - start)
+        self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + spent_ms
 
 
 class FusionPipeline:
@@ -62,10 +63,12 @@ class FusionPipeline:
         classical result with a warning. Raises FrameError when a frame is not usable.
         """
         stage = StageClock()
-        with stage('luma'):
+        with stage('colour'):
             y, chroma = split_luma(pair.rgb.pixels, pair.rgb.encoding)
         with stage('align'):
             ir, seen = self.align(pair)
+            if not seen.all():
+                ir = np.where(seen, ir, y)  # a black surround would be an edge that no camera saw
         with stage('network'):
             fused, mode, warnings = self._fuse_luma(*(np.float32(1 / 255) * image for image in (ir, y)))
         with stage('colour'):

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pair -> FusionResult: what passes unchanged, what a failure gives, and any size."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.geometry import Alignment
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.pipeline import FusionPipeline
+from diffmf_ros.inference.scaled import fuse_scaled
+
+CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+
+
+def pair_of(rgb, thermal, rgb_encoding='rgb8', thermal_encoding='mono8'):
+    return Pair(Frame(RGB, 7, 'rgb_optical', rgb, rgb_encoding), Frame(THERMAL, 9, 't', thermal, thermal_encoding), 2)
+
+
+@pytest.fixture
+def textured():
+    random = np.random.default_rng(0)
+    return pair_of(random.integers(0, 256, (48, 64, 3), np.uint8), random.integers(0, 256, (24, 32), np.uint8))
+
+
+@pytest.fixture
+def engine_settings(tmp_path):
+    """Settings of the light network with weights of one iteration: enough to run, not to look at."""
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros import models
+    from diffmf_ros.inference.weights import save_weights
+    torch.manual_seed(0)
+    path = tmp_path / 'w.safetensors'
+    save_weights(path, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
+                 iterations=1, seed=0)
+    return updated(DEFAULTS, {'weights': str(path)})
+
+
+def test_result_keeps_the_header_and_size_of_the_rgb_frame(textured):
+    result = FusionPipeline(CLASSICAL).fuse(textured)
+    assert (result.stamp_ns, result.frame_id, result.encoding) == (7, 'rgb_optical', 'rgb8')
+    assert (result.pixels.shape, result.pixels.dtype) == ((48, 64, 3), np.uint8)
+    assert (result.mode, result.warnings) == (Mode.CLASSICAL, ())
+    assert result.timings_ms.keys() == {'colour', 'align', 'network'}
+
+
+def test_colour_is_that_of_the_rgb_image():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 150
+    result = FusionPipeline(CLASSICAL).fuse(pair_of(red, np.zeros((16, 16), np.uint8)))
+    r, g, b = result.pixels.reshape(-1, 3).mean(0)
+    assert r > 100 and g < 20 and b < 20
+
+
+def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
+    Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48), (32, 24)).save(tmp_path / 'a.yaml')
+    pipeline = FusionPipeline(updated(CLASSICAL, {'alignment': str(tmp_path / 'a.yaml')}))
+    _, seen = pipeline.align(textured)
+    difference = np.abs(pipeline.fuse(textured).pixels.astype(int) - textured.rgb.pixels)
+    assert 0.1 < seen.mean() < 0.4
+    assert difference[~seen].max() <= 2  # rounding of luminance and chroma to 8 bit
+    assert difference[seen].mean() > 10
+
+
+def test_unusable_frame_is_refused_and_the_next_pair_is_fused(textured):
+    pipeline = FusionPipeline(CLASSICAL)
+    dead = pair_of(textured.rgb.pixels, np.full((24, 32), np.nan, np.float32), thermal_encoding='32FC1')
+    with pytest.raises(FrameError):
+        pipeline.fuse(dead)
+    assert pipeline.fuse(textured).mode == Mode.CLASSICAL
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (37, 53), (48, 64)])
+def test_network_takes_any_size(engine_settings, size):
+    height, width = size
+    random = np.random.default_rng(1)
+    pair = pair_of(random.integers(0, 256, (height, width, 3), np.uint8), random.integers(0, 256, size, np.uint8))
+    result = FusionPipeline(engine_settings).fuse(pair)
+    assert (result.mode, result.pixels.shape) == (Mode.FUSED, (height, width, 3))
+
+
+def test_the_same_pair_gives_the_same_pixels(engine_settings, textured):
+    pipeline = FusionPipeline(engine_settings)
+    assert np.array_equal(pipeline.fuse(textured).pixels, pipeline.fuse(textured).pixels)
+
+
+@pytest.mark.parametrize('fault, words', [
+    (lambda *args: (_ for _ in ()).throw(RuntimeError('out of memory')), 'out of memory'),
+    (lambda ir, y: ir * float('nan'), 'not finite')])
+def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, fault, words):
+    pipeline = FusionPipeline(engine_settings)
+    network = pipeline._network._network
+    network.forward = fault
+    result = pipeline.fuse(textured)
+    assert result.mode == Mode.CLASSICAL
+    assert words in result.warnings[0]
+    assert np.array_equal(result.pixels, FusionPipeline(CLASSICAL).fuse(textured).pixels)
+    del network.forward
+    assert pipeline.fuse(textured).mode == Mode.FUSED
+
+
+def test_without_torch_every_result_says_that_it_is_classical(textured, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine', raising=False)
+    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.weights', raising=False)
+    pipeline = FusionPipeline(DEFAULTS)
+    result = pipeline.fuse(textured)
+    assert result.mode == Mode.CLASSICAL
+    assert 'needs torch' in result.warnings[0] and 'needs torch' in pipeline.description
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'precision': 'float16', 'device': 'cpu'}, 'float16 on a CPU'),
+    ({'scan_backend': 'cpu', 'precision': 'float32'}, None)])
+def test_impossible_requests_are_refused_with_the_alternative(engine_settings, changes, words):
+    from diffmf_ros.inference.engine import Engine, EngineError
+    from diffmf_ros.models.kernels import cpu
+    settings = updated(engine_settings, changes)
+    words = words or (cpu.unavailable() and 'scan_backend')
+    if words:
+        with pytest.raises(EngineError, match=words):
+            Engine(settings)
+    else:
+        assert Engine(settings).description == 'cpu float32'
+
+
+def test_cuda_without_a_gpu_is_refused(engine_settings):
+    import torch
+
+    from diffmf_ros.inference.engine import Engine, EngineError
+    if torch.cuda.is_available():
+        assert Engine(updated(engine_settings, {'device': 'cuda'})).device == 'cuda'
+    else:
+        with pytest.raises(EngineError, match='sees no CUDA device'):
+            Engine(updated(engine_settings, {'device': 'cuda'}))
+
+
+def test_smaller_working_size_keeps_the_detail_of_the_sources():
+    random = np.random.default_rng(0)
+    y = random.random((64, 64), np.float32)
+    flat = np.full((64, 64), 0.2, np.float32)
+    sizes = []
+
+    def keep_visible(small_ir, small_y):
+        sizes.append(small_y.shape)
+        return small_y
+
+    fused = fuse_scaled(keep_visible, flat, y, scale=0.5)
+    assert sizes == [(32, 32)]
+    assert np.abs(fused - y).max() < 1e-5
