@@ -223,9 +223,10 @@ class BagWriter:
         self._writer.write(connection, stamp_ns, raw)
         self.count += 1
 
-    def attach(self, name: str, text: str) -> None:
-        """Put a small text file into the bag folder; readers go by metadata.yaml and ignore it."""
-        (self._writer.path / name).write_text(text, encoding='utf-8')
+    @property
+    def folder(self) -> Path:
+        """Where the bag grows: files put here end up in the bag folder; readers ignore all but their own."""
+        return self._writer.path
 
 
 def stamp_of(message: Any) -> int:

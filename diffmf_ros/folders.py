@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of image pairs (vi/ and ir/ frames with equal stems) as a rosbag2."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .bag_messages import camera_info_message, image_message
+from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
+from .core.frames import RGB, THERMAL, DiffmfError
+
+_SUFFIXES = ('.jpg', '.jpeg', '.png')
+_FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
+
+
+class FolderError(DiffmfError):
+    """A folder of image pairs is incomplete or cannot be read."""
+
+
+@dataclass(frozen=True)
+class TimedPair:
+    """Two image files that were exposed at the same time, time_ns after the start."""
+
+    visible: Path
+    infrared: Path
+    time_ns: int
+
+
+def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[TimedPair]:
+    """Return the pairs of a folder in the order of their names.
+
+    Times come from rate_hz when it is given, else from `timestamps_ns`, else from `fps` in the folder's
+    sequence.json. Raises FolderError for a missing folder, frames without a partner, two files of one
+    stem, or times that are missing, do not rise, or do not fit the frames.
+    """
+    folder = Path(folder)
+    visible, infrared = _stems(folder / 'vi'), _stems(folder / 'ir')
+    for there, other, name in ((visible, infrared, 'ir'), (infrared, visible, 'vi')):
+        alone = sorted(set(there) - set(other))
+        if alone:
+            shown = ', '.join(alone[:5]) + (' ...' if len(alone) > 5 else '')
+            raise FolderError(f'{len(alone)} frames have no partner in {folder / name}: {shown}')
+    stems = sorted(visible)
+    times = _times(folder, len(stems), rate_hz)
+    return [TimedPair(visible[stem], infrared[stem], time) for stem, time in zip(stems, times, strict=True)]
+
+
+def _stems(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FolderError(f'expected the folders vi and ir with frames of equal names; {folder} is missing')
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _SUFFIXES:
+            if path.stem in files:
+                raise FolderError(f'{path.name} and {files[path.stem].name} in {folder} share one stem')
+            files[path.stem] = path
+    if not files:
+        raise FolderError(f'{folder} holds no {", ".join(_SUFFIXES)} file')
+    return files
+
+
+def _times(folder: Path, count: int, rate_hz: float | None) -> list[int]:
+    if rate_hz is not None:
+        if not 0 < rate_hz <= 1000:
+            raise FolderError(f'the rate must lie above 0 and at most at 1000 Hz, got {rate_hz}')
+        return [round(k * 1e9 / rate_hz) for k in range(count)]
+    path = folder / 'sequence.json'
+    if not path.is_file():
+        raise FolderError(f'{path} is missing, so say how many frames a second there are: --rate')
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        stamps, fps = content.get('timestamps_ns'), content.get('fps')
+        if stamps is None and fps is not None:
+            return _times(folder, count, float(fps))
+        times = [int(stamp) for stamp in stamps]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise FolderError(f'expected timestamps_ns (a list) or fps in {path}: {error}') from error
+    if len(times) != count:
+        raise FolderError(f'{path} has {len(times)} timestamps_ns for {count} frames')
+    if any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)) or times[0] < 0:
+        raise FolderError(f'timestamps_ns in {path} must rise and must not be negative')
+    return times
+
+
+def _read(path: Path, flags: int) -> np.ndarray:
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None:
+        raise FolderError(f'{path} is not a readable image')
+    return pixels
+
+
+def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlite3',
+              overwrite: bool = False) -> Iterator[int]:
+    """Write the pairs to a bag at path; yields the number of pairs written so far, one by one.
+
+    Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, or mono16 for 16-bit files) and their
+    camera_info, marked as uncalibrated. Raises FolderError for a file that is no image, BagError when
+    the bag cannot be written; nothing is left behind then.
+    """
+    with BagWriter(path, storage, overwrite=overwrite) as bag:
+        for written, pair in enumerate(pairs, start=1):
+            thermal = _read(pair.infrared, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
+            images = {RGB: (_read(pair.visible, cv2.IMREAD_COLOR), 'bgr8'),
+                      THERMAL: (thermal, 'mono8' if thermal.dtype == np.uint8 else 'mono16')}
+            stamp_ns = START_NS + pair.time_ns
+            for stream, (pixels, encoding) in images.items():
+                about = {'stamp_ns': stamp_ns, 'frame_id': _FRAME_IDS[stream]}
+                height, width = pixels.shape[:2]
+                bag.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), stamp_ns)
+                info = camera_info_message(None, width=width, height=height, **about)
+                bag.write(f'/{stream}/camera_info', CAMERA_INFO, info, stamp_ns)
+            yield written
