@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole product once: player, node and recorder as processes over real DDS, then pictures and numbers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from .core.settings import Settings, describe, updated
 from .inference.pipeline import FusionPipeline
 from .replay import FUSED_INFO_TOPIC, FUSED_TOPIC, RGB_TOPIC, THERMAL_TOPIC, pairs_of
 from .resources import fastdds_environment
+from .synthetic.record import ALIGNMENT_FILE, TRUTH_FILE
 
 DIAGNOSTICS_TOPIC = '/diagnostics'
 START_TIMEOUT_S = 120  # for the node to load its network on a slow machine
@@ -89,6 +91,19 @@ def pictures(demo: DemoRun) -> Iterator[tuple]:
             fused = fused[:, :, ::-1] if image.encoding == 'bgr8' else fused
             rgb = join_luma(*split_luma(pair.rgb.pixels, pair.rgb.encoding), 'rgb8')
             yield stamp_ns, rgb, pipeline.align(pair)[0], fused
+
+
+def frame_rate(bag: Path) -> float:
+    """Return the images a second of a fused bag, by its stamps; 1 for a single image."""
+    with BagReader(bag) as reader:
+        stamps = [stamp_of(reader.deserialize(m.raw, m.msgtype)) for m in reader.messages([FUSED_INFO_TOPIC])]
+    return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 1.0
+
+
+def truth_of(bag: Path) -> tuple[Path, float]:
+    """Return the alignment file and the thermal clock offset in ms of a rendered drive."""
+    truth = json.loads((bag / TRUTH_FILE).read_text(encoding='utf-8'))
+    return bag / ALIGNMENT_FILE, truth['thermal_offset_ms']
 
 
 def _parameters(settings: Settings) -> list[str]:
