@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch files, wherever the `launch` of a ROS installation is at hand."""
+
+import importlib.util
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffmf_ros.resources import FASTDDS_VARIABLES
+
+ROOT = Path(__file__).resolve().parents[1]
+FUSION_ARGUMENTS = {'params_file', 'namespace', 'use_sim_time', 'autostart', 'log_level', 'model', 'preset',
+                    'weights', 'rgb_image', 'rgb_camera_info', 'thermal_image'}
+DEADLINE_S = 60.0
+
+# Our own launch/ folder is importable as a namespace, so ask for a module that only the real one has.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec('launch.actions') is None or importlib.util.find_spec('launch_ros') is None,
+    reason='launch is not installed')
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch) -> Path:
+    """A prefix that holds the package as an installation does, first in the ament index."""
+    share = tmp_path / 'share' / 'diffmf_ros'
+    index = tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    for folder in (share, index, tmp_path / 'lib'):
+        folder.mkdir(parents=True)
+    (index / 'diffmf_ros').touch()
+    for source, target in (('launch', share / 'launch'), ('config', share / 'config'),
+                           ('resource/lib', tmp_path / 'lib' / 'diffmf_ros')):
+        target.symlink_to(ROOT / source)
+    for name, first in (('AMENT_PREFIX_PATH', tmp_path), ('PYTHONPATH', ROOT),
+                        ('PATH', Path(sys.executable).parent)):
+        monkeypatch.setenv(name, str(first), prepend=os.pathsep)
+    return share
+
+
+def describe(path: Path):
+    return runpy.run_path(str(path))['generate_launch_description']()
+
+
+def arguments_of(description) -> dict[str, list]:
+    """Every argument that `ros2 launch --show-args` lists, included files too, with its default."""
+    return {argument.name: argument.default_value for argument in description.get_launch_arguments()}
+
+
+def run(description) -> tuple[dict[str, int], str]:
+    """Run a launch until it ends by itself; return each process's exit code and all that they printed."""
+    from launch import LaunchDescription, LaunchService
+    from launch.actions import RegisterEventHandler, Shutdown, TimerAction
+    from launch.event_handlers import OnProcessExit, OnProcessIO
+
+    printed, codes = [], {}
+
+    def collect(event):
+        printed.append(event.text.decode())
+
+    def note_exit(event, context):
+        codes[event.process_name.rpartition('-')[0]] = event.returncode
+
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription([
+        RegisterEventHandler(OnProcessIO(on_stdout=collect, on_stderr=collect)),
+        RegisterEventHandler(OnProcessExit(on_exit=note_exit)),
+        TimerAction(period=DEADLINE_S, actions=[Shutdown(reason='the deadline has passed')]),
+        description]))
+    service.run()
+    return codes, ''.join(printed)
+
+
+def test_fusion_arguments(installed):
+    arguments = arguments_of(describe(installed / 'launch' / 'fusion.launch.py'))
+    assert arguments.keys() == FUSION_ARGUMENTS
+
+
+def test_replay_needs_a_bag_and_takes_every_argument_of_fusion(installed):
+    arguments = arguments_of(describe(installed / 'launch' / 'replay.launch.py'))
+    assert FUSION_ARGUMENTS < arguments.keys()
+    assert [name for name, default in arguments.items() if default is None] == ['bag']
+
+
+def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monkeypatch):
+    # Given a user who has set no transports
+    for variable in FASTDDS_VARIABLES:
+        monkeypatch.delenv(variable)
+    # when the bag of 1 s is replayed into the weight-free fusion
+    from launch.actions import IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    codes, printed = run(IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(installed / 'launch' / 'replay.launch.py')),
+        launch_arguments={'bag': str(small_bag), 'model': 'classical'}.items()))
+    # then the node was configured, all was played, and both processes ended cleanly
+    assert 'configured: classical on cpu' in printed
+    assert 'published 90 messages' in printed
+    assert codes == {'fusion_node': 0, 'bag_player': 0}
+    assert os.environ[FASTDDS_VARIABLES[0]] == str(ROOT / 'config' / 'fastdds.xml')
