@@ -78,7 +78,7 @@ def test_a_result_becomes_an_image_under_the_header_of_its_base():
 
 def test_calibration_keeps_everything_but_the_header():
     calibration = CameraInfo(width=640, height=480, distortion_model='plumb_bob', d=[0.1] * 5,
-                             k=[500.0, 0, 320, 0, 500, 240, 0, 0, 1], p=[400.0] + [0.0] * 11)
+                             k=[500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0], p=[400.0] + [0.0] * 11)
     calibration.header = messages.make_header(1, 'old')
 
     info = messages.make_camera_info(messages.make_header(STAMP_NS, 'new'), size=(640, 480),
