@@ -3,10 +3,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .bag_messages import camera_info_message, image_message
-from .bags import CAMERA_INFO, IMAGE, BagReader, BagWriter, frames
+from .bags import CAMERA_INFO, IMAGE, BagReader, BagWriter, frames, stamp_of
 from .core.frames import FrameError, Pair
 from .core.pairing import ClosestPairing
 from .core.settings import SyncSettings
@@ -44,22 +44,37 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
              report: Callable[[Pair], None] = lambda pair: None) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.
 
-    A message is recorded at the time at which the later frame of its pair was.
+    A message is recorded at the time at which the later frame of its pair was. The camera info is the
+    first one beside rgb_topic, or uncalibrated when there is none of the image's size.
     """
     counts = ReplayCounts()
+    calibration = _calibration(reader, f'{rgb_topic.rpartition("/")[0]}/camera_info')
     for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic, counts=counts):
         counts.pairs += 1
-        recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
         try:
             result = pipeline.fuse(pair)
         except FrameError as error:
             counts.dropped[error.reason] += 1
             continue
-        header = {'stamp_ns': result.stamp_ns, 'frame_id': result.frame_id}
-        writer.write(FUSED_TOPIC, IMAGE, image_message(result.pixels, result.encoding, **header), recorded_ns)
-        height, width = result.pixels.shape[:2]
-        writer.write(FUSED_INFO_TOPIC, CAMERA_INFO,
-                     camera_info_message(None, width=width, height=height, **header), recorded_ns)
+        recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
+        image = image_message(result.pixels, result.encoding, stamp_ns=result.stamp_ns, frame_id=result.frame_id)
+        writer.write(FUSED_TOPIC, IMAGE, image, recorded_ns)
+        writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, _camera_info(calibration, image), recorded_ns)
         counts.modes[result.mode.value] += 1
         report(pair)
     return counts
+
+
+def _calibration(reader: BagReader, topic: str):
+    """Return the first camera info on topic, or None."""
+    if topic not in reader.topics:
+        return None
+    message = next(reader.messages([topic]))
+    return reader.deserialize(message.raw, message.msgtype)
+
+
+def _camera_info(calibration, image):
+    if calibration is not None and (calibration.width, calibration.height) == (image.width, image.height):
+        return replace(calibration, header=image.header)
+    return camera_info_message(None, width=image.width, height=image.height, stamp_ns=stamp_of(image),
+                               frame_id=image.header.frame_id)

@@ -26,9 +26,10 @@ def fuse(
     from ..images import read_frame, write_image
     from ..inference.pipeline import FusionPipeline
 
-    pipeline = FusionPipeline(options.settings_from(
-        model=model, preset=preset, weights=weights, alignment=alignment, scale=scale, device=device))
+    settings = options.settings_from(
+        model=model, preset=preset, weights=weights, alignment=alignment, scale=scale, device=device)
     pair = Pair(read_frame(rgb, stream=RGB), read_frame(thermal, stream=THERMAL), offset_ns=0)
+    pipeline = FusionPipeline(settings)
     result = pipeline.fuse(pair)
     write_image(out, result.pixels, result.encoding)
     for warning in result.warnings:

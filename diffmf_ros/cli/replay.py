@@ -33,14 +33,15 @@ def replay(
     settings = options.settings_from(
         model=model, preset=preset, weights=weights, alignment=alignment, scale=scale, device=device,
         sync__thermal_offset_ms=thermal_offset_ms)
-    pipeline = FusionPipeline(settings)
-    with BagReader(bag) as reader, BagWriter(out, overwrite=overwrite) as writer, Progress() as progress:
+    with BagReader(bag) as reader:
         reader.require(rgb_topic, thermal_topic)
-        task = progress.add_task('fusing', total=reader.duration_ns)
-        counts = fuse_bag(reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
-                          report=lambda pair: progress.update(
-                              task, completed=pair.rgb.arrival_ns - reader.start_ns))
-        progress.update(task, completed=reader.duration_ns)
+        pipeline = FusionPipeline(settings)
+        with BagWriter(out, overwrite=overwrite) as writer, Progress() as progress:
+            task = progress.add_task('fusing', total=reader.duration_ns)
+            counts = fuse_bag(
+                reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+                report=lambda pair: progress.update(task, completed=pair.rgb.arrival_ns - reader.start_ns))
+            progress.update(task, completed=reader.duration_ns)
     modes = ', '.join(f'{count} {mode}' for mode, count in counts.modes.items())
     dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items()) or 'nothing'
     typer.echo(f'{out}: {counts.frames} frames, {counts.pairs} pairs, {modes}; dropped: {dropped}')

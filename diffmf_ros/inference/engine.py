@@ -8,6 +8,7 @@ from .. import models
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models.scan import ScanError, backend_for
+from .memory import keep_freed_memory
 from .weights import WeightsError, load_into, load_weights, shipped
 
 
@@ -37,6 +38,8 @@ class Engine:
         self._network = prepare(network, device=self.device, scan_backend=settings.scan_backend)
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        if self.device == 'cpu':
+            keep_freed_memory()
 
     @property
     def description(self) -> str:

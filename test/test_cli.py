@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands as a user calls them: exit codes, messages, files."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+
+def diffmf(*arguments):
+    """Run the command in a process of its own."""
+    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *map(str, arguments)],
+                          capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / 'rgb.png'), random.integers(0, 256, (48, 64, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'thermal.png'), random.integers(7000, 9000, (24, 32), np.uint16))
+    return tmp_path
+
+
+def test_help_lists_every_command():
+    done = diffmf('--help')
+    assert done.returncode == 0
+    for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench'):
+        assert command in done.stdout
+
+
+def test_fuse_writes_a_picture_and_says_how(images):
+    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', '-o', images / 'out.png', '--model', 'classical')
+    assert done.returncode == 0, done.stderr
+    assert 'CLASSICAL by classical on cpu' in done.stdout
+    assert cv2.imread(str(images / 'out.png')).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (('fuse', 'none.png', 'thermal.png'), 'none.png does not exist'),
+    (('fuse', 'rgb.png', 'text.png'), 'text.png cannot be read as an image'),
+    (('fuse', 'rgb.png', 'thermal.png', '--model', 'magic'), 'model must be one of diffmf, classical'),
+    (('fuse', 'rgb.png', 'thermal.png', '--scale', '3'), 'scale must lie in 0.125 to 1.0'),
+    (('fuse', 'rgb.png', 'thermal.png', '--weights', 'none.safetensors'), 'none.safetensors does not exist'),
+    (('replay', 'none', 'out'), 'there is no bag at none'),
+    (('train', 'none.yaml'), 'none.yaml cannot be read'),
+])
+def test_errors_are_one_message_and_exit_code_2(images, monkeypatch, arguments, words):
+    monkeypatch.chdir(images)
+    (images / 'text.png').write_text('no image')
+    done = diffmf(*arguments)
+    assert done.returncode == 2
+    assert words in ' '.join(done.stderr.split())
+    assert 'Traceback' not in done.stderr
+
+
+def test_bench_measures_every_stage(tmp_path):
+    done = diffmf('bench', '--model', 'classical', '--size', '64x48', '--frames', 3, '--json', tmp_path / 'b.json')
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / 'b.json').read_text())
+    stages = ['decode', 'colour', 'align', 'network']
+    assert [s for s in result['stages_ms'] if s in stages] == stages
+    assert all(len(samples) == 3 and min(samples) > 0 for samples in result['stages_ms'].values())
+    assert result['quantiles']['total']['p50_ms'] >= result['quantiles']['network']['p50_ms']
+    assert result['peak_memory_mb'] > 10
+
+
+def test_bench_refuses_a_size_that_is_none():
+    done = diffmf('bench', '--size', 'big')
+    assert done.returncode == 2
+    assert 'WIDTHxHEIGHT' in done.stderr
