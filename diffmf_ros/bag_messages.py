@@ -33,7 +33,7 @@ def image_message(pixels: np.ndarray, encoding: str, *, stamp_ns: int, frame_id:
         raise BagError(f'encoding must be one of {", ".join(_LAYOUTS)}; got {encoding!r}')
     dtype, channels = _LAYOUTS[encoding]
     fits = pixels.ndim == 2 if channels == 1 else pixels.ndim == 3 and pixels.shape[2] == channels
-    if pixels.dtype != dtype or not fits:
+    if pixels.dtype.newbyteorder('=') != dtype or not fits:
         raise BagError(f'{encoding} needs {channels} channel(s) of {np.dtype(dtype)}, '
                        f'got {pixels.dtype} of shape {pixels.shape}')
     height, width = pixels.shape[:2]

@@ -96,7 +96,7 @@ class Rig:
         Exact for the fronto-parallel plane at depth_m (default: plane_m) in front of the RGB camera:
         H = K_rgb (R^T + c (R n)^T / (d - n.c)) K_thermal^-1 (Hartley and Zisserman, section 13.1, with
         R, c the thermal camera's rotation and centre and n = (0, 0, 1)). At another depth Z the error
-        is the parallax focal * |c| * |1/Z - 1/plane_m|: 1.2 px at 9 m and 1.5 px at infinity.
+        is the parallax focal * |c| * |1/Z - 1/plane_m|: 1.5 px at 9 m and at infinity.
         """
         depth_m = self.plane_m if depth_m is None else depth_m
         rotation, centre = self.thermal.rotation, np.array(self.thermal.position_m)
