@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo as a whole: processes over real DDS, a fused bag, a picture, a video and the node's report."""
 
-import shutil
-
 import cv2
 import pytest
 
@@ -46,4 +44,4 @@ def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag
 def test_bag_that_is_none_is_refused_before_anything_starts(run_of, tmp_path):
     with pytest.raises(BagError, match='there is no bag'):
         demo.run(run_of(tmp_path / 'nothing'))
-    assert shutil.os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

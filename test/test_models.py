@@ -7,7 +7,13 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.models.diffmf import (  # noqa: E402
-    ChannelExchange, DifferenceGuidedRound, DiffMF, DiffMFConfig, interleave_columns, separate_columns)
+    ChannelExchange,
+    DifferenceGuidedRound,
+    DiffMF,
+    DiffMFConfig,
+    interleave_columns,
+    separate_columns,
+)
 from diffmf_ros.models.kernels.directions import orders  # noqa: E402
 
 TINY = DiffMFConfig(width=8, rounds=1, depth=1, mlp_ratio=1.0, ssd_states=4, ssd_head=8)

@@ -86,9 +86,15 @@ def test_the_same_pair_gives_the_same_pixels(engine_settings, textured):
     assert np.array_equal(pipeline.fuse(textured).pixels, pipeline.fuse(textured).pixels)
 
 
-@pytest.mark.parametrize('fault, words', [
-    (lambda *args: (_ for _ in ()).throw(RuntimeError('out of memory')), 'out of memory'),
-    (lambda ir, y: ir * float('nan'), 'not finite')])
+def out_of_memory(ir, y):
+    raise RuntimeError('out of memory')
+
+
+def not_a_number(ir, y):
+    return ir * float('nan')
+
+
+@pytest.mark.parametrize('fault, words', [(out_of_memory, 'out of memory'), (not_a_number, 'not finite')])
 def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, fault, words):
     pipeline = FusionPipeline(engine_settings)
     network = pipeline._network._network

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every fast scan equals the loop over the sequence, forward and in every gradient."""
 
+from functools import partial
+
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
@@ -130,7 +132,7 @@ def test_selective_scan_takes_the_shapes_of_mamba_ssm():
     exact = with_gradients(loop, [u, delta, A, B, C, D, bias])
     for backend in ('reference', 'portable', 'auto'):
         found = with_gradients(
-            lambda *x: scan.selective_scan(*x, delta_softplus=True, backend=backend), [u, delta, A, B, C, D, bias])
+            partial(scan.selective_scan, delta_softplus=True, backend=backend), [u, delta, A, B, C, D, bias])
         assert_equal(found, exact, 1e-10)
 
 

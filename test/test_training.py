@@ -122,7 +122,7 @@ def test_training_lowers_the_loss(tiny):
     losses = []
     train(config, lambda iteration, terms: losses.append(terms['total']))
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-    rows = list(csv.DictReader((open(f'{config.out}/log.csv'))))
+    rows = list(csv.DictReader(open(f'{config.out}/log.csv')))
     assert [row['iteration'] for row in rows] == ['20', '40', '60']
     assert float(rows[0]['total']) == pytest.approx(np.mean(losses[:20]), rel=1e-4)
 

@@ -67,7 +67,7 @@ def _draw(product, run, total: int) -> list[Path]:
 
 
 def _table(values: dict[str, str]) -> Table:
-    table = Table('what', 'value', title='the node\'s own report')
+    table = Table('what', 'value', title="the node's own report")
     dropped = {key.removeprefix('dropped.'): value for key, value in values.items() if key.startswith('dropped.')}
     rows = {'frames in': f'{values["rgb_in"]} RGB, {values["thermal_in"]} thermal', 'pairs': values['pairs'],
             'fused': values['fused'],

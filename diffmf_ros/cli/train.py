@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 def train(
     config: Annotated[Path, typer.Argument(help='YAML file, such as config/train/diffmf_light.yaml')],
-    out: Annotated[Path | None, typer.Option(help='folder of checkpoints, log and weights, instead of the file\'s')]
+    out: Annotated[Path | None, typer.Option(help="folder of checkpoints, log and weights, instead of the file's")]
     = None,
 ) -> None:
     """Train a network as CONFIG says; run it again to resume."""
