@@ -151,7 +151,7 @@ class Painter:
         """House fronts: beside the vanishing point every column has one depth."""
         gap = abs(side * textures.HALF_WIDTH_M - view.position[0])
         if side < 0:
-            edges = np.arange(int(np.ceil(view.cx - 1.5)), -1, -1) + 0.5
+            edges = np.arange(int(np.ceil(view.cx - 1.5)), -2, -1) + 0.5
         else:
             edges = np.arange(int(np.floor(view.cx + 1.5)), view.width + 1) - 0.5
         away = np.abs(edges - view.cx)

@@ -14,7 +14,8 @@ import numpy as np
 
 from . import textures
 from .cameras import DriveError
-from .shapes import Car, Part, Person, box, cyclist, lamp_post, sign, tree
+from .cars import Car
+from .shapes import Part, Person, box, cyclist, lamp_post, sign, tree
 
 LANE_X_M = 1.75
 
