@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of image pairs (vi/ and ir/ frames with equal stems) as a rosbag2."""
+"""Folders of image pairs, vi/ and ir/ files with equal stems: found, read, and written as a rosbag2."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -13,12 +13,21 @@ from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
 from .core.frames import RGB, THERMAL, DiffmfError
 
-_SUFFIXES = ('.jpg', '.jpeg', '.png')
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
 
 
 class FolderError(DiffmfError):
     """A folder of image pairs is incomplete or cannot be read."""
+
+
+@dataclass(frozen=True)
+class LumaPair:
+    """Infrared and visible luminance of one scene, both H x W uint8."""
+
+    name: str
+    ir: np.ndarray = field(repr=False)
+    vi_y: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,26 @@ class TimedPair:
     time_ns: int
 
 
+def pair_files(root: str | Path) -> list[tuple[Path, Path]]:
+    """Return (visible, infrared) of every folder at or below root that holds vi/ and ir/, sorted.
+
+    Raises FolderError when there is no such folder, and as read_folder does for one that is incomplete.
+    """
+    folders = sorted({path.parent for name in ('vi', 'ir') for path in Path(root).rglob(name) if path.is_dir()})
+    if not folders:
+        raise FolderError(f'no pairs at or below {root}: expected folders vi and ir with files of equal names')
+    return [pair for folder in folders for pair in _matched(folder)]
+
+
+def read_pair(visible: Path, infrared: Path) -> LumaPair:
+    """Read a registered pair as 8-bit luminance. Raises FolderError naming what does not fit."""
+    y, ir = (_read(path, cv2.IMREAD_GRAYSCALE) for path in (visible, infrared))
+    if ir.shape != y.shape:
+        raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): a registered '
+                          'pair has one size')
+    return LumaPair(infrared.stem, ir, y)
+
+
 def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[TimedPair]:
     """Return the pairs of a folder in the order of their names.
 
@@ -37,16 +66,19 @@ def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[Tim
     sequence.json. Raises FolderError for a missing folder, frames without a partner, two files of one
     stem, or times that are missing, do not rise, or do not fit the frames.
     """
-    folder = Path(folder)
+    pairs = _matched(Path(folder))
+    times = _times(Path(folder), len(pairs), rate_hz)
+    return [TimedPair(*pair, time) for pair, time in zip(pairs, times, strict=True)]
+
+
+def _matched(folder: Path) -> list[tuple[Path, Path]]:
     visible, infrared = _stems(folder / 'vi'), _stems(folder / 'ir')
     for there, other, name in ((visible, infrared, 'ir'), (infrared, visible, 'vi')):
         alone = sorted(set(there) - set(other))
         if alone:
             shown = ', '.join(alone[:5]) + (' ...' if len(alone) > 5 else '')
             raise FolderError(f'{len(alone)} frames have no partner in {folder / name}: {shown}')
-    stems = sorted(visible)
-    times = _times(folder, len(stems), rate_hz)
-    return [TimedPair(visible[stem], infrared[stem], time) for stem, time in zip(stems, times, strict=True)]
+    return [(visible[stem], infrared[stem]) for stem in sorted(visible)]
 
 
 def _stems(folder: Path) -> dict[str, Path]:

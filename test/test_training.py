@@ -11,9 +11,10 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.folders import LumaPair  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_weights  # noqa: E402
 from diffmf_ros.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
-from diffmf_ros.training.data import CropSampler, DataError, ImagePair, pair_files, read_pair  # noqa: E402
+from diffmf_ros.training.data import CropSampler, DataError  # noqa: E402
 from diffmf_ros.training.loop import Trainer, learning_rate, train  # noqa: E402
 from diffmf_ros.training.losses import fusion_loss, sobel_magnitude, ssim  # noqa: E402
 
@@ -37,41 +38,26 @@ def tiny(monkeypatch, folder):
     return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16, warmup=2)
 
 
-def test_pairs_are_found_below_the_folder(folder):
-    assert [(ir.name, vi.name) for ir, vi in pair_files(folder)] == [(f'{n}.png', f'{n}.png') for n in 'abc']
-
-
-def test_file_without_partner_is_named(folder):
-    (folder / 'set' / 'vi' / 'b.png').unlink()
-    with pytest.raises(DataError, match='no partner of the same name for b'):
-        pair_files(folder)
-
-
-def test_folder_without_pairs_says_what_is_expected(tmp_path):
-    with pytest.raises(DataError, match='expected folders ir/ and vi/'):
-        pair_files(tmp_path)
-
-
-def test_unreadable_file_is_named(folder):
-    (folder / 'set' / 'ir' / 'a.png').write_text('no image')
-    with pytest.raises(DataError, match='a.png cannot be read'):
-        read_pair(*pair_files(folder)[0])
-
-
 def test_sampler_crops_both_images_alike():
     ramp = np.arange(40 * 48, dtype=np.uint32) % 251
     image = ramp.astype(np.uint8).reshape(40, 48)
-    sampler = CropSampler([ImagePair('p', image, 255 - image)], crop=16, batch=5, seed=3)
+    sampler = CropSampler([LumaPair('p', image, 255 - image)], crop=16, batch=5, seed=3)
     ir, vi = sampler.batch(11)
     assert ir.shape == vi.shape == (5, 1, 16, 16)
     assert np.allclose(ir + vi, 1.0)
 
 
 def test_sampler_is_a_function_of_seed_and_iteration():
-    pair = ImagePair('p', *np.random.default_rng(0).integers(0, 255, (2, 40, 48), np.uint8))
+    pair = LumaPair('p', *np.random.default_rng(0).integers(0, 255, (2, 40, 48), np.uint8))
     first, again, other = (CropSampler([pair], crop=16, batch=2, seed=s).batch(7)[0] for s in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_crop_larger_than_every_image_is_refused():
+    pair = LumaPair('p', *np.zeros((2, 40, 48), np.uint8))
+    with pytest.raises(DataError, match='smaller than the crop of 64'):
+        CropSampler([pair], crop=64, batch=1, seed=0)
 
 
 def test_loss_is_least_at_the_maximum_of_equal_images():

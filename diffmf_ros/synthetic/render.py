@@ -208,7 +208,8 @@ class Sketch:
 
     def __init__(self, parts: Sequence[Part], kind: str, air_c: float):
         self.points = np.concatenate([part.points for part in parts])
-        self.ends = np.cumsum([len(part.points) for part in parts])
+        ends = np.cumsum([len(part.points) for part in parts]).tolist()
+        self.spans = list(zip([0, *ends[:-1]], ends, strict=True))
         self.table = np.zeros((len(parts) + 1, _CHANNELS[kind]), np.float32)
         for row, part in zip(self.table[1:], parts, strict=True):
             row[:] = (*part.albedo, *part.emission, 1.0) if kind == VISIBLE else (part.warmth_k + air_c, 1.0)
@@ -229,13 +230,13 @@ class Sketch:
         x1, y1 = np.minimum(np.ceil(corners.max(axis=0) + 2), (view.width, view.height)).astype(int)
         if x1 <= x0 or y1 <= y0:
             return None
-        fine = 4 if (x1 - x0) * (y1 - y0) < 12_000 else 2
+        fine = 4 if (x1 - x0) * (y1 - y0) < 3_000 else 2
         number = np.zeros(((y1 - y0) * fine, (x1 - x0) * fine), np.uint8)
         # Pixel centres are integers; on the finer grid the same point lies at (p + 0.5) * fine - 0.5.
         scaled = ((corners - (x0, y0) + 0.5) * fine - 0.5) * 2**_SHIFT
-        outlines = np.split(np.round(scaled).astype(np.int32), self.ends[:-1])
-        for index, outline in enumerate(outlines, start=1):
-            cv2.fillPoly(number, [outline], index, cv2.LINE_8, _SHIFT)
+        scaled = np.round(scaled).astype(np.int32)
+        for index, (start, end) in enumerate(self.spans, start=1):
+            cv2.fillPoly(number, [scaled[start:end]], index, cv2.LINE_8, _SHIFT)
         table = self.table
         if light is not None and table.shape[1] == _CHANNELS[VISIBLE]:
             table = table.copy()

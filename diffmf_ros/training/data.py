@@ -1,58 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registered thermal-visible pairs from folders, and random crops of them."""
+"""Random crops of registered pairs."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import cv2
 import numpy as np
 
 from ..core.frames import DiffmfError
-
-SUFFIXES = {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff'}
+from ..folders import LumaPair
 
 
 class DataError(DiffmfError):
-    """A folder without pairs, a file without its partner, or one that cannot be read."""
-
-
-@dataclass(frozen=True)
-class ImagePair:
-    """Infrared and visible luminance of one scene, both H x W uint8."""
-
-    name: str
-    ir: np.ndarray = field(repr=False)
-    vi_y: np.ndarray = field(repr=False)
-
-
-def pair_files(folder: Path) -> list[tuple[Path, Path]]:
-    """Return (ir, vi) files with equal stems from every folder below that holds `ir/` and `vi/`.
-
-    Raises DataError when there is none, or when a file lacks its partner.
-    """
-    pairs = []
-    for ir_folder in sorted(p for p in Path(folder).rglob('ir') if p.is_dir()):
-        ir, vi = ({p.stem: p for p in sorted(f.iterdir()) if p.suffix.lower() in SUFFIXES}
-                  for f in (ir_folder, ir_folder.with_name('vi')) if f.is_dir())
-        if alone := sorted(ir.keys() ^ vi.keys()):
-            raise DataError(f'{ir_folder.parent}: no partner of the same name for {", ".join(alone[:5])}; '
-                            'expected the same file names in ir/ and vi/')
-        pairs += [(ir[stem], vi[stem]) for stem in ir]
-    if not pairs:
-        raise DataError(f'no pairs below {folder}: expected folders ir/ and vi/ with files of the same names')
-    return pairs
-
-
-def read_pair(ir_file: Path, vi_file: Path) -> ImagePair:
-    """Read one pair as 8-bit luminance. Raises DataError naming the file and the reason."""
-    images = [cv2.imread(str(f), cv2.IMREAD_GRAYSCALE) for f in (ir_file, vi_file)]
-    for file, image in zip((ir_file, vi_file), images):
-        if image is None:
-            raise DataError(f'{file} cannot be read as an image')
-    if images[0].shape != images[1].shape:
-        raise DataError(f'{ir_file} is {images[0].shape} and {vi_file} is {images[1].shape} (height, width): '
-                        'training pairs must be registered, hence of one size')
-    return ImagePair(ir_file.stem, *images)
+    """Training data that cannot be used as asked."""
 
 
 class CropSampler:
@@ -61,7 +17,7 @@ class CropSampler:
     That makes an interrupted training resume exactly: there is no sampler state to save.
     """
 
-    def __init__(self, pairs: list[ImagePair], *, crop: int, batch: int, seed: int):
+    def __init__(self, pairs: list[LumaPair], *, crop: int, batch: int, seed: int):
         usable = [p for p in pairs if min(p.ir.shape) >= crop]
         if not usable:
             raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a smaller crop')

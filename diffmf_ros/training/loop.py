@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from .. import models
+from ..folders import pair_files, read_pair
 from ..inference.weights import save_weights
 from .config import TrainConfig
-from .data import CropSampler, pair_files, read_pair
+from .data import CropSampler
 from .losses import fusion_loss
 
 LOG_EVERY = 20
@@ -76,14 +77,14 @@ class Trainer:
 def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None]) -> Path:
     """Train, resuming from the checkpoint in config.out when there is one; return the weights file.
 
-    report(iteration, terms) is called after every iteration. Raises DataError, and RuntimeError when
-    the gradient is no longer finite.
+    report(iteration, terms) is called after every iteration. Raises FolderError and DataError for data
+    that cannot be used, and RuntimeError when the gradient is no longer finite.
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    pairs = [read_pair(*files) for files in pair_files(Path(config.data))]
+    pairs = [read_pair(*files) for files in pair_files(config.data)]
     sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
     trainer, checkpoint = Trainer(config), out / 'checkpoint.pt'
     if checkpoint.exists():

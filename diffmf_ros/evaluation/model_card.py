@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page beside a weights file: how it was trained and what it scores."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from ..core.settings import DEFAULTS, updated
+from ..inference.engine import Engine
+from ..inference.weights import load_weights
+from ..training.config import TrainConfig
+from .scoring import BASELINES, means, score_pairs
+
+SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf')
+LOSS_ROWS = 12
+
+
+def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on: Path, about_data: str,
+               report=lambda done: None) -> Path:
+    """Score weights_file and the baselines on the pairs below scored_on, and write the card beside it.
+
+    log is the CSV of the training, about_data a sentence on the training data and its terms;
+    report(done) is called after every scored image. Returns the path of the card.
+    """
+    weights = load_weights(weights_file)
+    engine = Engine(updated(DEFAULTS, {
+        'model': weights.model, 'preset': weights.preset, 'weights': str(weights_file)}))
+    name = f'{weights.model} {weights.preset}'
+    by_set = defaultdict(lambda: defaultdict(list))
+    for done, (dataset, method, scores) in enumerate(score_pairs({**BASELINES, name: engine}, scored_on), start=1):
+        by_set[dataset][method].append(scores)
+        by_set['all'][method].append(scores)
+        report(done)
+    card = weights_file.with_suffix('.md')
+    card.write_text('\n'.join([
+        f'# {name}', '', f'{weights.iterations:,} iterations. {about_data}', '',
+        '## Training', '', *_training_rows(config), '', '## Loss', '', *_loss_rows(log), '', '## Scores', '',
+        'Mean over the pairs; MI in nats, VIF and SSIM summed over both sources, SSIM with data range 2 (published '
+        'tables) and 255. More is better but for Nabf. The maximum wins several columns by itself and washes '
+        'pictures out, so no single column is a goal.', '',
+        *(row for dataset, methods in by_set.items() for row in _score_rows(dataset, methods))]), encoding='utf-8')
+    return card
+
+
+def _training_rows(config: TrainConfig) -> list[str]:
+    entries = {key: value for key, value in config.as_dict().items() if key not in ('data', 'out', 'device', 'threads')}
+    entries['optimiser'] = 'Adam, linear warm-up then cosine to 0, averaged weights (EMA) are the ones shipped'
+    return ['| entry | value |', '|---|---|', *(f'| {key} | {value} |' for key, value in entries.items())]
+
+
+def _loss_rows(log: Path) -> list[str]:
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    blocks = [rows[i * len(rows) // LOSS_ROWS:(i + 1) * len(rows) // LOSS_ROWS] for i in range(LOSS_ROWS)]
+    columns = ('total', 'intensity', 'gradient', 'ssim')
+    table = ['| iterations to | ' + ' | '.join(columns) + ' |', '|---' * (1 + len(columns)) + '|']
+    for block in filter(None, blocks):
+        values = (sum(float(row[column]) for row in block) / len(block) for column in columns)
+        table.append(f'| {int(block[-1]["iteration"]):,} | ' + ' | '.join(f'{value:.4f}' for value in values) + ' |')
+    return table
+
+
+def _score_rows(dataset: str, methods: dict[str, list[dict[str, float]]]) -> list[str]:
+    count = len(next(iter(methods.values())))
+    table = [f'### {dataset} ({count} pairs)', '', '| method | ' + ' | '.join(SHOWN) + ' |',
+             '|---' * (1 + len(SHOWN)) + '|']
+    for method, scores in methods.items():
+        mean = means(scores)
+        table.append(f'| {method} | ' + ' | '.join(f'{mean[metric]:.3f}' for metric in SHOWN) + ' |')
+    return [*table, '']
