@@ -68,8 +68,6 @@ def test_the_yaml_shows_every_default_under_its_description():
 
 
 def test_the_readme_lists_every_default():
-    if not README.exists() or '| parameter |' not in README.read_text().lower():
-        pytest.skip('the README has no parameter table')
     rows = re.findall(r'^\|\s*`([\w.]+)`\s*\|\s*`([^`]*)`\s*\|', README.read_text(), re.MULTILINE)
 
     listed = {name: yaml.safe_load(value) if value not in ("''", '') else '' for name, value in rows
