@@ -13,8 +13,6 @@ EXTRAS = {
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
-    'train': ['tensorboard'],
-    'view': ['matplotlib'],
     'dev': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
 }
 

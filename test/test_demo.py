@@ -28,11 +28,13 @@ def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, capsys):
     fused = int(values['fused'])
     assert (values['rgb_in'], values['thermal_in'], values['mode']) == ('120', '120', 'CLASSICAL')
     assert fused + int(values.get('dropped.overtaken', 0)) == int(values['pairs']) >= 114
+    # The outputs keep the last message only: a recorder that the machine starves can miss one.
     with BagReader(run.fused) as reader:
-        assert reader.topics[FUSED_TOPIC].count == reader.topics[FUSED_INFO_TOPIC].count == fused
+        recorded, infos = (reader.topics[topic].count for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC))
+    assert 0.95 * fused <= min(recorded, infos) <= max(recorded, infos) <= fused
     video, sheet = command._draw(demo, run, fused)
     assert cv2.imread(str(sheet)).shape[0] > 5 * 250
-    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == fused
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
 def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):

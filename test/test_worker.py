@@ -33,8 +33,8 @@ def test_items_that_wait_are_overtaken_by_newer_ones():
     assert handled == [1, 4]
 
 
-def test_stop_finishes_the_item_in_work_and_forgets_a_waiting_one():
-    handled, busy, go_on = [], threading.Event(), threading.Event()
+def test_stop_finishes_the_item_in_work_and_tells_of_a_waiting_one():
+    handled, given_up, busy, go_on = [], [], threading.Event(), threading.Event()
 
     def handle(item):
         busy.set()
@@ -46,7 +46,7 @@ def test_stop_finishes_the_item_in_work_and_forgets_a_waiting_one():
     worker.put(1)
     assert busy.wait(10)
     worker.put(2)
-    stopping = threading.Thread(target=worker.stop)
+    stopping = threading.Thread(target=lambda: given_up.append(worker.stop()))
     stopping.start()
     while not worker._stopping:
         stopping.join(0.001)
@@ -55,11 +55,12 @@ def test_stop_finishes_the_item_in_work_and_forgets_a_waiting_one():
 
     assert not stopping.is_alive()
     assert handled == [1]
+    assert given_up == [True]
 
 
 def test_a_worker_without_work_stops():
     worker = Worker(lambda item: None)
     worker.start()
-    worker.stop()
 
+    assert worker.stop() is False
     assert 'fusion' not in [thread.name for thread in threading.enumerate()]

@@ -48,12 +48,12 @@ class FusionPipeline:
         wanted = f'{self._settings.model} {self._settings.preset}'
         try:
             from .engine import Engine
+            self._network = Engine(self._settings)
         except ImportError as error:
             self.description = f'classical, because {wanted} needs torch'
-            self._standing_warnings = (f'{wanted} needs torch, which cannot be imported ({error}): '
+            self._standing_warnings = (f'{wanted} needs torch and einops, which cannot be imported ({error}): '
                                        'fusing classically; pip install "diffmf_ros[torch]"',)
             return
-        self._network = Engine(self._settings)
         self.description, self.device = wanted, self._network.description
 
     def fuse(self, pair: Pair) -> FusionResult:

@@ -8,6 +8,7 @@ project's design and are marked so in docs/models.md. Infrared is i, visible lum
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn.functional import interpolate, leaky_relu
 
@@ -95,12 +96,12 @@ class ChannelExchange(nn.Module):
 
 def interleave_columns(i, v):
     """B x H x W x C twice -> B x H x 2W x C with the columns i v i v ..."""
-    return torch.stack((i, v), dim=3).flatten(2, 3)
+    return rearrange([i, v], 'm b h w c -> b h (w m) c')
 
 
 def separate_columns(x):
     """Undo interleave_columns."""
-    return x.unflatten(2, (-1, 2)).unbind(dim=3)
+    return rearrange(x, 'b h (w m) c -> m b h w c', m=2).unbind()
 
 
 class SpatialExchange(nn.Module):

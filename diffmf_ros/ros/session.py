@@ -55,7 +55,8 @@ class Session:
             self._node.destroy_timer(timer)
         for subscription in self._inputs:
             subscription.destroy()
-        self._worker.stop()
+        if self._worker.stop():
+            self._tally.drop('stopped')
         self._report()
         self._reporter.destroy()
 

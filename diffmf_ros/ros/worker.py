@@ -31,12 +31,14 @@ class Worker:
             self._changed.notify()
         return overtook
 
-    def stop(self) -> None:
-        """Finish the item in work, forget a waiting one, and join the thread."""
+    def stop(self) -> bool:
+        """Finish the item in work and join the thread; return True when one was waiting and is given up."""
         with self._changed:
+            given_up = self._item is not None
             self._stopping = True
             self._changed.notify()
         self._thread.join()
+        return given_up
 
     def _take(self) -> Any:
         with self._changed:
