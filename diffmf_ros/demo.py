@@ -100,8 +100,10 @@ def frame_rate(bag: Path) -> float:
     return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 1.0
 
 
-def truth_of(bag: Path) -> tuple[Path, float]:
-    """Return the alignment file and the thermal clock offset in ms of a rendered drive."""
+def truth_of(bag: Path) -> tuple[Path, float] | None:
+    """Return the alignment file and the thermal clock offset in ms of a rendered drive; None for others."""
+    if not (bag / TRUTH_FILE).is_file():
+        return None
     truth = json.loads((bag / TRUTH_FILE).read_text(encoding='utf-8'))
     return bag / ALIGNMENT_FILE, truth['thermal_offset_ms']
 
@@ -115,8 +117,7 @@ def _parameters(settings: Settings) -> list[str]:
 def _environment(logs: Path) -> dict[str, str]:
     """A ROS domain of its own on this machine, and the transports that carry camera images."""
     return {**os.environ, **fastdds_environment(os.environ), 'ROS_LOG_DIR': str(logs.resolve()),
-            'ROS_DOMAIN_ID': str(1 + os.getpid() % 100), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'THP_MEM_ALLOC_ENABLE': '1'}
+            'ROS_DOMAIN_ID': str(1 + os.getpid() % 100), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
 
 
 @contextmanager

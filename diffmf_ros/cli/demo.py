@@ -35,7 +35,8 @@ def demo(
     if bag is None:
         bag = out / 'drive'
         sample_bag(bag, scene=scene, overwrite=True)
-        alignment, thermal_offset_ms = product.truth_of(bag)
+    if alignment is None:
+        alignment, thermal_offset_ms = product.truth_of(bag) or (None, thermal_offset_ms)
     settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale, device=device,
                                      alignment=alignment, sync__thermal_offset_ms=thermal_offset_ms)
     run = product.DemoRun(bag=bag, fused=out / 'fused', logs=out / 'log', rate=rate, settings=settings)
