@@ -117,19 +117,27 @@ def test_without_torch_every_result_says_that_it_is_classical(textured, monkeypa
     assert 'needs torch' in result.warnings[0] and 'needs torch' in pipeline.description
 
 
-@pytest.mark.parametrize('changes, words', [
-    ({'precision': 'float16', 'device': 'cpu'}, 'float16 on a CPU'),
-    ({'scan_backend': 'cpu', 'precision': 'float32'}, None)])
-def test_impossible_requests_are_refused_with_the_alternative(engine_settings, changes, words):
+def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings):
+    from diffmf_ros.inference.engine import Engine, EngineError
+    with pytest.raises(EngineError, match='float16 on a CPU .* use precision auto, float32 or bfloat16'):
+        Engine(updated(engine_settings, {'precision': 'float16', 'device': 'cpu'}))
+
+
+def test_the_device_line_names_the_scan_that_runs(engine_settings):
+    from diffmf_ros.inference.engine import Engine
+    from diffmf_ros.models.kernels import cpu
+    settings = updated(engine_settings, {'device': 'cpu'})
+    fastest = 'portable' if cpu.unavailable() else 'cpu'
+    assert Engine(settings).description == f'cpu float32, scan {fastest}'
+    assert Engine(updated(settings, {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
+
+
+def test_compiled_scan_is_refused_where_it_was_not_built(engine_settings, monkeypatch):
     from diffmf_ros.inference.engine import Engine, EngineError
     from diffmf_ros.models.kernels import cpu
-    settings = updated(engine_settings, changes)
-    words = words or (cpu.unavailable() and 'scan_backend')
-    if words:
-        with pytest.raises(EngineError, match=words):
-            Engine(settings)
-    else:
-        assert Engine(settings).description == 'cpu float32'
+    monkeypatch.setattr(cpu, 'unavailable', lambda: 'no compiler')
+    with pytest.raises(EngineError, match="scan backend 'cpu' cannot run: no compiler; use backend auto"):
+        Engine(updated(engine_settings, {'scan_backend': 'cpu', 'device': 'cpu'}))
 
 
 def test_cuda_without_a_gpu_is_refused(engine_settings):

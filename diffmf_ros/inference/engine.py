@@ -36,6 +36,7 @@ class Engine:
         load_into(network, weights)
         self.device, self._dtype = device_and_precision(settings)
         self._network = prepare(network, device=self.device, scan_backend=settings.scan_backend)
+        self._scan = scan_module(self.device, settings.scan_backend).__name__.rpartition('.')[2]
         if settings.threads:
             torch.set_num_threads(settings.threads)
         if self.device == 'cpu':
@@ -43,8 +44,8 @@ class Engine:
 
     @property
     def description(self) -> str:
-        """Device and precision, such as 'cpu float32'."""
-        return f'{self.device} {str(self._dtype).removeprefix("torch.")}'
+        """Device, precision and scan backend, such as 'cpu float32, scan portable'."""
+        return f'{self.device} {str(self._dtype).removeprefix("torch.")}, scan {self._scan}'
 
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
         """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
@@ -60,12 +61,17 @@ class Engine:
         return fused.clip(0, 1)
 
 
-def prepare(network: torch.nn.Module, *, device: str, scan_backend: str) -> torch.nn.Module:
-    """Return network ready for inference on device. Raises EngineError for a backend that cannot run."""
+def scan_module(device: str, scan_backend: str):
+    """Return the module that scans on device. Raises EngineError for a backend that cannot run there."""
     try:
-        backend_for(torch.zeros(1, device=device), 'ss2d', scan_backend)
+        return backend_for(torch.zeros(1, device=device), 'ss2d', scan_backend)
     except ScanError as error:
         raise EngineError(f'scan_backend: {error}') from error
+
+
+def prepare(network: torch.nn.Module, *, device: str, scan_backend: str) -> torch.nn.Module:
+    """Return network ready for inference on device. Raises EngineError as scan_module does."""
+    scan_module(device, scan_backend)
     for module in network.modules():
         if hasattr(module, 'backend'):
             module.backend = scan_backend
