@@ -26,10 +26,10 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     engine = Engine(updated(DEFAULTS, {
         'model': weights.model, 'preset': weights.preset, 'weights': str(weights_file)}))
     name = f'{weights.model} {weights.preset}'
-    by_set = defaultdict(lambda: defaultdict(list))
+    by_set, everything = defaultdict(lambda: defaultdict(list)), defaultdict(list)
     for done, (dataset, method, scores) in enumerate(score_pairs({**BASELINES, name: engine}, scored_on), start=1):
         by_set[dataset][method].append(scores)
-        by_set['all'][method].append(scores)
+        everything[method].append(scores)
         report(done)
     card = weights_file.with_suffix('.md')
     card.write_text('\n'.join([
@@ -38,7 +38,7 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
         'Mean over the pairs; MI in nats, VIF and SSIM summed over both sources, SSIM with data range 2 (published '
         'tables) and 255. More is better but for Nabf. The maximum wins several columns by itself and washes '
         'pictures out, so no single column is a goal.', '',
-        *(row for dataset, methods in by_set.items() for row in _score_rows(dataset, methods))]), encoding='utf-8')
+        *(row for dataset, methods in [*by_set.items(), ('all', everything)] for row in _score_rows(dataset, methods))]), encoding='utf-8')
     return card
 
 
