@@ -38,7 +38,8 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
         'Mean over the pairs; MI in nats, VIF and SSIM summed over both sources, SSIM with data range 2 (published '
         'tables) and 255. More is better but for Nabf. The maximum wins several columns by itself and washes '
         'pictures out, so no single column is a goal.', '',
-        *(row for dataset, methods in [*by_set.items(), ('all', everything)] for row in _score_rows(dataset, methods))]), encoding='utf-8')
+        *(row for scored in [*by_set.items(), ('all', everything)] for row in _score_rows(*scored))]),
+        encoding='utf-8')
     return card
 
 
