@@ -8,7 +8,6 @@ from .. import models
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models.scan import ScanError, backend_for
-from .memory import keep_freed_memory
 from .weights import WeightsError, load_into, load_weights, shipped
 
 
@@ -39,8 +38,6 @@ class Engine:
         self._scan = scan_module(self.device, settings.scan_backend).__name__.rpartition('.')[2]
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        if self.device == 'cpu':
-            keep_freed_memory()
 
     @property
     def description(self) -> str:

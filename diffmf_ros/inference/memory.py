@@ -11,10 +11,10 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Tell glibc not to give freed memory back to the system; return whether it took that.
 
-    torch allocates every intermediate afresh. Above 32 MB (less in a new process) glibc maps and unmaps
-    each of them, and the page faults then cost more than the network: 4 to 8 times at 640x480 here.
-    It holds for the whole process, whose memory then stays at its peak. Elsewhere than on glibc it
-    does nothing.
+    torch and OpenCV allocate every intermediate afresh. Above 32 MB (less in a new process) glibc maps
+    and unmaps each of them, and the page faults cost more than the arithmetic: without this a 640x480
+    pair takes 2.2 (`light`) to 3.5 times (classical) as long (docs/performance.md). It holds for the
+    whole process, whose memory stays at its peak. Elsewhere than on glibc it does nothing.
     """
     if not sys.platform.startswith('linux'):
         return False

@@ -12,6 +12,7 @@ from ..core.frames import FusionResult, Mode, Pair
 from ..core.geometry import Alignment
 from ..core.settings import Settings
 from ..core.thermal import to_gray
+from .memory import keep_freed_memory
 from .scaled import fuse_scaled
 
 
@@ -37,6 +38,7 @@ class FusionPipeline:
     """
 
     def __init__(self, settings: Settings):
+        keep_freed_memory()
         self._settings = settings
         self._alignment = Alignment.load(settings.alignment) if settings.alignment else Alignment.resize()
         self._network, self._standing_warnings = None, ()

@@ -11,6 +11,7 @@ import torch
 
 from .. import models
 from ..folders import pair_files, read_pair
+from ..inference.memory import keep_freed_memory
 from ..inference.weights import save_weights
 from .config import TrainConfig
 from .data import CropSampler
@@ -80,6 +81,7 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None]) 
     report(iteration, terms) is called after every iteration. Raises FolderError and DataError for data
     that cannot be used, and RuntimeError when the gradient is no longer finite.
     """
+    keep_freed_memory()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
