@@ -34,11 +34,11 @@ def bench(
         task = progress.add_task('fusing', total=frames)
         result = measure(settings, size=_size(size), frames=frames,
                          report=lambda done: progress.update(task, completed=done))
-    table = Table('stage', 'p50 ms', 'p99 ms', title=f'{model} {preset} {size} scale {scale:g}, {result.machine}')
+    table = Table('stage', 'p50 ms', 'p99 ms', title=f'{result.name}, {size}, scale {scale:g}')
     for stage in [*result.stages_ms, 'total']:
         table.add_row(stage, *(f'{result.quantile(stage, q):.2f}' for q in (0.5, 0.99)))
     Console().print(table)
-    typer.echo(f'device {result.settings["device"]}; first frame after {result.first_frame_s:.2f} s; '
+    typer.echo(f'{result.machine}; device {result.settings["device"]}; first frame after {result.first_frame_s:.2f} s; '
                f'peak memory {result.peak_memory_mb:.0f} MB')
     for note in result.notes:
         typer.echo(f'note: {note}')

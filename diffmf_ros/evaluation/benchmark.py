@@ -36,6 +36,12 @@ class Benchmark:
     peak_memory_mb: float
     notes: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """What was measured, such as 'diffmf light'."""
+        model, preset = self.settings['model'], self.settings['preset']
+        return model if model == 'classical' else f'{model} {preset}'
+
     def quantile(self, stage: str, q: float) -> float:
         """Quantile q of a stage in ms; 'total' adds the stages of each frame."""
         samples = np.sum(list(self.stages_ms.values()), axis=0) if stage == 'total' else self.stages_ms[stage]

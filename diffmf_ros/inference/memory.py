@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
 
     torch and OpenCV allocate every intermediate afresh. Above 32 MB (less in a new process) glibc maps
     and unmaps each of them, and the page faults cost more than the arithmetic: without this a 640x480
-    pair takes 2.2 (`light`) to 3.5 times (classical) as long (docs/performance.md). It holds for the
-    whole process, whose memory stays at its peak. Elsewhere than on glibc it does nothing.
+    pair takes two to three times as long (benchmarks/memory.py). It holds for the whole process, whose
+    memory stays at its peak. Elsewhere than on glibc it does nothing.
     """
     if not sys.platform.startswith('linux'):
         return False
