@@ -6,9 +6,7 @@ import sys
 import time
 
 from rclpy.duration import Duration
-from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.utilities import try_shutdown
 from rich.console import Console
 from rich.progress import Progress
 from rosgraph_msgs.msg import Clock
@@ -157,19 +155,13 @@ def _positive(text: str) -> float:
 
 def main(args: list[str] | None = None) -> int:
     """Play a bag; return the exit code: 0 at the end or when stopped, 1 for a bag that cannot be played."""
-    stop = process.StopRequest.on_signals()
-    options = parse(process.own_arguments(args))
-    process.use_camera_transports()
-    process.init(args)
-    try:
-        with BagReader(options.bag) as reader:
-            run(reader, options, stop)
-        return 0
-    except DiffmfError as error:
-        get_logger('bag_player').fatal(str(error))
-        return 1
-    finally:
-        try_shutdown()
+    return process.execute('bag_player', args, parse, play_bag)
+
+
+def play_bag(options: argparse.Namespace, stop: process.StopRequest) -> None:
+    """Play the bag that options name. Raises BagError, PlayError or MessageTypeError."""
+    with BagReader(options.bag) as reader:
+        run(reader, options, stop)
 
 
 def run(reader: BagReader, options: argparse.Namespace, stop: process.StopRequest) -> None:

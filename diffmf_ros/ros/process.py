@@ -9,13 +9,16 @@ distributions (KeyboardInterrupt on Humble, ExternalShutdownException later). So
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args
+from rclpy.utilities import remove_ros_args, try_shutdown
 
+from ..core.frames import DiffmfError
 from ..resources import fastdds_environment
 
 # A signal does not wake the executor: it is noticed within this time.
@@ -45,6 +48,26 @@ def init(args: list[str] | None) -> None:
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
 
 
+def execute(name: str, args: list[str] | None, parse: Callable, work: Callable) -> int:
+    """Run work(options, stop) with rclpy initialised; return the exit code.
+
+    options is parse(command line without ROS arguments). 0: it ended or was stopped; 1: a DiffmfError,
+    which is logged under name.
+    """
+    stop = StopRequest.on_signals()
+    options = parse(remove_ros_args(['', *args] if args is not None else sys.argv)[1:])
+    use_camera_transports()
+    init(args)
+    try:
+        work(options, stop)
+        return 0
+    except DiffmfError as error:
+        get_logger(name).fatal(str(error))
+        return 1
+    finally:
+        try_shutdown()
+
+
 def spin_until(node: Node, stop: StopRequest) -> None:
     """Run the callbacks of node in this thread until stop is requested."""
     executor = SingleThreadedExecutor()
@@ -55,11 +78,6 @@ def spin_until(node: Node, stop: StopRequest) -> None:
     finally:
         executor.remove_node(node)
         executor.shutdown()
-
-
-def own_arguments(args: list[str] | None) -> list[str]:
-    """Return the command line without the program's name and without `--ros-args ...`."""
-    return remove_ros_args(['', *args] if args is not None else sys.argv)[1:]
 
 
 def use_camera_transports() -> None:

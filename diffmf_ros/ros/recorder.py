@@ -8,10 +8,8 @@ from functools import partial
 from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
-from rclpy.utilities import try_shutdown
 
 from ..bags import STORAGES, BagWriter
-from ..core.frames import DiffmfError
 from . import process, qos
 from .messages import message_class
 
@@ -64,21 +62,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(args: list[str] | None = None) -> int:
     """Record until SIGINT or SIGTERM; return the exit code: 1 when no bag could be made."""
-    stop = process.StopRequest.on_signals()
-    options = parse(process.own_arguments(args))
-    process.use_camera_transports()
-    process.init(args)
-    try:
-        with BagWriter(options.bag, options.storage, overwrite=options.overwrite) as writer:
-            counts = run(writer, options.topics, stop)
-        recorded = ', '.join(f'{count} {topic}' for topic, count in sorted(counts.items()))
-        get_logger('recorder').info(f'recorded {recorded} into {options.bag}')
-        return 0
-    except DiffmfError as error:
-        get_logger('recorder').fatal(str(error))
-        return 1
-    finally:
-        try_shutdown()
+    return process.execute('recorder', args, parse, record)
+
+
+def record(options: argparse.Namespace, stop: process.StopRequest) -> None:
+    """Record what options name into a new bag. Raises BagError or MessageTypeError."""
+    with BagWriter(options.bag, options.storage, overwrite=options.overwrite) as writer:
+        counts = run(writer, options.topics, stop)
+    recorded = ', '.join(f'{count} {topic}' for topic, count in sorted(counts.items()))
+    get_logger('recorder').info(f'recorded {recorded} into {options.bag}')
 
 
 def run(writer: BagWriter, topics: list[str], stop: process.StopRequest) -> Counter:
