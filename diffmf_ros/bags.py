@@ -17,7 +17,7 @@ from typing import Any
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from .core.encodings import decode
+from .core.encodings import decode_message
 from .core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -249,9 +249,7 @@ def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
     for recorded in reader.messages(tuple(streams)):
         message = reader.deserialize(recorded.raw, recorded.msgtype)
         try:
-            pixels, encoding = decode(
-                height=message.height, width=message.width, encoding=message.encoding, step=message.step,
-                is_bigendian=bool(message.is_bigendian), data=message.data)
+            pixels, encoding = decode_message(message)
         except FrameError as error:
             if refused is None:
                 raise

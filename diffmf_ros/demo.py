@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .bags import BagReader, stamp_of
 from .core.color import join_luma, split_luma
-from .core.encodings import decode
+from .core.encodings import decode_message
 from .core.frames import DiffmfError
 from .core.settings import Settings, describe, updated
 from .inference.pipeline import FusionPipeline
@@ -74,7 +74,7 @@ def last_diagnostics(bag: Path) -> dict[str, str]:
 
 
 def pictures(demo: DemoRun) -> Iterator[tuple]:
-    """Yield (stamp_ns, rgb, thermal on its grid, fused), as rgb8 arrays, for every recorded fused image."""
+    """Yield (rgb, thermal on its grid, fused) for every recorded fused image, colour as rgb8."""
     pipeline = FusionPipeline(updated(demo.settings, {'model': 'classical'}))  # it aligns; nothing is fused
     with BagReader(demo.bag) as source, BagReader(demo.fused) as recorded:
         pairs = pairs_of(source, demo.settings.sync)
@@ -86,11 +86,10 @@ def pictures(demo: DemoRun) -> Iterator[tuple]:
                 pair = next(pairs, None)
             if pair is None or pair.rgb.stamp_ns != stamp_ns:
                 continue  # live, another partner was the closest that arrived
-            fused, _ = decode(height=image.height, width=image.width, encoding=image.encoding, step=image.step,
-                              is_bigendian=bool(image.is_bigendian), data=image.data)
+            fused, _ = decode_message(image)
             fused = fused[:, :, ::-1] if image.encoding == 'bgr8' else fused
             rgb = join_luma(*split_luma(pair.rgb.pixels, pair.rgb.encoding), 'rgb8')
-            yield stamp_ns, rgb, pipeline.align(pair)[0], fused
+            yield rgb, pipeline.align(pair)[0], fused
 
 
 def frame_rate(bag: Path) -> float:

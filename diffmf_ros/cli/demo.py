@@ -56,7 +56,7 @@ def _draw(product, run, total: int) -> list[Path]:
     rows, video, sheet = [], run.fused.with_suffix('.mp4'), run.fused.with_suffix('.png')
 
     def triples():
-        for index, (_, *triple) in enumerate(product.pictures(run)):
+        for index, triple in enumerate(product.pictures(run)):
             if index in sheet_at:
                 rows.append(triple)
             yield triple

@@ -27,6 +27,12 @@ _FORMATS = {
 }
 
 
+def decode_message(message) -> tuple[np.ndarray, str]:
+    """Return decode() of an object with the fields of sensor_msgs/Image, of ROS or of a bag."""
+    return decode(height=message.height, width=message.width, encoding=message.encoding, step=message.step,
+                  is_bigendian=bool(message.is_bigendian), data=message.data)
+
+
 def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
            data) -> tuple[np.ndarray, str]:
     """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.

@@ -62,7 +62,7 @@ def measure(settings: Settings, *, size: tuple[int, int], frames: int, report=la
     """
     notes = []
     start = time.perf_counter()
-    pipeline, untrained = _pipeline(settings, notes)
+    pipeline, untrained, device = _pipeline(settings, notes)
     messages = _raw_images(size)
     samples: dict[str, list[float]] = {}
     for index in range(frames + WARM_UP):
@@ -76,7 +76,7 @@ def measure(settings: Settings, *, size: tuple[int, int], frames: int, report=la
     samples |= _publishing(size, frames, notes)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Benchmark({'model': settings.model, 'preset': settings.preset, 'scale': settings.scale,
-                      'device': 'cpu' if untrained else pipeline.device, 'threads': settings.threads},
+                      'device': device, 'threads': settings.threads},
                      size, machine(), samples, first_frame_s, peak_mb, tuple(notes))
 
 
@@ -87,18 +87,20 @@ def machine() -> str:
 
 
 def _pipeline(settings: Settings, notes: list[str]):
-    """Return the pipeline, and a function of the bare network where there are no weights for it."""
+    """Return the pipeline, a function of the bare network where there are no weights for it, the device."""
     from ..inference.weights import WeightsError
     try:
-        return FusionPipeline(settings), None
+        pipeline = FusionPipeline(settings)
+        return pipeline, None, pipeline.device
     except WeightsError as error:
         if settings.weights:
             raise
         notes.append(f'{error}: timed with fresh weights, whose pictures mean nothing')
-    return FusionPipeline(replace(settings, model='classical')), _fresh_network(settings)
+    return FusionPipeline(replace(settings, model='classical')), *_fresh_network(settings)
 
 
 def _fresh_network(settings: Settings):
+    """Return (ir, vi_y) -> fused of an untrained network, and its device."""
     import torch
 
     from .. import models
@@ -108,7 +110,7 @@ def _fresh_network(settings: Settings):
     if settings.threads:
         torch.set_num_threads(settings.threads)
     network = prepare(models.build(settings.model, settings.preset), device=device, scan_backend=settings.scan_backend)
-    return lambda ir, y: run(network, ir, y, device=device, dtype=dtype)
+    return lambda ir, y: run(network, ir, y, device=device, dtype=dtype), device
 
 
 def _raw_images(size):

@@ -69,13 +69,14 @@ class FusionPipeline:
             y, chroma = split_luma(pair.rgb.pixels, pair.rgb.encoding)
         with stage('align'):
             ir, seen = self.align(pair)
-            if not seen.all():
+            everywhere = seen.all()
+            if not everywhere:
                 ir = np.where(seen, ir, y)  # a black surround would be an edge that no camera saw
         with stage('network'):
             fused, mode, warnings = self._fuse_luma(*(np.float32(1 / 255) * image for image in (ir, y)))
         with stage('colour'):
-            luma = np.where(seen, np.rint(fused * 255).astype(np.uint8), y)
-            pixels = join_luma(luma, chroma, pair.rgb.encoding)
+            luma = np.rint(fused * 255).astype(np.uint8)
+            pixels = join_luma(luma if everywhere else np.where(seen, luma, y), chroma, pair.rgb.encoding)
         return FusionResult(pair.rgb.stamp_ns, pair.rgb.frame_id, pixels, output_encoding(pair.rgb.encoding),
                             mode, self._standing_warnings + warnings, stage.timings_ms)
 

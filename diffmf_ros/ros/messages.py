@@ -11,7 +11,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from ..core.encodings import decode
+from ..core.encodings import decode_message
 from ..core.frames import DiffmfError, Frame, FusionResult
 
 NS_PER_S = 1_000_000_000
@@ -50,9 +50,7 @@ def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
 
     Raises FrameError for data that does not fit the description: see core.encodings.decode.
     """
-    pixels, encoding = decode(
-        height=message.height, width=message.width, encoding=message.encoding, step=message.step,
-        is_bigendian=bool(message.is_bigendian), data=message.data)
+    pixels, encoding = decode_message(message)
     return Frame(stream, stamp_ns(message.header.stamp), message.header.frame_id, pixels, encoding,
                  arrival_ns=arrival_ns)
 

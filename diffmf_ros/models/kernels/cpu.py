@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-MAX_STATES = 256
+LANES = 16  # channels in a vector of the kernel
 
 
 @lru_cache(maxsize=1)
@@ -46,13 +46,16 @@ def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     return _SS2D.apply(u, proj, dt_weight, dt_bias, A, skip)
 
 
-def _call(name, tensors, u, A, dt_weight):
-    """Call the kernel with the addresses of tensors and the sizes; return nothing."""
-    library = _library()
+def _split(u) -> tuple[int, int]:
+    """Return (vectors in a channel block, threads) for a call on u."""
     threads = torch.get_num_threads()
-    vectors = library.diffmf_block_vectors(ctypes.c_long(u.shape[0]), u.shape[3], threads)
+    return _library().diffmf_block_vectors(ctypes.c_long(u.shape[0]), u.shape[3], threads), threads
+
+
+def _call(function, tensors, u, A, dt_weight, split):
+    """Call a function of the kernel with the addresses of tensors, the sizes and the split of the work."""
     sizes = *map(ctypes.c_long, u.shape[:3]), u.shape[3], A.shape[2], dt_weight.shape[2]
-    getattr(library, name)(*(ctypes.c_void_p(t.data_ptr()) for t in tensors), *sizes, vectors, threads)
+    function(*(ctypes.c_void_p(t.data_ptr()) for t in tensors), *sizes, *split)
 
 
 class _SS2D(torch.autograd.Function):
@@ -61,7 +64,7 @@ class _SS2D(torch.autograd.Function):
         inputs = [x.contiguous() for x in inputs]
         u, _, dt_weight, _, A, _ = inputs
         y = torch.empty_like(u)
-        _call('diffmf_ss2d_forward', [*inputs, y], u, A, dt_weight)
+        _call(_library().diffmf_ss2d_forward, [*inputs, y], u, A, dt_weight, _split(u))
         ctx.save_for_backward(*inputs)
         return y
 
@@ -69,9 +72,10 @@ class _SS2D(torch.autograd.Function):
     def backward(ctx, dy):
         inputs = ctx.saved_tensors
         u, proj, dt_weight, dt_bias, A, skip = inputs
-        vectors = _library().diffmf_block_vectors(ctypes.c_long(u.shape[0]), u.shape[3], torch.get_num_threads())
-        blocks = -(-u.shape[3] // (16 * vectors))
+        split = _split(u)
+        blocks = -(-u.shape[3] // (LANES * split[0]))
         du, dproj = torch.empty_like(u), proj.new_empty(blocks, *proj.shape)
         parts = [x.new_empty(u.shape[0], *x.shape) for x in (dt_weight, dt_bias, A, skip)]
-        _call('diffmf_ss2d_backward', [*inputs, dy.contiguous(), du, dproj, *parts], u, A, dt_weight)
+        tensors = [*inputs, dy.contiguous(), du, dproj, *parts]
+        _call(_library().diffmf_ss2d_backward, tensors, u, A, dt_weight, split)
         return du, dproj.sum(0), *(part.sum(0) for part in parts)
