@@ -10,6 +10,9 @@ NAME = 'diffmf_ros'
 EXTRAS = {
     'torch': ['torch>=2.1', 'einops'],
     'mamba': ['mamba-ssm'],
+    'triton': ['triton>=3.0'],
+    'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+    'view': ['matplotlib'],
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],

@@ -14,7 +14,7 @@ from diffmf_ros.models.diffmf import (  # noqa: E402
     interleave_columns,
     separate_columns,
 )
-from diffmf_ros.models.kernels.directions import orders  # noqa: E402
+from diffmf_ros.models.kernels.composed import orders  # noqa: E402
 
 TINY = DiffMFConfig(width=8, rounds=1, depth=1, mlp_ratio=1.0, ssd_states=4, ssd_head=8)
 
@@ -44,7 +44,7 @@ def test_sides_that_do_not_fit_are_refused_with_the_multiple():
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match='diffmf base, diffmf light'):
+    with pytest.raises(ValueError, match='diffmf base, diffmf light, diffmf light-s4, diffmf nano'):
         models.build('diffmf', 'huge')
 
 

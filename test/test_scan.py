@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import cpu, portable, reference  # noqa: E402
-from diffmf_ros.models.kernels.directions import orders  # noqa: E402
+from diffmf_ros.models.kernels.composed import orders  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KERNEL_TOLERANCE = 5e-5  # float32 sums in another order, up to 12 states
@@ -63,8 +63,8 @@ def test_portable_ssd_equals_the_loop(length, dtype):
     x, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i, s in enumerate([(h, p), (n,), (n,)]))
     delta = random(b, length, h, dtype=dtype, seed=4).abs() * 0.1
     A = -torch.tensor([1.0, 16.0], dtype=dtype)
-    exact = with_gradients(reference.ssd, [t.double() for t in (x, delta, A, B, C)])
-    found = with_gradients(portable.ssd, [x, delta, A, B, C])
+    exact = with_gradients(reference.ssd_scan, [t.double() for t in (x, delta, A, B, C)])
+    found = with_gradients(portable.ssd_scan, [x, delta, A, B, C])
     assert_equal(found, [t.to(dtype) for t in exact], TOLERANCE[dtype])
 
 
@@ -142,7 +142,7 @@ def test_orders_of_the_two_by_two_example():
 
 def test_unknown_backend_names_the_valid_ones():
     with pytest.raises(scan.ScanError, match='cpu, portable, reference'):
-        scan.backend_for(torch.zeros(1), 'scan', 'cuda')
+        scan.backend_for(torch.zeros(1), 'ss2d', 'cuda')
 
 
 @needs_kernel

@@ -64,16 +64,25 @@ class Settings:
     model: str = _setting(
         'diffmf', 'what fuses: the network, or the weight-free classical method',
         choices=('diffmf', 'classical'))
-    preset: str = _setting('light', 'size of the network', choices=('light', 'base'))
+    preset: str = _setting('light', 'size of the network', choices=('light', 'base', 'light-s4', 'nano'))
     weights: str = _setting('', 'path of a .safetensors file; empty: the shipped weights of the preset')
+    engine: str = _setting(
+        'torch', 'what runs the network; onnx: onnxruntime, with weights naming a file of `diffmf export`',
+        choices=('torch', 'onnx'))
     device: str = _setting('auto', 'auto: cuda when there is one, else cpu', choices=('auto', 'cpu', 'cuda'))
     precision: str = _setting(
-        'auto', 'auto: float16 on cuda, float32 on cpu', choices=('auto', 'float32', 'float16', 'bfloat16'))
+        'auto', 'auto: float16 on cuda, bfloat16 on a CPU that multiplies it natively, else float32',
+        choices=('auto', 'float32', 'float16', 'bfloat16'))
     scale: float = _setting(
         1.0, 'working size of the network relative to the RGB image; below 1 is faster and softer',
         low=0.125, high=1.0)
+    adaptive_scale: bool = _setting(
+        False, 'lower the working size while fusing takes longer than the time between pairs, raise it again after')
+    max_pixels: int = _setting(
+        9_000_000, 'an image with more pixels is refused', low=1, high=1_000_000_000)
     scan_backend: str = _setting(
-        'auto', 'selective-scan implementation', choices=('auto', 'cpu', 'portable', 'reference'))
+        'auto', 'selective-scan implementation',
+        choices=('auto', 'triton', 'mamba_ssm', 'cpu', 'portable', 'reference'))
     threads: int = _setting(0, 'CPU threads of the network; 0: one per core', low=0, high=256)
     alignment: str = _setting(
         '', 'path of an alignment YAML (homography from thermal to RGB); empty: thermal is resized')

@@ -5,6 +5,8 @@ PRESETS = {
     'diffmf': {
         'base': {},
         'light': {'width': 32, 'depth': 1, 'mlp_ratio': 2.0},
+        'light-s4': {'width': 32, 'depth': 1, 'mlp_ratio': 2.0, 'stride': 4},
+        'nano': {'width': 16, 'depth': 1, 'mlp_ratio': 2.0, 'stride': 4, 'rounds': 1},
     },
 }
 

@@ -67,7 +67,7 @@ class SS2D(nn.Module):
         records = self.x_proj(u).unflatten(-1, self.records)
         # The scan runs in float32 also where the layers around it run in half precision.
         y = scan.ss2d(u.float(), records.float(), self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip,
-                      self.backend)
+                      backend=self.backend)
         y = self.norm(y)
         return self.out_proj(y * silu(z) if self.gated else y)
 
@@ -120,12 +120,8 @@ class SSDMixer(nn.Module):
 
     def mix(self, x, delta, z, B, C):
         """Scan x in raster order, with two directions also backwards, and project to B x H x W x C."""
-        tokens = [t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C)]
-        if self.directions == 2:
-            tokens = [torch.cat((t, t.flip(1))) for t in tokens]
-        x_, delta_, B_, C_ = (t.float() for t in tokens)
-        y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, self.backend)
-        if self.directions == 2:
-            there, back = y.chunk(2)
-            y = there + back.flip(1)
+        tokens = (t.flatten(1, 2).float() for t in (x.unflatten(-1, self.heads), delta, B, C))
+        x_, delta_, B_, C_ = tokens
+        y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, directions=self.directions,
+                     backend=self.backend)
         return self.out_proj(self.out_norm(y.flatten(2).view_as(x) * silu(z)))

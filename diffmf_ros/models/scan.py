@@ -3,46 +3,50 @@
 
 Everything is token-major: the channels of a token are contiguous, so linear layers, scans and
 channels-last convolutions share one layout and the four directions of SS2D are index orders.
+Activations (u, x, delta, B, C, proj) may be float32 or half precision and the result has their type;
+parameters, exponents, states and sums are float32 (float64 where the inputs are).
 """
 
 import torch
-from torch.nn.functional import softplus
 
 from .kernels import cpu, portable, reference
 
-BACKENDS = {'cpu': cpu, 'portable': portable, 'reference': reference}  # in the order of 'auto'
+# In the order of 'auto'. A backend is a module with
+#   unavailable() -> str | None                 why it cannot run on this machine
+#   refuses(u, *, states) -> str | None         why it cannot take inputs like u with so many states
+# and any of selective_scan, ss2d, ssd, called with the arguments of the functions here, in their order.
+BACKENDS = {'cpu': cpu, 'portable': portable, 'reference': reference}
 
 
 class ScanError(ValueError):
     """An unknown backend, or one that cannot run what was asked."""
 
 
-def backend_for(tensor: torch.Tensor, operation: str, backend: str = 'auto'):
-    """Return the backend module that runs operation ('scan', 'ss2d', 'ssd') on tensor.
+def backend_for(u: torch.Tensor, operation: str, backend: str = 'auto', *, states: int = 1):
+    """Return the backend module that runs operation ('selective_scan', 'ss2d', 'ssd') on inputs like u.
 
-    A backend that lacks the operation leaves it to the portable one. Raises ScanError when backend is
-    unknown, or cannot run here, with the reason.
+    A named backend that lacks the operation leaves it to the portable one. Raises ScanError when backend
+    is unknown, or cannot run here, with the reason.
     """
     if backend == 'auto':
-        return next(module for module in BACKENDS.values()
-                    if hasattr(module, operation) and module.unavailable() is None and module.supports(tensor))
+        return next(module for module in BACKENDS.values() if hasattr(module, operation)
+                    and module.unavailable() is None and module.refuses(u, states=states) is None)
     if backend not in BACKENDS:
         raise ScanError(f'unknown scan backend {backend!r}; expected auto or one of {", ".join(BACKENDS)}')
     module = BACKENDS[backend]
-    reason = module.unavailable()
-    if reason is None and not module.supports(tensor):
-        reason = f'it does not take {tensor.dtype} on {tensor.device.type}'
+    reason = module.unavailable() or module.refuses(u, states=states)
     if reason is not None:
         raise ScanError(f'scan backend {backend!r} cannot run: {reason}; use backend auto')
     return module if hasattr(module, operation) else portable
 
 
-def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, backend='auto'):
+def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=False, *, backend='auto'):
     """Selective scan in the shapes of mamba_ssm's `selective_scan_fn` (Gu and Dao 2023).
 
     u, delta: b x d x l; A: d x n, negative; B, C: b x g x n x l with g dividing d (or b x n x l);
-    D, delta_bias: d. Strided storage is accepted. Returns y: b x d x l,
-    y_t = C_t h_t + D u_t with h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t.
+    D, delta_bias: d. Strided storage is accepted, and token-major storage is the fastest. Returns y:
+    b x d x l, y_t = C_t h_t + D u_t with h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t, where delta is
+    softplus(delta + delta_bias) with delta_softplus. Raises ScanError for shapes that do not fit.
     """
     if B.dim() == 3:
         B, C = B[:, None], C[:, None]
@@ -50,32 +54,26 @@ def selective_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=Fa
     if u.shape[1] % groups or u.shape != delta.shape or B.shape != C.shape or A.shape != (u.shape[1], B.shape[2]):
         raise ScanError('expected u, delta b x d x l, A d x n, B and C b x g x n x l with g dividing d; got '
                         f'{tuple(u.shape)}, {tuple(delta.shape)}, {tuple(A.shape)}, {tuple(B.shape)}, {tuple(C.shape)}')
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
-    if delta_softplus:
-        delta = softplus(delta)
-    grouped = [x.unflatten(1, (groups, -1)).movedim(3, 1) for x in (u, delta)]  # b x l x g x e
-    y = backend_for(u, 'scan', backend).scan(
-        *grouped, A.unflatten(0, (groups, -1)), B.movedim(3, 1), C.movedim(3, 1))
-    y = y.movedim(1, 3).flatten(1, 2)
-    return y if D is None else y + D[:, None] * u
+    module = backend_for(u, 'selective_scan', backend, states=A.shape[1])
+    return module.selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
-def ssd(x, delta, A, B, C, D=None, backend='auto'):
+def ssd(x, delta, A, B, C, D=None, *, directions=1, backend='auto'):
     """Mamba-2's scan with one scalar decay per head (Dao and Gu 2024).
 
     x: b x l x h x p; delta: b x l x h, positive; A: h, negative; B, C: b x l x n, shared by the heads;
-    D: h. Returns y: b x l x h x p.
+    D: h. With two directions the sequence is also scanned from its end, with the same parameters, and
+    both results are added. Returns y: b x l x h x p.
     """
-    y = backend_for(x, 'ssd', backend).ssd(x, delta, A, B, C)
-    return y if D is None else y + D[:, None] * x
+    y = backend_for(x, 'ssd', backend, states=B.shape[-1]).ssd(x, delta, A, B, C, directions)
+    return y if D is None else y + directions * D.to(x.dtype)[:, None] * x
 
 
-def ss2d(u, proj, dt_weight, dt_bias, A, skip, backend='auto'):
+def ss2d(u, proj, dt_weight, dt_bias, A, skip, *, backend='auto'):
     """Scan an image in four directions and add the results (VMamba, Liu et al. 2024).
 
     u: B x H x W x D; proj: B x H x W x 4 x (R + 2N), per direction the low-rank step size and the
     vectors B and C of each token; dt_weight: 4 x D x R; dt_bias, skip: 4 x D; A: 4 x D x N, negative.
     Directions: raster, column-major, and the reverses of both. Returns y: B x H x W x D.
     """
-    return backend_for(u, 'ss2d', backend).ss2d(u, proj, dt_weight, dt_bias, A, skip)
+    return backend_for(u, 'ss2d', backend, states=A.shape[2]).ss2d(u, proj, dt_weight, dt_bias, A, skip)

@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scan backends, one file each, with one interface (see `diffmf_ros.models.scan`).
-
-A backend module offers any of `scan`, `ss2d` and `ssd`, all token-major, and `unavailable()`, which
-returns why it cannot run here, or None. `supports(tensor)` says whether it takes this device and dtype.
-"""
+"""The backends of `models.scan`, one module each; `models.scan.BACKENDS` says what such a module has."""

@@ -36,9 +36,11 @@ def unavailable() -> str | None:
     return library if isinstance(library, str) else None
 
 
-def supports(tensor: torch.Tensor) -> bool:
-    """float32 on the CPU."""
-    return tensor.device.type == 'cpu' and tensor.dtype == torch.float32
+def refuses(u: torch.Tensor, *, states: int) -> str | None:
+    """Return why it does not take inputs like u, or None: float32 on the CPU."""
+    if u.device.type != 'cpu' or u.dtype != torch.float32:
+        return f'it takes float32 on the CPU, not {u.dtype} on {u.device.type}'
+    return None
 
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):

@@ -13,7 +13,7 @@ import math
 import torch
 from torch.nn.functional import pad
 
-from .directions import ss2d_with
+from .composed import selective_scan_with, ss2d_with, ssd_with
 
 SSD_CHUNK = 64
 
@@ -23,9 +23,9 @@ def unavailable() -> str | None:
     return None
 
 
-def supports(tensor: torch.Tensor) -> bool:
-    """Any device, any floating type."""
-    return tensor.is_floating_point()
+def refuses(u: torch.Tensor, *, states: int) -> str | None:
+    """Return why it does not take inputs like u: it takes all, half precision in float32."""
+    return None
 
 
 def scan(u, delta, A, B, C):
@@ -114,13 +114,23 @@ def _step_backward(u, delta, B, C, A, dy, before, carry):
     return decay * G, dA, du, ddelta, dB, dC
 
 
-def ss2d(u, proj, dt_weight, dt_bias, A, skip):
+def selective_scan(*inputs):
+    """As `diffmf_ros.models.scan.selective_scan`."""
+    return selective_scan_with(scan, *inputs)
+
+
+def ss2d(*inputs):
     """As `diffmf_ros.models.scan.ss2d`."""
-    return ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip)
+    return ss2d_with(scan, *inputs)
 
 
-def ssd(x, delta, A, B, C):
-    """As `reference.ssd`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
+def ssd(*inputs):
+    """As `diffmf_ros.models.scan.ssd`, without D."""
+    return ssd_with(ssd_scan, *inputs)
+
+
+def ssd_scan(x, delta, A, B, C):
+    """As `reference.ssd_scan`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
     length, chunks = x.shape[1], -(-x.shape[1] // SSD_CHUNK)
     missing = chunks * SSD_CHUNK - length
     dx = pad(x * delta[..., None], (0, 0, 0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK))

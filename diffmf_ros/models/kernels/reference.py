@@ -3,7 +3,7 @@
 
 import torch
 
-from .directions import ss2d_with
+from .composed import selective_scan_with, ss2d_with, ssd_with
 
 
 def unavailable() -> str | None:
@@ -11,9 +11,9 @@ def unavailable() -> str | None:
     return None
 
 
-def supports(tensor: torch.Tensor) -> bool:
-    """Any device, any floating type."""
-    return tensor.is_floating_point()
+def refuses(u: torch.Tensor, *, states: int) -> str | None:
+    """Return why it does not take inputs like u: it takes all, half precision in float32."""
+    return None
 
 
 def scan(u, delta, A, B, C):
@@ -30,12 +30,22 @@ def scan(u, delta, A, B, C):
     return torch.stack(steps, dim=1)
 
 
-def ss2d(u, proj, dt_weight, dt_bias, A, skip):
+def selective_scan(*inputs):
+    """As `diffmf_ros.models.scan.selective_scan`."""
+    return selective_scan_with(scan, *inputs)
+
+
+def ss2d(*inputs):
     """As `diffmf_ros.models.scan.ss2d`."""
-    return ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip)
+    return ss2d_with(scan, *inputs)
 
 
-def ssd(x, delta, A, B, C):
+def ssd(*inputs):
+    """As `diffmf_ros.models.scan.ssd`, without D."""
+    return ssd_with(ssd_scan, *inputs)
+
+
+def ssd_scan(x, delta, A, B, C):
     """State-space duality with one decay per head, S_t = exp(delta_t A) S_(t-1) + delta_t x_t B_t' (Mamba-2).
 
     x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n, shared by the heads. Returns y: b x l x h x p.

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operations of `models.scan` composed of a plain scan, for backends without fused forms."""
+
+import torch
+from torch.nn.functional import softplus
+
+
+def orders(height: int, width: int, device=None) -> torch.Tensor:
+    """Token index visited at each step: 4 x (height * width); raster, column-major, and their reverses."""
+    raster = torch.arange(height * width, device=device)
+    columns = raster.view(height, width).T.flatten()
+    return torch.stack([raster, columns, raster.flip(0), columns.flip(0)])
+
+
+def at_least_float32(*tensors):
+    """Half-precision tensors in float32, others as they are."""
+    return [t.float() if t.dtype.itemsize < 4 else t for t in tensors]
+
+
+def selective_scan_with(scan, u, delta, A, B, C, D, delta_bias, delta_softplus):
+    """As `models.scan.selective_scan`, with scan(u, delta, A, B, C) doing the recurrence.
+
+    scan takes u, delta: b x l x g x e; A: g x e x n; B, C: b x l x g x n and returns b x l x g x e.
+    """
+    dtype, groups = u.dtype, B.shape[1]
+    u, delta, B, C = at_least_float32(u, delta, B, C)
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = softplus(delta)
+    grouped = [x.unflatten(1, (groups, -1)).movedim(3, 1) for x in (u, delta)]
+    y = scan(*grouped, A.unflatten(0, (groups, -1)), B.movedim(3, 1), C.movedim(3, 1))
+    y = y.movedim(1, 3).flatten(1, 2)
+    return (y if D is None else y + D[:, None] * u).to(dtype)
+
+
+def ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip):
+    """As `models.scan.ss2d`, with scan as in selective_scan_with."""
+    dtype, states = u.dtype, A.shape[2]
+    u, proj = at_least_float32(u, proj)
+    order = orders(u.shape[1], u.shape[2], u.device)
+    direction = torch.arange(len(order), device=u.device)[:, None]
+    x = u.flatten(1, 2)[:, order].transpose(1, 2)  # B x L x 4 x D
+    records = proj.flatten(1, 2)[:, order, direction].transpose(1, 2)  # B x L x 4 x (R + 2N)
+    low, B, C = records.split([dt_weight.shape[2], states, states], dim=-1)
+    delta = softplus(torch.einsum('blkr,kdr->blkd', low, dt_weight) + dt_bias)
+    y = scan(x, delta, A, B, C) + skip * x
+    return y.transpose(1, 2)[:, direction, order.argsort(1)].sum(1).view_as(u).to(dtype)
+
+
+def ssd_with(scan, x, delta, A, B, C, directions):
+    """As `models.scan.ssd` without D, with scan(x, delta, A, B, C) doing one direction."""
+    dtype = x.dtype
+    tokens = at_least_float32(x, delta, B, C)
+    if directions == 2:
+        tokens = [torch.cat((t, t.flip(1))) for t in tokens]
+    x, delta, B, C = tokens
+    y = scan(x, delta, A, B, C)
+    if directions == 2:
+        there, back = y.chunk(2)
+        y = there + back.flip(1)
+    return y.to(dtype)
