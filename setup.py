@@ -57,7 +57,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['weights/*.safetensors', 'weights/*.md']},
+    package_data={NAME: ['weights/*.safetensors', 'weights/*.md', 'inference/*.safetensors']},
     ext_modules=[KERNEL],
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
