@@ -5,18 +5,10 @@ import numpy as np
 import torch
 
 from .. import models
-from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models.scan import ScanError, backend_for
+from .errors import EngineError, NetworkFailure
 from .weights import WeightsError, load_into, load_weights, shipped
-
-
-class EngineError(DiffmfError):
-    """A device, precision or backend that this machine cannot give."""
-
-
-class NetworkFailure(RuntimeError):
-    """The network failed on one pair: it raised, or its output is not finite."""
 
 
 class Engine:
