@@ -10,7 +10,6 @@ from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.geometry import Alignment
 from diffmf_ros.core.settings import DEFAULTS, updated
 from diffmf_ros.inference.pipeline import FusionPipeline
-from diffmf_ros.inference.scaled import fuse_scaled
 
 CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
 
@@ -149,18 +148,3 @@ def test_cuda_without_a_gpu_is_refused(engine_settings):
     else:
         with pytest.raises(EngineError, match='sees no CUDA device'):
             Engine(updated(engine_settings, {'device': 'cuda'}))
-
-
-def test_smaller_working_size_keeps_the_detail_of_the_sources():
-    random = np.random.default_rng(0)
-    y = random.random((64, 64), np.float32)
-    flat = np.full((64, 64), 0.2, np.float32)
-    sizes = []
-
-    def keep_visible(small_ir, small_y):
-        sizes.append(small_y.shape)
-        return small_y
-
-    fused = fuse_scaled(keep_visible, flat, y, scale=0.5)
-    assert sizes == [(32, 32)]
-    assert np.abs(fused - y).max() < 1e-5
