@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The working size that keeps up with the cameras, from how long pairs took and how often they come."""
+
+import statistics
+from collections import deque
+
+# Each costs about half of the one before it. Few, because a GPU prepares every size once.
+STEPS = (0.75, 0.5, 0.35, 0.25)
+_BUSY_SHARE = 0.95
+# Go up only when the larger size would leave a fifth of the period free, so that noise does not undo it.
+_FREE_FOR_UP = 0.8
+_KEPT = 32
+_RECENT_MS = 1000.0
+_DISTANCES = 16
+_DISTANCES_TO_TRUST = 4
+_PATIENCE = 32
+_LONGEST_PATIENCE = 4096
+
+
+def steps_from(scale: float) -> tuple[float, ...]:
+    """Return the working sizes that AdaptiveScale chooses from, falling from scale."""
+    return (scale, *(step for step in STEPS if step < scale))
+
+
+class AdaptiveScale:
+    """Chooses the working size of the network, at most `largest`: `scale` is the one for the next pair.
+
+    Down: when the 95th percentile of the newest busy times, those of about the last second, exceeds the
+    time between pairs (the median distance of their stamps). The size is then the largest that fits if
+    time goes with the square of the scale. Two late pairs at the least: one may be a hiccup.
+    Up, one step: when 32 pairs and more were fused at this size and, by the same rule, the next size would
+    take at most 0.8 of the time between pairs. Part of a busy time does not shrink with the size, so the
+    true time is below this guess. A step down that undoes a step up doubles the number of pairs to wait
+    for, up to 4096: on a load that comes and goes the size settles at what fits the worse half. One that
+    held for longer than that was right; then 32 pairs suffice again.
+    The first pair at a new size is not counted: it pays for buffers, and on a GPU for recording a graph.
+    Stamps that go back (a bag that starts again, a clock that is set) start the measuring afresh. The size
+    stays then, for the machine is as fast as before.
+
+    It looks at no clock. Not locked: one call at a time.
+    """
+
+    def __init__(self, largest: float):
+        """largest: the scale to start with and never to exceed, above 0 and at most 1."""
+        self.steps = steps_from(largest)
+        self._step = 0
+        self._patience = _PATIENCE
+        self._went_up = False
+        self._newest_ns: int | None = None
+        self._distances_ms: deque[float] = deque(maxlen=_DISTANCES)
+        self._start_counting()
+
+    @property
+    def scale(self) -> float:
+        """The working size for the next pair."""
+        return self.steps[self._step]
+
+    def arrived(self, stamp_ns: int) -> None:
+        """Note the stamp of a pair, also of one that will be overtaken."""
+        if self._newest_ns is not None:
+            if stamp_ns <= self._newest_ns:
+                self._distances_ms.clear()
+                self._start_counting()
+            else:
+                self._distances_ms.append((stamp_ns - self._newest_ns) / 1e6)
+        self._newest_ns = stamp_ns
+
+    def fused(self, busy_ms: float) -> None:
+        """Note how long fusing and publishing a pair at `scale` took; choose the size for the next one."""
+        self._pairs += 1
+        if self._pairs > 1:
+            self._busy_ms.append(busy_ms)
+        if len(self._busy_ms) < 2 or len(self._distances_ms) < _DISTANCES_TO_TRUST:
+            return
+        period_ms = statistics.median(self._distances_ms)
+        if _high(self._recent()) > period_ms:
+            self._go_down(period_ms)
+        elif self._may_go_up(period_ms):
+            self._go_to(self._step - 1)
+
+    def _may_go_up(self, period_ms: float) -> bool:
+        if self._step == 0 or self._pairs <= self._patience:
+            return False
+        return self._ratio(self._step - 1) * _high(list(self._busy_ms)) <= _FREE_FOR_UP * period_ms
+
+    def _go_down(self, period_ms: float) -> None:
+        lower = range(self._step + 1, len(self.steps))
+        if not lower:
+            return
+        if self._pairs > _LONGEST_PATIENCE:
+            self._patience = _PATIENCE
+        elif self._went_up:
+            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+        busy_ms = _high(self._recent())
+        fitting = (step for step in lower if self._ratio(step) * busy_ms <= period_ms)
+        self._go_to(next(fitting, lower[-1]))
+
+    def _go_to(self, step: int) -> None:
+        self._went_up = step < self._step
+        self._step = step
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._pairs = 0
+        self._busy_ms: deque[float] = deque(maxlen=_KEPT)
+
+    def _ratio(self, step: int) -> float:
+        """How much longer than now a pair would take at step, if time went with the number of pixels."""
+        return (self.steps[step] / self.scale) ** 2
+
+    def _recent(self) -> list[float]:
+        """The newest busy times that together fill a second, at least two."""
+        recent, total_ms = [], 0.0
+        for busy_ms in reversed(self._busy_ms):
+            if len(recent) >= 2 and total_ms >= _RECENT_MS:
+                break
+            recent.append(busy_ms)
+            total_ms += busy_ms
+        return recent
+
+
+def _high(values: list[float]) -> float:
+    """The 95th percentile by the nearest lower rank: of 2 to 21 values it leaves out the largest."""
+    return sorted(values)[int(_BUSY_SHARE * (len(values) - 1))]
