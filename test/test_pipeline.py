@@ -2,6 +2,7 @@
 """Pair -> FusionResult: what passes unchanged, what a failure gives, and any size."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.geometry import Alignment
 from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.errors import NetworkFailure
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
@@ -85,24 +87,24 @@ def test_the_same_pair_gives_the_same_pixels(engine_settings, textured):
     assert np.array_equal(pipeline.fuse(textured).pixels, pipeline.fuse(textured).pixels)
 
 
-def out_of_memory(ir, y):
+def out_of_memory(network, ir, y):
     raise RuntimeError('out of memory')
 
 
-def not_a_number(ir, y):
+def not_a_number(network, ir, y):
     return ir * float('nan')
 
 
 @pytest.mark.parametrize('fault, words', [(out_of_memory, 'out of memory'), (not_a_number, 'not finite')])
-def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, fault, words):
+def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, monkeypatch, fault, words):
+    from diffmf_ros.models.diffmf import DiffMF
     pipeline = FusionPipeline(engine_settings)
-    network = pipeline._network._network
-    network.forward = fault
-    result = pipeline.fuse(textured)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffMF, 'forward', fault)
+        result = pipeline.fuse(textured)
     assert result.mode == Mode.CLASSICAL
     assert words in result.warnings[0]
     assert np.array_equal(result.pixels, FusionPipeline(CLASSICAL).fuse(textured).pixels)
-    del network.forward
     assert pipeline.fuse(textured).mode == Mode.FUSED
 
 
@@ -114,6 +116,126 @@ def test_without_torch_every_result_says_that_it_is_classical(textured, monkeypa
     result = pipeline.fuse(textured)
     assert result.mode == Mode.CLASSICAL
     assert 'needs torch' in result.warnings[0] and 'needs torch' in pipeline.description
+
+
+class Recording:
+    """An engine that keeps the sizes it was called with."""
+
+    description = 'a stand-in'
+    problems = ('the scan is slow today',)
+
+    def __init__(self, device):
+        self.device, self.sizes = device, []
+
+    def __call__(self, ir, y):
+        self.sizes.append(y.shape)
+        return np.maximum(ir, y)
+
+    def fuse_tensors(self, ir, y):
+        self.sizes.append(tuple(y.shape[2:]))
+        return ir.maximum(y)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Return stand_in(device) -> (pipeline, its engine)."""
+    def build(device='cpu', **changes):
+        engine = Recording(device)
+        monkeypatch.setattr('diffmf_ros.inference.pipeline._engine', lambda settings: engine)
+        return FusionPipeline(updated(DEFAULTS, changes)), engine
+    return build
+
+
+def test_the_scale_of_a_call_replaces_that_of_the_settings(stand_in, textured):
+    pipeline, engine = stand_in(scale=0.5)
+
+    for scale in (None, 1.0, 0.25):
+        assert pipeline.fuse(textured, scale=scale).pixels.shape == (48, 64, 3)
+
+    assert engine.sizes == [(24, 32), (48, 64), (12, 16)]
+
+
+def test_an_image_over_the_limit_is_refused_before_any_work(stand_in, textured):
+    pipeline, engine = stand_in(max_pixels=48 * 64 - 1)
+
+    with pytest.raises(FrameError, match='at most 3071 pixels .max_pixels., got a rgb image of 64x48 = 3072; '
+                                         'let the camera bin or crop, or raise max_pixels') as caught:
+        pipeline.fuse(textured)
+
+    assert caught.value.reason == 'too_large'
+    assert engine.sizes == []
+
+
+def test_a_thermal_image_over_the_limit_is_refused_and_one_at_the_limit_is_not(stand_in, textured):
+    pipeline, _ = stand_in(max_pixels=48 * 64)
+    large = pair_of(textured.rgb.pixels, np.zeros((49, 64), np.uint8))
+
+    with pytest.raises(FrameError, match='got a thermal image of 64x49'):
+        pipeline.fuse(large)
+
+    assert pipeline.fuse(textured).mode == Mode.FUSED
+
+
+def test_problems_of_the_engine_are_shown(stand_in):
+    assert stand_in()[0].problems == ('the scan is slow today',)
+    assert FusionPipeline(CLASSICAL).problems == ()
+
+
+def test_images_that_were_handed_out_are_not_changed_by_the_next_pair(stand_in, textured):
+    pipeline, _ = stand_in()
+    first = pipeline.fuse(textured).pixels
+    before = first.copy()
+
+    pipeline.fuse(pair_of(255 - textured.rgb.pixels, 255 - textured.thermal.pixels))
+
+    assert np.array_equal(first, before)
+
+
+@pytest.mark.parametrize('rgb_encoding, thermal_encoding', [('rgb8', 'mono16'), ('bgra8', '32FC1'), ('mono8', 'mono8')])
+def test_warming_up_runs_the_network_at_the_size_that_comes(stand_in, rgb_encoding, thermal_encoding):
+    pipeline, engine = stand_in()
+
+    warnings = pipeline.warm_up(rgb_size=(64, 48), thermal_size=(32, 24), rgb_encoding=rgb_encoding,
+                                thermal_encoding=thermal_encoding)
+
+    assert warnings == ()
+    assert engine.sizes == [(48, 64)]
+
+
+def test_onnx_is_asked_for_by_the_setting(monkeypatch, textured):
+    engine = Recording('cpu')
+    module = types.SimpleNamespace(OnnxEngine=lambda settings: engine)
+    monkeypatch.setitem(sys.modules, 'diffmf_ros.inference.onnx_engine', module)
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine', raising=False)
+    pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}))
+
+    assert pipeline.fuse(textured).mode == Mode.FUSED
+    assert pipeline.device == 'a stand-in'
+
+
+def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeypatch):
+    pytest.importorskip('torch', reason='torch is not installed')
+    made = []
+
+    class Path:
+        problems = ('no graph',)
+
+        def __init__(self, engine, *, alignment, thermal):
+            made.append(engine.device)
+
+        def __call__(self, pair, *, scale, stage):
+            raise NetworkFailure('the device is gone')
+
+    monkeypatch.setattr('diffmf_ros.inference.device_path.DevicePath', Path)
+    pipeline, _ = stand_in('cuda')
+
+    result = pipeline.fuse(textured)
+
+    assert made == ['cuda']
+    assert pipeline.problems == ('the scan is slow today', 'no graph')
+    assert (result.mode, result.warnings) == (
+        Mode.CLASSICAL, ('the device is gone; this pair was fused classically',))
 
 
 def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings):

@@ -25,28 +25,33 @@ def output_encoding(encoding: str) -> str:
     return 'bgr8' if encoding in ('bgr8', 'bgra8') else 'rgb8'
 
 
-def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (y H x W uint8, chroma H x W x 2 uint8 in the order Cr, Cb) of an image.
-
-    pixels is uint8, H x W for mono8 (its chroma is neutral) or H x W x 3|4 for rgb8, bgr8, rgba8 and
-    bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
-    """
-    height, width = pixels.shape[:2]
-    if encoding == 'mono8':
-        return pixels, np.full((height, width, 2), _NEUTRAL, np.uint8)
-    if encoding not in _TO_YCRCB:
+def require_8_bit(encoding: str) -> None:
+    """Raise FrameError (not_8_bit) unless images of this encoding have a luminance."""
+    if encoding != 'mono8' and encoding not in _TO_YCRCB:
         raise FrameError(f'expected an 8-bit colour or grey image ({", ".join(_TO_YCRCB)}, mono8), '
                          f'got {encoding}', reason='not_8_bit')
+
+
+def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (y H x W uint8, colour H x W x 3 uint8 in the order unused, Cr, Cb) of an image.
+
+    pixels is uint8, H x W for mono8 (its Cr and Cb are neutral) or H x W x 3|4 for rgb8, bgr8, rgba8 and
+    bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
+    """
+    if encoding == 'mono8':
+        return pixels, np.full((*pixels.shape, 3), _NEUTRAL, np.uint8)
+    require_8_bit(encoding)
     ycrcb = cv2.cvtColor(pixels, _TO_YCRCB[encoding])
-    return cv2.extractChannel(ycrcb, 0), ycrcb[..., 1:]
+    return cv2.extractChannel(ycrcb, 0), ycrcb
 
 
-def join_luma(y: np.ndarray, chroma: np.ndarray, encoding: str) -> np.ndarray:
-    """Return the H x W x 3 uint8 image of luminance y and chroma as split_luma gives them.
+def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
+    """Return a new H x W x 3 uint8 image of luminance y and the colour that split_luma gave.
 
-    encoding is that of the frame which chroma comes from; the result is in output_encoding(encoding).
+    encoding is that of the frame which colour comes from; the result is in output_encoding(encoding).
     """
     bgr = output_encoding(encoding) == 'bgr8'
-    ycrcb = cv2.merge((y, chroma[..., 0], chroma[..., 1]))
+    image = colour.copy()
+    cv2.insertChannel(y, image, 0)
     # In place: fresh memory for a second image costs more than the conversion.
-    return cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, ycrcb)
+    return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)

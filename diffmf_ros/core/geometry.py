@@ -87,9 +87,16 @@ class Alignment:
         thermal_size = thermal.shape[1], thermal.shape[0]
         if self.rgb_from_thermal is None:
             return _resized(thermal, rgb_size), _full_mask(rgb_size)
-        map_x, map_y, mask = _remap_tables(self, thermal_size, tuple(rgb_size))
+        map_x, map_y, mask = self.tables(thermal_size, tuple(rgb_size))
         return cv2.remap(np.ascontiguousarray(thermal), map_x, map_y, cv2.INTER_LINEAR,
                          borderMode=cv2.BORDER_CONSTANT, borderValue=0), mask
+
+    def tables(self, thermal_size: tuple[int, int], rgb_size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """Return (x, y, mask) of warp(), each H x W of the RGB grid, for a homography and live sizes.
+
+        x and y (float32) are where in the thermal image a pixel comes from; the bool mask, whether at all.
+        """
+        return _remap_tables(self, thermal_size, rgb_size)
 
 
 def _check(alignment: Alignment) -> None:
@@ -149,9 +156,13 @@ def _remap_tables(alignment: Alignment, thermal_size, rgb_size) -> tuple[np.ndar
     return map_x, map_y, mask
 
 
+def shrinks(thermal_size: tuple[int, int], rgb_size: tuple[int, int]) -> bool:
+    """Whether resizing between these (width, height) averages areas; else it interpolates linearly."""
+    return rgb_size[0] < thermal_size[0] and rgb_size[1] < thermal_size[1]
+
+
 def _resized(thermal: np.ndarray, rgb_size: tuple[int, int]) -> np.ndarray:
-    shrinks = rgb_size[0] < thermal.shape[1] and rgb_size[1] < thermal.shape[0]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if shrinks(thermal.shape[::-1], rgb_size) else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(thermal), tuple(rgb_size), interpolation=interpolation)
 
 

@@ -8,8 +8,12 @@ from .color import split_luma
 from .frames import FrameError
 from .settings import ThermalSettings
 
+# Encodings that need gain control; cameras with 8-bit images have done it.
+STRETCHED = ('mono16', '32FC1')
 # Percentiles of about this many pixels stray by a fraction of a percentile and cost a tenth.
 _SAMPLE_PIXELS = 20_000
+# What a flat 32FC1 image is divided by.
+SMALLEST_SPAN = float(np.finfo(np.float32).tiny)
 
 
 def to_gray(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> np.ndarray:
@@ -23,30 +27,37 @@ def to_gray(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> np.
     """
     if encoding == 'mono8':
         return pixels
-    if encoding not in ('mono16', '32FC1'):
+    if encoding not in STRETCHED:
         return split_luma(pixels, encoding)[0]
-    low, high = _value_range(pixels, settings)
+    low, high = value_range(pixels, settings)
+    if encoding == 'mono16':  # OpenCV's subtraction and conversion stop at the ends of their types
+        return cv2.convertScaleAbs(cv2.subtract(np.ascontiguousarray(pixels), low), alpha=255 / max(high - low, 1))
     # fmax and fmin, unlike clip, replace NaN. Subtracting first keeps small ranges on large values exact.
-    above_low = np.fmin(np.fmax(pixels, low), high) - low
-    span = max(float(high) - float(low), np.finfo(np.float32).tiny)
-    return cv2.convertScaleAbs(np.divide(above_low, span, dtype=np.float32), alpha=255)
+    above_low = np.fmax(pixels, np.float32(low))
+    np.subtract(np.fmin(above_low, np.float32(high), out=above_low), np.float32(low), out=above_low)
+    np.divide(above_low, np.float32(max(high - low, SMALLEST_SPAN)), out=above_low)
+    return cv2.convertScaleAbs(above_low, alpha=255)
 
 
-def _value_range(pixels: np.ndarray, settings: ThermalSettings) -> tuple[np.generic, np.generic]:
-    """Values of the two percentiles; the extremes where those coincide (a small target on flat ground)."""
+def value_range(pixels: np.ndarray, settings: ThermalSettings) -> tuple[float, float]:
+    """Return the values of pixels (mono16 or 32FC1) that become black and white.
+
+    They are the settings' percentiles, of a sample of large images; the extremes where those coincide
+    (a small target on flat ground). Raises FrameError (no_finite_value) when no value is finite.
+    """
     stride = max(1, int((pixels.size / _SAMPLE_PIXELS) ** 0.5))
     percentiles = settings.low_percentile, settings.high_percentile
     sample = _finite(pixels[::stride, ::stride])
     if sample.size:
         low, high = np.percentile(sample, percentiles, method='nearest')
         if low < high:
-            return low, high
+            return float(low), float(high)
     everything = _finite(pixels)
     if not everything.size:
         height, width = pixels.shape
         raise FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and infinity '
                          'alone; is the camera still starting?', reason='no_finite_value')
-    return everything.min(), everything.max()
+    return float(everything.min()), float(everything.max())
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

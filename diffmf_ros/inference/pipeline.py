@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair -> FusionResult: luminance and gain control, alignment, fusion, colour. No clock but for timings."""
+"""Pair -> FusionResult: which engine, on which path, and what happens when it fails. No clock but for timings."""
 
 import time
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..core import classical
-from ..core.color import join_luma, output_encoding, split_luma
-from ..core.frames import FusionResult, Mode, Pair
+from ..core.color import output_encoding
+from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Mode, Pair
 from ..core.geometry import Alignment
 from ..core.settings import Settings
-from ..core.thermal import to_gray
+from .errors import NetworkFailure
+from .host_path import HostPath, align
 from .memory import keep_freed_memory
-from .scaled import fuse_scaled
 
 
 class StageClock:
@@ -31,65 +31,105 @@ class StageClock:
 
 
 class FusionPipeline:
-    """Fuses pairs as settings say. Stateless between pairs: the same pair gives the same pixels.
+    """Fuses pairs as settings say, for one thread at a time. The same pair always gives the same pixels.
 
-    Without torch a network cannot run; the pipeline then fuses classically and every result says so.
-    Raises DiffmfError at construction when weights, alignment or device are not usable.
+    A network on a GPU fuses on the device path, one on the CPU on the host path. Without torch a torch
+    network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError
+    at construction when weights, alignment or device are not usable.
     """
 
     def __init__(self, settings: Settings):
         keep_freed_memory()
         self._settings = settings
         self._alignment = Alignment.load(settings.alignment) if settings.alignment else Alignment.resize()
-        self._network, self._standing_warnings = None, ()
+        self._classical = HostPath(classical.fuse, **self._images())
+        self._engine, self._path, self._standing_warnings = None, None, ()
         self.description, self.device = 'classical', 'cpu'
         if settings.model != 'classical':
             self._load_network()
 
-    def _load_network(self):
-        wanted = f'{self._settings.model} {self._settings.preset}'
-        try:
-            from .engine import Engine
-            self._network = Engine(self._settings)
-        except ImportError as error:
-            self.description = f'classical, because {wanted} needs torch'
-            self._standing_warnings = (f'{wanted} needs torch and einops, which cannot be imported ({error}): '
-                                       'fusing classically; pip install "diffmf_ros[torch]"',)
-            return
-        self.description, self.device = wanted, self._network.description
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is not as it should be although pairs are fused: one sentence each, for an operator."""
+        return sum((tuple(getattr(part, 'problems', ())) for part in (self._engine, self._path)), ())
 
-    def fuse(self, pair: Pair) -> FusionResult:
+    def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
         """Fuse one pair on the grid of its RGB frame.
 
-        Where thermal does not see, the RGB image passes unchanged. A failure of the network gives the
-        classical result with a warning. Raises FrameError when a frame is not usable.
+        scale is the working size of the network; None: that of the settings. Where thermal does not see,
+        the RGB image passes unchanged. A failure of the network gives the classical result with a
+        warning. Raises FrameError when a frame is not usable, with the reason too_large for one over
+        max_pixels.
         """
+        for frame in (pair.rgb, pair.thermal):
+            self._refuse_too_large(frame)
         stage = StageClock()
-        with stage('colour'):
-            y, chroma = split_luma(pair.rgb.pixels, pair.rgb.encoding)
-        with stage('align'):
-            ir, seen = self.align(pair)
-            everywhere = seen.all()
-            if not everywhere:
-                ir = np.where(seen, ir, y)  # a black surround would be an edge that no camera saw
-        with stage('network'):
-            fused, mode, warnings = self._fuse_luma(*(np.float32(1 / 255) * image for image in (ir, y)))
-        with stage('colour'):
-            luma = np.rint(fused * 255).astype(np.uint8)
-            pixels = join_luma(luma if everywhere else np.where(seen, luma, y), chroma, pair.rgb.encoding)
+        pixels, mode, warnings = self._fuse(pair, self._settings.scale if scale is None else scale, stage)
         return FusionResult(pair.rgb.stamp_ns, pair.rgb.frame_id, pixels, output_encoding(pair.rgb.encoding),
                             mode, self._standing_warnings + warnings, stage.timings_ms)
 
     def align(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Return thermal on the RGB grid, H x W uint8 white-hot, and the bool mask of what it sees."""
-        gray = to_gray(pair.thermal.pixels, pair.thermal.encoding, self._settings.thermal)
-        return self._alignment.warp(gray, rgb_size=pair.rgb.size)
+        return align(pair, **self._images())
 
-    def _fuse_luma(self, ir, y) -> tuple[np.ndarray, Mode, tuple[str, ...]]:
-        if self._network is None:
-            return classical.fuse(ir, y), Mode.CLASSICAL, ()
-        from .engine import NetworkFailure
+    def warm_up(self, *, rgb_size: tuple[int, int], thermal_size: tuple[int, int], rgb_encoding: str = 'rgb8',
+                thermal_encoding: str = 'mono16', scale: float | None = None) -> tuple[str, ...]:
+        """Fuse one black pair, so that nothing is allocated, compiled or captured at the first real one.
+
+        Sizes are (width, height); a GPU prepares for exactly these sizes and encodings. Returns the
+        warnings of that pair. Raises FrameError as fuse() does.
+        """
+        shapes = {'mono8': ((), np.uint8), 'mono16': ((), np.uint16), '32FC1': ((), np.float32),
+                  'rgba8': ((4,), np.uint8), 'bgra8': ((4,), np.uint8)}
+
+        def black(stream, size, encoding):
+            channels, item = shapes.get(encoding, ((3,), np.uint8))
+            return Frame(stream, 0, '', np.zeros((size[1], size[0], *channels), item), encoding)
+
+        pair = Pair(black(RGB, rgb_size, rgb_encoding), black(THERMAL, thermal_size, thermal_encoding), 0)
+        return self.fuse(pair, scale=scale).warnings
+
+    def _load_network(self):
+        wanted = f'{self._settings.model} {self._settings.preset}'
         try:
-            return fuse_scaled(self._network, ir, y, scale=self._settings.scale), Mode.FUSED, ()
-        except NetworkFailure as error:
-            return classical.fuse(ir, y), Mode.CLASSICAL, (f'{error}; this pair was fused classically',)
+            self._engine = _engine(self._settings)
+        except ImportError as error:
+            self.description = f'classical, because {wanted} needs torch'
+            self._standing_warnings = (f'{wanted} needs torch and einops, which cannot be imported ({error}): '
+                                       'fusing classically; pip install "diffmf_ros[torch]"',)
+            return
+        self.description, self.device = wanted, self._engine.description
+        if getattr(self._engine, 'device', 'cpu') == 'cuda':
+            from .device_path import DevicePath
+            self._path = DevicePath(self._engine, **self._images())
+        else:
+            self._path = HostPath(self._engine, **self._images())
+
+    def _images(self) -> dict:
+        """What every path has to know about the images."""
+        return {'alignment': self._alignment, 'thermal': self._settings.thermal}
+
+    def _refuse_too_large(self, frame: Frame) -> None:
+        width, height = frame.size
+        if width * height > self._settings.max_pixels:
+            raise FrameError(f'expected at most {self._settings.max_pixels} pixels (max_pixels), got a {frame.stream} '
+                             f'image of {width}x{height} = {width * height}; let the camera bin or crop, or raise '
+                             'max_pixels if time and memory allow', reason='too_large')
+
+    def _fuse(self, pair: Pair, scale: float, stage: StageClock) -> tuple[np.ndarray, Mode, tuple[str, ...]]:
+        warnings = ()
+        if self._path is not None:
+            try:
+                return self._path(pair, scale=scale, stage=stage), Mode.FUSED, warnings
+            except NetworkFailure as error:
+                warnings = (f'{error}; this pair was fused classically',)
+        return self._classical(pair, scale=1.0, stage=stage), Mode.CLASSICAL, warnings
+
+
+def _engine(settings: Settings):
+    """Return the engine that settings name. Raises ImportError for torch's without torch, DiffmfError as it does."""
+    if settings.engine == 'onnx':
+        from .onnx_engine import OnnxEngine
+        return OnnxEngine(settings)
+    from .engine import Engine
+    return Engine(settings)

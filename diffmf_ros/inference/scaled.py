@@ -21,10 +21,10 @@ import numpy as np
 
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_WINDOW = (7, 7)
+WINDOW = (7, 7)
 # Added to the variances: where the sources vary by less than 1 % (2.5 grey levels), the fused image departs
 # from their maximum by a constant.
-_RIDGE = 1e-4
+RIDGE = 1e-4
 
 
 def fuse_scaled(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray, *, scale: float) -> np.ndarray:
@@ -48,7 +48,7 @@ def upsample(fused: np.ndarray, small_ir: np.ndarray, small_y: np.ndarray,
     """
     size = ir.shape[1], ir.shape[0]
     fitted = _departure(fused, cv2.max(small_ir, small_y), cv2.min(small_ir, small_y))
-    of_high, of_low, offset = (cv2.resize(cv2.blur(coefficient, _WINDOW), size) for coefficient in fitted)
+    of_high, of_low, offset = (cv2.resize(cv2.blur(coefficient, WINDOW), size) for coefficient in fitted)
     # In place: at full size each fresh image costs as much as the arithmetic on it.
     high, low = cv2.max(ir, vi_y), cv2.min(ir, vi_y)
     of_high += 1
@@ -62,12 +62,12 @@ def upsample(fused: np.ndarray, small_ir: np.ndarray, small_y: np.ndarray,
 def _departure(fused, high, low) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit fused - high = a * high + b * low + c in the window around each pixel; return a, b and c, h x w."""
     def mean(image):
-        return cv2.blur(image, _WINDOW)
+        return cv2.blur(image, WINDOW)
 
     rest = fused - high
     mean_high, mean_low, mean_rest = mean(high), mean(low), mean(rest)
-    var_high = mean(high * high) - mean_high * mean_high + _RIDGE
-    var_low = mean(low * low) - mean_low * mean_low + _RIDGE
+    var_high = mean(high * high) - mean_high * mean_high + RIDGE
+    var_low = mean(low * low) - mean_low * mean_low + RIDGE
     cov = mean(high * low) - mean_high * mean_low
     cov_high = mean(high * rest) - mean_high * mean_rest
     cov_low = mean(low * rest) - mean_low * mean_rest

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scaled.py on tensors, for a device: the same arithmetic, so that both give the same image."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from torch.nn.functional import avg_pool2d, interpolate
+
+from .scaled import RIDGE, WINDOW
+
+FuseTensors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class ScaledFusion:
+    """fuse_scaled for images of one size, which keeps its tables on device."""
+
+    def __init__(self, size: tuple[int, int], *, scale: float, device: str):
+        """size is (height, width) of the images; scale below 1."""
+        self._size = size
+        small = [max(1, round(side * scale)) for side in size]
+        self._shrink = AreaResize(size, small, device=device)
+        self._reflected = [_reflected(side, device) for side in small]
+
+    def __call__(self, fuse: FuseTensors, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
+        """Run fuse on ir and vi_y, 1 x 1 x H x W in [0, 1], at the working size; returns the full size."""
+        small_ir, small_y = self._shrink(ir), self._shrink(vi_y)
+        fitted = self._departure(fuse(small_ir, small_y), torch.maximum(small_ir, small_y),
+                                 torch.minimum(small_ir, small_y))
+        enlarged = interpolate(self._mean(fitted), self._size, mode='bilinear', align_corners=False)
+        of_high, of_low, offset = enlarged.split(1, dim=1)
+        high, low = torch.maximum(ir, vi_y), torch.minimum(ir, vi_y)
+        return (high * (1 + of_high) + low * of_low + offset).clamp(0, 1)
+
+    def _departure(self, fused, high, low):
+        """a, b, c of fused - high = a * high + b * low + c around each pixel, as 1 x 3 x h x w."""
+        rest = fused - high
+        products = high, low, rest, high * high, low * low, high * low, high * rest, low * rest
+        means = self._mean(torch.cat(products, dim=1)).split(1, dim=1)
+        mean_high, mean_low, mean_rest, high_high, low_low, high_low, high_rest, low_rest = means
+        var_high = high_high - mean_high * mean_high + RIDGE
+        var_low = low_low - mean_low * mean_low + RIDGE
+        cov = high_low - mean_high * mean_low
+        cov_high = high_rest - mean_high * mean_rest
+        cov_low = low_rest - mean_low * mean_rest
+        inverse = 1 / (var_high * var_low - cov * cov)
+        a = (var_low * cov_high - cov * cov_low) * inverse
+        b = (var_high * cov_low - cov * cov_high) * inverse
+        return torch.cat((a, b, mean_rest - a * mean_high - b * mean_low), dim=1)
+
+    def _mean(self, images):
+        """cv2.blur: the mean of the window around each pixel, the image reflected at its edges."""
+        rows, columns = self._reflected
+        return avg_pool2d(images[..., rows, :][..., columns], WINDOW[::-1], stride=1)
+
+
+class AreaResize:
+    """cv2.resize with INTER_AREA from one size to a smaller one, as two matrix products."""
+
+    def __init__(self, size: tuple[int, int], small: tuple[int, int], *, device: str):
+        """Both sizes are (height, width)."""
+        # The weights along one axis are what the resizing makes of the unit vectors.
+        rows, columns = (cv2.resize(np.eye(side, dtype=np.float32), (side, smaller), interpolation=cv2.INTER_AREA)
+                         for side, smaller in zip(size, small))
+        self._rows, self._columns = torch.from_numpy(rows).to(device), torch.from_numpy(columns.T.copy()).to(device)
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """... x H x W float32 -> ... x h x w."""
+        return self._rows @ image @ self._columns
+
+
+def _reflected(side: int, device: str) -> torch.Tensor:
+    """Indices of a row or column of `side` pixels with the window's reflected margins."""
+    margin = WINDOW[0] // 2
+    indices = cv2.copyMakeBorder(np.arange(side, dtype=np.float32)[None], 0, 0, margin, margin, cv2.BORDER_REFLECT_101)
+    return torch.from_numpy(indices[0].astype(np.int64)).to(device)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device path gives the picture of the host path; run on a CPU here, on CUDA too where there is one."""
+
+from contextlib import nullcontext
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed')
+
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair  # noqa: E402
+from diffmf_ros.core.geometry import Alignment  # noqa: E402
+from diffmf_ros.core.settings import ThermalSettings  # noqa: E402
+from diffmf_ros.inference import device_path  # noqa: E402
+from diffmf_ros.inference.device_path import DevicePath  # noqa: E402
+from diffmf_ros.inference.errors import NetworkFailure  # noqa: E402
+from diffmf_ros.inference.host_path import HostPath  # noqa: E402
+from diffmf_ros.inference.scaled import fuse_scaled  # noqa: E402
+from diffmf_ros.inference.scaled_tensors import ScaledFusion  # noqa: E402
+
+DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
+TILTED = Alignment(((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0)), (640, 480), (320, 256))
+RESIZED = Alignment.resize()
+RGB_SIZES = {'vga': (480, 640), 'odd': (61, 83), 'single pixel': (1, 1)}
+THERMAL_SIZES = {'lepton': (120, 160), 'odd and larger': (97, 131), 'flat': (1, 7)}
+
+
+class Mix:
+    """Stands for an engine: the fused image is seven tenths of the brighter source and three of the darker."""
+
+    def __init__(self, device='cpu'):
+        self.device = device
+
+    def __call__(self, ir, y):
+        return 0.7 * np.maximum(ir, y) + 0.3 * np.minimum(ir, y)
+
+    def fuse_tensors(self, ir, y):
+        return 0.7 * torch.maximum(ir, y) + 0.3 * torch.minimum(ir, y)
+
+
+def scene(size, channels=0, seed=0):
+    """A smooth picture in 0..1 with a few sharp edges: H x W or H x W x channels, float32."""
+    noise = np.random.default_rng(seed).random((*size, channels or 1), np.float32)
+    picture = cv2.GaussianBlur(noise, (0, 0), 4).reshape(noise.shape)
+    picture = (picture - picture.min()) / max(np.ptp(picture), 1e-6)
+    picture[size[0] // 3:size[0] // 2, size[1] // 4:size[1] // 2] *= 0.6
+    return picture if channels else picture[..., 0]
+
+
+def rgb_frame(size, encoding='rgb8'):
+    channels = 0 if encoding == 'mono8' else 4 if 'a' in encoding else 3
+    return Frame(RGB, 1, '', (255 * scene(size, channels, seed=1)).astype(np.uint8), encoding)
+
+
+def thermal_frame(size, encoding='mono16'):
+    heat = scene(size, seed=2)
+    pixels = {'mono8': lambda: (255 * heat).astype(np.uint8),
+              'mono16': lambda: (31000 + 5000 * heat).astype(np.uint16),  # beyond the largest int16
+              '32FC1': lambda: 15 + 30 * heat,
+              'bgr8': lambda: (255 * scene(size, 3, seed=2)).astype(np.uint8)}[encoding]()
+    return Frame(THERMAL, 2, '', pixels, encoding)
+
+
+def on_both_paths(pair, *, alignment, scale=1.0, device='cpu'):
+    """(image of the host path, image of the device path), as int."""
+    settings = {'alignment': alignment, 'thermal': ThermalSettings()}
+    return (path(pair, scale=scale, stage=lambda name: nullcontext()).astype(int)
+            for path in (HostPath(Mix(), **settings), DevicePath(Mix(device), **settings)))
+
+
+def assert_equal_within_a_level(host, there):
+    assert host.shape == there.shape
+    assert (np.abs(host - there) <= 1).mean() >= 0.999
+    assert np.abs(host - there).max() <= 3
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('alignment', [TILTED, RESIZED], ids=['homography', 'resize'])
+@pytest.mark.parametrize('thermal_encoding', ['mono8', 'mono16', '32FC1', 'bgr8'])
+@pytest.mark.parametrize('rgb_encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8'])
+def test_every_encoding_gives_the_picture_of_the_host_path(rgb_encoding, thermal_encoding, alignment, device):
+    pair = Pair(rgb_frame((120, 160), rgb_encoding), thermal_frame((64, 80), thermal_encoding), 0)
+
+    host, there = on_both_paths(pair, alignment=alignment, device=device)
+
+    assert_equal_within_a_level(host, there)
+    assert host.std() > 20
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('alignment', [TILTED, RESIZED], ids=['homography', 'resize'])
+@pytest.mark.parametrize('thermal_size', THERMAL_SIZES.values(), ids=THERMAL_SIZES)
+@pytest.mark.parametrize('rgb_size', RGB_SIZES.values(), ids=RGB_SIZES)
+def test_every_size_gives_the_picture_of_the_host_path(rgb_size, thermal_size, alignment, device):
+    pair = Pair(rgb_frame(rgb_size), thermal_frame(thermal_size), 0)
+
+    assert_equal_within_a_level(*on_both_paths(pair, alignment=alignment, device=device))
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('scale', [0.75, 0.5, 0.125])
+@pytest.mark.parametrize('size', [(120, 160), (37, 53), (3, 5)])
+def test_a_smaller_working_size_gives_the_picture_of_the_host_path(size, scale, device):
+    pair = Pair(rgb_frame(size), thermal_frame((64, 80)), 0)
+
+    assert_equal_within_a_level(*on_both_paths(pair, alignment=RESIZED, scale=scale, device=device))
+
+
+@pytest.mark.parametrize('scale', [0.75, 0.5, 0.3])
+@pytest.mark.parametrize('size', [(48, 64), (37, 53), (1, 9), (2, 2)])
+def test_scaling_tensors_is_scaling_arrays(size, scale):
+    ir, y = scene(size, seed=3), scene(size, seed=4)
+
+    expected = fuse_scaled(Mix(), ir, y, scale=scale)
+    tensors = (torch.from_numpy(image)[None, None] for image in (ir, y))
+    scaled = ScaledFusion(size, scale=scale, device='cpu')(Mix().fuse_tensors, *tensors)
+
+    assert np.abs(scaled[0, 0].numpy() - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_what_is_not_finite_in_thermal_is_read_as_on_the_host(device):
+    thermal = thermal_frame((64, 80), '32FC1')
+    thermal.pixels[5, 5:8] = np.nan, np.inf, -np.inf
+    thermal.pixels[40:, 60:] = np.nan
+    flat = Frame(THERMAL, 2, '', np.full((64, 80), -12.5, np.float32), '32FC1')
+
+    for frame in (thermal, flat):
+        assert_equal_within_a_level(*on_both_paths(Pair(rgb_frame((64, 80)), frame, 0), alignment=RESIZED,
+                                                   device=device))
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_a_read_only_view_with_padded_rows_is_read_right(device):
+    rgb, thermal = rgb_frame((60, 80)), thermal_frame((60, 80))
+    padded = np.pad(rgb.pixels, ((0, 0), (0, 3), (0, 0)))[:, :80]
+    padded.flags.writeable = False
+    strided = Frame(RGB, 1, '', padded, 'rgb8')
+
+    _, expected = on_both_paths(Pair(rgb, thermal, 0), alignment=RESIZED, device=device)
+    _, there = on_both_paths(Pair(strided, thermal, 0), alignment=RESIZED, device=device)
+
+    assert np.array_equal(there, expected)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
+    path = DevicePath(Mix(device), alignment=RESIZED, thermal=ThermalSettings())
+    thermal = thermal_frame((60, 80))
+
+    def fuse(pixels):
+        return path(Pair(Frame(RGB, 1, '', pixels, 'rgb8'), thermal, 0), scale=1.0, stage=lambda name: nullcontext())
+
+    bright = fuse(np.full((60, 80, 3), 200, np.uint8))
+    before = bright.copy()
+    for value in (0, 10, 20):
+        fuse(np.full((60, 80, 3), value, np.uint8))
+
+    assert np.array_equal(bright, before) and bright.flags.writeable
+    assert np.array_equal(fuse(np.full((60, 80, 3), 200, np.uint8)), before)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('fault, words', [
+    (lambda ir, y: ir * float('nan'), 'not finite'),
+    (lambda ir, y: (_ for _ in ()).throw(RuntimeError('out of memory')), 'RuntimeError: out of memory')])
+def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, device):
+    engine = Mix(device)
+    engine.fuse_tensors = fault
+    path = DevicePath(engine, alignment=RESIZED, thermal=ThermalSettings())
+    pair = Pair(rgb_frame((60, 80)), thermal_frame((60, 80)), 0)
+
+    with pytest.raises(NetworkFailure, match=words):
+        path(pair, scale=1.0, stage=lambda name: nullcontext())
+
+    engine.fuse_tensors = Mix(device).fuse_tensors
+    other_size = Pair(rgb_frame((30, 40)), thermal_frame((60, 80)), 0)
+    assert path(other_size, scale=1.0, stage=lambda name: nullcontext()).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize('pair, reason', [
+    (Pair(Frame(RGB, 1, '', np.zeros((4, 4), np.uint16), 'mono16'), thermal_frame((4, 4)), 0), 'not_8_bit'),
+    (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.zeros((4, 4), np.uint8), 'yuv422'), 0), 'not_8_bit'),
+    (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.full((4, 4), np.nan, np.float32), '32FC1'), 0),
+     'no_finite_value')])
+def test_frames_that_the_host_path_refuses_are_refused_alike(pair, reason):
+    settings = {'alignment': RESIZED, 'thermal': ThermalSettings()}
+    messages = []
+    for path in (HostPath(Mix(), **settings), DevicePath(Mix(), **settings)):
+        with pytest.raises(FrameError) as caught:
+            path(pair, scale=1.0, stage=lambda name: nullcontext())
+        assert caught.value.reason == reason
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_only_the_last_few_sizes_stay_ready(monkeypatch):
+    built = []
+    program = device_path.Program
+    monkeypatch.setattr(device_path, 'Program', lambda plan, **more: built.append(plan.size) or program(plan, **more))
+    path = DevicePath(Mix(), alignment=RESIZED, thermal=ThermalSettings())
+
+    def fuse(height):
+        path(Pair(rgb_frame((height, 8)), thermal_frame((6, 8)), 0), scale=1.0, stage=lambda name: nullcontext())
+
+    for height in (4, 5, 6, 7, 4, 8, 4, 5):
+        fuse(height)
+
+    assert device_path.READY == 4
+    assert [size[0] for size in built] == [4, 5, 6, 7, 8, 5]
