@@ -56,18 +56,28 @@ def test_errors_are_one_message_and_exit_code_2(images, monkeypatch, arguments, 
     assert 'Traceback' not in done.stderr
 
 
-def test_bench_measures_every_stage(tmp_path):
-    done = diffmf('bench', '--model', 'classical', '--size', '64x48', '--frames', 3, '--json', tmp_path / 'b.json')
+def test_bench_measures_every_stage_of_every_configuration(tmp_path):
+    done = diffmf('bench', '--model', 'classical', '--preset', 'light,base', '--size', '64x48,32x24', '--frames', 3,
+                  '--json', tmp_path / 'b.json')
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / 'b.json').read_text())
-    stages = ['decode', 'colour', 'align', 'network']
-    assert [s for s in result['stages_ms'] if s in stages] == stages
-    assert all(len(samples) == 3 and min(samples) > 0 for samples in result['stages_ms'].values())
-    assert result['quantiles']['total']['p50_ms'] >= result['quantiles']['network']['p50_ms']
-    assert result['peak_memory_mb'] > 10
+    results = json.loads((tmp_path / 'b.json').read_text())['results']
+    assert [result['name'] for result in results] == ['classical 64x48', 'classical 32x24']  # no preset, so no doubles
+    for result in results:
+        stages = result['stages_ms']
+        assert {'decode', 'colour', 'align', 'network'} <= set(stages)
+        assert all(len(stage['samples']) == 3 and min(stage['samples']) > 0 for stage in stages.values())
+        assert result['metrics']['P50_LATENCY'] >= stages['network']['p50']
+        assert result['startup']['peak_memory_mb'] > 10
+        assert result['name'] in done.stdout
 
 
 def test_bench_refuses_a_size_that_is_none():
     done = diffmf('bench', '--size', 'big')
     assert done.returncode == 2
     assert 'WIDTHxHEIGHT' in done.stderr
+
+
+def test_bench_refuses_an_unknown_preset_and_names_the_known_ones():
+    done = diffmf('bench', '--preset', 'light,huge')
+    assert done.returncode == 2
+    assert 'preset must be one of light, base' in ' '.join(done.stderr.split())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf bench`: milliseconds per stage on this machine."""
+"""`diffmf bench`: milliseconds per stage on this machine, several configurations in turn."""
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -12,38 +13,110 @@ from rich.table import Table
 from ..core.settings import DEFAULTS
 from . import options
 
+CAPTION = ('floor: operations or bytes over the rates measured in this run (evaluation/roofs.py); speed-up: against '
+           'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
+WIDTH = 150  # of the tables where the output is no terminal
+
+
+def _several(help_text: str):
+    return Annotated[str, typer.Option(help=f'{help_text}; several: a,b')]
+
 
 def bench(
-    model: options.Model = DEFAULTS.model,
-    preset: options.Preset = DEFAULTS.preset,
-    size: Annotated[str, typer.Option(help='of the RGB image, WIDTHxHEIGHT')] = '640x480',
-    scale: options.Scale = DEFAULTS.scale,
-    frames: Annotated[int, typer.Option(min=1, help='pairs to fuse')] = 20,
+    model: _several('what fuses') = DEFAULTS.model,
+    preset: _several('size of the network') = DEFAULTS.preset,
+    size: _several('of the RGB image, WIDTHxHEIGHT') = '640x480',
+    scale: _several('working size of the network, 0.125 to 1') = f'{DEFAULTS.scale:g}',
+    precision: _several('auto, float32, float16 or bfloat16') = DEFAULTS.precision,
+    scan_backend: _several('selective-scan implementation') = DEFAULTS.scan_backend,
+    engine: _several('torch or onnx') = DEFAULTS.engine,
+    weights: options.Weights = None,
+    frames: Annotated[int, typer.Option(min=1, help='pairs to fuse with each configuration')] = 20,
     device: options.Device = DEFAULTS.device,
-    precision: options.Precision = DEFAULTS.precision,
     threads: options.Threads = DEFAULTS.threads,
-    scan_backend: options.ScanBackend = DEFAULTS.scan_backend,
-    json: Annotated[Path | None, typer.Option(help='also write every sample to this file')] = None,
+    json: Annotated[Path | None, typer.Option(help='also write everything, with every sample, to this file')] = None,
+    plot: Annotated[Path | None, typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
 ) -> None:
-    """Time every stage of fusing a pair: decode, align, network, colour, encode, publish."""
-    from ..evaluation.benchmark import measure
+    """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair."""
+    from ..evaluation import bench_plot, bench_report
 
-    settings = options.settings_from(model=model, preset=preset, scale=scale, device=device, precision=precision,
-                                     threads=threads, scan_backend=scan_backend)
+    if plot is not None:
+        bench_plot.figure_class()  # before minutes of measuring
+    fixed = {'device': device, 'threads': threads, 'weights': weights}
+    configurations = _configurations(
+        size, fixed, model=model, preset=preset, scale=scale, precision=precision, scan_backend=scan_backend,
+        engine=engine)
     with Progress(transient=True) as progress:
         task = progress.add_task('fusing', total=frames)
-        result = measure(settings, size=_size(size), frames=frames,
-                         report=lambda done: progress.update(task, completed=done))
-    table = Table('stage', 'p50 ms', 'p99 ms', title=f'{result.name}, {size}, scale {scale:g}')
-    for stage in [*result.stages_ms, 'total']:
-        table.add_row(stage, *(f'{result.quantile(stage, q):.2f}' for q in (0.5, 0.99)))
-    Console().print(table)
-    typer.echo(f'{result.machine}; device {result.settings["device"]}; first frame after {result.first_frame_s:.2f} s; '
-               f'peak memory {result.peak_memory_mb:.0f} MB')
-    for note in result.notes:
-        typer.echo(f'note: {note}')
+        report = bench_report.run(configurations, frames=frames,
+                                  report=lambda done: progress.update(task, completed=done))
+    _show(report)
     if json is not None:
-        json.write_text(result.as_json())
+        json.write_text(report.as_json())
+    if plot is not None:
+        bench_plot.write_plot(plot, report)
+
+
+def _configurations(size: str, fixed: dict, **lists: str) -> list:
+    """Every combination of lists, without doubles: the classical method has none of a network's options."""
+    from ..evaluation.benchmark import Configuration
+
+    combinations = product(*(text.split(',') for text in lists.values()))
+    settings = []
+    for combination in combinations:
+        changes = dict(zip(lists, combination))
+        if changes['model'] == 'classical':
+            changes = {'model': 'classical', 'weights': None}
+        elif str(fixed['weights']).endswith('.onnx') and changes['engine'] != 'onnx':
+            changes['weights'] = None  # an exported file is for the onnx engine alone
+        if 'scale' in changes:
+            changes['scale'] = _number(changes['scale'])
+        settings.append(options.settings_from(**(fixed | changes)))
+    sizes = [_size(text) for text in size.split(',')]
+    return [Configuration(*pair) for pair in product(dict.fromkeys(settings), dict.fromkeys(sizes))]
+
+
+def _show(report) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(_stages(report))
+    console.print(_summary(report))
+    console.print(str(report.machine), highlight=False)
+    for note in report.notes:
+        console.print(f'note: {note}', highlight=False, markup=False)
+
+
+def _stages(report) -> Table:
+    stages = list(dict.fromkeys(stage for row in report.rows for stage in row.timings.stages_ms))
+    table = Table('configuration', *stages, 'total', title='p50 / p99 in ms')
+    for row in report.rows:
+        cells = ('{:.2f} / {:.2f}'.format(*(row.timings.quantile(stage, q) for q in (0.5, 0.99)))
+                 for stage in [*stages, 'total'])
+        table.add_row(row.timings.configuration.name, *cells)
+    return table
+
+
+def _summary(report) -> Table:
+    table = Table('configuration', 'runs on', 'network p50, ms', 'floor, ms', 'times floor', 'speed-up',
+                  'busy cores', 'first frame, s', 'peak memory, MB', 'energy, J',
+                  title='what it takes', caption=CAPTION)
+    for row in report.rows:
+        timings, startup = row.timings, row.startup
+        floor = (f'{row.floor.floor_ms:.1f}', f'{row.times_floor:.1f}') if row.floor else ('', '')
+        device = '' if startup.device_memory_mb is None else f' + {startup.device_memory_mb:.0f} on the device'
+        joules = 'not reported' if isinstance(timings.joules, str) else f'{timings.joules:.2f}'
+        table.add_row(timings.configuration.name, timings.runs_on, f'{timings.quantile("network", 0.5):.1f}', *floor,
+                      f'{report.speed_up(row):.3g}', f'{timings.busy_cores:.2f}', f'{startup.first_frame_s:.1f}',
+                      f'{startup.peak_memory_mb:.0f}{device}', joules)
+    return table
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f'expected a number, got {text!r}', param_hint='--scale') from None
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Milliseconds per stage of one fused pair, on this machine."""
+"""Milliseconds per stage of fused pairs on this machine, several configurations in turn."""
 
-import json
-import os
-import platform
-import resource
-import subprocess
-import sys
+import hashlib
 import time
-from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -17,104 +15,138 @@ from ..core.encodings import decode
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.settings import Settings
 from ..inference.pipeline import FusionPipeline
-from ..inference.scaled import fuse_scaled
+from .energy import find_meter
 
 THERMAL_SHARE = 0.5  # of the sides of the RGB image
-PROBE_TIMEOUT_S = 60
 WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """Timings of one configuration. stages_ms: all samples by stage, in the order of the data flow."""
+class Configuration:
+    """What is timed: settings, the size (width, height) of the RGB image, and whether the weights are trained."""
 
-    settings: dict
+    settings: Settings
     size: tuple[int, int]
-    machine: str
-    stages_ms: dict[str, list[float]] = field(repr=False)
-    first_frame_s: float
-    peak_memory_mb: float
-    notes: tuple[str, ...]
+    trained: bool = True
 
     @property
     def name(self) -> str:
-        """What was measured, such as 'diffmf light'."""
-        model, preset = self.settings['model'], self.settings['preset']
-        return model if model == 'classical' else f'{model} {preset}'
+        """Such as 'light 640x480' or 'base 640x480 x0.5'."""
+        settings = self.settings
+        what = settings.model if settings.model == 'classical' else settings.preset
+        scale = '' if settings.scale == 1 else f' x{settings.scale:g}'
+        return f'{what} {self.size[0]}x{self.size[1]}{scale}'
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Timings of one configuration.
+
+    runs_on: device, precision and scan backend; stages_ms: all samples by stage, in the order of the
+    data flow; busy_cores: CPU time over wall time; joules: per frame, or why they are not known.
+    """
+
+    configuration: Configuration
+    runs_on: str
+    stages_ms: dict[str, list[float]] = field(repr=False)
+    busy_cores: float
+    joules: float | str
+    input_sha256: str
+    problems: tuple[str, ...] = ()
+
+    def totals_ms(self) -> np.ndarray:
+        """All stages of each frame added."""
+        return np.sum(list(self.stages_ms.values()), axis=0)
 
     def quantile(self, stage: str, q: float) -> float:
         """Quantile q of a stage in ms; 'total' adds the stages of each frame."""
-        samples = np.sum(list(self.stages_ms.values()), axis=0) if stage == 'total' else self.stages_ms[stage]
-        return float(np.quantile(samples, q))
-
-    def as_json(self) -> str:
-        """Everything, with the quantiles beside the samples."""
-        quantiles = {stage: {f'p{q}_ms': self.quantile(stage, q / 100) for q in (50, 99)}
-                     for stage in [*self.stages_ms, 'total']}
-        return json.dumps({**asdict(self), 'quantiles': quantiles}, indent=1)
+        return float(np.quantile(self.totals_ms() if stage == 'total' else self.stages_ms[stage], q))
 
 
-def measure(settings: Settings, *, size: tuple[int, int], frames: int, report=lambda done: None) -> Benchmark:
-    """Fuse frames pairs of random images, rgb8 of size (width, height) and mono16 of half of it.
+def measure(settings: Settings, *, size: tuple[int, int], frames: int) -> Benchmark:
+    """Time one configuration; see compare."""
+    with with_weights([Configuration(settings, size)]) as configurations:
+        return compare(configurations, frames=frames)[0]
 
-    A preset without trained weights is timed with fresh ones, in the network stage alone. Raises
-    DiffmfError as the pipeline does.
+
+def compare(configurations: Sequence[Configuration], *, frames: int,
+            report: Callable[[int], None] = lambda done: None) -> list[Benchmark]:
+    """Fuse frames pairs with each configuration, in turn (A, B, A, B ...), so that a slow minute slows all.
+
+    The pairs are random images: rgb8, and mono16 of half its sides. report is called with the number
+    of pairs that every configuration has fused. Raises DiffmfError as the pipeline does, and when a
+    result carries warnings: then something else than the configuration was timed.
     """
-    notes = []
-    start = time.perf_counter()
-    pipeline, untrained, device = _pipeline(settings, notes)
-    messages = _raw_images(size)
-    samples: dict[str, list[float]] = {}
+    subjects = [_Subject(configuration) for configuration in configurations]
     for index in range(frames + WARM_UP):
-        stages = _one_pair(pipeline, untrained, settings, messages)
-        if index == 0:
-            first_frame_s = time.perf_counter() - start
-        if index >= WARM_UP:
-            for stage, duration_ms in stages.items():
-                samples.setdefault(stage, []).append(duration_ms)
-            report(index - WARM_UP + 1)
-    samples |= _publishing(size, frames, notes)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Benchmark({'model': settings.model, 'preset': settings.preset, 'scale': settings.scale,
-                      'device': device, 'threads': settings.threads},
-                     size, machine(), samples, first_frame_s, peak_mb, tuple(notes))
+        for subject in subjects:
+            subject.fuse(keep=index >= WARM_UP)
+        report(max(0, index + 1 - WARM_UP))
+    return [subject.result() for subject in subjects]
 
 
-def machine() -> str:
-    """Processor and number of cores that this process may use."""
-    names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
-    return f'{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores'
+@contextmanager
+def with_weights(configurations: Sequence[Configuration]) -> Iterator[list[Configuration]]:
+    """Yield configurations that all have weights: presets without trained ones get fresh ones in a file."""
+    with TemporaryDirectory() as folder:
+        yield [_with_weights(configuration, Path(folder)) for configuration in configurations]
 
 
-def _pipeline(settings: Settings, notes: list[str]):
-    """Return the pipeline, a function of the bare network where there are no weights for it, the device."""
-    from ..inference.weights import WeightsError
-    try:
-        pipeline = FusionPipeline(settings)
-        return pipeline, None, pipeline.device
-    except WeightsError as error:
-        if settings.weights:
-            raise
-        notes.append(f'{error}: timed with fresh weights, whose pictures mean nothing')
-    return FusionPipeline(replace(settings, model='classical')), *_fresh_network(settings)
-
-
-def _fresh_network(settings: Settings):
-    """Return (ir, vi_y) -> fused of an untrained network, and its device."""
-    import torch
-
+def _with_weights(configuration: Configuration, folder: Path) -> Configuration:
+    settings = configuration.settings
+    if settings.model == 'classical' or settings.engine != 'torch' or settings.weights:
+        return configuration
     from .. import models
-    from ..inference.engine import device_and_precision, prepare, run
+    from ..inference.weights import WeightsError, save_weights, shipped
+    try:
+        shipped(settings.model, settings.preset)
+        return configuration
+    except WeightsError:
+        path = folder / f'{settings.preset}.safetensors'
+        if not path.exists():
+            tensors = models.build(settings.model, settings.preset).state_dict()
+            # One iteration, though there was none: a file without any is refused.
+            save_weights(path, tensors, model=settings.model, preset=settings.preset, iterations=1, seed=0)
+        return replace(configuration, settings=replace(settings, weights=str(path)), trained=False)
 
-    device, dtype = device_and_precision(settings)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    network = prepare(models.build(settings.model, settings.preset), device=device, scan_backend=settings.scan_backend)
-    return lambda ir, y: run(network, ir, y, device=device, dtype=dtype), device
+
+class _Subject:
+    """A configuration, ready to fuse, and what was measured so far."""
+
+    def __init__(self, configuration: Configuration):
+        self._configuration = configuration
+        self._pipeline = FusionPipeline(configuration.settings)
+        self._messages = raw_images(configuration.size)
+        self._stages_ms: dict[str, list[float]] = {}
+        self._meter = find_meter()
+        self._cpu_s = self._wall_s = self._joules = 0.0
+        self._frames = 0
+
+    def fuse(self, *, keep: bool) -> None:
+        """Fuse one pair; keep its timings unless it warms up."""
+        metered = not isinstance(self._meter, str)
+        joules = self._meter.joules() if metered else 0.0
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        stages_ms = fuse_messages(self._pipeline, self._messages)
+        if not keep:
+            return
+        self._cpu_s += time.process_time() - cpu_s
+        self._wall_s += time.perf_counter() - wall_s
+        self._joules += self._meter.joules() - joules if metered else 0.0
+        self._frames += 1
+        for stage, duration_ms in stages_ms.items():
+            self._stages_ms.setdefault(stage, []).append(duration_ms)
+
+    def result(self) -> Benchmark:
+        """What was measured."""
+        sha = hashlib.sha256(b''.join(message['data'] for message in self._messages)).hexdigest()
+        joules = self._meter if isinstance(self._meter, str) else self._joules / self._frames
+        return Benchmark(self._configuration, self._pipeline.device, self._stages_ms, self._cpu_s / self._wall_s,
+                         joules, sha, getattr(self._pipeline, 'problems', ()))
 
 
-def _raw_images(size):
-    """Return (rgb, thermal): the fields of two image messages."""
+def raw_images(size: tuple[int, int]) -> tuple[dict, dict]:
+    """Return (rgb, thermal): the fields of two image messages with random pixels."""
     random = np.random.default_rng(0)
     width, height = size
     thermal_width, thermal_height = (max(1, round(side * THERMAL_SHARE)) for side in size)
@@ -126,36 +158,13 @@ def _raw_images(size):
              'data': thermal.tobytes(), **common})
 
 
-def _one_pair(pipeline, untrained, settings, messages) -> dict[str, float]:
+def fuse_messages(pipeline: FusionPipeline, messages: tuple[dict, dict]) -> dict[str, float]:
+    """Decode and fuse two image messages; return milliseconds by stage. Raises DiffmfError on a warning."""
     start = time.perf_counter()
     pixels = [decode(**message) for message in messages]
     pair = Pair(*(Frame(stream, 0, '', *decoded) for stream, decoded in zip((RGB, THERMAL), pixels)), offset_ns=0)
     decode_ms = 1e3 * (time.perf_counter() - start)
     result = pipeline.fuse(pair)
-    if untrained is None and result.warnings:
+    if result.warnings:
         raise DiffmfError(f'this is not what was to be measured: {"; ".join(result.warnings)}')
-    stages = {'decode': decode_ms, **result.timings_ms}
-    if untrained is not None:
-        stages['network'] = _time_network(untrained, settings, pair)
-    return stages
-
-
-def _time_network(untrained, settings, pair) -> float:
-    height, width = pair.rgb.pixels.shape[:2]
-    ir, y = np.random.default_rng(0).random((2, height, width), np.float32)
-    start = time.perf_counter()
-    fuse_scaled(untrained, ir, y, scale=settings.scale)
-    return 1e3 * (time.perf_counter() - start)
-
-
-def _publishing(size, frames, notes) -> dict[str, list[float]]:
-    """Return the stages 'encode' and 'publish', measured in processes of their own."""
-    if find_spec('rclpy') is None:
-        notes.append('encode and publish are not measured: rclpy is not installed')
-        return {}
-    command = [sys.executable, '-m', 'diffmf_ros.ros.publish_probe', '--width', str(size[0]),
-               '--height', str(size[1]), '--frames', str(frames)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S + frames)
-    if done.returncode:
-        raise DiffmfError(f'publishing could not be measured:\n{done.stderr.strip()}')
-    return json.loads(done.stdout.splitlines()[-1])
+    return {'decode': decode_ms, **result.timings_ms}
