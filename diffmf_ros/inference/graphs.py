@@ -28,9 +28,11 @@ class Replay:
         self._function, self._graph = function, None
         self.problem: str | None = None
         if inputs[0].is_cuda:
+            stream = torch.cuda.current_stream()
             try:
                 self._capture(inputs)
             except RuntimeError as error:
+                torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
                 self.problem = f'no CUDA graph could be captured, every kernel is launched by itself: {error}'
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -49,10 +51,8 @@ class Replay:
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self._function(*self._inputs)
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # the graph has memory of its own; without this the device holds both
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
+        # Waits for the warm-up and frees its memory first. Other threads may use the device meanwhile.
         with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             self._output = self._function(*self._inputs)
         self._graph = graph
