@@ -4,6 +4,7 @@
 import signal
 
 import pytest
+from conftest import DEADLINE_S
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 
@@ -148,6 +149,41 @@ def test_an_incompatible_publisher_is_a_warning(start, peer):
     peer.wait_for(lambda: reports and complaint in reports[-1].status[0].message, 'the complaint')
 
     assert reports[-1].status[0].level == b'\x01'
+
+
+def test_an_adaptive_node_steps_down_until_it_fuses_more_pairs(camera_bag, start, peer):
+    # Given a network that takes far longer than the time between pairs, on whatever machine
+    pytest.importorskip('torch', reason='torch is not installed')
+    reports = peer.collect(DiagnosticArray, '/diagnostics')
+    node = start(NODE, '--ros-args', '-p', 'adaptive_scale:=true', '-p', 'device:=cpu', '-p', 'threads:=1')
+
+    def counts(report):
+        values = values_of(report)
+        return int(values['fused']), int(values['pairs'])
+
+    def reports_at(wanted):
+        return [report for report in reports if wanted(float(values_of(report)['scale'])) and counts(report)[0]]
+
+    # When 30 pairs a second come in
+    start(PLAYER, camera_bag, '--loop', 0, '--wait-for-subscribers', 20)
+    peer.wait_for(lambda: len(reports_at(lambda scale: scale < 1)) > 5, 'a smaller scale', timeout_s=3 * DEADLINE_S)
+
+    # Then the scale has fallen, and a much larger share of the pairs is fused
+    scales = [float(values_of(report)['scale']) for report in reports]
+    assert scales[0] == 1.0 and scales[-1] < 1.0, scales
+    fused, pairs = counts(reports_at(lambda scale: scale == 1)[-1])
+    (fused_from, pairs_from), (fused_to, pairs_to) = (counts(reports_at(lambda scale: scale < 1)[i]) for i in (0, -1))
+    assert (fused_to - fused_from) / (pairs_to - pairs_from) > 3 * fused / pairs, (scales, node.output)
+    assert 'working scale is now' in node.output and 'Traceback' not in node.output
+
+
+def test_scale_without_effect_is_a_warning(start, peer):
+    reports = peer.collect(DiagnosticArray, '/diagnostics')
+    start(NODE, *CLASSICAL, '-p', 'adaptive_scale:=true')
+    peer.wait_for(lambda: reports, 'the first report')
+
+    assert 'adaptive_scale without effect: classical fusion' in reports[0].status[0].message
+    assert values_of(reports[0])['scale'] == '1'
 
 
 def test_the_recorder_makes_no_bag_when_nothing_came(start, peer, tmp_path):

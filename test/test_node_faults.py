@@ -7,6 +7,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
+from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.ros.fusion_node import FusionNode
 from diffmf_ros.ros.messages import make_header, make_image, stamp_ns
 from diffmf_ros.ros.qos import profile
@@ -127,11 +128,11 @@ def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
     cameras.fuse_one()
     fuse, calls = node._pipeline.fuse, []
 
-    def fail_once(pair):
+    def fail_once(pair, **options):
         calls.append(pair)
         if len(calls) == 1:
             raise ZeroDivisionError('of the third kind')
-        return fuse(pair)
+        return fuse(pair, **options)
 
     monkeypatch.setattr(node._pipeline, 'fuse', fail_once)
     cameras.rgb()
@@ -142,6 +143,16 @@ def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
 
     assert 'of the third kind' in cameras.values()['last_error']
     assert len(calls) == 2
+
+
+def test_a_problem_of_the_pipeline_is_an_error_and_fusion_goes_on(cameras, monkeypatch):
+    problem = 'scan backend triton returned NaN on the golden inputs and is not used'
+    monkeypatch.setattr(FusionPipeline, 'problems', (problem,))
+
+    cameras.peer.wait_for(lambda: problem in cameras.message(), 'the problem')
+
+    assert cameras.reports[-1].status[0].level == b'\x02'
+    assert cameras.fuse_one().width == 64
 
 
 def test_without_calibration_the_output_is_marked_uncalibrated(cameras):

@@ -178,15 +178,25 @@ def test_a_slower_camera_allows_a_larger_size():
     assert simulated.fuse(200)[-1] == 1.0
 
 
-def test_a_clock_that_jumps_back_starts_the_measuring_afresh_at_the_same_size():
+def test_a_clock_that_jumps_back_starts_the_period_afresh_at_the_same_size():
     # Given a size that has settled for 30 Hz
     pacing = AdaptiveScale(1.0)
-    simulated = Machine(pacing, period_ms=33.3, pixels_ms=100)
-    simulated.fuse(100)
+    Machine(pacing, period_ms=33.3, pixels_ms=100).fuse(100)
     assert pacing.scale == 0.5
+
     # When a bag starts again, this time at 2 Hz
-    again = Machine(pacing, period_ms=500, pixels_ms=100)
-    scales = again.fuse(200)
-    # Then no distance from before the jump counts, and nothing is decided on the first pairs
-    assert set(scales[:32]) == {0.5}
-    assert scales[-1] == 1.0 and changes(scales) == [(0.5, 0.75), (0.75, 1.0)]
+    scales = Machine(pacing, period_ms=500, pixels_ms=100).fuse(100)
+
+    # Then nothing is decided until four distances are known, and those from before the jump do not count
+    assert set(scales[:5]) == {0.5}
+    assert changes(scales) == [(0.5, 0.75), (0.75, 1.0)]
+    assert scales.index(0.75) <= 7
+
+
+def test_a_bag_shorter_than_two_pairs_take_is_answered_too():
+    pacing = AdaptiveScale(1.0)
+    for _ in range(3):
+        for i in range(30):
+            pacing.arrived(i * 33 * MS)
+        pacing.fused(900.0)
+    assert pacing.scale == 0.25

@@ -46,6 +46,25 @@ def test_failures_are_an_error_when_nothing_is_fused_and_else_a_warning():
     assert judge(after(dropped={'failed': 1}), BEFORE, []) == (DiagnosticStatus.WARN, '1 dropped: failed')
 
 
+def test_a_problem_is_an_error_while_fusion_goes_on():
+    problems = ('scan triton returned NaN and is not used', 'no CUDA graph')
+
+    level, message = judge(after(), BEFORE, [], problems)
+    assert (level, message) == (DiagnosticStatus.ERROR, '; '.join(problems))
+
+    level, message = judge(after(thermal_in=0), BEFORE, ['no calibration'], problems[:1])
+    assert level == DiagnosticStatus.ERROR
+    assert message == f'{problems[0]}; no thermal frames; no calibration'
+
+
+def test_failing_fusion_is_named_before_a_problem():
+    failing = after(fused=0, dropped={'failed': 30}, last_error='out of memory')
+
+    level, message = judge(failing, BEFORE, [], ['no CUDA graph'])
+
+    assert (level, message) == (DiagnosticStatus.ERROR, 'fusion fails: out of memory; no CUDA graph')
+
+
 def test_the_tally_adds_up():
     tally = Tally()
     for latency_ms in (10.0, 20.0, 30.0):

@@ -34,8 +34,8 @@ class AdaptiveScale:
     for, up to 4096: on a load that comes and goes the size settles at what fits the worse half. One that
     held for longer than that was right; then 32 pairs suffice again.
     The first pair at a new size is not counted: it pays for buffers, and on a GPU for recording a graph.
-    Stamps that go back (a bag that starts again, a clock that is set) start the measuring afresh. The size
-    stays then, for the machine is as fast as before.
+    When the stamps go back (a bag starts again, a clock is set) their distances are measured afresh, and
+    until then nothing changes. Size and busy times stay, for the machine is as fast as before.
 
     It looks at no clock. Not locked: one call at a time.
     """
@@ -58,11 +58,10 @@ class AdaptiveScale:
     def arrived(self, stamp_ns: int) -> None:
         """Note the stamp of a pair, also of one that will be overtaken."""
         if self._newest_ns is not None:
-            if stamp_ns <= self._newest_ns:
-                self._distances_ms.clear()
-                self._start_counting()
-            else:
+            if stamp_ns > self._newest_ns:
                 self._distances_ms.append((stamp_ns - self._newest_ns) / 1e6)
+            else:
+                self._distances_ms.clear()
         self._newest_ns = stamp_ns
 
     def fused(self, busy_ms: float) -> None:

@@ -17,6 +17,7 @@ from ..core.pairing import ClosestPairing
 from . import messages, qos
 from .status import PERIOD_S, Reporter, Tally
 from .worker import Worker
+from .working_scale import WorkingScale
 
 REFRESH_S = 0.5
 LOG_EVERY_S = 5.0
@@ -32,6 +33,7 @@ class Session:
         self._pipeline = pipeline
         self._image_out, self._info_out = image_out, info_out
         self._pairing = ClosestPairing(settings.sync)
+        self._scale = WorkingScale(settings)
         self._tally = Tally()
         self._reporter = Reporter(node, model=pipeline.description, device=pipeline.device)
         self._calibration: CameraInfo | None = None
@@ -74,6 +76,7 @@ class Session:
             return
         for pair in self._pairing.add(frame):
             self._tally.count('pairs')
+            self._scale.arrived(pair)
             if self._worker.put(pair):
                 self._tally.drop('overtaken')
 
@@ -82,8 +85,9 @@ class Session:
 
     def _fuse(self, pair: Pair) -> None:
         """Fuse one pair and publish it; runs in the worker thread."""
+        start_ns = time.monotonic_ns()
         try:
-            result = self._pipeline.fuse(pair)
+            result = self._pipeline.fuse(pair, scale=self._scale.value)
             self._image_out.publish(messages.result_image(result))
             self._info_out.publish(self._camera_info(result))
         except FrameError as error:
@@ -93,9 +97,12 @@ class Session:
         except Exception as error:  # one bad pair must not end the stream
             self._lose('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
         else:
+            now_ns = time.monotonic_ns()
             arrival_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
-            self._tally.fused(latency_ms=(time.monotonic_ns() - arrival_ns) / 1e6,
+            self._tally.fused(latency_ms=(now_ns - arrival_ns) / 1e6,
                               mode=result.mode.value, warnings=result.warnings)
+            if self._scale.fused(result, busy_ms=(now_ns - start_ns) / 1e6):
+                self._node.get_logger().info(f'working scale is now {self._scale.value:g}')
 
     def _camera_info(self, result: FusionResult) -> CameraInfo:
         """Return the RGB camera's calibration under the header of result, if it fits its size."""
@@ -129,6 +136,6 @@ class Session:
     def _report(self) -> None:
         complaints = [f'{topic}: a publisher offers incompatible {policy}'
                       for topic, policy in self._incompatible.items()]
-        if self._calibration_complaint:
-            complaints.append(self._calibration_complaint)
-        self._reporter.publish(self._tally.totals(self._pairing.dropped), complaints=complaints)
+        complaints += filter(None, (self._calibration_complaint, self._scale.complaint))
+        self._reporter.publish(self._tally.totals(self._pairing.dropped), scale=self._scale.value,
+                               complaints=complaints, problems=self._pipeline.problems)

@@ -3,7 +3,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -79,11 +79,11 @@ class Reporter:
         self._before = Totals()
         self._before_ns = node.get_clock().now().nanoseconds
 
-    def publish(self, totals: Totals, *, complaints: list[str]) -> None:
-        """Publish one report. complaints are conditions that hold now; each makes it at least a WARN."""
+    def publish(self, totals: Totals, *, scale: float, complaints: list[str], problems: Sequence[str]) -> None:
+        """Publish one report. scale is the working size of the network; the rest is as in judge."""
         now = self._node.get_clock().now()
-        level, message = judge(totals, self._before, complaints)
-        values = values_of(totals) | self._fixed
+        level, message = judge(totals, self._before, complaints, problems)
+        values = values_of(totals) | self._fixed | {'scale': f'{scale:g}'}
         values['rate_out_hz'] = f'{self._rate_hz(totals, now.nanoseconds):.2f}'
         status = DiagnosticStatus(
             level=level, name=f'{self._node.get_name()}: fusion', message=message,
@@ -115,21 +115,26 @@ def grown(now: Mapping[str, int], before: Mapping[str, int], name: str) -> int:
 EXPECTED_DROPS = {'unpaired', 'overtaken', 'stopped'}
 
 
-def judge(now: Totals, before: Totals, complaints: list[str]) -> tuple[bytes, str]:
+def judge(now: Totals, before: Totals, complaints: Sequence[str],
+          problems: Sequence[str] = ()) -> tuple[bytes, str]:
     """Return level and message of a report, from what changed since the one before.
 
-    ERROR: pairs failed and none was fused. WARN: a stream is silent, something was dropped for
-    another reason than unequal rates, the last image carries a warning, or there is a complaint.
+    complaints are conditions of the inputs that hold now, problems are parts of the fusion that do not
+    work and are done without. ERROR: pairs failed and none was fused, or there is a problem. WARN: a
+    stream is silent, something was dropped for another reason than unequal rates, the last image
+    carries a warning, or there is a complaint.
     """
     fused = grown(now.counted, before.counted, 'fused')
     if grown(now.dropped, before.dropped, 'failed') and not fused:
-        return DiagnosticStatus.ERROR, f'fusion fails: {now.last_error}'
+        return DiagnosticStatus.ERROR, '; '.join((f'fusion fails: {now.last_error}', *problems))
     found = [f'no {stream} frames' for stream in ('rgb', 'thermal')
              if not grown(now.counted, before.counted, f'{stream}_in')]
     for reason in sorted(set(now.dropped) - EXPECTED_DROPS):
         if count := grown(now.dropped, before.dropped, reason):
             found.append(f'{count} dropped: {reason}')
     found += [*now.warnings, *complaints]
+    if problems:
+        return DiagnosticStatus.ERROR, '; '.join((*problems, *found))
     if found:
         return DiagnosticStatus.WARN, '; '.join(found)
     return DiagnosticStatus.OK, 'fusing' if fused else 'frames arrive, none paired yet'
