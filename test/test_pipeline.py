@@ -247,7 +247,7 @@ def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings
 def test_the_device_line_names_the_scan_that_runs(engine_settings):
     from diffmf_ros.inference.engine import Engine
     from diffmf_ros.models.kernels import cpu
-    settings = updated(engine_settings, {'device': 'cpu'})
+    settings = updated(engine_settings, {'device': 'cpu', 'precision': 'float32'})
     fastest = 'portable' if cpu.unavailable() else 'cpu'
     assert Engine(settings).description == f'cpu float32, scan {fastest}'
     assert Engine(updated(settings, {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
