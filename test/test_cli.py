@@ -27,7 +27,7 @@ def images(tmp_path):
 def test_help_lists_every_command():
     done = diffmf('--help')
     assert done.returncode == 0
-    for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench'):
+    for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench', 'doctor'):
         assert command in done.stdout
 
 

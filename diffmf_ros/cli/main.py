@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..core.frames import DiffmfError
 
-COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'model_card', 'bench')
+COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'model_card', 'bench', 'doctor')
 
 
 def application() -> typer.Typer:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What fuses: GPU or why none, precision, scan backends with their self-check, and the weights."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..core.frames import DiffmfError
+from ..core.settings import DEFAULTS
+from ..machine import this_machine
+from .finding import Finding, State
+
+TEGRA_RELEASE = Path('/etc/nv_tegra_release')
+NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
+
+
+def examine() -> Iterator[Finding]:
+    """Everything that needs torch; one finding with the reason where it cannot be imported."""
+    try:
+        import torch
+
+        from .. import models  # noqa: F401 (needs einops)
+        from ..inference import engine, selfcheck, weights  # noqa: F401 (needs safetensors)
+    except Exception as error:  # a half installed torch raises anything
+        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses classically', State.LACKS)
+        return
+    yield from gpus(torch)
+    yield from _precision_and_scans()
+    yield from _weights()
+
+
+def gpus(torch) -> Iterator[Finding]:
+    """CUDA devices, or why there are none."""
+    try:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        for index in range(count):
+            major, minor = torch.cuda.get_device_capability(index)
+            memory_gb = torch.cuda.get_device_properties(index).total_memory / 2 ** 30
+            yield Finding('network', f'GPU {index}', f'{torch.cuda.get_device_name(index)}, capability '
+                          f'{major}.{minor}, {memory_gb:.1f} GB, CUDA {torch.version.cuda}')
+        if count:
+            return
+        reason, advice = why_no_gpu(torch.version.cuda)
+    except Exception as error:  # a driver that does not fit its library raises anything
+        reason, advice = f'{type(error).__name__}: {error}', 'repair the NVIDIA driver'
+    yield Finding('network', 'GPU', reason, State.LACKS, advice)
+
+
+def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: bool | None = None) -> tuple[str, str]:
+    """Return (reason, advice) for a torch that sees no CUDA device.
+
+    cuda_of_torch: the CUDA version that torch was built for, None without; tegra: this is a Jetson;
+    driver: an NVIDIA driver is loaded. The last two are found out when None.
+    """
+    tegra = TEGRA_RELEASE.exists() or 'Jetson' in this_machine().board if tegra is None else tegra
+    driver = NVIDIA_DRIVER.exists() if driver is None else driver
+    if tegra:
+        return (f'this is a Jetson, but torch (CUDA {cuda_of_torch}) sees no GPU',
+                "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no CUDA for it")
+    if not driver:
+        return 'no NVIDIA driver is loaded', ''
+    if cuda_of_torch is None:
+        return ('an NVIDIA driver is loaded, but torch was built without CUDA',
+                'install a torch build with CUDA')
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if hidden is not None:
+        return (f'CUDA_VISIBLE_DEVICES={hidden!r} hides the GPU from torch', 'unset CUDA_VISIBLE_DEVICES')
+    return (f'an NVIDIA driver is loaded, but torch (CUDA {cuda_of_torch}) sees no device',
+            f'update the driver to one for CUDA {cuda_of_torch}, or install an older torch')
+
+
+def _precision_and_scans() -> Iterator[Finding]:
+    from ..inference import selfcheck
+    from ..inference.engine import device_and_precision
+    from ..models.scan import BACKENDS
+    try:
+        device, dtype = device_and_precision(DEFAULTS)
+    except DiffmfError as error:
+        yield Finding('network', 'precision', str(error), State.BLOCKS, str(error))
+        return
+    yield Finding('network', 'precision auto', f'{str(dtype).removeprefix("torch.")} on {device}')
+    passed = 0
+    for name in BACKENDS:
+        reason = selfcheck.unusable(name, device=device, dtype=dtype)
+        if reason is not None:
+            yield Finding('network', f'scan {name}', reason, State.LACKS)
+            continue
+        wrong = selfcheck.check(name, device=device, dtype=dtype)
+        passed += wrong is None
+        yield Finding('network', f'scan {name}', wrong or 'right on the golden inputs',
+                      State.LACKS if wrong else State.GOOD,
+                      f'scan backend {name} {wrong}: please report this' if wrong else '')
+    if not passed:
+        yield Finding('network', 'scans', 'no scan backend gives right values', State.BLOCKS,
+                      'set model: classical until a scan backend works')
+
+
+def _weights() -> Iterator[Finding]:
+    from ..inference.weights import SHIPPED, load_weights
+    default = f'{DEFAULTS.model}_{DEFAULTS.preset}.safetensors'
+    for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
+        try:
+            weights = load_weights(path)
+            yield Finding('weights', path.stem, f'{weights.iterations} iterations, checksum matches')
+        except DiffmfError as error:
+            state = State.BLOCKS if path.name == default else State.LACKS
+            yield Finding('weights', path.stem, str(error), state, 'install the package again')
