@@ -144,9 +144,10 @@ def main() -> None:
     cv2.setNumThreads(options.threads)
     figures = {name: measure(*case) for name, case in CASES.items()}
     for name, case in figures.items():
-        print(f'{name}: p50 {case["p50_ms"]:.2f} ms (bar {case["bar_ms"]:g}), p99 {case["p99_ms"]:.2f}, CPU time '
-              f'{case["cpu_p50_ms"]:.2f}; naive p50 {case["naive_p50_ms"]:.2f}, CPU time {case["naive_cpu_p50_ms"]:.2f}; '
-              f'ratio of the CPU times {case["naive_over_ours"]:.1f} (bar 3); page faults {case["page_faults_per_frame"]:.1f} a frame, {case["peak_mb"]:.1f} MB of arrays at the peak')
+        print(f'{name}: p50 {case["p50_ms"]:.2f} ms (bar {case["bar_ms"]:g}), p99 {case["p99_ms"]:.2f}, '
+              f'CPU time {case["cpu_p50_ms"]:.2f}; naive p50 {case["naive_p50_ms"]:.2f}, '
+              f'CPU time {case["naive_cpu_p50_ms"]:.2f}; ratio of the CPU times {case["naive_over_ours"]:.1f} (bar 3); '
+              f'page faults {case["page_faults_per_frame"]:.1f} a frame; {case["peak_mb"]:.1f} MB of arrays')
     if options.json:
         with open(options.json, 'w', encoding='utf-8') as file:
             json.dump({'threads': options.threads, 'cases': figures}, file, indent=1)
