@@ -135,6 +135,33 @@ def test_json_holds_host_config_input_and_percentiles():
     assert result['joules_per_frame'] == 'no counters'
 
 
+def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
+    # given a device of 1 T operations and 10 GB a second, measured once for both sizes
+    roofs = pytest.importorskip('diffmf_ros.evaluation.roofs', reason='torch is not installed')
+    calls = []
+    monkeypatch.setattr(roofs, 'measure_roofs', lambda device, dtype: calls.append(device) or roofs.Roofs(
+        device, 'float32', 1e12, 10e9, 4))
+    light = updated(DEFAULTS, {'precision': 'float32'})
+    configurations = [Configuration(CLASSICAL, (640, 480)), Configuration(light, (640, 480)),
+                      Configuration(light, (320, 240))]
+    # when their floors are asked for
+    none, whole, quarter = bench_report._floors(configurations, [])
+    # then bytes bound the network: 6.2 GB in float32
+    assert none is None
+    assert whole.bytes_moved == pytest.approx(6.2e9, rel=0.02)
+    assert whole.floor_ms == pytest.approx(whole.bytes_moved / 10e6)
+    assert quarter.floor_ms == pytest.approx(whole.floor_ms / 4, rel=1e-3)
+    assert len(calls) == 1
+
+
+def test_without_torch_there_are_no_floors_and_a_note(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'diffmf_ros.evaluation.roofs', None)
+    notes = []
+    onnx = updated(DEFAULTS, {'engine': 'onnx'})
+    assert bench_report._floors([Configuration(onnx, (64, 48))], notes) == [None]
+    assert 'no floors: they need torch' in notes[0]
+
+
 def test_start_is_measured_in_a_process_of_its_own():
     # given a process that has used more memory than fusing a small pair takes
     ballast = np.ones(600 * 2 ** 20, np.uint8)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -122,35 +123,37 @@ def run(configurations: Sequence[Configuration], *, frames: int,
                      'mean nothing')
     notes += dict.fromkeys(f'energy is not reported: {t.joules}' for t in timings if isinstance(t.joules, str))
     notes += dict.fromkeys(problem for timing in timings for problem in timing.problems)
-    floors = _floors(ready)
+    floors = _floors(ready, notes)
     return Report(this_machine(), _versions(), [Row(*row) for row in zip(timings, startups, floors)], notes)
 
 
-def _floors(configurations: Sequence[Configuration]) -> list[Floor | None]:
+def _floors(configurations: Sequence[Configuration], notes: list[str]) -> list[Floor | None]:
     """Floors of the network stage; each device and precision is measured once."""
-    roofs, floors = {}, []
+    if all(c.settings.model == 'classical' for c in configurations):
+        return [None] * len(configurations)
+    try:
+        from .roofs import measure_roofs, work_of_preset
+    except ImportError as error:
+        notes.append(f'no floors: they need torch ({error})')
+        return [None] * len(configurations)
+    measure = cache(measure_roofs)
+    floors = []
     for configuration in configurations:
-        settings = configuration.settings
-        if settings.model == 'classical':
-            floors.append(None)
-            continue
-        from . import roofs as measured
-        key = _device_and_precision(settings)
-        if key not in roofs:
-            roofs[key] = measured.measure_roofs(*key)
-        roof = roofs[key]
-        work = measured.work_of_preset(settings.model, settings.preset, configuration.size, scale=settings.scale)
-        floors.append(Floor(roof.floor_ms(work), work.operations, work.elements * roof.element_bytes,
-                            roof.operations_per_s, roof.bytes_per_s))
+        settings, floor = configuration.settings, None
+        if settings.model != 'classical':
+            work = work_of_preset(settings.model, settings.preset, configuration.size, scale=settings.scale)
+            roofs = measure(*_device_and_precision(settings))
+            floor = Floor(roofs.floor_ms(work), work.operations, work.elements * roofs.element_bytes,
+                          roofs.operations_per_s, roofs.bytes_per_s)
+        floors.append(floor)
     return floors
 
 
 def _device_and_precision(settings):
-    import torch
-
-    from ..inference.engine import device_and_precision
     if settings.engine == 'onnx':
+        import torch
         return 'cpu', torch.float32
+    from ..inference.engine import device_and_precision
     return device_and_precision(settings)
 
 
