@@ -100,7 +100,7 @@ def measure(fuse, files, *, with_metrics: bool):
         ir, y = (np.float32(1 / 255) * image for image in (pair.ir, pair.vi_y))
         whole = as_bytes(fuse(ir, y))
         if with_metrics:
-            rows['full size'].append({'PSNR': np.nan, 'SSIM': np.nan} | score(pair.ir, pair.vi_y, whole))
+            rows['full size'].append(score(pair.ir, pair.vi_y, whole) | {'PSNR': np.nan, 'SSIM': np.nan})
         for scale in SCALES:
             small = shrunk(ir, scale), shrunk(y, scale)
             small_fused = fuse(*small)

@@ -21,7 +21,7 @@ ARGUMENTS = (
                           description='configure and activate; false: wait for lifecycle transitions'),
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
     DeclareLaunchArgument('model', default_value='', description='diffmf, classical; empty: as params_file'),
-    DeclareLaunchArgument('preset', default_value='', description='light or base; empty: as params_file'),
+    DeclareLaunchArgument('preset', default_value='', description='light, base, light-s4, nano; empty: as params_file'),
     DeclareLaunchArgument('weights', default_value='', description='.safetensors; empty: as params_file'),
     DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB camera'),
     DeclareLaunchArgument('rgb_camera_info', default_value='rgb/camera_info',
@@ -31,9 +31,12 @@ ARGUMENTS = (
 )
 
 
-def camera_transports(context: LaunchContext) -> list[SetEnvironmentVariable]:
-    """Give every process of this launch the shipped Fast DDS profile, unless the user has set one."""
-    return [SetEnvironmentVariable(*item) for item in fastdds_environment(os.environ).items()]
+def environment(context: LaunchContext) -> list[SetEnvironmentVariable]:
+    """Give every process of this launch the shipped Fast DDS profile and torch's huge pages, unless the user chose."""
+    variables = fastdds_environment(os.environ)
+    if 'THP_MEM_ALLOC_ENABLE' not in os.environ:
+        variables['THP_MEM_ALLOC_ENABLE'] = '1'
+    return [SetEnvironmentVariable(*item) for item in variables.items()]
 
 
 def fusion_node(context: LaunchContext) -> list[Node]:
@@ -55,6 +58,6 @@ def fusion_node(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Return the arguments, the transports and the node."""
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=camera_transports),
+    """Return the arguments, the environment and the node."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=environment),
                               OpaqueFunction(function=fusion_node)])

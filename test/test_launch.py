@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FUSION_ARGUMENTS = {'params_file', 'namespace', 'use_sim_time', 'autostart', 'log_level', 'model', 'preset',
                     'weights', 'rgb_image', 'rgb_camera_info', 'thermal_image'}
 DEADLINE_S = 60.0
+HUGE_PAGES = 'THP_MEM_ALLOC_ENABLE'
 
 # Our own launch/ folder is importable as a namespace, so ask for a module that only the real one has.
 pytestmark = pytest.mark.skipif(
@@ -84,8 +85,9 @@ def test_replay_needs_a_bag_and_takes_every_argument_of_fusion(installed):
 
 
 def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monkeypatch):
-    # Given a user who has set no transports
-    for variable in FASTDDS_VARIABLES:
+    # Given a user who has set neither transports nor huge pages
+    for variable in (*FASTDDS_VARIABLES, HUGE_PAGES):
+        monkeypatch.setenv(variable, '')  # so that what the launch sets is taken away after the test
         monkeypatch.delenv(variable)
     # when the bag of 1 s is replayed into the weight-free fusion
     from launch.actions import IncludeLaunchDescription
@@ -98,3 +100,12 @@ def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monke
     assert 'published 90 messages' in printed
     assert codes == {'fusion_node': 0, 'bag_player': 0}
     assert os.environ[FASTDDS_VARIABLES[0]] == str(ROOT / 'config' / 'fastdds.xml')
+    assert os.environ[HUGE_PAGES] == '1'
+
+
+def test_what_the_user_has_set_stays(installed, monkeypatch):
+    from launch import LaunchContext
+    monkeypatch.setenv(HUGE_PAGES, '0')
+    monkeypatch.setenv(FASTDDS_VARIABLES[0], '/home/user/dds.xml')
+    functions = runpy.run_path(str(installed / 'launch' / 'fusion.launch.py'))
+    assert functions['environment'](LaunchContext()) == []
