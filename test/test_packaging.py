@@ -19,8 +19,8 @@ import diffmf_ros
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTABLES = {'fusion_node', 'bag_player', 'recorder'}
 # What the package imports from elsewhere than a ROS distribution.
-PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'rich', 'rosbags', 'safetensors',
-               'torch', 'triton', 'typer', 'yaml'}
+PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'rich', 'rosbags',
+               'safetensors', 'torch', 'triton', 'typer', 'yaml'}
 
 
 @pytest.fixture
