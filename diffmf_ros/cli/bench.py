@@ -15,7 +15,7 @@ from . import options
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run (evaluation/roofs.py); speed-up: against '
            'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
-WIDTH = 150  # of the tables where the output is no terminal
+WIDTH = 180  # of the tables where the output is no terminal
 
 
 def _several(help_text: str):
@@ -89,11 +89,11 @@ def _show(report) -> None:
 
 def _stages(report) -> Table:
     stages = list(dict.fromkeys(stage for row in report.rows for stage in row.timings.stages_ms))
-    table = Table('configuration', *stages, 'total', title='p50 / p99 in ms')
+    table = Table('configuration', 'runs on', *stages, 'total', title='p50 / p99 in ms')
     for row in report.rows:
         cells = ('{:.2f} / {:.2f}'.format(*(row.timings.quantile(stage, q) for q in (0.5, 0.99)))
                  for stage in [*stages, 'total'])
-        table.add_row(row.timings.configuration.name, *cells)
+        table.add_row(row.timings.configuration.name, row.timings.runs_on, *cells)
     return table
 
 

@@ -28,7 +28,7 @@ from ..models.blocks import SS2D, SSDMixer
 SCAN_OPERATIONS = 9
 MATRIX_SIDE = {'cpu': 1024, 'cuda': 8192}
 COPY_BYTES = {'cpu': 2 ** 27, 'cuda': 2 ** 30}
-ROUNDS = 7
+ROUNDS = 15
 
 
 @dataclass(frozen=True)
