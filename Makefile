@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
-SETUP := setup.py setup.cfg pyproject.toml package.xml diffmf_ros/models/kernels/cpu_scan.cpp \
+SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/models/kernels/native/*) \
 	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
 
 .PHONY: help demo test lint venv clean

@@ -22,7 +22,8 @@ EXTRAS = {
 # A plain C interface that ctypes loads: no Python.h, so no headers of Python are needed to build it.
 KERNEL = Extension(
     f'{NAME}.models.kernels._cpu',
-    sources=[f'{NAME}/models/kernels/cpu_scan.cpp'],
+    sources=sorted(glob(f'{NAME}/models/kernels/native/*.cpp')),
+    depends=[f'{NAME}/models/kernels/native/vectors.h'],
     language='c++',
     extra_compile_args=['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast',
                         '-std=c++17', '-Wno-psabi'],

@@ -93,17 +93,95 @@ def test_compiled_ss2d_takes_extreme_step_sizes():
 
 
 @needs_kernel
-def test_compiled_ss2d_does_not_depend_on_the_number_of_threads():
-    inputs = ss2d_inputs(8, 6, 128, 1, torch.float32, batch=3)
+@pytest.mark.parametrize('states', [1, 3])
+def test_compiled_ss2d_rounds_only_what_goes_in_and_comes_out_in_bfloat16(states):
+    u, proj, *parameters = ss2d_inputs(7, 9, 40, states, torch.float32)
+    u, proj = u.bfloat16(), proj.bfloat16()
+    exact = reference.ss2d(u.double(), proj.double(), *(x.double() for x in parameters))
+    found = cpu.ss2d(u, proj, *parameters)
+    assert found.dtype == torch.bfloat16
+    # Half a unit in the last of its 8 bits, relative to each value.
+    assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-4 * exact.abs().mean()).all()
+
+
+def storage(tensor, token_major):
+    """The same b x d x l values, with the channels of a token beside each other."""
+    return tensor.mT.contiguous().mT if token_major else tensor.contiguous()
+
+
+def selective_scan_inputs(batch, channels, groups, states, length, *, wide, token_major):
+    shapes = [(batch, channels, length)] * 2 + [(channels, states)] + [(batch, groups, states, length)] * 2 + [
+        (channels,)] * 2
+    u, delta, A, B, C, D, bias = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
+    A = -torch.arange(1.0, states + 1).repeat(channels, 1) * (1 + 0.1 * A.abs())
+    u, delta = (storage(x, token_major) for x in (u, delta * (3 if wide else 0.3)))
+    return u, delta, A, B, C, D, bias - (0 if wide else 4)
+
+
+@needs_kernel
+@pytest.mark.parametrize('token_major', [False, True], ids=['channel-major', 'token-major'])
+@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
+@pytest.mark.parametrize('batch, channels, groups, states, length',
+                         [(1, 16, 1, 1, 1), (2, 48, 2, 5, 37), (1, 80, 1, 16, 100), (2, 6, 3, 2, 70)])
+def test_compiled_selective_scan_equals_the_loop(batch, channels, groups, states, length, wide, token_major):
+    inputs = selective_scan_inputs(batch, channels, groups, states, length, wide=wide, token_major=token_major)
+    exact = with_gradients(lambda *x: reference.selective_scan(*x, True), [x.double() for x in inputs])
+    found = with_gradients(lambda *x: cpu.selective_scan(*x, True), inputs)
+    assert_equal(found, [x.float() for x in exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+def test_compiled_selective_scan_without_skip_bias_and_softplus():
+    u, delta, A, B, C, _, _ = selective_scan_inputs(1, 20, 1, 3, 45, wide=False, token_major=False)
+    inputs = u, delta.abs(), A, B, C
+    exact = with_gradients(lambda *x: reference.selective_scan(*x, None, None, False), [x.double() for x in inputs])
+    found = with_gradients(lambda *x: cpu.selective_scan(*x, None, None, False), inputs)
+    assert_equal(found, [x.float() for x in exact], KERNEL_TOLERANCE)
+
+
+def ssd_inputs(batch, length, heads, width, states):
+    shapes = (batch, length, heads, width), (batch, length, heads), (heads,), (batch, length, states), (
+        batch, length, states)
+    x, delta, A, B, C = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
+    return x, delta.abs() * 0.1, -A.abs() * 8 - 0.5, B, C
+
+
+@needs_kernel
+@pytest.mark.parametrize('directions', [1, 2])
+@pytest.mark.parametrize('batch, length, heads, width, states',
+                         [(1, 1, 1, 4, 3), (2, 67, 2, 32, 64), (1, 40, 3, 20, 10), (1, 33, 1, 64, 16)])
+def test_compiled_ssd_equals_the_loop(batch, length, heads, width, states, directions):
+    inputs = ssd_inputs(batch, length, heads, width, states)
+    exact = reference.ssd(*(x.double() for x in inputs), directions).float()
+    assert_equal([cpu.ssd(*inputs, directions)], [exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+def test_compiled_ssd_reads_strided_bfloat16():
+    x, delta, A, B, C = ssd_inputs(2, 50, 2, 32, 16)
+    together = torch.cat((x.flatten(2), B, C), dim=-1).bfloat16()  # as one convolution gives them
+    x, B, C = together.split([64, 16, 16], dim=-1)
+    x = x.unflatten(-1, (2, 32))
+    exact = reference.ssd(x.double(), delta.double(), A.double(), B.double(), C.double(), 2)
+    found = cpu.ssd(x, delta, A, B, C, 2)
+    assert found.dtype == torch.bfloat16
+    assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-4 * exact.abs().mean()).all()
+
+
+@needs_kernel
+def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
+    images = ss2d_inputs(8, 6, 128, 1, torch.float32, batch=3)
+    sequences = selective_scan_inputs(2, 64, 1, 4, 70, wide=False, token_major=True)
     before = torch.get_num_threads()
+    results = []
     try:
-        torch.set_num_threads(1)
-        one = with_gradients(cpu.ss2d, inputs)
-        torch.set_num_threads(2)
-        two = with_gradients(cpu.ss2d, inputs)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append([*with_gradients(cpu.ss2d, images),
+                            cpu.selective_scan(*sequences, True), cpu.ssd(*ssd_inputs(1, 40, 2, 16, 8), 2)])
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(one, two))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE, ids=str)

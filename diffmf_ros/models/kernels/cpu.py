@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled CPU kernel of SS2D, forward and backward, through ctypes.
+"""Compiled CPU kernels of SS2D, the selective scan and SSD, through ctypes; forward and backward.
 
-`cpu_scan.cpp` is built by the package's normal build as an optional extension; without it this backend
-says so and the portable one is used.
+`native/` is built by the package's normal build as an optional extension; without it this backend says
+so and the portable one is used.
 """
 
 import ctypes
@@ -11,20 +11,29 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
+from torch.autograd import Function
 
-LANES = 16  # channels in a vector of the kernel
+from . import portable
+
+LANES = 16  # channels in a vector of the kernels
+# Vectors in a channel block at most. Forward, two blocks of a 320x240 map share a cache of 32 MB.
+WIDEST_FORWARD, WIDEST = 2, 4
+HALF = torch.bfloat16
+ADDRESS, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | str:
-    """Return the loaded kernel, or why it could not be loaded."""
+    """Return the loaded kernels, or why they could not be loaded."""
     folder = Path(__file__).parent
     found = [folder / f'_cpu{suffix}' for suffix in EXTENSION_SUFFIXES if (folder / f'_cpu{suffix}').exists()]
     if not found:
         return 'the compiled kernel is not there: the package was installed without a C++ compiler'
     try:
         library = ctypes.CDLL(str(found[0]))
-        library.diffmf_ss2d_forward.restype = library.diffmf_ss2d_backward.restype = None
+        for name in ('ss2d_forward_float32', 'ss2d_forward_bfloat16', 'ss2d_backward', 'ssd_forward_float32',
+                     'ssd_forward_bfloat16', 'scan_forward', 'scan_backward'):
+            getattr(library, f'diffmf_{name}').restype = None
     except (OSError, AttributeError) as error:
         return f'{found[0].name} could not be loaded: {error}'
     return library
@@ -37,47 +46,138 @@ def unavailable() -> str | None:
 
 
 def refuses(u: torch.Tensor, *, states: int) -> str | None:
-    """Return why it does not take inputs like u, or None: float32 on the CPU."""
-    if u.device.type != 'cpu' or u.dtype != torch.float32:
-        return f'it takes float32 on the CPU, not {u.dtype} on {u.device.type}'
+    """Return why it does not take inputs like u, or None: float32 or bfloat16 on the CPU."""
+    if u.device.type != 'cpu' or u.dtype not in (torch.float32, HALF):
+        return f'it takes float32 and bfloat16 on the CPU, not {u.dtype} on {u.device.type}'
     return None
+
+
+def _block_vectors(batch: int, channels: int, *, widest: int) -> int:
+    """Vectors in a channel block of a call on so many sequences: fewer where threads would stand idle."""
+    return _library().diffmf_block_vectors(LONG(batch), INT(channels), INT(torch.get_num_threads()), INT(widest))
+
+
+def _addresses(tensors):
+    return [None if t is None else t.data_ptr() for t in tensors]
+
+
+def _learns(*tensors) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `scan.ss2d`, fused: u: B x H x W x D; proj: B x H x W x 4 x (R + 2N)."""
-    return _SS2D.apply(u, proj, dt_weight, dt_bias, A, skip)
+    inputs = u, proj, dt_weight, dt_bias, A, skip
+    if _learns(*inputs):
+        return _SS2D.apply(u.float(), proj.float(), dt_weight, dt_bias, A, skip).to(u.dtype)
+    return _ss2d_forward(*(x.contiguous() for x in inputs))
 
 
-def _split(u) -> tuple[int, int]:
-    """Return (vectors in a channel block, threads) for a call on u."""
-    threads = torch.get_num_threads()
-    return _library().diffmf_block_vectors(ctypes.c_long(u.shape[0]), u.shape[3], threads), threads
+def _ss2d_forward(u, proj, dt_weight, dt_bias, A, skip):
+    if proj.dtype != u.dtype or proj.shape[-1] > _library().diffmf_ss2d_largest_record():
+        u_, proj = u.float(), proj.float()
+        return portable.ss2d(u_, proj, dt_weight, dt_bias, A, skip).to(u.dtype)
+    function = _library().diffmf_ss2d_forward_bfloat16 if u.dtype == HALF else _library().diffmf_ss2d_forward_float32
+    y = torch.empty_like(u)
+    _call_ss2d(function, [u, proj, dt_weight, dt_bias, A, skip, y], widest=WIDEST_FORWARD)
+    return y
 
 
-def _call(function, tensors, u, A, dt_weight, split):
-    """Call a function of the kernel with the addresses of tensors, the sizes and the split of the work."""
-    sizes = *map(ctypes.c_long, u.shape[:3]), u.shape[3], A.shape[2], dt_weight.shape[2]
-    function(*(ctypes.c_void_p(t.data_ptr()) for t in tensors), *sizes, *split)
+def _call_ss2d(function, tensors, *, widest):
+    u, _, dt_weight, _, A = tensors[:5]
+    sizes = *map(LONG, u.shape[:3]), INT(u.shape[3]), INT(A.shape[2]), INT(dt_weight.shape[2])
+    vectors = _block_vectors(u.shape[0], u.shape[3], widest=widest)
+    function(*map(ADDRESS, _addresses(tensors)), *sizes, INT(vectors), INT(torch.get_num_threads()))
 
 
-class _SS2D(torch.autograd.Function):
+class _SS2D(Function):
     @staticmethod
     def forward(ctx, *inputs):
         inputs = [x.contiguous() for x in inputs]
-        u, _, dt_weight, _, A, _ = inputs
-        y = torch.empty_like(u)
-        _call(_library().diffmf_ss2d_forward, [*inputs, y], u, A, dt_weight, _split(u))
         ctx.save_for_backward(*inputs)
-        return y
+        return _ss2d_forward(*inputs)
 
     @staticmethod
     def backward(ctx, dy):
         inputs = ctx.saved_tensors
-        u, proj, dt_weight, dt_bias, A, skip = inputs
-        split = _split(u)
-        blocks = -(-u.shape[3] // (LANES * split[0]))
+        u, proj, *parameters = inputs
+        blocks = -(-u.shape[3] // (LANES * _block_vectors(u.shape[0], u.shape[3], widest=WIDEST)))
         du, dproj = torch.empty_like(u), proj.new_empty(blocks, *proj.shape)
-        parts = [x.new_empty(u.shape[0], *x.shape) for x in (dt_weight, dt_bias, A, skip)]
-        tensors = [*inputs, dy.contiguous(), du, dproj, *parts]
-        _call(_library().diffmf_ss2d_backward, tensors, u, A, dt_weight, split)
+        parts = [x.new_empty(u.shape[0], *x.shape) for x in parameters]
+        _call_ss2d(_library().diffmf_ss2d_backward, [*inputs, dy.contiguous(), du, dproj, *parts], widest=WIDEST)
         return du, dproj.sum(0), *(part.sum(0) for part in parts)
+
+
+def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
+    """As `scan.selective_scan`, in whatever storage u and delta have; half precision in float32."""
+    dtype = u.dtype
+    u, delta, B, C = (x.float() for x in (u, delta, B, C))
+    return _SelectiveScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus).to(dtype)
+
+
+class _SelectiveScan(Function):
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, bias, softplus):
+        if B.stride() != C.stride() or B.stride(1) != B.shape[2] * B.stride(2):
+            B, C = B.contiguous(), C.contiguous()
+        A, D, bias = (None if x is None else x.contiguous() for x in (A, D, bias))
+        inputs = u, delta, B, C, A, D, bias
+        ctx.softplus = softplus
+        ctx.save_for_backward(*inputs)
+        y = torch.empty_like(u)  # in the storage of u
+        _call_scan(_library().diffmf_scan_forward, inputs, softplus, [y])
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        u, _, B, *_ = ctx.saved_tensors
+        (batch, channels, length), (groups, states) = u.shape, B.shape[1:3]
+        blocks = -(-(channels // groups) // (LANES * _scan_vectors(u, groups)))
+        du, ddelta = torch.empty_like(u), torch.empty_like(u)
+        dB, dC = u.new_empty(2, blocks, batch, length, groups, states)
+        dA, dD, dbias = u.new_empty(batch, channels, states), *u.new_empty(2, batch, channels)
+        _call_scan(_library().diffmf_scan_backward, ctx.saved_tensors, ctx.softplus, [dy, du, ddelta],
+                   [dB, dC, dA, dD, dbias])
+        dB, dC = (x.sum(0).movedim(1, 3) for x in (dB, dC))
+        dA, dD, dbias = (x.sum(0) for x in (dA, dD, dbias))
+        _, _, _, _, _, D, bias = ctx.saved_tensors
+        return du, ddelta, dA, dB, dC, None if D is None else dD, None if bias is None else dbias, None
+
+
+def _scan_vectors(u, groups) -> int:
+    return _block_vectors(u.shape[0] * groups, u.shape[1] // groups, widest=WIDEST)
+
+
+def _call_scan(function, inputs, softplus, images, others=()):
+    """Call a kernel: inputs in its order, images are views like b x d x l, others contiguous."""
+    u, delta, B, C = inputs[:4]
+    strides = [*u.stride(), *delta.stride()]
+    strides += [stride for x in (B, C) for stride in (x.stride(0), x.stride(2), x.stride(3))]
+    strides += [stride for x in images for stride in x.stride()]
+    pointers = _addresses([*inputs, *images, *others])
+    sizes = u.shape[0], u.shape[2], u.shape[1], B.shape[1], B.shape[2], int(softplus)
+    function((ADDRESS * len(pointers))(*pointers), (LONG * len(strides))(*strides), (LONG * len(sizes))(*sizes),
+             INT(_scan_vectors(u, B.shape[1])), INT(torch.get_num_threads()))
+
+
+def ssd(x, delta, A, B, C, directions):
+    """As `scan.ssd` without D: the plain recurrence; gradients come from the portable form."""
+    if _learns(x, delta, A, B, C) or x.shape[3] > _library().diffmf_ssd_widest_head():
+        return portable.ssd(x, delta, A, B, C, directions)
+    x, delta, A, B, C = _rows(x, 2), _rows(delta.float(), 1), A.contiguous(), _rows(B.to(x.dtype), 1), _rows(C.to(x.dtype), 1)
+    y = x.new_empty(x.shape)
+    strides = [stride for t in (x, delta, B, C) for stride in t.stride()[:2]]
+    function = _library().diffmf_ssd_forward_bfloat16 if x.dtype == HALF else _library().diffmf_ssd_forward_float32
+    function(*map(ADDRESS, _addresses([x, delta, A, B, C, y])), (LONG * 8)(*strides), *map(LONG, x.shape[:2]),
+             *map(INT, (*x.shape[2:], B.shape[2], directions, torch.get_num_threads())))
+    return y
+
+
+def _rows(tensor, dims):
+    """The tensor itself when its last dims dimensions are contiguous, else a copy."""
+    inner = 1
+    for size, stride in list(zip(tensor.shape, tensor.stride()))[:-dims - 1:-1]:
+        if size != 1 and stride != inner:
+            return tensor.contiguous()
+        inner *= size
+    return tensor
