@@ -102,7 +102,7 @@ def test_on_steady_input_it_settles_where_it_fits(period_ms, load, overhead, noi
 def test_a_single_hiccup_changes_nothing():
     simulated = machine(period_ms=33.3, pixels_ms=15)
     simulated.fuse(100)
-    simulated.overhead_ms = 3000
+    simulated.overhead_ms = 900
     simulated.fuse(1)
     simulated.overhead_ms = 1
 

@@ -27,7 +27,7 @@ class AdaptiveScale:
 
     Down: when the 95th percentile of the newest busy times, those of about the last second, exceeds the
     time between pairs (the median distance of their stamps). The size is then the largest that fits if
-    time goes with the square of the scale. Two late pairs at the least: one may be a hiccup.
+    time goes with the square of the scale. One late pair may be a hiccup, unless it took over a second.
     Up, one step: when 32 pairs and more were fused at this size and, by the same rule, the next size would
     take at most 0.8 of the time between pairs. Part of a busy time does not shrink with the size, so the
     true time is below this guess. A step down that undoes a step up doubles the number of pairs to wait
@@ -69,11 +69,13 @@ class AdaptiveScale:
         self._pairs += 1
         if self._pairs > 1:
             self._busy_ms.append(busy_ms)
-        if len(self._busy_ms) < 2 or len(self._distances_ms) < _DISTANCES_TO_TRUST:
+        recent_ms = self._recent()
+        enough = len(recent_ms) > 1 or sum(recent_ms) >= _RECENT_MS
+        if not enough or len(self._distances_ms) < _DISTANCES_TO_TRUST:
             return
         period_ms = statistics.median(self._distances_ms)
-        if _high(self._recent()) > period_ms:
-            self._go_down(period_ms)
+        if _high(recent_ms) > period_ms:
+            self._go_down(_high(recent_ms), period_ms)
         elif self._may_go_up(period_ms):
             self._go_to(self._step - 1)
 
@@ -82,7 +84,7 @@ class AdaptiveScale:
             return False
         return self._ratio(self._step - 1) * _high(list(self._busy_ms)) <= _FREE_FOR_UP * period_ms
 
-    def _go_down(self, period_ms: float) -> None:
+    def _go_down(self, busy_ms: float, period_ms: float) -> None:
         lower = range(self._step + 1, len(self.steps))
         if not lower:
             return
@@ -90,7 +92,6 @@ class AdaptiveScale:
             self._patience = _PATIENCE
         elif self._went_up:
             self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
-        busy_ms = _high(self._recent())
         fitting = (step for step in lower if self._ratio(step) * busy_ms <= period_ms)
         self._go_to(next(fitting, lower[-1]))
 
@@ -108,14 +109,13 @@ class AdaptiveScale:
         return (self.steps[step] / self.scale) ** 2
 
     def _recent(self) -> list[float]:
-        """The newest busy times that together fill a second, at least two."""
-        recent, total_ms = [], 0.0
+        """The newest busy times, as many as it takes to fill a second."""
+        recent_ms: list[float] = []
         for busy_ms in reversed(self._busy_ms):
-            if len(recent) >= 2 and total_ms >= _RECENT_MS:
+            if sum(recent_ms) >= _RECENT_MS:
                 break
-            recent.append(busy_ms)
-            total_ms += busy_ms
-        return recent
+            recent_ms.append(busy_ms)
+        return recent_ms
 
 
 def _high(values: list[float]) -> float:
