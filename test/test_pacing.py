@@ -109,6 +109,20 @@ def test_a_single_hiccup_changes_nothing():
     assert set(simulated.fuse(200)) == {1.0}
 
 
+def test_the_slow_first_pair_of_a_size_is_not_counted():
+    simulated = machine(period_ms=33.3, pixels_ms=100)
+    for settled in (1.0, 0.5):
+        # Given a size that is new, and a network that has to get ready for it
+        while simulated.pacing.scale != settled:
+            simulated.fuse(1)
+        simulated.overhead_ms = 20_000
+        simulated.fuse(1)
+        assert simulated.pacing.scale == settled
+        simulated.overhead_ms = 1
+    # Then only what it takes from the second pair on has counted
+    assert set(simulated.fuse(100)) == {0.5}
+
+
 @pytest.mark.parametrize('slower_ms', [45, 90, 250])
 def test_a_slow_down_is_answered_within_a_second(slower_ms):
     simulated = machine(period_ms=33.3, pixels_ms=20)
