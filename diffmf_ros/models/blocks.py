@@ -5,18 +5,59 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import layer_norm, rms_norm, silu, softplus
 
 from . import scan
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
 
-class TokenConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d that computes in the type of its weight."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype))
+
+
+class TokenConv2d(Conv2d):
     """A convolution from B x H x W x C to B x H' x W' x C'; no copy, the storage is channels-last."""
 
     def forward(self, x):
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Linear(nn.Linear):
+    """nn.Linear that computes in the type of its weight."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype))
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm over channels in the type of its input."""
+
+    def forward(self, x):
+        return layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    """nn.RMSNorm over channels in the type of its input."""
+
+    def forward(self, x):
+        return rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Let the convolutions and linear layers of network compute in dtype, in place, and return it.
+
+    What half precision would harm stays float32: the residual stream and its normalisations, the states
+    and rates of the scans, and the convolutions of a single channel, which are those of pixels.
+    """
+    for module in network.modules():
+        if isinstance(module, Linear) or isinstance(module, Conv2d) and 1 not in module.weight.shape[:2] or (
+                isinstance(module, Conv2d) and module.groups > 1):
+            module.to(dtype)
+    return network
 
 
 def depthwise(channels: int, *, bias: bool = False) -> TokenConv2d:
@@ -50,24 +91,22 @@ class SS2D(nn.Module):
         inner, rank = int(expand * channels), math.ceil(channels / 16)
         self.backend = 'auto'
         self.inner, self.gated, self.records = inner, gate, (4, rank + 2 * states)
-        self.in_proj = nn.Linear(channels, inner * (2 if gate else 1), bias=False)
+        self.in_proj = Linear(channels, inner * (2 if gate else 1), bias=False)
         self.conv = depthwise(inner)
-        self.x_proj = nn.Linear(inner, math.prod(self.records), bias=False)
+        self.x_proj = Linear(inner, math.prod(self.records), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(4, inner, rank).uniform_(-rank ** -0.5, rank ** -0.5))
         self.dt_bias = nn.Parameter(inverse_softplus_of_steps(4, inner))
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(4, inner, 1))
         self.skip = nn.Parameter(torch.ones(4, inner))
-        self.norm = nn.LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.norm = LayerNorm(inner)
+        self.out_proj = Linear(inner, channels, bias=False)
 
     def forward(self, x):
         x = self.in_proj(x)
         x, z = x.split(self.inner, dim=-1) if self.gated else (x, None)
         u = silu(self.conv(x))
         records = self.x_proj(u).unflatten(-1, self.records)
-        # The scan runs in float32 also where the layers around it run in half precision.
-        y = scan.ss2d(u.float(), records.float(), self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip,
-                      backend=self.backend)
+        y = scan.ss2d(u, records, self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip, backend=self.backend)
         y = self.norm(y)
         return self.out_proj(y * silu(z) if self.gated else y)
 
@@ -78,11 +117,11 @@ class VSSBlock(nn.Module):
     def __init__(self, channels: int, *, mlp_ratio: float, states: int = 1, gate: bool = False):
         super().__init__()
         hidden = int(mlp_ratio * channels)
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = LayerNorm(channels)
         self.ss2d = SS2D(channels, states=states, gate=gate)
-        self.norm2 = nn.LayerNorm(channels) if hidden else None
+        self.norm2 = LayerNorm(channels) if hidden else None
         self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels)) if hidden else None
+            Linear(channels, hidden), nn.GELU(), Linear(hidden, channels)) if hidden else None
 
     def forward(self, x):
         x = x + self.ss2d(self.norm1(x))
@@ -103,25 +142,23 @@ class SSDMixer(nn.Module):
         self.heads, self.directions = (heads, head), directions
         self.widths = [inner, inner + 2 * states, heads]
         self.parts = [inner, states, states]
-        self.norm = nn.LayerNorm(channels)
-        self.in_proj = nn.Linear(channels, sum(self.widths), bias=False)
+        self.norm = LayerNorm(channels)
+        self.in_proj = Linear(channels, sum(self.widths), bias=False)
         self.conv = depthwise(inner + 2 * states, bias=True)
         self.dt_bias = nn.Parameter(inverse_softplus_of_steps(heads))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.skip = nn.Parameter(torch.ones(heads))
-        self.out_norm = nn.RMSNorm(inner, eps=1e-5)
-        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.out_norm = RMSNorm(inner, eps=1e-5)
+        self.out_proj = Linear(inner, channels, bias=False)
 
     def project(self, feature):
         """B x H x W x C -> x, delta, z, B, C, each B x H x W x its width; delta is positive."""
         z, mixed, delta = self.in_proj(self.norm(feature)).split(self.widths, dim=-1)
         x, B, C = silu(self.conv(mixed)).split(self.parts, dim=-1)
-        return x, softplus(delta + self.dt_bias), z, B, C
+        return x, softplus(delta + self.dt_bias), z, B, C  # delta is float32, as the bias is
 
     def mix(self, x, delta, z, B, C):
         """Scan x in raster order, with two directions also backwards, and project to B x H x W x C."""
-        tokens = (t.flatten(1, 2).float() for t in (x.unflatten(-1, self.heads), delta, B, C))
-        x_, delta_, B_, C_ = tokens
-        y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, directions=self.directions,
-                     backend=self.backend)
+        x_, delta_, B_, C_ = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
+        y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, directions=self.directions, backend=self.backend)
         return self.out_proj(self.out_norm(y.flatten(2).view_as(x) * silu(z)))

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import interpolate, leaky_relu
 
-from .blocks import SSDMixer, TokenConv2d, VSSBlock, depthwise, initialise
+from .blocks import Conv2d, LayerNorm, Linear, SSDMixer, TokenConv2d, VSSBlock, depthwise, initialise
 
 SLOPE = 0.2
 
@@ -44,7 +44,7 @@ class Stem(nn.Module):
 
     def forward(self, image):
         x = leaky_relu(self.conv1(image.permute(0, 2, 3, 1)), SLOPE)
-        return leaky_relu(self.conv2(x), SLOPE)
+        return leaky_relu(self.conv2(x), SLOPE).to(image.dtype)  # the residual stream has the type of the pixels
 
 
 class DifferenceGuidedRound(nn.Module):
@@ -60,7 +60,7 @@ class DifferenceGuidedRound(nn.Module):
 
         self.own_i, self.own_v = boxes(), boxes()
         self.shared = nn.Sequential(TokenConv2d(width, width, 3, padding=1), boxes())
-        self.guide = nn.Sequential(depthwise(width, bias=True), nn.Linear(width, width))
+        self.guide = nn.Sequential(depthwise(width, bias=True), Linear(width, width))
 
     def start_neutral(self):
         """Zero the guidance, so that training starts with the same gain for both."""
@@ -83,7 +83,7 @@ class ChannelExchange(nn.Module):
         mixer = {'states': config.ssd_states, 'head': config.ssd_head, 'directions': config.ssd_directions}
         self.mixer_i, self.mixer_v = SSDMixer(width, **mixer), SSDMixer(width, **mixer)
         self.weigh = nn.Sequential(
-            nn.Linear(2 * width, width // 2), nn.ReLU(), nn.Linear(width // 2, 2 * width), nn.Sigmoid())
+            Linear(2 * width, width // 2), nn.ReLU(), Linear(width // 2, 2 * width), nn.Sigmoid())
 
     def forward(self, i, v):
         *own_i, B_i, C_i = self.mixer_i.project(i)
@@ -112,12 +112,12 @@ class SpatialExchange(nn.Module):
         width = config.width
         vss = {'mlp_ratio': config.mlp_ratio, 'states': config.states, 'gate': config.gate}
         self.column, self.row, self.stacked = (VSSBlock(width, **vss) for _ in range(3))
-        self.stack = nn.Linear(2 * width, width)
-        self.merge = nn.Linear(5 * width, width)
+        self.stack = Linear(2 * width, width)
+        self.merge = Linear(5 * width, width)
 
     def forward(self, i, v):
         columns = separate_columns(self.column(interleave_columns(i, v)))
-        rows = self.row(torch.cat((i, v), dim=2)).chunk(2, dim=2)
+        rows = rearrange(self.row(torch.cat((i, v), dim=2)), 'b h (m w) c -> m b h w c', m=2).unbind()
         stacked = self.stacked(self.stack(torch.cat((i, v), dim=-1)))
         return self.merge(torch.cat((stacked, *columns, *rows), dim=-1))
 
@@ -126,7 +126,7 @@ class Down(nn.Sequential):
     """Half the size: B x H x W x C -> B x H/2 x W/2 x C."""
 
     def __init__(self, width: int):
-        super().__init__(TokenConv2d(width, width, 3, stride=2, padding=1), nn.LayerNorm(width))
+        super().__init__(TokenConv2d(width, width, 3, stride=2, padding=1), LayerNorm(width))
 
 
 class Decoder(nn.Module):
@@ -136,10 +136,10 @@ class Decoder(nn.Module):
         super().__init__()
         width, half = config.width, config.width // 2
         self.layers = nn.Sequential(
-            nn.Conv2d(config.levels * width, width, 3, padding=1), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(width, half * config.stride ** 2, 3, padding=1), nn.PixelShuffle(config.stride),
-            nn.LeakyReLU(SLOPE), nn.Conv2d(half, half // 2, 3, padding=1), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(half // 2, 1, 3, padding=1))
+            Conv2d(config.levels * width, width, 3, padding=1), nn.LeakyReLU(SLOPE),
+            Conv2d(width, half * config.stride ** 2, 3, padding=1), nn.PixelShuffle(config.stride),
+            nn.LeakyReLU(SLOPE), Conv2d(half, half // 2, 3, padding=1), nn.LeakyReLU(SLOPE),
+            Conv2d(half // 2, 1, 3, padding=1))
 
     def forward(self, x):
         return self.layers(x.permute(0, 3, 1, 2))
