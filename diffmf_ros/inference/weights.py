@@ -29,6 +29,7 @@ class Weights:
     model: str
     preset: str
     iterations: int
+    seed: int
     tensors: dict[str, torch.Tensor] = field(repr=False)
 
 
@@ -87,7 +88,8 @@ def load_weights(path: str | Path) -> Weights:
         raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
     if digest(tensors) != header['sha256']:
         raise WeightsError(f'{path} is damaged: its checksum does not match its tensors; get it again')
-    return Weights(path, header['model'], header['preset'], int(header['iterations']), tensors)
+    return Weights(path, header['model'], header['preset'], int(header['iterations']), int(header['seed']),
+                   tensors)
 
 
 def load_into(network: torch.nn.Module, weights: Weights) -> None:

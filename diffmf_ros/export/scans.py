@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scan backend that writes calls of SS2D and SSD into an ONNX graph instead of computing them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..models import scan
+from ..models.kernels.composed import ssd_with
+from .functions import DOMAIN
+
+
+@contextmanager
+def recorded(network: torch.nn.Module) -> Iterator[None]:
+    """Let every scan of network be written into the graph while the context lasts."""
+    scanning = [module for module in network.modules() if hasattr(module, 'backend')]
+    before = [module.backend for module in scanning]
+    scan.BACKENDS['onnx'] = sys.modules[__name__]
+    try:
+        for module in scanning:
+            module.backend = 'onnx'
+        yield
+    finally:
+        del scan.BACKENDS['onnx']
+        for module, backend in zip(scanning, before):
+            module.backend = backend
+
+
+def unavailable() -> str | None:
+    """Return why this backend cannot run here: it is only there while an export lasts."""
+    return None
+
+
+def refuses(u: torch.Tensor, *, states: int) -> str | None:
+    """Return why it cannot write a scan of inputs like u into a graph, or None."""
+    return None if u.dtype == torch.float32 else f'a graph is written in float32, not {u.dtype}'
+
+
+def ss2d(u, proj, dt_weight, dt_bias, A, skip):
+    """As `models.scan.ss2d`. Raises ScanError for more than one state per channel."""
+    if A.shape[2] != 1:
+        raise scan.ScanError(f'only networks with one state per channel can be exported, this one has {A.shape[2]}')
+    return _call('SS2D', u, proj, dt_weight.mT, dt_bias, A[..., 0], skip)
+
+
+def ssd(*inputs):
+    """As `models.scan.ssd`, without D."""
+    return ssd_with(lambda *one_direction: _call('SSD', *one_direction), *inputs)
+
+
+def _call(name, x, *others):
+    """A call in the graph of a function of `functions`, with an output like x."""
+    return torch.onnx.ops.symbolic(f'{DOMAIN}::{name}', (x, *others), dtype=x.dtype, shape=x.shape, version=1)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exported network in onnxruntime, as a function of two images of any size. Needs no torch."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..core.settings import Settings
+from .errors import EngineError, NetworkFailure
+from .onnx_file import OnnxHeader, read_header, read_sealed
+
+PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
+
+
+class OnnxEngine:
+    """Fuse (infrared, visible luminance) with the exported network that settings.weights names.
+
+    Raises EngineError at construction: onnxruntime missing, a file that is missing, damaged or for
+    another network, or a device, precision or scan backend that onnxruntime cannot give.
+    """
+
+    def __init__(self, settings: Settings):
+        _refuse(settings)
+        ort = _onnxruntime()
+        device = _device(settings.device, ort)
+        path = Path(settings.weights)
+        data = read_sealed(path)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings.threads  # 0: one per core
+        # A CUDA provider always wants the CPU's behind it, for the shapes.
+        providers = [PROVIDERS[device], PROVIDERS['cpu']] if device == 'cuda' else [PROVIDERS['cpu']]
+        try:
+            self._session = ort.InferenceSession(data, options, providers=providers)
+        except Exception as error:  # the bindings derive their exceptions from Exception itself
+            raise EngineError(f'onnxruntime {ort.__version__} cannot load {path}: {error}') from error
+        self._header = read_header(path, self._session.get_modelmeta().custom_metadata_map)
+        _check_network(path, self._header, settings)
+        self.device, self.problems = self._what_it_got(device, settings)
+
+    @property
+    def description(self) -> str:
+        """Runtime and device, such as 'onnxruntime cpu'."""
+        return f'onnxruntime {self.device}'
+
+    def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
+        """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
+
+        Raises NetworkFailure when onnxruntime raises, returns NaN or infinity, or when the network was
+        exported for another size.
+        """
+        height, width = ir.shape
+        images = [_padded(image, self._header.multiple) for image in (ir, vi_y)]
+        padded_size = images[0].shape[::-1]
+        if self._header.size not in (None, padded_size):
+            raise NetworkFailure(f'the network was exported for {_text(self._header.size)} pixels and cannot fuse '
+                                 f'{width}x{height}; run `diffmf export` with --size {_text(padded_size)}, or without '
+                                 '--size for every size')
+        try:
+            fused, = self._session.run(None, {name: image[None, None] for name, image in zip(('ir', 'vi_y'), images)})
+        except Exception as error:  # as at construction
+            raise NetworkFailure(f'onnxruntime raised {type(error).__name__}: {error}') from error
+        fused = fused[0, 0, :height, :width]
+        if not np.isfinite(fused).all():
+            raise NetworkFailure('the network returned values that are not finite')
+        return fused.clip(0, 1)
+
+    def _what_it_got(self, device: str, settings: Settings) -> tuple[str, tuple[str, ...]]:
+        """Return the device that the session runs on, and what is wrong with that."""
+        if PROVIDERS[device] in self._session.get_providers():
+            return device, ()
+        if settings.device == 'cuda':
+            raise EngineError('device cuda was asked for, but onnxruntime could not start its CUDA provider (its log '
+                              'says why, usually a missing CUDA or cuDNN library); use device auto or cpu')
+        return 'cpu', ('onnxruntime has a CUDA provider but could not start it: the network runs on the CPU',)
+
+
+def _onnxruntime():
+    try:
+        import onnxruntime
+    except Exception as error:  # a wheel for other libraries fails in other ways than ImportError
+        raise EngineError(f'engine onnx needs onnxruntime, which cannot be imported ({error}); pip install onnxruntime '
+                          "(on a Jetson NVIDIA's onnxruntime-gpu)") from error
+    return onnxruntime
+
+
+def _refuse(settings: Settings) -> None:
+    """Raise EngineError for settings that an exported network cannot follow."""
+    if not settings.weights:
+        raise EngineError('engine onnx has no shipped networks: write one with `diffmf export --onnx FILE` where torch '
+                          'is installed and set `weights` to that file')
+    if settings.precision not in ('auto', 'float32'):
+        raise EngineError(f'exported networks run in float32, not {settings.precision}; use precision auto or float32, '
+                          'or engine torch')
+    if settings.scan_backend != 'auto':
+        raise EngineError(f'scan_backend {settings.scan_backend} belongs to engine torch, an exported network brings '
+                          'its own scan; use scan_backend auto')
+
+
+def _device(device: str, ort) -> str:
+    """Return 'cpu' or 'cuda' for the device setting. Raises EngineError when onnxruntime has no CUDA."""
+    there = PROVIDERS['cuda'] in ort.get_available_providers()
+    if device == 'cuda' and not there:
+        raise EngineError(f'device cuda was asked for, but this onnxruntime {ort.__version__} has no CUDA provider; '
+                          'install onnxruntime-gpu, or use device auto or cpu')
+    return 'cuda' if there and device != 'cpu' else 'cpu'
+
+
+def _check_network(path: Path, header: OnnxHeader, settings: Settings) -> None:
+    if (header.model, header.preset) != (settings.model, settings.preset):
+        raise EngineError(f'{path} is for {header.model} {header.preset}, but {settings.model} {settings.preset} was '
+                          'asked for; set model and preset to match')
+
+
+def _padded(image: np.ndarray, multiple: int) -> np.ndarray:
+    """H x W with both sides extended by reflection to a multiple."""
+    return np.pad(image, [(0, -side % multiple) for side in image.shape], mode='reflect')
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f'{size[0]}x{size[1]}'
