@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network with trained weights on a device, as a function of two images of any size."""
 
+import math
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from .. import models
 from ..core.settings import Settings
-from ..models.scan import ScanError, backend_for
+from ..models.blocks import compute_in
+from ..models.scan import ScanError
 from .errors import EngineError, NetworkFailure
+from .selfcheck import choose_backend
 from .weights import WeightsError, load_into, load_weights, shipped
+
+# Processor flags of a native bfloat16 product; without one it is many times slower than float32.
+BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16'}
 
 
 class Engine:
     """Fuse (infrared, visible luminance) with the network, preset and weights of settings.
 
-    Raises WeightsError (missing, damaged, untrained or foreign weights) and EngineError (what was
-    asked for is not to be had here) at construction.
+    problems: one sentence for each scan backend that gave wrong values here and is not used. Raises
+    WeightsError (missing, damaged, untrained or foreign weights) and EngineError (what was asked for is
+    not to be had here) at construction.
     """
 
     def __init__(self, settings: Settings):
@@ -25,16 +34,23 @@ class Engine:
                                f'{settings.preset} was asked for; set model and preset to match')
         network = models.build(settings.model, settings.preset)
         load_into(network, weights)
-        self.device, self._dtype = device_and_precision(settings)
-        self._network = prepare(network, device=self.device, scan_backend=settings.scan_backend)
-        self._scan = scan_module(self.device, settings.scan_backend).__name__.rpartition('.')[2]
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        self.device, self.dtype = device_and_precision(settings)
+        try:
+            choice = choose_backend(device=self.device, dtype=self.dtype, wanted=settings.scan_backend)
+        except ScanError as error:
+            raise EngineError(f'scan_backend: {error}') from error
+        self.problems, self._scan = choice.problems, choice.name
+        self.network = prepare(network, device=self.device, dtype=self.dtype, scan_backend=choice.name)
+        self.multiple = network.multiple
+        if self.device == 'cuda':
+            torch.backends.cudnn.benchmark = True  # sizes repeat
 
     @property
     def description(self) -> str:
-        """Device, precision and scan backend, such as 'cpu float32, scan portable'."""
-        return f'{self.device} {str(self._dtype).removeprefix("torch.")}, scan {self._scan}'
+        """Device, precision and scan backend, such as 'cpu bfloat16, scan cpu'."""
+        return f'{self.device} {str(self.dtype).removeprefix("torch.")}, scan {self._scan}'
 
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
         """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
@@ -42,40 +58,42 @@ class Engine:
         Raises NetworkFailure when the network raises (out of memory, say) or returns NaN or infinity.
         """
         try:
-            fused = run(self._network, ir, vi_y, device=self.device, dtype=self._dtype)
+            tensors = (torch.from_numpy(image)[None, None].to(self.device) for image in (ir, vi_y))
+            fused = self.fuse_tensors(*tensors)[0, 0].cpu().numpy()
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')
-        return fused.clip(0, 1)
+        return fused
+
+    @torch.inference_mode()
+    def fuse_tensors(self, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
+        """Fuse B x 1 x H x W float32 tensors in [0, 1] on the device, of any size; returns the same, clamped.
+
+        Values that are not finite come back as NaN. Waits for nothing, so that it can be captured.
+        """
+        height, width = ir.shape[2:]
+        fused = self.network(*(pad_to(image, self.multiple) for image in (ir, vi_y)))[..., :height, :width].float()
+        return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
 
 
-def scan_module(device: str, scan_backend: str):
-    """Return the module that scans on device. Raises EngineError for a backend that cannot run there."""
-    try:
-        return backend_for(torch.zeros(1, device=device), 'ss2d', scan_backend)
-    except ScanError as error:
-        raise EngineError(f'scan_backend: {error}') from error
+def pad_to(images: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Reflect B x C x H x W at the right and lower edge up to sides that are multiples; any size from 1x1."""
+    for axis in (2, 3):
+        while missing := -images.shape[axis] % multiple:
+            before_last = images.shape[axis] - 1  # the edge itself is not repeated, unless it is all there is
+            count = min(missing, max(before_last, 1))
+            images = torch.cat((images, images.narrow(axis, max(before_last - count, 0), count).flip(axis)), dim=axis)
+    return images
 
 
-def prepare(network: torch.nn.Module, *, device: str, scan_backend: str) -> torch.nn.Module:
-    """Return network ready for inference on device. Raises EngineError as scan_module does."""
-    scan_module(device, scan_backend)
+def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype, scan_backend: str) -> torch.nn.Module:
+    """Return network, whose own type is float32, ready for inference in dtype on device."""
     for module in network.modules():
         if hasattr(module, 'backend'):
             module.backend = scan_backend
-    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def run(network, ir: np.ndarray, vi_y: np.ndarray, *, device: str, dtype: torch.dtype) -> np.ndarray:
-    """Run network on two H x W float32 images, padded by reflection and cropped again."""
-    height, width = ir.shape
-    padding = [(0, -side % network.multiple) for side in (height, width)]
-    tensors = (torch.from_numpy(np.pad(image, padding, mode='reflect'))[None, None].to(device)
-               for image in (ir, vi_y))
-    with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        fused = network(*tensors)
-    return fused[0, 0, :height, :width].float().cpu().numpy()
+    network = network.to(device, memory_format=torch.channels_last)
+    return compute_in(network, dtype).eval().requires_grad_(False)
 
 
 def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
@@ -88,8 +106,16 @@ def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
                           f'(torch {torch.__version__}); use device auto or cpu')
     precision = settings.precision
     if precision == 'auto':
-        precision = 'float16' if device == 'cuda' else 'float32'
+        precision = 'float16' if device == 'cuda' else 'bfloat16' if multiplies_bfloat16() else 'float32'
     if precision == 'float16' and device == 'cpu':
         raise EngineError('float16 on a CPU is hundreds of times slower than float32; use precision auto, '
                           'float32 or bfloat16')
     return device, getattr(torch, precision)
+
+
+def multiplies_bfloat16(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+    """Whether the processor multiplies bfloat16 natively, by the flags that Linux reports."""
+    if not cpuinfo.exists():
+        return False
+    lines = (line.partition(':') for line in cpuinfo.read_text().splitlines())
+    return any(name.strip() == 'flags' and BFLOAT16_FLAGS & set(flags.split()) for name, _, flags in lines)
