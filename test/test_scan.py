@@ -219,7 +219,7 @@ def test_orders_of_the_two_by_two_example():
 
 
 def test_unknown_backend_names_the_valid_ones():
-    with pytest.raises(scan.ScanError, match='cpu, portable, reference'):
+    with pytest.raises(scan.ScanError, match='triton, mamba_ssm, cpu, portable, reference'):
         scan.backend_for(torch.zeros(1), 'ss2d', 'cuda')
 
 

@@ -9,13 +9,13 @@ parameters, exponents, states and sums are float32 (float64 where the inputs are
 
 import torch
 
-from .kernels import cpu, portable, reference
+from .kernels import cpu, mamba_ssm, portable, reference, triton
 
 # In the order of 'auto'. A backend is a module with
 #   unavailable() -> str | None                 why it cannot run on this machine
 #   refuses(u, *, states) -> str | None         why it cannot take inputs like u with so many states
 # and any of selective_scan, ss2d, ssd, called with the arguments of the functions here, in their order.
-BACKENDS = {'cpu': cpu, 'portable': portable, 'reference': reference}
+BACKENDS = {'triton': triton, 'mamba_ssm': mamba_ssm, 'cpu': cpu, 'portable': portable, 'reference': reference}
 
 
 class ScanError(ValueError):

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused scans on an NVIDIA GPU, written in Triton: `ss2d`, `ssd` and `selective_scan`, for inference.
+
+The kernels, `triton_scan` and `triton_ssd`, are imported when the backend is first asked for. Sizes of
+tiles follow from the shapes, nothing is tuned at run time, and nothing waits for the GPU: once a size has
+run, its calls can be captured in a CUDA graph. With TRITON_INTERPRET=1 the same kernels run on the CPU,
+slowly, for tests.
+"""
+
+import os
+from functools import lru_cache
+from types import SimpleNamespace
+
+import torch
+
+OLDEST_TRITON = 3, 4  # tuples that loops carry
+OLDEST_CAPABILITY = 8, 0  # Ampere; TF32 products
+MOST_STATES = 64  # a thread keeps them in registers
+
+
+def _interpreted() -> bool:
+    return os.environ.get('TRITON_INTERPRET') == '1'
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> SimpleNamespace | str:
+    """Return the kernels, or why they cannot be had."""
+    try:
+        import triton
+        if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST_TRITON:
+            return f'it needs triton {".".join(map(str, OLDEST_TRITON))} or newer, not {triton.__version__}'
+        from .triton_scan import selective_scan, ss2d
+        from .triton_ssd import ssd
+    except Exception as error:  # missing, too old, half installed: the reason is kept, another backend runs
+        return f'its kernels cannot be imported: {type(error).__name__}: {error}'
+    return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd)
+
+
+def unavailable() -> str | None:
+    """Return why this backend cannot run here, or None."""
+    if not _interpreted():
+        if torch.version.cuda is None:
+            return 'this torch is built without CUDA'
+        if not torch.cuda.is_available():
+            return 'there is no CUDA device'
+        if torch.cuda.get_device_capability() < OLDEST_CAPABILITY:
+            return f'the GPU has compute capability {torch.cuda.get_device_capability()}, it needs {OLDEST_CAPABILITY}'
+    kernels = _kernels()
+    return kernels if isinstance(kernels, str) else None
+
+
+def refuses(u: torch.Tensor, *, states: int) -> str | None:
+    """Return why it does not take inputs like u, or None."""
+    if u.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f'it takes float32, float16 and bfloat16, not {u.dtype}'
+    if u.device.type != ('cpu' if _interpreted() else 'cuda'):
+        return f'it takes tensors on a CUDA device, not on {u.device.type}'
+    if torch.is_grad_enabled() and u.requires_grad:
+        return 'it has no backward pass and gradients are asked for'
+    if 4 * u.numel() >= 2 ** 31:  # one output for each of four directions, counted in 32 bits
+        return f'it takes fewer than 2^29 elements, not {u.numel()}'
+    return None if states <= MOST_STATES else f'it takes at most {MOST_STATES} states, not {states}'
+
+
+def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
+    """As `scan.selective_scan`."""
+    return _kernels().selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+
+
+def ss2d(u, proj, dt_weight, dt_bias, A, skip):
+    """As `scan.ss2d`."""
+    return _kernels().ss2d(u, proj, dt_weight, dt_bias, A, skip)
+
+
+def ssd(x, delta, A, B, C, directions):
+    """As `scan.ssd` without D."""
+    return _kernels().ssd(x, delta, A, B, C, directions)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels against the loop in float64. `test_triton.py` runs this file in a process of its own,
+because the interpreter must be chosen before triton is imported; on a GPU it runs as it is."""
+
+import os
+
+import pytest
+import torch
+
+from diffmf_ros.models import scan
+from diffmf_ros.models.kernels import reference, triton
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+DEVICE = 'cpu' if INTERPRETED else 'cuda'
+KERNEL_TOLERANCE = 5e-5  # of the mean magnitude
+
+
+def random(*shape, seed, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def step_sizes(*shape, wide):
+    """Step sizes as performance.md has them: of a fresh network, up to 0.67, or of a trained one, up to 9.3."""
+    uniform = torch.rand(*shape, generator=torch.Generator().manual_seed(7))
+    return torch.exp(uniform * 9.0 - 6.8) if wide else torch.exp(uniform * 6.5 - 6.9)
+
+
+def assert_equal(found, inputs, expected, *, products=0.0):
+    """Inputs are exact in float64, so what is left is 5e-5 of the mean magnitude and the rounding of the output."""
+    assert found.dtype == inputs.dtype and found.shape == expected.shape
+    ulps = {torch.float32: 0.0, torch.float16: 0.5, torch.bfloat16: 1.0 if INTERPRETED else 0.5}[found.dtype]
+    rounding = ulps * torch.finfo(found.dtype).eps * expected.abs()  # the interpreter cuts off to bfloat16
+    allowed = (KERNEL_TOLERANCE + products) * expected.abs().mean() + 1.01 * rounding
+    excess = ((found.double().cpu() - expected).abs() / allowed).max().item()
+    assert excess <= 1, f'{excess:.2f} times the allowed error'
+
+
+def image(height, width, channels, states, rank, *, batch=1, wide=False, dtype=torch.float32):
+    """Inputs of ss2d whose step sizes have the wanted distribution over the channels."""
+    u = random(batch, height, width, channels, seed=1, dtype=dtype)
+    proj = random(batch, height, width, 4, rank + 2 * states, seed=2, dtype=dtype)
+    steps = step_sizes(4, channels, wide=wide)
+    bias = steps + torch.log(-torch.expm1(-steps))
+    A = -torch.arange(1.0, states + 1).repeat(4, channels, 1)
+    return u, proj, random(4, channels, rank, seed=3) * 0.5, bias, A, random(4, channels, seed=4)
+
+
+def check_ss2d(inputs):
+    expected = reference.ss2d(*(x.double() for x in inputs))
+    with torch.inference_mode():
+        found = scan.ss2d(*(x.to(DEVICE) for x in inputs), backend='triton')
+    assert_equal(found, inputs[0], expected)
+
+
+@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
+@pytest.mark.parametrize('height, width, channels, states, rank, batch', [
+    (1, 1, 16, 1, 1, 1),
+    (3, 5, 20, 1, 2, 2),  # odd sides, channels that do not fill a block, a batch
+    (2, 3, 140, 1, 4, 1),  # several blocks of channels
+    (3, 4, 40, 5, 2, 1),  # states that are no power of two
+    (2, 3, 16, 17, 3, 1),  # one channel a thread
+])
+def test_ss2d_equals_the_loop(height, width, channels, states, rank, batch, wide):
+    check_ss2d(image(height, width, channels, states, rank, batch=batch, wide=wide))
+
+
+@pytest.mark.parametrize('height, width, states', [(1, 33, 1), (34, 1, 2)])
+def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states):
+    check_ss2d(image(height, width, 8, states, 1, wide=True))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
+def test_ss2d_takes_half_precision_and_keeps_float32_inside(dtype, wide):
+    check_ss2d(image(5, 7, 32, 2, 2, wide=wide, dtype=dtype))
+
+
+def test_ss2d_takes_extreme_step_sizes():
+    u, proj, weight, bias, A, skip = image(4, 5, 16, 1, 2)
+    check_ss2d((u, proj, weight * 40, bias, A * 16, skip))
+
+
+@pytest.mark.parametrize('direction', range(4))
+def test_each_direction_of_ss2d_alone(direction):
+    # Given inputs whose other directions add nothing,
+    u, proj, weight, bias, A, skip = image(3, 4, 8, 1, 2)
+    alone = torch.arange(4) == direction
+    proj[..., 2:] *= alone[:, None]  # B and C
+    # then the sum is that direction.
+    check_ss2d((u, proj, weight, bias, A, skip * alone[:, None]))
+
+
+@pytest.mark.parametrize('token_major', [False, True])
+@pytest.mark.parametrize('length, channels, states, groups, dtype, wide', [
+    (1, 4, 1, 1, torch.float32, False),
+    (70, 6, 3, 2, torch.float32, True),
+    (37, 40, 1, 1, torch.float16, True),
+    (33, 8, 2, 1, torch.bfloat16, False),
+])
+def test_selective_scan_equals_the_loop(length, channels, states, groups, dtype, wide, token_major):
+    u = random(2, channels, length, seed=1, dtype=dtype)
+    delta = step_sizes(2, channels, length, wide=wide).to(dtype)
+    B, C = (random(2, groups, states, length, seed=i, dtype=dtype) for i in (2, 3))
+    if token_major:
+        u, delta, B, C = (x.movedim(-1, 1).contiguous().movedim(1, -1) for x in (u, delta, B, C))
+    A, D = -torch.arange(1.0, states + 1).repeat(channels, 1), random(channels, seed=4)
+    inputs = u, delta, A, B, C, D
+    expected = reference.selective_scan(*(x.double() for x in inputs), None, False)
+    assert_equal(scan.selective_scan(*(x.to(DEVICE) for x in inputs), backend='triton'), u, expected)
+
+
+def test_selective_scan_adds_the_bias_before_softplus():
+    u, delta, B, C = random(1, 5, 9, seed=1), random(1, 5, 9, seed=2) * 4, *random(2, 1, 1, 2, 9, seed=3)
+    inputs = u, delta, -random(5, 2, seed=4).abs(), B, C, None, random(5, seed=5)
+    exact = [x if x is None else x.double() for x in inputs]
+    given = [x if x is None else x.to(DEVICE) for x in inputs]
+    found = scan.selective_scan(*given, delta_softplus=True, backend='triton')
+    assert_equal(found, u, reference.selective_scan(*exact, True))
+
+
+@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
+@pytest.mark.parametrize('length, heads, head, states, directions, dtype', [
+    (1, 1, 4, 3, 2, torch.float32),
+    (70, 2, 8, 6, 1, torch.float32),
+    (100, 3, 16, 20, 2, torch.float32),
+    (90, 2, 20, 16, 2, torch.float16),
+    (90, 2, 8, 5, 2, torch.bfloat16),
+])
+def test_ssd_equals_the_loop(length, heads, head, states, directions, dtype, wide):
+    x = random(2, length, heads, head, seed=1, dtype=dtype)
+    delta = step_sizes(2, length, heads, wide=wide).to(dtype)
+    # B and C are slices of a wider projection, as in the networks.
+    B, C = random(2, length, 2 * states + 1, seed=2, dtype=dtype)[..., 1:].chunk(2, dim=-1)
+    inputs = x, delta, -torch.linspace(1, 16, heads), B, C
+    expected = reference.ssd(*(t.double() for t in inputs), directions)
+    found = scan.ssd(*(t.to(DEVICE) for t in inputs), directions=directions, backend='triton')
+    # TF32 keeps 10 bits of each factor; the interpreter multiplies in float32.
+    assert_equal(found, x, expected, products=0.0 if INTERPRETED or dtype == torch.float32 else 2e-3)
+
+
+def test_ssd_in_spans_of_several_chunks(monkeypatch):
+    # Given so few programs wanted that each walks several chunks of a long sequence,
+    from diffmf_ros.models.kernels import triton_ssd
+
+    monkeypatch.setattr(triton_ssd, 'ENOUGH_PROGRAMS', 1)
+    x, B, C = random(1, 300, 1, 8, seed=1), random(1, 300, 4, seed=2), random(1, 300, 4, seed=3)
+    inputs = x, step_sizes(1, 300, 1, wide=False), torch.tensor([-2.0]), B, C
+    expected = reference.ssd(*(t.double() for t in inputs), 2)
+    assert_equal(scan.ssd(*(t.to(DEVICE) for t in inputs), directions=2, backend='triton'), x, expected)
+
+
+def test_results_are_the_same_each_time():
+    inputs = [x.to(DEVICE) for x in image(3, 5, 20, 1, 2, wide=True, dtype=torch.float16)]
+    assert torch.equal(scan.ss2d(*inputs, backend='triton'), scan.ss2d(*inputs, backend='triton'))
+
+
+def test_auto_takes_triton_first_and_leaves_gradients_to_others():
+    u = torch.zeros(1, 2, 2, 8, device=DEVICE)
+    assert scan.backend_for(u, 'ss2d') is triton
+    u.requires_grad_()
+    assert scan.backend_for(u, 'ss2d') is not triton
+    with pytest.raises(scan.ScanError, match='no backward pass'):
+        scan.backend_for(u, 'ss2d', 'triton')
+    with torch.no_grad():
+        assert scan.backend_for(u, 'ss2d') is triton
+
+
+def test_too_many_states_and_other_types_are_refused():
+    with pytest.raises(scan.ScanError, match='at most 64 states'):
+        scan.backend_for(torch.zeros(1, device=DEVICE), 'ss2d', 'triton', states=65)
+    with pytest.raises(scan.ScanError, match='float64'):
+        scan.backend_for(torch.zeros(1, device=DEVICE, dtype=torch.float64), 'ss2d', 'triton')
+    with pytest.raises(scan.ScanError, match='fewer than 2'):
+        scan.backend_for(torch.zeros(1, device=DEVICE).expand(2 ** 29), 'ss2d', 'triton')
+
+
+def test_the_operators_can_be_traced_without_data():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        y = torch.ops.diffmf_ros.ss2d(*(mode.from_tensor(x) for x in image(3, 5, 20, 1, 2, dtype=torch.float16)))
+    assert y.shape == (1, 3, 5, 20) and y.dtype == torch.float16
