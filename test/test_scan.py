@@ -214,6 +214,26 @@ def test_selective_scan_takes_the_shapes_of_mamba_ssm():
         assert_equal(found, exact, 1e-10)
 
 
+@needs_kernel
+@pytest.mark.parametrize('channels', [5, 16, 24, 40, 64, 128])
+def test_compiled_layer_norm_equals_torch_in_float64(channels):
+    shapes = (3, 7, channels), (channels,), (channels,)
+    x, weight, bias = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
+    x = x + 3
+    exact = torch.nn.functional.layer_norm(x.double(), (channels,), weight.double(), bias.double(), 1e-5)
+    assert_equal([cpu.layer_norm(x, weight, bias, 1e-5, torch.float32)], [exact.float()], 1e-5)
+    rounded = cpu.layer_norm(x, weight, bias, 1e-5, torch.bfloat16).double()
+    assert ((rounded - exact).abs() <= exact.abs() * 2 ** -8 + 1e-5).all()
+
+
+@needs_kernel
+def test_compiled_layer_norm_leaves_to_torch_what_it_does_not_know():
+    x, weight = torch.ones(2, 100), torch.ones(100)
+    assert cpu.layer_norm(x, weight, weight, 1e-5, torch.float32) is None  # seven vectors
+    assert cpu.layer_norm(x[:, :16], weight[:16], weight[:16], 1e-5, torch.float16) is None
+    assert cpu.layer_norm(x[:, :16].requires_grad_(), weight[:16], weight[:16], 1e-5, torch.float32) is None
+
+
 def test_orders_of_the_two_by_two_example():
     assert orders(2, 2).tolist() == [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import layer_norm, rms_norm, silu, softplus
 
 from . import scan
+from .kernels import cpu
 
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -34,10 +35,21 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm over channels in the type of its input."""
+    """nn.LayerNorm over channels, computed in float32 or better.
+
+    The result has the type of the input; with `before_layers`, that of the layers behind it.
+    """
+
+    def __init__(self, channels: int, *, before_layers: bool = False):
+        super().__init__(channels)
+        self.before_layers, self.dtype = before_layers, None
 
     def forward(self, x):
-        return layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        dtype = self.dtype or x.dtype
+        y = cpu.layer_norm(x, self.weight, self.bias, self.eps, dtype)
+        if y is None:
+            y = layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return y.to(dtype)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -57,6 +69,8 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         if isinstance(module, Linear) or isinstance(module, Conv2d) and 1 not in module.weight.shape[:2] or (
                 isinstance(module, Conv2d) and module.groups > 1):
             module.to(dtype)
+        elif isinstance(module, LayerNorm) and module.before_layers:
+            module.dtype = dtype
     return network
 
 
@@ -117,9 +131,9 @@ class VSSBlock(nn.Module):
     def __init__(self, channels: int, *, mlp_ratio: float, states: int = 1, gate: bool = False):
         super().__init__()
         hidden = int(mlp_ratio * channels)
-        self.norm1 = LayerNorm(channels)
+        self.norm1 = LayerNorm(channels, before_layers=True)
         self.ss2d = SS2D(channels, states=states, gate=gate)
-        self.norm2 = LayerNorm(channels) if hidden else None
+        self.norm2 = LayerNorm(channels, before_layers=True) if hidden else None
         self.mlp = nn.Sequential(
             Linear(channels, hidden), nn.GELU(), Linear(hidden, channels)) if hidden else None
 
@@ -142,7 +156,7 @@ class SSDMixer(nn.Module):
         self.heads, self.directions = (heads, head), directions
         self.widths = [inner, inner + 2 * states, heads]
         self.parts = [inner, states, states]
-        self.norm = LayerNorm(channels)
+        self.norm = LayerNorm(channels, before_layers=True)
         self.in_proj = Linear(channels, sum(self.widths), bias=False)
         self.conv = depthwise(inner + 2 * states, bias=True)
         self.dt_bias = nn.Parameter(inverse_softplus_of_steps(heads))

@@ -32,7 +32,8 @@ def _library() -> ctypes.CDLL | str:
     try:
         library = ctypes.CDLL(str(found[0]))
         for name in ('ss2d_forward_float32', 'ss2d_forward_bfloat16', 'ss2d_backward', 'ssd_forward_float32',
-                     'ssd_forward_bfloat16', 'scan_forward', 'scan_backward'):
+                     'ssd_forward_bfloat16', 'scan_forward', 'scan_backward', 'layer_norm_float32_float32',
+                     'layer_norm_float32_bfloat16', 'layer_norm_bfloat16_bfloat16'):
             getattr(library, f'diffmf_{name}').restype = None
     except (OSError, AttributeError) as error:
         return f'{found[0].name} could not be loaded: {error}'
@@ -164,12 +165,31 @@ def ssd(x, delta, A, B, C, directions):
     """As `scan.ssd` without D: the plain recurrence; gradients come from the portable form."""
     if _learns(x, delta, A, B, C) or x.shape[3] > _library().diffmf_ssd_widest_head():
         return portable.ssd(x, delta, A, B, C, directions)
-    x, delta, A, B, C = _rows(x, 2), _rows(delta.float(), 1), A.contiguous(), _rows(B.to(x.dtype), 1), _rows(C.to(x.dtype), 1)
+    B, C = (_rows(t.to(x.dtype), 1) for t in (B, C))
+    x, delta, A = _rows(x, 2), _rows(delta.float(), 1), A.contiguous()
     y = x.new_empty(x.shape)
     strides = [stride for t in (x, delta, B, C) for stride in t.stride()[:2]]
     function = _library().diffmf_ssd_forward_bfloat16 if x.dtype == HALF else _library().diffmf_ssd_forward_float32
     function(*map(ADDRESS, _addresses([x, delta, A, B, C, y])), (LONG * 8)(*strides), *map(LONG, x.shape[:2]),
              *map(INT, (*x.shape[2:], B.shape[2], directions, torch.get_num_threads())))
+    return y
+
+
+def layer_norm(x, weight, bias, epsilon, dtype):
+    """Normalise x over its last axis, for inference, in dtype: that of x, or bfloat16. None: not here."""
+    known = {(torch.float32, torch.float32), (torch.float32, HALF), (HALF, HALF)}
+    fits = -(-x.shape[-1] // LANES) in (1, 2, 3, 4, 8)
+    if torch.compiler.is_compiling():
+        return None  # a graph being traced, for an export too, has no addresses
+    if not fits or unavailable() or x.device.type != 'cpu' or (x.dtype, dtype) not in known or _learns(x, weight, bias):
+        return None
+    x = x.contiguous()
+    y = torch.empty_like(x, dtype=dtype)
+    names = (str(t).removeprefix('torch.') for t in (x.dtype, dtype))
+    function = getattr(_library(), f'diffmf_layer_norm_{"_".join(names)}')
+    addresses = _addresses([x, weight.contiguous(), bias.contiguous()])
+    function(*map(ADDRESS, addresses), ctypes.c_float(epsilon), ADDRESS(y.data_ptr()),
+             LONG(x.numel() // x.shape[-1]), INT(x.shape[-1]), INT(torch.get_num_threads()))
     return y
 
 

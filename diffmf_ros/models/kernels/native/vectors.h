@@ -89,11 +89,15 @@ INLINE void scatter(float *p, long stride, vec v, int n) {
     for (int i = 0; i < n; ++i) p[i * stride] = v[i];
 }
 
-INLINE float total(vec v) {
-    float s = 0;
-    for (int i = 0; i < LANES; ++i) s += v[i];
-    return s;
+// The sum of all lanes, in every lane.
+INLINE vec total_in_all(vec v) {
+    v += __builtin_shuffle(v, ivec{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+    v += __builtin_shuffle(v, ivec{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+    v += __builtin_shuffle(v, ivec{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+    return v + __builtin_shuffle(v, ivec{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
 }
+
+INLINE float total(vec v) { return total_in_all(v)[0]; }
 
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); ++i)
 
