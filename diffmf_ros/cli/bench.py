@@ -72,7 +72,7 @@ def _configurations(size: str, fixed: dict, **lists: str) -> list:
         if 'scale' in changes:
             changes['scale'] = _number(changes['scale'])
         settings.append(options.settings_from(**(fixed | changes)))
-    sizes = [_size(text) for text in size.split(',')]
+    sizes = [options.image_size(text) for text in size.split(',')]
     return [Configuration(*pair) for pair in product(dict.fromkeys(settings), dict.fromkeys(sizes))]
 
 
@@ -117,10 +117,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise typer.BadParameter(f'expected a number, got {text!r}', param_hint='--scale') from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition('x')
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise typer.BadParameter(f'expected WIDTHxHEIGHT such as 640x480, got {text!r}', param_hint='--size')
-    return int(width), int(height)

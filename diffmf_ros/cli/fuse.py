@@ -17,6 +17,7 @@ def fuse(
     model: options.Model = DEFAULTS.model,
     preset: options.Preset = DEFAULTS.preset,
     weights: options.Weights = None,
+    engine: options.Engine = DEFAULTS.engine,
     alignment: options.AlignmentFile = None,
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
@@ -27,7 +28,7 @@ def fuse(
     from ..inference.pipeline import FusionPipeline
 
     settings = options.settings_from(
-        model=model, preset=preset, weights=weights, alignment=alignment, scale=scale, device=device)
+        model=model, preset=preset, weights=weights, engine=engine, alignment=alignment, scale=scale, device=device)
     pair = Pair(read_frame(rgb, stream=RGB), read_frame(thermal, stream=THERMAL), offset_ns=0)
     pipeline = FusionPipeline(settings)
     result = pipeline.fuse(pair)

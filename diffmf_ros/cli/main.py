@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..core.frames import DiffmfError
 
-COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'model_card', 'bench', 'doctor')
+COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'model_card', 'bench', 'doctor', 'export')
 
 
 def application() -> typer.Typer:

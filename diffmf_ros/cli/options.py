@@ -19,6 +19,7 @@ def _option(setting: str, type_):
 
 Model = _option('model', str)
 Preset = _option('preset', str)
+Engine = _option('engine', str)
 Device = _option('device', str)
 Precision = _option('precision', str)
 Scale = _option('scale', float)
@@ -37,3 +38,11 @@ def settings_from(**options) -> Settings:
     changes = {name.replace('__', '.'): str(value) if isinstance(value, Path) else value
                for name, value in options.items() if value is not None}
     return updated(DEFAULTS, changes)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of a text such as 640x480. Raises BadParameter for others."""
+    width, _, height = text.partition('x')
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise typer.BadParameter(f'expected WIDTHxHEIGHT such as 640x480, got {text!r}', param_hint='--size')
+    return int(width), int(height)

@@ -19,6 +19,7 @@ def replay(
     model: options.Model = DEFAULTS.model,
     preset: options.Preset = DEFAULTS.preset,
     weights: options.Weights = None,
+    engine: options.Engine = DEFAULTS.engine,
     alignment: options.AlignmentFile = None,
     thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
     scale: options.Scale = DEFAULTS.scale,
@@ -31,7 +32,7 @@ def replay(
     from ..replay import fuse_bag
 
     settings = options.settings_from(
-        model=model, preset=preset, weights=weights, alignment=alignment, scale=scale, device=device,
+        model=model, preset=preset, weights=weights, engine=engine, alignment=alignment, scale=scale, device=device,
         sync__thermal_offset_ms=thermal_offset_ms)
     with BagReader(bag) as reader:
         reader.require(rgb_topic, thermal_topic)

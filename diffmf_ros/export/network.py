@@ -41,6 +41,8 @@ def export(path: str | Path, *, model: str, preset: str, weights: str | Path | N
     size is the (width, height) that the network will get, extended to what it takes; None: every size.
     Raises WeightsError for missing, damaged, untrained or foreign weights, and ExportError.
     """
+    if not Path(path).parent.is_dir():
+        raise ExportError(f'there is no folder {Path(path).parent} to write {Path(path).name} to; make it first')
     loaded = load_weights(weights or shipped(model, preset))
     if (loaded.model, loaded.preset) != (model, preset):
         raise ExportError(f'{loaded.path} is for {loaded.model} {loaded.preset}, but {model} {preset} was asked for; '
@@ -84,10 +86,13 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     width, height = size or (network.multiple * n for n in reversed(TRACED))
     # Two tensors: the exporter takes one and the same for a single input.
     images = torch.rand(1, 1, height, width), torch.rand(1, 1, height, width)
-    with torch.no_grad(), _quiet(), scans.recorded(network):
-        program = torch.onnx.export(network, images, dynamo=True, opset_version=OPSET, verbose=False,
-                                    input_names=['ir', 'vi_y'], output_names=['fused_y'],
-                                    dynamic_shapes=None if size else _every_size(network.multiple))
+    try:
+        with torch.no_grad(), _quiet(), scans.recorded(network):
+            program = torch.onnx.export(network, images, dynamo=True, opset_version=OPSET, verbose=False,
+                                        input_names=['ir', 'vi_y'], output_names=['fused_y'],
+                                        dynamic_shapes=None if size else _every_size(network.multiple))
+    except Exception as error:  # the exporter has many kinds, and its own texts bury the cause
+        raise ExportError(f'torch {torch.__version__} cannot export this network: {_cause(error)}') from error
     proto = program.model_proto
     proto.functions.extend([*ss2d.functions(), *ssd.functions()])
     proto = onnx.inliner.inline_local_functions(proto)
@@ -128,6 +133,13 @@ def _exporter():
         raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime ({error}; torch is '
                           f'{torch.__version__}); pip install "diffmf_ros[onnx]"') from error
     return onnx
+
+
+def _cause(error: BaseException) -> str:
+    """What first went wrong, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
 
 
 def _every_size(multiple: int) -> tuple[dict, dict]:

@@ -41,7 +41,7 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `models.scan.ss2d`. Raises ScanError for more than one state per channel."""
     if A.shape[2] != 1:
-        raise scan.ScanError(f'only networks with one state per channel can be exported, this one has {A.shape[2]}')
+        raise scan.ScanError(f'expected one state per channel, got {A.shape[2]}')
     return _call('SS2D', u, proj, dt_weight.mT, dt_bias, A[..., 0], skip)
 
 

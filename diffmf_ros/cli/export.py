@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf export`: a network as a file for onnxruntime or TensorRT."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.settings import DEFAULTS
+from . import options
+
+
+def export(
+    onnx: Annotated[Path, typer.Option('--onnx', help='file to write')],
+    model: options.Model = DEFAULTS.model,
+    preset: options.Preset = DEFAULTS.preset,
+    weights: options.Weights = None,
+    size: Annotated[str | None, typer.Option(help='the only size of image, WIDTHxHEIGHT; without it, every size')]
+    = None,
+) -> None:
+    """Write a trained network as an ONNX file, once it agrees with torch."""
+    from ..export.network import export as run
+
+    settings = options.settings_from(model=model, preset=preset, weights=weights)
+    written = run(onnx, model=settings.model, preset=settings.preset, weights=settings.weights or None,
+                  size=None if size is None else options.image_size(size))
+    sizes = 'every size' if written.size is None else '{}x{}'.format(*written.size)
+    typer.echo(f'{onnx}: {settings.model} {settings.preset} for {sizes}, {onnx.stat().st_size / 1e6:.1f} MB; '
+               f'onnxruntime differs from torch by at most {written.largest_difference:.1e}')
