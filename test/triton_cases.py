@@ -72,7 +72,7 @@ def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
 def test_ss2d_takes_half_precision_and_keeps_float32_inside(dtype, wide):
-    check_ss2d(image(5, 7, 32, 2, 2, wide=wide, dtype=dtype))
+    check_ss2d(image(3, 7, 20, 2, 2, wide=wide, dtype=dtype))
 
 
 def test_ss2d_takes_extreme_step_sizes():
@@ -93,7 +93,7 @@ def test_each_direction_of_ss2d_alone(direction):
 @pytest.mark.parametrize('token_major', [False, True])
 @pytest.mark.parametrize('length, channels, states, groups, dtype, wide', [
     (1, 4, 1, 1, torch.float32, False),
-    (70, 6, 3, 2, torch.float32, True),
+    (40, 6, 3, 2, torch.float32, True),
     (37, 40, 1, 1, torch.float16, True),
     (33, 8, 2, 1, torch.bfloat16, False),
 ])
@@ -122,9 +122,9 @@ def test_selective_scan_adds_the_bias_before_softplus():
 @pytest.mark.parametrize('length, heads, head, states, directions, dtype', [
     (1, 1, 4, 3, 2, torch.float32),
     (70, 2, 8, 6, 1, torch.float32),
-    (100, 3, 16, 20, 2, torch.float32),
-    (90, 2, 20, 16, 2, torch.float16),
-    (90, 2, 8, 5, 2, torch.bfloat16),
+    (100, 3, 4, 20, 2, torch.float32),
+    (70, 1, 20, 4, 2, torch.float16),
+    (70, 2, 8, 5, 2, torch.bfloat16),
 ])
 def test_ssd_equals_the_loop(length, heads, head, states, directions, dtype, wide):
     x = random(2, length, heads, head, seed=1, dtype=dtype)
@@ -150,7 +150,7 @@ def test_ssd_in_spans_of_several_chunks(monkeypatch):
 
 
 def test_results_are_the_same_each_time():
-    inputs = [x.to(DEVICE) for x in image(3, 5, 20, 1, 2, wide=True, dtype=torch.float16)]
+    inputs = [x.to(DEVICE) for x in image(2, 3, 8, 1, 2, wide=True, dtype=torch.float16)]
     assert torch.equal(scan.ss2d(*inputs, backend='triton'), scan.ss2d(*inputs, backend='triton'))
 
 
