@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,57 @@ def run_cases(**environment):
 def test_cases_in_the_interpreter():
     pytest.importorskip('triton', reason='triton is not installed')
     run_cases(TRITON_INTERPRET='1')
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """Have launches compile for a GPU that need not be here, and launch nothing; return set_capability and kernels."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    kernels, compile_or_run = [], JITFunction.run
+
+    def compile_only(self, *args, **options):
+        kernels.append(compile_or_run(self, *args, **{**options, 'warmup': True}))
+
+    def set_capability(number):
+        # A device number of its own: what a kernel has been compiled for is remembered by it.
+        driver.set_active(SimpleNamespace(get_current_device=lambda: number, get_current_stream=lambda device: 0,
+                                          get_current_target=lambda: GPUTarget('cuda', number, 32)))
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(JITFunction, 'run', compile_only)
+    yield set_capability, kernels
+    if torch.cuda.is_available():
+        driver.reset_active()
+
+
+@pytest.mark.parametrize('capability, dtype', [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)])
+def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capability, dtype):
+    # The interpreter takes what the compiler refuses. Given the sizes of a network,
+    from diffmf_ros.models.kernels import triton_scan, triton_ssd
+
+    set_capability, kernels = compiled
+    set_capability(capability)
+
+    def zeros(*shape):
+        return torch.zeros(*shape, dtype=dtype)
+
+    # when the scans are launched,
+    parameters = (torch.zeros(s) for s in ((4, 128, 4), (4, 128), (4, 128, 1), (4, 128)))
+    triton_scan.ss2d(zeros(1, 4, 6, 128), zeros(1, 4, 6, 4, 6), *parameters)
+    triton_scan.selective_scan(zeros(2, 6, 9), zeros(2, 6, 9), torch.zeros(6, 3), zeros(2, 2, 3, 9),
+                               zeros(2, 2, 3, 9), torch.zeros(6), None, True)
+    triton_ssd.ssd(zeros(1, 70, 4, 32), zeros(1, 70, 4), torch.zeros(4), zeros(1, 70, 64), zeros(1, 70, 64), 2)
+    # then each kernel compiles, and only carry and ssd exchange values between threads.
+    assert [kernel.name for kernel in kernels] == [
+        'chunk_states', 'carry', 'outputs', 'outputs', 'chunk_states', 'carry', 'outputs',
+        'span_states', 'carry', 'outputs']
+    assert all(kernel.asm['cubin'] for kernel in kernels)
+    assert [kernels[i].metadata.shared for i in (0, 2, 3, 4, 6)] == [0] * 5
+    assert max(kernel.metadata.shared for kernel in kernels) <= 99 * 1024  # what every GPU since Ampere has
 
 
 @needs_gpu

@@ -231,7 +231,8 @@ def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image
     chunks = height * triton.cdiv(width, chunk)
     chunks = max(chunks, width * triton.cdiv(height, chunk)) if image else chunks
     fixed = {'SCANS': scans, 'RANK': weight.shape[2], 'STATES': states, 'SOFTPLUS': softplus, 'IMAGE': image,
-             'CHUNK': chunk, 'GROUP': 4 if states <= 4 else 2, 'BLOCK': block, 'num_warps': 1}
+             'CHUNK': chunk, 'GROUP': 4 if states <= 4 else 2, 'BLOCK': block, 'num_warps': 1,
+             'enable_fp_fusion': True}
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))
     ends = A.new_empty(batch, scans, chunks, states, channels)
     sums = A.new_empty(batch, scans, chunks, channels)
@@ -257,7 +258,7 @@ def run_carry(ends, sums, A, *, channels):
     strides = A.stride(0), A.stride(2), A.stride(1) if A.shape[1] > 1 else 0, int(sums.shape[3] > 1)
     programs = batch * scans * states * triton.cdiv(channels, CARRY_CHANNELS)
     carry[(programs,)](ends, sums, A, chunks, channels, len(A), *strides, STATES=states, BLOCK=CARRY_CHANNELS,
-                       ROWS=min(CARRY_CHUNKS, triton.next_power_of_2(chunks)))
+                       ROWS=min(CARRY_CHUNKS, triton.next_power_of_2(chunks)), enable_fp_fusion=True)
 
 
 @torch.library.custom_op('diffmf_ros::ss2d', mutates_args=())

@@ -134,7 +134,7 @@ def ssd(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, 
     spans = triton.cdiv(length, span)
     fixed = {'DIRECTIONS': directions, 'SPAN': span, 'CHUNK': CHUNK, 'P': max(16, triton.next_power_of_2(p)),
              'N': max(16, triton.next_power_of_2(n)), 'PRECISION': 'ieee' if exact else 'tf32',
-             'num_warps': 8 if exact else 4, 'num_stages': 2}
+             'num_warps': 8 if exact else 4, 'num_stages': 2, 'enable_fp_fusion': True}
     scans = directions * heads
     ends, sums = A.new_empty(batch, scans, spans, 1, p * n), A.new_empty(batch, scans, spans, 1)
     y = x.new_empty(x.shape)
