@@ -118,6 +118,19 @@ def test_selective_scan_adds_the_bias_before_softplus():
     assert_equal(found, u, reference.selective_scan(*exact, True))
 
 
+def test_carry_over_more_chunks_than_one_tile(monkeypatch):
+    # Given 7 chunks and a carry that takes 4 at a time,
+    from diffmf_ros.models.kernels import triton_scan
+
+    monkeypatch.setattr(triton_scan, 'CARRY_CHUNKS', 4)
+    u, B, C = random(1, 2, 200, seed=1), random(1, 1, 1, 200, seed=2), random(1, 1, 1, 200, seed=3)
+    # and step sizes so small that a state outlives all of them,
+    inputs = u, torch.full_like(u, 1e-3), -torch.ones(2, 1), B, C, None, None
+    expected = reference.selective_scan(*(x if x is None else x.double() for x in inputs), False)
+    found = scan.selective_scan(*(x if x is None else x.to(DEVICE) for x in inputs), backend='triton')
+    assert_equal(found, u, expected)
+
+
 @pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
 @pytest.mark.parametrize('length, heads, head, states, directions, dtype', [
     (1, 1, 4, 3, 2, torch.float32),
