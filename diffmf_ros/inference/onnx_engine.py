@@ -27,6 +27,8 @@ class OnnxEngine:
         data = read_sealed(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = settings.threads  # 0: one per core
+        # Threads that wait do not spin: a step of a scan is short, and on a busy machine spinning doubled the time.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         # A CUDA provider always wants the CPU's behind it, for the shapes.
         providers = [PROVIDERS[device], PROVIDERS['cpu']] if device == 'cuda' else [PROVIDERS['cpu']]
         try:
