@@ -14,8 +14,10 @@ pytest.importorskip('onnxscript', reason='onnxscript is not installed')
 onnxruntime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from onnx import helper  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.core.frames import Frame, Mode, Pair  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
 from diffmf_ros.export import network as exporting  # noqa: E402
@@ -347,3 +349,23 @@ def test_a_scan_with_more_states_is_refused():
         graph(network, size=(8, 8))
 
     assert network.rounds[0].own_i[0].ss2d.backend == 'auto'
+
+
+def test_the_command_says_what_it_wrote(nano, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(exporting, 'export', lambda path, **options: asked.update(path=path, **options) or nano)
+
+    done = CliRunner().invoke(
+        application(), ['export', '--onnx', str(nano.path), '--preset', 'nano', '--size', '30x20'])
+
+    assert done.exit_code == 0, done.output
+    assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano', 'weights': None, 'size': (30, 20)}
+    assert 'diffmf nano for 32x32, ' in done.output
+    assert f'at most {nano.largest_difference:.1e}' in done.output
+
+
+def test_the_command_refuses_a_size_that_is_none(nano):
+    done = CliRunner().invoke(application(), ['export', '--onnx', str(nano.path), '--size', 'big'])
+
+    assert done.exit_code == 2
+    assert 'WIDTHxHEIGHT' in done.output

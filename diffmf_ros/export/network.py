@@ -150,11 +150,11 @@ def _every_size(multiple: int) -> tuple[dict, dict]:
 
 def _forget_the_source(proto) -> None:
     """Drop the stack traces that the exporter notes at every value: they name files of this machine."""
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+    whole = proto.graph
+    for part in (whole, *whole.node, *whole.initializer, *whole.input, *whole.output):
         part.ClearField('metadata_props')
         part.ClearField('doc_string')
-    graph.ClearField('value_info')
+    whole.ClearField('value_info')
 
 
 @contextmanager
