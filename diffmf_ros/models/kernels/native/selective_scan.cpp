@@ -63,8 +63,9 @@ CLONES void pack(const View &view, long b, long channel, int lanes, long t, int 
             EACH(k, LANES) tile[(i + k) * stride] = m[k];
         }
         for (; i < count; ++i) tile[i * stride] = gather(view.at(b, channel, t + i), view.row_stride, lanes);
-    } else if (view.row_stride == 1) {
-        for (int i = 0; i < count; ++i) tile[i * stride] = load(view.at(b, channel, t + i), lanes);
+    } else if (view.row_stride == 1 && lanes == LANES) {
+        const float *from = view.at(b, channel, t);
+        for (int i = 0; i < count; ++i, from += view.token_stride) tile[i * stride] = load(from);
     } else {
         for (int i = 0; i < count; ++i) tile[i * stride] = gather(view.at(b, channel, t + i), view.row_stride, lanes);
     }
@@ -80,8 +81,9 @@ CLONES void unpack(const View &view, long b, long channel, int lanes, long t, in
             EACH(c, LANES) store(view.at(b, channel + c, t + i), m[c]);
         }
         for (; i < count; ++i) scatter(view.at(b, channel, t + i), view.row_stride, tile[i * stride], lanes);
-    } else if (view.row_stride == 1) {
-        for (int i = 0; i < count; ++i) store(view.at(b, channel, t + i), tile[i * stride], lanes);
+    } else if (view.row_stride == 1 && lanes == LANES) {
+        float *to = view.at(b, channel, t);
+        for (int i = 0; i < count; ++i, to += view.token_stride) store(to, tile[i * stride]);
     } else {
         for (int i = 0; i < count; ++i) scatter(view.at(b, channel, t + i), view.row_stride, tile[i * stride], lanes);
     }
@@ -129,12 +131,16 @@ struct Task {
         }
         pack_states(in.B, b, row, in.states, t, count, B);
         pack_states(in.C, b, row, in.states, t, count, C);
-        for (int i = 0; i < count; ++i) {
-            vec x[NV];
-            EACH(v, NV) x[v] = (delta[i * NV + v] + bias[v]) * splat(LOG2_E);
-            if (in.softplus) softplus2(x);
-            EACH(v, NV) delta[i * NV + v] = x[v];
-        }
+        if (in.softplus) for (int i = 0; i < count; ++i) step_size<true>(i);
+        else for (int i = 0; i < count; ++i) step_size<false>(i);
+    }
+
+    template <bool SOFTPLUS>
+    ALWAYS void step_size(int i) {
+        vec x[NV];
+        EACH(v, NV) x[v] = (delta[i * NV + v] + bias[v]) * splat(LOG2_E);
+        if (SOFTPLUS) softplus2(x);
+        EACH(v, NV) delta[i * NV + v] = x[v];
     }
 
     // T tokens from the i-th of the tile on; leaves y where u was.
