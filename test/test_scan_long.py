@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scans at the length of a 640x480 image at full resolution: errors must not grow along the sequence."""
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed')
+
+from diffmf_ros.models.kernels import cpu, portable, reference  # noqa: E402
+
+LENGTH = 640 * 480
+TOLERANCE = 5e-5
+needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None, reason=f'no compiled kernel: {cpu.unavailable()}')
+
+
+@pytest.fixture(scope='module', params=[0.1, 9.0], ids=['fresh', 'wide'])
+def inputs(request):
+    """u, delta, A, B, C, D of a selective scan: step sizes of a fresh network, or as wide as those of a trained one."""
+    torch.manual_seed(0)
+    u, delta = torch.randn(2, 1, 4, LENGTH)
+    B, C = torch.randn(2, 1, 1, 2, LENGTH)
+    A = -torch.tensor([[1.0, 2.0]]).repeat(4, 1)
+    return u, (delta.abs() * request.param / 3 + 1e-4), A, B, C, torch.randn(4)
+
+
+def relative_error(found, exact):
+    return ((found - exact).abs().max() / exact.abs().mean()).item()
+
+
+@pytest.fixture(scope='module')
+def exact(inputs):
+    """The loop over the sequence in float64."""
+    with torch.inference_mode():
+        return reference.selective_scan(*(x.double() for x in inputs), None, False)
+
+
+def test_portable_scan_equals_the_loop(inputs, exact):
+    assert relative_error(portable.selective_scan(*inputs, None, False), exact) <= TOLERANCE
+
+
+@needs_kernel
+def test_compiled_scan_equals_the_loop(inputs, exact):
+    assert relative_error(cpu.selective_scan(*inputs, None, False), exact) <= TOLERANCE
+
+
+@needs_kernel
+def test_compiled_gradients_equal_the_portable_ones_in_float64(inputs):
+    weighting = torch.randn(1, 4, LENGTH)
+
+    def gradients(scan, dtype):
+        learning = [x.clone().to(dtype).requires_grad_() for x in inputs]
+        (scan(*learning, None, False) * weighting).sum().backward()
+        return [x.grad for x in learning]
+
+    found, wanted = gradients(cpu.selective_scan, torch.float32), gradients(portable.selective_scan, torch.float64)
+    errors = {name: relative_error(f, w) for name, f, w in zip(('u', 'delta', 'A', 'B', 'C', 'D'), found, wanted)}
+    assert max(errors.values()) <= TOLERANCE, errors
