@@ -11,13 +11,16 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair  # noqa: E402
 from diffmf_ros.core.geometry import Alignment  # noqa: E402
-from diffmf_ros.core.settings import ThermalSettings  # noqa: E402
+from diffmf_ros.core.pacing import AdaptiveScale  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, updated  # noqa: E402
 from diffmf_ros.inference import device_path  # noqa: E402
 from diffmf_ros.inference.device_path import DevicePath  # noqa: E402
+from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import NetworkFailure  # noqa: E402
 from diffmf_ros.inference.host_path import HostPath  # noqa: E402
 from diffmf_ros.inference.scaled import fuse_scaled  # noqa: E402
 from diffmf_ros.inference.scaled_tensors import ScaledFusion  # noqa: E402
+from diffmf_ros.models.scan import ScanError  # noqa: E402
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
 TILTED = Alignment(((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0)), (640, 480), (320, 256))
@@ -62,11 +65,11 @@ def thermal_frame(size, encoding='mono16'):
     return Frame(THERMAL, 2, '', pixels, encoding)
 
 
-def on_both_paths(pair, *, alignment, scale=1.0, device='cpu'):
+def on_both_paths(pair, *, alignment, scale=1.0, device='cpu', engine=None):
     """(image of the host path, image of the device path), as int."""
-    settings = {'alignment': alignment, 'thermal': ThermalSettings()}
+    settings, engine = {'alignment': alignment, 'thermal': ThermalSettings()}, engine or Mix(device)
     return (path(pair, scale=scale, stage=lambda name: nullcontext()).astype(int)
-            for path in (HostPath(Mix(), **settings), DevicePath(Mix(device), **settings)))
+            for path in (HostPath(engine, **settings), DevicePath(engine, **settings)))
 
 
 def assert_equal_within_a_level(host, there):
@@ -96,6 +99,18 @@ def test_every_size_gives_the_picture_of_the_host_path(rgb_size, thermal_size, a
     pair = Pair(rgb_frame(rgb_size), thermal_frame(thermal_size), 0)
 
     assert_equal_within_a_level(*on_both_paths(pair, alignment=alignment, device=device))
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('scale', [1.0, 0.5])
+def test_the_network_gives_the_picture_of_the_host_path(scale, device):
+    engine = Engine(updated(DEFAULTS, {'device': device, 'precision': 'float32'}))
+    pair = Pair(rgb_frame((46, 61)), thermal_frame((40, 52)), 0)
+
+    host, there = on_both_paths(pair, alignment=TILTED, scale=scale, engine=engine)
+
+    assert_equal_within_a_level(host, there)
+    assert host.std() > 20
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -164,7 +179,8 @@ def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('fault, words', [
     (lambda ir, y: ir * float('nan'), 'not finite'),
-    (lambda ir, y: (_ for _ in ()).throw(RuntimeError('out of memory')), 'RuntimeError: out of memory')])
+    (lambda ir, y: (_ for _ in ()).throw(RuntimeError('out of memory')), 'RuntimeError: out of memory'),
+    (lambda ir, y: (_ for _ in ()).throw(ScanError('too many elements')), 'ScanError: too many elements')])
 def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, device):
     engine = Mix(device)
     engine.fuse_tensors = fault
@@ -195,7 +211,12 @@ def test_frames_that_the_host_path_refuses_are_refused_alike(pair, reason):
     assert messages[0] == messages[1]
 
 
+def test_every_step_of_the_adaptive_size_stays_ready():
+    assert device_path.READY >= len(AdaptiveScale(1.0).steps)
+
+
 def test_only_the_last_few_sizes_stay_ready(monkeypatch):
+    monkeypatch.setattr(device_path, 'READY', 4)
     built = []
     program = device_path.Program
     monkeypatch.setattr(device_path, 'Program', lambda plan, **more: built.append(plan.size) or program(plan, **more))
@@ -207,5 +228,4 @@ def test_only_the_last_few_sizes_stay_ready(monkeypatch):
     for height in (4, 5, 6, 7, 4, 8, 4, 5):
         fuse(height)
 
-    assert device_path.READY == 4
     assert [size[0] for size in built] == [4, 5, 6, 7, 8, 5]

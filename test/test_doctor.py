@@ -174,6 +174,12 @@ class TestNetwork:
         assert 'please report' in found['scan reference'].advice
         assert 'scans' not in found
 
+    def test_every_missing_part_of_mamba_ssm_is_listed(self, network, monkeypatch):
+        from diffmf_ros.models.kernels import mamba_ssm
+        monkeypatch.setattr(mamba_ssm, 'missing', lambda: ('no extension', 'no chunk scan'))
+        parts = [finding for finding in network.examine() if finding.name == 'mamba_ssm']
+        assert [(part.text, part.state) for part in parts] == [('no extension', LACKS), ('no chunk scan', LACKS)]
+
     def test_no_right_scan_backend_blocks(self, network, monkeypatch):
         from diffmf_ros.inference import selfcheck
         monkeypatch.setattr(selfcheck, 'check', lambda name, **kind: 'gave NaN')

@@ -45,6 +45,15 @@ def test_on_cuda_the_function_is_not_called_again_after_the_capture():
 
 
 @needs_cuda
+def test_what_was_captured_for_inference_is_replayed_outside_of_it():
+    with torch.inference_mode():
+        replay = Replay(lambda a: a + 1, [torch.zeros(2, device='cuda')])
+
+    assert replay.problem is None
+    assert replay(torch.ones(2, device='cuda')).tolist() == [2.0, 2.0]
+
+
+@needs_cuda
 def test_what_cannot_be_captured_runs_as_it_is_and_says_why():
     replay = Replay(lambda a: a + a.sum().item(), [torch.zeros(2, device='cuda')])
 

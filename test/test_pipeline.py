@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pair -> FusionResult: what passes unchanged, what a failure gives, and any size."""
 
+import re
 import sys
 import types
 
@@ -95,7 +96,13 @@ def not_a_number(network, ir, y):
     return ir * float('nan')
 
 
-@pytest.mark.parametrize('fault, words', [(out_of_memory, 'out of memory'), (not_a_number, 'not finite')])
+def too_large_for_the_scan(network, ir, y):
+    from diffmf_ros.models.scan import ScanError
+    raise ScanError('it takes fewer than 2^29 elements')
+
+
+@pytest.mark.parametrize('fault, words', [
+    (out_of_memory, 'out of memory'), (not_a_number, 'not finite'), (too_large_for_the_scan, 'fewer than 2.29')])
 def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, monkeypatch, fault, words):
     from diffmf_ros.models.diffmf import DiffMF
     pipeline = FusionPipeline(engine_settings)
@@ -103,7 +110,7 @@ def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings
         patch.setattr(DiffMF, 'forward', fault)
         result = pipeline.fuse(textured)
     assert result.mode == Mode.CLASSICAL
-    assert words in result.warnings[0]
+    assert re.search(words, result.warnings[0])
     assert np.array_equal(result.pixels, FusionPipeline(CLASSICAL).fuse(textured).pixels)
     assert pipeline.fuse(textured).mode == Mode.FUSED
 
@@ -202,8 +209,9 @@ def test_warming_up_runs_the_network_at_the_size_that_comes(stand_in, rgb_encodi
     assert engine.sizes == [(48, 64)]
 
 
-def test_onnx_is_asked_for_by_the_setting(monkeypatch, textured):
-    engine = Recording('cpu')
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(monkeypatch, textured, device):
+    engine = Recording(device)
     module = types.SimpleNamespace(OnnxEngine=lambda settings: engine)
     monkeypatch.setitem(sys.modules, 'diffmf_ros.inference.onnx_engine', module)
     monkeypatch.setitem(sys.modules, 'torch', None)
@@ -211,7 +219,7 @@ def test_onnx_is_asked_for_by_the_setting(monkeypatch, textured):
     pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}))
 
     assert pipeline.fuse(textured).mode == Mode.FUSED
-    assert pipeline.device == 'a stand-in'
+    assert pipeline.device == 'a stand-in' and engine.sizes == [(48, 64)]
 
 
 def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeypatch):

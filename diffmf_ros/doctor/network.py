@@ -72,6 +72,7 @@ def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: 
 def _precision_and_scans() -> Iterator[Finding]:
     from ..inference import selfcheck
     from ..inference.engine import device_and_precision
+    from ..models.kernels import mamba_ssm
     from ..models.scan import BACKENDS
     try:
         device, dtype = device_and_precision(DEFAULTS)
@@ -90,6 +91,8 @@ def _precision_and_scans() -> Iterator[Finding]:
         yield Finding('network', f'scan {name}', wrong or 'right on the golden inputs',
                       State.LACKS if wrong else State.GOOD,
                       f'scan backend {name} {wrong}: please report this' if wrong else '')
+    for reason in mamba_ssm.missing():
+        yield Finding('network', 'mamba_ssm', reason, State.LACKS)
     if not passed:
         yield Finding('network', 'scans', 'no scan backend gives right values', State.BLOCKS,
                       'set model: classical until a scan backend works')

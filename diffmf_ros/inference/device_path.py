@@ -16,14 +16,16 @@ from torch.nn.functional import grid_sample, interpolate
 from ..core.color import output_encoding, require_8_bit
 from ..core.frames import Pair
 from ..core.geometry import Alignment, shrinks
+from ..core.pacing import steps_from
 from ..core.settings import ThermalSettings
 from ..core.thermal import SMALLEST_SPAN, STRETCHED, value_range
+from ..models.scan import ScanError
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
 from .scaled_tensors import AreaResize, ScaledFusion
 
-# Sizes, encodings and scales that are ready at a time; each holds device memory.
-READY = 4
+# Plans that are ready at a time: every working size of one camera. Each holds device memory.
+READY = len(steps_from(1.0))
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class DevicePath:
                 inputs = prepared.uploads.take()
             with stage('network'):
                 packed = prepared.download(prepared.replay(*inputs))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except (RuntimeError, ScanError) as error:  # out of memory, or an image too large for the scan
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not packed[-1]:
             raise NetworkFailure('the network returned values that are not finite')

@@ -60,7 +60,7 @@ class Engine:
         try:
             tensors = (torch.from_numpy(image)[None, None].to(self.device) for image in (ir, vi_y))
             fused = self.fuse_tensors(*tensors)[0, 0].cpu().numpy()
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except (RuntimeError, ScanError) as error:  # out of memory, or an image too large for the scan
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')

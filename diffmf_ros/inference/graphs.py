@@ -35,8 +35,9 @@ class Replay:
                 torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
                 self.problem = f'no CUDA graph could be captured, every kernel is launched by itself: {error}'
 
+    @torch.inference_mode()  # inputs of a capture inside this mode may not be written outside of it
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Return function(*inputs); the next call may overwrite it."""
+        """Return function(*inputs), without gradients; the next call may overwrite it."""
         if self._graph is None:
             return self._function(*inputs)
         for static, value in zip(self._inputs, inputs):

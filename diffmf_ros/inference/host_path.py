@@ -20,6 +20,8 @@ class HostPath:
     For one thread at a time: the two float images that fuse gets are kept for the next pair.
     """
 
+    problems: tuple[str, ...] = ()  # as DevicePath has
+
     def __init__(self, fuse: Fuse, *, alignment: Alignment, thermal: ThermalSettings):
         self._fuse, self._alignment, self._thermal = fuse, alignment, thermal
         self._inputs = np.empty((2, 0, 0), np.float32)

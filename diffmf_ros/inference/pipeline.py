@@ -33,7 +33,7 @@ class StageClock:
 class FusionPipeline:
     """Fuses pairs as settings say, for one thread at a time. The same pair always gives the same pixels.
 
-    A network on a GPU fuses on the device path, one on the CPU on the host path. Without torch a torch
+    A torch network on a GPU fuses on the device path, others on the host path. Without torch a torch
     network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError
     at construction when weights, alignment or device are not usable.
     """
@@ -51,7 +51,7 @@ class FusionPipeline:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is not as it should be although pairs are fused: one sentence each, for an operator."""
-        return sum((tuple(getattr(part, 'problems', ())) for part in (self._engine, self._path)), ())
+        return () if self._path is None else (*self._engine.problems, *self._path.problems)
 
     def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
         """Fuse one pair on the grid of its RGB frame.
@@ -99,7 +99,7 @@ class FusionPipeline:
                                        'fusing classically; pip install "diffmf_ros[torch]"',)
             return
         self.description, self.device = wanted, self._engine.description
-        if getattr(self._engine, 'device', 'cpu') == 'cuda':
+        if self._settings.engine == 'torch' and self._engine.device == 'cuda':  # onnxruntime takes host arrays
             from .device_path import DevicePath
             self._path = DevicePath(self._engine, **self._images())
         else:
