@@ -52,13 +52,13 @@ def check_ss2d(inputs):
     assert_equal(found, inputs[0], expected)
 
 
-@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
-@pytest.mark.parametrize('height, width, channels, states, rank, batch', [
-    (1, 1, 16, 1, 1, 1),
-    (3, 5, 20, 1, 2, 2),  # odd sides, channels that do not fill a block, a batch
-    (2, 3, 140, 1, 4, 1),  # several blocks of channels
-    (3, 4, 40, 5, 2, 1),  # states that are no power of two
-    (2, 3, 16, 17, 3, 1),  # one channel a thread
+@pytest.mark.parametrize('height, width, channels, states, rank, batch, wide', [
+    (1, 1, 16, 1, 1, 1, True),
+    (3, 5, 20, 1, 2, 2, False),  # odd sides, channels that do not fill a block, a batch
+    (3, 5, 20, 1, 2, 2, True),
+    (2, 3, 140, 1, 4, 1, False),  # several blocks of channels
+    (3, 4, 40, 5, 2, 1, True),  # states that are no power of two
+    (2, 3, 16, 17, 3, 1, False),  # one channel a thread
 ])
 def test_ss2d_equals_the_loop(height, width, channels, states, rank, batch, wide):
     check_ss2d(image(height, width, channels, states, rank, batch=batch, wide=wide))
@@ -69,8 +69,7 @@ def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states
     check_ss2d(image(height, width, 8, states, 1, wide=True))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
+@pytest.mark.parametrize('dtype, wide', [(torch.float16, False), (torch.float16, True), (torch.bfloat16, True)])
 def test_ss2d_takes_half_precision_and_keeps_float32_inside(dtype, wide):
     check_ss2d(image(3, 7, 20, 2, 2, wide=wide, dtype=dtype))
 
@@ -90,12 +89,12 @@ def test_each_direction_of_ss2d_alone(direction):
     check_ss2d((u, proj, weight, bias, A, skip * alone[:, None]))
 
 
-@pytest.mark.parametrize('token_major', [False, True])
-@pytest.mark.parametrize('length, channels, states, groups, dtype, wide', [
-    (1, 4, 1, 1, torch.float32, False),
-    (40, 6, 3, 2, torch.float32, True),
-    (37, 40, 1, 1, torch.float16, True),
-    (33, 8, 2, 1, torch.bfloat16, False),
+@pytest.mark.parametrize('length, channels, states, groups, dtype, wide, token_major', [
+    (1, 4, 1, 1, torch.float32, False, False),
+    (40, 6, 3, 2, torch.float32, True, False),
+    (40, 6, 3, 2, torch.float32, False, True),
+    (37, 40, 1, 1, torch.float16, True, True),
+    (33, 8, 2, 1, torch.bfloat16, False, True),
 ])
 def test_selective_scan_equals_the_loop(length, channels, states, groups, dtype, wide, token_major):
     u = random(2, channels, length, seed=1, dtype=dtype)
@@ -131,13 +130,13 @@ def test_carry_over_more_chunks_than_one_tile(monkeypatch):
     assert_equal(found, u, expected)
 
 
-@pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
-@pytest.mark.parametrize('length, heads, head, states, directions, dtype', [
-    (1, 1, 4, 3, 2, torch.float32),
-    (70, 2, 8, 6, 1, torch.float32),
-    (100, 3, 4, 20, 2, torch.float32),
-    (70, 1, 20, 4, 2, torch.float16),
-    (70, 2, 8, 5, 2, torch.bfloat16),
+@pytest.mark.parametrize('length, heads, head, states, directions, dtype, wide', [
+    (1, 1, 4, 3, 2, torch.float32, False),
+    (70, 2, 8, 6, 1, torch.float32, True),
+    (100, 3, 4, 20, 2, torch.float32, False),
+    (70, 2, 8, 5, 2, torch.float32, True),
+    (70, 1, 20, 4, 2, torch.float16, True),
+    (70, 2, 8, 5, 2, torch.bfloat16, False),
 ])
 def test_ssd_equals_the_loop(length, heads, head, states, directions, dtype, wide):
     x = random(2, length, heads, head, seed=1, dtype=dtype)
