@@ -8,9 +8,9 @@ from setuptools import Extension, find_packages, setup
 
 NAME = 'diffmf_ros'
 EXTRAS = {
-    'torch': ['torch>=2.1', 'einops'],
+    'torch': ['torch>=2.4', 'einops'],
     'mamba': ['mamba-ssm'],
-    'triton': ['triton>=3.0'],
+    'triton': ['triton>=3.4'],
     'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
     'view': ['matplotlib'],
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
