@@ -198,17 +198,6 @@ def test_images_that_were_handed_out_are_not_changed_by_the_next_pair(stand_in, 
     assert np.array_equal(first, before)
 
 
-@pytest.mark.parametrize('rgb_encoding, thermal_encoding', [('rgb8', 'mono16'), ('bgra8', '32FC1'), ('mono8', 'mono8')])
-def test_warming_up_runs_the_network_at_the_size_that_comes(stand_in, rgb_encoding, thermal_encoding):
-    pipeline, engine = stand_in()
-
-    warnings = pipeline.warm_up(rgb_size=(64, 48), thermal_size=(32, 24), rgb_encoding=rgb_encoding,
-                                thermal_encoding=thermal_encoding)
-
-    assert warnings == ()
-    assert engine.sizes == [(48, 64)]
-
-
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(monkeypatch, textured, device):
     engine = Recording(device)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core import classical
 from ..core.color import output_encoding
-from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Mode, Pair
+from ..core.frames import Frame, FrameError, FusionResult, Mode, Pair
 from ..core.geometry import Alignment
 from ..core.settings import Settings
 from .errors import NetworkFailure
@@ -71,23 +71,6 @@ class FusionPipeline:
     def align(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Return thermal on the RGB grid, H x W uint8 white-hot, and the bool mask of what it sees."""
         return align(pair, **self._images())
-
-    def warm_up(self, *, rgb_size: tuple[int, int], thermal_size: tuple[int, int], rgb_encoding: str = 'rgb8',
-                thermal_encoding: str = 'mono16', scale: float | None = None) -> tuple[str, ...]:
-        """Fuse one black pair, so that nothing is allocated, compiled or captured at the first real one.
-
-        Sizes are (width, height); a GPU prepares for exactly these sizes and encodings. Returns the
-        warnings of that pair. Raises FrameError as fuse() does.
-        """
-        shapes = {'mono8': ((), np.uint8), 'mono16': ((), np.uint16), '32FC1': ((), np.float32),
-                  'rgba8': ((4,), np.uint8), 'bgra8': ((4,), np.uint8)}
-
-        def black(stream, size, encoding):
-            channels, item = shapes.get(encoding, ((3,), np.uint8))
-            return Frame(stream, 0, '', np.zeros((size[1], size[0], *channels), item), encoding)
-
-        pair = Pair(black(RGB, rgb_size, rgb_encoding), black(THERMAL, thermal_size, thermal_encoding), 0)
-        return self.fuse(pair, scale=scale).warnings
 
     def _load_network(self):
         wanted = f'{self._settings.model} {self._settings.preset}'

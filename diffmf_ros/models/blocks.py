@@ -62,8 +62,9 @@ class RMSNorm(nn.RMSNorm):
 def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Let the convolutions and linear layers of network compute in dtype, in place, and return it.
 
-    What half precision would harm stays float32: the residual stream and its normalisations, the states
-    and rates of the scans, and the convolutions of a single channel, which are those of pixels.
+    What half precision would harm stays float32: the features of either modality at full size, which every
+    block adds to, and their normalisations, the states and rates of the scans, and the convolutions of a
+    single channel, which are those of pixels. Features behind a convolution or linear layer are in dtype.
     """
     for module in network.modules():
         if isinstance(module, Linear) or isinstance(module, Conv2d) and 1 not in module.weight.shape[:2] or (
