@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.inference.engine import prepare  # noqa: E402
 from diffmf_ros.models.diffmf import (  # noqa: E402
     ChannelExchange,
     DifferenceGuidedRound,
@@ -41,6 +42,22 @@ def test_output_has_the_size_of_the_input():
 def test_sides_that_do_not_fit_are_refused_with_the_multiple():
     with pytest.raises(ValueError, match='multiples of 8'):
         DiffMF(TINY)(*images(height=20))
+
+
+@pytest.mark.parametrize('dtype, allowed', [(torch.float16, 2e-4), (torch.bfloat16, 2e-3)], ids=str)
+@pytest.mark.parametrize('preset', ['light', 'light-s4', 'nano', 'base'])
+def test_half_precision_runs_through_every_layer_and_stays_near_float32(preset, dtype, allowed):
+    # Given the scan that takes every type,
+    network, pair = models.build('diffmf', preset), images(32, 32, batch=1)
+    with torch.inference_mode():
+        expected = prepare(network, device='cpu', dtype=torch.float32, scan_backend='portable')(*pair)
+        # when convolutions and linear layers compute in dtype,
+        found = prepare(network, device='cpu', dtype=dtype, scan_backend='portable')(*pair)
+    # then the image is float32, finite and a twentieth (float16) or half of a grey level away.
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < allowed
+    assert all(p.dtype == torch.float32 for name, p in network.named_parameters()
+               if name.endswith(('A_log', 'dt_bias', 'dt_weight', 'skip', 'norm.weight')))
 
 
 def test_unknown_preset_lists_the_known_ones():
