@@ -88,7 +88,6 @@ def _inputs(random: np.random.Generator) -> dict[str, torch.Tensor]:
         'u': normal(1, HEIGHT, WIDTH, CHANNELS),
         **{f'proj.{n}': normal(1, HEIGHT, WIDTH, 4, RANK + 2 * n) for n in (1, 3)},
         'x': normal(1, LENGTH, HEADS, HEAD), 'B': normal(1, LENGTH, SSD_STATES), 'C': normal(1, LENGTH, SSD_STATES),
-        **{f'delta.{kind}': steps(kind, 1, LENGTH, HEADS) for kind in STEPS},
         's.u': normal(2, d, LENGTH), 's.delta': 0.3 * normal(2, d, LENGTH),
         's.B': normal(2, groups, n, LENGTH), 's.C': normal(2, groups, n, LENGTH),
     }
@@ -96,6 +95,8 @@ def _inputs(random: np.random.Generator) -> dict[str, torch.Tensor]:
         'dt_weight': 0.3 * normal(4, CHANNELS, RANK), 'skip': normal(4, CHANNELS),
         **{f'dt_bias.{kind}': bias(kind, 4, CHANNELS) for kind in STEPS},
         **{f'A.{n}': -torch.arange(1.0, n + 1).repeat(4, CHANNELS, 1) for n in (1, 3)},
+        # The networks take the step sizes of SSD to float32 before their softplus.
+        **{f'delta.{kind}': steps(kind, 1, LENGTH, HEADS) for kind in STEPS},
         'A.heads': -torch.tensor([1.0, 16.0]), 'D': normal(HEADS),
         's.A': -torch.arange(1.0, n + 1).repeat(d, 1), 's.D': normal(d),
         **{f's.bias.{kind}': bias(kind, d) for kind in STEPS},
