@@ -118,8 +118,9 @@ class SpatialExchange(nn.Module):
     def forward(self, i, v):
         columns = separate_columns(self.column(interleave_columns(i, v)))
         rows = rearrange(self.row(torch.cat((i, v), dim=2)), 'b h (m w) c -> m b h w c', m=2).unbind()
-        stacked = self.stacked(self.stack(torch.cat((i, v), dim=-1)))
-        return self.merge(torch.cat((stacked, *columns, *rows), dim=-1))
+        dtype = self.merge.weight.dtype  # what the layers would make of it, before it is copied
+        stacked = self.stacked(self.stack(torch.cat((i.to(dtype), v.to(dtype)), dim=-1)))
+        return self.merge(torch.cat([x.to(dtype) for x in (stacked, *columns, *rows)], dim=-1))
 
 
 class Down(nn.Sequential):
