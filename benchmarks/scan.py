@@ -19,8 +19,8 @@ ROUNDS = 7
 IMAGES = ((4, 48, 48, 64), (1, 240, 320, 64), (1, 240, 320, 128))
 # batch, channels, states, tokens of the selective scan.
 SEQUENCES = ((4, 64, 16, 19_200), (1, 64, 16, 76_800), (1, 64, 1, 307_200))
-# tokens, heads, head width, states of SSD in two directions: `light` and `base` at 640x480.
-MIXERS = ((76_800, 2, 32, 64), (76_800, 4, 32, 64))
+# batch, tokens, heads, head width, states of SSD in two directions: `light` in training, `light` and `base` at 640x480.
+MIXERS = ((4, 576, 2, 32, 64), (4, 2304, 2, 32, 64), (1, 76_800, 2, 32, 64), (1, 76_800, 4, 32, 64))
 
 
 def ss2d_inputs(batch: int, height: int, width: int, channels: int, states: int = 1) -> list[torch.Tensor]:
@@ -40,10 +40,10 @@ def scan_inputs(batch: int, channels: int, states: int, tokens: int, *, token_ma
     return [u, delta, A, B[:, None], C[:, None], torch.randn(channels), torch.randn(channels), True]
 
 
-def ssd_inputs(tokens: int, heads: int, width: int, states: int) -> list:
+def ssd_inputs(batch: int, tokens: int, heads: int, width: int, states: int) -> list[torch.Tensor]:
     """Random inputs of ssd."""
-    return [torch.randn(1, tokens, heads, width), 0.1 * torch.rand(1, tokens, heads), -1 - 15 * torch.rand(heads),
-            torch.randn(1, tokens, states), torch.randn(1, tokens, states), 2]
+    x, B, C = (torch.randn(batch, tokens, *shape) for shape in ((heads, width), (states,), (states,)))
+    return [x, 0.1 * torch.rand(batch, tokens, heads), -1 - 15 * torch.rand(heads), B, C]
 
 
 def cases():
@@ -60,7 +60,10 @@ def cases():
             yield (f'selective_scan {shape} {storage}-major', lambda module, x=plain: module.selective_scan(*x))
     for shape in MIXERS:
         plain = ssd_inputs(*shape)
-        yield f'ssd {shape}', lambda module, x=plain: module.ssd(*x)
+        yield f'ssd {shape}', lambda module, x=plain: module.ssd(*x, 2)
+        if shape[0] > 1:
+            learning = [x.requires_grad_() for x in ssd_inputs(*shape)]
+            yield f'ssd {shape} with backward', lambda module, x=learning: module.ssd(*x, 2).sum().backward()
 
 
 def timed(function, clock) -> float:

@@ -149,11 +149,81 @@ def ssd_inputs(batch, length, heads, width, states):
 @needs_kernel
 @pytest.mark.parametrize('directions', [1, 2])
 @pytest.mark.parametrize('batch, length, heads, width, states',
-                         [(1, 1, 1, 4, 3), (2, 67, 2, 32, 64), (1, 40, 3, 20, 10), (1, 33, 1, 64, 16)])
+                         [(1, 1, 1, 4, 3), (2, 67, 2, 32, 64), (1, 40, 3, 20, 10), (1, 33, 1, 64, 16),
+                          (3, 16, 2, 5, 40), (2, 170, 2, 16, 33)])
 def test_compiled_ssd_equals_the_loop(batch, length, heads, width, states, directions):
     inputs = ssd_inputs(batch, length, heads, width, states)
-    exact = reference.ssd(*(x.double() for x in inputs), directions).float()
-    assert_equal([cpu.ssd(*inputs, directions)], [exact], KERNEL_TOLERANCE)
+    exact = with_gradients(lambda *x: reference.ssd(*x, directions), [x.double() for x in inputs])
+    found = with_gradients(lambda *x: cpu.ssd(*x, directions), inputs)
+    assert_equal(found, [x.float() for x in exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+def test_compiled_ssd_takes_extreme_step_sizes():
+    x, delta, A, B, C = ssd_inputs(1, 90, 2, 32, 20)
+    delta[:, ::7] = 0  # the state stays as it is
+    inputs = x, delta * 30, A, B, C
+    exact = with_gradients(lambda *x: reference.ssd(*x, 2), [x.double() for x in inputs])
+    found = with_gradients(lambda *x: cpu.ssd(*x, 2), inputs)
+    assert_equal(found, [x.float() for x in exact], KERNEL_TOLERANCE)
+
+
+def split_ssd(together, delta, A, directions, module):
+    """SSD of 2 heads x 32 and 16 states on slices of one tensor, as one convolution gives them."""
+    x, B, C = together.split([64, 16, 16], dim=-1)
+    return module.ssd(x.unflatten(-1, (2, 32)), delta, A, B, C, directions)
+
+
+@needs_kernel
+@pytest.mark.parametrize('directions', [1, 2])
+def test_compiled_ssd_backward_reads_strided_inputs_and_gradients(directions):
+    x, delta, A, B, C = ssd_inputs(2, 50, 2, 32, 16)
+    together = torch.cat((x.flatten(2), B, C), dim=-1)
+    inputs = together, delta, A
+
+    def channels_of_two_outputs(together, delta, A, module):
+        y = split_ssd(together, delta, A, directions, module).flatten(2)
+        return torch.cat((y, 2 * y[..., :5]), dim=-1)
+
+    exact = with_gradients(partial(channels_of_two_outputs, module=reference), [t.double() for t in inputs])
+    found = with_gradients(partial(channels_of_two_outputs, module=cpu), inputs)
+    assert_equal(found, [t.float() for t in exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+@pytest.mark.parametrize('spread', ['expanded', 'transposed'])
+def test_compiled_ssd_takes_the_gradient_in_any_storage(spread):
+    inputs = ssd_inputs(2, 21, 2, 8, 4)
+
+    def weighted(*inputs, module):
+        y = module.ssd(*inputs, 2)
+        return y.sum((1, 3)) if spread == 'expanded' else y.permute(3, 2, 1, 0).contiguous()
+
+    exact = with_gradients(partial(weighted, module=reference), [t.double() for t in inputs])
+    found = with_gradients(partial(weighted, module=cpu), inputs)
+    assert_equal(found, [t.float() for t in exact], KERNEL_TOLERANCE)
+
+
+@needs_kernel
+@pytest.mark.skipif(not cpu._ssd_wins(), reason='SSD is left to the portable form on this processor')
+def test_compiled_ssd_learns_from_bfloat16_in_float32():
+    x, delta, A, B, C = ssd_inputs(1, 40, 2, 16, 8)
+    rounded = [x.bfloat16(), delta, A, B.bfloat16(), C.bfloat16()]
+    dy = random(*x.shape, dtype=torch.bfloat16, seed=9)
+    results = []
+    for inputs in (rounded, [t.float() for t in rounded]):
+        inputs = [t.requires_grad_() for t in inputs]
+        y = cpu.ssd(*inputs, 2)
+        results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
+    assert [t.dtype for t in results[0]] == [t.dtype for t in (x.bfloat16(), *rounded)]
+    assert all(torch.equal(half, full.to(half.dtype)) for half, full in zip(*results))
+
+
+@needs_kernel
+def test_compiled_ssd_leaves_wide_heads_to_the_portable_form():
+    inputs = ssd_inputs(1, 20, 1, 65, 4)
+    found = with_gradients(lambda *x: cpu.ssd(*x, 2), inputs)
+    assert_equal(found, with_gradients(lambda *x: portable.ssd(*x, 2), inputs), 0)
 
 
 @needs_kernel
@@ -172,13 +242,15 @@ def test_compiled_ssd_reads_strided_bfloat16():
 def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
     images = ss2d_inputs(8, 6, 128, 1, torch.float32, batch=3)
     sequences = selective_scan_inputs(2, 64, 1, 4, 70, wide=False, token_major=True)
+    mixed = ssd_inputs(3, 40, 2, 16, 8)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             results.append([*with_gradients(cpu.ss2d, images),
-                            cpu.selective_scan(*sequences, True), cpu.ssd(*ssd_inputs(1, 40, 2, 16, 8), 2)])
+                            *with_gradients(lambda *x: cpu.selective_scan(*x, True), sequences),
+                            *with_gradients(lambda *x: cpu.ssd(*x, 2), mixed), cpu.ssd(*mixed, 2)])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results))

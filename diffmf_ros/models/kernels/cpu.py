@@ -32,8 +32,8 @@ def _library() -> ctypes.CDLL | str:
     try:
         library = ctypes.CDLL(str(found[0]))
         for name in ('ss2d_forward_float32', 'ss2d_forward_bfloat16', 'ss2d_backward', 'ssd_forward_float32',
-                     'ssd_forward_bfloat16', 'scan_forward', 'scan_backward', 'layer_norm_float32_float32',
-                     'layer_norm_float32_bfloat16', 'layer_norm_bfloat16_bfloat16'):
+                     'ssd_forward_bfloat16', 'ssd_backward', 'scan_forward', 'scan_backward',
+                     'layer_norm_float32_float32', 'layer_norm_float32_bfloat16', 'layer_norm_bfloat16_bfloat16'):
             getattr(library, f'diffmf_{name}').restype = None
     except (OSError, AttributeError) as error:
         return f'{found[0].name} could not be loaded: {error}'
@@ -162,17 +162,54 @@ def _call_scan(function, inputs, softplus, images, others=()):
 
 
 def ssd(x, delta, A, B, C, directions):
-    """As `scan.ssd` without D: the plain recurrence; gradients come from the portable form."""
-    if _learns(x, delta, A, B, C) or x.shape[3] > _library().diffmf_ssd_widest_head():
+    """As `scan.ssd` without D: the plain recurrence; half precision in float32 where it learns."""
+    if x.shape[3] > _library().diffmf_ssd_widest_head() or not _ssd_wins():
         return portable.ssd(x, delta, A, B, C, directions)
-    B, C = (_rows(t.to(x.dtype), 1) for t in (B, C))
-    x, delta, A = _rows(x, 2), _rows(delta.float(), 1), A.contiguous()
+    if _learns(x, delta, A, B, C):
+        return _SSD.apply(x.float(), delta.float(), A, B.float(), C.float(), directions).to(x.dtype)
+    return _ssd_forward(*_ssd_inputs(x, delta.float(), A, B.to(x.dtype), C.to(x.dtype)), directions)
+
+
+def _ssd_wins() -> bool:
+    """Without AVX-512 the compiler puts every broadcast through memory, and the portable form is 4 times as fast."""
+    return torch.backends.cpu.get_cpu_capability() == 'AVX512'
+
+
+def _ssd_inputs(x, delta, A, B, C):
+    return _rows(x, 2), _rows(delta, 1), A.contiguous(), _rows(B, 1), _rows(C, 1)
+
+
+def _ssd_forward(x, delta, A, B, C, directions):
     y = x.new_empty(x.shape)
-    strides = [stride for t in (x, delta, B, C) for stride in t.stride()[:2]]
     function = _library().diffmf_ssd_forward_bfloat16 if x.dtype == HALF else _library().diffmf_ssd_forward_float32
-    function(*map(ADDRESS, _addresses([x, delta, A, B, C, y])), (LONG * 8)(*strides), *map(LONG, x.shape[:2]),
-             *map(INT, (*x.shape[2:], B.shape[2], directions, torch.get_num_threads())))
+    _call_ssd(function, [x, delta, A, B, C, y], (x, delta, B, C), directions)
     return y
+
+
+def _call_ssd(function, tensors, strided, directions):
+    x, B = tensors[0], tensors[3]
+    strides = [stride for t in strided for stride in t.stride()[:2]]
+    function(*map(ADDRESS, _addresses(tensors)), (LONG * len(strides))(*strides), *map(LONG, x.shape[:2]),
+             *map(INT, (*x.shape[2:], B.shape[2], directions, torch.get_num_threads())))
+
+
+class _SSD(Function):
+    @staticmethod
+    def forward(ctx, *inputs):
+        *inputs, ctx.directions = inputs
+        inputs = _ssd_inputs(*inputs)
+        ctx.save_for_backward(*inputs)
+        return _ssd_forward(*inputs, ctx.directions)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, delta, A, B, C = inputs = ctx.saved_tensors
+        dy, heads = _rows(dy, 2), len(A)
+        dx, ddelta, dA = x.new_empty(x.shape), delta.new_empty(delta.shape), A.new_empty(len(x), heads)
+        dB, dC = B.new_empty(2, heads, *B.shape)
+        _call_ssd(_library().diffmf_ssd_backward, [*inputs, dy, dx, ddelta, dA, dB, dC], (x, delta, B, C, dy),
+                  ctx.directions)
+        return dx, ddelta, dA.sum(0), dB.sum(0), dC.sum(0), None
 
 
 def layer_norm(x, weight, bias, epsilon, dtype):

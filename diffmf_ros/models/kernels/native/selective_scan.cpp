@@ -34,14 +34,6 @@ struct Gradients {
     float *A, *D, *bias;  // b x d x n, b x d, b x d
 };
 
-// Swap the upper half of every run of 2 HALF lanes of a with the lower half of the same run of b. The masks
-// are literals: the compiler lowers shuffles before it unrolls loops.
-template <int HALF>
-INLINE void swap_halves(vec &a, vec &b, ivec low) {
-    const vec first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, low + HALF);
-    a = first, b = second;
-}
-
 // Transpose 16 x 16 values in place.
 INLINE void transpose(vec (&m)[LANES]) {
     EACH(i, LANES) if (!(i & 8)) swap_halves<8>(m[i], m[i + 8], ivec{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23});

@@ -101,6 +101,23 @@ INLINE float total(vec v) { return total_in_all(v)[0]; }
 
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); ++i)
 
+// Swap the upper half of every run of 2 HALF lanes of a with the lower half of the same run of b. The masks
+// are literals: the compiler lowers shuffles before it unrolls loops.
+template <int HALF>
+INLINE void swap_halves(vec &a, vec &b, ivec low) {
+    const vec first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, low + HALF);
+    a = first, b = second;
+}
+
+// The sums of 16 vectors: lane k is that of m[k]. Overwrites m.
+INLINE vec totals(vec (&m)[LANES]) {
+    EACH(i, 8) swap_halves<8>(m[i], m[i + 8], ivec{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}), m[i] += m[i + 8];
+    EACH(i, 4) swap_halves<4>(m[i], m[i + 4], ivec{0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27}), m[i] += m[i + 4];
+    EACH(i, 2) swap_halves<2>(m[i], m[i + 2], ivec{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29}), m[i] += m[i + 2];
+    swap_halves<1>(m[0], m[1], ivec{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30});
+    return m[0] + m[1];
+}
+
 // The functions of M vectors go through them in step: one polynomial is a chain of dependent
 // multiply-adds, and only several at once keep the units busy.
 
