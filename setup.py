@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything about the distribution: Humble's setuptools (59) reads no [project] table of pyproject.toml."""
 
+import platform
 from glob import glob
 from pathlib import Path
 
@@ -19,17 +20,25 @@ EXTRAS = {
     'dev': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
 }
 
-# A plain C interface that ctypes loads: no Python.h, so no headers of Python are needed to build it.
-KERNEL = Extension(
-    f'{NAME}.models.kernels._cpu',
-    sources=sorted(glob(f'{NAME}/models/kernels/native/*.cpp')),
-    depends=[f'{NAME}/models/kernels/native/vectors.h'],
-    language='c++',
-    extra_compile_args=['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast',
-                        '-std=c++17', '-Wno-psabi'],
-    extra_link_args=['-fopenmp'],
-    optional=True,  # without a compiler the portable scan does the work
-)
+# Instruction sets, as suffix of the extension and compiler option; cpu.py loads the widest that the processor has.
+INSTRUCTIONS = {'': []}
+if platform.machine() in ('x86_64', 'AMD64'):
+    INSTRUCTIONS |= {'_v3': ['-march=x86-64-v3'], '_v4': ['-march=x86-64-v4']}
+
+
+def kernel(suffix: str, options: list[str]) -> Extension:
+    """Return the CPU scans for one instruction set: a plain C interface that ctypes loads, no Python.h."""
+    folder = f'{NAME}/models/kernels'
+    return Extension(
+        f'{folder}/_cpu{suffix}'.replace('/', '.'),
+        sources=sorted(glob(f'{folder}/native/*.cpp')),
+        depends=[f'{folder}/native/vectors.h'],
+        language='c++',
+        extra_compile_args=['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast',
+                            '-std=c++17', '-Wno-psabi', *options],
+        extra_link_args=['-fopenmp'],
+        optional=True,  # without a compiler the portable scan does the work
+    )
 
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
@@ -59,7 +68,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
     package_data={NAME: ['weights/*.safetensors', 'weights/*.md', 'inference/*.safetensors']},
-    ext_modules=[KERNEL],
+    ext_modules=[kernel(*item) for item in INSTRUCTIONS.items()],
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),

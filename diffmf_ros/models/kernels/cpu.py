@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled CPU kernels of SS2D, the selective scan and SSD, through ctypes; forward and backward.
 
-`native/` is built by the package's normal build as an optional extension; without it this backend says
-so and the portable one is used.
+`native/` is built by the package's normal build as optional extensions, one for each instruction set;
+without any this backend says so and the portable one is used.
 """
 
 import ctypes
@@ -22,21 +22,33 @@ HALF = torch.bfloat16
 ADDRESS, LONG, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 
 
+# What torch calls the instruction sets, widest first, and the extensions that setup.py builds for them.
+BUILDS = {'AVX512': '_cpu_v4', 'AVX2': '_cpu_v3', 'DEFAULT': '_cpu'}
+
+
+def _build() -> Path | None:
+    """Return the file of the widest build that the processor can run, of those that are there."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    builds = list(BUILDS.values())
+    usable = builds[builds.index(BUILDS.get(capability, '_cpu')):]
+    files = (Path(__file__).with_name(name + suffix) for name in usable for suffix in EXTENSION_SUFFIXES)
+    return next((file for file in files if file.exists()), None)
+
+
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | str:
     """Return the loaded kernels, or why they could not be loaded."""
-    folder = Path(__file__).parent
-    found = [folder / f'_cpu{suffix}' for suffix in EXTENSION_SUFFIXES if (folder / f'_cpu{suffix}').exists()]
-    if not found:
+    file = _build()
+    if file is None:
         return 'the compiled kernel is not there: the package was installed without a C++ compiler'
     try:
-        library = ctypes.CDLL(str(found[0]))
+        library = ctypes.CDLL(str(file))
         for name in ('ss2d_forward_float32', 'ss2d_forward_bfloat16', 'ss2d_backward', 'ssd_forward_float32',
                      'ssd_forward_bfloat16', 'ssd_backward', 'scan_forward', 'scan_backward',
                      'layer_norm_float32_float32', 'layer_norm_float32_bfloat16', 'layer_norm_bfloat16_bfloat16'):
             getattr(library, f'diffmf_{name}').restype = None
     except (OSError, AttributeError) as error:
-        return f'{found[0].name} could not be loaded: {error}'
+        return f'{file.name} could not be loaded: {error}'
     return library
 
 
@@ -171,8 +183,8 @@ def ssd(x, delta, A, B, C, directions):
 
 
 def _ssd_wins() -> bool:
-    """Without AVX-512 the compiler puts every broadcast through memory, and the portable form is 4 times as fast."""
-    return torch.backends.cpu.get_cpu_capability() == 'AVX512'
+    """With fewer vector registers than AVX2 has, the matrix products of the portable form are faster."""
+    return torch.backends.cpu.get_cpu_capability() in ('AVX512', 'AVX2')
 
 
 def _ssd_inputs(x, delta, A, B, C):

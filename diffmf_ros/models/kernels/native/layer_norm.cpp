@@ -51,23 +51,13 @@ INLINE void any_width(const From *x, const float *weight, const float *bias, flo
     else if (vectors == 8) normalise<8>(x, weight, bias, epsilon, y, rows, channels);
 }
 
-#define CHOSEN(From, To)                                                                                      \
-    CLONES void chosen(const From *x, const float *weight, const float *bias, float epsilon, To *y, long rows, \
-                       int channels) {                                                                        \
-        any_width(x, weight, bias, epsilon, y, rows, channels);                                               \
-    }
-CHOSEN(float, float)
-CHOSEN(float, bf16)
-CHOSEN(bf16, bf16)
-#undef CHOSEN
-
 template <typename From, typename To>
 void run(const void *x, const float *weight, const float *bias, float epsilon, void *y, long rows, int channels, int threads) {
     const long share = (rows + threads - 1) / threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; ++t) {
         const long first = t * share, count = std::min(share, rows - first);
-        if (count > 0) chosen((const From *)x + first * channels, weight, bias, epsilon, (To *)y + first * channels, count, channels);
+        if (count > 0) any_width((const From *)x + first * channels, weight, bias, epsilon, (To *)y + first * channels, count, channels);
     }
 }
 

@@ -42,10 +42,8 @@ INLINE void transpose(vec (&m)[LANES]) {
     EACH(i, LANES) if (!(i & 1)) swap_halves<1>(m[i], m[i + 1], ivec{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30});
 }
 
-// Not inlined, so clones of their own: they are called once a tile.
-
 // One vector of channels, `count` tokens from t on, to tile[i * stride]; missing channels become zero.
-CLONES void pack(const View &view, long b, long channel, int lanes, long t, int count, vec *tile, int stride) {
+void pack(const View &view, long b, long channel, int lanes, long t, int count, vec *tile, int stride) {
     if (lanes == LANES && view.token_stride == 1) {
         int i = 0;
         for (; i + LANES <= count; i += LANES) {
@@ -63,7 +61,7 @@ CLONES void pack(const View &view, long b, long channel, int lanes, long t, int 
     }
 }
 
-CLONES void unpack(const View &view, long b, long channel, int lanes, long t, int count, const vec *tile, int stride) {
+void unpack(const View &view, long b, long channel, int lanes, long t, int count, const vec *tile, int stride) {
     if (lanes == LANES && view.token_stride == 1) {
         int i = 0;
         for (; i + LANES <= count; i += LANES) {
@@ -94,28 +92,32 @@ template <int NV>
 struct Task {
     long b, channel, row;
     int lanes[NV];
-    vec *A, *state, *u, *delta;  // N x NV, N x NV, TILE x NV each
+    vec *A, *A2, *state, *u, *delta;  // N x NV three times, A2 in units of log 2; TILE x NV twice
     float *B, *C;                // TILE x N
     vec D[NV], bias[NV];
 
-    static ALWAYS long size(int states) { return 2L * states * NV + 2 * TILE * NV + 2 * ((TILE * states + LANES - 1) / LANES); }
+    static ALWAYS long size(int states) { return 3L * states * NV + 2 * TILE * NV + 2 * ((TILE * states + LANES - 1) / LANES); }
 
     ALWAYS Task(const Inputs &in, long image, int group, int block, vec *memory) : b(image) {
         const int N = in.states, e = in.group_channels();
         channel = (long)group * e + block * NV * LANES;
         row = (long)group * N;
-        A = memory, state = A + N * NV, u = state + N * NV, delta = u + TILE * NV;
+        A = memory, A2 = A + N * NV, state = A2 + N * NV, u = state + N * NV, delta = u + TILE * NV;
         B = (float *)(delta + TILE * NV), C = B + (TILE * N + LANES - 1) / LANES * LANES;
         for (int v = 0; v < NV; ++v) {
             const long c = channel + v * LANES;
             lanes[v] = std::max(0, std::min(LANES, e - (block * NV + v) * LANES));
             D[v] = in.D ? load(in.D + c, lanes[v]) : vec{};
             bias[v] = in.bias ? load(in.bias + c, lanes[v]) : vec{};
-            for (int j = 0; j < N; ++j) A[j * NV + v] = gather(in.A + c * N + j, N, lanes[v]), state[j * NV + v] = vec{};
+            for (int j = 0; j < N; ++j) {
+                A[j * NV + v] = gather(in.A + c * N + j, N, lanes[v]);
+                A2[j * NV + v] = A[j * NV + v] * splat(LOG2_E);
+                state[j * NV + v] = vec{};
+            }
         }
     }
 
-    // Read `count` tokens from t on; delta becomes the step size divided by log 2.
+    // Read `count` tokens from t on; delta becomes the step size.
     ALWAYS void read(const Inputs &in, long t, int count) {
         for (int v = 0; v < NV; ++v) {
             pack(in.u, b, channel + v * LANES, lanes[v], t, count, u + v, NV);
@@ -130,8 +132,12 @@ struct Task {
     template <bool SOFTPLUS>
     ALWAYS void step_size(int i) {
         vec x[NV];
-        EACH(v, NV) x[v] = (delta[i * NV + v] + bias[v]) * splat(LOG2_E);
-        if (SOFTPLUS) softplus2(x);
+        EACH(v, NV) x[v] = delta[i * NV + v] + bias[v];
+        if (SOFTPLUS) {
+            EACH(v, NV) x[v] *= splat(LOG2_E);
+            softplus2(x);
+            EACH(v, NV) x[v] *= splat(LN_2);
+        }
         EACH(v, NV) delta[i * NV + v] = x[v];
     }
 
@@ -144,11 +150,11 @@ struct Task {
         EACH(k, M) out[k] = D[k % NV] * u[i * NV + k];
         for (int j = 0; j < N; ++j) {
             vec decay[M], h[NV];
-            EACH(k, M) decay[k] = delta[i * NV + k] * A[j * NV + k % NV];
+            EACH(k, M) decay[k] = delta[i * NV + k] * A2[j * NV + k % NV];
             exp2_negative(decay);
             EACH(v, NV) h[v] = state[j * NV + v];
             EACH(k, M) {
-                h[k % NV] = decay[k] * h[k % NV] + du[k] * splat(B[(i + k / NV) * N + j] * LN_2);
+                h[k % NV] = decay[k] * h[k % NV] + du[k] * splat(B[(i + k / NV) * N + j]);
                 out[k] += h[k % NV] * splat(C[(i + k / NV) * N + j]);
             }
             EACH(v, NV) state[j * NV + v] = h[v];
@@ -176,11 +182,21 @@ INLINE void forward_task(const Inputs &in, const View &y, long b, int group, int
     }
 }
 
-// Sums over the tokens; of one task.
+// Sums over the tokens of one task. Those of a tile are added to those of the tiles before it: one long
+// chain of additions would lose digits.
 template <int NV>
 struct Sums {
-    vec *A, *carry;  // N x NV
-    vec D[NV] = {}, bias[NV] = {};
+    vec *A, *tile_A, *carry;  // N x NV
+    vec D[NV] = {}, bias[NV] = {}, tile_D[NV], tile_bias[NV];
+
+    ALWAYS void begin(int states) {
+        for (int k = 0; k < states * NV; ++k) tile_A[k] = vec{};
+        EACH(v, NV) tile_D[v] = tile_bias[v] = vec{};
+    }
+    ALWAYS void end(int states) {
+        for (int k = 0; k < states * NV; ++k) A[k] += tile_A[k];
+        EACH(v, NV) D[v] += tile_D[v], bias[v] += tile_bias[v];
+    }
 };
 
 // Gradients of one tile. before: decay and state before each token, TILE x N x 2 x NV.
@@ -191,20 +207,21 @@ INLINE void backward_tile(const Inputs &in, const Gradients &g, Task<NV> &task, 
     for (int i = 0; i < count; ++i)
         for (int j = 0; j < N; ++j) {
             vec decay[NV];
-            EACH(v, NV) decay[v] = task.delta[i * NV + v] * task.A[j * NV + v];
+            EACH(v, NV) decay[v] = task.delta[i * NV + v] * task.A2[j * NV + v];
             exp2_negative(decay);
             EACH(v, NV) {
                 vec &h = task.state[j * NV + v], *tape = before + ((i * N + j) * 2) * NV + v;
                 tape[0] = decay[v], tape[NV] = h;
-                h = decay[v] * h + task.delta[i * NV + v] * task.u[i * NV + v] * splat(task.B[i * N + j] * LN_2);
+                h = decay[v] * h + task.delta[i * NV + v] * task.u[i * NV + v] * splat(task.B[i * N + j]);
             }
         }
     for (int v = 0; v < NV; ++v) pack(g.y, task.b, task.channel + v * LANES, task.lanes[v], t, count, dy + v, NV);
     const long width = (long)in.groups * N;
+    sums.begin(N);
     for (int i = count - 1; i >= 0; --i) {
         const long sum_at = ((part * in.batch + task.b) * in.length + t + i) * width + task.row;
         vec du[NV], ddelta[NV] = {}, delta[NV], u[NV];
-        EACH(v, NV) delta[v] = task.delta[i * NV + v] * splat(LN_2), u[v] = task.u[i * NV + v], du[v] = task.D[v] * dy[i * NV + v];
+        EACH(v, NV) delta[v] = task.delta[i * NV + v], u[v] = task.u[i * NV + v], du[v] = task.D[v] * dy[i * NV + v];
         for (int j = 0; j < N; ++j) {
             const float Bt = task.B[i * N + j], Ct = task.C[i * N + j];
             vec dB = {}, dC = {};
@@ -216,20 +233,21 @@ INLINE void backward_tile(const Inputs &in, const Gradients &g, Task<NV> &task, 
                 dC += d * (decayed + delta[v] * u[v] * splat(Bt));
                 du[v] += G * delta[v] * splat(Bt);
                 ddelta[v] += G * (splat(Bt) * u[v] + task.A[j * NV + v] * decayed);
-                sums.A[j * NV + v] += G * delta[v] * decayed;
+                sums.tile_A[j * NV + v] += G * delta[v] * decayed;
                 sums.carry[j * NV + v] = tape[0] * G;
             }
             g.B[sum_at + j] = total(dB);
             g.C[sum_at + j] = total(dC);
         }
         EACH(v, NV) {
-            sums.D[v] += dy[i * NV + v] * u[v];
+            sums.tile_D[v] += dy[i * NV + v] * u[v];
             // The derivative of softplus is 1 - exp(-softplus).
-            if (in.softplus) ddelta[v] *= splat(1.0f) - exp2_negative(-task.delta[i * NV + v]);
-            sums.bias[v] += ddelta[v];
+            if (in.softplus) ddelta[v] *= splat(1.0f) - exp2_negative(-delta[v] * splat(LOG2_E));
+            sums.tile_bias[v] += ddelta[v];
             task.u[i * NV + v] = du[v], dy[i * NV + v] = ddelta[v];
         }
     }
+    sums.end(N);
     for (int v = 0; v < NV; ++v) {
         unpack(g.u, task.b, task.channel + v * LANES, task.lanes[v], t, count, task.u + v, NV);
         unpack(g.delta, task.b, task.channel + v * LANES, task.lanes[v], t, count, dy + v, NV);
@@ -240,11 +258,11 @@ template <int NV>
 INLINE void backward_task(const Inputs &in, const Gradients &g, long b, int group, int block) {
     static thread_local Kept kept;
     const int N = in.states;
-    const long tiles = (in.length + TILE - 1) / TILE, size = Task<NV>::size(N), sums_size = 2L * N * NV;
+    const long tiles = (in.length + TILE - 1) / TILE, size = Task<NV>::size(N), sums_size = 3L * N * NV;
     vec *memory = kept.take(size + sums_size + TILE * NV + 2L * TILE * N * NV + tiles * N * NV);
     Task<NV> task(in, b, group, block, memory);
     Sums<NV> sums;
-    sums.A = memory + size, sums.carry = sums.A + N * NV;
+    sums.A = memory + size, sums.tile_A = sums.A + N * NV, sums.carry = sums.tile_A + N * NV;
     vec *dy = sums.carry + N * NV, *before = dy + TILE * NV, *entering = before + 2L * TILE * N * NV;
     memset((void *)sums.A, 0, sums_size * sizeof(vec));
     for (long k = 0; k < tiles; ++k) {
@@ -267,13 +285,13 @@ INLINE void backward_task(const Inputs &in, const Gradients &g, long b, int grou
     }
 }
 
-CLONES void forward_chosen(const Inputs &in, const View &y, long b, int group, int block, int vectors) {
+void forward_any(const Inputs &in, const View &y, long b, int group, int block, int vectors) {
     if (vectors == 4) forward_task<4>(in, y, b, group, block);
     else if (vectors == 2) forward_task<2>(in, y, b, group, block);
     else forward_task<1>(in, y, b, group, block);
 }
 
-CLONES void backward_chosen(const Inputs &in, const Gradients &g, long b, int group, int block, int vectors) {
+void backward_any(const Inputs &in, const Gradients &g, long b, int group, int block, int vectors) {
     if (vectors == 4) backward_task<4>(in, g, b, group, block);
     else if (vectors == 2) backward_task<2>(in, g, b, group, block);
     else backward_task<1>(in, g, b, group, block);
@@ -300,7 +318,7 @@ void diffmf_scan_forward(const float *const *tensors, const long *strides, const
     const int width = vectors * LANES, blocks = (in.group_channels() + width - 1) / width;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (long task = 0; task < in.batch * in.groups * blocks; ++task)
-        forward_chosen(in, y, task / (in.groups * blocks), (int)(task / blocks % in.groups), (int)(task % blocks), vectors);
+        forward_any(in, y, task / (in.groups * blocks), (int)(task / blocks % in.groups), (int)(task % blocks), vectors);
 }
 
 // tensors, strides: as before with dy for y, then du, ddelta; tensors then dB, dC (blocks x b x l x (g n)),
@@ -313,7 +331,7 @@ void diffmf_scan_backward(const float *const *tensors, const long *strides, cons
     const int width = vectors * LANES, blocks = (in.group_channels() + width - 1) / width;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (long task = 0; task < in.batch * in.groups * blocks; ++task)
-        backward_chosen(in, g, task / (in.groups * blocks), (int)(task / blocks % in.groups), (int)(task % blocks), vectors);
+        backward_any(in, g, task / (in.groups * blocks), (int)(task / blocks % in.groups), (int)(task % blocks), vectors);
 }
 
 }  // extern "C"

@@ -271,24 +271,14 @@ INLINE void backward_task(const Shape &s, const Inputs<float> &in, const Gradien
     }
 }
 
-// The clones are chosen per task, outside OpenMP: an outlined parallel region would lose them.
 template <typename T>
-ALWAYS void forward_any(const Shape &s, const Inputs<T> &in, T *y, long b, int first, int vectors) {
+void forward_any(const Shape &s, const Inputs<T> &in, T *y, long b, int first, int vectors) {
     if (vectors == 4) forward_task<4>(s, in, y, b, first);
     else if (vectors == 2) forward_task<2>(s, in, y, b, first);
     else forward_task<1>(s, in, y, b, first);
 }
 
-CLONES void forward_chosen(const Shape &s, const Inputs<float> &in, float *y, long b, int first, int vectors) {
-    forward_any(s, in, y, b, first, vectors);
-}
-
-CLONES void forward_chosen(const Shape &s, const Inputs<bf16> &in, bf16 *y, long b, int first, int vectors) {
-    forward_any(s, in, y, b, first, vectors);
-}
-
-CLONES void backward_chosen(const Shape &s, const Inputs<float> &in, const Gradients &g, long b, int first, int part,
-                            int vectors) {
+void backward_any(const Shape &s, const Inputs<float> &in, const Gradients &g, long b, int first, int part, int vectors) {
     if (vectors == 4) backward_task<4>(s, in, g, b, first, part);
     else if (vectors == 2) backward_task<2>(s, in, g, b, first, part);
     else backward_task<1>(s, in, g, b, first, part);
@@ -301,7 +291,7 @@ void forward(const T *u, const T *proj, const float *dt_weight, const float *dt_
     const int width_of_block = vectors * LANES, blocks = (s.channels + width_of_block - 1) / width_of_block;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (long task = 0; task < s.batch * blocks; ++task)
-        forward_chosen(s, in, y, task / blocks, (int)(task % blocks) * width_of_block, vectors);
+        forward_any(s, in, y, task / blocks, (int)(task % blocks) * width_of_block, vectors);
 }
 
 }  // namespace
@@ -344,7 +334,7 @@ void diffmf_ss2d_backward(const float *u, const float *proj, const float *dt_wei
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (long task = 0; task < batch * blocks; ++task) {
         const int part = (int)(task % blocks);
-        backward_chosen(s, in, g, task / blocks, part * width_of_block, part, vectors);
+        backward_any(s, in, g, task / blocks, part * width_of_block, part, vectors);
     }
 }
 

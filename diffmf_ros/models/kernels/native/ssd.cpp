@@ -258,7 +258,7 @@ INLINE vec write(Chunk &c, const Inputs<float> &in, const Gradients &g, long b, 
     return exponent * load(c.delta);
 }
 
-CLONES void backward_task(const Inputs<float> &in, const Gradients &g, long b, int head) {
+void backward_task(const Inputs<float> &in, const Gradients &g, long b, int head) {
     static thread_local Kept kept;
     const long L = in.length, chunks = (L + CHUNK - 1) / CHUNK;
     Chunk c(in);
@@ -294,13 +294,10 @@ ALWAYS void head_any(const Inputs<T> &in, T *y, long b, int head) {
     else head_task<1>(in, y, b, head);
 }
 
-CLONES void head_chosen(const Inputs<float> &in, float *y, long b, int head) { head_any(in, y, b, head); }
-CLONES void head_chosen(const Inputs<bf16> &in, bf16 *y, long b, int head) { head_any(in, y, b, head); }
-
 template <typename T>
 void forward(const Inputs<T> &in, T *y, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < in.batch * in.heads; ++task) head_chosen(in, y, task / in.heads, (int)(task % in.heads));
+    for (long task = 0; task < in.batch * in.heads; ++task) head_any(in, y, task / in.heads, (int)(task % in.heads));
 }
 
 }  // namespace

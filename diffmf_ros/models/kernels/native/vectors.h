@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors of 16 floats, what the scans compute with them, and memory that is kept between calls.
 //
-// GCC and clang vector extensions: the compiler makes AVX-512, AVX2, NEON or plain code of them, and on
-// x86-64 several clones of each task, of which the loader picks one. Everything here is inlined into
-// the clones. A plain C interface around it: nothing of Python or torch is compiled in.
+// GCC and clang vector extensions: the compiler makes AVX-512, AVX2, NEON or plain code of them. The build
+// compiles these files once for each instruction set (setup.py), and cpu.py loads the widest that the
+// processor has. A plain C interface around it: nothing of Python or torch is compiled in.
 
 #pragma once
 
@@ -16,13 +16,6 @@
 #include <sys/mman.h>
 #endif
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
-#endif
 #define ALWAYS inline __attribute__((always_inline))
 #define INLINE static ALWAYS
 
@@ -35,7 +28,8 @@ typedef uint16_t bf16;  // the upper half of a float
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
 
-INLINE vec splat(float x) { return vec{} + x; }
+// A literal becomes one broadcast; `vec{} + x` a store of every lane where there is no AVX-512.
+INLINE vec splat(float x) { return vec{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
 
 template <typename To, typename From>
@@ -121,7 +115,7 @@ INLINE vec totals(vec (&m)[LANES]) {
 // The functions of M vectors go through them in step: one polynomial is a chain of dependent
 // multiply-adds, and only several at once keep the units busy.
 
-// x = 2^x for x <= 0, relative error 1e-7 and exact at 0; below 2^-126 it stays there.
+// x = 2^x for x <= 0, relative error 2e-9 before rounding and exact at 0; below 2^-126 it stays there.
 template <int M>
 INLINE void exp2_negative(vec (&x)[M]) {
     const vec magic = splat(12582912.0f);  // adding it rounds to an integer, kept in the low bits
@@ -129,10 +123,11 @@ INLINE void exp2_negative(vec (&x)[M]) {
     EACH(i, M) x[i] = larger(x[i], splat(-126.0f));
     EACH(i, M) shifted[i] = x[i] + magic;
     EACH(i, M) x[i] = x[i] - (shifted[i] - magic);
-    EACH(i, M) p[i] = splat(1.3264727e-3f) * x[i] + splat(9.6715128e-3f);
-    EACH(i, M) p[i] = p[i] * x[i] + splat(5.5507337e-2f);
-    EACH(i, M) p[i] = p[i] * x[i] + splat(2.4022242e-1f);
-    EACH(i, M) p[i] = p[i] * x[i] + splat(6.9314698e-1f);
+    EACH(i, M) p[i] = splat(1.5353362e-4f) * x[i] + splat(1.3398874e-3f);
+    EACH(i, M) p[i] = p[i] * x[i] + splat(9.6184373e-3f);
+    EACH(i, M) p[i] = p[i] * x[i] + splat(5.5503324e-2f);
+    EACH(i, M) p[i] = p[i] * x[i] + splat(2.4022648e-1f);
+    EACH(i, M) p[i] = p[i] * x[i] + splat(6.9314720e-1f);
     EACH(i, M) p[i] = p[i] * x[i] + splat(1.0f);
     EACH(i, M) x[i] = bits<vec>(bits<ivec>(p[i]) + (bits<ivec>(shifted[i]) << 23));
 }
