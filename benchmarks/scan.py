@@ -78,10 +78,10 @@ def against_portable(name: str, call) -> None:
     torch.set_num_threads(1)
     samples = {cpu: [], portable: []}
     for module in [cpu, portable] * (ROUNDS + 1):
-        samples[module].append(timed(lambda: call(module), time.process_time))
+        samples[module].append(timed(lambda module=module: call(module), time.process_time))
     compiled_ms, portable_ms = (statistics.median(samples[module][1:]) for module in (cpu, portable))
-    print(f'{name}: compiled {compiled_ms:.1f} ms, portable {portable_ms:.1f} ms, ratio {portable_ms / compiled_ms:.1f}',
-          flush=True)
+    ratio = portable_ms / compiled_ms
+    print(f'{name}: compiled {compiled_ms:.1f} ms, portable {portable_ms:.1f} ms, ratio {ratio:.1f}', flush=True)
 
 
 def two_threads(name: str, call) -> None:
