@@ -67,8 +67,7 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     single channel, which are those of pixels. Features behind a convolution or linear layer are in dtype.
     """
     for module in network.modules():
-        if isinstance(module, Linear) or isinstance(module, Conv2d) and 1 not in module.weight.shape[:2] or (
-                isinstance(module, Conv2d) and module.groups > 1):
+        if isinstance(module, Linear) or isinstance(module, Conv2d) and 1 not in (module.in_channels, module.out_channels):
             module.to(dtype)
         elif isinstance(module, LayerNorm) and module.before_layers:
             module.dtype = dtype
