@@ -67,7 +67,8 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     single channel, which are those of pixels. Features behind a convolution or linear layer are in dtype.
     """
     for module in network.modules():
-        if isinstance(module, Linear) or isinstance(module, Conv2d) and 1 not in (module.in_channels, module.out_channels):
+        of_pixels = isinstance(module, Conv2d) and 1 in (module.in_channels, module.out_channels)
+        if isinstance(module, (Conv2d, Linear)) and not of_pixels:
             module.to(dtype)
         elif isinstance(module, LayerNorm) and module.before_layers:
             module.dtype = dtype
