@@ -35,9 +35,9 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     card.write_text('\n'.join([
         f'# {name}', '', f'{weights.iterations:,} iterations. {about_data}', '',
         '## Training', '', *_training_rows(config), '', '## Loss', '', *_loss_rows(log), '', '## Scores', '',
-        'Mean over the pairs; MI in nats, VIF and SSIM summed over both sources, SSIM with data range 2 (published '
-        'tables) and 255. More is better but for Nabf. The maximum wins several columns by itself and washes '
-        'pictures out, so no single column is a goal.', '',
+        f'Mean over the pairs, fused on {engine.description}. MI in nats, VIF and SSIM summed over both sources, SSIM '
+        'with data range 2 (published tables) and 255. More is better but for Nabf. The maximum wins several columns '
+        'by itself and washes pictures out, so no single column is a goal.', '',
         *(row for scored in [*by_set.items(), ('all', everything)] for row in _score_rows(*scored))]),
         encoding='utf-8')
     return card
