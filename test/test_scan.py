@@ -325,3 +325,13 @@ def test_wrong_shapes_are_refused():
     zeros = torch.zeros
     with pytest.raises(scan.ScanError, match='g dividing d'):
         scan.selective_scan(zeros(1, 5, 4), zeros(1, 5, 4), zeros(5, 2), zeros(1, 2, 2, 4), zeros(1, 2, 2, 4))
+
+
+@needs_kernel
+def test_compiled_kernels_take_parameters_of_a_network_cast_to_bfloat16():
+    u, proj, *parameters = ss2d_inputs(5, 6, 16, 1, torch.float32)
+    parameters = [x.bfloat16() for x in parameters]
+    assert torch.equal(cpu.ss2d(u, proj, *parameters), cpu.ss2d(u, proj, *(x.float() for x in parameters)))
+    x, delta, A, B, C = ssd_inputs(1, 20, 2, 16, 8)
+    A = A.bfloat16()
+    assert torch.equal(cpu.ssd(x, delta, A, B, C, 1), cpu.ssd(x, delta, A.float(), B, C, 1))

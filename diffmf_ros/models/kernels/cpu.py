@@ -80,10 +80,10 @@ def _learns(*tensors) -> bool:
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `scan.ss2d`, fused: u: B x H x W x D; proj: B x H x W x 4 x (R + 2N)."""
-    inputs = u, proj, dt_weight, dt_bias, A, skip
-    if _learns(*inputs):
-        return _SS2D.apply(u.float(), proj.float(), dt_weight, dt_bias, A, skip).to(u.dtype)
-    return _ss2d_forward(*(x.contiguous() for x in inputs))
+    parameters = [x.float() for x in (dt_weight, dt_bias, A, skip)]
+    if _learns(u, proj, *parameters):
+        return _SS2D.apply(u.float(), proj.float(), *parameters).to(u.dtype)
+    return _ss2d_forward(*(x.contiguous() for x in (u, proj, *parameters)))
 
 
 def _ss2d_forward(u, proj, dt_weight, dt_bias, A, skip):
@@ -123,9 +123,8 @@ class _SS2D(Function):
 
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
     """As `scan.selective_scan`, in whatever storage u and delta have; half precision in float32."""
-    dtype = u.dtype
-    u, delta, B, C = (x.float() for x in (u, delta, B, C))
-    return _SelectiveScan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus).to(dtype)
+    inputs = (None if x is None else x.float() for x in (u, delta, A, B, C, D, delta_bias))
+    return _SelectiveScan.apply(*inputs, delta_softplus).to(u.dtype)
 
 
 class _SelectiveScan(Function):
@@ -177,9 +176,10 @@ def ssd(x, delta, A, B, C, directions):
     """As `scan.ssd` without D: the plain recurrence; half precision in float32 where it learns."""
     if x.shape[3] > _library().diffmf_ssd_widest_head() or not _ssd_wins():
         return portable.ssd(x, delta, A, B, C, directions)
+    delta, A = delta.float(), A.float()
     if _learns(x, delta, A, B, C):
-        return _SSD.apply(x.float(), delta.float(), A, B.float(), C.float(), directions).to(x.dtype)
-    return _ssd_forward(*_ssd_inputs(x, delta.float(), A, B.to(x.dtype), C.to(x.dtype)), directions)
+        return _SSD.apply(x.float(), delta, A, B.float(), C.float(), directions).to(x.dtype)
+    return _ssd_forward(*_ssd_inputs(x, delta, A, B.to(x.dtype), C.to(x.dtype)), directions)
 
 
 def _ssd_wins() -> bool:
@@ -236,8 +236,8 @@ def layer_norm(x, weight, bias, epsilon, dtype):
     y = torch.empty_like(x, dtype=dtype)
     names = (str(t).removeprefix('torch.') for t in (x.dtype, dtype))
     function = getattr(_library(), f'diffmf_layer_norm_{"_".join(names)}')
-    addresses = _addresses([x, weight.contiguous(), bias.contiguous()])
-    function(*map(ADDRESS, addresses), ctypes.c_float(epsilon), ADDRESS(y.data_ptr()),
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    function(*map(ADDRESS, _addresses([x, weight, bias])), ctypes.c_float(epsilon), ADDRESS(y.data_ptr()),
              LONG(x.numel() // x.shape[-1]), INT(x.shape[-1]), INT(torch.get_num_threads()))
     return y
 
