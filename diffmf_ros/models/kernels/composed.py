@@ -34,29 +34,46 @@ def selective_scan_with(scan, u, delta, A, B, C, D, delta_bias, delta_softplus):
     return (y if D is None else y + D[:, None] * u).to(dtype)
 
 
-def ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip):
-    """As `models.scan.ss2d`, with scan as in selective_scan_with."""
-    dtype, states = u.dtype, A.shape[2]
-    u, proj = at_least_float32(u, proj)
+def along_directions(u, proj, rank: int):
+    """Lay an image out as ss2d visits it: the order, and u, low-rank step size, B and C as B x 4 x L x their width.
+
+    u: B x H x W x D; proj: B x H x W x 4 x (rank + 2N).
+    """
     order = orders(u.shape[1], u.shape[2], u.device)
     direction = torch.arange(len(order), device=u.device)[:, None]
-    x = u.flatten(1, 2)[:, order].transpose(1, 2)  # B x L x 4 x D
-    records = proj.flatten(1, 2)[:, order, direction].transpose(1, 2)  # B x L x 4 x (R + 2N)
-    low, B, C = records.split([dt_weight.shape[2], states, states], dim=-1)
+    states = (proj.shape[-1] - rank) // 2
+    records = proj.flatten(1, 2)[:, order, direction]
+    return order, u.flatten(1, 2)[:, order], *records.split([rank, states, states], dim=-1)
+
+
+def add_directions(y, order, image_shape):
+    """Undo the orders of y, B x 4 x L x D, and add the directions, in float32 or better, to image_shape."""
+    direction = torch.arange(len(order), device=y.device)[:, None]
+    return y[:, direction, order.argsort(1)].sum(1, dtype=torch.promote_types(y.dtype, torch.float32)).view(image_shape)
+
+
+def both_ways(scan, directions: int, *tokens):
+    """Run scan(*tokens) on B x L x ... tensors; with two directions also from the end, and add the results."""
+    if directions == 1:
+        return scan(*tokens)
+    there, back = scan(*(torch.cat((t, t.flip(1))) for t in tokens)).chunk(2)
+    return there + back.flip(1)
+
+
+def ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip):
+    """As `models.scan.ss2d`, with scan as in selective_scan_with."""
+    dtype = u.dtype
+    u, proj = at_least_float32(u, proj)
+    order, *parts = along_directions(u, proj, dt_weight.shape[2])
+    x, low, B, C = (part.transpose(1, 2) for part in parts)  # B x L x 4 x their width
     delta = softplus(torch.einsum('blkr,kdr->blkd', low, dt_weight) + dt_bias)
     y = scan(x, delta, A, B, C) + skip * x
-    return y.transpose(1, 2)[:, direction, order.argsort(1)].sum(1).view_as(u).to(dtype)
+    return add_directions(y.transpose(1, 2), order, u.shape).to(dtype)
 
 
 def ssd_with(scan, x, delta, A, B, C, directions):
     """As `models.scan.ssd` without D, with scan(x, delta, A, B, C) doing one direction."""
-    dtype = x.dtype
-    tokens = at_least_float32(x, delta, B, C)
-    if directions == 2:
-        tokens = [torch.cat((t, t.flip(1))) for t in tokens]
-    x, delta, B, C = tokens
-    y = scan(x, delta, A, B, C)
-    if directions == 2:
-        there, back = y.chunk(2)
-        y = there + back.flip(1)
-    return y.to(dtype)
+    def one_way(x, delta, B, C):
+        return scan(x, delta, A, B, C)
+
+    return both_ways(one_way, directions, *at_least_float32(x, delta, B, C)).to(x.dtype)

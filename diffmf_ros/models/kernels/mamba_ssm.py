@@ -12,7 +12,7 @@ from importlib import import_module
 import torch
 from torch.nn.functional import pad
 
-from .composed import orders
+from .composed import add_directions, along_directions, both_ways
 
 EXTENSION = 'selective_scan_cuda', 'fwd'
 CHUNK_SCAN = 'mamba_ssm.ops.triton.ssd_combined', 'mamba_chunk_scan_combined'
@@ -84,30 +84,21 @@ def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `scan.ss2d`: the directions are laid out one after the other and scanned as groups of channels."""
-    states, order = A.shape[2], orders(u.shape[1], u.shape[2], u.device)
-    direction = torch.arange(len(order), device=u.device)[:, None]
-    x = u.flatten(1, 2)[:, order].mT  # B x 4 x D x L
-    records = proj.flatten(1, 2)[:, order, direction].mT  # B x 4 x (R + 2N) x L
-    low, B, C = records.split([dt_weight.shape[2], states, states], dim=2)
+    order, *parts = along_directions(u, proj, dt_weight.shape[2])
+    x, low, B, C = (part.mT for part in parts)  # B x 4 x their width x L
     delta = dt_weight.to(u.dtype) @ low.to(u.dtype)
-    flat = (parameter.flatten(0, 1) for parameter in (A, skip, dt_bias))
-    A, skip, dt_bias = flat
+    A, skip, dt_bias = (parameter.flatten(0, 1) for parameter in (A, skip, dt_bias))
     y = selective_scan(x.flatten(1, 2), delta.flatten(1, 2), A, B, C, skip, dt_bias, True)
-    y = y.view_as(x).mT[:, direction, order.argsort(1)]  # B x 4 x L x D
-    return y.sum(1, dtype=torch.float32).view_as(u).to(u.dtype)
+    return add_directions(y.view_as(x).mT, order, u.shape).to(u.dtype)
 
 
 def _ssd(x, delta, A, B, C, directions):
     """As `scan.ssd` without D; the way back is a second sequence."""
-    tokens = x, delta, B.to(x.dtype)[:, :, None], C.to(x.dtype)[:, :, None]
-    if directions == 2:
-        tokens = [torch.cat((t, t.flip(1))) for t in tokens]
-    x, delta, B, C = (t.contiguous() for t in tokens)
-    y = _probe(*CHUNK_SCAN)(x, delta, A.float(), B, C, SSD_CHUNK)
-    if directions == 2:
-        there, back = y.chunk(2)
-        y = there + back.flip(1)
-    return y
+    def scan(*tokens):
+        x, delta, B, C = (t.contiguous() for t in tokens)
+        return _probe(*CHUNK_SCAN)(x, delta, A.float(), B, C, SSD_CHUNK)
+
+    return both_ways(scan, directions, x, delta, B.to(x.dtype)[:, :, None], C.to(x.dtype)[:, :, None])
 
 
 def __getattr__(name: str):

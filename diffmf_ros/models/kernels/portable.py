@@ -9,6 +9,7 @@ matrix products (Dao and Gu 2024).
 """
 
 import math
+from functools import partial
 
 import torch
 from torch.nn.functional import pad
@@ -114,21 +115,6 @@ def _step_backward(u, delta, B, C, A, dy, before, carry):
     return decay * G, dA, du, ddelta, dB, dC
 
 
-def selective_scan(*inputs):
-    """As `diffmf_ros.models.scan.selective_scan`."""
-    return selective_scan_with(scan, *inputs)
-
-
-def ss2d(*inputs):
-    """As `diffmf_ros.models.scan.ss2d`."""
-    return ss2d_with(scan, *inputs)
-
-
-def ssd(*inputs):
-    """As `diffmf_ros.models.scan.ssd`, without D."""
-    return ssd_with(ssd_scan, *inputs)
-
-
 def ssd_scan(x, delta, A, B, C):
     """As `reference.ssd_scan`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
     length, chunks = x.shape[1], -(-x.shape[1] // SSD_CHUNK)
@@ -154,3 +140,8 @@ def ssd_scan(x, delta, A, B, C):
     entering = torch.stack(states, dim=1)
     y = y + since_start[..., None] * (C[:, :, None] @ entering.mT)
     return y.movedim(2, 3).flatten(1, 2)[:, :length]
+
+
+selective_scan = partial(selective_scan_with, scan)
+ss2d = partial(ss2d_with, scan)
+ssd = partial(ssd_with, ssd_scan)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The obvious form of the scans: a loop over the sequence. Slow; every other backend is compared with it."""
 
+from functools import partial
+
 import torch
 
 from .composed import selective_scan_with, ss2d_with, ssd_with
@@ -30,21 +32,6 @@ def scan(u, delta, A, B, C):
     return torch.stack(steps, dim=1)
 
 
-def selective_scan(*inputs):
-    """As `diffmf_ros.models.scan.selective_scan`."""
-    return selective_scan_with(scan, *inputs)
-
-
-def ss2d(*inputs):
-    """As `diffmf_ros.models.scan.ss2d`."""
-    return ss2d_with(scan, *inputs)
-
-
-def ssd(*inputs):
-    """As `diffmf_ros.models.scan.ssd`, without D."""
-    return ssd_with(ssd_scan, *inputs)
-
-
 def ssd_scan(x, delta, A, B, C):
     """State-space duality with one decay per head, S_t = exp(delta_t A) S_(t-1) + delta_t x_t B_t' (Mamba-2).
 
@@ -57,3 +44,8 @@ def ssd_scan(x, delta, A, B, C):
         state = decay * state + torch.einsum('bh,bhp,bn->bhpn', delta[:, t], x[:, t], B[:, t])
         steps.append(torch.einsum('bhpn,bn->bhp', state, C[:, t]))
     return torch.stack(steps, dim=1)
+
+
+selective_scan = partial(selective_scan_with, scan)
+ss2d = partial(ss2d_with, scan)
+ssd = partial(ssd_with, ssd_scan)

@@ -10,8 +10,6 @@
 namespace {
 
 constexpr int TILE = 32;  // tokens
-constexpr int MAX_BLOCK = 4;  // vectors in a channel block
-constexpr int TOGETHER = 4;  // vectors of neighbouring tokens that are computed in step
 
 // A tensor b x rows x l: rows are channels, or the states of the groups one after the other.
 struct View {

@@ -13,7 +13,6 @@ namespace {
 
 constexpr int DIRECTIONS = 4;
 constexpr int MAX_BLOCK = 4;  // vectors in a channel block: 64 channels
-constexpr int TOGETHER = 4;  // vectors of neighbouring tokens that are computed in step
 constexpr int AHEAD = 8;  // tokens to prefetch
 constexpr int MAX_RECORD = 64;  // values of a token and direction that are widened on the stack
 
@@ -54,6 +53,8 @@ struct Order {
         first = reverse ? s.length() - 1 : 0;
         if (reverse) outer_step = -outer_step, inner_step = -inner_step;
     }
+    // The token visited at step t.
+    ALWAYS long at(long t) const { return first + t / inner * outer_step + t % inner * inner_step; }
 };
 
 // The parameters of one direction for one block of channels, unpacked into vectors.
@@ -177,20 +178,15 @@ INLINE void forward_task(const Shape &s, const Inputs<Type> &in, Type *y, long b
     }
 }
 
-// The token visited at step t.
-INLINE long token(const Shape &s, int direction, long t) {
-    if (direction >= 2) t = s.length() - 1 - t;
-    return direction % 2 == 0 ? t : (t % s.height) * s.width + t / s.height;
-}
-
 template <int NV>
 INLINE void backward_direction(const Shape &s, const Inputs<float> &in, const Gradients &g, long b, int part,
                                const Block<NV> &block, vec *tape, vec *scratch) {
     const int N = s.states, D = s.channels, k = block.direction;
     const long L = s.length();
+    const Order order(s, k);
     const int row = (1 + 2 * N) * NV;  // per step: delta, then decay and state of every state index
     for (long t = 0; t < L; ++t) {
-        const long at = b * L + token(s, k, t);
+        const long at = b * L + order.at(t);
         const float *low = in.proj + (at * DIRECTIONS + k) * s.record();
         vec *now = &tape[t * row];
         const vec *before = now - row;
@@ -213,7 +209,7 @@ INLINE void backward_direction(const Shape &s, const Inputs<float> &in, const Gr
     memset((void *)scratch, 0, (2 * N + s.rank) * NV * sizeof(vec));
     vec dbias[NV] = {}, dskip[NV] = {};
     for (long t = L - 1; t >= 0; --t) {
-        const long at = b * L + token(s, k, t);
+        const long at = b * L + order.at(t);
         const long record = (at * DIRECTIONS + k) * s.record();
         const float *low = in.proj + record, *Bt = low + s.rank, *Ct = Bt + N;
         const vec *now = &tape[t * row], *before = now - row;
