@@ -66,13 +66,22 @@ def _departure(fused, high, low) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return cv2.blur(image, WINDOW)
 
     rest = fused - high
-    mean_high, mean_low, mean_rest = mean(high), mean(low), mean(rest)
-    var_high = mean(high * high) - mean_high * mean_high + RIDGE
-    var_low = mean(low * low) - mean_low * mean_low + RIDGE
-    cov = mean(high * low) - mean_high * mean_low
-    cov_high = mean(high * rest) - mean_high * mean_rest
-    cov_low = mean(low * rest) - mean_low * mean_rest
+    return solve(*map(mean, guided(high, low, rest)))
+
+
+def guided(high, low, rest) -> tuple:
+    """Return the images whose means solve() takes; arrays or tensors."""
+    return high, low, rest, high * high, low * low, high * low, high * rest, low * rest
+
+
+def solve(high, low, rest, high_high, low_low, high_low, high_rest, low_rest) -> tuple:
+    """Return a, b and c of rest = a * high + b * low + c from the means of guided(); arrays or tensors."""
+    var_high = high_high - high * high + RIDGE
+    var_low = low_low - low * low + RIDGE
+    cov = high_low - high * low
+    cov_high = high_rest - high * rest
+    cov_low = low_rest - low * rest
     inverse = 1 / (var_high * var_low - cov * cov)
     a = (var_low * cov_high - cov * cov_low) * inverse
     b = (var_high * cov_low - cov * cov_high) * inverse
-    return a, b, mean_rest - a * mean_high - b * mean_low
+    return a, b, rest - a * high - b * low

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
-from .scaled import RIDGE, WINDOW
+from .scaled import WINDOW, guided, solve
 
 FuseTensors = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -35,19 +35,8 @@ class ScaledFusion:
 
     def _departure(self, fused, high, low):
         """a, b, c of fused - high = a * high + b * low + c around each pixel, as 1 x 3 x h x w."""
-        rest = fused - high
-        products = high, low, rest, high * high, low * low, high * low, high * rest, low * rest
-        means = self._mean(torch.cat(products, dim=1)).split(1, dim=1)
-        mean_high, mean_low, mean_rest, high_high, low_low, high_low, high_rest, low_rest = means
-        var_high = high_high - mean_high * mean_high + RIDGE
-        var_low = low_low - mean_low * mean_low + RIDGE
-        cov = high_low - mean_high * mean_low
-        cov_high = high_rest - mean_high * mean_rest
-        cov_low = low_rest - mean_low * mean_rest
-        inverse = 1 / (var_high * var_low - cov * cov)
-        a = (var_low * cov_high - cov * cov_low) * inverse
-        b = (var_high * cov_low - cov * cov_high) * inverse
-        return torch.cat((a, b, mean_rest - a * mean_high - b * mean_low), dim=1)
+        means = self._mean(torch.cat(guided(high, low, fused - high), dim=1))
+        return torch.cat(solve(*means.split(1, dim=1)), dim=1)
 
     def _mean(self, images):
         """cv2.blur: the mean of the window around each pixel, the image reflected at its edges."""
