@@ -110,9 +110,13 @@ def test_artefacts_are_edges_that_no_source_has():
     assert metrics.fusion_artefacts(noisy, flat, flat) == 0.0
 
 
-def test_every_metric_is_symmetric_in_the_sources():
+def test_every_metric_of_the_literature_is_symmetric_in_the_sources():
     ir, vi_y, fused = scene(6), scene(7), scene(8)
-    assert score(ir, vi_y, fused) == {name: near(value) for name, value in score(vi_y, ir, fused).items()}
+    one, other = score(ir, vi_y, fused), score(vi_y, ir, fused)
+    assert list(one) == ['EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'CC', 'PSNR',
+                         'Nabf', 'salience', 'detail']
+    for name in one.keys() - {'salience', 'detail'}:
+        assert one[name] == near(other[name]), name
 
 
 def test_bytes_and_floats_score_alike():
@@ -159,8 +163,8 @@ def test_images_that_cannot_be_scored(images, words):
 
 
 def test_smallest_image():
-    image = scene(19, 41)
-    assert all(np.isfinite(value) for value in score(image, scene(20, 41), scene(21, 41)).values())
+    got = score(scene(19, 41), scene(20, 41), scene(21, 41))
+    assert all(np.isfinite(got[name]) for name in got.keys() - {'detail'})  # this infrared is flat nowhere
 
 
 def _slow_vifp(reference, distorted):

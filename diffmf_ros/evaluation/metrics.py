@@ -3,9 +3,10 @@
 
 Every metric takes grey float64 images of one shape H x W with levels 0..255; `score` takes uint8 too and
 checks them. Of a colour image, pass the luminance. `ir` and `vi_y` are the sources, and every metric of two
-sources is symmetric in them. The values are those of the evaluator of MMIF-CDDFuse, which most tables
-published since 2023 were made with, except for PSNR (peak 255; there the largest level that occurs in the
-fused image) and Nabf (which it lacks). Higher is called better for all but Nabf.
+sources here is symmetric in them; salience and detail (perception.py) are not. The values are those of the
+evaluator of MMIF-CDDFuse, which most tables published since 2023 were made with, except for PSNR (peak 255;
+there the largest level that occurs in the fused image) and Nabf (which it lacks). Higher is called better
+for all but Nabf.
 """
 
 from functools import partial
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 
 from ..core.frames import DiffmfError
+from .perception import detail, salience
 
 SMALLEST_SIDE = 41  # what the four scales of VIF, each halved after its window, leave valid pixels of
 TINY = 1e-10
@@ -27,7 +29,8 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> dict[str, floa
     """Return every metric of a fused image under the name that the literature uses.
 
     The three images are H x W, uint8 or float, levels 0..255, at least 41 pixels high and wide.
-    SSIM_dr2 has the data range 2 of published tables, SSIM_dr255 the range that the images have.
+    SSIM_dr2 has the data range 2 of published tables, SSIM_dr255 the range that the images have. salience and
+    detail are NaN for images that do not define them.
     Raises MetricError for other shapes, for levels outside 0..255 and for values that are not finite.
     """
     ir, vi_y, fused = _checked(ir=ir, vi_y=vi_y, fused=fused)
@@ -42,6 +45,8 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> dict[str, floa
         'CC': correlation,
         'PSNR': peak_signal_to_noise,
         'Nabf': fusion_artefacts,
+        'salience': salience,
+        'detail': detail,
     }
     return {name: float(metric(fused)) for name, metric in alone.items()} | {
         name: float(metric(ir, vi_y, fused)) for name, metric in against_sources.items()}

@@ -34,5 +34,7 @@ def score_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[tuple[str, s
 
 
 def means(scores: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every metric."""
-    return {metric: float(np.mean([s[metric] for s in scores])) for metric in scores[0]}
+    """Mean of every metric over the images that define it (finite values); NaN where none does."""
+    columns = {metric: np.array([row[metric] for row in scores]) for metric in scores[0]}
+    finite = {metric: values[np.isfinite(values)] for metric, values in columns.items()}
+    return {metric: float(values.mean()) if values.size else np.nan for metric, values in finite.items()}
