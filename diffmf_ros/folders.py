@@ -13,7 +13,7 @@ from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
 from .core.frames import RGB, THERMAL, DiffmfError
 
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
 
 
@@ -86,12 +86,12 @@ def _stems(folder: Path) -> dict[str, Path]:
         raise FolderError(f'expected the folders vi and ir with frames of equal names; {folder} is missing')
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             if path.stem in files:
                 raise FolderError(f'{path.name} and {files[path.stem].name} in {folder} share one stem')
             files[path.stem] = path
     if not files:
-        raise FolderError(f'{folder} holds no {", ".join(_SUFFIXES)} file')
+        raise FolderError(f'{folder} holds no {", ".join(IMAGE_SUFFIXES)} file')
     return files
 
 

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from diffmf_ros.evaluation import metrics
 from diffmf_ros.evaluation.metrics import MetricError, score
+from diffmf_ros.evaluation.scoring import luminance
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
 GOLDEN = SHARED / 'reference' / 'metrics' / 'golden.json'
@@ -38,7 +39,7 @@ def test_golden_values():
     for row in json.loads(GOLDEN.read_text()):
         folder, name = row['pair'].split('_', 1)
         colour = cv2.imread(str(SHARED / 'data' / 'val' / folder / 'vi' / f'{name}.jpg'))
-        vi_y = np.round(cv2.cvtColor(colour.astype(np.float32), cv2.COLOR_BGR2GRAY))
+        vi_y = luminance(colour)
         ir, fused = (cv2.imread(str(GOLDEN.parent / f'{row["pair"]}__{kind}.png'), cv2.IMREAD_GRAYSCALE)
                      for kind in ('ir', row['fusion']))
         # when they are scored

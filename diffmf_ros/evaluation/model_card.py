@@ -11,7 +11,8 @@ from ..inference.weights import load_weights
 from ..training.config import TrainConfig
 from .scoring import BASELINES, means, score_pairs
 
-SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf')
+SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf', 'salience',
+         'detail')
 LOSS_ROWS = 12
 
 
@@ -36,8 +37,9 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
         f'# {name}', '', f'{weights.iterations:,} iterations. {about_data}', '',
         '## Training', '', *_training_rows(config), '', '## Loss', '', *_loss_rows(log), '', '## Scores', '',
         f'Mean over the pairs, fused on {engine.description}. MI in nats, VIF and SSIM summed over both sources, SSIM '
-        'with data range 2 (published tables) and 255. More is better but for Nabf. The maximum wins several columns '
-        'by itself and washes pictures out, so no single column is a goal.', '',
+        'with data range 2 (published tables) and 255; salience of hot targets against the maximum, detail as the '
+        'share of the visible gradient kept where infrared is flat. More is better but for Nabf. The maximum wins '
+        'several columns by itself and washes pictures out, so no single column is a goal.', '',
         *(row for scored in [*by_set.items(), ('all', everything)] for row in _score_rows(*scored))]),
         encoding='utf-8')
     return card
