@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of visible, thermal and fused images of equal stems: matched, read, and what is wrong with each."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..core.color import require_8_bit
+from ..core.frames import RGB, THERMAL, DiffmfError
+from ..core.settings import ThermalSettings
+from ..core.thermal import to_gray
+from ..folders import IMAGE_SUFFIXES
+from ..images import read_frame
+from .scoring import luminance
+
+
+class EvaluationError(DiffmfError):
+    """Nothing of what was asked for can be evaluated."""
+
+
+class UnusableImage(DiffmfError):
+    """One image cannot be scored; the others can."""
+
+    def __init__(self, file: Path, reason: str):
+        super().__init__(f'{file}: {reason}')
+        self.file, self.reason = file, reason
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An image that was not scored: its stem, the file that is missing or not usable, and why."""
+
+    name: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one stem, all uint8 of one size; visible and fused as in their files: H x W, or x 3 in BGR."""
+
+    name: str
+    visible: np.ndarray = field(repr=False)
+    ir: np.ndarray = field(repr=False)
+    fused: np.ndarray | None = field(repr=False)
+
+
+def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[Problem]]:
+    """Return {stem: {kind: file}} of what every folder has, sorted by stem, and a problem for every other stem.
+
+    folders maps 'visible', 'thermal' and perhaps 'fused' to a folder. Raises EvaluationError when one is
+    missing or holds no image.
+    """
+    files = {kind: _by_stem(folder) for kind, folder in folders.items()}
+    found, problems = {}, []
+    for stem in sorted(set().union(*files.values())):
+        there = {kind: paths.get(stem, []) for kind, paths in files.items()}
+        wrong = [Problem(stem, str(folders[kind] / stem), f'no {kind} image of this name in {folders[kind]}')
+                 for kind, paths in there.items() if not paths]
+        wrong += [Problem(stem, str(paths[1]), f'{paths[0].name} has the same stem; which of them is meant?')
+                  for paths in there.values() if len(paths) > 1]
+        problems += wrong
+        if not wrong:
+            found[stem] = {kind: paths[0] for kind, paths in there.items()}
+    return found, problems
+
+
+def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> Images:
+    """Read the files of one stem; thermal of 16 bit goes through the gain control of the node.
+
+    Raises UnusableImage: unreadable, not 8-bit (visible, fused), without a finite value, or sizes that differ.
+    """
+    pixels = {'fused': None}
+    for kind, file in files.items():
+        try:
+            frame = read_frame(file, stream=THERMAL if kind == 'thermal' else RGB)
+            if kind == 'thermal':
+                pixels[kind] = to_gray(frame.pixels, frame.encoding, thermal)
+            else:
+                require_8_bit(frame.encoding)
+                pixels[kind] = frame.pixels
+        except DiffmfError as error:
+            raise UnusableImage(file, str(error).removeprefix(f'{file} ')) from error
+    height, width = pixels['visible'].shape[:2]
+    for kind, file in files.items():
+        own_height, own_width = pixels[kind].shape[:2]
+        if (own_height, own_width) != (height, width):
+            raise UnusableImage(file, f'{own_width}x{own_height} pixels, but the visible image has {width}x{height}: '
+                                'a registered pair has one size')
+    return Images(name, pixels['visible'], pixels['thermal'], pixels['fused'])
+
+
+def sources(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Return (ir, vi_y), H x W uint8."""
+    return images.ir, luminance(images.visible)
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    if not folder.is_dir():
+        raise EvaluationError(f'{folder} is not a folder')
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            files.setdefault(path.stem, []).append(path)
+    if not files:
+        raise EvaluationError(f'{folder} holds no image ({", ".join(IMAGE_SUFFIXES)}); subfolders are not searched')
+    return files
