@@ -9,7 +9,8 @@ from rich.console import Console
 
 from ..core.frames import DiffmfError
 
-COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'model_card', 'bench', 'doctor', 'export')
+COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench', 'doctor',
+            'export')
 
 
 def application() -> typer.Typer:

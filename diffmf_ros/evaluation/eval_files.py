@@ -42,6 +42,7 @@ class Images:
 
     name: str
     visible: np.ndarray = field(repr=False)
+    vi_y: np.ndarray = field(repr=False)
     ir: np.ndarray = field(repr=False)
     fused: np.ndarray | None = field(repr=False)
 
@@ -66,6 +67,11 @@ def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[
     return found, problems
 
 
+def image_count(folder: Path) -> int:
+    """Return the number of image files in folder. Raises EvaluationError when it is missing or there is none."""
+    return sum(len(paths) for paths in _by_stem(folder).values())
+
+
 def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> Images:
     """Read the files of one stem; thermal of 16 bit goes through the gain control of the node.
 
@@ -88,12 +94,7 @@ def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> 
         if (own_height, own_width) != (height, width):
             raise UnusableImage(file, f'{own_width}x{own_height} pixels, but the visible image has {width}x{height}: '
                                 'a registered pair has one size')
-    return Images(name, pixels['visible'], pixels['thermal'], pixels['fused'])
-
-
-def sources(images: Images) -> tuple[np.ndarray, np.ndarray]:
-    """Return (ir, vi_y), H x W uint8."""
-    return images.ir, luminance(images.visible)
+    return Images(name, pixels['visible'], luminance(pixels['visible']), pixels['thermal'], pixels['fused'])
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:

@@ -103,6 +103,10 @@ class FlickerMeter:
             self._pixels += static.size
         self._last = frame
 
+    def interrupt(self) -> None:
+        """Say that a frame is missing: the next one is not compared with the last."""
+        self._last = None
+
     def result(self) -> Flicker:
         """Return the means over all frames so far; NaN where there were no static pixels or fewer than two frames."""
         if not self._static:
