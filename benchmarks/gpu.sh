@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# All GPU work in one script, for a bare machine with CUDA: gpu.sh [tests|kernels|engine|all] [FOLDER]
-# Logs and JSON go to FOLDER (default out/gpu). Each part ends within 10 minutes.
+# All GPU work in one script, for a bare machine with CUDA: gpu.sh [tests|kernels|engine|all|train] [FOLDER]
+# Logs and JSON go to FOLDER (default out/gpu). Each part ends within 10 minutes; train, which is not in all, trains
+# `base` into FOLDER/diffmf_base for 9 minutes and goes on there in the next call.
 #   PYTHON     interpreter that has torch with CUDA (default: .venv/bin/python if there, else python3)
+#   DATA       folder of training pairs (default: the one that config/train/diffmf_base.yaml names)
 #   MAMBA_SSM  folder of the unpacked source distribution of mamba-ssm, to compare kernels with
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 
 part=${1:-all}
 out=${2:-out/gpu}
-case $part in tests|kernels|engine|all) ;; *)
-    echo "unknown part '$part': expected tests, kernels, engine or all" >&2
+case $part in tests|kernels|engine|all|train) ;; *)
+    echo "unknown part '$part': expected tests, kernels, engine, all or train" >&2
     exit 2 ;;
 esac
 
@@ -69,6 +71,11 @@ kernels() {
 
 engine() {
     run engine "$python" benchmarks/gpu_engine.py --json "$out/engine.json"
+}
+
+train() {  # 50 seconds are left for the start, the compiler and the last checkpoint
+    run train "$python" -m diffmf_ros.cli.main train config/train/diffmf_base.yaml --out "$out/diffmf_base" \
+        --minutes 9 ${DATA:+--data "$DATA"}
 }
 
 if [ "$part" = all ]; then tests; kernels; engine; else "$part"; fi

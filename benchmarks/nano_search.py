@@ -56,7 +56,7 @@ def train(name: str, pairs, iterations: int) -> Trainer:
     """Train one candidate for a while."""
     models.PRESETS['diffmf'][name] = CANDIDATES[name]
     config = TrainConfig(data='', out=tempfile.gettempdir(), preset=name, iterations=iterations, batch=4, crop=96,
-                         learning_rate=1e-3, warmup=100, ema=0.99, seed=0)
+                         learning_rate=1e-3, warmup=100, ema=0.99, seed=0, device='cpu')
     trainer, sampler = Trainer(config), CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
     while trainer.iteration < iterations:
         trainer.step(*map(torch.from_numpy, sampler.batch(trainer.iteration)))

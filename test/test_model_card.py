@@ -15,7 +15,8 @@ from diffmf_ros.evaluation.model_card import write_card  # noqa: E402
 from diffmf_ros.evaluation.scoring import BASELINES, means, score_pairs  # noqa: E402
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
 from diffmf_ros.training.config import TrainConfig  # noqa: E402
-from diffmf_ros.training.loop import COLUMNS  # noqa: E402
+
+COLUMNS = ('iteration', 'total', 'intensity', 'gradient', 'ssim', 'seconds')
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def test_card_says_how_it_was_trained_and_what_it_scores(pairs, tmp_path):
     save_weights(weights, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
                  iterations=40, seed=3)
     with (tmp_path / 'log.csv').open('w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows({**dict.fromkeys(COLUMNS, 0.5), 'iteration': i, 'total': i / 10} for i in (20, 40))
+        writer = csv.writer(file)
+        writer.writerow(('iteration', 'total', 'intensity', 'detail', 'gradient_norm', 'learning_rate', 'seconds'))
+        writer.writerows((i, i / 10, 0.5, 0.25, 1, 1, 1) for i in (20, 40))
     done = []
 
     card = write_card(weights, config=TrainConfig(data='', out='', seed=3), log=tmp_path / 'log.csv',
@@ -69,10 +70,12 @@ def test_card_says_how_it_was_trained_and_what_it_scores(pairs, tmp_path):
     assert card == tmp_path / 'diffmf_light.md'
     assert '40 iterations. Three words here.' in text
     assert '| seed | 3 |' in text
-    assert '| 40 | 4.0000 | 0.5000 | 0.5000 | 0.5000 |' in text
+    assert '| iterations to | total | intensity | detail |' in text
+    assert '| 40 | 4.0000 | 0.5000 | 0.2500 |' in text
     assert done == list(range(1, 9))  # two pairs, three baselines and the network
     north = text[text.index('### north (1 pairs)'):text.index('### south')]
     expected = score(*images['north'], np.maximum(*images['north']))
     assert f'| maximum | {expected["EN"]:.3f} | {expected["SD"]:.3f} |' in north
     assert '| diffmf light |' in north
+    assert '| Nabf | salience | detail |' in north
     assert text.index('### south') < text.index('### all (2 pairs)')

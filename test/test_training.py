@@ -3,6 +3,8 @@
 
 import csv
 import dataclasses
+import signal
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,13 +12,24 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
+from typer.testing import CliRunner  # noqa: E402
+
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.folders import LumaPair  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_weights  # noqa: E402
 from diffmf_ros.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
 from diffmf_ros.training.data import CropSampler, DataError  # noqa: E402
+from diffmf_ros.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.training.loop import Trainer, learning_rate, train  # noqa: E402
-from diffmf_ros.training.losses import fusion_loss, sobel_magnitude, ssim  # noqa: E402
+from diffmf_ros.training.losses import LossWeights, fusion_loss, sobel_magnitude, ssim  # noqa: E402
+from diffmf_ros.training.stopping import Stop  # noqa: E402
+
+RECIPES = sorted((Path(__file__).parents[1] / 'config' / 'train').glob('*.yaml'))
+
+
+def quiet(iteration, terms):
+    """A report that nobody reads."""
 
 
 @pytest.fixture
@@ -35,7 +48,8 @@ def tiny(monkeypatch, folder):
     """A configuration that trains in a moment."""
     monkeypatch.setitem(models.PRESETS['diffmf'], 'light', {
         'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8, 'levels': 2})
-    return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16, warmup=2)
+    return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16, warmup=2,
+                       device='cpu')
 
 
 def test_sampler_crops_both_images_alike():
@@ -87,20 +101,92 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert learning_rate(config, 100) == pytest.approx(0.0)
 
 
+def trained(config, **options):
+    """Digest of the weights that a training ends with."""
+    return digest(load_weights(train(config, quiet, **options).weights).tensors)
+
+
 def test_interrupted_training_resumes_exactly(tiny, folder):
-    whole = train(dataclasses.replace(tiny, out=str(folder / 'whole')), lambda iteration, terms: None)
+    whole = trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
 
     def stop_at_four(iteration, terms):
         if iteration == 4:
-            raise KeyboardInterrupt
+            raise MemoryError
     interrupted = dataclasses.replace(tiny, checkpoint_minutes=0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(MemoryError):
         train(interrupted, stop_at_four)
     seen = []
     resumed = train(interrupted, lambda iteration, terms: seen.append(iteration))
     assert seen == [4, 5, 6]  # the checkpoint is of iteration 3: the fourth was not saved yet
-    found, expected = load_weights(resumed).tensors, load_weights(whole).tensors
-    assert digest(found) == digest(expected)
+    assert digest(load_weights(resumed.weights).tensors) == whole
+
+
+@pytest.mark.parametrize('number, stop', [(signal.SIGTERM, Stop.TERMINATED), (signal.SIGINT, Stop.INTERRUPTED)])
+def test_stopped_training_loses_nothing(tiny, folder, number, stop):
+    # Given a training, when a signal comes in its fourth iteration,
+    stopped = train(tiny, lambda iteration, terms: iteration == 4 and signal.raise_signal(number))
+    # then that iteration is saved, the handlers are back, and it goes on to the same end.
+    assert (stopped.iteration, stopped.stop) == (4, stop)
+    assert load_weights(stopped.weights).iterations == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert trained(tiny) == trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
+
+
+def test_training_ends_when_its_time_is_up_and_goes_on(tiny, folder):
+    ends = [train(tiny, quiet, minutes=0) for _ in range(tiny.iterations)]
+    assert [(end.iteration, end.stop) for end in ends] == [*((i, Stop.TIME_IS_UP) for i in range(1, 6)), (6, Stop.NO)]
+    assert trained(tiny) == trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
+
+
+def test_command_says_how_far_it_came_and_exits_as_it_ended(tiny, folder, monkeypatch):
+    # Given a recipe whose folders are named on the command line,
+    (folder / 'c.yaml').write_text('data: none\nout: none\niterations: 6\nbatch: 2\ncrop: 16\ndevice: cpu\n')
+    call = ['train', str(folder / 'c.yaml'), '--data', tiny.data, '--out', tiny.out]
+    # when its time is up, a signal comes, or it reaches the end,
+    timed = CliRunner().invoke(application(), [*call, '--minutes', '0'])
+    with monkeypatch.context() as patched:
+        whole = CropSampler.batch
+        patched.setattr(CropSampler, 'batch', lambda self, i: signal.raise_signal(signal.SIGTERM) or whole(self, i))
+        ended = CliRunner().invoke(application(), call)
+    complete = CliRunner().invoke(application(), call)
+    # then the exit code is 0, that of the signal, or 0.
+    assert [(result.exit_code, result.exception) for result in (timed, complete)] == [(0, None)] * 2
+    assert 'time is up after iteration 1 of 6; run it again to go on' in timed.output
+    assert ended.exit_code == 128 + 15
+    assert 'terminated after iteration 2 of 6' in ended.output
+    assert complete.output.endswith(f'weights: {tiny.out}/diffmf_light.safetensors\n')
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'preset': 'nano'}, 'preset: light there, nano here. Undo'),
+    ({'iterations': 9}, 'iterations: 6 there, 9 here; the learning rate at every iteration depends'),
+    ({'precision': 'bfloat16'}, 'precision: float32 there, bfloat16 here'),
+    ({'loss': LossWeights(ssim=4.0)}, 'loss.ssim: 10.0 there, 4.0 here'),
+    ({'batch': 4, 'seed': 1}, 'batch: 2 there, 4 here; seed: 0 there, 1 here'),
+])
+def test_checkpoint_of_another_configuration_is_refused(tiny, change, message):
+    train(tiny, quiet, minutes=0)
+    with pytest.raises(TrainingError, match=f'at iteration 1, is of another training: {message}'):
+        train(dataclasses.replace(tiny, **change), quiet)
+
+
+def test_checkpoint_that_does_not_say_what_it_is_of_is_refused(tiny):
+    path = train(tiny, quiet, minutes=0).weights.with_name('checkpoint.pt')
+    state = torch.load(path, weights_only=True)
+    del state['config']
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match='does not say which configuration it is of'):
+        train(tiny, quiet)
+
+
+def test_checkpoint_of_other_pairs_is_refused_and_of_the_same_elsewhere_not(tiny, folder):
+    train(tiny, quiet, minutes=0)
+    (folder / 'set').rename(folder / 'moved')
+    assert train(dataclasses.replace(tiny, threads=1, checkpoint_minutes=9), quiet, minutes=0).iteration == 2
+    for sub in ('ir', 'vi'):
+        (folder / 'moved' / sub / 'c.png').unlink()
+    with pytest.raises(TrainingError, match=r'training pairs: 3 \(\w{8}\) there, 2 \(\w{8}\) here'):
+        train(tiny, quiet)
 
 
 def test_training_lowers_the_loss(tiny):
@@ -116,7 +202,7 @@ def test_training_lowers_the_loss(tiny):
 def test_gradient_that_is_not_finite_stops_the_training(tiny):
     trainer = Trainer(tiny)
     bad = torch.full((1, 1, 16, 16), float('nan'))
-    with pytest.raises(RuntimeError, match='non-finite'):
+    with pytest.raises(TrainingError, match='non-finite gradient at iteration 1: lower learning_rate'):
         trainer.step(bad, bad)
 
 
@@ -126,8 +212,17 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('- a\n', 'must hold a mapping'),
     ('data: [\n', 'cannot be read as YAML'),
     ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: gradient'),
+    ('data: a\nout: b\nprecision: half\n', "precision must be one of float32, bfloat16, float16, not 'half'"),
+    ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
 ])
 def test_bad_configuration_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / 'c.yaml')
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+def test_recipes_that_come_with_the_package_name_a_network(path):
+    config = load_config(path)
+    assert config.preset in models.PRESETS[config.model]
+    assert Path(config.out).name == path.stem

@@ -2,6 +2,7 @@
 """`diffmf train`: train a network, or go on where an interrupted training stopped."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -13,17 +14,29 @@ def train(
     config: Annotated[Path, typer.Argument(help='YAML file, such as config/train/diffmf_light.yaml')],
     out: Annotated[Path | None, typer.Option(help="folder of checkpoints, log and weights, instead of the file's")]
     = None,
+    data: Annotated[Path | None, typer.Option(help="folder of training pairs, instead of the file's")] = None,
+    minutes: Annotated[float, typer.Option(
+        help='save and end after so many minutes; run it again to go on', show_default=False)] = math.inf,
 ) -> None:
-    """Train a network as CONFIG says; run it again to resume."""
+    """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first."""
     from ..training.config import load_config
+    from ..training.distributed import is_first
     from ..training.loop import train as run
+    from ..training.stopping import Stop
 
-    settings = load_config(config)
-    if out is not None:
-        settings = dataclasses.replace(settings, out=str(out))
+    given = {'out': out, 'data': data}
+    settings = dataclasses.replace(load_config(config), **{k: str(v) for k, v in given.items() if v is not None})
     with Progress(TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
-                  TimeRemainingColumn()) as progress:
+                  TimeRemainingColumn(), disable=not is_first()) as progress:
         task = progress.add_task('training', total=settings.iterations, loss=float('nan'))
-        written = run(settings, lambda iteration, terms: progress.update(
-            task, completed=iteration, loss=terms['total']))
-    typer.echo(f'weights: {written}')
+        outcome = run(settings, lambda iteration, terms: progress.update(
+            task, completed=iteration, loss=terms['total']), minutes=minutes)
+    if is_first():
+        for warning in outcome.warnings:
+            typer.echo(warning, err=True)
+        if outcome.iteration < settings.iterations:
+            typer.echo(f'{outcome.stop.name.replace("_", " ").lower()} after iteration {outcome.iteration} of '
+                       f'{settings.iterations}; run it again to go on')
+        typer.echo(f'weights: {outcome.weights}')
+    if outcome.stop > Stop.TIME_IS_UP:
+        raise typer.Exit(128 + outcome.stop)  # as a shell reports a process that a signal ended

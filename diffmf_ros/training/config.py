@@ -9,6 +9,10 @@ import yaml
 from ..core.frames import DiffmfError
 from .losses import LossWeights
 
+CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
+# What may differ between the runs of one training: where it runs and where its files are.
+ELSEWHERE = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
+
 
 class ConfigError(DiffmfError):
     """A training configuration with an unknown, missing or impossible entry."""
@@ -16,24 +20,30 @@ class ConfigError(DiffmfError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run; every entry of the YAML file."""
+    """A training run; every entry of the YAML file. Raises ConfigError for a device or precision not in CHOICES."""
 
     data: str  # folder with ir/ and vi/ below it
     out: str  # folder of checkpoints, log and weights
     model: str = 'diffmf'
     preset: str = 'light'
     iterations: int = 10_000
-    batch: int = 4
+    batch: int = 4  # images, over all processes
     crop: int = 96
     learning_rate: float = 4e-4
     warmup: int = 300  # iterations of linear warm-up, then a cosine to 0
     ema: float = 0.999
     clip: float = 1.0  # gradient norm
+    precision: str = 'float32'  # of the layers; parameters, scans and the loss are float32
     seed: int = 0
     checkpoint_minutes: float = 3.0
-    device: str = 'cpu'
+    device: str = 'auto'  # cuda when there is one, else cpu
     threads: int = 0  # 0: torch's own choice
     loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self):
+        for entry, allowed in CHOICES.items():
+            if getattr(self, entry) not in allowed:
+                raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not {getattr(self, entry)!r}')
 
     def as_dict(self) -> dict:
         """Return plain types, for the checkpoint and the model card."""
@@ -53,6 +63,25 @@ def load_config(path: str | Path) -> TrainConfig:
     if missing := {'data', 'out'} - config.keys():
         raise ConfigError(f'{path} lacks {", ".join(sorted(missing))}')
     return TrainConfig(**config)
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """Return 'entry: before there, now here' for what changes the result of a training.
+
+    Both are as TrainConfig.as_dict returns them; an entry that before lacks had its default.
+    """
+    before, now, defaults = (_flat(entries) for entries in (before, now, TrainConfig(data='', out='').as_dict()))
+    before = {**defaults, **before}
+    return [f'{name}: {before.get(name)} there, {now.get(name)} here' for name in sorted(before.keys() | now.keys())
+            if name not in ELSEWHERE and before.get(name) != now.get(name)]
+
+
+def _flat(entries: dict, prefix: str = '') -> dict:
+    """{'loss': {'ssim': 1}} -> {'loss.ssim': 1}."""
+    flat = {}
+    for name, value in entries.items():
+        flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _known(path, entries, cls):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: resumable at any iteration, on a CPU or a GPU."""
+"""The training loop: resumable at any iteration, on a CPU, a GPU, or several of either."""
 
-import csv
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,12 +13,27 @@ from .. import models
 from ..folders import pair_files, read_pair
 from ..inference.memory import keep_freed_memory
 from ..inference.weights import save_weights
+from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .data import CropSampler
+from .distributed import Processes, device_of, joined_processes
+from .errors import TrainingError
+from .log import Log, plot_log
 from .losses import fusion_loss
+from .precision import in_precision, loss_scaler
+from .stopping import Stop, StopRequests
 
-LOG_EVERY = 20
-COLUMNS = ('iteration', 'total', 'intensity', 'gradient', 'ssim', 'gradient_norm', 'learning_rate', 'seconds')
+SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run came, why not to the last iteration, and the averaged weights it wrote either way."""
+
+    iteration: int
+    stop: Stop
+    weights: Path
+    warnings: tuple[str, ...] = ()
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -30,29 +45,52 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 
 
 class Trainer:
-    """Network, running average of its weights, optimiser, and the iteration they are at."""
+    """Network, running average of its weights, optimiser, and the iteration they are at.
 
-    def __init__(self, config: TrainConfig):
+    Raises TrainingError for a batch, device or precision that cannot be had here.
+    """
+
+    def __init__(self, config: TrainConfig, processes: Processes | None = None):
         torch.manual_seed(config.seed)
-        self.config, self.iteration = config, 0
-        self.network = models.build(config.model, config.preset).to(config.device)
+        self.processes = processes or Processes(device_of(config.device))
+        self.config, self.iteration, self.device = config, 0, self.processes.device
+        self._own = self.processes.share(config.batch)
+        self.network = models.build(config.model, config.preset).to(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.scaler = loss_scaler(config.precision, self.device)
+        self._fuse = self.processes.parallel(in_precision(self.network, config.precision, self.device))
 
     def step(self, ir, vi_y) -> dict[str, float]:
-        """Train on one batch of B x 1 x H x W images and return the terms of the loss."""
+        """Train on one batch of B x 1 x H x W images, the same in every process; return the terms of the loss.
+
+        Raises TrainingError when the gradient is not finite, in all processes alike.
+        """
         rate = learning_rate(self.config, self.iteration)
         for group in self.optimiser.param_groups:
             group['lr'] = rate
-        terms = fusion_loss(self.network(ir, vi_y), ir, vi_y, self.config.loss)
-        self.optimiser.zero_grad(set_to_none=True)
-        terms['total'].backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.network.parameters(), self.config.clip, error_if_nonfinite=True)
-        self.optimiser.step()
+        fused = self.processes.whole(self._fuse(ir[self._own], vi_y[self._own]))
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss)
+        norm = self._descend(terms['total'])
         self._update_average()
         self.iteration += 1
-        return {**{k: v.item() for k, v in terms.items()}, 'gradient_norm': norm.item(), 'learning_rate': rate}
+        scale = {'loss_scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}
+        return {**{k: v.item() for k, v in terms.items()}, 'gradient_norm': norm.item(), **scale,
+                'learning_rate': rate}
+
+    def _descend(self, loss):
+        """Change the weights by the gradient of loss, clipped, and return its norm before that."""
+        self.optimiser.zero_grad(set_to_none=True)
+        # The mean over the processes is taken of gradients, each of which is that of its own images alone.
+        self.scaler.scale(loss * self.processes.count).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        if not norm.isfinite() and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE):
+            raise TrainingError(f'non-finite gradient at iteration {self.iteration + 1}: lower learning_rate, or '
+                                'lengthen warmup, and start anew in another folder (--out)')
+        self.scaler.step(self.optimiser)  # leaves the weights alone where scaling made the gradient overflow
+        self.scaler.update()
+        return norm
 
     def _update_average(self):
         # A young average would be dominated by the random start: let it move faster at first.
@@ -60,79 +98,84 @@ class Trainer:
         for name, value in self.network.state_dict().items():
             self.average[name].lerp_(value, 1 - keep)
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint; a crash while writing leaves the previous one."""
-        state = {'network': self.network.state_dict(), 'average': self.average,
-                 'optimiser': self.optimiser.state_dict(), 'iteration': self.iteration}
-        torch.save(state, path.with_suffix('.tmp'))
-        path.with_suffix('.tmp').replace(path)
+    def state(self) -> dict:
+        """Return everything that a resumed training needs."""
+        return {'network': self.network.state_dict(), 'average': self.average, 'iteration': self.iteration,
+                'optimiser': self.optimiser.state_dict(), 'scaler': self.scaler.state_dict()}
 
-    def restore(self, path: Path) -> None:
-        """Continue exactly where save() stopped."""
-        state = torch.load(path, map_location=self.config.device, weights_only=True)
+    def restore(self, state: dict) -> None:
+        """Continue exactly where state was taken."""
         self.network.load_state_dict(state['network'])
         self.optimiser.load_state_dict(state['optimiser'])
-        self.average, self.iteration = state['average'], state['iteration']
+        self.scaler.load_state_dict(state['scaler'])
+        self.average = {name: value.to(self.device) for name, value in state['average'].items()}
+        self.iteration = state['iteration']
 
 
-def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None]) -> Path:
-    """Train, resuming from the checkpoint in config.out when there is one; return the weights file.
+def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], *,
+          minutes: float = math.inf) -> Outcome:
+    """Train, resuming from the checkpoint in config.out when there is one.
 
-    report(iteration, terms) is called after every iteration. Raises FolderError and DataError for data
-    that cannot be used, and RuntimeError when the gradient is no longer finite.
+    report(iteration, terms) is called after every iteration, in the first process. The run ends early,
+    with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM. Raises FolderError
+    and DataError for data that cannot be used, and TrainingError when the training cannot start, resume
+    or go on as asked.
     """
     keep_freed_memory()
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    pairs = [read_pair(*files) for files in pair_files(config.data)]
-    sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
-    trainer, checkpoint = Trainer(config), out / 'checkpoint.pt'
-    if checkpoint.exists():
-        trainer.restore(checkpoint)
-    log = _Log(out / 'log.csv', trainer.iteration)
-    saved = time.monotonic()
-    while trainer.iteration < config.iterations:
-        batch = (torch.from_numpy(x).to(config.device) for x in sampler.batch(trainer.iteration))
-        terms = trainer.step(*batch)
-        log.add(trainer.iteration, terms)
-        report(trainer.iteration, terms)
-        if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-            trainer.save(checkpoint)
-            saved = time.monotonic()
-    trainer.save(checkpoint)
-    return export(trainer, out / f'{config.model}_{config.preset}.safetensors')
+    with StopRequests(minutes) as requests, joined_processes(config.device) as processes:
+        trainer = Trainer(config, processes)
+        pairs = [read_pair(*files) for files in pair_files(config.data)]
+        sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
+        books = _Books(trainer, data=fingerprint(pairs), report=report)
+        books.resume()
+        stop = Stop.NO
+        while trainer.iteration < config.iterations and not stop:
+            batch = (torch.from_numpy(x).to(processes.device) for x in sampler.batch(trainer.iteration))
+            books.add(trainer.step(*batch))
+            stop = Stop(processes.largest(requests.current))
+        return books.close(stop if trainer.iteration < config.iterations else Stop.NO)
 
 
-def export(trainer: Trainer, path: Path) -> Path:
-    """Write the averaged weights in half precision."""
-    config = trainer.config
-    save_weights(path, trainer.average, model=config.model, preset=config.preset, iterations=trainer.iteration,
-                 seed=config.seed)
-    return path
+class _Books:
+    """The files of a training, which the first process writes: checkpoint, log, plot, weights."""
 
+    def __init__(self, trainer: Trainer, *, data: str, report):
+        self._trainer, self._data, self._report = trainer, data, report
+        self._out, self._warnings, self._saved = Path(trainer.config.out), {}, time.monotonic()
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._checkpoint, self._log = self._out / 'checkpoint.pt', None
 
-class _Log:
-    """CSV of the mean of every LOG_EVERY iterations; a resumed run drops the lines it will write again."""
+    def resume(self) -> None:
+        """Bring the trainer, in every process, to the checkpoint if there is one."""
+        trainer = self._trainer
+        if self._checkpoint.exists():
+            trainer.restore(read_checkpoint(self._checkpoint, trainer.config, data=self._data))
+        if trainer.processes.first:
+            self._log = Log(self._out / 'log.csv', trainer.iteration)
 
-    def __init__(self, path: Path, iteration: int):
-        rows = list(csv.DictReader(path.open())) if path.exists() else []
-        kept = [row for row in rows if int(row['iteration']) <= iteration]
-        self._path, self._sums, self._count, self._start = path, {}, 0, time.monotonic()
-        with path.open('w', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-
-    def add(self, iteration, terms):
-        self._count += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        if iteration % LOG_EVERY:
+    def add(self, terms: dict[str, float]) -> None:
+        """Note an iteration; save when it is time."""
+        if self._log is None:
             return
-        row = {name: f'{value / self._count:.6g}' for name, value in self._sums.items()}
-        row |= {'iteration': iteration, 'seconds': f'{(time.monotonic() - self._start) / self._count:.3f}'}
-        with self._path.open('a', newline='') as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
-        self._sums, self._count, self._start = {}, 0, time.monotonic()
+        self._log.add(self._trainer.iteration, terms)
+        self._report(self._trainer.iteration, terms)
+        if time.monotonic() - self._saved > 60 * self._trainer.config.checkpoint_minutes:
+            self._save()
+
+    def _save(self) -> None:
+        write_checkpoint(self._checkpoint, self._trainer.state(), self._trainer.config, data=self._data)
+        if warning := plot_log(self._out / 'log.csv', self._out / 'loss.png'):
+            self._warnings[warning] = None
+        self._saved = time.monotonic()
+
+    def close(self, stop: Stop) -> Outcome:
+        """Save a last time and export the weights."""
+        config, iteration = self._trainer.config, self._trainer.iteration
+        weights = self._out / f'{config.model}_{config.preset}.safetensors'
+        if self._log is not None:
+            self._save()
+            save_weights(weights, self._trainer.average, model=config.model, preset=config.preset,
+                         iterations=iteration, seed=config.seed)
+        return Outcome(iteration, stop, weights, tuple(self._warnings))
