@@ -16,8 +16,6 @@ from diffmf_ros.evaluation.scoring import BASELINES, means, score_pairs  # noqa:
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
 from diffmf_ros.training.config import TrainConfig  # noqa: E402
 
-COLUMNS = ('iteration', 'total', 'intensity', 'gradient', 'ssim', 'seconds')
-
 
 @pytest.fixture
 def pairs(tmp_path):
