@@ -24,6 +24,7 @@ from diffmf_ros.inference.weights import SHIPPED, load_weights
 
 WORKERS = 2
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'
+TWO_DIGITS = ('EN', 'SD', 'SF', 'AG', 'MI')
 
 Table = dict[str, dict[str, list[Scores]]]  # by data set and method
 
@@ -72,18 +73,25 @@ def score_lines(table: Table, peers: dict[str, dict[str, Scores]]) -> list[str]:
         count = len(next(iter(methods.values())))
         lines += [f'### {dataset} ({count} pairs)', '', '| method | ' + ' | '.join(METRICS) + ' |',
                   '|---' * (len(METRICS) + 1) + '|']
-        rows = {name: means(scores) for name, scores in methods.items()} | peers.get(dataset, {})
-        lines += [f'| {name} | ' + ' | '.join(cells(scores, METRICS)) + ' |' for name, scores in rows.items()]
-        lines.append('')
+        rows = {name: cells(means(scores), METRICS) for name, scores in methods.items()}
+        rows |= {name: published(scores) for name, scores in peers.get(dataset, {}).items()}
+        lines += [*(f'| {name} | {" | ".join(row)} |' for name, row in rows.items()), '']
     return lines
+
+
+def published(scores: Scores) -> list[str]:
+    """As many digits as there are in the source."""
+    return [f'{scores[name]:.{2 if name in TWO_DIGITS else 3}f}' if name in scores else '-' for name in METRICS]
 
 
 def flicker_lines(clips: dict[str, dict[str, Flicker]]) -> list[str]:
     """Markdown table of the flicker of every clip and method."""
-    lines = ['### Flicker', '', '| clip | method | ratio | fused | infrared | visible | static |', '|---' * 7 + '|']
+    lines = ['### Flicker', '',
+             '| clip | method | flicker | to the noisier input | fused | infrared | visible | static |', '|---' * 8 + '|']
     for clip, methods in clips.items():
-        lines += [f'| {clip} | {name} | {found.ratio:.2f} | {found.fused:.2f} | {found.ir:.2f} | {found.vi_y:.2f} | '
-                  f'{found.static_share:.0%} |' for name, found in methods.items()]
+        lines += [f'| {clip} | {name} | {found.ratio:.2f} | {found.fused / max(found.ir, found.vi_y):.2f} | '
+                  f'{found.fused:.2f} | {found.ir:.2f} | {found.vi_y:.2f} | {found.static_share:.0%} |'
+                  for name, found in methods.items()]
     return [*lines, '']
 
 

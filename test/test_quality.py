@@ -4,6 +4,8 @@
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip('torch', reason='torch is not installed')
@@ -13,6 +15,9 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import quality  # noqa: E402
 from quality_bars import AGAINST_PEERS, bars, read_peers  # noqa: E402
+
+from diffmf_ros.evaluation.metrics import score  # noqa: E402
+from diffmf_ros.evaluation.perception import Flicker  # noqa: E402
 
 NAMES = (*AGAINST_PEERS, 'AG', 'salience', 'detail')
 MAXIMUM = dict.fromkeys(NAMES, 1.0)
@@ -76,3 +81,31 @@ def test_tables_go_between_the_marks(tmp_path):
     page.write_text('no marks')
     with pytest.raises(SystemExit, match='lacks'):
         quality.write_between_marks(page, 'new')
+
+
+def test_published_figures_keep_their_digits():
+    lines = quality.score_lines({'MSRS': {'maximum': [dict.fromkeys(NAMES, 1.0)]}}, read_peers())
+    assert '| IFCNN | 6.09 | 29.55 | 13.35 | 4.34 | 1.31 | 1.381 | 0.635 | 0.541 | 0.918 | 1.375 | - | - | - | - | - |' \
+        in lines
+
+
+def test_flicker_is_shown_to_the_mean_and_to_the_noisier_input():
+    lines = quality.flicker_lines({'clip': {'maximum': Flicker(fused=1.5, ir=1.0, vi_y=2.0, static_share=0.8)}})
+    assert '| clip | maximum | 1.00 | 0.75 | 1.50 | 1.00 | 2.00 | 80% |' in lines
+
+
+def test_methods_are_measured_by_data_set_and_over_all(tmp_path):
+    # Given two data sets of one pair each
+    random = np.random.default_rng(0)
+    for dataset in ('north', 'south'):
+        for kind in ('ir', 'vi'):
+            (tmp_path / dataset / kind).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / dataset / kind / 'a.png'), random.integers(0, 256, (48, 56), np.uint8))
+    # when the maximum is measured with processes of its own
+    table = quality.measure({'maximum': np.maximum}, tmp_path)
+    # then the scores are those of the metrics, and the table has them all
+    images = [cv2.imread(str(tmp_path / 'south' / kind / 'a.png'), cv2.IMREAD_GRAYSCALE) for kind in ('ir', 'vi')]
+    assert list(table) == ['north', 'south', 'all']
+    assert table['south']['maximum'] == [pytest.approx(score(*images, np.maximum(*images)), nan_ok=True)]
+    assert [row['SD'] for row in table['all']['maximum']] == [table[d]['maximum'][0]['SD'] for d in ('north', 'south')]
+    assert '### south (1 pairs)' in quality.score_lines(table, {})
