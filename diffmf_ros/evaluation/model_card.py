@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page beside a weights file: how it was trained and what it scores."""
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ..core.settings import DEFAULTS, updated
 from ..inference.engine import Engine
 from ..inference.weights import load_weights
 from ..training.config import TrainConfig
+from ..training.log import NOT_LOSS, read_log
 from .scoring import BASELINES, means, score_pairs
 
 SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf', 'salience',
@@ -52,10 +52,9 @@ def _training_rows(config: TrainConfig) -> list[str]:
 
 
 def _loss_rows(log: Path) -> list[str]:
-    with log.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_log(log)
     blocks = [rows[i * len(rows) // LOSS_ROWS:(i + 1) * len(rows) // LOSS_ROWS] for i in range(LOSS_ROWS)]
-    columns = ('total', 'intensity', 'gradient', 'ssim')
+    columns = [column for column in rows[0] if column not in NOT_LOSS]
     table = ['| iterations to | ' + ' | '.join(columns) + ' |', '|---' * (1 + len(columns)) + '|']
     for block in filter(None, blocks):
         values = (sum(float(row[column]) for row in block) / len(block) for column in columns)
