@@ -86,8 +86,8 @@ def published(scores: Scores) -> list[str]:
 
 def flicker_lines(clips: dict[str, dict[str, Flicker]]) -> list[str]:
     """Markdown table of the flicker of every clip and method."""
-    lines = ['### Flicker', '',
-             '| clip | method | flicker | to the noisier input | fused | infrared | visible | static |', '|---' * 8 + '|']
+    columns = ('clip', 'method', 'flicker', 'to the noisier input', 'fused', 'infrared', 'visible', 'static')
+    lines = ['### Flicker', '', f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     for clip, methods in clips.items():
         lines += [f'| {clip} | {name} | {found.ratio:.2f} | {found.fused / max(found.ir, found.vi_y):.2f} | '
                   f'{found.fused:.2f} | {found.ir:.2f} | {found.vi_y:.2f} | {found.static_share:.0%} |'
