@@ -86,7 +86,7 @@ def test_tables_go_between_the_marks(tmp_path):
 def test_published_figures_keep_their_digits():
     lines = quality.score_lines({'MSRS': {'maximum': [dict.fromkeys(NAMES, 1.0)]}}, read_peers())
     row = next(line for line in lines if line.startswith('| IFCNN |'))
-    assert row == '| IFCNN | 6.09 | 29.55 | 13.35 | 4.34 | 1.31 | 1.381 | 0.635 | 0.541 | 0.918 | 1.375' + ' | -' * 5 + ' |'
+    assert row == f'| IFCNN | 6.09 | 29.55 | 13.35 | 4.34 | 1.31 | 1.381 | 0.635 | 0.541 | 0.918 | 1.375{" | -" * 5} |'
 
 
 def test_flicker_is_shown_to_the_mean_and_to_the_noisier_input():
