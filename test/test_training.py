@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data, loss and loop: exact resume above all."""
+"""Data and loop: exact resume above all."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ from diffmf_ros.training.config import ConfigError, TrainConfig, load_config  # 
 from diffmf_ros.training.data import CropSampler, DataError  # noqa: E402
 from diffmf_ros.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.training.loop import Trainer, learning_rate, train  # noqa: E402
-from diffmf_ros.training.losses import LossWeights, fusion_loss, sobel_magnitude, ssim  # noqa: E402
+from diffmf_ros.training.losses import LossWeights  # noqa: E402
 from diffmf_ros.training.stopping import Stop  # noqa: E402
 
 RECIPES = sorted((Path(__file__).parents[1] / 'config' / 'train').glob('*.yaml'))
@@ -72,25 +72,6 @@ def test_crop_larger_than_every_image_is_refused():
     pair = LumaPair('p', *np.zeros((2, 40, 48), np.uint8))
     with pytest.raises(DataError, match='smaller than the crop of 64'):
         CropSampler([pair], crop=64, batch=1, seed=0)
-
-
-def test_loss_is_least_at_the_maximum_of_equal_images():
-    image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    terms = fusion_loss(image, image, image)
-    assert all(abs(term.item()) < 1e-4 for term in terms.values())
-    assert fusion_loss(image * 0.5, image, image)['total'] > 5
-
-
-def test_sobel_magnitude_of_a_step():
-    image = torch.zeros(1, 1, 5, 6)
-    image[..., 3:] = 1
-    assert sobel_magnitude(image)[0, 0, 2].tolist() == [0, 0, 4, 4, 0, 4]  # the last 4 is the zero padding
-
-
-def test_ssim_of_an_image_with_itself_and_with_its_negative():
-    image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert ssim(image, image).item() == pytest.approx(1, abs=1e-5)
-    assert ssim(image, 1 - image).item() < 0
 
 
 def test_learning_rate_rises_then_falls_to_zero():
@@ -211,14 +192,20 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('data: a\n', 'lacks out'),
     ('- a\n', 'must hold a mapping'),
     ('data: [\n', 'cannot be read as YAML'),
-    ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: gradient'),
+    ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: detail, '),
     ('data: a\nout: b\nprecision: half\n', "precision must be one of float32, bfloat16, float16, not 'half'"),
     ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
+    ('data: a\nout: b\ncrop: 40\nloss: {vif: 1}\n', 'vif needs a crop of at least 41 pixels, not 40'),
 ])
 def test_bad_configuration_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / 'c.yaml')
+
+
+@pytest.mark.parametrize('crop, vif', [(41, 1.0), (40, 0.0)])
+def test_vif_is_asked_for_only_of_crops_it_can_measure(crop, vif):
+    assert TrainConfig(data='', out='', crop=crop, loss=LossWeights(vif=vif)).loss.vif == vif
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from ..core.frames import DiffmfError
-from .losses import LossWeights
+from .losses import VIF_SMALLEST_SIDE, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
 # What may differ between the runs of one training: where it runs and where its files are.
@@ -44,6 +44,8 @@ class TrainConfig:
         for entry, allowed in CHOICES.items():
             if getattr(self, entry) not in allowed:
                 raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not {getattr(self, entry)!r}')
+        if self.loss.vif and self.crop < VIF_SMALLEST_SIDE:
+            raise ConfigError(f'loss vif needs a crop of at least {VIF_SMALLEST_SIDE} pixels, not {self.crop}')
 
     def as_dict(self) -> dict:
         """Return plain types, for the checkpoint and the model card."""
