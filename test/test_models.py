@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DIFF-MF: sizes, layouts of its scans, its symmetries, and that everything in it learns."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
@@ -14,6 +16,7 @@ from diffmf_ros.models.diffmf import (  # noqa: E402
     DiffMFConfig,
     interleave_columns,
     separate_columns,
+    with_strength,
 )
 from diffmf_ros.models.kernels.composed import orders  # noqa: E402
 
@@ -121,8 +124,9 @@ def test_guidance_starts_neutral_and_then_favours_one_side():
     assert torch.allclose(guided_v, extraction.own_v(v), rtol=1e-3)
 
 
-def test_exchange_gives_infrared_the_selection_of_visible():
-    exchange = ChannelExchange(TINY)
+@pytest.mark.parametrize('exchanged, gets_B_i', [(True, 'mixer_v'), (False, 'mixer_i')])
+def test_exchange_gives_each_modality_the_selection_of_the_other(exchanged, gets_B_i):
+    exchange = ChannelExchange(replace(TINY, exchange=exchanged))
     i, v = torch.rand(2, 1, 6, 6, 8).unbind()
     *_, B_i, _ = exchange.mixer_i.project(i)
     handed = {}
@@ -130,5 +134,41 @@ def test_exchange_gives_infrared_the_selection_of_visible():
         mixer = getattr(exchange, name)
         mixer.mix = lambda x, delta, z, B, C, name=name: handed.update({name: B}) or torch.zeros(1, 6, 6, 8)
     exchange(i, v)
-    assert torch.equal(handed['mixer_v'], B_i)
-    assert not torch.equal(handed['mixer_i'], B_i)
+    assert [name for name, B in handed.items() if torch.equal(B, B_i)] == [gets_B_i]
+
+
+@pytest.mark.parametrize('levels, kept', [
+    (1.0, 0.0), (-1.5, 0.0), (6.0, 6 - 1.5 ** 2 / 6), (-30.0, -30 + 1.5 ** 2 / 30)])
+def test_correction_of_the_maximum_leaves_out_the_smallest(levels, kept):
+    # Given a network whose decoder says the same everywhere,
+    network, (ir, vi) = DiffMF(TINY), images()
+    torch.nn.init.zeros_(network.decoder.layers[-1].weight)
+    torch.nn.init.constant_(network.decoder.layers[-1].bias, levels / 255)
+    # then training sees all of it, and inference what is more than noise.
+    maximum = torch.maximum(ir, vi)
+    assert torch.allclose(network.train()(ir, vi), maximum + levels / 255)
+    assert torch.allclose(network.eval()(ir, vi), maximum + kept / 255)
+    assert (kept != 0) or torch.equal(network(ir, vi), maximum)
+
+
+@pytest.mark.parametrize('change, fewer', [
+    ({'guidance': False}, True), ({'exchange': False}, False), ({'residual': False}, False), ({'levels': 1}, True),
+    ({'scans': ('row',)}, True), ({'scans': ('column',)}, True), ({'scans': ('stacked',)}, True)], ids=str)
+def test_an_idea_switched_off_is_gone(change, fewer):
+    torch.manual_seed(0)
+    whole, pair = DiffMF(TINY).eval(), images()
+    torch.manual_seed(0)
+    without = DiffMF(replace(TINY, **change)).eval()
+    counts = [sum(p.numel() for p in network.parameters()) for network in (whole, without)]
+    assert (counts[1] < counts[0]) if fewer else (counts[1] == counts[0])
+    assert without(*pair).shape == (2, 1, 24, 32)
+    assert not torch.equal(without(*pair), whole(*pair))
+
+
+def test_strength_scales_the_correction():
+    network, (ir, vi) = DiffMF(TINY), images()
+    maximum = torch.maximum(ir, vi)
+    whole = network(ir, vi) - maximum
+    network.load_state_dict(with_strength(network.state_dict(), 0.25))
+    assert whole.abs().max() > 0.01
+    assert torch.allclose(network(ir, vi) - maximum, whole / 4, atol=1e-6)

@@ -47,7 +47,8 @@ def folder(tmp_path):
 def tiny(monkeypatch, folder):
     """A configuration that trains in a moment."""
     monkeypatch.setitem(models.PRESETS['diffmf'], 'light', {
-        'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8, 'levels': 2})
+        'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8, 'levels': 2,
+        'residual': False})  # a correction of the maximum has little to gain on noise
     return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16, warmup=2,
                        device='cpu')
 
@@ -180,6 +181,21 @@ def test_training_lowers_the_loss(tiny):
     assert float(rows[0]['total']) == pytest.approx(np.mean(losses[:20]), rel=1e-4)
 
 
+def test_student_learns_the_image_of_its_teacher(tiny, folder):
+    # Given a teacher, and a student that is told to do nothing but what the teacher does,
+    teacher = train(tiny, quiet).weights
+    only = LossWeights(intensity=0, gradient=0, ssim=0, distil=60)
+    config = dataclasses.replace(tiny, out=str(folder / 'student'), teacher=str(teacher), loss=only, seed=5,
+                                 iterations=60, learning_rate=3e-3)
+    # when it is trained,
+    losses = []
+    train(config, lambda iteration, terms: losses.append(terms['distil']))
+    # then it comes closer to it, and the log shows how close.
+    assert np.mean(losses[-10:]) < 0.3 * losses[0]
+    row = next(csv.DictReader(open(f'{config.out}/log.csv')))
+    assert float(row['total']) == pytest.approx(60 * float(row['distil']), rel=1e-4)
+
+
 def test_gradient_that_is_not_finite_stops_the_training(tiny):
     trainer = Trainer(tiny)
     bad = torch.full((1, 1, 16, 16), float('nan'))
@@ -195,6 +211,8 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: detail, '),
     ('data: a\nout: b\nprecision: half\n', "precision must be one of float32, bfloat16, float16, not 'half'"),
     ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
+    ('data: a\nout: b\nteacher: t.safetensors\n', "needs both a teacher .* got teacher 't.safetensors' and distil 0.0"),
+    ('data: a\nout: b\nloss: {distil: 1}\n', 'needs both a teacher'),
     ('data: a\nout: b\ncrop: 40\nloss: {vif: 1}\n', 'vif needs a crop of at least 41 pixels, not 40'),
 ])
 def test_bad_configuration_is_explained(tmp_path, text, message):

@@ -24,6 +24,12 @@ def trainer(**entries):
     return made, torch.rand(2, 2, 1, 32, 32, generator=generator).to(made.device).unbind()
 
 
+@pytest.fixture
+def painting(monkeypatch):
+    """Let the network paint the whole image: a correction of the maximum has little to gain on noise."""
+    monkeypatch.setitem(models.PRESETS['diffmf'], 'nano', models.PRESETS['diffmf']['nano'] | {'residual': False})
+
+
 def weights_of(made):
     return torch.cat([p.detach().flatten() for p in made.network.parameters()])
 
@@ -49,7 +55,7 @@ def test_gradients_are_float32_and_near_those_of_float32():
     assert 0 < (found - expected).norm() < 0.02 * expected.norm()
 
 
-def test_bfloat16_lowers_the_loss():
+def test_bfloat16_lowers_the_loss(painting):
     made, batch = trainer(precision='bfloat16', learning_rate=3e-3, iterations=30)
     losses = [made.step(*batch)['total'] for _ in range(30)]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
@@ -103,7 +109,7 @@ def test_the_scale_is_part_of_the_checkpoint():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16', 'float16'])
-def test_every_precision_lowers_the_loss_on_a_gpu(precision):
+def test_every_precision_lowers_the_loss_on_a_gpu(painting, precision):
     made, batch = trainer(precision=precision, learning_rate=3e-3, iterations=30, device='cuda')
     losses = [made.step(*batch)['total'] for _ in range(30)]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]

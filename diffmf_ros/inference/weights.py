@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ..core.frames import DiffmfError
 
-FORMAT = 'diffmf_ros 1'
+FORMAT = 'diffmf_ros 2'  # 1: networks that painted the whole image instead of correcting the maximum
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
 KEEP_FLOAT32 = 'A_log'  # rounding a decay is repeated at every step of a scan
@@ -83,7 +83,8 @@ def load_weights(path: str | Path) -> Weights:
         raise WeightsError(f'{path} is not a whole safetensors file ({error}); get it again') from error
     if header.get('format') != FORMAT or any(key not in header for key in KEYS):
         raise WeightsError(f'{path} does not say what it is for: expected the header entries {", ".join(KEYS)} '
-                           f'with format {FORMAT!r}, got {sorted(header)}')
+                           f'with format {FORMAT!r}, got format {header.get("format")!r} and {sorted(header)}; '
+                           'train it again with this version')
     if int(header['iterations']) < 1:
         raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
     if digest(tensors) != header['sha256']:

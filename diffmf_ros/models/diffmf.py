@@ -15,6 +15,8 @@ from torch.nn.functional import interpolate, leaky_relu
 from .blocks import Conv2d, LayerNorm, Linear, SSDMixer, TokenConv2d, VSSBlock, depthwise, initialise
 
 SLOPE = 0.2
+LAST_LAYER = 'decoder.layers.7.'
+LEAST_CORRECTION = 1.5 / 255  # smaller ones are noise of the network: 1.5 grey levels
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class DiffMFConfig:
     ssd_head: int = 32
     ssd_directions: int = 2
     levels: int = 3  # of the spatial exchange
+    # Switched off for ablations only.
+    guidance: bool = True  # by the difference of the shared features
+    exchange: bool = True  # of B and C between the modalities
+    scans: tuple[str, ...] = ('stacked', 'column', 'row')  # of the spatial exchange
+    residual: bool = True  # the decoder corrects the pixel-wise maximum; False: it paints the whole image
 
 
 class Stem(nn.Module):
@@ -59,15 +66,21 @@ class DifferenceGuidedRound(nn.Module):
             return nn.Sequential(*(VSSBlock(width, **vss) for _ in range(config.depth)))
 
         self.own_i, self.own_v = boxes(), boxes()
+        self.guided = config.guidance
+        if not self.guided:
+            return
         self.shared = nn.Sequential(TokenConv2d(width, width, 3, padding=1), boxes())
         self.guide = nn.Sequential(depthwise(width, bias=True), Linear(width, width))
 
     def start_neutral(self):
         """Zero the guidance, so that training starts with the same gain for both."""
-        nn.init.zeros_(self.guide[1].weight)
-        nn.init.zeros_(self.guide[1].bias)
+        if self.guided:
+            nn.init.zeros_(self.guide[1].weight)
+            nn.init.zeros_(self.guide[1].bias)
 
     def forward(self, i, v):
+        if not self.guided:
+            return self.own_i(i), self.own_v(v)
         shared_i, shared_v = self.shared(torch.cat((i, v))).chunk(2)
         gain = torch.sigmoid(self.guide(shared_i - shared_v))
         own_i, own_v = self.own_i(i), self.own_v(v)
@@ -81,6 +94,7 @@ class ChannelExchange(nn.Module):
         super().__init__()
         width = config.width
         mixer = {'states': config.ssd_states, 'head': config.ssd_head, 'directions': config.ssd_directions}
+        self.exchange = config.exchange
         self.mixer_i, self.mixer_v = SSDMixer(width, **mixer), SSDMixer(width, **mixer)
         self.weigh = nn.Sequential(
             Linear(2 * width, width // 2), nn.ReLU(), Linear(width // 2, 2 * width), nn.Sigmoid())
@@ -88,10 +102,12 @@ class ChannelExchange(nn.Module):
     def forward(self, i, v):
         *own_i, B_i, C_i = self.mixer_i.project(i)
         *own_v, B_v, C_v = self.mixer_v.project(v)
+        if self.exchange:
+            B_i, C_i, B_v, C_v = B_v, C_v, B_i, C_i
         weights = self.weigh(torch.cat((i, v), dim=-1).mean((1, 2), keepdim=True))
         weight_i, weight_v = weights.chunk(2, dim=-1)
-        return (i + weight_i * self.mixer_i.mix(*own_i, B_v, C_v),
-                v + weight_v * self.mixer_v.mix(*own_v, B_i, C_i))
+        return (i + weight_i * self.mixer_i.mix(*own_i, B_i, C_i),
+                v + weight_v * self.mixer_v.mix(*own_v, B_v, C_v))
 
 
 def interleave_columns(i, v):
@@ -105,22 +121,34 @@ def separate_columns(x):
 
 
 class SpatialExchange(nn.Module):
-    """Cross-modal scans of one level: interleaved columns, side by side, and stacked in channels."""
+    """Cross-modal scans of one level: stacked in channels, interleaved columns, and side by side."""
+
+    MAPS = {'stacked': 1, 'column': 2, 'row': 2}  # that each scan hands on
 
     def __init__(self, config: DiffMFConfig):
         super().__init__()
         width = config.width
-        vss = {'mlp_ratio': config.mlp_ratio, 'states': config.states, 'gate': config.gate}
-        self.column, self.row, self.stacked = (VSSBlock(width, **vss) for _ in range(3))
-        self.stack = Linear(2 * width, width)
-        self.merge = Linear(5 * width, width)
+        self.scans = config.scans
+        for scan in sorted(self.scans):
+            self.add_module(scan, VSSBlock(
+                width, mlp_ratio=config.mlp_ratio, states=config.states, gate=config.gate))
+        if 'stacked' in self.scans:
+            self.stack = Linear(2 * width, width)
+        self.merge = Linear(sum(self.MAPS[scan] for scan in self.scans) * width, width)
 
     def forward(self, i, v):
-        columns = separate_columns(self.column(interleave_columns(i, v)))
-        rows = rearrange(self.row(torch.cat((i, v), dim=2)), 'b h (m w) c -> m b h w c', m=2).unbind()
         dtype = self.merge.weight.dtype  # what the layers would make of it, before it is copied
-        stacked = self.stacked(self.stack(torch.cat((i.to(dtype), v.to(dtype)), dim=-1)))
-        return self.merge(torch.cat([x.to(dtype) for x in (stacked, *columns, *rows)], dim=-1))
+        maps = [x.to(dtype) for scan in self.scans for x in getattr(self, f'_{scan}')(i, v, dtype)]
+        return self.merge(torch.cat(maps, dim=-1))
+
+    def _stacked(self, i, v, dtype):
+        return [self.stacked(self.stack(torch.cat((i.to(dtype), v.to(dtype)), dim=-1)))]
+
+    def _column(self, i, v, dtype):
+        return separate_columns(self.column(interleave_columns(i, v)))
+
+    def _row(self, i, v, dtype):
+        return rearrange(self.row(torch.cat((i, v), dim=2)), 'b h (m w) c -> m b h w c', m=2).unbind()
 
 
 class Down(nn.Sequential):
@@ -165,6 +193,7 @@ class DiffMF(nn.Module):
         self.apply(initialise)
         for extraction in self.rounds:
             extraction.start_neutral()
+        self.residual = config.residual
 
     def forward(self, ir, vi_y):
         if ir.shape != vi_y.shape or ir.shape[2] % self.multiple or ir.shape[3] % self.multiple:
@@ -178,7 +207,23 @@ class DiffMF(nn.Module):
         for level, down_i, down_v in zip(self.spatial[1:], self.down_i, self.down_v):
             i, v = down_i(i), down_v(v)
             exchanged.append(level(i, v))
-        return self.decoder(_merge(exchanged))
+        decoded = self.decoder(_merge(exchanged))
+        if not self.residual:
+            return decoded
+        return torch.maximum(ir, vi_y) + (decoded if self.training else without_noise(decoded.to(ir.dtype)))
+
+
+def with_strength(state: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
+    """Return a state dict of DiffMF whose correction is strength times as large: its last layer is linear."""
+    return {name: strength * value if name.startswith(LAST_LAYER) else value for name, value in state.items()}
+
+
+def without_noise(correction):
+    """Shrink towards 0: nothing below LEAST_CORRECTION, nearly all of what is far above (Breiman's garrote, 1995).
+
+    A pixel that needs no correction keeps the value its camera gave it. Training sees the whole correction.
+    """
+    return correction * (1 - (LEAST_CORRECTION / correction.abs().clamp(min=LEAST_CORRECTION)) ** 2)
 
 
 def _merge(levels):

@@ -10,8 +10,8 @@ from ..core.frames import DiffmfError
 from .losses import VIF_SMALLEST_SIDE, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
-# What may differ between the runs of one training: where it runs and where its files are.
-ELSEWHERE = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
+# What may differ between the runs of one training: where it runs, where its files are, how its weights are written.
+ELSEWHERE = ('data', 'out', 'device', 'threads', 'checkpoint_minutes', 'strength')
 
 
 class ConfigError(DiffmfError):
@@ -38,12 +38,17 @@ class TrainConfig:
     checkpoint_minutes: float = 3.0
     device: str = 'auto'  # cuda when there is one, else cpu
     threads: int = 0  # 0: torch's own choice
+    strength: float = 1.0  # of the correction in the weights that are written; may be chosen after training
+    teacher: str = ''  # weights of a larger network whose result this one learns too (loss distil)
     loss: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self):
         for entry, allowed in CHOICES.items():
             if getattr(self, entry) not in allowed:
                 raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not {getattr(self, entry)!r}')
+        if bool(self.teacher) != bool(self.loss.distil):
+            raise ConfigError('distillation needs both a teacher (a weights file) and a loss distil above 0; '
+                              f'got teacher {self.teacher!r} and distil {self.loss.distil}')
         if self.loss.vif and self.crop < VIF_SMALLEST_SIDE:
             raise ConfigError(f'loss vif needs a crop of at least {VIF_SMALLEST_SIDE} pixels, not {self.crop}')
 

@@ -12,7 +12,8 @@ import torch
 from .. import models
 from ..folders import pair_files, read_pair
 from ..inference.memory import keep_freed_memory
-from ..inference.weights import save_weights
+from ..inference.weights import load_into, load_weights, save_weights
+from ..models.diffmf import with_strength
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .data import CropSampler
@@ -59,6 +60,7 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = loss_scaler(config.precision, self.device)
+        self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
         self._fuse = self.processes.parallel(in_precision(self.network, config.precision, self.device))
 
     def step(self, ir, vi_y) -> dict[str, float]:
@@ -70,13 +72,19 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group['lr'] = rate
         fused = self.processes.whole(self._fuse(ir[self._own], vi_y[self._own]))
-        terms = fusion_loss(fused, ir, vi_y, self.config.loss)
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss, taught=self._taught(ir, vi_y))
         norm = self._descend(terms['total'])
         self._update_average()
         self.iteration += 1
         scale = {'loss_scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}
         return {**{k: v.item() for k, v in terms.items()}, 'gradient_norm': norm.item(), **scale,
                 'learning_rate': rate}
+
+    @torch.no_grad()
+    def _taught(self, ir, vi_y):
+        if self._teacher is None:
+            return None
+        return self.processes.whole(self._teacher(ir[self._own], vi_y[self._own]))
 
     def _descend(self, loss):
         """Change the weights by the gradient of loss, clipped, and return its norm before that."""
@@ -110,6 +118,14 @@ class Trainer:
         self.scaler.load_state_dict(state['scaler'])
         self.average = {name: value.to(self.device) for name, value in state['average'].items()}
         self.iteration = state['iteration']
+
+
+def _teacher(path: str, device) -> torch.nn.Module:
+    """Return a trained network, as it is in training: with its whole correction."""
+    weights = load_weights(path)
+    network = models.build(weights.model, weights.preset)
+    load_into(network, weights)
+    return network.to(device).requires_grad_(False)
 
 
 def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], *,
@@ -176,6 +192,6 @@ class _Books:
         weights = self._out / f'{config.model}_{config.preset}.safetensors'
         if self._log is not None:
             self._save()
-            save_weights(weights, self._trainer.average, model=config.model, preset=config.preset,
-                         iterations=iteration, seed=config.seed)
+            save_weights(weights, with_strength(self._trainer.average, config.strength), model=config.model,
+                         preset=config.preset, iterations=iteration, seed=config.seed)
         return Outcome(iteration, stop, weights, tuple(self._warnings))

@@ -30,20 +30,30 @@ class LossWeights:
     ssim: float = 10.0
     scd: float = 0.0
     vif: float = 0.0
+    distil: float = 0.0
     detail: float = 0.0  # additional weight of `edges` where thermal is flat
     edge_gain: float = 1.0  # contrast that `edges` asks for, relative to the sources
 
 
-def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights()) -> dict[str, torch.Tensor]:
-    """Return the weighted sum ('total') and every term whose weight is not 0, for B x 1 x H x W images."""
+def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, taught=None) -> dict[str, torch.Tensor]:
+    """Return the weighted sum ('total') and every term whose weight is not 0, for B x 1 x H x W images.
+
+    taught is what a teacher makes of the images, for the term 'distil'.
+    """
     terms = {name: term(fused, ir, vi_y, weights) for name, term in TERMS.items() if getattr(weights, name)}
+    if weights.distil:
+        terms['distil'] = distance(fused, taught)
     return {'total': sum(getattr(weights, name) * term for name, term in terms.items()), **terms}
 
 
+def distance(a, b):
+    """L1, rounded off below SOFTNESS (Charbonnier)."""
+    return (torch.sqrt((a - b) ** 2 + SOFTNESS ** 2) - SOFTNESS).mean()
+
+
 def intensity(fused, ir, vi_y, weights):
-    """Distance to the pixel-wise maximum: L1, rounded off below SOFTNESS (Charbonnier)."""
-    distance = fused - torch.maximum(ir, vi_y)
-    return (torch.sqrt(distance ** 2 + SOFTNESS ** 2) - SOFTNESS).mean()
+    """Distance to the pixel-wise maximum."""
+    return distance(fused, torch.maximum(ir, vi_y))
 
 
 def gradient(fused, ir, vi_y, weights):
