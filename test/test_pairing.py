@@ -5,7 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame
@@ -96,18 +96,22 @@ def test_any_interleaving_equals_brute_force(case):
 
 
 @settings(max_examples=200, deadline=None)
+@example([(RGB, 1001), (THERMAL, 1001), (RGB, 0), (THERMAL, 0)], 0)
 @given(st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.integers(0, 3000)), max_size=120),
        st.integers(0, 100))
 def test_whatever_arrives_pairs_never_cross_and_every_frame_is_accounted_for(frames, max_ms):
     pairing = ClosestPairing(SyncSettings(max_distance_ms=float(max_ms)))
     seen = 0
-    latest = (-1, -1)
+    latest, newest_ms = (-1, -1), {}
 
     for stream, stamp_ms in [*frames, (None, 0)]:
-        jumps = pairing.dropped['clock_jump']
+        dropped = pairing.dropped['clock_jump']
         pairs = pairing.add(frame(stream, stamp_ms * MS)) if stream else pairing.flush()
-        if pairing.dropped['clock_jump'] > jumps:
-            latest = (-1, -1)
+        # A jump drops nothing when all frames have left in pairs: it is known by the stamps.
+        if stream and stamp_ms < newest_ms.get(stream, 0) - 1000:
+            latest, newest_ms = (-1, -1), {stream: stamp_ms}
+        elif pairing.dropped['clock_jump'] == dropped:
+            newest_ms[stream] = max(stamp_ms, newest_ms.get(stream, 0))
         for pair in pairs:
             stamps_now = (pair.rgb.stamp_ns, pair.thermal.stamp_ns)
             assert stamps_now[0] > latest[0] and stamps_now[1] > latest[1]

@@ -106,11 +106,12 @@ def test_interrupted_training_resumes_exactly(tiny, folder):
 @pytest.mark.parametrize('number, stop', [(signal.SIGTERM, Stop.TERMINATED), (signal.SIGINT, Stop.INTERRUPTED)])
 def test_stopped_training_loses_nothing(tiny, folder, number, stop):
     # Given a training, when a signal comes in its fourth iteration,
+    usual = signal.getsignal(number)
     stopped = train(tiny, lambda iteration, terms: iteration == 4 and signal.raise_signal(number))
     # then that iteration is saved, the handlers are back, and it goes on to the same end.
     assert (stopped.iteration, stopped.stop) == (4, stop)
     assert load_weights(stopped.weights).iterations == 4
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is usual
     assert trained(tiny) == trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
 
 
