@@ -6,21 +6,18 @@ Prints the rows of the table in docs/training.md, one as soon as it is done.
 """
 
 import argparse
-import tempfile
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from nano_search import train
 
 from diffmf_ros import models
-from diffmf_ros.evaluation.scoring import means, score_pairs
+from diffmf_ros.evaluation.scoring import by_set, means, score_pairs
 from diffmf_ros.folders import pair_files, read_pair
 from diffmf_ros.inference.engine import pad_to
 from diffmf_ros.inference.memory import keep_freed_memory
-from diffmf_ros.training.config import TrainConfig, load_config
-from diffmf_ros.training.data import CropSampler
-from diffmf_ros.training.loop import Trainer
+from diffmf_ros.training.config import load_config
 from diffmf_ros.training.losses import LossWeights
 
 RECIPE = Path(__file__).parent.parent / 'config' / 'train' / 'diffmf_light.yaml'
@@ -44,20 +41,6 @@ LOSS = {
 SHOWN = ('EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'salience', 'detail')
 
 
-def train(name: str, pairs, iterations: int, loss: LossWeights) -> Trainer:
-    """Train one variant from the same seed, on the same crops."""
-    preset = f'nano, {name}'
-    models.PRESETS['diffmf'][preset] = models.PRESETS['diffmf']['nano'] | STRUCTURE.get(name, {})
-    config = TrainConfig(data='', out=tempfile.gettempdir(), preset=preset, iterations=iterations, batch=4, crop=96,
-                         learning_rate=1e-3, warmup=100, ema=0.99, seed=1, device='cpu', loss=loss)
-    trainer, sampler = Trainer(config), CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
-    while trainer.iteration < iterations:
-        trainer.step(*map(torch.from_numpy, sampler.batch(trainer.iteration)))
-    trainer.network.load_state_dict(trainer.average)
-    trainer.network.eval()
-    return trainer
-
-
 def fuse_with(network):
     """Return (ir, vi_y) -> fused, H x W float32 in [0, 1]."""
     @torch.inference_mode()
@@ -70,14 +53,11 @@ def fuse_with(network):
 
 def row(name: str, network, val: Path) -> str:
     """Score a network on val and return a row of the table for each data set."""
-    scores = defaultdict(list)
-    for dataset, _, values in score_pairs({name: fuse_with(network)}, val):
-        scores[dataset].append(values)
-        scores['all'].append(values)
+    scored = by_set(score_pairs({name: fuse_with(network)}, val))
     parameters = sum(p.numel() for p in network.parameters())
     return '\n'.join(f'| {name} | {parameters:,} | {dataset} | '
-                     + ' | '.join(f'{means(scores[dataset])[metric]:.3f}' for metric in SHOWN) + ' |'
-                     for dataset in ('MSRS', 'all') if scores[dataset])
+                     + ' | '.join(f'{means(scored[dataset][name])[metric]:.3f}' for metric in SHOWN) + ' |'
+                     for dataset in ('MSRS', 'all') if dataset in scored)
 
 
 def main() -> None:
@@ -98,7 +78,10 @@ def main() -> None:
     columns = ('variant', 'parameters', 'pairs', *SHOWN)
     print(f'| {" | ".join(columns)} |\n{"|---" * len(columns)}|', flush=True)
     for name in chosen:
-        network = train(name, pairs, arguments.iterations, variants[name]).network
+        sizes = models.PRESETS['diffmf']['nano'] | STRUCTURE.get(name, {})
+        trainer = train(name, sizes, pairs, arguments.iterations, seed=1, loss=variants[name])
+        network = trainer.network.eval()
+        network.load_state_dict(trainer.average)
         print(row(name, network, arguments.val), flush=True)
         if name == 'everything':
             network.train()  # the correction as it is, without what removes its noise

@@ -20,7 +20,7 @@ from diffmf_ros.training.data import CropSampler
 from diffmf_ros.training.loop import Trainer
 from diffmf_ros.training.losses import fusion_loss
 
-SMALL = {'depth': 1, 'mlp_ratio': 2.0}
+SMALL = {'depth': 1, 'mlp_ratio': 2.0, 'residual': False}  # the search was before networks corrected the maximum
 CANDIDATES = {
     's4 w16 r1': {**SMALL, 'stride': 4, 'width': 16, 'rounds': 1},
     's4 w16 r2': {**SMALL, 'stride': 4, 'width': 16, 'rounds': 2},
@@ -52,11 +52,11 @@ def cost_ms(build) -> float:
     return statistics.median(samples[1:])
 
 
-def train(name: str, pairs, iterations: int) -> Trainer:
-    """Train one candidate for a while."""
-    models.PRESETS['diffmf'][name] = CANDIDATES[name]
+def train(name: str, sizes: dict, pairs, iterations: int, **entries) -> Trainer:
+    """Train a network of these sizes for a while, under a preset of this name; entries are more of TrainConfig."""
+    models.PRESETS['diffmf'][name] = sizes
     config = TrainConfig(data='', out=tempfile.gettempdir(), preset=name, iterations=iterations, batch=4, crop=96,
-                         learning_rate=1e-3, warmup=100, ema=0.99, seed=0, device='cpu')
+                         learning_rate=1e-3, warmup=100, ema=0.99, device='cpu', **entries)
     trainer, sampler = Trainer(config), CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
     while trainer.iteration < iterations:
         trainer.step(*map(torch.from_numpy, sampler.batch(trainer.iteration)))
@@ -87,7 +87,7 @@ def main() -> None:
         build = lambda name=name: models.build('diffmf', name)  # noqa: E731
         parameters = sum(p.numel() for p in build().parameters())
         milliseconds, start = cost_ms(build), time.process_time()
-        trainer = train(name, pairs, iterations)
+        trainer = train(name, sizes, pairs, iterations)
         seconds = (time.process_time() - start) / max(iterations, 1)
         print(f'{name}: {parameters} parameters, {milliseconds:.0f} ms, loss {held_out_loss(trainer, held_out):.3f} '
               f'after {iterations} iterations of {seconds:.3f} s', flush=True)

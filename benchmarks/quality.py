@@ -17,7 +17,7 @@ from quality_bars import Bar, Scores, bars, read_peers
 from diffmf_ros.evaluation.eval_report import METRICS, cells
 from diffmf_ros.evaluation.metrics import score
 from diffmf_ros.evaluation.perception import Flicker, FlickerMeter
-from diffmf_ros.evaluation.scoring import BASELINES, Fuse, fused_levels, fused_pairs, means, method, read_luma
+from diffmf_ros.evaluation.scoring import BASELINES, Fuse, by_set, fused_levels, fused_pairs, means, method, read_luma
 from diffmf_ros.folders import pair_files
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.weights import SHIPPED, load_weights
@@ -40,15 +40,10 @@ def networks(files: list[Path]) -> dict[str, Fuse]:
 
 def measure(methods: dict[str, Fuse], folder: Path) -> Table:
     """Score every method on every pair below folder, with two processes for the metrics."""
-    table: Table = defaultdict(lambda: defaultdict(list))
     spawn = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
     with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         jobs = [(dataset, name, pool.submit(score, *images)) for dataset, name, images in fused_pairs(methods, folder)]
-        for dataset, name, job in jobs:
-            for key in (dataset, 'all'):
-                table[key][name].append(job.result())
-    table['all'] = table.pop('all')  # last
-    return table
+        return by_set((dataset, name, job.result()) for dataset, name, job in jobs)
 
 
 def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[str, Flicker]]:

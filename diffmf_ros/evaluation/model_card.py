@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page beside a weights file: how it was trained and what it scores."""
 
-from collections import defaultdict
 from pathlib import Path
 
-from ..core.settings import DEFAULTS, updated
-from ..inference.engine import Engine
 from ..inference.weights import load_weights
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
-from .scoring import BASELINES, means, score_pairs
+from .scoring import BASELINES, by_set, means, score_pairs
+from .scoring import method as method_of
 
 SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf', 'salience',
          'detail')
@@ -24,14 +22,8 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     report(done) is called after every scored image. Returns the path of the card.
     """
     weights = load_weights(weights_file)
-    engine = Engine(updated(DEFAULTS, {
-        'model': weights.model, 'preset': weights.preset, 'weights': str(weights_file)}))
-    name = f'{weights.model} {weights.preset}'
-    by_set, everything = defaultdict(lambda: defaultdict(list)), defaultdict(list)
-    for done, (dataset, method, scores) in enumerate(score_pairs({**BASELINES, name: engine}, scored_on), start=1):
-        by_set[dataset][method].append(scores)
-        everything[method].append(scores)
-        report(done)
+    name, engine = method_of(weights.model, weights=weights_file)
+    scored = by_set(_reported(score_pairs({**BASELINES, name: engine}, scored_on), report))
     card = weights_file.with_suffix('.md')
     card.write_text('\n'.join([
         f'# {name}', '', f'{weights.iterations:,} iterations. {about_data}', '',
@@ -40,9 +32,15 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
         'with data range 2 (published tables) and 255; salience of hot targets against the maximum, detail as the '
         'share of the visible gradient kept where infrared is flat. More is better but for Nabf. The maximum wins '
         'several columns by itself and washes pictures out, so no single column is a goal.', '',
-        *(row for scored in [*by_set.items(), ('all', everything)] for row in _score_rows(*scored))]),
+        *(row for dataset, methods in scored.items() for row in _score_rows(dataset, methods))]),
         encoding='utf-8')
     return card
+
+
+def _reported(scored, report):
+    for done, one in enumerate(scored, start=1):
+        yield one
+        report(done)
 
 
 def _training_rows(config: TrainConfig) -> list[str]:

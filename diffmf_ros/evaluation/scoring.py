@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways of fusing by their names, and their scores on a folder of registered pairs."""
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,16 @@ def score_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[tuple[str, s
     """Yield (data set, method, metrics) for every pair below folder and every method; see fused_pairs."""
     for dataset, name, images in fused_pairs(methods, folder):
         yield dataset, name, score(*images)
+
+
+def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Gather what score_pairs yields as {data set: {method: metrics of every pair}}; the last set, 'all', is of all."""
+    table = defaultdict(lambda: defaultdict(list))
+    for dataset, method, scores in scored:
+        for key in (dataset, 'all'):
+            table[key][method].append(scores)
+    table['all'] = table.pop('all')
+    return table
 
 
 def means(scores: list[dict[str, float]]) -> dict[str, float]:
