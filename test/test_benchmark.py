@@ -174,7 +174,7 @@ def test_start_is_measured_in_a_process_of_its_own():
 
 
 def test_a_start_that_fails_says_why():
-    missing = updated(DEFAULTS, {'model': 'classical', 'alignment': '/nowhere.yaml'})
+    missing = updated(DEFAULTS, {'model': 'classical', 'alignment.file': '/nowhere.yaml'})
     with pytest.raises(DiffmfError, match='/nowhere.yaml'):
         startup.measure_startup(Configuration(missing, (64, 48)))
 

@@ -38,7 +38,7 @@ def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, capsys):
 
 
 def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):
-    settings = updated(CLASSICAL, {'alignment': '/nowhere/alignment.yaml'})
+    settings = updated(CLASSICAL, {'alignment.file': '/nowhere/alignment.yaml'})
     with pytest.raises(demo.DemoError, match='(?s)fusion_node ended with exit code 1.*cannot read the alignment file'):
         demo.run(run_of(small_bag, settings))
 

@@ -58,7 +58,7 @@ def test_colour_is_that_of_the_rgb_image():
 
 def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
     Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48), (32, 24)).save(tmp_path / 'a.yaml')
-    pipeline = FusionPipeline(updated(CLASSICAL, {'alignment': str(tmp_path / 'a.yaml')}))
+    pipeline = FusionPipeline(updated(CLASSICAL, {'alignment.file': str(tmp_path / 'a.yaml')}))
     _, seen = pipeline.align(textured)
     difference = np.abs(pipeline.fuse(textured).pixels.astype(int) - textured.rgb.pixels)
     assert 0.1 < seen.mean() < 0.4

@@ -38,7 +38,7 @@ def demo(
     if alignment is None:
         alignment, thermal_offset_ms = product.truth_of(bag) or (None, thermal_offset_ms)
     settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale, device=device,
-                                     alignment=alignment, sync__thermal_offset_ms=thermal_offset_ms)
+                                     alignment__file=alignment, sync__thermal_offset_ms=thermal_offset_ms)
     run = product.DemoRun(bag=bag, fused=out / 'fused', logs=out / 'log', rate=rate, settings=settings)
     typer.echo(f'playing {bag} at {rate:g} of real time through the node, on a ROS domain of its own')
     values = product.run(run)

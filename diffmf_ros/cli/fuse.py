@@ -28,7 +28,8 @@ def fuse(
     from ..inference.pipeline import FusionPipeline
 
     settings = options.settings_from(
-        model=model, preset=preset, weights=weights, engine=engine, alignment=alignment, scale=scale, device=device)
+        model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
+        device=device)
     pair = Pair(read_frame(rgb, stream=RGB), read_frame(thermal, stream=THERMAL), offset_ns=0)
     pipeline = FusionPipeline(settings)
     result = pipeline.fuse(pair)

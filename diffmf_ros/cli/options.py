@@ -27,7 +27,7 @@ Threads = _option('threads', int)
 ScanBackend = _option('scan_backend', str)
 ThermalOffset = _option('sync.thermal_offset_ms', float)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
-AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment'].description)]
+AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
 
 
 def settings_from(**options) -> Settings:

@@ -32,8 +32,8 @@ def replay(
     from ..replay import fuse_bag
 
     settings = options.settings_from(
-        model=model, preset=preset, weights=weights, engine=engine, alignment=alignment, scale=scale, device=device,
-        sync__thermal_offset_ms=thermal_offset_ms)
+        model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
+        device=device, sync__thermal_offset_ms=thermal_offset_ms)
     with BagReader(bag) as reader:
         reader.require(rgb_topic, thermal_topic)
         pipeline = FusionPipeline(settings)

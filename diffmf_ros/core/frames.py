@@ -30,6 +30,8 @@ class Mode(str, Enum):
 
     FUSED = 'FUSED'
     CLASSICAL = 'CLASSICAL'
+    RGB_ONLY = 'RGB_ONLY'
+    THERMAL_ONLY = 'THERMAL_ONLY'
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,22 @@ class Frame:
 
 @dataclass(frozen=True)
 class Pair:
-    """An RGB and a thermal frame that belong together; offset_ns is thermal minus RGB, corrected."""
+    """An RGB and a thermal frame that belong together; offset_ns is thermal minus RGB, corrected.
+
+    held: the thermal frame was paired before, or is older than a partner may be: see sync.hold_last_ms.
+    """
 
     rgb: Frame
     thermal: Frame
     offset_ns: int
+    held: bool = False
 
 
 @dataclass(frozen=True)
 class FusionResult:
-    """A fused image on the grid of the RGB frame, with that frame's stamp and frame id.
+    """An image on the grid of one camera (setting alignment.output_grid), with that camera's stamp and frame id.
 
-    pixels is H x W x 3 uint8 in the order that `encoding` (rgb8 or bgr8) names. timings_ms maps a
+    pixels is H x W x 3 uint8 in the order that `encoding` (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a
     stage ('decode', 'align', 'network', 'colour', ...) to milliseconds of wall time.
     """
 

@@ -5,6 +5,7 @@ The node declares its parameters from here, `config/fusion.yaml` and the README 
 a test compares all of them. Nested groups become dotted names: `sync.max_distance_ms`.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -25,12 +26,36 @@ def _group(cls):
     return field(default_factory=cls)
 
 
+def _require_order(group: str, settings: Any, low: str, high: str) -> None:
+    """Raise SettingsError unless the setting named low is below the one named high."""
+    if not getattr(settings, low) < getattr(settings, high):
+        raise SettingsError(f'{group}{low} must be below {group}{high}, got {getattr(settings, low)} and '
+                            f'{getattr(settings, high)}')
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """In which form images arrive."""
+
+    rgb_transport: str = _setting(
+        'raw', 'raw: rgb/image_raw; compressed: rgb/image_raw/compressed', choices=('raw', 'compressed'))
+    thermal_transport: str = _setting(
+        'raw', 'raw: thermal/image_raw; compressed: thermal/image_raw/compressed (jpeg, 8- or 16-bit png)',
+        choices=('raw', 'compressed'))
+
+
 @dataclass(frozen=True)
 class SyncSettings:
     """Which frames belong together."""
 
+    policy: str = _setting(
+        'closest', 'closest: the closest partner; approximate, exact: those of message_filters, if installed',
+        choices=('closest', 'approximate', 'exact'))
     max_distance_ms: float = _setting(
         25.0, 'largest distance of the two stamps of a pair, after the offsets', low=0.0, high=1000.0)
+    hold_last_ms: float = _setting(
+        0.0, 'an RGB frame without a partner takes the last thermal frame, up to this much older; 0: never',
+        low=0.0, high=10_000.0)
     rgb_offset_ms: float = _setting(
         0.0, 'added to every RGB stamp before pairing', low=-1000.0, high=1000.0)
     thermal_offset_ms: float = _setting(
@@ -41,10 +66,83 @@ class SyncSettings:
 class ThermalSettings:
     """How raw thermal values become a 0..1 image."""
 
+    gain_control: str = _setting(
+        'agc', '16-bit and float thermal: agc follows the percentiles, radiometric and linear are fixed ranges',
+        choices=('agc', 'radiometric', 'linear'))
     low_percentile: float = _setting(
-        0.5, 'gain control of 16-bit and float thermal: this percentile becomes black', low=0.0, high=50.0)
+        0.5, 'agc: this percentile becomes black', low=0.0, high=50.0)
     high_percentile: float = _setting(
-        99.5, 'gain control of 16-bit and float thermal: this percentile becomes white', low=50.0, high=100.0)
+        99.5, 'agc: this percentile becomes white', low=50.0, high=100.0)
+    time_constant_s: float = _setting(
+        0.5, 'agc: black and white follow the scene this slowly; 0: every frame by itself', low=0.0, high=60.0)
+    max_change: float = _setting(
+        0.1, 'agc: largest change of black or white from frame to frame, relative to their distance',
+        low=0.001, high=1.0)
+    radiometric_unit: str = _setting(
+        'centikelvin', 'radiometric: what one count is', choices=('centikelvin', 'kelvin'))
+    radiometric_low_k: float = _setting(
+        263.15, 'radiometric: this temperature in kelvin becomes black', low=0.0, high=3000.0)
+    radiometric_high_k: float = _setting(
+        323.15, 'radiometric: this temperature in kelvin becomes white', low=0.0, high=3000.0)
+    linear_low: float = _setting(
+        0.0, 'linear: this count becomes black', low=-1e9, high=1e9)
+    linear_high: float = _setting(
+        65535.0, 'linear: this count becomes white', low=-1e9, high=1e9)
+    polarity: str = _setting(
+        'white_hot', 'what the camera sends: warm is bright or warm is dark', choices=('white_hot', 'black_hot'))
+    repair_rows: bool = _setting(True, 'replace dead thermal rows by their neighbours')
+
+    def __post_init__(self):
+        _require_order('thermal.', self, 'low_percentile', 'high_percentile')
+        _require_order('thermal.', self, 'radiometric_low_k', 'radiometric_high_k')
+        _require_order('thermal.', self, 'linear_low', 'linear_high')
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """How the two images come onto one grid."""
+
+    file: str = _setting(
+        '', 'path of an alignment YAML (homography, or extrinsics of the two cameras); empty: thermal is resized')
+    from_tf: bool = _setting(
+        False, 'take the extrinsics from TF, between the frame ids of the two camera infos')
+    plane_depth_m: float = _setting(
+        20.0, 'with extrinsics: distance along the optical axis of the RGB camera at which the images coincide',
+        low=0.1, high=100_000.0)
+    depth_from_range: bool = _setting(
+        False, 'with extrinsics: the topic range (sensor_msgs/Range) replaces plane_depth_m')
+    trim_x_px: float = _setting(
+        0.0, 'shifts thermal to the right by this many pixels of the RGB image', low=-1000.0, high=1000.0)
+    trim_y_px: float = _setting(
+        0.0, 'shifts thermal down by this many pixels of the RGB image', low=-1000.0, high=1000.0)
+    output_grid: str = _setting(
+        'rgb', "whose pixels the fused image has; its header is that camera's", choices=('rgb', 'thermal'))
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """When a camera counts as failed."""
+
+    source_timeout_s: float = _setting(
+        1.0, 'a camera silent for longer is lost: the other one is passed on alone', low=0.05, high=60.0)
+    frozen_frames: int = _setting(
+        3, 'so many equal images in a row with advancing stamps are a frozen camera (shutter); 0: never',
+        low=0, high=1000)
+    shutter_flag: bool = _setting(
+        False, 'listen to thermal/shutter (std_msgs/Bool): true while the thermal shutter is closed')
+    compute_timeout_s: float = _setting(
+        2.0, 'a network that takes longer for a pair than this and five usual times counts as hung',
+        low=0.1, high=600.0)
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What the fused image looks like."""
+
+    colour: str = _setting(
+        'keep_chroma', 'keep_chroma: colour of the RGB image; gray: mono8; else a palette over the fused luminance',
+        choices=('keep_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis', 'turbo', 'jet', 'hot', 'bone'))
+    jpeg_quality: int = _setting(90, 'of fused/image/compressed', low=1, high=100)
 
 
 @dataclass(frozen=True)
@@ -84,19 +182,28 @@ class Settings:
         'auto', 'selective-scan implementation',
         choices=('auto', 'triton', 'mamba_ssm', 'cpu', 'portable', 'reference'))
     threads: int = _setting(0, 'CPU threads of the network; 0: one per core', low=0, high=256)
-    alignment: str = _setting(
-        '', 'path of an alignment YAML (homography from thermal to RGB); empty: thermal is resized')
+    warm_up_size: str = _setting(
+        '640x480', 'width x height of the RGB image to prepare for before the first frame; empty: none')
     autostart: bool = _setting(True, 'configure and activate the node by itself')
+    input: InputSettings = _group(InputSettings)
     sync: SyncSettings = _group(SyncSettings)
     thermal: ThermalSettings = _group(ThermalSettings)
+    alignment: AlignmentSettings = _group(AlignmentSettings)
+    health: HealthSettings = _group(HealthSettings)
+    output: OutputSettings = _group(OutputSettings)
     qos: QosSettings = _group(QosSettings)
 
     def __post_init__(self):
         for item in describe(self):
             item.check(item.value)
-        if self.thermal.low_percentile >= self.thermal.high_percentile:
-            raise SettingsError('thermal.low_percentile must be below thermal.high_percentile, got '
-                                f'{self.thermal.low_percentile} and {self.thermal.high_percentile}')
+        if self.warm_up_size and not re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', self.warm_up_size):
+            raise SettingsError(f'warm_up_size must be like 640x480, or empty; got {self.warm_up_size!r}')
+
+    @property
+    def warm_up(self) -> tuple[int, int] | None:
+        """(width, height) of warm_up_size, or None."""
+        width, _, height = self.warm_up_size.partition('x')
+        return (int(width), int(height)) if height else None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class FusionPipeline:
     def __init__(self, settings: Settings):
         keep_freed_memory()
         self._settings = settings
-        self._alignment = Alignment.load(settings.alignment) if settings.alignment else Alignment.resize()
+        self._alignment = Alignment.load(settings.alignment.file) if settings.alignment.file else Alignment.resize()
         self._classical = HostPath(classical.fuse, **self._images())
         self._engine, self._path, self._standing_warnings = None, None, ()
         self.description, self.device = 'classical', 'cpu'
