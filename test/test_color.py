@@ -4,8 +4,9 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.core.color import join_luma, output_encoding, split_luma
+from diffmf_ros.core.color import join_luma, output_encoding, paint, split_luma
 from diffmf_ros.core.frames import FrameError
+from diffmf_ros.core.settings import describe
 
 
 def random_image(channels=3, size=(7, 5), seed=0):
@@ -82,3 +83,40 @@ def test_strided_read_only_views_are_read_right():
 def test_what_is_not_8_bit_is_refused(encoding):
     with pytest.raises(FrameError, match=f'rgb8, .*, mono8\\), got {encoding}'):
         split_luma(np.zeros((2, 2), np.uint16), encoding)
+
+
+@pytest.mark.parametrize('encoding, first', [('rgb8', 'red'), ('bgr8', 'blue')])
+def test_a_palette_colours_the_luminance_in_the_channel_order_of_the_camera(encoding, first):
+    luma = np.array([[0, 128, 255]], np.uint8)
+
+    pixels, painted = paint(luma, None, encoding=encoding, colour='hot')
+
+    assert painted == encoding and pixels.shape == (1, 3, 3)
+    warm = pixels[0, 1].tolist()  # half way up, `hot` is red to orange
+    assert (warm if first == 'red' else warm[::-1])[0] == 255 and min(warm) == 0
+
+
+def test_gray_is_the_luminance_itself():
+    luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+    pixels, encoding = paint(luma, None, encoding='rgb8', colour='gray')
+
+    assert encoding == 'mono8' and np.array_equal(pixels, luma)
+
+
+def test_keep_chroma_joins_the_colour_of_the_camera():
+    image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    luma, ycrcb = split_luma(image, 'bgr8')
+
+    pixels, encoding = paint(luma, ycrcb, encoding='bgr8', colour='keep_chroma')
+
+    assert encoding == 'bgr8' and np.array_equal(pixels, join_luma(luma, ycrcb, 'bgr8'))
+
+
+def test_every_choice_of_the_setting_can_be_painted():
+    luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    choices = next(item.choices for item in describe() if item.name == 'output.colour')
+
+    for colour in choices:
+        pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', colour=colour)
+        assert pixels.shape[:2] == luma.shape, colour

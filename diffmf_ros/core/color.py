@@ -18,6 +18,8 @@ _TO_YCRCB = {
     'bgra8': cv2.COLOR_BGR2YCrCb,
 }
 _NEUTRAL = 128
+_PALETTES = {name: getattr(cv2, f'COLORMAP_{name.upper()}')
+             for name in ('inferno', 'magma', 'plasma', 'viridis', 'turbo', 'jet', 'hot', 'bone')}
 
 
 def output_encoding(encoding: str) -> str:
@@ -55,3 +57,20 @@ def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
     cv2.insertChannel(y, image, 0)
     # In place: fresh memory for a second image costs more than the conversion.
     return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
+
+
+def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: str) -> tuple[np.ndarray, str]:
+    """Return (pixels, encoding) of a luminance image in the colours that the setting output.colour names.
+
+    luma is H x W uint8. keep_chroma: H x W x 3 with the colour ycrcb that split_luma gave for a frame in
+    encoding. gray: luma itself, mono8. A palette: H x W x 3. Colour comes in output_encoding(encoding);
+    ycrcb is not used, and may be None, for all but keep_chroma. Raises KeyError for another colour.
+    """
+    if colour == 'keep_chroma':
+        return join_luma(luma, ycrcb, encoding), output_encoding(encoding)
+    if colour == 'gray':
+        return luma, 'mono8'
+    bgr = cv2.applyColorMap(luma, _PALETTES[colour])
+    if output_encoding(encoding) == 'bgr8':
+        return bgr, 'bgr8'
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), 'rgb8'
