@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.core.color import join_luma, output_encoding, paint, split_luma
+from diffmf_ros.core.color import join_luma, output_encoding, paint, split_luma, to_rgb8
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.core.settings import describe
 
@@ -83,6 +83,22 @@ def test_strided_read_only_views_are_read_right():
 def test_what_is_not_8_bit_is_refused(encoding):
     with pytest.raises(FrameError, match=f'rgb8, .*, mono8\\), got {encoding}'):
         split_luma(np.zeros((2, 2), np.uint16), encoding)
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8'])
+def test_every_colour_encoding_becomes_rgb8(encoding):
+    pixels = random_image(4 if 'a' in encoding else 3)
+
+    rgb = pixels[..., :3] if encoding.startswith('rgb') else pixels[..., 2::-1]
+    assert np.array_equal(to_rgb8(pixels, encoding), rgb)
+
+
+def test_grey_becomes_rgb8_and_16_bits_are_refused():
+    grey = random_image()[..., 0]
+
+    assert np.array_equal(to_rgb8(grey, 'mono8'), np.stack((grey,) * 3, -1))
+    with pytest.raises(FrameError, match='expected an 8-bit'):
+        to_rgb8(grey.astype(np.uint16), 'mono16')
 
 
 @pytest.mark.parametrize('encoding, first', [('rgb8', 'red'), ('bgr8', 'blue')])

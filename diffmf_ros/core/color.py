@@ -59,6 +59,23 @@ def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
 
 
+_TO_RGB = {
+    'mono8': cv2.COLOR_GRAY2RGB,
+    'rgba8': cv2.COLOR_RGBA2RGB,
+    'bgr8': cv2.COLOR_BGR2RGB,
+    'bgra8': cv2.COLOR_BGRA2RGB,
+}
+
+
+def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    """Return an 8-bit image of any encoding as H x W x 3 rgb8, which may be pixels itself.
+
+    Raises FrameError (not_8_bit) for other encodings.
+    """
+    require_8_bit(encoding)
+    return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[encoding])
+
+
 def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: str) -> tuple[np.ndarray, str]:
     """Return (pixels, encoding) of a luminance image in the colours that the setting output.colour names.
 

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures for the eye: what the fusion was made from. All colour is rgb8."""
+
+import cv2
+import numpy as np
+
+# Thermal edges on the RGB image: a colour that neither a night road nor a forest has.
+_EDGE = (255, 0, 255)
+_CANNY = (60, 120)
+
+
+def side_by_side(rgb: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> np.ndarray:
+    """Return H x 3W x 3: rgb and fused (H x W x 3) around thermal (H x W), all uint8."""
+    return np.hstack((rgb, cv2.merge((thermal,) * 3), fused))
+
+
+def overlay(rgb: np.ndarray, thermal: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return rgb (H x W x 3 uint8) with the edges of thermal (H x W uint8) in magenta, where both cameras see.
+
+    Edges that miss the outlines in rgb show a wrong alignment, or parallax.
+    """
+    edges = cv2.Canny(cv2.GaussianBlur(thermal, (0, 0), 1.0), *_CANNY) > 0
+    # The border of what thermal sees is an edge that no camera saw.
+    inner = cv2.erode(seen.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
+    picture = rgb.copy()
+    picture[edges & inner] = _EDGE
+    return picture
