@@ -74,9 +74,8 @@ class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
 
     grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is that of the
-    frame on the grid, or of the only frame there was.
-    pixels is H x W x 3 uint8 in the order that `encoding` (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a
-    stage ('decode', 'align', 'network', 'colour', ...) to milliseconds of wall time.
+    frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the order that `encoding`
+    (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage ('decode', 'align', 'network', 'colour', ...) to milliseconds of wall time.
     """
 
     stamp_ns: int
@@ -85,5 +84,5 @@ class FusionResult:
     encoding: str
     mode: Mode
     warnings: tuple[str, ...] = ()
-    grid: str = RGB
     timings_ms: dict[str, float] = field(default_factory=dict)
+    grid: str = RGB
