@@ -75,7 +75,8 @@ class FusionResult:
 
     grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is that of the
     frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the order that `encoding`
-    (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage ('decode', 'align', 'network', 'colour', ...) to milliseconds of wall time.
+    (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage (decode, align, network, colour, ...) to
+    milliseconds of wall time.
     """
 
     stamp_ns: int
