@@ -28,6 +28,8 @@ ARGUMENTS = (
                           description='topic of its calibration'),
     DeclareLaunchArgument('thermal_image', default_value='thermal/image_raw',
                           description='topic of the thermal camera'),
+    DeclareLaunchArgument('thermal_camera_info', default_value='thermal/camera_info',
+                          description='topic of its calibration'),
 )
 
 
@@ -51,8 +53,11 @@ def fusion_node(context: LaunchContext) -> list[Node]:
         namespace=LaunchConfiguration('namespace'),
         parameters=[LaunchConfiguration('params_file'), overrides],
         remappings=[('rgb/image_raw', LaunchConfiguration('rgb_image')),
+                    ('rgb/image_raw/compressed', [LaunchConfiguration('rgb_image'), '/compressed']),
                     ('rgb/camera_info', LaunchConfiguration('rgb_camera_info')),
-                    ('thermal/image_raw', LaunchConfiguration('thermal_image'))],
+                    ('thermal/image_raw', LaunchConfiguration('thermal_image')),
+                    ('thermal/image_raw/compressed', [LaunchConfiguration('thermal_image'), '/compressed']),
+                    ('thermal/camera_info', LaunchConfiguration('thermal_camera_info'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         output='screen')]
 

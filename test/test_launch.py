@@ -13,7 +13,7 @@ from diffmf_ros.resources import FASTDDS_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 FUSION_ARGUMENTS = {'params_file', 'namespace', 'use_sim_time', 'autostart', 'log_level', 'model', 'preset',
-                    'weights', 'rgb_image', 'rgb_camera_info', 'thermal_image'}
+                    'weights', 'rgb_image', 'rgb_camera_info', 'thermal_image', 'thermal_camera_info'}
 DEADLINE_S = 60.0
 HUGE_PAGES = 'THP_MEM_ALLOC_ENABLE'
 
@@ -49,19 +49,26 @@ def arguments_of(description) -> dict[str, list]:
     return {argument.name: argument.default_value for argument in description.get_launch_arguments()}
 
 
-def run(description) -> tuple[dict[str, int], str]:
-    """Run a launch until it ends by itself; return each process's exit code and all that they printed."""
+def run(description, *, until=lambda printed: False) -> tuple[dict[str, int], str]:
+    """Run a launch until it ends by itself, or until(all that was printed) is true.
+
+    Return the exit code of each process, by its name or, of several of one name, by name and number, and
+    all that they printed.
+    """
     from launch import LaunchDescription, LaunchService
-    from launch.actions import RegisterEventHandler, Shutdown, TimerAction
+    from launch.actions import EmitEvent, RegisterEventHandler, Shutdown, TimerAction
     from launch.event_handlers import OnProcessExit, OnProcessIO
+    from launch.events import Shutdown as ShutdownEvent
 
     printed, codes = [], {}
 
     def collect(event):
         printed.append(event.text.decode())
+        return EmitEvent(event=ShutdownEvent(reason='seen enough')) if until(''.join(printed)) else None
 
     def note_exit(event, context):
-        codes[event.process_name.rpartition('-')[0]] = event.returncode
+        name = event.process_name.rpartition('-')[0]
+        codes[event.process_name if name in codes else name] = event.returncode
 
     service = LaunchService()
     service.include_launch_description(LaunchDescription([
@@ -109,3 +116,44 @@ def test_what_the_user_has_set_stays(installed, monkeypatch):
     monkeypatch.setenv(FASTDDS_VARIABLES[0], '/home/user/dds.xml')
     functions = runpy.run_path(str(installed / 'launch' / 'fusion.launch.py'))
     assert functions['environment'](LaunchContext()) == []
+
+
+def test_rigs_starts_a_node_for_every_entry_with_its_own_arguments(installed, domain, tmp_path):
+    rigs = tmp_path / 'rigs.yaml'
+    rigs.write_text('- {namespace: front, model: classical}\n'
+                    '- {namespace: rear, model: diffmf, preset: nano, autostart: true}\n')
+    from launch.actions import IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    codes, printed = run(
+        IncludeLaunchDescription(PythonLaunchDescriptionSource(str(installed / 'launch' / 'rigs.launch.py')),
+                                 launch_arguments={'rigs': str(rigs)}.items()),
+        until=lambda printed: printed.count('configured: ') == 2)
+
+    assert '[front.fusion_node]: configured: classical' in printed
+    assert '[rear.fusion_node]: configured: diffmf nano' in printed
+    assert list(codes.values()) == [0, 0]
+
+
+@pytest.mark.parametrize('content, words', [
+    ('namespace: front', 'expected a list of rigs'),
+    ('[]', 'expected a list of rigs'),
+    ('- {model: classical}', 'namespace of its own'),
+    ('- {namespace: a}\n- {namespace: a}', 'namespace of its own'),
+    ('- {namespace: a, modell: classical}', 'unknown arguments modell; known: autostart'),
+])
+def test_a_rigs_file_that_cannot_work_is_refused(installed, tmp_path, content, words):
+    functions = runpy.run_path(str(installed / 'launch' / 'rigs.launch.py'))
+    path = tmp_path / 'rigs.yaml'
+    path.write_text(content)
+
+    with pytest.raises(ValueError, match=words):
+        functions['read_rigs'](path, FUSION_ARGUMENTS)
+
+
+def test_the_rigs_that_are_shipped_can_be_read(installed):
+    functions = runpy.run_path(str(installed / 'launch' / 'rigs.launch.py'))
+
+    rigs = functions['read_rigs'](installed / 'config' / 'rigs.yaml', FUSION_ARGUMENTS)
+
+    assert [rig['namespace'] for rig in rigs] == ['front', 'rear']
