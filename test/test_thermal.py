@@ -8,10 +8,16 @@ from diffmf_ros.core.color import split_luma
 from diffmf_ros.core.encodings import decode
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.core.settings import ThermalSettings
-from diffmf_ros.core.thermal import to_gray
+from diffmf_ros.core.thermal import levels_of
+from diffmf_ros.core.thermal import to_gray as stretched
 
 SETTINGS = ThermalSettings()
 FULL_RANGE = ThermalSettings(low_percentile=0.0, high_percentile=100.0)
+
+
+def to_gray(pixels, encoding, settings):
+    """The image stretched by its own levels."""
+    return stretched(pixels, encoding, levels_of(pixels, encoding, settings))
 
 
 def scene(shape=(256, 320), seed=0):

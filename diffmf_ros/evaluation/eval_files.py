@@ -9,7 +9,7 @@ import numpy as np
 from ..core.color import require_8_bit
 from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.settings import ThermalSettings
-from ..core.thermal import to_gray
+from ..core.thermal import levels_of, to_gray
 from ..folders import IMAGE_SUFFIXES
 from ..images import read_frame
 from .scoring import luminance
@@ -82,7 +82,7 @@ def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> 
         try:
             frame = read_frame(file, stream=THERMAL if kind == 'thermal' else RGB)
             if kind == 'thermal':
-                pixels[kind] = to_gray(frame.pixels, frame.encoding, thermal)
+                pixels[kind] = to_gray(frame.pixels, frame.encoding, levels_of(frame.pixels, frame.encoding, thermal))
             else:
                 require_8_bit(frame.encoding)
                 pixels[kind] = frame.pixels

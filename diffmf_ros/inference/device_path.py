@@ -18,7 +18,7 @@ from ..core.frames import Pair
 from ..core.geometry import Alignment, shrinks
 from ..core.pacing import steps_from
 from ..core.settings import ThermalSettings
-from ..core.thermal import SMALLEST_SPAN, STRETCHED, value_range
+from ..core.thermal import SMALLEST_SPAN, STRETCHED, levels_of
 from ..models.scan import ScanError
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
@@ -90,8 +90,8 @@ class DevicePath:
         """low, high and span of the gain control, float32; unused for 8-bit thermal."""
         if pair.thermal.encoding not in STRETCHED:
             return np.zeros(3, np.float32)
-        low, high = value_range(pair.thermal.pixels, self._thermal)
-        return np.array((low, high, max(high - low, SMALLEST_SPAN)), np.float32)
+        levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, self._thermal)
+        return np.array((levels.low, levels.high, max(levels.high - levels.low, SMALLEST_SPAN)), np.float32)
 
     def _prepare(self, plan: Plan) -> 'Prepared':
         device = self._engine.device

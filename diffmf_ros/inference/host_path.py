@@ -8,7 +8,7 @@ from ..core.color import join_luma, split_luma
 from ..core.frames import Pair
 from ..core.geometry import Alignment
 from ..core.settings import ThermalSettings
-from ..core.thermal import to_gray
+from ..core.thermal import levels_of, to_gray
 from .scaled import Fuse, fuse_scaled
 
 _UNIT = np.float32(1 / 255)
@@ -57,7 +57,8 @@ class HostPath:
 
 def align(pair: Pair, alignment: Alignment, thermal: ThermalSettings) -> tuple[np.ndarray, np.ndarray]:
     """Return thermal on the RGB grid, H x W uint8 white-hot, and the bool mask of what it sees."""
-    gray = to_gray(pair.thermal.pixels, pair.thermal.encoding, thermal)
+    pixels, encoding = pair.thermal.pixels, pair.thermal.encoding
+    gray = to_gray(pixels, encoding, levels_of(pixels, encoding, thermal))
     return alignment.warp(gray, rgb_size=pair.rgb.size)
 
 
