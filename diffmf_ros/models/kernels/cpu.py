@@ -44,12 +44,19 @@ def _library() -> ctypes.CDLL | str:
     try:
         library = ctypes.CDLL(str(file))
         for name in ('ss2d_forward_float32', 'ss2d_forward_bfloat16', 'ss2d_backward', 'ssd_forward_float32',
-                     'ssd_forward_bfloat16', 'ssd_backward', 'scan_forward', 'scan_backward',
-                     'layer_norm_float32_float32', 'layer_norm_float32_bfloat16', 'layer_norm_bfloat16_bfloat16'):
-            getattr(library, f'diffmf_{name}').restype = None
+                     'ssd_forward_bfloat16', 'ssd_backward', 'scan_forward', 'scan_backward'):
+            getattr(library, f'diffmf_{name}').errcheck = _got_memory
+        for name in ('float32_float32', 'float32_bfloat16', 'bfloat16_bfloat16'):
+            getattr(library, f'diffmf_layer_norm_{name}').restype = None
     except (OSError, AttributeError) as error:
         return f'{file.name} could not be loaded: {error}'
     return library
+
+
+def _got_memory(failed: int, function, arguments) -> None:
+    """Raise MemoryError when a scan could not allocate what it works in."""
+    if failed:
+        raise MemoryError(f'{function.__name__} got no memory for its states; use a smaller image or working size')
 
 
 def unavailable() -> str | None:

@@ -308,28 +308,30 @@ Inputs inputs(const float *const *tensors, const long *strides, const long *size
 
 extern "C" {
 
+// Both return what each_task returns.
+
 // tensors: u, delta, B, C, A, D or null, bias or null, y. strides: of u, delta, B, C, y, each batch, row,
 // token. sizes: batch, length, channels, groups, states, softplus.
-void diffmf_scan_forward(const float *const *tensors, const long *strides, const long *sizes, int vectors, int threads) {
+int diffmf_scan_forward(const float *const *tensors, const long *strides, const long *sizes, int vectors, int threads) {
     const Inputs in = inputs(tensors, strides, sizes);
     const View y = view(tensors[7], strides + 12);
     const int width = vectors * LANES, blocks = (in.group_channels() + width - 1) / width;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < in.batch * in.groups * blocks; ++task)
+    return each_task(in.batch * in.groups * blocks, threads, [&](long task) {
         forward_any(in, y, task / (in.groups * blocks), (int)(task / blocks % in.groups), (int)(task % blocks), vectors);
+    });
 }
 
 // tensors, strides: as before with dy for y, then du, ddelta; tensors then dB, dC (blocks x b x l x (g n)),
 // dA, dD, dbias (b x d x n, b x d, b x d).
-void diffmf_scan_backward(const float *const *tensors, const long *strides, const long *sizes, int vectors, int threads) {
+int diffmf_scan_backward(const float *const *tensors, const long *strides, const long *sizes, int vectors, int threads) {
     const Inputs in = inputs(tensors, strides, sizes);
     const Gradients g = {view(tensors[7], strides + 12), view(tensors[8], strides + 15), view(tensors[9], strides + 18),
                          (float *)tensors[10], (float *)tensors[11], (float *)tensors[12], (float *)tensors[13],
                          (float *)tensors[14]};
     const int width = vectors * LANES, blocks = (in.group_channels() + width - 1) / width;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < in.batch * in.groups * blocks; ++task)
+    return each_task(in.batch * in.groups * blocks, threads, [&](long task) {
         backward_any(in, g, task / (in.groups * blocks), (int)(task / blocks % in.groups), (int)(task % blocks), vectors);
+    });
 }
 
 }  // extern "C"

@@ -281,13 +281,13 @@ void backward_any(const Shape &s, const Inputs<float> &in, const Gradients &g, l
 }
 
 template <typename T>
-void forward(const T *u, const T *proj, const float *dt_weight, const float *dt_bias, const float *A,
-             const float *skip, T *y, const Shape &s, int vectors, int threads) {
+int forward(const T *u, const T *proj, const float *dt_weight, const float *dt_bias, const float *A,
+            const float *skip, T *y, const Shape &s, int vectors, int threads) {
     const Inputs<T> in = {u, proj, dt_weight, dt_bias, A, skip};
     const int width_of_block = vectors * LANES, blocks = (s.channels + width_of_block - 1) / width_of_block;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < s.batch * blocks; ++task)
+    return each_task(s.batch * blocks, threads, [&](long task) {
         forward_any(s, in, y, task / blocks, (int)(task % blocks) * width_of_block, vectors);
+    });
 }
 
 }  // namespace
@@ -307,31 +307,32 @@ int diffmf_block_vectors(long batch, int channels, int threads, int widest) {
 
 int diffmf_ss2d_largest_record() { return MAX_RECORD; }
 
-void diffmf_ss2d_forward_float32(const float *u, const float *proj, const float *dt_weight, const float *dt_bias,
-                                 const float *A, const float *skip, float *y, long batch, long height, long width,
+// The functions from here on return what each_task returns.
+
+int diffmf_ss2d_forward_float32(const float *u, const float *proj, const float *dt_weight, const float *dt_bias,
+                                const float *A, const float *skip, float *y, long batch, long height, long width,
+                                int channels, int states, int rank, int vectors, int threads) {
+    return forward(u, proj, dt_weight, dt_bias, A, skip, y, {batch, height, width, channels, states, rank}, vectors, threads);
+}
+
+int diffmf_ss2d_forward_bfloat16(const bf16 *u, const bf16 *proj, const float *dt_weight, const float *dt_bias,
+                                 const float *A, const float *skip, bf16 *y, long batch, long height, long width,
                                  int channels, int states, int rank, int vectors, int threads) {
-    forward(u, proj, dt_weight, dt_bias, A, skip, y, {batch, height, width, channels, states, rank}, vectors, threads);
+    return forward(u, proj, dt_weight, dt_bias, A, skip, y, {batch, height, width, channels, states, rank}, vectors, threads);
 }
 
-void diffmf_ss2d_forward_bfloat16(const bf16 *u, const bf16 *proj, const float *dt_weight, const float *dt_bias,
-                                  const float *A, const float *skip, bf16 *y, long batch, long height, long width,
-                                  int channels, int states, int rank, int vectors, int threads) {
-    forward(u, proj, dt_weight, dt_bias, A, skip, y, {batch, height, width, channels, states, rank}, vectors, threads);
-}
-
-void diffmf_ss2d_backward(const float *u, const float *proj, const float *dt_weight, const float *dt_bias,
-                          const float *A, const float *skip, const float *dy, float *du, float *dproj,
-                          float *ddt_weight, float *ddt_bias, float *dA, float *dskip, long batch, long height,
-                          long width, int channels, int states, int rank, int vectors, int threads) {
+int diffmf_ss2d_backward(const float *u, const float *proj, const float *dt_weight, const float *dt_bias,
+                         const float *A, const float *skip, const float *dy, float *du, float *dproj,
+                         float *ddt_weight, float *ddt_bias, float *dA, float *dskip, long batch, long height,
+                         long width, int channels, int states, int rank, int vectors, int threads) {
     const Shape s = {batch, height, width, channels, states, rank};
     const Inputs<float> in = {u, proj, dt_weight, dt_bias, A, skip};
     const Gradients g = {dy, du, dproj, ddt_weight, ddt_bias, dA, dskip};
     const int width_of_block = vectors * LANES, blocks = (channels + width_of_block - 1) / width_of_block;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < batch * blocks; ++task) {
+    return each_task(batch * blocks, threads, [&](long task) {
         const int part = (int)(task % blocks);
         backward_any(s, in, g, task / blocks, part * width_of_block, part, vectors);
-    }
+    });
 }
 
 }  // extern "C"

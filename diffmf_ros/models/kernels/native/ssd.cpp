@@ -295,9 +295,9 @@ ALWAYS void head_any(const Inputs<T> &in, T *y, long b, int head) {
 }
 
 template <typename T>
-void forward(const Inputs<T> &in, T *y, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < in.batch * in.heads; ++task) head_any(in, y, task / in.heads, (int)(task % in.heads));
+int forward(const Inputs<T> &in, T *y, int threads) {
+    return each_task(in.batch * in.heads, threads,
+                     [&](long task) { head_any(in, y, task / in.heads, (int)(task % in.heads)); });
 }
 
 }  // namespace
@@ -306,31 +306,32 @@ extern "C" {
 
 int diffmf_ssd_widest_head() { return 4 * LANES; }
 
+// The functions from here on return what each_task returns.
+
 // strides: of x, delta, B, C, each batch then token.
-void diffmf_ssd_forward_float32(const float *x, const float *delta, const float *A, const float *B, const float *C,
-                                float *y, const long *strides, long batch, long length, int heads, int width,
-                                int states, int directions, int threads) {
-    forward<float>({{x, strides[0], strides[1]}, {delta, strides[2], strides[3]}, A, {B, strides[4], strides[5]},
-                    {C, strides[6], strides[7]}, batch, length, heads, width, states, directions}, y, threads);
+int diffmf_ssd_forward_float32(const float *x, const float *delta, const float *A, const float *B, const float *C,
+                               float *y, const long *strides, long batch, long length, int heads, int width,
+                               int states, int directions, int threads) {
+    return forward<float>({{x, strides[0], strides[1]}, {delta, strides[2], strides[3]}, A, {B, strides[4], strides[5]},
+                           {C, strides[6], strides[7]}, batch, length, heads, width, states, directions}, y, threads);
 }
 
-void diffmf_ssd_forward_bfloat16(const bf16 *x, const float *delta, const float *A, const bf16 *B, const bf16 *C,
-                                 bf16 *y, const long *strides, long batch, long length, int heads, int width,
-                                 int states, int directions, int threads) {
-    forward<bf16>({{x, strides[0], strides[1]}, {delta, strides[2], strides[3]}, A, {B, strides[4], strides[5]},
-                   {C, strides[6], strides[7]}, batch, length, heads, width, states, directions}, y, threads);
+int diffmf_ssd_forward_bfloat16(const bf16 *x, const float *delta, const float *A, const bf16 *B, const bf16 *C,
+                                bf16 *y, const long *strides, long batch, long length, int heads, int width,
+                                int states, int directions, int threads) {
+    return forward<bf16>({{x, strides[0], strides[1]}, {delta, strides[2], strides[3]}, A, {B, strides[4], strides[5]},
+                          {C, strides[6], strides[7]}, batch, length, heads, width, states, directions}, y, threads);
 }
 
 // strides: of x, delta, B, C, dy, each batch then token. dA is b x heads; dB and dC are heads x b x l x n.
-void diffmf_ssd_backward(const float *x, const float *delta, const float *A, const float *B, const float *C,
-                         const float *dy, float *dx, float *ddelta, float *dA, float *dB, float *dC,
-                         const long *strides, long batch, long length, int heads, int width, int states,
-                         int directions, int threads) {
+int diffmf_ssd_backward(const float *x, const float *delta, const float *A, const float *B, const float *C,
+                        const float *dy, float *dx, float *ddelta, float *dA, float *dB, float *dC,
+                        const long *strides, long batch, long length, int heads, int width, int states,
+                        int directions, int threads) {
     const Inputs<float> in = {{x, strides[0], strides[1]}, {delta, strides[2], strides[3]}, A, {B, strides[4], strides[5]},
                               {C, strides[6], strides[7]}, batch, length, heads, width, states, directions};
     const Gradients g = {{dy, strides[8], strides[9]}, dx, ddelta, dA, dB, dC};
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (long task = 0; task < batch * heads; ++task) backward_task(in, g, task / heads, (int)(task % heads));
+    return each_task(batch * heads, threads, [&](long task) { backward_task(in, g, task / heads, (int)(task % heads)); });
 }
 
 }  // extern "C"

@@ -186,3 +186,19 @@ private:
     vec *data_ = nullptr;
     long capacity_ = 0;
 };
+
+// Call work(task) for every task; returns 0, or 1 when there was no memory for one of them: then the results
+// are not whole. An exception that leaves a parallel region would end the process.
+template <typename Work>
+int each_task(long tasks, int threads, const Work &work) {
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(| : failed)
+    for (long task = 0; task < tasks; ++task) {
+        try {
+            work(task);
+        } catch (const std::bad_alloc &) {
+            failed = 1;
+        }
+    }
+    return failed;
+}

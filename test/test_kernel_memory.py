@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled scans where memory is short: an error in Python, and the process lives on."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip('torch', reason='torch is not installed')
+from diffmf_ros.models.kernels import cpu  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(cpu.unavailable() is not None, reason='the compiled kernel was not built'),
+    pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs RLIMIT_AS and /proc'),
+]
+
+# A scan whose states need far more memory than its images, in a process that may not grow by more than 64 MB.
+PROGRAM = r"""
+import re
+import resource
+import sys
+import torch
+from diffmf_ros.models.kernels import cpu, portable
+
+torch.set_num_threads(2)
+tokens = 1 << 20
+calls = {
+    'ss2d': lambda backend, n: backend.ss2d(
+        torch.ones(2, n, 1, 1), torch.ones(2, n, 1, 4, 3), torch.ones(4, 1, 1), torch.ones(4, 1),
+        -torch.ones(4, 1, 1), torch.ones(4, 1)),
+    'ssd': lambda backend, n: backend.ssd(
+        torch.ones(2, n, 1, 1), torch.ones(2, n, 1), -torch.ones(1), torch.ones(2, n, 1), torch.ones(2, n, 1), 2),
+    'selective_scan': lambda backend, n: backend.selective_scan(
+        torch.ones(2, 1, 1), torch.ones(2, 1, 1), -torch.ones(1, n), torch.ones(2, 1, n, 1), torch.ones(2, 1, n, 1),
+        None, None, False),
+}
+with torch.inference_mode():
+    call = calls[sys.argv[1]]
+    call(cpu, 4)  # the threads exist from here on: the library cannot go on without them
+    address_space = int(re.search(r'VmSize:\s*(\d+)', open('/proc/self/status').read())[1]) * 1024
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space + int(sys.argv[2]) + (64 << 20), limits[1]))
+    try:
+        call(cpu, tokens)
+    except MemoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    torch.testing.assert_close(call(cpu, 100), call(portable, 100))
+    print('still right')
+"""
+# Bytes of inputs and result of the calls: 2 x 2^20 tokens of so many floats.
+INPUTS = {'ss2d': (1 + 12 + 1) << 23, 'ssd': (4 + 1) << 23, 'selective_scan': 3 << 23}
+
+
+@pytest.mark.parametrize('name', INPUTS)
+def test_a_scan_without_memory_raises_and_works_again_when_there_is_some(name):
+    done = subprocess.run([sys.executable, '-c', PROGRAM, name, str(INPUTS[name])],
+                          capture_output=True, text=True, timeout=100, check=False)
+
+    assert done.returncode == 0, done.stderr
+    error, after = done.stdout.splitlines()
+    assert 'got no memory for its states; use a smaller image or working size' in error
+    assert after == 'still right'
