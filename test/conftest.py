@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ LAST_DOMAIN = 101  # beyond it the ports may collide with the ephemeral ports of
 DEADLINE_S = 30.0
 
 
-@pytest.fixture
-def domain(tmp_path, monkeypatch):
-    """Yield a ROS domain that no other test of this machine uses now, set up in the environment."""
+@contextmanager
+def ros_domain(folder: Path):
+    """Yield a ROS domain that no other test of this machine uses now, set up in the environment; logs go to folder."""
     for number in range(1, LAST_DOMAIN + 1):
         lock = open(Path(tempfile.gettempdir()) / f'ros_domain_{number}.lock', 'w')
         try:
@@ -37,13 +38,20 @@ def domain(tmp_path, monkeypatch):
             lock.close()
     else:
         pytest.fail('every ROS domain is in use')
-    for variable in FASTDDS_VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
     settings = {'ROS_DOMAIN_ID': str(number), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-                'ROS_LOG_DIR': str(tmp_path / 'log'), 'OMP_NUM_THREADS': '1', **fastdds_environment({})}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    with lock:
+                'ROS_LOG_DIR': str(folder / 'log'), 'OMP_NUM_THREADS': '1', **fastdds_environment({})}
+    with lock, pytest.MonkeyPatch.context() as environment:
+        for variable in FASTDDS_VARIABLES:
+            environment.delenv(variable, raising=False)
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        yield number
+
+
+@pytest.fixture
+def domain(tmp_path):
+    """Yield a ROS domain for this test alone."""
+    with ros_domain(tmp_path) as number:
         yield number
 
 
@@ -164,3 +172,130 @@ def small_bag(tmp_path_factory):
     """Return a bag of 1 s of 64x48 colour and 32x24 thermal images: 30 pairs."""
     path = tmp_path_factory.mktemp('bags') / 'small'
     return write_bag(path, seconds=1, rgb_size=(64, 48), thermal_size=(32, 24))
+
+
+class Cameras:
+    """Two cameras whose frames are made to order, and what a fusion node makes of them.
+
+    Images are 64x48 bgr8 and 32x24 mono16; `stamp_ns` is the stamp of the frames to come.
+    """
+
+    def __init__(self, peer: Peer, node=None, *, namespace: str = ''):
+        from diagnostic_msgs.msg import DiagnosticArray
+        from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+        self.peer, self.node, self.namespace = peer, node, namespace
+        self.images = {'rgb': Image, 'thermal': Image}
+        self.compressed = CompressedImage
+        self.fused = peer.collect(Image, f'{namespace}/fused/image')
+        self.infos = peer.collect(CameraInfo, f'{namespace}/fused/camera_info')
+        self.states = peer.collect(DiagnosticArray, f'{namespace}/fused/status')
+        self.reports = peer.collect(DiagnosticArray, '/diagnostics')
+        self.stamp_ns = 1_700_000_000_000_000_000
+        self._publishers = {}
+
+    def publisher(self, message_type: type, topic: str):
+        """Return the publisher of a topic, once the node has subscribed to it."""
+        from diffmf_ros.ros.qos import profile
+
+        name = f'{self.namespace}/{topic}'
+        if name not in self._publishers:
+            self._publishers[name] = self.peer.node.create_publisher(message_type, name, profile('reliable', depth=10))
+        publisher = self._publishers[name]
+        self.peer.wait_for(publisher.get_subscription_count, f'a subscription to {topic}')
+        return publisher
+
+    def rgb(self, pixels=None, **broken):
+        """Publish an RGB image, by default a plain one, with some fields replaced."""
+        pixels = np.full((48, 64, 3), 90, np.uint8) if pixels is None else pixels
+        self._send('rgb', pixels, 'bgr8', broken)
+
+    def thermal(self, pixels=None, encoding='mono16', **broken):
+        """Publish a thermal image, by default a ramp, with some fields replaced."""
+        pixels = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) if pixels is None else pixels
+        self._send('thermal', pixels, encoding, broken)
+
+    def _send(self, stream, pixels, encoding, broken):
+        from diffmf_ros.ros.messages import make_header, make_image
+
+        header = make_header(self.stamp_ns, {'rgb': 'rgb', 'thermal': 'lwir'}[stream])
+        message = make_image(pixels, encoding, header)
+        for name, value in broken.items():
+            setattr(message, name, value)
+        self.publisher(self.images[stream], f'{stream}/image_raw').publish(message)
+
+    def next(self):
+        """Go on to the stamps of the next frames, at 30 Hz. The content of real images changes too."""
+        self.stamp_ns += 33_333_333
+
+    def pair(self):
+        """Publish a good pair of the next stamp, with some noise so that no image equals the one before."""
+        self.next()
+        noise = np.random.default_rng(self.stamp_ns)
+        self.rgb(noise.integers(60, 120, (48, 64, 3), dtype=np.uint8))
+        self.thermal(noise.integers(7000, 9000, (24, 32), dtype=np.uint16))
+
+    def of(self, messages):
+        """Return those of messages that have the present stamp."""
+        from diffmf_ros.ros.messages import stamp_ns
+
+        return [message for message in messages if stamp_ns(message.header.stamp) == self.stamp_ns]
+
+    def fuse_one(self):
+        """Publish one good pair after what was published so far, and return its fused image."""
+        self.pair()
+        image = self.peer.wait_for(lambda: self.of(self.fused), 'a fused image')[0]
+        return image
+
+    def fuse_until(self, condition, what: str):
+        """Fuse pair after pair until condition(the fused image) holds; return that image."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not condition(image := self.fuse_one()):
+            if time.monotonic() > deadline_s:
+                pytest.fail(f'timed out after {DEADLINE_S:g} s waiting for {what}')
+        return image
+
+    def state(self):
+        """Return the key values of fused/status of the present stamp."""
+        status = self.peer.wait_for(lambda: self.of(self.states), 'a status')[0].status[0]
+        return {item.key: item.value for item in status.values}
+
+    def values(self):
+        """Return the key values of the newest report."""
+        return {item.key: item.value for item in self.reports[-1].status[0].values} if self.reports else {}
+
+    def message(self):
+        """Return the summary of the newest report."""
+        return self.reports[-1].status[0].message if self.reports else ''
+
+
+@pytest.fixture
+def make_cameras(peer):
+    """Return make_cameras(name__of=value, ...) -> Cameras around an active classical node in the peer's executor."""
+    from rclpy.parameter import Parameter
+
+    from diffmf_ros.ros.fusion_node import FusionNode
+
+    nodes = []
+
+    def make(*, namespace: str = '', **overrides):
+        given = {'model': 'classical', 'qos.depth': 10, 'qos.reliability': 'reliable'}
+        given |= {name.replace('__', '.'): value for name, value in overrides.items()}
+        node = FusionNode(context=peer.context, namespace=namespace or None,
+                          parameter_overrides=[Parameter(name, value=value) for name, value in given.items()])
+        peer.executor.add_node(node)
+        nodes.append(node)
+        assert node.start()
+        return Cameras(peer, node, namespace=namespace)
+
+    yield make
+    for node in nodes:
+        node.trigger_shutdown()
+        peer.executor.remove_node(node)
+        node.destroy_node()
+
+
+@pytest.fixture
+def cameras(make_cameras):
+    """Return Cameras around an active classical node."""
+    return make_cameras()

@@ -3,89 +3,12 @@
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 
 from diffmf_ros.inference.pipeline import FusionPipeline
-from diffmf_ros.ros.fusion_node import FusionNode
-from diffmf_ros.ros.messages import make_header, make_image, stamp_ns
-from diffmf_ros.ros.qos import profile
+from diffmf_ros.ros.messages import stamp_ns
 
 NODE = 'diffmf_ros.ros.fusion_node'
-PERIOD_NS = 33_333_333
-
-
-class Cameras:
-    """Two cameras whose frames are made to order, and what the node makes of them."""
-
-    def __init__(self, peer):
-        self.peer = peer
-        self.fused = peer.collect(Image, '/fused/image')
-        self.infos = peer.collect(CameraInfo, '/fused/camera_info')
-        self.reports = peer.collect(DiagnosticArray, '/diagnostics')
-        self._publishers = {topic: peer.node.create_publisher(Image, topic, profile('reliable', depth=10))
-                            for topic in ('/rgb/image_raw', '/thermal/image_raw')}
-        self.stamp_ns = 1_700_000_000_000_000_000
-        peer.wait_for(lambda: all(p.get_subscription_count() for p in self._publishers.values()), 'the node')
-
-    def rgb(self, **broken):
-        """Publish an RGB image with some fields replaced."""
-        pixels = np.full((48, 64, 3), 90, np.uint8)
-        self._send('/rgb/image_raw', make_image(pixels, 'bgr8', make_header(self.stamp_ns, 'rgb')), broken)
-
-    def thermal(self, pixels=None, encoding='mono16', **broken):
-        """Publish a thermal image with some fields replaced."""
-        if pixels is None:
-            pixels = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
-        message = make_image(pixels, encoding, make_header(self.stamp_ns, 'lwir'))
-        self._send('/thermal/image_raw', message, broken)
-
-    def _send(self, topic, message, broken):
-        for name, value in broken.items():
-            setattr(message, name, value)
-        self._publishers[topic].publish(message)
-
-    def next(self):
-        """Go on to the stamps of the next frames."""
-        self.stamp_ns += PERIOD_NS
-
-    def fuse_one(self):
-        """Publish one good pair after what was published so far, and return its fused image."""
-        self.next()
-        self.rgb()
-        self.thermal()
-        fused = self.peer.wait_for(
-            lambda: [m for m in self.fused if stamp_ns(m.header.stamp) == self.stamp_ns], 'a fused image')
-        self.next()
-        return fused[0]
-
-    def values(self):
-        """Return the key values of the newest report."""
-        return {item.key: item.value for item in self.reports[-1].status[0].values} if self.reports else {}
-
-    def message(self):
-        """Return the summary of the newest report."""
-        return self.reports[-1].status[0].message if self.reports else ''
-
-
-@pytest.fixture
-def node(peer):
-    """Yield an active classical node in the executor of the peer."""
-    given = [Parameter('model', value='classical'), Parameter('qos.depth', value=10),
-             Parameter('qos.reliability', value='reliable')]
-    node = FusionNode(context=peer.context, parameter_overrides=given)
-    peer.executor.add_node(node)
-    assert node.start()
-    yield node
-    node.trigger_shutdown()
-    peer.executor.remove_node(node)
-    node.destroy_node()
-
-
-@pytest.fixture
-def cameras(peer, node):
-    return Cameras(peer)
 
 
 @pytest.mark.parametrize('reason, broken', [
@@ -97,6 +20,7 @@ def cameras(peer, node):
 def test_a_bad_rgb_image_is_counted_and_the_next_one_is_fused(cameras, reason, broken):
     cameras.fuse_one()
 
+    cameras.next()
     cameras.rgb(**broken)
     bad_ns = cameras.stamp_ns
     cameras.fuse_one()
@@ -114,6 +38,7 @@ def test_a_bad_rgb_image_is_counted_and_the_next_one_is_fused(cameras, reason, b
 def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
     cameras.fuse_one()
 
+    cameras.next()
     cameras.rgb()
     cameras.thermal(np.full((24, 32), np.nan, np.float32), '32FC1')
     bad_ns = cameras.stamp_ns
@@ -124,9 +49,10 @@ def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
     assert 'NaN' in cameras.values()['last_error']
 
 
-def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(cameras, node, monkeypatch):
+def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(cameras, monkeypatch):
     cameras.fuse_one()
-    fuse, calls = node._pipeline.fuse, []
+    pipeline, calls = cameras.node._pipeline, []
+    fuse = pipeline.fuse
 
     def fail_once(pair, **options):
         calls.append(pair)
@@ -134,9 +60,8 @@ def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
             raise ZeroDivisionError('of the third kind')
         return fuse(pair, **options)
 
-    monkeypatch.setattr(node._pipeline, 'fuse', fail_once)
-    cameras.rgb()
-    cameras.thermal()
+    monkeypatch.setattr(pipeline, 'fuse', fail_once)
+    cameras.pair()
     cameras.peer.wait_for(lambda: calls, 'the failure')
     cameras.fuse_one()
     cameras.peer.wait_for(lambda: cameras.values().get('dropped.failed') == '1', 'one failure')
