@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gain control of thermal images."""
+"""Gain control of single thermal images; test_thermal_levels.py has that of streams."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,12 @@ from diffmf_ros.core.color import split_luma
 from diffmf_ros.core.encodings import decode
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.core.settings import ThermalSettings
-from diffmf_ros.core.thermal import levels_of
+from diffmf_ros.core.thermal import Levels, levels_of
 from diffmf_ros.core.thermal import to_gray as stretched
 
 SETTINGS = ThermalSettings()
 FULL_RANGE = ThermalSettings(low_percentile=0.0, high_percentile=100.0)
+BLACK_HOT = ThermalSettings(low_percentile=0.0, high_percentile=100.0, polarity='black_hot')
 
 
 def to_gray(pixels, encoding, settings):
@@ -123,3 +124,69 @@ def test_rows_of_odd_step_are_read_right():
     pixels, encoding = decode(height=5, width=6, encoding='mono16', step=13, is_bigendian=False, data=data)
 
     assert np.array_equal(to_gray(pixels, encoding, SETTINGS), to_gray(values, 'mono16', SETTINGS))
+
+
+@pytest.mark.parametrize('encoding, dtype', [('mono16', np.uint16), ('32FC1', np.float32)])
+def test_black_hot_values_give_the_inverted_image(encoding, dtype):
+    values = scene().astype(dtype)
+
+    gray, inverted = (to_gray(values, encoding, settings) for settings in (FULL_RANGE, BLACK_HOT))
+
+    assert np.array_equal(inverted, 255 - gray)
+
+
+def test_an_8_bit_black_hot_image_is_inverted():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+
+    assert levels_of(pixels, 'bgr8', BLACK_HOT) == Levels(0.0, 255.0, black_hot=True)
+    assert np.array_equal(to_gray(pixels[..., 0], 'mono8', BLACK_HOT), 255 - pixels[..., 0])
+    assert np.array_equal(to_gray(pixels, 'bgr8', BLACK_HOT), 255 - split_luma(pixels, 'bgr8')[0])
+
+
+def test_a_value_that_is_not_a_number_is_cold_in_black_hot_too():
+    values = np.array([[10, 20, 30, np.nan, np.inf, -np.inf]], np.float32)
+
+    assert to_gray(values, '32FC1', BLACK_HOT).tolist() == [[255, 127, 0, 0, 0, 255]]
+
+
+@pytest.mark.parametrize('unit, counts_per_k', [('kelvin', 1), ('centikelvin', 100)])
+@pytest.mark.parametrize('encoding, dtype', [('mono16', np.uint16), ('32FC1', np.float32)])
+def test_radiometric_levels_are_temperatures_whatever_the_scene(unit, counts_per_k, encoding, dtype):
+    settings = ThermalSettings(gain_control='radiometric', radiometric_unit=unit, radiometric_low_k=250.0,
+                               radiometric_high_k=352.0)
+    kelvin = np.array([[200, 250, 260, 301, 352, 400]])
+
+    gray = to_gray((counts_per_k * kelvin).astype(dtype), encoding, settings)
+
+    assert gray.tolist() == [[0, 0, 25, 128, 255, 255]]  # 2.5 levels per kelvin, halves to the even one
+
+
+def test_linear_levels_are_counts():
+    settings = ThermalSettings(gain_control='linear', linear_low=1000.0, linear_high=1510.0)
+
+    assert to_gray(np.array([[0, 1000, 1100, 1510, 60000]], np.uint16), 'mono16', settings).tolist() == [
+        [0, 0, 50, 255, 255]]
+
+
+@pytest.mark.parametrize('gain_control', ['agc', 'radiometric', 'linear'])
+def test_nothing_finite_is_refused_by_every_gain_control(gain_control):
+    with pytest.raises(FrameError, match='NaN and infinity alone') as caught:
+        levels_of(np.full((3, 4), np.nan, np.float32), '32FC1', ThermalSettings(gain_control=gain_control))
+
+    assert caught.value.reason == 'no_finite_value'
+
+
+def test_levels_of_counts_are_whole_below_and_never_equal():
+    radiometric = ThermalSettings(gain_control='radiometric', radiometric_low_k=273.151, radiometric_high_k=273.152)
+
+    assert levels_of(np.zeros((2, 2), np.uint16), 'mono16', radiometric) == Levels(27315.0, 27316.0)
+    assert levels_of(np.full((2, 2), 9, np.uint16), 'mono16', SETTINGS) == Levels(9.0, 10.0)
+
+
+def test_an_image_by_itself_has_the_levels_of_its_percentiles():
+    values = scene()
+    sample = values[::2, ::2]  # 20 480 pixels
+
+    low, high = np.percentile(sample, (0.5, 99.5), method='nearest')
+
+    assert levels_of(values, 'mono16', SETTINGS) == Levels(low, high)

@@ -2,12 +2,13 @@
 """From raw thermal values to the 8-bit, white-hot image that is fused."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from .color import split_luma
+from .dead_rows import repaired_rows
 from .frames import Frame, FrameError
 from .settings import ThermalSettings
 
@@ -80,10 +81,12 @@ def levels_of(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> L
     those coincide (a small target on flat ground). Images of 8 bit keep their range, 0 to 255. Raises FrameError
     (no_finite_value) when no value is finite.
     """
-    if encoding in STRETCHED:
-        low, _, high = _spread(pixels, settings)
-        return _made(low, high, encoding, settings)
-    return Levels(0.0, 255.0, settings.polarity == 'black_hot')
+    if encoding not in STRETCHED:
+        return _made(0, 255, encoding, settings)
+    if settings.gain_control != 'agc':
+        return _fixed(pixels, encoding, settings)
+    low, _, high = _spread(pixels, settings)
+    return _made(low, high, encoding, settings)
 
 
 class GainControl:
@@ -132,8 +135,11 @@ class GainControl:
         return _made(before.spread[0], before.spread[2], encoding, settings)
 
     def repaired(self, frame: Frame) -> Frame:
-        """Return frame with dead rows replaced by their neighbours; frame itself when there are none."""
-        return frame
+        """Return frame with dead rows replaced (settings.repair_rows); frame itself when there are none."""
+        if not self._settings.repair_rows or frame.pixels.ndim != 2:
+            return frame
+        pixels = repaired_rows(frame.pixels)
+        return frame if pixels is frame.pixels else replace(frame, pixels=pixels)
 
 
 @dataclass(frozen=True)
@@ -162,13 +168,17 @@ def _jumped(before: np.ndarray, now: np.ndarray) -> bool:
     return larger >= _GAIN_FACTOR * smaller and np.abs(now - before).min() > _ALL_MOVED * smaller
 
 
+def _fixed(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
+    """Return the levels that settings name, whatever pixels hold. Raises FrameError as levels_of does."""
+    if encoding == '32FC1' and not np.isfinite(pixels).any():
+        raise _no_finite_value(pixels)
+    if settings.gain_control == 'linear':
+        return _made(settings.linear_low, settings.linear_high, encoding, settings)
+    counts = _COUNTS_PER_KELVIN[settings.radiometric_unit]
+    return _made(counts * settings.radiometric_low_k, counts * settings.radiometric_high_k, encoding, settings)
+
+
 def _made(low: float, high: float, encoding: str, settings: ThermalSettings) -> Levels:
-    """Return the levels from low to high, or those of a fixed range."""
-    if settings.gain_control == 'radiometric':
-        gain = _COUNTS_PER_KELVIN[settings.radiometric_unit]
-        low, high = gain * settings.radiometric_low_k, gain * settings.radiometric_high_k
-    elif settings.gain_control == 'linear':
-        low, high = settings.linear_low, settings.linear_high
     if encoding == 'mono16':
         low = round(low)
         high = max(high, low + 1)
@@ -186,12 +196,16 @@ def _spread(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
             return np.array((low, median, high))
     everything = _finite(pixels)
     if not everything.size:
-        height, width = pixels.shape
-        raise FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and infinity '
-                         'alone; is the camera still starting?', reason='no_finite_value')
+        raise _no_finite_value(pixels)
     return np.array((everything.min(), np.median(everything), everything.max()), float)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
     """The finite ones of values (any shape), flat."""
     return values.ravel() if values.dtype.kind == 'u' else values[np.isfinite(values)]
+
+
+def _no_finite_value(pixels: np.ndarray) -> FrameError:
+    height, width = pixels.shape
+    return FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and infinity alone; is the '
+                      'camera still starting?', reason='no_finite_value')
