@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep freed memory in the process, so that a frame reuses the pages of the one before it."""
+"""Memory of the process: kept from frame to frame, given back when it runs out, measured."""
 
 import ctypes
+import gc
+import os
 import sys
+from pathlib import Path
+
+# How libraries say that there was no memory, where their exception has no type of its own.
+_SHORT_OF_MEMORY = ('out of memory', 'outofmemory', "can't allocate memory", 'bad allocation', 'bad_alloc',
+                    'failed to allocate memory', 'insufficient memory')
 
 # Parameters of glibc's mallopt (malloc.h).
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
@@ -24,3 +31,41 @@ def keep_freed_memory() -> bool:
     # One arena: those of other threads cannot grow beyond 64 MB without mapping.
     return all(mallopt(parameter, value) for parameter, value in
                ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (ARENA_MAX, 1)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether error, or what caused it, says that memory ran out: of the process or of a device."""
+    while error is not None:
+        text = f'{type(error).__name__}: {error}'.lower()
+        if isinstance(error, MemoryError) or any(words in text for words in _SHORT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+def give_back_memory() -> None:
+    """Free what nothing refers to any more, and give it back to the system and to the device. Takes some 0.1 s."""
+    gc.collect()
+    torch = _torch_with_cuda()
+    if torch is not None:
+        torch.cuda.empty_cache()
+    if sys.platform.startswith('linux') and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+        libc.malloc_trim(0)
+
+
+def memory_in_use() -> dict[str, int]:
+    """Return bytes: rss, the resident memory of the process (on Linux), and cuda, what torch has allocated there."""
+    found = {}
+    if sys.platform.startswith('linux'):
+        resident_pages = int(Path('/proc/self/statm').read_text().split()[1])
+        found['rss'] = resident_pages * os.sysconf('SC_PAGE_SIZE')
+    torch = _torch_with_cuda()
+    if torch is not None:
+        found['cuda'] = torch.cuda.memory_allocated()
+    return found
+
+
+def _torch_with_cuda():
+    """Return torch if this process uses a CUDA device, else None. Imports and initialises nothing."""
+    torch = sys.modules.get('torch')
+    return torch if torch is not None and torch.cuda.is_initialized() else None

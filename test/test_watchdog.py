@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls in a thread of their own, for which nobody waits longer than is sensible."""
+
+import gc
+import threading
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from diffmf_ros.inference import watchdog
+from diffmf_ros.inference.watchdog import Overrun, Watchdog
+
+SOON_S = 0.01  # for calls that block until the test lets them go
+DEADLINE_S = 20.0
+
+
+class Blocking:
+    """Work that is done when the test says so."""
+
+    def __init__(self, value=None):
+        self.value, self.go, self.done = value, threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.go.wait(DEADLINE_S)
+        self.done.set()
+        return self.value
+
+
+def come_back(dog):
+    """Wait until the late call has come back."""
+    deadline = threading.Event()
+    for _ in range(2000):
+        if not dog.late.running:
+            return
+        deadline.wait(0.01)
+    raise AssertionError('the late call did not come back')
+
+
+def hang(dog, work, kind='any'):
+    with pytest.raises(Overrun):
+        dog.call(work, kind=kind, timeout_s=SOON_S)
+
+
+@pytest.fixture
+def dog():
+    dog = Watchdog()
+    yield dog
+    dog.close()
+
+
+def settled(dog, kind='any'):
+    """Make two calls of a kind, so that it has a usual time."""
+    for _ in range(2):
+        dog.call(lambda: None, kind=kind, timeout_s=DEADLINE_S)
+
+
+def test_a_call_runs_in_another_thread_always_the_same_one(dog):
+    idents = {dog.call(threading.get_ident, kind='any', timeout_s=DEADLINE_S) for _ in range(3)}
+    assert len(idents) == 1 and threading.get_ident() not in idents
+
+
+def test_what_the_work_raises_is_raised_to_the_caller(dog):
+    with pytest.raises(ZeroDivisionError):
+        dog.call(lambda: 1 / 0, kind='any', timeout_s=DEADLINE_S)
+    assert dog.call(lambda: 5, kind='any', timeout_s=DEADLINE_S) == 5
+
+
+def test_a_call_that_takes_too_long_is_given_up_and_its_result_reaches_nobody(dog):
+    settled(dog)
+    work = Blocking('late')
+    hang(dog, work)
+    assert dog.late.running and dog.late.hangs
+    work.go.set()
+    come_back(dog)
+    assert not dog.late.hangs
+    assert dog.forget() is None and dog.late is None
+    assert dog.call(lambda: 'new', kind='any', timeout_s=DEADLINE_S) == 'new'
+
+
+def test_the_error_of_a_call_that_hung_does_not_count_again(dog):
+    settled(dog)
+    work = Blocking()
+    hang(dog, lambda: work() or 1 / 0)
+    work.go.set()
+    come_back(dog)
+    assert dog.forget() is None
+
+
+def test_the_first_calls_of_a_kind_do_not_hang_when_they_are_late(dog):
+    for _ in range(2):
+        work = Blocking()
+        hang(dog, work, kind='new size')
+        assert dog.late.new and dog.late.running and not dog.late.hangs
+        work.go.set()
+        come_back(dog)
+        assert dog.forget() is None
+    hang(dog, Blocking(), kind='new size')
+    assert not dog.late.new and dog.late.hangs
+
+
+def test_the_error_of_a_late_first_call_is_not_lost(dog):
+    work = Blocking()
+    hang(dog, lambda: work() or 1 / 0, kind='new size')
+    work.go.set()
+    come_back(dog)
+    assert isinstance(dog.forget(), ZeroDivisionError)
+
+
+def test_a_first_call_hangs_when_it_exceeds_its_own_limit(dog, monkeypatch):
+    monkeypatch.setattr(watchdog, 'FIRST_CALL_S', 0.0)
+    work = Blocking()
+    hang(dog, work)
+    assert dog.late.new and dog.late.hangs
+    work.go.set()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of the watchdog that stands until clock.tick(seconds)."""
+    now_s = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], tick=lambda seconds: now_s.append(now_s.pop() + seconds))
+    monkeypatch.setattr(watchdog, 'time', clock)
+    return clock
+
+
+def test_the_limit_is_the_timeout_or_five_usual_times_without_the_first(dog, clock):
+    limits_s = []
+    for took_s in (90.0, 3.0, 1.0, 2.0):
+        limits_s.append(dog.limit_s('any', 6.0))
+        dog.call(partial(clock.tick, took_s), kind='any', timeout_s=DEADLINE_S)
+    assert limits_s == [6.0, 6.0, 15.0, 10.0]
+    assert dog.limit_s('any', 6.0) == 10.0
+    assert dog.limit_s('another size', 6.0) == 6.0
+
+
+def test_the_usual_time_is_that_of_the_newest_calls(dog, clock):
+    for took_s in (0.0, *[1.0] * 9, *[4.0] * 5):
+        dog.call(partial(clock.tick, took_s), kind='any', timeout_s=DEADLINE_S)
+    assert dog.limit_s('any', 0.1) == 20.0
+
+
+def test_a_call_that_hung_is_no_measure_of_the_usual_time(dog, clock):
+    settled(dog)
+    work = Blocking()
+    hang(dog, lambda: work() or clock.tick(50.0))
+    work.go.set()
+    come_back(dog)
+    dog.forget()
+    assert dog.limit_s('any', 0.1) == 0.1
+
+
+def test_close_waits_for_nothing_and_ends_the_thread_when_its_call_is_back():
+    dog = Watchdog()
+    work = Blocking()
+    hang(dog, work)
+    dog.close()
+    assert dog._thread.is_alive()
+    work.go.set()
+    dog._thread.join(DEADLINE_S)
+    assert not dog._thread.is_alive()
+
+
+def test_a_forgotten_watchdog_ends_its_thread():
+    dog = Watchdog()
+    thread = dog._thread
+    del dog
+    gc.collect()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
