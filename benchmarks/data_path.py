@@ -20,8 +20,9 @@ import numpy as np
 
 from diffmf_ros.core.encodings import decode
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.geometry import Alignment
+from diffmf_ros.core.geometry import Alignment, Mapping
 from diffmf_ros.core.settings import ThermalSettings
+from diffmf_ros.core.thermal import GainControl
 from diffmf_ros.inference.host_path import HostPath
 from diffmf_ros.inference.memory import keep_freed_memory
 
@@ -59,10 +60,12 @@ def outgoing(pixels: np.ndarray) -> array:
     return data
 
 
-def ours(path: HostPath, rgb: dict, heat: dict) -> array:
+def ours(path: HostPath, mapping: Mapping, gain: GainControl, rgb: dict, heat: dict) -> array:
     """One frame through the package."""
-    frames = (Frame(stream, 0, '', *decode(**message)) for stream, message in ((RGB, rgb), (THERMAL, heat)))
-    return outgoing(path(Pair(*frames, offset_ns=0), scale=1.0, stage=lambda name: nullcontext()))
+    pair = Pair(*(Frame(stream, 0, '', *decode(**message)) for stream, message in ((RGB, rgb), (THERMAL, heat))), 0)
+    pixels, _ = path(pair, levels=gain.levels(pair.thermal), mapping=mapping, colour='keep_chroma', scale=1.0,
+                     stage=lambda name: nullcontext())
+    return outgoing(pixels)
 
 
 def naive(alignment: Alignment, rgb: dict, heat: dict) -> array:
@@ -120,13 +123,14 @@ def memory_of(function, *arguments) -> tuple[float, float]:
 def measure(rgb_size, thermal_size, alignment, bar_ms) -> dict:
     """Return the figures of one case."""
     pair = messages(rgb_size, thermal_size)
-    path = HostPath(pass_through, alignment=alignment, thermal=ThermalSettings())
+    path = (HostPath(pass_through), alignment.mapping(rgb_size=rgb_size, thermal_size=thermal_size),
+            GainControl(ThermalSettings()))
     samples = {ours: [], naive: []}
     for _ in range(WARM_UP + ROUNDS):
-        samples[ours].append(timed(ours, path, *pair))
+        samples[ours].append(timed(ours, *path, *pair))
         samples[naive].append(timed(naive, alignment, *pair))
     (own_ms, own_cpu_ms), (naive_ms, naive_cpu_ms) = (zip(*samples[function][WARM_UP:]) for function in (ours, naive))
-    faults, peak_mb = memory_of(ours, path, *pair)
+    faults, peak_mb = memory_of(ours, *path, *pair)
     return {'p50_ms': statistics.median(own_ms), 'p99_ms': float(np.quantile(own_ms, 0.99)), 'bar_ms': bar_ms,
             'cpu_p50_ms': statistics.median(own_cpu_ms), 'naive_p50_ms': statistics.median(naive_ms),
             'naive_cpu_p50_ms': statistics.median(naive_cpu_ms),

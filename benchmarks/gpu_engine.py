@@ -147,7 +147,9 @@ def graph_against_eager(pipeline, messages) -> dict:
 
     from diffmf_ros.inference.device_path import Plan
 
-    prepared = pipeline._path._prepared(Plan.of(pair_of(messages), 1.0))
+    pair = pair_of(messages)
+    mapping = pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
+    prepared = pipeline._path._prepared(Plan.of(pair, 1.0, mapping=mapping))
     inputs = [torch.zeros_like(tensor, device='cuda') for tensor in prepared.uploads.take()]
     inputs[2] += 1
 

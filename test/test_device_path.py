@@ -2,6 +2,7 @@
 """The device path gives the picture of the host path; run on a CPU here, on CUDA too where there is one."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair  # noqa: E402
-from diffmf_ros.core.geometry import Alignment  # noqa: E402
+from diffmf_ros.core.geometry import Alignment, Mapping  # noqa: E402
 from diffmf_ros.core.pacing import AdaptiveScale  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, updated  # noqa: E402
+from diffmf_ros.core.thermal import levels_of  # noqa: E402
 from diffmf_ros.inference import device_path  # noqa: E402
 from diffmf_ros.inference.device_path import DevicePath  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
@@ -65,11 +67,21 @@ def thermal_frame(size, encoding='mono16'):
     return Frame(THERMAL, 2, '', pixels, encoding)
 
 
-def on_both_paths(pair, *, alignment, scale=1.0, device='cpu', engine=None):
+def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, colour='keep_chroma', scale=1.0):
+    """(pixels, encoding) of pair."""
+    levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
+    mapping = alignment if isinstance(alignment, Mapping) else alignment.mapping(
+        rgb_size=pair.rgb.size, thermal_size=pair.thermal.size, grid=grid)
+    return path(pair, levels=replace(levels, black_hot=black_hot), mapping=mapping, colour=colour, scale=scale,
+                stage=lambda name: nullcontext())
+
+
+def on_both_paths(pair, *, device='cpu', engine=None, **about):
     """(image of the host path, image of the device path), as int."""
-    settings, engine = {'alignment': alignment, 'thermal': ThermalSettings()}, engine or Mix(device)
-    return (path(pair, scale=scale, stage=lambda name: nullcontext()).astype(int)
-            for path in (HostPath(engine, **settings), DevicePath(engine, **settings)))
+    engine = engine or Mix(device)
+    (host, encoding), (there, same) = (run(path, pair, **about) for path in (HostPath(engine), DevicePath(engine)))
+    assert encoding == same
+    return host.astype(int), there.astype(int)
 
 
 def assert_equal_within_a_level(host, there):
@@ -161,11 +173,11 @@ def test_a_read_only_view_with_padded_rows_is_read_right(device):
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
-    path = DevicePath(Mix(device), alignment=RESIZED, thermal=ThermalSettings())
+    path = DevicePath(Mix(device))
     thermal = thermal_frame((60, 80))
 
     def fuse(pixels):
-        return path(Pair(Frame(RGB, 1, '', pixels, 'rgb8'), thermal, 0), scale=1.0, stage=lambda name: nullcontext())
+        return run(path, Pair(Frame(RGB, 1, '', pixels, 'rgb8'), thermal, 0))[0]
 
     bright = fuse(np.full((60, 80, 3), 200, np.uint8))
     before = bright.copy()
@@ -184,15 +196,15 @@ def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
 def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, device):
     engine = Mix(device)
     engine.fuse_tensors = fault
-    path = DevicePath(engine, alignment=RESIZED, thermal=ThermalSettings())
+    path = DevicePath(engine)
     pair = Pair(rgb_frame((60, 80)), thermal_frame((60, 80)), 0)
 
     with pytest.raises(NetworkFailure, match=words):
-        path(pair, scale=1.0, stage=lambda name: nullcontext())
+        run(path, pair)
 
     engine.fuse_tensors = Mix(device).fuse_tensors
     other_size = Pair(rgb_frame((30, 40)), thermal_frame((60, 80)), 0)
-    assert path(other_size, scale=1.0, stage=lambda name: nullcontext()).shape == (30, 40, 3)
+    assert run(path, other_size)[0].shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize('pair, reason', [
@@ -201,11 +213,10 @@ def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, 
     (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.full((4, 4), np.nan, np.float32), '32FC1'), 0),
      'no_finite_value')])
 def test_frames_that_the_host_path_refuses_are_refused_alike(pair, reason):
-    settings = {'alignment': RESIZED, 'thermal': ThermalSettings()}
     messages = []
-    for path in (HostPath(Mix(), **settings), DevicePath(Mix(), **settings)):
+    for path in (HostPath(Mix()), DevicePath(Mix())):
         with pytest.raises(FrameError) as caught:
-            path(pair, scale=1.0, stage=lambda name: nullcontext())
+            run(path, pair)
         assert caught.value.reason == reason
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
@@ -220,10 +231,10 @@ def test_only_the_last_few_sizes_stay_ready(monkeypatch):
     built = []
     program = device_path.Program
     monkeypatch.setattr(device_path, 'Program', lambda plan, **more: built.append(plan.size) or program(plan, **more))
-    path = DevicePath(Mix(), alignment=RESIZED, thermal=ThermalSettings())
+    path = DevicePath(Mix())
 
     def fuse(height):
-        path(Pair(rgb_frame((height, 8)), thermal_frame((6, 8)), 0), scale=1.0, stage=lambda name: nullcontext())
+        run(path, Pair(rgb_frame((height, 8)), thermal_frame((6, 8)), 0))
 
     for height in (4, 5, 6, 7, 4, 8, 4, 5):
         fuse(height)

@@ -219,5 +219,5 @@ def test_what_is_no_alignment_file_is_refused(tmp_path, content):
 
 
 def test_resizing_is_not_saved(tmp_path):
-    with pytest.raises(AlignmentError, match='leave the setting `alignment` empty'):
+    with pytest.raises(AlignmentError, match='leave the setting `alignment.file` empty'):
         Alignment.resize().save(tmp_path / 'a.yaml')

@@ -218,10 +218,10 @@ def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeyp
     class Path:
         problems = ('no graph',)
 
-        def __init__(self, engine, *, alignment, thermal):
+        def __init__(self, engine):
             made.append(engine.device)
 
-        def __call__(self, pair, *, scale, stage):
+        def __call__(self, pair, **about):
             raise NetworkFailure('the device is gone')
 
     monkeypatch.setattr('diffmf_ros.inference.device_path.DevicePath', Path)

@@ -11,18 +11,17 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample, interpolate
 
-from ..core.color import output_encoding, require_8_bit
-from ..core.frames import Pair
-from ..core.geometry import Alignment, shrinks
+from ..core.color import output_encoding, paint, require_8_bit
+from ..core.frames import RGB, Pair
 from ..core.pacing import steps_from
-from ..core.settings import ThermalSettings
-from ..core.thermal import SMALLEST_SPAN, STRETCHED, levels_of
+from ..core.thermal import SMALLEST_SPAN, STRETCHED, Levels
+from ..core.warp import Mapping
 from ..models.scan import ScanError
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
-from .scaled_tensors import AreaResize, ScaledFusion
+from .scaled_tensors import ScaledFusion
+from .warp_tensors import TensorWarp
 
 # Plans that are ready at a time: every working size of one camera. Each holds device memory.
 READY = len(steps_from(1.0))
@@ -30,26 +29,40 @@ READY = len(steps_from(1.0))
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides which operations a pair needs. Shapes are those of the arrays."""
+    """All that decides which operations a pair needs. Shapes are those of the arrays.
+
+    mapped: by tables, whose values are no part of it; averaged: see core.warp.Warp; chroma: the result has colour.
+    """
 
     rgb_shape: tuple[int, ...]
     rgb_encoding: str
     thermal_shape: tuple[int, ...]
     thermal_encoding: str
     scale: float
+    grid: str = RGB
+    mapped: bool = False
+    averaged: tuple[int, int] | None = None
+    chroma: bool = True
 
     @classmethod
-    def of(cls, pair: Pair, scale: float) -> 'Plan':
+    def of(cls, pair: Pair, scale: float, *, mapping: Mapping, chroma: bool = True) -> 'Plan':
         """Return the plan of pair. Raises FrameError (not_8_bit) for encodings that cannot be fused."""
         require_8_bit(pair.rgb.encoding)
         if pair.thermal.encoding not in STRETCHED:
             require_8_bit(pair.thermal.encoding)
-        return cls(pair.rgb.pixels.shape, pair.rgb.encoding, pair.thermal.pixels.shape, pair.thermal.encoding, scale)
+        warp = mapping.thermal if mapping.grid == RGB else mapping.rgb
+        return cls(pair.rgb.pixels.shape, pair.rgb.encoding, pair.thermal.pixels.shape, pair.thermal.encoding, scale,
+                   mapping.grid, warp.tables is not None, warp.averaged, chroma)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the RGB image and of the result."""
-        return self.rgb_shape[:2]
+        """(height, width) of the grid and of the result."""
+        return (self.rgb_shape if self.grid == RGB else self.thermal_shape)[:2]
+
+    @property
+    def values(self) -> int:
+        """How many bytes the result has."""
+        return self.size[0] * self.size[1] * (3 if self.chroma else 1)
 
 
 class DevicePath:
@@ -58,25 +71,28 @@ class DevicePath:
     `problems` tells which plans could not be captured as a CUDA graph, and why.
     """
 
-    def __init__(self, engine, *, alignment: Alignment, thermal: ThermalSettings):
-        self._engine, self._alignment, self._thermal = engine, alignment, thermal
+    def __init__(self, engine):
+        self._engine = engine
         self._prepared = lru_cache(maxsize=READY)(self._prepare)
         self.problems: tuple[str, ...] = ()
 
     @torch.inference_mode()
-    def __call__(self, pair: Pair, *, scale: float, stage) -> np.ndarray:
-        """Return the fused image of pair as HostPath does, with the stages upload and network.
+    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, colour: str, scale: float,
+                 stage) -> tuple[np.ndarray, str]:
+        """Return (pixels, encoding) of the fused image as HostPath does, with the stages upload, network and colour.
 
         Raises FrameError when a frame is not usable and NetworkFailure when the device raises (out of
-        memory, say) or the network's output is not finite. The first pair of a plan takes seconds.
+        memory, say) or the network's output is not finite. The first pair of a plan takes seconds; another
+        mapping of the same kind, levels or palette take none.
         """
-        plan = Plan.of(pair, scale)
+        plan = Plan.of(pair, scale, mapping=mapping, chroma=colour == 'keep_chroma')
         try:
             with stage('upload'):
                 prepared = self._prepared(plan)
+                prepared.program.load(mapping)
                 prepared.uploads.write(0, pair.rgb.pixels)
                 prepared.uploads.write(1, pair.thermal.pixels)
-                prepared.uploads.write(2, self._stretch(pair))
+                prepared.uploads.write(2, _stretch(levels))
                 inputs = prepared.uploads.take()
             with stage('network'):
                 packed = prepared.download(prepared.replay(*inputs))
@@ -84,25 +100,21 @@ class DevicePath:
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not packed[-1]:
             raise NetworkFailure('the network returned values that are not finite')
-        return packed[:-1].reshape(*plan.size, 3).copy()
-
-    def _stretch(self, pair: Pair) -> np.ndarray:
-        """low, high and span of the gain control, float32; unused for 8-bit thermal."""
-        if pair.thermal.encoding not in STRETCHED:
-            return np.zeros(3, np.float32)
-        levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, self._thermal)
-        return np.array((levels.low, levels.high, max(levels.high - levels.low, SMALLEST_SPAN)), np.float32)
+        if plan.chroma:
+            return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
+        with stage('colour'):
+            return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding, colour=colour)
 
     def _prepare(self, plan: Plan) -> 'Prepared':
         device = self._engine.device
         thermal_type = {'mono16': 'uint16', '32FC1': 'float32'}.get(plan.thermal_encoding, 'uint8')
-        uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type), ((3,), 'float32')],
+        uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type), ((4,), 'float32')],
                           device=device)
-        replay = Replay(Program(plan, fuse=self._engine.fuse_tensors, alignment=self._alignment, device=device),
-                        uploads.take())
+        program = Program(plan, fuse=self._engine.fuse_tensors, device=device)
+        replay = Replay(program, uploads.take())
         if replay.problem:
             self.problems += (f'{plan.size[1]}x{plan.size[0]}: {replay.problem}',)
-        return Prepared(uploads, replay, Download(plan.size[0] * plan.size[1] * 3 + 1, device=device))
+        return Prepared(uploads, program, replay, Download(plan.values + 1, device=device))
 
 
 @dataclass(frozen=True)
@@ -110,31 +122,52 @@ class Prepared:
     """What one plan keeps on the device."""
 
     uploads: Uploads
+    program: 'Program'
     replay: Replay
     download: Download
 
 
 class Program:
-    """The operations of one plan. Holds its tables on device, and waits for nothing."""
+    """The operations of one plan. Holds its tables on device, and waits for nothing but their upload."""
 
-    def __init__(self, plan: Plan, *, fuse, alignment: Alignment, device: str):
+    def __init__(self, plan: Plan, *, fuse, device: str):
         self._plan, self._fuse = plan, fuse
         self._scaled = ScaledFusion(plan.size, scale=plan.scale, device=device) if plan.scale < 1 else None
-        self._warp, self._seen = _warp(alignment, plan, device)
+        rgb_size, thermal_size = plan.rgb_shape[1::-1], plan.thermal_shape[1::-1]
+        about = {'mapped': plan.mapped, 'averaged': plan.averaged, 'device': device}
+        if plan.grid == RGB:
+            self._warp = TensorWarp(thermal_size, rgb_size, **about)
+        else:
+            self._warp = TensorWarp(rgb_size, thermal_size, **about)
+        self._seen = torch.ones(plan.size, dtype=torch.bool, device=device) if plan.mapped else None
+        self._loaded: Mapping | None = None
+
+    def load(self, mapping: Mapping) -> None:
+        """Use the tables of mapping, which is one of the plan's kind, for the next call."""
+        if self._seen is None or mapping is self._loaded:
+            return
+        self._warp.load(mapping.thermal if self._plan.grid == RGB else mapping.rgb)
+        self._seen.copy_(torch.from_numpy(mapping.seen.copy()))
+        self._loaded = mapping
 
     @torch.inference_mode()
     def __call__(self, rgb: torch.Tensor, thermal: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
-        """Return the H * W * 3 values of the fused image and a 1, or a 0 if they are not finite, as flat uint8.
+        """Return the values of the fused image and a 1, or a 0 if they are not finite, as flat uint8.
 
-        rgb: uint8 as in its frame; thermal: the same, mono16 as the bits of int16; stretch: low, high, span.
+        rgb: uint8 as in its frame; thermal: the same, mono16 as the bits of int16; stretch: see _stretch.
         """
+        ir = to_gray(thermal, self._plan.thermal_encoding, stretch)
+        if self._plan.grid == RGB:
+            ir = self._warp(ir[None])[0]
+        else:
+            rgb = _channels_last(self._warp(_channels_first(rgb)))
         y, chroma = split_luma(rgb, self._plan.rgb_encoding)
-        ir = self._warp(to_gray(thermal, self._plan.thermal_encoding, stretch)).round()
-        ir = self._where_seen(ir, y)
+        own = y if self._plan.grid == RGB else ir
+        ir, y = self._where_seen(ir, own), self._where_seen(y, own)
         fused = self._fused((ir / 255)[None, None], (y / 255)[None, None])[0, 0]
         finite = fused.isfinite().all()
-        luma = self._where_seen((fused * 255).round(), y)
-        image = join_luma(luma, chroma, self._plan.rgb_encoding)
+        luma = self._where_seen((fused * 255).round(), own)
+        image = self._coloured(luma, chroma)
         return torch.cat((image.flatten(), finite.to(torch.uint8)[None]))
 
     def _fused(self, ir, y):
@@ -142,6 +175,28 @@ class Program:
 
     def _where_seen(self, inside, outside):
         return inside if self._seen is None else torch.where(self._seen, inside, outside)
+
+    def _coloured(self, luma, chroma):
+        if not self._plan.chroma:
+            return luma.clamp(0, 255).to(torch.uint8)
+        if chroma is not None and self._plan.grid != RGB and self._seen is not None:
+            chroma = tuple(self._where_seen(c, 128.0) for c in chroma)
+        return join_luma(luma, chroma, self._plan.rgb_encoding)
+
+
+def _channels_first(pixels):
+    """H x W [x C] uint8 -> C x H x W float32."""
+    return pixels.float()[None] if pixels.ndim == 2 else pixels.float().permute(2, 0, 1)
+
+
+def _channels_last(channels):
+    return channels[0] if channels.shape[0] == 1 else channels.permute(1, 2, 0)
+
+
+def _stretch(levels: Levels) -> np.ndarray:
+    """Return low, high, their span, and 1 for black-hot or else 0, as float32."""
+    span = max(levels.high - levels.low, SMALLEST_SPAN)
+    return np.array((levels.low, levels.high, span, levels.black_hot), np.float32)
 
 
 def split_luma(pixels: torch.Tensor, encoding: str):
@@ -165,25 +220,13 @@ def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:
 
 
 def to_gray(pixels: torch.Tensor, encoding: str, stretch: torch.Tensor) -> torch.Tensor:
-    """Return thermal as H x W float32 of whole numbers 0..255; NaN and -inf become 0, +inf 255."""
+    """Return thermal as H x W float32 of whole numbers 0..255, as core.thermal.to_gray does; stretch: see _stretch."""
+    low, high, span, black_hot = stretch
     if encoding not in STRETCHED:
-        return split_luma(pixels, encoding)[0]
-    low, high, span = stretch
-    values = pixels if encoding == '32FC1' else (pixels.int() & 0xFFFF).float()
-    # fmin and fmax, unlike clamp, replace NaN.
-    return ((torch.fmin(torch.fmax(values, low), high) - low) / span * 255).round()
-
-
-def _warp(alignment: Alignment, plan: Plan, device: str):
-    """Return (function of H' x W' to H x W, bool mask on device or None where thermal sees everything)."""
-    thermal_size, rgb_size = plan.thermal_shape[1::-1], plan.rgb_shape[1::-1]
-    if alignment.rgb_from_thermal is None:
-        if shrinks(thermal_size, rgb_size):
-            return AreaResize(plan.thermal_shape[:2], plan.size, device=device), None
-        return lambda gray: interpolate(gray[None, None], plan.size, mode='bilinear', align_corners=False)[0, 0], None
-    x, y, mask = alignment.tables(thermal_size, rgb_size)
-    # With align_corners=False -1 and 1 are the outer edges of the image, as -0.5 and width - 0.5 are in the tables.
-    unit = np.stack(((2 * x + 1) / thermal_size[0] - 1, (2 * y + 1) / thermal_size[1] - 1), axis=-1)
-    grid = torch.from_numpy(unit.astype(np.float32)).to(device)[None]
-    seen = None if mask.all() else torch.from_numpy(mask.copy()).to(device)
-    return lambda gray: grid_sample(gray[None, None], grid, padding_mode='border', align_corners=False)[0, 0], seen
+        gray = split_luma(pixels, encoding)[0]
+    else:
+        values = pixels if encoding == '32FC1' else (pixels.int() & 0xFFFF).float()
+        cold = torch.where(black_hot > 0, high, low)
+        values = torch.where(values.isnan(), cold, values).clamp(low, high)
+        gray = ((values - low) / span * 255).round()
+    return black_hot * 255 + (1 - 2 * black_hot) * gray

@@ -4,11 +4,10 @@
 import cv2
 import numpy as np
 
-from ..core.color import join_luma, split_luma
-from ..core.frames import Pair
-from ..core.geometry import Alignment
-from ..core.settings import ThermalSettings
-from ..core.thermal import levels_of, to_gray
+from ..core.color import paint, split_luma
+from ..core.frames import RGB, Pair
+from ..core.thermal import Levels, to_gray
+from ..core.warp import Mapping
 from .scaled import Fuse, fuse_scaled
 
 _UNIT = np.float32(1 / 255)
@@ -22,29 +21,33 @@ class HostPath:
 
     problems: tuple[str, ...] = ()  # as DevicePath has
 
-    def __init__(self, fuse: Fuse, *, alignment: Alignment, thermal: ThermalSettings):
-        self._fuse, self._alignment, self._thermal = fuse, alignment, thermal
+    def __init__(self, fuse: Fuse):
+        self._fuse = fuse
         self._inputs = np.empty((2, 0, 0), np.float32)
 
-    def __call__(self, pair: Pair, *, scale: float, stage) -> np.ndarray:
-        """Return the fused image of pair, H x W x 3 uint8 in output_encoding; nothing keeps or changes it.
+    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, colour: str, scale: float,
+                 stage) -> tuple[np.ndarray, str]:
+        """Return (pixels, encoding) of the fused image of pair, on the grid of mapping, as core.color.paint gives it.
 
-        Where thermal does not see, the RGB image passes unchanged. scale is the working size of fuse;
-        `with stage(name)` surrounds every stage. Raises FrameError when a frame is not usable, and what
-        fuse raises.
+        Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal. scale is the
+        working size of fuse; `with stage(name)` surrounds every stage. Nothing keeps or changes the result. Raises
+        FrameError when a frame is not usable, and what fuse raises.
         """
-        with stage('colour'):
-            y, colour = split_luma(pair.rgb.pixels, pair.rgb.encoding)
         with stage('align'):
-            ir, seen = align(pair, self._alignment, self._thermal)
-            everywhere = seen.all()
-            if not everywhere:
-                ir = _choose(seen, ir, y)  # a black surround would be an edge that no camera saw
+            ir, seen = align(pair, levels=levels, mapping=mapping)
+            rgb = mapping.rgb_on_grid(pair.rgb.pixels)
+        with stage('colour'):
+            y, ycrcb = split_luma(rgb, pair.rgb.encoding)
+        own = y if mapping.grid == RGB else ir
+        if not mapping.everywhere:  # a black surround would be an edge that no camera saw
+            ir, y = (_choose(seen, image, own) if image is not own else image for image in (ir, y))
         with stage('network'):
             fused = fuse_scaled(self._fuse, *self._as_float(ir, y), scale=scale)
         with stage('colour'):
             luma = cv2.convertScaleAbs(fused, alpha=255)
-            return join_luma(luma if everywhere else _choose(seen, luma, y), colour, pair.rgb.encoding)
+            if not mapping.everywhere:
+                luma = _choose(seen, luma, own)
+            return paint(luma, ycrcb, encoding=pair.rgb.encoding, colour=colour)
 
     def _as_float(self, *images: np.ndarray) -> np.ndarray:
         """Two H x W uint8 -> 2 x H x W float32 in [0, 1], in memory that the next pair uses again."""
@@ -55,11 +58,10 @@ class HostPath:
         return self._inputs
 
 
-def align(pair: Pair, alignment: Alignment, thermal: ThermalSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Return thermal on the RGB grid, H x W uint8 white-hot, and the bool mask of what it sees."""
-    pixels, encoding = pair.thermal.pixels, pair.thermal.encoding
-    gray = to_gray(pixels, encoding, levels_of(pixels, encoding, thermal))
-    return alignment.warp(gray, rgb_size=pair.rgb.size)
+def align(pair: Pair, *, levels: Levels, mapping: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """Return thermal on the grid, H x W uint8 white-hot, and the bool mask of what both cameras see."""
+    gray = to_gray(pair.thermal.pixels, pair.thermal.encoding, levels)
+    return mapping.thermal_on_grid(gray), mapping.seen
 
 
 def _choose(mask: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

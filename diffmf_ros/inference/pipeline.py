@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..core import classical
-from ..core.color import output_encoding
-from ..core.frames import Frame, FrameError, FusionResult, Mode, Pair
-from ..core.geometry import Alignment
+from ..core.frames import RGB, Frame, FrameError, FusionResult, Mode, Pair
+from ..core.geometry import Aligner
 from ..core.settings import Settings
+from ..core.thermal import levels_of
 from .errors import NetworkFailure
 from .host_path import HostPath, align
 from .memory import keep_freed_memory
@@ -41,8 +41,8 @@ class FusionPipeline:
     def __init__(self, settings: Settings):
         keep_freed_memory()
         self._settings = settings
-        self._alignment = Alignment.load(settings.alignment.file) if settings.alignment.file else Alignment.resize()
-        self._classical = HostPath(classical.fuse, **self._images())
+        self.aligner = Aligner(settings.alignment)
+        self._classical = HostPath(classical.fuse)
         self._engine, self._path, self._standing_warnings = None, None, ()
         self.description, self.device = 'classical', 'cpu'
         if settings.model != 'classical':
@@ -51,10 +51,11 @@ class FusionPipeline:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is not as it should be although pairs are fused: one sentence each, for an operator."""
-        return () if self._path is None else (*self._engine.problems, *self._path.problems)
+        network = () if self._path is None else (*self._engine.problems, *self._path.problems)
+        return (*network, *self.aligner.problems)
 
     def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
-        """Fuse one pair on the grid of its RGB frame.
+        """Fuse one pair on the grid of the camera that alignment.output_grid names, under that frame's header.
 
         scale is the working size of the network; None: that of the settings. Where thermal does not see,
         the RGB image passes unchanged. A failure of the network gives the classical result with a
@@ -64,13 +65,15 @@ class FusionPipeline:
         for frame in (pair.rgb, pair.thermal):
             self._refuse_too_large(frame)
         stage = StageClock()
-        pixels, mode, warnings = self._fuse(pair, self._settings.scale if scale is None else scale, stage)
-        return FusionResult(pair.rgb.stamp_ns, pair.rgb.frame_id, pixels, output_encoding(pair.rgb.encoding),
-                            mode, self._standing_warnings + warnings, stage.timings_ms)
+        (pixels, encoding), mode, warnings = self._fuse(pair, self._settings.scale if scale is None else scale, stage)
+        grid = self._settings.alignment.output_grid
+        base = pair.rgb if grid == RGB else pair.thermal
+        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, mode, self._standing_warnings + warnings,
+                            stage.timings_ms, grid=grid)
 
     def align(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Return thermal on the RGB grid, H x W uint8 white-hot, and the bool mask of what it sees."""
-        return align(pair, **self._images())
+        return align(pair, **self._images(pair))
 
     def _load_network(self):
         wanted = f'{self._settings.model} {self._settings.preset}'
@@ -84,13 +87,14 @@ class FusionPipeline:
         self.description, self.device = wanted, self._engine.description
         if self._settings.engine == 'torch' and self._engine.device == 'cuda':  # onnxruntime takes host arrays
             from .device_path import DevicePath
-            self._path = DevicePath(self._engine, **self._images())
+            self._path = DevicePath(self._engine)
         else:
-            self._path = HostPath(self._engine, **self._images())
+            self._path = HostPath(self._engine)
 
-    def _images(self) -> dict:
+    def _images(self, pair: Pair) -> dict:
         """What every path has to know about the images."""
-        return {'alignment': self._alignment, 'thermal': self._settings.thermal}
+        return {'levels': levels_of(pair.thermal.pixels, pair.thermal.encoding, self._settings.thermal),
+                'mapping': self.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)}
 
     def _refuse_too_large(self, frame: Frame) -> None:
         width, height = frame.size
@@ -99,14 +103,15 @@ class FusionPipeline:
                              f'image of {width}x{height} = {width * height}; let the camera bin or crop, or raise '
                              'max_pixels if time and memory allow', reason='too_large')
 
-    def _fuse(self, pair: Pair, scale: float, stage: StageClock) -> tuple[np.ndarray, Mode, tuple[str, ...]]:
+    def _fuse(self, pair: Pair, scale: float, stage: StageClock):
+        about = {**self._images(pair), 'colour': self._settings.output.colour, 'stage': stage}
         warnings = ()
         if self._path is not None:
             try:
-                return self._path(pair, scale=scale, stage=stage), Mode.FUSED, warnings
+                return self._path(pair, scale=scale, **about), Mode.FUSED, warnings
             except NetworkFailure as error:
                 warnings = (f'{error}; this pair was fused classically',)
-        return self._classical(pair, scale=1.0, stage=stage), Mode.CLASSICAL, warnings
+        return self._classical(pair, scale=1.0, **about), Mode.CLASSICAL, warnings
 
 
 def _engine(settings: Settings):
