@@ -6,12 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .core.compressed import is_cut
 from .core.frames import DiffmfError, Frame
 
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
               (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8'}
-
-_JPEG_TRAILER = 65536  # some cameras append data of their own
 
 
 class ImageFileError(DiffmfError):
@@ -26,8 +25,8 @@ def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ImageFileError(f'{path} cannot be read as an image' if path.exists() else f'{path} does not exist')
-    if _is_cut_jpeg(path.read_bytes()):
-        raise ImageFileError(f'{path} ends early: a JPEG without its end marker; copy it again')
+    if is_cut(path.read_bytes()):
+        raise ImageFileError(f'{path} ends early: its end marker is missing; copy it again')
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels = pixels[:, :, :3]
     encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
@@ -47,8 +46,3 @@ def write_image(path: Path, pixels: np.ndarray, encoding: str) -> None:
         raise ImageFileError(f'{path} cannot be written: {error.err}; use .png or .jpg') from error
     if not written:
         raise ImageFileError(f'{path} cannot be written; is the folder writable?')
-
-
-def _is_cut_jpeg(content: bytes) -> bool:
-    """Whether a JPEG lacks its end, which OpenCV decodes all the same, the rest grey."""
-    return content.startswith(b'\xff\xd8') and b'\xff\xd9' not in content[-_JPEG_TRAILER:]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to frames and back: nothing of the header or the pixels may change on the way."""
 
+import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from diffmf_ros.core.frames import THERMAL, FrameError, FusionResult, Mode
+from diffmf_ros.core.frames import RGB, THERMAL, FrameError, FusionResult, Mode
 from diffmf_ros.ros import messages
 
 STAMP_NS = 1_700_000_000_123_456_789
@@ -74,6 +75,40 @@ def test_a_result_becomes_an_image_under_the_header_of_its_base():
     assert (messages.stamp_ns(image.header.stamp), image.header.frame_id) == (STAMP_NS, 'rgb_optical')
     assert (image.encoding, image.width, image.height, image.step) == ('rgb8', 8, 6, 24)
     assert bytes(image.data) == pixels.tobytes()
+
+
+def test_a_compressed_image_becomes_a_frame():
+    counts = np.random.default_rng(0).integers(6000, 9000, (5, 7)).astype(np.uint16)
+    message = CompressedImage(header=messages.make_header(STAMP_NS, 'lwir'), format='16UC1; png compressed ')
+    message.data.frombytes(cv2.imencode('.png', counts)[1].tobytes())
+
+    frame = messages.compressed_to_frame(message, THERMAL, arrival_ns=42)
+
+    assert np.array_equal(frame.pixels, counts)
+    assert (frame.stream, frame.stamp_ns, frame.frame_id) == (THERMAL, STAMP_NS, 'lwir')
+    assert (frame.encoding, frame.arrival_ns) == ('mono16', 42)
+
+
+def test_a_compressed_message_without_data_is_refused():
+    with pytest.raises(FrameError, match='no data') as caught:
+        messages.compressed_to_frame(CompressedImage(format='jpeg'), THERMAL, arrival_ns=0)
+
+    assert caught.value.reason == 'empty_data'
+
+
+@pytest.mark.parametrize('encoding, format', [
+    ('rgb8', 'rgb8; jpeg compressed bgr8'), ('bgr8', 'bgr8; jpeg compressed bgr8'),
+    ('mono8', 'mono8; jpeg compressed ')])
+def test_a_compressed_result_is_the_picture_under_the_header_of_its_base(encoding, format):
+    pixels = np.full((48, 64, 3), (200, 60, 40), np.uint8) if encoding != 'mono8' else np.full((48, 64), 77, np.uint8)
+    result = FusionResult(STAMP_NS, 'rgb_optical', pixels, encoding, Mode.FUSED)
+
+    message = messages.compressed_result(result, quality=95)
+    frame = messages.compressed_to_frame(message, RGB, arrival_ns=0)
+
+    assert (frame.stamp_ns, frame.frame_id, message.format) == (STAMP_NS, 'rgb_optical', format)
+    expected = pixels[..., ::-1] if encoding == 'rgb8' else pixels  # frames of compressed colour are bgr8
+    assert np.abs(frame.pixels.astype(int) - expected).max() <= 3
 
 
 def test_calibration_keeps_everything_but_the_header():

@@ -8,9 +8,10 @@ from array import array
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from ..core import compressed
 from ..core.encodings import decode_message
 from ..core.frames import DiffmfError, Frame, FusionResult
 
@@ -55,22 +56,46 @@ def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
                  arrival_ns=arrival_ns)
 
 
+def compressed_to_frame(message: CompressedImage, stream: str, *, arrival_ns: int) -> Frame:
+    """Return the frame of a compressed image message (JPEG, PNG of 8 or 16 bits).
+
+    Raises FrameError for data that cannot be decoded: see core.compressed.decode.
+    """
+    pixels, encoding = compressed.decode(message.data, message.format)
+    return Frame(stream, stamp_ns(message.header.stamp), message.header.frame_id, pixels, encoding,
+                 arrival_ns=arrival_ns)
+
+
 def make_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     """Return the image message of pixels (H x W [x C], any dtype in native byte order)."""
     pixels = np.ascontiguousarray(pixels)
     message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
                     is_bigendian=int(sys.byteorder == 'big'), step=pixels.strides[0])
-    # array.frombytes is the one quick way in on every distribution: bytes, memoryview and ndarray
-    # are checked or converted value by value (30 to 90 ms for a 640x480 colour image).
-    data = array('B')
-    data.frombytes(pixels.view(np.uint8))
-    message.data = data
+    message.data = _octets(pixels.view(np.uint8))
     return message
 
 
 def result_image(result: FusionResult) -> Image:
     """Return the image message of a fusion result, under the header of its base image."""
     return make_image(result.pixels, result.encoding, make_header(result.stamp_ns, result.frame_id))
+
+
+def compressed_result(result: FusionResult, *, quality: int) -> CompressedImage:
+    """Return a fusion result as a JPEG message of this quality, 1 to 100, under the header of its base image."""
+    message = CompressedImage(header=make_header(result.stamp_ns, result.frame_id),
+                              format=compressed.jpeg_format(result.encoding))
+    message.data = _octets(compressed.encode(result.pixels, result.encoding, quality=quality))
+    return message
+
+
+def _octets(buffer) -> array:
+    """The one quick way into a message on every distribution.
+
+    bytes, memoryview and ndarray are checked or converted value by value: 30 to 90 ms for a 640x480 colour image.
+    """
+    data = array('B')
+    data.frombytes(buffer)
+    return data
 
 
 def make_camera_info(header: Header, *, size: tuple[int, int],
