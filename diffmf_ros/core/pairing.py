@@ -1,194 +1,215 @@
 # SPDX-License-Identifier: Apache-2.0
 """Closest-stamp pairing of an RGB and a thermal stream of any rates.
 
-A pair is an RGB and a thermal frame, at most max_distance apart after the offsets, each of which is
-the closest of its stream to the other. Of two equally close frames the one counts for which RGB comes
-first: so two cameras half a period out of step keep all their pairs. Such pairs never cross.
+The rule, without hold_last_ms. Take all combinations of an RGB and a thermal frame at most max_distance apart (after
+the offsets), closest first; of two equally close ones of a frame the one comes first in which RGB is earlier. A
+combination becomes a pair when both frames are free and it crosses no pair that was made before. So frames that are
+each other's closest are always a pair, and what they leave over between them is matched in the same way: two cameras
+of one rate half a period apart, whose closest partners disagree under jitter, lose half as many frames by that.
 
-A pair comes out as soon as no frame that can still arrive would change it. Waiting for the next frame
-of the slower camera would cost up to its whole period, so a stream is trusted to keep at least half of
-the smallest of its recent gaps: its next stamp is no earlier than the newest one plus that.
+The rule with hold_last_ms. Every RGB frame is for itself: it gets the closest thermal frame that is at most
+max_distance apart (of two equally close the later), else the newest one that is at most hold_last_ms older, else it
+leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the pair before already.
+
+A pair comes out as soon as no frame that can still arrive would change it, with those that its left-overs made before
+it. Waiting for the next frame of the slower camera would cost up to its whole period, so a stream is trusted to keep at
+least a share of the smallest of its recent gaps: half, or seven eighths with hold_last_ms, where RGB frames are not to
+wait. It is also trusted to be no more than a second behind the other one, with hold_last_ms no more than it was
+recently: a silent camera holds the other one up no longer. A frame leaves unpaired when all that can come is too far
+away. Nothing waits for a further pair.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from itertools import pairwise
 
-from .frames import RGB, THERMAL, Frame, Pair
+from .clock_jumps import ClockJumps, Verdict
+from .frames import RGB, Frame, Pair
+from .matching import NEVER_NS, closest_rgb, closest_thermal, final_pairs, held_thermal, reach_of
 from .settings import SyncSettings
 
-_CLOCK_JUMP_NS = 1_000_000_000
 _CAPACITY = 64
-_GAPS = 16
-_GAPS_TO_TRUST = 4
-_NEVER_NS = 1 << 63
+_RECENT = 16
+_ENOUGH = 4
+_PATIENCE_NS = 1_000_000_000
 
 
 class _Stream:
-    """Newest frames of one camera in the order of their corrected stamps.
+    """Frames of one camera that have not left, in the order of their corrected stamps.
 
-    The first `settled` of them have left, in a pair or without one (their frame is None); the stamps
-    stay, because a frame that has left can still be the closest one to a frame of the other stream.
+    left_ns is the newest stamp that left in a pair; with hold_last_ms that thermal frame itself may still be here.
     """
 
     def __init__(self, offset_ms: float):
         self.offset_ns = round(offset_ms * 1e6)
-        self.clear()
+        self.left_ns = -NEVER_NS
+        self.clear(-NEVER_NS)
 
-    def clear(self) -> None:
-        """Forget everything but the offset."""
+    def clear(self, stamp_ns: int) -> None:
+        """Start again at stamp_ns: forget everything but the offset, and what has left only if that is not older."""
         self.stamps_ns: list[int] = []
-        self.frames: list[Frame | None] = []
-        self.settled = 0
-        self.settled_ns = -_NEVER_NS
-        self.newest_ns = -_NEVER_NS
-        self.gaps_ns: deque[int] = deque(maxlen=_GAPS)
-        self.ended = False
+        self.frames: list[Frame] = []
+        self.newest_ns = -NEVER_NS
+        self.gaps_ns: deque[int] = deque(maxlen=_RECENT)
+        self.lags_ns: deque[int] = deque(maxlen=_RECENT)
+        if self.left_ns >= stamp_ns:
+            self.left_ns = -NEVER_NS
+
+    def waiting(self, count: int) -> int:
+        """How many of the oldest count frames have not been in a pair."""
+        return max(count - bisect_right(self.stamps_ns, self.left_ns), 0)
 
     @property
-    def pending(self) -> int:
-        return len(self.frames) - self.settled
+    def shortest_gap_ns(self) -> int:
+        """The smallest recent gap, or 0 while there are too few to rely on."""
+        return min(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
 
-    @property
-    def earliest_next_ns(self) -> int:
-        """No frame that is still to come has an earlier stamp."""
-        if self.ended:
-            return _NEVER_NS
-        trusted = len(self.gaps_ns) >= _GAPS_TO_TRUST
-        return self.newest_ns + (min(self.gaps_ns) // 2 if trusted else 0)
+    def next_ns(self, other: '_Stream') -> int:
+        """No frame that is still to come is trusted to be earlier."""
+        return max(self.newest_ns + self.shortest_gap_ns // 2, other.newest_ns - _PATIENCE_NS)
+
+    def expected_ns(self, other: '_Stream') -> int:
+        """As next_ns, but the frame is hardly later either: what is usual of late counts, not what is possible."""
+        lag_ns = max(0, *self.lags_ns) + other.shortest_gap_ns if len(self.lags_ns) >= _ENOUGH else _PATIENCE_NS
+        return max(self.newest_ns + self.shortest_gap_ns * 7 // 8, other.newest_ns - min(lag_ns, _PATIENCE_NS))
 
     def refusal(self, stamp_ns: int) -> str | None:
         """Why a frame of this stamp cannot be inserted any more: 'duplicate', 'late' or None."""
         index = bisect_left(self.stamps_ns, stamp_ns)
-        if index < len(self.stamps_ns) and self.stamps_ns[index] == stamp_ns:
+        if stamp_ns == self.left_ns or stamp_ns in self.stamps_ns[index:index + 1]:
             return 'duplicate'
-        return 'late' if stamp_ns <= self.settled_ns else None
+        return 'late' if stamp_ns < self.left_ns else None
 
-    def insert(self, stamp_ns: int, frame: Frame) -> bool:
-        """Put a frame in its place; return whether a pending frame had to leave for it."""
+    def insert(self, stamp_ns: int, frame: Frame, other: '_Stream') -> None:
+        """Put a frame in its place."""
+        if self.newest_ns > -NEVER_NS:
+            self.gaps_ns.append(abs(stamp_ns - self.newest_ns))
+        if other.newest_ns > -NEVER_NS:
+            self.lags_ns.append(other.newest_ns - stamp_ns)
         index = bisect_left(self.stamps_ns, stamp_ns)
         self.stamps_ns.insert(index, stamp_ns)
         self.frames.insert(index, frame)
-        self.gaps_ns.extend(b - a for a, b in pairwise(self.stamps_ns[max(index - 1, 0):index + 2]))
-        self.newest_ns = self.stamps_ns[-1]
-        overflow = len(self.frames) > _CAPACITY and self.settled == 0
-        if overflow:
-            self.settle()
-        if len(self.frames) > _CAPACITY:
-            del self.stamps_ns[0], self.frames[0]
-            self.settled -= 1
-        return overflow
+        self.newest_ns = max(self.newest_ns, stamp_ns)
 
-    def settle(self) -> Frame:
-        """Let the oldest pending frame leave."""
-        frame, self.frames[self.settled] = self.frames[self.settled], None
-        self.settled_ns = self.stamps_ns[self.settled]
-        self.settled += 1
-        return frame
+    def forget(self, count: int) -> int:
+        """Remove the oldest count frames; return how many of them have not been in a pair."""
+        waiting = self.waiting(count)
+        del self.stamps_ns[:count], self.frames[:count]
+        return waiting
 
 
 class ClosestPairing:
     """Pairs the frames of two streams while they arrive.
 
-    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (none was close
-    enough, or closest to it), 'late' (older than a frame of its stream that has left), 'duplicate' (of
-    a stamp that was there), 'clock_jump' (stamps went back by more than a second, as when a bag
-    starts again: both streams are cleared) and 'overflow' (the other stream is silent).
+    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (none was close enough and free),
+    'late' (older than one of its stream that has left in a pair), 'duplicate' (of a stamp that is here or left last),
+    'clock_jump' (stamps went back, see clock_jumps.py, or reset) and 'overflow' (more than 64 frames were waiting).
     """
 
     def __init__(self, settings: SyncSettings):
         self.dropped: Counter[str] = Counter()
         self._rgb = _Stream(settings.rgb_offset_ms)
         self._thermal = _Stream(settings.thermal_offset_ms)
-        # Above the cost of every permitted pair, below that of all others; see _cost.
-        self._reach = 2 * round(settings.max_distance_ms * 1e6) + 2
-        self._before_jump: _Stream | None = None
+        self._max_distance_ns = round(settings.max_distance_ms * 1e6)
+        self._reach = reach_of(self._max_distance_ns)
+        self._hold_ns = round(settings.hold_last_ms * 1e6)
+        self._jumps = ClockJumps()
+
+    @property
+    def pending(self) -> int:
+        """Number of frames that wait for a partner."""
+        return sum(stream.waiting(len(stream.frames)) for stream in (self._rgb, self._thermal))
 
     def add(self, frame: Frame) -> list[Pair]:
-        """Take a frame; return the pairs that are now certain, stamps of both streams strictly rising.
+        """Take a frame; return the pairs that are now certain.
 
-        Frames of one stream may overtake each other as long as no newer one has left.
+        RGB stamps rise strictly from pair to pair, thermal stamps too unless the frame is held, until the clock jumps.
+        Frames of one stream may overtake each other as long as no newer one has left in a pair.
         """
-        streams = {RGB: (self._rgb, self._thermal), THERMAL: (self._thermal, self._rgb)}
-        own, other = streams[frame.stream]
+        own, other = (self._rgb, self._thermal) if frame.stream == RGB else (self._thermal, self._rgb)
         stamp_ns = frame.stamp_ns + own.offset_ns
-        if stamp_ns < own.newest_ns - _CLOCK_JUMP_NS:
-            self.dropped['clock_jump'] += own.pending + other.pending
-            own.clear()
-            other.clear()
-            self._before_jump = other
-        elif own is self._before_jump:
-            # Still under way when the other stream jumped: it would pass for its future.
-            if stamp_ns > other.newest_ns + _CLOCK_JUMP_NS:
-                self.dropped['clock_jump'] += 1
-                return []
-            self._before_jump = None
+        verdict = self._jumps.judge(frame.stream, stamp_ns)
+        if verdict is Verdict.BEFORE:
+            self._drop('clock_jump', 1)
+            return []
+        if verdict is Verdict.BACK:
+            self._forget_all(stamp_ns)
         refusal = own.refusal(stamp_ns)
         if refusal:
-            self.dropped[refusal] += 1
+            self._drop(refusal, 1)
             return []
-        if own.insert(stamp_ns, frame):
-            self.dropped['overflow'] += 1
-        return self._settle()
+        own.insert(stamp_ns, frame, other)
+        if len(own.frames) > _CAPACITY:
+            self._drop('overflow', own.forget(1))
+        return self._settle(ended=False)
 
     def flush(self) -> list[Pair]:
         """Nothing more will come: return the remaining pairs. A frame after that starts afresh."""
-        self._rgb.ended = self._thermal.ended = True
-        pairs = self._settle()
-        self._rgb.clear()
-        self._thermal.clear()
-        self._before_jump = None
+        pairs = self._settle(ended=True)
+        self._drop('unpaired', self.pending)
+        for stream in (self._rgb, self._thermal):
+            stream.clear(-NEVER_NS)
+        self._jumps.reset()
         return pairs
 
-    def _settle(self) -> list[Pair]:
-        """Decide on thermal frames, then on RGB frames, oldest first, until one must wait.
+    def reset(self) -> None:
+        """Forget all frames and stamps, because the clock of the node was set back or a new recording starts."""
+        self._forget_all(-NEVER_NS)
+        self._jumps.reset()
 
-        Nothing behind an undecided frame could be decided: what is unknown lies in the future.
-        """
+    def _forget_all(self, stamp_ns: int) -> None:
+        self._drop('clock_jump', self.pending)
+        self._rgb.clear(stamp_ns)
+        self._thermal.clear(stamp_ns)
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self.dropped[reason] += count
+
+    def _settle(self, *, ended: bool) -> list[Pair]:
+        return self._settle_held(ended) if self._hold_ns else self._settle_closest(ended)
+
+    def _settle_closest(self, ended: bool) -> list[Pair]:
+        """Let all frames leave about which nothing can change any more."""
         rgb, thermal, pairs = self._rgb, self._thermal, []
-        while thermal.pending:
-            partner, certain = self._closest(thermal.stamps_ns[thermal.settled], rgb)
+        rgb_next_ns = NEVER_NS if ended else rgb.next_ns(thermal)
+        thermal_next_ns = NEVER_NS if ended else thermal.next_ns(rgb)
+        left = (0, 0)
+        for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns, self._reach):
+            pairs.append(self._pair(indices[0] - left[0], indices[1] - left[1]))
+            thermal.forget(1)
+            left = indices[0] + 1, indices[1] + 1
+        while rgb.frames and closest_thermal(
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach) == (None, True):
+            self._drop('unpaired', rgb.forget(1))
+        while thermal.frames and closest_rgb(
+                thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns, self._reach) == (None, True):
+            self._drop('unpaired', thermal.forget(1))
+        return pairs
+
+    def _settle_held(self, ended: bool) -> list[Pair]:
+        """Let all RGB frames leave whose thermal frame is certain, and thermal frames that a later one replaces."""
+        rgb, thermal, pairs = self._rgb, self._thermal, []
+        thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
+        while rgb.frames:
+            index, certain = held_thermal(
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach, self._hold_ns)
             if not certain:
                 break
-            back = None
-            if partner is not None and rgb.frames[partner] is not None:
-                back, certain = self._closest(rgb.stamps_ns[partner], thermal)
-            if back != thermal.settled:
-                thermal.settle()
-                self.dropped['unpaired'] += 1
-            elif certain:
-                pairs.append(self._pair(partner))
+            if index is None:
+                self._drop('unpaired', rgb.forget(1))
             else:
-                break
-        while rgb.pending:
-            partner, certain = self._closest(rgb.stamps_ns[rgb.settled], thermal)
-            if not certain or (partner is not None and thermal.frames[partner] is not None):
-                break
-            rgb.settle()
-            self.dropped['unpaired'] += 1
+                pairs.append(self._pair(0, index))
+        oldest_ns = rgb.stamps_ns[0] if rgb.frames else rgb.next_ns(thermal)
+        self._drop('unpaired', thermal.forget(max(bisect_right(thermal.stamps_ns, oldest_ns) - 1, 0)))
         return pairs
 
-    def _pair(self, partner: int) -> Pair:
-        """The oldest pending thermal frame with the RGB frame at index partner; older RGB leaves."""
-        while self._rgb.settled < partner:
-            self._rgb.settle()
-            self.dropped['unpaired'] += 1
-        rgb, thermal = self._rgb.settle(), self._thermal.settle()
-        return Pair(rgb=rgb, thermal=thermal, offset_ns=self._thermal.settled_ns - self._rgb.settled_ns)
-
-    def _closest(self, stamp_ns: int, other: _Stream) -> tuple[int | None, bool]:
-        """Index of the closest frame in reach of the other stream (or None), and whether that is final."""
-        sign = 1 if other is self._thermal else -1
-        best, best_cost = None, self._reach
-        after = bisect_left(other.stamps_ns, stamp_ns)
-        for index in range(max(after - 1, 0), min(after + 1, len(other.stamps_ns))):
-            cost = _cost(sign * (other.stamps_ns[index] - stamp_ns))
-            if cost < best_cost:
-                best, best_cost = index, cost
-        future_cost = _cost(sign * max(other.earliest_next_ns - stamp_ns, 0))
-        return best, future_cost >= best_cost
-
-
-def _cost(offset_ns: int) -> int:
-    """Distance (thermal minus RGB) as a number without ties: on equal ones the later thermal wins."""
-    return 2 * abs(offset_ns) + (offset_ns < 0)
+    def _pair(self, rgb_index: int, thermal_index: int) -> Pair:
+        """The frames at these indices; those before them leave, and the RGB frame itself."""
+        rgb, thermal = self._rgb, self._thermal
+        self._drop('unpaired', rgb.forget(rgb_index) + thermal.forget(thermal_index))
+        rgb_ns, thermal_ns = rgb.stamps_ns[0], thermal.stamps_ns[0]
+        held = thermal_ns == thermal.left_ns or rgb_ns - thermal_ns > self._max_distance_ns
+        pair = Pair(rgb=rgb.frames[0], thermal=thermal.frames[0], offset_ns=thermal_ns - rgb_ns, held=held)
+        rgb.left_ns, thermal.left_ns = rgb_ns, thermal_ns
+        rgb.forget(1)
+        return pair
