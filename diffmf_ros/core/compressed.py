@@ -12,6 +12,7 @@ import numpy as np
 from .frames import FrameError
 
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
+_JPEG_END, _PNG_END = b'\xff\xd9', b'IEND\xaeB`\x82'
 _ENCODINGS = {(np.dtype(np.uint8), 1): 'mono8', (np.dtype(np.uint16), 1): 'mono16',
               (np.dtype(np.uint8), 3): 'bgr8', (np.dtype(np.uint8), 4): 'bgra8'}
 _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
@@ -58,9 +59,9 @@ def jpeg_format(encoding: str) -> str:
 def is_cut(content: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end, which OpenCV decodes all the same. What follows the end does not count."""
     if content.startswith(_PNG):
-        return b'IEND' not in content
+        return _PNG_END not in content
     # Nothing that is coded in a scan looks like the end marker, but a thumbnail ahead of the first one has its own.
-    return content.startswith(_JPEG) and b'\xff\xd9' not in content[_first_scan(content):]
+    return content.startswith(_JPEG) and _JPEG_END not in content[_first_scan(content):]
 
 
 def _first_scan(content: bytes) -> int:
