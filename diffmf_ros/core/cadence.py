@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The beat of a stream: usual period, rate and jitter of its arrivals, and which frames its stamps miss."""
+
+from collections import deque
+from itertools import pairwise
+
+import numpy as np
+
+_NS_PER_S = 1_000_000_000
+_GAPS_FOR_USUAL = 15
+RATE_WINDOW_S = 5.0
+OUTLIER_SHARE = 0.5
+
+
+class Cadence:
+    """The newest instants of a rising sequence, in fixed memory: up to `capacity`, 512 by default.
+
+    `outliers` counts the gaps ever seen that were further from the usual one than OUTLIER_SHARE of it.
+    """
+
+    def __init__(self, *, capacity: int = 512):
+        self._times_ns: deque[int] = deque(maxlen=capacity)
+        self._gaps_ns: deque[int] = deque(maxlen=_GAPS_FOR_USUAL)
+        self.outliers = 0
+
+    def reset(self) -> None:
+        """Forget all instants; the count of outliers stays."""
+        self._times_ns.clear()
+        self._gaps_ns.clear()
+
+    def add(self, time_ns: int) -> None:
+        """Take the next instant; one that is earlier than the newest starts the sequence again."""
+        if self._times_ns and time_ns < self._times_ns[-1]:
+            self.reset()
+        if self._times_ns:
+            gap_ns = time_ns - self._times_ns[-1]
+            usual_ns = self.usual_ns
+            self.outliers += usual_ns is not None and abs(gap_ns - usual_ns) > OUTLIER_SHARE * usual_ns
+            self._gaps_ns.append(gap_ns)
+        self._times_ns.append(time_ns)
+
+    @property
+    def usual_ns(self) -> int | None:
+        """The median of the newest 15 gaps; None before the first."""
+        return sorted(self._gaps_ns)[len(self._gaps_ns) // 2] if self._gaps_ns else None
+
+    def rate_hz(self, now_ns: int | None = None) -> float:
+        """Instants a second over RATE_WINDOW_S up to now (default: the newest one); 0 for fewer than two.
+
+        A gap that is still open counts as soon as it is longer than the usual one.
+        """
+        if not self._times_ns:
+            return 0.0
+        newest_ns = self._times_ns[-1]
+        now_ns = newest_ns if now_ns is None else max(now_ns, newest_ns)
+        recent = [t for t in self._times_ns if t > now_ns - RATE_WINDOW_S * _NS_PER_S]
+        if len(recent) < 2:
+            return 0.0
+        span_ns = max(newest_ns, now_ns - self.usual_ns) - recent[0]
+        return (len(recent) - 1) * _NS_PER_S / span_ns if span_ns else 0.0
+
+    def jitter_us(self) -> tuple[float, float]:
+        """Mean and largest distance of the kept gaps from the usual one, in microseconds; 0 before two gaps."""
+        if len(self._gaps_ns) < 2:
+            return 0.0, 0.0
+        usual_ns = self.usual_ns
+        distances = [abs(b - a - usual_ns) / 1e3 for a, b in pairwise(self._times_ns)]
+        return sum(distances) / len(distances), max(distances)
+
+
+_WINDOW = 32
+_GAPS_TO_TRUST = 8
+_REFRESH = 8
+_FORGET = 0.9
+_NEAR = 0.2
+_FAR_STEPS = 5.5
+_CHANCE = 2 * _NEAR
+_AS_GOOD = 0.06
+
+
+class MissingFrames:
+    """Counts the frames that a stream's stamps promise and that did not come.
+
+    A gap of n periods promises n - 1 frames. The period is that of the single steps even where most frames
+    are lost. What rounding leaves over is carried to the next gap, so that jitter, late stamps and frames
+    out of order even out. `total` is since the beginning, `share` that of the newest 32 gaps, 0 to 1.
+    """
+
+    def __init__(self):
+        self.total = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stamps, as after a clock jump; the total stays."""
+        self._gaps_ns: deque[float] = deque(maxlen=_WINDOW)
+        self._period_ns: float | None = None
+        self._since_refresh = 0
+        self._carry = 0.0
+
+    def gap(self, gap_ns: int, *, excused: int = 0) -> None:
+        """Take the distance of two stamps, above 0; excused frames came in between and were not usable."""
+        self._gaps_ns.append(gap_ns / (1 + excused))
+        self._since_refresh += 1
+        if self._period_ns is None or self._since_refresh >= _REFRESH:
+            self._period_ns = single_step_ns(np.array(self._gaps_ns))
+            self._since_refresh = 0
+        if self._period_ns is None:
+            return
+        steps = gap_ns / self._period_ns + self._carry
+        whole = round(steps)
+        self._carry = _FORGET * (steps - whole)
+        self.total = max(0, self.total + whole - 1 - excused)
+
+    def late(self) -> None:
+        """A frame came after a newer one: it is not missing any more."""
+        self.total = max(0, self.total - 1)
+
+    @property
+    def share(self) -> float:
+        """Missing frames of all that the newest stamps promise, 0 to 1."""
+        if self._period_ns is None:
+            return 0.0
+        return max(0.0, 1.0 - len(self._gaps_ns) * self._period_ns / sum(self._gaps_ns))
+
+
+def single_step_ns(gaps_ns: np.ndarray) -> float | None:
+    """Return the period of a stream of which some frames are lost, from its gaps; None for fewer than eight.
+
+    It is the largest gap of which the others are multiples, give or take a fifth of it. Those of more than
+    five steps say little about it and count as much as any gap does by chance. A few gaps that fit to
+    nothing, such as those of frames stamped in a bunch, do not count against it.
+    """
+    if len(gaps_ns) < _GAPS_TO_TRUST:
+        return None
+    steps = gaps_ns[None, :] / gaps_ns[:, None]  # [candidate, gap]
+    fits = (np.abs(steps - np.maximum(np.rint(steps), 1)) <= _NEAR).astype(float)
+    fits[steps > _FAR_STEPS] = _CHANCE
+    score = fits.mean(axis=1)
+    period_ns = gaps_ns[score >= score.max() - _AS_GOOD].max()
+    for _ in range(4):  # towards the mean of all single steps: a quantised or jittering stamp has no bias there
+        period_ns = gaps_ns[(gaps_ns > 0.5 * period_ns) & (gaps_ns < 1.5 * period_ns)].mean()
+    return float(period_ns)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cameras to use now, from the state of both: pairs, the survivor alone, or nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum
+
+from .frames import RGB, THERMAL, Frame, Pair
+from .freshness import CLOCK_JUMP_NS, State, StreamHealth
+from .settings import HealthSettings
+
+
+class Sources(str, Enum):
+    """What the output is made of."""
+
+    BOTH = 'BOTH'
+    RGB_ONLY = 'RGB_ONLY'
+    THERMAL_ONLY = 'THERMAL_ONLY'
+    NONE = 'NONE'
+
+
+_ALONE = {RGB: Sources.RGB_ONLY, THERMAL: Sources.THERMAL_ONLY}
+
+
+class Fallback:
+    """Decides between pairs and a survivor. No clock: all calls share one now_ns, as in StreamHealth.
+
+    A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is waited for
+    from its first good frame on, so that the pair of the second is fused. Cameras not seen yet are waited
+    for until source_timeout_s after the first call of sources. When both are OK but no pair has come out for
+    source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does.
+
+    base is the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
+    what serve left out: 'outdated' pairs (their frames arrived more than source_timeout_s apart) and
+    'already_out' (no newer than what was put out before).
+    """
+
+    def __init__(self, settings: HealthSettings, *, base: str = RGB):
+        self.base = base
+        self.dropped: Counter[str] = Counter()
+        self.rgb, self.thermal = StreamHealth(settings), StreamHealth(settings)
+        self.streams = {RGB: self.rgb, THERMAL: self.thermal}
+        self._settings = settings
+        self.reset()
+
+    @property
+    def settings(self) -> HealthSettings:
+        """When a camera counts as failed; may be assigned at any time."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: HealthSettings) -> None:
+        self._settings = self.rgb.settings = self.thermal.settings = settings
+
+    def reset(self) -> None:
+        """Forget both streams, as when the node's clock jumped: start again, counters stay."""
+        for stream in self.streams.values():
+            stream.reset()
+        self.reason = ''
+        self._start_ns: int | None = None
+        self._waiting_since_ns: int | None = None
+        self._newest_out_ns: int | None = None
+        self._starting = True
+        self._last = Sources.NONE
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the last call of sources found nothing to put out, after the time to start."""
+        return not self._starting and self._last is Sources.NONE
+
+    def paired(self, now_ns: int) -> None:
+        """Note that a pair has come out of the pairing."""
+        self._waiting_since_ns = now_ns
+
+    def sources(self, now_ns: int) -> Sources:
+        """Which cameras to use at now_ns; `reason` is then a sentence, empty when nothing is amiss."""
+        if self._start_ns is None or now_ns < self._start_ns:
+            self._start_ns = now_ns
+        self._starting = now_ns - self._start_ns <= self._settings.source_timeout_s * 1e9
+        out = [name for name, stream in self.streams.items() if not self._expected(stream, now_ns)]
+        self._last, self.reason = self._decide(out, now_ns)
+        return self._last
+
+    def serve(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
+        """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.
+
+        frame has just been given to its StreamHealth and to the pairing, which returned pairs. Stamps of
+        the output rise strictly, unless they go back by more than a second.
+        """
+        fresh = [pair for pair in pairs if not self._outdated(pair)]
+        self.dropped['outdated'] += len(pairs) - len(fresh)
+        if fresh:
+            self.paired(now_ns)
+        sources = self.sources(now_ns)
+        if sources is Sources.BOTH:
+            return self._rising(fresh)
+        for stream, alone in _ALONE.items():
+            if sources is alone:
+                return self._rising([frame] if frame.stream == stream else [getattr(pair, stream) for pair in pairs])
+        return []
+
+    def _expected(self, stream: StreamHealth, now_ns: int) -> bool:
+        return stream.usable(now_ns) or (self._starting and not stream.seen)
+
+    def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
+        """Sources and reason, from the streams that are out."""
+        if len(out) == 2 or not (self.rgb.seen or self.thermal.seen):
+            return Sources.NONE, self._complaints(now_ns)
+        if out:
+            survivor = THERMAL if out == [RGB] else RGB
+            return _ALONE[survivor], f'{self._complaints(now_ns)}: {survivor} alone'
+        if self._unpaired(now_ns):
+            return Sources.RGB_ONLY, f'{self._why_unpaired()}: rgb alone'
+        complaints = self._complaints(now_ns)
+        return Sources.BOTH, complaints and f'{complaints}: waiting'
+
+    def _complaints(self, now_ns: int) -> str:
+        found = [f'{name} is {stream.detail(now_ns)}' if stream.seen or stream.refused_count else f'no {name} frames'
+                 for name, stream in self.streams.items() if stream.state(now_ns) is not State.OK]
+        return '; '.join(found)
+
+    def _unpaired(self, now_ns: int) -> bool:
+        """Whether both cameras have been sending for long without a pair."""
+        if any(stream.state(now_ns) not in (State.OK, State.STALE) for stream in self.streams.values()):
+            self._waiting_since_ns = None
+            return False
+        if self._waiting_since_ns is None or now_ns < self._waiting_since_ns:
+            self._waiting_since_ns = now_ns
+        return now_ns - self._waiting_since_ns > max(self.rgb.lost_after_ns, self.thermal.lost_after_ns)
+
+    def _why_unpaired(self) -> str:
+        ahead_s = (self.thermal.newest_stamp_ns - self.rgb.newest_stamp_ns) / 1e9
+        return (f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: the newest thermal '
+                f'stamp is {ahead_s:+.3f} s from that of rgb (check the clocks, sync.thermal_offset_ms and '
+                'sync.max_distance_ms)')
+
+    def _outdated(self, pair: Pair) -> bool:
+        apart_ns = abs(pair.rgb.arrival_ns - pair.thermal.arrival_ns)
+        return not pair.held and apart_ns > self._settings.source_timeout_s * 1e9
+
+    def _rising(self, items: Sequence[Pair | Frame]) -> list[Pair | Frame]:
+        """The items that are newer than all before them."""
+        rising = []
+        for item in items:
+            frame = getattr(item, self.base) if isinstance(item, Pair) else item
+            stamp_ns = frame.stamp_ns or frame.arrival_ns
+            if self._newest_out_ns is not None and 0 <= self._newest_out_ns - stamp_ns <= CLOCK_JUMP_NS:
+                self.dropped['already_out'] += 1
+                continue
+            self._newest_out_ns = stamp_ns
+            rising.append(item)
+        return rising

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is what a camera sends new? Per-stream state OK, STALE, FROZEN or LOST, with hysteresis."""
+
+import math
+from enum import Enum
+
+from .cadence import Cadence, MissingFrames
+from .frames import Frame
+from .settings import HealthSettings
+from .stillness import Stillness
+
+GOOD_FRAMES = 2
+STALE_PERIODS = 3.0
+STALE_FLOOR_S = 0.2
+# A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a period late.
+LOST_PERIODS = 1.5
+CLOCK_JUMP_NS = 1_000_000_000
+NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
+# From here on it is not chance: the default transport loses most large images, the profile nearly none.
+MANY_MISSING = 0.2
+
+
+class State(str, Enum):
+    """What is known about a camera now."""
+
+    OK = 'OK'
+    STALE = 'STALE'
+    FROZEN = 'FROZEN'
+    LOST = 'LOST'
+
+
+class StreamHealth:
+    """Watches one stream. now_ns is any clock that all calls share; it should not go back: see reset.
+
+    LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none yet. A
+    message that cannot be decoded and a frame of the newest stamp again are no fresh frames.
+    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one colour, or the
+    driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing.
+    STALE: the next frame is late, by three usual periods and at least 0.2 s, but not yet lost.
+    Back to OK with the second good frame, one that differs from the one before and is not of one colour.
+
+    settings may be assigned at any time. Counters are since the beginning: `frames` (fresh ones),
+    `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped` (stamp zero).
+    """
+
+    def __init__(self, settings: HealthSettings):
+        self.settings = settings
+        self.frames = self.refused_count = self.duplicates = self.not_increasing = self.unstamped = 0
+        self.arrivals, self.stamps = Cadence(), Cadence()
+        self._missing = MissingFrames()
+        self._stillness = Stillness()
+        self._shutter = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream, as when the node's clock jumped: LOST until it comes again. Counters stay."""
+        for part in (self.arrivals, self.stamps, self._missing, self._stillness):
+            part.reset()
+        self.newest_stamp_ns: int | None = None
+        self.delay_ms = math.nan
+        self._arrived_ns: int | None = None
+        self._refused_since = 0
+        self._good = 0
+        self._returning_from: State | None = None
+
+    def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
+        """Take a decoded frame. clock_ns is the time at its arrival on the clock of its stamp, if known."""
+        if frame.stamp_ns == self.newest_stamp_ns and frame.stamp_ns:
+            self.duplicates += 1
+            self.not_increasing += 1
+            return
+        before = self.state(now_ns)
+        if before is not State.OK and self._returning_from is None:
+            self._good = 0
+        self._returning_from = None if before is State.OK else before
+        age_ns = self._age_ns(now_ns)
+        self.arrivals.add(now_ns)
+        if age_ns > self.lost_after_ns:  # not in a row, nor a slow camera, whose period is known by now
+            self._good = 0
+        self._arrived_ns = now_ns
+        self.frames += 1
+        self._take_stamp(frame.stamp_ns, clock_ns)
+        self._judge_pixels(frame)
+
+    def refused(self, now_ns: int) -> None:
+        """Count a message that could not be decoded: no sign of life, but no loss on the way either."""
+        self.refused_count += 1
+        self._refused_since += 1
+
+    def shutter(self, closed: bool) -> None:
+        """Take the driver's flag: while it is true the stream is FROZEN."""
+        self._shutter = closed
+        if closed:
+            self._good = 0
+            self._returning_from = State.FROZEN
+
+    def state(self, now_ns: int) -> State:
+        """The state at now_ns."""
+        age_ns = self._age_ns(now_ns)
+        if age_ns > self.lost_after_ns:
+            return State.LOST
+        if self._frozen:
+            return State.FROZEN
+        if self._returning_from is not None:
+            return self._returning_from
+        return State.STALE if age_ns > self._stale_after_ns else State.OK
+
+    def usable(self, now_ns: int) -> bool:
+        """Whether its frames are worth waiting for: OK or STALE, or a good frame has just come and one is to follow."""
+        if self.state(now_ns) in (State.OK, State.STALE):
+            return True
+        usual_ns = self.arrivals.usual_ns or self.lost_after_ns
+        return self._good > 0 and self._age_ns(now_ns) <= LOST_PERIODS * usual_ns
+
+    def detail(self, now_ns: int) -> str:
+        """Why the state is not OK, in words that stay the same while it lasts; empty for OK."""
+        state = self.state(now_ns)
+        if state is State.OK:
+            return ''
+        if state is State.FROZEN:
+            return f'FROZEN ({self._still_reason()})'
+        if state is State.LOST and self._refused_since:
+            return 'LOST (its messages are refused)'
+        return state.value
+
+    @property
+    def seen(self) -> bool:
+        """Whether a frame has come since the beginning or the last reset."""
+        return self._arrived_ns is not None
+
+    @property
+    def missing(self) -> int:
+        """Frames that the stamps promise and that did not come, nor were refused; gaps of a lost camera apart."""
+        return self._missing.total
+
+    @property
+    def missing_share(self) -> float:
+        """The same as a share of the newest frames, 0 to 1."""
+        return self._missing.share
+
+    @property
+    def hint(self) -> str:
+        """What to look at when many frames are missing, else empty."""
+        if self.missing_share < MANY_MISSING:
+            return ''
+        return (f'{self.missing_share:.0%} of the frames are missing, by their stamps: '
+                'are the senders using the shared-memory profile?')
+
+    @property
+    def equal_images(self) -> int:
+        """How many of the newest images in a row are equal; 1: it moves."""
+        return self._stillness.equal
+
+    @property
+    def lost_after_ns(self) -> int:
+        """Silence after which the stream is LOST."""
+        return round(max(self.settings.source_timeout_s * 1e9, LOST_PERIODS * (self.arrivals.usual_ns or 0)))
+
+    def rate_hz(self, now_ns: int) -> float:
+        """Fresh frames a second over the newest 5 s; 0 for fewer than two."""
+        return self.arrivals.rate_hz(now_ns)
+
+    def age_ms(self, now_ns: int) -> float:
+        """Milliseconds since the newest fresh frame; nan before the first."""
+        return self._age_ns(now_ns) / 1e6 if self.seen else math.nan
+
+    @property
+    def _stale_after_ns(self) -> float:
+        return max(STALE_FLOOR_S * 1e9, STALE_PERIODS * (self.arrivals.usual_ns or 0))
+
+    @property
+    def _frozen(self) -> bool:
+        return self._shutter or self._still(self._stillness.equal) or self._still(self._stillness.uniform)
+
+    def _still(self, images: int) -> bool:
+        limit = self.settings.frozen_frames
+        return limit > 0 and images >= max(2, limit)
+
+    def _still_reason(self) -> str:
+        if self._shutter:
+            return 'the shutter is closed'
+        if self._still(self._stillness.uniform):
+            return 'images of one colour'
+        return 'equal images' if self._still(self._stillness.equal) else 'it moves again'
+
+    def _age_ns(self, now_ns: int) -> float:
+        if self._arrived_ns is None:
+            return math.inf
+        self._arrived_ns = min(self._arrived_ns, now_ns)  # a clock that went back must not hide a loss
+        return now_ns - self._arrived_ns
+
+    def _take_stamp(self, stamp_ns: int, clock_ns: int | None) -> None:
+        excused, self._refused_since = self._refused_since, 0
+        if not stamp_ns:
+            self.unstamped += 1
+            self.newest_stamp_ns, self.delay_ms = 0, math.nan
+            return
+        delay_ns = math.inf if clock_ns is None else clock_ns - stamp_ns
+        self.delay_ms = delay_ns / 1e6 if abs(delay_ns) < NONSENSE_DELAY_NS else math.nan
+        gap_ns = stamp_ns - self.newest_stamp_ns if self.newest_stamp_ns else 0
+        self.not_increasing += gap_ns < 0
+        if -CLOCK_JUMP_NS <= gap_ns < 0:
+            self._missing.late()
+            return
+        if gap_ns < 0:
+            self._missing.reset()
+        elif 0 < gap_ns <= self.lost_after_ns:
+            self._missing.gap(gap_ns, excused=excused)
+        self.stamps.add(stamp_ns)
+        self.newest_stamp_ns = stamp_ns
+
+    def _judge_pixels(self, frame: Frame) -> None:
+        if self.settings.frozen_frames == 0:
+            self._stillness.reset()
+        new = self.settings.frozen_frames == 0 or self._stillness.add(frame.pixels)
+        if self._frozen:
+            self._good = 0
+        elif new:
+            self._good += 1
+        if self._good >= GOOD_FRAMES:
+            self._returning_from = None
