@@ -148,7 +148,7 @@ def stand_in(monkeypatch):
     """Return stand_in(device) -> (pipeline, its engine)."""
     def build(device='cpu', **changes):
         engine = Recording(device)
-        monkeypatch.setattr('diffmf_ros.inference.pipeline._engine', lambda settings: engine)
+        monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
         return FusionPipeline(updated(DEFAULTS, changes)), engine
     return build
 

@@ -2,6 +2,7 @@
 """A network with trained weights on a device, as a function of two images of any size."""
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,7 @@ class Engine:
                                f'{settings.preset} was asked for; set model and preset to match')
         network = models.build(settings.model, settings.preset)
         load_into(network, weights)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        use_threads(settings.threads)
         self.device, self.dtype = device_and_precision(settings)
         try:
             choice = choose_backend(device=self.device, dtype=self.dtype, wanted=settings.scan_backend)
@@ -55,7 +55,8 @@ class Engine:
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
         """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
 
-        Raises NetworkFailure when the network raises (out of memory, say) or returns NaN or infinity.
+        Raises NetworkFailure when the network raises RuntimeError (out of memory, say), or returns NaN, infinity or
+        another shape.
         """
         try:
             tensors = (torch.from_numpy(image)[None, None].to(self.device) for image in (ir, vi_y))
@@ -70,11 +71,33 @@ class Engine:
     def fuse_tensors(self, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
         """Fuse B x 1 x H x W float32 tensors in [0, 1] on the device, of any size; returns the same, clamped.
 
-        Values that are not finite come back as NaN. Waits for nothing, so that it can be captured.
+        Values that are not finite come back as NaN. Waits for nothing, so that it can be captured. Raises
+        NetworkFailure when the network returns another shape.
         """
         height, width = ir.shape[2:]
-        fused = self.network(*(pad_to(image, self.multiple) for image in (ir, vi_y)))[..., :height, :width].float()
+        padded = [pad_to(image, self.multiple) for image in (ir, vi_y)]
+        fused = self.network(*padded)
+        if fused.shape != padded[0].shape:
+            raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
+                                 f'{tuple(padded[0].shape)}')
+        fused = fused[..., :height, :width].float()
         return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
+
+
+def use_threads(count: int) -> None:
+    """Let threads that begin to compute from now on use so many cores; 0: as many as torch would by itself.
+
+    A thread that has computed before keeps its number, so a network that runs elsewhere is not disturbed.
+    """
+    by_itself = _threads_by_itself()  # the first time nothing was set yet
+    wanted = count or by_itself
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+
+
+@lru_cache(maxsize=1)
+def _threads_by_itself() -> int:
+    return torch.get_num_threads()
 
 
 def pad_to(images: torch.Tensor, multiple: int) -> torch.Tensor:

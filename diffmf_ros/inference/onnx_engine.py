@@ -47,8 +47,8 @@ class OnnxEngine:
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
         """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
 
-        Raises NetworkFailure when onnxruntime raises, returns NaN or infinity, or when the network was
-        exported for another size.
+        Raises NetworkFailure when onnxruntime raises, returns NaN, infinity or another shape, or when the network
+        was exported for another size.
         """
         height, width = ir.shape
         images = [_padded(image, self._header.multiple) for image in (ir, vi_y)]
@@ -61,6 +61,8 @@ class OnnxEngine:
             fused, = self._session.run(None, {name: image[None, None] for name, image in zip(('ir', 'vi_y'), images)})
         except Exception as error:  # as at construction
             raise NetworkFailure(f'onnxruntime raised {type(error).__name__}: {error}') from error
+        if fused.shape != (1, 1, *images[0].shape):
+            raise NetworkFailure(f'the network returned the shape {fused.shape}, expected {(1, 1, *images[0].shape)}')
         fused = fused[0, 0, :height, :width]
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')

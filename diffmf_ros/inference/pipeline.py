@@ -1,123 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair -> FusionResult: which engine, on which path, and what happens when it fails. No clock but for timings."""
-
-import time
-from contextlib import contextmanager
+"""Pair -> FusionResult: the network, or what there is without it. No clock but for timings and the watchdog."""
 
 import numpy as np
 
-from ..core import classical
-from ..core.frames import RGB, Frame, FrameError, FusionResult, Mode, Pair
+from ..core.frames import RGB, Frame, FusionResult, Mode, Pair
 from ..core.geometry import Aligner
 from ..core.settings import Settings
-from ..core.thermal import levels_of
-from .errors import NetworkFailure
-from .host_path import HostPath, align
-from .memory import keep_freed_memory
-
-
-class StageClock:
-    """Milliseconds of wall time by stage; a stage may be entered more than once."""
-
-    def __init__(self):
-        self.timings_ms: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str):
-        start = time.perf_counter()
-        yield
-        spent_ms = 1e3 * (time.perf_counter() - start)
-        self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + spent_ms
+from .guard import Live, Offline
+from .host_path import align
+from .inputs import Inputs
+from .loading import Loaded, blank_job, load, warm_up
+from .memory import give_back_memory, keep_freed_memory, memory_in_use
+from .network import Image, Job, LibraryMissing
+from .stages import StageClock
+from .stand_in import ALONE, StandIn
 
 
 class FusionPipeline:
-    """Fuses pairs as settings say, for one thread at a time. The same pair always gives the same pixels.
+    """Fuses pairs, or passes on single frames, as settings say.
 
-    A torch network on a GPU fuses on the device path, others on the host path. Without torch a torch
-    network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError
-    at construction when weights, alignment or device are not usable.
+    Without a watchdog (offline) everything runs in the calling thread and every pair is given to the network: the
+    same frames always give the same pixels. With it (live) the network runs in a thread of its own for which nobody
+    waits too long, and it rests and steps down when it fails: see guard.Live.
+
+    fuse, pass_through and align belong to one thread; the other methods may be called from other ones. Without torch
+    a torch network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError at
+    construction when weights, alignment or device are not usable.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, *, watchdog: bool = False):
         keep_freed_memory()
         self._settings = settings
-        self.aligner = Aligner(settings.alignment)
-        self._classical = HostPath(classical.fuse)
-        self._engine, self._path, self._standing_warnings = None, None, ()
-        self.description, self.device = 'classical', 'cpu'
-        if settings.model != 'classical':
-            self._load_network()
+        self._inputs = Inputs(settings)
+        self._stand_in = StandIn(self._inputs)
+        self._guard_of = Live if watchdog else Offline
+        self._latest: Job | None = None
+        self._standing: tuple[str, ...] = ()
+        try:
+            self._loaded = load(settings, guard_of=self._guard_of)
+        except LibraryMissing as error:
+            self._loaded = Loaded(None, f'classical, because {error.needs}')
+            self._standing = (f'{error}: fusing classically',)
+
+    @property
+    def aligner(self) -> Aligner:
+        """What brings the two images onto one grid; its setters may be called from any one thread."""
+        return self._inputs.aligner
+
+    @property
+    def description(self) -> str:
+        """What fuses, such as 'diffmf light' or 'classical'."""
+        return self._loaded.description
+
+    @property
+    def device(self) -> str:
+        """Device, precision and backend of the network, such as 'cpu float32, scan cpu'."""
+        return self._loaded.device
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is not as it should be although pairs are fused: one sentence each, for an operator."""
-        network = () if self._path is None else (*self._engine.problems, *self._path.problems)
-        return (*network, *self.aligner.problems)
+        """What fails, or has failed until it recovers, although images come out: a sentence each, for an operator.
+
+        Those of the alignment are in aligner.problems.
+        """
+        guard = self._loaded.guard
+        return *(guard.problems if guard else ()), *filter(None, (self._stand_in.problem,))
+
+    @property
+    def largest_scale(self) -> float:
+        """The working size that the network is trusted with at present; below 1 after it has failed."""
+        guard = self._loaded.guard
+        return guard.largest_scale if guard else 1.0
 
     def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
         """Fuse one pair on the grid of the camera that alignment.output_grid names, under that frame's header.
 
-        scale is the working size of the network; None: that of the settings. Where thermal does not see,
-        the RGB image passes unchanged. A failure of the network gives the classical result with a
-        warning. Raises FrameError when a frame is not usable, with the reason too_large for one over
+        scale is the working size of the network; None: that of the settings. Where only that camera sees, its image
+        passes unchanged. A failure of the network gives the classical result, one of that too the image of that
+        camera; warnings say so. Raises FrameError when a frame is not usable, with the reason too_large for one over
         max_pixels.
         """
-        for frame in (pair.rgb, pair.thermal):
-            self._refuse_too_large(frame)
+        settings, stage = self._settings, StageClock()
+        with stage('align'):
+            job = self._latest = self._inputs.job(pair, settings)
+        (pixels, encoding), mode, warnings = self._fuse(job, settings, scale or settings.scale, stage)
+        base = pair.rgb if job.mapping.grid == RGB else pair.thermal
+        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, mode, (*self._standing, *warnings),
+                            stage.timings_ms, grid=job.mapping.grid)
+
+    def pass_through(self, frame: Frame) -> FusionResult:
+        """Return the image of one camera alone, on the output grid, under the frame's stamp: see Inputs.alone.
+
+        Raises FrameError when the frame is not usable.
+        """
         stage = StageClock()
-        (pixels, encoding), mode, warnings = self._fuse(pair, self._settings.scale if scale is None else scale, stage)
-        grid = self._settings.alignment.output_grid
-        base = pair.rgb if grid == RGB else pair.thermal
-        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, mode, self._standing_warnings + warnings,
-                            stage.timings_ms, grid=grid)
+        with stage('align'):
+            alone = self._inputs.alone(frame, self._settings)
+        return FusionResult(frame.stamp_ns, alone.frame_id, *alone.image, ALONE[frame.stream], (), stage.timings_ms,
+                            grid=alone.grid)
 
     def align(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """Return thermal on the RGB grid, H x W uint8 white-hot, and the bool mask of what it sees."""
-        return align(pair, **self._images(pair))
+        """Return thermal on the output grid, H x W uint8 white-hot, and the bool mask of what both cameras see."""
+        job = self._inputs.job(pair, self._settings)
+        return align(job.pair, levels=job.levels, mapping=job.mapping)
 
-    def _load_network(self):
-        wanted = f'{self._settings.model} {self._settings.preset}'
-        try:
-            self._engine = _engine(self._settings)
-        except ImportError as error:
-            self.description = f'classical, because {wanted} needs torch'
-            self._standing_warnings = (f'{wanted} needs torch and einops, which cannot be imported ({error}): '
-                                       'fusing classically; pip install "diffmf_ros[torch]"',)
-            return
-        self.description, self.device = wanted, self._engine.description
-        if self._settings.engine == 'torch' and self._engine.device == 'cuda':  # onnxruntime takes host arrays
-            from .device_path import DevicePath
-            self._path = DevicePath(self._engine)
-        else:
-            self._path = HostPath(self._engine)
+    def update(self, settings: Settings) -> None:
+        """Use other settings from the next pair on; those of the network itself stay, see load().
 
-    def _images(self, pair: Pair) -> dict:
-        """What every path has to know about the images."""
-        return {'levels': levels_of(pair.thermal.pixels, pair.thermal.encoding, self._settings.thermal),
-                'mapping': self.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)}
+        Raises AlignmentError, and then changes nothing.
+        """
+        self.aligner.configure(settings.alignment)
+        self._settings = settings
 
-    def _refuse_too_large(self, frame: Frame) -> None:
-        width, height = frame.size
-        if width * height > self._settings.max_pixels:
-            raise FrameError(f'expected at most {self._settings.max_pixels} pixels (max_pixels), got a {frame.stream} '
-                             f'image of {width}x{height} = {width * height}; let the camera bin or crop, or raise '
-                             'max_pixels if time and memory allow', reason='too_large')
+    def load(self, settings: Settings) -> Loaded:
+        """Prepare the network that settings name beside the one in use, and warm it up; for swap(). Slow.
 
-    def _fuse(self, pair: Pair, scale: float, stage: StageClock):
-        about = {**self._images(pair), 'colour': self._settings.output.colour, 'stage': stage}
-        warnings = ()
-        if self._path is not None:
-            try:
-                return self._path(pair, scale=scale, **about), Mode.FUSED, warnings
-            except NetworkFailure as error:
-                warnings = (f'{error}; this pair was fused classically',)
-        return self._classical(pair, scale=1.0, **about), Mode.CLASSICAL, warnings
+        Raises DiffmfError when it cannot be used here, or fails on the sizes in use.
+        """
+        return load(settings, guard_of=self._guard_of, example=self._latest or self._blank(settings.warm_up))
 
+    def swap(self, loaded: Loaded) -> None:
+        """Use what load() returned from the next pair on."""
+        before, self._loaded, self._standing = self._loaded, loaded, ()
+        before.close()
 
-def _engine(settings: Settings):
-    """Return the engine that settings name. Raises ImportError for torch's without torch, DiffmfError as it does."""
-    if settings.engine == 'onnx':
-        from .onnx_engine import OnnxEngine
-        return OnnxEngine(settings)
-    from .engine import Engine
-    return Engine(settings)
+    def warm_up(self, size: tuple[int, int] | None = None) -> None:
+        """Fuse blank pairs with an RGB image of this (width, height); None: that of the settings, if they name one.
+
+        A network that fails here is treated as one that fails on a pair.
+        """
+        job = self._blank(size or self._settings.warm_up)
+        if self._loaded.guard and job:
+            warm_up(self._loaded.guard, job, self._settings)
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes in use: rss of the process, and cuda where a network runs there."""
+        return memory_in_use()
+
+    def close(self) -> None:
+        """Free the network; the pipeline is not to be used again. Does not wait for one that hangs."""
+        self._loaded.close()
+        self._loaded, self._latest = Loaded(None, 'closed'), None
+        give_back_memory()
+
+    def _fuse(self, job: Job, settings: Settings, scale: float,
+              stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
+        """Return the image of a job, how it was made, and what is to be said about it."""
+        if (guard := self._loaded.guard) is None:
+            return self._stand_in(job, settings, stage)
+        attempt = guard.fuse(job, scale=scale, timeout_s=settings.health.compute_timeout_s)
+        if attempt.image is None:
+            image, mode, warnings = self._stand_in(job, settings, stage)
+            return image, mode, (*(f'{warning}; this pair was fused classically' for warning in attempt.warnings),
+                                 *warnings)
+        stage.add(attempt.timings_ms)
+        return attempt.image, Mode.FUSED, attempt.warnings
+
+    def _blank(self, size: tuple[int, int] | None) -> Job | None:
+        return size and blank_job(size, mapping=self.aligner.mapping, colour=self._settings.output.colour)

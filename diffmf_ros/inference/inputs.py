@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From frames to what can be fused or passed on: dead rows, levels, the mapping of the live sizes."""
+
+from dataclasses import dataclass, replace
+
+from ..core.frames import RGB, Frame, FrameError, Pair
+from ..core.geometry import Aligner, Mapping
+from ..core.settings import Settings
+from ..core.thermal import GainControl
+from .network import Image, Job
+from .single import rgb_image, thermal_image
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One camera's image as it is passed on, and the grid and frame id that it has."""
+
+    image: Image
+    grid: str
+    frame_id: str
+
+
+class Inputs:
+    """What is known of the two cameras and their frames. For one thread at a time, but for the aligner."""
+
+    def __init__(self, settings: Settings):
+        """Raises AlignmentError as Aligner does."""
+        self.aligner = Aligner(settings.alignment)
+        self._gain = GainControl(settings.thermal)
+        self._newest: dict[str, Frame] = {}
+
+    def job(self, pair: Pair, settings: Settings) -> Job:
+        """Return a pair, ready to be fused. Raises FrameError when a frame is not usable."""
+        self._note(pair.rgb, settings)
+        self._note(pair.thermal, settings)
+        self._gain.settings = settings.thermal
+        thermal = self._gain.repaired(pair.thermal)
+        mapping = self.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=thermal.size)
+        pair = pair if thermal is pair.thermal else replace(pair, thermal=thermal)
+        return Job(pair, self._gain.levels(thermal), mapping, settings.output.colour)
+
+    def alone(self, frame: Frame, settings: Settings) -> Alone:
+        """Return one camera's image on the output grid.
+
+        On the grid of the other camera it has that one's frame id and is black outside its own view; if the other one
+        was never seen it stays on its own grid. Raises FrameError when the frame is not usable.
+        """
+        self._note(frame, settings)
+        owner = self._newest.get(settings.alignment.output_grid, frame)
+        if owner.stream == frame.stream:
+            return Alone(self.image(frame, settings), frame.stream, frame.frame_id)
+        mapping = self.aligner.mapping(**{f'{stream}_size': newest.size for stream, newest in self._newest.items()})
+        return Alone(self.image(frame, settings, mapping), mapping.grid, owner.frame_id)
+
+    def image(self, frame: Frame, settings: Settings, mapping: Mapping | None = None) -> Image:
+        """Return one camera's image, on the grid of mapping or its own."""
+        colour = settings.output.colour
+        if frame.stream == RGB:
+            return rgb_image(frame, mapping=mapping, colour=colour)
+        self._gain.settings = settings.thermal
+        frame, rgb = self._gain.repaired(frame), self._newest.get(RGB)
+        return thermal_image(frame, levels=self._gain.levels(frame), mapping=mapping, colour=colour,
+                             rgb_encoding='rgb8' if rgb is None else rgb.encoding)
+
+    def _note(self, frame: Frame, settings: Settings) -> None:
+        """Remember what the camera looks like. Raises FrameError (too_large)."""
+        width, height = frame.size
+        if width * height > settings.max_pixels:
+            raise FrameError(f'expected at most {settings.max_pixels} pixels (max_pixels), got a {frame.stream} '
+                             f'image of {width}x{height} = {width * height}; let the camera bin or crop, or raise '
+                             'max_pixels if time and memory allow', reason='too_large')
+        self._newest[frame.stream] = frame

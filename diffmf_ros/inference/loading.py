@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network made ready beside the one in use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
+from ..core.pacing import steps_from
+from ..core.settings import Settings
+from ..core.thermal import Levels
+from .errors import EngineError
+from .guard import Live, Offline
+from .memory import give_back_memory
+from .network import Job, Network
+from .watchdog import FIRST_CALL_S
+
+# A usual size of thermal cameras: until one was seen, the network is prepared for that.
+_THERMAL_SIZE = (640, 512)
+# The first pair of a size prepares, the second tells how long one takes.
+_PAIRS = 2
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What fuses: a guarded network, or None for classical fusion."""
+
+    guard: Live | Offline | None
+    description: str
+    device: str = 'cpu'
+
+    def close(self) -> None:
+        """Let go of the network; one that hangs is left to itself."""
+        if self.guard is not None:
+            self.guard.close()
+
+
+def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline], example: Job | None = None) -> Loaded:
+    """Return the network that settings name, checked, and warmed up on a pair if there is one.
+
+    Raises DiffmfError when it is not to be had here, does not load, or fails on that pair.
+    """
+    if settings.model == 'classical':
+        return Loaded(None, 'classical')
+    try:
+        network = Network(settings)
+    except DiffmfError:
+        raise
+    except Exception as error:  # drivers and allocators raise anything
+        problem = EngineError(f'{settings.model} {settings.preset} cannot be loaded: {type(error).__name__}: {error}')
+    else:
+        guard = guard_of(network)
+        loaded = Loaded(guard, network.name, network.device)
+        failure = warm_up(guard, example, settings) if example is not None else ''
+        if not failure:
+            return loaded
+        loaded.close()
+        problem = EngineError(f'{network.name} was loaded, but {failure}')
+    give_back_memory()
+    raise problem
+
+
+def warm_up(guard: Live | Offline, job: Job, settings: Settings) -> str:
+    """Fuse job at every working size that settings may use; return why that failed, or nothing."""
+    for scale in steps_from(settings.scale) if settings.adaptive_scale else (settings.scale,):
+        for _ in range(_PAIRS):
+            attempt = guard.fuse(job, scale=scale, timeout_s=FIRST_CALL_S)
+            if attempt.image is None:
+                return '; '.join(attempt.warnings)
+    return ''
+
+
+def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, colour: str) -> Job:
+    """Return a black pair with an RGB image of this (width, height); mapping is that of an Aligner."""
+    (width, height), (thermal_width, thermal_height) = rgb_size, _THERMAL_SIZE
+    rgb = Frame(RGB, 0, '', np.zeros((height, width, 3), np.uint8), 'rgb8')
+    thermal = Frame(THERMAL, 0, '', np.zeros((thermal_height, thermal_width), np.uint16), 'mono16')
+    return Job(Pair(rgb, thermal, 0), Levels(0.0, 1.0), mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), colour)
