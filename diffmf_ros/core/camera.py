@@ -72,7 +72,8 @@ class CameraModel:
         """
         (width, height), (own_width, own_height) = size, self.size
         across, down = width / own_width, height / own_height
-        if abs(across - down) > 1 / own_width + 1 / own_height:
+        half_a_pixel = 0.5 * ((1 + across) / own_width + (1 + down) / own_height)  # of rounding, in either size
+        if abs(across - down) > half_a_pixel:
             raise CalibrationError(
                 f'the calibration is for {own_width}x{own_height}, the image has {width}x{height}, which is no scaled '
                 'copy of it: calibrate at this size, or let the camera publish its region of interest (roi)')
