@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real node with a network that fails when a file says so.
+
+The file named by the environment variable FAULT_FILE is read at every call of the network. It holds one of the
+names in FAULTS, or nothing: then the network works.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from diffmf_ros import models
+from diffmf_ros.ros import fusion_node
+
+FILE = Path(os.environ['FAULT_FILE'])
+FULL_WIDTH = 96
+STALL_S = 5.0
+
+
+def _raise(network, inputs, output):
+    raise RuntimeError('injected failure')
+
+
+def _nan(network, inputs, output):
+    return torch.full_like(output, torch.nan)
+
+
+def _out_of_memory(network, inputs, output):
+    raise torch.OutOfMemoryError('injected: out of memory')
+
+
+def _out_of_memory_at_full_size(network, inputs, output):
+    if output.shape[-1] > FULL_WIDTH // 2:
+        raise torch.OutOfMemoryError('injected: out of memory at full size')
+    return output
+
+
+def _stall_once(network, inputs, output):
+    FILE.write_text('')
+    time.sleep(STALL_S)
+    return output
+
+
+FAULTS = {'raise': _raise, 'nan': _nan, 'out_of_memory': _out_of_memory,
+          'out_of_memory_at_full_size': _out_of_memory_at_full_size, 'stall': _stall_once}
+
+
+def breakable(build):
+    """Return models.build, but with networks that fail as FILE says."""
+    def build_breakable(*args, **options):
+        network = build(*args, **options)
+        network.register_forward_hook(lambda *call: FAULTS[fault](*call) if (fault := FILE.read_text()) else None)
+        return network
+    return build_breakable
+
+
+if __name__ == '__main__':
+    models.build = breakable(models.build)
+    raise SystemExit(fusion_node.main())

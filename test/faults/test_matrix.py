@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fault matrix over real DDS, a cell a test; the numbers go to the test report as the property `measured`."""
+
+import pytest
+
+pytest.importorskip('torch', reason='torch is not installed')
+
+from .cells import CAMERAS, CLOCKS, COMPUTE  # noqa: E402
+from .matrix import verdict  # noqa: E402
+from .rig import started  # noqa: E402
+
+
+def names(cells):
+    return {'argvalues': cells, 'ids': [cell.name for cell in cells]}
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory):
+    """Yield a rig around the node: that every cell ends with fused images makes it fit for the next one."""
+    with started('diffmf_ros.ros.fusion_node', tmp_path_factory.mktemp('node')) as rig:
+        yield rig
+
+
+@pytest.fixture(scope='module')
+def faulty_node(tmp_path_factory):
+    """Yield a rig around the node with a network that can be broken."""
+    with started('faults.faulty_node', tmp_path_factory.mktemp('faulty_node')) as rig:
+        yield rig
+
+
+@pytest.mark.parametrize('cell', **names(CAMERAS))
+def test_a_failing_camera_is_answered_and_its_return_too(cell, node, record_property):
+    measured, complaints = verdict(cell, node)
+
+    record_property('measured', measured.json)
+    assert not complaints
+
+
+@pytest.mark.parametrize('cell', **names(CLOCKS))
+def test_a_bad_clock_is_lived_with(cell, node, record_property):
+    measured, complaints = verdict(cell, node)
+
+    record_property('measured', measured.json)
+    assert not complaints
+
+
+@pytest.mark.parametrize('cell', **names(COMPUTE))
+def test_a_failing_network_is_replaced_and_taken_again(cell, faulty_node, record_property):
+    measured, complaints = verdict(cell, faulty_node)
+
+    record_property('measured', measured.json)
+    assert not complaints
