@@ -11,11 +11,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
-from . import options
+from . import bench_shell, options
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run (evaluation/roofs.py); speed-up: against '
            'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
 WIDTH = 180  # of the tables where the output is no terminal
+SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
+# What --shell goes with, and what goes with it alone.
+WITH_SHELL = {'shell', 'size', 'frames', 'json', 'compute_ms', 'overload_s'}
+SHELL_ONLY = {'compute_ms', 'overload_s'}
 
 
 def _several(help_text: str):
@@ -23,21 +27,39 @@ def _several(help_text: str):
 
 
 def bench(
+    context: typer.Context,
     model: _several('what fuses') = DEFAULTS.model,
     preset: _several('size of the network') = DEFAULTS.preset,
-    size: _several('of the RGB image, WIDTHxHEIGHT') = '640x480',
+    size: _several('of the RGB image, WIDTHxHEIGHT; with --shell one, and 640x512 unless given') = '640x480',
     scale: _several('working size of the network, 0.125 to 1') = f'{DEFAULTS.scale:g}',
     precision: _several('auto, float32, float16 or bfloat16') = DEFAULTS.precision,
     scan_backend: _several('selective-scan implementation') = DEFAULTS.scan_backend,
     engine: _several('torch or onnx') = DEFAULTS.engine,
     weights: options.Weights = None,
-    frames: Annotated[int, typer.Option(min=1, help='pairs to fuse with each configuration')] = 20,
+    frames: Annotated[int, typer.Option(min=1, help='pairs to fuse with each configuration; with --shell 300 unless '
+                                              'given')] = 20,
     device: options.Device = DEFAULTS.device,
     threads: options.Threads = DEFAULTS.threads,
     json: Annotated[Path | None, typer.Option(help='also write everything, with every sample, to this file')] = None,
     plot: Annotated[Path | None, typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
+    shell: Annotated[bool, typer.Option('--shell', help='measure the node around the network instead')] = False,
+    compute_ms: Annotated[float, typer.Option(min=1, help='--shell: time of the stand-in network')] = 50.0,
+    overload_s: Annotated[float, typer.Option(min=1, help='--shell: how long to send three times as many pairs as it '
+                                              'can fuse')] = 60.0,
 ) -> None:
-    """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair."""
+    """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair.
+
+    With --shell: what a pair costs beside the network, and what the node does when it gets too many, in turn with
+    the same job as it is usually written.
+    """
+    given = {name for name in context.params if context.get_parameter_source(name).name == 'COMMANDLINE'}
+    if wrong := sorted(given - WITH_SHELL if shell else given & SHELL_ONLY):
+        named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
+        raise typer.BadParameter(f'with --shell alone: {named}' if not shell else f'not with --shell: {named}')
+    if shell:
+        _bench_shell(options.image_size(size) if 'size' in given else SHELL_SIZE,
+                     frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)
+        return
     from ..evaluation import bench_plot, bench_report
 
     if plot is not None:
@@ -55,6 +77,18 @@ def bench(
         json.write_text(report.as_json())
     if plot is not None:
         bench_plot.write_plot(plot, report)
+
+
+def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_s: float, json: Path | None) -> None:
+    from ..evaluation import shell_bench
+
+    console = _console()
+    with console.status('') as status:
+        report = shell_bench.run(size=size, pairs=pairs, compute_ms=compute_ms, overload_s=overload_s,
+                                 report=status.update)
+    bench_shell.show(console, report)
+    if json is not None:
+        json.write_text(report.as_json())
 
 
 def _configurations(size: str, fixed: dict, **lists: str) -> list:
@@ -76,10 +110,13 @@ def _configurations(size: str, fixed: dict, **lists: str) -> list:
     return [Configuration(*pair) for pair in product(dict.fromkeys(settings), dict.fromkeys(sizes))]
 
 
-def _show(report) -> None:
+def _console() -> Console:
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def _show(report) -> None:
+    console = _console()
     console.print(_stages(report))
     console.print(_summary(report))
     console.print(str(report.machine), highlight=False)

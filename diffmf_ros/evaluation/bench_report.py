@@ -7,7 +7,6 @@ computed as if the frames of a configuration had followed each other directly.
 
 import json
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,10 +15,10 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ..core.frames import DiffmfError
 from ..core.settings import describe
 from ..machine import Machine, this_machine
 from .benchmark import Benchmark, Configuration, compare, with_weights
+from .probes import run_probe
 from .startup import Startup, measure_startup
 
 FORMAT = 'diffmf_ros bench 1'
@@ -167,12 +166,8 @@ def _with_publishing(timings: list[Benchmark], frames: int, notes: list[str]) ->
 
 
 def _publish(size: tuple[int, int], frames: int) -> dict[str, list[float]]:
-    command = [sys.executable, '-m', 'diffmf_ros.ros.publish_probe', '--width', str(size[0]),
-               '--height', str(size[1]), '--frames', str(frames)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S + frames, check=False)
-    if done.returncode:
-        raise DiffmfError(f'publishing could not be measured:\n{done.stderr.strip()}')
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_probe('publish_probe', '--width', size[0], '--height', size[1], '--frames', frames,
+                     timeout_s=PROBE_TIMEOUT_S + frames)
 
 
 def _versions() -> dict[str, str]:

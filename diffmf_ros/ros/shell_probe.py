@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what a pair costs the node beside the network: `diffmf bench --shell` runs it where ROS is installed.
+
+From two received messages to three that are ready to be published, without the middleware on either side, in
+turn with the usual way to write it (ros/usual_fusion.py) in one process, on two cores. Prints one JSON object:
+milliseconds of every pair by stage of both ways, whether message_filters is installed, and versions.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import Image
+
+from ..core.fallback import Fallback
+from ..core.frames import RGB, THERMAL, FusionResult, Pair
+from ..core.pairing import ClosestPairing
+from ..core.settings import DEFAULTS, updated
+from ..inference.stages import StageClock
+from . import messages
+from .probe_scene import FRAMES, homography, moving_images, write_alignment
+from .timed_network import timed_pipeline
+from .usual_fusion import UsualFusion, synchronizer
+
+CORES = 2
+WARM_UP = 10
+PERIOD_NS = 1_000_000_000 // 30
+LATER_NS = PERIOD_NS // 4  # by which thermal is out of step
+
+
+class Ours:
+    """All that the node does with two messages, but for receiving, publishing, and the network."""
+
+    def __init__(self, alignment: str):
+        settings = updated(DEFAULTS, {'model': 'classical', 'alignment.file': alignment})
+        self._pairing, self._fallback = ClosestPairing(settings.sync), Fallback(settings.health)
+        self._pipeline = timed_pipeline(settings, watchdog=True, compute_ms=0.0)
+
+    def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
+        """Handle two messages; afterwards stage knows what took how long."""
+        self._receive(rgb, RGB, stage)
+        for pair in self._receive(thermal, THERMAL, stage):
+            start = time.perf_counter()
+            result = self._pipeline.fuse(pair)
+            spent_ms = 1e3 * (time.perf_counter() - start)
+            stage.add(result.timings_ms | {'rest': spent_ms - sum(result.timings_ms.values())})
+            with stage('messages'):
+                _messages(result, pair)
+
+    def _receive(self, message: Image, stream: str, stage: StageClock) -> list:
+        now_ns = messages.stamp_ns(message.header.stamp)
+        with stage('decode'):
+            frame = messages.to_frame(message, stream, arrival_ns=now_ns)
+        with stage('pair'):
+            self._fallback.streams[stream].arrived(frame, now_ns)
+            return self._fallback.serve(frame, self._pairing.add(frame), now_ns)
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+
+class Usual:
+    """The same by ros/usual_fusion.py; without message_filters, all but the pairing."""
+
+    def __init__(self, size: tuple[int, int]):
+        self._fusion = UsualFusion(homography(size), lambda thermal, y: y)
+        self._inputs, self._paired = (), None
+        with suppress(ImportError):
+            from message_filters import SimpleFilter
+            self._inputs = (SimpleFilter(), SimpleFilter())
+            self._synchronizer = synchronizer(list(self._inputs), self._keep)
+
+    @property
+    def paired_by_message_filters(self) -> bool:
+        return bool(self._inputs)
+
+    def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
+        """Handle two messages; afterwards stage knows what took how long."""
+        pair = rgb, thermal
+        if self._inputs:
+            with stage('pair'):
+                for source, message in zip(self._inputs, pair):
+                    source.signalMessage(message)
+            pair = self._paired
+        self._fusion(*pair, stage)
+
+    def _keep(self, *pair: Image) -> None:
+        self._paired = pair
+
+
+def _messages(result: FusionResult, pair: Pair) -> None:
+    """Image, camera info and status of a result."""
+    header = messages.make_header(result.stamp_ns, result.frame_id)
+    messages.result_image(result)
+    messages.make_camera_info(header, size=result.pixels.shape[1::-1])
+
+
+def measure(size: tuple[int, int], pairs: int) -> dict:
+    """Return what main prints. Both ways take turns; the first WARM_UP pairs do not count."""
+    images = moving_images(size, seed=0)
+    with TemporaryDirectory() as folder:
+        ours, usual = Ours(str(write_alignment(folder, size))), Usual(size)
+    ways = {'diffmf_ros': ours, 'usual': usual}
+    stages_ms: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
+    for index in range(WARM_UP + pairs):
+        pair = _stamped(images, index)
+        for name, way in ways.items():
+            stage = StageClock()
+            way(*pair, stage)
+            # Neither network takes time; what is left of the stage is the conversion of its input.
+            stage.add({'rest': stage.timings_ms.pop('network')})
+            if index >= WARM_UP:
+                for what, spent_ms in stage.timings_ms.items():
+                    stages_ms[name].setdefault(what, []).append(spent_ms)
+    ours.close()
+    return {**stages_ms, 'message_filters': usual.paired_by_message_filters,
+            'versions': {'python': platform.python_version(), 'numpy': np.__version__, 'cv2': cv2.__version__}}
+
+
+def _stamped(images: tuple[list[Image], list[Image]], index: int) -> list[Image]:
+    """The next message of either camera."""
+    pair = [stream[index % FRAMES] for stream in images]
+    for message, later_ns in zip(pair, (0, LATER_NS)):
+        message.header = messages.make_header((index + 1) * PERIOD_NS + later_ns, message.header.frame_id)
+    return pair
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--size', default='640x512')
+    parser.add_argument('--pairs', type=int, default=300)
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[:CORES]
+    os.sched_setaffinity(0, cores)
+    cv2.setNumThreads(len(cores))
+    print(json.dumps(measure(tuple(map(int, options.size.split('x'))), options.pairs)))
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
