@@ -149,7 +149,7 @@ def graph_against_eager(pipeline, messages) -> dict:
 
     pair = pair_of(messages)
     mapping = pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
-    prepared = pipeline._path._prepared(Plan.of(pair, 1.0, mapping=mapping))
+    prepared = pipeline._loaded.guard.network.path._prepared(Plan.of(pair, 1.0, mapping=mapping))
     inputs = [torch.zeros_like(tensor, device='cuda') for tensor in prepared.uploads.take()]
     inputs[2] += 1
 

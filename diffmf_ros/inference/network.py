@@ -62,20 +62,20 @@ class Network:
     @property
     def problems(self) -> tuple[str, ...]:
         """What does not work and is done without."""
-        return *self._engine.problems, *self._path.problems
+        return *self._engine.problems, *self.path.problems
 
     def renew(self) -> None:
         """Give up all that is kept from pair to pair: buffers, and on a device plans and graphs."""
         if self.settings.engine == 'torch' and self._engine.device == 'cuda':  # onnxruntime takes host arrays
             from .device_path import DevicePath
-            self._path = DevicePath(self._engine)
+            self.path = DevicePath(self._engine)
         else:
-            self._path = HostPath(self._engine)
+            self.path = HostPath(self._engine)
 
     def __call__(self, job: Job, *, scale: float) -> tuple[Image, dict[str, float]]:
         """Return the fused image and the milliseconds by stage. Raises FrameError, and whatever the network raises."""
         stage = StageClock()
-        pixels, encoding = job.run(self._path, scale=scale, stage=stage)
+        pixels, encoding = job.run(self.path, scale=scale, stage=stage)
         if pixels.shape[1::-1] != tuple(job.mapping.size):
             raise NetworkFailure(f'the network returned an image of {pixels.shape[1]}x{pixels.shape[0]}, expected '
                                  f'{job.mapping.size[0]}x{job.mapping.size[1]}')

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes out while the network raises, returns nonsense, runs out of memory or hangs, and afterwards."""
+
+import re
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference import guard, stand_in, watchdog
+from diffmf_ros.inference.ladder import LONGEST_PAUSE, RECOVERED
+from diffmf_ros.inference.onnx_engine import OnnxEngine
+from diffmf_ros.inference.pipeline import FusionPipeline
+
+DEADLINE_S = 20.0
+CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+
+
+def make_pair(seed=0, thermal_encoding='mono8'):
+    random = np.random.default_rng(seed)
+    return Pair(Frame(RGB, 10 + seed, 'rgb_optical', random.integers(0, 256, (48, 64, 3), np.uint8), 'rgb8'),
+                Frame(THERMAL, 11 + seed, 'heat', random.integers(0, 256, (24, 32), np.uint8), thermal_encoding), 1)
+
+
+class Fake:
+    """An engine of numpy that fuses by the maximum, unless `fault` is set: that is called instead."""
+
+    device, description, problems = 'cpu', 'a stand-in', ()
+
+    def __init__(self):
+        self.fault, self.sizes = None, []
+
+    def __call__(self, ir, y):
+        self.sizes.append(y.shape)
+        return np.maximum(ir, y) if self.fault is None else self.fault(ir, y)
+
+
+class Hang:
+    """A fault that returns when release() is called."""
+
+    def __init__(self):
+        self._go = threading.Event()
+        self.images = None
+
+    def __call__(self, ir, y):
+        self.images = ir, y
+        assert self._go.wait(DEADLINE_S)
+        return np.maximum(ir, y)
+
+    def release(self, pipeline):
+        """Let the call return, and wait until the pipeline knows."""
+        self._go.set()
+        deadline_s = time.monotonic() + DEADLINE_S
+        while any('hangs' in problem for problem in pipeline.problems):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def network():
+    return Fake()
+
+
+@pytest.fixture
+def build(monkeypatch, network):
+    """Return build(watchdog=True, **changes of the settings) -> a pipeline around network."""
+    made = []
+
+    def build(*, watchdog=True, **changes):
+        monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: network)
+        made.append(FusionPipeline(updated(DEFAULTS, changes), watchdog=watchdog))
+        return made[-1]
+    yield build
+    for pipeline in made:
+        pipeline.close()
+
+
+@pytest.fixture
+def live(build):
+    return build()
+
+
+@pytest.fixture
+def impatient(build):
+    """A pipeline that waits for a tenth of a second, and that knows how long a pair usually takes."""
+    pipeline = build(**{'health.compute_timeout_s': 0.1})
+    assert modes(pipeline, 2) == ['FUSED'] * 2
+    return pipeline
+
+
+def modes(pipeline, count):
+    return [pipeline.fuse(make_pair(seed)).mode.value for seed in range(count)]
+
+
+def until(pipeline, mode):
+    """Fuse pairs until one comes out in this mode; return it and how many others came before."""
+    for count in range(200):
+        result = pipeline.fuse(make_pair(count))
+        if result.mode is mode:
+            return result, count
+    raise AssertionError(f'200 pairs, and none of them {mode}')
+
+
+def classical_image(seed):
+    return FusionPipeline(CLASSICAL).fuse(make_pair(seed)).pixels
+
+
+def raises(error):
+    def fault(ir, y):
+        raise error
+    return fault
+
+
+OUT_OF_MEMORY = {
+    'MemoryError': MemoryError('no memory for the states'),
+    'CUDA': RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'),
+    'torch on a CPU': RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    'onnxruntime': Exception('BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer'),
+}
+FAULTS = {
+    'RuntimeError': (raises(RuntimeError('kernel launch failed')), 'raised RuntimeError: kernel launch failed'),
+    'ValueError': (raises(ValueError('no')), 'raised ValueError: no'),
+    'KeyError': (raises(KeyError('layer')), "raised KeyError: 'layer'"),
+    'NaN': (lambda ir, y: np.where(y > 0.5, np.nan, y).astype(np.float32), 'not finite'),
+    'infinity': (lambda ir, y: np.full_like(y, np.inf), 'not finite'),
+    'too small': (lambda ir, y: np.zeros((16, 16), np.float32), 'the shape .*16, 16.*, expected .*48, 64'),
+    'too large': (lambda ir, y: np.zeros((64, 64), np.float32), 'the shape .*64, 64.*, expected .*48, 64'),
+    **{f'out of memory ({who})': (raises(error), 'raised') for who, error in OUT_OF_MEMORY.items()},
+}
+
+
+@pytest.fixture(params=['torch', 'onnx'])
+def real_engine(request, monkeypatch, network):
+    """A live pipeline on a real engine whose network, behind its tensors of 1 x 1 x H x W, is the fake one."""
+    def on_arrays(images):
+        return network(*(np.asarray(image[0, 0]) for image in images))[None, None]
+
+    if request.param == 'torch':
+        torch = pytest.importorskip('torch', reason='torch is not installed')
+        from diffmf_ros.models.diffmf import DiffMF
+        pipeline = FusionPipeline(updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu'}), watchdog=True)
+        monkeypatch.setattr(DiffMF, 'forward', lambda self, *images: torch.from_numpy(on_arrays(images)))
+    else:
+        engine = object.__new__(OnnxEngine)
+        engine._session = SimpleNamespace(run=lambda names, images: [on_arrays(images.values())])
+        engine._header, engine.device, engine.problems = SimpleNamespace(multiple=16, size=None), 'cpu', ()
+        monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
+        pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}), watchdog=True)
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.mark.parametrize('name', FAULTS)
+def test_a_network_that_fails_once_costs_two_pairs_and_an_error(real_engine, network, name):
+    assert modes(real_engine, 1) == ['FUSED'] and real_engine.problems == ()
+    network.fault, words = FAULTS[name]
+
+    broken = real_engine.fuse(make_pair(1))
+    network.fault = None
+
+    assert broken.mode is Mode.CLASSICAL
+    assert np.array_equal(broken.pixels, classical_image(1))
+    (warning,), (problem,) = broken.warnings, real_engine.problems
+    assert re.search(words, warning) and warning.endswith('; this pair was fused classically')
+    assert re.search(f'the network failed: .*{words}', problem)
+    assert modes(real_engine, RECOVERED + 1) == ['CLASSICAL'] + ['FUSED'] * RECOVERED
+    assert real_engine.problems == ()
+
+
+def test_an_output_of_another_number_of_channels_is_refused():
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros.inference.engine import Engine
+    from diffmf_ros.inference.errors import NetworkFailure
+    engine = Engine(updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu'}))
+    engine.network = lambda ir, y: torch.cat((ir, y), dim=1)
+    with pytest.raises(NetworkFailure, match=r'returned the shape \(1, 2, 48, 64\), expected \(1, 1, 48, 64\)'):
+        engine(*np.zeros((2, 48, 64), np.float32))
+
+
+def test_a_network_that_keeps_failing_is_tried_ever_more_rarely_and_always_in_the_same_pairs(live, network):
+    network.fault = raises(RuntimeError('gone'))
+
+    calls = []
+    for _ in range(400):
+        before = len(network.sizes)
+        assert live.fuse(make_pair()).mode is Mode.CLASSICAL
+        calls.append(len(network.sizes) - before)
+
+    tried = np.flatnonzero(calls)
+    assert tried[:7].tolist() == [0, 2, 5, 10, 19, 36, 69]
+    assert set(np.diff(tried[7:])) == {LONGEST_PAUSE + 1}
+    assert live.problems == ('the network failed 12 times in a row: the network raised RuntimeError: gone',)
+
+
+def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_with_success(live, network):
+    network.fault = lambda ir, y: np.maximum(ir, y) if y.shape[0] <= 24 else 1 / 0
+
+    result, _ = until(live, Mode.FUSED)
+
+    assert network.sizes == [(48, 64)] * 2 + [(36, 48)] * 2 + [(24, 32)]
+    assert live.largest_scale == 0.5
+    assert result.warnings == ('working size 0.5 instead of 1, because the network failed',)
+    assert result.pixels.shape == (48, 64, 3)
+    network.fault = None
+    assert modes(live, 2 * RECOVERED - 1) == ['FUSED'] * (2 * RECOVERED - 1)
+    assert live.largest_scale == 1.0 and live.problems == ()
+    assert live.fuse(make_pair()).warnings == ()
+
+
+def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(live, network, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(guard, 'give_back_memory', lambda: given_back.append(live._loaded.guard.network.path))
+    assert modes(live, 1) == ['FUSED']
+    path = live._loaded.guard.network.path
+    network.fault = lambda ir, y: np.maximum(ir, y) if y.shape[0] < 48 else raises(MemoryError('no'))(ir, y)
+
+    assert modes(live, 3) == ['CLASSICAL', 'CLASSICAL', 'FUSED']
+
+    assert live.largest_scale == 0.75
+    assert len(given_back) == 1 and given_back[0] is not path
+
+
+def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(impatient, network):
+    network.fault = hang = Hang()
+
+    first = impatient.fuse(make_pair(0))
+    others = [impatient.fuse(make_pair(seed)) for seed in range(1, 150)]
+
+    assert first.mode is Mode.CLASSICAL
+    assert first.warnings == ('the network gave no result within 0.1 s; this pair was fused classically',)
+    assert {(result.mode, *result.warnings) for result in others} == {
+        (Mode.CLASSICAL, 'the network hangs; this pair was fused classically')}
+    assert np.array_equal(others[4].pixels, classical_image(5))
+    assert 'the network hangs, its last call has not come back' in impatient.problems
+    assert len(network.sizes) == 3  # one after the other, and none while it hangs
+    network.fault = None
+    hang.release(impatient)
+    assert modes(impatient, 3) == ['CLASSICAL', 'FUSED', 'FUSED']
+
+
+def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay_as_they_were(impatient, network):
+    expected = impatient.fuse(make_pair(7)).pixels
+    network.fault = hang = Hang()
+    impatient.fuse(make_pair(0))
+    before = [image.copy() for image in hang.images]
+
+    modes(impatient, 5)
+
+    assert all(np.array_equal(image, kept) for image, kept in zip(hang.images, before))
+    network.fault = None
+    hang.release(impatient)
+    until(impatient, Mode.FUSED)
+    assert np.array_equal(impatient.fuse(make_pair(7)).pixels, expected)
+
+
+def test_a_network_that_never_comes_back_does_not_hold_up_the_end(impatient, network):
+    network.fault = hang = Hang()
+    assert set(modes(impatient, 50)) == {'CLASSICAL'}
+
+    impatient.close()  # returns although the call is still in work
+
+    assert not hang._go.is_set()
+    hang._go.set()
+
+
+def test_a_network_that_replaces_a_hanging_one_fuses_at_once(impatient, network, build, monkeypatch):
+    network.fault = hang = Hang()
+    assert modes(impatient, 2) == ['CLASSICAL'] * 2
+    monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: Fake())
+
+    impatient.swap(impatient.load(DEFAULTS))
+
+    assert modes(impatient, 2) == ['FUSED'] * 2 and impatient.problems == ()
+    hang._go.set()
+
+
+def test_a_slow_first_pair_of_a_size_is_no_failure(build, network):
+    pipeline = build(**{'health.compute_timeout_s': 0.1})
+    network.fault = hang = Hang()
+
+    first, second = pipeline.fuse(make_pair(0)), pipeline.fuse(make_pair(1))
+
+    assert {first.mode, second.mode} == {Mode.CLASSICAL}
+    assert first.warnings == second.warnings == (
+        'the network prepares for images of this size; this pair was fused classically',)
+    assert pipeline.problems == ()
+    network.fault = None
+    hang._go.set()
+    until(pipeline, Mode.FUSED)
+    assert pipeline.problems == () and pipeline.largest_scale == 1.0
+
+
+def test_a_first_pair_that_never_ends_is_a_failure(build, network, monkeypatch):
+    pipeline = build(**{'health.compute_timeout_s': 0.1})
+    network.fault = hang = Hang()
+    pipeline.fuse(make_pair(0))
+    monkeypatch.setattr(watchdog, 'FIRST_CALL_S', 0.0)
+
+    assert pipeline.fuse(make_pair(1)).warnings == ('the network hangs; this pair was fused classically',)
+    assert 'the network hangs' in pipeline.problems[0]
+    hang._go.set()
+
+
+def test_a_slow_first_pair_that_fails_in_the_end_counts_as_a_failure(build, network):
+    pipeline = build(**{'health.compute_timeout_s': 0.1})
+    hang = Hang()
+    network.fault = lambda ir, y: hang(ir, y)[:0]
+    pipeline.fuse(make_pair(0))
+    network.fault = None
+    hang._go.set()
+
+    until(pipeline, Mode.FUSED)
+
+    assert re.match('the network failed lately: ', pipeline.problems[0])
+
+
+@pytest.mark.parametrize('grid, mode', [('rgb', Mode.RGB_ONLY), ('thermal', Mode.THERMAL_ONLY)])
+def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed_on(build, network, monkeypatch, grid,
+                                                                                    mode):
+    works = stand_in.classical.fuse
+    fault = raises(MemoryError('nothing left'))
+    monkeypatch.setattr(stand_in.classical, 'fuse', lambda ir, y: fault(ir, y) if network.fault else works(ir, y))
+    pipeline = build(**{'alignment.output_grid': grid})
+    network.fault = fault
+    pair = make_pair()
+
+    result = pipeline.fuse(pair)
+
+    frame = pair.rgb if grid == 'rgb' else pair.thermal
+    assert (result.mode, result.grid, result.stamp_ns, result.frame_id) == (mode, grid, frame.stamp_ns, frame.frame_id)
+    assert np.array_equal(result.pixels, pair.rgb.pixels if grid == 'rgb' else np.dstack([pair.thermal.pixels] * 3))
+    assert result.warnings == (
+        'the network raised MemoryError: nothing left; this pair was fused classically',
+        f'classical fusion raised MemoryError: nothing left; the {grid} image was passed on')
+    assert 'classical fusion raised MemoryError: nothing left' in pipeline.problems
+    network.fault = None
+    assert modes(pipeline, 2) == ['CLASSICAL', 'FUSED']
+    assert 'classical fusion raised MemoryError: nothing left' not in pipeline.problems
+
+
+def test_an_unusable_frame_is_refused_and_is_no_failure_of_the_network(live):
+    with pytest.raises(FrameError):
+        live.fuse(make_pair(thermal_encoding='mono12'))
+    assert live.problems == () and modes(live, 1) == ['FUSED']
+
+
+def test_offline_a_failure_concerns_its_pair_alone(build, network):
+    pipeline = build(watchdog=False)
+    undisturbed = [pipeline.fuse(make_pair(seed)).pixels for seed in range(6)]
+
+    results = []
+    for seed in range(6):
+        network.fault = raises(MemoryError('for a moment')) if seed in (1, 2, 3) else None
+        results.append(pipeline.fuse(make_pair(seed)))
+
+    assert [result.mode.value for result in results] == ['FUSED'] + ['CLASSICAL'] * 3 + ['FUSED'] * 2
+    assert all(np.array_equal(results[seed].pixels, undisturbed[seed]) for seed in (0, 4, 5))
+    assert network.sizes == [(48, 64)] * 12
+
+
+def test_offline_everything_runs_in_the_calling_thread(build, network):
+    threads = []
+    network.fault = lambda ir, y: threads.append(threading.get_ident()) or y
+    build(watchdog=False).fuse(make_pair())
+    build(watchdog=True).fuse(make_pair())
+    assert threads[0] == threading.get_ident() != threads[1]
+
+
+def test_live_and_offline_give_the_same_pixels(build):
+    pixels = [build(watchdog=watched).fuse(make_pair(3)).pixels for watched in (True, False)]
+    assert np.array_equal(*pixels)
