@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 
+from .clock_jumps import JUMP_NS
 from .frames import RGB, THERMAL, Frame, Pair
-from .freshness import CLOCK_JUMP_NS, State, StreamHealth
+from .freshness import State, StreamHealth
 from .settings import HealthSettings
 
 
@@ -19,6 +20,8 @@ class Sources(str, Enum):
     NONE = 'NONE'
 
 
+# The output stamp goes back by this much only when another clock takes over: no delay that is tolerated is longer.
+_OTHER_CLOCK_NS = 1_000_000_000
 _ALONE = {RGB: Sources.RGB_ONLY, THERMAL: Sources.THERMAL_ONLY}
 
 
@@ -31,8 +34,8 @@ class Fallback:
     source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does.
 
     base is the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
-    what serve left out: 'outdated' pairs (their frames arrived more than source_timeout_s apart) and
-    'already_out' (no newer than what was put out before).
+    what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and 'already_out'
+    (no newer than what was put out before).
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
@@ -59,6 +62,7 @@ class Fallback:
         self.reason = ''
         self._start_ns: int | None = None
         self._waiting_since_ns: int | None = None
+        self._newest_in_ns: dict[str, int] = {}
         self._newest_out_ns: int | None = None
         self._starting = True
         self._last = Sources.NONE
@@ -85,9 +89,10 @@ class Fallback:
         """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.
 
         frame has just been given to its StreamHealth and to the pairing, which returned pairs. Stamps of
-        the output rise strictly, unless they go back by more than a second.
+        the output rise strictly, until the clock of a camera jumps back. Age is told by Frame.arrival_ns.
         """
-        fresh = [pair for pair in pairs if not self._outdated(pair)]
+        self._follow_jump(frame)
+        fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]
         self.dropped['outdated'] += len(pairs) - len(fresh)
         if fresh:
             self.paired(now_ns)
@@ -134,17 +139,24 @@ class Fallback:
                 f'stamp is {ahead_s:+.3f} s from that of rgb (check the clocks, sync.thermal_offset_ms and '
                 'sync.max_distance_ms)')
 
-    def _outdated(self, pair: Pair) -> bool:
-        apart_ns = abs(pair.rgb.arrival_ns - pair.thermal.arrival_ns)
-        return not pair.held and apart_ns > self._settings.source_timeout_s * 1e9
+    def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
+        first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
+        return arrival_ns - first_ns > self._settings.source_timeout_s * 1e9
+
+    def _follow_jump(self, frame: Frame) -> None:
+        newest_ns = self._newest_in_ns.get(frame.stream, frame.stamp_ns)
+        if frame.stamp_ns < newest_ns - JUMP_NS:
+            newest_ns, self._newest_out_ns = frame.stamp_ns, None
+        self._newest_in_ns[frame.stream] = max(frame.stamp_ns, newest_ns)
 
     def _rising(self, items: Sequence[Pair | Frame]) -> list[Pair | Frame]:
         """The items that are newer than all before them."""
+        limit_ns = max(_OTHER_CLOCK_NS, self._settings.source_timeout_s * 1e9)
         rising = []
         for item in items:
             frame = getattr(item, self.base) if isinstance(item, Pair) else item
             stamp_ns = frame.stamp_ns or frame.arrival_ns
-            if self._newest_out_ns is not None and 0 <= self._newest_out_ns - stamp_ns <= CLOCK_JUMP_NS:
+            if self._newest_out_ns is not None and 0 <= self._newest_out_ns - stamp_ns <= limit_ns:
                 self.dropped['already_out'] += 1
                 continue
             self._newest_out_ns = stamp_ns

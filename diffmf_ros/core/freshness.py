@@ -5,6 +5,7 @@ import math
 from enum import Enum
 
 from .cadence import Cadence, MissingFrames
+from .clock_jumps import JUMP_NS
 from .frames import Frame
 from .settings import HealthSettings
 from .stillness import Stillness
@@ -14,7 +15,6 @@ STALE_PERIODS = 3.0
 STALE_FLOOR_S = 0.2
 # A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a period late.
 LOST_PERIODS = 1.5
-CLOCK_JUMP_NS = 1_000_000_000
 NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
 # From here on it is not chance: the default transport loses most large images, the profile nearly none.
 MANY_MISSING = 0.2
@@ -199,7 +199,7 @@ class StreamHealth:
         self.delay_ms = delay_ns / 1e6 if abs(delay_ns) < NONSENSE_DELAY_NS else math.nan
         gap_ns = stamp_ns - self.newest_stamp_ns if self.newest_stamp_ns else 0
         self.not_increasing += gap_ns < 0
-        if -CLOCK_JUMP_NS <= gap_ns < 0:
+        if -JUMP_NS <= gap_ns < 0:
             self._missing.late()
             return
         if gap_ns < 0:
