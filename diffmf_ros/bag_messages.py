@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .bags import CAMERA_INFO, IMAGE, BagError, type_store
+from .core.camera import CameraModel, nested
 
 _LAYOUTS = {
     'mono8': (np.uint8, 1), 'mono16': (np.uint16, 1), '32FC1': (np.float32, 1),
@@ -48,16 +49,22 @@ def camera_info_message(k: np.ndarray | None, *, width: int, height: int, stamp_
                         frame_id: str) -> Any:
     """Return a sensor_msgs/CameraInfo of a distortion-free camera (REP-104).
 
-    k is the 3 x 3 intrinsic matrix in pixels, or None for an uncalibrated camera: then K, R, P are
-    zero and the distortion model is empty, which CameraInfo defines as "uncalibrated".
+    k is the 3 x 3 intrinsic matrix in pixels, or None for an uncalibrated camera: see model_message.
     """
-    intrinsics, rotation, projection = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 4))
-    if k is not None:
-        intrinsics[:], rotation[:], projection[:, :3] = k, np.eye(3), k
+    camera = None if k is None else CameraModel((width, height), nested(k), (0.0,) * 5)
+    return model_message(camera, size=(width, height), stamp_ns=stamp_ns, frame_id=frame_id)
+
+
+def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns: int, frame_id: str) -> Any:
+    """Return the sensor_msgs/CameraInfo of an image of this (width, height), which camera describes.
+
+    None: K, R and P are zero and the distortion model is empty, which CameraInfo defines as "uncalibrated".
+    """
     region = _types()['sensor_msgs/msg/RegionOfInterest'](
         x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    k, r, p = (camera.k, camera.r, camera.p) if camera else (np.zeros(9), np.zeros(9), np.zeros(12))
     return _types()[CAMERA_INFO](
-        header=_header(stamp_ns, frame_id), height=height, width=width,
-        distortion_model='' if k is None else 'plumb_bob', d=np.zeros(0 if k is None else 5),
-        k=intrinsics.ravel(), r=rotation.ravel(), p=projection.ravel(),
+        header=_header(stamp_ns, frame_id), height=size[1], width=size[0],
+        distortion_model='' if camera is None else camera.distortion_model,
+        d=np.array(() if camera is None else camera.d, np.float64), k=np.ravel(k), r=np.ravel(r), p=np.ravel(p),
         binning_x=0, binning_y=0, roi=region)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fusing a bag offline: every pair, the same bytes each time, bad frames counted."""
 
+import numpy as np
 import pytest
+import yaml
+from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, shifts, views
 
-from diffmf_ros.bag_messages import image_message
-from diffmf_ros.bags import IMAGE, BagError, BagReader, BagWriter
+from diffmf_ros.bag_messages import image_message, model_message
+from diffmf_ros.bags import CAMERA_INFO, IMAGE, START_NS, BagError, BagReader, BagWriter
 from diffmf_ros.core.settings import DEFAULTS, updated
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, fuse_bag, pairs_of
@@ -12,9 +15,37 @@ from diffmf_ros.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, fuse_bag, pairs_of
 SETTINGS = updated(DEFAULTS, {'model': 'classical'})
 
 
-def fuse(source, target):
+def fuse(source, target, settings=SETTINGS):
     with BagReader(source) as reader, BagWriter(target) as writer:
-        return fuse_bag(reader, writer, FusionPipeline(SETTINGS), SETTINGS.sync)
+        return fuse_bag(reader, writer, FusionPipeline(settings), settings.sync)
+
+
+def first(path, topic):
+    with BagReader(path) as reader:
+        message = next(reader.messages([topic]))
+        return reader.deserialize(message.raw, message.msgtype)
+
+
+def write_plane_bag(path, *, thermal_info=WIDE_THERMAL):
+    """A bag of one pair: a plane at 12 m seen by two cameras with lens distortion, and both camera infos."""
+    rgb, heat = views(rig(), 12.0)
+    images = {'rgb': (np.repeat(rgb[..., None], 3, -1), 'rgb8', RGB_CAMERA), 'thermal': (heat, 'mono8', thermal_info)}
+    with BagWriter(path) as writer:
+        for stream, (pixels, encoding, camera) in images.items():
+            about = {'stamp_ns': START_NS, 'frame_id': f'{stream}_optical'}
+            info = model_message(camera, size=pixels.shape[1::-1], **about)
+            writer.write(f'/{stream}/camera_info', CAMERA_INFO, info, START_NS)
+            writer.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), START_NS)
+    return path
+
+
+def plane_settings(folder, **changes):
+    """Classical fusion, gray, aligned by the mounting that a file holds; the cameras are described by their infos."""
+    mounting = {'rotation': [list(row) for row in EXTRINSICS.rotation],
+                'translation_m': list(EXTRINSICS.translation_m)}
+    (folder / 'rig.yaml').write_text(yaml.safe_dump({'thermal_from_rgb': mounting}), encoding='utf-8')
+    return updated(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'), 'alignment.plane_depth_m': 12.0,
+                              'output.colour': 'gray', **changes})
 
 
 def content(path):
@@ -43,6 +74,65 @@ def test_camera_info_of_the_rgb_camera_is_passed_on(small_bag, tmp_path):
     assert (list(passed.k), list(passed.p), passed.width) == (list(sent.k), list(sent.p), sent.width)
 
 
+@pytest.mark.parametrize('grid, camera', [('rgb', RGB_CAMERA), ('thermal', WIDE_THERMAL)])
+def test_the_infos_of_both_cameras_align_a_plane_on_the_grid_of_either(tmp_path, grid, camera):
+    bag = write_plane_bag(tmp_path / 'plane')
+
+    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path, **{'alignment.output_grid': grid}))
+
+    image, info = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    assert counts.problems == set()
+    assert (image.width, image.height) == (info.width, info.height) == camera.size
+    assert image.header.frame_id == info.header.frame_id == f'{grid}_optical'
+    assert np.array_equal(info.k, np.ravel(camera.k)) and tuple(info.d) == camera.d
+    own = dict(zip(('rgb', 'thermal'), views(rig(), 12.0)))[grid]
+    fused = image.data.reshape(own.shape)
+    points, moved = shifts(own, fused, rig().mapping(12.0, grid=grid).seen)
+    # What is aligned and equal stays where it is when it is fused.
+    assert len(points) > 90 and np.abs(moved).max() < 0.25
+
+
+def test_a_bag_without_the_info_of_thermal_says_that_thermal_was_resized(tmp_path):
+    bag = write_plane_bag(tmp_path / 'plane', thermal_info=None)
+
+    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path))
+
+    assert counts.problems == {
+        '/thermal/camera_info: expected a calibration, got a camera info whose K is zero: calibrate the camera',
+        'waiting for a calibration on thermal/camera_info: thermal is resized meanwhile'}
+
+
+def test_an_info_of_a_larger_image_of_the_same_shape_is_scaled(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'larger') as writer:
+        for m in reader.messages():
+            message = reader.deserialize(m.raw, m.msgtype)
+            if m.topic == '/rgb/camera_info':
+                message.width, message.height = 128, 96
+            writer.write(m.topic, m.msgtype, message, m.stamp_ns)
+
+    counts = fuse(tmp_path / 'larger', tmp_path / 'fused')
+
+    sent, passed = first(small_bag, '/rgb/camera_info'), first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    assert (passed.width, passed.height, counts.problems) == (64, 48, set())
+    assert passed.k[0] == sent.k[0] / 2 and passed.k[2] == (sent.k[2] + 0.5) / 2 - 0.5
+
+
+def test_an_info_of_another_shape_is_left_out_and_said(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'other') as writer:
+        for m in reader.messages():
+            message = reader.deserialize(m.raw, m.msgtype)
+            if m.topic == '/rgb/camera_info':
+                message.height = 64
+            writer.write(m.topic, m.msgtype, message, m.stamp_ns)
+
+    counts = fuse(tmp_path / 'other', tmp_path / 'fused')
+
+    info = first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    assert not info.k.any() and (info.width, info.height) == (64, 48)
+    assert len(counts.problems) == 1
+    assert 'calibration is for 64x64, the image has 64x48' in counts.problems.pop()
+
+
 def test_the_same_bag_gives_the_same_bytes(small_bag, tmp_path):
     fuse(small_bag, tmp_path / 'a')
     fuse(small_bag, tmp_path / 'b')
@@ -62,7 +152,6 @@ def test_a_bad_frame_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
 
 
 def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):
-    import numpy as np
     with BagWriter(tmp_path / 'other') as writer:
         writer.write('/front/image', IMAGE, image_message(
             np.zeros((4, 4), np.uint8), 'mono8', stamp_ns=1, frame_id=''), 1)

@@ -26,6 +26,8 @@ Scale = _option('scale', float)
 Threads = _option('threads', int)
 ScanBackend = _option('scan_backend', str)
 ThermalOffset = _option('sync.thermal_offset_ms', float)
+OutputGrid = _option('alignment.output_grid', str)
+PlaneDepth = _option('alignment.plane_depth_m', float)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
 AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
 

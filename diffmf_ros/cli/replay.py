@@ -21,6 +21,8 @@ def replay(
     weights: options.Weights = None,
     engine: options.Engine = DEFAULTS.engine,
     alignment: options.AlignmentFile = None,
+    plane_depth_m: options.PlaneDepth = DEFAULTS.alignment.plane_depth_m,
+    output_grid: options.OutputGrid = DEFAULTS.alignment.output_grid,
     thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
@@ -32,8 +34,9 @@ def replay(
     from ..replay import fuse_bag
 
     settings = options.settings_from(
-        model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
-        device=device, sync__thermal_offset_ms=thermal_offset_ms)
+        model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment,
+        alignment__plane_depth_m=plane_depth_m, alignment__output_grid=output_grid, scale=scale, device=device,
+        sync__thermal_offset_ms=thermal_offset_ms)
     with BagReader(bag) as reader:
         reader.require(rgb_topic, thermal_topic)
         pipeline = FusionPipeline(settings)
@@ -43,6 +46,8 @@ def replay(
                 reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
                 report=lambda pair: progress.update(task, completed=pair.rgb.arrival_ns - reader.start_ns))
             progress.update(task, completed=reader.duration_ns)
+    for problem in sorted(counts.problems):
+        typer.echo(problem, err=True)
     modes = ', '.join(f'{count} {mode}' for mode, count in counts.modes.items())
     dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items()) or 'nothing'
     typer.echo(f'{out}: {counts.frames} frames, {counts.pairs} pairs, {modes}; dropped: {dropped}')

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .frames import RGB, THERMAL
+from .frames import RGB
 
 Size = tuple[int, int]
 Tables = tuple[np.ndarray, np.ndarray]
@@ -69,12 +69,12 @@ class Mapping:
 
     @property
     def thermal_tables(self) -> Tables | None:
-        """Tables of the thermal image; None: it is resized, or has the grid's pixels."""
+        """Tables of thermal, see Warp; None: it is resized, or has the grid's pixels."""
         return self.thermal.tables
 
     @property
     def rgb_tables(self) -> Tables | None:
-        """Tables of the RGB image; None: it is resized, or has the grid's pixels."""
+        """Tables of the RGB image, see Warp; None: it is resized, or has the grid's pixels."""
         return self.rgb.tables
 
     def thermal_on_grid(self, gray: np.ndarray) -> np.ndarray:
@@ -114,11 +114,6 @@ def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size:
     warp, same = Warp(other, own, tables, averaged), Warp(own, own)
     thermal, rgb = (warp, same) if grid == RGB else (same, warp)
     return Mapping(grid, thermal, rgb, seen, bool(seen.all()))
-
-
-def other_stream(grid: str) -> str:
-    """The camera whose image is warped."""
-    return THERMAL if grid == RGB else RGB
 
 
 def shrinks(source: Size, size: Size) -> bool:
