@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closest-stamp pairing against a brute-force optimum."""
+"""Closest-stamp pairing against brute force."""
 
 import weakref
 
@@ -7,65 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from stamp_streams import MS, RATES, brute_force, by_arrival, each_others_closest, frame, run, stamps
 
-from diffmf_ros.core.frames import RGB, THERMAL, Frame
+from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.pairing import ClosestPairing
 from diffmf_ros.core.settings import SyncSettings
-
-MS = 1_000_000
-PIXELS = np.zeros((1, 1), np.uint8)
-RATES = [(30, 30), (30, 9), (30, 25), (60, 30)]
-
-
-def frame(stream, stamp_ns):
-    return Frame(stream, int(stamp_ns), 'optical', PIXELS, 'mono8')
-
-
-def costs(rgb, thermal):
-    """Sorted stamps of both streams as columns and rows, their offsets, and these as distances without ties."""
-    rgb, thermal = np.sort(rgb).astype(np.int64), np.sort(thermal).astype(np.int64)
-    offset = thermal[None] - rgb[:, None]  # rgb x thermal
-    return rgb, thermal, offset, 2 * np.abs(offset) + (offset < 0)
-
-
-def brute_force(rgb_ns, thermal_ns, max_ns):
-    """All combinations in reach, closest first, RGB first on a tie: each whose frames are free and that crosses none."""
-    rgb, thermal, offset, cost = costs(rgb_ns, thermal_ns)
-    pairs = []
-    for i, j in sorted(np.argwhere(np.abs(offset) <= max_ns).tolist(), key=lambda ij: cost[tuple(ij)]):
-        if all((i - other_i) * (j - other_j) > 0 for other_i, other_j in pairs):
-            pairs.append((i, j))
-    return [(int(rgb[i]), int(thermal[j])) for i, j in sorted(pairs)]
-
-
-def each_others_closest(rgb_ns, thermal_ns, max_ns):
-    """All combinations in reach of which each frame is the closest one to the other."""
-    rgb, thermal, offset, cost = costs(rgb_ns, thermal_ns)
-    mutual = (cost == cost.min(0)) & (cost == cost.min(1)[:, None]) & (np.abs(offset) <= max_ns)
-    return [(int(rgb[i]), int(thermal[j])) for i, j in np.argwhere(mutual)]
-
-
-def run(pairing, arrivals, flush=True):
-    """Stamps of the pairs that come out of (stream, stamp) arrivals."""
-    pairs = [pair for stream, stamp in arrivals for pair in pairing.add(frame(stream, stamp))]
-    pairs += pairing.flush() if flush else []
-    return [(pair.rgb.stamp_ns, pair.thermal.stamp_ns) for pair in pairs]
-
-
-def stamps(rng, rate, *, seconds=12, jitter=0.0, drops=0.0):
-    """Sorted stamps from a random phase on; jitter is a share of the period to either side."""
-    count = int(seconds * rate)
-    periods = np.arange(count) + rng.uniform() + rng.uniform(-jitter, jitter, count)
-    return (periods[rng.uniform(size=count) >= drops] * 1e9 / rate).astype(np.int64)
-
-
-def by_arrival(rgb_ns, thermal_ns, *, rgb_delay_ms=5.0, thermal_delay_ms=15.0):
-    """(stream, stamp) in the order of stamp plus delay; a delay is a number or one per frame."""
-    arrivals = []
-    for stream, stamps_ns, delay_ms in ((RGB, rgb_ns, rgb_delay_ms), (THERMAL, thermal_ns, thermal_delay_ms)):
-        at_ns = stamps_ns + np.multiply(delay_ms, MS)
-        arrivals += [(at, stream, int(stamp)) for at, stamp in zip(at_ns, stamps_ns, strict=True)]
-    return [(stream, stamp) for _, stream, stamp in sorted(arrivals)]
 
 
 @pytest.mark.parametrize('rates', RATES)
@@ -272,71 +218,6 @@ def test_cameras_with_jitter_drops_reordering_and_delay_equal_brute_force(case):
     assert run(ClosestPairing(SyncSettings()), arrivals) == brute_force(rgb, thermal, 25 * MS)
 
 
-@pytest.mark.parametrize('thermal_delay_ms', [5.0, 120.0])
-@pytest.mark.parametrize('rates', RATES)
-def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms):
-    rng = np.random.default_rng(7)
-    once = by_arrival(*(stamps(rng, rate, seconds=10, jitter=0.1) for rate in rates),
-                      thermal_delay_ms=thermal_delay_ms)
-    pairing = ClosestPairing(SyncSettings())
-
-    loops = [run(pairing, once, flush=False) for _ in range(3)]
-
-    expected = run(ClosestPairing(SyncSettings()), once, flush=False)
-    assert loops == [expected] * 3
-    assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings()), once))
-    assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped['overflow'] == 0
-
-
-def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
-    rng = np.random.default_rng(8)
-    rgb, thermal = stamps(rng, 30, seconds=10), stamps(rng, 9, seconds=10)
-    start = np.concatenate([np.full(len(rgb), n * 10_000.0) for n in range(3)])
-    arrivals = by_arrival(np.tile(rgb, 3), np.tile(thermal, 3), rgb_delay_ms=start,
-                          thermal_delay_ms=np.repeat([0, 10_000, 20_000], len(thermal)) + 120.0)
-
-    pairing = ClosestPairing(SyncSettings())
-    pairs = run(pairing, arrivals)
-
-    # The last one or two thermal frames of a loop find their RGB frames cleared.
-    best = brute_force(rgb, thermal, 25 * MS)
-    counts = [pairs.count(pair) for pair in best]
-    assert set(pairs) == set(best)
-    assert counts[:-2] == [3] * (len(best) - 2)
-    assert pairing.dropped['clock_jump'] > 0
-
-
-def test_a_clock_that_goes_back_counts_what_it_clears():
-    pairing = ClosestPairing(SyncSettings())
-    run(pairing, [(RGB, 10**10 + n * 33 * MS) for n in range(5)], flush=False)
-
-    leftover = (THERMAL, 10**10 + 133 * MS)
-    pairs = run(pairing, [(RGB, 0), leftover, (THERMAL, 1 * MS), (RGB, 33 * MS)], flush=False)
-
-    assert pairs == [(0, 1 * MS)]
-    assert pairing.dropped['clock_jump'] == 5 + 1
-
-
-def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
-    pairing = ClosestPairing(SyncSettings())
-    run(pairing, [(RGB, 10**10), (THERMAL, 10**10), (RGB, 0), (THERMAL, 0)], flush=False)
-
-    pairs = run(pairing, [(THERMAL, 2 * 10**9), (RGB, 2 * 10**9)], flush=False)
-
-    assert pairs == [(2 * 10**9, 2 * 10**9)]
-
-
-def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
-    pairing = ClosestPairing(SyncSettings())
-    pairs = run(pairing, [(RGB, 10**9), (THERMAL, 10**9)], flush=False)
-
-    back = 10**9 - 250 * MS
-    more = run(pairing, [(RGB, 10**9), (RGB, 10**9 - 1), (THERMAL, back), (THERMAL, 10**9)], flush=False)
-
-    assert pairs == [(10**9, 10**9)] and more == []
-    assert pairing.dropped == {'duplicate': 2, 'late': 2}
-
-
 @pytest.mark.parametrize('stream', [RGB, THERMAL])
 def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
     pairing = ClosestPairing(SyncSettings())
@@ -373,11 +254,3 @@ def test_frames_that_left_are_released():
         del item
 
     assert sum(reference() is not None for reference in references) <= 3
-
-
-def test_after_a_flush_a_new_recording_starts():
-    pairing = ClosestPairing(SyncSettings())
-    arrivals = [(RGB, 10**9), (THERMAL, 10**9 + 3 * MS)]
-
-    assert run(pairing, arrivals) == run(pairing, arrivals) == [(10**9, 10**9 + 3 * MS)]
-    assert not +pairing.dropped

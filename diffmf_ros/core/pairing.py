@@ -11,16 +11,18 @@ The rule with hold_last_ms. Every RGB frame is for itself: it gets the closest t
 max_distance apart (of two equally close the later), else the newest one that is at most hold_last_ms older, else it
 leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the pair before already.
 
-A pair comes out as soon as no frame that can still arrive would change it, with those that its left-overs made before
-it. Waiting for the next frame of the slower camera would cost up to its whole period, so a stream is trusted to keep at
-least a share of the smallest of its recent gaps: half, or seven eighths with hold_last_ms, where RGB frames are not to
-wait. It is also trusted to be no more than a second behind the other one, with hold_last_ms no more than it was
-recently: a silent camera holds the other one up no longer. A frame leaves unpaired when all that can come is too far
-away. Nothing waits for a further pair.
+A pair comes out as soon as no frame that can still arrive would change it, together with what was left over before it;
+a frame leaves unpaired when all that can still arrive is too far away; nothing waits for a further pair. What can still
+arrive is predicted, because to wait for the next frame of the slower camera would cost up to its whole period. A stream
+is trusted to keep at least half of the smallest of its recent gaps, and to be no more than a second behind the other
+one: for so long, and no longer, a silent camera holds frames up. With hold_last_ms RGB frames should not wait, and a
+wrong guess costs little. So what is usual counts then: the next gap is as far below the smallest recent one as that is
+below the median, and a stream is no more behind the other than it was of late, and one frame.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
+from statistics import median_low
 
 from .clock_jumps import ClockJumps, Verdict
 from .frames import RGB, Frame, Pair
@@ -68,9 +70,12 @@ class _Stream:
         return max(self.newest_ns + self.shortest_gap_ns // 2, other.newest_ns - _PATIENCE_NS)
 
     def expected_ns(self, other: '_Stream') -> int:
-        """As next_ns, but the frame is hardly later either: what is usual of late counts, not what is possible."""
+        """No frame that is still to come is expected earlier, going by what is usual of late."""
+        gap_ns = lag_ns = 0
+        if len(self.gaps_ns) >= _ENOUGH:
+            gap_ns = max(2 * min(self.gaps_ns) - median_low(self.gaps_ns), 0)
         lag_ns = max(0, *self.lags_ns) + other.shortest_gap_ns if len(self.lags_ns) >= _ENOUGH else _PATIENCE_NS
-        return max(self.newest_ns + self.shortest_gap_ns * 7 // 8, other.newest_ns - min(lag_ns, _PATIENCE_NS))
+        return max(self.newest_ns + gap_ns, other.newest_ns - min(lag_ns, _PATIENCE_NS))
 
     def refusal(self, stamp_ns: int) -> str | None:
         """Why a frame of this stamp cannot be inserted any more: 'duplicate', 'late' or None."""
