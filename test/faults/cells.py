@@ -39,10 +39,13 @@ class Cell:
     """A fault and what is required.
 
     during: the modes of right answers; the first of them is the answer to the fault. None: silence.
-    within_frames: the frame of the fault by which answers are right. within_s: the first right answer comes
-    within this time, and not before not_before_s. values: key values of every right answer. recovered_frames: the
-    frame after the fault by which answers are FUSED again. answered: the least share of usable frames that get their
-    answer once the fault is found. steps_back: how often the stamps of images go back. ticks: shortest duration.
+    within_frames: the frame of the fault by which answers are right.
+    within_s, not_before_s: the first right answer comes between these times.
+    values: key values of every right answer.
+    recovered_frames: the frame after the fault by which answers are FUSED again.
+    answered: the least share of usable frames that get an answer once the fault is found; of pairs that come out
+    at the same moment only the newest one does.
+    steps_back: how often the stamps of images go back. ticks: shortest duration of the fault.
     """
 
     name: str
@@ -96,7 +99,7 @@ def _of_camera(stream: str) -> list[Cell]:
         _harmless(stream, cameras.wrong_size, 'wrong size'),
         _harmless(stream, cameras.slow, 'slow'),
         _harmless(stream, cameras.delayed, 'delayed', answered=0.7),
-        _harmless(stream, cameras.intermittent, 'intermittent'),
+        _harmless(stream, cameras.intermittent, 'intermittent', answered=0.6),
         Cell(flapping.name, (survivor, FUSED), **{stream: cameras.flapping}, within_s=LOST_S,
              not_before_s=SOURCE_TIMEOUT_S, answered=0.5, says=flapping.says, ticks=flapping.ticks),
     ]
@@ -128,7 +131,8 @@ CLOCKS = [
     Cell('clock: thermal 1 h ahead', (RGB_ONLY,), thermal=cameras.shifted(ONE_HOUR_S), within_s=LOST_S,
          not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
     Cell('clock: duplicates', (FUSED,), rgb=cameras.duplicated, thermal=cameras.duplicated, within_frames=1),
-    Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered, within_frames=1),
+    Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered, within_frames=1,
+         answered=0.4),
 ]
 
 COMPUTE = [

@@ -33,7 +33,7 @@ def test_a_failing_camera_is_answered_and_its_return_too(cell, node, record_prop
     measured, complaints = verdict(cell, node)
 
     record_property('measured', measured.json)
-    assert not complaints
+    assert not complaints, '\n'.join(complaints)
 
 
 @pytest.mark.parametrize('cell', **names(CLOCKS))
@@ -41,7 +41,7 @@ def test_a_bad_clock_is_lived_with(cell, node, record_property):
     measured, complaints = verdict(cell, node)
 
     record_property('measured', measured.json)
-    assert not complaints
+    assert not complaints, '\n'.join(complaints)
 
 
 @pytest.mark.parametrize('cell', **names(COMPUTE))
@@ -49,4 +49,4 @@ def test_a_failing_network_is_replaced_and_taken_again(cell, faulty_node, record
     measured, complaints = verdict(cell, faulty_node)
 
     record_property('measured', measured.json)
-    assert not complaints
+    assert not complaints, '\n'.join(complaints)
