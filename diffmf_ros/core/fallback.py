@@ -64,13 +64,13 @@ class Fallback:
         self._waiting_since_ns: int | None = None
         self._newest_in_ns: dict[str, int] = {}
         self._newest_out_ns: int | None = None
-        self._starting = True
+        self.starting = True
         self._last = Sources.NONE
 
     @property
     def alarm(self) -> bool:
         """Whether the last call of sources found nothing to put out, after the time to start."""
-        return not self._starting and self._last is Sources.NONE
+        return not self.starting and self._last is Sources.NONE
 
     def paired(self, now_ns: int) -> None:
         """Note that a pair has come out of the pairing."""
@@ -80,7 +80,7 @@ class Fallback:
         """Which cameras to use at now_ns; `reason` is then a sentence, empty when nothing is amiss."""
         if self._start_ns is None or now_ns < self._start_ns:
             self._start_ns = now_ns
-        self._starting = now_ns - self._start_ns <= self._settings.source_timeout_s * 1e9
+        self.starting = now_ns - self._start_ns <= self._settings.source_timeout_s * 1e9
         out = [name for name, stream in self.streams.items() if not self._expected(stream, now_ns)]
         self._last, self.reason = self._decide(out, now_ns)
         return self._last
@@ -105,7 +105,7 @@ class Fallback:
         return []
 
     def _expected(self, stream: StreamHealth, now_ns: int) -> bool:
-        return stream.usable(now_ns) or (self._starting and not stream.seen)
+        return stream.usable(now_ns) or (self.starting and not stream.seen)
 
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
         """Sources and reason, from the streams that are out."""

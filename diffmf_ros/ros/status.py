@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node counts, and how it reports it on /diagnostics."""
+"""What the node counts, and how it reports it: /diagnostics once a second, fused/status with every image."""
 
 import threading
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
+from ..core.fallback import Fallback
+from ..core.frames import RGB, THERMAL, FusionResult, Mode
+from ..core.freshness import State
 from ..core.latency import LatencyMeter
+from .messages import make_header
+from .stream_status import ZERO_STAMPS, key_values, number, stream_status, unstamped
 
 PERIOD_S = 1.0
 
@@ -18,14 +24,19 @@ PERIOD_S = 1.0
 class Totals:
     """Counts since activation, at one instant.
 
-    counted has rgb_in, thermal_in, pairs and fused; dropped maps a reason to the frames or pairs lost
-    to it, among them 'overtaken' and 'failed' pairs. Latencies are nan before the first image.
+    counted has rgb_in, thermal_in, pairs and fused (every image that went out, also one of a single
+    camera); modes has the same images by mode; dropped maps a reason to the frames or pairs lost to it,
+    among them 'overtaken' and 'failed' pairs; refused has those of undecodable messages by stream.
+    Latencies, and the age of the newest image (since its later frame arrived), are nan before the first.
     """
 
     counted: Mapping[str, int] = field(default_factory=Counter)
     dropped: Mapping[str, int] = field(default_factory=Counter)
+    refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    modes: Mapping[str, int] = field(default_factory=Counter)
     latency_p50_ms: float = float('nan')
     latency_p99_ms: float = float('nan')
+    age_ms: float = float('nan')
     mode: str = 'none'
     warnings: tuple[str, ...] = ()
     last_error: str = ''
@@ -38,7 +49,10 @@ class Tally:
         self._lock = threading.Lock()
         self._counted: Counter = Counter()
         self._dropped: Counter = Counter()
+        self._modes: Counter = Counter()
+        self._refused: defaultdict[str, Counter] = defaultdict(Counter)
         self._latency = LatencyMeter()
+        self._newest_ms = float('nan')
         self._last: dict = {}
 
     def count(self, name: str) -> None:
@@ -46,57 +60,106 @@ class Tally:
         with self._lock:
             self._counted[name] += 1
 
-    def drop(self, reason: str, *, error: str = '') -> None:
-        """Count a lost frame or pair under reason; error, when given, becomes the last error."""
+    def drop(self, reason: str, *, error: str = '', stream: str = '') -> None:
+        """Count a lost frame or pair under reason; error, when given, becomes the last error.
+
+        stream names the camera, RGB or THERMAL, of a message that could not be decoded.
+        """
         with self._lock:
             self._dropped[reason] += 1
+            if stream:
+                self._refused[stream][reason] += 1
             if error:
                 self._last['last_error'] = error
 
     def fused(self, *, latency_ms: float, mode: str, warnings: tuple[str, ...]) -> None:
-        """Count a published image; latency_ms from the arrival of its later frame to publishing."""
+        """Count a published image, in the moment it went out; latency_ms from the arrival of its later frame."""
         with self._lock:
             self._counted['fused'] += 1
+            self._modes[mode] += 1
             self._latency.add(latency_ms)
+            self._newest_ms = time.monotonic() * 1e3 - latency_ms
             self._last.update(mode=mode, warnings=warnings)
 
     def totals(self, unpaired: Mapping[str, int]) -> Totals:
-        """Return the counts so far; unpaired are the frames that the pairing dropped, by reason."""
+        """Return the counts so far; unpaired are the frames that pairing and fallback dropped, by reason."""
         with self._lock:
             return Totals(counted=Counter(self._counted), dropped=self._dropped + Counter(unpaired),
+                          refused={stream: Counter(reasons) for stream, reasons in self._refused.items()},
+                          modes=Counter(self._modes), age_ms=time.monotonic() * 1e3 - self._newest_ms,
                           latency_p50_ms=self._latency.quantile(0.5),
                           latency_p99_ms=self._latency.quantile(0.99), **self._last)
 
 
 class Reporter:
-    """Publishes the state of the fusion on /diagnostics, comparing each report with the one before."""
+    """Publishes the state of the fusion and of both cameras, comparing each report with the one before.
+
+    A report has three statuses: '<node>: fusion', '<node>: rgb' and '<node>: thermal'. model and device
+    are shown as they are; assign them when they change.
+    """
 
     def __init__(self, node: Node, *, model: str, device: str):
-        """Publish under the name of node, with its clock; model and device are shown as they are."""
+        """Publish under the name of node, with its clock."""
+        self.model, self.device = model, device
         self._node = node
-        self._fixed = {'model': model, 'device': device}
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._before = Totals()
         self._before_ns = node.get_clock().now().nanoseconds
+        self._published_s = time.monotonic()
 
-    def publish(self, totals: Totals, *, scale: float, complaints: list[str], problems: Sequence[str]) -> None:
-        """Publish one report. scale is the working size of the network; the rest is as in judge."""
+    @property
+    def overdue(self) -> bool:
+        """Whether the last report is two periods old: the node's clock is simulated and stands still."""
+        return time.monotonic() - self._published_s > 2 * PERIOD_S
+
+    def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str], problems: Sequence[str],
+                fallback: Fallback | None = None, now_ns: int = 0, incompatible: Mapping[str, str] | None = None,
+                memory: Mapping[str, int] | None = None, notes: Sequence[str] = ()) -> None:
+        """Publish one report.
+
+        scale is the working size of the network, complaints and problems are as in judge. now_ns is the
+        time on the clock of fallback; incompatible maps a topic to the QoS policy in which a publisher
+        does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth knowing that are no
+        complaint.
+        """
         now = self._node.get_clock().now()
-        level, message = judge(totals, self._before, complaints, problems)
-        values = values_of(totals) | self._fixed | {'scale': f'{scale:g}'}
-        values['rate_out_hz'] = f'{self._rate_hz(totals, now.nanoseconds):.2f}'
-        status = DiagnosticStatus(
-            level=level, name=f'{self._node.get_name()}: fusion', message=message,
-            hardware_id=self._fixed['device'],
-            values=[KeyValue(key=key, value=value) for key, value in values.items()])
-        array = DiagnosticArray(status=[status])
+        incompatible = [f'{topic}: a publisher offers incompatible {policy}'
+                        for topic, policy in (incompatible or {}).items()]
+        values = values_of(totals) | {
+            'rate_out_hz': number(self._rate_hz(totals, now.nanoseconds), 2),
+            'model': self.model, 'device': self.device, 'scale': f'{scale:g}',
+            'incompatible_qos': '; '.join(incompatible),
+            **{f'memory_{kind}_mb': number(size / 1e6) for kind, size in (memory or {}).items()}}
+        reason, alarm, cameras = _silence(totals, self._before), False, []
+        if fallback is not None:
+            values |= sources_values(fallback, now_ns, notes)
+            reason, alarm, cameras = fallback.reason, fallback.alarm, self._cameras(totals, fallback, now_ns)
+        level, message = judge(totals, self._before, [*incompatible, *complaints], problems, reason=reason, alarm=alarm)
+        status = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
+                                  hardware_id=self.device, values=key_values(values))
+        array = DiagnosticArray(status=[status, *cameras])
         array.header.stamp = now.to_msg()
         self._publisher.publish(array)
         self._before, self._before_ns = totals, now.nanoseconds
+        self._published_s = time.monotonic()
 
     def destroy(self) -> None:
         """Take the publisher away."""
         self._node.destroy_publisher(self._publisher)
+
+    @property
+    def _name(self) -> str:
+        return self._node.get_fully_qualified_name().lstrip('/')
+
+    def _cameras(self, totals: Totals, fallback: Fallback, now_ns: int) -> list[DiagnosticStatus]:
+        cameras = []
+        for name, health in fallback.streams.items():
+            refused = totals.refused.get(name, {})
+            before = self._before.refused.get(name, {})
+            cameras.append(stream_status(
+                f'{self._name}: {name}', health, now_ns, starting=fallback.starting, refused=refused,
+                newly_refused={reason: grown(refused, before, reason) for reason in refused}))
+        return cameras
 
     def _rate_hz(self, totals: Totals, now_ns: int) -> float:
         """Images a second of the node's clock since the last report; nan when that clock stood or jumped."""
@@ -111,29 +174,28 @@ def grown(now: Mapping[str, int], before: Mapping[str, int], name: str) -> int:
     return now.get(name, 0) - before.get(name, 0)
 
 
-# Losses that are the normal price of unequal rates, of a slow network, or of stopping.
-EXPECTED_DROPS = {'unpaired', 'overtaken', 'stopped'}
+# Losses that are the normal price of unequal rates, of a slow network, of a change of sources, or of stopping.
+EXPECTED_DROPS = {'unpaired', 'overtaken', 'already_out', 'stopped'}
 
 
-def judge(now: Totals, before: Totals, complaints: Sequence[str],
-          problems: Sequence[str] = ()) -> tuple[bytes, str]:
+def judge(now: Totals, before: Totals, complaints: Sequence[str], problems: Sequence[str] = (), *,
+          reason: str = '', alarm: bool = False) -> tuple[bytes, str]:
     """Return level and message of a report, from what changed since the one before.
 
     complaints are conditions of the inputs that hold now, problems are parts of the fusion that do not
-    work and are done without. ERROR: pairs failed and none was fused, or there is a problem. WARN: a
-    stream is silent, something was dropped for another reason than unequal rates, the last image
-    carries a warning, or there is a complaint.
+    work and are done without; reason and alarm are those of the fallback. ERROR: pairs failed and no image
+    went out, there is a problem, or both cameras are out. WARN: a camera is out or late, something was
+    dropped for another reason than unequal rates, the last image carries a warning, or there is a complaint.
     """
     fused = grown(now.counted, before.counted, 'fused')
     if grown(now.dropped, before.dropped, 'failed') and not fused:
         return DiagnosticStatus.ERROR, '; '.join((f'fusion fails: {now.last_error}', *problems))
-    found = [f'no {stream} frames' for stream in ('rgb', 'thermal')
-             if not grown(now.counted, before.counted, f'{stream}_in')]
-    for reason in sorted(set(now.dropped) - EXPECTED_DROPS):
-        if count := grown(now.dropped, before.dropped, reason):
-            found.append(f'{count} dropped: {reason}')
+    found = [reason] if reason else []
+    for dropped in sorted(set(now.dropped) - EXPECTED_DROPS):
+        if count := grown(now.dropped, before.dropped, dropped):
+            found.append(f'{count} dropped: {dropped}')
     found += [*now.warnings, *complaints]
-    if problems:
+    if problems or alarm:
         return DiagnosticStatus.ERROR, '; '.join((*problems, *found))
     if found:
         return DiagnosticStatus.WARN, '; '.join(found)
@@ -143,7 +205,40 @@ def judge(now: Totals, before: Totals, complaints: Sequence[str],
 def values_of(totals: Totals) -> dict[str, str]:
     """Return the key values of a report that stem from the counters."""
     values = {name: str(totals.counted.get(name, 0)) for name in ('rgb_in', 'thermal_in', 'pairs', 'fused')}
+    values |= {f'out.{mode}': str(count) for mode, count in sorted(totals.modes.items())}
     values |= {f'dropped.{reason}': str(count) for reason, count in sorted(totals.dropped.items())}
-    values['latency_p50_ms'] = f'{totals.latency_p50_ms:.1f}'
-    values['latency_p99_ms'] = f'{totals.latency_p99_ms:.1f}'
+    values |= {name: number(getattr(totals, name)) for name in ('latency_p50_ms', 'latency_p99_ms', 'age_ms')}
     return values | {'mode': totals.mode, 'last_error': totals.last_error}
+
+
+def sources_values(fallback: Fallback, now_ns: int, notes: Sequence[str] = ()) -> dict[str, str]:
+    """Return the key values of a report that stem from the two cameras and what is used of them."""
+    zero = [f'{name}: {ZERO_STAMPS}' for name, health in fallback.streams.items() if unstamped(health)]
+    return {'sources': fallback.sources(now_ns).value, 'fallback': fallback.reason,
+            'rate_rgb_hz': number(fallback.rgb.rate_hz(now_ns), 2),
+            'rate_thermal_hz': number(fallback.thermal.rate_hz(now_ns), 2), 'notes': '; '.join([*notes, *zero])}
+
+
+def _silence(now: Totals, before: Totals) -> str:
+    return '; '.join(f'no {stream} frames' for stream in (RGB, THERMAL)
+                     if not grown(now.counted, before.counted, f'{stream}_in'))
+
+
+def status_message(result: FusionResult, *, name: str, rgb: State, thermal: State, model: str, scale: float,
+                   offset_ms: float | None = None, held: bool = False, reason: str = '') -> DiagnosticArray:
+    """Return the message for fused/status that belongs to an image: same header, one status.
+
+    name is '<node>: image'; offset_ms (thermal minus RGB, corrected) and held are those of the pair, None and
+    False for a single frame; reason is that of the fallback. ERROR: the network did not give this image
+    although one is in use; WARN: a camera is missing from it, or there is a warning.
+    """
+    said = [*filter(None, (reason,)), *result.warnings]
+    level = DiagnosticStatus.WARN if said or result.mode not in (Mode.FUSED, Mode.CLASSICAL) else DiagnosticStatus.OK
+    if result.mode is Mode.CLASSICAL and not model.startswith('classical'):
+        level = DiagnosticStatus.ERROR
+    values = {'mode': result.mode.value, 'rgb': rgb.value, 'thermal': thermal.value,
+              'offset_ms': 'N/A' if offset_ms is None else f'{offset_ms:.3f}', 'held': str(held).lower(),
+              'model': model, 'scale': f'{scale:g}', 'warnings': '; '.join(result.warnings)}
+    status = DiagnosticStatus(level=level, name=name, message='; '.join(said) or result.mode.value,
+                              values=key_values(values))
+    return DiagnosticArray(header=make_header(result.stamp_ns, result.frame_id), status=[status])
