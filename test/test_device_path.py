@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from two_cameras import rig
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
@@ -16,7 +17,7 @@ from diffmf_ros.core.pacing import AdaptiveScale  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, updated  # noqa: E402
 from diffmf_ros.core.thermal import levels_of  # noqa: E402
 from diffmf_ros.inference import device_path  # noqa: E402
-from diffmf_ros.inference.device_path import DevicePath  # noqa: E402
+from diffmf_ros.inference.device_path import DevicePath, Plan  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import NetworkFailure  # noqa: E402
 from diffmf_ros.inference.host_path import HostPath  # noqa: E402
@@ -84,9 +85,9 @@ def on_both_paths(pair, *, device='cpu', engine=None, **about):
     return host.astype(int), there.astype(int)
 
 
-def assert_equal_within_a_level(host, there):
+def assert_equal_within_a_level(host, there, level=1):
     assert host.shape == there.shape
-    assert (np.abs(host - there) <= 1).mean() >= 0.999
+    assert (np.abs(host - there) <= level).mean() >= 0.999
     assert np.abs(host - there).max() <= 3
 
 
@@ -111,6 +112,113 @@ def test_every_size_gives_the_picture_of_the_host_path(rgb_size, thermal_size, a
     pair = Pair(rgb_frame(rgb_size), thermal_frame(thermal_size), 0)
 
     assert_equal_within_a_level(*on_both_paths(pair, alignment=alignment, device=device))
+
+
+def mappings():
+    """name -> mapping of 320x240 RGB and 160x128 thermal."""
+    sizes = {'rgb_size': (320, 240), 'thermal_size': (160, 128)}
+    plane = rig()
+    plane = type(plane)(plane.rgb.scaled_to((320, 240)), plane.thermal.scaled_to((160, 128)), plane.thermal_from_rgb)
+    found = {}
+    for grid in ('rgb', 'thermal'):
+        found[f'resize, {grid}'] = RESIZED.mapping(**sizes, grid=grid)
+        found[f'homography, {grid}'] = TILTED.mapping(**sizes, grid=grid)
+        found[f'trimmed, {grid}'] = RESIZED.mapping(**sizes, grid=grid, trim_px=(9.5, -4.25))
+        found[f'rig, {grid}'] = plane.mapping(5.0, grid=grid)
+    return found
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('black_hot', [False, True])
+@pytest.mark.parametrize('rgb_encoding, thermal_encoding', [('rgb8', 'mono16'), ('bgra8', '32FC1'), ('mono8', 'mono8')])
+@pytest.mark.parametrize('mapping', mappings().values(), ids=mappings())
+def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(mapping, rgb_encoding, thermal_encoding,
+                                                                        black_hot, device):
+    pair = Pair(rgb_frame((240, 320), rgb_encoding), thermal_frame((128, 160), thermal_encoding), 0)
+
+    about = {'alignment': mapping, 'black_hot': black_hot, 'device': device}
+    host, there = on_both_paths(pair, **about)
+
+    assert host.shape == (*mapping.size[::-1], 3)
+    # Colour that is warped is rounded twice: a level of red is up to two after luminance and chroma.
+    assert_equal_within_a_level(host, there, level=1 if mapping.grid == RGB else 2)
+    assert_equal_within_a_level(*on_both_paths(pair, **about, colour='gray'))
+    assert host.std() > 20
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_detail_of_a_large_rgb_image_is_averaged_as_on_the_host(device):
+    fine = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
+    pair = Pair(Frame(RGB, 1, '', fine, 'rgb8'), thermal_frame((97, 131)), 0)
+    mapping = RESIZED.mapping(rgb_size=(700, 500), thermal_size=(131, 97), grid='thermal', trim_px=(1.0, 0.0))
+
+    assert mapping.rgb.averaged == (140, 100)
+    assert_equal_within_a_level(*on_both_paths(pair, alignment=mapping, device=device))
+
+
+@pytest.mark.parametrize('path', [HostPath, DevicePath])
+@pytest.mark.parametrize('grid', ['rgb', 'thermal'])
+def test_where_only_the_camera_of_the_grid_sees_its_image_passes_unchanged(path, grid):
+    rgb, thermal = rgb_frame((240, 320)), thermal_frame((128, 160), 'mono8')
+    mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid, trim_px=(80.0, -60.0))
+
+    pixels, _ = run(path(Mix()), Pair(rgb, thermal, 0), alignment=mapping)
+
+    outside = ~mapping.seen
+    own = rgb.pixels if grid == 'rgb' else np.repeat(thermal.pixels[..., None], 3, -1)
+    assert 0.3 < outside.mean() < 0.6
+    assert np.abs(pixels.astype(int) - own)[outside].max() <= 1 + (grid == 'rgb')  # colour there and back rounds
+    assert np.abs(pixels.astype(int) - own)[mapping.seen].max() > 20
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('grid', ['rgb', 'thermal'])
+@pytest.mark.parametrize('rgb_encoding', ['rgb8', 'bgr8', 'mono8'])
+@pytest.mark.parametrize('colour, shape', [('keep_chroma', (3,)), ('gray', ()), ('inferno', (3,))])
+def test_every_colour_policy_gives_the_picture_of_the_host_path(colour, shape, rgb_encoding, grid, device):
+    pair = Pair(rgb_frame((60, 80), rgb_encoding), thermal_frame((48, 64)), 0)
+
+    host, there = on_both_paths(pair, colour=colour, grid=grid, device=device)
+
+    assert host.shape == ((60, 80) if grid == 'rgb' else (48, 64)) + shape
+    if colour == 'inferno':  # a step of a palette can be several levels
+        assert np.abs(host - there).max() <= 12 and (host == there).mean() > 0.9
+    else:
+        assert_equal_within_a_level(host, there)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('grid', ['rgb', 'thermal'])
+def test_a_live_change_of_the_mapping_prepares_nothing_and_is_seen_at_once(grid, device, monkeypatch):
+    built = []
+    program = device_path.Program
+    monkeypatch.setattr(device_path, 'Program', lambda plan, **more: built.append(plan) or program(plan, **more))
+    pair = Pair(rgb_frame((240, 320)), thermal_frame((128, 160)), 0)
+    there, host = DevicePath(Mix(device)), HostPath(Mix())
+    pictures = []
+
+    for trim_px in ((3.0, 0.0), (-40.0, 25.0), (60.5, 3.25), (3.0, 0.0)):
+        mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid, trim_px=trim_px)
+        pictures.append(run(there, pair, alignment=mapping)[0])
+        expected = run(host, pair, alignment=mapping)[0]
+        assert_equal_within_a_level(expected.astype(int), pictures[-1].astype(int), level=1 if grid == RGB else 2)
+
+    assert len(built) == 1
+    assert np.array_equal(pictures[0], pictures[3]) and not np.array_equal(pictures[0], pictures[1])
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_tables_stay_where_a_captured_graph_reads_them(device):
+    path, pair = DevicePath(Mix(device)), Pair(rgb_frame((60, 80)), thermal_frame((48, 64)), 0)
+    addresses = set()
+
+    for x in range(5):
+        mapping = RESIZED.mapping(rgb_size=(80, 60), thermal_size=(64, 48), trim_px=(x + 1.0, 0.0))
+        run(path, pair, alignment=mapping)
+        program = path._prepared(Plan.of(pair, 1.0, mapping=mapping)).program
+        addresses.add((program._warp._grid.data_ptr(), program._seen.data_ptr()))
+
+    assert len(addresses) == 1 and path._prepared.cache_info().misses == 1
 
 
 @pytest.mark.parametrize('device', DEVICES)

@@ -21,6 +21,7 @@ class TensorWarp:
         target = averaged or size
         self._resizes = source != target and (averaged is not None or not mapped)
         self._area = AreaResize(source[::-1], target[::-1], device=device) if shrinks(source, target) else None
+        self._by_two = source == (2 * target[0], 2 * target[1])
         self._sampled = averaged or source
         self._grid = torch.zeros((1, *self._size, 2), device=device) if mapped else None
 
@@ -34,12 +35,13 @@ class TensorWarp:
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """C x H x W -> C x h x w, float32 of whole numbers; undefined where it comes from nowhere."""
         if self._resizes:
-            image = self._resized(image).round()
+            image = self._resized(image)
         if self._grid is None:
             return image
         return grid_sample(image[None], self._grid, padding_mode='border', align_corners=False)[0].round()
 
     def _resized(self, image):
-        if self._area is not None:
-            return self._area(image)
-        return interpolate(image[None], self._size, mode='bilinear', align_corners=False)[0]
+        if self._area is None:
+            return interpolate(image[None], self._size, mode='bilinear', align_corners=False)[0].round()
+        # OpenCV rounds halves up where it averages 2 x 2 pixels, and to even numbers elsewhere.
+        return (self._area(image) + 0.5).floor() if self._by_two else self._area(image).round()
