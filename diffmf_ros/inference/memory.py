@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # How libraries say that there was no memory, where their exception has no type of its own.
@@ -48,7 +49,8 @@ def give_back_memory() -> None:
     gc.collect()
     torch = _torch_with_cuda()
     if torch is not None:
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after some errors a device answers nothing but that error
+            torch.cuda.empty_cache()
     if sys.platform.startswith('linux') and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)
 

@@ -23,9 +23,9 @@ class FusionPipeline:
     same frames always give the same pixels. With it (live) the network runs in a thread of its own for which nobody
     waits too long, and it rests and steps down when it fails: see guard.Live.
 
-    fuse, pass_through and align belong to one thread; the other methods may be called from other ones. Without torch
-    a torch network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError at
-    construction when weights, alignment or device are not usable.
+    fuse, pass_through and align belong to one thread; update, load and swap may run in others meanwhile. Without
+    torch a torch network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError
+    at construction when weights, alignment or device are not usable.
     """
 
     def __init__(self, settings: Settings, *, watchdog: bool = False):
@@ -109,7 +109,8 @@ class FusionPipeline:
 
         Raises AlignmentError, and then changes nothing.
         """
-        self.aligner.configure(settings.alignment)
+        if settings.alignment != self._settings.alignment:
+            self.aligner.configure(settings.alignment)
         self._settings = settings
 
     def load(self, settings: Settings) -> Loaded:
@@ -120,9 +121,8 @@ class FusionPipeline:
         return load(settings, guard_of=self._guard_of, example=self._latest or self._blank(settings.warm_up))
 
     def swap(self, loaded: Loaded) -> None:
-        """Use what load() returned from the next pair on."""
-        before, self._loaded, self._standing = self._loaded, loaded, ()
-        before.close()
+        """Use what load() returned from the next pair on. The network before goes with the last pair that it has."""
+        self._loaded, self._standing = loaded, ()
 
     def warm_up(self, size: tuple[int, int] | None = None) -> None:
         """Fuse blank pairs with an RGB image of this (width, height); None: that of the settings, if they name one.
