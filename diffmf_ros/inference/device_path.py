@@ -7,7 +7,7 @@ is tested, on a CPU too; there the host path is the faster one.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -72,9 +72,14 @@ class DevicePath:
     """
 
     def __init__(self, engine):
-        self._engine = engine
-        self._prepared = lru_cache(maxsize=READY)(self._prepare)
-        self.problems: tuple[str, ...] = ()
+        self._problems: list[str] = []
+        # Of no bound method: that would be a cycle, and what a path keeps on the device has to go with it at once.
+        self._prepared = lru_cache(maxsize=READY)(partial(_prepare, engine, self._problems))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each plan without a graph."""
+        return tuple(self._problems)
 
     @torch.inference_mode()
     def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, colour: str, scale: float,
@@ -104,17 +109,6 @@ class DevicePath:
             return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
         with stage('colour'):
             return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding, colour=colour)
-
-    def _prepare(self, plan: Plan) -> 'Prepared':
-        device = self._engine.device
-        thermal_type = {'mono16': 'uint16', '32FC1': 'float32'}.get(plan.thermal_encoding, 'uint8')
-        uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type), ((4,), 'float32')],
-                          device=device)
-        program = Program(plan, fuse=self._engine.fuse_tensors, device=device)
-        replay = Replay(program, uploads.take())
-        if replay.problem:
-            self.problems += (f'{plan.size[1]}x{plan.size[0]}: {replay.problem}',)
-        return Prepared(uploads, program, replay, Download(plan.values + 1, device=device))
 
 
 @dataclass(frozen=True)
@@ -182,6 +176,19 @@ class Program:
         if chroma is not None and self._plan.grid != RGB and self._seen is not None:
             chroma = tuple(self._where_seen(c, 128.0) for c in chroma)
         return join_luma(luma, chroma, self._plan.rgb_encoding)
+
+
+def _prepare(engine, problems: list[str], plan: Plan) -> Prepared:
+    """Make a plan ready on the engine's device; a graph that could not be captured is added to problems."""
+    device = engine.device
+    thermal_type = {'mono16': 'uint16', '32FC1': 'float32'}.get(plan.thermal_encoding, 'uint8')
+    uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type), ((4,), 'float32')],
+                      device=device)
+    program = Program(plan, fuse=engine.fuse_tensors, device=device)
+    replay = Replay(program, uploads.take())
+    if replay.problem:
+        problems.append(f'{plan.size[1]}x{plan.size[0]}: {replay.problem}')
+    return Prepared(uploads, program, replay, Download(plan.values + 1, device=device))
 
 
 def _channels_first(pixels):
