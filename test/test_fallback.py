@@ -218,9 +218,20 @@ def test_a_clock_that_is_right_again_is_fused_again(ahead_s):
     rig = Rig(faults={THERMAL: between(2, 4, {'stamp_s': ahead_s})}).run(6)
 
     assert rig.modes(3.2, 4) == {RGB_ONLY}
-    # Only the pairing can tell: the first pair is of the third good frame, and out with the fourth.
-    assert rig.first(BOTH, 4) <= 4 / 30
-    assert rig.modes(4.14, 6) == {BOTH}
+    # The pair of the second good frames, which is certain when the third comes.
+    assert rig.first(BOTH, 4) <= 3 / 30
+    first = next(item for at_s, item in rig.out if at_s > 4 and isinstance(item, Pair))
+    assert first.thermal.stamp_ns - EPOCH_NS <= (4 + 2 / 30) * 1e9
+    assert rig.modes(4.1, 6) == {BOTH}
+
+
+def test_a_clock_that_never_settles_does_not_silence_the_other_camera():
+    rng = np.random.default_rng(5)
+
+    rig = Rig(faults={THERMAL: lambda at_s, pixels: {'stamp_s': rng.uniform(-1e4, 1e4) if at_s >= 2 else 0}}).run(6)
+
+    assert rig.modes(3.3, 6) == {RGB_ONLY}
+    assert sum(at_s >= 3.3 for at_s, _ in rig.out) >= 2.7 * 30 - 3
 
 
 def test_a_stream_delayed_by_more_than_the_timeout_is_not_fused():

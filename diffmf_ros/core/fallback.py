@@ -31,7 +31,8 @@ class Fallback:
     A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is waited for
     from its first good frame on, so that the pair of the second is fused. Cameras not seen yet are waited
     for until source_timeout_s after the first call of sources. When both are OK but no pair has come out for
-    source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does.
+    source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
+    changes, pairs are waited for again for a moment.
 
     base is the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
     what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and 'already_out'
@@ -131,7 +132,9 @@ class Fallback:
             return False
         if self._waiting_since_ns is None or now_ns < self._waiting_since_ns:
             self._waiting_since_ns = now_ns
-        return now_ns - self._waiting_since_ns > max(self.rgb.lost_after_ns, self.thermal.lost_after_ns)
+        waited_ns = now_ns - self._waiting_since_ns
+        return (waited_ns > max(self.rgb.lost_after_ns, self.thermal.lost_after_ns)
+                and not any(stream.clock_changed(now_ns) for stream in self.streams.values()))
 
     def _why_unpaired(self) -> str:
         ahead_s = (self.thermal.newest_stamp_ns - self.rgb.newest_stamp_ns) / 1e9

@@ -16,6 +16,8 @@ STALE_FLOOR_S = 0.2
 # A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a period late.
 LOST_PERIODS = 1.5
 NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
+# So many frames on one clock make the next jump of the stamps a change worth waiting for, not noise.
+CALM_FRAMES = 8
 # From here on it is not chance: the default transport loses most large images, the profile nearly none.
 MANY_MISSING = 0.2
 
@@ -60,6 +62,8 @@ class StreamHealth:
         self.delay_ms = math.nan
         self._arrived_ns: int | None = None
         self._refused_since = 0
+        self._calm = 0
+        self._clock_changed_ns: int | None = None
         self._good = 0
         self._returning_from: State | None = None
 
@@ -111,6 +115,11 @@ class StreamHealth:
             return True
         usual_ns = self.arrivals.usual_ns or self.lost_after_ns
         return self._good > 0 and self._age_ns(now_ns) <= LOST_PERIODS * usual_ns
+
+    def clock_changed(self, now_ns: int) -> bool:
+        """Whether its stamps have just jumped, within three usual periods, after a calm time."""
+        changed_ns = self._clock_changed_ns
+        return changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS * (self.arrivals.usual_ns or 0)
 
     def detail(self, now_ns: int) -> str:
         """Why the state is not OK, in words that stay the same while it lasts; empty for OK."""
@@ -202,12 +211,20 @@ class StreamHealth:
         if -JUMP_NS <= gap_ns < 0:
             self._missing.late()
             return
-        if gap_ns < 0:
-            self._missing.reset()
-        elif 0 < gap_ns <= self.lost_after_ns:
+        if 0 < gap_ns <= self.lost_after_ns:
             self._missing.gap(gap_ns, excused=excused)
+        self._follow_clock(jumped=gap_ns < 0 or gap_ns > self.lost_after_ns)
         self.stamps.add(stamp_ns)
         self.newest_stamp_ns = stamp_ns
+
+    def _follow_clock(self, *, jumped: bool) -> None:
+        if not jumped:
+            self._calm += 1
+            return
+        self._missing.reset()
+        if self._calm >= CALM_FRAMES:
+            self._clock_changed_ns = self._arrived_ns
+        self._calm = 0
 
     def _judge_pixels(self, frame: Frame) -> None:
         if self.settings.frozen_frames == 0:
