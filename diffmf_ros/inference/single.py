@@ -21,7 +21,7 @@ def rgb_image(frame: Frame, *, mapping: Mapping | None, colour: str) -> tuple[np
     if colour != 'keep_chroma':
         return paint(split_luma(pixels, frame.encoding)[0], None, encoding=frame.encoding, colour=colour)
     if frame.encoding == 'mono8':
-        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), 'rgb8'
+        return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB), 'rgb8'
     return np.ascontiguousarray(pixels[..., :3]), output_encoding(frame.encoding)
 
 
