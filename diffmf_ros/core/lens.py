@@ -17,6 +17,8 @@ Plane = tuple[np.ndarray, np.ndarray]
 _STEPS = 30
 _ACCURACY = 1e-10  # on the plane at distance 1: below a millionth of a pixel
 _DERIVATIVE_STEP = 1e-6
+# Points that are solved together: their arrays stay in the cache of a CPU core, and near the axis few steps do.
+_BLOCK = 8192
 # Radii on the plane at distance 1 at which the model is looked at; the last one is 88.9 degrees off the axis.
 _RADII = np.linspace(0.0, 50.0, 100_001)[1:]
 
@@ -49,9 +51,16 @@ class Lens:
 
     def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
         """Return the directions (float64) whose rays meet the plane at (x, y); NaN where there is none."""
-        goal_x, goal_y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
         if not self._bends:
-            return goal_x, goal_y
+            return x, y
+        goals, found = np.stack((x.ravel(), y.ravel())), np.empty((2, x.size))
+        for start in range(0, x.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            found[:, part] = self._solved(*goals[:, part])
+        return found[0].reshape(x.shape), found[1].reshape(x.shape)
+
+    def _solved(self, goal_x, goal_y) -> Plane:
         x, y = goal_x, goal_y
         with np.errstate(all='ignore'):  # what has no solution runs away to infinity or NaN
             for _ in range(_STEPS):
