@@ -46,13 +46,13 @@ def settings_of(preset: str, folder: Path, **changes):
 
     from diffmf_ros import models
     from diffmf_ros.core.settings import DEFAULTS, updated
-    from diffmf_ros.inference import weights
+    from diffmf_ros.inference import weights, weights_header
 
     wanted = {'preset': preset, 'device': 'cuda', 'precision': 'float16', **changes}
     try:
-        weights.shipped('diffmf', preset)
+        weights_header.shipped('diffmf', preset)
         return updated(DEFAULTS, wanted), True
-    except weights.WeightsError:
+    except weights_header.WeightsError:
         torch.manual_seed(0)
         path = folder / f'{preset}.safetensors'
         weights.save_weights(path, models.build('diffmf', preset).state_dict(), model='diffmf', preset=preset,

@@ -20,7 +20,8 @@ from diffmf_ros.evaluation.perception import Flicker, FlickerMeter
 from diffmf_ros.evaluation.scoring import BASELINES, Fuse, by_set, fused_levels, fused_pairs, means, method, read_luma
 from diffmf_ros.folders import pair_files
 from diffmf_ros.inference.memory import keep_freed_memory
-from diffmf_ros.inference.weights import SHIPPED, load_weights
+from diffmf_ros.inference.weights import load_weights
+from diffmf_ros.inference.weights_header import SHIPPED
 
 WORKERS = 2
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'

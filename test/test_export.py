@@ -29,7 +29,8 @@ from diffmf_ros.inference.errors import EngineError, NetworkFailure  # noqa: E40
 from diffmf_ros.inference.onnx_engine import OnnxEngine  # noqa: E402
 from diffmf_ros.inference.onnx_file import UNSEALED, seal  # noqa: E402
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402
-from diffmf_ros.inference.weights import WeightsError, save_weights  # noqa: E402
+from diffmf_ros.inference.weights import save_weights  # noqa: E402
+from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
 from diffmf_ros.models.diffmf import DiffMF, DiffMFConfig  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 

@@ -90,13 +90,13 @@ def test_without_calibration_the_output_is_marked_uncalibrated(cameras):
     cameras.peer.wait_for(lambda: 'nothing received on rgb/camera_info' in cameras.message(), 'a warning')
 
 
-def test_a_calibration_of_another_size_is_not_passed_on(cameras):
-    publisher = cameras.peer.node.create_publisher(CameraInfo, '/rgb/camera_info', 1)
-    publisher.publish(CameraInfo(width=128, height=96, k=[100.0, 0.0, 64.0, 0.0, 100.0, 48.0, 0.0, 0.0, 1.0]))
+def test_a_calibration_of_another_shape_is_not_passed_on(cameras):
+    publisher = cameras.publisher(CameraInfo, 'rgb/camera_info')
+    publisher.publish(CameraInfo(width=128, height=128, k=[100.0, 0.0, 64.0, 0.0, 100.0, 64.0, 0.0, 0.0, 1.0]))
 
     def another_info():
         cameras.fuse_one()
-        return 'rgb/camera_info is for 128x96, the image has 64x48' in cameras.message()
+        return 'rgb/camera_info: the calibration is for 128x128, the image has 64x48' in cameras.message()
 
     cameras.peer.wait_for(another_info, 'a warning')
     assert (cameras.infos[-1].width, cameras.infos[-1].height) == (64, 48)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
-from diffmf_ros.inference.weights import WeightsError, digest, load_into, load_weights, save_weights, shipped  # noqa: E402
+from diffmf_ros.inference.weights import digest, load_into, load_weights, save_weights  # noqa: E402
+from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E402
 
 HEADER = {'model': 'diffmf', 'preset': 'light', 'iterations': 5, 'seed': 0}
 

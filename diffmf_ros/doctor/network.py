@@ -99,7 +99,8 @@ def _precision_and_scans() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from ..inference.weights import SHIPPED, load_weights
+    from ..inference.weights import load_weights
+    from ..inference.weights_header import SHIPPED
     default = f'{DEFAULTS.model}_{DEFAULTS.preset}.safetensors'
     for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
         try:

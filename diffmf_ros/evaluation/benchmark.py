@@ -97,7 +97,8 @@ def _with_weights(configuration: Configuration, folder: Path) -> Configuration:
     if settings.model == 'classical' or settings.engine != 'torch' or settings.weights:
         return configuration
     from .. import models
-    from ..inference.weights import WeightsError, save_weights, shipped
+    from ..inference.weights import save_weights
+    from ..inference.weights_header import WeightsError, shipped
     try:
         shipped(settings.model, settings.preset)
         return configuration

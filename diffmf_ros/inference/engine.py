@@ -14,7 +14,8 @@ from ..models.blocks import compute_in
 from ..models.scan import ScanError
 from .errors import EngineError, NetworkFailure
 from .selfcheck import choose_backend
-from .weights import WeightsError, load_into, load_weights, shipped
+from .weights import load_into, load_weights
+from .weights_header import weights_for
 
 # Processor flags of a native bfloat16 product; without one it is many times slower than float32.
 BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16'}
@@ -29,10 +30,7 @@ class Engine:
     """
 
     def __init__(self, settings: Settings):
-        weights = load_weights(settings.weights or shipped(settings.model, settings.preset))
-        if (weights.model, weights.preset) != (settings.model, settings.preset):
-            raise WeightsError(f'{weights.path} is for {weights.model} {weights.preset}, but {settings.model} '
-                               f'{settings.preset} was asked for; set model and preset to match')
+        weights = load_weights(weights_for(settings))
         network = models.build(settings.model, settings.preset)
         load_into(network, weights)
         use_threads(settings.threads)

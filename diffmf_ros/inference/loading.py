@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from .errors import EngineError
 from .guard import Live, Offline
 from .memory import give_back_memory
 from .network import Job, Network
+from .onnx_file import read_sealed
 from .watchdog import FIRST_CALL_S
+from .weights_header import weights_for
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.
 _THERMAL_SIZE = (640, 512)
@@ -34,6 +37,16 @@ class Loaded:
         """Let go of the network; one that hangs is left to itself."""
         if self.guard is not None:
             self.guard.close()
+
+
+def require_network(settings: Settings) -> None:
+    """Raise DiffmfError when a look at its file shows that the network of settings cannot be loaded. Quick."""
+    if settings.model == 'classical':
+        return
+    if settings.engine == 'onnx':
+        read_sealed(Path(settings.weights))
+    else:
+        weights_for(settings)
 
 
 def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline], example: Job | None = None) -> Loaded:

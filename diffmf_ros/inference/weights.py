@@ -9,16 +9,9 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from ..core.frames import DiffmfError
+from .weights_header import FORMAT, WeightsError, not_whole, read_header
 
-FORMAT = 'diffmf_ros 2'  # 1: networks that painted the whole image instead of correcting the maximum
-KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
-SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
 KEEP_FLOAT32 = 'A_log'  # rounding a decay is repeated at every step of a scan
-
-
-class WeightsError(DiffmfError):
-    """Weights are missing, damaged, untrained, or made for another network."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +24,6 @@ class Weights:
     iterations: int
     seed: int
     tensors: dict[str, torch.Tensor] = field(repr=False)
-
-
-def shipped(model: str, preset: str) -> Path:
-    """Return the path of the weights that come with the package.
-
-    Raises WeightsError when there are none, listing those there are.
-    """
-    path = SHIPPED / f'{model}_{preset}.safetensors'
-    if not path.exists():
-        there = ', '.join(sorted(p.stem.replace('_', ' ') for p in SHIPPED.glob('*.safetensors'))) or 'none'
-        raise WeightsError(f'no trained weights for {model} {preset} come with this package (there: {there}); '
-                           'choose one of those, or set `weights` to a file of your own')
-    return path
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -72,25 +52,15 @@ def load_weights(path: str | Path) -> Weights:
     Raises WeightsError: no such file, not safetensors or truncated, without the header of this
     package, never trained, or with a checksum that does not match.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the shipped ones')
+    header = read_header(path)
     try:
-        with safetensors.safe_open(path, framework='pt') as file:
-            header = file.metadata() or {}
+        with safetensors.safe_open(header.path, framework='pt') as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f'{path} is not a whole safetensors file ({error}); get it again') from error
-    if header.get('format') != FORMAT or any(key not in header for key in KEYS):
-        raise WeightsError(f'{path} does not say what it is for: expected the header entries {", ".join(KEYS)} '
-                           f'with format {FORMAT!r}, got format {header.get("format")!r} and {sorted(header)}; '
-                           'train it again with this version')
-    if int(header['iterations']) < 1:
-        raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
-    if digest(tensors) != header['sha256']:
-        raise WeightsError(f'{path} is damaged: its checksum does not match its tensors; get it again')
-    return Weights(path, header['model'], header['preset'], int(header['iterations']), int(header['seed']),
-                   tensors)
+        raise not_whole(header.path, error) from error
+    if digest(tensors) != header.sha256:
+        raise WeightsError(f'{header.path} is damaged: its checksum does not match its tensors; get it again')
+    return Weights(header.path, header.model, header.preset, header.iterations, header.seed, tensors)
 
 
 def load_into(network: torch.nn.Module, weights: Weights) -> None:

@@ -1,31 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle shell: configure builds the pipeline, activate runs it, deactivate stops, cleanup frees."""
+"""The lifecycle shell: configure loads and checks, activate warms up and runs, deactivate stops, cleanup frees."""
 
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
-from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import try_shutdown
-from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import SetBool
 
 from ..core.frames import DiffmfError
+from ..core.settings import Settings, SettingsError
+from ..inference.loading import require_network
 from ..inference.pipeline import FusionPipeline
-from . import parameters, process, qos
-from .session import Session
+from . import parameters, process
+from .loader import Loader
+from .outputs import Outputs
+from .session import Session, require_packages
+
+# What needs another network; everything else changes within a frame.
+NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_backend', 'threads')
 
 
 class FusionNode(LifecycleNode):
     """Fuses rgb/image_raw and thermal/image_raw into fused/image, with fused/camera_info beside it."""
 
-    def __init__(self, **node_options):
+    def __init__(self, *, make_pipeline: Callable = FusionPipeline, **node_options):
+        """make_pipeline(settings, watchdog=True) returns what fuses."""
         super().__init__('fusion_node', **node_options)
-        self._settings = None
+        self._make_pipeline = make_pipeline
+        self._settings = None  # as the parameters say
+        self._in_use = None  # those of the network that fuses
         self._pipeline = None
         self._session = None
+        self._enabled = True
         parameters.declare(self)
-        parameters.guard(self, lambda: self._pipeline is not None)
+        parameters.guard(self, self._apply)
+        self.create_service(SetBool, '~/enable', self._on_enable)
 
     @property
     def autostart(self) -> bool:
@@ -38,26 +51,12 @@ class FusionNode(LifecycleNode):
         return self.trigger_configure() == success and self.trigger_activate() == success
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read the parameters, build the pipeline and the publishers."""
-        try:
-            self._settings = parameters.read(self)
-            self._pipeline = FusionPipeline(self._settings)
-        except DiffmfError as error:
-            self.get_logger().error(f'cannot configure: {error}')
-            return TransitionCallbackReturn.FAILURE
-        except Exception:  # rclpy would turn it into a state change and lose the reason
-            self.get_logger().error(f'cannot configure:\n{traceback.format_exc()}')
-            return TransitionCallbackReturn.FAILURE
-        self._image_out = self._output(Image, 'fused/image')
-        self._info_out = self._output(CameraInfo, 'fused/camera_info')
-        self.get_logger().info(f'configured: {self._pipeline.description} on {self._pipeline.device}')
-        return super().on_configure(state)
+        """Read the parameters, load and check the network, make the publishers."""
+        return self._attempt('configure', self._configure, lambda: super(FusionNode, self).on_configure(state))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Enable the publishers, subscribe, start the worker."""
-        done = super().on_activate(state)
-        self._session = Session(self, self._settings, self._pipeline, self._image_out, self._info_out)
-        return done
+        """Warm up, enable the publishers, subscribe, start the worker."""
+        return self._attempt('activate', self._activate, lambda: super(FusionNode, self).on_activate(state))
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, stop the worker, report a last time."""
@@ -79,10 +78,78 @@ class FusionNode(LifecycleNode):
         self._free()
         return TransitionCallbackReturn.SUCCESS
 
-    def _output(self, message_type: type, topic: str):
-        return self.create_lifecycle_publisher(
-            message_type, topic, qos.profile('reliable', depth=1),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies())
+    def _attempt(self, what: str, work: Callable, then: Callable) -> TransitionCallbackReturn:
+        """Do work, then what rclpy does in this transition; a failure is logged and leaves the state as it was."""
+        try:
+            work()
+        except DiffmfError as error:
+            self.get_logger().error(f'cannot {what}: {error}')
+            return TransitionCallbackReturn.FAILURE
+        except Exception:  # rclpy would turn it into a state change and lose the reason
+            self.get_logger().error(f'cannot {what}:\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.FAILURE
+        return then()
+
+    def _configure(self) -> None:
+        settings = parameters.read(self)
+        require_packages(settings)
+        self._pipeline = self._make_pipeline(settings, watchdog=True)
+        self._settings = self._in_use = settings
+        self._loader = Loader(self, self._pipeline, self._on_loaded)
+        self._outputs = Outputs(self)
+        self.get_logger().info(f'configured: {self._pipeline.description} on {self._pipeline.device}')
+
+    def _activate(self) -> None:
+        self._pipeline.warm_up(self._settings.warm_up)
+        self._session = Session(self, self._settings, self._pipeline, self._outputs)
+        self._session.enable(self._enabled)
+
+    def _apply(self, settings: Settings) -> None:
+        """Put settings into effect, as far as the state of the node has use for them. Raises DiffmfError."""
+        if self._pipeline is None:
+            return
+        before = self._settings
+        if settings.autostart != before.autostart:
+            raise SettingsError('autostart says what the node does when it starts; it has started')
+        require_packages(settings)
+        another = any(getattr(settings, name) != getattr(before, name) for name in NETWORK)
+        if another:
+            require_network(settings)
+        self._pipeline.update(settings)
+        self._settings = settings
+        if self._session is not None:
+            self._session.apply(settings)
+        if another:
+            self._loader.request(settings)
+
+    def _on_loaded(self, settings: Settings, loaded, error: str) -> None:
+        """Another network is ready, or failed to load: then the parameters go back to the one that fuses."""
+        if loaded is None:
+            self._keep_network(f'{settings.model} {settings.preset} cannot be loaded, '
+                               f'{self._pipeline.description} goes on: {error}')
+            return
+        self._in_use = settings
+        if self._session is not None:
+            self._session.replace_network(loaded)
+        else:
+            self._pipeline.swap(loaded)
+
+    def _keep_network(self, trouble: str) -> None:
+        self.get_logger().error(trouble)
+        self._settings = replace(self._settings, **{name: getattr(self._in_use, name) for name in NETWORK})
+        if self._session is not None:
+            self._session.apply(self._settings)
+            self._session.trouble = trouble
+        parameters.write(self, self._settings)
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = request.data
+        if self._session is not None:
+            self._session.enable(request.data)
+        response.success = True
+        response.message = ('enabled' if request.data else 'disabled') + (
+            '' if self._session is not None else ', from the next activation on')
+        return response
 
     def _close_session(self) -> None:
         if self._session is not None:
@@ -92,8 +159,9 @@ class FusionNode(LifecycleNode):
     def _free(self) -> None:
         self._close_session()
         if self._pipeline is not None:
-            self.destroy_lifecycle_publisher(self._image_out)
-            self.destroy_lifecycle_publisher(self._info_out)
+            self._loader.close()
+            self._outputs.destroy()
+            self._pipeline.close()
             self._pipeline = None
 
 

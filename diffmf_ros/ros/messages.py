@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """sensor_msgs <-> the types of the core. Headers pass unchanged: stamp and frame id."""
 
-import copy
 import importlib
 import sys
 from array import array
@@ -12,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from ..core import compressed
+from ..core.camera import CameraModel
 from ..core.encodings import decode_message
 from ..core.frames import DiffmfError, Frame, FusionResult
 
@@ -98,14 +98,10 @@ def _octets(buffer) -> array:
     return data
 
 
-def make_camera_info(header: Header, *, size: tuple[int, int],
-                     calibration: CameraInfo | None = None) -> CameraInfo:
-    """Return calibration under another header; without one an uncalibrated message (K all zero).
-
-    size is (width, height) in pixels of the image that the message accompanies.
-    """
-    if calibration is None:
-        return CameraInfo(header=header, width=size[0], height=size[1])
-    info = copy.copy(calibration)
-    info.header = header
+def make_camera_info(header: Header, *, size: tuple[int, int], camera: CameraModel | None = None) -> CameraInfo:
+    """Return the calibration of camera for an image of this (width, height); without one K is all zero."""
+    info = CameraInfo(header=header, width=size[0], height=size[1])
+    if camera is not None:
+        info.distortion_model, info.d = camera.distortion_model, list(camera.d)
+        info.k, info.r, info.p = (np.array(matrix).ravel() for matrix in (camera.k, camera.r, camera.p))
     return info

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings as ROS parameters: declared from core.settings, read back at configure.
+"""The settings as ROS parameters: declared from core.settings, read back, and changed while the node runs.
 
-The rule is one: every setting takes effect at configure. While the node is configured a change is
-refused with that reason, instead of being accepted without any effect.
+A change of several parameters counts as a whole or not at all, and what cannot be done is refused with the
+reason.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ..core.settings import DEFAULTS, Item, Settings, SettingsError, describe, updated
+from ..core.frames import DiffmfError
+from ..core.settings import DEFAULTS, Item, Settings, describe, updated
 
 
 def declare(node: Node) -> None:
@@ -38,27 +39,35 @@ def descriptor(item: Item) -> ParameterDescriptor:
     return result
 
 
-def read(node: Node) -> Settings:
-    """Return the settings that the parameters of node describe. Raises SettingsError."""
-    return updated(DEFAULTS, {item.name: node.get_parameter(item.name).value for item in describe()})
+def read(node: Node, changes: dict | None = None) -> Settings:
+    """Return the settings that the parameters of node describe, with changes on top. Raises SettingsError."""
+    given = {item.name: node.get_parameter(item.name).value for item in describe()}
+    return updated(DEFAULTS, given | (changes or {}))
 
 
-def guard(node: Node, is_configured: Callable[[], bool]) -> None:
-    """Check every later change of a setting on node; refuse all while it is configured.
+def write(node: Node, settings: Settings) -> None:
+    """Set the parameters of node to settings, where they differ."""
+    different = [Parameter(item.name, value=item.value) for item in describe(settings)
+                 if node.get_parameter(item.name).value != item.value]
+    if different:
+        node.set_parameters_atomically(different)
 
-    Parameters that are not settings, such as use_sim_time, are left alone.
+
+def guard(node: Node, apply: Callable[[Settings], None]) -> None:
+    """Have every later change of settings on node checked and applied, or refused with the reason.
+
+    apply(settings) puts the settings into effect; what it raises (a DiffmfError) is the reason of a
+    refusal. Parameters that are not settings, such as use_sim_time, are left alone.
     """
     names = {item.name for item in describe()}
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
         changes = {p.name: p.value for p in parameters if p.name in names}
-        if changes and is_configured():
-            return SetParametersResult(successful=False, reason=(
-                f'{", ".join(changes)} takes effect at configure: deactivate and clean up the node first'))
+        if not changes:
+            return SetParametersResult(successful=True)
         try:
-            for name, value in changes.items():
-                updated(DEFAULTS, {name: value})
-        except SettingsError as error:
+            apply(read(node, changes))
+        except DiffmfError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 

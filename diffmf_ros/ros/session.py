@@ -1,141 +1,190 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of the active node: decode, pair, hand to the worker; the worker fuses and publishes.
+"""The executor's half of the active node: what arrives is judged, paired, and sent to the worker.
 
-Everything but _fuse runs in the one thread of the executor: more threads double the cost of receiving
+Everything here runs in the one thread of the executor: more threads double the cost of receiving
 images and quadruple the latency (measured).
 """
 
 import time
-import traceback
-from functools import partial
+from dataclasses import replace
 
-from rclpy.clock import Clock, ClockType
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 
-from ..core.frames import RGB, THERMAL, DiffmfError, FrameError, FusionResult, Pair
-from ..core.pairing import ClosestPairing
-from . import messages, qos
+from ..core.camera import CameraModel
+from ..core.fallback import Fallback, Sources
+from ..core.frames import Frame, FrameError, Pair
+from ..core.settings import Settings
+from .filter_pairing import make_pairing
+from .fuser import Fuser, Job
+from .inputs import Handlers, Inputs
+from .outputs import Outputs
 from .status import PERIOD_S, Reporter, Tally
+from .transforms import Transforms
 from .worker import Worker
 from .working_scale import WorkingScale
 
 REFRESH_S = 0.5
-LOG_EVERY_S = 5.0
-CAMERA_INFO = 'rgb/camera_info'
 
 
 class Session:
-    """What lives between activate and deactivate."""
+    """What lives between activate and deactivate.
 
-    def __init__(self, node, settings, pipeline, image_out, info_out):
-        """Start fusing: the pipeline's images go out on image_out, their camera info on info_out."""
-        self._node = node
-        self._pipeline = pipeline
-        self._image_out, self._info_out = image_out, info_out
-        self._pairing = ClosestPairing(settings.sync)
-        self._scale = WorkingScale(settings)
+    trouble: what the node has to say about a network that could not be loaded, for the reports.
+    """
+
+    def __init__(self, node, settings: Settings, pipeline, outputs: Outputs):
+        """Start fusing with pipeline into outputs. Raises DiffmfError for settings that cannot work here."""
+        self._node, self._settings, self._pipeline, self._outputs = node, settings, pipeline, outputs
+        self._pairing = make_pairing(settings.sync)
+        self._fallback = Fallback(settings.health, base=settings.alignment.output_grid)
         self._tally = Tally()
         self._reporter = Reporter(node, model=pipeline.description, device=pipeline.device)
-        self._calibration: CameraInfo | None = None
-        self._calibration_complaint = ''
-        self._incompatible: dict[str, str] = {}
-        self._logged_at: dict[str, float] = {}
-        self._worker = Worker(self._fuse)
+        self.fuser = Fuser(node, pipeline, outputs, self._tally, settings)
+        self.trouble = ''
+        self._sources = Sources.NONE
+        self._complaints: dict[str, str] = {}
+        self._transforms = Transforms.make(node, settings)
+        self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused, camera=self._on_camera,
+                                  complaint=self._complaints.__setitem__, shutter=self._fallback.thermal.shutter,
+                                  depth_m=pipeline.aligner.set_depth_m)
+        self._worker = Worker(self.fuser.handle)
         self._worker.start()
-        self._inputs = [
-            self._input(Image, 'rgb/image_raw', partial(self._on_image, RGB), settings.qos),
-            self._input(Image, 'thermal/image_raw', partial(self._on_image, THERMAL), settings.qos),
-            self._input(CameraInfo, CAMERA_INFO, self._on_camera_info, settings.qos)]
+        self._inputs: Inputs | None = Inputs(node, settings, self._handlers)
         # Publishers come and go in real time, also while a simulated clock stands.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timers = [node.create_timer(REFRESH_S, self._refresh, clock=steady),
                         node.create_timer(PERIOD_S, self._report)]
+        self._jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
+            post_callback=lambda jump: self._forget())
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it listens to the cameras."""
+        return self._inputs is not None
+
+    def enable(self, on: bool) -> None:
+        """Listen to the cameras, or stop listening: nothing is received, fused or published then."""
+        if on == self.enabled:
+            return
+        if on:
+            self._inputs = Inputs(self._node, self._settings, self._handlers)
+        else:
+            self._inputs.destroy()
+            self._inputs = None
+        self._forget()
+
+    def apply(self, settings: Settings) -> None:
+        """Work by other settings from the next frame on. The pipeline has them already."""
+        before, self._settings = self._settings, settings
+        self.fuser.settings = settings
+        if settings.sync != before.sync:
+            self._pairing = make_pairing(settings.sync)
+        self._fallback.settings, self._fallback.base = settings.health, settings.alignment.output_grid
+        if (settings.model, settings.scale, settings.adaptive_scale) != (
+                before.model, before.scale, before.adaptive_scale):
+            self.fuser.scale = WorkingScale(settings)
+        if settings.alignment != before.alignment:
+            self._transforms.destroy()
+            self._transforms = Transforms.make(self._node, settings)
+            if not settings.alignment.depth_from_range:
+                self._pipeline.aligner.set_depth_m(None)
+        if _inputs_of(settings) != _inputs_of(before) and self.enabled:
+            self.enable(False)
+            self.enable(True)
+
+    def replace_network(self, loaded) -> None:
+        """Fuse with what pipeline.load() returned from the next image on."""
+        self.trouble = ''
+        self.fuser.replace_network(loaded)
 
     def close(self) -> None:
-        """Unsubscribe, join the worker, publish a last report."""
+        """Unsubscribe, join the worker, let the last image arrive, publish a last report."""
+        self._jumps.unregister()
         for timer in self._timers:
             self._node.destroy_timer(timer)
-        for subscription in self._inputs:
-            subscription.destroy()
+        if self._inputs is not None:
+            self._inputs.destroy()
+        self._transforms.destroy()
         if self._worker.stop():
             self._tally.drop('stopped')
+        self._outputs.wait_until_received()
         self._report()
         self._reporter.destroy()
 
-    def _input(self, message_type, topic, callback, settings) -> qos.MatchingSubscription:
-        return qos.MatchingSubscription(
-            self._node, message_type, topic, callback, reliability=settings.reliability,
-            depth=settings.depth, on_incompatible=self._incompatible.__setitem__)
-
-    def _on_image(self, stream: str, message: Image) -> None:
-        self._tally.count(f'{stream}_in')
-        try:
-            frame = messages.to_frame(message, stream, arrival_ns=time.monotonic_ns())
-        except FrameError as error:
-            self._lose(error.reason, f'{stream} frame refused: {error}')
-            return
-        for pair in self._pairing.add(frame):
+    def _on_frame(self, frame: Frame) -> None:
+        now_ns = self._now_ns()
+        self._tally.count(f'{frame.stream}_in')
+        clock_ns = self._node.get_clock().now().nanoseconds
+        self._fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
+        if not frame.stamp_ns:
+            frame = replace(frame, stamp_ns=clock_ns)
+        pairs = self._pairing.add(frame)
+        for pair in pairs:
             self._tally.count('pairs')
-            self._scale.arrived(pair)
-            if self._worker.put(pair):
+            self.fuser.scale.arrived(pair)
+        for work in self._fallback.serve(frame, pairs, now_ns):
+            if self._worker.put(self._job(work, now_ns)):
                 self._tally.drop('overtaken')
+        self._log_sources(now_ns)
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._calibration = message
+    def _job(self, work: Pair | Frame, now_ns: int) -> Job:
+        fallback = self._fallback
+        return Job(work, fallback.rgb.state(now_ns), fallback.thermal.state(now_ns), fallback.reason)
 
-    def _fuse(self, pair: Pair) -> None:
-        """Fuse one pair and publish it; runs in the worker thread."""
-        start_ns = time.monotonic_ns()
-        try:
-            result = self._pipeline.fuse(pair, scale=self._scale.value)
-            self._image_out.publish(messages.result_image(result))
-            self._info_out.publish(self._camera_info(result))
-        except FrameError as error:
-            self._lose(error.reason, f'pair refused: {error}')
-        except DiffmfError as error:
-            self._lose('failed', f'fusion failed: {error}')
-        except Exception as error:  # one bad pair must not end the stream
-            self._lose('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
-        else:
-            now_ns = time.monotonic_ns()
-            arrival_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
-            self._tally.fused(latency_ms=(now_ns - arrival_ns) / 1e6,
-                              mode=result.mode.value, warnings=result.warnings)
-            if self._scale.fused(result, busy_ms=(now_ns - start_ns) / 1e6):
-                self._node.get_logger().info(f'working scale is now {self._scale.value:g}')
+    def _log_sources(self, now_ns: int) -> None:
+        """Say in the log that other cameras are used than before."""
+        sources = self._fallback.sources(now_ns)
+        if sources is not self._sources:
+            self._sources = sources
+            self._node.get_logger().warning(': '.join(filter(None, (f'using {sources.value}', self._fallback.reason))))
 
-    def _camera_info(self, result: FusionResult) -> CameraInfo:
-        """Return the RGB camera's calibration under the header of result, if it fits its size."""
-        calibration = self._calibration
-        height, width = result.pixels.shape[:2]
-        complaint = ''
-        if calibration is None:
-            complaint = f'nothing received on {CAMERA_INFO}: fused/camera_info is uncalibrated'
-        elif (calibration.width, calibration.height) != (width, height):
-            complaint = (f'{CAMERA_INFO} is for {calibration.width}x{calibration.height}, the image has '
-                         f'{width}x{height}: fused/camera_info is uncalibrated')
-        self._calibration_complaint = complaint
-        header = messages.make_header(result.stamp_ns, result.frame_id)
-        return messages.make_camera_info(header, size=(width, height),
-                                         calibration=None if complaint else calibration)
+    def _on_refused(self, stream: str, error: FrameError) -> None:
+        self._tally.count(f'{stream}_in')
+        self._fallback.streams[stream].refused(self._now_ns())
+        self.fuser.lose(error.reason, f'{stream} frame refused: {error}', stream=stream)
 
-    def _lose(self, reason: str, error: str, *, details: str = '') -> None:
-        """Count a loss, and log it unless one of the same reason was logged a moment ago."""
-        self._tally.drop(reason, error=error)
-        now_s = time.monotonic()
-        if now_s - self._logged_at.get(reason, -LOG_EVERY_S) >= LOG_EVERY_S:
-            self._logged_at[reason] = now_s
-            self._node.get_logger().warning(f'{error}\n{details}' if details else error)
+    def _on_camera(self, stream: str, camera: CameraModel) -> None:
+        self.fuser.cameras = {**self.fuser.cameras, stream: camera}
+        self._pipeline.aligner.set_camera(stream, camera)
+
+    def _now_ns(self) -> int:
+        """The clock by which cameras are late: simulated time, or one that nobody sets."""
+        clock = self._node.get_clock()
+        return clock.now().nanoseconds if clock.ros_time_is_active else time.monotonic_ns()
+
+    def _forget(self) -> None:
+        """Time went back, or the inputs are new ones: nothing that came before counts."""
+        self._pairing.reset()
+        self._fallback.reset()
 
     def _refresh(self) -> None:
-        for subscription in self._inputs:
-            if subscription.refresh():
-                self._incompatible.pop(subscription.topic, None)
-                self._node.get_logger().info(f'{subscription.topic}: now {subscription.reliability}')
+        if self._inputs is not None:
+            self._inputs.refresh()
+        self._transforms.refresh(self.fuser.cameras, self._pipeline.aligner)
+        if self._reporter.overdue:  # a simulated clock stands, and with it the timer of the reports
+            self._report()
 
     def _report(self) -> None:
-        complaints = [f'{topic}: a publisher offers incompatible {policy}'
-                      for topic, policy in self._incompatible.items()]
-        complaints += filter(None, (self._calibration_complaint, self._scale.complaint))
-        self._reporter.publish(self._tally.totals(self._pairing.dropped), scale=self._scale.value,
-                               complaints=complaints, problems=self._pipeline.problems)
+        now_ns = self._now_ns()
+        if self.enabled:
+            self._log_sources(now_ns)  # without frames, this is where a camera is found lost
+        self._reporter.model, self._reporter.device = self._pipeline.description, self._pipeline.device
+        complaints = filter(None, (*self._complaints.values(), *self.fuser.complaints, self.fuser.scale.complaint,
+                                   self._transforms.complaint, *self._pipeline.aligner.problems))
+        self._reporter.publish(
+            self._tally.totals(self._pairing.dropped + self._fallback.dropped), scale=self.fuser.used_scale,
+            complaints=list(complaints), problems=[*filter(None, (self.trouble,)), *self._pipeline.problems],
+            fallback=self._fallback, now_ns=now_ns, incompatible=self._inputs and self._inputs.incompatible,
+            memory=self._pipeline.memory(), disabled=not self.enabled)
+
+
+def require_packages(settings: Settings) -> None:
+    """Raise DiffmfError unless the ROS packages are installed that settings need."""
+    make_pairing(settings.sync)
+    Transforms.require(settings)
+
+
+def _inputs_of(settings: Settings) -> tuple:
+    return settings.input, settings.qos, settings.health.shutter_flag, settings.alignment.depth_from_range

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a weight file says about itself, read without torch: a look at a file costs a millisecond."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+
+from ..core.frames import DiffmfError
+from ..core.settings import Settings
+
+FORMAT = 'diffmf_ros 2'  # 1: networks that painted the whole image instead of correcting the maximum
+KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
+SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
+
+
+class WeightsError(DiffmfError):
+    """Weights are missing, damaged, untrained, or made for another network."""
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """What a weight file is for; sha256 is that of its tensors."""
+
+    path: Path
+    model: str
+    preset: str
+    iterations: int
+    seed: int
+    sha256: str
+
+
+def shipped(model: str, preset: str) -> Path:
+    """Return the path of the weights that come with the package.
+
+    Raises WeightsError when there are none, listing those there are.
+    """
+    path = SHIPPED / f'{model}_{preset}.safetensors'
+    if not path.exists():
+        there = ', '.join(sorted(p.stem.replace('_', ' ') for p in SHIPPED.glob('*.safetensors'))) or 'none'
+        raise WeightsError(f'no trained weights for {model} {preset} come with this package (there: {there}); '
+                           'choose one of those, or set `weights` to a file of your own')
+    return path
+
+
+def read_header(path: str | Path) -> WeightsHeader:
+    """Read what a weights file is for.
+
+    Raises WeightsError: no such file, not safetensors or truncated, without the header of this package, or
+    never trained.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the shipped ones')
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            header = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise not_whole(path, error) from error
+    if header.get('format') != FORMAT or any(key not in header for key in KEYS):
+        raise WeightsError(f'{path} does not say what it is for: expected the header entries {", ".join(KEYS)} '
+                           f'with format {FORMAT!r}, got format {header.get("format")!r} and {sorted(header)}; '
+                           'train it again with this version')
+    if int(header['iterations']) < 1:
+        raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
+    return WeightsHeader(path, header['model'], header['preset'], int(header['iterations']), int(header['seed']),
+                         header['sha256'])
+
+
+def not_whole(path: Path, error: Exception) -> WeightsError:
+    """Return the error of a file that safetensors cannot read."""
+    return WeightsError(f'{path} is not a whole safetensors file ({error}); get it again')
+
+
+def weights_for(settings: Settings) -> Path:
+    """Return the weights file that settings name, or the shipped one of their network.
+
+    Raises WeightsError when it is not to be had, is not usable, or is for another network.
+    """
+    header = read_header(settings.weights or shipped(settings.model, settings.preset))
+    if (header.model, header.preset) != (settings.model, settings.preset):
+        raise WeightsError(f'{header.path} is for {header.model} {header.preset}, but {settings.model} '
+                           f'{settings.preset} was asked for; set model and preset to match')
+    return header.path

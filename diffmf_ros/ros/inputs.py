@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the active node listens to: both cameras, their calibrations, and the optional range and shutter topics.
+
+Callbacks of this module run in the executor's thread and end in the functions of Handlers.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
+from std_msgs.msg import Bool
+
+from ..core.camera import CalibrationError, CameraModel
+from ..core.frames import RGB, THERMAL, Frame, FrameError
+from ..core.settings import Settings
+from . import messages, qos
+
+SHUTTER = 'thermal/shutter'
+RANGE = 'range'
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """Where everything that arrives goes to."""
+
+    frame: Callable[[Frame], None]
+    refused: Callable[[str, FrameError], None]
+    camera: Callable[[str, CameraModel], None]
+    complaint: Callable[[str, str], None]
+    shutter: Callable[[bool], None]
+    depth_m: Callable[[float], None]
+
+
+class Inputs:
+    """The subscriptions that settings ask for.
+
+    `incompatible` maps a topic to the quality-of-service policy by which a publisher cannot be received.
+    """
+
+    def __init__(self, node: Node, settings: Settings, handlers: Handlers):
+        self.incompatible: dict[str, str] = {}
+        self._node, self._qos, self._handlers = node, settings.qos, handlers
+        self._known: dict[str, tuple] = {}
+        self._subscriptions = []
+        for stream, transport in ((RGB, settings.input.rgb_transport), (THERMAL, settings.input.thermal_transport)):
+            self._subscribe_camera(stream, transport)
+        if settings.health.shutter_flag:
+            self._subscribe(Bool, SHUTTER, lambda message: handlers.shutter(message.data))
+        if settings.alignment.depth_from_range:
+            self._subscribe(Range, RANGE, self._on_range)
+
+    def refresh(self) -> None:
+        """Follow publishers that came or went; call it now and then."""
+        for subscription in self._subscriptions:
+            if subscription.refresh():
+                self.incompatible.pop(subscription.topic, None)
+                self._node.get_logger().info(f'{subscription.topic}: now {subscription.reliability}')
+
+    def destroy(self) -> None:
+        """Unsubscribe from everything."""
+        for subscription in self._subscriptions:
+            subscription.destroy()
+        self._subscriptions.clear()
+
+    def _subscribe_camera(self, stream: str, transport: str) -> None:
+        if transport == 'compressed':
+            self._subscribe(CompressedImage, f'{stream}/image_raw/compressed',
+                            partial(self._on_image, messages.compressed_to_frame, stream))
+        else:
+            self._subscribe(Image, f'{stream}/image_raw', partial(self._on_image, messages.to_frame, stream))
+        self._subscribe(CameraInfo, f'{stream}/camera_info', partial(self._on_camera_info, stream))
+
+    def _subscribe(self, message_type: type, topic: str, callback: Callable) -> None:
+        self._subscriptions.append(qos.MatchingSubscription(
+            self._node, message_type, topic, callback, reliability=self._qos.reliability,
+            depth=self._qos.depth, on_incompatible=self.incompatible.__setitem__))
+
+    def _on_image(self, decode: Callable, stream: str, message) -> None:
+        try:
+            frame = decode(message, stream, arrival_ns=time.monotonic_ns())
+        except FrameError as error:
+            self._handlers.refused(stream, error)
+        else:
+            self._handlers.frame(frame)
+
+    def _on_camera_info(self, stream: str, message: CameraInfo) -> None:
+        """Cameras repeat their calibration with every image: only a new one is read."""
+        content = (message.header.frame_id, message.width, message.height, message.distortion_model,
+                   message.binning_x, message.binning_y, message.roi, bytes(message.k), bytes(message.r),
+                   bytes(message.p), tuple(message.d))
+        if content == self._known.get(stream):
+            return
+        self._known[stream] = content
+        try:
+            camera = CameraModel.from_info(message)
+        except CalibrationError as error:
+            self._handlers.complaint(stream, f'{stream}/camera_info is not usable: {error}')
+        else:
+            self._handlers.complaint(stream, '')
+            self._handlers.camera(stream, camera)
+
+    def _on_range(self, message: Range) -> None:
+        """A reading outside the sensor's own limits, as REP-117 has them, says nothing about the depth."""
+        if message.min_range <= message.range <= message.max_range:
+            self._handlers.depth_m(float(message.range))

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node publishes beside /diagnostics. Pictures that nobody subscribes to are not made."""
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from ..core.camera import CalibrationError, CameraModel, output_info
+from ..core.color import to_rgb8
+from ..core.frames import FusionResult, Pair
+from ..core.views import overlay, side_by_side
+from . import messages, qos
+
+IMAGE, INFO, COMPRESSED, STATUS = 'fused/image', 'fused/camera_info', 'fused/image/compressed', 'fused/status'
+ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK = (
+    f'fused/debug/{name}' for name in ('aligned_thermal', 'side_by_side', 'overlay', 'mask'))
+TYPES = {IMAGE: Image, INFO: CameraInfo, COMPRESSED: CompressedImage, STATUS: DiagnosticArray,
+         ALIGNED: Image, SIDE_BY_SIDE: Image, OVERLAY: Image, MASK: Image}
+# How long a node that stops waits until everybody has its last images.
+ACKNOWLEDGE_S = 1.0
+
+
+class Outputs:
+    """The publishers of a configured node; they send while it is active."""
+
+    def __init__(self, node: LifecycleNode):
+        self._node = node
+        self._publishers = {
+            topic: node.create_lifecycle_publisher(
+                message_type, topic, qos.profile('reliable', depth=1),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies())
+            for topic, message_type in TYPES.items()}
+
+    def publish(self, result: FusionResult, *, camera: CameraModel | None, jpeg_quality: int) -> str:
+        """Publish an image with its camera info; return why that info is uncalibrated, or ''.
+
+        camera is that of the grid of result. Both messages carry one and the same header.
+        """
+        header = messages.make_header(result.stamp_ns, result.frame_id)
+        height, width = result.pixels.shape[:2]
+        info, complaint = None, ''
+        if camera is not None:
+            try:
+                info = output_info(camera, (width, height))
+            except CalibrationError as error:
+                complaint = str(error)
+        self._publishers[IMAGE].publish(messages.result_image(result))
+        self._publishers[INFO].publish(messages.make_camera_info(header, size=(width, height), camera=info))
+        if self._wanted(COMPRESSED):
+            self._publishers[COMPRESSED].publish(messages.compressed_result(result, quality=jpeg_quality))
+        return complaint
+
+    def publish_status(self, status: DiagnosticArray) -> None:
+        """Publish how the image with the header of status was made."""
+        self._publishers[STATUS].publish(status)
+
+    def publish_views(self, result: FusionResult, pair: Pair, pipeline) -> None:
+        """Publish the pictures of a fused pair that somebody wants, under the header of result."""
+        wanted = {topic for topic in (ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK) if self._wanted(topic)}
+        if not wanted:
+            return
+        thermal, seen = pipeline.align(pair)
+        mapping = pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
+        rgb = to_rgb8(mapping.rgb_on_grid(pair.rgb.pixels), pair.rgb.encoding)
+        views = {
+            ALIGNED: lambda: (thermal, 'mono8'),
+            MASK: lambda: (seen.astype(np.uint8) * 255, 'mono8'),
+            OVERLAY: lambda: (overlay(rgb, thermal, seen), 'rgb8'),
+            SIDE_BY_SIDE: lambda: (side_by_side(rgb, thermal, to_rgb8(result.pixels, result.encoding)), 'rgb8')}
+        header = messages.make_header(result.stamp_ns, result.frame_id)
+        for topic in wanted:
+            self._publishers[topic].publish(messages.make_image(*views[topic](), header))
+
+    def wait_until_received(self) -> None:
+        """Wait, but not for long, until all subscribers have acknowledged what was sent last."""
+        for topic in (IMAGE, INFO, STATUS):
+            self._publishers[topic].wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+
+    def destroy(self) -> None:
+        """Take the publishers away."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
+
+    def _wanted(self, topic: str) -> bool:
+        return self._publishers[topic].get_subscription_count() > 0

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The extrinsics of the two cameras from TF, for alignment.from_tf."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.time import Time
+
+from ..core.camera import CameraModel
+from ..core.frames import RGB, THERMAL, DiffmfError
+from ..core.rig import Extrinsics
+from ..core.settings import Settings
+
+
+class TransformsError(DiffmfError):
+    """TF was asked for and cannot be listened to here."""
+
+
+class Transforms:
+    """Follows the transform between the optical frames of the two cameras, where settings ask for it.
+
+    `complaint` says what is missing, or is empty.
+    """
+
+    def __init__(self, node: Node, buffer=None, listener=None):
+        """buffer and listener are tf2_ros's; None: nothing is asked for."""
+        self.complaint = ''
+        self._node, self._buffer, self._listener = node, buffer, listener
+        self._known: Extrinsics | None = None
+
+    @classmethod
+    def make(cls, node: Node, settings: Settings) -> 'Transforms':
+        """Listen to TF if settings say so. Raises TransformsError when tf2_ros is not installed."""
+        cls.require(settings)
+        if not settings.alignment.from_tf:
+            return cls(node)
+        from tf2_ros import Buffer, TransformListener
+        buffer = Buffer()
+        return cls(node, buffer, TransformListener(buffer, node))
+
+    @staticmethod
+    def require(settings: Settings) -> None:
+        """Raise TransformsError when settings ask for TF and tf2_ros is not installed."""
+        if not settings.alignment.from_tf:
+            return
+        try:
+            import tf2_ros  # noqa: F401
+        except ImportError as error:
+            raise TransformsError(
+                f'alignment.from_tf needs tf2_ros, which cannot be imported ({error}); install '
+                'ros-<distro>-tf2-ros-py, or write the extrinsics into alignment.file') from error
+
+    def refresh(self, cameras: Mapping[str, CameraModel], aligner) -> None:
+        """Hand the newest transform to aligner, when there is one and it has changed."""
+        if self._buffer is None:
+            return
+        missing = [f'{stream}/camera_info' for stream in (RGB, THERMAL) if stream not in cameras]
+        if missing:
+            self.complaint = f'alignment.from_tf waits for {" and ".join(missing)}'
+            return
+        target, source = cameras[THERMAL].frame_id, cameras[RGB].frame_id
+        try:
+            transform = self._buffer.lookup_transform(target, source, Time()).transform
+        except Exception as error:  # tf2's exceptions share no base class of their own on every distribution
+            self.complaint = f'no transform from {source} to {target} on TF: {error}'
+            return
+        self.complaint = ''
+        extrinsics = extrinsics_of(transform)
+        if extrinsics != self._known:
+            self._known = extrinsics
+            aligner.set_extrinsics(extrinsics)
+
+    def destroy(self) -> None:
+        """Stop listening."""
+        if self._listener is not None:
+            self._listener.unregister()
+        self._buffer = self._listener = None
+
+
+def extrinsics_of(transform) -> Extrinsics:
+    """Return a geometry_msgs/Transform as Extrinsics: x_target = R x_source + t, t in m."""
+    q, t = transform.rotation, transform.translation
+    x, y, z, w = np.array((q.x, q.y, q.z, q.w)) / np.linalg.norm((q.x, q.y, q.z, q.w))
+    rotation = ((1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+                (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+                (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)))
+    return Extrinsics(rotation=tuple(tuple(map(float, row)) for row in rotation), translation_m=(t.x, t.y, t.z))

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes while the node runs: at once, all or nothing, and with the reason when refused."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool
+
+from diffmf_ros.core.frames import DiffmfError
+from diffmf_ros.core.settings import DEFAULTS
+from diffmf_ros.ros import parameters
+
+needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
+
+
+def change(cameras, **changes):
+    """Set parameters together, as one request; return the result."""
+    given = [Parameter(name.replace('__', '.'), value=value) for name, value in changes.items()]
+    return cameras.node.set_parameters_atomically(given)
+
+
+def call(cameras, on: bool):
+    """Call the service ~/enable as another node would."""
+    client = cameras.peer.node.create_client(SetBool, '/fusion_node/enable')
+    cameras.peer.wait_for(client.service_is_ready, 'the service')
+    answer = client.call_async(SetBool.Request(data=on))
+    cameras.peer.wait_for(answer.done, 'an answer')
+    return answer.result()
+
+
+def test_a_change_holds_from_the_next_frame_on(cameras):
+    assert cameras.fuse_one().encoding == 'bgr8'
+
+    assert change(cameras, output__colour='gray').successful
+    assert cameras.fuse_one().encoding == 'mono8'
+    assert change(cameras, output__colour='inferno').successful
+    assert cameras.fuse_one().encoding == 'bgr8'
+
+
+def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
+    cameras.fuse_one()
+    others = {
+        'scale': 0.5, 'adaptive_scale': True, 'max_pixels': 1_000_000, 'warm_up_size': '', 'threads': 1,
+        'input.rgb_transport': 'compressed', 'input.thermal_transport': 'compressed', 'sync.max_distance_ms': 10.0,
+        'sync.hold_last_ms': 100.0, 'sync.rgb_offset_ms': 1.0, 'sync.thermal_offset_ms': 1.0,
+        'thermal.gain_control': 'linear', 'thermal.low_percentile': 2.0, 'thermal.high_percentile': 98.0,
+        'thermal.time_constant_s': 1.0, 'thermal.max_change': 0.5, 'thermal.radiometric_unit': 'kelvin',
+        'thermal.radiometric_low_k': 250.0, 'thermal.radiometric_high_k': 350.0, 'thermal.linear_low': 1.0,
+        'thermal.linear_high': 9000.0, 'thermal.polarity': 'black_hot', 'thermal.repair_rows': False,
+        'alignment.plane_depth_m': 5.0, 'alignment.depth_from_range': True, 'alignment.trim_x_px': 1.0,
+        'alignment.trim_y_px': 1.0, 'alignment.output_grid': 'thermal', 'health.source_timeout_s': 2.0,
+        'health.frozen_frames': 5, 'health.shutter_flag': True, 'health.compute_timeout_s': 3.0,
+        'output.colour': 'gray', 'output.jpeg_quality': 50, 'qos.reliability': 'auto', 'qos.depth': 5}
+
+    for name, value in others.items():
+        result = change(cameras, **{name: value})
+        assert result.successful, (name, result.reason)
+        assert cameras.node.get_parameter(name).value == value
+
+    refused = change(cameras, autostart=False)
+    assert not refused.successful and 'it has started' in refused.reason
+
+
+def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
+    refused = change(cameras, output__colour='gray', thermal__low_percentile=50.0, thermal__high_percentile=50.0)
+
+    assert not refused.successful
+    assert 'thermal.low_percentile must be below thermal.high_percentile' in refused.reason
+    assert parameters.read(cameras.node).output == DEFAULTS.output
+    assert cameras.fuse_one().encoding == 'bgr8'
+
+
+@pytest.mark.parametrize('name, value, words', [
+    ('alignment.file', '/nowhere/a.yaml', 'cannot read the alignment file'),
+    ('weights', '/nowhere/w.safetensors', '/nowhere/w.safetensors'),
+    ('model', 'clasical', 'one of diffmf, classical'),
+    ('scale', 'large', 'must be of type float'),
+    ('preset', 'base', 'base')])
+def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(cameras, name, value, words):
+    wanted = {name: value} if name in ('model', 'scale', 'alignment.file') else {'model': 'diffmf', name: value}
+    cameras.fuse_one()
+
+    refused = change(cameras, **wanted)
+
+    assert not refused.successful and words in refused.reason
+    assert parameters.read(cameras.node) == parameters.read(cameras.node, {'model': 'classical', name: getattr(
+        DEFAULTS, name) if '.' not in name else ''})
+    assert cameras.fuse_one().encoding == 'bgr8'
+    assert cameras.state()['mode'] == 'CLASSICAL'
+
+
+@pytest.mark.skipif(importlib.util.find_spec('message_filters') is not None, reason='message_filters is installed')
+def test_a_policy_of_message_filters_needs_message_filters(cameras):
+    refused = change(cameras, sync__policy='approximate')
+
+    assert not refused.successful and 'message_filters' in refused.reason and 'install' in refused.reason
+    assert cameras.fuse_one()
+
+
+@pytest.mark.skipif(importlib.util.find_spec('tf2_ros') is not None, reason='tf2_ros is installed')
+def test_extrinsics_from_tf_need_tf2_ros(cameras):
+    refused = change(cameras, alignment__from_tf=True)
+
+    assert not refused.successful and 'tf2_ros' in refused.reason and 'install' in refused.reason
+    assert cameras.fuse_one()
+
+
+@needs_torch
+def test_a_network_is_swapped_in_between_frames_and_out_again(cameras):
+    cameras.fuse_one()
+    assert cameras.state()['mode'] == 'CLASSICAL'
+
+    assert change(cameras, model='diffmf', preset='nano', threads=1).successful
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'FUSED', 'the network')
+    assert cameras.state()['model'] == 'diffmf nano'
+
+    assert change(cameras, model='classical').successful
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL', 'the classical fusion')
+    # Not one pair was lost on the way.
+    assert [m.header for m in cameras.fused] == [m.header for m in cameras.states]
+    gaps = np.diff([m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in cameras.fused])
+    assert set(gaps) == {33_333_333}
+
+
+@needs_torch
+def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(cameras, monkeypatch):
+    cameras.fuse_one()
+
+    def fail(settings):
+        raise DiffmfError('the self-check found NaN')
+
+    monkeypatch.setattr(cameras.node._pipeline, 'load', fail)
+    assert change(cameras, model='diffmf', preset='nano').successful  # all that can be seen at once is right
+    cameras.fuse_until(lambda image: cameras.node.get_parameter('model').value == 'classical', 'the way back')
+
+    cameras.peer.wait_for(lambda: 'the self-check found NaN' in cameras.message(), 'the reason')
+    assert cameras.reports[-1].status[0].level == b'\x02'
+    assert cameras.node.get_parameter('preset').value == 'light'
+    assert cameras.fuse_one() and cameras.state()['mode'] == 'CLASSICAL'
+
+
+def test_a_disabled_node_neither_listens_nor_publishes_until_it_is_enabled(cameras):
+    cameras.fuse_one()
+    publisher = cameras.publisher(cameras.images['rgb'], 'rgb/image_raw')
+
+    answer = call(cameras, False)
+    assert answer.success and answer.message == 'disabled'
+    cameras.peer.wait_for(lambda: not publisher.get_subscription_count(), 'the subscription to end')
+    cameras.peer.wait_for(lambda: cameras.message() == 'disabled', 'a report')
+    assert cameras.reports[-1].status[0].level == b'\x00'
+
+    assert call(cameras, True).success
+    assert cameras.fuse_one()
+
+
+def test_an_inactive_node_remembers_that_it_is_disabled(cameras):
+    cameras.node.trigger_deactivate()
+    assert call(cameras, False).message == 'disabled, from the next activation on'
+
+    cameras.node.trigger_activate()
+    cameras.peer.wait_for(lambda: cameras.message() == 'disabled', 'a report')
+    assert call(cameras, True).message == 'enabled'
+    assert cameras.fuse_one()

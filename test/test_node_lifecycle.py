@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every transition does what it says: loads, warms up, listens, lets go, frees, and can be done again."""
+
+import gc
+import weakref
+
+import pytest
+from lifecycle_msgs.msg import State
+from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import CameraInfo, Image
+
+from diffmf_ros.core.frames import DiffmfError
+from diffmf_ros.inference.pipeline import FusionPipeline
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+
+
+def listeners(cameras):
+    """Return how many subscriptions the node has on its camera topics."""
+    return sum(len(cameras.peer.node.get_subscriptions_info_by_topic(f'/{stream}/{topic}'))
+               for stream in ('rgb', 'thermal') for topic in ('image_raw', 'camera_info'))
+
+
+def talkers(cameras):
+    """Return how many publishers of fused images there are."""
+    return len(cameras.peer.node.get_publishers_info_by_topic('/fused/image'))
+
+
+def state_of(node):
+    return node._state_machine.current_state[0]
+
+
+def test_a_node_listens_only_while_it_is_active(cameras):
+    cameras.peer.wait_for(lambda: listeners(cameras) == 4 and talkers(cameras) == 1, 'the subscriptions')
+
+    assert cameras.node.trigger_deactivate() == SUCCESS
+    cameras.peer.wait_for(lambda: listeners(cameras) == 0, 'the subscriptions to end')
+    assert talkers(cameras) == 1
+
+    assert cameras.node.trigger_cleanup() == SUCCESS
+    cameras.peer.wait_for(lambda: talkers(cameras) == 0, 'the publishers to go')
+    assert state_of(cameras.node) == State.PRIMARY_STATE_UNCONFIGURED
+
+
+def test_cleanup_lets_go_of_the_network_and_everything_can_be_done_again(cameras):
+    cameras.fuse_one()
+    for _ in range(3):
+        pipeline = weakref.ref(cameras.node._pipeline)
+        assert cameras.node.trigger_deactivate() == SUCCESS
+        assert cameras.node.trigger_cleanup() == SUCCESS
+        gc.collect()
+        assert pipeline() is None
+
+        assert cameras.node.start()
+        cameras.stamp_ns += 10**9
+        assert cameras.fuse_one()
+
+
+def test_activation_warms_up_before_it_listens(cameras, monkeypatch):
+    cameras.node.trigger_deactivate()
+    cameras.peer.wait_for(lambda: listeners(cameras) == 0, 'the subscriptions to end')
+    seen = []
+    monkeypatch.setattr(FusionPipeline, 'warm_up', lambda self, size: seen.append((size, listeners(cameras))))
+
+    assert cameras.node.trigger_activate() == SUCCESS
+
+    assert seen == [((640, 480), 0)]
+
+
+def test_an_activation_that_fails_leaves_the_node_inactive_and_says_why(cameras, monkeypatch, capfd):
+    cameras.node.trigger_deactivate()
+
+    def fail(self, size):
+        raise DiffmfError('the device is gone')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FusionPipeline, 'warm_up', fail)
+        assert cameras.node.trigger_activate() == FAILURE
+    assert state_of(cameras.node) == State.PRIMARY_STATE_INACTIVE
+    assert 'cannot activate: the device is gone' in capfd.readouterr().err
+    assert cameras.node.trigger_activate() == SUCCESS
+    assert cameras.fuse_one()
+
+
+def test_an_unforeseen_error_of_configure_leaves_the_node_unconfigured(cameras, monkeypatch, capfd):
+    cameras.node.trigger_deactivate()
+    cameras.node.trigger_cleanup()
+
+    with monkeypatch.context() as patched:
+        patched.setattr('diffmf_ros.ros.fusion_node.FusionPipeline', lambda *args, **options: 1 / 0)
+        assert cameras.node.trigger_configure() == FAILURE
+    assert state_of(cameras.node) == State.PRIMARY_STATE_UNCONFIGURED
+    assert 'ZeroDivisionError' in capfd.readouterr().err
+    assert cameras.node.start()
+    assert cameras.fuse_one()
+
+
+def test_what_was_published_last_has_arrived_when_the_node_is_inactive(cameras):
+    cameras.fuse_one()
+    cameras.pair()
+    cameras.peer.wait_for(lambda: cameras.node._session._tally.totals({}).counted['fused'] == 2, 'the second image')
+
+    cameras.node.trigger_deactivate()
+
+    # Nobody has to publish any more for it to come.
+    cameras.peer.wait_for(lambda: cameras.of(cameras.fused) and cameras.of(cameras.infos), 'the last image')
+
+
+@pytest.mark.parametrize('message_type', [Image, CameraInfo])
+def test_shutdown_from_every_state_frees_everything(make_cameras, message_type):
+    cameras = make_cameras()
+    cameras.fuse_one()
+
+    assert cameras.node.trigger_shutdown() == SUCCESS
+
+    assert state_of(cameras.node) == State.PRIMARY_STATE_FINALIZED
+    cameras.peer.wait_for(lambda: listeners(cameras) == 0 and talkers(cameras) == 0, 'everything to go')

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes in and what comes out beside the fused image: compressed, calibrated, on either grid, debug pictures."""
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
+from std_msgs.msg import Bool
+
+from diffmf_ros.bag_messages import camera_info_message
+from diffmf_ros.ros import outputs
+from diffmf_ros.ros.messages import make_header
+
+DEBUG = ('aligned_thermal', 'side_by_side', 'overlay', 'mask')
+EXTRINSICS = """
+thermal_from_rgb:
+  rotation: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+  translation_m: [0.1, 0, 0]
+"""
+
+
+def pixels_of(image, channels=None):
+    """Return the pixels of a raw image message."""
+    shape = (image.height, image.width, channels) if channels else (image.height, image.width)
+    return np.frombuffer(image.data, np.uint8).reshape(shape)
+
+
+def calibrate(cameras, stream, size, *, focal_px):
+    """Publish the calibration of an ideal camera until the node has it."""
+    width, height = size
+    info = CameraInfo(width=width, height=height, distortion_model='plumb_bob', d=[0.0] * 5,
+                      k=[focal_px, 0.0, (width - 1) / 2, 0.0, focal_px, (height - 1) / 2, 0.0, 0.0, 1.0],
+                      r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+                      p=[focal_px, 0.0, (width - 1) / 2, 0.0, 0.0, focal_px, (height - 1) / 2, 0.0, 0.0, 0.0, 1.0, 0.0])
+    info.header.frame_id = {'rgb': 'rgb', 'thermal': 'lwir'}[stream]
+    cameras.publisher(CameraInfo, f'{stream}/camera_info').publish(info)
+    known = cameras.node._session.fuser
+    cameras.peer.wait_for(lambda: stream in known.cameras, 'the calibration')
+
+
+def test_compressed_cameras_are_fused_as_raw_ones_are(make_cameras):
+    cameras = make_cameras(input__rgb_transport='compressed', input__thermal_transport='compressed')
+    cameras.next()
+    rng = np.random.default_rng(1)
+    rgb = cv2.GaussianBlur(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), (0, 0), 3)
+    thermal = rng.integers(7000, 9000, (24, 32), dtype=np.uint16)
+    for stream, image, suffix, form in (('rgb', rgb, '.jpg', 'bgr8; jpeg compressed bgr8'),
+                                        ('thermal', thermal, '.png', '16UC1; png compressed ')):
+        message = CompressedImage(header=make_header(cameras.stamp_ns, stream), format=form,
+                                  data=cv2.imencode(suffix, image)[1].tobytes())
+        cameras.publisher(CompressedImage, f'{stream}/image_raw/compressed').publish(message)
+
+    fused = cameras.peer.wait_for(lambda: cameras.of(cameras.fused), 'a fused image')[0]
+
+    assert (fused.width, fused.height, fused.encoding, fused.header.frame_id) == (64, 48, 'bgr8', 'rgb')
+    assert cameras.state()['mode'] == 'CLASSICAL'
+
+
+def test_a_cut_compressed_image_is_counted(make_cameras):
+    cameras = make_cameras(input__rgb_transport='compressed')
+    data = cv2.imencode('.jpg', np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8))[1].tobytes()
+    message = CompressedImage(header=make_header(1, 'rgb'), format='jpeg', data=data[:len(data) // 2])
+
+    cameras.publisher(CompressedImage, 'rgb/image_raw/compressed').publish(message)
+
+    cameras.peer.wait_for(lambda: 'rgb frame refused' in cameras.values().get('last_error', ''), 'the refusal')
+
+
+def test_the_compressed_output_is_the_image_under_the_same_header(cameras):
+    received = cameras.peer.collect(CompressedImage, '/fused/image/compressed')
+    image = cameras.fuse_until(lambda image: received, 'a compressed image')
+    cameras.fuse_until(lambda image: cameras.of(received), 'a compressed image of this stamp')
+    image, compressed = cameras.of(cameras.fused)[0], cameras.of(received)[0]
+
+    assert compressed.header == image.header
+    decoded = cv2.imdecode(np.frombuffer(compressed.data, np.uint8), cv2.IMREAD_COLOR)
+    grey = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(int) for picture in (decoded, pixels_of(image, 3))]
+    assert decoded.shape == (48, 64, 3) and np.abs(grey[0] - grey[1]).mean() < 8
+
+
+def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
+    made = []
+    for name in ('overlay', 'side_by_side'):
+        work = getattr(outputs, name)
+        monkeypatch.setattr(outputs, name, lambda *args, name=name, work=work: made.append(name) or work(*args))
+    cameras.fuse_one()
+    cameras.fuse_one()
+    assert made == []
+
+    received = {name: cameras.peer.collect(Image, f'/fused/debug/{name}') for name in DEBUG}
+    cameras.fuse_until(lambda image: all(received.values()), 'all debug pictures')
+    fused = cameras.fuse_until(lambda image: all(map(cameras.of, received.values())), 'all of one stamp')
+
+    shown = {name: cameras.of(messages)[0] for name, messages in received.items()}
+    assert {name: (image.width, image.height, image.encoding) for name, image in shown.items()} == {
+        'aligned_thermal': (64, 48, 'mono8'), 'side_by_side': (192, 48, 'rgb8'), 'overlay': (64, 48, 'rgb8'),
+        'mask': (64, 48, 'mono8')}
+    assert all(image.header == fused.header for image in shown.values())
+    assert (pixels_of(shown['mask']) == 255).all()
+    assert np.array_equal(pixels_of(shown['side_by_side'], 3)[:, 128:], pixels_of(fused, 3)[..., ::-1])
+
+
+def test_every_image_has_a_status_of_its_own(cameras):
+    image = cameras.fuse_one()
+
+    state = cameras.state()
+
+    status = cameras.of(cameras.states)[0]
+    assert status.header == image.header and len(status.status) == 1
+    assert (state['mode'], state['rgb'], state['thermal'], state['held']) == ('CLASSICAL', 'OK', 'OK', 'false')
+    assert float(state['offset_ms']) == 0 and state['model'] == 'classical'
+
+
+def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calibration(make_cameras):
+    cameras = make_cameras(alignment__output_grid='thermal')
+    calibrate(cameras, 'thermal', (64, 48), focal_px=100.0)
+
+    image = cameras.fuse_one()
+
+    assert (image.width, image.height, image.header.frame_id) == (32, 24, 'lwir')
+    info = cameras.peer.wait_for(lambda: cameras.of(cameras.infos), 'a camera info')[0]
+    assert info.header == image.header
+    # 64x48 read out at half the size: a focal length of 50, the centre in the middle.
+    assert (info.width, info.height, info.k[0], info.k[2], info.p[6]) == (32, 24, 50.0, 15.5, 11.5)
+
+
+def test_depth_and_trim_move_the_thermal_image_live(make_cameras, tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text(EXTRINSICS)
+    cameras = make_cameras(alignment__file=str(path), alignment__depth_from_range=True, alignment__plane_depth_m=10.0)
+    # A baseline of 0.1 m and 100 px of focal length: 1 px at 10 m, 10 px at 1 m.
+    calibrate(cameras, 'rgb', (64, 48), focal_px=100.0)
+    calibrate(cameras, 'thermal', (64, 48), focal_px=100.0)
+    received = cameras.peer.collect(Image, '/fused/debug/aligned_thermal')
+    bar = np.full((48, 64), 20, np.uint8)
+    bar[:, 32:] = 200
+
+    def edge(x_px):
+        """Whether the step that thermal shows at column 32 is at x_px of the RGB grid now."""
+        cameras.next()
+        cameras.rgb()
+        cameras.thermal(bar + np.uint8(cameras.stamp_ns % 7), 'mono8')
+        seen = cameras.of(received)
+        return bool(seen) and abs(int(np.argmax(np.diff(pixels_of(seen[0])[24].astype(int)))) + 1 - x_px) <= 0.5
+
+    cameras.peer.wait_for(lambda: edge(31), 'the alignment of the plane at 10 m')
+    ranges = cameras.publisher(Range, 'range')
+    ranges.publish(Range(range=1.0, min_range=0.2, max_range=50.0))
+    cameras.peer.wait_for(lambda: edge(22), 'the alignment of the plane at 1 m')
+    ranges.publish(Range(range=float('inf'), min_range=0.2, max_range=50.0))  # REP-117: nothing detected
+    cameras.node.set_parameters([cameras_parameter('alignment.trim_x_px', 5.0)])
+    cameras.peer.wait_for(lambda: edge(27), 'the trimmed alignment')
+
+
+def cameras_parameter(name, value):
+    from rclpy.parameter import Parameter
+    return Parameter(name, value=value)
+
+
+def test_a_closed_shutter_passes_rgb_on_until_it_opens(make_cameras):
+    cameras = make_cameras(health__shutter_flag=True)
+    cameras.fuse_one()
+    shutter = cameras.publisher(Bool, 'thermal/shutter')
+
+    shutter.publish(Bool(data=True))
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'RGB_ONLY', 'RGB alone')
+    assert cameras.state()['thermal'] == 'FROZEN'
+
+    shutter.publish(Bool(data=False))
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL', 'fusion again')
+
+
+def test_frames_without_stamps_are_paired_by_arrival_and_the_report_says_so(make_cameras):
+    cameras = make_cameras(sync__max_distance_ms=1000.0)
+    cameras.stamp_ns = 0
+    rng = np.random.default_rng(1)
+
+    def fused():
+        cameras.rgb(rng.integers(60, 120, (48, 64, 3), dtype=np.uint8))
+        cameras.thermal(rng.integers(7000, 9000, (24, 32), dtype=np.uint16))
+        return cameras.fused
+
+    cameras.peer.wait_for(fused, 'a fused image')
+    cameras.peer.wait_for(lambda: 'rgb stamps are zero: the time of arrival is used' in cameras.message(), 'a note')
+    assert 'thermal stamps are zero' in cameras.message()
+    assert cameras.fused[0].header.stamp.sec > 0
+
+
+def test_a_calibration_of_another_size_is_scaled_to_the_image(cameras):
+    calibrate(cameras, 'rgb', (128, 96), focal_px=100.0)
+
+    cameras.fuse_one()
+
+    info = cameras.peer.wait_for(lambda: cameras.of(cameras.infos), 'a camera info')[0]
+    assert (info.width, info.height, info.k[0], info.k[2]) == (64, 48, 50.0, 31.5)
+
+
+@pytest.mark.parametrize('colour, encoding', [('gray', 'mono8'), ('jet', 'bgr8')])
+def test_the_colour_policy_decides_on_the_encoding(make_cameras, colour, encoding):
+    cameras = make_cameras(output__colour=colour)
+
+    assert cameras.fuse_one().encoding == encoding
+
+
+def test_two_rigs_do_not_mix(make_cameras):
+    front, rear = make_cameras(namespace='/front'), make_cameras(namespace='/rear')
+    image = front.fuse_one()
+    rear.next()
+    rear.fuse_one()
+
+    assert front.of(front.fused) == [image] and len(front.fused) == 1 and len(rear.fused) == 1
+    front.peer.wait_for(lambda: {s.name for r in front.reports for s in r.status} >= {
+        'front/fusion_node: fusion', 'rear/fusion_node: fusion'}, 'a report of each')
+    assert isinstance(front.reports[0], DiagnosticArray) and camera_info_message
