@@ -129,6 +129,18 @@ def test_one_wild_stamp_costs_a_few_pairs(rates, thermal_delay_ms, stream, wild_
     assert [rgb for rgb, _ in pairs] == sorted({rgb for rgb, _ in pairs})
 
 
+def test_after_a_wild_stamp_what_has_left_does_not_come_again():
+    pairing = ClosestPairing(SyncSettings())
+    stamps_ns = np.arange(1, 20) * 33 * MS
+    before = run(pairing, by_arrival(stamps_ns, stamps_ns), flush=False)
+
+    wild = [(RGB, 3600 * 10**9), (RGB, 660 * MS)]
+    pairs = run(pairing, [*wild, (RGB, 627 * MS), (THERMAL, 627 * MS), (THERMAL, 660 * MS)])
+
+    assert before[-1] == (627 * MS, 627 * MS) and pairs == [(660 * MS, 660 * MS)]
+    assert pairing.dropped['duplicate'] == 2
+
+
 def test_offsets_do_not_hide_a_jump():
     arrivals = by_arrival(np.arange(30) * 33 * MS, np.arange(30) * 33 * MS + 900 * MS, thermal_delay_ms=-890.0)
     pairing = ClosestPairing(SyncSettings(rgb_offset_ms=-100.0, thermal_offset_ms=-1000.0))
