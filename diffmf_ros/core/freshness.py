@@ -126,6 +126,8 @@ class StreamHealth:
         state = self.state(now_ns)
         if state is State.OK:
             return ''
+        if self._good and state is not State.STALE and self.usable(now_ns):
+            return f'{state.value}, coming back'
         if state is State.FROZEN:
             return f'FROZEN ({self._still_reason()})'
         if state is State.LOST and self._refused_since:

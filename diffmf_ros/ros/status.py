@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from ..core.fallback import Fallback
-from ..core.frames import RGB, THERMAL, FusionResult, Mode
+from ..core.frames import FusionResult, Mode
 from ..core.freshness import State
 from ..core.latency import LatencyMeter
 from .messages import make_header
@@ -113,14 +113,14 @@ class Reporter:
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
     def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str], problems: Sequence[str],
-                fallback: Fallback | None = None, now_ns: int = 0, incompatible: Mapping[str, str] | None = None,
-                memory: Mapping[str, int] | None = None, notes: Sequence[str] = ()) -> None:
+                fallback: Fallback, now_ns: int, incompatible: Mapping[str, str] | None = None,
+                memory: Mapping[str, int] | None = None, notes: Sequence[str] = (), disabled: bool = False) -> None:
         """Publish one report.
 
         scale is the working size of the network, complaints and problems are as in judge. now_ns is the
         time on the clock of fallback; incompatible maps a topic to the QoS policy in which a publisher
         does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth knowing that are no
-        complaint.
+        complaint; disabled: somebody wants it to do nothing, so all is well.
         """
         now = self._node.get_clock().now()
         incompatible = [f'{topic}: a publisher offers incompatible {policy}'
@@ -130,14 +130,14 @@ class Reporter:
             'model': self.model, 'device': self.device, 'scale': f'{scale:g}',
             'incompatible_qos': '; '.join(incompatible),
             **{f'memory_{kind}_mb': number(size / 1e6) for kind, size in (memory or {}).items()}}
-        reason, alarm, cameras = _silence(totals, self._before), False, []
-        if fallback is not None:
-            values |= sources_values(fallback, now_ns, notes)
-            reason, alarm, cameras = fallback.reason, fallback.alarm, self._cameras(totals, fallback, now_ns)
-        level, message = judge(totals, self._before, [*incompatible, *complaints], problems, reason=reason, alarm=alarm)
+        values |= sources_values(fallback, now_ns, notes)
+        level, message = judge(totals, self._before, [*incompatible, *complaints], problems,
+                               reason=fallback.reason, alarm=fallback.alarm)
+        if disabled:
+            level, message = DiagnosticStatus.OK, 'disabled'
         status = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
                                   hardware_id=self.device, values=key_values(values))
-        array = DiagnosticArray(status=[status, *cameras])
+        array = DiagnosticArray(status=[status, *self._cameras(totals, fallback, now_ns)])
         array.header.stamp = now.to_msg()
         self._publisher.publish(array)
         self._before, self._before_ns = totals, now.nanoseconds
@@ -217,11 +217,6 @@ def sources_values(fallback: Fallback, now_ns: int, notes: Sequence[str] = ()) -
     return {'sources': fallback.sources(now_ns).value, 'fallback': fallback.reason,
             'rate_rgb_hz': number(fallback.rgb.rate_hz(now_ns), 2),
             'rate_thermal_hz': number(fallback.thermal.rate_hz(now_ns), 2), 'notes': '; '.join([*notes, *zero])}
-
-
-def _silence(now: Totals, before: Totals) -> str:
-    return '; '.join(f'no {stream} frames' for stream in (RGB, THERMAL)
-                     if not grown(now.counted, before.counted, f'{stream}_in'))
 
 
 def status_message(result: FusionResult, *, name: str, rgb: State, thermal: State, model: str, scale: float,
