@@ -26,7 +26,7 @@ from statistics import median_low
 
 from .clock_jumps import ClockJumps, Verdict
 from .frames import RGB, Frame, Pair
-from .matching import NEVER_NS, closest_rgb, closest_thermal, final_pairs, held_thermal, reach_of
+from .partners import NEVER_NS, closest_rgb, closest_thermal, final_pairs, held_thermal, reach_of
 from .settings import SyncSettings
 
 _CAPACITY = 64
