@@ -18,13 +18,17 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import Image
 
+from ..core.camera import CameraModel
 from ..core.fallback import Fallback
 from ..core.frames import RGB, THERMAL, FusionResult, Pair
-from ..core.pairing import ClosestPairing
 from ..core.settings import DEFAULTS, updated
 from ..inference.stages import StageClock
 from . import messages
+from .filter_pairing import make_pairing
+from .fuser import Fuser, Job
+from .outputs import Outputs
 from .probe_scene import FRAMES, homography, moving_images, write_alignment
+from .status import Tally
 from .timed_network import timed_pipeline
 from .usual_fusion import UsualFusion, synchronizer
 
@@ -37,32 +41,79 @@ LATER_NS = PERIOD_NS // 4  # by which thermal is out of step
 class Ours:
     """All that the node does with two messages, but for receiving, publishing, and the network."""
 
-    def __init__(self, alignment: str):
+    def __init__(self, size: tuple[int, int], alignment: str):
         settings = updated(DEFAULTS, {'model': 'classical', 'alignment.file': alignment})
-        self._pairing, self._fallback = ClosestPairing(settings.sync), Fallback(settings.health)
-        self._pipeline = timed_pipeline(settings, watchdog=True, compute_ms=0.0)
+        self._pairing, self._fallback = make_pairing(settings.sync), Fallback(settings.health)
+        self._pipeline = _Watched(timed_pipeline(settings, watchdog=True, compute_ms=0.0))
+        nowhere = _Nowhere()
+        self._fuser = Fuser(nowhere, self._pipeline, Outputs(nowhere), Tally(), settings)
+        self._fuser.cameras = {RGB: CameraModel(size, ((500.0, 0.0, size[0] / 2), (0.0, 500.0, size[1] / 2),
+                                                       (0.0, 0.0, 1.0)), (0.1, -0.1, 0.0, 0.0, 0.0))}
 
     def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
         """Handle two messages; afterwards stage knows what took how long."""
-        self._receive(rgb, RGB, stage)
-        for pair in self._receive(thermal, THERMAL, stage):
+        for job in (*self._receive(rgb, RGB, stage), *self._receive(thermal, THERMAL, stage)):
+            self._pipeline.spent_ms = {}
             start = time.perf_counter()
-            result = self._pipeline.fuse(pair)
-            spent_ms = 1e3 * (time.perf_counter() - start)
-            stage.add(result.timings_ms | {'rest': spent_ms - sum(result.timings_ms.values())})
-            with stage('messages'):
-                _messages(result, pair)
+            self._fuser.handle(job)
+            handled_ms = 1e3 * (time.perf_counter() - start)
+            stage.add(self._pipeline.spent_ms)
+            stage.add({'messages': handled_ms - sum(self._pipeline.spent_ms.values())})
 
-    def _receive(self, message: Image, stream: str, stage: StageClock) -> list:
-        now_ns = messages.stamp_ns(message.header.stamp)
+    def close(self) -> None:
+        """End the thread of the network."""
+        self._pipeline.close()
+
+    def _receive(self, message: Image, stream: str, stage: StageClock) -> list[Job]:
+        fallback, now_ns = self._fallback, messages.stamp_ns(message.header.stamp)
         with stage('decode'):
             frame = messages.to_frame(message, stream, arrival_ns=now_ns)
         with stage('pair'):
-            self._fallback.streams[stream].arrived(frame, now_ns)
-            return self._fallback.serve(frame, self._pairing.add(frame), now_ns)
+            fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
+            return [Job(work, fallback.rgb.state(now_ns), fallback.thermal.state(now_ns), fallback.reason)
+                    for work in fallback.serve(frame, self._pairing.add(frame), now_ns)]
 
-    def close(self) -> None:
-        self._pipeline.close()
+
+class _Watched:
+    """A pipeline that leaves in spent_ms how long fuse took, by stage; they add up to all of it."""
+
+    def __init__(self, pipeline):
+        self._pipeline = pipeline
+        self.spent_ms: dict[str, float] = {}
+
+    def __getattr__(self, name: str):
+        return getattr(self._pipeline, name)
+
+    def fuse(self, pair: Pair, *, scale: float) -> FusionResult:
+        """As FusionPipeline.fuse. 'network' is the conversion of its input alone: it takes no time."""
+        start = time.perf_counter()
+        result = self._pipeline.fuse(pair, scale=scale)
+        whole_ms = 1e3 * (time.perf_counter() - start)
+        self.spent_ms = dict(result.timings_ms)
+        self.spent_ms['rest'] = whole_ms - sum(self.spent_ms.values()) + self.spent_ms.pop('network')
+        return result
+
+
+class _Nowhere:
+    """A node, and all its publishers: nothing leaves it, nobody listens, and a failure is raised."""
+
+    def create_lifecycle_publisher(self, message_type, topic, profile, **options):
+        return self
+
+    def publish(self, message) -> None:
+        pass
+
+    def get_subscription_count(self) -> int:
+        return 0
+
+    def get_fully_qualified_name(self) -> str:
+        return '/fusion_node'
+
+    def get_logger(self):
+        return self
+
+    def warning(self, text: str) -> None:
+        raise RuntimeError(text)
 
 
 class Usual:
@@ -89,23 +140,17 @@ class Usual:
                     source.signalMessage(message)
             pair = self._paired
         self._fusion(*pair, stage)
+        del stage.timings_ms['network']
 
     def _keep(self, *pair: Image) -> None:
         self._paired = pair
-
-
-def _messages(result: FusionResult, pair: Pair) -> None:
-    """Image, camera info and status of a result."""
-    header = messages.make_header(result.stamp_ns, result.frame_id)
-    messages.result_image(result)
-    messages.make_camera_info(header, size=result.pixels.shape[1::-1])
 
 
 def measure(size: tuple[int, int], pairs: int) -> dict:
     """Return what main prints. Both ways take turns; the first WARM_UP pairs do not count."""
     images = moving_images(size, seed=0)
     with TemporaryDirectory() as folder:
-        ours, usual = Ours(str(write_alignment(folder, size))), Usual(size)
+        ours, usual = Ours(size, str(write_alignment(folder, size))), Usual(size)
     ways = {'diffmf_ros': ours, 'usual': usual}
     stages_ms: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     for index in range(WARM_UP + pairs):
@@ -113,8 +158,6 @@ def measure(size: tuple[int, int], pairs: int) -> dict:
         for name, way in ways.items():
             stage = StageClock()
             way(*pair, stage)
-            # Neither network takes time; what is left of the stage is the conversion of its input.
-            stage.add({'rest': stage.timings_ms.pop('network')})
             if index >= WARM_UP:
                 for what, spent_ms in stage.timings_ms.items():
                     stages_ms[name].setdefault(what, []).append(spent_ms)
