@@ -17,6 +17,7 @@ from diffmf_ros.inference.onnx_engine import OnnxEngine
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 DEADLINE_S = 20.0
+PATIENT, IMPATIENT = {'health.compute_timeout_s': 60.0}, {'health.compute_timeout_s': 0.1}
 CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
 
 
@@ -43,17 +44,17 @@ class Hang:
     """A fault that returns when release() is called."""
 
     def __init__(self):
-        self._go = threading.Event()
+        self.go = threading.Event()
         self.images = None
 
     def __call__(self, ir, y):
         self.images = ir, y
-        assert self._go.wait(DEADLINE_S)
+        assert self.go.wait(DEADLINE_S)
         return np.maximum(ir, y)
 
     def release(self, pipeline):
         """Let the call return, and wait until the pipeline knows."""
-        self._go.set()
+        self.go.set()
         deadline_s = time.monotonic() + DEADLINE_S
         while any('hangs' in problem for problem in pipeline.problems):
             assert time.monotonic() < deadline_s
@@ -72,7 +73,7 @@ def build(monkeypatch, network):
 
     def build(*, watchdog=True, **changes):
         monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: network)
-        made.append(FusionPipeline(updated(DEFAULTS, changes), watchdog=watchdog))
+        made.append(FusionPipeline(updated(DEFAULTS, {**PATIENT, **changes}), watchdog=watchdog))
         return made[-1]
     yield build
     for pipeline in made:
@@ -85,11 +86,21 @@ def live(build):
 
 
 @pytest.fixture
-def impatient(build):
-    """A pipeline that waits for a tenth of a second, and that knows how long a pair usually takes."""
-    pipeline = build(**{'health.compute_timeout_s': 0.1})
-    assert modes(pipeline, 2) == ['FUSED'] * 2
-    return pipeline
+def hang(live, network):
+    """Let the network of live hang in the next pair; return hang() -> (the result of that pair, the fault)."""
+    def hang():
+        assert modes(live, 2) == ['FUSED'] * 2  # from now on it is known how long a pair takes
+        network.fault = fault = Hang()
+        faults.append(fault)
+        live.update(updated(DEFAULTS, IMPATIENT))
+        result = live.fuse(make_pair(0))
+        live.update(updated(DEFAULTS, PATIENT))
+        network.fault = None
+        return result, fault
+    faults = []
+    yield hang
+    for fault in faults:
+        fault.go.set()
 
 
 def modes(pipeline, count):
@@ -142,14 +153,14 @@ def real_engine(request, monkeypatch, network):
     if request.param == 'torch':
         torch = pytest.importorskip('torch', reason='torch is not installed')
         from diffmf_ros.models.diffmf import DiffMF
-        pipeline = FusionPipeline(updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu'}), watchdog=True)
+        pipeline = FusionPipeline(updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu', **PATIENT}), watchdog=True)
         monkeypatch.setattr(DiffMF, 'forward', lambda self, *images: torch.from_numpy(on_arrays(images)))
     else:
         engine = object.__new__(OnnxEngine)
         engine._session = SimpleNamespace(run=lambda names, images: [on_arrays(images.values())])
         engine._header, engine.device, engine.problems = SimpleNamespace(multiple=16, size=None), 'cpu', ()
         monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
-        pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}), watchdog=True)
+        pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx', **PATIENT}), watchdog=True)
     yield pipeline
     pipeline.close()
 
@@ -224,63 +235,56 @@ def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(li
     assert len(given_back) == 1 and given_back[0] is not path
 
 
-def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(impatient, network):
-    network.fault = hang = Hang()
-
-    first = impatient.fuse(make_pair(0))
-    others = [impatient.fuse(make_pair(seed)) for seed in range(1, 150)]
+def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(live, network, hang):
+    first, fault = hang()
+    others = [live.fuse(make_pair(seed)) for seed in range(1, 150)]
 
     assert first.mode is Mode.CLASSICAL
     assert first.warnings == ('the network gave no result within 0.1 s; this pair was fused classically',)
     assert {(result.mode, *result.warnings) for result in others} == {
         (Mode.CLASSICAL, 'the network hangs; this pair was fused classically')}
     assert np.array_equal(others[4].pixels, classical_image(5))
-    assert 'the network hangs, its last call has not come back' in impatient.problems
+    assert 'the network hangs, its last call has not come back' in live.problems
     assert len(network.sizes) == 3  # one after the other, and none while it hangs
-    network.fault = None
-    hang.release(impatient)
-    assert modes(impatient, 3) == ['CLASSICAL', 'FUSED', 'FUSED']
+    fault.release(live)
+    assert modes(live, 3) == ['CLASSICAL', 'FUSED', 'FUSED']
 
 
-def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay_as_they_were(impatient, network):
-    expected = impatient.fuse(make_pair(7)).pixels
-    network.fault = hang = Hang()
-    impatient.fuse(make_pair(0))
-    before = [image.copy() for image in hang.images]
+def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay_as_they_were(live, hang):
+    expected = live.fuse(make_pair(7)).pixels
+    _, fault = hang()
+    before = [image.copy() for image in fault.images]
 
-    modes(impatient, 5)
+    modes(live, 5)
 
-    assert all(np.array_equal(image, kept) for image, kept in zip(hang.images, before))
-    network.fault = None
-    hang.release(impatient)
-    until(impatient, Mode.FUSED)
-    assert np.array_equal(impatient.fuse(make_pair(7)).pixels, expected)
+    assert all(np.array_equal(image, kept) for image, kept in zip(fault.images, before))
+    fault.release(live)
+    until(live, Mode.FUSED)
+    assert np.array_equal(live.fuse(make_pair(7)).pixels, expected)
 
 
-def test_a_network_that_never_comes_back_does_not_hold_up_the_end(impatient, network):
-    network.fault = hang = Hang()
-    assert set(modes(impatient, 50)) == {'CLASSICAL'}
+def test_a_network_that_never_comes_back_does_not_hold_up_the_end(live, hang):
+    _, fault = hang()
+    assert set(modes(live, 50)) == {'CLASSICAL'}
 
-    impatient.close()  # returns although the call is still in work
+    live.close()
 
-    assert not hang._go.is_set()
-    hang._go.set()
+    assert not fault.go.is_set()  # it returned although the call is still in work
 
 
-def test_a_network_that_replaces_a_hanging_one_fuses_at_once(impatient, network, build, monkeypatch):
-    network.fault = hang = Hang()
-    assert modes(impatient, 2) == ['CLASSICAL'] * 2
+def test_a_network_that_replaces_a_hanging_one_fuses_at_once(live, hang, monkeypatch):
+    hang()
+    assert modes(live, 2) == ['CLASSICAL'] * 2
     monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: Fake())
 
-    impatient.swap(impatient.load(DEFAULTS))
+    live.swap(live.load(DEFAULTS))
 
-    assert modes(impatient, 2) == ['FUSED'] * 2 and impatient.problems == ()
-    hang._go.set()
+    assert modes(live, 2) == ['FUSED'] * 2 and live.problems == ()
 
 
 def test_a_slow_first_pair_of_a_size_is_no_failure(build, network):
-    pipeline = build(**{'health.compute_timeout_s': 0.1})
-    network.fault = hang = Hang()
+    pipeline = build(**IMPATIENT)
+    network.fault = fault = Hang()
 
     first, second = pipeline.fuse(make_pair(0)), pipeline.fuse(make_pair(1))
 
@@ -289,29 +293,29 @@ def test_a_slow_first_pair_of_a_size_is_no_failure(build, network):
         'the network prepares for images of this size; this pair was fused classically',)
     assert pipeline.problems == ()
     network.fault = None
-    hang._go.set()
+    fault.go.set()
     until(pipeline, Mode.FUSED)
     assert pipeline.problems == () and pipeline.largest_scale == 1.0
 
 
 def test_a_first_pair_that_never_ends_is_a_failure(build, network, monkeypatch):
-    pipeline = build(**{'health.compute_timeout_s': 0.1})
-    network.fault = hang = Hang()
+    pipeline = build(**IMPATIENT)
+    network.fault = fault = Hang()
     pipeline.fuse(make_pair(0))
     monkeypatch.setattr(watchdog, 'FIRST_CALL_S', 0.0)
 
     assert pipeline.fuse(make_pair(1)).warnings == ('the network hangs; this pair was fused classically',)
     assert 'the network hangs' in pipeline.problems[0]
-    hang._go.set()
+    fault.go.set()
 
 
 def test_a_slow_first_pair_that_fails_in_the_end_counts_as_a_failure(build, network):
-    pipeline = build(**{'health.compute_timeout_s': 0.1})
-    hang = Hang()
-    network.fault = lambda ir, y: hang(ir, y)[:0]
+    pipeline = build(**IMPATIENT)
+    fault = Hang()
+    network.fault = lambda ir, y: fault(ir, y)[:0]
     pipeline.fuse(make_pair(0))
     network.fault = None
-    hang._go.set()
+    fault.go.set()
 
     until(pipeline, Mode.FUSED)
 
