@@ -310,6 +310,15 @@ def test_a_standing_clock_gives_a_report_without_an_output_rate(monkeypatch):
     assert not reports.reporter.overdue
 
 
+def test_a_disabled_node_has_nothing_to_complain_about():
+    reports = Reports()
+    reports.now_ns = 5 * SECOND
+
+    report = reports.report(disabled=True, problems=['no CUDA graph'])
+
+    assert {(s.level, s.message) for s in report.values()} == {(OK, 'disabled')}
+
+
 def test_another_model_is_reported_from_then_on():
     reports = Reports()
 

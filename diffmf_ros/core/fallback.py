@@ -94,9 +94,10 @@ class Fallback:
         """
         self._follow_jump(frame)
         fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]
-        self.dropped['outdated'] += len(pairs) - len(fresh)
         if fresh:
             self.paired(now_ns)
+        if len(fresh) < len(pairs):
+            self.dropped['outdated'] += len(pairs) - len(fresh)
         sources = self.sources(now_ns)
         if sources is Sources.BOTH:
             return self._rising(fresh)
@@ -137,10 +138,11 @@ class Fallback:
                 and not any(stream.clock_changed(now_ns) for stream in self.streams.values()))
 
     def _why_unpaired(self) -> str:
-        ahead_s = (self.thermal.newest_stamp_ns - self.rgb.newest_stamp_ns) / 1e9
-        return (f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: the newest thermal '
-                f'stamp is {ahead_s:+.3f} s from that of rgb (check the clocks, sync.thermal_offset_ms and '
-                'sync.max_distance_ms)')
+        rgb_ns, thermal_ns = self.rgb.newest_stamp_ns, self.thermal.newest_stamp_ns
+        difference = (f'the newest thermal stamp is {(thermal_ns - rgb_ns) / 1e9:+.3f} s from that of rgb'
+                      if rgb_ns and thermal_ns else 'not both send stamps')
+        return (f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: {difference} '
+                '(check the clocks, sync.thermal_offset_ms and sync.max_distance_ms)')
 
     def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
         first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)

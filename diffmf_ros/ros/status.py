@@ -133,11 +133,12 @@ class Reporter:
         values |= sources_values(fallback, now_ns, notes)
         level, message = judge(totals, self._before, [*incompatible, *complaints], problems,
                                reason=fallback.reason, alarm=fallback.alarm)
-        if disabled:
-            level, message = DiagnosticStatus.OK, 'disabled'
-        status = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
+        fusion = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
                                   hardware_id=self.device, values=key_values(values))
-        array = DiagnosticArray(status=[status, *self._cameras(totals, fallback, now_ns)])
+        array = DiagnosticArray(status=[fusion, *self._cameras(totals, fallback, now_ns)])
+        if disabled:
+            for status in array.status:
+                status.level, status.message = DiagnosticStatus.OK, 'disabled'
         array.header.stamp = now.to_msg()
         self._publisher.publish(array)
         self._before, self._before_ns = totals, now.nanoseconds
