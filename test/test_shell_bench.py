@@ -26,7 +26,7 @@ def cost(*, pair=(1.0, 1.0, 1.0, 1.0), align=(2.0, 2.0, 2.0, 9.0)):
 
 def overload(ages_ms, *, rate_hz=20.0, compute_ms=50.0):
     """Images of these ages that came at an even rate."""
-    return Overload(compute_ms, 3.0, [i / rate_hz for i in range(len(ages_ms))], list(ages_ms))
+    return Overload(compute_ms, 3.0, 1, [i / rate_hz for i in range(len(ages_ms))], list(ages_ms))
 
 
 def report(*, costs=None, overloads=None, notes=()):
@@ -122,7 +122,7 @@ def test_without_message_filters_the_conversions_are_compared(monkeypatch):
         asked.append((module, '--usual' in arguments))
         if module == 'shell_probe':
             return {OURS: dict(cost().stages_ms), USUAL: {'align': [1.0]}, 'message_filters': False, 'versions': {}}
-        return {'times_capacity': 3.0, 'received_s': [i / 20 for i in range(30)], 'age_ms': [80.0] * 30}
+        return {'times_capacity': 3.0, 'not_fused': 0, 'received_s': [i / 20 for i in range(30)], 'age_ms': [80.0] * 30}
 
     monkeypatch.setattr(shell_bench, 'run_probe', run_probe)
     monkeypatch.setattr(shell_bench, 'find_spec', lambda name: name)
@@ -169,7 +169,7 @@ def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
     before, after = (np.frombuffer(message.data, np.uint8).astype(int) for message in (rgb, image))
     assert np.abs(before - after).max() <= 3
     assert image.header == info.header == rgb.header
-    assert list(stage.timings_ms) == ['decode', 'gain control', 'warp', 'colour', 'network', 'messages']
+    assert list(stage.timings_ms) == ['decode', 'align', 'colour', 'network', 'messages']
 
 
 @needs_ros

@@ -4,8 +4,8 @@
 from rich.console import Console
 from rich.table import Table
 
-COST_CAPTION = ('everything but the network, the receiving and the publishing; rest: conversion for the network, '
-                'hand-over between threads')
+COST_CAPTION = ('without receiving, the network, and publishing; pair: with the state of the cameras; align: gain '
+                'control and warp; rest: conversion for the network, hand-over between threads')
 OVERLOAD_CAPTION = ('age: from the publishing of the RGB image to the receipt of the fused one; growth: median of the '
                     'last third minus that of the first')
 
@@ -34,11 +34,11 @@ def _cost(report) -> Table:
 
 def _overload(report) -> Table:
     ours = report.overloads['diffmf_ros']
-    table = Table('written as', 'pairs sent, times capacity', 'images', 'age p50 / p99, ms', 'growth, ms',
+    table = Table('written as', 'pairs sent, times capacity', 'fused', 'not fused', 'age p50 / p99, ms', 'growth, ms',
                   'images per s', caption=OVERLOAD_CAPTION,
                   title=f'overload: a network of {ours.compute_ms:g} ms, for {ours.received_s[-1]:.0f} s')
     for name, overload in report.overloads.items():
-        table.add_row(name, f'{overload.times_capacity:.2f}', str(len(overload.age_ms)),
+        table.add_row(name, f'{overload.times_capacity:.2f}', str(len(overload.age_ms)), str(overload.not_fused),
                       '{:.1f} / {:.1f}'.format(*(overload.age_quantile_ms(q) for q in (0.5, 0.99))),
                       f'{overload.growth_ms:+.1f}', f'{overload.rate_hz:.2f}')
     return table

@@ -45,11 +45,13 @@ class Overload:
     """The images of an overloaded node: when each was received, and its age then, since its RGB image was sent.
 
     compute_ms is the time of the stand-in network, times_capacity how many pairs were sent for each that it
-    can fuse. Raises DiffmfError at construction when there are too few images to say anything.
+    can fuse. Images that the node says it made without the network are counted in not_fused alone. Raises
+    DiffmfError at construction when there are too few images to say anything.
     """
 
     compute_ms: float
     times_capacity: float
+    not_fused: int
     received_s: list[float] = field(repr=False)
     age_ms: list[float] = field(repr=False)
 

@@ -4,8 +4,8 @@
 Three processes: the node under test, two cameras, and this one, which receives fused/image. The network is a
 stand-in that takes a fixed time and leaves the processor free, as a GPU does. Stamps are the time of publishing,
 so that the age of an image, from there to its receipt here, needs no other clock. Prints one JSON object:
-'times_capacity' (what the cameras really sent, in capacities), 'received_s' and 'age_ms' of every image while
-they sent.
+'times_capacity' (what the cameras really sent, in capacities), 'received_s' and 'age_ms' of every fused image
+while they sent, and how many images the node says it made otherwise ('not_fused').
 """
 
 import argparse
@@ -17,11 +17,13 @@ import time
 from functools import partial
 from tempfile import TemporaryDirectory
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, Image
 
+from ..core.frames import Mode
 from ..inference.stages import StageClock
 from . import messages, process, qos
 from .fusion_node import FusionNode
@@ -113,12 +115,19 @@ def measure(options: argparse.Namespace) -> dict:
     """Overload one node and return what its receiver saw. Raises RuntimeError when a child fails."""
     process.init(['--ros-args', *_names(options)])
     node = Node('receiver')
-    received: list[tuple[int, int]] = []
-    node.create_subscription(Image, 'fused/image', partial(_note, received), qos.profile('reliable', depth=QUEUE))
+    received: list[tuple[int, int]] = []  # stamp and receipt
+    otherwise: set[int] = set()
+    profile = qos.profile('reliable', depth=QUEUE)
+    node.create_subscription(Image, 'fused/image', partial(_note_image, received), profile)
+    node.create_subscription(DiagnosticArray, 'fused/status', partial(_note_status, otherwise), profile)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    children = [_child(options, role) for role in ('usual' if options.usual else 'node', 'cameras')]
+    children = [_child(options, 'usual' if options.usual else 'node')]
     try:
+        # Cameras that start before the way back is open would only be seen in part.
+        while children[0].poll() is None and not node.count_publishers('fused/image'):
+            executor.spin_once(timeout_sec=process.POLL_S)
+        children.append(_child(options, 'cameras'))
         while all(child.poll() is None for child in children):
             executor.spin_once(timeout_sec=process.POLL_S)
         under_test, cameras = children
@@ -129,14 +138,20 @@ def measure(options: argparse.Namespace) -> dict:
         for child in children:
             child.terminate()
             child.wait()
-    return {'times_capacity': rate_hz * options.compute_ms / 1e3,
-            'received_s': [(at_ns - received[0][0]) / NS_PER_S for at_ns, _ in received],
-            'age_ms': [age_ns / 1e6 for _, age_ns in received]}
+    fused = [image for image in received if image[0] not in otherwise]
+    return {'times_capacity': rate_hz * options.compute_ms / 1e3, 'not_fused': len(received) - len(fused),
+            'received_s': [(at_ns - fused[0][1]) / NS_PER_S for _, at_ns in fused],
+            'age_ms': [(at_ns - stamp_ns) / 1e6 for stamp_ns, at_ns in fused]}
 
 
-def _note(received: list, message: Image) -> None:
-    now_ns = time.time_ns()
-    received.append((now_ns, now_ns - messages.stamp_ns(message.header.stamp)))
+def _note_image(received: list, message: Image) -> None:
+    received.append((messages.stamp_ns(message.header.stamp), time.time_ns()))
+
+
+def _note_status(otherwise: set, message: DiagnosticArray) -> None:
+    mode = next(item.value for item in message.status[0].values if item.key == 'mode')
+    if mode != Mode.FUSED.value:
+        otherwise.add(messages.stamp_ns(message.header.stamp))
 
 
 def _child(options: argparse.Namespace, role: str) -> subprocess.Popen:

@@ -36,9 +36,8 @@ class UsualFusion:
         with stage('decode'):
             bgr = np.frombuffer(rgb.data, np.uint8).reshape(rgb.height, rgb.width, 3)
             counts = np.frombuffer(thermal.data, np.uint16).reshape(thermal.height, thermal.width)
-        with stage('gain control'):
+        with stage('align'):
             gray = cv2.normalize(counts, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-        with stage('warp'):
             warped = cv2.warpPerspective(gray, self._homography, (rgb.width, rgb.height))
         with stage('colour'):
             y, cr, cb = cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb))
