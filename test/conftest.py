@@ -290,7 +290,7 @@ def make_cameras(peer):
 
     yield make
     for node in nodes:
-        node.trigger_shutdown()
+        node.finish()
         peer.executor.remove_node(node)
         node.destroy_node()
 

@@ -75,8 +75,8 @@ def test_the_input_is_the_same_every_time():
 def test_presets_without_trained_weights_get_fresh_ones(tmp_path, monkeypatch):
     # given an installation without any trained weights
     pytest.importorskip('torch', reason='torch is not installed')
-    from diffmf_ros.inference import weights
-    monkeypatch.setattr(weights, 'SHIPPED', tmp_path)
+    from diffmf_ros.inference import weights, weights_header
+    monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
     nano = Configuration(updated(DEFAULTS, {'preset': 'nano'}), (64, 48))
     # when configurations are made ready
     with benchmark.with_weights([nano, Configuration(CLASSICAL, (64, 48))]) as (fresh, classical):

@@ -9,9 +9,10 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from diffmf_ros.core.frames import DiffmfError
-from diffmf_ros.core.settings import DEFAULTS
+from diffmf_ros.core.settings import DEFAULTS, describe
 from diffmf_ros.ros import parameters
 
+BEFORE = {item.name: item.value for item in describe()}
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
 
 
@@ -85,8 +86,8 @@ def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(cameras,
     refused = change(cameras, **wanted)
 
     assert not refused.successful and words in refused.reason
-    assert parameters.read(cameras.node) == parameters.read(cameras.node, {'model': 'classical', name: getattr(
-        DEFAULTS, name) if '.' not in name else ''})
+    assert cameras.node.get_parameter('model').value == 'classical'
+    assert cameras.node.get_parameter(name).value == {**BEFORE, 'model': 'classical'}[name]
     assert cameras.fuse_one().encoding == 'bgr8'
     assert cameras.state()['mode'] == 'CLASSICAL'
 

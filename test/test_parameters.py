@@ -107,22 +107,14 @@ def test_the_process_names_a_bad_value_and_ends_with_1(start):
         assert expected in node.output and 'Traceback' not in node.output
 
 
-def test_a_configured_node_refuses_changes_and_says_when_they_work(make_node):
+def test_changes_hold_in_every_state(make_node):
     node = make_node(model='classical')
-    assert node.set_parameters([Parameter('scale', value=0.5)])[0].successful
-    assert node.start()
-
-    refused = node.set_parameters([Parameter('scale', value=0.25)])[0]
-    assert not refused.successful
-    assert refused.reason == 'scale takes effect at configure: deactivate and clean up the node first'
+    for transition, scale in ((node.trigger_configure, 0.5), (node.trigger_activate, 0.4),
+                              (node.trigger_deactivate, 0.3), (node.trigger_cleanup, 0.2)):
+        assert node.set_parameters([Parameter('scale', value=scale)])[0].successful
+        assert parameters.read(node).scale == scale
+        transition()
     assert node.set_parameters([Parameter('use_sim_time', value=True)])[0].successful
-
-    node.trigger_deactivate()
-    assert not node.set_parameters([Parameter('scale', value=0.25)])[0].successful
-    node.trigger_cleanup()
-    assert node.set_parameters([Parameter('scale', value=0.25)])[0].successful
-    assert node.start()
-    assert parameters.read(node).scale == 0.25
 
 
 def test_an_unconfigured_node_refuses_what_no_configure_would_take(make_node):

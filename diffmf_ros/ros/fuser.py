@@ -112,5 +112,7 @@ class Fuser:
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float) -> None:
         self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6, mode=result.mode.value,
                           warnings=result.warnings)
+        if self.used_scale < self.scale.value:
+            return  # after a failure it fuses smaller: that says nothing about the size that was asked for
         if self.scale.fused(result, busy_ms=busy_ms):
             self._node.get_logger().info(f'working scale is now {self.scale.value:g}')

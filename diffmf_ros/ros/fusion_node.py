@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
+from lifecycle_msgs.msg import State
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
@@ -33,7 +34,7 @@ class FusionNode(LifecycleNode):
         self._make_pipeline = make_pipeline
         self._settings = None  # as the parameters say
         self._in_use = None  # those of the network that fuses
-        self._pipeline = None
+        self._pipeline = self._loader = self._outputs = None
         self._session = None
         self._enabled = True
         parameters.declare(self)
@@ -49,6 +50,11 @@ class FusionNode(LifecycleNode):
         """Configure and activate; return whether both worked (the reason of a failure is logged)."""
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def finish(self) -> None:
+        """Shut down, unless a lifecycle transition has done so."""
+        if self._state_machine.current_state[0] != State.PRIMARY_STATE_FINALIZED:
+            self.trigger_shutdown()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load and check the network, make the publishers."""
@@ -162,7 +168,7 @@ class FusionNode(LifecycleNode):
             self._loader.close()
             self._outputs.destroy()
             self._pipeline.close()
-            self._pipeline = None
+            self._pipeline = self._loader = self._outputs = None
 
 
 def main(args: list[str] | None = None) -> int:
@@ -185,7 +191,7 @@ def run(stop: process.StopRequest) -> int:
         if node.autostart and not node.start():
             return 1
         process.spin_until(node, stop)
-        node.trigger_shutdown()
+        node.finish()
         return 0
     finally:
         node.destroy_node()

@@ -15,6 +15,7 @@ from std_msgs.msg import Bool
 
 from ..core.camera import CalibrationError, CameraModel
 from ..core.frames import RGB, THERMAL, Frame, FrameError
+from ..core.geometry import AlignmentError
 from ..core.settings import Settings
 from . import messages, qos
 
@@ -28,7 +29,7 @@ class Handlers:
 
     frame: Callable[[Frame], None]
     refused: Callable[[str, FrameError], None]
-    camera: Callable[[str, CameraModel], None]
+    camera: Callable[[str, CameraModel | None], None]
     complaint: Callable[[str, str], None]
     shutter: Callable[[bool], None]
     depth_m: Callable[[float], None]
@@ -98,11 +99,18 @@ class Inputs:
             camera = CameraModel.from_info(message)
         except CalibrationError as error:
             self._handlers.complaint(stream, f'{stream}/camera_info is not usable: {error}')
+            self._handlers.camera(stream, None)
         else:
             self._handlers.complaint(stream, '')
             self._handlers.camera(stream, camera)
 
     def _on_range(self, message: Range) -> None:
         """A reading outside the sensor's own limits, as REP-117 has them, says nothing about the depth."""
-        if message.min_range <= message.range <= message.max_range:
+        if not message.min_range <= message.range <= message.max_range:
+            return
+        try:
             self._handlers.depth_m(float(message.range))
+        except AlignmentError as error:
+            self._handlers.complaint(RANGE, f'{RANGE} is not usable: {error}')
+        else:
+            self._handlers.complaint(RANGE, '')

@@ -10,6 +10,8 @@ from rclpy.node import Node
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 
+CLOSE_S = 5.0
+
 
 class Loader:
     """Calls pipeline.load(settings) in a thread and done(settings, loaded, error) in the executor's.
@@ -24,12 +26,8 @@ class Loader:
         self._thread: threading.Thread | None = None
         self._wanted: Settings | None = None
         self._outcome: tuple | None = None
+        self._closed = False
         self._finished = node.create_guard_condition(self._deliver)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a network is being loaded."""
-        return self._thread is not None
 
     def request(self, settings: Settings) -> None:
         """Load the network of settings; call it in the executor's thread."""
@@ -38,10 +36,11 @@ class Loader:
             self._start()
 
     def close(self) -> None:
-        """Wait for the thread; nothing is delivered any more."""
-        self._wanted = None
+        """Deliver nothing any more; wait a little for the thread, which a driver that hangs may keep for ever."""
+        with self._lock:
+            self._closed = True
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_S)
         self._node.destroy_guard_condition(self._finished)
 
     def _start(self) -> None:
@@ -57,8 +56,9 @@ class Loader:
         except Exception:  # of torch or a driver: the node keeps its network, and the reason must not be lost
             outcome = settings, None, traceback.format_exc()
         with self._lock:
-            self._outcome = outcome
-        self._finished.trigger()
+            if not self._closed:
+                self._outcome = outcome
+                self._finished.trigger()
 
     def _deliver(self) -> None:
         with self._lock:

@@ -138,15 +138,20 @@ class Session:
         sources = self._fallback.sources(now_ns)
         if sources is not self._sources:
             self._sources = sources
-            self._node.get_logger().warning(': '.join(filter(None, (f'using {sources.value}', self._fallback.reason))))
+            said = ': '.join(filter(None, (f'using {sources.value}', self._fallback.reason)))
+            if sources is Sources.BOTH:
+                self._node.get_logger().info(said)
+            else:
+                self._node.get_logger().warning(said)
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
         self._tally.count(f'{stream}_in')
         self._fallback.streams[stream].refused(self._now_ns())
         self.fuser.lose(error.reason, f'{stream} frame refused: {error}', stream=stream)
 
-    def _on_camera(self, stream: str, camera: CameraModel) -> None:
-        self.fuser.cameras = {**self.fuser.cameras, stream: camera}
+    def _on_camera(self, stream: str, camera: CameraModel | None) -> None:
+        others = {name: known for name, known in self.fuser.cameras.items() if name != stream}
+        self.fuser.cameras = {**others, stream: camera} if camera else others
         self._pipeline.aligner.set_camera(stream, camera)
 
     def _now_ns(self) -> int:

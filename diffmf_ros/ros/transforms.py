@@ -3,12 +3,12 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.time import Time
 
 from ..core.camera import CameraModel
 from ..core.frames import RGB, THERMAL, DiffmfError
+from ..core.geometry import AlignmentError
 from ..core.rig import Extrinsics
 from ..core.settings import Settings
 
@@ -65,11 +65,15 @@ class Transforms:
         except Exception as error:  # tf2's exceptions share no base class of their own on every distribution
             self.complaint = f'no transform from {source} to {target} on TF: {error}'
             return
-        self.complaint = ''
-        extrinsics = extrinsics_of(transform)
-        if extrinsics != self._known:
-            self._known = extrinsics
-            aligner.set_extrinsics(extrinsics)
+        try:
+            extrinsics = extrinsics_of(transform)
+            if extrinsics != self._known:
+                aligner.set_extrinsics(extrinsics)
+                self._known = extrinsics
+        except AlignmentError as error:
+            self.complaint = f'the transform from {source} to {target} on TF is not usable: {error}'
+        else:
+            self.complaint = ''
 
     def destroy(self) -> None:
         """Stop listening."""
@@ -79,10 +83,6 @@ class Transforms:
 
 
 def extrinsics_of(transform) -> Extrinsics:
-    """Return a geometry_msgs/Transform as Extrinsics: x_target = R x_source + t, t in m."""
+    """Return a geometry_msgs/Transform as Extrinsics: x_target = R x_source + t, t in m. Raises AlignmentError."""
     q, t = transform.rotation, transform.translation
-    x, y, z, w = np.array((q.x, q.y, q.z, q.w)) / np.linalg.norm((q.x, q.y, q.z, q.w))
-    rotation = ((1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-                (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-                (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)))
-    return Extrinsics(rotation=tuple(tuple(map(float, row)) for row in rotation), translation_m=(t.x, t.y, t.z))
+    return Extrinsics.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
