@@ -21,7 +21,7 @@ needs_ros = pytest.mark.skipif(importlib.util.find_spec('rclpy') is None, reason
 
 def cost(*, pair=(1.0, 1.0, 1.0, 1.0), align=(2.0, 2.0, 2.0, 9.0)):
     """Made-up samples of two stages of four pairs."""
-    return Cost({'pair': list(pair), 'align': list(align)})
+    return Cost({'pair': list(pair), 'align': list(align)}, [4.0, 5.0, 6.0, 7.0])
 
 
 def overload(ages_ms, *, rate_hz=20.0, compute_ms=50.0):
@@ -43,6 +43,7 @@ def test_the_total_adds_the_stages_of_each_pair():
     assert cost().quantile('total', 0.5) == 3.0
     assert cost().quantile('total', 1.0) == 10.0
     assert cost().quantile('align', 0.5) == 2.0
+    assert cost().quantile('cpu', 0.5) == 5.5
 
 
 def test_growth_is_the_last_third_over_the_first():
@@ -87,6 +88,7 @@ def test_json_has_bars_quantiles_and_every_sample():
     assert whole['host']['cpu'] == 'a processor' and whole['host']['load_before'] == 0.3
     assert whole['size'] == [640, 512] and whole['notes'] == ['a note']
     assert whole['cost'][OURS]['total_ms'] == {'p50': 3.0, 'p99': pytest.approx(9.79)}
+    assert whole['cost'][OURS]['cpu_ms'] == {'p50': 5.5, 'p99': pytest.approx(6.97), 'samples': [4.0, 5.0, 6.0, 7.0]}
     assert whole['cost'][USUAL]['stages_ms']['align']['samples'] == [2.0, 2.0, 2.0, 9.0]
     assert whole['overload'][OURS]['age_p50_ms'] == 80 and len(whole['overload'][OURS]['age_ms']) == 30
     assert whole['bars'][0] == {'what': 'cost p50', 'value': 3.0, 'limit': 5.0, 'unit': 'ms', 'at_least': False,
@@ -97,11 +99,11 @@ def test_tables_show_both_ways_and_a_missed_bar(capsys):
     from rich.console import Console
 
     slow = {OURS: overload([120.0] * 30), USUAL: overload([400.0] * 30)}
-    bench_shell.show(Console(width=180), report(costs={OURS: cost(), USUAL: Cost({'align': [1.0]})}, overloads=slow,
-                                                notes=('a note',)))
+    costs = {OURS: cost(), USUAL: Cost({'align': [1.0]}, [8.0])}
+    bench_shell.show(Console(width=180), report(costs=costs, overloads=slow, notes=('a note',)))
 
     shown = capsys.readouterr().out
-    assert '4 pairs of 640x512' in shown and '3.00 / 9.79' in shown and '1.00 / 1.00' in shown
+    assert all(text in shown for text in ('4 pairs of 640x512', '3.00 / 9.79', '1.00 / 1.00', '8.00 / 8.00'))
     assert '400.0 / 400.0' in shown and 'note: a note' in shown
     missed, = (line for line in shown.splitlines() if 'age p99' in line)
     assert '120.0 ms' in missed and 'at most 100 ms' in missed and 'no' in missed
@@ -121,7 +123,8 @@ def test_without_message_filters_the_conversions_are_compared(monkeypatch):
     def run_probe(module, *arguments, timeout_s):
         asked.append((module, '--usual' in arguments))
         if module == 'shell_probe':
-            return {OURS: dict(cost().stages_ms), USUAL: {'align': [1.0]}, 'message_filters': False, 'versions': {}}
+            return {'stages_ms': {OURS: dict(cost().stages_ms), USUAL: {'align': [1.0]}},
+                    'cpu_ms': {OURS: [4.0] * 4, USUAL: [1.0]}, 'message_filters': False, 'versions': {}}
         return {'times_capacity': 3.0, 'not_fused': 0, 'received_s': [i / 20 for i in range(30)], 'age_ms': [80.0] * 30}
 
     monkeypatch.setattr(shell_bench, 'run_probe', run_probe)

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 COST_CAPTION = ('without receiving, the network, and publishing; pair: with the state of the cameras; align: gain '
-                'control and warp; rest: conversion for the network, hand-over between threads')
+                'control and warp; rest: conversion for the network, hand-over between threads; cpu: of all threads')
 OVERLOAD_CAPTION = ('age: from the publishing of the RGB image to the receipt of the fused one; growth: median of the '
                     'last third minus that of the first')
 
@@ -21,13 +21,13 @@ def show(console: Console, report) -> None:
 
 
 def _cost(report) -> Table:
-    stages = [*dict.fromkeys(stage for cost in report.costs.values() for stage in cost.stages_ms), 'total']
-    pairs = len(next(iter(report.costs['diffmf_ros'].stages_ms.values())))
+    stages = [*dict.fromkeys(stage for cost in report.costs.values() for stage in cost.stages_ms), 'total', 'cpu']
+    pairs = len(report.costs['diffmf_ros'].cpu_ms)
     table = Table('written as', *stages, caption=COST_CAPTION,
                   title='{} pairs of {}x{}: p50 / p99 in ms'.format(pairs, *report.size))
     for name, cost in report.costs.items():
         cells = (f'{cost.quantile(stage, 0.5):.2f} / {cost.quantile(stage, 0.99):.2f}'
-                 if stage == 'total' or stage in cost.stages_ms else '' for stage in stages)
+                 if stage in (*cost.stages_ms, 'total', 'cpu') else '' for stage in stages)
         table.add_row(name, *cells)
     return table
 

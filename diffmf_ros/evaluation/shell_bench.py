@@ -30,12 +30,18 @@ MIN_IMAGES = 12
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds per pair: all samples by stage, in the order of the data flow."""
+    """Milliseconds per pair: all samples by stage, in the order of the data flow.
+
+    cpu_ms is the processor time of all threads, which other processes of a busy machine do not touch.
+    """
 
     stages_ms: Mapping[str, list[float]] = field(repr=False)
+    cpu_ms: list[float] = field(repr=False)
 
     def quantile(self, stage: str, q: float) -> float:
-        """Quantile q of a stage in ms; 'total' adds the stages of each pair."""
+        """Quantile q of a stage in ms; 'total' adds the stages of each pair, 'cpu' is the processor time."""
+        if stage == 'cpu':
+            return float(np.quantile(self.cpu_ms, q))
         samples = np.sum(list(self.stages_ms.values()), axis=0) if stage == 'total' else self.stages_ms[stage]
         return float(np.quantile(samples, q))
 
@@ -136,8 +142,8 @@ class ShellReport:
 
 def _cost(cost: Cost) -> dict:
     quantiles = {stage: {'p50': cost.quantile(stage, 0.5), 'p99': cost.quantile(stage, 0.99)}
-                 for stage in (*cost.stages_ms, 'total')}
-    return {'total_ms': quantiles.pop('total'),
+                 for stage in (*cost.stages_ms, 'total', 'cpu')}
+    return {'total_ms': quantiles['total'], 'cpu_ms': {**quantiles['cpu'], 'samples': cost.cpu_ms},
             'stages_ms': {stage: {**quantiles[stage], 'samples': samples}
                           for stage, samples in cost.stages_ms.items()}}
 
@@ -166,5 +172,5 @@ def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: flo
         overloads[name] = Overload(compute_ms, **measured)
     notes = () if cost['message_filters'] else (
         'message_filters is not installed: of the usual way only the conversions were measured',)
-    costs = {name: Cost(cost[name]) for name in (OURS, USUAL)}
+    costs = {name: Cost(cost['stages_ms'][name], cost['cpu_ms'][name]) for name in (OURS, USUAL)}
     return ShellReport(machine, load, size, cost['versions'], costs, overloads, notes)

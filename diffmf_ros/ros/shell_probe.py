@@ -3,7 +3,8 @@
 
 From two received messages to three that are ready to be published, without the middleware on either side, in
 turn with the usual way to write it (ros/usual_fusion.py) in one process, on two cores. Prints one JSON object:
-milliseconds of every pair by stage of both ways, whether message_filters is installed, and versions.
+milliseconds of every pair by stage of both ways, those of processor time in all threads (which other processes
+of a busy machine do not touch), whether message_filters is installed, and versions.
 """
 
 import argparse
@@ -153,16 +154,18 @@ def measure(size: tuple[int, int], pairs: int) -> dict:
         ours, usual = Ours(size, str(write_alignment(folder, size))), Usual(size)
     ways = {'diffmf_ros': ours, 'usual': usual}
     stages_ms: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(WARM_UP + pairs):
         pair = _stamped(images, index)
         for name, way in ways.items():
-            stage = StageClock()
+            stage, cpu_s = StageClock(), time.process_time()
             way(*pair, stage)
             if index >= WARM_UP:
+                cpu_ms[name].append(1e3 * (time.process_time() - cpu_s))
                 for what, spent_ms in stage.timings_ms.items():
                     stages_ms[name].setdefault(what, []).append(spent_ms)
     ours.close()
-    return {**stages_ms, 'message_filters': usual.paired_by_message_filters,
+    return {'stages_ms': stages_ms, 'cpu_ms': cpu_ms, 'message_filters': usual.paired_by_message_filters,
             'versions': {'python': platform.python_version(), 'numpy': np.__version__, 'cv2': cv2.__version__}}
 
 
