@@ -22,6 +22,8 @@ FUSED, CLASSICAL, RGB_ONLY, THERMAL_ONLY = Mode
 LOST_S = 1.5 * SOURCE_TIMEOUT_S
 HUNG_S = 1.5 * COMPUTE_TIMEOUT_S
 FROZEN_FRAMES = 3
+# Least share of usable frames that get an answer. Of pairs that a busy machine cannot fuse in time the newest counts.
+ANSWERED_ALONE, ANSWERED_FUSED = 0.8, 0.3
 RECOVERED_FRAMES = 2
 BACK_OFF_FRAMES = LONGEST_PAUSE * 5 // 4  # pairs are counted there, frames here
 
@@ -41,10 +43,8 @@ class Cell:
     during: the modes of right answers; the first of them is the answer to the fault. None: silence.
     within_frames: the frame of the fault by which answers are right.
     within_s, not_before_s: the first right answer comes between these times.
-    values: key values of every right answer.
+    values: key values of every answer in the first mode of during.
     recovered_frames: the frame after the fault by which answers are FUSED again.
-    answered: the least share of usable frames that get an answer once the fault is found; of pairs that come out
-    at the same moment only the newest one does.
     steps_back: how often the stamps of images go back. ticks: shortest duration of the fault.
     """
 
@@ -60,16 +60,21 @@ class Cell:
     values: tuple[tuple[str, str], ...] = ()
     says: Says | None = None
     recovered_frames: int = RECOVERED_FRAMES
-    answered: float = 0.8
     steps_back: int = 0
     ticks: int = 36
 
+    @property
+    def answered(self) -> float:
+        """The least share of usable frames that must get an answer once the fault is found."""
+        return ANSWERED_FUSED if {FUSED, CLASSICAL} & set(self.during or ()) else ANSWERED_ALONE
 
-def _lost(stream: str, behaviour: Behaviour, name: str, **other) -> Cell:
+
+def _lost(stream: str, behaviour: Behaviour, name: str, *others: Mode, ticks: int = 36) -> Cell:
     """A camera that gives nothing to fuse: after the timeout the other one is passed on alone."""
     survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
-    return Cell(f'{stream}: {name}', (survivor,), **{stream: behaviour}, within_s=LOST_S,
-                not_before_s=SOURCE_TIMEOUT_S, values=((stream, 'LOST'),), says=Says(stream, WARN, 'LOST'), **other)
+    return Cell(f'{stream}: {name}', (survivor, *others), **{stream: behaviour}, within_s=LOST_S,
+                not_before_s=SOURCE_TIMEOUT_S, values=((stream, 'LOST'),), says=Says(stream, ERROR, 'LOST'),
+                ticks=ticks)
 
 
 def _stuck(stream: str) -> Cell:
@@ -78,30 +83,27 @@ def _stuck(stream: str) -> Cell:
                 values=((stream, 'FROZEN'),), says=Says(stream, WARN, 'FROZEN'))
 
 
-def _harmless(stream: str, behaviour: Behaviour, name: str, **other) -> Cell:
+def _harmless(stream: str, behaviour: Behaviour, name: str) -> Cell:
     """A fault that costs frames at most: what can be fused is fused, without a single other answer."""
-    return Cell(f'{stream}: {name}', (FUSED,), **{stream: behaviour}, within_frames=1, **other)
+    return Cell(f'{stream}: {name}', (FUSED,), **{stream: behaviour}, within_frames=1)
 
 
-def _breaks(name: str, fault: str, words: str) -> Cell:
-    """A network that fails whenever it is tried: each of its pairs is fused classically at once."""
-    return Cell(f'compute: {name}', (CLASSICAL,), compute=fault, within_frames=1,
+def _breaks(name: str, fault: str, words: str, *answers: Mode) -> Cell:
+    """A network that fails whenever it is tried: such a pair gets another answer at once."""
+    return Cell(f'compute: {name}', answers, compute=fault, within_frames=1,
                 says=Says('fusion', ERROR, words), recovered_frames=BACK_OFF_FRAMES)
 
 
 def _of_camera(stream: str) -> list[Cell]:
-    flapping = _lost(stream, cameras.flapping, 'flapping', ticks=3 * 39)
-    survivor = flapping.during[0]
     return [
         _lost(stream, cameras.off, 'off'),
         _stuck(stream),
         _lost(stream, cameras.garbage, 'garbage'),
         _harmless(stream, cameras.wrong_size, 'wrong size'),
         _harmless(stream, cameras.slow, 'slow'),
-        _harmless(stream, cameras.delayed, 'delayed', answered=0.7),
-        _harmless(stream, cameras.intermittent, 'intermittent', answered=0.6),
-        Cell(flapping.name, (survivor, FUSED), **{stream: cameras.flapping}, within_s=LOST_S,
-             not_before_s=SOURCE_TIMEOUT_S, answered=0.5, says=flapping.says, ticks=flapping.ticks),
+        _harmless(stream, cameras.delayed, 'delayed'),
+        _harmless(stream, cameras.intermittent, 'intermittent'),
+        _lost(stream, cameras.flapping, 'flapping', FUSED, ticks=3 * 39),
     ]
 
 
@@ -119,9 +121,9 @@ CAMERAS = [
 ONE_HOUR_S, TEN_S = 3600.0, 10.0
 CLOCKS = [
     Cell('clock: zero stamps', (FUSED,), rgb=cameras.unstamped, thermal=cameras.unstamped, within_frames=1,
-         says=Says('fusion', WARN, 'stamp'), steps_back=1),
+         says=Says('thermal', WARN, 'zero stamps')),
     Cell('clock: zero stamps of thermal', (FUSED,), thermal=cameras.unstamped, within_frames=1,
-         says=Says('fusion', WARN, 'stamp')),
+         says=Says('thermal', WARN, 'zero stamps')),
     Cell('clock: 10 s back', (FUSED,), rgb=cameras.shifted(-TEN_S), thermal=cameras.shifted(-TEN_S),
          within_frames=RECOVERED_FRAMES, steps_back=1),
     Cell('clock: 1 h ahead', (FUSED,), rgb=cameras.shifted(ONE_HOUR_S), thermal=cameras.shifted(ONE_HOUR_S),
@@ -131,16 +133,15 @@ CLOCKS = [
     Cell('clock: thermal 1 h ahead', (RGB_ONLY,), thermal=cameras.shifted(ONE_HOUR_S), within_s=LOST_S,
          not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
     Cell('clock: duplicates', (FUSED,), rgb=cameras.duplicated, thermal=cameras.duplicated, within_frames=1),
-    Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered, within_frames=1,
-         answered=0.4),
+    Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered, within_frames=1),
 ]
 
 COMPUTE = [
-    _breaks('network raises', 'raise', 'injected failure'),
-    _breaks('NaN', 'nan', 'not finite'),
-    _breaks('out of memory', 'out_of_memory', 'out of memory'),
-    Cell('compute: out of memory at full size', (FUSED, CLASSICAL), compute='out_of_memory_at_full_size',
-         within_frames=1, says=Says('fusion', ERROR, 'out of memory'), recovered_frames=BACK_OFF_FRAMES),
+    _breaks('network raises', 'raise', 'injected failure', CLASSICAL),
+    _breaks('NaN', 'nan', 'not finite', CLASSICAL),
+    _breaks('out of memory', 'out_of_memory', 'out of memory', CLASSICAL),
+    _breaks('out of memory at full size', 'out_of_memory_at_full_size', 'out of memory', FUSED, CLASSICAL),
+    _breaks('network and classical fusion raise', 'raise_everywhere', 'classical fusion raised', RGB_ONLY),
     Cell('compute: 5 s stall', (CLASSICAL,), compute='stall', within_s=HUNG_S, not_before_s=COMPUTE_TIMEOUT_S,
          says=Says('fusion', ERROR, 'hangs'), recovered_frames=BACK_OFF_FRAMES, ticks=150),
 ]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real node with a network that fails when a file says so.
+"""The real node with a network, or classical fusion too, that fails when a file says so.
 
-The file named by the environment variable FAULT_FILE is read at every call of the network. It holds one of the
-names in FAULTS, or nothing: then the network works.
+The file named by the environment variable FAULT_FILE is read at every call. It holds one of the names in FAULTS, or
+nothing: then everything works.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from diffmf_ros import models
+from diffmf_ros.core import classical
 from diffmf_ros.ros import fusion_node
 
 FILE = Path(os.environ['FAULT_FILE'])
@@ -43,11 +44,11 @@ def _stall_once(network, inputs, output):
     return output
 
 
-FAULTS = {'raise': _raise, 'nan': _nan, 'out_of_memory': _out_of_memory,
+FAULTS = {'raise': _raise, 'raise_everywhere': _raise, 'nan': _nan, 'out_of_memory': _out_of_memory,
           'out_of_memory_at_full_size': _out_of_memory_at_full_size, 'stall': _stall_once}
 
 
-def breakable(build):
+def breakable_networks(build):
     """Return models.build, but with networks that fail as FILE says."""
     def build_breakable(*args, **options):
         network = build(*args, **options)
@@ -56,6 +57,16 @@ def breakable(build):
     return build_breakable
 
 
+def breakable_classical(fuse):
+    """Return classical.fuse, but failing when FILE says that everything does."""
+    def fuse_or_raise(*args, **options):
+        if FILE.read_text() == 'raise_everywhere':
+            raise RuntimeError('injected failure')
+        return fuse(*args, **options)
+    return fuse_or_raise
+
+
 if __name__ == '__main__':
-    models.build = breakable(models.build)
+    models.build = breakable_networks(models.build)
+    classical.fuse = breakable_classical(classical.fuse)
     raise SystemExit(fusion_node.main())

@@ -30,7 +30,7 @@ from .cameras import (
 )
 
 SOURCE_TIMEOUT_S = 0.4
-COMPUTE_TIMEOUT_S = 0.5
+COMPUTE_TIMEOUT_S = 1.0
 NODE_DEADLINE_S = 60.0
 PARAMETERS = {
     'preset': 'nano', 'device': 'cpu', 'threads': 1, 'warm_up_size': f'{RGB_SIZE[0]}x{RGB_SIZE[1]}',
@@ -126,8 +126,10 @@ class Rig:
                                               (Image, '/fused/image', self._on_image),
                                               (DiagnosticArray, '/diagnostics', self._on_report)):
             peer.node.create_subscription(message_type, topic, callback, profile('reliable', depth=100))
-        peer.wait_for(lambda: all(p.get_subscription_count() for p in self._images.values()),
+        peer.wait_for(lambda: child.process.poll() is not None
+                      or all(p.get_subscription_count() for p in self._images.values()),
                       'the node to subscribe', timeout_s=NODE_DEADLINE_S)
+        assert child.process.poll() is None, child.output
 
     def break_network(self, fault: str) -> None:
         """Let the network of the node fail from its next call on; '': let it work."""

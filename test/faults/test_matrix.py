@@ -21,10 +21,10 @@ def node(tmp_path_factory):
         yield rig
 
 
-@pytest.fixture(scope='module')
-def faulty_node(tmp_path_factory):
-    """Yield a rig around the node with a network that can be broken."""
-    with started('faults.faulty_node', tmp_path_factory.mktemp('faulty_node')) as rig:
+@pytest.fixture
+def faulty_node(tmp_path):
+    """Yield a rig around the node with a network that can be broken; how it failed before makes it more careful."""
+    with started('faults.faulty_node', tmp_path) as rig:
         yield rig
 
 
