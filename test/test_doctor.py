@@ -192,9 +192,9 @@ class TestNetwork:
         assert 'checksum matches' in found['diffmf_light'].text
 
     def test_damaged_and_missing_weights(self, network, monkeypatch, tmp_path):
-        from diffmf_ros.inference import weights
+        from diffmf_ros.inference import weights_header
         (tmp_path / 'diffmf_base.safetensors').write_bytes(b'nothing')
-        monkeypatch.setattr(weights, 'SHIPPED', tmp_path)
+        monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
         found = by_name(network.examine())
         assert found['diffmf_base'].state is LACKS
         assert found['diffmf_light'].state is BLOCKS

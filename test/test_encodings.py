@@ -95,7 +95,7 @@ def test_wider_items_are_counted_in_bytes():
 @pytest.mark.parametrize('changes, words', [
     ({'height': 0}, 'at least 1x1 pixels, got 3x0'),
     ({'width': 0}, 'at least 1x1 pixels, got 0x2'),
-    ({'encoding': 'yuv422'}, "unknown encoding 'yuv422'; known: mono8, .*32FC1"),
+    ({'encoding': 'yuv9'}, "unknown encoding 'yuv9'; known: mono8, .*32FC1"),
     ({'encoding': 'RGB8'}, "unknown encoding 'RGB8'"),
     ({'step': 8}, 'need 9 bytes a row, step is 8'),
     ({'step': 0}, 'need 9 bytes a row, step is 0'),
@@ -106,3 +106,35 @@ def test_wider_items_are_counted_in_bytes():
 def test_each_defect_has_its_own_error(changes, words):
     with pytest.raises(FrameError, match=words):
         decode(**valid(**changes))
+
+
+@pytest.mark.parametrize('encoding', ['bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8'])
+def test_a_bayer_pattern_becomes_the_colour_that_it_was_taken_of(encoding):
+    colour = {'r': 200, 'g': 120, 'b': 40}
+    first, second, third, fourth = (colour[letter] for letter in encoding[6:10])
+    raw = np.tile(np.array([[first, second], [third, fourth]], np.uint8), (8, 10))
+
+    pixels, canonical = decode(height=16, width=20, encoding=encoding, step=20, is_bigendian=False, data=raw.tobytes())
+
+    assert canonical == 'bgr8' and pixels.shape == (16, 20, 3)
+    assert (pixels == (40, 120, 200)).all()
+
+
+@pytest.mark.parametrize('encoding, order', [('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'),
+                                             ('yuyv', 'yuyv')])
+def test_packed_yuv_becomes_colour(encoding, order):
+    # BT.601, video range: Y 81, U 90, V 240 is pure red.
+    values = iter({'y': 81, 'u': 90, 'v': 240}[letter] for letter in order)
+    raw = np.tile(np.array(list(values), np.uint8), (4, 3))
+
+    pixels, canonical = decode(height=4, width=6, encoding=encoding, step=12, is_bigendian=False, data=raw.tobytes())
+
+    assert canonical == 'bgr8' and pixels.shape == (4, 6, 3)
+    assert np.abs(pixels.astype(int) - (0, 0, 255)).max() <= 3
+
+
+def test_packed_yuv_of_an_odd_width_is_refused():
+    with pytest.raises(FrameError, match='a 3x2 image cannot be yuyv') as refused:
+        decode(height=2, width=3, encoding='yuyv', step=6, is_bigendian=False, data=bytes(12))
+
+    assert refused.value.reason == 'bad_size'

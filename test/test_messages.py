@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to frames and back: nothing of the header or the pixels may change on the way."""
 
+import sys
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from diffmf_ros.core.camera import CameraModel
 from diffmf_ros.core.frames import RGB, THERMAL, FrameError, FusionResult, Mode
 from diffmf_ros.ros import messages
 
@@ -111,16 +115,15 @@ def test_a_compressed_result_is_the_picture_under_the_header_of_its_base(encodin
     assert np.abs(frame.pixels.astype(int) - expected).max() <= 3
 
 
-def test_calibration_keeps_everything_but_the_header():
-    calibration = CameraInfo(width=640, height=480, distortion_model='plumb_bob', d=[0.1] * 5,
-                             k=[500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0], p=[400.0] + [0.0] * 11)
-    calibration.header = messages.make_header(1, 'old')
+def test_a_calibration_comes_back_as_it_was():
+    k, p = [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0], [400.0, 0.0, 320.0, 0.0, 0.0, 400.0, 240.0, 0.0]
+    calibration = CameraInfo(width=640, height=480, distortion_model='plumb_bob', d=[0.1, 0.0, 0.0, 0.0, 0.0], k=k,
+                             r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], p=[*p, 0.0, 0.0, 1.0, 0.0])
 
     info = messages.make_camera_info(messages.make_header(STAMP_NS, 'new'), size=(640, 480),
-                                     calibration=calibration)
+                                     camera=CameraModel.from_info(calibration))
 
     assert (messages.stamp_ns(info.header.stamp), info.header.frame_id) == (STAMP_NS, 'new')
-    assert calibration.header.frame_id == 'old'
     info.header = calibration.header
     assert info == calibration
 
@@ -137,3 +140,34 @@ def test_message_classes_are_found_by_name():
     for name in ('no_such_msgs/msg/Image', 'sensor_msgs/msg/NoSuchMessage'):
         with pytest.raises(messages.MessageTypeError, match=name):
             messages.message_class(name)
+
+
+class Bridge:
+    """What is used of cv_bridge.CvBridge, for one encoding."""
+
+    def imgmsg_to_cv2(self, message, encoding):
+        if message.encoding != 'rgb16':
+            raise TypeError(f'Unrecognized image encoding [{message.encoding}]')
+        return np.full((message.height, message.width, 3), 7, np.uint8)
+
+
+def unknown_image(encoding):
+    return Image(height=2, width=3, encoding=encoding, step=18, data=bytes(36))
+
+
+def test_an_unknown_encoding_is_left_to_cv_bridge(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cv_bridge', SimpleNamespace(CvBridge=Bridge))
+
+    frame = messages.to_frame(unknown_image('rgb16'), RGB, arrival_ns=1)
+    assert frame.encoding == 'bgr8' and (frame.pixels == 7).all()
+
+    with pytest.raises(FrameError, match='cv_bridge cannot convert it either: Unrecognized') as refused:
+        messages.to_frame(unknown_image('yuv9'), RGB, arrival_ns=1)
+    assert refused.value.reason == 'unknown_encoding'
+
+
+def test_without_cv_bridge_an_unknown_encoding_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cv_bridge', None)
+
+    with pytest.raises(FrameError, match="unknown encoding 'rgb16'; known: mono8"):
+        messages.to_frame(unknown_image('rgb16'), RGB, arrival_ns=1)

@@ -7,6 +7,7 @@ unpadded last row right, where a reshape would shear the image without a word.
 
 import sys
 
+import cv2
 import numpy as np
 
 from .frames import FrameError
@@ -24,6 +25,19 @@ _FORMATS = {
     '8UC3': ('bgr8', np.uint8, 3),
     '8UC4': ('bgra8', np.uint8, 4),
     '32FC1': ('32FC1', np.float32, 1),
+    **{f'bayer_{order}8': ('bgr8', np.uint8, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
+    **{name: ('bgr8', np.uint8, 2) for name in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv')},
+}
+# Raw sensor patterns and subsampled colour become bgr8. OpenCV names a pattern by its second row, ROS by its first.
+_TO_BGR = {
+    'bayer_rggb8': cv2.COLOR_BayerBG2BGR,
+    'bayer_bggr8': cv2.COLOR_BayerRG2BGR,
+    'bayer_gbrg8': cv2.COLOR_BayerGR2BGR,
+    'bayer_grbg8': cv2.COLOR_BayerGB2BGR,
+    'yuv422': cv2.COLOR_YUV2BGR_UYVY,
+    'uyvy': cv2.COLOR_YUV2BGR_UYVY,
+    'yuv422_yuy2': cv2.COLOR_YUV2BGR_YUYV,
+    'yuyv': cv2.COLOR_YUV2BGR_YUYV,
 }
 
 
@@ -41,8 +55,8 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
     writable when data is; only items in foreign byte order are copied. The canonical encodings are
     mono8, mono16, rgb8, bgr8, rgba8, bgra8 and 32FC1; 8UC3 and 8UC4 are read as bgr8 and bgra8,
-    OpenCV's order. Raises FrameError with the reason unknown_encoding, zero_size, step_too_small or
-    short_buffer.
+    OpenCV's order. 8-bit Bayer patterns and packed YUV 4:2:2 are converted to bgr8. Raises FrameError with the
+    reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
     """
     if encoding not in _FORMATS:
         raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',
@@ -66,4 +80,15 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
     foreign = bool(is_bigendian) != (sys.byteorder == 'big')
     view = np.ndarray(shape, item.newbyteorder() if foreign else item, buffer, strides=strides)
+    if encoding in _TO_BGR:
+        return _to_bgr(view, encoding), canonical
     return view.astype(item, copy=False), canonical
+
+
+def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:
+    """Return H x W (Bayer) or H x W x 2 (YUV 4:2:2) uint8 as H x W x 3, in the order b, g, r."""
+    try:
+        return cv2.cvtColor(np.ascontiguousarray(view), _TO_BGR[encoding])
+    except cv2.error as error:  # an odd width of YUV 4:2:2, which has two pixels in common
+        height, width = view.shape[:2]
+        raise FrameError(f'a {width}x{height} image cannot be {encoding}: {error}', reason='bad_size') from error

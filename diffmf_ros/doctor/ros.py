@@ -13,8 +13,10 @@ from .finding import Finding, State, try_code, try_imports
 
 NEEDED = ('rclpy', 'sensor_msgs.msg', 'diagnostic_msgs.msg', 'diffmf_ros.ros.fusion_node')
 MIDDLEWARE = 'import rclpy.utilities; answer = rclpy.utilities.get_rmw_implementation_identifier()'
-OPTIONAL = {'launch_ros': 'no launch files: start fusion_node by itself', 'message_filters': 'not needed yet',
-            'cv_bridge': 'not needed yet', 'tf2_ros': 'not needed yet'}
+OPTIONAL = {'launch_ros': 'no launch files: start fusion_node by itself',
+            'message_filters': 'sync.policy approximate and exact are not to be had',
+            'cv_bridge': 'image encodings that this package does not know are refused',
+            'tf2_ros': 'alignment.from_tf is not to be had'}
 GET_ROS = 'source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: pip install "diffmf_ros[ros]"'
 # Fast DDS by itself has a segment of half a megabyte, of which larger images are lost.
 ENOUGH_SEGMENT_MB = 4

@@ -13,7 +13,7 @@ from std_msgs.msg import Header
 from ..core import compressed
 from ..core.camera import CameraModel
 from ..core.encodings import decode_message
-from ..core.frames import DiffmfError, Frame, FusionResult
+from ..core.frames import DiffmfError, Frame, FrameError, FusionResult
 
 NS_PER_S = 1_000_000_000
 
@@ -49,11 +49,29 @@ def make_header(stamp_ns: int, frame_id: str) -> Header:
 def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
     """Return the frame of an image message; its pixels are a view of message.data where possible.
 
-    Raises FrameError for data that does not fit the description: see core.encodings.decode.
+    Encodings that this package does not know are left to cv_bridge, where it is installed. Raises FrameError for
+    data that does not fit the description: see core.encodings.decode.
     """
-    pixels, encoding = decode_message(message)
+    try:
+        pixels, encoding = decode_message(message)
+    except FrameError as error:
+        if error.reason != 'unknown_encoding':
+            raise
+        pixels, encoding = _by_cv_bridge(message, error), 'bgr8'
     return Frame(stream, stamp_ns(message.header.stamp), message.header.frame_id, pixels, encoding,
                  arrival_ns=arrival_ns)
+
+
+def _by_cv_bridge(message: Image, unknown: FrameError) -> np.ndarray:
+    """Return the pixels as H x W x 3 bgr8. Raises unknown without cv_bridge, FrameError when it cannot either."""
+    try:
+        from cv_bridge import CvBridge
+    except Exception:  # not installed, or built for another numpy: that ends in AttributeError or ImportError
+        raise unknown from None
+    try:
+        return CvBridge().imgmsg_to_cv2(message, 'bgr8')
+    except Exception as error:  # its own, OpenCV's, or one of a broken build
+        raise FrameError(f'{unknown}; cv_bridge cannot convert it either: {error}', reason=unknown.reason) from error
 
 
 def compressed_to_frame(message: CompressedImage, stream: str, *, arrival_ns: int) -> Frame:
