@@ -143,6 +143,22 @@ def test_images_of_one_colour_are_frozen_even_if_the_colour_changes():
     assert camera.health.detail(camera.now_ns) == 'FROZEN (images of one colour)'
 
 
+def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_found_frozen():
+    # A Lepton at 27 Hz: nine new images a second.
+    camera = Camera(rate_hz=27)
+
+    def images(number):
+        return [state for i in range(number) for state in camera.send(3, pixels=SCENES[i % len(SCENES)])]
+
+    states = images(30)
+    assert State.FROZEN in states[:21]  # nobody can know in the first second
+    assert states[24:] == [State.OK] * 66
+
+    stuck = camera.send(6, pixels=STUCK)
+    assert stuck == [State.OK] * 3 + [State.FROZEN] * 3
+    assert images(5)[4:] == [State.OK] * 11
+
+
 def test_zero_frozen_frames_never_finds_a_frozen_camera():
     camera = Camera(frozen_frames=0)
 
@@ -392,6 +408,18 @@ class TestStillness:
         still.add(SCENES[0])
 
         assert still.add(SCENES[0][:-1]) and still.add(SCENES[0][:-1].astype(np.uint8))
+
+    @pytest.mark.parametrize('runs, usual', [
+        ([1] * 6, 1), ([3] * 5, 1), ([3] * 6, 3), ([3, 3, 2, 3, 3, 3], 3), ([1, 1, 15, 1, 1, 1], 1),
+        ([3, 3, 30, 3, 3, 3], 3), ([9] * 6, 1)])
+    def test_the_habit_of_a_camera_is_the_median_of_its_runs(self, runs, usual):
+        still = Stillness()
+
+        for number, length in enumerate([*runs, 1]):
+            for _ in range(length):
+                still.add(SCENES[number % 2].copy())
+
+        assert still.usual == usual
 
     @given(st.lists(st.sampled_from(range(3)), min_size=1, max_size=20))
     def test_runs_are_counted_like_the_slow_way(self, scenes):

@@ -37,7 +37,8 @@ class StreamHealth:
     LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none yet. A
     message that cannot be decoded and a frame of the newest stamp again are no fresh frames.
     FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one colour, or the
-    driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing.
+    driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing. A camera that
+    sends every image several times (Stillness.usual) is frozen with one more than that.
     STALE: the next frame is late, by three usual periods and at least 0.2 s, but not yet lost.
     Back to OK with the second good frame, one that differs from the one before and is not of one colour.
 
@@ -181,18 +182,28 @@ class StreamHealth:
 
     @property
     def _frozen(self) -> bool:
-        return self._shutter or self._still(self._stillness.equal) or self._still(self._stillness.uniform)
+        return self._shutter or self._stopped or self._blank
 
-    def _still(self, images: int) -> bool:
-        limit = self.settings.frozen_frames
-        return limit > 0 and images >= max(2, limit)
+    @property
+    def _stopped(self) -> bool:
+        """Whether it repeats an image more often than it is asked to allow, and than it usually does."""
+        return self._limit > 0 and self._stillness.equal >= max(self._limit, self._stillness.usual + 1)
+
+    @property
+    def _blank(self) -> bool:
+        return 0 < self._limit <= self._stillness.uniform
+
+    @property
+    def _limit(self) -> int:
+        """frozen_frames; one image is equal to nothing."""
+        return self.settings.frozen_frames and max(2, self.settings.frozen_frames)
 
     def _still_reason(self) -> str:
         if self._shutter:
             return 'the shutter is closed'
-        if self._still(self._stillness.uniform):
+        if self._blank:
             return 'images of one colour'
-        return 'equal images' if self._still(self._stillness.equal) else 'it moves again'
+        return 'equal images' if self._stopped else 'it moves again'
 
     def _age_ns(self, now_ns: int) -> float:
         if self._arrived_ns is None:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do the images of a camera still change? A closed shutter and a dead sensor repeat themselves; noise never does."""
 
+from collections import deque
+
 import numpy as np
 
+# Runs of equal images by which the habit of a camera is known, and the longest that passes for a habit.
+_RUNS = 6
+_LONGEST_HABIT = 8
 _SAMPLE_ROWS = 16
 _SAMPLE_COLUMNS = 32
 
@@ -22,7 +27,20 @@ class Stillness:
         """Forget all images."""
         self.equal = 0
         self.uniform = 0
+        self._runs: deque[int] = deque(maxlen=_RUNS)
         self._newest: np.ndarray | None = None
+
+    @property
+    def usual(self) -> int:
+        """How often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of its 27.
+
+        The lower median of the newest six runs of equal images, so that one shutter among them is no habit; 1
+        before there are six, and for runs of more than 8.
+        """
+        if len(self._runs) < _RUNS:
+            return 1
+        usual = sorted(self._runs)[(_RUNS - 1) // 2]
+        return usual if usual <= _LONGEST_HABIT else 1
 
     def add(self, pixels: np.ndarray) -> bool:
         """Take the next image, H x W [x C] of any 1, 2, 4 or 8 byte type; return whether it shows something new.
@@ -33,6 +51,8 @@ class Stillness:
         bits = _bits(pixels)
         same = self._newest is not None and _same(self._newest, bits)
         flat = _same(np.broadcast_to(bits[:1, :1], bits.shape), bits)
+        if self.equal and not same:
+            self._runs.append(self.equal)
         self.equal = self.equal + 1 if same else 1
         self.uniform = self.uniform + 1 if flat else 0
         self._newest = bits
