@@ -56,6 +56,15 @@ class Frame:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
+def refuse_too_large(frame: Frame, max_pixels: int) -> None:
+    """Raise FrameError (too_large) for an image of more pixels than that."""
+    width, height = frame.size
+    if width * height > max_pixels:
+        raise FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a {frame.stream} image of '
+                         f'{width}x{height} = {width * height}; let the camera bin or crop, or raise max_pixels if '
+                         'time and memory allow', reason='too_large')
+
+
 @dataclass(frozen=True)
 class Pair:
     """An RGB and a thermal frame that belong together; offset_ns is thermal minus RGB, corrected.

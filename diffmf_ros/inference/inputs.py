@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, replace
 
-from ..core.frames import RGB, Frame, FrameError, Pair
+from ..core.frames import RGB, Frame, Pair, refuse_too_large
 from ..core.geometry import Aligner, Mapping
 from ..core.settings import Settings
 from ..core.thermal import GainControl
@@ -64,9 +64,5 @@ class Inputs:
 
     def _note(self, frame: Frame, settings: Settings) -> None:
         """Remember what the camera looks like. Raises FrameError (too_large)."""
-        width, height = frame.size
-        if width * height > settings.max_pixels:
-            raise FrameError(f'expected at most {settings.max_pixels} pixels (max_pixels), got a {frame.stream} '
-                             f'image of {width}x{height} = {width * height}; let the camera bin or crop, or raise '
-                             'max_pixels if time and memory allow', reason='too_large')
+        refuse_too_large(frame, settings.max_pixels)
         self._newest[frame.stream] = frame

@@ -13,7 +13,7 @@ from rclpy.duration import Duration
 
 from ..core.camera import CameraModel
 from ..core.fallback import Fallback, Sources
-from ..core.frames import Frame, FrameError, Pair
+from ..core.frames import Frame, FrameError, Pair, refuse_too_large
 from ..core.settings import Settings
 from .filter_pairing import make_pairing
 from .fuser import Fuser, Job
@@ -114,6 +114,11 @@ class Session:
         self._reporter.destroy()
 
     def _on_frame(self, frame: Frame) -> None:
+        try:
+            refuse_too_large(frame, self._settings.max_pixels)
+        except FrameError as error:
+            self._on_refused(frame.stream, error)
+            return
         now_ns = self._now_ns()
         self._tally.count(f'{frame.stream}_in')
         clock_ns = self._node.get_clock().now().nanoseconds
