@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterable
@@ -51,8 +52,8 @@ def table(cells: Cells, *, repeat: int, failed: int) -> list[str]:
     for name, runs in cells.items():
         numbers = [summary(cell[key] for cell in runs) for key in (
             'found_frames', 'found_ms', 'recovered_frames', 'recovered_ms', 'silence_ms')]
-        message = max((cell['message'] for cell in runs), key=len)
-        lines.append(f'| {" | ".join((name, runs[0]["answer"], *numbers, message or "-"))} |')
+        message = textwrap.shorten(max((cell['message'] for cell in runs), key=len) or '-', 100, placeholder=' ...')
+        lines.append(f'| {" | ".join((name, runs[0]["answer"], *numbers, message))} |')
     return lines
 
 

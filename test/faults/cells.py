@@ -143,5 +143,5 @@ COMPUTE = [
     _breaks('out of memory at full size', 'out_of_memory_at_full_size', 'out of memory', FUSED, CLASSICAL),
     _breaks('network and classical fusion raise', 'raise_everywhere', 'classical fusion raised', RGB_ONLY),
     Cell('compute: 5 s stall', (CLASSICAL,), compute='stall', within_s=HUNG_S, not_before_s=COMPUTE_TIMEOUT_S,
-         says=Says('fusion', ERROR, 'hangs'), recovered_frames=BACK_OFF_FRAMES, ticks=150),
+         says=Says('fusion', ERROR, 'hangs'), recovered_frames=BACK_OFF_FRAMES, ticks=147),
 ]

@@ -98,6 +98,12 @@ def normal(output: Output) -> bool:
     return output.mode == FUSED and float(output.values['scale']) == 1
 
 
+def faulty_answers(cell: Cell, record: Record) -> list[Output]:
+    """The answers given with the fault: a frame that the network got after its fault was over may be fused again."""
+    return [output for output in record.during_fault
+            if not cell.compute or output.at_ns < record.sent_ns[record.good]]
+
+
 def right(cell: Cell, output: Output) -> bool:
     """Whether this is an answer that cell allows during the fault."""
     if cell.during is None or output.mode not in cell.during:
@@ -112,7 +118,7 @@ def still_said(cell: Cell, record: Record) -> bool:
 
 def measure(cell: Cell, record: Record) -> Measured:
     """Return the numbers of a run."""
-    faulty, after = record.during_fault, record.after_fault
+    faulty, after = faulty_answers(cell, record), record.after_fault
     found = next((o for o in faulty if right(cell, o) and o.mode == cell.during[0]), None)
     recovered = next((o for o in after if o.mode == FUSED), None)
     full = next(filter(normal, after), None)
@@ -137,7 +143,7 @@ def answered(cell: Cell, record: Record, found: Output | None) -> float:
     first = found.tick if cell.within_frames is None else record.fault + cell.within_frames - 1
     used = {'RGB_ONLY': ('rgb',), 'THERMAL_ONLY': ('thermal',)}.get(cell.during[0], ('rgb', 'thermal'))
     due = set.intersection(*(record.usable[stream] for stream in used)) & set(range(first, record.good))
-    return sum(output.tick >= first for output in record.during_fault) / len(due) if due else float('nan')
+    return sum(output.tick >= first for output in faulty_answers(cell, record)) / len(due) if due else float('nan')
 
 
 def silence_ms(record: Record) -> float:
@@ -156,7 +162,7 @@ def complaints(cell: Cell, record: Record, measured: Measured) -> list[str]:
 def of_detection(cell: Cell, record: Record, measured: Measured) -> Iterator[tuple[bool, str]]:
     """Yield (whether it holds, what is wrong otherwise) of the answers to the fault."""
     wrong = sorted({(o.mode, *(o.values.get(key) for key, _ in cell.values))
-                    for o in record.during_fault if not right(cell, o)})
+                    for o in faulty_answers(cell, record) if not right(cell, o)})
     yield (measured.wrong_frames < (cell.within_frames or 1),
            f'frame {measured.wrong_frames} of the fault was answered with {wrong}')
     if cell.during is not None:

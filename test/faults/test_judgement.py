@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The judge of the matrix itself: made-up records, so that a cell is known to be able to fail."""
 
+from dataclasses import replace
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from .cells import FUSED, RGB_ONLY, WARN, Cell, Says
+from .cells import CLASSICAL, FUSED, RGB_ONLY, WARN, Cell, Says
 from .matrix import complaints, measure
 from .rig import Output, Record, Report
 
@@ -96,3 +98,13 @@ def test_stamps_that_go_back_come_twice_or_lack_a_status_are_found():
         'two images have the same stamp', 'the stamps of the images went back 1 times, not 0']
     assert judged(STUCK, twice) == ['two images have the same stamp']
     assert judged(STUCK, bare) == ['an image has no status with its header']
+
+
+def test_a_frame_that_a_repaired_network_got_may_be_fused():
+    broken = Cell('broken', (CLASSICAL,), compute='raise', within_frames=1)
+    modes = dict.fromkeys(range(FAULT, GOOD - 1), CLASSICAL)
+    late, early = record(modes), record(modes)
+    late.outputs[GOOD - 1] = replace(late.outputs[GOOD - 1], at_ns=(33 * GOOD + 1) * MS)
+
+    assert judged(broken, late) == []
+    assert 'frame 40 of the fault was answered' in ' '.join(judged(broken, early))
