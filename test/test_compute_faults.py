@@ -346,6 +346,17 @@ def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed
     assert 'classical fusion raised MemoryError: nothing left' not in pipeline.problems
 
 
+def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(live, network, monkeypatch):
+    monkeypatch.setattr(stand_in.classical, 'fuse', raises(MemoryError('nothing left')))
+    network.fault = raises(RuntimeError('gone'))
+    assert modes(live, 1) == ['RGB_ONLY']
+
+    network.fault = None
+
+    assert modes(live, 2) == ['RGB_ONLY', 'FUSED']  # the network rests for one pair
+    assert not any('classical fusion' in problem for problem in live.problems)
+
+
 def test_an_unusable_frame_is_refused_and_is_no_failure_of_the_network(live):
     with pytest.raises(FrameError):
         live.fuse(make_pair(thermal_encoding='mono12'))

@@ -153,6 +153,7 @@ class FusionPipeline:
             image, mode, warnings = self._stand_in(job, settings, stage)
             return image, mode, (*(f'{warning}; this pair was fused classically' for warning in attempt.warnings),
                                  *warnings)
+        self._stand_in.problem = ''  # nobody needs it now
         stage.add(attempt.timings_ms)
         return attempt.image, Mode.FUSED, attempt.warnings
 
