@@ -346,8 +346,9 @@ def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed
     assert 'classical fusion raised MemoryError: nothing left' not in pipeline.problems
 
 
-def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(live, network, monkeypatch):
+def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(build, network, monkeypatch):
     monkeypatch.setattr(stand_in.classical, 'fuse', raises(MemoryError('nothing left')))
+    live = build()
     network.fault = raises(RuntimeError('gone'))
     assert modes(live, 1) == ['RGB_ONLY']
 
