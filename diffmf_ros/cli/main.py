@@ -10,7 +10,7 @@ from rich.console import Console
 from ..core.frames import DiffmfError
 
 COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench', 'doctor',
-            'export')
+            'export', 'align')
 
 
 def application() -> typer.Typer:

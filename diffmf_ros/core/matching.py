@@ -67,8 +67,8 @@ class Scaled:
                ) -> list[tuple[float, np.ndarray]]:
         """Return (score, rgb_from_thermal) of the best shift for each scale and rotation, the best first.
 
-        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its centre; largest_shift of the centres
-        is relative to the RGB size.
+        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its centre; largest_shift, of
+        the centres, is relative to the RGB size.
         """
         search = Search(self._described, largest_shift=largest_shift)
         found = []
@@ -84,7 +84,8 @@ class Scaled:
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
         """Return where the blocks of all pairs are, found near where rgb_from_thermal puts them."""
         places, block, corners = [], [], np.zeros((0, 2), int)
-        for described, (view, seen) in zip(self._described, self._views(self.from_rgb @ matrix, self.size), strict=True):
+        views = self._views(self.from_rgb @ matrix, self.size)
+        for described, (view, seen) in zip(self._described, views, strict=True):
             corners = _corners(seen, blocks)
             for number, (x, y) in enumerate(corners):
                 shift = _shift(described, view, (int(x), int(y)), blocks)

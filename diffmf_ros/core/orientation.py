@@ -21,6 +21,8 @@ _NEIGHBOURHOOD = 1 / 24
 # Below this part of the whole image's mean gradient everything is noise.
 _FLOOR = 0.35
 _SECOND_HARMONIC = 0.8
+# A shift counts when the images overlap by at least this part of the smaller one.
+_LEAST_OVERLAP = 0.2
 
 
 def describe(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
@@ -74,8 +76,7 @@ class Search:
         self.canvas = tuple(cv2.getOptimalDFTSize(int(np.ceil(reach * side)) + 1) for side in self.size)
         self._limit = tuple(int(largest_shift * side) for side in self.size)
         self._offset = tuple((big - small) // 2 for big, small in zip(self.canvas, self.size, strict=True))
-        seen = self._placed(np.ones((height, width), np.float32))
-        self._seen = _spectrum(seen)
+        self._seen = _spectrum(self._placed(np.ones((height, width), np.float32)))
         self._images = [self._spectra(self._placed(image)) for image in images]
 
     def _placed(self, image: np.ndarray) -> np.ndarray:
@@ -106,20 +107,17 @@ class Search:
             product = product + image[0] * first.conj() + image[1] * second.conj()
             energy_one = energy_one + image[2] * mask.conj()
             energy_other = energy_other + self._seen * energy.conj()
-        joint, overlap = _inverse(product + 0), _inverse(self._seen * mask.conj()).real
-        ones, theirs = _inverse(energy_one).real, _inverse(energy_other).real
-        agreement = joint.real / np.sqrt(np.maximum(ones * theirs, 1e-6 * ones.max() * theirs.max() + 1e-12))
-        score = agreement * np.sqrt(np.maximum(overlap, 0))
-        smallest = 0.2 * min(self.size[0] * self.size[1], float(seen.sum()))
-        score[overlap < smallest] = -1
-        allowed = np.full_like(score, -1)
+        overlap = _inverse(self._seen * mask.conj())
+        energies = _inverse(energy_one) * _inverse(energy_other)
+        # Rounding leaves traces of energy where nothing overlaps.
+        norm = np.sqrt(np.maximum(energies, 1e-6 * energies.max() + np.finfo(np.float32).tiny))
+        score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))
+        score[overlap < _LEAST_OVERLAP * min(self.size[0] * self.size[1], float(seen.sum()))] = -1
         x_limit, y_limit = self._limit
-        rows, columns = np.r_[-y_limit:y_limit + 1], np.r_[-x_limit:x_limit + 1]
-        allowed[np.ix_(rows, columns)] = score[np.ix_(rows, columns)]
-        y, x = np.unravel_index(int(allowed.argmax()), allowed.shape)
-        shift = (int(x) if x <= x_limit else int(x) - self.canvas[0],
-                 int(y) if y <= y_limit else int(y) - self.canvas[1])
-        return float(allowed[y, x]), shift
+        columns, rows = np.arange(-x_limit, x_limit + 1), np.arange(-y_limit, y_limit + 1)
+        allowed = score[np.ix_(rows, columns)]  # negative shifts are at the end of the canvas
+        row, column = np.unravel_index(int(allowed.argmax()), allowed.shape)
+        return float(allowed[row, column]), (int(columns[column]), int(rows[row]))
 
 
 def _spectrum(image: np.ndarray) -> np.ndarray:
@@ -128,8 +126,9 @@ def _spectrum(image: np.ndarray) -> np.ndarray:
 
 
 def _inverse(spectrum: np.ndarray) -> np.ndarray:
+    """Real part of the image of a spectrum, H x W float32."""
     pairs = np.ascontiguousarray(spectrum, np.complex64).view(np.float32).reshape(*spectrum.shape, 2)
-    return _complex(cv2.dft(pairs, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_COMPLEX_OUTPUT))
+    return cv2.dft(pairs, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_COMPLEX_OUTPUT)[..., 0]
 
 
 def _complex(pairs: np.ndarray) -> np.ndarray:

@@ -7,9 +7,8 @@ pooled. The richest of homography, affine map and similarity that they determine
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from .frames import DiffmfError
@@ -17,25 +16,31 @@ from .homography import Alignment, AlignmentError, resampling
 from .matching import Blocks, Matches, Scaled
 from .planar import MODELS, Fit, fit, mapped
 
-# Widths of the RGB image: of the search over the whole, and of the steps after it.
-_SEARCH_WIDTH = 176
+# Steps after the search: width of the RGB image, blocks, distance up to which a match is an inlier. The last step looks
+# so much further than that distance that matches agree by chance in one case out of eight: it tells right from wrong.
 _ROUGH = ((176, Blocks(44, 11, 10), 4.0), (320, Blocks(48, 24, 10), 4.0))
-_FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0), (640, Blocks(64, 32, 6), 6.0))
-# Fields of view, thermal by RGB, and rotations that are searched where no start is given.
-FIELD_RATIOS, ANGLES_DEG = (0.5, 2.0), (-12.0, 12.0)
-_RATIO_STEP, _ANGLE_STEP_DEG = 1.07, 4.0
-# With a known ratio of fields of view it is searched within this factor.
+_FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0), (640, Blocks(64, 32, 14), 6.0))
+_SEARCH_WIDTH = 176
+# Starts that are followed, and how many of them remain after each rough step.
+_STARTS = (20, 4, 1)
+# Widths of the fields of view, thermal by RGB, rotations, and shifts of the centre (relative to the RGB image) that are
+# searched where no start is given.
+FIELD_RATIOS, ANGLES_DEG, LARGEST_SHIFT = (0.5, 2.0), (-12.0, 12.0), 0.25
+_RATIO_STEP, _ANGLE_STEP_DEG = 1.06, 3.0
+# A given ratio of the fields of view may be wrong by this factor.
 _KNOWN_RATIO = 1.15
-LARGEST_SHIFT = 0.35
-_STARTS = 4
-# What is refused. Pixels are those of an RGB image 640 wide.
-LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE = 12, 0.3, 0.12
-LARGEST_UNCERTAINTY_PX = 6.0
-SCALES, LARGEST_ROTATION_DEG = (0.2, 5.0), 45.0
-_ADVICE = ('Take more pairs (5 to 10) that show edges in both images all over the picture, by day and without motion, '
-           'or give a rough alignment (--init) or the ratio of the fields of view (--fov-ratio).')
-# A model is determined when the targets that it gives are uncertain by less than this.
-_DETERMINED_PX = 3.0
+# A model is determined when its errors, relative to the RGB width, are expected to be below this: 3 px of 640.
+_DETERMINED = 3 / 640
+# What is refused. Pairs of different scenes reached shares up to 0.53 and coverages up to 0.2.
+POSSIBLE_RATIOS, LARGEST_ROTATION_DEG = (0.2, 5.0), 45.0
+LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE, LARGEST_UNCERTAINTY = 12, 0.45, 0.2, 4 / 640
+# What is called good; the rest should be looked at.
+_GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 2 / 640
+_ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the picture, of a scene at rest, far away and '
+           'by day, or give a rough alignment (--init) or the ratio of the fields of view (--fov-ratio).')
+
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]  # (width, height) of RGB and of thermal
 
 
 class RegistrationError(DiffmfError):
@@ -50,7 +55,8 @@ class Registration:
     residual_px their RMS distance from it, in RGB pixels. coverage is the part of the common field in which
     inliers lie; uncertainty_px the expected error (RMS over the common field), RGB pixels. field_ratio is the
     width of the thermal field of view over that of RGB, rotation_deg (clockwise) and shift_px (of the centre of
-    thermal from that of RGB, in RGB pixels) belong to the middle of the thermal image.
+    thermal from that of RGB, in RGB pixels) belong to the middle of the thermal image. confidence is 'good', or
+    'fair': look at the overlay.
     """
 
     alignment: Alignment
@@ -64,7 +70,20 @@ class Registration:
     field_ratio: float
     rotation_deg: float
     shift_px: tuple[float, float]
-    warnings: tuple[str, ...] = field(default=())
+    confidence: str
+
+    @property
+    def summary(self) -> str:
+        """What was found, in lines of text."""
+        lower = '' if self.model == 'homography' else ' (the matches do not determine a homography; take more pairs)'
+        look = '' if self.confidence == 'good' else ': look at the overlay, and take more pairs'
+        return '\n'.join((
+            f'{self.model}{lower} from {self.pairs} pair{"s"[:self.pairs != 1]}',
+            f'confidence {self.confidence}{look}',
+            f'{self.inliers} inliers of {self.correspondences} correspondences, residual {self.residual_px:.2f} px RMS',
+            f'coverage {self.coverage:.0%} of the common field, expected error {self.uncertainty_px:.2f} px RMS',
+            f'field ratio {self.field_ratio:.3f} (thermal width by RGB width), rotation {self.rotation_deg:+.2f} '
+            f'degrees, shift {self.shift_px[0]:+.1f} {self.shift_px[1]:+.1f} px'))
 
 
 def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment | None = None,
@@ -79,12 +98,13 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
     scaled = {width: Scaled(rgb, thermal, width=min(width, sizes[0][0]))
-              for width in {_SEARCH_WIDTH, *(step[0] for step in (*_ROUGH, *_FINE))}}
+              for width in {_SEARCH_WIDTH, *(width for width, _, _ in (*_ROUGH, *_FINE))}}
     starts = [_resized(start, sizes)] if start else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio)
-    ways = [_followed(matrix, scaled, _ROUGH, sizes) for matrix in starts]
-    finest = scaled[_ROUGH[-1][0]]
-    ways = sorted((way for way in ways if way), key=lambda way: -finest.agreement(way[0].matrix))
-    way = _followed(ways[0][0].matrix, scaled, _FINE, sizes) if ways else None
+    for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
+        level = scaled[step[0]]
+        ways = [way[0].matrix for matrix in starts if (way := _followed(matrix, scaled, [step], sizes))]
+        starts = sorted(ways, key=level.agreement, reverse=True)[:count]
+    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
     if way is None:
         raise RegistrationError('thermal and RGB have too little structure in common to be aligned. ' + _ADVICE)
     return _judged(*way, sizes, len(pairs))
@@ -101,7 +121,7 @@ def _check_pairs(pairs) -> None:
             raise RegistrationError(f'the {which} images have different sizes (height, width): {shapes}; an alignment '
                                     'belongs to two cameras of fixed sizes')
         if min(shapes[0]) < 64:
-            raise RegistrationError(f'expected {which} images of at least 64x64 pixels, got (height, width) {shapes[0]}')
+            raise RegistrationError(f'expected {which} images of at least 64x64 pixels, got {shapes[0]}')
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
@@ -112,11 +132,12 @@ def _levels(image: np.ndarray) -> np.ndarray:
     if not finite.any():
         raise RegistrationError('an image holds no finite value; leave it out')
     low, high = np.percentile(image[finite], (0.5, 99.5))
-    values = np.where(finite, image, low).astype(np.float32)
-    return np.clip((values - low) * (255 / max(high - low, np.finfo(np.float32).tiny)), 0, 255).astype(np.float32)
+    if low == high:
+        return np.zeros(image.shape, np.float32)
+    return (255 / (high - low) * (np.clip(np.where(finite, image, low), low, high) - low)).astype(np.float32)
 
 
-def _resized(start: Alignment, sizes) -> np.ndarray:
+def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
     """rgb_from_thermal of a stored alignment at the sizes (rgb, thermal) of the images."""
     if start.rgb_from_thermal is None:
         return resampling(sizes[1], sizes[0])
@@ -124,7 +145,7 @@ def _resized(start: Alignment, sizes) -> np.ndarray:
             @ resampling(sizes[1], start.thermal_size))
 
 
-def _starts(scaled: Scaled, sizes, field_ratio: float | None) -> list[np.ndarray]:
+def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
     """The most promising similarities that differ from each other."""
     low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO)
     count = 1 + int(np.ceil(np.log(high / low) / np.log(_RATIO_STEP)))
@@ -136,12 +157,13 @@ def _starts(scaled: Scaled, sizes, field_ratio: float | None) -> list[np.ndarray
         places = mapped(matrix, points)
         if all(np.hypot(*(places - other).T).mean() > 0.04 * sizes[0][0] for _, other in chosen):
             chosen.append((matrix, places))
-        if len(chosen) == _STARTS:
+        if len(chosen) == _STARTS[0]:
             break
     return [matrix for matrix, _ in chosen]
 
 
-def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps, sizes) -> tuple[Fit, Matches] | None:
+def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps, sizes: Sizes
+              ) -> tuple[Fit, Matches] | None:
     """The fit after matching in each of steps, each beginning where the last one ended; None when one fails."""
     found = None
     for width, blocks, threshold in steps:
@@ -154,7 +176,7 @@ def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps, sizes) -> tu
     return found, matches
 
 
-def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, sizes) -> Fit | None:
+def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, sizes: Sizes) -> Fit | None:
     """The richest model that the matches determine, or the poorest when they determine none."""
     last = None
     for model in MODELS:
@@ -163,32 +185,44 @@ def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, siz
         if found is None or not _possible(found.matrix, sizes):
             continue
         last = found
-        if found.spread_px(_common(found.matrix, sizes)) <= _DETERMINED_PX * sizes[0][0] / 640:
+        if found.spread_px(_common(found.matrix, sizes)) <= _DETERMINED * sizes[0][0]:
             return found
     return last
 
 
-def _possible(matrix: np.ndarray, sizes) -> bool:
+def _possible(matrix: np.ndarray, sizes: Sizes) -> bool:
     """Whether cameras side by side can have this alignment, and see something in common."""
     try:
         Alignment(_rows(matrix), *sizes)
-    except AlignmentError:
+    except AlignmentError:  # singular, mirrored, or through infinity
         return False
-    scale, rotation_deg, _ = _parameters(matrix, sizes)
-    return SCALES[0] <= scale <= SCALES[1] and abs(rotation_deg) <= LARGEST_ROTATION_DEG and len(_common(matrix, sizes)) >= 9
+    ratio, rotation_deg, _ = _parameters(matrix, sizes)
+    return (POSSIBLE_RATIOS[0] <= ratio <= POSSIBLE_RATIOS[1] and abs(rotation_deg) <= LARGEST_ROTATION_DEG
+            and len(_common(matrix, sizes)) > 0)
 
 
-def _judged(found: Fit, matches: Matches, sizes, pairs: int) -> Registration:
-    unit = sizes[0][0] / 640
-    ratio, rotation, shift = _parameters(found.matrix, sizes)
-    inliers = int(np.count_nonzero(found.inliers))
-    coverage = len(np.unique(matches.block[found.inliers])) / max(1, matches.tried)
-    uncertainty = found.spread_px(_common(found.matrix, sizes))
-    return Registration(Alignment(_rows(found.matrix), *sizes), found.model, pairs, len(matches.rgb), inliers, found.residual_px,
-                       coverage, uncertainty, ratio, rotation, shift)
+def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registration:
+    """The registration of a fit. Raises RegistrationError when it is not to be trusted."""
+    inliers, count = int(np.count_nonzero(found.inliers)), len(matches.rgb)
+    share = inliers / count
+    coverage = len(np.unique(matches.block[found.inliers])) / matches.tried
+    uncertainty_px = found.spread_px(_common(found.matrix, sizes))
+    uncertainty = uncertainty_px / sizes[0][0]
+    for what, wrong in (
+            (f'{inliers} blocks fit one alignment, {LEAST_INLIERS} are needed', inliers < LEAST_INLIERS),
+            (f'{share:.0%} of the blocks found fit one alignment, {LEAST_SHARE:.0%} are needed', share < LEAST_SHARE),
+            (f'they cover {coverage:.0%} of the common field, {LEAST_COVERAGE:.0%} are needed',
+             coverage < LEAST_COVERAGE),
+            (f'errors of {uncertainty_px:.1f} px are to be expected, {LARGEST_UNCERTAINTY * sizes[0][0]:.1f} px are '
+             'permitted', uncertainty > LARGEST_UNCERTAINTY)):
+        if wrong:
+            raise RegistrationError(f'no trustworthy alignment: {what}. {_ADVICE}')
+    good = share >= _GOOD_SHARE and coverage >= _GOOD_COVERAGE and uncertainty <= _GOOD_UNCERTAINTY
+    return Registration(Alignment(_rows(found.matrix), *sizes), found.model, pairs, count, inliers, found.residual_px,
+                        coverage, uncertainty_px, *_parameters(found.matrix, sizes), 'good' if good else 'fair')
 
 
-def _parameters(matrix: np.ndarray, sizes):
+def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[float, float]]:
     """(ratio of the fields of view, rotation in degrees, shift (x, y) in RGB pixels) at the middle of thermal."""
     (rgb_width, rgb_height), (width, height) = sizes
     centre = np.array([[(width - 1) / 2, (height - 1) / 2]])
@@ -205,7 +239,7 @@ def _grid(size: tuple[int, int]) -> np.ndarray:
     return np.stack(np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size)), axis=-1).reshape(-1, 2)
 
 
-def _common(matrix: np.ndarray, sizes) -> np.ndarray:
+def _common(matrix: np.ndarray, sizes: Sizes) -> np.ndarray:
     """N x 2 thermal pixels that RGB sees, all over."""
     points = _grid(sizes[1])
     x, y = mapped(matrix, points).T

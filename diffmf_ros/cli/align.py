@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf align`: measure the homography between the two cameras."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.settings import DEFAULTS
+from . import options
+
+
+def align(
+    rgb: Annotated[Path | None, typer.Argument(help='visible image, or a folder of them')] = None,
+    thermal: Annotated[Path | None, typer.Argument(help='thermal image, or a folder with files of equal names')] = None,
+    bag: Annotated[Path | None, typer.Option(help='take the pairs from this bag instead')] = None,
+    rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
+    thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
+    thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
+    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('align.yaml'),
+    init: Annotated[Path | None, typer.Option(help='rough alignment YAML to start from')] = None,
+    fov_ratio: Annotated[float | None, typer.Option(
+        min=0.2, max=5.0, help='width of the thermal field of view over that of RGB, if known')] = None,
+    max_pairs: Annotated[int, typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
+    overlay: Annotated[Path | None, typer.Option(help='picture to write: thermal edges on the RGB image')] = None,
+    overwrite: Annotated[bool, typer.Option(help='replace an existing file')] = False,
+) -> None:
+    """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
+    from ..alignment_pairs import bag_pairs, file_pairs, grays, picture
+    from ..core.color import output_encoding
+    from ..core.homography import Alignment
+    from ..core.registration import RegistrationError, register
+    from ..images import write_image
+
+    if (bag is None) == (rgb is None) or (rgb is None) != (thermal is None):
+        raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')
+    if init is not None and fov_ratio is not None:
+        raise typer.BadParameter('--init and --fov-ratio exclude each other')
+    existing = [path for path in (out, overlay) if path is not None and path.exists()]
+    if existing and not overwrite:
+        raise typer.BadParameter(f'{existing[0]} exists already; --overwrite replaces it')
+    start = Alignment.load(init) if init else None
+    if bag is not None:
+        sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
+        pairs = bag_pairs(bag, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic, most=max_pairs)
+    else:
+        pairs = file_pairs(rgb, thermal, most=max_pairs)
+    try:
+        found = register([grays(pair) for pair in pairs], start=start, field_ratio=fov_ratio)
+    except RegistrationError as error:
+        typer.echo(f'error: {error}', err=True)
+        raise typer.Exit(1) from error
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        found.alignment.save(out)
+    except OSError as error:
+        raise typer.BadParameter(f'{out} cannot be written: {error}') from error
+    if overlay:
+        write_image(overlay, picture(pairs[0], found.alignment), output_encoding(pairs[0].rgb.encoding))
+    typer.echo(f'{out}: {found.summary}')
