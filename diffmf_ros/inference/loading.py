@@ -17,7 +17,6 @@ from .memory import give_back_memory
 from .network import Job, Network
 from .onnx_file import read_sealed
 from .watchdog import FIRST_CALL_S
-from .weights_header import weights_for
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.
 _THERMAL_SIZE = (640, 512)
@@ -46,6 +45,7 @@ def require_network(settings: Settings) -> None:
     if settings.engine == 'onnx':
         read_sealed(Path(settings.weights))
     else:
+        from .weights_header import weights_for  # needs safetensors, which a board with onnxruntime may lack
         weights_for(settings)
 
 
