@@ -35,7 +35,7 @@ _DETERMINED = 3 / 640
 POSSIBLE_RATIOS, LARGEST_ROTATION_DEG = (0.2, 5.0), 45.0
 LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE, LARGEST_UNCERTAINTY = 12, 0.45, 0.2, 4 / 640
 # What is called good; the rest should be looked at.
-_GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 2 / 640
+_GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 1.5 / 640
 _ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the picture, of a scene at rest, far away and '
            'by day, or give a rough alignment (--init) or the ratio of the fields of view (--fov-ratio).')
 
