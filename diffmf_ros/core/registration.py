@@ -106,7 +106,10 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
         starts = sorted(ways, key=level.agreement, reverse=True)[:count]
     way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
     if way is None:
-        raise RegistrationError('thermal and RGB have too little structure in common to be aligned. ' + _ADVICE)
+        raise RegistrationError(
+            'thermal and RGB have too little structure in common, or agree only in ways that cameras side by side cannot: '
+            f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field ratio outside '
+            f'{POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
     return _judged(*way, sizes, len(pairs))
 
 
