@@ -107,7 +107,7 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
     if way is None:
         raise RegistrationError(
-            'thermal and RGB have too little structure in common, or agree only in ways that cameras side by side cannot: '
+            'thermal and RGB have too little structure in common, or agree only as no two cameras side by side do: '
             f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field ratio outside '
             f'{POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
     return _judged(*way, sizes, len(pairs))
