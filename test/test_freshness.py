@@ -164,7 +164,7 @@ def test_zero_frozen_frames_never_finds_a_frozen_camera():
     assert camera.send(30, pixels=DARK)[1:] == [State.OK] * 29
 
 
-def test_the_flag_of_the_driver_freezes_at_once_and_until_two_frames_after():
+def test_the_flag_of_the_driver_freezes_at_once_and_until_a_new_image_after_it():
     camera = Camera()
     camera.send(10)
 
@@ -173,6 +173,17 @@ def test_the_flag_of_the_driver_freezes_at_once_and_until_two_frames_after():
     assert camera.send(3) == [State.FROZEN] * 3
     camera.health.shutter(False)
     assert camera.after(0) is State.FROZEN
+    assert camera.send(pixels=camera.newest) == [State.FROZEN]  # still the image of the shutter
+    assert camera.send(2) == [State.OK, State.OK]
+
+
+def test_a_flag_that_is_repeated_while_the_shutter_is_open_changes_nothing():
+    camera = Camera()
+    camera.send(10)
+    camera.send(5, pixels=STUCK)
+
+    camera.health.shutter(False)
+
     assert camera.send(2) == [State.FROZEN, State.OK]
 
 

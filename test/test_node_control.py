@@ -142,6 +142,35 @@ def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(came
     assert cameras.fuse_one() and cameras.state()['mode'] == 'CLASSICAL'
 
 
+@needs_torch
+def test_a_network_that_was_loaded_just_before_the_node_stopped_is_there_when_it_starts_again(cameras):
+    cameras.fuse_one()
+    fuser = cameras.node._session.fuser
+    assert change(cameras, model='diffmf', preset='nano', threads=1).successful
+    cameras.peer.wait_for(lambda: fuser._network is not None, 'the network')
+
+    cameras.node.trigger_deactivate()
+    cameras.node.trigger_activate()
+
+    cameras.stamp_ns += 10**9
+    assert cameras.fuse_one()
+    assert (cameras.state()['mode'], cameras.state()['model']) == ('FUSED', 'diffmf nano')
+
+
+def test_counters_go_on_when_the_pairing_changes(cameras):
+    cameras.fuse_one()
+    cameras.next()
+    cameras.rgb(np.random.default_rng(5).integers(60, 120, (48, 64, 3), dtype=np.uint8))
+    cameras.stamp_ns += 200_000_000
+    cameras.fuse_one()
+    cameras.peer.wait_for(lambda: cameras.values().get('dropped.unpaired') == '1', 'one frame without a partner')
+
+    assert change(cameras, sync__max_distance_ms=10.0).successful
+    cameras.fuse_one()
+
+    assert cameras.node._session._pairing.dropped['unpaired'] == 1
+
+
 def test_a_disabled_node_neither_listens_nor_publishes_until_it_is_enabled(cameras):
     cameras.fuse_one()
     publisher = cameras.publisher(cameras.images['rgb'], 'rgb/image_raw')

@@ -93,7 +93,12 @@ class StreamHealth:
         self._refused_since += 1
 
     def shutter(self, closed: bool) -> None:
-        """Take the driver's flag: while it is true the stream is FROZEN."""
+        """Take the driver's flag: while it is true the stream is FROZEN.
+
+        The first image after it may have been handled before it, so it counts as seen when the shutter opens.
+        """
+        if self._shutter and not closed:
+            self._good = GOOD_FRAMES - 1
         self._shutter = closed
         if closed:
             self._good = 0

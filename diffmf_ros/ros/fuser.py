@@ -61,6 +61,13 @@ class Fuser:
         """Let the next job be fused with what pipeline.load() has returned. Any thread."""
         self._network = loaded
 
+    def take_network(self) -> None:
+        """Swap in the network that waits, if there is one: between two jobs, or after the last."""
+        network, self._network = self._network, None
+        if network is not None:
+            self._pipeline.swap(network)
+            self._node.get_logger().info(f'now fusing with {self._pipeline.description} on {self._pipeline.device}')
+
     def lose(self, reason: str, error: str, *, stream: str = '', details: str = '') -> None:
         """Count a loss, and log it unless one of the same reason was logged a moment ago. Any thread."""
         self._tally.drop(reason, error=error, stream=stream)
@@ -71,10 +78,7 @@ class Fuser:
 
     def handle(self, job: Job) -> None:
         """Fuse and publish one job; a failure costs this one only."""
-        network, self._network = self._network, None
-        if network is not None:
-            self._pipeline.swap(network)
-            self._node.get_logger().info(f'now fusing with {self._pipeline.description} on {self._pipeline.device}')
+        self.take_network()
         start_ns = time.monotonic_ns()
         try:
             result = self._fuse(job.work)

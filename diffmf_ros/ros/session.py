@@ -73,14 +73,17 @@ class Session:
         else:
             self._inputs.destroy()
             self._inputs = None
-        self._forget()
+        self._pairing.flush()
+        self._fallback.reset()
 
     def apply(self, settings: Settings) -> None:
         """Work by other settings from the next frame on. The pipeline has them already."""
         before, self._settings = self._settings, settings
         self.fuser.settings = settings
         if settings.sync != before.sync:
-            self._pairing = make_pairing(settings.sync)
+            self._pairing.flush()
+            so_far, self._pairing = self._pairing.dropped, make_pairing(settings.sync)
+            self._pairing.dropped.update(so_far)
         self._fallback.settings, self._fallback.base = settings.health, settings.alignment.output_grid
         if (settings.model, settings.scale, settings.adaptive_scale) != (
                 before.model, before.scale, before.adaptive_scale):
@@ -109,6 +112,7 @@ class Session:
         self._transforms.destroy()
         if self._worker.stop():
             self._tally.drop('stopped')
+        self.fuser.take_network()
         self._outputs.wait_until_received()
         self._report()
         self._reporter.destroy()
@@ -165,7 +169,7 @@ class Session:
         return clock.now().nanoseconds if clock.ros_time_is_active else time.monotonic_ns()
 
     def _forget(self) -> None:
-        """Time went back, or the inputs are new ones: nothing that came before counts."""
+        """Time went back: nothing that came before counts."""
         self._pairing.reset()
         self._fallback.reset()
 
