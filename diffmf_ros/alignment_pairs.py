@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .bags import BagReader
-from .core.color import split_luma
+from .core.color import split_luma, to_rgb8
 from .core.frames import RGB, THERMAL, DiffmfError, Pair
 from .core.homography import Alignment
 from .core.settings import SyncSettings, ThermalSettings
@@ -75,9 +75,7 @@ def grays(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def picture(pair: Pair, alignment: Alignment) -> np.ndarray:
-    """Return the RGB image, H x W x 3 uint8 in its order of channels, with the edges of aligned thermal."""
+    """Return the RGB image, H x W x 3 rgb8, with the edges of aligned thermal."""
     levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
     thermal, seen = alignment.warp(to_gray(pair.thermal.pixels, pair.thermal.encoding, levels), rgb_size=pair.rgb.size)
-    rgb = pair.rgb.pixels
-    rgb = np.repeat(rgb[..., None], 3, axis=2) if rgb.ndim == 2 else rgb[..., :3]
-    return overlay(np.ascontiguousarray(rgb), thermal, seen)
+    return overlay(to_rgb8(pair.rgb.pixels, pair.rgb.encoding), thermal, seen)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams of stamps, and brute force for the pairs in them: for the tests of pairing."""
 
+import weakref
+
 import numpy as np
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame
@@ -19,6 +21,17 @@ def run(pairing, arrivals, flush=True):
     pairs = [pair for stream, stamp in arrivals for pair in pairing.add(frame(stream, stamp))]
     pairs += pairing.flush() if flush else []
     return [(pair.rgb.stamp_ns, pair.thermal.stamp_ns) for pair in pairs]
+
+
+def still_held(pairing, arrivals):
+    """How many frames of (stream, stamp) arrivals are still in memory when all have been added."""
+    references = []
+    for stream, stamp in arrivals:
+        item = frame(stream, stamp)
+        references.append(weakref.ref(item))
+        pairing.add(item)
+        del item
+    return sum(reference() is not None for reference in references)
 
 
 def stamps(rng, rate, *, seconds=12, jitter=0.0, drops=0.0):

@@ -50,7 +50,7 @@ def test_cleanup_lets_go_of_the_network_and_everything_can_be_done_again(cameras
         assert cameras.node.trigger_deactivate() == SUCCESS
         assert cameras.node.trigger_cleanup() == SUCCESS
         # The executor lets go of the callbacks that it knew when it looks for new ones.
-        cameras.peer.wait_for(lambda: gc.collect() >= 0 and pipeline() is None, 'the pipeline to go')
+        cameras.peer.wait_for(lambda gone=pipeline: gc.collect() >= 0 and gone() is None, 'the pipeline to go')
 
         assert cameras.node.start()
         cameras.stamp_ns += 10**9

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairing with hold_last_ms: every RGB frame leaves, with the closest or with the last thermal frame."""
 
-import weakref
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stamp_streams import MS, RATES, by_arrival, frame, stamps
+from stamp_streams import MS, RATES, by_arrival, frame, stamps, still_held
 
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.pairing import ClosestPairing
@@ -124,14 +122,8 @@ def test_a_thermal_frame_used_twice_is_held_the_second_time():
 
 def test_few_frames_are_kept():
     pairing = ClosestPairing(SyncSettings(hold_last_ms=10_000.0))
-    references = []
-    for stream, stamp in by_arrival(np.arange(90) * 33 * MS, np.arange(27) * 111 * MS):
-        item = frame(stream, stamp)
-        references.append(weakref.ref(item))
-        pairing.add(item)
-        del item
 
-    assert sum(reference() is not None for reference in references) <= 4
+    assert still_held(pairing, by_arrival(np.arange(90) * 33 * MS, np.arange(27) * 111 * MS)) <= 4
     assert pairing.pending <= 2
 
 

@@ -27,7 +27,6 @@ def align(
 ) -> None:
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
     from ..alignment_pairs import bag_pairs, file_pairs, grays, picture
-    from ..core.color import output_encoding
     from ..core.homography import Alignment
     from ..core.registration import RegistrationError, register
     from ..images import write_image
@@ -56,5 +55,5 @@ def align(
     except OSError as error:
         raise typer.BadParameter(f'{out} cannot be written: {error}') from error
     if overlay:
-        write_image(overlay, picture(pairs[0], found.alignment), output_encoding(pairs[0].rgb.encoding))
+        write_image(overlay, picture(pairs[0], found.alignment), 'rgb8')
     typer.echo(f'{out}: {found.summary}')

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import lens
 from .frames import DiffmfError
-from .warp import Size
+from .warp import Size, scaling, translation
 
 Matrix = tuple[tuple[float, ...], ...]
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -129,11 +129,11 @@ class CameraModel:
             raise CalibrationError(str(error)) from error
 
     def _shifted(self, x_px, y_px):
-        move = np.array([[1, 0, x_px], [0, 1, y_px], [0, 0, 1]])
+        move = translation(x_px, y_px)
         return replace(self, k=nested(move @ self.k), p=nested(move @ self.p))
 
     def _resampled(self, size, across, down):
-        scale = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
+        scale = scaling(across, down)
         return replace(self, size=size, k=nested(scale @ self.k), p=nested(scale @ self.p))
 
 

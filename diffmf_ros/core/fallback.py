@@ -34,9 +34,9 @@ class Fallback:
     source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
     changes, pairs are waited for again for a moment.
 
-    base is the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
-    what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and 'already_out'
-    (no newer than what was put out before).
+    `latest` is what sources said last. base is the stream whose stamps the fused images bear (setting
+    alignment.output_grid). `dropped` counts what serve left out: 'outdated' pairs (a frame of them had arrived
+    source_timeout_s before) and 'already_out' (no newer than what was put out before).
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
@@ -66,12 +66,12 @@ class Fallback:
         self._newest_in_ns: dict[str, int] = {}
         self._newest_out_ns: int | None = None
         self.starting = True
-        self._last = Sources.NONE
+        self.latest = Sources.NONE
 
     @property
     def alarm(self) -> bool:
         """Whether the last call of sources found nothing to put out, after the time to start."""
-        return not self.starting and self._last is Sources.NONE
+        return not self.starting and self.latest is Sources.NONE
 
     def paired(self, now_ns: int) -> None:
         """Note that a pair has come out of the pairing."""
@@ -83,8 +83,8 @@ class Fallback:
             self._start_ns = now_ns
         self.starting = now_ns - self._start_ns <= self._settings.source_timeout_s * 1e9
         out = [name for name, stream in self.streams.items() if not self._expected(stream, now_ns)]
-        self._last, self.reason = self._decide(out, now_ns)
-        return self._last
+        self.latest, self.reason = self._decide(out, now_ns)
+        return self.latest
 
     def serve(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
         """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.

@@ -8,10 +8,9 @@ import numpy as np
 import yaml
 
 from .frames import RGB, DiffmfError
-from .warp import Mapping, Size, resized_mapping, table_mapping
+from .warp import Mapping, Size, resized_mapping, scaling, table_mapping, translation
 
 FIELDS = ('rgb_from_thermal', 'rgb_size', 'thermal_size')
-IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 # RGB pixels that one thermal pixel covers (by area); beyond, the matrix is singular or nonsense.
 _AREA_SCALE = (1e-4, 1e4)
 
@@ -123,13 +122,7 @@ def read_yaml(path: str | Path) -> dict:
 
 def resampling(measured: Size, live: Size) -> np.ndarray:
     """3x3 matrix from pixel coordinates at the measured size to those at the live one."""
-    sx, sy = live[0] / measured[0], live[1] / measured[1]
-    return np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]])
-
-
-def translation(x: float, y: float) -> np.ndarray:
-    """3x3 matrix that shifts pixel coordinates."""
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+    return scaling(live[0] / measured[0], live[1] / measured[1])
 
 
 def _check(alignment: Alignment) -> None:

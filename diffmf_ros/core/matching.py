@@ -10,6 +10,7 @@ import numpy as np
 from .homography import resampling
 from .orientation import Search, agreement, describe, warped
 from .planar import mapped
+from .warp import translation
 
 # A block agrees with its best place by at least this much (the correlation lies in -1 to 1).
 _LEAST_AGREEMENT = 0.15
@@ -77,8 +78,7 @@ class Scaled:
                 centred = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle)
                 views = list(self._views(search.to_canvas @ centred, search.canvas))
                 score, (x, y) = search.best([view for view, _ in views], views[0][1])
-                shift = np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
-                found.append((score, np.linalg.inv(self.from_rgb) @ shift @ centred))
+                found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centred))
         return sorted(found, key=lambda item: -item[0])
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .warp import translation
+
 CHANNELS = 4
 # Gradients are taken at this scale, descriptions smoothed by this much, in pixels of the working image.
 GRADIENT_SIGMA_PX, SMOOTHING_SIGMA_PX = 0.8, 1.2
@@ -92,7 +94,7 @@ class Search:
     @property
     def to_canvas(self) -> np.ndarray:
         """3 x 3 matrix from pixels of the images to those of the canvas."""
-        return np.array([[1.0, 0, self._offset[0]], [0, 1, self._offset[1]], [0, 0, 1]])
+        return translation(*self._offset)
 
     def best(self, others: Sequence[np.ndarray], seen: np.ndarray) -> tuple[float, tuple[int, int]]:
         """Return (score, (x, y) shift) of the best shift of others, described on the canvas.

@@ -86,6 +86,16 @@ class Mapping:
         return self.rgb(pixels)
 
 
+def scaling(across: float, down: float) -> np.ndarray:
+    """3x3 matrix from the pixels of an image to those of the same image delivered at so many times the size."""
+    return np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
+
+
+def translation(x: float, y: float) -> np.ndarray:
+    """3x3 matrix that shifts pixel coordinates."""
+    return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
+
+
 def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB, problem: str = '') -> Mapping:
     """Return the mapping of cameras with one and the same field of view: the other image is resized."""
     size = rgb_size if grid == RGB else thermal_size

@@ -136,15 +136,15 @@ class Session:
         for work in self._fallback.serve(frame, pairs, now_ns):
             if self._worker.put(self._job(work, now_ns)):
                 self._tally.drop('overtaken')
-        self._log_sources(now_ns)
+        self._log_sources()
 
     def _job(self, work: Pair | Frame, now_ns: int) -> Job:
         fallback = self._fallback
         return Job(work, fallback.rgb.state(now_ns), fallback.thermal.state(now_ns), fallback.reason)
 
-    def _log_sources(self, now_ns: int) -> None:
+    def _log_sources(self) -> None:
         """Say in the log that other cameras are used than before."""
-        sources = self._fallback.sources(now_ns)
+        sources = self._fallback.latest
         if sources is not self._sources:
             self._sources = sources
             said = ': '.join(filter(None, (f'using {sources.value}', self._fallback.reason)))
@@ -183,7 +183,8 @@ class Session:
     def _report(self) -> None:
         now_ns = self._now_ns()
         if self.enabled:
-            self._log_sources(now_ns)  # without frames, this is where a camera is found lost
+            self._fallback.sources(now_ns)  # without frames, this is where a camera is found lost
+            self._log_sources()
         self._reporter.model, self._reporter.device = self._pipeline.description, self._pipeline.device
         complaints = filter(None, (*self._complaints.values(), *self.fuser.complaints, self.fuser.scale.complaint,
                                    self._transforms.complaint, *self._pipeline.aligner.problems))
