@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from .weights_header import FORMAT, WeightsError, not_whole, read_header
 
-KEEP_FLOAT32 = 'A_log'  # rounding a decay is repeated at every step of a scan
+KEEP_FLOAT32 = 'A_log', 'A_logs'  # rounding a decay is repeated at every step of a scan
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import safetensors
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 
-FORMAT = 'diffmf_ros 2'  # 1: networks that painted the whole image instead of correcting the maximum
+FORMAT = 'diffmf_ros 3'  # 1: networks that painted the whole image; 2: other names of tensors
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm, rms_norm, silu, softplus
+from torch.nn.functional import layer_norm, linear, rms_norm, silu, softplus
 
 from . import scan
 from .kernels import cpu
@@ -70,6 +70,10 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         of_pixels = isinstance(module, Conv2d) and 1 in (module.in_channels, module.out_channels)
         if isinstance(module, (Conv2d, Linear)) and not of_pixels:
             module.to(dtype)
+        elif isinstance(module, SS2D):
+            for name in module.LAYERS:
+                weight = getattr(module, name)
+                setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad))
         elif isinstance(module, LayerNorm) and module.before_layers:
             module.dtype = dtype
     return network
@@ -87,6 +91,12 @@ def inverse_softplus_of_steps(*shape: int) -> torch.Tensor:
     return steps + torch.log(-torch.expm1(-steps))
 
 
+def linear_weight(*shape: int) -> nn.Parameter:
+    """The weight of a linear layer with torch's own initialisation, as a parameter of any number of dimensions."""
+    bound = shape[-1] ** -0.5
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+
 def initialise(module: nn.Module) -> None:
     """Set linear layers as the ancestors do: truncated normal 0.02, zero bias. For `Module.apply`."""
     if isinstance(module, nn.Linear):
@@ -98,49 +108,71 @@ def initialise(module: nn.Module) -> None:
 class SS2D(nn.Module):
     """Four-direction selective scan of an image (VMamba): B x H x W x C -> the same.
 
-    Without a gate this is VMamba's later variant (one state per channel); with `gate` the first one.
+    Without a gate this is VMamba's later variant (one state per channel); with `gate` the first one. Parameters have
+    VMamba's names and shapes; those of the four directions are: raster, column-major, and the reverses of both.
     """
 
-    def __init__(self, channels: int, *, states: int = 1, gate: bool = False, expand: float = 2):
+    LAYERS = ('x_proj_weight',)  # parameters that are the weights of linear layers
+
+    def __init__(self, channels: int, *, states: int = 1, gate: bool = False, expand: float = 2,
+                 conv_bias: bool = False):
         super().__init__()
         inner, rank = int(expand * channels), math.ceil(channels / 16)
         self.backend = 'auto'
-        self.inner, self.gated, self.records = inner, gate, (4, rank + 2 * states)
+        self.inner, self.rank, self.states, self.gated = inner, rank, states, gate
         self.in_proj = Linear(channels, inner * (2 if gate else 1), bias=False)
-        self.conv = depthwise(inner)
-        self.x_proj = Linear(inner, math.prod(self.records), bias=False)
-        self.dt_weight = nn.Parameter(torch.empty(4, inner, rank).uniform_(-rank ** -0.5, rank ** -0.5))
-        self.dt_bias = nn.Parameter(inverse_softplus_of_steps(4, inner))
-        self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(4, inner, 1))
-        self.skip = nn.Parameter(torch.ones(4, inner))
-        self.norm = LayerNorm(inner)
+        self.conv2d = depthwise(inner, bias=conv_bias)
+        self.x_proj_weight = linear_weight(4, rank + 2 * states, inner)
+        self.dt_projs_weight = nn.Parameter(torch.empty(4, inner, rank).uniform_(-rank ** -0.5, rank ** -0.5))
+        self.dt_projs_bias = nn.Parameter(inverse_softplus_of_steps(4, inner))
+        self.A_logs = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(4 * inner, 1))
+        self.Ds = nn.Parameter(torch.ones(4 * inner))
+        self.out_norm = LayerNorm(inner)
         self.out_proj = Linear(inner, channels, bias=False)
 
     def forward(self, x):
+        u, z = self.features(x)
+        y = scan.ss2d(u, self.records(u, self.x_proj_weight), *self.dynamics, backend=self.backend)
+        return self.result(y, z)
+
+    def features(self, x):
+        """B x H x W x C -> what is scanned, and the gate or None, both B x H x W x inner."""
         x = self.in_proj(x)
         x, z = x.split(self.inner, dim=-1) if self.gated else (x, None)
-        u = silu(self.conv(x))
-        records = self.x_proj(u).unflatten(-1, self.records)
-        y = scan.ss2d(u, records, self.dt_weight, self.dt_bias, -self.A_log.exp(), self.skip, backend=self.backend)
-        y = self.norm(y)
+        return silu(self.conv2d(x)), z
+
+    def records(self, u, weight):
+        """Low-rank step size, B and C of every token and direction: B x H x W x 4 x (rank + 2 states)."""
+        return linear(u.to(weight.dtype), weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
+
+    @property
+    def dynamics(self):
+        """dt_weight, dt_bias, A and skip as `scan.ss2d` takes them."""
+        by_direction = 4, self.inner
+        return (self.dt_projs_weight, self.dt_projs_bias, -self.A_logs.exp().unflatten(0, by_direction),
+                self.Ds.unflatten(0, by_direction))
+
+    def result(self, y, z):
+        """What was scanned, normalised, gated and projected: B x H x W x C."""
+        y = self.out_norm(y)
         return self.out_proj(y * silu(z) if self.gated else y)
 
 
 class VSSBlock(nn.Module):
-    """Visual state-space block: x + SS2D(LN(x)), then x + MLP(LN(x)) unless mlp_ratio is 0."""
+    """Visual state-space block: x + SS2D(LN(x)), then x + MLP(LN(x)) unless mlp_ratio is 0; ss2d goes to SS2D."""
 
-    def __init__(self, channels: int, *, mlp_ratio: float, states: int = 1, gate: bool = False):
+    def __init__(self, channels: int, *, mlp_ratio: float = 0, **ss2d):
         super().__init__()
         hidden = int(mlp_ratio * channels)
-        self.norm1 = LayerNorm(channels, before_layers=True)
-        self.ss2d = SS2D(channels, states=states, gate=gate)
-        self.norm2 = LayerNorm(channels, before_layers=True) if hidden else None
+        self.ln_1 = LayerNorm(channels, before_layers=True)
+        self.self_attention = SS2D(channels, **ss2d)
+        self.ln_2 = LayerNorm(channels, before_layers=True) if hidden else None
         self.mlp = nn.Sequential(
             Linear(channels, hidden), nn.GELU(), Linear(hidden, channels)) if hidden else None
 
     def forward(self, x):
-        x = x + self.ss2d(self.norm1(x))
-        return x if self.mlp is None else x + self.mlp(self.norm2(x))
+        x = x + self.self_attention(self.ln_1(x))
+        return x if self.mlp is None else x + self.mlp(self.ln_2(x))
 
 
 class SSDMixer(nn.Module):

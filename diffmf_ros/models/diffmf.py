@@ -13,15 +13,15 @@ from torch import nn
 from torch.nn.functional import interpolate, leaky_relu
 
 from .blocks import Conv2d, LayerNorm, Linear, SSDMixer, TokenConv2d, VSSBlock, depthwise, initialise
+from .correction import corrected
+from .sides import Sides
 
 SLOPE = 0.2
-LAST_LAYER = 'decoder.layers.7.'
-LEAST_CORRECTION = 1.5 / 255  # smaller ones are noise of the network: 1.5 grey levels
 
 
 @dataclass(frozen=True)
 class DiffMFConfig:
-    """Sizes of the network. The sides of an input must be multiples of `DiffMF.multiple`."""
+    """Sizes of the network. The sides of an input must fit `DiffMF.sides`."""
 
     width: int = 64  # feature channels
     stride: int = 2  # of the stem
@@ -177,12 +177,14 @@ class Decoder(nn.Module):
 class DiffMF(nn.Module):
     """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
 
-    Inputs lie in [0, 1]; the output is linear, clamp it. H and W must be multiples of `multiple`.
+    Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`.
     """
+
+    last_layer = 'decoder.layers.7.'
 
     def __init__(self, config: DiffMFConfig = DiffMFConfig()):
         super().__init__()
-        self.multiple = config.stride * 2 ** (config.levels - 1)
+        self.sides = Sides(config.stride * 2 ** (config.levels - 1))
         self.stem_i, self.stem_v = Stem(config.width, config.stride), Stem(config.width, config.stride)
         self.rounds = nn.ModuleList(DifferenceGuidedRound(config) for _ in range(config.rounds))
         self.channel = ChannelExchange(config)
@@ -196,9 +198,7 @@ class DiffMF(nn.Module):
         self.residual = config.residual
 
     def forward(self, ir, vi_y):
-        if ir.shape != vi_y.shape or ir.shape[2] % self.multiple or ir.shape[3] % self.multiple:
-            raise ValueError(f'expected two B x 1 x H x W with sides that are multiples of {self.multiple}; '
-                             f'got {tuple(ir.shape)} and {tuple(vi_y.shape)}: pad them')
+        self.sides.require(ir, vi_y)
         i, v = self.stem_i(ir), self.stem_v(vi_y)
         for extraction in self.rounds:
             i, v = extraction(i, v)
@@ -208,22 +208,12 @@ class DiffMF(nn.Module):
             i, v = down_i(i), down_v(v)
             exchanged.append(level(i, v))
         decoded = self.decoder(_merge(exchanged))
-        if not self.residual:
-            return decoded
-        return torch.maximum(ir, vi_y) + (decoded if self.training else without_noise(decoded.to(ir.dtype)))
+        return corrected(ir, vi_y, decoded, training=self.training) if self.residual else decoded
 
 
-def with_strength(state: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
-    """Return a state dict of DiffMF whose correction is strength times as large: its last layer is linear."""
-    return {name: strength * value if name.startswith(LAST_LAYER) else value for name, value in state.items()}
-
-
-def without_noise(correction):
-    """Shrink towards 0: nothing below LEAST_CORRECTION, nearly all of what is far above (Breiman's garrote, 1995).
-
-    A pixel that needs no correction keeps the value its camera gave it. Training sees the whole correction.
-    """
-    return correction * (1 - (LEAST_CORRECTION / correction.abs().clamp(min=LEAST_CORRECTION)) ** 2)
+def network(**sizes) -> DiffMF:
+    """Return DIFF-MF with sizes as in DiffMFConfig."""
+    return DiffMF(DiffMFConfig(**sizes))
 
 
 def _merge(levels):

@@ -10,6 +10,7 @@ parameters, exponents, states and sums are float32 (float64 where the inputs are
 import torch
 
 from .kernels import cpu, mamba_ssm, portable, reference, triton
+from .kernels.composed import add_directions, along_directions, at_least_float32
 
 # In the order of 'auto'. A backend is a module with
 #   unavailable() -> str | None                 why it cannot run on this machine
@@ -77,3 +78,23 @@ def ss2d(u, proj, dt_weight, dt_bias, A, skip, *, backend='auto'):
     Directions: raster, column-major, and the reverses of both. Returns y: B x H x W x D.
     """
     return backend_for(u, 'ss2d', backend, states=A.shape[2]).ss2d(u, proj, dt_weight, dt_bias, A, skip)
+
+
+def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip, *, backend='auto'):
+    """Scan two images as one sequence of tokens that take turns, in four directions, and add those (S4Fusion).
+
+    us, projs: two of what `ss2d` takes. Each of the directions of `ss2d` orders the tokens of both images, then the
+    first image's token comes before the second's at every step, also in the reverse orders. Returns two
+    y: B x H x W x D.
+    """
+    rank = dt_weight.shape[2]
+    laid_out = [along_directions(u, proj, rank) for u, proj in zip(us, projs)]
+    order = laid_out[0][0]
+    # B x 4 x L x width of either -> B x 2L x 4 x width
+    u, low, B, C = (torch.stack([part.transpose(1, 2) for part in parts], dim=2).flatten(1, 2)
+                    for parts in list(zip(*laid_out))[1:])
+    delta = torch.einsum('blkr,kdr->blkd', *at_least_float32(low), dt_weight)
+    y = selective_scan(u.flatten(2).mT, delta.flatten(2).mT, A.flatten(0, 1), B.permute(0, 2, 3, 1),
+                       C.permute(0, 2, 3, 1), skip.flatten(), dt_bias.flatten(), True, backend=backend)
+    y = y.mT.unflatten(2, A.shape[:2]).unflatten(1, (-1, 2))  # B x L x 2 x 4 x D
+    return [add_directions(of_one.transpose(1, 2), order, us[0].shape).to(u.dtype) for of_one in y.unbind(2)]

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RefineFuse: multi-scale refinement fusion (Song et al., Visual Intelligence 2025, doi 10.1007/s44267-025-00087-w).
+
+Stages, strides, widths and connections follow the authors' framework figure and abstract; the insides of the modules
+are this project's design and are marked so in docs/models.md. Modality a is infrared (or MRI), b the luminance of the
+visible image (or of PET, SPECT). Features are B x C x H x W.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu, interpolate, leaky_relu, scaled_dot_product_attention
+
+from .blocks import Conv2d, LayerNorm, Linear, initialise
+from .correction import corrected
+from .sides import Sides
+
+SLOPE = 0.2
+HEAD = 32  # channels of an attention head
+REDUCTIONS = {3: 4, 4: 2}  # of keys and values, by scale: both leave one for every 16x16 pixels
+
+
+@dataclass(frozen=True)
+class RefineFuseConfig:
+    """Sizes of the network. The deep widths are multiples of HEAD."""
+
+    widths: tuple[int, int, int, int] = (64, 64, 128, 128)  # channels at full size, 1/2, 1/4 and 1/8
+    residual: bool = True  # the decoder corrects the pixel-wise maximum; False: it paints the whole image
+
+
+class ConvB(nn.Module):
+    """3x3 convolution of a mirrored image, and LeakyReLU; no normalisation, absolute intensity is information."""
+
+    def __init__(self, channels: int, out: int, stride: int = 1):
+        super().__init__()
+        self.conv = Conv2d(channels, out, 3, stride=stride, padding=1, padding_mode='reflect')
+
+    def forward(self, x):
+        return leaky_relu(self.conv(x), SLOPE)
+
+
+class EncoderStage(nn.Module):
+    """Two convolutions, the second with a residual; the first one may halve the size."""
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        self.first, self.second = ConvB(channels, out, stride), ConvB(out, out)
+
+    def forward(self, x):
+        x = self.first(x).to(self.second.conv.weight.dtype)  # a first stage on pixels computes in float32
+        return x + self.second(x)
+
+
+class DualAttention(nn.Module):
+    """Shallow interaction (SFIM): each modality takes over from the other what channel and spatial gates open.
+
+    Two B x C x H x W -> one. The exchange is that of CMX's feature rectification.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channel = nn.Sequential(Linear(4 * channels, channels), nn.ReLU(), Linear(channels, 2 * channels),
+                                     nn.Sigmoid())
+        self.spatial = nn.Sequential(Conv2d(2 * channels, channels, 1), nn.ReLU(), Conv2d(channels, 2, 1),
+                                     nn.Sigmoid())
+        self.merge = ConvB(2 * channels, channels)
+
+    def forward(self, a, b):
+        both = torch.cat((a, b), dim=1)
+        pooled = torch.cat((both.mean((2, 3)), both.amax((2, 3))), dim=1)
+        channel_a, channel_b = self.channel(pooled)[:, :, None, None].chunk(2, dim=1)
+        spatial_a, spatial_b = self.spatial(both).chunk(2, dim=1)
+        return self.merge(torch.cat((a + 0.5 * (channel_b + spatial_b) * b, b + 0.5 * (channel_a + spatial_a) * a),
+                                    dim=1))
+
+
+class CrossAttention(nn.Module):
+    """One modality asks the whole image of the other: B x N x C tokens and a B x C x H x W map -> B x N x C.
+
+    Keys and values are a depth-wise convolution of the map with kernel and stride `reduction`. No parameter depends on
+    the size of the image.
+    """
+
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        self.heads = channels // HEAD
+        self.reduce = Conv2d(channels, channels, reduction, stride=reduction, groups=channels)
+        self.query = Linear(channels, channels)
+        self.key_value = Linear(channels, 2 * channels)
+        self.out = Linear(channels, channels)
+
+    def forward(self, tokens, other):
+        keys, values = self.key_value(as_tokens(self.reduce(other))).chunk(2, dim=-1)
+        asked = scaled_dot_product_attention(*map(self._by_head, (self.query(tokens), keys, values)))
+        return self.out(asked.transpose(1, 2).flatten(2))
+
+    def _by_head(self, tokens):
+        return tokens.unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
+
+
+class GlobalInteraction(nn.Module):
+    """Deep interaction (PSIM): attention both ways and a feed-forward layer for each, then one map.
+
+    Two B x C x H x W -> one.
+    """
+
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        self.norm_a, self.norm_b = LayerNorm(channels), LayerNorm(channels)
+        self.ask_b, self.ask_a = CrossAttention(channels, reduction), CrossAttention(channels, reduction)
+        self.feed_a, self.feed_b = FeedForward(channels), FeedForward(channels)
+        self.merge = ConvB(2 * channels, channels)
+
+    def forward(self, a, b):
+        size = a.shape[2:]
+        a, b = as_tokens(a), as_tokens(b)
+        normed_a, normed_b = self.norm_a(a), self.norm_b(b)
+        a = self.feed_a(a + self.ask_b(normed_a, as_map(normed_b, size)))
+        b = self.feed_b(b + self.ask_a(normed_b, as_map(normed_a, size)))
+        return self.merge(as_map(torch.cat((a, b), dim=-1), size))
+
+
+class FeedForward(nn.Module):
+    """x + MLP(LN(x)) of B x N x C tokens."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = LayerNorm(channels)
+        self.widen, self.narrow = Linear(channels, 2 * channels), Linear(2 * channels, channels)
+
+    def forward(self, x):
+        return x + self.narrow(gelu(self.widen(self.norm(x))))
+
+
+class Injection(nn.Module):
+    """Deep into shallow (FIM): the deep map scales and shifts the shallow one, then both are merged.
+
+    Two B x C x H x W -> one. As PSFusion's semantic injection, without its instance normalisation.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.read = Conv2d(channels, channels, 3, padding=1)
+        self.gain, self.shift = (Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.merge = ConvB(2 * channels, channels)
+
+    def start_neutral(self):
+        """Zero the shift, so that training starts with the shallow map alone."""
+        nn.init.zeros_(self.shift.weight)
+        nn.init.zeros_(self.shift.bias)
+
+    def forward(self, deep, shallow):
+        read = self.read(deep).relu()
+        shallow = shallow * (1 + self.gain(read).sigmoid()) + self.shift(read)
+        return self.merge(torch.cat((shallow, deep), dim=1))
+
+
+class RefineFuse(nn.Module):
+    """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
+
+    Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`.
+    """
+
+    sides = Sides(16)  # 8 for the strides, 16 so that the reductions divide
+
+    def __init__(self, config: RefineFuseConfig = RefineFuseConfig()):
+        super().__init__()
+        w1, w2, w3, w4 = config.widths
+
+        def encoder():
+            return nn.ModuleList(EncoderStage(*sizes) for sizes in ((1, w1, 1), (w1, w2, 2), (w2, w3, 2), (w3, w4, 2)))
+
+        self.encoder_a, self.encoder_b = encoder(), encoder()
+        self.fusion = nn.ModuleList([DualAttention(w1), DualAttention(w2), GlobalInteraction(w3, REDUCTIONS[3]),
+                                     GlobalInteraction(w4, REDUCTIONS[4])])
+        self.decode_4 = ConvB(w4, w3)
+        self.decode_3 = nn.Sequential(ConvB(2 * w3, w3), ConvB(w3, w2))
+        self.inject = Injection(w2)
+        self.decode_2 = nn.Sequential(ConvB(w2, w1), ConvB(w1, w1))
+        self.decode_1 = nn.Sequential(ConvB(2 * w1, w1), ConvB(w1, w1 // 2), Conv2d(w1 // 2, 1, 3, padding=1))
+        self.apply(initialise)
+        self.inject.start_neutral()
+        self.residual = config.residual
+        self.last_layer = 'decode_1.2.' if config.residual else None
+
+    def forward(self, ir, vi_y):
+        self.sides.require(ir, vi_y)
+        a, b, fused = ir, vi_y, []
+        for encode_a, encode_b, fuse in zip(self.encoder_a, self.encoder_b, self.fusion):
+            a, b = encode_a(a), encode_b(b)
+            fused.append(fuse(a, b))
+        x = torch.cat((twice(self.decode_4(fused[3])), fused[2]), dim=1)
+        x = self.inject(twice(self.decode_3(x)), fused[1])
+        x = torch.cat((twice(self.decode_2(x)), fused[0]), dim=1)
+        painted = self.decode_1(x)
+        return corrected(ir, vi_y, painted, training=self.training) if self.residual else painted
+
+
+def as_tokens(image_map):
+    """B x C x H x W -> B x HW x C."""
+    return image_map.flatten(2).mT
+
+
+def as_map(tokens, size):
+    """B x HW x C -> B x C x H x W, channels-last in memory."""
+    return tokens.mT.unflatten(2, size)
+
+
+def twice(x):
+    """B x C x H x W at twice the size, bilinear."""
+    return interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
+
+
+def network(**sizes) -> RefineFuse:
+    """Return RefineFuse with sizes as in RefineFuseConfig."""
+    return RefineFuse(RefineFuseConfig(**sizes))

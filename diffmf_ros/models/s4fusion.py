@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S4Fusion: saliency-aware selective state-space fusion (Ma et al., IEEE TIP 2025, arXiv 2405.20881).
+
+Preset `base` is the authors' network, tensor for tensor, and gives what theirs gives. What this project changed in
+`light` is named in docs/models.md. Infrared is x, visible luminance is y; features are token-major, B x h x w x C.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn.functional import fold, linear
+
+from . import scan
+from .blocks import SS2D, Conv2d, LayerNorm, Linear, TokenConv2d, VSSBlock, initialise, linear_weight
+from .correction import corrected
+from .sides import Sides
+
+PATCH, STRIDE = 4, 3  # pixels; patches overlap by one
+FOLDED = 12  # channels of the overlapping patches that make the image
+EXPAND = 1.5  # width inside the scans, relative to the channels
+
+
+@dataclass(frozen=True)
+class S4FusionConfig:
+    """Sizes of the network; the defaults are the authors'."""
+
+    width: int = 48  # channels at the first scale, doubled at the second and again at the third
+    depths: tuple[int, int, int] = (1, 2, 1)  # blocks of encoder and decoder at each scale
+    states: int = 12
+    cross_states: int = 18
+    cross_blocks: int = 3
+    unused: bool = True  # hold the tensors of the authors' checkpoint that no result depends on
+    residual: bool = False  # the decoder corrects the pixel-wise maximum; False: it paints the whole image
+
+
+class PatchEmbed(nn.Module):
+    """B x 1 x H x W -> B x (H - 1) / 3 x (W - 1) / 3 x C."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.proj = TokenConv2d(1, width, PATCH, stride=STRIDE)
+        self.norm = LayerNorm(width)
+
+    def forward(self, image):
+        return self.norm(self.proj(image.permute(0, 2, 3, 1)))
+
+
+class Merge(nn.Module):
+    """Half the size: B x h x w x C -> B x h/2 x w/2 x 2C."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = LayerNorm(4 * channels, before_layers=True)
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x):
+        cells = rearrange(x, 'b (h row) (w column) c -> b h w (column row c)', row=2, column=2)
+        return self.reduction(self.norm(cells)).to(x.dtype)
+
+
+class Expand(nn.Module):
+    """Twice the size: B x h x w x C -> B x 2h x 2w x C/2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.expand = Linear(channels, 2 * channels, bias=False)
+        self.norm = LayerNorm(channels // 2)
+
+    def forward(self, x):
+        cells = self.expand(x).to(x.dtype)
+        return self.norm(rearrange(cells, 'b h w (row column c) -> b (h row) (w column) c', row=2, column=2))
+
+
+class Stage(nn.Module):
+    """VSS blocks without MLP, behind an up-sampling or before a down-sampling or with neither."""
+
+    def __init__(self, channels: int, depth: int, *, upsample: nn.Module | None = None,
+                 downsample: nn.Module | None = None, **ss2d):
+        super().__init__()
+        self.upsample, self.downsample = upsample, downsample
+        self.blocks = nn.ModuleList(VSSBlock(channels, **ss2d) for _ in range(depth))
+
+    def forward(self, x):
+        x = x if self.upsample is None else self.upsample(x)
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class CrossModalSS2D(SS2D):
+    """Cross-modal spatial awareness block (CMSA): one scan through the tokens of both modalities.
+
+    Two B x h x w x C -> the same. Input projection, convolution, step sizes, decays, normalisation and output
+    projection are shared; B, C and the low-rank step size are projected for each modality by itself, and a mark made of
+    both is added to what is scanned.
+    """
+
+    LAYERS = 'x_proj_weight', 'y_proj_weight', 'mark_proj'
+
+    def __init__(self, channels: int, **ss2d):
+        super().__init__(channels, **ss2d)
+        self.y_proj_weight = linear_weight(*self.x_proj_weight.shape)
+        self.mark_proj = linear_weight(self.inner, 2 * self.inner)
+
+    def forward(self, x, y):
+        features, gates = self.features(torch.cat((x, y)))
+        u_x, u_y = features.chunk(2)
+        mark = linear(torch.cat((u_x, u_y), dim=-1).to(self.mark_proj.dtype), self.mark_proj)
+        records = self.records(u_x, self.x_proj_weight), self.records(u_y, self.y_proj_weight)
+        scanned = scan.interleaved_ss2d((u_x + mark, u_y + mark), records, *self.dynamics, backend=self.backend)
+        return self.result(torch.cat(scanned), gates).chunk(2)
+
+
+class CrossModalFusion(nn.Module):
+    """CMSA blocks with residuals, then the sum of both modalities: two B x h x w x C -> one."""
+
+    def __init__(self, channels: int, depth: int, **ss2d):
+        super().__init__()
+        self.layers = nn.ModuleList(CrossModalSS2D(channels, **ss2d) for _ in range(depth))
+
+    def forward(self, x, y):
+        for layer in self.layers:
+            added_x, added_y = layer(x, y)
+            x, y = x + added_x, y + added_y
+        return x + y
+
+
+class OverlappingPatches(nn.Module):
+    """B x h x w x C -> B x 12 x H x W: 4x4 patches three pixels apart, summed where they overlap."""
+
+    def __init__(self, channels: int, *, unused: bool):
+        super().__init__()
+        # Not blocks.Linear: what becomes pixels is never in half precision.
+        self.expand = nn.Linear(channels, FOLDED * PATCH ** 2, bias=False)
+        self.norm = LayerNorm(FOLDED).requires_grad_(False) if unused else None
+
+    def forward(self, x):
+        size = [STRIDE * side + PATCH - STRIDE for side in x.shape[1:3]]
+        return fold(self.expand(x).flatten(1, 2).mT, size, PATCH, stride=STRIDE)
+
+
+class S4Fusion(nn.Module):
+    """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
+
+    Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`: 13, 25, 37 ...
+    """
+
+    sides = Sides(12, 1, centred=True)
+
+    def __init__(self, config: S4FusionConfig = S4FusionConfig()):
+        super().__init__()
+        widths = [config.width, 2 * config.width, 4 * config.width]
+        scan_options = {'gate': True, 'conv_bias': True, 'expand': EXPAND}
+
+        def stage(scale, **sampling):
+            return Stage(widths[scale], config.depths[scale], states=config.states, **scan_options, **sampling)
+
+        def encoder():
+            return nn.ModuleList([stage(0, downsample=Merge(widths[0])), stage(1, downsample=Merge(widths[1])),
+                                  stage(2)])
+
+        self.patch_embed_x, self.patch_embed_y = PatchEmbed(config.width), PatchEmbed(config.width)
+        self.layers_x, self.layers_y = encoder(), encoder()
+        fused = {scale: CrossModalFusion(widths[scale], config.cross_blocks, states=config.cross_states,
+                                         **scan_options) for scale in range(0 if config.unused else 1, 3)}
+        self.fusion_layers = nn.ModuleDict({str(scale): fusion for scale, fusion in fused.items()})
+        if config.unused:  # the authors compute it and never use it
+            fused[0].requires_grad_(False)
+        self.layers_up = nn.ModuleList([stage(2), stage(1, upsample=Expand(widths[2])),
+                                        stage(0, upsample=Expand(widths[1]))])
+        self.final_up = OverlappingPatches(config.width, unused=config.unused)
+        self.final_conv = Conv2d(FOLDED, 1, 1)
+        self.apply(initialise)
+        self.residual = config.residual
+        self.last_layer = 'final_conv.' if config.residual else None
+
+    def forward(self, ir, vi_y):
+        self.sides.require(ir, vi_y)
+        x, y = self.patch_embed_x(ir), self.patch_embed_y(vi_y)
+        x, y = self.layers_x[0](x), self.layers_y[0](y)
+        finer = x, y
+        x, y = self.layers_x[1](x), self.layers_y[1](y)
+        coarser = x, y
+        decoded = self.layers_up[0](self.layers_x[2](x) + self.layers_y[2](y))
+        decoded = self.layers_up[1](decoded + self.fusion_layers['2'](*coarser))
+        decoded = self.layers_up[2](decoded + self.fusion_layers['1'](*finer))
+        painted = self.final_conv(self.final_up(decoded))
+        return corrected(ir, vi_y, painted, training=self.training) if self.residual else painted
+
+
+def network(**sizes) -> S4Fusion:
+    """Return S4Fusion with sizes as in S4FusionConfig."""
+    return S4Fusion(S4FusionConfig(**sizes))

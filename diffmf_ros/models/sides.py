@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The side lengths that a network takes. Needs no torch: an exported network has them too."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Sides are multiple * n + remainder with n of at least 1; an image is extended to the next one.
+
+    centred: half of what is missing goes before the image, rounded down, as S4Fusion's authors do it;
+    else all of it goes behind.
+    """
+
+    multiple: int
+    remainder: int = 0
+    centred: bool = False
+
+    def fitting(self, side: int) -> int:
+        """Return the least side of at least so many pixels."""
+        return self.multiple * max(1, -(-(side - self.remainder) // self.multiple)) + self.remainder
+
+    def missing(self, side: int) -> tuple[int, int]:
+        """Return how many pixels are to be added before and behind a side."""
+        missing = self.fitting(side) - side
+        before = missing // 2 if self.centred else 0
+        return before, missing - before
+
+    def require(self, ir, vi_y) -> None:
+        """Raise ValueError unless both, B x 1 x H x W, have one shape with sides that fit."""
+        if ir.shape != vi_y.shape or any(self.fitting(side) != side for side in ir.shape[2:]):
+            plus = f' plus {self.remainder}' if self.remainder else ''
+            raise ValueError(f'expected two B x 1 x H x W with sides that are multiples of {self.multiple}{plus}; '
+                             f'got {tuple(ir.shape)} and {tuple(vi_y.shape)}: pad them')
