@@ -46,7 +46,7 @@ def fuse_with(network):
     @torch.inference_mode()
     def fuse(ir, vi_y):
         height, width = ir.shape
-        images = (pad_to(torch.from_numpy(image)[None, None], network.multiple) for image in (ir, vi_y))
+        images = (pad_to(torch.from_numpy(image)[None, None], network.sides) for image in (ir, vi_y))
         return network(*images)[0, 0, :height, :width].clamp(0, 1).numpy()
     return fuse
 

@@ -70,7 +70,7 @@ def held_out_loss(trainer: Trainer, pairs) -> float:
     losses = []
     for pair in pairs:
         images = (torch.from_numpy(x)[None, None].float() / 255 for x in (pair.ir, pair.vi_y))
-        ir, vi_y = (pad_to(x, trainer.network.multiple) for x in images)
+        ir, vi_y = (pad_to(x, trainer.network.sides) for x in images)
         losses.append(fusion_loss(trainer.network(ir, vi_y), ir, vi_y)['total'].item())
     return statistics.mean(losses)
 

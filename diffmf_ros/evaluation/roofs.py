@@ -5,9 +5,9 @@ Work is counted layer by layer:
 
 * operations: two per multiply-add of every convolution and linear layer; per token, channel and
   direction of a scan 9 per state and 1 for the skip (the convention of VMamba), and 2 per rank of the
-  step size of SS2D;
+  step size of SS2D; four per query, key and channel of attention;
 * elements moved: every convolution and linear layer reads its input and its parameters and writes its
-  output once. A scan reads its input and writes its output once per direction, because the directions
+  output once, as attention does. A scan reads its input and writes its output once per direction, because the directions
   visit the tokens in different orders, and reads the step sizes, B and C once.
 
 Element-wise work (norms, activations, sums, concatenation, up-sampling) is taken to ride along for
@@ -24,6 +24,7 @@ from torch import nn
 
 from .. import models
 from ..models.blocks import SS2D, SSDMixer
+from ..models.refinefuse import CrossAttention
 
 SCAN_OPERATIONS = 9
 MATRIX_SIDE = {'cpu': 1024, 'cuda': 8192}
@@ -93,22 +94,21 @@ def _best_s(call, device: str) -> float:
 
 
 def work_of_preset(model: str, preset: str, size: tuple[int, int], *, scale: float = 1.0) -> Work:
-    """Work of one pair of size (width, height) at a working scale, padded as the engine pads it.
-
-    Counted once on a small image: everything but one pooled layer is in proportion to the pixels.
-    """
-    work, multiple, pixels = _small_work(model, preset)
-    width, height = (-(-max(1, round(side * scale)) // multiple) * multiple for side in size)
-    return work.at(width * height / pixels)
+    """Work of one pair of size (width, height) at a working scale, padded as the engine pads it."""
+    network = _shape_of(model, preset)
+    width, height = (network.sides.fitting(max(1, round(side * scale))) for side in size)
+    return _counted(model, preset, height, width)
 
 
 @lru_cache
-def _small_work(model: str, preset: str) -> tuple[Work, int, int]:
-    """Work on a small image, what the sides must be multiples of, pixels of the image."""
+def _shape_of(model: str, preset: str) -> nn.Module:
     with torch.device('meta'):
-        network = models.build(model, preset)
-    side = 4 * network.multiple
-    return count(network, side, side), network.multiple, side ** 2
+        return models.build(model, preset)
+
+
+@lru_cache
+def _counted(model: str, preset: str, height: int, width: int) -> Work:
+    return count(_shape_of(model, preset), height, width)
 
 
 def count(network: nn.Module, height: int, width: int) -> Work:
@@ -122,7 +122,7 @@ def count(network: nn.Module, height: int, width: int) -> Work:
         counter = next((c for kind, c in COUNTERS.items() if isinstance(module, kind)), None)
         if counter is not None:
             hooks.append(module.register_forward_hook(
-                lambda layer, args, out, counter=counter: parts.append(counter(layer, args[0], out))))
+                lambda layer, args, out, counter=counter: parts.append(counter(layer, args, out))))
     try:
         image = torch.empty(1, 1, height, width, device='meta')
         with torch.no_grad():
@@ -133,15 +133,31 @@ def count(network: nn.Module, height: int, width: int) -> Work:
     return sum(parts, Work())
 
 
-def _layer(layer, x, out) -> Work:
+def _layer(layer, args, out) -> Work:
     """A convolution or a linear layer: each output is a sum over one filter."""
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
-    return Work(2 * out.numel() * layer.weight[0].numel(), x.numel() + out.numel(), parameters)
+    return Work(2 * out.numel() * layer.weight[0].numel(), args[0].numel() + out.numel(), parameters)
 
 
-def _ss2d(layer: SS2D, x, out) -> Work:
-    tokens, rank, states = x.numel() // x.shape[-1], layer.dt_weight.shape[2], layer.A_log.shape[2]
-    return _scan(tokens, layer.inner, states, directions=4, records=4 * (rank + 2 * states), rank=rank)
+def _ss2d(layer: SS2D, args, out) -> Work:
+    """The scan of an image, or that of the tokens of two, with the layers that are no modules of their own."""
+    tokens = sum(x.numel() // x.shape[-1] for x in args)
+    records, work = 4 * (layer.rank + 2 * layer.states), Work()
+    for image in args:
+        work += _matrix(image.numel() // image.shape[-1], layer.inner, records)
+    if len(args) == 2:  # the mark that both images get
+        work += _matrix(tokens // 2, 2 * layer.inner, layer.inner)
+    return work + _scan(tokens, layer.inner, layer.states, directions=4, records=records, rank=layer.rank)
+
+
+def _attention(layer: CrossAttention, args, out) -> Work:
+    """Scores and weighted sums; fused, so that only queries, keys, values and the result are moved."""
+    queries, keys = args[0].numel(), args[1].numel() // layer.reduce.stride[0] ** 2
+    return Work(4 * queries * keys / args[1].shape[1], 2 * (queries + keys))
+
+
+def _matrix(tokens: int, channels: int, out: int) -> Work:
+    return Work(2 * tokens * channels * out, tokens * (channels + out), channels * out)
 
 
 def _ssd(mixer: SSDMixer, x) -> Work:
@@ -154,4 +170,4 @@ def _scan(tokens, channels, states, *, directions, records, rank=0) -> Work:
     return Work(steps * (SCAN_OPERATIONS * states + 1 + 2 * rank), 2 * steps + tokens * records)
 
 
-COUNTERS = {nn.Conv2d: _layer, nn.Linear: _layer, SS2D: _ss2d}
+COUNTERS = {nn.Conv2d: _layer, nn.Linear: _layer, SS2D: _ss2d, CrossAttention: _attention}

@@ -13,7 +13,7 @@ import torch
 
 from .. import models
 from ..core.frames import DiffmfError
-from ..inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal
+from ..inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal, sides_text
 from ..inference.weights import Weights, digest, load_into, load_weights
 from ..inference.weights_header import shipped
 
@@ -58,10 +58,10 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
     """As export(), for a network that holds weights. Raises ExportError."""
     network = network.cpu().float().eval().requires_grad_(False)
     if size is not None:
-        size = tuple(-(-side // network.multiple) * network.multiple for side in size)
+        size = tuple(map(network.sides.fitting, size))
     proto = graph(network, size=size)
     for key, value in {
-            'format': FORMAT, 'model': weights.model, 'preset': weights.preset, 'multiple': network.multiple,
+            'format': FORMAT, 'model': weights.model, 'preset': weights.preset, 'sides': sides_text(network.sides),
             'iterations': weights.iterations, 'seed': weights.seed, 'weights_sha256': digest(weights.tensors),
             'size': f'{size[0]}x{size[1]}' if size else ANY_SIZE, 'sha256': UNSEALED}.items():
         proto.metadata_props.add(key=key, value=str(value))
@@ -77,21 +77,21 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
 def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     """Return network as an onnx.ModelProto of standard operators: ir, vi_y -> fused_y, B x 1 x H x W.
 
-    B is 1; size is (width, height), or None for every multiple of network.multiple. Raises ExportError
+    B is 1; size is (width, height), or None for every size that fits network.sides. Raises ExportError
     when torch, onnx or onnxscript cannot do it.
     """
     onnx = _exporter()
     from . import scans, ss2d, ssd
     from .functions import DOMAIN, OPSET
 
-    width, height = size or (network.multiple * n for n in reversed(TRACED))
+    width, height = size or reversed(_sizes_of(network, TRACED))
     # Two tensors: the exporter takes one and the same for a single input.
     images = torch.rand(1, 1, height, width), torch.rand(1, 1, height, width)
     try:
         with torch.no_grad(), _quiet(), scans.recorded(network):
             program = torch.onnx.export(network, images, dynamo=True, opset_version=OPSET, verbose=False,
                                         input_names=['ir', 'vi_y'], output_names=['fused_y'],
-                                        dynamic_shapes=None if size else _every_size(network.multiple))
+                                        dynamic_shapes=None if size else _every_size(network.sides))
     except Exception as error:  # the exporter has many kinds, and its own texts bury the cause
         raise ExportError(f'torch {torch.__version__} cannot export this network: {_cause(error)}') from error
     proto = program.model_proto
@@ -110,7 +110,7 @@ def largest_difference(data: bytes, network: torch.nn.Module, *, size: tuple[int
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=['CPUExecutionProvider'])
-    sizes = [size[::-1]] if size else [tuple(network.multiple * n for n in checked) for checked in CHECKED]
+    sizes = [size[::-1]] if size else [_sizes_of(network, checked) for checked in CHECKED]
     random, largest = np.random.default_rng(0), 0.0
     for shape in sizes:
         ir, vi_y = random.random((2, 1, 1, *shape), np.float32)
@@ -143,9 +143,13 @@ def _cause(error: BaseException) -> str:
     return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
 
 
-def _every_size(multiple: int) -> tuple[dict, dict]:
+def _sizes_of(network, multiples: tuple[int, int]) -> tuple[int, int]:
+    return tuple(network.sides.multiple * n + network.sides.remainder for n in multiples)
+
+
+def _every_size(sides) -> tuple[dict, dict]:
     height, width = (torch.export.Dim(name) for name in ('h', 'w'))
-    shape = {2: multiple * height, 3: multiple * width}
+    shape = {axis: sides.multiple * side + sides.remainder for axis, side in ((2, height), (3, width))}
     return shape, shape
 
 

@@ -12,6 +12,7 @@ from .. import models
 from ..core.settings import Settings
 from ..models.blocks import compute_in
 from ..models.scan import ScanError
+from ..models.sides import Sides
 from .errors import EngineError, NetworkFailure
 from .selfcheck import choose_backend
 from .weights import load_into, load_weights
@@ -41,7 +42,6 @@ class Engine:
             raise EngineError(f'scan_backend: {error}') from error
         self.problems, self._scan = choice.problems, choice.name
         self.network = prepare(network, device=self.device, dtype=self.dtype, scan_backend=choice.name)
-        self.multiple = network.multiple
         if self.device == 'cuda':
             torch.backends.cudnn.benchmark = True  # sizes repeat
 
@@ -73,12 +73,14 @@ class Engine:
         NetworkFailure when the network returns another shape.
         """
         height, width = ir.shape[2:]
-        padded = [pad_to(image, self.multiple) for image in (ir, vi_y)]
+        sides = self.network.sides
+        padded = [pad_to(image, sides) for image in (ir, vi_y)]
         fused = self.network(*padded)
         if fused.shape != padded[0].shape:
             raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                                  f'{tuple(padded[0].shape)}')
-        fused = fused[..., :height, :width].float()
+        top, left = sides.missing(height)[0], sides.missing(width)[0]
+        fused = fused[..., top:top + height, left:left + width].float()
         return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
 
 
@@ -98,13 +100,15 @@ def _threads_by_itself() -> int:
     return torch.get_num_threads()
 
 
-def pad_to(images: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Reflect B x C x H x W at the right and lower edge up to sides that are multiples; any size from 1x1."""
+def pad_to(images: torch.Tensor, sides: Sides) -> torch.Tensor:
+    """Reflect B x C x H x W at its edges up to sides that fit; any size from 1x1."""
     for axis in (2, 3):
-        while missing := -images.shape[axis] % multiple:
-            before_last = images.shape[axis] - 1  # the edge itself is not repeated, unless it is all there is
-            count = min(missing, max(before_last, 1))
-            images = torch.cat((images, images.narrow(axis, max(before_last - count, 0), count).flip(axis)), dim=axis)
+        side = images.shape[axis]
+        before, behind = sides.missing(side)
+        if before or behind:
+            period = max(1, 2 * (side - 1))  # the edge itself is not repeated, unless it is all there is
+            steps = torch.arange(-before, side + behind, device=images.device) % period
+            images = images.index_select(axis, torch.minimum(steps, period - steps))
     return images
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.settings import Settings
+from ..models.sides import Sides
 from .errors import EngineError, NetworkFailure
 from .onnx_file import OnnxHeader, read_header, read_sealed
 
@@ -51,7 +52,8 @@ class OnnxEngine:
         was exported for another size.
         """
         height, width = ir.shape
-        images = [_padded(image, self._header.multiple) for image in (ir, vi_y)]
+        sides = self._header.sides
+        images = [_padded(image, sides) for image in (ir, vi_y)]
         padded_size = images[0].shape[::-1]
         if self._header.size not in (None, padded_size):
             raise NetworkFailure(f'the network was exported for {_text(self._header.size)} pixels and cannot fuse '
@@ -63,7 +65,8 @@ class OnnxEngine:
             raise NetworkFailure(f'onnxruntime raised {type(error).__name__}: {error}') from error
         if fused.shape != (1, 1, *images[0].shape):
             raise NetworkFailure(f'the network returned the shape {fused.shape}, expected {(1, 1, *images[0].shape)}')
-        fused = fused[0, 0, :height, :width]
+        top, left = sides.missing(height)[0], sides.missing(width)[0]
+        fused = fused[0, 0, top:top + height, left:left + width]
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')
         return fused.clip(0, 1)
@@ -115,9 +118,9 @@ def _check_network(path: Path, header: OnnxHeader, settings: Settings) -> None:
                           'asked for; set model and preset to match')
 
 
-def _padded(image: np.ndarray, multiple: int) -> np.ndarray:
-    """H x W with both sides extended by reflection to a multiple."""
-    return np.pad(image, [(0, -side % multiple) for side in image.shape], mode='reflect')
+def _padded(image: np.ndarray, sides: Sides) -> np.ndarray:
+    """H x W extended by reflection to sides that fit."""
+    return np.pad(image, [sides.missing(side) for side in image.shape], mode='reflect')
 
 
 def _text(size: tuple[int, int]) -> str:

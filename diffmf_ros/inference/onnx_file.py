@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..models.sides import Sides
 from .errors import EngineError
 
-FORMAT = 'diffmf_ros onnx 1'
-KEYS = ('format', 'model', 'preset', 'multiple', 'iterations', 'seed', 'weights_sha256', 'size', 'sha256')
+FORMAT = 'diffmf_ros onnx 2'  # 1: only networks whose sides are multiples
+KEYS = ('format', 'model', 'preset', 'sides', 'iterations', 'seed', 'weights_sha256', 'size', 'sha256')
 ANY_SIZE = 'any'
 UNSEALED = '0' * 64
 # The metadata entry as it lies in the file: key 'sha256', then 64 hexadecimal digits, each behind its length.
@@ -18,15 +19,26 @@ SEAL = re.compile(rb'\x0a\x06sha256\x12\x40([0-9a-f]{64})')
 
 @dataclass(frozen=True)
 class OnnxHeader:
-    """What the metadata of a file say: the sides of an image are padded to `multiple`.
+    """What the metadata of a file say: an image is extended to sides that fit.
 
     size is (width, height) of the only images that the network takes, or None for any.
     """
 
     model: str
     preset: str
-    multiple: int
+    sides: Sides
     size: tuple[int, int] | None
+
+
+def sides_text(sides: Sides) -> str:
+    """Return the metadata entry for the sides of a network."""
+    return f'{sides.multiple} {sides.remainder} {int(sides.centred)}'
+
+
+def sides_of(text: str) -> Sides:
+    """Undo sides_text."""
+    multiple, remainder, centred = map(int, text.split())
+    return Sides(multiple, remainder, centred=bool(centred))
 
 
 def seal(data: bytes) -> bytes:
@@ -62,4 +74,4 @@ def read_header(path: Path, metadata: dict[str, str]) -> OnnxHeader:
         raise EngineError(f'{path} holds an untrained network (0 iterations); it would fuse noise')
     width, _, height = metadata['size'].partition('x')
     size = None if metadata['size'] == ANY_SIZE else (int(width), int(height))
-    return OnnxHeader(metadata['model'], metadata['preset'], int(metadata['multiple']), size)
+    return OnnxHeader(metadata['model'], metadata['preset'], sides_of(metadata['sides']), size)

@@ -180,8 +180,6 @@ class DiffMF(nn.Module):
     Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`.
     """
 
-    last_layer = 'decoder.layers.7.'
-
     def __init__(self, config: DiffMFConfig = DiffMFConfig()):
         super().__init__()
         self.sides = Sides(config.stride * 2 ** (config.levels - 1))
@@ -196,6 +194,7 @@ class DiffMF(nn.Module):
         for extraction in self.rounds:
             extraction.start_neutral()
         self.residual = config.residual
+        self.last_layer = 'decoder.layers.7.' if config.residual else None
 
     def forward(self, ir, vi_y):
         self.sides.require(ir, vi_y)

@@ -9,7 +9,7 @@ parameters, exponents, states and sums are float32 (float64 where the inputs are
 
 import torch
 
-from .kernels import cpu, mamba_ssm, portable, reference, triton
+from .kernels import cpu, mamba_ssm, portable, reference, shapes, triton
 from .kernels.composed import add_directions, along_directions, at_least_float32
 
 # In the order of 'auto'. A backend is a module with
@@ -29,6 +29,8 @@ def backend_for(u: torch.Tensor, operation: str, backend: str = 'auto', *, state
     A named backend that lacks the operation leaves it to the portable one. Raises ScanError when backend
     is unknown, or cannot run here, with the reason.
     """
+    if u.is_meta:
+        return shapes
     if backend == 'auto':
         return next(module for module in BACKENDS.values() if hasattr(module, operation)
                     and module.unavailable() is None and module.refuses(u, states=states) is None)

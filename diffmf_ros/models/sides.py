@@ -16,6 +16,10 @@ class Sides:
     remainder: int = 0
     centred: bool = False
 
+    def __str__(self) -> str:
+        plus = f' plus {self.remainder}' if self.remainder else ''
+        return f'a multiple of {self.multiple}{plus}'
+
     def fitting(self, side: int) -> int:
         """Return the least side of at least so many pixels."""
         return self.multiple * max(1, -(-(side - self.remainder) // self.multiple)) + self.remainder
@@ -29,6 +33,5 @@ class Sides:
     def require(self, ir, vi_y) -> None:
         """Raise ValueError unless both, B x 1 x H x W, have one shape with sides that fit."""
         if ir.shape != vi_y.shape or any(self.fitting(side) != side for side in ir.shape[2:]):
-            plus = f' plus {self.remainder}' if self.remainder else ''
-            raise ValueError(f'expected two B x 1 x H x W with sides that are multiples of {self.multiple}{plus}; '
+            raise ValueError(f'expected two B x 1 x H x W with sides of {self} pixels; '
                              f'got {tuple(ir.shape)} and {tuple(vi_y.shape)}: pad them')

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run is: one YAML file."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
 
 from ..core.frames import DiffmfError
-from .losses import VIF_SMALLEST_SIDE, LossWeights
+from .losses import PRESETS, VIF_SMALLEST_SIDE, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
 # What may differ between the runs of one training: where it runs, where its files are, how its weights are written.
@@ -39,6 +39,7 @@ class TrainConfig:
     device: str = 'auto'  # cuda when there is one, else cpu
     threads: int = 0  # 0: torch's own choice
     strength: float = 1.0  # of the correction in the weights that are written; may be chosen after training
+    perception: str = ''  # ImageNet weights of a ResNet-50, for S4Fusion's saliency and uncertainty
     teacher: str = ''  # weights of a larger network whose result this one learns too (loss distil)
     loss: LossWeights = field(default_factory=LossWeights)
 
@@ -49,6 +50,8 @@ class TrainConfig:
         if bool(self.teacher) != bool(self.loss.distil):
             raise ConfigError('distillation needs both a teacher (a weights file) and a loss distil above 0; '
                               f'got teacher {self.teacher!r} and distil {self.loss.distil}')
+        if self.loss.uncertainty and not self.perception:
+            raise ConfigError("loss uncertainty needs perception: a file with torchvision's ImageNet weights of ResNet-50")
         if self.loss.vif and self.crop < VIF_SMALLEST_SIDE:
             raise ConfigError(f'loss vif needs a crop of at least {VIF_SMALLEST_SIDE} pixels, not {self.crop}')
 
@@ -65,7 +68,7 @@ def load_config(path: str | Path) -> TrainConfig:
         raise ConfigError(f'{path} cannot be read as YAML: {error}') from error
     if not isinstance(entries, dict):
         raise ConfigError(f'{path} must hold a mapping of entries such as data: and out:')
-    entries['loss'] = LossWeights(**_known(path, entries.get('loss') or {}, LossWeights))
+    entries['loss'] = _loss(path, entries.get('loss') or {})
     config = _known(path, entries, TrainConfig)
     if missing := {'data', 'out'} - config.keys():
         raise ConfigError(f'{path} lacks {", ".join(sorted(missing))}')
@@ -89,6 +92,14 @@ def _flat(entries: dict, prefix: str = '') -> dict:
     for name, value in entries.items():
         flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
     return flat
+
+
+def _loss(path, entries: dict) -> LossWeights:
+    """Return the factors of a preset (the ancestors' without one) with those that are named beside it."""
+    preset = entries.pop('preset', 'ancestors')
+    if preset not in PRESETS:
+        raise ConfigError(f'{path}: unknown loss preset {preset!r}; known: {", ".join(PRESETS)}')
+    return replace(PRESETS[preset], **_known(path, entries, LossWeights))
 
 
 def _known(path, entries, cls):

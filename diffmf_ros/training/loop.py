@@ -13,7 +13,7 @@ from .. import models
 from ..folders import pair_files, read_pair
 from ..inference.memory import keep_freed_memory
 from ..inference.weights import load_into, load_weights, save_weights
-from ..models.diffmf import with_strength
+from ..models.correction import with_strength
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .data import CropSampler
@@ -21,7 +21,9 @@ from .distributed import Processes, device_of, joined_processes
 from .errors import TrainingError
 from .log import Log, plot_log
 from .losses import fusion_loss
+from .perception import Perception
 from .precision import in_precision, loss_scaler
+from .resnet50 import load_resnet50
 from .stopping import Stop, StopRequests
 
 SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
@@ -60,6 +62,14 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = loss_scaler(config.precision, self.device)
+        if (fitting := self.network.sides.fitting(config.crop)) != config.crop:
+            raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
+                                f'not {config.crop}: use {fitting}')
+        if config.strength != 1 and self.network.last_layer is None:
+            raise TrainingError(f'strength is that of a correction, and {config.model} {config.preset} makes none: '
+                                'leave it out')
+        self._perception = Perception(load_resnet50(config.perception).to(self.device),
+                                      temperature=config.loss.temperature) if config.perception else None
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
         self._fuse = self.processes.parallel(in_precision(self.network, config.precision, self.device))
 
@@ -72,7 +82,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group['lr'] = rate
         fused = self.processes.whole(self._fuse(ir[self._own], vi_y[self._own]))
-        terms = fusion_loss(fused, ir, vi_y, self.config.loss, taught=self._taught(ir, vi_y))
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss, taught=self._taught(ir, vi_y),
+                            perception=self._perception)
         norm = self._descend(terms['total'])
         self._update_average()
         self.iteration += 1
@@ -188,10 +199,13 @@ class _Books:
 
     def close(self, stop: Stop) -> Outcome:
         """Save a last time and export the weights."""
-        config, iteration = self._trainer.config, self._trainer.iteration
+        trainer, config = self._trainer, self._trainer.config
+        iteration, tensors = trainer.iteration, trainer.average
+        if trainer.network.last_layer is not None:
+            tensors = with_strength(tensors, config.strength, last_layer=trainer.network.last_layer)
         weights = self._out / f'{config.model}_{config.preset}.safetensors'
         if self._log is not None:
             self._save()
-            save_weights(weights, with_strength(self._trainer.average, config.strength), model=config.model,
-                         preset=config.preset, iterations=iteration, seed=config.seed)
+            save_weights(weights, tensors, model=config.model, preset=config.preset, iterations=iteration,
+                         seed=config.seed)
         return Outcome(iteration, stop, weights, tuple(self._warnings))

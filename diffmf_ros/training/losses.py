@@ -21,7 +21,7 @@ VIF_FLAT = 1e-2 * LEVEL ** 2  # a variance far below this says nothing; keeps th
 class LossWeights:
     """Factors of the terms; a term with factor 0 is not computed.
 
-    The defaults are the loss of DIFF-MF's ancestors (SwinFusion, MambaDFuse).
+    The defaults are the loss of DIFF-MF's ancestors (SwinFusion, MambaDFuse); PRESETS has others.
     """
 
     intensity: float = 20.0
@@ -33,14 +33,38 @@ class LossWeights:
     distil: float = 0.0
     detail: float = 0.0  # additional weight of `edges` where thermal is flat
     edge_gain: float = 1.0  # contrast that `edges` asks for, relative to the sources
+    source_l1: float = 0.0
+    source_ssim: float = 0.0
+    uncertainty: float = 0.0  # needs a network that knows ImageNet
+    temperature: float = 1.0  # of the shares that such a network gives the sources
 
 
-def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, taught=None) -> dict[str, torch.Tensor]:
+PRESETS = {
+    'ancestors': LossWeights(),
+    # What the shipped weights are trained with: docs/training.md has the measurements that chose it.
+    'correction': LossWeights(intensity=60, gradient=0, edges=20, detail=1, edge_gain=1.12, ssim=10, scd=2, vif=2),
+    # The terms of the authors' compiled loss that need no ImageNet weights, at equal factors, which are ours.
+    's4fusion': LossWeights(intensity=0, ssim=0, gradient=20, source_l1=20, source_ssim=20),
+    # MambaDFuse's factors for medical images: both sources count alike in SSIM, and `source_ssim` is half of 1 - SSIM.
+    'medical': LossWeights(intensity=20, gradient=100, ssim=0, source_ssim=100),
+}
+EQUAL = 0.5, 0.5
+
+
+def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, taught=None,
+                perception=None) -> dict[str, torch.Tensor]:
     """Return the weighted sum ('total') and every term whose weight is not 0, for B x 1 x H x W images.
 
-    taught is what a teacher makes of the images, for the term 'distil'.
+    taught is what a teacher makes of the images, for the term 'distil'. perception, a Perception, gives the shares
+    that the sources have in 'source_l1' and 'source_ssim', which are equal without one, and the term 'uncertainty'.
     """
     terms = {name: term(fused, ir, vi_y, weights) for name, term in TERMS.items() if getattr(weights, name)}
+    if weights.source_l1 or weights.source_ssim:
+        shares = EQUAL if perception is None else perception.shares(ir, vi_y)
+        terms |= {name: shared_out(term, fused, (ir, vi_y), shares)
+                  for name, term in SHARED.items() if getattr(weights, name)}
+    if weights.uncertainty:
+        terms['uncertainty'] = perception.uncertainty(fused)
     if weights.distil:
         terms['distil'] = distance(fused, taught)
     return {'total': sum(getattr(weights, name) * term for name, term in terms.items()), **terms}
@@ -97,6 +121,15 @@ TERMS = {'intensity': intensity, 'gradient': gradient, 'edges': edges, 'ssim': s
          'vif': information}
 
 
+def shared_out(term, fused, sources, shares):
+    """Sum over the sources of term(source, fused), one value an image, times their share of each image; its mean."""
+    return sum((share * term(source, fused)).mean() for share, source in zip(shares, sources))
+
+
+SHARED = {'source_l1': lambda source, fused: (source - fused).abs().mean((1, 2, 3)),
+          'source_ssim': lambda source, fused: (1 - ssim(source, fused, by_image=True)) / 2}
+
+
 def sobel(image: torch.Tensor) -> torch.Tensor:
     """Sobel's gradient of B x 1 x H x W with zero padding: B x 2 x H x W, along x and y."""
     x = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -108,12 +141,12 @@ def magnitude(vectors: torch.Tensor) -> torch.Tensor:
     return vectors.abs().sum(1, keepdim=True)
 
 
-def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Mean SSIM of B x 1 x H x W images in [0, 1]: 11 x 11 Gaussian of sigma 1.5 (Wang et al. 2004)."""
+def ssim(a: torch.Tensor, b: torch.Tensor, *, by_image: bool = False) -> torch.Tensor:
+    """Mean SSIM of B x 1 x H x W images in [0, 1], or B means: 11 x 11 Gaussian of sigma 1.5 (Wang et al. 2004)."""
     mean_a, mean_b, var_a, var_b, cov = _moments(a, b, window=11, sigma=1.5)
     value = ((2 * mean_a * mean_b + C1) * (2 * cov + C2)
              / ((mean_a ** 2 + mean_b ** 2 + C1) * (var_a + var_b + C2)))
-    return value.mean()
+    return value.mean((1, 2, 3)) if by_image else value.mean()
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
