@@ -9,6 +9,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.inference.engine import prepare  # noqa: E402
+from diffmf_ros.models.correction import with_strength  # noqa: E402
 from diffmf_ros.models.diffmf import (  # noqa: E402
     ChannelExchange,
     DifferenceGuidedRound,
@@ -16,10 +17,10 @@ from diffmf_ros.models.diffmf import (  # noqa: E402
     DiffMFConfig,
     interleave_columns,
     separate_columns,
-    with_strength,
 )
 from diffmf_ros.models.kernels.composed import orders  # noqa: E402
 
+KEPT = 'A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds', 'norm.weight'  # in float32
 TINY = DiffMFConfig(width=8, rounds=1, depth=1, mlp_ratio=1.0, ssd_states=4, ssd_head=8)
 
 
@@ -43,7 +44,7 @@ def test_output_has_the_size_of_the_input():
 
 
 def test_sides_that_do_not_fit_are_refused_with_the_multiple():
-    with pytest.raises(ValueError, match='multiples of 8'):
+    with pytest.raises(ValueError, match='a multiple of 8 pixels'):
         DiffMF(TINY)(*images(height=20))
 
 
@@ -60,7 +61,7 @@ def test_half_precision_runs_through_every_layer_and_stays_near_float32(preset, 
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().max() < allowed
     assert all(p.dtype == torch.float32 for name, p in network.named_parameters()
-               if name.endswith(('A_log', 'dt_bias', 'dt_weight', 'skip', 'norm.weight')))
+               if name.endswith(KEPT))
 
 
 def test_unknown_preset_lists_the_known_ones():
@@ -169,6 +170,6 @@ def test_strength_scales_the_correction():
     network, (ir, vi) = DiffMF(TINY), images()
     maximum = torch.maximum(ir, vi)
     whole = network(ir, vi) - maximum
-    network.load_state_dict(with_strength(network.state_dict(), 0.25))
+    network.load_state_dict(with_strength(network.state_dict(), 0.25, last_layer=network.last_layer))
     assert whole.abs().max() > 0.01
     assert torch.allclose(network(ir, vi) - maximum, whole / 4, atol=1e-6)

@@ -61,7 +61,7 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
     ({'scale': 1.5}, 'scale must lie in 0.125 to 1.0, got 1.5'),
     ({'scale': float('nan')}, 'scale must lie in'),
     ({'qos.depth': 0}, 'qos.depth must lie in 1 to 10, got 0'),
-    ({'model': 'magic'}, "model must be one of diffmf, classical; got 'magic'"),
+    ({'model': 'magic'}, "model must be one of diffmf, s4fusion, refinefuse, classical; got 'magic'"),
     ({'thermal.low_percentile': 50.0, 'thermal.high_percentile': 50.0}, 'low_percentile must be below'),
 ])
 def test_each_wrong_change_is_refused_with_its_reason(changes, words):

@@ -7,11 +7,14 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
+import safetensors  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.inference import onnx_file  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
+from diffmf_ros.inference.errors import EngineError  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_into, load_weights, save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E402
 
@@ -39,9 +42,36 @@ def test_round_trip_keeps_half_precision_and_float32_decays(saved, network):
     state = network.state_dict()
     assert weights.tensors.keys() == state.keys()
     for name, tensor in weights.tensors.items():
-        wide = name.endswith('A_log')
+        wide = name.endswith(('A_log', 'A_logs'))
         assert tensor.dtype == (torch.float32 if wide else torch.float16)
         assert torch.equal(tensor, state[name].to(tensor.dtype))
+
+
+def test_exact_weights_stay_float32_and_may_not_say_how_they_were_trained(network, tmp_path):
+    # Given numbers that half precision cannot hold, from a training that is not ours,
+    state = {name: tensor + 1e-7 for name, tensor in network.state_dict().items()}
+    # when they are saved as they are and read again,
+    save_weights(tmp_path / 'w.safetensors', state, model='diffmf', preset='light', iterations=None, seed=None,
+                 exact=True)
+    weights = load_weights(tmp_path / 'w.safetensors')
+    # then no bit has changed, and what is not known is not made up.
+    assert weights.tensors.keys() == state.keys()
+    assert all(tensor.dtype == torch.float32 and torch.equal(tensor, state[name])
+               for name, tensor in weights.tensors.items())
+    assert (weights.iterations, weights.seed) == (None, None)
+    with safetensors.safe_open(tmp_path / 'w.safetensors', framework='pt') as file:
+        assert (file.metadata()['iterations'], file.metadata()['seed']) == ('unknown', 'unknown')
+
+
+@pytest.mark.parametrize('iterations, refused', [('unknown', False), ('7', False), ('0', True)])
+def test_an_exported_network_may_not_say_how_long_it_was_trained(iterations, refused):
+    metadata = {**dict.fromkeys(onnx_file.KEYS, ''), 'format': onnx_file.FORMAT, 'model': 's4fusion',
+                'sides': '12 1 1', 'size': 'any', 'iterations': iterations, 'seed': 'unknown'}
+    if refused:
+        with pytest.raises(EngineError, match='untrained'):
+            onnx_file.read_header('n.onnx', metadata)
+    else:
+        assert onnx_file.read_header('n.onnx', metadata).model == 's4fusion'
 
 
 def test_missing_file_says_how_to_get_the_shipped_ones(tmp_path):

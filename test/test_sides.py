@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sides a network takes, and how an image gets them."""
+
+import numpy as np
+import pytest
+
+from diffmf_ros.models.sides import Sides
+
+S4FUSION = Sides(12, 1, centred=True)
+
+
+@pytest.mark.parametrize('side, fitting', [
+    (1, 13), (13, 13), (14, 25), (240, 241), (320, 325), (480, 481), (640, 649), (768, 769), (1024, 1033)])
+def test_sides_of_s4fusion_are_twelves_and_one(side, fitting):
+    assert S4FUSION.fitting(side) == fitting
+
+
+@pytest.mark.parametrize('side, missing', [(480, (0, 1)), (640, (4, 5)), (649, (0, 0)), (240, (0, 1)), (1, (6, 6))])
+def test_half_of_what_is_missing_goes_before_rounded_down(side, missing):
+    assert S4FUSION.missing(side) == missing
+
+
+@pytest.mark.parametrize('side, missing', [(16, (0, 0)), (17, (0, 15)), (1, (0, 15))])
+def test_without_a_centre_all_goes_behind(side, missing):
+    assert Sides(16).missing(side) == missing
+
+
+@pytest.mark.parametrize('sides', [S4FUSION, Sides(16)], ids=str)
+@pytest.mark.parametrize('shape', [(1, 1), (2, 1), (3, 30), (13, 13), (20, 41)])
+def test_an_image_is_mirrored_without_its_edge(sides, shape):
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros.inference.engine import pad_to
+    image = np.random.default_rng(0).random(shape, np.float32)
+    expected = np.pad(image, [sides.missing(side) for side in shape], mode='reflect')
+    assert np.array_equal(pad_to(torch.from_numpy(image)[None, None], sides)[0, 0].numpy(), expected)
+
+
+def test_what_does_not_fit_is_named():
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    with pytest.raises(ValueError, match=r'sides of a multiple of 12 plus 1 pixels; got \(1, 1, 13, 14\)'):
+        S4FUSION.require(*torch.zeros(2, 1, 1, 13, 14))
+    with pytest.raises(ValueError, match=r'got \(1, 1, 13, 13\) and \(1, 1, 25, 13\)'):
+        S4FUSION.require(torch.zeros(1, 1, 13, 13), torch.zeros(1, 1, 25, 13))
