@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files to frames and back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .core.compressed import is_cut
-from .core.frames import DiffmfError, Frame
+from .core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
               (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8'}
@@ -34,6 +35,26 @@ def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
         raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit grey or '
                              'colour, 16-bit grey or float32 grey')
     return Frame(stream, stamp_ns, '', pixels, encoding)
+
+
+def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
+    """Read two files as a pair, and say which of them lends its colour if that is not the first one.
+
+    When only the second one is in colour, it takes the place of the visible image: MRI and PET, say, are told apart by
+    that in either order. A file with three equal channels is grey. Raises ImageFileError as read_frame does.
+    """
+    frames = {RGB: read_frame(rgb, stream=RGB), THERMAL: read_frame(thermal, stream=THERMAL)}
+    note = ''
+    if in_colour(frames[THERMAL]) and not in_colour(frames[RGB]):
+        frames = {RGB: replace(frames[THERMAL], stream=RGB), THERMAL: replace(frames[RGB], stream=THERMAL)}
+        note = f'{thermal} is in colour and {rgb} is grey: the grid and the colour are those of {thermal}'
+    return Pair(frames[RGB], frames[THERMAL], offset_ns=0), note
+
+
+def in_colour(frame: Frame) -> bool:
+    """Whether the channels of an image differ anywhere."""
+    pixels = frame.pixels
+    return pixels.ndim == 3 and bool((pixels[..., 1:] != pixels[..., :1]).any())
 
 
 def write_image(path: Path, pixels: np.ndarray, encoding: str) -> None:

@@ -20,7 +20,7 @@ ARGUMENTS = (
     DeclareLaunchArgument('autostart', default_value='true',
                           description='configure and activate; false: wait for lifecycle transitions'),
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
-    DeclareLaunchArgument('model', default_value='', description='diffmf, classical; empty: as params_file'),
+    DeclareLaunchArgument('model', default_value='', description='diffmf, s4fusion, refinefuse, classical; empty: as params_file'),
     DeclareLaunchArgument('preset', default_value='', description='light, base, light-s4, nano; empty: as params_file'),
     DeclareLaunchArgument('weights', default_value='', description='.safetensors; empty: as params_file'),
     DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB camera'),

@@ -38,6 +38,27 @@ def test_fuse_writes_a_picture_and_says_how(images):
     assert cv2.imread(str(images / 'out.png')).shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize('order', [('mri', 'pet'), ('pet', 'mri')])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_grey_and_a_colour_image_are_told_apart_in_either_order(tmp_path, order, channels):
+    # Given a grey scan, in one channel or three equal ones, and a coloured one,
+    mri = np.zeros((256, 256), np.uint8)
+    mri[64:192, 64:192] = 90
+    cv2.imwrite(str(tmp_path / 'mri.png'), mri if channels == 1 else np.stack([mri] * 3, axis=2))
+    pet = np.zeros((256, 256, 3), np.uint8)
+    pet[100:156, 100:156] = (20, 60, 200)
+    cv2.imwrite(str(tmp_path / 'pet.png'), pet)
+    # when they are fused,
+    done = diffmf('fuse', *(tmp_path / f'{name}.png' for name in order), '-o', tmp_path / 'out.png', '--model',
+                  'classical')
+    # then the colour is there where it was, the grey one adds none, and a change of places is said.
+    fused = cv2.imread(str(tmp_path / 'out.png')).astype(int)
+    assert done.returncode == 0, done.stderr
+    assert fused[128, 128, 2] - fused[128, 128, 0] > 100
+    assert np.ptp(fused[80, 80]) <= 2 and fused[80, 80].mean() > 60
+    assert ('pet.png is in colour and' in done.stderr) == (order == ('mri', 'pet'))
+
+
 @pytest.mark.parametrize('arguments, words', [
     (('fuse', 'none.png', 'thermal.png'), 'none.png does not exist'),
     (('fuse', 'rgb.png', 'text.png'), 'text.png cannot be read as an image'),

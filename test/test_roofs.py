@@ -8,6 +8,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from diffmf_ros.evaluation import roofs  # noqa: E402
 from diffmf_ros.evaluation.roofs import Roofs, Work, count, work_of_preset  # noqa: E402
 from diffmf_ros.models.blocks import SS2D, SSDMixer, TokenConv2d  # noqa: E402
+from diffmf_ros.models.refinefuse import CrossAttention  # noqa: E402
+from diffmf_ros.models.s4fusion import CrossModalSS2D  # noqa: E402
 
 
 class TwoImages(torch.nn.Module):
@@ -68,26 +70,53 @@ def test_a_two_direction_ssd():
     assert count(network, 6, 10) == layers + Work(2 * 60 * 32 * (9 * 8 + 1), 60 * (2 * 2 * 32 + 16 + 2))
 
 
-@pytest.mark.parametrize('preset, multiply_adds', [('light', 29e9), ('base', 150e9)])
-def test_presets_take_what_the_documentation_says(preset, multiply_adds):
-    assert work_of_preset('diffmf', preset, (640, 480)).operations / 2 == pytest.approx(multiply_adds, rel=0.02)
+def test_a_scan_through_the_tokens_of_two_images():
+    # given the cross-modal scan of 16 channels: 24 inner channels, 3 states, rank 1, 4 x (1 + 6) values a token
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = CrossModalSS2D(16, states=3, gate=True, conv_bias=True, expand=1.5)
+
+        def forward(self, ir, vi_y):
+            return self.block(*(x.permute(0, 2, 3, 1).expand(1, 6, 10, 16) for x in (ir, vi_y)))
+
+    with torch.device('meta'):
+        work = count(Network(), 6, 10)
+    # then the layers see 120 tokens, the mark 60 places, and the scan takes turns through 120 tokens
+    layers = 120 * (48 * 16 + 24 * 9 + 28 * 24 + 16 * 24) + 60 * 48 * 24
+    assert work.operations == 2 * layers + 4 * 120 * 24 * (9 * 3 + 1 + 2)
+    assert work.parameters == 768 + (216 + 24) + 2 * 28 * 24 + 48 * 24 + 384
 
 
-def test_work_is_in_proportion_to_the_pixels():
+def test_attention_is_quadratic_in_the_pixels():
+    # given attention of 32 channels with keys for every 2x2 places, seen on 4x6 places
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ask = CrossAttention(32, 2)
+
+        def forward(self, ir, vi_y):
+            return self.ask(ir.expand(1, 32, -1, -1).flatten(2).mT, vi_y.expand(1, 32, -1, -1))
+
+    with torch.device('meta'):
+        work = count(Network(), 4, 6)
+    # then 24 queries meet 6 keys, with 32 multiply-adds each for the score and for the sum
+    layers = 24 * 32 * 32 + 6 * 32 * 4 + 6 * 64 * 32 + 24 * 32 * 32
+    assert work.operations == 2 * (layers + 2 * 24 * 6 * 32)
+
+
+@pytest.mark.parametrize('model, preset, multiply_adds', [
+    ('diffmf', 'light', 29e9), ('diffmf', 'base', 150e9), ('refinefuse', 'base', 160e9), ('s4fusion', 'base', 24.3e9)])
+def test_presets_take_what_the_documentation_says(model, preset, multiply_adds):
+    assert work_of_preset(model, preset, (640, 480)).operations / 2 == pytest.approx(multiply_adds, rel=0.02)
+
+
+def test_work_follows_the_pixels_that_the_network_sees():
     small, large = (work_of_preset('diffmf', 'light', size) for size in ((320, 240), (640, 480)))
-    assert large == small.at(4)
+    assert large.operations == pytest.approx(4 * small.operations, rel=1e-3)  # but for one pooled layer
     assert work_of_preset('diffmf', 'light', (640, 480), scale=0.5) == small
     assert work_of_preset('diffmf', 'light', (633, 475)) == large  # padded to multiples of 8
-
-
-def test_small_count_stands_for_the_large_one():
-    with torch.device('meta'):
-        from diffmf_ros import models
-        network = models.build('diffmf', 'nano')
-    exact, scaled = count(network, 96, 160), work_of_preset('diffmf', 'nano', (160, 96))
-    assert scaled.operations == pytest.approx(exact.operations, rel=1e-4)
-    assert scaled.features == pytest.approx(exact.features, rel=1e-4)
-    assert scaled.parameters == exact.parameters
+    assert work_of_preset('s4fusion', 'light', (640, 480)) == work_of_preset('s4fusion', 'light', (649, 481))
 
 
 def test_the_floor_is_the_slower_of_the_two():

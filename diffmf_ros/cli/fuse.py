@@ -11,8 +11,8 @@ from . import options
 
 
 def fuse(
-    rgb: Annotated[Path, typer.Argument(help='visible image, colour or grey')],
-    thermal: Annotated[Path, typer.Argument(help='thermal image, 8 or 16 bit')],
+    rgb: Annotated[Path, typer.Argument(help='visible image, colour or grey; or one of a medical pair')],
+    thermal: Annotated[Path, typer.Argument(help='thermal image, 8 or 16 bit; or the other one')],
     out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('fused.png'),
     model: options.Model = DEFAULTS.model,
     preset: options.Preset = DEFAULTS.preset,
@@ -22,15 +22,16 @@ def fuse(
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
 ) -> None:
-    """Fuse one visible and one thermal image file."""
-    from ..core.frames import RGB, THERMAL, Pair
-    from ..images import read_frame, write_image
+    """Fuse one visible and one thermal image file, or a grey and a colour one of a medical pair in either order."""
+    from ..images import read_image_pair, write_image
     from ..inference.pipeline import FusionPipeline
 
     settings = options.settings_from(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
         device=device)
-    pair = Pair(read_frame(rgb, stream=RGB), read_frame(thermal, stream=THERMAL), offset_ns=0)
+    pair, note = read_image_pair(rgb, thermal)
+    if note:
+        typer.echo(note, err=True)
     pipeline = FusionPipeline(settings)
     result = pipeline.fuse(pair)
     write_image(out, result.pixels, result.encoding)

@@ -44,10 +44,6 @@ class Work:
         return Work(self.operations + other.operations, self.features + other.features,
                     self.parameters + other.parameters)
 
-    def at(self, factor: float) -> 'Work':
-        """The work on an image with factor times the pixels."""
-        return Work(factor * self.operations, factor * self.features, self.parameters)
-
     @property
     def elements(self) -> float:
         """All that is moved."""

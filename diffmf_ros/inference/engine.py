@@ -41,6 +41,7 @@ class Engine:
         except ScanError as error:
             raise EngineError(f'scan_backend: {error}') from error
         self.problems, self._scan = choice.problems, choice.name
+        self._sides = network.sides
         self.network = prepare(network, device=self.device, dtype=self.dtype, scan_backend=choice.name)
         if self.device == 'cuda':
             torch.backends.cudnn.benchmark = True  # sizes repeat
@@ -73,13 +74,12 @@ class Engine:
         NetworkFailure when the network returns another shape.
         """
         height, width = ir.shape[2:]
-        sides = self.network.sides
-        padded = [pad_to(image, sides) for image in (ir, vi_y)]
+        padded = [pad_to(image, self._sides) for image in (ir, vi_y)]
         fused = self.network(*padded)
         if fused.shape != padded[0].shape:
             raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                                  f'{tuple(padded[0].shape)}')
-        top, left = sides.missing(height)[0], sides.missing(width)[0]
+        top, left = (self._sides.missing(side)[0] for side in (height, width))
         fused = fused[..., top:top + height, left:left + width].float()
         return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
 

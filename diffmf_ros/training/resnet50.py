@@ -13,6 +13,7 @@ from .errors import TrainingError
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 WIDENING = 4
 CLASSES = 1000
+LONGEST_REASON = 300  # characters: 320 tensors may not fit
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB
 
 
@@ -71,9 +72,11 @@ def load_resnet50(path: str | Path) -> ResNet50:
     except Exception as error:  # torch raises anything for a file that is not its own
         raise TrainingError(f'perception: {path} is neither safetensors nor a state dict of tensors alone '
                             f'({type(error).__name__}: {str(error).partition(chr(10))[0]})') from error
-    network = ResNet50()
+    with torch.device('meta'):
+        network = ResNet50()
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError) as error:
-        raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: {error}") from error
+        reason = ' '.join(str(error).split())
+        raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: {reason[:LONGEST_REASON]}") from error
     return network.eval().requires_grad_(False)
