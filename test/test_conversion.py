@@ -51,10 +51,15 @@ def without_prefix(state):
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
 
 
+def in_one_memory(state):
+    """As an optimiser may leave tensors: views of one."""
+    parts = torch.cat([tensor.flatten() for tensor in state.values()]).split([t.numel() for t in state.values()])
+    return {name: part.view(state[name].shape) for name, part in zip(state, parts)}
+
+
 def assert_holds(path, state):
     weights = load_weights(path)
     assert (weights.model, weights.preset, weights.iterations, weights.seed) == ('s4fusion', 'base', None, None)
-    assert PREFIX + 'final_conv.bias' in state
     assert weights.tensors.keys() == without_prefix(state).keys()
     for name, tensor in weights.tensors.items():
         assert tensor.dtype == torch.float32
@@ -66,6 +71,7 @@ def assert_holds(path, state):
     lambda state: {'model': state, 'epoch': 3},
     lambda state: {'model': without_prefix(state)},
     lambda state: state,
+    in_one_memory,
     lambda state: OrderedDict((name, torch.nn.Parameter(tensor)) for name, tensor in without_prefix(state).items()),
 ])
 def test_every_wrapping_gives_the_tensors_bit_for_bit(authors, converted, out, wrap, zipped):
@@ -86,7 +92,7 @@ def test_the_engine_gives_what_the_network_gives(authors, converted, out):
     converted({'model': authors})
     pair = [np.random.default_rng(i).random((61, 73), np.float32) for i in (0, 1)]
     # when the authors' tensors fuse it in a bare network, and the converted file in the engine,
-    network = models.build('s4fusion', 'base').eval()
+    network = models.build('s4fusion', 'base').eval().to(memory_format=torch.channels_last)  # convolutions round by it
     network.load_state_dict(without_prefix(authors))
     for module in network.modules():
         if hasattr(module, 'backend'):
@@ -97,24 +103,12 @@ def test_the_engine_gives_what_the_network_gives(authors, converted, out):
         'model': 's4fusion', 'preset': 'base', 'weights': str(out), 'precision': 'float32', 'device': 'cpu',
         'scan_backend': 'portable', 'threads': torch.get_num_threads()}))(*pair)
     # then both agree in every bit, where the network's output lies in the range of an image.
-    assert 0.2 < np.mean((raw > 0) & (raw < 1))
-    assert np.array_equal(fused, raw.clip(0, 1))
+    assert 0.2 < np.mean((raw > 0) & (raw < 1)) and np.array_equal(fused, raw.clip(0, 1))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floating_types_become_float32(authors, converted, out, dtype):
     state = {name: tensor.to(dtype) for name, tensor in authors.items()}
-    converted(state)
-    assert_holds(out, state)
-
-
-def test_tensors_that_share_memory_or_are_not_contiguous_are_written(authors, converted, out):
-    # Given two views of one tensor, one of them transposed,
-    name, other = (f'{PREFIX}fusion_layers.0.layers.{i}.mark_proj' for i in (0, 1))
-    square = authors[name][:, :72]
-    state = {**authors, name: torch.cat((square, square.mT), 1), other: torch.cat((square, square.mT), 1).mT.mT}
-    state[other] = state[name]
-    # when they are converted, then each is there.
     converted(state)
     assert_holds(out, state)
 
@@ -129,15 +123,13 @@ def test_tensors_that_share_memory_or_are_not_contiguous_are_written(authors, co
     (lambda s: {**s, GAMMA: torch.zeros(12).to_sparse()}, [f'{GAMMA} holds torch.sparse_coo torch.float32']),
     (lambda s: {**s, GAMMA: torch.tensor([float('nan')] * 2 + [1.0] * 10)}, [f'{GAMMA} is not finite', '2 of 12']),
     (lambda s: {**s, GAMMA: torch.full((12,), 1e39, dtype=torch.float64)}, [f'{GAMMA} is not finite', '12 of 12']),
-    (lambda s: {**s, 'epoch': 3}, ["'epoch' is int"]),
-    (lambda s: {'state_dict': s}, ["'state_dict' is dict"]),
+    (lambda s: {'state_dict': s, 'epoch': 3}, ["'state_dict' is dict, 'epoch' is int"]),
     (lambda s: {'model': list(s.values())}, ["holds list; expected a state dict, or a dict with one at 'model'"]),
 ])
 def test_what_does_not_fit_is_listed_and_nothing_is_written(authors, converted, tmp_path, change, words):
     with pytest.raises(ConversionError) as refused:
         converted(change(authors))
-    for word in words:
-        assert word in str(refused.value)
+    assert all(word in str(refused.value) for word in words), refused.value
     assert [path.name for path in tmp_path.iterdir()] == ['model.pkl']
 
 
@@ -171,15 +163,13 @@ def test_a_pickle_that_runs_something_is_refused_unopened(tmp_path, out, save):
     # when it is converted, then what it would import is named, and nothing else, and nothing ran.
     with pytest.raises(ConversionError, match=r'not opened: beyond tensors its pickle asks for posix\.system, and an'):
         convert(checkpoint, out)
-    assert not bomb.path.exists()
-    assert not out.exists()
+    assert not bomb.path.exists() and not out.exists()
 
 
 @pytest.mark.parametrize('protocol', [0, 2, 4])
 def test_imports_are_found_where_names_are_pushed_once_and_got_again(protocol):
-    data = pickle.dumps([os.system, os.getcwd, pytest.fail, os.system, set], protocol=protocol)
-    assert imports_of(data) == {'posix.system', 'posix.getcwd', 'builtins.set', f'{pytest.fail.__module__}.'
-                                + pytest.fail.__qualname__} if callable(pytest.fail) else ()
+    data = pickle.dumps([os.system, os.getcwd, OrderedDict, os.system, set], protocol=protocol)
+    assert imports_of(data) == {'posix.system', 'posix.getcwd', 'collections.OrderedDict', 'builtins.set'}
 
 
 def test_names_that_a_pickle_computes_or_hides_are_still_printable():
@@ -192,13 +182,6 @@ def test_a_damaged_file_says_what_was_expected(authors, tmp_path, out, damage):
     (tmp_path / 'model.pkl').write_bytes(damage(torch_bytes(authors, tmp_path)))
     with pytest.raises(ConversionError, match='not a checkpoint that torch opens safely .* whole file of torch.save'):
         convert(tmp_path / 'model.pkl', out)
-
-
-def test_a_program_of_torchscript_is_refused_without_torchs_advice(tmp_path, out):
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / 'model.pkl')
-    with pytest.raises(ConversionError, match='not opened|not a checkpoint') as refused:
-        convert(tmp_path / 'model.pkl', out)
-    assert 'set to `False`' not in str(refused.value)
 
 
 def test_an_older_torch_is_not_trusted_with_pickles(authors, converted, monkeypatch):
@@ -220,47 +203,45 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_a_lost_one(authors, converte
     def full(path, tensors, **header):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
-
     converted(authors)
     whole = out.read_bytes()
     monkeypatch.setattr(conversion, 'save_weights', full)
     with pytest.raises(ConversionError, match='cannot write .*No space left'):
         convert(tmp_path / 'model.pkl', out, overwrite=True)
-    assert out.read_bytes() == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['model.pkl', out.name]
+    assert out.read_bytes() == whole and {path.name for path in tmp_path.iterdir()} == {'model.pkl', out.name}
 
 
 def test_the_identity_is_that_of_git():
-    assert blob_id(b'') == 'e69de29bb2d1d6434b8b29ae775ad8c2e48c5391'
     assert blob_id(b'hello\n') == 'ce013625030ba8dba906f756967f9e9ca394464a'
 
 
 def test_the_command_says_what_it_wrote_and_from_what(authors, tmp_path, out, monkeypatch):
     # Given a checkpoint that is not the published one, and then is,
-    blob, call = blob_id(torch_bytes({'model': authors}, tmp_path)), ['convert-weights', str(tmp_path / 'saved')]
+    blob = blob_id(torch_bytes({'model': authors}, tmp_path))
+    call = ['convert-weights', str(tmp_path / 'saved'), '-o', str(out), '--overwrite']
     # when the command converts it,
-    foreign = CliRunner().invoke(main.application(), [*call, '-o', str(out)])
+    foreign = CliRunner().invoke(main.application(), call)
     monkeypatch.setattr(conversion, 'PUBLISHED', blob)
-    published = CliRunner().invoke(main.application(), [*call, '-o', str(out), '--overwrite'])
+    published = CliRunner().invoke(main.application(), call)
     # then it says so, and both are fine.
     assert [(done.exit_code, done.exception) for done in (foreign, published)] == [(0, None)] * 2
     assert f'{out}: s4fusion base, 304 tensors, 3,562,981 numbers\n' in foreign.output
-    assert (f"{blob}, note: not the authors' published file (ec101bb3e8cd84fab46e12266813687a61f2a82e)\n"
-            in foreign.output)
+    assert f"{blob}, note: not the authors' published file (ec101bb3e8cd84fab46e12266813687a61f2a82e)" in foreign.output
     assert f"{blob}, the authors' published file\n" in published.output
     assert_holds(out, authors)
 
 
-@pytest.mark.parametrize('checkpoint, words', [
-    ('none.pkl', 'cannot read none.pkl: No such file or directory'),
-    ('text.pkl', 'text.pkl is not a checkpoint that torch opens safely'),
-    ('text.safetensors', 'text.safetensors is not a whole safetensors file'),
+@pytest.mark.parametrize('arguments, words', [
+    (['none.pkl'], 'cannot read none.pkl: No such file or directory'),
+    (['text.pkl'], 'text.pkl is not a checkpoint that torch opens safely'),
+    (['text.safetensors'], 'text.safetensors is not a whole safetensors file'),
+    (['text.pkl', '-o', 'no/s.safetensors'], 'there is no folder no to write s.safetensors to'),
 ])
-def test_errors_are_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys, checkpoint, words):
+def test_errors_are_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    for suffix in ('pkl', 'safetensors'):
-        (tmp_path / f'text.{suffix}').write_text('no checkpoint')
-    monkeypatch.setattr(sys, 'argv', ['diffmf', 'convert-weights', checkpoint])
+    (tmp_path / 'text.pkl').write_text('no checkpoint')
+    (tmp_path / 'text.safetensors').write_text('no checkpoint')
+    monkeypatch.setattr(sys, 'argv', ['diffmf', 'convert-weights', *arguments])
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert ended.value.code == 2

@@ -21,7 +21,7 @@ from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.core.frames import Frame, Mode, Pair  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
 from diffmf_ros.export import network as exporting  # noqa: E402
-from diffmf_ros.export import ss2d, ssd  # noqa: E402
+from diffmf_ros.export import scans, ss2d, ssd  # noqa: E402
 from diffmf_ros.export.functions import DOMAIN, OPSET  # noqa: E402
 from diffmf_ros.export.network import ExportError, export, graph  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
@@ -31,10 +31,16 @@ from diffmf_ros.inference.onnx_file import UNSEALED, seal  # noqa: E402
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
-from diffmf_ros.models.diffmf import DiffMF, DiffMFConfig  # noqa: E402
+from diffmf_ros.models import scan  # noqa: E402
+from diffmf_ros.models.correction import with_strength  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not hasattr(torch.onnx, 'ops'), reason='exporting needs torch 2.8 or newer')
+
+
+TINY = {'s4fusion': {'width': 8, 'depths': (1, 1, 1), 'states': 2, 'cross_states': 3, 'cross_blocks': 1,
+                     'unused': False, 'residual': True},
+        'refinefuse': {'widths': (8, 8, 32, 32)}}
 
 
 def settings_for(path, **changes):
@@ -73,6 +79,19 @@ def nano(tmp_path_factory):
                   size=(30, 20))
 
 
+@pytest.fixture(scope='module', params=TINY)
+def fresh(request, tmp_path_factory):
+    """(name, weight file) of a tiny random network, light for a while, with corrections that show."""
+    name, path = request.param, tmp_path_factory.mktemp(request.param) / 'fresh.safetensors'
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(models.PRESETS[name], 'light', TINY[name])
+        torch.manual_seed(0)
+        network = models.build(name, 'light')
+        save_weights(path, with_strength(dict(network.state_dict()), 100, last_layer=network.last_layer), model=name,
+                     preset='light', iterations=1, seed=0)
+        yield name, path
+
+
 def run_function(name, *inputs):
     """Run one of the project's ONNX functions on float32 tensors."""
     names = [f'input{i}' for i in range(len(inputs))]
@@ -92,19 +111,27 @@ def relative_error(got, expected):
     return float((got.double() - expected).abs().max() / expected.abs().mean())
 
 
-@pytest.mark.parametrize('height, width', [(1, 1), (1, 9), (7, 1), (13, 21), (48, 37)])
+@pytest.mark.parametrize('height, width, states', [(1, 1, 1), (1, 9, 4), (7, 1, 2), (13, 21, 1), (9, 14, 6), (48, 37, 1)])
 @pytest.mark.parametrize('low_bias, high_bias', [(-7, -2), (-4, 9), (-120, 120)])
-def test_ss2d_equals_the_loop(height, width, low_bias, high_bias):
+def test_ss2d_equals_the_loop(monkeypatch, height, width, states, low_bias, high_bias):
+    # Given two images with records, and scans whose graph runs at once,
+    monkeypatch.setattr(scans, 'call', run_function)
     torch.manual_seed(height + width)
     channels, rank = 8, 3
-    u, proj = torch.randn(2, height, width, channels), torch.randn(2, height, width, 4, rank + 2)
+    us, projs = torch.randn(2, 2, height, width, channels), torch.randn(2, 2, height, width, 4, rank + 2 * states)
     dt_weight, skip = torch.randn(4, channels, rank) / 2, torch.randn(4, channels)
-    dt_bias, A = torch.empty(4, channels).uniform_(low_bias, high_bias), -torch.rand(4, channels, 1) * 16
+    dt_bias, A = torch.empty(4, channels).uniform_(low_bias, high_bias), -torch.rand(4, channels, states) * 16
+    dynamics = dt_weight, dt_bias, A, skip
+    exact = [x.double() for x in dynamics]
 
-    y = run_function('SS2D', u, proj, dt_weight.mT, dt_bias, A[..., 0], skip)
+    # when one is scanned, and when both take turns,
+    one = scans.ss2d(us[0], projs[0], *dynamics)
+    both = scans.interleaved_ss2d(us, projs, *dynamics)
 
-    expected = reference.ss2d(*(x.double() for x in (u, proj, dt_weight, dt_bias, A, skip)))
-    assert relative_error(y, expected) < 1e-5
+    # then each is what the loop over all tokens gives in float64.
+    expected = scan.interleaved_ss2d(us.double(), projs.double(), *exact, backend='reference')
+    assert relative_error(one, reference.ss2d(us[0].double(), projs[0].double(), *exact)) < 1e-5
+    assert max(map(relative_error, both, expected)) < 1e-5
 
 
 @pytest.mark.parametrize('length', [1, 63, 64, 65, 4096, 4097, 8300])
@@ -145,6 +172,22 @@ def test_the_engine_equals_torch_at_every_size(engines, height, width):
     assert np.ptp(fused) > 0.3
 
 
+@pytest.mark.parametrize('size, shapes', [(None, [(97, 131), (64, 48), (5, 3)]), ((50, 40), [(40, 50), (38, 49)])])
+def test_the_other_networks_equal_torch(fresh, tmp_path, size, shapes):
+    # Given a network that was exported for every size or for one,
+    name, weights = fresh
+    written = export(tmp_path / 'fresh.onnx', model=name, preset='light', weights=weights, size=size)
+    engine = OnnxEngine(settings_for(written.path, model=name))
+    torchs = Engine(updated(DEFAULTS, {'model': name, 'weights': str(weights), 'precision': 'float32', 'threads': 1}))
+
+    # when it fuses images that have to be padded, then it gives what torch gives, more than the brighter image.
+    assert written.size == (size and {'s4fusion': (61, 49), 'refinefuse': (64, 48)}[name])
+    for images in (scene(*shape) for shape in shapes):
+        fused, expected = engine(*images), torchs(*images)
+        assert np.abs(fused - expected).max() < 1e-5
+        assert np.abs(fused - np.maximum(*images)).max() > 0.05
+
+
 def test_the_file_holds_standard_operators_and_nothing_of_this_machine(light):
     data = light.path.read_bytes()
     proto = onnx.load_from_string(data)
@@ -164,10 +207,9 @@ def test_the_metadata_say_what_the_file_is(nano):
 
     metadata = session.get_modelmeta().custom_metadata_map
 
-    assert {key: metadata[key] for key in ('format', 'model', 'preset', 'iterations', 'seed', 'size')} == {
-        'format': 'diffmf_ros onnx 1', 'model': 'diffmf', 'preset': 'nano', 'iterations': '7', 'seed': '5',
+    assert {key: metadata[key] for key in ('format', 'model', 'preset', 'sides', 'iterations', 'seed', 'size')} == {
+        'format': 'diffmf_ros onnx 2', 'model': 'diffmf', 'preset': 'nano', 'sides': '16 0 0', 'iterations': '7', 'seed': '5',
         'size': '{}x{}'.format(*nano.size)}
-    assert int(metadata['multiple']) == models.build('diffmf', 'nano').multiple
     assert len(metadata['sha256']) == len(metadata['weights_sha256']) == 64
 
 
@@ -208,10 +250,9 @@ def test_a_machine_without_torch_fuses(light, tmp_path):
 
 def test_a_fixed_size_takes_what_pads_to_it_and_names_what_does_not(nano):
     engine = OnnxEngine(settings_for(nano.path, preset='nano'))
-    multiple = models.build('diffmf', 'nano').multiple
     padded_width, padded_height = nano.size
 
-    assert nano.size == (32, 32) and multiple == 16
+    assert nano.size == (32, 32)
     for size in ((20, 30), (padded_height, padded_width)):
         assert engine(*scene(*size)).shape == size
     with pytest.raises(NetworkFailure, match=r'exported for 32x32 pixels and cannot fuse 60x33; .*--size 64x48, or'):
@@ -248,7 +289,7 @@ def metadata_without(data, **changes):
     (lambda data: data[:-1000], 'was not written by `diffmf export --onnx`, or only a part'),
     (lambda data: b'PK\x03\x04' + bytes(100), 'was not written by `diffmf export --onnx`'),
     (lambda data: metadata_without(data, sha256=None), 'was not written by `diffmf export --onnx`'),
-    (lambda data: metadata_without(data, multiple=None), 'does not say what it is for: expected the metadata'),
+    (lambda data: metadata_without(data, sides=None), 'does not say what it is for: expected the metadata'),
     (lambda data: metadata_without(data, format='other'), "got format 'other'"),
     (lambda data: metadata_without(data, iterations='0'), 'untrained network'),
     (lambda data: metadata_without(data, preset='light'), 'is for diffmf light, but diffmf nano was asked for'),
@@ -339,13 +380,13 @@ def test_networks_without_trained_weights_are_not_exported(nano, tmp_path):
         export(tmp_path / 'none' / 'out.onnx', model='diffmf', preset='nano', weights=trained)
 
 
-def test_a_scan_with_more_states_is_refused():
-    network = DiffMF(DiffMFConfig(width=16, rounds=1, depth=1, levels=1, states=2)).eval()
+def test_what_cannot_be_exported_is_refused_with_the_cause():
+    network = models.build('diffmf', 'nano').double()
 
-    with pytest.raises(ExportError, match='expected one state per channel, got 2'):
-        graph(network, size=(8, 8))
+    with pytest.raises(ExportError, match=r'cannot export this network: ScanError: .* in float32, not torch.float64'):
+        graph(network, size=(16, 16))
 
-    assert network.rounds[0].own_i[0].ss2d.backend == 'auto'
+    assert network.rounds[0].own_i[0].self_attention.backend == 'auto'
 
 
 def test_the_command_says_what_it_wrote(nano, monkeypatch):

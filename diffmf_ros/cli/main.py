@@ -6,11 +6,12 @@ from importlib import import_module
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ..core.frames import DiffmfError
 
 COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench', 'doctor',
-            'export', 'align')
+            'export', 'convert_weights', 'align', 'models')
 
 
 def application() -> typer.Typer:
@@ -28,7 +29,7 @@ def main() -> None:
     try:
         application()()
     except DiffmfError as error:
-        Console(stderr=True).print(f'[red]error:[/] {error}', highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f'[red]error:[/] {escape(str(error))}', highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -100,12 +100,12 @@ def _precision_and_scans() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     from ..inference.weights import load_weights
-    from ..inference.weights_header import SHIPPED
+    from ..inference.weights_header import SHIPPED, number_text
     default = f'{DEFAULTS.model}_{DEFAULTS.preset}.safetensors'
     for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
         try:
             weights = load_weights(path)
-            yield Finding('weights', path.stem, f'{weights.iterations} iterations, checksum matches')
+            yield Finding('weights', path.stem, f'{number_text(weights.iterations)} iterations, checksum matches')
         except DiffmfError as error:
             state = State.BLOCKS if path.name == default else State.LACKS
             yield Finding('weights', path.stem, str(error), state, 'install the package again')

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from ..inference.weights import load_weights
+from ..inference.weights_header import UNKNOWN
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
 from .scoring import BASELINES, by_set, means, score_pairs
@@ -25,8 +26,9 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     name, engine = method_of(weights.model, weights=weights_file)
     scored = by_set(_reported(score_pairs({**BASELINES, name: engine}, scored_on), report))
     card = weights_file.with_suffix('.md')
+    iterations = UNKNOWN if weights.iterations is None else f'{weights.iterations:,}'
     card.write_text('\n'.join([
-        f'# {name}', '', f'{weights.iterations:,} iterations. {about_data}', '',
+        f'# {name}', '', f'{iterations} iterations. {about_data}', '',
         '## Training', '', *_training_rows(config), '', '## Loss', '', *_loss_rows(log), '', '## Scores', '',
         f'Mean over the pairs, fused on {engine.description}. MI in nats, VIF and SSIM summed over both sources, SSIM '
         'with data range 2 (published tables) and 255; salience of hot targets against the maximum, detail as the '

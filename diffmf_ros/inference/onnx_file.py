@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..models.sides import Sides
 from .errors import EngineError
+from .weights_header import number_of
 
 FORMAT = 'diffmf_ros onnx 2'  # 1: only networks whose sides are multiples
 KEYS = ('format', 'model', 'preset', 'sides', 'iterations', 'seed', 'weights_sha256', 'size', 'sha256')
@@ -70,7 +71,8 @@ def read_header(path: Path, metadata: dict[str, str]) -> OnnxHeader:
     if metadata.get('format') != FORMAT or any(key not in metadata for key in KEYS):
         raise EngineError(f'{path} does not say what it is for: expected the metadata {", ".join(KEYS)} with format '
                           f'{FORMAT!r}, got format {metadata.get("format")!r} and {sorted(metadata)}; export it again')
-    if int(metadata['iterations']) < 1:
+    iterations = number_of(metadata['iterations'])
+    if iterations is not None and iterations < 1:
         raise EngineError(f'{path} holds an untrained network (0 iterations); it would fuse noise')
     width, _, height = metadata['size'].partition('x')
     size = None if metadata['size'] == ANY_SIZE else (int(width), int(height))

@@ -9,20 +9,20 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from .weights_header import FORMAT, WeightsError, not_whole, read_header
+from .weights_header import FORMAT, WeightsError, not_whole, number_text, read_header
 
 KEEP_FLOAT32 = 'A_log', 'A_logs'  # rounding a decay is repeated at every step of a scan
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a trained network and what they are for."""
+    """The tensors of a trained network and what they are for. None: not known."""
 
     path: Path
     model: str
     preset: str
-    iterations: int
-    seed: int
+    iterations: int | None
+    seed: int | None
     tensors: dict[str, torch.Tensor] = field(repr=False)
 
 
@@ -37,13 +37,17 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], *, model: str, preset: str,
-                 iterations: int, seed: int) -> None:
-    """Write trained tensors in half precision (decay rates in float32)."""
-    stored = {name: tensor.detach().cpu().to(torch.float32 if name.endswith(KEEP_FLOAT32) else torch.float16)
-              .contiguous() for name, tensor in tensors.items()}
+                 iterations: int | None, seed: int | None, exact: bool = False) -> None:
+    """Write trained tensors in half precision (decay rates in float32), or exact: all in float32.
+
+    iterations and seed of a training that is not ours are None.
+    """
+    stored = {name: tensor.detach().cpu().to(
+        torch.float32 if exact or name.endswith(KEEP_FLOAT32) else torch.float16).contiguous()
+        for name, tensor in tensors.items()}
     save_file(stored, path, metadata={
-        'format': FORMAT, 'model': model, 'preset': preset, 'iterations': str(iterations), 'seed': str(seed),
-        'sha256': digest(stored)})
+        'format': FORMAT, 'model': model, 'preset': preset, 'iterations': number_text(iterations),
+        'seed': number_text(seed), 'sha256': digest(stored)})
 
 
 def load_weights(path: str | Path) -> Weights:
@@ -63,14 +67,19 @@ def load_weights(path: str | Path) -> Weights:
     return Weights(header.path, header.model, header.preset, header.iterations, header.seed, tensors)
 
 
+def misfits(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> list[str]:
+    """Return one text for every tensor of found that is missing, unexpected or of another shape than wanted."""
+    wanted, found = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (wanted, found))
+    return [
+        *(f'missing {name} {wanted[name]}' for name in sorted(wanted.keys() - found.keys())),
+        *(f'unexpected {name} {found[name]}' for name in sorted(found.keys() - wanted.keys())),
+        *(f'{name} has shape {found[name]}, expected {wanted[name]}'
+          for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name])]
+
+
 def load_into(network: torch.nn.Module, weights: Weights) -> None:
     """Copy weights into network, strictly. Raises WeightsError listing every tensor that does not fit."""
-    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in weights.tensors.items()}
-    problems = [f'missing {name} {wanted[name]}' for name in sorted(wanted.keys() - found.keys())]
-    problems += [f'unexpected {name} {found[name]}' for name in sorted(found.keys() - wanted.keys())]
-    problems += [f'{name} has shape {found[name]}, expected {wanted[name]}'
-                 for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name]]
+    problems = misfits(network.state_dict(), weights.tensors)
     if problems:
         raise WeightsError(f'{weights.path} ({weights.model} {weights.preset}) does not fit the network: '
                            + '; '.join(problems))

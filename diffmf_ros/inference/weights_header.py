@@ -11,6 +11,7 @@ from ..core.settings import Settings
 
 FORMAT = 'diffmf_ros 3'  # 1: networks that painted the whole image; 2: other names of tensors
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
+UNKNOWN = 'unknown'  # what was trained elsewhere does not say how long
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
 
 
@@ -20,14 +21,24 @@ class WeightsError(DiffmfError):
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """What a weight file is for; sha256 is that of its tensors."""
+    """What a weight file is for; sha256 is that of its tensors. None: not known."""
 
     path: Path
     model: str
     preset: str
-    iterations: int
-    seed: int
+    iterations: int | None
+    seed: int | None
     sha256: str
+
+
+def number_text(number: int | None) -> str:
+    """Return the header entry for a number, or for None, which is not known."""
+    return UNKNOWN if number is None else str(number)
+
+
+def number_of(text: str) -> int | None:
+    """Undo number_text."""
+    return None if text == UNKNOWN else int(text)
 
 
 def shipped(model: str, preset: str) -> Path:
@@ -61,10 +72,10 @@ def read_header(path: str | Path) -> WeightsHeader:
         raise WeightsError(f'{path} does not say what it is for: expected the header entries {", ".join(KEYS)} '
                            f'with format {FORMAT!r}, got format {header.get("format")!r} and {sorted(header)}; '
                            'train it again with this version')
-    if int(header['iterations']) < 1:
+    iterations, seed = number_of(header['iterations']), number_of(header['seed'])
+    if iterations is not None and iterations < 1:
         raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
-    return WeightsHeader(path, header['model'], header['preset'], int(header['iterations']), int(header['seed']),
-                         header['sha256'])
+    return WeightsHeader(path, header['model'], header['preset'], iterations, seed, header['sha256'])
 
 
 def not_whole(path: Path, error: Exception) -> WeightsError:

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 from torch.nn.functional import max_pool2d, relu
 
+from ..inference.weights import misfits
 from .errors import TrainingError
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 WIDENING = 4
 CLASSES = 1000
-LONGEST_REASON = 300  # characters: 320 tensors may not fit
+SHOWN = 5  # of the tensors that do not fit
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB
 
 
@@ -74,9 +75,9 @@ def load_resnet50(path: str | Path) -> ResNet50:
                             f'({type(error).__name__}: {str(error).partition(chr(10))[0]})') from error
     with torch.device('meta'):
         network = ResNet50()
-    try:
-        network.load_state_dict(state, assign=True)
-    except (RuntimeError, TypeError) as error:
-        reason = ' '.join(str(error).split())
-        raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: {reason[:LONGEST_REASON]}") from error
+    problems = misfits(network.state_dict(), state)
+    if problems:
+        more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
+        raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: {'; '.join(problems[:SHOWN])}{more}")
+    network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf convert-weights`: the checkpoint of S4Fusion's authors as a weights file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="the authors' model.pkl, or its tensors as .safetensors")],
+    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('s4fusion.safetensors'),
+    overwrite: Annotated[bool, typer.Option(help='replace an existing file')] = False,
+) -> None:
+    """Turn the checkpoint of S4Fusion's authors into weights of s4fusion base; nothing of it is executed."""
+    from ..inference.conversion import MODEL, PRESET, PUBLISHED, convert
+
+    written = convert(checkpoint, out, overwrite=overwrite)
+    typer.echo(f'{out}: {MODEL} {PRESET}, {written.tensors} tensors, {written.numbers:,} numbers')
+    typer.echo(f'{checkpoint}: git blob id {written.blob}, ' + (
+        "the authors' published file" if written.published else f"note: not the authors' published file ({PUBLISHED})"))

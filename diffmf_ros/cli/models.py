@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf models`: every network and preset in one table, measured on this machine where asked for."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ..core.settings import DEFAULTS
+from . import options
+
+WIDTH = 240  # of the table where the output is no terminal
+
+
+def models(
+    model: Annotated[str, typer.Option(help='only these networks; several: a,b')] = '',
+    preset: Annotated[str, typer.Option(help='only these presets; several: a,b')] = '',
+    size: Annotated[str, typer.Option(help='of the RGB image, WIDTHxHEIGHT')] = '640x480',
+    time: Annotated[bool, typer.Option('--time', help='also time the network stage here, and measure memory')] = False,
+    frames: Annotated[int, typer.Option(min=1, help='--time: pairs to fuse with each')] = 10,
+    score: Annotated[Path | None, typer.Option(help='also score what has weights on the registered pairs of this '
+                                               'folder: ir/ and vi/ somewhere below')] = None,
+    device: options.Device = DEFAULTS.device,
+    markdown: Annotated[bool, typer.Option('--markdown', help='print Markdown instead of a table')] = False,
+    json: Annotated[Path | None, typer.Option(help='also write everything to this file')] = None,
+) -> None:
+    """List every network and preset: size, work, and whether trained weights come with the package."""
+    from ..evaluation import models_table
+    from ..folders import pair_files
+
+    count = len(pair_files(score)) if score else 0  # before minutes of measuring
+    table = models_table.listed(size=options.image_size(size), only_models=_names(model), only_presets=_names(preset))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        def counter(what: str, total: int):
+            task = progress.add_task(what, total=total)
+            return lambda done: progress.update(task, completed=done)
+
+        if score:
+            trained = sum(row.weights is not None for row in table.rows)
+            table = models_table.scored(table, score, device=device, report=counter('scoring', count * trained))
+        if time:
+            table = models_table.timed(table, frames=frames, device=device, report=counter('timing', frames))
+    if json is not None:
+        models_table.write_json(json, table)
+    if markdown:
+        typer.echo(table.as_markdown())
+    else:
+        _show(table, text=models_table.TEXT_COLUMNS)
+
+
+def _names(several: str) -> list[str]:
+    return [name for name in several.split(',') if name]
+
+
+def _show(models_table, *, text: tuple[str, ...]) -> None:
+    columns = models_table.columns()
+    table = Table()
+    for heading in columns:
+        table.add_column(heading, justify='left' if heading in text else 'right')
+    for cells in zip(*columns.values()):
+        table.add_row(*cells)
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDTH)
+    console.print(table)
+    for line in models_table.below():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
