@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # All GPU work in one script, for a bare machine with CUDA: gpu.sh [tests|kernels|engine|all|train] [FOLDER]
 # Logs and JSON go to FOLDER (default out/gpu). Each part ends within 10 minutes; train, which is not in all, trains
-# `base` into FOLDER/diffmf_base for 9 minutes and goes on there in the next call.
+# RECIPE into FOLDER/RECIPE for 9 minutes and goes on there in the next call.
 #   PYTHON     interpreter that has torch with CUDA (default: .venv/bin/python if there, else python3)
-#   DATA       folder of training pairs (default: the one that config/train/diffmf_base.yaml names)
+#   RECIPE     of config/train: diffmf_base (default), s4fusion_base, refinefuse_base ...
+#   DATA       folder of training pairs (default: the one that the recipe names)
 #   MAMBA_SSM  folder of the unpacked source distribution of mamba-ssm, to compare kernels with
 set -u -o pipefail
 cd "$(dirname "$0")/.."
@@ -74,7 +75,8 @@ engine() {
 }
 
 train() {  # 50 seconds are left for the start, the compiler and the last checkpoint
-    run train "$python" -m diffmf_ros.cli.main train config/train/diffmf_base.yaml --out "$out/diffmf_base" \
+    local recipe=${RECIPE:-diffmf_base}
+    run "$recipe" "$python" -m diffmf_ros.cli.main train "config/train/$recipe.yaml" --out "$out/$recipe" \
         --minutes 9 ${DATA:+--data "$DATA"}
 }
 

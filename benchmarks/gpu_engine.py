@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The presets on a CUDA device, 640x480 float16, message bytes to message bytes; each figure beside its bar.
+"""The networks on a CUDA device, 640x480 float16, message bytes to message bytes; each figure beside its bar.
 
-Every preset is measured in a process of its own, and its start in two more: with empty compile caches, and with
+Every network is measured in a process of its own, and its start in two more: with empty compile caches, and with
 what the first one left there. A preset without shipped weights gets fresh ones, marked untrained: their pictures
 mean nothing, their times do. Without a CUDA device it says so and exits with 1.
 """
@@ -19,19 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
-PRESETS = ('base', 'light', 'light-s4', 'nano')
+NETWORKS = ('diffmf/base', 'diffmf/light', 'diffmf/light-s4', 'diffmf/nano', 's4fusion/base', 's4fusion/light',
+            'refinefuse/base', 'refinefuse/light')
 SIZE, LARGE = (640, 480), (1280, 1024)
 WARM_UP, FRAMES, ROUNDS, START_FRAMES = 20, 300, 100, 60
 STEADY = 1.5  # a frame within so many medians is at steady speed
-# figure: ({preset: bar}, at most or at least); None stands for every preset
+# figure: ({network: bar}, at most or at least); None stands for every network
 BARS = {
-    'p50_ms': ({'base': 6.0, 'light': 3.3}, '<='),
+    'p50_ms': ({'diffmf/base': 6.0, 'diffmf/light': 3.3}, '<='),
     'p99_over_p50': ({None: 1.15}, '<='),
-    'eager_over_graph': ({'base': 1.3, 'light': 2.0}, '>='),
+    'eager_over_graph': ({'diffmf/base': 1.3, 'diffmf/light': 2.0}, '>='),
     'around_replay_ms': ({None: 0.4}, '<='),
-    'whole_over_replay': ({'base': 1.1}, '<='),
-    'peak_allocated_gib': ({'base': 1.0, 'light': 0.4}, '<='),
-    'peak_reserved_gib': ({'base': 1.0}, '<='),
+    'whole_over_replay': ({'diffmf/base': 1.1}, '<='),
+    'peak_allocated_gib': ({'diffmf/base': 1.0, 'diffmf/light': 0.4}, '<='),
+    'peak_reserved_gib': ({'diffmf/base': 1.0}, '<='),
     'allocations_per_frame': ({None: 0}, '<='),
     'start_cold_s': ({None: 15.0}, '<='),
     'start_warm_s': ({None: 5.0}, '<='),
@@ -40,23 +41,24 @@ BARS = {
 }
 
 
-def settings_of(preset: str, folder: Path, **changes):
-    """Return (settings, whether trained) for preset on CUDA, with fresh weights in folder where none are shipped."""
+def settings_of(name: str, folder: Path, **changes):
+    """Return (settings, whether trained) for model/preset on CUDA; fresh weights in folder where none are shipped."""
     import torch
 
     from diffmf_ros import models
     from diffmf_ros.core.settings import DEFAULTS, updated
     from diffmf_ros.inference import weights, weights_header
 
-    wanted = {'preset': preset, 'device': 'cuda', 'precision': 'float16', **changes}
+    model, preset = name.split('/')
+    wanted = {'model': model, 'preset': preset, 'device': 'cuda', 'precision': 'float16', **changes}
     try:
-        weights_header.shipped('diffmf', preset)
+        weights_header.shipped(model, preset)
         return updated(DEFAULTS, wanted), True
     except weights_header.WeightsError:
         torch.manual_seed(0)
-        path = folder / f'{preset}.safetensors'
-        weights.save_weights(path, models.build('diffmf', preset).state_dict(), model='diffmf', preset=preset,
-                             iterations=1, seed=0)
+        path = folder / f'{model}_{preset}.safetensors'
+        weights.save_weights(path, models.build(model, preset).state_dict(), model=model, preset=preset, iterations=1,
+                             seed=0)
         return updated(DEFAULTS, {**wanted, 'weights': str(path)}), False
 
 
@@ -93,11 +95,11 @@ def messages_of(size):
     return messages(size, (size[0] // 2, size[1] // 2))
 
 
-def measure_start(preset: str, folder: Path) -> dict:
+def measure_start(name: str, folder: Path) -> dict:
     """Seconds from the start of this process to the end of the first pair at steady speed."""
     from diffmf_ros.inference.pipeline import FusionPipeline
 
-    pipeline = FusionPipeline(settings_of(preset, folder)[0])
+    pipeline = FusionPipeline(settings_of(name, folder)[0])
     messages = messages_of(SIZE)
     ends_s, spent_ms = [], []
     for _ in range(START_FRAMES):
@@ -114,13 +116,13 @@ def seconds_since_start() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf('SC_CLK_TCK')
 
 
-def measure_preset(preset: str, folder: Path) -> dict:
-    """All figures of one preset but those of its start."""
+def measure_network(name: str, folder: Path) -> dict:
+    """All figures of one network but those of its start."""
     import torch
 
     from diffmf_ros.inference.pipeline import FusionPipeline
 
-    settings, trained = settings_of(preset, folder)
+    settings, trained = settings_of(name, folder)
     pipeline = FusionPipeline(settings)
     messages = messages_of(SIZE)
     for _ in range(WARM_UP):
@@ -138,7 +140,7 @@ def measure_preset(preset: str, folder: Path) -> dict:
                'peak_allocated_gib': torch.cuda.max_memory_allocated() / 2 ** 30,
                'peak_reserved_gib': torch.cuda.max_memory_reserved() / 2 ** 30}
     return {**figures, **graph_against_eager(pipeline, messages), **sizes_in_turn(pipeline, messages),
-            **against_float32(pipeline, preset, folder, messages)}
+            **against_float32(pipeline, name, folder, messages)}
 
 
 def graph_against_eager(pipeline, messages) -> dict:
@@ -179,69 +181,69 @@ def sizes_in_turn(pipeline, messages) -> dict:
     return {'large_ms': large_ms, 'large_over_small': large_ms / small_ms}
 
 
-def against_float32(pipeline, preset, folder, messages) -> dict:
+def against_float32(pipeline, name, folder, messages) -> dict:
     """Share of the values of the 8-bit image that float16 leaves within one level of float32."""
     from diffmf_ros.inference.pipeline import FusionPipeline
 
-    exact = FusionPipeline(settings_of(preset, folder, precision='float32')[0])
+    exact = FusionPipeline(settings_of(name, folder, precision='float32')[0])
     images = [np.frombuffer(whole(one, messages), np.uint8).astype(int) for one in (pipeline, exact)]
     return {'within_a_level_of_float32': float((np.abs(images[0] - images[1]) <= 1).mean())}
 
 
-def in_child(what: str, preset: str, folder: Path, caches: Path) -> dict:
+def in_child(what: str, name: str, folder: Path, caches: Path) -> dict:
     """Run measure_<what> in a process of its own, whose compile caches are under caches."""
     environment = {**os.environ, 'TRITON_CACHE_DIR': str(caches / 'triton'), 'CUDA_CACHE_PATH': str(caches / 'cuda'),
                    'TORCHINDUCTOR_CACHE_DIR': str(caches / 'inductor')}
-    command = [sys.executable, __file__, '--child', what, '--presets', preset, '--folder', str(folder)]
+    command = [sys.executable, __file__, '--child', what, '--networks', name, '--folder', str(folder)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         return {'failed': f'measure_{what} ended with {done.returncode}, see above'}
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(preset: str) -> dict:
-    """Return all figures of one preset, each process starting where the one before left the caches."""
+def measure(network: str) -> dict:
+    """Return all figures of one network, each process starting where the one before left the caches."""
     with tempfile.TemporaryDirectory() as name:
         folder, caches = Path(name), Path(name) / 'caches'
-        cold = in_child('start', preset, folder, caches)
-        warm = in_child('start', preset, folder, caches)
+        cold = in_child('start', network, folder, caches)
+        warm = in_child('start', network, folder, caches)
         figures = {f'{figure.removesuffix("_s")}_{when}_s' if figure.endswith('_s') else f'{figure}_{when}': value
                    for when, start in (('cold', cold), ('warm', warm)) for figure, value in start.items()}
-        return {**figures, **in_child('preset', preset, folder, caches)}
+        return {**figures, **in_child('network', network, folder, caches)}
 
 
-def line(preset: str, figure: str, value) -> str:
+def line(network: str, figure: str, value) -> str:
     """A figure, its bar and whether it is met."""
     bars, sense = BARS.get(figure, ({}, '<='))
-    bar = bars.get(preset, bars.get(None))
+    bar = bars.get(network, bars.get(None))
     shown = f'{value:.4g}' if isinstance(value, float) else str(value)
     if bar is None:
-        return f'{preset:9} {figure:28} {shown}'
+        return f'{network:16} {figure:28} {shown}'
     met = value <= bar if sense == '<=' else value >= bar
-    return f'{preset:9} {figure:28} {shown:12} bar {sense} {bar:g}: {"met" if met else "MISSED"}'
+    return f'{network:16} {figure:28} {shown:12} bar {sense} {bar:g}: {"met" if met else "MISSED"}'
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--presets', nargs='+', choices=PRESETS, default=PRESETS)
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=NETWORKS)
     parser.add_argument('--json', type=Path, help='also write the figures there')
-    parser.add_argument('--child', choices=('start', 'preset'), help=argparse.SUPPRESS)
+    parser.add_argument('--child', choices=('start', 'network'), help=argparse.SUPPRESS)
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     import torch
     if not torch.cuda.is_available():
         sys.exit(f'no CUDA device is at hand (torch {torch.__version__}): nothing was measured')
     if options.child:
-        print(json.dumps({'start': measure_start, 'preset': measure_preset}[options.child](
-            options.presets[0], options.folder)))
+        print(json.dumps({'start': measure_start, 'network': measure_network}[options.child](
+            options.networks[0], options.folder)))
         return
     report = {'device': torch.cuda.get_device_name(), 'torch': torch.__version__, 'cuda': torch.version.cuda,
-              'python': platform.python_version(), 'size': SIZE, 'presets': {}}
-    for preset in options.presets:
-        figures = report['presets'][preset] = measure(preset)
-        print('\n'.join(line(preset, *item) for item in figures.items()), flush=True)
-        if options.json:  # after each preset: what a time limit cuts off is only the rest
+              'python': platform.python_version(), 'size': SIZE, 'networks': {}}
+    for network in options.networks:
+        figures = report['networks'][network] = measure(network)
+        print('\n'.join(line(network, *item) for item in figures.items()), flush=True)
+        if options.json:  # after each network: what a time limit cuts off is only the rest
             options.json.write_text(json.dumps(report, indent=1), encoding='utf-8')
 
 

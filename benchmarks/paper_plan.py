@@ -6,9 +6,9 @@ of the data sheets.
 """
 
 from diffmf_ros.evaluation.roofs import Roofs, work_of_preset
+from diffmf_ros.models import PRESETS
 
 SIZE = (640, 480)
-PRESETS = ('base', 'light', 'light-s4', 'nano')
 # GB/s, dense float16 TFLOP/s. Sparse INT8 TOPS, which Jetson data sheets quote, are four times the latter.
 DEVICES = {'RTX 4090': (1008, 165), 'AGX Thor': (273, 258), 'AGX Orin 64 GB': (204.8, 42.5),
            'Orin NX 16 GB': (102.4, 15), 'Orin Nano 8 GB super': (102, 16.7)}
@@ -16,14 +16,14 @@ DEVICES = {'RTX 4090': (1008, 165), 'AGX Thor': (273, 258), 'AGX Orin 64 GB': (2
 
 def main() -> None:
     """Print a Markdown table."""
-    print(f'| preset | multiply-adds | bytes | {" | ".join(DEVICES)} |')
+    print(f'| network | multiply-adds | bytes | {" | ".join(DEVICES)} |')
     print('|---' * (3 + len(DEVICES)) + '|')
-    for preset in PRESETS:
-        work = work_of_preset('diffmf', preset, SIZE)
+    for model, preset in ((model, preset) for model, presets in PRESETS.items() for preset in presets):
+        work = work_of_preset(model, preset, SIZE)
         floors = (Roofs(name, 'float16', teraflops * 1e12, gigabytes * 1e9, 2).floor_ms(work)
                   for name, (gigabytes, teraflops) in DEVICES.items())
         cells = (f'{floor:.1f} ms, {1e3 / floor:.0f}/s' for floor in floors)
-        row = f'`{preset}`', f'{work.operations / 2e9:.1f} G', f'{2 * work.elements / 1e9:.2f} GB', *cells
+        row = f'{model} `{preset}`', f'{work.operations / 2e9:.1f} G', f'{2 * work.elements / 1e9:.2f} GB', *cells
         print(f'| {" | ".join(row)} |')
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Half precision against float32 on real pairs: share of the 8-bit pixels within one grey level.
 
-python benchmarks/precision.py FOLDER [PRESET]: FOLDER holds ir/ and vi/, as for `diffmf train`.
+python benchmarks/precision.py FOLDER [PRESET [MODEL]]: FOLDER holds ir/ and vi/, as for `diffmf train`.
 """
 
 import sys
@@ -24,8 +24,8 @@ def levels(engine: Engine, pair) -> np.ndarray:
 def main() -> None:
     """Print one line per pair, then the worst and the whole."""
     keep_freed_memory()
-    folder, *preset = sys.argv[1:]
-    settings = replace(DEFAULTS, preset=preset[0] if preset else DEFAULTS.preset)
+    folder, *names = sys.argv[1:]
+    settings = replace(DEFAULTS, **dict(zip(('preset', 'model'), names)))
     half, full = (Engine(replace(settings, precision=precision)) for precision in ('auto', 'float32'))
     shares, largest = [], 0
     for files in pair_files(folder):

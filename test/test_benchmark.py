@@ -78,10 +78,12 @@ def test_presets_without_trained_weights_get_fresh_ones(tmp_path, monkeypatch):
     from diffmf_ros.inference import weights, weights_header
     monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
     nano = Configuration(updated(DEFAULTS, {'preset': 'nano'}), (64, 48))
+    namesakes = [Configuration(updated(DEFAULTS, {'model': model}), (64, 48)) for model in ('diffmf', 's4fusion')]
     # when configurations are made ready
-    with benchmark.with_weights([nano, Configuration(CLASSICAL, (64, 48))]) as (fresh, classical):
-        # then the network gets a file that loads, for as long as it is needed
+    with benchmark.with_weights([nano, Configuration(CLASSICAL, (64, 48)), *namesakes]) as (fresh, classical, *two):
+        # then each network gets a file of its own that loads, for as long as it is needed
         assert weights.load_weights(fresh.settings.weights).preset == 'nano'
+        assert [weights.load_weights(one.settings.weights).model for one in two] == ['diffmf', 's4fusion']
         assert not fresh.trained
     assert not Path(fresh.settings.weights).exists()
     assert classical == Configuration(CLASSICAL, (64, 48))
@@ -182,7 +184,7 @@ def test_a_start_that_fails_says_why():
 def test_lines_of_the_plot_differ_in_size_alone():
     rows = [row([4], size=(640, 480)), row([1], size=(320, 240)), row([2], preset='nano')]
     lines = bench_plot.lines(Report(MACHINE, {}, rows))
-    assert list(lines) == ['light, cpu float32', 'nano, cpu float32']
+    assert list(lines) == ['diffmf light, cpu float32', 'diffmf nano, cpu float32']
     assert lines['light, cpu float32'] == [rows[1], rows[0]]
 
 

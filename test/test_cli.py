@@ -62,7 +62,7 @@ def test_a_grey_and_a_colour_image_are_told_apart_in_either_order(tmp_path, orde
 @pytest.mark.parametrize('arguments, words', [
     (('fuse', 'none.png', 'thermal.png'), 'none.png does not exist'),
     (('fuse', 'rgb.png', 'text.png'), 'text.png cannot be read as an image'),
-    (('fuse', 'rgb.png', 'thermal.png', '--model', 'magic'), 'model must be one of diffmf, s4fusion, refinefuse, classical'),
+    (('fuse', 'rgb.png', 'thermal.png', '--model', 'magic'), 'model must be one of diffmf, s4fusion, refinefuse'),
     (('fuse', 'rgb.png', 'thermal.png', '--scale', '3'), 'scale must lie in 0.125 to 1.0'),
     (('fuse', 'rgb.png', 'thermal.png', '--weights', 'none.safetensors'), 'none.safetensors does not exist'),
     (('replay', 'none', 'out'), 'there is no bag at none'),

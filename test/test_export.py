@@ -111,26 +111,27 @@ def relative_error(got, expected):
     return float((got.double() - expected).abs().max() / expected.abs().mean())
 
 
-@pytest.mark.parametrize('height, width, states', [(1, 1, 1), (1, 9, 4), (7, 1, 2), (13, 21, 1), (9, 14, 6), (48, 37, 1)])
+@pytest.mark.parametrize('height, width, states', [(1, 1, 1), (1, 9, 4), (7, 1, 2), (13, 21, 6), (48, 37, 1)])
 @pytest.mark.parametrize('low_bias, high_bias', [(-7, -2), (-4, 9), (-120, 120)])
 def test_ss2d_equals_the_loop(monkeypatch, height, width, states, low_bias, high_bias):
     # Given two images with records, and scans whose graph runs at once,
     monkeypatch.setattr(scans, 'call', run_function)
     torch.manual_seed(height + width)
     channels, rank = 8, 3
-    us, projs = torch.randn(2, 2, height, width, channels), torch.randn(2, 2, height, width, 4, rank + 2 * states)
+    us = torch.randn(2, 2, height, width, channels).unbind()
+    projs = torch.randn(2, 2, height, width, 4, rank + 2 * states).unbind()
     dt_weight, skip = torch.randn(4, channels, rank) / 2, torch.randn(4, channels)
     dt_bias, A = torch.empty(4, channels).uniform_(low_bias, high_bias), -torch.rand(4, channels, states) * 16
     dynamics = dt_weight, dt_bias, A, skip
-    exact = [x.double() for x in dynamics]
+    exact_us, exact_projs, exact = ([x.double() for x in tensors] for tensors in (us, projs, dynamics))
 
     # when one is scanned, and when both take turns,
     one = scans.ss2d(us[0], projs[0], *dynamics)
     both = scans.interleaved_ss2d(us, projs, *dynamics)
 
     # then each is what the loop over all tokens gives in float64.
-    expected = scan.interleaved_ss2d(us.double(), projs.double(), *exact, backend='reference')
-    assert relative_error(one, reference.ss2d(us[0].double(), projs[0].double(), *exact)) < 1e-5
+    expected = scan.interleaved_ss2d(exact_us, exact_projs, *exact, backend='reference')
+    assert relative_error(one, reference.ss2d(exact_us[0], exact_projs[0], *exact)) < 1e-5
     assert max(map(relative_error, both, expected)) < 1e-5
 
 
@@ -172,7 +173,7 @@ def test_the_engine_equals_torch_at_every_size(engines, height, width):
     assert np.ptp(fused) > 0.3
 
 
-@pytest.mark.parametrize('size, shapes', [(None, [(97, 131), (64, 48), (5, 3)]), ((50, 40), [(40, 50), (38, 49)])])
+@pytest.mark.parametrize('size, shapes', [(None, [(97, 131), (64, 48), (5, 3)]), ((50, 40), [(40, 50), (38, 57)])])
 def test_the_other_networks_equal_torch(fresh, tmp_path, size, shapes):
     # Given a network that was exported for every size or for one,
     name, weights = fresh
@@ -208,8 +209,8 @@ def test_the_metadata_say_what_the_file_is(nano):
     metadata = session.get_modelmeta().custom_metadata_map
 
     assert {key: metadata[key] for key in ('format', 'model', 'preset', 'sides', 'iterations', 'seed', 'size')} == {
-        'format': 'diffmf_ros onnx 2', 'model': 'diffmf', 'preset': 'nano', 'sides': '16 0 0', 'iterations': '7', 'seed': '5',
-        'size': '{}x{}'.format(*nano.size)}
+        'format': 'diffmf_ros onnx 2', 'model': 'diffmf', 'preset': 'nano', 'sides': '16 0 0', 'iterations': '7',
+        'seed': '5', 'size': '{}x{}'.format(*nano.size)}
     assert len(metadata['sha256']) == len(metadata['weights_sha256']) == 64
 
 

@@ -46,7 +46,8 @@ def test_features_have_the_sizes_of_the_authors_figure():
     network, sizes = models.build('refinefuse', 'base').eval(), {}
     for place, modules in (('encoder', network.encoder_a), ('fusion', network.fusion)):
         for scale, module in enumerate(modules, start=1):
-            module.register_forward_hook(lambda _, x, out, key=(place, scale): sizes.update({key: tuple(out.shape[1:])}))
+            module.register_forward_hook(
+                lambda _, x, out, key=(place, scale): sizes.update({key: tuple(out.shape[1:])}))
     # when a 64 x 96 pair is fused, then widths and strides are those that are drawn.
     with torch.inference_mode():
         network(*images(64, 96))

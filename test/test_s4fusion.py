@@ -112,7 +112,8 @@ def test_the_fusion_that_is_never_computed_would_be_right(golden, authors, backe
 
 
 def test_units_give_what_the_authors_give(golden, authors, backend):
-    array = {key: torch.from_numpy(golden[key])[None] for key in golden.files if key.startswith(('unit/ss2d', 'unit/cm'))}
+    array = {key: torch.from_numpy(golden[key])[None] for key in golden.files
+             if key.startswith(('unit/ss2d', 'unit/cmsa'))}
     pair = array['unit/cmsa/in_ir'], array['unit/cmsa/in_vi']
     found = {'unit/ss2d/out': authors.layers_x[1].blocks[0].self_attention(array['unit/ss2d/in']),
              'unit/cmsa_layer/out': authors.fusion_layers['1'](*pair),

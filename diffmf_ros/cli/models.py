@@ -12,7 +12,7 @@ from rich.table import Table
 from ..core.settings import DEFAULTS
 from . import options
 
-WIDTH = 240  # of the table where the output is no terminal
+WIDTH = 280  # of the table where the output is no terminal
 
 
 def models(
@@ -59,7 +59,7 @@ def _show(models_table, *, text: tuple[str, ...]) -> None:
     columns = models_table.columns()
     table = Table()
     for heading in columns:
-        table.add_column(heading, justify='left' if heading in text else 'right')
+        table.add_column(heading, justify='left' if heading in text else 'right', overflow='fold')
     for cells in zip(*columns.values()):
         table.add_row(*cells)
     console = Console()

@@ -162,7 +162,9 @@ class Settings:
     model: str = _setting(
         'diffmf', 'what fuses: a network, or the weight-free classical method',
         choices=('diffmf', 's4fusion', 'refinefuse', 'classical'))
-    preset: str = _setting('light', 'size of the network; s4fusion and refinefuse have light and base', choices=('light', 'base', 'light-s4', 'nano'))
+    preset: str = _setting(
+        'light', 'size of the network; s4fusion and refinefuse have light and base',
+        choices=('light', 'base', 'light-s4', 'nano'))
     weights: str = _setting('', 'path of a .safetensors file; empty: the shipped weights of the preset')
     engine: str = _setting(
         'torch', 'what runs the network; onnx: onnxruntime, with weights naming a file of `diffmf export`',

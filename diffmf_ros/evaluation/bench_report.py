@@ -117,8 +117,8 @@ def run(configurations: Sequence[Configuration], *, frames: int,
     with with_weights(configurations) as ready:
         timings = _with_publishing(compare(ready, frames=frames, report=report), frames, notes)
         startups = [measure_startup(configuration) for configuration in ready]
-    for preset in dict.fromkeys(c.settings.preset for c in ready if not c.trained):
-        notes.append(f'{preset}: no trained weights come with this package; timed with fresh ones, whose pictures '
+    for network in dict.fromkeys(c.network for c in ready if not c.trained):
+        notes.append(f'{network}: no trained weights come with this package; timed with fresh ones, whose pictures '
                      'mean nothing')
     notes += dict.fromkeys(f'energy is not reported: {t.joules}' for t in timings if isinstance(t.joules, str))
     notes += dict.fromkeys(problem for timing in timings for problem in timing.problems)

@@ -14,6 +14,7 @@ import numpy as np
 from ..core.encodings import decode
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.settings import Settings
+from ..inference.network import name_of
 from ..inference.pipeline import FusionPipeline
 from .energy import find_meter
 
@@ -30,12 +31,16 @@ class Configuration:
     trained: bool = True
 
     @property
-    def name(self) -> str:
-        """Such as 'light 640x480' or 'base 640x480 x0.5'."""
+    def network(self) -> str:
+        """Such as 'diffmf light', or 'classical'."""
         settings = self.settings
-        what = settings.model if settings.model == 'classical' else settings.preset
-        scale = '' if settings.scale == 1 else f' x{settings.scale:g}'
-        return f'{what} {self.size[0]}x{self.size[1]}{scale}'
+        return settings.model if settings.model == 'classical' else name_of(settings)
+
+    @property
+    def name(self) -> str:
+        """Such as 'diffmf light 640x480' or 's4fusion base 640x480 x0.5'."""
+        scale = '' if self.settings.scale == 1 else f' x{self.settings.scale:g}'
+        return f'{self.network} {self.size[0]}x{self.size[1]}{scale}'
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def _with_weights(configuration: Configuration, folder: Path) -> Configuration:
         shipped(settings.model, settings.preset)
         return configuration
     except WeightsError:
-        path = folder / f'{settings.preset}.safetensors'
+        path = folder / f'{settings.model}_{settings.preset}.safetensors'
         if not path.exists():
             tensors = models.build(settings.model, settings.preset).state_dict()
             # One iteration, though there was none: a file without any is refused.

@@ -7,8 +7,8 @@ Work is counted layer by layer:
   direction of a scan 9 per state and 1 for the skip (the convention of VMamba), and 2 per rank of the
   step size of SS2D; four per query, key and channel of attention;
 * elements moved: every convolution and linear layer reads its input and its parameters and writes its
-  output once, as attention does. A scan reads its input and writes its output once per direction, because the directions
-  visit the tokens in different orders, and reads the step sizes, B and C once.
+  output once, as attention does. A scan reads its input and writes its output once per direction, because
+  the directions visit the tokens in different orders, and reads the step sizes, B and C once.
 
 Element-wise work (norms, activations, sums, concatenation, up-sampling) is taken to ride along for
 nothing. Nothing moves from one layer to the next in a cache: an implementation that fuses layers, or

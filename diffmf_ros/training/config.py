@@ -51,7 +51,8 @@ class TrainConfig:
             raise ConfigError('distillation needs both a teacher (a weights file) and a loss distil above 0; '
                               f'got teacher {self.teacher!r} and distil {self.loss.distil}')
         if self.loss.uncertainty and not self.perception:
-            raise ConfigError("loss uncertainty needs perception: a file with torchvision's ImageNet weights of ResNet-50")
+            raise ConfigError("loss uncertainty needs perception: a file with torchvision's ImageNet weights of "
+                              'ResNet-50')
         if self.loss.vif and self.crop < VIF_SMALLEST_SIDE:
             raise ConfigError(f'loss vif needs a crop of at least {VIF_SMALLEST_SIDE} pixels, not {self.crop}')
 
