@@ -123,7 +123,7 @@ def main() -> None:
     verdicts = [line for name in trained for line in bar_lines(name, bars(
         {dataset: rows[name] for dataset, rows in mean.items()},
         {dataset: rows['maximum'] for dataset, rows in mean.items()}, peers,
-        {clip: found[name].ratio for clip, found in clips.items()}))]
+        {clip: found[name].ratio for clip, found in clips.items()}, model=name.split()[0]))]
     used = '; '.join(f'{name} on {fuse.description}' for name, fuse in trained.items())
     text = '\n'.join([f'{used}.', '', *score_lines(table, peers), *(flicker_lines(clips) if clips else []), *verdicts])
     print(text)

@@ -9,6 +9,7 @@ from statistics import median
 PEERS = Path(__file__).with_name('peers.csv')
 AGAINST_PEERS = ('EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2')
 BEST_PEER_IN = 5
+MEDIAN_PEER_IN = {'diffmf': len(AGAINST_PEERS), 's4fusion': 6, 'refinefuse': 6}
 # The least ratio to the maximum; from 1 on it has to be above.
 TO_MAXIMUM = {
     'MSRS': {'EN': 1, 'SD': 1, 'SF': 1, 'AG': 1, 'SCD': 1, 'VIF': 0.96, 'Qabf': 0.96, 'SSIM_dr2': 0.99},
@@ -41,11 +42,11 @@ def read_peers(file: Path = PEERS) -> dict[str, dict[str, Scores]]:
 
 
 def bars(own: dict[str, Scores], maximum: dict[str, Scores], peers: dict[str, dict[str, Scores]],
-         flicker: dict[str, float]) -> list[Bar]:
-    """Check the mean scores by data set of one network; flicker is by clip. What was not measured has no bar."""
+         flicker: dict[str, float], *, model: str = 'diffmf') -> list[Bar]:
+    """Check the mean scores by data set of a model; flicker is by clip. What was not measured has no bar."""
     found = []
     if 'MSRS' in own and 'MSRS' in peers:
-        found += _against_peers(own['MSRS'], list(peers['MSRS'].values()))
+        found += _against_peers(own['MSRS'], list(peers['MSRS'].values()), MEDIAN_PEER_IN[model])
     found += [_against_maximum(name, own[name], maximum[name], least)
               for name, least in TO_MAXIMUM.items() if name in own]
     for metric, least in LEAST.items():
@@ -55,9 +56,9 @@ def bars(own: dict[str, Scores], maximum: dict[str, Scores], peers: dict[str, di
                     for clip, value in flicker.items()]
 
 
-def _against_peers(own: Scores, peers: list[Scores]) -> list[Bar]:
+def _against_peers(own: Scores, peers: list[Scores], median_in: int) -> list[Bar]:
     result = []
-    for what, choose, asked in (('best', max, BEST_PEER_IN), ('median', median, len(AGAINST_PEERS))):
+    for what, choose, asked in (('best', max, BEST_PEER_IN), ('median', median, median_in)):
         goals = {metric: choose(peer[metric] for peer in peers) for metric in AGAINST_PEERS}
         # At the best peer is enough, the median has to be passed.
         reached = [m for m, goal in goals.items() if (own[m] >= goal if what == 'best' else own[m] > goal)]

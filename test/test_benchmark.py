@@ -185,7 +185,7 @@ def test_lines_of_the_plot_differ_in_size_alone():
     rows = [row([4], size=(640, 480)), row([1], size=(320, 240)), row([2], preset='nano')]
     lines = bench_plot.lines(Report(MACHINE, {}, rows))
     assert list(lines) == ['diffmf light, cpu float32', 'diffmf nano, cpu float32']
-    assert lines['light, cpu float32'] == [rows[1], rows[0]]
+    assert lines['diffmf light, cpu float32'] == [rows[1], rows[0]]
 
 
 def test_plot_is_written(tmp_path):

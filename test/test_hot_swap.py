@@ -25,6 +25,7 @@ from diffmf_ros.models.diffmf import DiffMF  # noqa: E402
 DEADLINE_S = 60.0
 NANO = updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu', 'precision': 'float32'})
 LIGHT = updated(NANO, {'preset': 'light'})
+S4FUSION, REFINEFUSE = (updated(LIGHT, {'model': model}) for model in ('s4fusion', 'refinefuse'))
 CLASSICAL = updated(NANO, {'model': 'classical'})
 
 
@@ -46,7 +47,8 @@ def pipeline():
 
 
 @pytest.mark.parametrize('wanted, mode, description', [
-    (LIGHT, Mode.FUSED, 'diffmf light'), (CLASSICAL, Mode.CLASSICAL, 'classical')])
+    (LIGHT, Mode.FUSED, 'diffmf light'), (S4FUSION, Mode.FUSED, 's4fusion light'),
+    (REFINEFUSE, Mode.FUSED, 'refinefuse light'), (CLASSICAL, Mode.CLASSICAL, 'classical')])
 def test_after_the_swap_the_other_network_fuses(pipeline, wanted, mode, description):
     before = pipeline.fuse(make_pair()).pixels
     loaded = pipeline.load(wanted)

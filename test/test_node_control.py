@@ -76,7 +76,7 @@ def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
 @pytest.mark.parametrize('name, value, words', [
     ('alignment.file', '/nowhere/a.yaml', 'cannot read the alignment file'),
     ('weights', '/nowhere/w.safetensors', '/nowhere/w.safetensors'),
-    ('model', 'clasical', 'one of diffmf, classical'),
+    ('model', 'clasical', 'one of diffmf, s4fusion, refinefuse, classical'),
     ('scale', 'large', 'must be of type float'),
     ('preset', 'base', 'base')])
 def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(cameras, name, value, words):
@@ -123,6 +123,16 @@ def test_a_network_is_swapped_in_between_frames_and_out_again(cameras):
     assert [m.header for m in cameras.fused] == [m.header for m in cameras.states]
     gaps = np.diff([m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in cameras.fused])
     assert set(gaps) == {33_333_333}
+
+
+@needs_torch
+def test_all_three_networks_follow_one_another(cameras):
+    cameras.fuse_one()
+    for model in ('diffmf', 's4fusion', 'refinefuse'):
+        assert change(cameras, model=model, preset='light', threads=1).successful
+        cameras.fuse_until(lambda image, model=model: cameras.state()['model'] == f'{model} light', model)
+        assert cameras.state()['mode'] == 'FUSED'
+    assert [m.header for m in cameras.fused] == [m.header for m in cameras.states]
 
 
 @needs_torch

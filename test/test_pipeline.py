@@ -40,6 +40,29 @@ def engine_settings(tmp_path):
     return updated(DEFAULTS, {'weights': str(path)})
 
 
+@pytest.mark.parametrize('height, width', [(1, 1), (7, 30), (48, 64), (61, 73)])
+@pytest.mark.parametrize('model, preset', [('s4fusion', 'light'), ('s4fusion', 'base'), ('refinefuse', 'light')])
+def test_the_sister_networks_take_every_size(tmp_path, model, preset, height, width):
+    # Given a network that is not trained, but for its correction, which is a constant 20 levels,
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros import models
+    from diffmf_ros.inference.weights import save_weights
+    network = models.build(model, preset)
+    last = network.final_conv if model == 's4fusion' else network.decode_1[2]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, 20 / 255)
+    save_weights(tmp_path / 'w.safetensors', network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
+    # when gray images of any size are fused,
+    pipeline = FusionPipeline(updated(DEFAULTS, {'model': model, 'preset': preset,
+                                                 'weights': str(tmp_path / 'w.safetensors')}))
+    thermal = np.random.default_rng(0).integers(0, 200, (height, width), np.uint8)
+    result = pipeline.fuse(pair_of(np.zeros((height, width), np.uint8), thermal, 'mono8'))
+    # then every pixel lies where it lay: the maximum and the correction, or what base paints.
+    expected = np.full_like(thermal, 20) if preset == 'base' else np.rint(thermal + 20 - 1.5 ** 2 / 20).astype(np.uint8)
+    assert (result.mode, result.warnings) == (Mode.FUSED, ())
+    assert np.abs(result.pixels[..., 0].astype(int) - expected).max() <= 1
+
+
 def test_result_keeps_the_header_and_size_of_the_rgb_frame(textured):
     result = FusionPipeline(CLASSICAL).fuse(textured)
     assert (result.stamp_ns, result.frame_id, result.encoding) == (7, 'rgb_optical', 'rgb8')

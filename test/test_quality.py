@@ -25,11 +25,11 @@ MAXIMUM = dict.fromkeys(NAMES, 1.0)
 PEERS = {'MSRS': {name: dict.fromkeys(AGAINST_PEERS, value) for name, value in (('a', 0.5), ('b', 1.0), ('c', 2.0))}}
 
 
-def verdicts(msrs, everything=None, flicker=None):
+def verdicts(msrs, everything=None, flicker=None, model='diffmf'):
     """{name of the bar: met} of scores that differ from 1.5 (0.95 of salience and detail) as given."""
     usual = dict.fromkeys(NAMES, 1.5) | {'salience': 0.95, 'detail': 0.95}
     own = {'MSRS': usual | msrs, 'all': usual | (everything or {})}
-    found = bars(own, {'MSRS': MAXIMUM, 'all': MAXIMUM}, PEERS, flicker or {})
+    found = bars(own, {'MSRS': MAXIMUM, 'all': MAXIMUM}, PEERS, flicker or {}, model=model)
     return {bar.name: bar.met for bar in found}
 
 
@@ -49,6 +49,12 @@ def test_the_best_peer_has_to_be_reached_in_five_metrics():
 def test_the_median_peer_has_to_be_passed_in_all():
     assert verdicts({})['median peer, MSRS']
     assert not verdicts({'MI': 1.0})['median peer, MSRS']
+
+
+@pytest.mark.parametrize('model', ['s4fusion', 'refinefuse'])
+def test_the_sister_networks_have_to_pass_it_in_six(model):
+    assert verdicts({'MI': 1.0, 'SF': 0.9}, model=model)['median peer, MSRS']
+    assert not verdicts({'MI': 1.0, 'SF': 0.9, 'EN': 0.9}, model=model)['median peer, MSRS']
 
 
 @pytest.mark.parametrize(('metric', 'msrs', 'everywhere'), [

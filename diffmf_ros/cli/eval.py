@@ -18,8 +18,8 @@ def eval(
     rgb: Annotated[Path, typer.Option(help='folder of visible images')],
     thermal: Annotated[Path, typer.Option(help='folder of thermal images of the same names and sizes')],
     fused: Annotated[Path | None, typer.Option(help='folder of fused images of the same names')] = None,
-    model: Annotated[str | None, typer.Option(help='what to fuse with instead: diffmf, classical, average, '
-                                              'maximum')] = None,
+    model: Annotated[str | None, typer.Option(help='what to fuse with instead: diffmf, s4fusion, refinefuse, '
+                                              'classical, average, maximum')] = None,
     preset: Annotated[str | None, typer.Option(help='size of the network; default: that of the weights')] = None,
     weights: options.Weights = None,
     device: options.Device = DEFAULTS.device,

@@ -16,7 +16,7 @@ COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'eval',
 
 def application() -> typer.Typer:
     """Return the command-line application; each module of COMMANDS has a function of its own name."""
-    app = typer.Typer(help='Thermal + RGB fusion with DIFF-MF.', no_args_is_help=True,
+    app = typer.Typer(help='Thermal + RGB fusion with DIFF-MF, S4Fusion and RefineFuse.', no_args_is_help=True,
                       pretty_exceptions_enable=False, add_completion=False)
     for name in COMMANDS:
         command = getattr(import_module(f'.{name}', __package__), name)
