@@ -15,7 +15,7 @@ from .. import models
 from ..core.frames import DiffmfError
 from ..inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal, sides_text
 from ..inference.weights import Weights, digest, load_into, load_weights
-from ..inference.weights_header import shipped
+from ..inference.weights_header import number_text, shipped
 
 LARGEST_DIFFERENCE = 1e-3
 # Height and width in multiples of the network. The first one checked has more than one group of the SSD.
@@ -62,7 +62,8 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
     proto = graph(network, size=size)
     for key, value in {
             'format': FORMAT, 'model': weights.model, 'preset': weights.preset, 'sides': sides_text(network.sides),
-            'iterations': weights.iterations, 'seed': weights.seed, 'weights_sha256': digest(weights.tensors),
+            'iterations': number_text(weights.iterations), 'seed': number_text(weights.seed),
+            'weights_sha256': digest(weights.tensors),
             'size': f'{size[0]}x{size[1]}' if size else ANY_SIZE, 'sha256': UNSEALED}.items():
         proto.metadata_props.add(key=key, value=str(value))
     data = seal(proto.SerializeToString(deterministic=True))

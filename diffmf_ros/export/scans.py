@@ -39,17 +39,20 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
 
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
-    """As `models.scan.ss2d`. Raises ScanError for more than one state per channel."""
-    if A.shape[2] != 1:
-        raise scan.ScanError(f'expected one state per channel, got {A.shape[2]}')
-    return _call('SS2D', u, proj, dt_weight.mT, dt_bias, A[..., 0], skip)
+    """As `models.scan.ss2d`."""
+    return interleaved_ss2d([u], [proj], dt_weight, dt_bias, A, skip)[0]
+
+
+def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip):
+    """As `models.scan.interleaved_ss2d`, for any number of images."""
+    return call('SS2D', torch.stack(us), torch.stack(projs), dt_weight.mT, dt_bias, A.mT, skip).unbind()
 
 
 def ssd(*inputs):
     """As `models.scan.ssd`, without D."""
-    return ssd_with(lambda *one_direction: _call('SSD', *one_direction), *inputs)
+    return ssd_with(lambda *one_direction: call('SSD', *one_direction), *inputs)
 
 
-def _call(name, x, *others):
-    """A call in the graph of a function of `functions`, with an output like x."""
+def call(name, x, *others):
+    """Call a function of `ss2d` or `ssd` in the graph; its output is like x."""
     return torch.onnx.ops.symbolic(f'{DOMAIN}::{name}', (x, *others), dtype=x.dtype, shape=x.shape, version=1)

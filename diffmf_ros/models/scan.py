@@ -15,7 +15,8 @@ from .kernels.composed import add_directions, along_directions, at_least_float32
 # In the order of 'auto'. A backend is a module with
 #   unavailable() -> str | None                 why it cannot run on this machine
 #   refuses(u, *, states) -> str | None         why it cannot take inputs like u with so many states
-# and any of selective_scan, ss2d, ssd, called with the arguments of the functions here, in their order.
+# and any of selective_scan, ss2d, interleaved_ss2d, ssd, called with the arguments of the functions here, in their
+# order.
 BACKENDS = {'triton': triton, 'mamba_ssm': mamba_ssm, 'cpu': cpu, 'portable': portable, 'reference': reference}
 
 
@@ -89,6 +90,9 @@ def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip, *, backend='auto'):
     first image's token comes before the second's at every step, also in the reverse orders. Returns two
     y: B x H x W x D.
     """
+    if hasattr(BACKENDS.get(backend), 'interleaved_ss2d'):  # else it is composed of a selective scan
+        module = backend_for(us[0], 'interleaved_ss2d', backend, states=A.shape[2])
+        return module.interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip)
     rank = dt_weight.shape[2]
     laid_out = [along_directions(u, proj, rank) for u, proj in zip(us, projs)]
     order = laid_out[0][0]
