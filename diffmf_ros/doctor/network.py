@@ -99,8 +99,9 @@ def _precision_and_scans() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
+    from ..inference.header_text import number_text
     from ..inference.weights import load_weights
-    from ..inference.weights_header import SHIPPED, number_text
+    from ..inference.weights_header import SHIPPED
     default = f'{DEFAULTS.model}_{DEFAULTS.preset}.safetensors'
     for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
         try:

@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
+from ..inference.header_text import UNKNOWN
 from ..inference.weights import load_weights
-from ..inference.weights_header import UNKNOWN
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
 from .scoring import BASELINES, by_set, means, score_pairs

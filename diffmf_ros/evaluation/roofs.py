@@ -25,6 +25,7 @@ from torch import nn
 from .. import models
 from ..models.blocks import SS2D, SSDMixer
 from ..models.refinefuse import CrossAttention
+from ..models.s4fusion import OverlappingPatches
 
 SCAN_OPERATIONS = 9
 MATRIX_SIDE = {'cpu': 1024, 'cuda': 8192}
@@ -152,6 +153,12 @@ def _attention(layer: CrossAttention, args, out) -> Work:
     return Work(4 * queries * keys / args[1].shape[1], 2 * (queries + keys))
 
 
+def _patches(layer: OverlappingPatches, args, out) -> Work:
+    """A linear layer whose outputs are summed where they overlap."""
+    return Work(2 * args[0].numel() * layer.expand.out_features, args[0].numel() + out.numel(),
+                layer.expand.weight.numel())
+
+
 def _matrix(tokens: int, channels: int, out: int) -> Work:
     return Work(2 * tokens * channels * out, tokens * (channels + out), channels * out)
 
@@ -166,4 +173,5 @@ def _scan(tokens, channels, states, *, directions, records, rank=0) -> Work:
     return Work(steps * (SCAN_OPERATIONS * states + 1 + 2 * rank), 2 * steps + tokens * records)
 
 
-COUNTERS = {nn.Conv2d: _layer, nn.Linear: _layer, SS2D: _ss2d, CrossAttention: _attention}
+COUNTERS = {nn.Conv2d: _layer, nn.Linear: _layer, SS2D: _ss2d, CrossAttention: _attention,
+            OverlappingPatches: _patches}

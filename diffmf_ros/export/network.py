@@ -13,9 +13,10 @@ import torch
 
 from .. import models
 from ..core.frames import DiffmfError
-from ..inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal, sides_text
+from ..inference.header_text import number_text, sides_text
+from ..inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal
 from ..inference.weights import Weights, digest, load_into, load_weights
-from ..inference.weights_header import number_text, shipped
+from ..inference.weights_header import shipped
 
 LARGEST_DIFFERENCE = 1e-3
 # Height and width in multiples of the network. The first one checked has more than one group of the SSD.

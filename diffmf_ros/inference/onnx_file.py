@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..models.sides import Sides
 from .errors import EngineError
-from .weights_header import number_of
+from .header_text import number_of, sides_of
 
 FORMAT = 'diffmf_ros onnx 2'  # 1: only networks whose sides are multiples
 KEYS = ('format', 'model', 'preset', 'sides', 'iterations', 'seed', 'weights_sha256', 'size', 'sha256')
@@ -29,17 +29,6 @@ class OnnxHeader:
     preset: str
     sides: Sides
     size: tuple[int, int] | None
-
-
-def sides_text(sides: Sides) -> str:
-    """Return the metadata entry for the sides of a network."""
-    return f'{sides.multiple} {sides.remainder} {int(sides.centred)}'
-
-
-def sides_of(text: str) -> Sides:
-    """Undo sides_text."""
-    multiple, remainder, centred = map(int, text.split())
-    return Sides(multiple, remainder, centred=bool(centred))
 
 
 def seal(data: bytes) -> bytes:

@@ -9,7 +9,8 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from .weights_header import FORMAT, WeightsError, not_whole, number_text, read_header
+from .header_text import number_text
+from .weights_header import FORMAT, WeightsError, not_whole, read_header
 
 KEEP_FLOAT32 = 'A_log', 'A_logs'  # rounding a decay is repeated at every step of a scan
 

@@ -8,10 +8,10 @@ import safetensors
 
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
+from .header_text import number_of
 
 FORMAT = 'diffmf_ros 3'  # 1: networks that painted the whole image; 2: other names of tensors
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
-UNKNOWN = 'unknown'  # what was trained elsewhere does not say how long
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
 
 
@@ -29,16 +29,6 @@ class WeightsHeader:
     iterations: int | None
     seed: int | None
     sha256: str
-
-
-def number_text(number: int | None) -> str:
-    """Return the header entry for a number, or for None, which is not known."""
-    return UNKNOWN if number is None else str(number)
-
-
-def number_of(text: str) -> int | None:
-    """Undo number_text."""
-    return None if text == UNKNOWN else int(text)
 
 
 def shipped(model: str, preset: str) -> Path:

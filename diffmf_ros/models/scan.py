@@ -95,12 +95,11 @@ def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip, *, backend='auto'):
         return module.interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip)
     rank = dt_weight.shape[2]
     laid_out = [along_directions(u, proj, rank) for u, proj in zip(us, projs)]
-    order = laid_out[0][0]
     # B x 4 x L x width of either -> B x 2L x 4 x width
     u, low, B, C = (torch.stack([part.transpose(1, 2) for part in parts], dim=2).flatten(1, 2)
-                    for parts in list(zip(*laid_out))[1:])
+                    for parts in zip(*laid_out))
     delta = torch.einsum('blkr,kdr->blkd', *at_least_float32(low), dt_weight)
     y = selective_scan(u.flatten(2).mT, delta.flatten(2).mT, A.flatten(0, 1), B.permute(0, 2, 3, 1),
                        C.permute(0, 2, 3, 1), skip.flatten(), dt_bias.flatten(), True, backend=backend)
     y = y.mT.unflatten(2, A.shape[:2]).unflatten(1, (-1, 2))  # B x L x 2 x 4 x D
-    return [add_directions(of_one.transpose(1, 2), order, us[0].shape).to(u.dtype) for of_one in y.unbind(2)]
+    return [add_directions(of_one.transpose(1, 2), us[0].shape).to(u.dtype) for of_one in y.unbind(2)]

@@ -12,6 +12,13 @@ def orders(height: int, width: int, device=None) -> torch.Tensor:
     return torch.stack([raster, columns, raster.flip(0), columns.flip(0)])
 
 
+def steps(height: int, width: int, device=None) -> torch.Tensor:
+    """Step at which each token is visited, the inverse of `orders`: 4 x (height * width)."""
+    raster = torch.arange(height * width, device=device)
+    columns = raster.view(width, height).T.flatten()
+    return torch.stack([raster, columns, len(raster) - 1 - raster, len(raster) - 1 - columns])
+
+
 def at_least_float32(*tensors):
     """Half-precision tensors in float32, others as they are."""
     return [t.float() if t.dtype.itemsize < 4 else t for t in tensors]
@@ -35,7 +42,7 @@ def selective_scan_with(scan, u, delta, A, B, C, D, delta_bias, delta_softplus):
 
 
 def along_directions(u, proj, rank: int):
-    """Lay an image out as ss2d visits it: the order, and u, low-rank step size, B and C as B x 4 x L x their width.
+    """Lay an image out as ss2d visits it: u, low-rank step size, B and C, each B x 4 x L x its width.
 
     u: B x H x W x D; proj: B x H x W x 4 x (rank + 2N).
     """
@@ -43,13 +50,14 @@ def along_directions(u, proj, rank: int):
     direction = torch.arange(len(order), device=u.device)[:, None]
     states = (proj.shape[-1] - rank) // 2
     records = proj.flatten(1, 2)[:, order, direction]
-    return order, u.flatten(1, 2)[:, order], *records.split([rank, states, states], dim=-1)
+    return u.flatten(1, 2)[:, order], *records.split([rank, states, states], dim=-1)
 
 
-def add_directions(y, order, image_shape):
-    """Undo the orders of y, B x 4 x L x D, and add the directions, in float32 or better, to image_shape."""
-    direction = torch.arange(len(order), device=y.device)[:, None]
-    return y[:, direction, order.argsort(1)].sum(1, dtype=torch.promote_types(y.dtype, torch.float32)).view(image_shape)
+def add_directions(y, image_shape):
+    """Undo the orders of y, B x 4 x L x D, and add the directions, in float32 or better, to B x H x W x D."""
+    when = steps(*image_shape[1:3], y.device)
+    direction = torch.arange(len(when), device=y.device)[:, None]
+    return y[:, direction, when].sum(1, dtype=torch.promote_types(y.dtype, torch.float32)).view(image_shape)
 
 
 def both_ways(scan, directions: int, *tokens):
@@ -64,11 +72,11 @@ def ss2d_with(scan, u, proj, dt_weight, dt_bias, A, skip):
     """As `models.scan.ss2d`, with scan as in selective_scan_with."""
     dtype = u.dtype
     u, proj = at_least_float32(u, proj)
-    order, *parts = along_directions(u, proj, dt_weight.shape[2])
+    parts = along_directions(u, proj, dt_weight.shape[2])
     x, low, B, C = (part.transpose(1, 2) for part in parts)  # B x L x 4 x their width
     delta = softplus(torch.einsum('blkr,kdr->blkd', low, dt_weight) + dt_bias)
     y = scan(x, delta, A, B, C) + skip * x
-    return add_directions(y.transpose(1, 2), order, u.shape).to(dtype)
+    return add_directions(y.transpose(1, 2), u.shape).to(dtype)
 
 
 def ssd_with(scan, x, delta, A, B, C, directions):

@@ -84,12 +84,12 @@ def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `scan.ss2d`: the directions are laid out one after the other and scanned as groups of channels."""
-    order, *parts = along_directions(u, proj, dt_weight.shape[2])
+    parts = along_directions(u, proj, dt_weight.shape[2])
     x, low, B, C = (part.mT for part in parts)  # B x 4 x their width x L
     delta = dt_weight.to(u.dtype) @ low.to(u.dtype)
     A, skip, dt_bias = (parameter.flatten(0, 1) for parameter in (A, skip, dt_bias))
     y = selective_scan(x.flatten(1, 2), delta.flatten(1, 2), A, B, C, skip, dt_bias, True)
-    return add_directions(y.view_as(x).mT, order, u.shape).to(u.dtype)
+    return add_directions(y.view_as(x).mT, u.shape).to(u.dtype)
 
 
 def _ssd(x, delta, A, B, C, directions):
