@@ -59,6 +59,7 @@ def check_ss2d(inputs):
     (2, 3, 140, 1, 4, 1, False),  # several blocks of channels
     (3, 4, 40, 5, 2, 1, True),  # states that are no power of two
     (2, 3, 16, 17, 3, 1, False),  # one channel a thread
+    (3, 2, 24, 12, 3, 1, False),  # S4Fusion's states
 ])
 def test_ss2d_equals_the_loop(height, width, channels, states, rank, batch, wide):
     check_ss2d(image(height, width, channels, states, rank, batch=batch, wide=wide))
@@ -95,6 +96,7 @@ def test_each_direction_of_ss2d_alone(direction):
     (40, 6, 3, 2, torch.float32, False, True),
     (37, 40, 1, 1, torch.float16, True, True),
     (33, 8, 2, 1, torch.bfloat16, False, True),
+    (34, 16, 18, 4, torch.float32, False, True),  # S4Fusion's two images in turn
 ])
 def test_selective_scan_equals_the_loop(length, channels, states, groups, dtype, wide, token_major):
     u = random(2, channels, length, seed=1, dtype=dtype)

@@ -8,7 +8,6 @@ import json
 import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -161,9 +160,7 @@ def timed(table: ModelsTable, *, frames: int, device: str = DEFAULTS.device,
           report: Report = lambda done: None) -> ModelsTable:
     """Return table with time and memory of every row, all in turn; see benchmark.compare and measure_startup."""
     settings = [updated(DEFAULTS, {'model': row.model, 'preset': row.preset, 'device': device}) for row in table.rows]
-    with ExitStack() as stack:
-        # One by one, because several networks have a preset of one name, and so would the files of fresh weights.
-        ready = [stack.enter_context(with_weights([Configuration(one, table.size)]))[0] for one in settings]
+    with with_weights([Configuration(one, table.size) for one in settings]) as ready:
         results = compare(ready, frames=frames, report=report)
         startups = [measure_startup(configuration) for configuration in ready]
     timings = [Timing(result.runs_on, result.quantile('network', 0.5), result.quantile('network', 0.95),
