@@ -100,7 +100,7 @@ def test_a_value_out_of_range_is_refused_at_once(make_node):
 
 
 def test_the_process_names_a_bad_value_and_ends_with_1(start):
-    for override, expected in (('model:=clasical', 'one of diffmf, classical'), ('scale:=7.0', 'scale')):
+    for override, expected in (('model:=clasical', 'one of diffmf, s4fusion, refinefuse'), ('scale:=7.0', 'scale')):
         node = start(NODE, '--ros-args', '-p', override)
 
         assert node.wait() == 1

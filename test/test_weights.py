@@ -82,6 +82,8 @@ def test_missing_file_says_how_to_get_the_shipped_ones(tmp_path):
 def test_preset_without_shipped_weights_lists_what_is_there():
     with pytest.raises(WeightsError, match='no trained weights for diffmf base'):
         shipped('diffmf', 'base')
+    with pytest.raises(WeightsError, match='there is no s4fusion nano: s4fusion has base, light; set preset to one'):
+        shipped('s4fusion', 'nano')
 
 
 @pytest.mark.parametrize('change, message', [

@@ -8,6 +8,7 @@ import safetensors
 
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
+from ..models import PRESETS
 from .header_text import number_of
 
 FORMAT = 'diffmf_ros 3'  # 1: networks that painted the whole image; 2: other names of tensors
@@ -34,8 +35,12 @@ class WeightsHeader:
 def shipped(model: str, preset: str) -> Path:
     """Return the path of the weights that come with the package.
 
-    Raises WeightsError when there are none, listing those there are.
+    Raises WeightsError when there are none, listing those there are, or no such network.
     """
+    presets = PRESETS.get(model, ())
+    if preset not in presets:
+        raise WeightsError(f'there is no {model} {preset}: {model} has {", ".join(presets) or "no presets"}; set '
+                           'preset to one of those')
     path = SHIPPED / f'{model}_{preset}.safetensors'
     if not path.exists():
         there = ', '.join(sorted(p.stem.replace('_', ' ') for p in SHIPPED.glob('*.safetensors'))) or 'none'
