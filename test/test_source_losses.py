@@ -141,6 +141,7 @@ def test_another_network_is_refused_with_what_does_not_fit(tmp_path):
 
 @pytest.mark.parametrize('text, message', [
     ('loss: {uncertainty: 1}', "uncertainty needs perception: a file with torchvision's ImageNet weights"),
+    ('loss: correction', "loss must hold a mapping such as {preset: correction, vif: 1}, not 'correction'"),
     ('loss: {preset: best}', "unknown loss preset 'best'; known: ancestors, correction, s4fusion, medical"),
 ])
 def test_loss_that_cannot_be_had_is_explained(tmp_path, text, message):

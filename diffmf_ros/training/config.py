@@ -95,12 +95,15 @@ def _flat(entries: dict, prefix: str = '') -> dict:
     return flat
 
 
-def _loss(path, entries: dict) -> LossWeights:
+def _loss(path, entries) -> LossWeights:
     """Return the factors of a preset (the ancestors' without one) with those that are named beside it."""
-    preset = entries.pop('preset', 'ancestors')
+    if not isinstance(entries, dict):
+        raise ConfigError(f'{path}: loss must hold a mapping such as {{preset: correction, vif: 1}}, not {entries!r}')
+    factors = {name: value for name, value in entries.items() if name != 'preset'}
+    preset = entries.get('preset', 'ancestors')
     if preset not in PRESETS:
         raise ConfigError(f'{path}: unknown loss preset {preset!r}; known: {", ".join(PRESETS)}')
-    return replace(PRESETS[preset], **_known(path, entries, LossWeights))
+    return replace(PRESETS[preset], **_known(path, factors, LossWeights))
 
 
 def _known(path, entries, cls):
