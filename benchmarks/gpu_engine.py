@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-NETWORKS = ('diffmf/base', 'diffmf/light', 'diffmf/light-s4', 'diffmf/nano', 's4fusion/base', 's4fusion/light',
-            'refinefuse/base', 'refinefuse/light')
+from diffmf_ros.models import PRESETS
+
+NETWORKS = tuple(f'{model}/{preset}' for model, presets in PRESETS.items() for preset in presets)
 SIZE, LARGE = (640, 480), (1280, 1024)
 WARM_UP, FRAMES, ROUNDS, START_FRAMES = 20, 300, 100, 60
 STEADY = 1.5  # a frame within so many medians is at steady speed

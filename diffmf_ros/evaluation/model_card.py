@@ -24,7 +24,7 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     """
     weights = load_weights(weights_file)
     name, engine = method_of(weights.model, weights=weights_file)
-    scored = by_set(_reported(score_pairs({**BASELINES, name: engine}, scored_on), report))
+    scored = by_set(score_pairs({**BASELINES, name: engine}, scored_on, report=report))
     card = weights_file.with_suffix('.md')
     iterations = UNKNOWN if weights.iterations is None else f'{weights.iterations:,}'
     card.write_text('\n'.join([
@@ -37,12 +37,6 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
         *(row for dataset, methods in scored.items() for row in _score_rows(dataset, methods))]),
         encoding='utf-8')
     return card
-
-
-def _reported(scored, report):
-    for done, one in enumerate(scored, start=1):
-        yield one
-        report(done)
 
 
 def _training_rows(config: TrainConfig) -> list[str]:

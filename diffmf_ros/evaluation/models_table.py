@@ -183,7 +183,7 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
     engines = {row.name: method(row.model, preset=row.preset, device=device)[1] for row in table.rows if row.weights}
     if not engines:
         return replace(table, notes=(*table.notes, 'nothing was scored: no row has trained weights'))
-    pairs = by_set(_reported(score_pairs(engines, folder), report))['all']
+    pairs = by_set(score_pairs(engines, folder, report=report))['all']
     found = {name: means(scores) for name, scores in pairs.items()}
     rows = tuple(replace(row, scores=found.get(row.name, {})) for row in table.rows)
     note = f'scores: mean over {len(next(iter(pairs.values())))} pairs below {folder}; {ABOUT_METRICS}'
@@ -227,12 +227,6 @@ def _measured(table: ModelsTable, runs_on: Iterable[str], notes: Sequence[str]) 
     gpu = torch.cuda.get_device_name() if any(what.startswith('cuda') for what in runs_on) else ''
     host = Host(this_machine(), gpu, torch.get_num_threads(), torch.__version__, runs_on)
     return replace(table, host=host, notes=(*table.notes, *notes))
-
-
-def _reported(scored, report: Report):
-    for done, one in enumerate(scored, start=1):
-        yield one
-        report(done)
 
 
 def _fixed(value: float | None, decimals: int) -> str:

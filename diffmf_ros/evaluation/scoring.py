@@ -89,10 +89,15 @@ def fused_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[tuple[str, s
             yield ir_file.parent.parent.name, name, (pair.ir, pair.vi_y, fused_levels(fuse, pair.ir, pair.vi_y))
 
 
-def score_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Yield (data set, method, metrics) for every pair below folder and every method; see fused_pairs."""
-    for dataset, name, images in fused_pairs(methods, folder):
+def score_pairs(methods: dict[str, Fuse], folder: Path, *,
+                report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Yield (data set, method, metrics) for every pair below folder and every method; see fused_pairs.
+
+    report is called with the number of images that were scored and taken.
+    """
+    for done, (dataset, name, images) in enumerate(fused_pairs(methods, folder), start=1):
         yield dataset, name, score(*images)
+        report(done)
 
 
 def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str, dict[str, list[dict[str, float]]]]:

@@ -79,8 +79,7 @@ class Engine:
         if fused.shape != padded[0].shape:
             raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                                  f'{tuple(padded[0].shape)}')
-        top, left = (self._sides.missing(side)[0] for side in (height, width))
-        fused = fused[..., top:top + height, left:left + width].float()
+        fused = fused[(..., *self._sides.window(height, width))].float()
         return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
 
 

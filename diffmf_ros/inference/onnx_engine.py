@@ -65,8 +65,7 @@ class OnnxEngine:
             raise NetworkFailure(f'onnxruntime raised {type(error).__name__}: {error}') from error
         if fused.shape != (1, 1, *images[0].shape):
             raise NetworkFailure(f'the network returned the shape {fused.shape}, expected {(1, 1, *images[0].shape)}')
-        top, left = (sides.missing(side)[0] for side in (height, width))
-        fused = fused[0, 0, top:top + height, left:left + width]
+        fused = fused[0, 0][sides.window(height, width)]
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')
         return fused.clip(0, 1)

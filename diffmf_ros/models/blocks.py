@@ -123,7 +123,7 @@ class SS2D(nn.Module):
         self.in_proj = Linear(channels, inner * (2 if gate else 1), bias=False)
         self.conv2d = depthwise(inner, bias=conv_bias)
         self.x_proj_weight = linear_weight(4, rank + 2 * states, inner)
-        self.dt_projs_weight = nn.Parameter(torch.empty(4, inner, rank).uniform_(-rank ** -0.5, rank ** -0.5))
+        self.dt_projs_weight = linear_weight(4, inner, rank)
         self.dt_projs_bias = nn.Parameter(inverse_softplus_of_steps(4, inner))
         self.A_logs = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(4 * inner, 1))
         self.Ds = nn.Parameter(torch.ones(4 * inner))

@@ -30,6 +30,11 @@ class Sides:
         before = missing // 2 if self.centred else 0
         return before, missing - before
 
+    def window(self, height: int, width: int) -> tuple[slice, slice]:
+        """Return where an image of height x width lies in what it was extended to."""
+        top, left = (self.missing(side)[0] for side in (height, width))
+        return slice(top, top + height), slice(left, left + width)
+
     def require(self, ir, vi_y) -> None:
         """Raise ValueError unless both, B x 1 x H x W, have one shape with sides that fit."""
         if ir.shape != vi_y.shape or any(self.fitting(side) != side for side in ir.shape[2:]):
