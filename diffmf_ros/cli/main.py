@@ -10,8 +10,8 @@ from rich.markup import escape
 
 from ..core.frames import DiffmfError
 
-COMMANDS = ('demo', 'sample_bag', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench', 'doctor',
-            'export', 'convert_weights', 'align', 'models')
+COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench',
+            'doctor', 'export', 'convert_weights', 'align', 'models')
 
 
 def application() -> typer.Typer:

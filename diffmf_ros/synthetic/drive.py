@@ -45,13 +45,15 @@ class ActorTruth:
     """One visible actor on the RGB grid at one instant.
 
     box_px is (left, top, right, bottom), right and bottom exclusive, around its visible pixels;
-    temperature_c is the mean surface temperature of these.
+    silhouette_px is how many it would cover in the picture if nothing stood before it; temperature_c is
+    the mean surface temperature of the visible ones.
     """
 
     label: int
     kind: str
     box_px: tuple[int, int, int, int]
     visible_px: int
+    silhouette_px: int
     distance_m: float
     temperature_c: float
 
@@ -154,5 +156,5 @@ class Drive:
             actor, exposure_ns / 1e9, self._offset_m(self.rig.rgb))
         seen = mask[y:y + layer.shape[0], x:x + layer.shape[1]]
         celsius = layer[..., 0][seen].sum() / layer[..., 1][seen].sum()
-        return ActorTruth(actor.label, actor.kind, box, visible, round(float(buffer.depth_m[mask].mean()), 3),
-                          round(float(celsius), 3))
+        return ActorTruth(actor.label, actor.kind, box, visible, int((layer[..., 1] > 0.5).sum()),
+                          round(float(buffer.depth_m[mask].mean()), 3), round(float(celsius), 3))
