@@ -73,13 +73,22 @@ class ThermalSettings:
         0.5, 'agc: this percentile becomes black', low=0.0, high=50.0)
     high_percentile: float = _setting(
         99.5, 'agc: this percentile becomes white', low=50.0, high=100.0)
+    max_tail_share: float = _setting(
+        0.5, 'agc: largest share of the range for the hottest 1 % of the pixels, and for the coldest; 1: no limit',
+        low=0.1, high=1.0)
+    min_span_noise: float = _setting(
+        24.0, 'agc: black and white are at least this many times the measured noise apart; 0: no limit',
+        low=0.0, high=1000.0)
+    min_span_k: float = _setting(
+        0.0, 'agc: black and white are at least this many kelvin apart, by thermal.radiometric_unit; 0: no limit',
+        low=0.0, high=1000.0)
     time_constant_s: float = _setting(
         0.5, 'agc: black and white follow the scene this slowly; 0: every frame by itself', low=0.0, high=60.0)
     max_change: float = _setting(
         0.1, 'agc: largest change of black or white from frame to frame, relative to their distance',
         low=0.001, high=1.0)
     radiometric_unit: str = _setting(
-        'centikelvin', 'radiometric: what one count is', choices=('centikelvin', 'kelvin'))
+        'centikelvin', 'radiometric and min_span_k: what one count is', choices=('centikelvin', 'kelvin'))
     radiometric_low_k: float = _setting(
         263.15, 'radiometric: this temperature in kelvin becomes black', low=0.0, high=3000.0)
     radiometric_high_k: float = _setting(

@@ -9,15 +9,14 @@ import numpy as np
 
 from .color import split_luma
 from .dead_rows import repaired_rows
-from .frames import Frame, FrameError
+from .frames import Frame
+from .gray_range import gray_range, no_finite_value
 from .settings import ThermalSettings
 
 # Encodings that need gain control; cameras with 8-bit images have done it.
 STRETCHED = ('mono16', '32FC1')
 # What a flat 32FC1 image is divided by.
 SMALLEST_SPAN = float(np.finfo(np.float32).tiny)
-# Percentiles of about this many pixels stray by a fraction of a percentile and cost a tenth.
-_SAMPLE_PIXELS = 20_000
 _COUNTS_PER_KELVIN = {'kelvin': 1.0, 'centikelvin': 100.0}
 # After a gap of so many time constants nothing of the levels before is left.
 _FORGOTTEN = 10
@@ -77,15 +76,14 @@ def _float_to_gray(pixels: np.ndarray, levels: Levels) -> np.ndarray:
 def levels_of(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
     """Return the levels of an image by itself, whatever came before it.
 
-    agc: the settings' percentiles of pixels (mono16 or 32FC1), of a sample of large images; the extremes where
-    those coincide (a small target on flat ground). Images of 8 bit keep their range, 0 to 255. Raises FrameError
-    (no_finite_value) when no value is finite.
+    agc: see gray_range. Images of 8 bit keep their range, 0 to 255. Raises FrameError (no_finite_value)
+    when no value is finite.
     """
     if encoding not in STRETCHED:
         return _made(0, 255, encoding, settings)
     if settings.gain_control != 'agc':
         return _fixed(pixels, encoding, settings)
-    low, _, high = _spread(pixels, settings)
+    low, _, high = gray_range(pixels, settings)
     return _made(low, high, encoding, settings)
 
 
@@ -128,7 +126,7 @@ class GainControl:
         time_ns = frame.stamp_ns or frame.arrival_ns
         before = self._state if self._state is not None and self._state.encoding == encoding else None
         if before is None or time_ns == 0 or time_ns != before.time_ns:
-            spread = _spread(frame.pixels, settings)
+            spread = gray_range(frame.pixels, settings)
             if before is not None and time_ns != 0:
                 spread = _followed(before.spread, spread, 1e-9 * (time_ns - before.time_ns), settings)
             self._state = before = _State(time_ns, encoding, spread)
@@ -171,7 +169,7 @@ def _jumped(before: np.ndarray, now: np.ndarray) -> bool:
 def _fixed(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
     """Return the levels that settings name, whatever pixels hold. Raises FrameError as levels_of does."""
     if encoding == '32FC1' and not np.isfinite(pixels).any():
-        raise _no_finite_value(pixels)
+        raise no_finite_value(pixels)
     if settings.gain_control == 'linear':
         return _made(settings.linear_low, settings.linear_high, encoding, settings)
     counts = _COUNTS_PER_KELVIN[settings.radiometric_unit]
@@ -183,29 +181,3 @@ def _made(low: float, high: float, encoding: str, settings: ThermalSettings) -> 
         low = round(low)
         high = max(high, low + 1)
     return Levels(float(low), float(high), settings.polarity == 'black_hot')
-
-
-def _spread(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
-    """Return low percentile, median and high percentile of pixels, float64. Raises FrameError as levels_of does."""
-    stride = max(1, int((pixels.size / _SAMPLE_PIXELS) ** 0.5))
-    sample = np.sort(_finite(pixels[::stride, ::stride]))
-    if sample.size:
-        percentiles = settings.low_percentile, 50.0, settings.high_percentile
-        low, median, high = (float(sample[round((sample.size - 1) * q / 100)]) for q in percentiles)
-        if low < high:
-            return np.array((low, median, high))
-    everything = _finite(pixels)
-    if not everything.size:
-        raise _no_finite_value(pixels)
-    return np.array((everything.min(), np.median(everything), everything.max()), float)
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    """The finite ones of values (any shape), flat."""
-    return values.ravel() if values.dtype.kind == 'u' else values[np.isfinite(values)]
-
-
-def _no_finite_value(pixels: np.ndarray) -> FrameError:
-    height, width = pixels.shape
-    return FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and infinity alone; is the '
-                      'camera still starting?', reason='no_finite_value')
