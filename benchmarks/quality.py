@@ -15,9 +15,18 @@ import cv2
 from quality_bars import Bar, Scores, bars, read_peers
 
 from diffmf_ros.evaluation.eval_report import METRICS, cells
-from diffmf_ros.evaluation.metrics import score
 from diffmf_ros.evaluation.perception import Flicker, FlickerMeter
-from diffmf_ros.evaluation.scoring import BASELINES, Fuse, by_set, fused_levels, fused_pairs, means, method, read_luma
+from diffmf_ros.evaluation.scoring import (
+    BASELINES,
+    Fuse,
+    by_set,
+    fused_levels,
+    fused_pairs,
+    means,
+    method,
+    read_luma,
+    score_fused,
+)
 from diffmf_ros.folders import pair_files
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.weights import load_weights
@@ -43,7 +52,8 @@ def measure(methods: dict[str, Fuse], folder: Path) -> Table:
     """Score every method on every pair below folder, with two processes for the metrics."""
     spawn = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
     with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        jobs = [(dataset, name, pool.submit(score, *images)) for dataset, name, images in fused_pairs(methods, folder)]
+        jobs = [(dataset, name, pool.submit(score_fused, *images))
+                for dataset, name, images in fused_pairs(methods, folder)]
         return by_set((dataset, name, job.result()) for dataset, name, job in jobs)
 
 

@@ -63,15 +63,16 @@ def test_fused_files_are_scored_on_their_luminance(folders):
     got = evaluate(folders['rgb'], folders['thermal'], fused=folders['fused'])
     assert [image.name for image in got.images] == ['a', 'b', 'c']
     assert got.problems == []
-    images = (cv2.imread(str(folders[kind] / file), cv2.IMREAD_UNCHANGED)
-              for kind, file in (('thermal', 'b.bmp'), ('rgb', 'b.png'), ('fused', 'b.png')))
-    assert got.images[1].scores[FROM_FILES] == pytest.approx(score(*map(luminance, images)), nan_ok=True)
+    ir, visible, fused = (cv2.imread(str(folders[kind] / file), cv2.IMREAD_UNCHANGED)
+                          for kind, file in (('thermal', 'b.bmp'), ('rgb', 'b.png'), ('fused', 'b.png')))
+    expected = score(ir, luminance(visible), luminance(fused), colors=(visible, fused))
+    assert got.images[1].scores[FROM_FILES] == pytest.approx(expected, nan_ok=True)
 
 
 def test_baselines_stand_beside_it_and_means_are_over_the_images(folders):
     got = evaluate(folders['rgb'], folders['thermal'], method=('maximum', BASELINES['maximum']))
     means = got.means()
-    assert list(means) == ['maximum', 'average', 'classical']
+    assert list(means) == ['maximum', 'average', 'classical', 'blend', 'rgb', 'thermal']
     assert means['average']['SD'] == pytest.approx(
         np.mean([image.scores['average']['SD'] for image in got.images]))
     assert means['maximum']['salience'] == 1.0
@@ -125,7 +126,7 @@ def test_thermal_of_16_bit_goes_through_the_gain_control(folders):
 
 def test_a_sequence_has_flicker(folders):
     got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']), sequence=True)
-    assert set(got.flicker) == {'average', 'maximum', 'classical'}
+    assert set(got.flicker) == set(BASELINES)
     content = strict(as_json(got))
     assert set(content['flicker']['average']) == {'fused', 'ir', 'vi_y', 'static_share', 'ratio'}
     assert content['mean']['flicker'] == content['flicker']['average']['ratio']

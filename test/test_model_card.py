@@ -33,7 +33,7 @@ def pairs(tmp_path):
 def test_baselines_are_scored_on_every_pair(pairs):
     folder, images = pairs
     found = {(dataset, method): scores for dataset, method, scores in score_pairs(BASELINES, folder)}
-    assert set(found) == {(d, m) for d in images for m in ('average', 'maximum', 'classical')}
+    assert set(found) == {(d, m) for d in images for m in BASELINES}
     for dataset, (ir, y) in images.items():
         assert found[dataset, 'maximum'] == pytest.approx(score(ir, y, np.maximum(ir, y)), rel=1e-9,
                                                              nan_ok=True)  # noise is flat nowhere
@@ -70,10 +70,11 @@ def test_card_says_how_it_was_trained_and_what_it_scores(pairs, tmp_path):
     assert '| seed | 3 |' in text
     assert '| iterations to | total | intensity | detail |' in text
     assert '| 40 | 4.0000 | 0.5000 | 0.2500 |' in text
-    assert done == list(range(1, 9))  # two pairs, three baselines and the network
+    assert done == list(range(1, 15))  # two pairs, six baselines and the network
     north = text[text.index('### north (1 pairs)'):text.index('### south')]
     expected = score(*images['north'], np.maximum(*images['north']))
-    assert f'| maximum | {expected["EN"]:.3f} | {expected["SD"]:.3f} |' in north
+    row = next(line for line in north.splitlines() if line.startswith('| maximum |'))
+    assert f' | {expected["EN"]:.3f} | {expected["SD"]:.3f} | ' in row
     assert '| diffmf light |' in north
-    assert '| Nabf | salience | detail |' in north
+    assert '| target | target_worst |' in north and '| Nabf | salience |' in north
     assert text.index('### south') < text.index('### all (2 pairs)')

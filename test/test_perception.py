@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.evaluation.perception import FlickerMeter, detail, flicker, salience
+from diffmf_ros.evaluation.perception import FlickerMeter, detail, flicker, salience, thermal_detail
 
 SHAPE = 120, 160  # surround of 4 pixels
 
@@ -81,6 +81,28 @@ def test_detail_counts_only_where_thermal_is_flat():
 def test_detail_of_a_visible_image_without_any_is_nan():
     flat = np.full(SHAPE, 90, np.uint8)
     assert np.isnan(detail(flat, flat, flat))
+
+
+def test_thermal_detail_mirrors_detail():
+    # Given thermal stripes of which the fused image keeps half, over a flat visible image
+    flat = np.full(SHAPE, 90, np.uint8)
+    assert thermal_detail(stripes(), flat, stripes()) == pytest.approx(1)
+    assert thermal_detail(stripes(), flat, stripes() // 2) == pytest.approx(0.5)
+    assert thermal_detail(stripes(), flat, 255 - stripes()) == 0
+    # then where the visible image has structure itself nothing counts
+    assert np.isnan(thermal_detail(stripes(), stripes(200)[:, ::-1], stripes()))
+
+
+def test_thermal_noise_is_no_detail_to_keep():
+    # Given stripes in the left half of thermal and gradients below 2 levels a pixel in the right one
+    flat, right = np.full(SHAPE, 90.0), np.arange(SHAPE[1]) >= 80
+    weak = 100 + 1.5 * (np.arange(SHAPE[1]) % 2)[None, :].repeat(SHAPE[0], axis=0)
+    ir = np.where(right, weak, stripes())
+    # when the fused image has the stripes alone
+    fused = np.where(right, 100, stripes())
+    # then nothing is missing; with the weak gradients alone everything is undefined
+    assert thermal_detail(ir, flat, fused) == pytest.approx(1, abs=0.01)
+    assert np.isnan(thermal_detail(weak, flat, weak))
 
 
 def noisy(seed, sigma, base):

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from ..core.settings import DEFAULTS
 from . import options
 
-WIDTH = 200  # of the table where the output is not a terminal
+WIDTH = 260  # of the table where the output is not a terminal
 
 
 def eval(
@@ -19,7 +19,7 @@ def eval(
     thermal: Annotated[Path, typer.Option(help='folder of thermal images of the same names and sizes')],
     fused: Annotated[Path | None, typer.Option(help='folder of fused images of the same names')] = None,
     model: Annotated[str | None, typer.Option(help='what to fuse with instead: diffmf, s4fusion, refinefuse, '
-                                              'classical, average, maximum')] = None,
+                                              'classical, average, maximum, blend (0.85 thermal), rgb, thermal')] = None,
     preset: Annotated[str | None, typer.Option(help='size of the network; default: that of the weights')] = None,
     weights: options.Weights = None,
     device: options.Device = DEFAULTS.device,

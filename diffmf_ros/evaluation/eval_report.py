@@ -11,10 +11,11 @@ from rich.table import Table
 from .eval_files import EvaluationError
 from .evaluate import Evaluation, Scores
 
-METRICS = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'CC', 'PSNR', 'Nabf',
-           'salience', 'detail')
-CAPTION = ('More is better but for Nabf and flicker. MI in nats; VIF and SSIM summed over both sources. '
-           '-: not defined for this image')
+HEADLINE = ('target', 'target_worst', 'target_dark', 'thermal_detail', 'detail', 'haze', 'saturation')
+METRICS = (*HEADLINE, 'EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'CC', 'PSNR',
+           'Nabf', 'salience')
+CAPTION = ('More is better but for haze (levels, 0 is none), Nabf and flicker. MI in nats; VIF and SSIM summed over '
+           'both sources. Means of target are over all targets. -: not defined for this image')
 
 
 def columns(evaluation: Evaluation) -> tuple[str, ...]:

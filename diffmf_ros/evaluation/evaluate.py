@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from ..core.color import join_luma, split_luma
 from ..core.frames import DiffmfError
 from ..core.settings import DEFAULTS
 from .eval_files import EvaluationError, Images, Problem, UnusableImage, matched, read_images
 from .metrics import score
 from .perception import Flicker, FlickerMeter
-from .scoring import BASELINES, Fuse, fused_levels, luminance, means
+from .scoring import BASELINES, Fuse, colored, fused_levels, luminance, means
 
 Scores = dict[str, float]
 FROM_FILES = 'fused images'  # the method of an evaluation that is given a folder of them
@@ -87,10 +87,7 @@ class _Result:
         """What the node would publish, or the file."""
         if self.images.fused is not None:
             return self.images.fused
-        visible = self.images.visible
-        if visible.ndim == 2:
-            return self.levels[method]
-        return join_luma(self.levels[method], split_luma(visible, 'bgr8')[1], 'bgr8')
+        return colored(self.levels[method], self.images.visible)
 
 
 def _score(stem: str, files: dict[str, Path], ways: dict[str, Fuse | None]) -> '_Result | Problem':
@@ -98,11 +95,20 @@ def _score(stem: str, files: dict[str, Path], ways: dict[str, Fuse | None]) -> '
         images = read_images(stem, files, DEFAULTS.thermal)
         levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse else luminance(images.fused)
                   for way, fuse in ways.items()}
-        return _Result(images, levels, {way: score(images.ir, images.vi_y, y) for way, y in levels.items()})
+        return _Result(images, levels, {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]))
+                                        for way, y in levels.items()})
     except UnusableImage as error:
         return Problem(stem, str(error.file), error.reason)
     except DiffmfError as error:  # too small for the metrics, or a network that failed
         return Problem(stem, str(files['visible']), str(error))
+
+
+def _colors(images: Images, fused_y: np.ndarray, *, fuse: Fuse | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The visible and the fused image in BGR (the file where there is no fuse), or None where the visible is gray."""
+    if images.visible.ndim == 2:
+        return None
+    fused = colored(fused_y, images.visible) if fuse else images.fused
+    return images.visible, fused if fused.ndim == 3 else cv2.cvtColor(fused, cv2.COLOR_GRAY2BGR)
 
 
 def _measure(meters: dict[str, FlickerMeter], result) -> None:

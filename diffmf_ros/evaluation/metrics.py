@@ -3,19 +3,22 @@
 
 Every metric takes grey float64 images of one shape H x W with levels 0..255; `score` takes uint8 too and
 checks them. Of a colour image, pass the luminance. `ir` and `vi_y` are the sources, and every metric of two
-sources here is symmetric in them; salience and detail (perception.py) are not. The values are those of the
-evaluator of MMIF-CDDFuse, which most tables published since 2023 were made with, except for PSNR (peak 255;
+sources here is symmetric in them; those of ours (perception.py, targets.py, appearance.py) are not. The values
+are those of the evaluator of MMIF-CDDFuse, which most tables published since 2023 were made with, except for PSNR (peak 255;
 there the largest level that occurs in the fused image) and Nabf (which it lacks). Higher is called better
 for all but Nabf.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import cv2
 import numpy as np
 
 from ..core.frames import DiffmfError
-from .perception import detail, salience
+from .appearance import haze, saturation
+from .perception import detail, salience, thermal_detail
+from .targets import Box, Target, summary, targets
 
 SMALLEST_SIDE = 41  # what the four scales of VIF, each halved after its window, leave valid pixels of
 TINY = 1e-10
@@ -25,13 +28,30 @@ class MetricError(DiffmfError):
     """These images cannot be scored."""
 
 
-def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> dict[str, float]:
-    """Return every metric of a fused image under the name that the literature uses.
+class ImageScores(dict[str, float]):
+    """Metrics of one image by name; beside them its targets, because means over images pool those."""
 
-    The three images are H x W, uint8 or float, levels 0..255, at least 41 pixels high and wide.
-    SSIM_dr2 has the data range 2 of published tables, SSIM_dr255 the range that the images have. salience and
-    detail are NaN for images that do not define them.
-    Raises MetricError for other shapes, for levels outside 0..255 and for values that are not finite.
+    def __init__(self, values: dict[str, float], targets: Sequence[Target] = ()):
+        super().__init__(values)
+        self.targets = tuple(targets)
+
+
+def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
+          colors: tuple[np.ndarray, np.ndarray] | None = None, boxes: Sequence[Box] | None = None,
+          ignore: Sequence[Box] = ()) -> ImageScores:
+    """Return every metric of a fused image under the name that the literature uses, and ours.
+
+    Args:
+        ir, vi_y, fused: H x W, uint8 or float, levels 0..255, at least 41 pixels high and wide.
+        colors: the visible and the fused image, H x W x 3 uint8 BGR, for saturation.
+        boxes, ignore: boxes of the targets (see targets.targets); without them hot blobs are the targets.
+
+    Returns:
+        The metrics. SSIM_dr2 has the data range 2 of published tables, SSIM_dr255 the range that the images
+        have. Those of ours that the images do not define are NaN, saturation without colors too.
+
+    Raises:
+        MetricError: other shapes, levels outside 0..255, values that are not finite.
     """
     ir, vi_y, fused = _checked(ir=ir, vi_y=vi_y, fused=fused)
     alone = {'EN': entropy, 'SD': standard_deviation, 'SF': spatial_frequency, 'AG': average_gradient}
@@ -47,9 +67,14 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> dict[str, floa
         'Nabf': fusion_artefacts,
         'salience': salience,
         'detail': detail,
+        'thermal_detail': thermal_detail,
+        'haze': haze,
     }
-    return {name: float(metric(fused)) for name, metric in alone.items()} | {
-        name: float(metric(ir, vi_y, fused)) for name, metric in against_sources.items()}
+    found = targets(ir, vi_y, fused, boxes=boxes, ignore=ignore)
+    return ImageScores(
+        {name: float(metric(fused)) for name, metric in alone.items()}
+        | {name: float(metric(ir, vi_y, fused)) for name, metric in against_sources.items()}
+        | {'saturation': saturation(*colors) if colors else np.nan} | summary(found), found)
 
 
 def entropy(fused: np.ndarray) -> float:

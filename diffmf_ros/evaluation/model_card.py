@@ -7,11 +7,12 @@ from ..inference.header_text import UNKNOWN
 from ..inference.weights import load_weights
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
+from .eval_report import HEADLINE
 from .scoring import BASELINES, by_set, means, score_pairs
 from .scoring import method as method_of
 
-SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf', 'salience',
-         'detail')
+SHOWN = (*HEADLINE, 'EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf',
+         'salience')
 LOSS_ROWS = 12
 
 
@@ -31,9 +32,9 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
         f'# {name}', '', f'{iterations} iterations. {about_data}', '',
         '## Training', '', *_training_rows(config), '', '## Loss', '', *_loss_rows(log), '', '## Scores', '',
         f'Mean over the pairs, fused on {engine.description}. MI in nats, VIF and SSIM summed over both sources, SSIM '
-        'with data range 2 (published tables) and 255; salience of hot targets against the maximum, detail as the '
-        'share of the visible gradient kept where infrared is flat. More is better but for Nabf. The maximum wins '
-        'several columns by itself and washes pictures out, so no single column is a goal.', '',
+        'with data range 2 (published tables) and 255; target, thermal_detail, detail, haze, saturation and salience '
+        'as in docs/quality.md. More is better but for haze and Nabf. The maximum wins several columns by itself and '
+        'washes pictures out, so no single column is a goal.', '',
         *(row for dataset, methods in scored.items() for row in _score_rows(dataset, methods))]),
         encoding='utf-8')
     return card

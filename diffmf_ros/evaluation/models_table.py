@@ -18,11 +18,12 @@ from ..inference.network import LibraryMissing
 from ..inference.weights_header import WeightsError, read_header, shipped
 from ..machine import Machine, this_machine
 from .benchmark import Configuration, compare, with_weights
+from .eval_report import HEADLINE
 from .scoring import by_set, means, method, score_pairs
 from .startup import measure_startup
 
 FORMAT = 'diffmf_ros models 1'
-METRICS = ('EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'salience', 'detail')
+METRICS = (*HEADLINE, 'EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'salience')
 ABOUT_METRICS = 'more is better; MI in nats, VIF and SSIM summed over both sources'
 NONE = '-'
 Report = Callable[[int], None]

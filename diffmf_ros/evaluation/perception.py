@@ -49,17 +49,31 @@ def detail(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """Share of the visible gradient that the fused image keeps where infrared is flat (0..1).
 
     Flat is where no gradient of ir, smoothed by a Gaussian of 1.5 pixels, reaches 2 levels a pixel within
-    5 x 5 pixels. Of the fused gradient counts what points along the visible one, at each pixel at most as
-    much as is there: more contrast is not rewarded, and edges the other way round are lost. Gradients are
+    5 x 5 pixels. Of the fused gradient counts what points along the visible one, at each pixel at most as much
+    as is there: more contrast is not rewarded, and edges the other way round are lost. Gradients are
     Sobel's over 8. NaN where ir is flat nowhere or vi_y has no gradient there.
     """
-    smooth = cv2.GaussianBlur(np.asarray(ir, np.float32), (0, 0), FLAT_SIGMA)
+    return _kept_where_flat(ir, vi_y, fused, least=0)
+
+
+def thermal_detail(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
+    """Share of the thermal gradient that the fused image keeps where the visible one is flat (0..1).
+
+    The mirror image of detail, with ir and vi_y in each other's places, but only thermal gradients of at
+    least 2 levels a pixel count: the noise of a thermal camera is no detail that a clear sky should get.
+    """
+    return _kept_where_flat(vi_y, ir, fused, least=FLAT_LEVELS)
+
+
+def _kept_where_flat(flat_source: np.ndarray, source: np.ndarray, fused: np.ndarray, *, least: float) -> float:
+    smooth = cv2.GaussianBlur(np.asarray(flat_source, np.float32), (0, 0), FLAT_SIGMA)
     flat = cv2.dilate(np.hypot(*_gradient(smooth)), np.ones((FLAT_WINDOW, FLAT_WINDOW))) < FLAT_LEVELS
-    (vx, vy), (fx, fy) = ([part[flat] for part in _gradient(image)] for image in (vi_y, fused))
-    there = np.hypot(vx, vy)
-    if not np.any(there):
+    (sx, sy), (fx, fy) = ([part[flat] for part in _gradient(image)] for image in (source, fused))
+    there = np.hypot(sx, sy)
+    counts = (there > 0) & (there >= least)
+    if not np.any(counts):
         return np.nan
-    along = np.divide(vx * fx + vy * fy, there, out=np.zeros_like(there), where=there > 0)
+    there, along = there[counts], ((sx * fx + sy * fy)[counts]) / there[counts]
     return float(np.sum(np.clip(along, 0, there)) / np.sum(there))
 
 

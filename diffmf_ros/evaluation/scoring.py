@@ -9,18 +9,24 @@ import cv2
 import numpy as np
 
 from ..core import classical
+from ..core.color import paint, split_luma
 from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.settings import DEFAULTS, updated
 from ..folders import FolderError, LumaPair, pair_files
 from ..images import read_frame
-from .metrics import score
+from .metrics import ImageScores, score
+from .targets import summary
 
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (ir, vi_y) -> fused, H x W float32 in [0, 1]
-# What needs no network. The maximum is hard to beat in several metrics, the average in none.
+THERMAL_SHARE = 0.85
+# What needs no network, and each camera alone.
 BASELINES: dict[str, Fuse] = {
     'average': lambda ir, y: (ir + y) / 2,
     'maximum': np.maximum,
     'classical': classical.fuse,
+    'blend': lambda ir, y: THERMAL_SHARE * ir + (1 - THERMAL_SHARE) * y,
+    'rgb': lambda ir, y: y,
+    'thermal': lambda ir, y: ir,
 }
 
 
@@ -65,8 +71,23 @@ def luminance(image: np.ndarray) -> np.ndarray:
     return np.rint(cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2GRAY)).astype(np.uint8)
 
 
+def colored(levels: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Return a fused luminance (H x W uint8) in the color of visible, as the node does by default.
+
+    visible is H x W x 3 uint8 BGR, and so is the result; where it is gray (H x W), levels come back.
+    """
+    if visible.ndim == 2:
+        return levels
+    return paint(levels, split_luma(visible, 'bgr8')[1], encoding='bgr8', colour='keep_chroma')[0]
+
+
 def read_luma(visible: Path, infrared: Path) -> LumaPair:
     """Read a registered pair of 8-bit files for scoring. Raises ImageFileError or FolderError for what does not fit."""
+    return read_pair(visible, infrared)[0]
+
+
+def read_pair(visible: Path, infrared: Path) -> tuple[LumaPair, np.ndarray]:
+    """Read a registered pair of 8-bit files as read_luma, and the visible image as it is (gray or BGR uint8)."""
     pair = [read_frame(file, stream=stream) for file, stream in ((visible, RGB), (infrared, THERMAL))]
     for file, frame in zip((visible, infrared), pair):
         if frame.encoding not in ('mono8', 'bgr8'):
@@ -75,28 +96,36 @@ def read_luma(visible: Path, infrared: Path) -> LumaPair:
     if ir.shape != y.shape:
         raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): a registered '
                           'pair has one size')
-    return LumaPair(infrared.stem, ir, y)
+    return LumaPair(infrared.stem, ir, y), pair[0].pixels
 
 
-def fused_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[tuple[str, str, tuple[np.ndarray, ...]]]:
-    """Yield (data set, method, (ir, vi_y, fused)) for every pair below folder and every method, all uint8.
+def score_fused(pair: LumaPair, visible: np.ndarray, fused: np.ndarray, **boxes) -> ImageScores:
+    """Return the metrics of fused (H x W uint8) for a pair that read_pair gave, color included; boxes as in score."""
+    colors = (visible, colored(fused, visible)) if visible.ndim == 3 else None
+    return score(pair.ir, pair.vi_y, fused, colors=colors, **boxes)
 
-    The data set is the folder that holds ir/ and vi/. Raises FolderError for a folder without pairs.
+
+def fused_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[
+        tuple[str, str, tuple[LumaPair, np.ndarray, np.ndarray]]]:
+    """Yield (data set, method, (pair, visible, fused)) for every pair below folder and every method.
+
+    The data set is the folder that holds ir/ and vi/; the images are uint8. Raises FolderError for a folder
+    without pairs.
     """
     for vi_file, ir_file in pair_files(folder):
-        pair = read_luma(vi_file, ir_file)
+        pair, visible = read_pair(vi_file, ir_file)
         for name, fuse in methods.items():
-            yield ir_file.parent.parent.name, name, (pair.ir, pair.vi_y, fused_levels(fuse, pair.ir, pair.vi_y))
+            yield ir_file.parent.parent.name, name, (pair, visible, fused_levels(fuse, pair.ir, pair.vi_y))
 
 
 def score_pairs(methods: dict[str, Fuse], folder: Path, *,
-                report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str, dict[str, float]]]:
+                report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str, ImageScores]]:
     """Yield (data set, method, metrics) for every pair below folder and every method; see fused_pairs.
 
     report is called with the number of images that were scored and taken.
     """
     for done, (dataset, name, images) in enumerate(fused_pairs(methods, folder), start=1):
-        yield dataset, name, score(*images)
+        yield dataset, name, score_fused(*images)
         report(done)
 
 
@@ -111,7 +140,13 @@ def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str, dic
 
 
 def means(scores: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every metric over the images that define it (finite values); NaN where none does."""
+    """Mean of every metric over the images that define it (finite values); NaN where none does.
+
+    Those of targets are over the targets of all images together (see targets.summary), not over images.
+    """
     columns = {metric: np.array([row[metric] for row in scores]) for metric in scores[0]}
     finite = {metric: values[np.isfinite(values)] for metric, values in columns.items()}
-    return {metric: float(values.mean()) if values.size else np.nan for metric, values in finite.items()}
+    mean = {metric: float(values.mean()) if values.size else np.nan for metric, values in finite.items()}
+    if all(isinstance(row, ImageScores) for row in scores):
+        mean |= summary([target for row in scores for target in row.targets])
+    return mean
