@@ -124,9 +124,10 @@ def test_keep_chroma_joins_the_colour_of_the_camera():
     image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     luma, ycrcb = split_luma(image, 'bgr8')
 
-    pixels, encoding = paint(luma, ycrcb, encoding='bgr8', colour='keep_chroma')
-
-    assert encoding == 'bgr8' and np.array_equal(pixels, join_luma(luma, ycrcb, 'bgr8'))
+    expected = join_luma(luma, ycrcb, 'bgr8')
+    for colour, levels in (('raw_chroma', 0), ('keep_chroma', 1)):
+        pixels, encoding = paint(luma, ycrcb, encoding='bgr8', colour=colour)
+        assert encoding == 'bgr8' and np.abs(pixels.astype(int) - expected).max() <= levels
 
 
 def test_every_choice_of_the_setting_can_be_painted():

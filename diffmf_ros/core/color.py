@@ -9,15 +9,17 @@ B = Y + 1.773 (Cb - 128), clamped to 0..255. These are the coefficients of OpenC
 import cv2
 import numpy as np
 
+from .color_trust import NEUTRAL, chroma_map
 from .frames import FrameError
 
+# Values of output.colour that show the chroma of the RGB image.
+CHROMA = ('keep_chroma', 'raw_chroma')
 _TO_YCRCB = {
     'rgb8': cv2.COLOR_RGB2YCrCb,
     'rgba8': cv2.COLOR_RGB2YCrCb,
     'bgr8': cv2.COLOR_BGR2YCrCb,
     'bgra8': cv2.COLOR_BGR2YCrCb,
 }
-_NEUTRAL = 128
 _PALETTES = {name: getattr(cv2, f'COLORMAP_{name.upper()}')
              for name in ('inferno', 'magma', 'plasma', 'viridis', 'turbo', 'jet', 'hot', 'bone')}
 
@@ -41,7 +43,7 @@ def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarra
     bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
     """
     if encoding == 'mono8':
-        return pixels, np.full((*pixels.shape, 3), _NEUTRAL, np.uint8)
+        return pixels, np.full((*pixels.shape, 3), NEUTRAL, np.uint8)
     require_8_bit(encoding)
     ycrcb = cv2.cvtColor(pixels, _TO_YCRCB[encoding])
     return cv2.extractChannel(ycrcb, 0), ycrcb
@@ -57,6 +59,23 @@ def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
     cv2.insertChannel(y, image, 0)
     # In place: fresh memory for a second image costs more than the conversion.
     return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
+
+
+def _join_trusted(luma, ycrcb, encoding, seen) -> np.ndarray:
+    """Join luma with the chroma that color_trust gives it where it was fused; see paint."""
+    gain, *added = chroma_map(luma, ycrcb)
+    planes = [luma.astype(np.float32)]
+    for channel, rest in enumerate(added, start=1):
+        plane = cv2.multiply(cv2.extractChannel(ycrcb, channel), gain, dtype=cv2.CV_32F)
+        planes.append(cv2.add(plane, rest, plane))
+    image = cv2.merge(planes)
+    code = cv2.COLOR_YCrCb2BGR if output_encoding(encoding) == 'bgr8' else cv2.COLOR_YCrCb2RGB
+    image = cv2.cvtColor(image, code, image)
+    cv2.threshold(image, 0, 0, cv2.THRESH_TOZERO, image)
+    joined = cv2.convertScaleAbs(image)
+    if seen is None:
+        return joined
+    return cv2.copyTo(joined, seen.view(np.uint8), join_luma(luma, ycrcb, encoding))
 
 
 _TO_RGB = {
@@ -76,15 +95,31 @@ def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
     return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[encoding])
 
 
-def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: str) -> tuple[np.ndarray, str]:
-    """Return (pixels, encoding) of a luminance image in the colours that the setting output.colour names.
+def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: str,
+          seen: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+    """Return the image of a fused luminance in the colors that output.colour names, and its encoding.
 
-    luma is H x W uint8. keep_chroma: H x W x 3 with the colour ycrcb that split_luma gave for a frame in
-    encoding. gray: luma itself, mono8. A palette: H x W x 3. Colour comes in output_encoding(encoding);
-    ycrcb is not used, and may be None, for all but keep_chroma. Raises KeyError for another colour.
+    Args:
+        luma: H x W uint8.
+        ycrcb: what split_luma gave for the RGB frame, H x W x 3 uint8; only keep_chroma and
+            raw_chroma use it.
+        encoding: that of the RGB frame.
+        colour: keep_chroma: the chroma of ycrcb as far as color_trust trusts it; raw_chroma: all
+            of it; gray: luma itself; else the name of a palette.
+        seen: H x W bool, where luma was fused; elsewhere the chroma stays as it is. None:
+            everywhere.
+
+    Returns:
+        H x W uint8 and 'mono8' for gray, else H x W x 3 uint8 and output_encoding(encoding).
+
+    Raises:
+        KeyError: for another colour.
     """
-    if colour == 'keep_chroma':
-        return join_luma(luma, ycrcb, encoding), output_encoding(encoding)
+    if colour in CHROMA:
+        trusted = colour == 'keep_chroma' and encoding != 'mono8'
+        image = (_join_trusted(luma, ycrcb, encoding, seen) if trusted
+                 else join_luma(luma, ycrcb, encoding))
+        return image, output_encoding(encoding)
     if colour == 'gray':
         return luma, 'mono8'
     bgr = cv2.applyColorMap(luma, _PALETTES[colour])

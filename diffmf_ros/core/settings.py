@@ -149,8 +149,10 @@ class OutputSettings:
     """What the fused image looks like."""
 
     colour: str = _setting(
-        'keep_chroma', 'keep_chroma: colour of the RGB image; gray: mono8; else a palette over the fused luminance',
-        choices=('keep_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis', 'turbo', 'jet', 'hot', 'bone'))
+        'keep_chroma', 'keep_chroma: colour of the RGB image, less where it is dark and noisy; '
+        'raw_chroma: all of it; gray: mono8; else a palette over the fused luminance',
+        choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis', 'turbo',
+                 'jet', 'hot', 'bone'))
     jpeg_quality: int = _setting(90, 'of fused/image/compressed', low=1, high=100)
 
 

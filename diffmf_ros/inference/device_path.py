@@ -12,14 +12,16 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from ..core.color import output_encoding, paint, require_8_bit
+from ..core.color import CHROMA, output_encoding, paint, require_8_bit
 from ..core.frames import RGB, Pair
 from ..core.pacing import steps_from
 from ..core.thermal import SMALLEST_SPAN, STRETCHED, Levels
 from ..core.warp import Mapping
 from ..models.scan import ScanError
+from .color_trust_tensors import trusted_chroma
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
+from .host_path import UNIT
 from .scaled_tensors import ScaledFusion
 from .warp_tensors import TensorWarp
 
@@ -31,7 +33,8 @@ READY = len(steps_from(1.0))
 class Plan:
     """All that decides which operations a pair needs. Shapes are those of the arrays.
 
-    mapped: by tables, whose values are no part of it; averaged: see core.warp.Warp; chroma: the result has colour.
+    mapped: by tables, whose values are no part of it; averaged: see core.warp.Warp; chroma: the
+    value of output.colour if that is one of core.color.CHROMA, else empty: the result is gray.
     """
 
     rgb_shape: tuple[int, ...]
@@ -42,17 +45,18 @@ class Plan:
     grid: str = RGB
     mapped: bool = False
     averaged: tuple[int, int] | None = None
-    chroma: bool = True
+    chroma: str = 'keep_chroma'
 
     @classmethod
-    def of(cls, pair: Pair, scale: float, *, mapping: Mapping, chroma: bool = True) -> 'Plan':
+    def of(cls, pair: Pair, scale: float, *, mapping: Mapping,
+           colour: str = 'keep_chroma') -> 'Plan':
         """Return the plan of pair. Raises FrameError (not_8_bit) for encodings that cannot be fused."""
         require_8_bit(pair.rgb.encoding)
         if pair.thermal.encoding not in STRETCHED:
             require_8_bit(pair.thermal.encoding)
         warp = mapping.thermal if mapping.grid == RGB else mapping.rgb
         return cls(pair.rgb.pixels.shape, pair.rgb.encoding, pair.thermal.pixels.shape, pair.thermal.encoding, scale,
-                   mapping.grid, warp.tables is not None, warp.averaged, chroma)
+                   mapping.grid, warp.tables is not None, warp.averaged, colour if colour in CHROMA else '')
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,7 +94,7 @@ class DevicePath:
         memory, say) or the network's output is not finite. The first pair of a plan takes seconds; another
         mapping of the same kind, levels or palette take none.
         """
-        plan = Plan.of(pair, scale, mapping=mapping, chroma=colour == 'keep_chroma')
+        plan = Plan.of(pair, scale, mapping=mapping, colour=colour)
         try:
             with stage('upload'):
                 prepared = self._prepared(plan)
@@ -157,11 +161,11 @@ class Program:
             rgb = _channels_last(self._warp(_channels_first(rgb)))
         y, chroma = split_luma(rgb, self._plan.rgb_encoding)
         own = y if self._plan.grid == RGB else ir
-        ir, y = self._where_seen(ir, own), self._where_seen(y, own)
-        fused = self._fused((ir / 255)[None, None], (y / 255)[None, None])[0, 0]
+        seen_ir, seen_y = (self._where_seen(image, own) * float(UNIT) for image in (ir, y))
+        fused = self._fused(seen_ir[None, None], seen_y[None, None])[0, 0]
         finite = fused.isfinite().all()
         luma = self._where_seen((fused * 255).round(), own)
-        image = self._coloured(luma, chroma)
+        image = self._coloured(luma, y, chroma)
         return torch.cat((image.flatten(), finite.to(torch.uint8)[None]))
 
     def _fused(self, ir, y):
@@ -170,11 +174,16 @@ class Program:
     def _where_seen(self, inside, outside):
         return inside if self._seen is None else torch.where(self._seen, inside, outside)
 
-    def _coloured(self, luma, chroma):
+    def _coloured(self, luma, y, chroma):
+        luma = luma.clamp(0, 255)
         if not self._plan.chroma:
-            return luma.clamp(0, 255).to(torch.uint8)
+            return luma.to(torch.uint8)
         if chroma is not None and self._plan.grid != RGB and self._seen is not None:
-            chroma = tuple(self._where_seen(c, 128.0) for c in chroma)
+            # Where nothing is seen the RGB image is black.
+            y, chroma = self._where_seen(y, 0.0), tuple(self._where_seen(c, 128.0) for c in chroma)
+        if chroma is not None and self._plan.chroma == 'keep_chroma':
+            trusted = trusted_chroma(luma, y, chroma)
+            chroma = tuple(self._where_seen(c, own) for c, own in zip(trusted, chroma))
         return join_luma(luma, chroma, self._plan.rgb_encoding)
 
 
@@ -212,8 +221,14 @@ def split_luma(pixels: torch.Tensor, encoding: str):
         return pixels.float(), None
     channels = pixels.float().unbind(-1)[:3]
     r, g, b = reversed(channels) if encoding.startswith('bgr') else channels
-    y = (0.299 * r + 0.587 * g + 0.114 * b).round()
-    return y, tuple((gain * (c - y) + 128).round().clamp(0, 255) for gain, c in ((0.713, r), (0.564, b)))
+    y = _fixed(4899 * r + 9617 * g + 1868 * b)
+    differences = (11682, r), (9241, b)
+    return y, tuple((_fixed(gain * (c - y)) + 128).clamp(0, 255) for gain, c in differences)
+
+
+def _fixed(values: torch.Tensor) -> torch.Tensor:
+    """Round 14-bit fixed-point numbers as OpenCV does: ties fall as on the host."""
+    return ((values + 8192) / 16384).floor()
 
 
 def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:

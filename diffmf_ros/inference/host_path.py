@@ -10,7 +10,8 @@ from ..core.thermal import Levels, to_gray
 from ..core.warp import Mapping
 from .scaled import Fuse, fuse_scaled
 
-_UNIT = np.float32(1 / 255)
+# The device path multiplies by the same number: ties of rounding then fall alike.
+UNIT = np.float32(1 / 255)
 
 
 class HostPath:
@@ -47,14 +48,15 @@ class HostPath:
             luma = cv2.convertScaleAbs(fused, alpha=255)
             if not mapping.everywhere:
                 luma = _choose(seen, luma, own)
-            return paint(luma, ycrcb, encoding=pair.rgb.encoding, colour=colour)
+            return paint(luma, ycrcb, encoding=pair.rgb.encoding, colour=colour,
+                         seen=None if mapping.everywhere else seen)
 
     def _as_float(self, *images: np.ndarray) -> np.ndarray:
         """Two H x W uint8 -> 2 x H x W float32 in [0, 1], in memory that the next pair uses again."""
         if self._inputs.shape[1:] != images[0].shape:
             self._inputs = np.empty((2, *images[0].shape), np.float32)
         for image, out in zip(images, self._inputs):
-            np.multiply(image, _UNIT, out=out, dtype=np.float32)
+            np.multiply(image, UNIT, out=out, dtype=np.float32)
         return self._inputs
 
 

@@ -4,7 +4,7 @@
 import cv2
 import numpy as np
 
-from ..core.color import output_encoding, paint, require_8_bit, split_luma
+from ..core.color import CHROMA, output_encoding, paint, require_8_bit, split_luma
 from ..core.frames import Frame
 from ..core.thermal import Levels, to_gray
 from ..core.warp import Mapping
@@ -18,7 +18,7 @@ def rgb_image(frame: Frame, *, mapping: Mapping | None, colour: str) -> tuple[np
     """
     require_8_bit(frame.encoding)
     pixels = frame.pixels if mapping is None else mapping.rgb_on_grid(frame.pixels)
-    if colour != 'keep_chroma':
+    if colour not in CHROMA:
         return paint(split_luma(pixels, frame.encoding)[0], None, encoding=frame.encoding, colour=colour)
     if frame.encoding == 'mono8':
         return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB), 'rgb8'
