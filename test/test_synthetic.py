@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The synthetic drive: equal for equal seeds, true to its stated geometry and clocks, and worth fusing."""
+"""The synthetic drive: equal for equal seeds, true to its stated geometry and clocks, and as its scenes say."""
 
 import json
 from functools import cache
@@ -14,12 +14,13 @@ from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.geometry import Alignment
 from diffmf_ros.synthetic.cameras import DriveError, make_rig
 from diffmf_ros.synthetic.drive import Drive, DriveSettings
+from diffmf_ros.synthetic.environments import ENVIRONMENTS
 from diffmf_ros.synthetic.record import alignment_of
 from diffmf_ros.synthetic.render import View
 from diffmf_ros.synthetic.sensors import COUNTS_AT_ZERO, COUNTS_PER_K
 from diffmf_ros.synthetic.strips import Strip
 
-SCENES = ('night', 'smoke')
+SCENES = tuple(ENVIRONMENTS)
 # RGB frame 10 k and thermal frame 3 k (at 9 Hz) show one and the same instant.
 INSTANTS = (6, 9, 12, 15, 17)
 
@@ -125,7 +126,7 @@ def test_counts_of_sixteen_bit_thermal_are_temperatures():
 
 
 @pytest.mark.parametrize(('wrong', 'message'), [
-    ({'scene': 'noon'}, 'must be one of night, smoke'),
+    ({'scene': 'noon'}, 'must be one of night, smoke, soot, fog, glare, snow, day, dusk; got'),
     ({'thermal_bits': 12}, '8 or 16 bits, got 12'),
     ({'thermal_rate_hz': 25}, '9 or 30 Hz, got 25'),
     ({'seconds': 0.0}, '0.2 to 600 seconds, got 0'),
@@ -180,7 +181,7 @@ def best_shift(picture, mask, box, reach=6):
     return max(score, key=score.get)
 
 
-@pytest.mark.parametrize('scene', SCENES)
+@pytest.mark.parametrize('scene', ['night', 'smoke', 'fog', 'snow'])
 def test_stated_homography_puts_warm_people_on_their_masks(scene):
     # Given people wholly in the picture and large enough to measure
     rig, own, plane, resized = make_rig(), [], [], []
@@ -217,12 +218,12 @@ def test_a_moving_actor_is_where_the_true_time_says_not_where_the_stamp_says():
     assert -14 <= shift[150_000_000][0] <= -7
 
 
-# What makes it worth fusing
+# What the scenes show
 
-@pytest.mark.parametrize(('scene', 'rgb_limit', 'thermal_least'),
-                         [('night', 0.12, 0.30), ('smoke', 0.04, 0.24)])
-def test_thermal_shows_the_actors_and_rgb_barely_does(scene, rgb_limit, thermal_least):
-    rgb, thermal = [], []
+@cache
+def contrasts(scene):
+    """Rows (luma, thermal, distance) of everybody of at least 200 visible pixels: mean less that of its surround."""
+    rows = []
     for k in INSTANTS:
         luma, _, warped, truth = seen(scene, k)
         anyone = grown(truth.labels > 0, 2)
@@ -230,13 +231,68 @@ def test_thermal_shows_the_actors_and_rgb_barely_does(scene, rgb_limit, thermal_
             if actor.visible_px >= 200:
                 inside = truth.labels == actor.label
                 around = grown(inside, 8) & ~anyone
-                rgb.append(abs(luma[inside].mean() - luma[around].mean()) / 255)
-                thermal.append((warped[inside].mean() - warped[around].mean()) / 255)
+                rows.append((*(float(image[inside].mean() - image[around].mean()) for image in (luma, warped)),
+                             actor.distance_m))
+    assert len(rows) >= 20
+    return np.array(rows).T
 
-    assert len(rgb) >= 20
-    assert np.mean(rgb) < rgb_limit
-    assert np.mean(thermal) > thermal_least
-    assert min(thermal) > 0.1
+
+@pytest.mark.parametrize(('scene', 'rgb_limit', 'thermal_least'), [
+    ('night', 31, 77), ('smoke', 10, 61), ('soot', 31, 61), ('fog', 31, 31), ('glare', 45, 77)])
+def test_thermal_shows_the_actors_and_rgb_barely_does(scene, rgb_limit, thermal_least):
+    rgb, thermal, _ = contrasts(scene)
+
+    assert np.abs(rgb).mean() < rgb_limit
+    assert thermal.mean() > thermal_least
+    assert thermal.min() > 10
+
+
+def test_white_smoke_is_brighter_than_people_and_soot_darker():
+    white, soot = (contrasts(scene)[0] for scene in ('smoke', 'soot'))
+
+    assert np.mean(white < 1) > 0.8 and white.mean() < -2
+    assert np.mean(soot > -1) > 0.8 and soot.mean() > 5
+
+
+def test_fog_hides_the_far_ones():
+    rgb, _, distance = contrasts('fog')
+
+    assert np.abs(rgb[distance < 12]).mean() > 2 * np.abs(rgb[distance > 16]).mean()
+
+
+def test_oncoming_lamps_saturate_the_picture_and_veil_their_surround():
+    dazzled, _, _, truth = seen('glare', 15)
+    night = seen('night', 15)[0]
+    car = next(actor for actor in truth.actors if actor.kind == 'car' and actor.visible_px > 1500)
+    left, top, right, bottom = car.box_px
+    sky = np.s_[top - 90:top - 60, left:right]
+
+    assert np.mean(dazzled > 250) > 3 * np.mean(night > 250)
+    assert np.mean(dazzled > 250) > 0.004
+    assert dazzled[sky].mean() > 2 * dazzled[:20, -100:].mean()
+
+
+def test_people_on_snow_are_dark_in_rgb_and_bright_in_thermal():
+    rgb, thermal, _ = contrasts('snow')
+
+    assert rgb.mean() < -50 and np.mean(rgb < -20) > 0.85
+    assert thermal.mean() > 60 and thermal.min() > 20
+    assert np.median(seen('snow', 9)[0][300:]) > 170
+
+
+def test_by_day_rgb_shows_people_whom_the_warm_road_hides_in_thermal():
+    rgb, thermal, _ = contrasts('day')
+
+    assert np.abs(rgb).mean() > 20
+    assert np.mean(np.abs(thermal) < 20) > 0.2
+
+
+@pytest.mark.parametrize('k', INSTANTS)
+def test_automatic_gain_makes_the_background_of_dusk_gray(k):
+    _, thermal, _, _ = seen('dusk', k)
+
+    assert 90 <= thermal.mean() <= 130
+    assert np.percentile(thermal, 99.5) > 200
 
 
 @pytest.mark.parametrize(('scene', 'ratio'), [('night', 2.5), ('smoke', 1.8)])
@@ -263,6 +319,7 @@ def test_truth_boxes_hold_the_labels():
         assert mask.sum() == actor.visible_px == mask[top:bottom, left:right].sum()
         assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
         assert 15 < actor.temperature_c < 45
+        assert actor.visible_px <= actor.silhouette_px
 
 
 def test_truth_of_an_rgb_frame_does_not_depend_on_having_rendered_it():

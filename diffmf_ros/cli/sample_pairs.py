@@ -18,8 +18,8 @@ def sample_pairs(
 ) -> None:
     """Render aligned RGB and thermal pairs with boxes of people, as `diffmf eval --detector` reads them."""
     from ..synthetic.drive import Drive, DriveSettings
+    from ..synthetic.environments import ENVIRONMENTS
     from ..synthetic.pairs import write_pairs
-    from ..synthetic.scene import ENVIRONMENTS
 
     drives = [Drive(DriveSettings(scene=name, seed=seed, seconds=seconds, thermal_rate_hz=30))
               for name in scene or ENVIRONMENTS]

@@ -15,6 +15,8 @@ from .shapes import Part
 _MATERIALS = {'glass': (.02, .022, .026), 'rubber': (.015, .015, .015), 'dark': (.02, .02, .02),
               'plate': (.25, .25, .22), 'tail': (.26, .015, .01), 'lens': (.30, .31, .33),
               'hub': (.12, .12, .12)}
+_SNOW = (.76, .77, .79)
+_TAIL = 3.0  # tail lamps do not grow with the headlamps
 _W, _R, _FRONT, _REAR = .86, .62, 2.1, -2.0
 # Faces that span the car: layer, (x, x) at the lower and upper edge, (height, z) of both edges, material,
 # warmth in K when the engine runs, and warmth of a parked car (its top faces the cold sky).
@@ -79,10 +81,15 @@ def _faces(running: bool) -> tuple[tuple[int, np.ndarray, str, float], ...]:
 
 @dataclass(frozen=True)
 class Car:
-    """A small hatchback; paint as reflectance; running cars are warm at engine, wheels and exhaust."""
+    """A small hatchback; paint as reflectance; running cars are warm at engine, wheels and exhaust.
+
+    headlamps: radiance of its lamps, 0 when off. snow: whether it lies on bonnet and roof.
+    """
 
     paint: tuple[float, float, float]
     running: bool
+    headlamps: float = 0.0
+    snow: bool = False
 
     def parts(self, heading: tuple[float, float], eye: tuple[float, float, float]) -> list[Part]:
         """Return the faces that the eye (x, height, z relative to the car) sees, far ones first."""
@@ -95,6 +102,14 @@ class Car:
             outward = (b[1] * a[2] - b[2] * a[1], b[2] * a[0] - b[0] * a[2], b[0] * a[1] - b[1] * a[0])
             towards = eye - placed[:4].mean(axis=0)
             if np.dot(outward, towards) > 0:
-                albedo = self.paint if material == 'paint' else _MATERIALS[material]
-                seen.append((layer, -math.hypot(*towards), Part(placed, albedo, warmth)))
+                level = outward[1] > .7 * math.hypot(*outward)
+                seen.append((layer, -math.hypot(*towards), self._part(placed, material, warmth, level)))
         return [part for _, _, part in sorted(seen, key=lambda item: item[:2])]
+
+    def _part(self, points: np.ndarray, material: str, warmth: float, level: bool) -> Part:
+        if material == 'paint' and level and self.snow:
+            return Part(points, _SNOW, -1.5)
+        albedo = self.paint if material == 'paint' else _MATERIALS[material]
+        tint = {'lens': (1.0, .93, .80), 'tail': (.12, .006, .004)}.get(material, (0.0, 0.0, 0.0))
+        return Part(points, albedo, warmth, tuple(min(self.headlamps, _TAIL) * channel if material == 'tail' else
+                                                  self.headlamps * channel for channel in tint))

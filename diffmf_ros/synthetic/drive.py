@@ -13,10 +13,12 @@ import numpy as np
 from ..bags import START_NS
 from ..core.frames import RGB, THERMAL, Frame
 from .cameras import Camera, DriveError, Rig, make_rig
+from .environments import ENVIRONMENTS
 from .render import THERMAL as THERMAL_VALUES
 from .render import VISIBLE, Buffer, Painter
-from .scene import ENVIRONMENTS, Actor, Scene
-from .sensors import Smoke, ThermalSensor, VisibleSensor
+from .scene import Actor, Scene
+from .sensors import ThermalSensor, VisibleSensor
+from .weather import veil_of
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,10 @@ class Drive:
         self.rig: Rig = make_rig(thermal_rate_hz=settings.thermal_rate_hz)
         self.scene = Scene(settings.scene, settings.seed)
         environment = self.scene.environment
-        smoke = Smoke(environment.smoke, settings.seed)
+        veil = veil_of(environment, settings.seed)
         self._sensors = {
-            RGB: VisibleSensor(self.rig.rgb, environment, settings.seed, smoke),
-            THERMAL: ThermalSensor(self.rig.thermal, environment, settings.seed, smoke,
+            RGB: VisibleSensor(self.rig.rgb, environment, settings.seed, veil),
+            THERMAL: ThermalSensor(self.rig.thermal, environment, settings.seed, veil,
                                    settings.thermal_bits)}
         rgb_view = self._sensors[RGB].view
         self._painters = {RGB: Painter(self.scene, rgb_view, VISIBLE),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from . import textures
+from .light import HALF_WIDTH_M, PERIOD_M
 from .scene import LANE_X_M, Actor, Scene
 from .shapes import Part, box
 
@@ -74,6 +74,8 @@ class Painter:
         self._background = self._paint_background()
         self._props = [Sketch(prop.parts, kind, scene.environment.air_c) if prop.parts else None
                        for prop in scene.props]
+        shadows = scene.shadows if kind == VISIBLE else {}
+        self._shadows = {of: Sketch(parts, kind, scene.environment.air_c) for of, parts in shadows.items()}
 
     def paint(self, t_s: float, offset_m: tuple[float, float, float]) -> Buffer:
         """Return the buffer at time t_s, seen offset_m (x, height, z) from the rig's origin at the road."""
@@ -88,7 +90,7 @@ class Painter:
             if placed is None:
                 continue
             (left, top), layer = placed
-            if abs(x) > textures.HALF_WIDTH_M:  # in the side street: the house fronts may hide it
+            if abs(x) > HALF_WIDTH_M:  # in the side street: the house fronts may hide it
                 wall = buffer.depth_m[top:top + layer.shape[0], left:left + layer.shape[1]] < ahead - 3.0
                 layer[wall] = 0.0
             buffer.over((left, top), layer, depth_m=ahead, label=label)
@@ -107,13 +109,20 @@ class Painter:
         """Yield (distance ahead, x, label, sketch) of everything that stands or moves in the street."""
         x, height, z = view.position
         for prop, sketch in zip(self.scene.props, self._props, strict=True):
-            ahead = (prop.z_m - z - 2.4) % textures.PERIOD_M + 2.4
+            ahead = (prop.z_m - z - 2.4) % PERIOD_M + 2.4
             if prop.car is not None:
                 eye = (x - prop.x_m, height, -ahead)
                 sketch = Sketch(prop.car.parts((0.0, 1.0), eye), self.kind, self.scene.environment.air_c)
+                yield from self._shadow('car', ahead, prop.x_m)
             yield ahead, prop.x_m, 0, sketch
         for actor in self.scene.actors:
-            yield self._actor(actor, view, t_s)
+            ahead, x_m, label, sketch = self._actor(actor, view, t_s)
+            yield from self._shadow(actor.kind, ahead, x_m)
+            yield ahead, x_m, label, sketch
+
+    def _shadow(self, kind: str, ahead: float, x_m: float):
+        if kind in self._shadows:
+            yield ahead + 0.01, x_m, 0, self._shadows[kind]  # just behind, so it is painted before
 
     def _actor(self, actor: Actor, view: View, t_s: float):
         pose = actor.path(t_s)
@@ -122,8 +131,8 @@ class Painter:
         return ahead, pose.x_m, actor.label, Sketch(parts, self.kind, self.scene.environment.air_c)
 
     def _lamps_at(self, x_m: float, z_m: float) -> np.ndarray:
-        """Light of the street lamps on the camera's side of something upright: half of a level surface's."""
-        return 0.5 * float(textures.lamp_light(z_m, x_m, 1.2)) * np.array(self.scene.environment.lamp)
+        """Fixed lights on the camera's side of something upright: half of a level surface's."""
+        return 0.5 * float(self.scene.light.irradiance(z_m, x_m, 1.2)) * np.array(self.scene.environment.lamp)
 
     def _paint_ground(self, buffer: Buffer, view: View) -> None:
         """The road: below the horizon every row has one depth."""
@@ -142,14 +151,14 @@ class Painter:
             texels = np.dstack([colour, colour * cv2.merge(lamps), np.ones_like(lamps[0])])
         else:
             texels = np.dstack([texels + self.scene.environment.air_c, np.ones_like(texels)])
-        outside = np.abs(across) >= textures.HALF_WIDTH_M
+        outside = np.abs(across) >= HALF_WIDTH_M
         texels[outside] = buffer.values[first:][outside]
         buffer.values[first:] = texels
         buffer.depth_m[first:] = middle[:, None]
 
     def _paint_wall(self, buffer: Buffer, view: View, side: float) -> None:
         """House fronts: beside the vanishing point every column has one depth."""
-        gap = abs(side * textures.HALF_WIDTH_M - view.position[0])
+        gap = abs(side * HALF_WIDTH_M - view.position[0])
         if side < 0:
             edges = np.arange(int(np.ceil(view.cx - 1.5)), -2, -1) + 0.5
         else:
@@ -213,6 +222,7 @@ class Sketch:
         self.table = np.zeros((len(parts) + 1, _CHANNELS[kind]), np.float32)
         for row, part in zip(self.table[1:], parts, strict=True):
             row[:] = (*part.albedo, *part.emission, 1.0) if kind == VISIBLE else (part.warmth_k + air_c, 1.0)
+            row *= part.alpha
 
     def draw(self, view: View, x_m: float, ahead_m: float, *, light: np.ndarray | None = None):
         """Return ((x, y), premultiplied layer) with the foot at x_m, ahead_m; None when out of sight.

@@ -11,62 +11,26 @@ import numpy as np
 
 from . import textures
 from .cameras import Camera, intrinsics
+from .environments import Environment
 from .render import Buffer, View
-from .scene import Environment
+from .weather import Fog, Smoke, Snowfall
 
-# Depth of the smoke sheets ahead of the rig, their share of the optical depth, and their drift (x, up).
-_SHEETS = ((6.5, 0.26, (0.30, 0.16)), (9.5, 0.38, (-0.22, 0.20)), (15.0, 0.36, (0.40, 0.12)))
-_SMOKE_CELL_M = 0.05
-# Long-wave infrared passes smoke almost freely: a twentieth of the optical depth.
-_SMOKE_INFRARED = 0.05
-_SMOKE_WHITE = (0.50, 0.51, 0.52)
 # 14-bit counts: 7300 at 0 degrees Celsius, 30 per kelvin.
 COUNTS_AT_ZERO, COUNTS_PER_K = 7300.0, 30.0
-# The 8-bit range, in kelvin relative to the air: black and white.
-GRAY_RANGE_K = (-5.0, 19.0)
-
-
-class Smoke:
-    """Drifting smoke as three fronto-parallel sheets ahead of the rig; none when the density is 0."""
-
-    def __init__(self, density: float, seed: int):
-        self.density = density
-        rng = np.random.default_rng([seed, 2])
-        cells = (10, 26, 64, 110)
-        layers = [sum(textures.soft_noise(rng, (256, 512), (cell, cell)) * cell**0.8 for cell in cells)
-                  for _ in _SHEETS]
-        self._sheets = [np.clip(0.9 + 0.6 * layer / layer.std(), 0.04, 2.6) for layer in layers]
-
-    def optical_depth(self, view: View, depth_m: np.ndarray, t_s: float) -> np.ndarray:
-        """Return the optical depth in front of every pixel, H x W float32."""
-        # A quarter of the resolution is plenty for something without edges.
-        height, width = view.height // 4, view.width // 4
-        total = np.zeros((view.height, view.width), np.float32)
-        for sheet, (away, share, drift) in zip(self._sheets, _SHEETS, strict=True):
-            scale = 4 * away / view.focal_px / _SMOKE_CELL_M
-            left = -view.cx / 4 * scale - drift[0] * t_s / _SMOKE_CELL_M
-            top = -view.cy / 4 * scale + drift[1] * t_s / _SMOKE_CELL_M
-            affine = np.array([[scale, 0, left], [0, scale, top]])
-            density = cv2.warpAffine(sheet, affine, (width, height), borderMode=cv2.BORDER_WRAP,
-                                     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            above = (view.cy / 4 - np.arange(height)[:, None]) * 4 * away / view.focal_px + 1.5
-            sideways = (np.arange(width)[None, :] - view.cx / 4) * 4 * away / view.focal_px
-            plume = np.exp(-np.maximum(above - 2.6, 0) / 1.6) * np.exp(-(sideways / (0.62 * away))**4)
-            density = cv2.resize(density * plume.astype(np.float32), (view.width, view.height),
-                                 interpolation=cv2.INTER_LINEAR)
-            behind = np.clip((depth_m - away + 2.5) / 5.0, 0, 1).astype(np.float32)
-            total += self.density * share * density * behind
-        return total
+# Automatic gain of the 8-bit thermal camera: the level of the median, that of the warmest hundredth, and the
+# most levels per kelvin.
+_GAIN_MIDDLE, _GAIN_TOP, _GAIN_LIMIT = 112.0, 245.0, 26.0
+_FLAKE = 0.72  # radiance of a snowflake
 
 
 @dataclass
 class VisibleSensor:
-    """The RGB camera: light, smoke, glow, vignetting, noise, and an sRGB-like curve."""
+    """The RGB camera: light, weather, glow, vignetting, noise, and an sRGB-like curve."""
 
     camera: Camera
     environment: Environment
     seed: int
-    smoke: Smoke
+    veil: Smoke | Fog | None
     view: View = field(init=False)
 
     def __post_init__(self):
@@ -78,6 +42,8 @@ class VisibleSensor:
         vignette = (1 + x**2 + y**2)**-2
         self._gain = cv2.merge([(self.environment.exposure * vignette).astype(np.float32)] * 3)
         self._beam = _low_beam(x, y)
+        snows = self.environment.snow > 0
+        self._snowfall = Snowfall(self.seed, speed_m_s=self.environment.speed_m_s) if snows else None
 
     def develop(self, buffer: Buffer, t_s: float, index: int) -> np.ndarray:
         """Return the frame as H x W x 3 uint8, R G B."""
@@ -87,15 +53,25 @@ class VisibleSensor:
         light = cv2.merge([
             albedo * (ambient + tint * beam) + emission for albedo, emission, ambient, tint in
             zip(planes[:3], planes[3:6], environment.ambient, (1.0, 0.95, 0.86), strict=True)])
-        if environment.smoke:
-            passes = cv2.merge([cv2.exp(-self.smoke.optical_depth(self.view, buffer.depth_m, t_s))] * 3)
-            light = light * passes + (1 - passes) * np.array(_SMOKE_WHITE, np.float32)
-        light += _glow(light)
+        light = self._through_air(light, buffer.depth_m, t_s)
+        light += _glow(light, environment.scatter)
         light *= self._gain
         noise = np.random.default_rng([self.seed, 3, index]).standard_normal(light.shape, np.float32)
         light += noise * np.sqrt(0.000015 + 0.0006 * light)
         curve = np.clip(1 - cv2.exp(-light), 0, 1)
         return np.round(255 * cv2.pow(curve, 1 / 2.2)).astype(np.uint8)
+
+    def _through_air(self, light: np.ndarray, depth_m: np.ndarray, t_s: float) -> np.ndarray:
+        """Return the light that arrives at the lens through smoke, fog and falling snow."""
+        if self.veil is not None:
+            optical_depth, bright = self.veil.veil(self.view, depth_m, t_s)
+            passes = cv2.exp(-optical_depth)
+            veiled = (1 - passes) * bright
+            light = light * cv2.merge([passes] * 3) + cv2.merge([veiled * channel for channel in self.veil.color])
+        if self._snowfall is not None:
+            cover = self._snowfall.cover(self.view, t_s)
+            light = light + cover * (_FLAKE - light)
+        return light
 
 
 def _low_beam(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -108,11 +84,18 @@ def _low_beam(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((0.03 + edge * under) * across).astype(np.float32)
 
 
-def _glow(light: np.ndarray) -> np.ndarray:
-    """Stray light in the lens around what is much brighter than the rest."""
+def _glow(light: np.ndarray, scatter: float) -> np.ndarray:
+    """Return stray light in the lens around what is much brighter than the rest.
+
+    scatter is the share that a dirty or wet lens spreads far.
+    """
     small = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    bright = np.minimum(np.maximum(small - 0.22, 0), 3.0) * (small.mean() < 0.25)
+    bright = np.maximum(small - 0.22, 0) * (small.mean() < 0.25 + 4 * scatter)
     halo = 0.22 * cv2.GaussianBlur(bright, (0, 0), 2.5) + 0.30 * cv2.GaussianBlur(bright, (0, 0), 9.0)
+    if scatter:
+        tiny = cv2.resize(bright, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+        wide = scatter * cv2.GaussianBlur(tiny, (0, 0), 6.5)
+        halo += cv2.resize(wide, halo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return cv2.resize(halo, (light.shape[1], light.shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
@@ -127,7 +110,7 @@ class ThermalSensor:
     camera: Camera
     environment: Environment
     seed: int
-    smoke: Smoke
+    veil: Smoke | Fog | None
     bits: int
     view: View = field(init=False)
 
@@ -147,8 +130,8 @@ class ThermalSensor:
     def develop(self, buffer: Buffer, t_s: float, index: int) -> np.ndarray:
         """Return the frame, H x W: uint8 white-hot grey, or uint16 14-bit counts."""
         celsius, camera = buffer.values[..., 0], self.camera
-        if self.environment.smoke:
-            passes = np.exp(-_SMOKE_INFRARED * self.smoke.optical_depth(self.view, buffer.depth_m, t_s))
+        if self.veil is not None:
+            passes = cv2.exp(-self.veil.infrared * self.veil.veil(self.view, buffer.depth_m, t_s)[0])
             celsius = celsius * passes + (1 - passes) * (self.environment.air_c + 3.0)
         turned = cv2.warpPerspective(celsius, self._turn, (2 * camera.width, 2 * camera.height),
                                      flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -159,5 +142,14 @@ class ThermalSensor:
         celsius += 0.05 * rng.standard_normal((camera.height, 1), np.float32)
         if self.bits == 16:
             return np.round(np.clip(COUNTS_AT_ZERO + COUNTS_PER_K * celsius, 0, 2**14 - 1)).astype(np.uint16)
-        black, white = (self.environment.air_c + edge for edge in GRAY_RANGE_K)
-        return np.round(255 * np.clip((celsius - black) / (white - black), 0, 1)).astype(np.uint8)
+        return self._gray(celsius)
+
+    def _gray(self, celsius: np.ndarray) -> np.ndarray:
+        environment = self.environment
+        if environment.auto_gain:
+            middle, top = np.percentile(celsius[::2, ::2], (50, 99.0))
+            levels = _GAIN_MIDDLE + min((_GAIN_TOP - _GAIN_MIDDLE) / (top - middle), _GAIN_LIMIT) * (celsius - middle)
+        else:
+            black, white = (environment.air_c + edge for edge in environment.gray_range_k)
+            levels = 255 * (celsius - black) / (white - black)
+        return np.round(np.clip(levels, 0, 255)).astype(np.uint8)

@@ -17,12 +17,16 @@ _BLACK = (0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Part:
-    """One flat polygon: points N x 3 (x, height, z) in metres, reflectance, emission, warmth in K."""
+    """One flat polygon: points N x 3 (x, height, z) in metres, reflectance, emission, warmth in K.
+
+    With alpha below 1 it is a shadow: it darkens what is behind it, and thermal does not see it.
+    """
 
     points: np.ndarray
     albedo: tuple[float, float, float]
     warmth_k: float
     emission: tuple[float, float, float] = _BLACK
+    alpha: float = 1.0
 
 
 def disc(x: float, height: float, radius: tuple[float, float], corners: int = 16) -> np.ndarray:
@@ -48,18 +52,35 @@ def limb(start: tuple[float, float], end: tuple[float, float], r0: float, r1: fl
     return np.column_stack([outline, np.zeros(len(outline))])
 
 
+def ground_shadow(half_m: tuple[float, float], darkness: float) -> list[Part]:
+    """Return the soft shadow of something half_m (x, z) large on the ground below it; darkness below 0.5."""
+    parts = []
+    for grown, alpha in ((1.25, .35), (1.1, .7), (.9, 1.0)):
+        flat = disc(0.0, 0.0, (half_m[0] * grown, half_m[1] * grown))[:, [0, 2, 1]]
+        parts.append(Part(flat, _BLACK, 0.0, alpha=alpha * darkness))
+    return parts
+
+
 def _below(point: tuple[float, float], length: float, angle: float) -> tuple[float, float]:
     return point[0] + length * math.sin(angle), point[1] - length * math.cos(angle)
 
 
 @dataclass(frozen=True)
 class Person:
-    """A walker: height in metres, clothes as reflectances, skin_k how much warmer the face is than air."""
+    """A walker: height in metres, clothes as reflectances, skin_k how much warmer the face is than air.
+
+    clothing: how much of the usual warmth the clothes let out; thick coats have less than 1.
+    """
 
     height_m: float
     coat: tuple[float, float, float]
     trousers: tuple[float, float, float]
     skin_k: float
+    clothing: float = 1.0
+
+    @property
+    def _cloth_k(self) -> float:
+        return self.clothing * self.skin_k
 
     def parts(self, phase: float, heading: tuple[float, float]) -> list[Part]:
         """Return the parts at a phase of the stride (radians), walking towards heading (x, z)."""
@@ -78,8 +99,8 @@ class Person:
                           [half * 1.2 + lean / 2, 0.66 * h, 0], [half * 1.5 + lean, 0.79 * h, 0],
                           [half * 0.9 + lean, 0.835 * h, 0], [-half * 0.9 + lean, 0.835 * h, 0],
                           [-half * 1.5 + lean, 0.79 * h, 0], [-half * 1.2 + lean / 2, 0.66 * h, 0]])
-        body = [Part(torso, self.coat, 0.56 * self.skin_k),
-                Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat, 0.64 * self.skin_k)]
+        body = [Part(torso, self.coat, 0.56 * self._cloth_k),
+                Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat, 0.64 * self._cloth_k)]
         return arms[0] + legs[0] + legs[1] + body + self._head(lean, away, direction * abs(side)) + arms[1]
 
     def _leg(self, hip: tuple[float, float], phase: float, swing: float) -> list[Part]:
@@ -90,17 +111,17 @@ class Person:
         ankle = _below(knee, 0.235 * h, thigh - bend)
         reach = math.copysign(0.07 * h * min(1.0, abs(swing) * 2), swing)
         toe = ankle[0] + reach, ankle[1] - 0.018 * h
-        return [Part(limb(hip, knee, 0.052 * h, 0.038 * h), self.trousers, 0.50 * self.skin_k),
-                Part(limb(knee, ankle, 0.036 * h, 0.024 * h), self.trousers, 0.42 * self.skin_k),
-                Part(limb(ankle, toe, 0.024 * h, 0.020 * h), (0.03, 0.03, 0.03), 0.25 * self.skin_k)]
+        return [Part(limb(hip, knee, 0.052 * h, 0.038 * h), self.trousers, 0.50 * self._cloth_k),
+                Part(limb(knee, ankle, 0.036 * h, 0.024 * h), self.trousers, 0.42 * self._cloth_k),
+                Part(limb(ankle, toe, 0.024 * h, 0.020 * h), (0.03, 0.03, 0.03), 0.25 * self._cloth_k)]
 
     def _arm(self, shoulder: tuple[float, float], phase: float, swing: float) -> list[Part]:
         h = self.height_m
         elbow = _below(shoulder, 0.165 * h, 0.8 * swing * math.sin(phase))
         wrist = _below(elbow, 0.14 * h, 0.8 * swing * math.sin(phase) + 0.35 * swing)
         hand = _below(wrist, 0.03 * h, 0.0)
-        return [Part(limb(shoulder, elbow, 0.032 * h, 0.027 * h), self.coat, 0.48 * self.skin_k),
-                Part(limb(elbow, wrist, 0.026 * h, 0.020 * h), self.coat, 0.45 * self.skin_k),
+        return [Part(limb(shoulder, elbow, 0.032 * h, 0.027 * h), self.coat, 0.48 * self._cloth_k),
+                Part(limb(elbow, wrist, 0.026 * h, 0.020 * h), self.coat, 0.45 * self._cloth_k),
                 Part(limb(wrist, hand, 0.020 * h, 0.017 * h), (0.22, 0.14, 0.10), 0.80 * self.skin_k)]
 
     def _head(self, lean: float, away: bool, side: float) -> list[Part]:
@@ -160,8 +181,11 @@ def sign(kind: str) -> list[Part]:
             Part(limb((0, 2.37), (0.02, 2.2), .03, .04), (.02, .02, .02), -0.3)]
 
 
-def tree(rng: np.random.Generator) -> list[Part]:
-    """Return a street tree: a trunk and a cloud of leaves, its shaded underside painted first."""
+def tree(rng: np.random.Generator, *, snow: float = 0.0) -> list[Part]:
+    """Return a street tree: a trunk and a cloud of leaves, its shaded underside painted first.
+
+    snow: how much of the upper leaves it covers, 0 to 1.
+    """
     height, spread = rng.uniform(4.6, 6.2), rng.uniform(1.3, 1.8)
     parts = [Part(limb((0, 0), (rng.uniform(-.15, .15), height * .55), .14, .08), (.06, .045, .03), -0.2)]
     for k in range(90):
@@ -170,7 +194,8 @@ def tree(rng: np.random.Generator) -> list[Part]:
         x = spread * reach * math.cos(angle)
         middle = height * (.68 + .30 * reach * math.sin(angle) * .8)
         tone = 0.5 + level + 0.25 * math.sin(angle) + rng.uniform(-.12, .12)
-        leaf = tuple(channel * tone for channel in (.05, .075, .028))
+        white = snow * min(max(2 * level, 0.0), 1.0) * .6
+        leaf = tuple(channel * tone * (1 - white) + .75 * white for channel in (.05, .075, .028))
         size = rng.uniform(.16, .42)
         parts.append(Part(disc(x, middle, (size, size * rng.uniform(.6, .9)), 9), leaf, rng.uniform(-.5, .1)))
     return parts

@@ -4,31 +4,16 @@
 Colours are linear (R, G, B) reflectances, light is linear radiance, temperatures are kelvin above air.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
+from .light import CROSS_STREET_M, HALF_WIDTH_M, PERIOD_M, Light
 from .strips import Strip
 
-PERIOD_M = 80.0
-HALF_WIDTH_M = 9.0
 ROAD_M = 5.6
-CROSS_STREET_M = (64.0, 73.0)
-LAMP_SPACING_M = 20.0
-LAMP_X_M = 4.6
-LAMP_HEIGHT_M = 6.1
 WALL_HEIGHT_M = 10.24
 _GROUND_STEP = 0.025
 _WALL_STEP = 0.04
-
-
-@dataclass(frozen=True)
-class Light:
-    """What lights the textures: lamp radiance colour (0 when off) and how bright windows are."""
-
-    lamp: tuple[float, float, float]
-    windows: float
 
 
 def soft_noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[int, int]) -> np.ndarray:
@@ -43,27 +28,12 @@ def soft_noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[int
     return big[top:top + shape[0], left:left + shape[1]]
 
 
-def lamp_light(along_m: np.ndarray, across_m: np.ndarray, height_m: np.ndarray | float) -> np.ndarray:
-    """Return the irradiance of the lamps on a level surface (inverse square, cosine): 1 under a lamp."""
-    light = np.float32(0)
-    drop = LAMP_HEIGHT_M - height_m
-    for lamp, side, works in lamps():
-        if works:
-            distance = (along_m - lamp + PERIOD_M / 2) % PERIOD_M - PERIOD_M / 2
-            square = distance**2 + (across_m - side * (LAMP_X_M - 1.0))**2 + drop**2
-            light = light + LAMP_HEIGHT_M**3 * np.maximum(drop, 0.3) / square**2
-    return light
+def make_ground(rng: np.random.Generator, light: Light, *, heat: float = 1.0,
+                snow: float = 0.0) -> tuple[Strip, Strip]:
+    """Return the street's surface: (reflectance R G B, irradiance of the fixed lights) and (warmth in kelvin).
 
-
-def lamps() -> list[tuple[float, float, bool]]:
-    """Return (position along the road, side, works) of every lamp of one period."""
-    spots = np.arange(7.0, PERIOD_M, LAMP_SPACING_M)
-    # Every other one is broken or saves energy: a street with light and dark stretches.
-    return [(float(z), side, (side > 0) == (k % 2 == 0)) for k, z in enumerate(spots) for side in (-1.0, 1.0)]
-
-
-def make_ground(rng: np.random.Generator) -> tuple[Strip, Strip]:
-    """Return the street's surface: (reflectance R G B, lamp irradiance) and (warmth in kelvin)."""
+    heat is how much of the day's warmth it holds, snow the share that lies under snow.
+    """
     rows, columns = round(PERIOD_M / _GROUND_STEP), round(2 * HALF_WIDTH_M / _GROUND_STEP)
     x = ((np.arange(columns) + .5) * _GROUND_STEP - HALF_WIDTH_M)[None, :]
     z = ((np.arange(rows) + .5) * _GROUND_STEP)[:, None]
@@ -76,15 +46,29 @@ def make_ground(rng: np.random.Generator) -> tuple[Strip, Strip]:
     paint = _markings(x, z) * np.clip(.82 + .22 * soft_noise(rng, grey.shape, (5, 5)), .15, 1.0)
     grey = grey * (1 - paint) + .62 * paint
     colour = np.where(road[..., None], (1.0, .99, .97), (1.04, .98, .90))
-    light = lamp_light(z, x, 0.0)
-    visible = np.dstack([np.maximum(grey, .01)[..., None] * colour, light])
+    irradiance = light.irradiance(z, x, 0.0)
+    visible = np.dstack([np.maximum(grey, .01)[..., None] * colour, irradiance])
     coarse = grey[::4, ::4].shape
     near_wheels = np.exp(-((np.abs(np.abs(x) - 1.75) - .75) / .35)**2)[:, ::4]
     warm = np.where(road[::4, ::4], 1.6 + .35 * near_wheels, .2) - .25 * paint[::4, ::4]
     warm = warm + .35 * soft_noise(rng, coarse, (90, 40)) + .12 * soft_noise(rng, coarse, (12, 12))
+    warm = heat * warm + light.sun_k * irradiance[::4, ::4]
+    if snow:
+        cover = _snow_cover(rng, x, z, snow)
+        white = .78 + .03 * soft_noise(rng, grey.shape, (40, 30))
+        visible[..., :3] += cover[..., None] * (white[..., None] * (.97, .99, 1.02) - visible[..., :3])
+        warm -= cover[::4, ::4] * (warm + 1.2)
     step = 4 * _GROUND_STEP
     return (Strip(visible, step_m=(_GROUND_STEP, _GROUND_STEP), across_m=-HALF_WIDTH_M),
             Strip(warm[..., None], step_m=(step, step), across_m=-HALF_WIDTH_M))
+
+
+def _snow_cover(rng: np.random.Generator, x: np.ndarray, z: np.ndarray, share: float) -> np.ndarray:
+    """Return how much snow lies on the ground, 0..1: worn away under wheels and in patches."""
+    shape = len(z), x.shape[1]
+    thick = soft_noise(rng, shape, (200, 60)) + .5 * soft_noise(rng, shape, (30, 16)) + 3 * share - 1
+    wheels = np.exp(-((np.abs(np.abs(x) - 1.75) - .75) / .25)**2) * 3.4
+    return np.clip(.5 + thick - wheels, 0.0, 1.0).astype(np.float32)
 
 
 def _asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -128,7 +112,7 @@ def _markings(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return (dash | edge | stop | bars | bays | second).astype(np.float32)
 
 
-def make_wall(rng: np.random.Generator, light: Light, side: float) -> tuple[Strip, Strip]:
+def make_wall(rng: np.random.Generator, light: Light, side: float, *, heat: float = 1.0) -> tuple[Strip, Strip]:
     """Return a row of house fronts at x = side * HALF_WIDTH_M, premultiplied by alpha.
 
     Visible channels: reflectance R G B, emission R G B, alpha. Thermal channels: warmth, alpha.
@@ -145,10 +129,11 @@ def make_wall(rng: np.random.Generator, light: Light, side: float) -> tuple[Stri
     _house(rng, light, (CROSS_STREET_M[1], PERIOD_M), albedo, glow, alpha, warm)
     height = ((np.arange(columns) + .5) * _WALL_STEP)[None, :]
     z = ((np.arange(rows) + .5) * _WALL_STEP)[:, None]
-    lamp = lamp_light(z, np.array(side * (HALF_WIDTH_M - 1.5)), np.minimum(height, 5.0))
-    glow += albedo * (.55 * lamp)[..., None] * np.array(light.lamp, np.float32)
+    lit = light.irradiance(z, np.array(side * (HALF_WIDTH_M - 1.5)), np.minimum(height, 5.0))
+    glow += albedo * (.55 * lit)[..., None] * np.array(light.lamp, np.float32)
     albedo *= (1 + .06 * soft_noise(rng, alpha.shape, (30, 20)))[..., None]
     warm += .5 * soft_noise(rng, alpha.shape, (220, 80)) + .15 * soft_noise(rng, alpha.shape, (25, 25))
+    warm += 1.5 * (heat - 1) + .8 * light.sun_k * lit
     visible = np.dstack([albedo, glow, np.ones_like(alpha)]) * alpha[..., None]
     thermal = (np.dstack([warm, np.ones_like(alpha)]) * alpha[..., None])[::2, ::2]
     return (Strip(visible, step_m=(_WALL_STEP, _WALL_STEP), across_m=0.0),
