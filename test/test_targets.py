@@ -28,13 +28,22 @@ def snow():
 
 
 def test_hot_blobs_are_people_not_walls_and_not_specks():
-    ir = picture(60, (WALKER, 160), (np.s_[:, 260:], 200), (np.s_[20:23, 20:23], 250), (np.s_[180:210, 60:72], 100))
+    ir = picture(
+        60,
+        (WALKER, 160),
+        (np.s_[:, 260:], 200),
+        (np.s_[20:23, 20:23], 250),
+        (np.s_[180:210, 60:72], 100),
+    )
     # Given a wall broader than people, a speck of 9 pixels and one of 40 levels, too cool to be hot
     blobs = hot_blobs(ir)
     # then the walker alone is found, but for a pixel at its edge
     assert len(blobs) == 1
     rows, columns = (np.flatnonzero(blobs[0].any(axis=axis)) for axis in (1, 0))
-    assert np.abs(np.subtract((rows[0], rows[-1], columns[0], columns[-1]), (100, 129, 60, 71))).max() <= 1
+    assert (
+        np.abs(np.subtract((rows[0], rows[-1], columns[0], columns[-1]), (100, 129, 60, 71))).max()
+        <= 1
+    )
 
 
 def test_a_flat_thermal_image_has_no_targets():
@@ -49,7 +58,10 @@ def test_target_is_the_share_of_the_better_camera_whatever_its_sign():
     fused = picture(100, (WALKER, 50), (OTHER, 200))
     found = targets(ir, vi_y, fused)
     # then each is measured against the camera that shows it best
-    assert [(round(t.ir), round(t.vi_y), round(t.fused)) for t in found] == [(100, -150, -50), (100, 0, 100)]
+    assert [(round(t.ir), round(t.vi_y), round(t.fused)) for t in found] == [
+        (100, -150, -50),
+        (100, 0, 100),
+    ]
     assert [t.kept for t in found] == pytest.approx([1 / 3, 1.0], abs=0.01)
     assert [t.dark for t in found] == [True, False]
     assert targets(ir, vi_y, 255 - fused)[0].kept == pytest.approx(1 / 3, abs=0.01)
@@ -63,8 +75,12 @@ def test_more_contrast_than_the_better_camera_has_is_not_rewarded():
 
 def test_the_worst_tenth_and_those_dark_in_rgb():
     # Given 20 targets that keep 0.05 to 1 of thermal, the first of them dark in RGB at exactly the limit
-    found = [Target(ir=100.0, vi_y=-20.0 if n == 0 else -19.9, fused=5.0 * (n + 1)) for n in range(20)]
-    assert summary(found) == pytest.approx({'target': 0.525, 'target_worst': 0.075, 'target_dark': 0.05})
+    found = [
+        Target(ir=100.0, vi_y=-20.0 if n == 0 else -19.9, fused=5.0 * (n + 1)) for n in range(20)
+    ]
+    assert summary(found) == pytest.approx(
+        {'target': 0.525, 'target_worst': 0.075, 'target_dark': 0.05}
+    )
 
 
 def test_boxes_stand_for_blobs():
@@ -90,14 +106,18 @@ def test_boxes_that_leave_the_image_are_cut():
 def test_targets_do_not_depend_on_the_scale_of_the_image():
     ir, vi_y = snow()
     twice = [np.kron(image, np.ones((2, 2), np.uint8)) for image in (ir, vi_y, ir)]
-    assert [round(t.kept, 1) for t in targets(*twice)] == [round(t.kept, 1) for t in targets(ir, vi_y, ir)]
+    assert [round(t.kept, 1) for t in targets(*twice)] == [
+        round(t.kept, 1) for t in targets(ir, vi_y, ir)
+    ]
 
 
 def test_means_pool_the_targets_of_all_images():
     # Given an image with nineteen good targets and one with a single bad one
     values = score(np.zeros((48, 48)), np.zeros((48, 48)), np.zeros((48, 48)))
-    rows = [type(values)(values | summary(found), found) for found in (
-        [Target(100.0, 0.0, 100.0)] * 19, [Target(100.0, 0.0, 0.0)])]
+    rows = [
+        type(values)(values | summary(found), found)
+        for found in ([Target(100.0, 0.0, 100.0)] * 19, [Target(100.0, 0.0, 0.0)])
+    ]
     # then the means count each target once
     assert means(rows)['target'] == pytest.approx(0.95)
     assert means(rows)['target_worst'] == 0.5
@@ -144,4 +164,4 @@ def test_flat_thermal_is_the_worst_level():
     assert flat_thermal(classical.fuse, vi_y) > 40
     # thermal alone is worst at 255 or 0, by what a plain sum says
     worst = max(np.mean((vi_y.astype(float) - level) ** 2) for level in (0, 255))
-    assert flat_thermal(lambda ir, y: ir, vi_y) == pytest.approx(10 * np.log10(255 ** 2 / worst))
+    assert flat_thermal(lambda ir, y: ir, vi_y) == pytest.approx(10 * np.log10(255**2 / worst))

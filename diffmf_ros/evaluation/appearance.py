@@ -52,12 +52,14 @@ def flat_thermal(fuse: Callable[[np.ndarray, np.ndarray], np.ndarray], vi_y: np.
     Infinite where it is vi_y itself.
     """
     y = np.float32(1 / 255) * vi_y
-    return min(_psnr(vi_y, np.rint(255 * fuse(np.full_like(y, level / 255), y))) for level in FLAT_LEVELS)
+    return min(
+        _psnr(vi_y, np.rint(255 * fuse(np.full_like(y, level / 255), y))) for level in FLAT_LEVELS
+    )
 
 
 def _psnr(reference: np.ndarray, image: np.ndarray) -> float:
     error = float(np.mean((np.asarray(image, np.float64) - reference) ** 2))
-    return float(10 * np.log10(255 ** 2 / error)) if error else np.inf
+    return float(10 * np.log10(255**2 / error)) if error else np.inf
 
 
 def _saturation(pixels: np.ndarray) -> np.ndarray:

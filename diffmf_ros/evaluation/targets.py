@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-PEOPLE_SHARE = 1 / 8  # side of the top-hat's square over H: people are narrower than 60 pixels of 480
+PEOPLE_SHARE = (
+    1 / 8
+)  # side of the top-hat's square over H: people are narrower than 60 pixels of 480
 BLUR_SIGMA_PX = 1.0  # noise of a thermal camera makes no blobs
 HOT_LEVELS = 50.0  # of the top-hat
 SMALLEST_SHARE = 1 / 40  # a blob has at least the area of a square of this side over H
@@ -43,8 +45,14 @@ class Target:
         return self.vi_y <= DARK_LEVELS and self.ir >= -DARK_LEVELS
 
 
-def targets(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
-            boxes: Sequence[Box] | None = None, ignore: Sequence[Box] = ()) -> list[Target]:
+def targets(
+    ir: np.ndarray,
+    vi_y: np.ndarray,
+    fused: np.ndarray,
+    *,
+    boxes: Sequence[Box] | None = None,
+    ignore: Sequence[Box] = (),
+) -> list[Target]:
     """Return the contrasts of every target of a registered pair.
 
     Args:
@@ -82,9 +90,14 @@ def hot_blobs(ir: np.ndarray) -> list[np.ndarray]:
     side = 2 * max(1, round(height * PEOPLE_SHARE / 2)) + 1
     smooth = cv2.GaussianBlur(np.asarray(ir, np.float32), (0, 0), BLUR_SIGMA_PX)
     hot = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, np.ones((side, side), np.uint8)) >= HOT_LEVELS
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot.astype(np.uint8), connectivity=8)
-    large = [label for label in range(1, count)
-             if stats[label, cv2.CC_STAT_AREA] >= max(1.0, (height * SMALLEST_SHARE) ** 2)]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        hot.astype(np.uint8), connectivity=8
+    )
+    large = [
+        label
+        for label in range(1, count)
+        if stats[label, cv2.CC_STAT_AREA] >= max(1.0, (height * SMALLEST_SHARE) ** 2)
+    ]
     blobs = []
     for mask in (labels == label for label in large):
         ring = _ring(mask, hot)
@@ -102,7 +115,7 @@ def summary(found: Sequence[Target]) -> dict[str, float]:
     """
     kept = np.sort([min(1.0, target.kept) for target in found])
     dark = [min(1.0, target.kept) for target in found if target.dark]
-    worst = kept[:max(1, round(WORST_SHARE * len(kept)))]
+    worst = kept[: max(1, round(WORST_SHARE * len(kept)))]
     return {'target': _mean(kept), 'target_worst': _mean(worst), 'target_dark': _mean(dark)}
 
 
@@ -138,7 +151,7 @@ def _window(box: Box, shape: tuple[int, int]) -> tuple[slice, slice]:
 def _ellipse(box: Box, shape: tuple[int, int]) -> np.ndarray:
     """H x W bool: the pixels whose centers lie in the ellipse that the box holds."""
     x0, y0, x1, y1 = box
-    down, right = np.ogrid[:shape[0], :shape[1]]
+    down, right = np.ogrid[: shape[0], : shape[1]]
     across, along = max(x1 - x0, 1) / 2, max(y1 - y0, 1) / 2
     dx, dy = (right + 0.5 - (x0 + x1) / 2) / across, (down + 0.5 - (y0 + y1) / 2) / along
-    return dx ** 2 + dy ** 2 <= 1
+    return dx**2 + dy**2 <= 1

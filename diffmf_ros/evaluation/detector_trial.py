@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An unchanged detector on each camera, on both together, and on every way of fusing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .boxes import Boxes, Truth
+from .detection_scores import average_precision, found_again, objects_found, sure
+from .detector import Detections, Detector, pooled
+
+RGB, THERMAL, POOLED = 'rgb', 'thermal', 'pooled'
+DAY_LEVELS = 50  # mean of the visible luminance
+COLUMNS = ('AP40', 'AP50', 'found', 'people', 'detections', 'day_others', 'day_again')
+ABOUT = (
+    'AP40, AP50: average precision at that overlap; found: of the people, at a score of 0.3; '
+    'detections: of the class, at 0.3; by day: those of other classes, and the share of the '
+    'detections in RGB, of all classes, that are there again'
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the detector finds in one image, by method; truth is None where no boxes are known."""
+
+    dataset: str
+    name: str
+    found: dict[str, Detections]
+    truth: Truth | None
+    day: bool
+
+
+class DetectorTrial:
+    """Collects what a detector finds, image by image, and scores it.
+
+    class_number is that of the objects in the boxes.
+    """
+
+    def __init__(self, detector: Detector, *, boxes: Boxes | None = None, class_number: int = 0):
+        self.class_number = class_number
+        self.looks: list[Look] = []
+        self._detector, self._boxes = detector, boxes
+
+    def look(
+        self, dataset: str, name: str, pictures: dict[str, np.ndarray], vi_y: np.ndarray
+    ) -> Look:
+        """Run the detector on the pictures of one image and keep what it finds.
+
+        Args:
+            dataset, name: data set and stem of the image.
+            pictures: by method, uint8, H x W or H x W x 3 BGR; rgb and thermal among them.
+            vi_y: the visible luminance, H x W, which tells day from night.
+        """
+        found = {method: self._detector(picture) for method, picture in pictures.items()}
+        found = {RGB: found.pop(RGB), THERMAL: found.pop(THERMAL)} | found
+        ordered = {
+            RGB: found[RGB],
+            THERMAL: found[THERMAL],
+            POOLED: pooled(found[RGB], found[THERMAL]),
+        } | found
+        truth = self._boxes.of(dataset, name) if self._boxes else None
+        look = Look(dataset, name, ordered, truth, bool(np.mean(vi_y) >= DAY_LEVELS))
+        self.looks.append(look)
+        return look
+
+    def table(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return {data set: {method: scores}}, 'all' last; see COLUMNS. NaN is what nothing defines."""
+        sets = sorted({look.dataset for look in self.looks})
+        groups = {
+            dataset: [look for look in self.looks if look.dataset == dataset] for dataset in sets
+        }
+        return {
+            dataset: {method: self._scores(looks, method) for method in looks[0].found}
+            for dataset, looks in (groups | {'all': self.looks}).items()
+            if looks
+        }
+
+    def _scores(self, looks: Iterable[Look], method: str) -> dict[str, float]:
+        own = [(look, self._of_class(look.found[method])) for look in looks]
+        known = [(found, look.truth) for look, found in own if look.truth is not None]
+        day = [look for look, _ in own if look.day]
+        others = [sure(look.found[method]) for look in day]
+        seen = sum(len(sure(look.found[RGB]).scores) for look in day)
+        again = sum(found_again(sure(look.found[RGB]), sure(look.found[method])) for look in day)
+        return {
+            'AP40': average_precision(known, overlap=0.4),
+            'AP50': average_precision(known, overlap=0.5),
+            'found': objects_found(known) if known else np.nan,
+            'people': sum(len(truth.people) for _, truth in known) if known else np.nan,
+            'detections': sum(len(sure(found).scores) for _, found in own),
+            'day_others': sum(int(np.sum(found.classes != self.class_number)) for found in others)
+            if day
+            else np.nan,
+            'day_again': again / seen if seen else np.nan,
+        }
+
+    def _of_class(self, found: Detections) -> Detections:
+        return found.only(found.classes == self.class_number)
