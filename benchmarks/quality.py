@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 from quality_bars import Bar, Scores, bars, read_peers
 
-from diffmf_ros.evaluation.eval_report import METRICS, cells
+from diffmf_ros.evaluation.metric_names import METRICS, cells
 from diffmf_ros.evaluation.perception import Flicker, FlickerMeter
 from diffmf_ros.evaluation.scoring import (
     BASELINES,

@@ -27,7 +27,7 @@ def one_row(count, columns, row, values):
 
 
 def yolox_output():
-    """One object: the fourth cell of the second row of stride 8, centered in it, 16 x 32 pixels, class 1 at 0.9 * 0.5."""
+    """One object: the fourth cell of the second row of stride 8, centered in it, 16 x 32 pixels, class 1 at 0.45."""
     return one_row(CELLS, 5 + 2, 8 + 3, [0.5, 0.5, np.log(2), np.log(4), 0.9, 0.0, 0.5])
 
 

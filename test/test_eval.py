@@ -12,8 +12,9 @@ import pytest
 
 from diffmf_ros.evaluation import eval_page
 from diffmf_ros.evaluation.eval_files import EvaluationError
-from diffmf_ros.evaluation.eval_report import METRICS, as_json
+from diffmf_ros.evaluation.eval_report import as_json
 from diffmf_ros.evaluation.evaluate import FROM_FILES, evaluate
+from diffmf_ros.evaluation.metric_names import METRICS
 from diffmf_ros.evaluation.metrics import score
 from diffmf_ros.evaluation.scoring import BASELINES, UnknownMethod, luminance, method
 
@@ -119,7 +120,7 @@ def test_thermal_of_16_bit_goes_through_the_gain_control(folders):
     cv2.imwrite(str(folders['thermal'] / 'a.png'), 7000 + ir.astype(np.uint16))
     pictures = {}
     evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']),
-             show=lambda images, fused, scores: pictures.update({images.name: images.ir}))
+             show=lambda images, fused, scores, look: pictures.update({images.name: images.ir}))
     assert pictures['a'].dtype == np.uint8
     assert np.corrcoef(pictures['a'].ravel(), ir.ravel())[0, 1] > 0.99
 
@@ -200,7 +201,7 @@ def test_command_scores_and_writes(folders, tmp_path):
     assert 'mean, classical' in done.stdout and 'mean, maximum' in done.stdout
     content = strict((tmp_path / 'e.json').read_text())
     assert [image['name'] for image in content['images']] == ['a', 'b', 'c']
-    assert list(content['mean']) == list(METRICS)
+    assert list(content['mean']) == [*METRICS, 'flat_thermal']
     assert (tmp_path / 'e.html').stat().st_size > 5000
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import quality  # noqa: E402
 from quality_bars import AGAINST_PEERS, bars, read_peers  # noqa: E402
 
-from diffmf_ros.evaluation.eval_report import HEADLINE  # noqa: E402
+from diffmf_ros.evaluation.metric_names import HEADLINE  # noqa: E402
 from diffmf_ros.evaluation.metrics import score  # noqa: E402
 from diffmf_ros.evaluation.perception import Flicker  # noqa: E402
 

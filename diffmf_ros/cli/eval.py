@@ -9,44 +9,72 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..core.settings import DEFAULTS
-from . import options
+from . import detector_options, options
 
 WIDTH = 260  # of the table where the output is not a terminal
 
 
 def eval(
-    rgb: Annotated[Path, typer.Option(help='folder of visible images')],
-    thermal: Annotated[Path, typer.Option(help='folder of thermal images of the same names and sizes')],
-    fused: Annotated[Path | None, typer.Option(help='folder of fused images of the same names')] = None,
+    rgb: Annotated[Path | None, typer.Option(help='folder of visible images')] = None,
+    thermal: Annotated[Path | None, typer.Option(help='folder of thermal images of the same names and sizes')] = None,
+    pairs: Annotated[Path | None, typer.Option(help='instead of both: a folder with vi and ir somewhere below, a '
+                                               'data set each')] = None,
+    fused: Annotated[Path | None, typer.Option(help='folder of fused images of the same names; with --pairs it has '
+                                               'a folder for each data set')] = None,
     model: Annotated[str | None, typer.Option(help='what to fuse with instead: diffmf, s4fusion, refinefuse, '
-                                              'classical, average, maximum, blend (0.85 thermal), rgb, thermal')] = None,
+                                              'classical, average, maximum, blend (0.85 thermal), rgb, '
+                                              'thermal')] = None,
     preset: Annotated[str | None, typer.Option(help='size of the network; default: that of the weights')] = None,
     weights: options.Weights = None,
     device: options.Device = DEFAULTS.device,
     sequence: Annotated[bool, typer.Option('--sequence', help='the images are consecutive frames: measure '
                                            'flicker too')] = False,
+    boxes: Annotated[Path | None, typer.Option(help='JSON with the boxes of people (docs/quality.md)')] = None,
+    detector: detector_options.Detector = None,
+    detector_layout: detector_options.DetectorLayout = 'auto',
+    detect_class: detector_options.DetectClass = 'person',
+    classes: detector_options.Classes = None,
     json: Annotated[Path | None, typer.Option(help='file to write with all scores')] = None,
     html: Annotated[Path | None, typer.Option(help='page to write with all pictures, sorted by any metric')] = None,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
     from ..evaluation import eval_files, eval_report, evaluate, scoring
+    from ..evaluation.boxes import read_boxes
+    from ..evaluation.detector_trial import DetectorTrial
     from ..evaluation.eval_page import Page
 
-    page = Page(html, count=eval_files.image_count(rgb)) if html else None
+    known = read_boxes(boxes) if boxes else None
+    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
+    trial = DetectorTrial(chosen.detector, boxes=known, class_number=chosen.class_number) if chosen else None
     method = scoring.method(model, preset=preset, weights=weights, device=device) if model else None
+    page = Page(html, count=eval_files.image_count(eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs,
+                                                                        fused=fused)),
+                method=method[0] if method else evaluate.FROM_FILES,
+                class_number=chosen.class_number if chosen else 0) if html else None
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task('scoring', total=None)
         evaluation = evaluate.evaluate(
-            rgb, thermal, fused=fused, method=method, sequence=sequence, show=page.add if page else None,
+            rgb, thermal, pairs=pairs, fused=fused, method=method, sequence=sequence, boxes=known, trial=trial,
+            show=page.add if page else None,
             report=lambda done, total: progress.update(task, completed=done, total=total))
     if json:
         eval_report.write_json(json, evaluation)
     if page:
         page.write(evaluation)
+    _print(evaluation)
+    if evaluation.problems:
+        raise typer.Exit(1)
+
+
+def _print(evaluation) -> None:
+    from ..evaluation import eval_report
+
     console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(eval_report.table(evaluation))
+    console = console if console.is_terminal else Console(width=WIDTH)
+    console.print(eval_report.table(evaluation))
+    if evaluation.detector:
+        console.print(eval_report.detector_table(evaluation))
     for problem in evaluation.problems:
         typer.echo(f'not scored: {problem.file}: {problem.reason}', err=True)
     if evaluation.problems:
         typer.echo(f'{len(evaluation.images)} scored, {len(evaluation.problems)} problems', err=True)
-        raise typer.Exit(1)

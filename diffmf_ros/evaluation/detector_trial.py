@@ -11,6 +11,7 @@ from .detection_scores import average_precision, found_again, objects_found, sur
 from .detector import Detections, Detector, pooled
 
 RGB, THERMAL, POOLED = 'rgb', 'thermal', 'pooled'
+Table = dict[str, dict[str, dict[str, float]]]  # by data set, method and column
 DAY_LEVELS = 50  # mean of the visible luminance
 COLUMNS = ('AP40', 'AP50', 'found', 'people', 'detections', 'day_others', 'day_again')
 ABOUT = (
@@ -64,7 +65,7 @@ class DetectorTrial:
         self.looks.append(look)
         return look
 
-    def table(self) -> dict[str, dict[str, dict[str, float]]]:
+    def table(self) -> Table:
         """Return {data set: {method: scores}}, 'all' last; see COLUMNS. NaN is what nothing defines."""
         sets = sorted({look.dataset for look in self.looks})
         groups = {

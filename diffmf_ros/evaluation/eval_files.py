@@ -47,6 +47,52 @@ class Images:
     fused: np.ndarray | None = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Source:
+    """The files of one stem of a data set, by kind; empty where something is missing, which is a problem then.
+
+    name tells the images of several data sets apart: DATASET/STEM there, else the stem.
+    """
+
+    dataset: str
+    stem: str
+    name: str
+    files: dict[str, Path]
+
+
+def data_sets(*, rgb: Path | None, thermal: Path | None, pairs: Path | None,
+              fused: Path | None) -> dict[str, dict[str, Path]]:
+    """Return {data set: {kind: folder}} of rgb and thermal, or of every folder below pairs with vi and ir.
+
+    A data set is called after the folder that holds its images. fused, where given, holds the fused images, with
+    pairs in a folder for each set. Raises EvaluationError for other combinations and where there is nothing.
+    """
+    if pairs is None:
+        if rgb is None or thermal is None:
+            raise EvaluationError('expected two folders of images (--rgb and --thermal), or one with vi and ir below '
+                                  '(--pairs)')
+        return {rgb.resolve().parent.name: {'visible': rgb, 'thermal': thermal} | ({'fused': fused} if fused else {})}
+    if rgb or thermal:
+        raise EvaluationError('expected --pairs, or --rgb and --thermal, not both')
+    homes = sorted(path.parent for path in pairs.rglob('vi') if (path.parent / 'ir').is_dir())
+    if not homes:
+        raise EvaluationError(f'no pairs at or below {pairs}: expected folders vi and ir with files of equal names')
+    return {home.resolve().name: {'visible': home / 'vi', 'thermal': home / 'ir'}
+            | ({'fused': fused / home.name if home != pairs else fused} if fused else {}) for home in homes}
+
+
+def sources(sets: dict[str, dict[str, Path]]) -> tuple[list[Source], list[Problem]]:
+    """Return the images of data_sets by set and stem, and a problem for everything that one lacks."""
+    result, problems = [], []
+    for dataset, folders in sets.items():
+        found, wrong = matched(folders)
+        for stem in sorted(found.keys() | {problem.name for problem in wrong}):
+            name = f'{dataset}/{stem}' if len(sets) > 1 else stem
+            result.append(Source(dataset, stem, name, found.get(stem, {})))
+        problems += wrong
+    return result, problems
+
+
 def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[Problem]]:
     """Return {stem: {kind: file}} of what every folder has, sorted by stem, and a problem for every other stem.
 
@@ -67,9 +113,9 @@ def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[
     return found, problems
 
 
-def image_count(folder: Path) -> int:
-    """Return the number of image files in folder. Raises EvaluationError when it is missing or there is none."""
-    return sum(len(paths) for paths in _by_stem(folder).values())
+def image_count(sets: dict[str, dict[str, Path]]) -> int:
+    """Return the number of visible images of data_sets. Raises EvaluationError for a folder that has none."""
+    return sum(len(_by_stem(folders['visible'])) for folders in sets.values())
 
 
 def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> Images:

@@ -10,9 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
+from .drawing import drawn
 from .eval_files import EvaluationError, Images
-from .eval_report import CAPTION, METRICS, cells, columns
+from .eval_report import CAPTION, columns, detector_cells, shown_sets
 from .evaluate import Evaluation, Scores
+from .metric_names import METRICS, cells
 
 EMBEDDED = 100  # images; more of them make a page that browsers load slowly, so they get a folder
 QUALITY = 92
@@ -62,17 +65,22 @@ document.querySelectorAll('nav button').forEach(b => b.onclick = () => sortBy(b.
 class Page:
     """Collects scored images for a page; their pictures are inside it, or of many images in a folder beside it."""
 
-    def __init__(self, path: Path, *, count: int):
+    def __init__(self, path: Path, *, count: int, method: str = '', class_number: int = 0):
         self._path, self._sections = path, []
+        self._method, self._class_number = method, class_number
         self._folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
         try:
             (self._folder or path.parent).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EvaluationError(f'{self._folder or path.parent} cannot be made: {error}') from error
 
-    def add(self, images: Images, fused: np.ndarray, scores: Scores) -> None:
-        """Add one image, the fused picture (H x W or H x W x 3 BGR uint8) and its metrics."""
+    def add(self, images: Images, fused: np.ndarray, scores: Scores, look: Look | None = None) -> None:
+        """Add one image, the fused picture (H x W or H x W x 3 BGR uint8), its metrics and what a detector finds."""
         pictures = {'RGB': images.visible, 'thermal': images.ir, 'fused': fused}
+        if look:
+            ways = dict(zip(pictures, (RGB, THERMAL, self._method)))
+            pictures = {kind: drawn(picture, look.found[ways[kind]], look.truth, wanted=self._class_number)
+                        for kind, picture in pictures.items()}
         figures = ''.join(
             f'<figure><img loading="lazy" alt="{kind}" src="{self._source(images.name, kind, pixels)}">'
             f'<figcaption>{kind}</figcaption></figure>' for kind, pixels in pictures.items())
@@ -108,5 +116,16 @@ def _summary(evaluation: Evaluation) -> str:
     rows = ''.join('<tr>' + ''.join(f'<td>{escape(text)}</td>' for text in (method, *cells(scores, names))) + '</tr>'
                    for method, scores in evaluation.means().items())
     wrong = ''.join(f'<li>{escape(f"{problem.file}: {problem.reason}")}</li>' for problem in evaluation.problems)
-    return f'<table><tr>{head}</tr>{rows}</table>' + (
+    return f'<table><tr>{head}</tr>{rows}</table>' + _detector(evaluation) + (
         f'<p>{len(evaluation.problems)} not scored:</p><ul>{wrong}</ul>' if wrong else '')
+
+
+def _detector(evaluation: Evaluation) -> str:
+    if not evaluation.detector:
+        return ''
+    head = ''.join(f'<th>{name}</th>' for name in ('an unchanged detector', *COLUMNS))
+    lines = [(f'{dataset}, {method}', *detector_cells(scores)) for dataset, methods in
+             shown_sets(evaluation.detector).items() for method, scores in methods.items()]
+    rows = ''.join('<tr>' + ''.join(f'<td>{escape(text)}</td>' for text in line) + '</tr>' for line in lines)
+    return (f'<p></p><table><tr>{head}</tr>{rows}</table><p>{escape(ABOUT)}. Boxes: objects green, regions to ignore '
+            'gray, detections orange, of other classes blue.</p>')

@@ -8,24 +8,20 @@ from pathlib import Path
 
 from rich.table import Table
 
+from .detector_trial import ABOUT, COLUMNS
 from .eval_files import EvaluationError
-from .evaluate import Evaluation, Scores
+from .evaluate import FLAT_THERMAL, Evaluation, Scores
+from .metric_names import METRICS, cells
 
-HEADLINE = ('target', 'target_worst', 'target_dark', 'thermal_detail', 'detail', 'haze', 'saturation')
-METRICS = (*HEADLINE, 'EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'CC', 'PSNR',
-           'Nabf', 'salience')
 CAPTION = ('More is better but for haze (levels, 0 is none), Nabf and flicker. MI in nats; VIF and SSIM summed over '
            'both sources. Means of target are over all targets. -: not defined for this image')
+DECIMALS = {'AP40': 3, 'AP50': 3, 'day_again': 2}
 
 
 def columns(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return the names of the metrics, with flicker where it was measured."""
-    return (*METRICS, 'flicker') if evaluation.flicker else METRICS
-
-
-def cells(scores: Scores, names: tuple[str, ...]) -> list[str]:
-    """Return scores as text, three decimals, '-' for what is not defined."""
-    return [f'{scores[name]:.3f}' if math.isfinite(scores.get(name, math.nan)) else '-' for name in names]
+    """Return the names of the metrics, with flat thermal and flicker where they were measured."""
+    return (*METRICS, *((FLAT_THERMAL,) if evaluation.flat_thermal else ()),
+            *(('flicker',) if evaluation.flicker else ()))
 
 
 def table(evaluation: Evaluation) -> Table:
@@ -37,17 +33,43 @@ def table(evaluation: Evaluation) -> Table:
         result.add_column(name, justify='right', no_wrap=True)
     for image in evaluation.images:
         result.add_row(image.name, *cells(image.scores[evaluation.method], names))
-    result.add_section()
-    for method, scores in evaluation.means().items():
-        result.add_row(f'mean, {method}', *cells(scores, names),
-                       style='bold' if method == evaluation.method else None)
+    sets = evaluation.set_means()
+    for dataset, rows in sets.items() if len(sets) > 2 else ():
+        if dataset != 'all':
+            _add_means(result, rows, names, evaluation.method, about=dataset)
+    _add_means(result, evaluation.means(), names, evaluation.method, about='mean')
     return result
 
 
-def as_json(evaluation: Evaluation) -> str:
-    """Return strict JSON: images, mean, baselines (their means), problems and, of a sequence, flicker.
+def detector_table(evaluation: Evaluation) -> Table:
+    """Return what the detector finds, by data set and method."""
+    result = Table(title='an unchanged detector', caption=ABOUT)
+    for name in ('data set', 'method', *COLUMNS):
+        result.add_column(name, justify='left' if name in ('data set', 'method') else 'right')
+    for dataset, rows in shown_sets(evaluation.detector).items():
+        result.add_section()
+        for method, scores in rows.items():
+            result.add_row(dataset, method, *detector_cells(scores),
+                           style='bold' if method == evaluation.method else None)
+    return result
 
-    What is not defined or not finite is null.
+
+def shown_sets(found: dict[str, dict]) -> dict[str, dict]:
+    """Return every data set, and all together only where there are several."""
+    return {dataset: rows for dataset, rows in found.items() if dataset != 'all' or len(found) > 2}
+
+
+def detector_cells(scores: Scores) -> list[str]:
+    """Return the scores of a detector as text, '-' for what is not defined."""
+    return [f'{scores[name]:.{DECIMALS.get(name, 0)}f}' if math.isfinite(scores[name]) else '-'
+            for name in COLUMNS]
+
+
+def as_json(evaluation: Evaluation) -> str:
+    """Return strict JSON: images, mean, baselines (their means), problems and what else was measured.
+
+    sets has the means by data set where there are several, flicker those of a sequence, detector its
+    scores by data set and method. What is not defined or not finite is null.
     """
     names, mean = columns(evaluation), evaluation.means()
     rows = {method: _plain(scores, names) for method, scores in mean.items()}
@@ -59,9 +81,16 @@ def as_json(evaluation: Evaluation) -> str:
         'baselines': rows,
         'problems': [asdict(problem) for problem in evaluation.problems],
     }
+    sets = evaluation.set_means()
+    if len(sets) > 2:
+        content['sets'] = {dataset: {method: _plain(scores, METRICS) for method, scores in found.items()}
+                           for dataset, found in sets.items()}
     if evaluation.flicker:
         content['flicker'] = {method: _plain(asdict(measured) | {'ratio': measured.ratio})
                               for method, measured in evaluation.flicker.items()}
+    if evaluation.detector:
+        content['detector'] = {dataset: {method: _plain(scores) for method, scores in found.items()}
+                               for dataset, found in shown_sets(evaluation.detector).items()}
     return json.dumps(content, indent=1, allow_nan=False)
 
 
@@ -71,6 +100,12 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
         path.write_text(as_json(evaluation), encoding='utf-8')
     except OSError as error:
         raise EvaluationError(f'{path} cannot be written: {error}') from error
+
+
+def _add_means(result: Table, rows: dict[str, Scores], names: tuple[str, ...], method: str, *, about: str) -> None:
+    result.add_section()
+    for way, scores in rows.items():
+        result.add_row(f'{about}, {way}', *cells(scores, names), style='bold' if way == method else None)
 
 
 def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, float | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a folder of fused images, or a way of fusing, beside the baselines, image by image."""
+"""Score folders of fused images, or a way of fusing, beside the baselines, image by image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,97 +10,159 @@ import numpy as np
 
 from ..core.frames import DiffmfError
 from ..core.settings import DEFAULTS
-from .eval_files import EvaluationError, Images, Problem, UnusableImage, matched, read_images
-from .metrics import score
+from .appearance import flat_thermal
+from .boxes import Boxes
+from .detector_trial import RGB, THERMAL, DetectorTrial, Look, Table
+from .eval_files import (
+    EvaluationError,
+    Images,
+    Problem,
+    Source,
+    UnusableImage,
+    data_sets,
+    read_images,
+    sources,
+)
+from .metrics import ImageScores, score
 from .perception import Flicker, FlickerMeter
-from .scoring import BASELINES, Fuse, colored, fused_levels, luminance, means
+from .scoring import BASELINES, Fuse, by_set, colored, fused_levels, luminance, means
 
 Scores = dict[str, float]
+Show = Callable[[Images, np.ndarray, Scores, Look | None], None]
 FROM_FILES = 'fused images'  # the method of an evaluation that is given a folder of them
+FLAT_THERMAL = 'flat_thermal'
 
 
 @dataclass(frozen=True)
 class Scored:
     """One image: its metrics by method."""
 
+    dataset: str
     name: str
-    scores: dict[str, Scores]
+    scores: dict[str, ImageScores]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluate found for method and the baselines; flicker is by method, empty without a sequence."""
+    """What evaluate found for method and the baselines.
+
+    flicker is by method, empty without a sequence; flat_thermal is by method, over the first image of
+    every data set, empty for fused files; detector is what DetectorTrial.table returns, empty without one.
+    """
 
     method: str
     images: list[Scored] = field(repr=False)
     problems: list[Problem] = field(repr=False)
     flicker: dict[str, Flicker]
+    flat_thermal: dict[str, float]
+    detector: Table = field(default_factory=dict, repr=False)
 
     def means(self) -> dict[str, Scores]:
-        """Means over all images by method, with flicker where it was measured. Empty when no image was scored."""
-        methods = list(self.images[0].scores) if self.images else []
-        rows = {method: means([image.scores[method] for image in self.images]) for method in methods}
+        """Means over all images by method, with what was measured of flicker and flat thermal."""
+        rows = self.set_means().get('all', {})
         for method, measured in self.flicker.items():
             rows.setdefault(method, {})['flicker'] = measured.ratio
+        for method, worst in self.flat_thermal.items():
+            rows.setdefault(method, {})[FLAT_THERMAL] = worst
         return rows
 
+    def set_means(self) -> dict[str, dict[str, Scores]]:
+        """Means by data set, 'all' last, and method. Empty when no image was scored."""
+        rows = [(image.dataset, method, scores) for image in self.images
+                for method, scores in image.scores.items()]
+        return {dataset: {method: means(scores) for method, scores in methods.items()}
+                for dataset, methods in (by_set(rows) if rows else {}).items()}
 
-def evaluate(rgb: Path, thermal: Path, *, fused: Path | None = None, method: tuple[str, Fuse] | None = None,
-             sequence: bool = False, show: Callable[[Images, np.ndarray, Scores], None] | None = None,
+
+def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Path | None = None,
+             fused: Path | None = None, method: tuple[str, Fuse] | None = None,
+             sequence: bool = False, boxes: Boxes | None = None,
+             trial: DetectorTrial | None = None, show: Show | None = None,
              report: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
-    """Score the images of the folder `fused`, or what method makes, for the files of equal stems in rgb and thermal.
+    """Score fused images, or what method makes, for the files of equal stems in rgb and thermal.
 
-    A stem that lacks a file, a file that cannot be read and sizes that differ become problems; the rest
-    is scored. With sequence the images are consecutive frames in the order of their names, and flicker is
-    measured too. show(images, picture, metrics) gets every scored image and the fused picture (H x W or
-    H x W x 3 BGR uint8); report(done, total) counts. Raises EvaluationError unless one of fused and method
-    is given, and for a folder that is missing or without images.
+    A stem that lacks a file, a file that cannot be read and sizes that differ become problems; the
+    rest is scored.
+
+    Args:
+        rgb, thermal: folders of visible and thermal images.
+        pairs: instead of them a folder with vi and ir somewhere below, a data set each.
+        fused: folder of fused images; with pairs it holds a folder for each data set.
+        method: instead of fused, a name and the function.
+        sequence: the images of a set are consecutive frames in the order of their names, and
+            flicker is measured too.
+        boxes: boxes of people, which become the targets of the images that they name.
+        trial: runs a detector on every image.
+        show: gets (images, picture, metrics, what the detector found) of every scored image; the
+            picture is H x W or H x W x 3 BGR uint8.
+        report: called with the number of images that are done and that of all.
+
+    Raises:
+        EvaluationError: not one of fused and method, neither pairs nor rgb and thermal, a folder
+            that is missing or without images.
     """
     if (fused is None) == (method is None):
         raise EvaluationError('expected either a folder of fused images (--fused) or a model to fuse with (--model)')
     name, fuse = method or (FROM_FILES, None)
     ways = {name: fuse} | {way: function for way, function in BASELINES.items() if way != name}
-    folders = {'visible': rgb, 'thermal': thermal} | ({'fused': fused} if fused else {})
-    found, problems = matched(folders)
+    found, problems = sources(data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
     meters = {way: FlickerMeter() for way in ways} if sequence else {}
-    scored, stems = [], sorted(found.keys() | {problem.name for problem in problems})
-    for done, stem in enumerate(stems, start=1):
-        result = _score(stem, found[stem], ways) if stem in found else None
+    scored, flat, last = [], {}, None
+    for done, source in enumerate(found, start=1):
+        if source.dataset != last:
+            last, fresh = source.dataset, True
+            for meter in meters.values():
+                meter.interrupt()
+        result = _score(source, ways, boxes) if source.files else None
         if isinstance(result, Problem):
             problems.append(result)
         if isinstance(result, _Result):
-            scored.append(Scored(stem, result.scores))
+            scored.append(Scored(source.dataset, source.name, result.scores))
+            look = result.look(trial, source) if trial else None
             if show:
-                show(result.images, result.picture(name), result.scores[name])
+                show(result.images, result.picture(name), result.scores[name], look)
+            if fresh:
+                fresh = False
+                _measure_flat(flat, ways, result.images.vi_y)
         _measure(meters, result)
-        report(done, len(stems))
-    return Evaluation(name, scored, problems, {way: meter.result() for way, meter in meters.items()})
+        report(done, len(found))
+    return Evaluation(name, scored, problems, {way: meter.result() for way, meter in meters.items()},
+                      flat, trial.table() if trial else {})
 
 
 @dataclass(frozen=True)
 class _Result:
     images: Images
     levels: dict[str, np.ndarray]
-    scores: dict[str, Scores]
+    scores: dict[str, ImageScores]
 
     def picture(self, method: str) -> np.ndarray:
         """What the node would publish, or the file."""
-        if self.images.fused is not None:
+        if method == FROM_FILES:
             return self.images.fused
         return colored(self.levels[method], self.images.visible)
 
+    def look(self, trial: DetectorTrial, source: Source) -> Look:
+        """Run the detector on the cameras' own pictures and on those of every method."""
+        pictures = {way: self.picture(way) for way in self.levels}
+        cameras = {RGB: self.images.visible, THERMAL: self.images.ir}
+        return trial.look(source.dataset, source.stem, pictures | cameras, self.images.vi_y)
 
-def _score(stem: str, files: dict[str, Path], ways: dict[str, Fuse | None]) -> '_Result | Problem':
+
+def _score(source: Source, ways: dict[str, Fuse | None], boxes: Boxes | None) -> '_Result | Problem':
+    truth = boxes.of(source.dataset, source.stem) if boxes else None
+    known = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
     try:
-        images = read_images(stem, files, DEFAULTS.thermal)
+        images = read_images(source.name, source.files, DEFAULTS.thermal)
         levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse else luminance(images.fused)
                   for way, fuse in ways.items()}
-        return _Result(images, levels, {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]))
-                                        for way, y in levels.items()})
+        scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]), **known)
+                  for way, y in levels.items()}
+        return _Result(images, levels, scores)
     except UnusableImage as error:
-        return Problem(stem, str(error.file), error.reason)
+        return Problem(source.name, str(error.file), error.reason)
     except DiffmfError as error:  # too small for the metrics, or a network that failed
-        return Problem(stem, str(files['visible']), str(error))
+        return Problem(source.name, str(source.files['visible']), str(error))
 
 
 def _colors(images: Images, fused_y: np.ndarray, *, fuse: Fuse | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -109,6 +171,12 @@ def _colors(images: Images, fused_y: np.ndarray, *, fuse: Fuse | None) -> tuple[
         return None
     fused = colored(fused_y, images.visible) if fuse else images.fused
     return images.visible, fused if fused.ndim == 3 else cv2.cvtColor(fused, cv2.COLOR_GRAY2BGR)
+
+
+def _measure_flat(flat: dict[str, float], ways: dict[str, Fuse | None], vi_y: np.ndarray) -> None:
+    for way, fuse in ways.items():
+        if fuse:
+            flat[way] = min(flat.get(way, np.inf), flat_thermal(fuse, vi_y))
 
 
 def _measure(meters: dict[str, FlickerMeter], result) -> None:

@@ -65,14 +65,14 @@ def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) ->
         ] or fitting
     if len(fitting) == 1:
         return LAYOUTS[fitting[0]]
-    found = ' x '.join(map(str, (1, *shape)))
-    cells = _cell_count(size)
+    cells, plus_cells = _cell_count(size), _cell_count(size, (*STRIDES, 64))
+    verdict = f'of several layouts: {", ".join(fitting)}' if fitting else 'of no known layout'
     raise DetectorError(
-        f'the output {found} of an input of {size[0]}x{size[1]} pixels is '
-        f'{"of several layouts: " + ", ".join(fitting) if fitting else "of no known layout"}; expected, for C classes, '
-        f'1 x {cells} x (5 + C) of yolox, 1 x {3 * cells} x (5 + C) of yolov5, 1 x (4 + C) x {cells} of yolov8, or '
-        f'1 x {cells} or {_cell_count(size, (*STRIDES, 64))} x (C + {4 * NANODET_BINS}) of nanodet, without suppression '
-        'of overlaps in the file; name the layout, or export it that way'
+        f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is {verdict}; '
+        f'expected, for C classes, 1 x {cells} x (5 + C) of yolox, 1 x {3 * cells} x (5 + C) of '
+        f'yolov5, 1 x (4 + C) x {cells} of yolov8, or 1 x {cells} or {plus_cells} x '
+        f'(C + {4 * NANODET_BINS}) of nanodet, without suppression of overlaps in the file; give the '
+        'names of the classes or the layout, or export it that way'
     )
 
 
@@ -82,10 +82,13 @@ def named(name: str, shape: tuple[int, ...], size: Size) -> Layout:
         raise DetectorError(f'expected a detector layout of {", ".join(LAYOUTS)}, got {name!r}')
     if len(shape) != 2 or not _fits(name, shape, size, None):
         raise DetectorError(
-            f'the output {" x ".join(map(str, (1, *shape)))} of an input of {size[0]}x{size[1]} pixels '
-            f'is not that of {name}'
+            f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is not that of {name}'
         )
     return LAYOUTS[name]
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return ' x '.join(map(str, (1, *shape)))
 
 
 def _fits(name: str, shape: tuple[int, ...], size: Size, classes: int | None) -> bool:

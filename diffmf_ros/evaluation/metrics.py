@@ -5,8 +5,7 @@ Every metric takes grey float64 images of one shape H x W with levels 0..255; `s
 checks them. Of a colour image, pass the luminance. `ir` and `vi_y` are the sources, and every metric of two
 sources here is symmetric in them; those of ours (perception.py, targets.py, appearance.py) are not. The values
 are those of the evaluator of MMIF-CDDFuse, which most tables published since 2023 were made with, except for
-PSNR (peak 255; there the largest level that occurs in the fused image) and Nabf (which it lacks). Higher is called better
-for all but Nabf.
+PSNR (peak 255; there the largest level that occurs in the fused image) and Nabf (which it lacks).
 """
 
 from collections.abc import Sequence

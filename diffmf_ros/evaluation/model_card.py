@@ -7,7 +7,7 @@ from ..inference.header_text import UNKNOWN
 from ..inference.weights import load_weights
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
-from .eval_report import HEADLINE
+from .metric_names import HEADLINE
 from .scoring import BASELINES, by_set, means, score_pairs
 from .scoring import method as method_of
 

@@ -18,7 +18,7 @@ from ..inference.network import LibraryMissing
 from ..inference.weights_header import WeightsError, read_header, shipped
 from ..machine import Machine, this_machine
 from .benchmark import Configuration, compare, with_weights
-from .eval_report import HEADLINE
+from .metric_names import HEADLINE
 from .scoring import by_set, means, method, score_pairs
 from .startup import measure_startup
 
