@@ -46,8 +46,11 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
 
 def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, sync: SyncSettings, *,
              rgb_topic: str = RGB_TOPIC, thermal_topic: str = THERMAL_TOPIC,
-             report: Callable[[Pair], None] = lambda pair: None) -> ReplayCounts:
+             report: Callable[[Pair], None] = lambda pair: None,
+             judge: Callable[[Pair, FusionResult], None] = lambda pair, result: None) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.
+
+    judge gets every pair and what it was fused to.
 
     A message is recorded at the time at which the later frame of its pair was. The first camera infos beside the two
     image topics describe the cameras, also for the alignment. The info of the output grid's camera goes out at the
@@ -73,6 +76,7 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
         size = result.pixels.shape[1::-1]
         writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, model_message(info, size=size, **about), recorded_ns)
         counts.modes[result.mode.value] += 1
+        judge(pair, result)
         report(pair)
     return counts
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import Progress
 
 from ..core.settings import DEFAULTS
-from . import options
+from . import detector_options, options
 
 
 def replay(
@@ -27,9 +28,16 @@ def replay(
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
     overwrite: Annotated[bool, typer.Option(help='replace an existing bag')] = False,
+    detector: detector_options.Detector = None,
+    detector_layout: detector_options.DetectorLayout = 'auto',
+    detect_class: detector_options.DetectClass = 'person',
+    classes: detector_options.Classes = None,
+    detect_every: Annotated[int, typer.Option(min=1, help='look at every n-th pair')] = 10,
+    detect_json: Annotated[Path | None, typer.Option(help='file to write with the counts of every pair')] = None,
 ) -> None:
     """Fuse every pair of a recorded bag into a new bag; the same input gives the same bytes."""
     from ..bags import BagReader, BagWriter
+    from ..evaluation.detector_counts import DetectorCounts
     from ..inference.pipeline import FusionPipeline
     from ..replay import fuse_bag
 
@@ -37,6 +45,9 @@ def replay(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment,
         alignment__plane_depth_m=plane_depth_m, alignment__output_grid=output_grid, scale=scale, device=device,
         sync__thermal_offset_ms=thermal_offset_ms)
+    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
+    judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal, class_number=chosen.class_number,
+                                      every=detect_every)
     with BagReader(bag) as reader:
         reader.require(rgb_topic, thermal_topic)
         pipeline = FusionPipeline(settings)
@@ -44,6 +55,7 @@ def replay(
             task = progress.add_task('fusing', total=reader.duration_ns)
             counts = fuse_bag(
                 reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+                **({'judge': judge} if judge else {}),
                 report=lambda pair: progress.update(task, completed=pair.rgb.arrival_ns - reader.start_ns))
             progress.update(task, completed=reader.duration_ns)
     for problem in sorted(counts.problems):
@@ -51,3 +63,7 @@ def replay(
     modes = ', '.join(f'{count} {mode}' for mode, count in counts.modes.items())
     dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items()) or 'nothing'
     typer.echo(f'{out}: {counts.frames} frames, {counts.pairs} pairs, {modes}; dropped: {dropped}')
+    if judge:
+        Console().print(judge.table())
+        if detect_json:
+            judge.write_json(detect_json)
