@@ -10,13 +10,8 @@ import numpy as np
 from ..core.frames import RGB, THERMAL
 from .cameras import DriveError
 from .drive import ActorTruth, Drive
+from .people import MIN_HEIGHT_PX, PEOPLE, counts
 from .record import alignment_of
-
-PEOPLE = ('person', 'cyclist')
-# A person is judged from this height on, and when at least this share of the silhouette is not hidden;
-# smaller and more hidden ones are ignored: neither found nor missed.
-MIN_HEIGHT_PX = 45
-MIN_VISIBLE_SHARE = 0.5
 
 Boxes = dict[str, list[tuple[int, int, int, int]]]
 
@@ -34,9 +29,8 @@ def boxes_of(actors: tuple[ActorTruth, ...], *, min_height_px: int = MIN_HEIGHT_
     boxes: Boxes = {'people': [], 'ignore': []}
     for actor in actors:
         if actor.kind in PEOPLE:
-            tall = actor.box_px[3] - actor.box_px[1] >= min_height_px
-            clear = actor.visible_px >= MIN_VISIBLE_SHARE * actor.silhouette_px
-            boxes['people' if tall and clear else 'ignore'].append(actor.box_px)
+            judged = counts(actor, min_height_px=min_height_px)
+            boxes['people' if judged else 'ignore'].append(actor.box_px)
     return boxes
 
 
