@@ -15,8 +15,8 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
-demo: venv ## the real node on a bag: BAG=path (else a rendered drive, SCENE=name), OUT=folder, RATE=factor
-	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(if $(SCENE),--scene '$(SCENE)') \
+demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder, RATE=factor
+	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(foreach s,$(SCENE),--scene '$(s)') \
 		$(if $(RATE),--rate '$(RATE)')
 
 test: venv ## every test

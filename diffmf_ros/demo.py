@@ -1,26 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole product once: player, node and recorder as processes over real DDS, then pictures and numbers."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bags import BagReader, stamp_of
-from .core.color import join_luma, split_luma
-from .core.encodings import decode_message
+from .bags import BagReader
 from .core.frames import DiffmfError
-from .core.settings import Settings, describe, updated
-from .inference.pipeline import FusionPipeline
-from .replay import FUSED_INFO_TOPIC, FUSED_TOPIC, RGB_TOPIC, THERMAL_TOPIC, pairs_of
+from .core.settings import Settings, describe
+from .replay import FUSED_INFO_TOPIC, FUSED_TOPIC, RGB_TOPIC, THERMAL_TOPIC
 from .resources import fastdds_environment
-from .synthetic.record import ALIGNMENT_FILE, TRUTH_FILE
 
 DIAGNOSTICS_TOPIC = '/diagnostics'
 START_TIMEOUT_S = 120  # for the node to load its network on a slow machine
@@ -36,9 +30,9 @@ class DemoError(DiffmfError):
 
 @dataclass(frozen=True)
 class DemoRun:
-    """Where the demo works: the input bag, the recorded bag, and the logs of the processes."""
+    """Where the demo works: the input bags in order of their stamps, the recorded bag, the logs of the processes."""
 
-    bag: Path
+    bags: tuple[Path, ...]
     fused: Path
     logs: Path
     rate: float
@@ -46,19 +40,21 @@ class DemoRun:
 
 
 def run(demo: DemoRun) -> dict[str, str]:
-    """Play demo.bag through the node, record demo.fused; return the node's last diagnostics.
+    """Play demo.bags through one node, record demo.fused; return the node's last diagnostics.
 
-    Raises BagError when the bag cannot be read or lacks the topics, DemoError when a process fails.
+    Raises BagError when a bag cannot be read or lacks the topics, DemoError when a process fails.
     """
-    with BagReader(demo.bag) as reader:
-        reader.require(RGB_TOPIC, THERMAL_TOPIC)
+    for bag in demo.bags:
+        with BagReader(bag) as reader:
+            reader.require(RGB_TOPIC, THERMAL_TOPIC)
     demo.logs.mkdir(parents=True, exist_ok=True)
     with _process(demo, 'recorder', demo.fused, FUSED_TOPIC, FUSED_INFO_TOPIC, DIAGNOSTICS_TOPIC,
                   '--overwrite') as recorder:
         with _process(demo, 'fusion_node', '--ros-args', *_parameters(demo.settings)) as node:
-            with _process(demo, 'bag_player', demo.bag, '--rate', demo.rate, '--wait-for-subscribers',
-                          START_TIMEOUT_S, log=False) as player:
-                _watch(demo, player, node, recorder)
+            for bag in demo.bags:
+                with _process(demo, 'bag_player', bag, '--rate', demo.rate, '--wait-for-subscribers',
+                              START_TIMEOUT_S, log=False) as player:
+                    _watch(demo, player, node, recorder)
             time.sleep(REPORT_S)
             _stop(demo, 'fusion_node', node)
         _stop(demo, 'recorder', recorder)
@@ -71,40 +67,6 @@ def last_diagnostics(bag: Path) -> dict[str, str]:
         *_, last = reader.messages([DIAGNOSTICS_TOPIC])
         status = reader.deserialize(last.raw, last.msgtype).status[0]
         return {item.key: item.value for item in status.values}
-
-
-def pictures(demo: DemoRun) -> Iterator[tuple]:
-    """Yield (rgb, thermal on its grid, fused) for every recorded fused image, colour as rgb8."""
-    pipeline = FusionPipeline(updated(demo.settings, {'model': 'classical'}))  # it aligns; nothing is fused
-    with BagReader(demo.bag) as source, BagReader(demo.fused) as recorded:
-        pairs = pairs_of(source, demo.settings.sync)
-        pair = next(pairs, None)
-        for message in recorded.messages([FUSED_TOPIC]):
-            image = recorded.deserialize(message.raw, message.msgtype)
-            stamp_ns = stamp_of(image)
-            while pair is not None and pair.rgb.stamp_ns < stamp_ns:
-                pair = next(pairs, None)
-            if pair is None or pair.rgb.stamp_ns != stamp_ns:
-                continue  # live, another partner was the closest that arrived
-            fused, _ = decode_message(image)
-            fused = fused[:, :, ::-1] if image.encoding == 'bgr8' else fused
-            rgb = join_luma(*split_luma(pair.rgb.pixels, pair.rgb.encoding), 'rgb8')
-            yield rgb, pipeline.align(pair)[0], fused
-
-
-def frame_rate(bag: Path) -> float:
-    """Return the images a second of a fused bag, by its stamps; 1 for a single image."""
-    with BagReader(bag) as reader:
-        stamps = [stamp_of(reader.deserialize(m.raw, m.msgtype)) for m in reader.messages([FUSED_INFO_TOPIC])]
-    return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 1.0
-
-
-def truth_of(bag: Path) -> tuple[Path, float] | None:
-    """Return the alignment file and the thermal clock offset in ms of a rendered drive; None for others."""
-    if not (bag / TRUTH_FILE).is_file():
-        return None
-    truth = json.loads((bag / TRUTH_FILE).read_text(encoding='utf-8'))
-    return bag / ALIGNMENT_FILE, truth['thermal_offset_ms']
 
 
 def _parameters(settings: Settings) -> list[str]:

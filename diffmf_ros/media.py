@@ -2,6 +2,7 @@
 """Pictures for people: a contact sheet and a video of RGB, thermal and fused side by side."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,57 +13,83 @@ from .core.frames import DiffmfError
 TITLES = ('RGB', 'thermal', 'fused')
 _MARGIN, _BAR = 6, 26
 _PAPER, _INK = 24, 235
+# Around what is seen and what is not, B G R: green and orange.
+_MARK_COLORS = {True: (90, 205, 90), False: (40, 140, 255)}
+_MARK_MARGIN_PX = 4
 Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+Mark = tuple[tuple[int, int, int, int], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """RGB, thermal on the RGB grid, and fused, side by side.
+
+    images: uint8, gray H x W or R G B H x W x 3.
+    captions: a text above each.
+    marks: for each image, boxes (left, top, right, bottom) in its pixels and whether what is in it is seen.
+    """
+
+    images: Triple
+    captions: tuple[str, str, str] = TITLES
+    marks: tuple[Sequence[Mark], Sequence[Mark], Sequence[Mark]] = ((), (), ())
 
 
 class MediaError(DiffmfError):
     """A picture or a video cannot be written."""
 
 
-def _panel(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return grey H x W or R G B H x W x 3 uint8 as B, G, R of the given (width, height)."""
+def _panel(image: np.ndarray, size: tuple[int, int], marks: Sequence[Mark]) -> np.ndarray:
+    """Return gray H x W or R G B H x W x 3 uint8 as B, G, R of the given (width, height), with its marks."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise MediaError(f'expected H x W or H x W x 3 uint8, got {image.dtype} of shape {image.shape}')
-    colour = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-    shrinks = size[0] < image.shape[1]
-    return cv2.resize(colour, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    color = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
+    scale = size[0] / image.shape[1]
+    panel = cv2.resize(color, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    for (left, top, right, bottom), seen in marks:
+        corners = (round(scale * left) - _MARK_MARGIN_PX, round(scale * top) - _MARK_MARGIN_PX,
+                   round(scale * (right - 1)) + _MARK_MARGIN_PX, round(scale * (bottom - 1)) + _MARK_MARGIN_PX)
+        cv2.rectangle(panel, corners[:2], corners[2:], _MARK_COLORS[seen], 1)
+    return panel
 
 
-def _row(triple: Triple, size: tuple[int, int]) -> np.ndarray:
+def _strip(row: Row, size: tuple[int, int]) -> np.ndarray:
     gap = np.full((size[1], _MARGIN, 3), _PAPER, np.uint8)
-    left, middle, right = (_panel(image, size) for image in triple)
+    left, middle, right = (_panel(*item) for item in zip(row.images, [size] * 3, row.marks, strict=True))
     return np.hstack([gap, left, gap, middle, gap, right, gap])
 
 
-def _title_bar(size: tuple[int, int]) -> np.ndarray:
+def _caption_bar(captions: Sequence[str], size: tuple[int, int]) -> np.ndarray:
     bar = np.full((_BAR, 3 * size[0] + 4 * _MARGIN, 3), _PAPER, np.uint8)
-    for column, title in enumerate(TITLES):
+    for column, text in enumerate(captions):
         x = _MARGIN + column * (size[0] + _MARGIN) + 4
-        cv2.putText(bar, title, (x, _BAR - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (_INK,) * 3, 1, cv2.LINE_AA)
+        cv2.putText(bar, text, (x, _BAR - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (_INK,) * 3, 1, cv2.LINE_AA)
     return bar
 
 
-def _panel_size(triple: Triple, width: int) -> tuple[int, int]:
-    height, full = triple[0].shape[:2]
+def _panel_size(row: Row, width: int) -> tuple[int, int]:
+    height, full = row.images[0].shape[:2]
     return width, round(height * width / full)
 
 
-def contact_sheet(rows: Sequence[Triple], *, width: int = 400) -> np.ndarray:
-    """Return a sheet of (rgb, thermal on the RGB grid, fused), one row a triple, H x W x 3 uint8 B G R.
+def contact_sheet(rows: Sequence[Row], *, width: int = 400) -> np.ndarray:
+    """Return a sheet of rows of pictures, H x W x 3 uint8 B G R.
 
-    Images are uint8, grey H x W or R G B H x W x 3; every panel is `width` pixels wide. Raises MediaError
+    Every panel is `width` pixels wide; a row whose captions are those of the row above has none. Raises MediaError
     when there is no row or an image has another type.
     """
     if not rows:
         raise MediaError('a contact sheet needs at least one fused frame, got none')
-    size = _panel_size(rows[0], width)
-    parts = [_title_bar(size)]
-    for triple in rows:
-        parts += [_row(triple, size), np.full((_MARGIN, parts[0].shape[1], 3), _PAPER, np.uint8)]
+    parts, captions = [], None
+    for row in rows:
+        size = _panel_size(row, width)
+        if row.captions != captions:
+            parts.append(_caption_bar(row.captions, size))
+            captions = row.captions
+        parts += [_strip(row, size), np.full((_MARGIN, 3 * width + 4 * _MARGIN, 3), _PAPER, np.uint8)]
     return np.vstack(parts)
 
 
-def write_contact_sheet(path: str | Path, rows: Sequence[Triple], *, width: int = 400) -> None:
+def write_contact_sheet(path: str | Path, rows: Sequence[Row], *, width: int = 400) -> None:
     """Write contact_sheet(rows) as a PNG; raises MediaError when the file cannot be written."""
     encoded = cv2.imencode('.png', contact_sheet(rows, width=width))[1]
     try:
@@ -72,9 +99,9 @@ def write_contact_sheet(path: str | Path, rows: Sequence[Triple], *, width: int 
         raise MediaError(f'cannot write {path}: {error}') from error
 
 
-def write_video(path: str | Path, triples: Iterable[Triple], *, fps: float,
+def write_video(path: str | Path, frames: Iterable[Sequence[Row]], *, fps: float,
                 width: int = 480) -> Iterator[int]:
-    """Write an MP4 of the panels side by side; yields the number of frames written so far, one by one.
+    """Write an MP4 whose frames are sheets of one or more rows; yields the number of frames written so far, one by one.
 
     Raises MediaError when OpenCV lacks the mp4v encoder or the file cannot be written. The file appears
     under its name only when it is complete.
@@ -87,9 +114,8 @@ def write_video(path: str | Path, triples: Iterable[Triple], *, fps: float,
         raise MediaError(f'cannot write {path}: {error}') from error
     writer, written = None, 0
     try:
-        for triple in triples:
-            size = _panel_size(triple, width)
-            picture = np.vstack([_title_bar(size), _row(triple, size)])
+        for rows in frames:
+            picture = contact_sheet(rows, width=width)
             # The encoder wants even sides.
             picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
             writer = writer or _open(partial, fps, picture.shape)

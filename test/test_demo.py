@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo as a whole: processes over real DDS, a fused bag, a picture, a video and the node's report."""
 
+import re
+
 import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
@@ -10,19 +13,21 @@ from diffmf_ros import demo  # noqa: E402
 from diffmf_ros.bags import BagError, BagReader  # noqa: E402
 from diffmf_ros.cli import demo as command  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.demo_pictures import draw  # noqa: E402
 from diffmf_ros.replay import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
+GREEN = (90, 205, 90)
 CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
 
 
 @pytest.fixture
 def run_of(tmp_path):
     def make(bag, settings=CLASSICAL):
-        return demo.DemoRun(bag=bag, fused=tmp_path / 'fused', logs=tmp_path / 'log', rate=1.0, settings=settings)
+        return demo.DemoRun(bags=(bag,), fused=tmp_path / 'fused', logs=tmp_path / 'log', rate=1.0, settings=settings)
     return make
 
 
-def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, capsys):
+def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, tmp_path):
     run = run_of(camera_bag)
     values = demo.run(run)
     fused = int(values['fused'])
@@ -32,9 +37,36 @@ def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, capsys):
     with BagReader(run.fused) as reader:
         recorded, infos = (reader.topics[topic].count for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC))
     assert 0.95 * fused <= min(recorded, infos) <= max(recorded, infos) <= fused
-    video, sheet = command._draw(demo, run, fused)
-    assert cv2.imread(str(sheet)).shape[0] > 5 * 250
-    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
+    counts = []
+    assert list(draw(run.bags, run.fused, run.settings, counts, fused)) == list(range(1, recorded + 1))
+    assert counts == []  # nothing is known about the people of this bag
+    assert cv2.imread(str(tmp_path / 'fused.png')).shape[0] > 5 * 250
+    assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
+
+
+def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(tmp_path, monkeypatch, capsys):
+    # Given drives short enough for a test
+    monkeypatch.setattr(command, 'EACH_S', 0.8)
+
+    command.demo(out=tmp_path, model='classical', scale=1.0, rate=0.5)
+
+    # Then both went through one node, one after the other
+    printed = capsys.readouterr().out
+    assert [path.name for path in sorted(tmp_path.glob('drive_*'))] == ['drive_night', 'drive_smoke']
+    with BagReader(tmp_path / 'fused') as reader:
+        recorded = reader.topics[FUSED_TOPIC].count
+    # 15 thermal frames; between the bags RGB can go out alone, once or twice.
+    assert 12 <= recorded <= 17
+    # And the picture has a row of each, with who stands out
+    sheet = cv2.imread(str(tmp_path / 'fused.png'))
+    assert sheet.shape == (2 * (26 + 300 + 6), 3 * 400 + 24, 3)
+    assert all((row == GREEN).all(axis=2).any() for row in np.split(sheet[:, 412:818], 2))
+    film = cv2.VideoCapture(str(tmp_path / 'fused.mp4'))
+    assert film.get(cv2.CAP_PROP_FRAME_HEIGHT) == 2 * (26 + 360 + 6)
+    # And thermal shows more people than RGB in smoke
+    (smoke,) = re.findall(r'│ smoke\W+(\d+)\W+(\d+)\W+(\d+)\W+(\d+)', printed)
+    people, rgb, thermal, fused = map(int, smoke)
+    assert people >= 20 and thermal == people and rgb < people / 2 and 0 <= fused <= people
 
 
 def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):

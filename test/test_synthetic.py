@@ -15,7 +15,7 @@ from diffmf_ros.core.geometry import Alignment
 from diffmf_ros.synthetic.cameras import DriveError, make_rig
 from diffmf_ros.synthetic.drive import Drive, DriveSettings
 from diffmf_ros.synthetic.environments import ENVIRONMENTS
-from diffmf_ros.synthetic.record import alignment_of
+from diffmf_ros.synthetic.record import TRUTH_FILE, alignment_of, record, recorded_drive
 from diffmf_ros.synthetic.render import View
 from diffmf_ros.synthetic.sensors import COUNTS_AT_ZERO, COUNTS_PER_K
 from diffmf_ros.synthetic.strips import Strip
@@ -394,3 +394,26 @@ def test_sample_bag_refuses_an_existing_path(tmp_path):
     with pytest.raises(BagError, match='exists already'):
         sample_bag(tmp_path / 'bag', seconds=0.3, seed=0, scene='night', thermal_rate=9, thermal_bits=8,
                    storage='sqlite3', overwrite=False)
+
+
+def test_a_recorded_drive_says_what_it_is(tmp_path):
+    settings = DriveSettings(scene='fog', seed=2, seconds=1.0)
+
+    written = list(record(Drive(settings), tmp_path / 'bag', from_s=0.5))
+
+    # Only what was exposed since half a second is there, at its own times.
+    got = recorded_drive(tmp_path / 'bag')
+    assert len(written) == 15 + 4
+    assert (got.settings, got.thermal_offset_ms) == (settings, -12.0)
+    assert got.alignment.is_file()
+    assert list(got.exposures_ns.items())[:2] == [
+        (START_NS + 5 * 10**8, 5 * 10**8), (START_NS + 533333333, 533333333)]
+
+
+def test_other_bags_are_no_recorded_drives_and_broken_truth_is_explained(tmp_path):
+    assert recorded_drive(tmp_path) is None
+
+    (tmp_path / TRUTH_FILE).write_text('{"settings": {"scene": "night"}}')
+
+    with pytest.raises(DriveError, match='expected the ground truth of a rendered drive in .*render the drive again'):
+        recorded_drive(tmp_path)

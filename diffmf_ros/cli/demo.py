@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf demo`: the real node on a bag, then a picture, a video and a table."""
+"""`diffmf demo`: the real node on a bag or on rendered drives, then a picture, a video and a table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,17 +10,22 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..synthetic.environments import scene_list
 from . import options
-from .sample_bag import sample_bag
 
-SHEET_ROWS = 5
+SCENES = ('night', 'smoke')
+ONE_S, EACH_S = 6.0, 3.0  # length of a drive that is shown alone, and of one beside others
+# When those that are shown together begin: people are near by then.
+BEGIN_S = 2.0
 
 
 def demo(
-    bag: Annotated[Path | None, typer.Option(help='a rosbag2; default: a rendered night drive')] = None,
-    out: Annotated[Path, typer.Option(help='folder for the bag, the picture, the video and the logs')]
+    bag: Annotated[Path | None, typer.Option(help='a rosbag2; default: rendered drives')] = None,
+    out: Annotated[Path, typer.Option(help='folder for the bags, the picture, the video and the logs')]
     = Path('out/demo'),
-    scene: Annotated[str, typer.Option(help='of the rendered drive: night | smoke')] = 'night',
+    scene: Annotated[list[str] | None, typer.Option(
+        help=f'of the rendered drive; repeat it for several; default: {" and ".join(SCENES)}. There are '
+             f'{scene_list()}')] = None,
     rate: Annotated[float, typer.Option(help='bag seconds per second; 1 is real time')] = 0.3,
     model: options.Model = 'diffmf',
     preset: options.Preset = 'light',
@@ -31,40 +37,45 @@ def demo(
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused."""
     from .. import demo as product
+    from ..demo_pictures import draw
+    from ..synthetic.record import recorded_drive
 
-    if bag is None:
-        bag = out / 'drive'
-        sample_bag(bag, scene=scene, overwrite=True)
-    if alignment is None:
-        alignment, thermal_offset_ms = product.truth_of(bag) or (None, thermal_offset_ms)
+    bags = (bag,) if bag is not None else _render(tuple(dict.fromkeys(scene or SCENES)), out)
+    recorded = recorded_drive(bags[0])
+    if alignment is None and recorded is not None:
+        alignment, thermal_offset_ms = recorded.alignment, recorded.thermal_offset_ms
     settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale, device=device,
                                      alignment__file=alignment, sync__thermal_offset_ms=thermal_offset_ms)
-    run = product.DemoRun(bag=bag, fused=out / 'fused', logs=out / 'log', rate=rate, settings=settings)
-    typer.echo(f'playing {bag} at {rate:g} of real time through the node, on a ROS domain of its own')
-    values = product.run(run)
-    typer.echo(f'bag: {run.fused}')
-    for path in _draw(product, run, int(values['fused'])):
-        typer.echo(f'see: {path}')
-    Console().print(_table(values))
-
-
-def _draw(product, run, total: int) -> list[Path]:
-    """Write fused.mp4 and fused.png beside the fused bag, while reading it once."""
-    from ..media import write_contact_sheet, write_video
-
-    sheet_at = {round((i + 0.5) * total / SHEET_ROWS) for i in range(SHEET_ROWS)}
-    rows, video, sheet = [], run.fused.with_suffix('.mp4'), run.fused.with_suffix('.png')
-
-    def triples():
-        for index, triple in enumerate(product.pictures(run)):
-            if index in sheet_at:
-                rows.append(triple)
-            yield triple
-
-    for _ in track(write_video(video, triples(), fps=product.frame_rate(run.fused)), 'drawing', total=total):
+    run = product.DemoRun(bags=bags, fused=out / 'fused', logs=out / 'log', rate=rate, settings=settings)
+    typer.echo(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node, on a ROS domain of '
+               'its own')
+    values, counts = product.run(run), []
+    total = int(values['fused']) // len(bags)
+    for _ in track(draw(bags, run.fused, settings, counts, total), 'drawing', total=total):
         pass
-    write_contact_sheet(sheet, rows)
-    return [video, sheet]
+    typer.echo('\n'.join(f'see: {run.fused.with_suffix(kind)}' for kind in ('', '.mp4', '.png')))
+    Console().print(_table(values))
+    if counts:
+        Console().print(_people_table(counts))
+
+
+def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
+    """Render the scenes, one after the other on one clock; return their bags."""
+    from ..demo_pictures import drive_of
+    from ..synthetic.drive import DriveSettings
+    from ..synthetic.record import record
+
+    begin_s, length_s = (0.0, ONE_S) if len(scenes) == 1 else (BEGIN_S, EACH_S)
+    bags = []
+    for number, scene in enumerate(scenes):
+        from_s = begin_s + number * length_s
+        drive = drive_of(DriveSettings(scene=scene, seconds=from_s + length_s))
+        bag = out / f'drive_{scene}'
+        total = len(drive.order(from_s=from_s))
+        for _ in track(record(drive, bag, overwrite=True, from_s=from_s), f'rendering {scene}', total=total):
+            pass
+        bags.append(bag)
+    return tuple(bags)
 
 
 def _table(values: dict[str, str]) -> Table:
@@ -77,4 +88,15 @@ def _table(values: dict[str, str]) -> Table:
             'mode': values['mode'], 'model': values['model'], 'device': values['device']}
     for what, value in rows.items():
         table.add_row(what, value)
+    return table
+
+
+def _people_table(counts: Sequence) -> Table:
+    from ..synthetic.people import MIN_HEIGHT_PX, VISIBLE_LEVELS
+
+    table = Table('scene', 'people', 'RGB', 'thermal', 'fused', title='people who stand out, over all fused pictures',
+                  caption=f'from {VISIBLE_LEVELS:g} gray levels of contrast to the surround on, by the ground truth; '
+                          f'people from {MIN_HEIGHT_PX} px height')
+    for count in counts:
+        table.add_row(count.scene, str(count.people), *map(str, count.seen))
     return table

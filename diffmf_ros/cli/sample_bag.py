@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from ..synthetic.environments import scene_list
+
 
 def sample_bag(
     out: Annotated[Path, typer.Argument(help='the bag folder to make')],
     seconds: Annotated[float, typer.Option(help='length of the drive')] = 6.0,
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
-    scene: Annotated[str, typer.Option(help='night | smoke | soot | fog | glare | snow | day | dusk')] = 'night',
+    scene: Annotated[str, typer.Option(help=scene_list())] = 'night',
     thermal_rate: Annotated[int, typer.Option(help='thermal frames a second: 9 | 30')] = 9,
     thermal_bits: Annotated[int, typer.Option(help='8 (mono8) | 16 (14-bit counts in mono16)')] = 8,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',

@@ -121,14 +121,15 @@ class Drive:
                       arrival_ns=START_NS + camera.recorded_ns(index))
         return DriveFrame(frame, index, exposure_ns)
 
-    def order(self) -> list[tuple[str, int]]:
-        """Return (stream, index) of all frames in the order in which they reach a recorder."""
-        every = [(stream, index) for stream in (RGB, THERMAL) for index in range(self.count(stream))]
+    def order(self, *, from_s: float = 0.0) -> list[tuple[str, int]]:
+        """Return (stream, index) of all frames exposed since from_s, in the order in which they reach a recorder."""
+        every = [(stream, index) for stream in (RGB, THERMAL) for index in range(self.count(stream))
+                 if self.camera(stream).exposure_ns(index) >= round(from_s * 1e9)]
         return sorted(every, key=lambda item: self.camera(item[0]).recorded_ns(item[1]))
 
-    def frames(self) -> Iterator[DriveFrame]:
-        """Yield all frames in the order in which they reach a recorder."""
-        for stream, index in self.order():
+    def frames(self, *, from_s: float = 0.0) -> Iterator[DriveFrame]:
+        """Yield all frames exposed since from_s, in the order in which they reach a recorder."""
+        for stream, index in self.order(from_s=from_s):
             yield self.frame(stream, index)
 
     def truth(self, exposure_ns: int) -> Truth:

@@ -3,14 +3,15 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..bag_messages import camera_info_message, image_message
 from ..bags import CAMERA_INFO, IMAGE, BagWriter
 from ..core.frames import RGB, THERMAL
 from ..core.geometry import Alignment
-from .drive import Drive
+from .cameras import DriveError
+from .drive import Drive, DriveSettings
 
 ALIGNMENT_FILE = 'alignment.yaml'
 TRUTH_FILE = 'ground_truth.json'
@@ -23,9 +24,40 @@ def alignment_of(drive: Drive) -> Alignment:
     return Alignment(homography, (rgb.width, rgb.height), (thermal.width, thermal.height))
 
 
-def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3',
-           overwrite: bool = False) -> Iterator[int]:
+@dataclass(frozen=True)
+class RecordedDrive:
+    """What the folder of a recorded drive says about it; exposures_ns: true time of each RGB stamp."""
+
+    settings: DriveSettings
+    alignment: Path
+    thermal_offset_ms: float
+    exposures_ns: dict[int, int]
+
+
+def recorded_drive(bag: str | Path) -> RecordedDrive | None:
+    """Return what a bag of a synthetic drive says about itself; None for other bags.
+
+    Raises:
+        DriveError: its ground truth cannot be read or has another layout.
+    """
+    path = Path(bag) / TRUTH_FILE
+    if not path.is_file():
+        return None
+    try:
+        truth = json.loads(path.read_text(encoding='utf-8'))
+        exposures_ns = {frame['stamp_ns']: frame['exposure_ns'] for frame in truth['frames'][RGB]}
+        return RecordedDrive(DriveSettings(**truth['settings']), path.with_name(ALIGNMENT_FILE),
+                             truth['thermal_offset_ms'], exposures_ns)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DriveError(f'expected the ground truth of a rendered drive in {path}, got {error!r}; render the drive '
+                         'again, or remove the file to use the bag as any other') from error
+
+
+def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3', overwrite: bool = False,
+           from_s: float = 0.0) -> Iterator[int]:
     """Write the drive to a bag at path; yields the number of frames written so far, one by one.
+
+    What was exposed before from_s seconds is left out.
 
     Topics: /rgb/image_raw, /rgb/camera_info, /thermal/image_raw, /thermal/camera_info. The folder also
     gets alignment.yaml and ground_truth.json. Raises BagError when the bag cannot be written; nothing is
@@ -33,7 +65,7 @@ def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3',
     """
     truths = {RGB: [], THERMAL: []}
     with BagWriter(path, storage, overwrite=overwrite) as bag:
-        for written, timed in enumerate(drive.frames(), start=1):
+        for written, timed in enumerate(drive.frames(from_s=from_s), start=1):
             frame, camera = timed.frame, drive.camera(timed.frame.stream)
             about = {'stamp_ns': frame.stamp_ns, 'frame_id': frame.frame_id}
             info = camera_info_message(camera.k, width=camera.width, height=camera.height, **about)
