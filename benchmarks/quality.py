@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of the networks and the baselines beside published networks, and which bars they reach.
 
-python benchmarks/quality.py VAL_DIR [--weights FILE ...] [--sequences DIR] [--write docs/quality.md]
+python benchmarks/quality.py VAL_DIR [--weights FILE ...] [--sequences DIR] [--detector FILE.onnx --boxes FILE.json]
+    [--drives DIR] [--write docs/quality.md]; the drives are what `diffmf sample-pairs DIR` writes.
 """
 
 import argparse
@@ -12,9 +13,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
-from quality_bars import Bar, Scores, bars, read_peers
+import numpy as np
+from quality_bars import Bar, Measured, bars, read_peers
+from quality_detector import finds_in_clips, look_at
+from quality_tables import bar_lines, detector_lines, find_lines, flat_lines, flicker_lines, score_lines
 
-from diffmf_ros.evaluation.metric_names import METRICS, cells
+from diffmf_ros.evaluation.appearance import flat_thermal
+from diffmf_ros.evaluation.boxes import Boxes, read_boxes
+from diffmf_ros.evaluation.detector import Detector
+from diffmf_ros.evaluation.metrics import ImageScores
 from diffmf_ros.evaluation.perception import Flicker, FlickerMeter
 from diffmf_ros.evaluation.scoring import (
     BASELINES,
@@ -34,9 +41,9 @@ from diffmf_ros.inference.weights_header import SHIPPED
 
 WORKERS = 2
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'
-TWO_DIGITS = ('EN', 'SD', 'SF', 'AG', 'MI')
+SHARE = {'nano': 0.9}  # of what is asked, by preset; the others reach it in full
 
-Table = dict[str, dict[str, list[Scores]]]  # by data set and method
+ScoresBySet = dict[str, dict[str, list[ImageScores]]]  # by data set and method
 
 
 def networks(files: list[Path]) -> dict[str, Fuse]:
@@ -48,12 +55,15 @@ def networks(files: list[Path]) -> dict[str, Fuse]:
     return found
 
 
-def measure(methods: dict[str, Fuse], folder: Path) -> Table:
+def measure(methods: dict[str, Fuse], folder: Path, boxes: Boxes | None = None) -> ScoresBySet:
     """Score every method on every pair below folder, with two processes for the metrics."""
     spawn = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
     with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        jobs = [(dataset, name, pool.submit(score_fused, *images))
-                for dataset, name, images in fused_pairs(methods, folder)]
+        jobs = []
+        for dataset, name, images in fused_pairs(methods, folder):
+            truth = boxes.of(dataset, images[0].name) if boxes else None
+            known = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
+            jobs.append((dataset, name, pool.submit(score_fused, *images, **known)))
         return by_set((dataset, name, job.result()) for dataset, name, job in jobs)
 
 
@@ -72,40 +82,50 @@ def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[st
     return result
 
 
-def score_lines(table: Table, peers: dict[str, dict[str, Scores]]) -> list[str]:
-    """Markdown tables of the means, one per data set; where peers were measured, theirs below ours."""
+def measure_flat(methods: dict[str, Fuse], folder: Path) -> dict[str, float]:
+    """The worst PSNR to the visible luminance with flat thermal, over the first pair of every data set below folder."""
+    firsts = {}
+    for visible, infrared in pair_files(folder):
+        firsts.setdefault(infrared.parent.parent, read_luma(visible, infrared).vi_y)
+    return {name: min((flat_thermal(fuse, y) for y in firsts.values()), default=np.inf)
+            for name, fuse in methods.items()}
+
+
+def measure_all(trained: dict[str, Fuse], options: argparse.Namespace) -> tuple[Measured, list[str]]:
+    """Measure what the options ask for; returns it and the tables."""
+    methods = BASELINES | trained
+    boxes = read_boxes(options.boxes) if options.boxes else None
+    scored = measure(methods, options.folder, boxes)
+    clips = measure_flicker(methods, options.sequences) if options.sequences else {}
+    found: dict = {
+        'scores': {dataset: {name: means(scores) for name, scores in rows.items()} for dataset, rows in scored.items()},
+        'flat_thermal': measure_flat(methods, options.folder),
+        'flicker': {clip: {name: {'ratio': one.ratio} for name, one in rows.items()} for clip, rows in clips.items()}}
+    if options.detector:
+        detector = Detector(options.detector, threads=1)
+        found['detector'] = look_at(methods, options.folder, detector, boxes or Boxes({}))
+        if boxes:
+            moved = look_at(methods, options.folder, detector, boxes, shift_px=8)
+            found['shifted'] = {name: row['AP40'] for name, row in moved['all'].items() if name in methods}
+        if options.drives:
+            found['drives'] = look_at(methods, options.drives, detector, read_boxes(options.drives / 'boxes.json'))
+        if options.sequences:
+            found['finds'] = finds_in_clips(methods, options.sequences, detector)
+    measured = Measured(**found)
+    lines = [*score_lines(scored, read_peers()), *flat_lines(measured.flat_thermal)]
+    lines += detector_lines('An unchanged detector', measured.detector)
+    lines += detector_lines('The same on rendered drives', measured.drives) + find_lines(measured.finds)
+    return measured, lines + (flicker_lines(clips, read_peers()) if clips else [])
+
+
+def verdicts(trained: dict[str, Fuse], measured: Measured) -> list[str]:
+    """Tables of the bars, one for each network."""
     lines = []
-    for dataset, methods in table.items():
-        count = len(next(iter(methods.values())))
-        lines += [f'### {dataset} ({count} pairs)', '', '| method | ' + ' | '.join(METRICS) + ' |',
-                  '|---' * (len(METRICS) + 1) + '|']
-        rows = {name: cells(means(scores), METRICS) for name, scores in methods.items()}
-        rows |= {name: published(scores) for name, scores in peers.get(dataset, {}).items()}
-        lines += [*(f'| {name} | {" | ".join(row)} |' for name, row in rows.items()), '']
+    for name in trained:
+        share = next((share for preset, share in SHARE.items() if preset in name.split()), 1.0)
+        found: list[Bar] = bars(name, measured, read_peers(), share=share)
+        lines += bar_lines(name, found)
     return lines
-
-
-def published(scores: Scores) -> list[str]:
-    """As many digits as there are in the source."""
-    return [f'{scores[name]:.{2 if name in TWO_DIGITS else 3}f}' if name in scores else '-' for name in METRICS]
-
-
-def flicker_lines(clips: dict[str, dict[str, Flicker]]) -> list[str]:
-    """Markdown table of the flicker of every clip and method."""
-    columns = ('clip', 'method', 'flicker', 'to the noisier input', 'fused', 'infrared', 'visible', 'static')
-    lines = ['### Flicker', '', f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
-    for clip, methods in clips.items():
-        lines += [f'| {clip} | {name} | {found.ratio:.2f} | {found.fused / max(found.ir, found.vi_y):.2f} | '
-                  f'{found.fused:.2f} | {found.ir:.2f} | {found.vi_y:.2f} | {found.static_share:.0%} |'
-                  for name, found in methods.items()]
-    return [*lines, '']
-
-
-def bar_lines(name: str, found: list[Bar]) -> list[str]:
-    """Markdown table of the bars of one network."""
-    rows = [f'| {bar.name} | {bar.asked} | {bar.reached} | {"yes" if bar.met else "**no**"} |' for bar in found]
-    return [f'### Bars, {name}: {sum(bar.met for bar in found)} of {len(found)} met', '',
-            '| bar | asked | reached | met |', '|---' * 4 + '|', *rows, '']
 
 
 def write_between_marks(file: Path, text: str) -> None:
@@ -123,19 +143,16 @@ def main() -> None:
     parser.add_argument('folder', type=Path, help='pairs: folders vi and ir somewhere below')
     parser.add_argument('--weights', type=Path, nargs='+', default=sorted(SHIPPED.glob('*.safetensors')))
     parser.add_argument('--sequences', type=Path, help='clips: folders vi and ir somewhere below')
+    parser.add_argument('--detector', type=Path, help='a detector as an ONNX file')
+    parser.add_argument('--boxes', type=Path, help='JSON with the boxes of people in the pairs')
+    parser.add_argument('--drives', type=Path, help='rendered pairs and their boxes.json, for the detector')
     parser.add_argument('--write', type=Path, help='page to write the tables to, between its marks')
     options = parser.parse_args()
     keep_freed_memory()
-    trained, peers = networks(options.weights), read_peers()
-    table = measure(BASELINES | trained, options.folder)
-    clips = measure_flicker(BASELINES | trained, options.sequences) if options.sequences else {}
-    mean = {dataset: {name: means(scores) for name, scores in methods.items()} for dataset, methods in table.items()}
-    verdicts = [line for name in trained for line in bar_lines(name, bars(
-        {dataset: rows[name] for dataset, rows in mean.items()},
-        {dataset: rows['maximum'] for dataset, rows in mean.items()}, peers,
-        {clip: found[name].ratio for clip, found in clips.items()}, model=name.split()[0]))]
+    trained = networks(options.weights)
+    measured, tables = measure_all(trained, options)
     used = '; '.join(f'{name} on {fuse.description}' for name, fuse in trained.items())
-    text = '\n'.join([f'{used}.', '', *score_lines(table, peers), *(flicker_lines(clips) if clips else []), *verdicts])
+    text = '\n'.join([f'{used}.', '', *tables, *verdicts(trained, measured)])
     print(text)
     if options.write:
         write_between_marks(options.write, text)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an unchanged detector makes of every method: on pairs, with the cameras out of line, and in clips."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from diffmf_ros.evaluation.boxes import Boxes
+from diffmf_ros.evaluation.detection_scores import sure
+from diffmf_ros.evaluation.detector import Detector, pooled
+from diffmf_ros.evaluation.detector_trial import POOLED, RGB, THERMAL, DetectorTrial, Table
+from diffmf_ros.evaluation.scoring import Fuse, colored, fused_levels, read_pair
+from diffmf_ros.folders import pair_files
+
+SHIFT_PX = 8
+EVERY = 10
+
+
+def look_at(methods: dict[str, Fuse], folder: Path, detector: Detector, boxes: Boxes, *, class_number: int = 0,
+            shift_px: int = 0) -> Table:
+    """Return DetectorTrial.table of every method on the pairs below folder.
+
+    With shift_px the visible image lies that many pixels farther right than it should, its left column
+    repeated. Boxes stay where thermal has the people.
+    """
+    trial = DetectorTrial(detector, boxes=boxes, class_number=class_number)
+    for vi_file, ir_file in pair_files(folder):
+        pair, visible = read_pair(vi_file, ir_file)
+        vi_y, visible = (shifted(image, shift_px) for image in (pair.vi_y, visible))
+        pictures = {name: colored(fused_levels(fuse, pair.ir, vi_y), visible) for name, fuse in methods.items()}
+        cameras = {RGB: visible, THERMAL: pair.ir}
+        trial.look(ir_file.parent.parent.name, ir_file.stem, pictures | cameras, vi_y)
+    return trial.table()
+
+
+def shifted(image: np.ndarray, right_px: int) -> np.ndarray:
+    """Return H x W or H x W x C moved to the right, its left column repeated."""
+    if not right_px:
+        return image
+    return np.concatenate([image[:, :1].repeat(right_px, axis=1), image[:, :-right_px]], axis=1)
+
+
+def finds_in_clips(methods: dict[str, Fuse], folder: Path, detector: Detector, *, class_number: int = 0) -> Table:
+    """Return {clip: {method: {'found': detections of the class at 0.3}}} over every tenth frame of the clips."""
+    clips = defaultdict(list)
+    for files in pair_files(folder):
+        clips[files[1].parent.parent.name].append(files)
+    result: Table = {}
+    for clip, frames in clips.items():
+        counts: dict[str, dict[str, float]] = {}
+        for vi_file, ir_file in frames[::EVERY]:
+            pair, visible = read_pair(vi_file, ir_file)
+            pictures = {name: colored(fused_levels(fuse, pair.ir, pair.vi_y), visible)
+                        for name, fuse in methods.items()} | {RGB: visible, THERMAL: pair.ir}
+            found = {name: detector(picture) for name, picture in pictures.items()}
+            for name, one in (found | {POOLED: pooled(found[RGB], found[THERMAL])}).items():
+                row = counts.setdefault(name, {'found': 0})
+                row['found'] += int(np.sum(sure(one).classes == class_number))
+        result[clip] = counts
+    return result
