@@ -69,6 +69,7 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
             counts.dropped[error.reason] += 1
             continue
         counts.problems.update(pipeline.aligner.problems)
+        counts.problems.update(issue.text for issue in result.issues)
         recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
         about = {'stamp_ns': result.stamp_ns, 'frame_id': result.frame_id}
         writer.write(FUSED_TOPIC, IMAGE, image_message(result.pixels, result.encoding, **about), recorded_ns)

@@ -2,6 +2,7 @@
 """How the state of the fusion and of both cameras is reported."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from diffmf_ros.core.fallback import Fallback
-from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Mode
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode
 from diffmf_ros.core.freshness import State
 from diffmf_ros.core.settings import HealthSettings
 from diffmf_ros.ros import status
@@ -363,3 +364,53 @@ def test_a_classical_image_is_an_error_only_where_a_network_is_in_use():
 
     assert (failed.level, wanted.level, wanted.message) == (ERROR, OK, 'CLASSICAL')
     assert failed.message == values_of(failed)['warnings']
+
+
+FLAT = Issue('thermal_flat', 'thermal is flat: no structure beyond its noise', THERMAL, blind=True)
+VEILED = Issue('rgb_veiled', 'rgb is veiled', RGB)
+HIDDEN = Issue('targets_hidden', 'thermal shows warm targets that the fused image does not show')
+
+
+def test_what_an_image_shows_is_a_warning_of_its_camera():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='RGB_ONLY', warnings=(FLAT.text,), issues=(FLAT,))
+
+    report = reports.report()
+
+    assert (report['thermal'].level, report['thermal'].message) == (WARN, FLAT.text)
+    assert (report['fusion'].level, report['fusion'].message) == (WARN, FLAT.text)
+    assert (report['rgb'].level, report['rgb'].message) == (OK, 'OK')
+
+
+def test_the_warning_of_a_camera_ends_with_the_next_good_image():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=(VEILED.text,), issues=(VEILED,))
+    assert reports.report()['rgb'].level == WARN
+
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=())
+
+    assert {status.level for status in reports.report().values()} == {OK}
+
+
+def test_hidden_targets_are_a_warning_of_the_fusion_alone():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=(HIDDEN.text,), issues=(HIDDEN,))
+
+    report = reports.report()
+
+    assert [report[name].level for name in ('fusion', 'rgb', 'thermal')] == [WARN, OK, OK]
+    assert report['fusion'].message == HIDDEN.text
+
+
+def test_the_status_of_an_image_has_the_codes_of_its_issues():
+    about = dict(name='n', rgb=State.OK, thermal=State.OK, model='classical', scale=1.0)
+    blind = replace(result(Mode.RGB_ONLY, FLAT.text, VEILED.text), issues=(FLAT, VEILED))
+
+    message = status_message(blind, **about).status[0]
+
+    assert message.level == WARN and message.message == f'{FLAT.text}; {VEILED.text}'
+    assert values_of(message)['issues'] == 'thermal_flat, rgb_veiled'
+    assert 'issues' not in values_of(status_message(result(Mode.FUSED), **about).status[0])

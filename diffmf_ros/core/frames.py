@@ -79,13 +79,28 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Issue:
+    """Something amiss that the images of a pair show.
+
+    code is its short snake_case name, such as thermal_flat; text a sentence that stays the same while it
+    lasts; stream the camera that it is about, empty for the fused image. blind: that camera shows nothing.
+    """
+
+    code: str
+    text: str
+    stream: str = ''
+    blind: bool = False
+
+
+@dataclass(frozen=True)
 class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
 
     grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is that of the
     frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the order that `encoding`
     (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage (decode, align, network, colour, ...) to
-    milliseconds of wall time.
+    milliseconds of wall time. issues: what the images of the pair show that is amiss; their texts are among
+    the warnings.
     """
 
     stamp_ns: int
@@ -96,3 +111,4 @@ class FusionResult:
     warnings: tuple[str, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
     grid: str = RGB
+    issues: tuple[Issue, ...] = ()

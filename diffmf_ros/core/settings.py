@@ -142,6 +142,9 @@ class HealthSettings:
     compute_timeout_s: float = _setting(
         2.0, 'a network that takes longer for a pair than this and five usual times counts as hung',
         low=0.1, high=600.0)
+    detect_blind: bool = _setting(
+        True, 'a flat thermal or black or white RGB image is not fused: the other camera is passed on; also warns of '
+        'veiled or dark RGB and of warm targets that the fused image hides')
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, replace
 
-from ..core.frames import RGB, Frame, Pair, refuse_too_large
+from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
 from ..core.geometry import Aligner, Mapping
 from ..core.settings import Settings
 from ..core.thermal import GainControl
@@ -18,6 +18,15 @@ class Alone:
     image: Image
     grid: str
     frame_id: str
+
+
+def image_of(job: Job, stream: str) -> Image:
+    """Return one camera's image of a pair on the output grid; black where that camera does not see."""
+    pair, mapping = job.pair, job.mapping
+    if stream == RGB:
+        return rgb_image(pair.rgb, mapping=None if mapping.grid == RGB else mapping, colour=job.colour)
+    return thermal_image(pair.thermal, levels=job.levels, mapping=None if mapping.grid == THERMAL else mapping,
+                         colour=job.colour, rgb_encoding=pair.rgb.encoding)
 
 
 class Inputs:

@@ -3,12 +3,13 @@
 
 import numpy as np
 
-from ..core.frames import RGB, Frame, FusionResult, Mode, Pair
+from ..core.frames import RGB, Frame, FusionResult, Issue, Mode, Pair
 from ..core.geometry import Aligner
 from ..core.settings import Settings
 from .guard import Live, Offline
 from .host_path import align
-from .inputs import Inputs
+from .image_checks import ImageChecks, Verdict
+from .inputs import Inputs, image_of
 from .loading import Loaded, blank_job, load, warm_up
 from .memory import give_back_memory, keep_freed_memory, memory_in_use
 from .network import Image, Job, LibraryMissing
@@ -32,6 +33,7 @@ class FusionPipeline:
         keep_freed_memory()
         self._settings = settings
         self._inputs = Inputs(settings)
+        self._checks = ImageChecks()
         self._stand_in = StandIn(self._inputs)
         self._guard_of = Live if watchdog else Offline
         self._latest: Job | None = None
@@ -75,7 +77,8 @@ class FusionPipeline:
     def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
         """Fuse one pair on the grid of the camera that alignment.output_grid names, under that frame's header.
 
-        scale is the working size of the network; None: that of the settings. Where only that camera sees, its image
+        scale is the working size of the network; None: that of the settings. When one camera is blind (see ImageChecks)
+        the image of the other one is passed on, in its mode. Where only that camera sees, its image
         passes unchanged. A failure of the network gives the classical result, one of that too the image of that
         camera; warnings say so. Raises FrameError when a frame is not usable, with the reason too_large for one over
         max_pixels.
@@ -83,10 +86,12 @@ class FusionPipeline:
         settings, stage = self._settings, StageClock()
         with stage('align'):
             job = self._latest = self._inputs.job(pair, settings)
-        (pixels, encoding), mode, warnings = self._fuse(job, settings, scale or settings.scale, stage)
+            verdict = self._checks.before(job, settings)
+        image, mode, warnings, issues = self._fuse_or_pass(job, verdict, scale or settings.scale, stage)
         base = pair.rgb if job.mapping.grid == RGB else pair.thermal
-        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, mode, (*self._standing, *warnings),
-                            stage.timings_ms, grid=job.mapping.grid)
+        said = *self._standing, *warnings, *(issue.text for issue in issues)
+        return FusionResult(base.stamp_ns, base.frame_id, *image, mode, said, stage.timings_ms,
+                            grid=job.mapping.grid, issues=issues)
 
     def pass_through(self, frame: Frame) -> FusionResult:
         """Return the image of one camera alone, on the output grid, under the frame's stamp: see Inputs.alone.
@@ -142,6 +147,18 @@ class FusionPipeline:
         self._loaded.close()
         self._loaded, self._latest = Loaded(None, 'closed'), None
         give_back_memory()
+
+    def _fuse_or_pass(self, job: Job, verdict: Verdict, scale: float, stage: StageClock
+                      ) -> tuple[Image, Mode, tuple[str, ...], tuple[Issue, ...]]:
+        """Return image, mode, warnings and issues: fused, or the image of the one camera that sees."""
+        if verdict.survivor:
+            with stage('colour'):
+                return image_of(job, verdict.survivor), ALONE[verdict.survivor], (), verdict.issues
+        image, mode, warnings = self._fuse(job, self._settings, scale, stage)
+        if mode not in (Mode.FUSED, Mode.CLASSICAL):
+            return image, mode, warnings, verdict.issues
+        with stage('colour'):
+            return image, mode, warnings, self._checks.after(image, verdict, colour=job.colour)
 
     def _fuse(self, job: Job, settings: Settings, scale: float,
               stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:

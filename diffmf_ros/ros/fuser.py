@@ -51,6 +51,7 @@ class Fuser:
         self._node, self._pipeline, self._outputs, self._tally = node, pipeline, outputs, tally
         self._network = None
         self._logged_at: dict[str, float] = {}
+        self._issues: frozenset[str] = frozenset()
 
     @property
     def used_scale(self) -> float:
@@ -115,8 +116,18 @@ class Fuser:
 
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float) -> None:
         self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6, mode=result.mode.value,
-                          warnings=result.warnings)
+                          warnings=result.warnings, issues=result.issues)
+        self._log_issues(result)
         if self.used_scale < self.scale.value:
             return  # after a failure it fuses smaller: that says nothing about the size that was asked for
         if self.scale.fused(result, busy_ms=busy_ms):
             self._node.get_logger().info(f'working scale is now {self.scale.value:g}')
+
+    def _log_issues(self, result: FusionResult) -> None:
+        """Say in the log what the images of the cameras show that is amiss, once when it begins and when it ends."""
+        issues = {issue.code: issue.text for issue in result.issues}
+        for code in issues.keys() - self._issues:
+            self._node.get_logger().warning(issues[code])
+        for code in self._issues - issues.keys():
+            self._node.get_logger().info(f'no longer: {code}')
+        self._issues = frozenset(issues)

@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from ..core.fallback import Fallback
-from ..core.frames import FusionResult, Mode
+from ..core.frames import FusionResult, Issue, Mode
 from ..core.freshness import State
 from ..core.latency import LatencyMeter
 from .messages import make_header
@@ -39,6 +39,7 @@ class Totals:
     age_ms: float = float('nan')
     mode: str = 'none'
     warnings: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
     last_error: str = ''
 
 
@@ -72,14 +73,15 @@ class Tally:
             if error:
                 self._last['last_error'] = error
 
-    def fused(self, *, latency_ms: float, mode: str, warnings: tuple[str, ...]) -> None:
+    def fused(self, *, latency_ms: float, mode: str, warnings: tuple[str, ...],
+              issues: tuple[Issue, ...] = ()) -> None:
         """Count a published image, in the moment it went out; latency_ms from the arrival of its later frame."""
         with self._lock:
             self._counted['fused'] += 1
             self._modes[mode] += 1
             self._latency.add(latency_ms)
             self._newest_ms = time.monotonic() * 1e3 - latency_ms
-            self._last.update(mode=mode, warnings=warnings)
+            self._last.update(mode=mode, warnings=warnings, issues=issues)
 
     def totals(self, unpaired: Mapping[str, int]) -> Totals:
         """Return the counts so far; unpaired are the frames that pairing and fallback dropped, by reason."""
@@ -159,7 +161,8 @@ class Reporter:
             before = self._before.refused.get(name, {})
             cameras.append(stream_status(
                 f'{self._name}: {name}', health, now_ns, starting=fallback.starting, refused=refused,
-                newly_refused={reason: grown(refused, before, reason) for reason in refused}))
+                newly_refused={reason: grown(refused, before, reason) for reason in refused},
+                issues=[issue.text for issue in totals.issues if issue.stream == name]))
         return cameras
 
     def _rate_hz(self, totals: Totals, now_ns: int) -> float:
@@ -235,6 +238,8 @@ def status_message(result: FusionResult, *, name: str, rgb: State, thermal: Stat
     values = {'mode': result.mode.value, 'rgb': rgb.value, 'thermal': thermal.value,
               'offset_ms': 'N/A' if offset_ms is None else f'{offset_ms:.3f}', 'held': str(held).lower(),
               'model': model, 'scale': f'{scale:g}', 'warnings': '; '.join(result.warnings)}
+    if result.issues:
+        values['issues'] = ', '.join(issue.code for issue in result.issues)
     status = DiagnosticStatus(level=level, name=name, message='; '.join(said) or result.mode.value,
                               values=key_values(values))
     return DiagnosticArray(header=make_header(result.stamp_ns, result.frame_id), status=[status])

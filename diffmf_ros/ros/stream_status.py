@@ -2,7 +2,7 @@
 """The status of one camera for /diagnostics, with the keys that the dashboards of NVIDIA's greenwave_monitor read."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -15,13 +15,16 @@ _LEVELS = {State.OK: DiagnosticStatus.OK, State.STALE: DiagnosticStatus.WARN,
 
 
 def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: bool,
-                  refused: Mapping[str, int], newly_refused: Mapping[str, int]) -> DiagnosticStatus:
+                  refused: Mapping[str, int], newly_refused: Mapping[str, int],
+                  issues: Sequence[str] = ()) -> DiagnosticStatus:
     """Return the status of a camera. refused counts its messages by reason, newly_refused since the last report.
 
+    issues are sentences about what its newest image shows.
     starting: a camera that has not been seen is a warning yet, no error.
     """
     state = health.state(now_ns)
     found = [f'{count} refused: {reason}' for reason, count in sorted(newly_refused.items()) if count]
+    found += issues
     found += filter(None, (ZERO_STAMPS if unstamped(health) else '', health.hint))
     level = DiagnosticStatus.WARN if starting and not health.seen else _LEVELS[state]
     if found:

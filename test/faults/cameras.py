@@ -77,6 +77,21 @@ def too_large(tick: int, since: int) -> list[Shot]:
     return [Shot(tick, pixels=_noise(tick, size, np.uint8, 0, 256), encoding='mono8', usable=False)]
 
 
+def flat_thermal(tick: int, since: int) -> list[Shot]:
+    """Counts of a lens cap: one temperature and noise, never twice the same."""
+    return [Shot(tick, pixels=_noise(tick, THERMAL_SIZE, np.uint16, 8000, 8020), encoding='mono16', usable=False)]
+
+
+def black_rgb(tick: int, since: int) -> list[Shot]:
+    """A covered lens: black, with noise."""
+    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, np.uint8, 0, 8, channels=(3,)), encoding='bgr8', usable=False)]
+
+
+def white_rgb(tick: int, since: int) -> list[Shot]:
+    """An exposure that has run away: white, with noise."""
+    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, np.uint8, 248, 256, channels=(3,)), encoding='bgr8', usable=False)]
+
+
 def slow(tick: int, since: int) -> list[Shot]:
     """5 Hz instead of 30."""
     return [Shot(tick)] if since % 6 == 0 else []

@@ -22,6 +22,7 @@ FUSED, CLASSICAL, RGB_ONLY, THERMAL_ONLY = Mode
 LOST_S = 1.5 * SOURCE_TIMEOUT_S
 HUNG_S = 1.5 * COMPUTE_TIMEOUT_S
 FROZEN_FRAMES = 3
+BLIND_FRAMES = 3
 # Least share of usable frames that get an answer. Of pairs that a busy machine cannot fuse in time the newest counts.
 ANSWERED_ALONE, ANSWERED_FUSED = 0.8, 0.3
 RECOVERED_FRAMES = 2
@@ -83,6 +84,14 @@ def _stuck(stream: str) -> Cell:
                 values=((stream, 'FROZEN'),), says=Says(stream, WARN, 'FROZEN'))
 
 
+def _blind(stream: str, behaviour: Behaviour, name: str) -> Cell:
+    """A camera whose images, all different, show nothing: the other one is passed on alone."""
+    survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
+    return Cell(f'{stream}: {name}', (survivor,), **{stream: behaviour}, within_frames=BLIND_FRAMES,
+                values=((stream, 'OK'), ('issues', f'{stream}_{name}')),
+                says=Says(stream, WARN, f'{stream} is {name}'), recovered_frames=BLIND_FRAMES)
+
+
 def _harmless(stream: str, behaviour: Behaviour, name: str) -> Cell:
     """A fault that costs frames at most: what can be fused is fused, without a single other answer."""
     return Cell(f'{stream}: {name}', (FUSED,), **{stream: behaviour}, within_frames=1)
@@ -112,7 +121,10 @@ CAMERAS = [
     Cell('thermal: all NaN', (RGB_ONLY,), thermal=cameras.all_nan, within_s=LOST_S, says=Says('thermal', WARN, '')),
     Cell('thermal: shutter flag', (RGB_ONLY,), thermal=cameras.stuck, shutter=True, within_frames=FROZEN_FRAMES,
          values=(('thermal', 'FROZEN'),), says=Says('thermal', WARN, 'shutter')),
+    _blind('thermal', cameras.flat_thermal, 'flat'),
     *_of_camera('rgb'),
+    _blind('rgb', cameras.black_rgb, 'black'),
+    _blind('rgb', cameras.white_rgb, 'white'),
     _lost('rgb', cameras.too_large, 'over max_pixels'),
     Cell('both: off', None, rgb=cameras.off, thermal=cameras.off, within_s=LOST_S,
          says=Says('fusion', ERROR, 'LOST')),

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the images of a pair, before and after fusing: blind cameras, hidden warm targets."""
+
+from dataclasses import dataclass, field
+
+from ..core.frames import RGB, THERMAL, Issue
+from ..core.hidden_targets import hidden_targets
+from ..core.settings import Settings
+from ..core.sight_monitor import SightMonitor
+from ..core.thumbnails import Thumbnails, luma_thumbnail, thumbnails
+from .network import Image, Job
+
+# Of these a fused image has the luminance; a palette has another one.
+_COLOURS_WITH_LUMA = ('keep_chroma', 'gray')
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a look at both images of a pair gave.
+
+    survivor: the stream to pass on alone because the other camera is blind; empty: both are fused.
+    """
+
+    issues: tuple[Issue, ...] = ()
+    survivor: str = ''
+    images: Thumbnails | None = field(default=None, repr=False)
+
+
+class ImageChecks:
+    """Judges the images of pairs, with hysteresis: see SightMonitor. For one thread at a time."""
+
+    def __init__(self):
+        self._monitor = SightMonitor()
+
+    def before(self, job: Job, settings: Settings) -> Verdict:
+        """Judge both images of a pair. Takes 0.3 ms for 640x480.
+
+        Raises:
+            FrameError: a frame is not usable.
+        """
+        if not settings.health.detect_blind:
+            return Verdict()
+        images = thumbnails(job.pair, job.levels, job.mapping)
+        issues = self._monitor.judge(images, job.pair.rgb.stamp_ns or job.pair.rgb.arrival_ns)
+        blind = {issue.stream for issue in issues if issue.blind}
+        if blind == {RGB, THERMAL}:
+            return Verdict(issues, job.mapping.grid, images)
+        return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()] if blind else '', images)
+
+    def after(self, image: Image, verdict: Verdict, *, colour: str) -> tuple[Issue, ...]:
+        """Return the issues of a fused pair: of verdict, and warm targets that the image hides."""
+        if verdict.images is None or colour not in _COLOURS_WITH_LUMA:
+            return verdict.issues
+        fused = luma_thumbnail(*image)
+        return verdict.issues + self._monitor.compare(
+            hidden_targets(verdict.images.thermal_on_grid, fused))
