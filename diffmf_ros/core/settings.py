@@ -143,8 +143,8 @@ class HealthSettings:
         2.0, 'a network that takes longer for a pair than this and five usual times counts as hung',
         low=0.1, high=600.0)
     detect_blind: bool = _setting(
-        True, 'a flat thermal or black or white RGB image is not fused: the other camera is passed on; also warns of '
-        'veiled or dark RGB and of warm targets that the fused image hides')
+        True, 'pass the other camera on when thermal is flat or RGB black or white; warn of veiled or dark RGB and of '
+        'hidden warm targets')
 
 
 @dataclass(frozen=True)
