@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network has to reach, checked: with an unchanged detector, by what a picture is for, and against others."""
+"""What a network has to reach: with an unchanged detector, by eye, and against others."""
 
 import csv
 import math
@@ -12,8 +12,14 @@ ABOUT_PEERS = 5  # columns before the scores
 AGAINST_PEERS = ('EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2')
 ABOVE_IN = 6  # of them
 ALWAYS_ABOVE = 'SCD', 'SSIM_dr2'  # the median peer
-LEAST = {'target': 0.9, 'target_worst': 0.5, 'target_dark': 0.8, 'thermal_detail': 0.8,
-         'detail': 0.93, 'saturation': 0.85}
+LEAST = {
+    'target': 0.9,
+    'target_worst': 0.5,
+    'target_dark': 0.8,
+    'thermal_detail': 0.8,
+    'detail': 0.93,
+    'saturation': 0.85,
+}
 MOST_HAZE = 6.0  # levels
 MOST_FLICKER = 1.2
 LEAST_FLAT_DB = 40.0
@@ -31,8 +37,9 @@ BySet = dict[str, dict[str, Scores]]  # by data set and method
 class Measured:
     """What quality.py measured, by method; what is empty was not measured and has no bars.
 
-    scores: means by data set; detector and drives: DetectorTrial.table of the pairs and of the rendered
-    drives; flicker and finds: by clip; shifted: AP40 over all pairs with the visible image shifted.
+    scores: means by data set; detector and drives: DetectorTrial.table of the pairs and of the
+    rendered drives; flicker and finds: by clip; shifted: AP40 over all pairs with the visible
+    image shifted.
     """
 
     scores: BySet
@@ -55,14 +62,16 @@ class Bar:
 
 
 def read_peers(file: Path = PEERS) -> BySet:
-    """Return {data set: {method: scores}} of the published networks; a score that is empty was not measured.
+    """Return {data set: {method: scores}} of the published networks; empty ones are left out.
 
     'all' is the mean over every pair.
     """
     peers: BySet = {}
     with file.open(newline='') as rows:
         for row in csv.DictReader(rows):
-            scores = {name: float(value) for name, value in list(row.items())[ABOUT_PEERS:] if value}
+            scores = {
+                name: float(value) for name, value in list(row.items())[ABOUT_PEERS:] if value
+            }
             peers.setdefault(row['dataset'], {})[row['method']] = scores
     return peers
 
@@ -78,18 +87,31 @@ def bars(name: str, measured: Measured, peers: BySet, *, share: float = 1.0) -> 
             metrics, and what has to be above others, stay as they are.
     """
     found = [*_detector(name, measured.detector, share), *_drives(name, measured.drives, share)]
-    found += [_at_least(f'finds, {clip}', rows[name]['found'], LEAST_FINDS * share, '.0f')
-              for clip, rows in measured.finds.items() if SMOKE in clip]
+    found += [
+        _at_least(f'finds, {clip}', rows[name]['found'], LEAST_FINDS * share, '.0f')
+        for clip, rows in measured.finds.items()
+        if SMOKE in clip
+    ]
     if name in measured.shifted:
         alone = measured.detector['all'][name]['AP40']
-        found.append(_at_least('AP40 shifted by 8 px', measured.shifted[name], KEPT_WHEN_SHIFTED * share * alone))
+        found.append(
+            _at_least(
+                'AP40 shifted by 8 px', measured.shifted[name], KEPT_WHEN_SHIFTED * share * alone
+            )
+        )
     own = measured.scores['all'][name]
     found += [_at_least(metric, own[metric], least * share) for metric, least in LEAST.items()]
     found.append(_at_most('haze', own['haze'], MOST_HAZE / share, '.1f'))
     if name in measured.flat_thermal:
-        found.append(_at_least('flat thermal, dB', measured.flat_thermal[name], LEAST_FLAT_DB * share, '.1f'))
-    found += [_at_most(f'flicker, {clip}', rows[name]['ratio'], MOST_FLICKER / share, '.2f')
-              for clip, rows in measured.flicker.items()]
+        found.append(
+            _at_least(
+                'flat thermal, dB', measured.flat_thermal[name], LEAST_FLAT_DB * share, '.1f'
+            )
+        )
+    found += [
+        _at_most(f'flicker, {clip}', rows[name]['ratio'], MOST_FLICKER / share, '.2f')
+        for clip, rows in measured.flicker.items()
+    ]
     if 'MSRS' in measured.scores and 'MSRS' in peers:
         found.append(_above_peers(measured.scores['MSRS'][name], list(peers['MSRS'].values())))
     found.append(_above('classical, all', own, measured.scores['all']['classical']))
@@ -102,15 +124,32 @@ def _detector(name: str, table: BySet, share: float) -> list[Bar]:
         if dataset == 'all' or math.isnan(rows[name]['AP40']):
             continue
         better = max(rows['rgb']['AP40'], rows['thermal']['AP40'])
-        found.append(_at_least(f'AP40 to the better camera, {dataset}', rows[name]['AP40'],
-                               (better - AP_MARGIN) * share))
+        found.append(
+            _at_least(
+                f'AP40 to the better camera, {dataset}',
+                rows[name]['AP40'],
+                (better - AP_MARGIN) * share,
+            )
+        )
     if table:
         rows = table['all']
         if not math.isnan(rows[name]['AP40']):
-            found.append(_at_least('AP40 to the 0.85 blend, all', rows[name]['AP40'], rows['blend']['AP40'] * share))
+            found.append(
+                _at_least(
+                    'AP40 to the 0.85 blend, all',
+                    rows[name]['AP40'],
+                    rows['blend']['AP40'] * share,
+                )
+            )
         if not math.isnan(rows[name]['day_others']):
-            found.append(_at_least('other classes by day, to RGB', rows[name]['day_others'],
-                                   rows['rgb']['day_others'] * share, '.0f'))
+            found.append(
+                _at_least(
+                    'other classes by day, to RGB',
+                    rows[name]['day_others'],
+                    rows['rgb']['day_others'] * share,
+                    '.0f',
+                )
+            )
     return found
 
 
@@ -118,13 +157,27 @@ def _drives(name: str, table: BySet, share: float) -> list[Bar]:
     found = []
     if SMOKE in table:
         rows = {method: scores['found'] for method, scores in table[SMOKE].items()}
-        found.append(_at_least('rendered smoke, to classical', rows[name], rows['classical'] * share, '.0f'))
-        found.append(_at_least(f'rendered smoke, to {TO_THERMAL_IN_SMOKE} x thermal', rows[name],
-                               TO_THERMAL_IN_SMOKE * rows['thermal'] * share, '.1f'))
+        found.append(
+            _at_least('rendered smoke, to classical', rows[name], rows['classical'] * share, '.0f')
+        )
+        found.append(
+            _at_least(
+                f'rendered smoke, to {TO_THERMAL_IN_SMOKE} x thermal',
+                rows[name],
+                TO_THERMAL_IN_SMOKE * rows['thermal'] * share,
+                '.1f',
+            )
+        )
     if NIGHT in table:
         rows = {method: scores['found'] for method, scores in table[NIGHT].items()}
-        found.append(_at_least(f'rendered night, to {TO_CAMERA_AT_NIGHT} x the better camera', rows[name],
-                               TO_CAMERA_AT_NIGHT * max(rows['rgb'], rows['thermal']) * share, '.1f'))
+        found.append(
+            _at_least(
+                f'rendered night, to {TO_CAMERA_AT_NIGHT} x the better camera',
+                rows[name],
+                TO_CAMERA_AT_NIGHT * max(rows['rgb'], rows['thermal']) * share,
+                '.1f',
+            )
+        )
     return found
 
 
@@ -137,8 +190,15 @@ def _at_most(name: str, value: float, most: float, digits: str) -> Bar:
 
 
 def _above_peers(own: Scores, peers: list[Scores]) -> Bar:
-    return _compared('median peer, MSRS', own, {
-        metric: median(peer[metric] for peer in peers if metric in peer) for metric in AGAINST_PEERS}, ALWAYS_ABOVE)
+    return _compared(
+        'median peer, MSRS',
+        own,
+        {
+            metric: median(peer[metric] for peer in peers if metric in peer)
+            for metric in AGAINST_PEERS
+        },
+        ALWAYS_ABOVE,
+    )
 
 
 def _above(name: str, own: Scores, other: Scores) -> Bar:
@@ -147,8 +207,13 @@ def _above(name: str, own: Scores, other: Scores) -> Bar:
 
 def _compared(name: str, own: Scores, goals: Scores, always: tuple[str, ...]) -> Bar:
     above = [metric for metric, goal in goals.items() if own[metric] > goal]
-    missed = ', '.join(f'{m} {own[m]:.3f} of {goal:.3f}' for m, goal in goals.items() if m not in above)
+    missed = ', '.join(
+        f'{m} {own[m]:.3f} of {goal:.3f}' for m, goal in goals.items() if m not in above
+    )
     with_these = f', {" and ".join(always)} among them' if always else ''
-    return Bar(name, f'above in {ABOVE_IN} of {len(goals)}{with_these}',
-               f'{len(above)}: {", ".join(above) or "none"}' + (f'; not: {missed}' if missed else ''),
-               len(above) >= ABOVE_IN and set(always) <= set(above))
+    return Bar(
+        name,
+        f'above in {ABOVE_IN} of {len(goals)}{with_these}',
+        f'{len(above)}: {", ".join(above) or "none"}' + (f'; not: {missed}' if missed else ''),
+        len(above) >= ABOVE_IN and set(always) <= set(above),
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an unchanged detector makes of every method: on pairs, with the cameras out of line, and in clips."""
+"""What an unchanged detector makes of every method: on pairs, out of line too, and in clips."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -17,18 +17,28 @@ SHIFT_PX = 8
 EVERY = 10
 
 
-def look_at(methods: dict[str, Fuse], folder: Path, detector: Detector, boxes: Boxes, *, class_number: int = 0,
-            shift_px: int = 0) -> Table:
+def look_at(
+    methods: dict[str, Fuse],
+    folder: Path,
+    detector: Detector,
+    boxes: Boxes,
+    *,
+    class_number: int = 0,
+    shift_px: int = 0,
+) -> Table:
     """Return DetectorTrial.table of every method on the pairs below folder.
 
-    With shift_px the visible image lies that many pixels farther right than it should, its left column
-    repeated. Boxes stay where thermal has the people.
+    With shift_px the visible image lies that many pixels farther right than it should, its left
+    column repeated. Boxes stay where thermal has the people.
     """
     trial = DetectorTrial(detector, boxes=boxes, class_number=class_number)
     for vi_file, ir_file in pair_files(folder):
         pair, visible = read_pair(vi_file, ir_file)
         vi_y, visible = (shifted(image, shift_px) for image in (pair.vi_y, visible))
-        pictures = {name: colored(fused_levels(fuse, pair.ir, vi_y), visible) for name, fuse in methods.items()}
+        pictures = {
+            name: colored(fused_levels(fuse, pair.ir, vi_y), visible)
+            for name, fuse in methods.items()
+        }
         cameras = {RGB: visible, THERMAL: pair.ir}
         trial.look(ir_file.parent.parent.name, ir_file.stem, pictures | cameras, vi_y)
     return trial.table()
@@ -41,8 +51,10 @@ def shifted(image: np.ndarray, right_px: int) -> np.ndarray:
     return np.concatenate([image[:, :1].repeat(right_px, axis=1), image[:, :-right_px]], axis=1)
 
 
-def finds_in_clips(methods: dict[str, Fuse], folder: Path, detector: Detector, *, class_number: int = 0) -> Table:
-    """Return {clip: {method: {'found': detections of the class at 0.3}}} over every tenth frame of the clips."""
+def finds_in_clips(
+    methods: dict[str, Fuse], folder: Path, detector: Detector, *, class_number: int = 0
+) -> Table:
+    """Return {clip: {method: {'found': detections at 0.3}}} over every tenth frame of clips."""
     clips = defaultdict(list)
     for files in pair_files(folder):
         clips[files[1].parent.parent.name].append(files)
@@ -51,8 +63,10 @@ def finds_in_clips(methods: dict[str, Fuse], folder: Path, detector: Detector, *
         counts: dict[str, dict[str, float]] = {}
         for vi_file, ir_file in frames[::EVERY]:
             pair, visible = read_pair(vi_file, ir_file)
-            pictures = {name: colored(fused_levels(fuse, pair.ir, pair.vi_y), visible)
-                        for name, fuse in methods.items()} | {RGB: visible, THERMAL: pair.ir}
+            pictures = {
+                name: colored(fused_levels(fuse, pair.ir, pair.vi_y), visible)
+                for name, fuse in methods.items()
+            } | {RGB: visible, THERMAL: pair.ir}
             found = {name: detector(picture) for name, picture in pictures.items()}
             for name, one in (found | {POOLED: pooled(found[RGB], found[THERMAL])}).items():
                 row = counts.setdefault(name, {'found': 0})

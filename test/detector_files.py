@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def write_constant(path, output, *, size=(64, 64), kind=TensorProto.FLOAT, dims=None):
-    """A detector that returns output (without batch axis) for every picture of size (width, height)."""
+    """A detector that returns output (without batch axis) for every (width, height) picture."""
     node = helper.make_node(
         'Constant', [], ['output'], value=numpy_helper.from_array(output[None], 'output')
     )
@@ -21,7 +21,7 @@ def write_constant(path, output, *, size=(64, 64), kind=TensorProto.FLOAT, dims=
 
 
 def write_hot_spot(path, *, size=(64, 64)):
-    """A YOLOX of one class: in every cell of 8 pixels a box of 8 x 8, as sure as the first channel is bright there.
+    """A YOLOX of one class: a box in every cell of 8 x 8, as sure as the blue channel is bright.
 
     The cells of strides 16 and 32 find nothing.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average precision, objects found and found again on boxes whose values can be worked out by hand; boxes as JSON."""
+"""Average precision and objects found on boxes of known values; boxes as JSON."""
 
 import json
 
@@ -101,7 +101,7 @@ def test_found_again_is_of_the_same_class_and_place():
 
 
 def test_a_trial_scores_every_method_by_data_set():
-    # Given a detector that finds one person of two in RGB, the other in thermal, and by day a car in RGB alone
+    # Given one person found in RGB, another in thermal, and by day a car in RGB alone
     answers = {
         1: found((BOX, 0.9), (FAR, 0.8, 2)),
         2: found((NEXT, 0.6)),

@@ -12,7 +12,13 @@ pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 from detector_files import write_constant, write_hot_spot  # noqa: E402
 
 from diffmf_ros.evaluation.detector import Detections as Found  # noqa: E402
-from diffmf_ros.evaluation.detector import Detector, class_number, pooled, read_classes, suppressed  # noqa: E402
+from diffmf_ros.evaluation.detector import (  # noqa: E402
+    Detector,
+    class_number,
+    pooled,
+    read_classes,
+    suppressed,
+)
 from diffmf_ros.evaluation.layouts import LAYOUTS, DetectorError, choose  # noqa: E402
 
 SIZE = 64, 64
@@ -27,12 +33,12 @@ def one_row(count, columns, row, values):
 
 
 def yolox_output():
-    """One object: the fourth cell of the second row of stride 8, centered in it, 16 x 32 pixels, class 1 at 0.45."""
+    """One object in the fourth cell of the second row: 16 x 32 pixels, class 1 at 0.45."""
     return one_row(CELLS, 5 + 2, 8 + 3, [0.5, 0.5, np.log(2), np.log(4), 0.9, 0.0, 0.5])
 
 
 def nanodet_output(columns=4 * 8 + 2, cells=CELLS):
-    """One object around the point of the same cell: sides of 1, 2, 3 and 1 strides, class 1 at 0.7."""
+    """One object around the same cell: sides of 1, 2, 3 and 1 strides, class 1 at 0.7."""
     output = one_row(cells, columns, 8 + 3, 0)
     output[8 + 3, 1] = 0.7
     for side, strides in enumerate((1, 2, 3, 1)):
@@ -70,7 +76,7 @@ def test_yolov5_and_yolov8_lie_in_the_middle_and_count_in_pixels(tmp_path, name,
 
 @pytest.mark.parametrize(('cells', 'point'), [(CELLS, (28, 12)), (CELLS + 1, (24, 8))])
 def test_nanodet_is_stretched_and_both_versions_have_their_points(tmp_path, cells, point):
-    # Given the first version, with points in the middle of cells, and Plus, with a fourth stride and corners
+    # Given points in the middle of cells, and Plus with a fourth stride and corners
     output = nanodet_output(cells=cells)
     detector = Detector(write_constant(tmp_path / 'd.onnx', output), layout='nanodet')
     found = detector(WIDE)

@@ -46,21 +46,40 @@ def replay(*arguments):
     path = str(Path(diffmf_ros.__file__).parents[1])
     return subprocess.run(
         [sys.executable, '-m', 'diffmf_ros.cli.main', 'replay', *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, env=os.environ | {'PYTHONPATH': path})
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {'PYTHONPATH': path},
+    )
 
 
 def test_objects_of_a_bag_are_counted_in_every_image(bag, tmp_path):
     # Given a detector that finds bright cells, and a bag whose person thermal alone shows
     detector = write_hot_spot(tmp_path / 'd.onnx')
     # when every fifth pair is looked at
-    done = replay(bag, tmp_path / 'out', '--model', 'classical', '--detector', detector, '--detect-every', 5,
-                  '--detect-json', tmp_path / 'counts.json')
+    done = replay(
+        bag,
+        tmp_path / 'out',
+        '--model',
+        'classical',
+        '--detector',
+        detector,
+        '--detect-every',
+        5,
+        '--detect-json',
+        tmp_path / 'counts.json',
+    )
     assert done.returncode == 0, done.stderr
     # then the person is found in thermal and in the fused image, three times
     content = json.loads((tmp_path / 'counts.json').read_text())
-    assert content['totals'] == {'rgb': {'wanted': 0, 'others': 0}, 'thermal': {'wanted': 3, 'others': 0},
-                                 'fused': {'wanted': 3, 'others': 0}}
-    assert [row['stamp_ns'] for row in content['counts']] == [START_NS + n * 10**9 // HZ for n in (0, 5, 10)]
+    assert content['totals'] == {
+        'rgb': {'wanted': 0, 'others': 0},
+        'thermal': {'wanted': 3, 'others': 0},
+        'fused': {'wanted': 3, 'others': 0},
+    }
+    assert [row['stamp_ns'] for row in content['counts']] == [
+        START_NS + n * 10**9 // HZ for n in (0, 5, 10)
+    ]
     assert [row['mode'] for row in content['counts']] == ['CLASSICAL'] * 3
     assert 'an unchanged detector on 3 pairs' in done.stdout
 
@@ -71,7 +90,9 @@ def test_a_bag_without_a_detector_is_fused_as_before(bag, tmp_path):
 
 
 def test_a_detector_that_is_missing_is_said_before_the_bag_is_made(bag, tmp_path):
-    done = replay(bag, tmp_path / 'out', '--model', 'classical', '--detector', tmp_path / 'none.onnx')
+    done = replay(
+        bag, tmp_path / 'out', '--model', 'classical', '--detector', tmp_path / 'none.onnx'
+    )
     assert done.returncode == 2 and 'is not a file' in done.stderr
     assert not (tmp_path / 'out').exists()
 
@@ -86,7 +107,11 @@ def test_pictures_reach_the_detector_as_bgr_and_thermal_as_gray_levels():
 
     red, green = (np.full((8, 8, 3), color, np.uint8) for color in ((200, 0, 0), (0, 200, 0)))
     ramp = 7000 + 10 * np.arange(64, dtype=np.uint16).reshape(8, 8)
-    pair = Pair(Frame(RGB, 1, 'rgb', red, 'rgb8'), Frame(THERMAL, 1, 'thermal', ramp, 'mono16'), offset_ns=0)
+    pair = Pair(
+        Frame(RGB, 1, 'rgb', red, 'rgb8'),
+        Frame(THERMAL, 1, 'thermal', ramp, 'mono16'),
+        offset_ns=0,
+    )
     counts = DetectorCounts(detector, thermal=DEFAULTS.thermal, class_number=1, every=1)
     counts(pair, FusionResult(1, 'rgb', green, 'bgr8', Mode.FUSED))
     # then each comes in the order of OpenCV, and what is sure is counted by class

@@ -7,14 +7,16 @@ from typing import Annotated, NamedTuple
 import typer
 
 Detector = Annotated[
-    Path | None, typer.Option(help='your own detector, an ONNX file, to run on each camera and on the fused image')
+    Path | None,
+    typer.Option(help='your own detector, an ONNX file, for each camera and the fused image'),
 ]
 DetectorLayout = Annotated[
     str, typer.Option(help='what its output means: auto | yolox | yolov5 | yolov8 | nanodet')
 ]
 DetectClass = Annotated[str, typer.Option(help='name or number of the class to look for')]
 Classes = Annotated[
-    str | None, typer.Option(help='names of its classes: a file with one a line, or a list with commas')
+    str | None,
+    typer.Option(help='names of its classes: a file, one a line, or a list with commas'),
 ]
 
 
@@ -25,7 +27,9 @@ class Chosen(NamedTuple):
     class_number: int
 
 
-def detector_from(path: Path | None, *, layout: str, wanted: str, classes: str | None) -> Chosen | None:
+def detector_from(
+    path: Path | None, *, layout: str, wanted: str, classes: str | None
+) -> Chosen | None:
     """Return the detector that the options name, or None without one.
 
     Raises:

@@ -58,12 +58,17 @@ def replay(
                 **({'judge': judge} if judge else {}),
                 report=lambda pair: progress.update(task, completed=pair.rgb.arrival_ns - reader.start_ns))
             progress.update(task, completed=reader.duration_ns)
+    _say(out, counts)
+    if judge:
+        Console().print(judge.table())
+        if detect_json:
+            judge.write_json(detect_json)
+
+
+def _say(out: Path, counts) -> None:
+    """Print what became of the frames of a bag."""
     for problem in sorted(counts.problems):
         typer.echo(problem, err=True)
     modes = ', '.join(f'{count} {mode}' for mode, count in counts.modes.items())
     dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items()) or 'nothing'
     typer.echo(f'{out}: {counts.frames} frames, {counts.pairs} pairs, {modes}; dropped: {dropped}')
-    if judge:
-        Console().print(judge.table())
-        if detect_json:
-            judge.write_json(detect_json)

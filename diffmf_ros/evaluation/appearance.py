@@ -14,7 +14,7 @@ FLAT_LEVELS = (0, 64, 128, 192, 255)
 
 
 def haze(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """Return the mean lift fused - vi_y, in levels, of the darkest visible pixels that are not hot.
+    """Return the mean lift fused - vi_y, in levels, of dark visible pixels that are not hot.
 
     All H x W, levels 0..255. Hot is what lies above the 90th percentile of ir or in a hot blob
     (see targets.hot_blobs); darkest are, of the other pixels, those at or below their 30th
@@ -23,7 +23,7 @@ def haze(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """
     hot = ir > np.percentile(ir, HOT_PERCENTILE)
     for blob in hot_blobs(ir):
-        hot |= blob
+        hot[blob.window] |= blob.inside
     if hot.all():
         return np.nan
     cold_y, cold_f = (np.asarray(image[~hot], np.float64) for image in (vi_y, fused))

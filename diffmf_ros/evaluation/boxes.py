@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes of objects in the pictures of an evaluation, as a JSON file holds them.
 
-{"MSRS_00754N": {"people": [[x0, y0, x1, y1], ...], "ignore": [[x0, y0, x1, y1], ...]}, ...}: pixels of
-the image, the left upper and the right lower corner; "ignore" may be missing. A key is the data set and
-the stem of the file with an underscore between them, or the stem alone.
+{"MSRS_00754N": {"people": [[x0, y0, x1, y1], ...], "ignore": [[x0, y0, x1, y1], ...]}, ...}:
+pixels of the image, the left upper and the right lower corner; "ignore" may be missing. A key is
+the data set and the stem of the file with an underscore between them, or the stem alone.
 """
 
 import json
@@ -22,7 +22,7 @@ class BoxesError(DiffmfError):
 
 @dataclass(frozen=True)
 class Truth:
-    """What is in one image: objects to find and regions where a find counts for nothing; each N x 4."""
+    """Objects to find in one image and regions where a find does not count; N x 4 each."""
 
     people: np.ndarray
     ignore: np.ndarray
@@ -40,7 +40,7 @@ class Boxes:
 
 
 def read_boxes(path: Path) -> Boxes:
-    """Read the boxes of a file. Raises BoxesError, with the entry, for what is not as the module says."""
+    """Read the boxes of a file. Raises BoxesError, with the entry, for what are no boxes."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
@@ -78,7 +78,8 @@ def _array(path: Path, where: str, boxes: object) -> np.ndarray:
         )
         if not numbers or box[2] <= box[0] or box[3] <= box[1]:
             raise BoxesError(
-                f'{path}, {where}: expected [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {_short(box)}'
+                f'{path}, {where}: expected [x0, y0, x1, y1] with x0 < x1 and y0 < y1, '
+                f'got {_short(box)}'
             )
     return np.array(boxes, np.float64).reshape(-1, 4)
 

@@ -22,11 +22,11 @@ def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def matches(found: Detections, truth: Truth, *, overlap: float) -> tuple[np.ndarray, np.ndarray]:
-    """Match the detections of one image, the surest first, each to the free object that it overlaps most.
+    """Match the detections of one image, the surest first, each to its closest free object.
 
     Returns:
-        The object of each detection (N, -1 for none), and whether it counts (N bool): one without an
-        object does not where more than half of it lies in one region to ignore.
+        The object of each detection (N, -1 for none), and whether it counts (N bool): one without
+        an object does not where more than half of it lies in one region to ignore.
     """
     scores = overlaps(found.boxes, truth.people)
     taken = np.zeros(len(truth.people), bool)
@@ -44,7 +44,7 @@ def matches(found: Detections, truth: Truth, *, overlap: float) -> tuple[np.ndar
 
 
 def average_precision(images: Sequence[tuple[Detections, Truth]], *, overlap: float) -> float:
-    """Return the area under precision over recall of all images together; NaN where there are no objects.
+    """Return the area under precision over recall of all images together; NaN without objects.
 
     Precision at a recall is the best at that or a higher one, as in PASCAL VOC since 2010.
     """
@@ -63,7 +63,7 @@ def average_precision(images: Sequence[tuple[Detections, Truth]], *, overlap: fl
 
 
 def objects_found(images: Sequence[tuple[Detections, Truth]]) -> int:
-    """Return how many objects are found with a score of at least 0.3 and an overlap of at least 0.4."""
+    """Return how many objects are found at a score of at least 0.3 and an overlap of 0.4."""
     return sum(
         int(np.sum(matches(sure(found), truth, overlap=FOUND_OVERLAP)[0] >= 0))
         for found, truth in images
@@ -76,7 +76,7 @@ def sure(found: Detections) -> Detections:
 
 
 def found_again(reference: Detections, found: Detections) -> int:
-    """Return how many of reference are in found: of the same class, overlapping by at least a half."""
+    """Return how many of reference are in found: of one class, overlapping by at least a half."""
     again = 0
     for number in np.unique(reference.classes):
         own, other = (one.only(one.classes == number) for one in (reference, found))

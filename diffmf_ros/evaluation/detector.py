@@ -16,7 +16,7 @@ AUTO = 'auto'
 
 
 class Detections(NamedTuple):
-    """What a detector finds: boxes N x 4 float32 (x0, y0, x1, y1 in pixels), scores N float32, classes N int."""
+    """Objects in a picture: boxes N x 4 float32 (x0, y0, x1, y1 px), scores N float32, classes N."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -32,13 +32,14 @@ class Detector:
 
     Args:
         path: the file; its one input is 1 x 3 x height x width, float32 or float16.
-        layout: 'yolox', 'yolov5', 'yolov8' or 'nanodet' (see layouts); 'auto' takes what the output proves.
+        layout: 'yolox', 'yolov5', 'yolov8' or 'nanodet' (see layouts); 'auto' takes what the
+            output proves.
         classes: number of classes, where it is known; decides between layouts that look alike.
         size: (width, height) of the input, for a file that leaves it open.
         threads: of onnxruntime; 0 is one per core.
 
     Raises:
-        DetectorError: onnxruntime is missing, the file cannot be loaded, or it is of no known layout.
+        DetectorError: onnxruntime is missing, the file cannot be loaded or is of no known layout.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Detector:
         self.class_count = self.layout.decode(np.zeros(shape, np.float32), self.size)[1].shape[1]
 
     def __call__(self, picture: np.ndarray, *, least_score: float = LEAST_SCORE) -> Detections:
-        """Return the objects in an H x W x 3 uint8 BGR picture, or H x W gray, the surest first."""
+        """Return the objects in a picture, H x W x 3 uint8 BGR or H x W gray, the surest first."""
         if picture.ndim == 2:
             picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
         pixels, placement = self.layout.place(picture, self.size)
@@ -98,7 +99,7 @@ class Detector:
 
 
 def suppressed(found: Detections) -> Detections:
-    """Return the detections without those that overlap a surer one of their class, the surest first."""
+    """Return detections without those that overlap a surer one of their class, surest first."""
     kept = []
     corner_and_size = np.concatenate(
         [found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], axis=1
@@ -122,7 +123,7 @@ def pooled(first: Detections, second: Detections) -> Detections:
 
 
 def read_classes(text: str) -> list[str]:
-    """Return class names from a file, one a line, or from a list with commas. Raises DetectorError for none."""
+    """Return class names from a file, one a line, or a list with commas; else DetectorError."""
     path = Path(text)
     try:
         lines = (
@@ -139,7 +140,7 @@ def read_classes(text: str) -> list[str]:
 
 
 def class_number(wanted: str, names: list[str] | None) -> int:
-    """Return the number of a class that is given by its name or number. Raises DetectorError for an unknown name."""
+    """Return the number of a class by its name or number, or raise DetectorError."""
     if wanted.isdecimal():
         return int(wanted)
     if names is None and wanted == 'person':

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a detector finds in the pairs of a recording: counts for each camera and the fused image."""
+"""Counts of what a detector finds in a recording, for each camera and the fused image."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ KINDS = 'rgb', 'thermal', 'fused'
 
 
 class DetectorCounts:
-    """Counts the detections in every n-th pair that it is called with, and of what it was fused to.
+    """Counts the detections in every n-th pair that it is called with, and in the fused image.
 
     Args:
         detector: a detector, or a function of its kind.
@@ -64,7 +64,9 @@ class DetectorCounts:
     def totals(self) -> dict[str, dict[str, int]]:
         """Return {rgb | thermal | fused: {wanted, others}}, sums over the pairs looked at."""
         return {
-            kind: {what: sum(row[kind][what] for row in self.rows) for what in ('wanted', 'others')}
+            kind: {
+                what: sum(row[kind][what] for row in self.rows) for what in ('wanted', 'others')
+            }
             for kind in KINDS
         }
 
@@ -83,7 +85,9 @@ class DetectorCounts:
         """Write totals, pairs and counts of every pair. Raises EvaluationError when it cannot."""
         content = {'pairs': len(self.rows), 'every': self._every, 'totals': self.totals()}
         try:
-            path.write_text(json.dumps(content | {'counts': self.rows}, indent=1), encoding='utf-8')
+            path.write_text(
+                json.dumps(content | {'counts': self.rows}, indent=1), encoding='utf-8'
+            )
         except OSError as error:
             raise EvaluationError(f'{path} cannot be written: {error}') from error
 

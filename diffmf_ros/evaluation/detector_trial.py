@@ -66,7 +66,7 @@ class DetectorTrial:
         return look
 
     def table(self) -> Table:
-        """Return {data set: {method: scores}}, 'all' last; see COLUMNS. NaN is what nothing defines."""
+        """Return {data set: {method: scores}}, 'all' last; see COLUMNS. NaN: not defined."""
         sets = sorted({look.dataset for look in self.looks})
         groups = {
             dataset: [look for look in self.looks if look.dataset == dataset] for dataset in sets

@@ -12,13 +12,15 @@ from .detector import Detections
 TRUTH, IGNORED, WANTED, OTHER = (80, 220, 80), (150, 150, 150), (0, 140, 255), (255, 160, 60)
 
 
-def drawn(picture: np.ndarray, found: Detections, truth: Truth | None, *, wanted: int) -> np.ndarray:
+def drawn(
+    picture: np.ndarray, found: Detections, truth: Truth | None, *, wanted: int
+) -> np.ndarray:
     """Return a copy of a picture with boxes.
 
     Args:
         picture: uint8, H x W or H x W x 3 BGR.
         found: detections, of which those with a score of at least 0.3 are drawn: orange where they
-            are of the class wanted, else blue; with their scores, of other classes also the number.
+            are of the class wanted, else blue; with their scores, else also with the class.
         truth: objects are green, regions to ignore gray.
         wanted: number of the class of the objects.
 
@@ -34,8 +36,16 @@ def drawn(picture: np.ndarray, found: Detections, truth: Truth | None, *, wanted
         _box(image, box, WANTED if number == wanted else OTHER)
         label = f'{score:.2f}' if number == wanted else f'{number}: {score:.2f}'
         place = round(float(box[0])), max(9, round(float(box[1])) - 2)
-        cv2.putText(image, label, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35,
-                    WANTED if number == wanted else OTHER, 1, cv2.LINE_AA)
+        cv2.putText(
+            image,
+            label,
+            place,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.35,
+            WANTED if number == wanted else OTHER,
+            1,
+            cv2.LINE_AA,
+        )
     return image
 
 

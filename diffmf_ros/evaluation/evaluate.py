@@ -106,28 +106,21 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
     name, fuse = method or (FROM_FILES, None)
     ways = {name: fuse} | {way: function for way, function in BASELINES.items() if way != name}
     found, problems = sources(data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
-    meters = {way: FlickerMeter() for way in ways} if sequence else {}
-    scored, flat, last = [], {}, None
+    run = _Run(ways, {way: FlickerMeter() for way in ways} if sequence else {})
+    scored = []
     for done, source in enumerate(found, start=1):
-        if source.dataset != last:
-            last, fresh = source.dataset, True
-            for meter in meters.values():
-                meter.interrupt()
         result = _score(source, ways, boxes) if source.files else None
+        run.take(source.dataset, result)
         if isinstance(result, Problem):
             problems.append(result)
-        if isinstance(result, _Result):
+        elif result is not None:
             scored.append(Scored(source.dataset, source.name, result.scores))
             look = result.look(trial, source) if trial else None
             if show:
                 show(result.images, result.picture(name), result.scores[name], look)
-            if fresh:
-                fresh = False
-                _measure_flat(flat, ways, result.images.vi_y)
-        _measure(meters, result)
         report(done, len(found))
-    return Evaluation(name, scored, problems, {way: meter.result() for way, meter in meters.items()},
-                      flat, trial.table() if trial else {})
+    flicker = {way: meter.result() for way, meter in run.meters.items()}
+    return Evaluation(name, scored, problems, flicker, run.flat, trial.table() if trial else {})
 
 
 @dataclass(frozen=True)
@@ -173,15 +166,28 @@ def _colors(images: Images, fused_y: np.ndarray, *, fuse: Fuse | None) -> tuple[
     return images.visible, fused if fused.ndim == 3 else cv2.cvtColor(fused, cv2.COLOR_GRAY2BGR)
 
 
-def _measure_flat(flat: dict[str, float], ways: dict[str, Fuse | None], vi_y: np.ndarray) -> None:
-    for way, fuse in ways.items():
-        if fuse:
-            flat[way] = min(flat.get(way, np.inf), flat_thermal(fuse, vi_y))
+@dataclass
+class _Run:
+    """What is measured over several images: flicker, and flat thermal on the first image of a data set."""
 
+    ways: dict[str, Fuse | None]
+    meters: dict[str, FlickerMeter]
+    flat: dict[str, float] = field(default_factory=dict)
+    dataset: str | None = None  # of the last image
+    measured: set[str] = field(default_factory=set)
 
-def _measure(meters: dict[str, FlickerMeter], result) -> None:
-    for way, meter in meters.items():
-        if isinstance(result, _Result):
-            meter.add(result.images.ir, result.images.vi_y, result.levels[way])
-        else:
-            meter.interrupt()
+    def take(self, dataset: str, result: '_Result | Problem | None') -> None:
+        """Take the next image; one that could not be scored interrupts the frames of a sequence."""
+        usable = isinstance(result, _Result)
+        for way, meter in self.meters.items():
+            if dataset != self.dataset or not usable:
+                meter.interrupt()
+            if usable:
+                meter.add(result.images.ir, result.images.vi_y, result.levels[way])
+        self.dataset = dataset
+        if usable and dataset not in self.measured:
+            self.measured.add(dataset)
+            for way, fuse in self.ways.items():
+                if fuse:
+                    worst = flat_thermal(fuse, result.images.vi_y)
+                    self.flat[way] = min(self.flat.get(way, np.inf), worst)

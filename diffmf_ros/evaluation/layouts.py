@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layouts of object detectors as ONNX files: how each wants its picture, and how its output is read.
+"""Layouts of object detectors as ONNX files: what each wants to see, and how its output is read.
 
 A layout is the convention of one family of exports. Sizes are (width, height) in pixels; boxes are
 x0, y0, x1, y1. Which one a file has follows from the shape of its output, where that is certain.
@@ -28,7 +28,7 @@ class DetectorError(DiffmfError):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lies in a detector's input: input pixel = picture pixel * scale + offset, by x and y."""
+    """Place of a picture in a detector's input: input = picture * scale + offset, by x and y."""
 
     scale: tuple[float, float]
     offset: tuple[float, float]
@@ -53,10 +53,10 @@ class Layout:
 
 
 def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) -> Layout:
-    """Return the layout that the output shape (without the batch axis) of an input of this size proves.
+    """Return the layout that an output shape (without batch axis) proves for a size of input.
 
-    classes is the number of class names, where they are known. Raises DetectorError, with the shape,
-    where no layout or more than one fits.
+    classes is the number of class names, where they are known. Raises DetectorError, with the
+    shape, where no layout or more than one fits.
     """
     fitting = [name for name in LAYOUTS if len(shape) == 2 and _fits(name, shape, size, classes)]
     if len(fitting) > 1 and classes is None:  # a YOLOX of 107 classes looks like a NanoDet of 80
@@ -71,18 +71,19 @@ def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) ->
         f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is {verdict}; '
         f'expected, for C classes, 1 x {cells} x (5 + C) of yolox, 1 x {3 * cells} x (5 + C) of '
         f'yolov5, 1 x (4 + C) x {cells} of yolov8, or 1 x {cells} or {plus_cells} x '
-        f'(C + {4 * NANODET_BINS}) of nanodet, without suppression of overlaps in the file; give the '
-        'names of the classes or the layout, or export it that way'
+        f'(C + {4 * NANODET_BINS}) of nanodet, without suppression of overlaps in the file; give '
+        'the names of the classes or the layout, or export it that way'
     )
 
 
 def named(name: str, shape: tuple[int, ...], size: Size) -> Layout:
-    """Return the layout of this name. Raises DetectorError for another name and an output it cannot have."""
+    """Return the layout of this name, or raise DetectorError for a wrong name or output."""
     if name not in LAYOUTS:
         raise DetectorError(f'expected a detector layout of {", ".join(LAYOUTS)}, got {name!r}')
     if len(shape) != 2 or not _fits(name, shape, size, None):
         raise DetectorError(
-            f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is not that of {name}'
+            f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is not that of '
+            f'{name}'
         )
     return LAYOUTS[name]
 
@@ -113,7 +114,7 @@ def _cell_count(size: Size, strides: tuple[int, ...] = STRIDES) -> int:
 
 
 def _cells(size: Size, strides: tuple[int, ...] = STRIDES) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of every cell (N x 2) and its stride (N x 1), level by level, in row order."""
+    """Column and row of every cell (N x 2) and its stride (N x 1), by level, in row order."""
     grids, steps = [], []
     for stride in strides:
         rows, columns = np.mgrid[: -(-size[1] // stride), : -(-size[0] // stride)]
@@ -141,7 +142,7 @@ def _yolov8(output: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nanodet(output: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Decode both versions: NanoDet-Plus has a fourth stride, and points at the corners of its cells."""
+    """Decode both versions: NanoDet-Plus has a fourth stride and points at corners of cells."""
     plus = len(output) != _cell_count(size)
     cells, strides = _cells(size, (*STRIDES, 64) if plus else STRIDES)
     points = (cells + (0 if plus else 0.5)) * strides

@@ -4,9 +4,30 @@
 import math
 
 # What a fused image is for comes first; the metrics of the literature are there to compare.
-HEADLINE = 'target', 'target_worst', 'target_dark', 'thermal_detail', 'detail', 'haze', 'saturation'
-LITERATURE = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'CC',
-              'PSNR', 'Nabf')
+HEADLINE = (
+    'target',
+    'target_worst',
+    'target_dark',
+    'thermal_detail',
+    'detail',
+    'haze',
+    'saturation',
+)
+LITERATURE = (
+    'EN',
+    'SD',
+    'SF',
+    'AG',
+    'MI',
+    'SCD',
+    'VIF',
+    'Qabf',
+    'SSIM_dr2',
+    'SSIM_dr255',
+    'CC',
+    'PSNR',
+    'Nabf',
+)
 METRICS = (*HEADLINE, *LITERATURE, 'salience')
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contrast of warm targets in a fused image, beside that of the better of the two cameras.
 
-All images are H x W of levels 0..255, uint8 or float. Lengths follow the image height H, so that an
-image and the same image at half the size have the same targets.
+All images are H x W of levels 0..255, uint8 or float. Lengths follow the image height H, so that
+an image and the same image at half the size have the same targets.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def kept(self) -> float:
-        """Contrast in the fused image over that in the better camera, without signs; not clipped."""
+        """Contrast in the fused image over that in the better camera, unsigned and unlimited."""
         return abs(self.fused) / max(abs(self.ir), abs(self.vi_y))
 
     @property
@@ -63,24 +63,34 @@ def targets(
 
     A target that reaches 20 levels of contrast in neither camera is left out.
     """
-    if boxes is None:
-        regions = hot_blobs(ir)
-        taken = np.any(regions, axis=0) if regions else np.zeros(ir.shape, bool)
-    else:
-        regions = [region for region in (_ellipse(box, ir.shape) for box in boxes) if region.any()]
-        taken = np.zeros(ir.shape, bool)
-        for box in (*boxes, *ignore):
-            taken[_window(box, ir.shape)] = True
-    found = []
-    for region in regions:
-        ring = _ring(region, taken)
-        if ring.any():
-            found.append(Target(*(_contrast(image, region, ring) for image in (ir, vi_y, fused))))
+    regions = hot_blobs(ir) if boxes is None else _boxed(boxes, ignore, ir.shape)
+    found = [
+        Target(*(region.contrast(image) for image in (ir, vi_y, fused)))
+        for region in regions
+        if region.ring.any()
+    ]
     return [t for t in found if max(abs(t.ir), abs(t.vi_y)) >= LEAST_CONTRAST]
 
 
-def hot_blobs(ir: np.ndarray) -> list[np.ndarray]:
-    """Return the masks (H x W bool) of what is hotter than its surround at the scale of people.
+@dataclass(frozen=True)
+class Region:
+    """A target and the ring around it, as masks (h x w bool) of a window of the image."""
+
+    window: tuple[slice, slice]
+    inside: np.ndarray
+    ring: np.ndarray
+
+    def contrast(self, image: np.ndarray) -> float:
+        """Return the mean of an H x W image inside minus that of the ring, in levels."""
+        part = image[self.window]
+        return float(
+            np.mean(part[self.inside], dtype=np.float64)
+            - np.mean(part[self.ring], dtype=np.float64)
+        )
+
+
+def hot_blobs(ir: np.ndarray) -> list[Region]:
+    """Return what is hotter than its surround at the scale of people.
 
     The white top-hat of ir, smoothed by a Gaussian of 1 pixel, with a square of H / 8 is at least
     50 levels there; 8-connected, at least (H / 40)^2 pixels, and at least 20 levels warmer than
@@ -93,17 +103,13 @@ def hot_blobs(ir: np.ndarray) -> list[np.ndarray]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(
         hot.astype(np.uint8), connectivity=8
     )
-    large = [
-        label
-        for label in range(1, count)
-        if stats[label, cv2.CC_STAT_AREA] >= max(1.0, (height * SMALLEST_SHARE) ** 2)
-    ]
     blobs = []
-    for mask in (labels == label for label in large):
-        ring = _ring(mask, hot)
-        if ring.any() and _contrast(ir, mask, ring) >= LEAST_CONTRAST:
-            blobs.append(mask)
-    return blobs
+    for label in range(1, count):
+        x, y, width, tall, area = (int(value) for value in stats[label])
+        if area >= max(1.0, (height * SMALLEST_SHARE) ** 2):
+            bounds = slice(y, y + tall), slice(x, x + width)
+            blobs.append(_region(bounds, labels[bounds] == label, hot))
+    return [blob for blob in blobs if blob.ring.any() and blob.contrast(ir) >= LEAST_CONTRAST]
 
 
 def summary(found: Sequence[Target]) -> dict[str, float]:
@@ -123,35 +129,43 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else np.nan
 
 
-def _contrast(image: np.ndarray, region: np.ndarray, ring: np.ndarray) -> float:
-    return float(np.mean(image[region], dtype=np.float64) - np.mean(image[ring], dtype=np.float64))
+def _boxed(boxes: Sequence[Box], ignore: Sequence[Box], shape: tuple[int, int]) -> list[Region]:
+    """The ellipses in boxes, with rings that leave out all boxes."""
+    taken = np.zeros(shape, bool)
+    for box in (*boxes, *ignore):
+        taken[_bounds(box, shape)] = True
+    bounds = [_bounds(box, shape) for box in boxes]
+    inside = [_ellipse(box, part) for box, part in zip(boxes, bounds, strict=True)]
+    return [_region(p, mask, taken) for p, mask in zip(bounds, inside, strict=True) if mask.any()]
 
 
-def _ring(region: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """H x W bool: what is farther than the gap and within the ring's width of region, and not taken."""
-    width = GAP_PX + max(1, round(region.shape[0] * RING_SHARE))
-    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
-    part = tuple(slice(max(0, line[0] - width), line[-1] + width + 1) for line in (rows, columns))
-    inside = region[part].astype(np.uint8)
-    near, far = (cv2.dilate(inside, _disc(radius)).astype(bool) for radius in (GAP_PX, width))
-    ring = np.zeros(region.shape, bool)
-    ring[part] = far & ~near & ~taken[part]
-    return ring
+def _region(bounds: tuple[slice, slice], inside: np.ndarray, taken: np.ndarray) -> Region:
+    """The region of a mask with these bounds; its ring lacks what is taken (H x W bool)."""
+    height = taken.shape[0]
+    width = GAP_PX + max(1, round(height * RING_SHARE))
+    window = tuple(slice(max(0, line.start - width), line.stop + width) for line in bounds)
+    mask = np.zeros(taken[window].shape, np.uint8)
+    down, right = (line.start - part.start for line, part in zip(bounds, window, strict=True))
+    mask[down : down + inside.shape[0], right : right + inside.shape[1]] = inside
+    near, far = (cv2.dilate(mask, _disc(radius)).astype(bool) for radius in (GAP_PX, width))
+    return Region(window, mask.astype(bool), far & ~near & ~taken[window])
 
 
 def _disc(radius: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
 
 
-def _window(box: Box, shape: tuple[int, int]) -> tuple[slice, slice]:
-    x0, y0, x1, y1 = (max(0, round(value)) for value in box)
-    return slice(min(y0, shape[0]), y1), slice(min(x0, shape[1]), x1)
+def _bounds(box: Box, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a box, cut at the image."""
+    x0, y0, x1, y1 = (max(0, round(float(value))) for value in box)
+    rows = slice(min(y0, shape[0]), min(y1, shape[0]))
+    return rows, slice(min(x0, shape[1]), min(x1, shape[1]))
 
 
-def _ellipse(box: Box, shape: tuple[int, int]) -> np.ndarray:
-    """H x W bool: the pixels whose centers lie in the ellipse that the box holds."""
+def _ellipse(box: Box, bounds: tuple[slice, slice]) -> np.ndarray:
+    """h x w bool within bounds: the pixels whose centers lie in the ellipse that the box holds."""
     x0, y0, x1, y1 = box
-    down, right = np.ogrid[: shape[0], : shape[1]]
+    down, right = np.ogrid[bounds]
     across, along = max(x1 - x0, 1) / 2, max(y1 - y0, 1) / 2
     dx, dy = (right + 0.5 - (x0 + x1) / 2) / across, (down + 0.5 - (y0 + y1) / 2) / along
     return dx**2 + dy**2 <= 1
