@@ -63,6 +63,28 @@ def test_a_lens_cap_with_a_few_defective_pixels_is_flat():
     assert judged(rgb_scene(), image)[1] is Sight.FLAT
 
 
+@pytest.mark.parametrize('shape', [(60, 80), (120, 160), SHAPE])
+def test_a_lens_cap_with_shading_is_flat(shape):
+    y, x = np.mgrid[-1:1:shape[0] * 1j, -1:1:shape[1] * 1j]
+    shaded = noisy(120, 3, shape) - 15 * (x * x + y * y) + 4 * x
+
+    assert judged(rgb_scene(), shaded.round().astype(np.uint8))[1] is Sight.FLAT
+
+
+@pytest.mark.parametrize('shape', [(60, 80), (120, 160), SHAPE])
+def test_a_lens_cap_with_the_stripes_of_its_columns_and_rows_is_flat(shape):
+    rng = np.random.default_rng(4)
+    striped = noisy(120, 3, shape) + rng.normal(0, 5, shape[1]) + rng.normal(0, 3, (shape[0], 1))
+
+    assert judged(rgb_scene(), striped.round().astype(np.uint8))[1] is Sight.FLAT
+
+
+def test_a_slope_over_the_whole_range_is_no_shading():
+    slope = np.tile(np.linspace(0, 255, SIZE[0]).astype(np.uint8), (SIZE[1], 1))
+
+    assert judged(rgb_scene(), slope)[1] is Sight.CLEAR
+
+
 @pytest.mark.parametrize('contrast', [12, 20, 40])
 def test_faint_structure_is_not_flat(contrast):
     calm = 90 + contrast * (thermal_scene(warmth=0) - 45.0) / 50
