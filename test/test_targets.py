@@ -27,25 +27,26 @@ def snow():
     return picture(60, (WALKER, 160), (OTHER, 160)), picture(200, (WALKER, 50), (OTHER, 200))
 
 
-def test_hot_blobs_are_people_not_walls_and_not_specks():
-    ir = picture(
-        60,
-        (WALKER, 160),
-        (np.s_[:, 260:], 200),
-        (np.s_[20:23, 20:23], 250),
-        (np.s_[180:210, 60:72], 100),
-    )
-    # Given a wall broader than people, a speck of 9 pixels and a blob of 40 levels
+def test_hot_blobs_are_people_and_nothing_else():
+    # Given a walker, a wall broader than people, a speck of 9 pixels, a blob of 40 levels and a kerb
+    wall, speck, cool = np.s_[20:140, 240:280], np.s_[20:23, 20:23], np.s_[180:210, 60:72]
+    kerb = np.s_[220:224, 100:150]
+    ir = picture(60, (WALKER, 160), (wall, 200), (speck, 250), (cool, 100), (kerb, 160))
     blobs = hot_blobs(ir)
     # then the walker alone is found, but for a pixel at its edge
     assert len(blobs) == 1
     found = np.zeros(SHAPE, bool)
     found[blobs[0].window] = blobs[0].inside
     rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
-    assert (
-        np.abs(np.subtract((rows[0], rows[-1], columns[0], columns[-1]), (100, 129, 60, 71))).max()
-        <= 1
-    )
+    edges = np.subtract((rows[0], rows[-1], columns[0], columns[-1]), (100, 129, 60, 71))
+    assert np.abs(edges).max() <= 1
+
+
+def test_what_is_cooler_than_a_tenth_of_the_image_is_no_target():
+    # Given a house in the sun, a sixth of the image, and a walker who is cooler than that
+    house = np.s_[:, 250:]
+    assert len(hot_blobs(picture(60, (WALKER, 160), (house, 150)))) == 1
+    assert hot_blobs(picture(60, (WALKER, 160), (house, 170))) == []
 
 
 def test_a_flat_thermal_image_has_no_targets():

@@ -17,6 +17,9 @@ PEOPLE_SHARE = (
 BLUR_SIGMA_PX = 1.0  # noise of a thermal camera makes no blobs
 HOT_LEVELS = 50.0  # of the top-hat
 SMALLEST_SHARE = 1 / 40  # a blob has at least the area of a square of this side over H
+LEAST_FILLED = 0.3  # of a blob's bounding box
+MOST_SLENDER = 5.0  # longer over shorter side of that
+WARM_PERCENTILE = 90  # of thermal, for the mean of a blob
 RING_SHARE = 1 / 40  # width of the ring over H
 GAP_PX = 2  # between blob and ring: pixels of the edge belong to neither
 LEAST_CONTRAST = 20.0  # levels; below that in both cameras there is no target to keep
@@ -93,8 +96,10 @@ def hot_blobs(ir: np.ndarray) -> list[Region]:
     """Return what is hotter than its surround at the scale of people.
 
     The white top-hat of ir, smoothed by a Gaussian of 1 pixel, with a square of H / 8 is at least
-    50 levels there; 8-connected, at least (H / 40)^2 pixels, and at least 20 levels warmer than
-    the ring around it.
+    50 levels there; 8-connected and at least (H / 40)^2 pixels. Kerbs and trunks in the sun are
+    left out: a blob fills at least 0.3 of its bounding box, whose longer side is at most 5 times
+    the shorter one, its mean is at or above the 90th percentile of ir, and it is at least 20
+    levels warmer than the ring around it.
     """
     height = ir.shape[0]
     side = 2 * max(1, round(height * PEOPLE_SHARE / 2)) + 1
@@ -106,10 +111,19 @@ def hot_blobs(ir: np.ndarray) -> list[Region]:
     blobs = []
     for label in range(1, count):
         x, y, width, tall, area = (int(value) for value in stats[label])
-        if area >= max(1.0, (height * SMALLEST_SHARE) ** 2):
+        compact = area >= LEAST_FILLED * width * tall
+        compact &= max(width, tall) <= MOST_SLENDER * min(width, tall)
+        if compact and area >= max(1.0, (height * SMALLEST_SHARE) ** 2):
             bounds = slice(y, y + tall), slice(x, x + width)
             blobs.append(_region(bounds, labels[bounds] == label, hot))
-    return [blob for blob in blobs if blob.ring.any() and blob.contrast(ir) >= LEAST_CONTRAST]
+    warm = np.percentile(ir, WARM_PERCENTILE)
+    return [
+        blob
+        for blob in blobs
+        if np.mean(ir[blob.window][blob.inside]) >= warm
+        and blob.ring.any()
+        and blob.contrast(ir) >= LEAST_CONTRAST
+    ]
 
 
 def summary(found: Sequence[Target]) -> dict[str, float]:
