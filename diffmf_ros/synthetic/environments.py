@@ -20,7 +20,8 @@ class Environment:
     headlight: irradiance of the own low beam at 10 m; headlamps: radiance of the lamps of other cars.
     scatter: share of bright light that the lens spreads over 100 px (dirt and rain: glare).
     windows: brightness of lit windows; shadow: darkness of the ground under people and cars.
-    coats, hues, car_paint: range of the reflectance of clothes, its spread over R, G, B, and that of cars.
+    coats, hues, car_paint: range of the reflectance of coats, its spread over R, G, B, and that of cars;
+    trousers: their reflectance as a share of the coat's.
     smoke, smoke_color: optical depth of the densest sheet in the visible, radiance of thick smoke.
     fog_per_m: extinction of the visible; fog has the color of the horizon.
     snow: share of the ground under snow, which then falls, too.
@@ -48,6 +49,7 @@ class Environment:
     windows: float = 0.0
     shadow: float = 0.5
     hues: float = 0.12
+    trousers: float = 0.8
     clothing: float = 1.0
     scattered: bool = True
     smoke: float = 0.0
@@ -74,12 +76,12 @@ ENVIRONMENTS = {
     'night': _NIGHT,
     'smoke': _SMOKE,
     'soot': replace(
-        _SMOKE, summary='black smoke, darker than people', coats=(.15, .50), hues=.3, smoke=6.0,
+        _SMOKE, summary='black smoke, darker than people', coats=(.15, .50), hues=.3, trousers=.5, smoke=8.0,
         smoke_color=(.026, .025, .024), scattered=True),
     'fog': Environment(
         'fog by day, sight about 40 m', casts.STREET, air_c=6.0, skin_k=19.0, sky_c=(2.0, 5.0), speed_m_s=1.5,
         ambient=(.55, .57, .60), sky=((.60, .62, .64), (.58, .60, .62)), exposure=1.4, coats=(.03, .25),
-        car_paint=.12, hues=.25, clothing=.8, shadow=.3, fog_per_m=.09),
+        car_paint=.12, hues=.25, trousers=.6, clothing=.8, shadow=.3, fog_per_m=.09),
     'glare': replace(
         _NIGHT, summary='dazzling lamps of oncoming cars by night', cast=casts.GLARE, speed_m_s=1.5,
         headlamps=150.0, scatter=.4, coats=(.03, .12), hues=.25, scattered=True),
@@ -91,12 +93,12 @@ ENVIRONMENTS = {
     'day': Environment(
         'a sunny day, the road as warm as people', casts.STREET, air_c=20.0, skin_k=13.0, sky_c=(-6.0, 8.0),
         speed_m_s=1.5, ambient=(.36, .42, .52), sky=((.16, .30, .62), (.48, .58, .72)), exposure=1.5,
-        coats=(.03, .35), car_paint=.16, hues=.3, lamp=(1.75, 1.62, 1.40), sun=True, heat=1.5, sun_k=6.0,
+        coats=(.03, .35), car_paint=.16, hues=.3, trousers=.4, lamp=(1.75, 1.62, 1.40), sun=True, heat=1.5, sun_k=6.0,
         gray_range_k=(-8.0, 18.0)),
     'dusk': Environment(
         'a warm evening, gray background in thermal', casts.STREET, air_c=24.0, skin_k=9.5, sky_c=(21.0, 26.0),
         speed_m_s=1.5, ambient=(.050, .055, .075), sky=((.06, .08, .16), (.20, .16, .15)), exposure=4.0,
-        coats=(.03, .20), car_paint=.08, hues=.3, lamp=(.25, .18, .10), headlight=.08, headlamps=2.0,
+        coats=(.03, .20), car_paint=.08, hues=.3, trousers=.5, lamp=(.25, .18, .10), headlight=.08, headlamps=2.0,
         windows=.8, shadow=.3, heat=2.2, auto_gain=True),
 }
 

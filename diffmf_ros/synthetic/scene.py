@@ -114,7 +114,8 @@ def _actors(rng: np.random.Generator, environment: Environment, seed: int):
 def _shape(rng: np.random.Generator, environment: Environment, mover: Mover) -> Callable:
     if mover.kind == 'person':
         tint = rng.uniform(*environment.coats) * rng.uniform(1 - environment.hues, 1 + environment.hues, 3)
-        figure = Person(mover.height_m, tuple(tint), tuple(tint * .8), environment.skin_k, environment.clothing)
+        trousers = tint[::-1] * environment.trousers
+        figure = Person(mover.height_m, tuple(tint), tuple(trousers), environment.skin_k, environment.clothing)
         return lambda pose, eye: figure.parts(pose.phase, pose.heading)
     if mover.kind == 'car':
         tone = environment.car_paint

@@ -95,13 +95,21 @@ class Person:
         arms = [self._arm((offset * (half + 0.045 * h), shoulder - 0.02 * h), phase + turn, swing * direction)
                 for offset, turn in ((-1.0, math.pi), (1.0, 0.0))]
         lean = 0.02 * h * direction * abs(side)
-        torso = np.array([[-half * 1.25, hip - 0.05 * h, 0], [half * 1.25, hip - 0.05 * h, 0],
-                          [half * 1.2 + lean / 2, 0.66 * h, 0], [half * 1.5 + lean, 0.79 * h, 0],
-                          [half * 0.9 + lean, 0.835 * h, 0], [-half * 0.9 + lean, 0.835 * h, 0],
-                          [-half * 1.5 + lean, 0.79 * h, 0], [-half * 1.2 + lean / 2, 0.66 * h, 0]])
-        body = [Part(torso, self.coat, 0.56 * self._cloth_k),
-                Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat, 0.64 * self._cloth_k)]
+        body = self._torso(half, hip, lean)
         return arms[0] + legs[0] + legs[1] + body + self._head(lean, away, direction * abs(side)) + arms[1]
+
+    def _torso(self, half: float, hip: float, lean: float) -> list[Part]:
+        h = self.height_m
+        # How far out in half widths, height, and share of the lean, up one side.
+        side = ((1.25, hip - 0.05 * h, 0.0), (1.2, 0.66 * h, 0.5), (1.5, 0.79 * h, 1.0), (0.9, 0.835 * h, 1.0))
+        right, left = (np.array([(sign * half * out + share * lean, height, 0.0) for out, height, share in side])
+                       for sign in (1, -1))
+        inner = right[::-1] - (0.45 * half, 0.0, 0.0)
+        # The light comes a little from the left, so the right flank is darker.
+        shade = tuple(0.75 * channel for channel in self.coat)
+        return [Part(np.concatenate([right, left[::-1]]), self.coat, 0.56 * self._cloth_k),
+                Part(np.concatenate([right, inner]), shade, 0.56 * self._cloth_k),
+                Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat, 0.64 * self._cloth_k)]
 
     def _leg(self, hip: tuple[float, float], phase: float, swing: float) -> list[Part]:
         h = self.height_m
