@@ -13,12 +13,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
-import numpy as np
 from quality_bars import Bar, Measured, bars, read_peers
 from quality_detector import finds_in_clips, look_at
+from quality_flat import first_pictures, measure_flat, passes_rgb_on
 from quality_tables import bar_lines, detector_lines, find_lines, flat_lines, flicker_lines, score_lines
 
-from diffmf_ros.evaluation.appearance import flat_thermal
 from diffmf_ros.evaluation.boxes import Boxes, read_boxes
 from diffmf_ros.evaluation.detector import Detector
 from diffmf_ros.evaluation.metrics import ImageScores
@@ -29,6 +28,7 @@ from diffmf_ros.evaluation.scoring import (
     by_set,
     fused_levels,
     fused_pairs,
+    luminance,
     means,
     method,
     read_luma,
@@ -82,24 +82,17 @@ def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[st
     return result
 
 
-def measure_flat(methods: dict[str, Fuse], folder: Path) -> dict[str, float]:
-    """The worst PSNR to the visible luminance with flat thermal, over the first pair of every data set below folder."""
-    firsts = {}
-    for visible, infrared in pair_files(folder):
-        firsts.setdefault(infrared.parent.parent, read_luma(visible, infrared).vi_y)
-    return {name: min((flat_thermal(fuse, y) for y in firsts.values()), default=np.inf)
-            for name, fuse in methods.items()}
-
-
 def measure_all(trained: dict[str, Fuse], options: argparse.Namespace) -> tuple[Measured, list[str]]:
     """Measure what the options ask for; returns it and the tables."""
     methods = BASELINES | trained
     boxes = read_boxes(options.boxes) if options.boxes else None
     scored = measure(methods, options.folder, boxes)
     clips = measure_flicker(methods, options.sequences) if options.sequences else {}
+    pictures = first_pictures(options.folder)
     found: dict = {
         'scores': {dataset: {name: means(scores) for name, scores in rows.items()} for dataset, rows in scored.items()},
-        'flat_thermal': measure_flat(methods, options.folder),
+        'flat_thermal': measure_flat(methods, [luminance(picture) for picture in pictures]),
+        'flat_is_rgb': passes_rgb_on(pictures),
         'flicker': {clip: {name: {'ratio': one.ratio} for name, one in rows.items()} for clip, rows in clips.items()}}
     if options.detector:
         detector = Detector(options.detector, threads=1)

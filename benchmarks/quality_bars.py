@@ -39,12 +39,13 @@ class Measured:
 
     scores: means by data set; detector and drives: DetectorTrial.table of the pairs and of the
     rendered drives; flicker and finds: by clip; shifted: AP40 over all pairs with the visible
-    image shifted.
+    image shifted; flat_is_rgb: whether the node passes RGB on where thermal is flat.
     """
 
     scores: BySet
     flicker: BySet = field(default_factory=dict)
     flat_thermal: Scores = field(default_factory=dict)
+    flat_is_rgb: bool = False
     detector: BySet = field(default_factory=dict)
     drives: BySet = field(default_factory=dict)
     finds: BySet = field(default_factory=dict)
@@ -104,9 +105,7 @@ def bars(name: str, measured: Measured, peers: BySet, *, share: float = 1.0) -> 
     found.append(_at_most('haze', own['haze'], MOST_HAZE / share, '.1f'))
     if name in measured.flat_thermal:
         found.append(
-            _at_least(
-                'flat thermal, dB', measured.flat_thermal[name], LEAST_FLAT_DB * share, '.1f'
-            )
+            _flat(measured.flat_thermal[name], measured.flat_is_rgb, LEAST_FLAT_DB * share)
         )
     found += [
         _at_most(f'flicker, {clip}', rows[name]['ratio'], MOST_FLICKER / share, '.2f')
@@ -183,6 +182,12 @@ def _drives(name: str, table: BySet, share: float) -> list[Bar]:
 
 def _at_least(name: str, value: float, least: float, digits: str = '.3f') -> Bar:
     return Bar(name, f'at least {least:{digits}}', f'{value:{digits}}', value >= least)
+
+
+def _flat(decibels: float, is_rgb: bool, least: float) -> Bar:
+    reached = f'{decibels:.1f} dB' + (', the node passes RGB on' if is_rgb else '')
+    asked = f'at least {least:.1f} dB to RGB, or RGB from the node'
+    return Bar('flat thermal', asked, reached, is_rgb or decibels >= least)
 
 
 def _at_most(name: str, value: float, most: float, digits: str) -> Bar:

@@ -17,6 +17,7 @@ import quality  # noqa: E402
 import quality_tables  # noqa: E402
 from quality_bars import AGAINST_PEERS, LEAST, Measured, bars, read_peers  # noqa: E402
 from quality_detector import shifted  # noqa: E402
+from quality_flat import passes_rgb_on  # noqa: E402
 
 from diffmf_ros.evaluation.metric_names import HEADLINE, METRICS  # noqa: E402
 from diffmf_ros.evaluation.metrics import score  # noqa: E402
@@ -111,10 +112,16 @@ def test_the_rendered_drives_and_the_smoke_clip_have_counts():
     assert found['finds, smoke_1'] and 'finds, road' not in found
 
 
-def test_flat_thermal_is_measured_in_decibels():
-    assert verdicts(flat_thermal={'net': 40.0})['flat thermal, dB']
-    assert verdicts(flat_thermal={'net': np.inf})['flat thermal, dB']
-    assert not verdicts(flat_thermal={'net': 39.9})['flat thermal, dB']
+def test_flat_thermal_leaves_rgb_as_it_is_or_counts_as_blind():
+    assert verdicts(flat_thermal={'net': 40.0})['flat thermal']
+    assert verdicts(flat_thermal={'net': np.inf})['flat thermal']
+    assert not verdicts(flat_thermal={'net': 39.9})['flat thermal']
+    assert verdicts(flat_thermal={'net': 7.0}, flat_is_rgb=True)['flat thermal']
+
+
+def test_the_node_passes_rgb_on_where_thermal_is_flat():
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    assert passes_rgb_on([picture])
 
 
 def test_a_miss_says_by_how_much():
