@@ -101,7 +101,11 @@ def bars(name: str, measured: Measured, peers: BySet, *, share: float = 1.0) -> 
             )
         )
     own = measured.scores['all'][name]
-    found += [_at_least(metric, own[metric], least * share) for metric, least in LEAST.items()]
+    found += [
+        _at_least(metric, own[metric], least * share)
+        for metric, least in LEAST.items()
+        if not math.isnan(own[metric])  # no image defines it
+    ]
     found.append(_at_most('haze', own['haze'], MOST_HAZE / share, '.1f'))
     if name in measured.flat_thermal:
         found.append(
