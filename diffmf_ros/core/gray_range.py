@@ -27,8 +27,8 @@ _MOST_SENTINELS = 4
 # The hottest hundredth of the pixels may take max_tail_share of the range; three hundredths, which
 # may be a person nearby, half of the rest in addition; in between in proportion. As the coldest.
 _TAILS = (0.01, 0.015, 0.02, 0.025, 0.03)
-# Noise is measured in ten patches along each side, of this size; the quietest fifth counts.
-_PATCHES = 10
+# Noise is measured in eight patches along each side, of this size; the quietest fifth counts.
+_PATCHES = 8
 _PATCH_ROWS, _PATCH_COLUMNS = 8, 16
 _QUIET = 0.2
 # 6 sqrt(2/pi): mean |x[i-1, j-1] - 2 x[i-1, j] ... + x[i+1, j+1]| of white noise of deviation 1.
@@ -56,7 +56,7 @@ def gray_range(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
     sample = _sample(scene)
     low, median, high = _percentiles(sample, settings) if sample.size else (0.0, 0.0, 0.0)
     if low == high:  # a small target on flat ground, or a few pixels that work
-        everything = _without_sentinels(np.sort(_finite(scene)))
+        everything = _without_sentinels(_sorted(_finite(scene)))
         if not everything.size:
             raise no_finite_value(pixels)
         low, median, high = (float(everything[_rank(everything, q)]) for q in (0.0, 0.5, 1.0))
@@ -180,7 +180,13 @@ def _foreign_lines(lines: np.ndarray, bounds: tuple[float, float]) -> int:
 def _sample(pixels: np.ndarray, count: int = _SAMPLE_PIXELS) -> np.ndarray:
     """Return the finite ones of some count pixels of an image, sorted."""
     stride = max(1, int((pixels.size / count) ** 0.5))
-    return np.sort(_finite(pixels[::stride, ::stride]))
+    return _sorted(_finite(pixels[::stride, ::stride]))
+
+
+def _sorted(values: np.ndarray) -> np.ndarray:
+    """Return flat values in rising order."""
+    # A stable sort of 16-bit integers is a radix sort: a quarter of the time.
+    return np.sort(values, kind='stable' if values.dtype.kind == 'u' else None)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
