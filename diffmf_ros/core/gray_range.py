@@ -79,7 +79,7 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
     """Return the view of pixels (H x W) without border rows and columns that are no image."""
     lines = [min(_BORDER_LINES, side // 8) for side in pixels.shape]
     inside = pixels[lines[0]:pixels.shape[0] - lines[0], lines[1]:pixels.shape[1] - lines[1]]
-    sample = _sample(inside, _FEW_PIXELS)
+    sample = _without_sentinels(_sample(inside, _FEW_PIXELS))
     if not sample.size or 0 in lines:
         return pixels
     coldest, hottest = (float(sample[_rank(sample, q)]) for q in (0.01, 0.99))
