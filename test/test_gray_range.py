@@ -78,7 +78,8 @@ NO_SCENE = {
     'dead patch of 0': ((120, 160), lambda values: with_patch(values, 0)),
     'dead patch of 65535': ((120, 160), lambda values: with_patch(values, 65535)),
     'masked corners': ((120, 160), masked),
-    'masked corners above 2 rows of numbers': ((120, 160), lambda values: telemetry(masked(values))),
+    'masked corners above 2 rows of numbers': (
+        (120, 160), lambda values: telemetry(masked(values))),
     'a frame of 3 pixels of 0': ((120, 160), lambda values: np.pad(values, 3)),
 }
 

@@ -103,7 +103,7 @@ def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
 def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
     """Tell whether an image has no structure beyond its noise.
 
-    The border does not count, nor do what all pixels of a row or a column have in common: the shading
+    The border does not count, nor does what the pixels of a row or a column have in common: shading
     of the optics, and the stripes of uncooled sensors.
 
     Args:
