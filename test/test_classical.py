@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the weight-free fusion promises: hot targets, visible texture, and harmlessness."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,88 @@ def test_a_hot_person_before_faint_texture_stays_salient():
     fused = fuse(hot_person(), texture(low=0.0, high=0.3))
 
     assert contrast(fused) > 0.6 * contrast(hot_person())
+
+
+@pytest.mark.parametrize('ground, coat', [(0.5, 0.25), (0.35, 0.1), (0.95, 0.4)],
+                         ids=['day', 'dusk', 'snow'])
+def test_a_person_dark_in_rgb_and_warm_in_thermal_stays_visible(ground, coat):
+    # given a walker who is darker than the ground in RGB and warmer in thermal
+    visible = flat(ground)
+    visible[PERSON] = coat
+    thermal = hot_person(ground=0.3, person=0.6)
+
+    fused = fuse(thermal, visible)
+
+    # then the fused contrast, whatever its sign, is about that of the better camera
+    better = max(abs(contrast(thermal)), abs(contrast(visible)))
+    assert abs(contrast(fused)) > 0.8 * better
+
+
+def test_a_patterned_coat_against_a_bright_ground_keeps_its_contrast():
+    # given opposite contrasts of the same size, and clothes of several brightnesses
+    visible = flat(0.55)
+    visible[PERSON] = texture(low=0.15, high=0.45)[PERSON]
+    thermal = hot_person(ground=0.3, person=0.6)
+
+    assert abs(contrast(fuse(thermal, visible))) > 0.8 * 0.28
+
+
+def test_a_hot_person_darkens_nothing_around():
+    visible = texture(low=0.25, high=0.35)
+    thermal = hot_person()
+
+    fused = fuse(thermal, visible)
+
+    rows, columns = PERSON
+    for distance in (10, 20, 40):  # rings of 6 pixels around the person
+        ring = np.zeros(SHAPE, bool)
+        ring[rows.start - distance - 6:rows.stop + distance + 6,
+             columns.start - distance - 6:columns.stop + distance + 6] = True
+        ring[rows.start - distance:rows.stop + distance,
+             columns.start - distance:columns.stop + distance] = False
+        assert abs((fused - visible)[ring].mean()) < 4 / 255, distance
+
+
+def test_a_gray_thermal_background_is_no_haze():
+    visible = texture(low=0.02, high=0.1)
+    background = cv2.GaussianBlur(np.random.default_rng(1).uniform(size=SHAPE), (0, 0), 60)
+    thermal = (0.4 + 0.2 * (background - background.min()) / np.ptp(background)).astype(np.float32)
+
+    assert (fuse(thermal, visible) - visible).mean() < 3 / 255
+
+
+def test_a_hot_person_shows_in_white_smoke():
+    smoke = flat(1.0)
+
+    fused = fuse(hot_person(), smoke)
+
+    assert contrast(fused) > 0.1
+
+
+def test_thermal_noise_does_not_show_in_a_plain_sky():
+    # given a plain sky, thermal noise of 2 levels, and structure elsewhere
+    sky = (slice(0, 120), slice(None))
+    noise = np.random.default_rng(0).normal(0, 2 / 255, SHAPE)
+    thermal = (0.4 + noise).astype(np.float32)
+    thermal[150:] += texture()[150:] * 0.4
+
+    fused = fuse(np.clip(thermal, 0, 1), flat(0.6))
+
+    assert fused[sky].std() < 0.6 * thermal[sky].std()
+
+
+def test_a_person_who_walks_changes_little_elsewhere():
+    # given two frames of a static scene in which a hot person moves by 8 pixels
+    visible = texture(low=0.2, high=0.5)
+    before = hot_person()
+    after = np.roll(before, 8, axis=1)
+
+    change = np.abs(fuse(after, visible) - fuse(before, visible))
+
+    columns = PERSON[1]
+    far = np.ones(SHAPE, bool)
+    far[:, columns.start - 80:columns.stop + 88] = False
+    assert change[far].max() < 1 / 255
 
 
 @pytest.mark.parametrize('temperature', [0.0, 0.5, 1.0])

@@ -1,22 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight-free fusion: the degraded mode, and the baseline that every network must beat.
 
-A Laplacian pyramid (Burt and Adelson, 1983): at each scale the image with more local energy gives the
-detail (after Burt and Kolczynski, 1993), the coarsest scale is visible luminance, raised to thermal
-where thermal is warmer than its mean. Hot targets stand out, visible texture stays, and thermal that
-shows nothing leaves the visible image as it is.
+Regions: a region gets its thermal contrast to what lies around it, wherever that is clearer than
+its visible contrast. A person who is dark in RGB and warm in thermal keeps one of the two
+contrasts, never their mixture, in which he would vanish. The surround is a local median for
+ordinary pixels, and the mean of the cold pixels nearby for warm ones, so that nothing warm darkens
+its surround.
+
+Details, in three finer bands: thermal adds what the visible band does not show already, as far as
+it rises above its own noise. Thermal that shows nothing leaves the visible image as it is.
 """
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-# The coarsest scale is about this many pixels high: for 640x480 five scales above it.
-_COARSEST_PIXELS = 24
-_ENERGY_WINDOW = (5, 5)
-# Squared energy of a detail of a quarter grey level: below that, thermal is noise.
-_NOISE_FLOOR = (0.25 / 255) ** 4
-# Thermal a third above its mean replaces the visible base in full.
-_WARMTH_GAIN = 3.0
+# All lengths are shares of the image height, so that a larger image is fused like a smaller one.
+_REGION_SHARE = 1 / 40  # side of the smoothing: regions are what is larger
+_GRID_PX = 40  # height of the coarse grid, at most
+# Of the coarse grid: so wide that a person is less than half of it, and smoothed so that no median
+# that jumps between two surfaces flips a decision.
+_MEDIAN_PX, _MEDIAN_SMOOTHING_PX = 11, 9
+_SURROUND_SHARE = 1 / 7  # side of the window of the cold pixels around warm ones
+_ROOM_SHARE = 1 / 4  # side of the window in which brightness is lowered to make room
+
+# In levels of 255.
+_DEAD = 2.0 / 255  # thermal contrast of a region that does not count; medians are whole levels
+_WARM, _WARM_RAMP = 3 / 255, 10 / 255  # above the local median from here on
+_QUIET = 0.2 / 255  # amplitude of a detail below which thermal is noise, however still the camera
+_SOFT = 1.5 / 255  # between keeping and taking, beside the ramp below
+_MOST_LOWERED = 40 / 255  # of the surround of thermal contrast that has no room
+_DISTINCT = 15 / 255  # visible contrast of a region that is plainly there
+
+# A thermal contrast replaces the visible one from these ratios on. Where the two have opposite
+# signs the warm one is preferred; what is colder than its surround has to be much clearer.
+_OPPOSED, _SAME, _COLD = 0.6, 0.9, 2.0
+_BRIGHTEST = 0.85  # where warm contrast would have to rise above this, the dark visible one stays
+_LITTLE = 0.05  # weight of the median beside the cold pixels nearby
+_RAMP_SHARE = 0.2  # of the sum of both contrasts, between keeping the one and taking the other
+_WINDOW_PX = 3  # of the local energy of a detail, in every second pixel
+_NOISE_PERCENTILE = 25  # of the local energies of a band: its plainest parts
+_NOISE_SHARE = 0.6
+_MASKING = 0.03  # visible energy hides so much thermal energy
+_OPPOSED_ENERGY = 0.5  # of the visible details: from here opposite thermal ones replace them
+_LOWERING = 20.0  # times the mean excess: few pixels of a window are warm
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """The fused regions and what was decided, each h x w float32; decisions are shares of 0 to 1.
+
+    opposed: warm contrast replaces a visible one of the other sign; kept: a visible contrast stays
+    against a warm one; blind: thermal contrast where the visible image shows nothing.
+    """
+
+    fused: np.ndarray
+    opposed: np.ndarray
+    kept: np.ndarray
+    blind: np.ndarray
 
 
 def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -24,34 +66,131 @@ def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Any size from 1x1 on. fuse(x, x) is x, and fuse(c, y) is y for a constant c, to rounding.
     """
-    details, coarse = _pyramid(cv2.merge((ir, y)))
-    fused = _fuse_base(*cv2.split(coarse))
-    for detail in reversed(details):
-        height, width = detail.shape[:2]
-        fused = cv2.pyrUp(fused, dstsize=(width, height)) + _fuse_detail(detail)
-    return np.clip(fused, 0, 1)
+    fine, half = _band((ir, y))
+    middle, quarter = _band(half)
+    window = _odd(_REGION_SHARE * quarter[0].shape[0])
+    smooth = [_mean(_mean(plane, window), 3) for plane in quarter]
+    broad = [plane - low for plane, low in zip(quarter, smooth)]
+
+    size = quarter[0].shape[::-1]
+    energies = _energies(broad, size)
+    regions = _fuse_regions(*smooth, noise=_noise(energies))
+    gains = _detail_gains(energies, regions)
+    fused = regions.fused + _weighted(broad, gains)
+    fused -= _excess(fused, regions.blind)
+    for band in middle, fine:
+        gains = _detail_gains(_energies(band, size), regions)
+        fused = _enlarged(fused, band[0])
+        fused += _weighted(band, gains)
+    return np.clip(fused, 0, 1, out=fused)
 
 
-def _pyramid(image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Details from fine to coarse and what is left, of an H x W x 2 float32 image."""
-    details = []
-    while min(image.shape[:2]) >= _COARSEST_PIXELS:
-        half = cv2.pyrDown(image)
-        details.append(image - cv2.pyrUp(half, dstsize=(image.shape[1], image.shape[0])))
-        image = half
-    return details, image
+def _band(images) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the finest details of ir and y, H x W each, and at half the size what is left."""
+    halves = [cv2.pyrDown(image) for image in images]
+    details = [image - _enlarged(half, image) for image, half in zip(images, halves)]
+    return details, halves
 
 
-def _fuse_base(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The coarsest scale, h x w: y, drawn up to ir where ir is warmer than its mean and brighter than y."""
-    warmth = np.clip((ir - ir.mean()) * _WARMTH_GAIN, 0, 1)
-    return y + warmth * np.maximum(ir - y, 0)
+def _fuse_regions(ir: np.ndarray, y: np.ndarray, *, noise: float) -> _Regions:
+    """Fuse smoothed ir and y, h x w: what is larger than the details."""
+    ir_around, y_around = _surround(ir, y)
+    ir_contrast, y_contrast = ir - ir_around, y - y_around
+    # Thermal below its noise says nothing.
+    ir_size = np.maximum(abs(ir_contrast) - (_DEAD + np.sqrt(noise)), 0)
+    y_size = abs(y_contrast)
+    warm, opposed = ir_contrast > 0, ir_contrast * y_contrast < 0
+    clash = warm & opposed
+    ir_size = np.where(clash, np.minimum(ir_size, np.maximum(_BRIGHTEST - y_around, 0)), ir_size)
+    ratio = np.where(warm, _SAME + (_OPPOSED - _SAME) * opposed, _COLD).astype(np.float32)
+    taken = _ramp((ir_size - ratio * y_size) / (_RAMP_SHARE * (ir_size + y_size) + _SOFT))
+    distinct = _ramp(y_size * (1 / _DISTINCT))
+    fused = y + taken * (ir_contrast - y_contrast)
+    return _Regions(fused, taken * opposed, clash * (1 - taken) * distinct, taken * (1 - distinct))
 
 
-def _fuse_detail(detail: np.ndarray) -> np.ndarray:
-    """One scale, h x w x 2 (ir, y) to h x w: a soft choice of the one with more energy nearby."""
-    energy = cv2.blur(detail * detail, _ENERGY_WINDOW)
-    ir_strength, y_strength = np.square(energy[..., 0]), np.square(energy[..., 1])
-    ir_share = ir_strength / (ir_strength + y_strength + _NOISE_FLOOR)
-    ir, y = detail[..., 0], detail[..., 1]
-    return y + ir_share * (ir - y)
+def _surround(ir: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """Return what lies around each pixel of ir and y, h x w each."""
+    medians = []
+    for image in (ir, y):
+        median = cv2.medianBlur(cv2.convertScaleAbs(_coarse(image), alpha=255), _MEDIAN_PX)
+        median = _mean(median.astype(np.float32) * np.float32(1 / 255), _MEDIAN_SMOOTHING_PX)
+        medians.append(cv2.resize(median, ir.shape[::-1]))
+    warm = _ramp((ir - medians[0] - _WARM) * (1 / _WARM_RAMP))
+    cold = 1 - warm
+    window = _odd(_SURROUND_SHARE * ir.shape[0])
+    share = _mean(cold, window) + _LITTLE
+    # A little of the median, for where everything nearby is warm.
+    return [median + warm * ((_mean(image * cold, window) + _LITTLE * median) / share - median)
+            for image, median in zip((ir, y), medians)]
+
+
+def _detail_gains(energies, regions: _Regions) -> list[np.ndarray]:
+    """Return the gains of thermal and visible details of a band, h x w float32."""
+    noise = np.float32(max(_NOISE_SHARE * _noise(energies), _QUIET ** 2))
+    ir, y, both = energies
+    above = np.maximum(ir - noise, 0) * (1 - regions.kept)
+    added = above / (above + _MASKING * y + noise)
+    shown = _ramp(both / (y + 1e-12))  # so much of thermal is in the visible band already
+    # Opposite edges cancel when they are added: the stronger one is chosen.
+    clash = _ramp(-2 * both / np.sqrt(ir * y + 1e-12) - 0.2) * _ramp(above / noise)
+    above *= 1 + regions.opposed
+    above *= above
+    chosen = above / (above + np.square(_OPPOSED_ENERGY * y) + noise * noise)
+    return [added + clash * (chosen - added), 1 - added * shown * (1 - clash) - clash * chosen]
+
+
+def _excess(fused: np.ndarray, blind: np.ndarray) -> np.ndarray:
+    """Return how far to lower the image, h x w, so that thermal over bright emptiness has room."""
+    grid = _coarse(blind * np.maximum(fused - 1, 0))
+    window = _odd(_ROOM_SHARE * grid.shape[0])
+    lower = np.minimum(_LOWERING * _mean(_mean(grid, window), window), _MOST_LOWERED)
+    return cv2.resize(lower, fused.shape[::-1])
+
+
+def _energies(band, size: tuple[int, int]) -> list[np.ndarray]:
+    """Return the local means of ir squared, y squared and ir times y, at size (width, height)."""
+    ir, y = band
+    if ir.shape[::-1] != size:  # every second pixel says enough
+        half = (ir.shape[1] + 1) // 2, (ir.shape[0] + 1) // 2
+        ir, y = (cv2.resize(plane, half, interpolation=cv2.INTER_NEAREST) for plane in band)
+    products = ir * ir, y * y, ir * y
+    if ir.shape[::-1] != size:
+        products = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in products]
+    return [_mean(product, _WINDOW_PX) for product in products]
+
+
+def _noise(energies) -> np.float32:
+    """Return the energy of thermal noise in a band: that of its plainest quarter."""
+    return np.float32(np.percentile(energies[0][::4, ::4], _NOISE_PERCENTILE))
+
+
+def _weighted(band, gains: list[np.ndarray]) -> np.ndarray:
+    size = band[0].shape[::-1]
+    ir, y = (plane * cv2.resize(gain, size) for plane, gain in zip(band, gains))
+    ir += y
+    return ir
+
+
+def _coarse(image: np.ndarray) -> np.ndarray:
+    """Return the image on the coarse grid: halved until it is no higher than that."""
+    while image.shape[0] > _GRID_PX:
+        image = cv2.pyrDown(image)
+    return image
+
+
+def _enlarged(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return cv2.pyrUp(image, dstsize=like.shape[1::-1])
+
+
+def _mean(image: np.ndarray, window: int) -> np.ndarray:
+    return cv2.blur(image, (window, window))
+
+
+def _ramp(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0, 1)
+
+
+def _odd(length: float) -> int:
+    """Return the odd number near length, at least 3."""
+    return max(3, 2 * round((length - 1) / 2) + 1)
