@@ -78,6 +78,23 @@ def test_a_patterned_coat_against_a_bright_ground_keeps_its_contrast():
     assert abs(contrast(fuse(thermal, visible))) > 0.8 * 0.28
 
 
+def test_a_dark_person_before_snow_and_wall_keeps_one_polarity():
+    # given snow below and a gray wall above, a dark walker before both, warm in thermal
+    visible = flat(0.9)
+    visible[:110] = 0.55
+    visible[PERSON] = 0.2
+    thermal = hot_person(ground=0.3, person=0.55)
+
+    fused = fuse(thermal, visible)
+
+    # then he is darker than both, or brighter than both, but not half and half
+    rows, columns = PERSON
+    sides = fused[:, columns.start - 12:columns.start - 4].mean(axis=1)
+    parts = (fused[:, columns].mean(axis=1) - sides)[rows][8:-8]
+    assert np.abs(parts[np.abs(np.arange(98, 142) - 110) > 6]).min() > 0.15
+    assert len(set(np.sign(parts[np.abs(np.arange(98, 142) - 110) > 6]))) == 1
+
+
 def test_a_hot_person_darkens_nothing_around():
     visible = texture(low=0.25, high=0.35)
     thermal = hot_person()

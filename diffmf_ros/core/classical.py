@@ -23,7 +23,8 @@ _GRID_PX = 40  # height of the coarse grid, at most
 # that jumps between two surfaces flips a decision.
 _MEDIAN_PX, _MEDIAN_SMOOTHING_PX = 11, 9
 _SURROUND_SHARE = 1 / 7  # side of the window of the cold pixels around warm ones
-_ROOM_SHARE = 1 / 4  # side of the window in which brightness is lowered to make room
+_CLOTHES_SHARE = 1 / 8  # side of the window for clothes of one person
+_ROOM_SHARE = 1 / 4  # side of the window in which room for thermal contrast is judged and made
 
 # In levels of 255.
 _DEAD = 2.0 / 255  # thermal contrast of a region that does not count; medians are whole levels
@@ -36,7 +37,7 @@ _DISTINCT = 15 / 255  # visible contrast of a region that is plainly there
 # A thermal contrast replaces the visible one from these ratios on. Where the two have opposite
 # signs the warm one is preferred; what is colder than its surround has to be much clearer.
 _OPPOSED, _SAME, _COLD = 0.6, 0.9, 2.0
-_BRIGHTEST = 0.85  # where warm contrast would have to rise above this, the dark visible one stays
+_BRIGHTEST = 0.72  # where warm contrast would have to rise above this, the dark visible one stays
 _LITTLE = 0.05  # weight of the median beside the cold pixels nearby
 _RAMP_SHARE = 0.2  # of the sum of both contrasts, between keeping the one and taking the other
 _WINDOW_PX = 3  # of the local energy of a detail, in every second pixel
@@ -101,12 +102,21 @@ def _fuse_regions(ir: np.ndarray, y: np.ndarray, *, noise: float) -> _Regions:
     y_size = abs(y_contrast)
     warm, opposed = ir_contrast > 0, ir_contrast * y_contrast < 0
     clash = warm & opposed
-    ir_size = np.where(clash, np.minimum(ir_size, np.maximum(_BRIGHTEST - y_around, 0)), ir_size)
+    # Room and clothes are judged nearby: all parts of a person have to be decided alike.
+    room = _ramp(_BRIGHTEST - _mean(y_around, _odd(_ROOM_SHARE * y.shape[0])))
+    ir_size = np.where(clash, np.minimum(ir_size, room), ir_size)
+    y_compared = np.where(clash, _mean_where(clash, y_size), y_size)
     ratio = np.where(warm, _SAME + (_OPPOSED - _SAME) * opposed, _COLD).astype(np.float32)
-    taken = _ramp((ir_size - ratio * y_size) / (_RAMP_SHARE * (ir_size + y_size) + _SOFT))
+    taken = _ramp((ir_size - ratio * y_compared) / (_RAMP_SHARE * (ir_size + y_compared) + _SOFT))
     distinct = _ramp(y_size * (1 / _DISTINCT))
     fused = y + taken * (ir_contrast - y_contrast)
     return _Regions(fused, taken * opposed, clash * (1 - taken) * distinct, taken * (1 - distinct))
+
+
+def _mean_where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the mean of what mask (h x w bool) selects of values near each pixel, h x w."""
+    share, window = mask.astype(np.float32), _odd(_CLOTHES_SHARE * values.shape[0])
+    return _mean(values * share, window) / (_mean(share, window) + np.float32(1e-3))
 
 
 def _surround(ir: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
