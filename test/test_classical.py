@@ -127,6 +127,13 @@ def test_a_hot_person_shows_in_white_smoke():
     assert contrast(fused) > 0.1
 
 
+def test_a_hot_person_shows_in_bright_fog_where_rgb_has_a_shadow():
+    fog = flat(0.8)
+    fog[PERSON] = 0.78
+
+    assert contrast(fuse(hot_person(ground=0.3, person=0.6), fog)) > 0.15
+
+
 def test_thermal_noise_does_not_show_in_a_plain_sky():
     # given a plain sky, thermal noise of 2 levels, and structure elsewhere
     sky = (slice(0, 120), slice(None))

@@ -32,7 +32,7 @@ _WARM, _WARM_RAMP = 3 / 255, 10 / 255  # above the local median from here on
 _QUIET = 0.2 / 255  # amplitude of a detail below which thermal is noise, however still the camera
 _SOFT = 1.5 / 255  # between keeping and taking, beside the ramp below
 _MOST_LOWERED = 40 / 255  # of the surround of thermal contrast that has no room
-_DISTINCT = 15 / 255  # visible contrast of a region that is plainly there
+_DISTINCT = 25 / 255  # visible contrast of a region that is plainly there
 
 # A thermal contrast replaces the visible one from these ratios on. Where the two have opposite
 # signs the warm one is preferred; what is colder than its surround has to be much clearer.
@@ -104,8 +104,10 @@ def _fuse_regions(ir: np.ndarray, y: np.ndarray, *, noise: float) -> _Regions:
     clash = warm & opposed
     # Room and clothes are judged nearby: all parts of a person have to be decided alike.
     room = _ramp(_BRIGHTEST - _mean(y_around, _odd(_ROOM_SHARE * y.shape[0])))
-    ir_size = np.where(clash, np.minimum(ir_size, room), ir_size)
     y_compared = np.where(clash, _mean_where(clash, y_size), y_size)
+    # A shadow in fog is nothing to keep.
+    plain = clash * _ramp(y_compared * (1 / _DISTINCT))
+    ir_size -= plain * np.maximum(ir_size - room, 0)
     ratio = np.where(warm, _SAME + (_OPPOSED - _SAME) * opposed, _COLD).astype(np.float32)
     taken = _ramp((ir_size - ratio * y_compared) / (_RAMP_SHARE * (ir_size + y_compared) + _SOFT))
     distinct = _ramp(y_size * (1 / _DISTINCT))
