@@ -63,11 +63,16 @@ def memory_in_use() -> dict[str, int]:
         found['rss'] = resident_pages * os.sysconf('SC_PAGE_SIZE')
     torch = _torch_with_cuda()
     if torch is not None:
-        found['cuda'] = torch.cuda.memory_allocated()
+        with suppress(RuntimeError):  # as above
+            found['cuda'] = torch.cuda.memory_allocated()
     return found
 
 
 def _torch_with_cuda():
-    """Return torch if this process uses a CUDA device, else None. Imports and initialises nothing."""
+    """Return torch if this process uses a CUDA device, else None. Imports and initialises nothing.
+
+    While another thread imports torch, the module is known before it has any content.
+    """
     torch = sys.modules.get('torch')
-    return torch if torch is not None and torch.cuda.is_initialized() else None
+    is_initialized = getattr(getattr(torch, 'cuda', None), 'is_initialized', None)
+    return torch if is_initialized is not None and is_initialized() else None
