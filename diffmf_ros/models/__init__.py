@@ -13,7 +13,7 @@ PRESETS = {
     },
     's4fusion': {
         'base': {},
-        'light': {'width': 32, 'states': 4, 'cross_states': 6, 'cross_blocks': 1, 'residual': True,
+        'light': {'width': 32, 'states': 4, 'cross_states': 6, 'cross_blocks': 1, 'mixing': True,
                   'unused': False},
     },
     'refinefuse': {

@@ -10,6 +10,7 @@ from torch.nn.functional import layer_norm, linear, rms_norm, silu, softplus
 from . import scan
 from .kernels import cpu
 
+SLOPE = 0.2  # of LeakyReLU in every network
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
 
@@ -18,6 +19,10 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x):
         return super().forward(x.to(self.weight.dtype))
+
+
+class PixelConv2d(Conv2d):
+    """A convolution that reads pixels, or whose result becomes pixels or mixing maps: always float32."""
 
 
 class TokenConv2d(Conv2d):
@@ -63,11 +68,11 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Let the convolutions and linear layers of network compute in dtype, in place, and return it.
 
     What half precision would harm stays float32: the features of either modality at full size, which every
-    block adds to, and their normalisations, the states and rates of the scans, and the convolutions of a
-    single channel, which are those of pixels. Features behind a convolution or linear layer are in dtype.
+    block adds to, and their normalisations, the states and rates of the scans, and the convolutions that
+    read pixels (one or two channels) or make them (PixelConv2d). Features behind a convolution or linear layer are in dtype.
     """
     for module in network.modules():
-        of_pixels = isinstance(module, Conv2d) and 1 in (module.in_channels, module.out_channels)
+        of_pixels = isinstance(module, PixelConv2d) or isinstance(module, Conv2d) and module.in_channels <= 2
         if isinstance(module, (Conv2d, Linear)) and not of_pixels:
             module.to(dtype)
         elif isinstance(module, SS2D):
@@ -98,11 +103,20 @@ def linear_weight(*shape: int) -> nn.Parameter:
 
 
 def initialise(module: nn.Module) -> None:
-    """Set linear layers as the ancestors do: truncated normal 0.02, zero bias. For `Module.apply`."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    """Set convolutions and linear layers so that features keep their size from layer to layer (He et al. 2015).
+
+    The ancestors' normal distribution of 0.02 is made for wide layers: behind those of 16 or 32 channels
+    it left maps that hardly varied, and training did not find the warm objects. For `Module.apply`.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+    elif isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=module.in_features ** -0.5)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
 
 
 class SS2D(nn.Module):

@@ -12,11 +12,11 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import interpolate, leaky_relu
 
-from .blocks import Conv2d, LayerNorm, Linear, SSDMixer, TokenConv2d, VSSBlock, depthwise, initialise
-from .correction import corrected
+from .blocks import (
+    SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, SSDMixer, TokenConv2d, VSSBlock, depthwise,
+    initialise)
+from .mixing import MAPS, MixingNetwork, seen, start_with_visible
 from .sides import Sides
-
-SLOPE = 0.2
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DiffMFConfig:
     guidance: bool = True  # by the difference of the shared features
     exchange: bool = True  # of B and C between the modalities
     scans: tuple[str, ...] = ('stacked', 'column', 'row')  # of the spatial exchange
-    residual: bool = True  # the decoder corrects the pixel-wise maximum; False: it paints the whole image
+    mixing: bool = True  # the decoder says how the sources are mixed; False: it paints the whole image
 
 
 class Stem(nn.Module):
@@ -46,11 +46,11 @@ class Stem(nn.Module):
 
     def __init__(self, width: int, stride: int):
         super().__init__()
-        self.conv1 = TokenConv2d(1, width // 2, 3, padding=1)
+        self.conv1 = TokenConv2d(2, width // 2, 3, padding=1)
         self.conv2 = TokenConv2d(width // 2, width, 3, padding=1, stride=stride)
 
     def forward(self, image):
-        x = leaky_relu(self.conv1(image.permute(0, 2, 3, 1)), SLOPE)
+        x = leaky_relu(self.conv1(seen(image).permute(0, 2, 3, 1)), SLOPE)
         return leaky_relu(self.conv2(x), SLOPE).to(image.dtype)  # the residual stream has the type of the pixels
 
 
@@ -159,22 +159,28 @@ class Down(nn.Sequential):
 
 
 class Decoder(nn.Module):
-    """B x h x w x (levels C) -> B x 1 x H x W, linear."""
+    """B x h x w x (levels C), and both sources -> B x 4 x H x W maps for mixing, or B x 1 x H x W.
+
+    The sources join the up-sampled features, so that the edges of the maps are those of the pixels.
+    """
 
     def __init__(self, config: DiffMFConfig):
         super().__init__()
         width, half = config.width, config.width // 2
-        self.layers = nn.Sequential(
+        self.up = nn.Sequential(
             Conv2d(config.levels * width, width, 3, padding=1), nn.LeakyReLU(SLOPE),
             Conv2d(width, half * config.stride ** 2, 3, padding=1), nn.PixelShuffle(config.stride),
-            nn.LeakyReLU(SLOPE), Conv2d(half, half // 2, 3, padding=1), nn.LeakyReLU(SLOPE),
-            Conv2d(half // 2, 1, 3, padding=1))
+            nn.LeakyReLU(SLOPE))
+        self.full = nn.Sequential(
+            Conv2d(half + 4, half // 2, 3, padding=1), nn.LeakyReLU(SLOPE),
+            PixelConv2d(half // 2, MAPS if config.mixing else 1, 3, padding=1))
 
-    def forward(self, x):
-        return self.layers(x.permute(0, 3, 1, 2))
+    def forward(self, x, ir, vi_y):
+        x = self.up(x.permute(0, 3, 1, 2))
+        return self.full(torch.cat((x, *(seen(image).to(x.dtype) for image in (ir, vi_y))), dim=1))
 
 
-class DiffMF(nn.Module):
+class DiffMF(MixingNetwork):
     """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
 
     Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`.
@@ -193,11 +199,12 @@ class DiffMF(nn.Module):
         self.apply(initialise)
         for extraction in self.rounds:
             extraction.start_neutral()
-        self.residual = config.residual
-        self.last_layer = 'decoder.layers.7.' if config.residual else None
+        self.mixing = config.mixing
+        if self.mixing:
+            start_with_visible(self.decoder.full[-1])
 
-    def forward(self, ir, vi_y):
-        self.sides.require(ir, vi_y)
+    def maps(self, ir, vi_y):
+        """See MixingNetwork."""
         i, v = self.stem_i(ir), self.stem_v(vi_y)
         for extraction in self.rounds:
             i, v = extraction(i, v)
@@ -206,8 +213,7 @@ class DiffMF(nn.Module):
         for level, down_i, down_v in zip(self.spatial[1:], self.down_i, self.down_v):
             i, v = down_i(i), down_v(v)
             exchanged.append(level(i, v))
-        decoded = self.decoder(_merge(exchanged))
-        return corrected(ir, vi_y, decoded, training=self.training) if self.residual else decoded
+        return self.decoder(_merge(exchanged), ir, vi_y)
 
 
 def network(**sizes) -> DiffMF:

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, interpolate, leaky_relu, scaled_dot_product_attention
 
-from .blocks import Conv2d, LayerNorm, Linear, initialise
-from .correction import corrected
+from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialise
+from .mixing import MAPS, MixingNetwork, seen, start_with_visible
 from .sides import Sides
 
-SLOPE = 0.2
 HEAD = 32  # channels of an attention head
 REDUCTIONS = {3: 4, 4: 2}  # of keys and values, by scale: both leave one for every 16x16 pixels
 
@@ -26,7 +25,7 @@ class RefineFuseConfig:
     """Sizes of the network. The deep widths are multiples of HEAD."""
 
     widths: tuple[int, int, int, int] = (64, 64, 128, 128)  # channels at full size, 1/2, 1/4 and 1/8
-    residual: bool = True  # the decoder corrects the pixel-wise maximum; False: it paints the whole image
+    mixing: bool = True  # the decoder says how the sources are mixed; False: it paints the whole image
 
 
 class ConvB(nn.Module):
@@ -156,7 +155,7 @@ class Injection(nn.Module):
         return self.merge(torch.cat((shallow, deep), dim=1))
 
 
-class RefineFuse(nn.Module):
+class RefineFuse(MixingNetwork):
     """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
 
     Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`.
@@ -169,7 +168,7 @@ class RefineFuse(nn.Module):
         w1, w2, w3, w4 = config.widths
 
         def encoder():
-            return nn.ModuleList(EncoderStage(*sizes) for sizes in ((1, w1, 1), (w1, w2, 2), (w2, w3, 2), (w3, w4, 2)))
+            return nn.ModuleList(EncoderStage(*sizes) for sizes in ((2, w1, 1), (w1, w2, 2), (w2, w3, 2), (w3, w4, 2)))
 
         self.encoder_a, self.encoder_b = encoder(), encoder()
         self.fusion = nn.ModuleList([DualAttention(w1), DualAttention(w2), GlobalInteraction(w3, REDUCTIONS[3]),
@@ -178,23 +177,24 @@ class RefineFuse(nn.Module):
         self.decode_3 = nn.Sequential(ConvB(2 * w3, w3), ConvB(w3, w2))
         self.inject = Injection(w2)
         self.decode_2 = nn.Sequential(ConvB(w2, w1), ConvB(w1, w1))
-        self.decode_1 = nn.Sequential(ConvB(2 * w1, w1), ConvB(w1, w1 // 2), Conv2d(w1 // 2, 1, 3, padding=1))
+        self.decode_1 = nn.Sequential(ConvB(2 * w1, w1), ConvB(w1, w1 // 2),
+                                      PixelConv2d(w1 // 2, MAPS if config.mixing else 1, 3, padding=1))
         self.apply(initialise)
         self.inject.start_neutral()
-        self.residual = config.residual
-        self.last_layer = 'decode_1.2.' if config.residual else None
+        self.mixing = config.mixing
+        if self.mixing:
+            start_with_visible(self.decode_1[-1])
 
-    def forward(self, ir, vi_y):
-        self.sides.require(ir, vi_y)
-        a, b, fused = ir, vi_y, []
+    def maps(self, ir, vi_y):
+        """See MixingNetwork."""
+        a, b, fused = seen(ir), seen(vi_y), []
         for encode_a, encode_b, fuse in zip(self.encoder_a, self.encoder_b, self.fusion):
             a, b = encode_a(a), encode_b(b)
             fused.append(fuse(a, b))
         x = torch.cat((twice(self.decode_4(fused[3])), fused[2]), dim=1)
         x = self.inject(twice(self.decode_3(x)), fused[1])
         x = torch.cat((twice(self.decode_2(x)), fused[0]), dim=1)
-        painted = self.decode_1(x)
-        return corrected(ir, vi_y, painted, training=self.training) if self.residual else painted
+        return self.decode_1(x)
 
 
 def as_tokens(image_map):

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.functional import conv_transpose2d, linear
 
 from . import scan
-from .blocks import SS2D, Conv2d, LayerNorm, Linear, TokenConv2d, VSSBlock, initialise, linear_weight
-from .correction import corrected
+from .blocks import SS2D, LayerNorm, Linear, PixelConv2d, TokenConv2d, VSSBlock, initialise, linear_weight
+from .mixing import MAPS, MixingNetwork, seen, start_with_visible
 from .sides import Sides
 
 PATCH, STRIDE = 4, 3  # pixels; patches overlap by one
@@ -32,15 +32,15 @@ class S4FusionConfig:
     cross_states: int = 18
     cross_blocks: int = 3
     unused: bool = True  # hold the tensors of the authors' checkpoint that no result depends on
-    residual: bool = False  # the decoder corrects the pixel-wise maximum; False: it paints the whole image
+    mixing: bool = False  # the decoder says how the sources are mixed; False: it paints the whole image
 
 
 class PatchEmbed(nn.Module):
-    """B x 1 x H x W -> B x (H - 1) / 3 x (W - 1) / 3 x C."""
+    """B x channels x H x W -> B x (H - 1) / 3 x (W - 1) / 3 x C."""
 
-    def __init__(self, width: int):
+    def __init__(self, channels: int, width: int):
         super().__init__()
-        self.proj = TokenConv2d(1, width, PATCH, stride=STRIDE)
+        self.proj = TokenConv2d(channels, width, PATCH, stride=STRIDE)
         self.norm = LayerNorm(width)
 
     def forward(self, image):
@@ -142,7 +142,7 @@ class OverlappingPatches(nn.Module):
         return conv_transpose2d(x.permute(0, 3, 1, 2), kernels, stride=STRIDE)
 
 
-class S4Fusion(nn.Module):
+class S4Fusion(MixingNetwork):
     """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W.
 
     Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`: 13, 25, 37 ...
@@ -162,7 +162,7 @@ class S4Fusion(nn.Module):
             return nn.ModuleList([stage(0, downsample=Merge(widths[0])), stage(1, downsample=Merge(widths[1])),
                                   stage(2)])
 
-        self.patch_embed_x, self.patch_embed_y = PatchEmbed(config.width), PatchEmbed(config.width)
+        self.patch_embed_x, self.patch_embed_y = (PatchEmbed(2 if config.mixing else 1, config.width) for _ in range(2))
         self.layers_x, self.layers_y = encoder(), encoder()
         fused = {scale: CrossModalFusion(widths[scale], config.cross_blocks, states=config.cross_states,
                                          **scan_options) for scale in range(0 if config.unused else 1, 3)}
@@ -172,14 +172,16 @@ class S4Fusion(nn.Module):
         self.layers_up = nn.ModuleList([stage(2), stage(1, upsample=Expand(widths[2])),
                                         stage(0, upsample=Expand(widths[1]))])
         self.final_up = OverlappingPatches(config.width, unused=config.unused)
-        self.final_conv = Conv2d(FOLDED, 1, 1)
+        self.final_conv = PixelConv2d(FOLDED, MAPS if config.mixing else 1, 1)
         self.apply(initialise)
-        self.residual = config.residual
-        self.last_layer = 'final_conv.' if config.residual else None
+        self.mixing = config.mixing
+        if self.mixing:
+            start_with_visible(self.final_conv)
 
-    def forward(self, ir, vi_y):
-        self.sides.require(ir, vi_y)
-        x, y = self.patch_embed_x(ir), self.patch_embed_y(vi_y)
+    def maps(self, ir, vi_y):
+        """See MixingNetwork."""
+        images = (seen(ir), seen(vi_y)) if self.mixing else (ir, vi_y)
+        x, y = self.patch_embed_x(images[0]), self.patch_embed_y(images[1])
         x, y = self.layers_x[0](x), self.layers_y[0](y)
         finer = x, y
         x, y = self.layers_x[1](x), self.layers_y[1](y)
@@ -187,8 +189,7 @@ class S4Fusion(nn.Module):
         decoded = self.layers_up[0](self.layers_x[2](x) + self.layers_y[2](y))
         decoded = self.layers_up[1](decoded + self.fusion_layers['2'](*coarser))
         decoded = self.layers_up[2](decoded + self.fusion_layers['1'](*finer))
-        painted = self.final_conv(self.final_up(decoded))
-        return corrected(ir, vi_y, painted, training=self.training) if self.residual else painted
+        return self.final_conv(self.final_up(decoded))
 
 
 def network(**sizes) -> S4Fusion:

@@ -7,11 +7,12 @@ from pathlib import Path
 import yaml
 
 from ..core.frames import DiffmfError
-from .losses import PRESETS, VIF_SMALLEST_SIDE, LossWeights
+from .degradations import Degradations
+from .losses import PRESETS, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
 # What may differ between the runs of one training: where it runs, where its files are, how its weights are written.
-ELSEWHERE = ('data', 'out', 'device', 'threads', 'checkpoint_minutes', 'strength')
+ELSEWHERE = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
 
 
 class ConfigError(DiffmfError):
@@ -38,10 +39,10 @@ class TrainConfig:
     checkpoint_minutes: float = 3.0
     device: str = 'auto'  # cuda when there is one, else cpu
     threads: int = 0  # 0: torch's own choice
-    strength: float = 1.0  # of the correction in the weights that are written; may be chosen after training
     perception: str = ''  # ImageNet weights of a ResNet-50, for S4Fusion's saliency and uncertainty
     teacher: str = ''  # weights of a larger network whose result this one learns too (loss distil)
     loss: LossWeights = field(default_factory=LossWeights)
+    degradations: Degradations = field(default_factory=Degradations)
 
     def __post_init__(self):
         for entry, allowed in CHOICES.items():
@@ -53,8 +54,6 @@ class TrainConfig:
         if self.loss.uncertainty and not self.perception:
             raise ConfigError("loss uncertainty needs perception: a file with torchvision's ImageNet weights of "
                               'ResNet-50')
-        if self.loss.vif and self.crop < VIF_SMALLEST_SIDE:
-            raise ConfigError(f'loss vif needs a crop of at least {VIF_SMALLEST_SIDE} pixels, not {self.crop}')
 
     def as_dict(self) -> dict:
         """Return plain types, for the checkpoint and the model card."""
@@ -70,6 +69,7 @@ def load_config(path: str | Path) -> TrainConfig:
     if not isinstance(entries, dict):
         raise ConfigError(f'{path} must hold a mapping of entries such as data: and out:')
     entries['loss'] = _loss(path, entries.get('loss') or {})
+    entries['degradations'] = _degradations(path, entries.get('degradations') or {})
     config = _known(path, entries, TrainConfig)
     if missing := {'data', 'out'} - config.keys():
         raise ConfigError(f'{path} lacks {", ".join(sorted(missing))}')
@@ -104,6 +104,13 @@ def _loss(path, entries) -> LossWeights:
     if preset not in PRESETS:
         raise ConfigError(f'{path}: unknown loss preset {preset!r}; known: {", ".join(PRESETS)}')
     return replace(PRESETS[preset], **_known(path, factors, LossWeights))
+
+
+def _degradations(path, entries) -> Degradations:
+    """Return the chances that are named, the others as they are by default."""
+    if not isinstance(entries, dict):
+        raise ConfigError(f'{path}: degradations must hold a mapping such as {{veil: 0.2}}, not {entries!r}')
+    return replace(Degradations(), **_known(path, entries, Degradations))
 
 
 def _known(path, entries, cls):

@@ -1,38 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random crops of registered pairs."""
+"""Random crops of registered pairs, degraded, with the target of each."""
 
+from dataclasses import dataclass, field, fields
+
+import cv2
 import numpy as np
 
 from ..core.frames import DiffmfError
 from ..folders import LumaPair
+from .degradations import Degradations, degraded_thermal, degraded_visible, with_noise
+from .target import denoised, fused_target
+from .warm_objects import Scene
+
+SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes, and more of the scene
 
 
 class DataError(DiffmfError):
     """Training data that cannot be used as asked."""
 
 
-class CropSampler:
-    """Random square crops with the eight flips and turns; a pure function of (seed, iteration).
+@dataclass(frozen=True)
+class Batch:
+    """Images of one iteration, all B x 1 x S x S float32 in [0, 1].
 
-    That makes an interrupted training resume exactly: there is no sampler state to save.
+    Attributes:
+        ir, vi_y: What the network gets.
+        clean_ir, clean_y: The same without noise.
+        target: What the network is to make of them.
+        warm: 1 on warm objects.
+        share: Thermal share of the base in the target, 0 to 1.
     """
 
-    def __init__(self, pairs: list[LumaPair], *, crop: int, batch: int, seed: int):
+    ir: np.ndarray = field(repr=False)
+    vi_y: np.ndarray = field(repr=False)
+    clean_ir: np.ndarray = field(repr=False)
+    clean_y: np.ndarray = field(repr=False)
+    target: np.ndarray = field(repr=False)
+    warm: np.ndarray = field(repr=False)
+    share: np.ndarray = field(repr=False)
+
+    def mapped(self, function) -> 'Batch':
+        """Return a Batch of function(array) of every array, such as their tensors on a device."""
+        return Batch(*(function(getattr(self, f.name)) for f in fields(self)))
+
+
+class CropSampler:
+    """Random square crops at random scales with the four flips; a pure function of (seed, iteration).
+
+    That makes an interrupted training resume exactly: there is no sampler state to save. Images are
+    not turned by 90 degrees: people stand and skies are above.
+    """
+
+    def __init__(self, pairs: list[LumaPair], *, crop: int, batch: int, seed: int,
+                 degradations: Degradations = Degradations()):
         usable = [p for p in pairs if min(p.ir.shape) >= crop]
         if not usable:
             raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a smaller crop')
         self._pairs, self._crop, self._batch, self._seed = usable, crop, batch, seed
+        self._degradations = degradations
+        self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # float images, made when first needed
 
-    def batch(self, iteration: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (ir, vi_y) of iteration: batch x 1 x crop x crop float32 in [0, 1]."""
+    def batch(self, iteration: int) -> Batch:
+        """Return the images of an iteration."""
         random = np.random.default_rng((self._seed, iteration))
-        crops = [self._crop_of(self._pairs[i], random) for i in random.integers(len(self._pairs), size=self._batch)]
-        stacked = np.stack(crops).astype(np.float32) / 255
-        return stacked[:, :1], stacked[:, 1:]
+        crops = [self._crop_of(int(i), random) for i in random.integers(len(self._pairs), size=self._batch)]
+        return Batch(*(np.stack(images)[:, None] for images in zip(*crops)))
 
-    def _crop_of(self, pair, random):
-        height, width = pair.ir.shape
-        top, left = random.integers(height - self._crop + 1), random.integers(width - self._crop + 1)
-        window = slice(top, top + self._crop), slice(left, left + self._crop)
-        crop = np.rot90(np.stack((pair.ir[window], pair.vi_y[window])), random.integers(4), axes=(1, 2))
-        return crop[:, :, ::-1] if random.integers(2) else crop
+    def _crop_of(self, index, random):
+        ir, y = self._image(index)
+        low = max(SCALES[0], self._crop / min(ir.shape))
+        scale = random.uniform(low, max(low, SCALES[1])) if random.random() < 0.7 else max(low, 1.0)
+        side = min(round(self._crop / scale), *ir.shape)
+        top, left = (random.integers(length - side + 1) for length in ir.shape)
+        window = slice(top, top + side), slice(left, left + side)
+        whole = degraded_thermal(ir, random, self._degradations)
+        scene = Scene.of(whole, scale=self._crop / side)
+        method = cv2.INTER_AREA if side > self._crop else cv2.INTER_LINEAR
+        ir, y = (cv2.resize(image[window], (self._crop,) * 2, interpolation=method) for image in (whole, y))
+        y = degraded_visible(y, random, self._degradations)
+        target = fused_target(ir, y, scene)
+        noisy_y, noisy_ir = with_noise(y, ir, random, self._degradations)
+        images = noisy_ir, noisy_y, ir, y, target.image, target.warm, target.share
+        return [np.ascontiguousarray(image[:, ::-1]) for image in images] if random.random() < 0.5 else images
+
+    def _image(self, index):
+        """Thermal and visible luminance without its noise, H x W float32."""
+        if index not in self._clean:
+            pair = self._pairs[index]
+            ir, y = (np.float32(1 / 255) * image for image in (pair.ir, pair.vi_y))
+            y = denoised(y)
+            self._clean[index] = ir, np.rint(255 * y).astype(np.uint8)  # a quarter of the memory
+        ir, y = self._clean[index]
+        return ir, np.float32(1 / 255) * y

@@ -13,10 +13,9 @@ from .. import models
 from ..folders import pair_files, read_pair
 from ..inference.memory import keep_freed_memory
 from ..inference.weights import load_into, load_weights, save_weights
-from ..models.correction import with_strength
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .config import TrainConfig
-from .data import CropSampler
+from .data import Batch, CropSampler
 from .distributed import Processes, device_of, joined_processes
 from .errors import TrainingError
 from .log import Log, plot_log
@@ -65,24 +64,21 @@ class Trainer:
         if (fitting := self.network.sides.fitting(config.crop)) != config.crop:
             raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
                                 f'not {config.crop}: use {fitting}')
-        if config.strength != 1 and self.network.last_layer is None:
-            raise TrainingError(f'strength is that of a correction, and {config.model} {config.preset} makes none: '
-                                'leave it out')
         self._perception = Perception(load_resnet50(config.perception).to(self.device),
                                       temperature=config.loss.temperature) if config.perception else None
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
         self._fuse = self.processes.parallel(in_precision(self.network, config.precision, self.device))
 
-    def step(self, ir, vi_y) -> dict[str, float]:
-        """Train on one batch of B x 1 x H x W images, the same in every process; return the terms of the loss.
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Train on one batch of tensors, the same in every process; return the terms of the loss.
 
         Raises TrainingError when the gradient is not finite, in all processes alike.
         """
-        rate = learning_rate(self.config, self.iteration)
+        ir, vi_y, rate = batch.ir, batch.vi_y, learning_rate(self.config, self.iteration)
         for group in self.optimiser.param_groups:
             group['lr'] = rate
-        fused = self.processes.whole(self._fuse(ir[self._own], vi_y[self._own]))
-        terms = fusion_loss(fused, ir, vi_y, self.config.loss, taught=self._taught(ir, vi_y),
+        fused, share = map(self.processes.whole, self._fuse(ir[self._own], vi_y[self._own], with_share=True))
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share, taught=self._taught(ir, vi_y),
                             perception=self._perception)
         norm = self._descend(terms['total'])
         self._update_average()
@@ -154,13 +150,14 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
     with StopRequests(minutes) as requests, joined_processes(config.device) as processes:
         trainer = Trainer(config, processes)
         pairs = [read_pair(*files) for files in pair_files(config.data)]
-        sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed)
+        sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed,
+                              degradations=config.degradations)
         books = _Books(trainer, data=fingerprint(pairs), report=report)
         books.resume()
         stop = Stop.NO
         while trainer.iteration < config.iterations and not stop:
-            batch = (torch.from_numpy(x).to(processes.device) for x in sampler.batch(trainer.iteration))
-            books.add(trainer.step(*batch))
+            batch = sampler.batch(trainer.iteration).mapped(lambda x: torch.from_numpy(x).to(processes.device))
+            books.add(trainer.step(batch))
             stop = Stop(processes.largest(requests.current))
         return books.close(stop if trainer.iteration < config.iterations else Stop.NO)
 
@@ -201,8 +198,6 @@ class _Books:
         """Save a last time and export the weights."""
         trainer, config = self._trainer, self._trainer.config
         iteration, tensors = trainer.iteration, trainer.average
-        if trainer.network.last_layer is not None:
-            tensors = with_strength(tensors, config.strength, last_layer=trainer.network.last_layer)
         weights = self._out / f'{config.model}_{config.preset}.safetensors'
         if self._log is not None:
             self._save()

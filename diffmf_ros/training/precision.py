@@ -25,12 +25,13 @@ class MixedPrecision(nn.Module):
         # In a list, so that it is no submodule: it lends its structure and never has parameters of its own.
         self._rounded = [compute_in(copy.deepcopy(network).to('meta'), dtype)]
 
-    def forward(self, *images):
-        """As network.forward; the result is float32."""
+    def forward(self, *images, **options):
+        """As network.forward; the results are float32."""
         rounded, = self._rounded
         dtypes = {name: parameter.dtype for name, parameter in rounded.named_parameters()}
         parameters = {name: value.to(dtypes[name]) for name, value in self.network.named_parameters()}
-        return functional_call(rounded, parameters, images).float()
+        result = functional_call(rounded, parameters, images, options)
+        return tuple(part.float() for part in result) if isinstance(result, tuple) else result.float()
 
 
 def in_precision(network: nn.Module, precision: str, device: torch.device) -> nn.Module:

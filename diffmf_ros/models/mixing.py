@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gated mixing: the last step of every network of this project, from four maps to the fused luminance.
+
+A network does not paint pixels. It says, for every pixel, how much each camera is worth, and the
+cameras' own values are mixed by that at full resolution. Each source is split into a base (an 8x8
+mean) and detail (the rest), so that, say, the brightness of a warm object can come from thermal
+while the lettering on it comes from the visible image. docs/models.md has the figure.
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+MAPS = 4  # that a network gives to mix()
+BASE_WINDOW, BASE_STEP = 8, 4  # pixels of the mean that splits base from detail, and between two means
+SURROUND_WINDOW, SURROUND_STEP = 64, 16  # pixels, likewise, of the surround of an object
+CLOSED = -2.0  # logit of a gate that starts nearly closed: 12 %
+LARGEST_GAIN = 2.0  # of detail
+
+
+class MixingNetwork(nn.Module):
+    """A network whose result is mixed from its sources, or painted if `mixing` is False.
+
+    A subclass has `sides` and `maps(ir, vi_y)`, which returns B x 4 x H x W for mix(), or the
+    B x 1 x H x W image of a network that paints.
+    """
+
+    mixing = True
+
+    def forward(self, ir, vi_y, *, with_share: bool = False):
+        """Fuse infrared and visible luminance.
+
+        Args:
+            ir, vi_y: B x 1 x H x W in [0, 1], with sides that fit `sides`.
+            with_share: Return the thermal share of the base too, for training.
+
+        Returns:
+            Fused luminance, B x 1 x H x W, linear (clamp it); with_share: and the share's logits.
+        """
+        self.sides.require(ir, vi_y)
+        maps = self.maps(ir, vi_y)
+        fused = mix(ir, vi_y, maps) if self.mixing else maps
+        return (fused, maps[:, :1]) if with_share else fused
+
+
+def mix(ir, vi_y, maps):
+    """Mix infrared and visible luminance as the maps say.
+
+    Args:
+        ir, vi_y: B x 1 x H x W in [0, 1].
+        maps: B x 4 x H x W, any values: logits of the thermal share of the base and of the gains of
+            visible and of thermal detail (0 to 2 each), and what is added, in units of 1.
+
+    Returns:
+        B x 1 x H x W in the type of ir, not clamped. It is vi_y for a share of 0, gains of 1 and 0
+        and nothing added.
+    """
+    share, visible, thermal, added = maps.to(ir.dtype).split(1, dim=1)
+    share = torch.sigmoid(share)
+    visible, thermal = LARGEST_GAIN * torch.sigmoid(visible), LARGEST_GAIN * torch.sigmoid(thermal)
+    fused = torch.addcmul(added, visible, vi_y).addcmul(thermal, ir)
+    return fused.addcmul(1 - share - visible, base(vi_y)).addcmul(share - thermal, base(ir))
+
+
+def base(image):
+    """Return the 8x8 mean of B x 1 x H x W around every fourth pixel, bilinear in between."""
+    return _smoothed(image, BASE_WINDOW, BASE_STEP)
+
+
+def seen(image):
+    """Return what the first layer of a network takes of pixels in [0, 1]: B x 1 x H x W -> B x 2 x H x W.
+
+    The first channel is the value, with about zero mean and unit deviation, the second one the
+    difference from the mean of 64x64 pixels: what is warmer or brighter than its surround.
+    """
+    return torch.cat((4 * image - 2, 4 * (image - _smoothed(image, SURROUND_WINDOW, SURROUND_STEP))), dim=1)
+
+
+def _smoothed(image, window, step):
+    """Means of window x window around every step-th pixel, bilinear in between; at the border of what is there."""
+    means = avg_pool2d(image, window, step, padding=(window - step) // 2, ceil_mode=True, count_include_pad=False)
+    smooth = interpolate(means, scale_factor=step, mode='bilinear', align_corners=False)
+    return smooth[..., :image.shape[2], :image.shape[3]]
+
+
+def start_with_visible(layer: nn.Conv2d) -> None:
+    """Initialise the bias of the layer that makes the maps, so that training starts near the visible image."""
+    with torch.no_grad():
+        layer.weight[MAPS - 1] *= 0.02  # what is added has the size of pixels, not of logits
+        layer.bias.copy_(torch.tensor([CLOSED, 0.0, CLOSED, 0.0]))
