@@ -32,13 +32,13 @@ def images(height=32, width=48, batch=1):
 def test_parts_of_base_have_the_specified_numbers_of_parameters():
     network = models.build('refinefuse', 'base')
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
-    assert count(network) == 3_462_981
+    assert count(network) == 3_465_000
     encoders = [2 * count(stage) for stage in network.encoder_a]
     decoder = [count(part) for part in (network.decode_4, network.decode_3, network.inject, network.decode_2,
                                         network.decode_1)]
-    assert encoders == [75_136, 147_712, 442_880, 590_336]
+    assert encoders == [76_288, 147_712, 442_880, 590_336]
     assert [count(module) for module in network.fusion] == [106_946, 106_946, 564_352, 561_280]
-    assert decoder == [147_584, 368_832, 184_576, 73_856, 92_545]
+    assert decoder == [147_584, 368_832, 184_576, 73_856, 93_412]
 
 
 def test_features_have_the_sizes_of_the_authors_figure():
@@ -110,9 +110,9 @@ def test_one_set_of_parameters_takes_every_size():
         network(*images(24, 32))
 
 
-@pytest.mark.parametrize('residual', [False, True])
-def test_every_parameter_gets_a_gradient(residual):
-    network = RefineFuse(replace(TINY, residual=residual))
+@pytest.mark.parametrize('mixing', [False, True])
+def test_every_parameter_gets_a_gradient(mixing):
+    network = RefineFuse(replace(TINY, mixing=mixing))
     torch.nn.init.normal_(network.inject.shift.weight)  # it starts at zero
     network(*images(batch=2)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []

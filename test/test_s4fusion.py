@@ -187,9 +187,9 @@ def test_cells_of_four_pixels_merge_and_expand_in_the_authors_orders():
     assert expand(torch.ones(1, 1, 1, 4)).flatten(0, 2).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]  # row by row
 
 
-@pytest.mark.parametrize('residual', [False, True])
-def test_every_parameter_of_a_network_without_unused_ones_gets_a_gradient(residual):
-    network = S4Fusion(S4FusionConfig(**{**TINY.__dict__, 'residual': residual}))
+@pytest.mark.parametrize('mixing', [False, True])
+def test_every_parameter_of_a_network_without_unused_ones_gets_a_gradient(mixing):
+    network = S4Fusion(S4FusionConfig(**{**TINY.__dict__, 'mixing': mixing}))
     network(*images(batch=2)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
