@@ -80,14 +80,14 @@ def test_missing_file_says_how_to_get_the_shipped_ones(tmp_path):
 
 
 def test_preset_without_shipped_weights_lists_what_is_there():
-    with pytest.raises(WeightsError, match='no trained weights for diffmf base'):
-        shipped('diffmf', 'base')
+    with pytest.raises(WeightsError, match='no trained weights for diffmf light-s4'):
+        shipped('diffmf', 'light-s4')
     with pytest.raises(WeightsError, match='there is no s4fusion nano: s4fusion has base, light; set preset to one'):
         shipped('s4fusion', 'nano')
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda t: {k: v for k, v in t.items() if k != 'decoder.layers.7.bias'}, 'missing decoder.layers.7.bias'),
+    (lambda t: {k: v for k, v in t.items() if k != 'decoder.full.2.bias'}, 'missing decoder.full.2.bias'),
     (lambda t: {**t, 'extra.weight': torch.zeros(3)}, r'unexpected extra.weight \(3,\)'),
     (lambda t: {**t, 'stem_i.conv1.bias': torch.zeros(7)}, r'stem_i.conv1.bias has shape \(7,\), expected \(16,\)'),
 ])
