@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every term of the loss against numbers, and against the metrics that it stands for."""
+"""The inherited terms of the loss and those of the target, against numbers."""
 
 import cv2
 import numpy as np
@@ -7,18 +7,25 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
-from diffmf_ros.evaluation import metrics  # noqa: E402
 from diffmf_ros.training import losses  # noqa: E402
-from diffmf_ros.training.losses import LEVEL, SOFTNESS, TERMS, LossWeights, fusion_loss, magnitude, sobel  # noqa: E402
+from diffmf_ros.training.data import Batch  # noqa: E402
+from diffmf_ros.training.losses import (  # noqa: E402
+    LEVEL,
+    PRESETS,
+    SOFTNESS,
+    TERMS,
+    LossWeights,
+    fusion_loss,
+    magnitude,
+    sobel,
+)
 
-EVERY = LossWeights(intensity=1, gradient=1, edges=1, ssim=1, scd=1, vif=1, detail=1, edge_gain=1.1)
-PLAIN = LossWeights()
 SIDE = 64
 
 
-def batch(levels, dtype=torch.float32):
-    """H x W grey levels 0..255 as 1 x 1 x H x W in [0, 1]."""
-    return torch.from_numpy(np.asarray(levels, np.float64) / 255)[None, None].to(dtype)
+def levels(image, dtype=torch.float32):
+    """H x W gray levels 0..255 as 1 x 1 x H x W in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, np.float64) / 255)[None, None].to(dtype)
 
 
 def textured(seed, *, side=SIDE, sigma=1.5):
@@ -28,21 +35,14 @@ def textured(seed, *, side=SIDE, sigma=1.5):
 
 
 def ramp(slope, *, start=0.0, side=SIDE):
-    """Grey levels that rise by slope a pixel to the right."""
+    """Gray levels that rise by slope a pixel to the right."""
     return np.tile(start + slope * np.arange(side), (side, 1))
-
-
-def square(contrast, *, background=127.5, side=SIDE):
-    """A square of other brightness in the middle."""
-    image = np.full((side, side), background)
-    image[side // 4:-side // 4, side // 4:-side // 4] += contrast
-    return image
 
 
 @pytest.fixture
 def scene():
     """Thermal, visible and fused texture, each of its own; 1 x 1 x 64 x 64, float64."""
-    return [batch(textured(seed), torch.float64) for seed in (1, 2, 3)]
+    return [levels(textured(seed), torch.float64) for seed in (1, 2, 3)]
 
 
 def inherited(fused, ir, vi):
@@ -118,93 +118,12 @@ def test_ssim_of_an_image_with_itself_and_with_its_negative():
 def test_intensity_is_quadratic_near_the_brighter_source_and_linear_far_from_it(distance):
     ir, vi = torch.full((2, 1, 1, 8, 8), 0.25, dtype=torch.float64)
     ir[..., :4] = 0.5
-    value = losses.intensity(torch.maximum(ir, vi) - distance, ir, vi, PLAIN).item()
+    value = losses.intensity(torch.maximum(ir, vi) - distance, ir, vi).item()
     expected = distance ** 2 / (2 * SOFTNESS) if distance < SOFTNESS else distance - SOFTNESS
     assert value == pytest.approx(expected, rel=0.011)
 
 
-@pytest.mark.parametrize('gain', [1.0, 1.25])
-def test_edges_is_zero_at_the_source_that_is_stronger_everywhere(gain):
-    # Given a steep source and one of a quarter of its contrast, each once as thermal and once as visible,
-    strong, weak = batch(ramp(3, start=8), torch.float64), batch(ramp(0.75, start=2), torch.float64)
-    weights = LossWeights(edge_gain=gain)
-    for ir, vi in ((strong, weak), (weak, strong)):
-        # then the steep one, times the gain, is what edges asks for, and the other is far from it.
-        assert losses.edges(gain * strong, ir, vi, weights).item() == pytest.approx(0, abs=1e-12)
-        expected = (gain - 0.25) * magnitude(sobel(strong)).mean().item()
-        assert losses.edges(weak, ir, vi, weights).item() == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize('contrast_ir, contrast_vi', [(0, 50), (-80, 25), (80, -25)])
-def test_edges_tells_a_bright_edge_from_a_dark_one_where_gradient_cannot(contrast_ir, contrast_vi):
-    # Given a square that one source shows best, in the other it is absent or of the opposite polarity,
-    ir, vi = (batch(square(contrast), torch.float64) for contrast in (contrast_ir, contrast_vi))
-    right = max(ir, vi, key=lambda x: x.var())
-    wrong = 1 - right  # same magnitudes, the border included: the background is the middle grey
-    # then gradient likes both alike, and edges charges the wrong one twice the gradient inside.
-    assert losses.gradient(right, ir, vi, PLAIN).item() == pytest.approx(0, abs=1e-12)
-    assert losses.gradient(wrong, ir, vi, PLAIN).item() == pytest.approx(0, abs=1e-12)
-    assert losses.edges(right, ir, vi, PLAIN).item() == pytest.approx(0, abs=1e-12)
-    inside = magnitude(sobel(right))[..., 1:-1, 1:-1].sum().item() / SIDE ** 2
-    assert losses.edges(wrong, ir, vi, PLAIN).item() == pytest.approx(2 * inside, rel=1e-9)
-
-
-def test_faint_visible_edges_are_kept_where_thermal_is_only_noise():
-    # Given flat thermal with noise of 4 levels and visible that rises by half a level a pixel,
-    ir = batch(60 + 4 * np.random.default_rng(0).standard_normal((SIDE, SIDE)), torch.float64)
-    vi = batch(ramp(0.5, start=120), torch.float64)
-    inside = np.s_[..., 1:-1, 1:-1]
-    stronger = magnitude(sobel(ir))[inside] > magnitude(sobel(vi))[inside]
-    assert stronger.double().mean() > 0.9
-    # then gradient takes the noise for edges, and edges asks for the visible ones alone.
-    assert losses.gradient(vi, ir, vi, PLAIN).item() > 10 * LEVEL
-    assert losses.edges(vi, ir, vi, PLAIN).item() == 0
-    assert losses.edges(vi + ir - ir.mean(), ir, vi, PLAIN).item() > 10 * LEVEL
-
-
-@pytest.mark.parametrize('slope, factor', [(0, 2.0), (1.5, 2.0), (2.5, 1.75), (3, 1.5), (3.9, 1.05), (4.0, 1.0)])
-def test_detail_doubles_where_thermal_is_flat_and_fades_out(slope, factor):
-    # Given thermal of one slope and stronger visible, when a spot in the middle is wrong,
-    ir, vi = batch(ramp(slope), torch.float64), batch(ramp(4).T, torch.float64)
-    spot = vi.clone()
-    spot[..., 30:34, 30:34] += 0.1
-    price = {detail: (losses.edges(spot, ir, vi, LossWeights(detail=detail))
-                      - losses.edges(vi, ir, vi, LossWeights(detail=detail))).item() for detail in (0, 1)}
-    # then the weight of thermal's flatness there is what detail adds.
-    assert price[0] > 0
-    assert price[1] == pytest.approx(factor * price[0], rel=1e-6)
-
-
-@pytest.mark.parametrize('side', [64, 97])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('name, metric, tolerance', [('scd', metrics.correlation_of_differences, 8e-3),
-                                                     ('vif', metrics.information_fidelity, 1e-4)])
-def test_scd_and_vif_are_two_less_the_metric(name, metric, tolerance, dtype, side):
-    # Given textures, fused once well and once badly,
-    ir, vi, other = textured(1, side=side), textured(2, side=side, sigma=3), textured(3, side=side)
-    for fused in (np.maximum(ir, vi), (ir + vi) / 2, 0.3 * vi + 0.7 * other):
-        value = TERMS[name](*(batch(x, dtype) for x in (fused, ir, vi)), PLAIN).item()
-        # then the softened constants hardly move the value.
-        assert value == pytest.approx(2 - metric(ir, vi, fused), abs=tolerance)
-
-
-def test_scd_and_vif_at_their_best():
-    ir, vi = (batch(textured(seed), torch.float64) for seed in (1, 2))
-    softened = sum(1 / (1 + (2 * LEVEL) ** 2 / x.var(correction=0).item()) for x in (ir, vi))
-    assert losses.complement(ir + vi, ir, vi, PLAIN).item() == pytest.approx(2 - softened, abs=1e-9)
-    # VIF_FLAT is half a percent of the noise: log(1 + variance / noise) shrinks by 0.005, of about 6, per source.
-    assert losses.information(ir, ir, ir, PLAIN).item() == pytest.approx(0, abs=2e-3)
-
-
-def test_correlation_counts_less_below_two_levels():
-    strong = batch(textured(1), torch.float64)
-    faint = strong * (2 * LEVEL / strong.std(correction=0))  # as strong as what softens it
-    assert losses.correlation(strong, strong).item() == pytest.approx(1, abs=0.005)
-    assert losses.correlation(faint, faint).item() == pytest.approx(0.5, abs=1e-9)
-    assert losses.correlation(strong, torch.zeros_like(strong)).item() == 0
-
-
-FLAT = {'black': np.zeros((SIDE, SIDE)), 'white': np.full((SIDE, SIDE), 255.0), 'grey': np.full((SIDE, SIDE), 90.0),
+FLAT = {'black': np.zeros((SIDE, SIDE)), 'white': np.full((SIDE, SIDE), 255.0), 'gray': np.full((SIDE, SIDE), 90.0),
         'textured': textured(1)}
 
 
@@ -212,8 +131,115 @@ FLAT = {'black': np.zeros((SIDE, SIDE)), 'white': np.full((SIDE, SIDE), 255.0), 
 def test_gradient_of_every_term_is_finite_for_dull_images(name):
     for ir in FLAT.values():
         for vi in FLAT.values():
-            for levels in (*FLAT.values(), textured(2)):  # with sources equal to it and sources that are not
-                fused = batch(levels).requires_grad_()
-                value = TERMS[name](fused, batch(ir), batch(vi), EVERY)
+            for image in (*FLAT.values(), textured(2)):  # with sources equal to it and sources that are not
+                fused = levels(image).requires_grad_()
+                value = TERMS[name](fused, levels(ir), levels(vi))
                 value.backward()
                 assert torch.isfinite(value) and torch.isfinite(fused.grad).all()
+
+
+TARGET = LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5, target_edges=10, share=3)
+LOGIT = 4.0
+
+
+@pytest.fixture
+def pair():
+    """Sources of three stripes each, and their target: the batch of a training, 1 x 1 x 64 x 96, float64.
+
+    From left to right: thermal is flat, both have structure, visible is flat. The target has the visible
+    structure, the thermal one, and the thermal one.
+    """
+    texture = [textured(seed, side=96)[:64] for seed in (1, 2)]
+    ir, vi_y = texture
+    ir[:, :32], vi_y[:, 64:] = 60, 190
+    target = np.hstack((vi_y[:, :32], ir[:, 32:]))
+    warm, share = np.zeros((64, 96)), np.zeros((64, 96))
+    warm[20:40, 40:50], share[:, 32:] = 255, 255
+    ir, vi_y, target, warm, share = (levels(x, torch.float64) for x in (ir, vi_y, target, warm, share))
+    return Batch(ir, vi_y, ir, vi_y, target, warm, share)
+
+
+def terms_of(fused, batch, weights=TARGET, *, share=None):
+    """The terms of the target; the share is right, with certainty, unless it is given."""
+    certain = 200 * (batch.share - 0.5)
+    return fusion_loss(fused, batch.ir, batch.vi_y, weights, batch=batch, share=certain if share is None else share)
+
+
+def test_preset_of_the_target_has_its_four_terms(pair):
+    terms = terms_of(pair.target, pair, PRESETS['target'])
+    assert terms.keys() == {'total', 'target', 'target_ssim', 'target_edges', 'share'}
+
+
+def test_terms_of_the_target_are_zero_at_the_target_and_nowhere_else(pair):
+    # Given structure in one camera alone, where the target has that camera's edges,
+    left, right = np.s_[..., :24], np.s_[..., 72:]
+    for part in (left, right):
+        cut = Batch(*(getattr(pair, name)[part] for name in Batch.__dataclass_fields__))
+        # then every term is zero at the target,
+        at_target = terms_of(cut.target, cut)
+        assert all(term.item() == pytest.approx(0, abs=1e-9) for term in at_target.values())
+        # and greater for what is brighter, and for what is not there.
+        for other in (cut.target + 0.1, torch.full_like(cut.target, 0.5)):
+            terms = terms_of(other, cut)
+            assert terms['target'].item() > 0.05 and terms['target_ssim'].item() > 0.001
+            assert terms['total'].item() == pytest.approx(
+                30 * terms['target'].item() + 5 * terms['target_ssim'].item() + 10 * terms['target_edges'].item())
+
+
+def test_warm_objects_count_more_by_their_weight(pair):
+    # Given an error of 0.2 on the warm object, and the same on as many pixels elsewhere,
+    on, off = pair.target + 0.2 * pair.warm, pair.target + 0.2 * pair.warm.roll(40, dims=3)
+    # then it costs four times as much where it is warm, and the same without that weight.
+    price = {warm: [terms_of(fused, pair, LossWeights(intensity=0, gradient=0, ssim=0, target=1, warm=warm))[
+        'target'].item() for fused in (on, off)] for warm in (0, 3)}
+    assert price[0][0] == pytest.approx(price[0][1])
+    assert price[0][0] == pytest.approx((0.2 - SOFTNESS) * 200 / (64 * 96), rel=1e-2)
+    assert price[3] == pytest.approx([4 * price[0][0], price[0][1]])
+
+
+@pytest.mark.parametrize('columns, better, worse', [
+    (np.s_[6:22], 'vi_y', 'ir'),  # thermal is flat
+    (np.s_[74:90], 'ir', 'vi_y'),  # visible is flat
+    (np.s_[38:58], 'target', 'vi_y')])  # neither is
+def test_edges_are_those_of_the_camera_that_has_structure(pair, columns, better, worse):
+    # Given a batch whose target itself is flat, but in the middle,
+    flat = Batch(pair.ir, pair.vi_y, pair.ir, pair.vi_y, pair.target.clone(), pair.warm, pair.share)
+    flat.target[..., :32] = flat.target[..., 64:] = 0.5
+    # when either camera's image is what was fused,
+    cost = {}
+    for name in {better, worse}:
+        fused = getattr(flat, name).clone().requires_grad_()
+        losses.target_edges(fused, flat).backward()
+        cost[name] = fused.grad[..., 6:-6, columns].abs().sum().item()
+    # then nothing pulls at the better one and something at the other.
+    assert cost[better] == 0
+    assert cost[worse] > 1e-3
+
+
+def test_faint_visible_edges_are_wanted_where_thermal_is_only_noise():
+    # Given flat thermal with noise of a level and visible that rises by half a level a pixel,
+    ir = levels(60 + np.random.default_rng(0).standard_normal((SIDE, SIDE)), torch.float64)
+    vi = levels(ramp(0.5, start=120), torch.float64)
+    target = vi.clone()
+    target[..., 4:-4, 4:-4] = 0.5  # it says nothing where a camera is flat
+    batch = Batch(ir, vi, ir, vi, target, vi, vi)
+    assert all(losses.is_flat(image)[..., 3:-3, 3:-3].all() for image in (ir, vi))
+    # then the visible edges are wanted, and neither none nor the noise.
+    assert losses.target_edges(vi, batch).item() == 0
+    assert losses.target_edges(vi + ir - ir.mean(), batch).item() > 3 * LEVEL
+    assert losses.target_edges(vi.mean() + 0 * vi, batch).item() > 3 * LEVEL
+
+
+@pytest.mark.parametrize('slope, flat', [(0.0, True), (1.9, True), (2.1, False), (-3.0, False)])
+def test_a_source_is_flat_below_two_levels_a_pixel(slope, flat):
+    found = losses.is_flat(levels(ramp(slope, start=128 if slope < 0 else 0)))
+    assert found.shape == (1, 1, SIDE, SIDE)
+    assert (found[..., 8:-8, 8:-8] == flat).all()
+
+
+def test_share_is_charged_by_its_logit(pair):
+    # Given certain, undecided and wrong shares,
+    price = [terms_of(pair.target, pair, share=share)['share'].item() for share in (
+        2 * LOGIT * (pair.share - 0.5), 0 * pair.share, 2 * LOGIT * (0.5 - pair.share))]
+    # then they cost what cross entropy says.
+    assert price == pytest.approx([np.log1p(np.exp(-LOGIT)), np.log(2), LOGIT + np.log1p(np.exp(-LOGIT))])

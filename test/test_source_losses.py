@@ -11,6 +11,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from safetensors.torch import save_file  # noqa: E402
 
 from diffmf_ros.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
+from diffmf_ros.training.data import Batch  # noqa: E402
 from diffmf_ros.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.training.loop import Trainer  # noqa: E402
 from diffmf_ros.training.losses import PRESETS, LossWeights, fusion_loss, magnitude, sobel, ssim  # noqa: E402
@@ -119,7 +120,7 @@ def test_training_with_perception_uses_it_and_leaves_it_alone(resnet_file, tmp_p
     config = TrainConfig(data='', out=str(tmp_path), preset='nano', crop=32, batch=2, device='cpu', loss=loss,
                          perception=str(resnet_file))
     trainer = Trainer(config)
-    terms = trainer.step(*torch.rand(2, 2, 1, 32, 32))
+    terms = trainer.step(Batch(*torch.rand(7, 2, 1, 32, 32)))
     assert 0 < terms['uncertainty'] <= math.log(1000) + 1e-3 and terms['gradient_norm'] > 0
     network = trainer._perception._network
     assert not network.training and not any(p.requires_grad for p in network.parameters())
@@ -141,8 +142,8 @@ def test_another_network_is_refused_with_what_does_not_fit(tmp_path):
 
 @pytest.mark.parametrize('text, message', [
     ('loss: {uncertainty: 1}', "uncertainty needs perception: a file with torchvision's ImageNet weights"),
-    ('loss: correction', "loss must hold a mapping such as {preset: correction, vif: 1}, not 'correction'"),
-    ('loss: {preset: best}', "unknown loss preset 'best'; known: ancestors, correction, s4fusion, medical"),
+    ('loss: target', "loss must hold a mapping such as {preset: target, share: 1}, not 'target'"),
+    ('loss: {preset: best}', "unknown loss preset 'best'; known: ancestors, target, s4fusion, medical"),
 ])
 def test_loss_that_cannot_be_had_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(f'data: a\nout: b\n{text}\n')
@@ -158,7 +159,8 @@ def test_preset_of_the_loss_is_changed_by_what_stands_beside_it(tmp_path):
 @pytest.mark.parametrize('change, message', [
     ({'model': 's4fusion', 'crop': 128}, 'light takes crops of a multiple of 12 plus 1 pixels, not 128: use 133'),
     ({'model': 'refinefuse', 'crop': 120}, 'takes crops of a multiple of 16 pixels, not 120: use 128'),
-    ({'model': 's4fusion', 'preset': 'base', 'crop': 121, 'strength': 0.5}, 'strength is that of a correction'),
+    ({'model': 's4fusion', 'preset': 'base', 'crop': 121, 'loss': PRESETS['target']},
+     's4fusion base does not mix its sources: loss share has nothing to teach, set it to 0'),
 ])
 def test_training_that_does_not_fit_its_network_is_refused(change, message):
     with pytest.raises(TrainingError, match=message):

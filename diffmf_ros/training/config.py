@@ -98,7 +98,7 @@ def _flat(entries: dict, prefix: str = '') -> dict:
 def _loss(path, entries) -> LossWeights:
     """Return the factors of a preset (the ancestors' without one) with those that are named beside it."""
     if not isinstance(entries, dict):
-        raise ConfigError(f'{path}: loss must hold a mapping such as {{preset: correction, vif: 1}}, not {entries!r}')
+        raise ConfigError(f'{path}: loss must hold a mapping such as {{preset: target, share: 1}}, not {entries!r}')
     factors = {name: value for name, value in entries.items() if name != 'preset'}
     preset = entries.get('preset', 'ancestors')
     if preset not in PRESETS:

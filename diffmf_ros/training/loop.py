@@ -64,6 +64,9 @@ class Trainer:
         if (fitting := self.network.sides.fitting(config.crop)) != config.crop:
             raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
                                 f'not {config.crop}: use {fitting}')
+        if config.loss.share and not self.network.mixing:
+            raise TrainingError(f'{config.model} {config.preset} does not mix its sources: loss share has nothing to '
+                                'teach, set it to 0')
         self._perception = Perception(load_resnet50(config.perception).to(self.device),
                                       temperature=config.loss.temperature) if config.perception else None
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
@@ -128,7 +131,7 @@ class Trainer:
 
 
 def _teacher(path: str, device) -> torch.nn.Module:
-    """Return a trained network, as it is in training: with its whole correction."""
+    """Return the network of a weights file, frozen."""
     weights = load_weights(path)
     network = models.build(weights.model, weights.preset)
     load_into(network, weights)
