@@ -12,7 +12,7 @@ import numpy as np
 
 LEVEL = 1 / 255
 WARMER = 14 * LEVEL, 45 * LEVEL  # above the thermal ground: not warm, warm
-OBJECT = 28 * LEVEL  # above the ground from which on pixels form an object
+OBJECTS = 28 * LEVEL, 50 * LEVEL, 85 * LEVEL  # above the ground from which on pixels form an object, and one in it
 OF_RANGE = 0.05, 0.25  # share of the range from the thermal median to its 99.5th percentile
 GROUND_PX = 68  # objects wider than twice this belong to the ground
 SMALLEST_PX = 30  # area of an object
@@ -112,9 +112,17 @@ def warmth(ir: np.ndarray, ground: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def find_objects(ir: np.ndarray, ground: np.ndarray, warm: np.ndarray, scene: Scene) -> list[WarmObject]:
-    """Return the connected warm objects that have a surround to be seen against."""
-    scale = scene.scale
-    mask = ((blur(ir, 0.7) - ground > OBJECT) & (warm > 0.5)).astype(np.uint8)
+    """Return the connected warm objects that have a surround to be seen against.
+
+    An object may lie in another one: a person before a warm wall. The outer one comes first.
+    """
+    above = blur(ir, 0.7) - ground
+    masks = (((above > least) & (warm > 0.5)).astype(np.uint8) for least in OBJECTS)
+    return [item for mask in masks for item in _connected(mask, warm, scene.scale)]
+
+
+def _connected(mask, warm, scale):
+    """The connected parts of a mask (H x W uint8) as objects."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     found = []
     for label in range(1, count):
@@ -130,8 +138,8 @@ def find_objects(ir: np.ndarray, ground: np.ndarray, warm: np.ndarray, scene: Sc
         if surround.sum() < 10:
             surround = ~others
         if surround.sum() >= 5:
-            near = cv2.dilate(own, disc(max(1, int(3 * scale))))
-            found.append(WarmObject(window, pixels, surround, warm[window] * near, area))
+            near = blur(cv2.dilate(own, disc(max(1, int(3 * scale)))).astype(np.float32), 1.0)
+            found.append(WarmObject(window, pixels, surround, np.minimum(warm[window], near), area))
     return found
 
 
