@@ -16,10 +16,10 @@ from typer.testing import CliRunner  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.cli.main import application  # noqa: E402
-from diffmf_ros.folders import LumaPair  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_weights  # noqa: E402
 from diffmf_ros.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
-from diffmf_ros.training.data import CropSampler, DataError  # noqa: E402
+from diffmf_ros.training.data import Batch, CropSampler  # noqa: E402
+from diffmf_ros.training.degradations import Degradations  # noqa: E402
 from diffmf_ros.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.training.loop import Trainer, learning_rate, train  # noqa: E402
 from diffmf_ros.training.losses import LossWeights  # noqa: E402
@@ -34,12 +34,14 @@ def quiet(iteration, terms):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of three pairs of 40 x 48 images."""
+    """A folder of three pairs of 40 x 48 images of smooth textures."""
     random = np.random.default_rng(0)
     for sub in ('ir', 'vi'):
         (tmp_path / 'set' / sub).mkdir(parents=True)
         for name in 'abc':
-            cv2.imwrite(str(tmp_path / 'set' / sub / f'{name}.png'), random.integers(0, 255, (40, 48), np.uint8))
+            texture = cv2.GaussianBlur(random.standard_normal((40, 48)), (0, 0), 3)
+            texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / 'set' / sub / f'{name}.png'), texture)
     return tmp_path
 
 
@@ -47,32 +49,9 @@ def folder(tmp_path):
 def tiny(monkeypatch, folder):
     """A configuration that trains in a moment."""
     monkeypatch.setitem(models.PRESETS['diffmf'], 'light', {
-        'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8, 'levels': 2,
-        'residual': False})  # a correction of the maximum has little to gain on noise
+        'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8, 'levels': 2})
     return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16, warmup=2,
                        device='cpu')
-
-
-def test_sampler_crops_both_images_alike():
-    ramp = np.arange(40 * 48, dtype=np.uint32) % 251
-    image = ramp.astype(np.uint8).reshape(40, 48)
-    sampler = CropSampler([LumaPair('p', image, 255 - image)], crop=16, batch=5, seed=3)
-    ir, vi = sampler.batch(11)
-    assert ir.shape == vi.shape == (5, 1, 16, 16)
-    assert np.allclose(ir + vi, 1.0)
-
-
-def test_sampler_is_a_function_of_seed_and_iteration():
-    pair = LumaPair('p', *np.random.default_rng(0).integers(0, 255, (2, 40, 48), np.uint8))
-    first, again, other = (CropSampler([pair], crop=16, batch=2, seed=s).batch(7)[0] for s in (1, 1, 2))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_crop_larger_than_every_image_is_refused():
-    pair = LumaPair('p', *np.zeros((2, 40, 48), np.uint8))
-    with pytest.raises(DataError, match='smaller than the crop of 64'):
-        CropSampler([pair], crop=64, batch=1, seed=0)
 
 
 def test_learning_rate_rises_then_falls_to_zero():
@@ -145,6 +124,7 @@ def test_command_says_how_far_it_came_and_exits_as_it_ended(tiny, folder, monkey
     ({'iterations': 9}, 'iterations: 6 there, 9 here; the learning rate at every iteration depends'),
     ({'precision': 'bfloat16'}, 'precision: float32 there, bfloat16 here'),
     ({'loss': LossWeights(ssim=4.0)}, 'loss.ssim: 10.0 there, 4.0 here'),
+    ({'degradations': Degradations(veil=0.9)}, 'degradations.veil: 0.2 there, 0.9 here'),
     ({'batch': 4, 'seed': 1}, 'batch: 2 there, 4 here; seed: 0 there, 1 here'),
 ])
 def test_checkpoint_of_another_configuration_is_refused(tiny, change, message):
@@ -201,7 +181,7 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     trainer = Trainer(tiny)
     bad = torch.full((1, 1, 16, 16), float('nan'))
     with pytest.raises(TrainingError, match='non-finite gradient at iteration 1: lower learning_rate'):
-        trainer.step(bad, bad)
+        trainer.step(Batch(*[bad] * 7))
 
 
 @pytest.mark.parametrize('text, message', [
@@ -209,12 +189,16 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('data: a\n', 'lacks out'),
     ('- a\n', 'must hold a mapping'),
     ('data: [\n', 'cannot be read as YAML'),
-    ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: detail, '),
+    ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: distil, '),
     ('data: a\nout: b\nprecision: half\n', "precision must be one of float32, bfloat16, float16, not 'half'"),
     ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
     ('data: a\nout: b\nteacher: t.safetensors\n', "needs both a teacher .* got teacher 't.safetensors' and distil 0.0"),
     ('data: a\nout: b\nloss: {distil: 1}\n', 'needs both a teacher'),
-    ('data: a\nout: b\ncrop: 40\nloss: {vif: 1}\n', 'vif needs a crop of at least 41 pixels, not 40'),
+    ('data: a\nout: b\nloss: {vif: 1}\n', 'unknown vif; known: distil, gradient, intensity, '),
+    ('data: a\nout: b\nstrength: 0.8\n', 'unknown strength; known: batch, '),
+    ('data: a\nout: b\ndegradations: {smoke: 0.5, rain: 1}\n', 'unknown rain, smoke; known: black_hot, blind, dark, '),
+    ('data: a\nout: b\ndegradations: [veil]\n',
+     r"degradations must hold a mapping such as \{veil: 0.2\}, not \['veil'\]"),
 ])
 def test_bad_configuration_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(text)
@@ -222,9 +206,12 @@ def test_bad_configuration_is_explained(tmp_path, text, message):
         load_config(tmp_path / 'c.yaml')
 
 
-@pytest.mark.parametrize('crop, vif', [(41, 1.0), (40, 0.0)])
-def test_vif_is_asked_for_only_of_crops_it_can_measure(crop, vif):
-    assert TrainConfig(data='', out='', crop=crop, loss=LossWeights(vif=vif)).loss.vif == vif
+def test_degradations_are_changed_by_what_is_named(tmp_path):
+    (tmp_path / 'c.yaml').write_text('data: a\nout: b\ndegradations: {veil: 0.5, shift: 0}\n')
+    usual = Degradations()
+    assert load_config(tmp_path / 'c.yaml').degradations == dataclasses.replace(usual, veil=0.5, shift=0)
+    (tmp_path / 'c.yaml').write_text('data: a\nout: b\n')
+    assert load_config(tmp_path / 'c.yaml').degradations == usual
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)

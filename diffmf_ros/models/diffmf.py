@@ -42,7 +42,7 @@ class DiffMFConfig:
 
 
 class Stem(nn.Module):
-    """B x 1 x H x W -> B x H/s x W/s x C."""
+    """B x 2 x H x W -> B x H/s x W/s x C."""
 
     def __init__(self, width: int, stride: int):
         super().__init__()
@@ -50,7 +50,7 @@ class Stem(nn.Module):
         self.conv2 = TokenConv2d(width // 2, width, 3, padding=1, stride=stride)
 
     def forward(self, image):
-        x = leaky_relu(self.conv1(seen(image).permute(0, 2, 3, 1)), SLOPE)
+        x = leaky_relu(self.conv1(image.permute(0, 2, 3, 1)), SLOPE)
         return leaky_relu(self.conv2(x), SLOPE).to(image.dtype)  # the residual stream has the type of the pixels
 
 
@@ -175,9 +175,9 @@ class Decoder(nn.Module):
             Conv2d(half + 4, half // 2, 3, padding=1), nn.LeakyReLU(SLOPE),
             PixelConv2d(half // 2, MAPS if config.mixing else 1, 3, padding=1))
 
-    def forward(self, x, ir, vi_y):
+    def forward(self, x, sources):
         x = self.up(x.permute(0, 3, 1, 2))
-        return self.full(torch.cat((x, *(seen(image).to(x.dtype) for image in (ir, vi_y))), dim=1))
+        return self.full(torch.cat((x, *(source.to(x.dtype) for source in sources)), dim=1))
 
 
 class DiffMF(MixingNetwork):
@@ -205,7 +205,8 @@ class DiffMF(MixingNetwork):
 
     def maps(self, ir, vi_y):
         """See MixingNetwork."""
-        i, v = self.stem_i(ir), self.stem_v(vi_y)
+        sources = seen(ir, vi_y)
+        i, v = self.stem_i(sources[0]), self.stem_v(sources[1])
         for extraction in self.rounds:
             i, v = extraction(i, v)
         i, v = self.channel(i, v)
@@ -213,7 +214,7 @@ class DiffMF(MixingNetwork):
         for level, down_i, down_v in zip(self.spatial[1:], self.down_i, self.down_v):
             i, v = down_i(i), down_v(v)
             exchanged.append(level(i, v))
-        return self.decoder(_merge(exchanged), ir, vi_y)
+        return self.decoder(_merge(exchanged), sources)
 
 
 def network(**sizes) -> DiffMF:

@@ -9,11 +9,12 @@ while the lettering on it comes from the visible image. docs/models.md has the f
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 MAPS = 4  # that a network gives to mix()
 BASE_WINDOW, BASE_STEP = 8, 4  # pixels of the mean that splits base from detail, and between two means
 SURROUND_WINDOW, SURROUND_STEP = 64, 16  # pixels, likewise, of the surround of an object
+GROUND_STEP, GROUND_WINDOW = 8, 17  # pixels of a mean, means of the window of the opening
 CLOSED = -2.0  # logit of a gate that starts nearly closed: 12 %
 LARGEST_GAIN = 2.0  # of detail
 
@@ -67,13 +68,30 @@ def base(image):
     return _smoothed(image, BASE_WINDOW, BASE_STEP)
 
 
-def seen(image):
-    """Return what the first layer of a network takes of pixels in [0, 1]: B x 1 x H x W -> B x 2 x H x W.
+def seen(ir, vi_y):
+    """Return what the first layers of a network take of two B x 1 x H x W in [0, 1]: two B x 2 x H x W.
 
-    The first channel is the value, with about zero mean and unit deviation, the second one the
-    difference from the mean of 64x64 pixels: what is warmer or brighter than its surround.
+    The first channel is the value, with about zero mean and unit deviation. The second one is the
+    difference from the surround: for thermal from its ground, which holds nothing that is warmer
+    than its surround and up to a quarter of 480 pixels wide, for the visible image from the mean.
     """
-    return torch.cat((4 * image - 2, 4 * (image - _smoothed(image, SURROUND_WINDOW, SURROUND_STEP))), dim=1)
+    surround = _smoothed(vi_y, SURROUND_WINDOW, SURROUND_STEP)
+    return (torch.cat((4 * ir - 2, 8 * (ir - ground(ir))), dim=1),
+            torch.cat((4 * vi_y - 2, 4 * (vi_y - surround)), dim=1))
+
+
+def ground(ir):
+    """Return a morphological opening of B x 1 x H x W by a square of 136 pixels, on 8x8 means of the image."""
+    means = avg_pool2d(ir, GROUND_STEP, GROUND_STEP, ceil_mode=True, count_include_pad=False)
+    opened = _largest(-_largest(-means))
+    smooth = interpolate(opened, scale_factor=GROUND_STEP, mode='bilinear', align_corners=False)
+    return smooth[..., :ir.shape[2], :ir.shape[3]]
+
+
+def _largest(means):
+    half = GROUND_WINDOW // 2
+    rows = max_pool2d(means, (1, GROUND_WINDOW), 1, (0, half))
+    return max_pool2d(rows, (GROUND_WINDOW, 1), 1, (half, 0))
 
 
 def _smoothed(image, window, step):

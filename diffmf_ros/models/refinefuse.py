@@ -187,7 +187,7 @@ class RefineFuse(MixingNetwork):
 
     def maps(self, ir, vi_y):
         """See MixingNetwork."""
-        a, b, fused = seen(ir), seen(vi_y), []
+        (a, b), fused = seen(ir, vi_y), []
         for encode_a, encode_b, fuse in zip(self.encoder_a, self.encoder_b, self.fusion):
             a, b = encode_a(a), encode_b(b)
             fused.append(fuse(a, b))

@@ -180,7 +180,7 @@ class S4Fusion(MixingNetwork):
 
     def maps(self, ir, vi_y):
         """See MixingNetwork."""
-        images = (seen(ir), seen(vi_y)) if self.mixing else (ir, vi_y)
+        images = seen(ir, vi_y) if self.mixing else (ir, vi_y)
         x, y = self.patch_embed_x(images[0]), self.patch_embed_y(images[1])
         x, y = self.layers_x[0](x), self.layers_y[0](y)
         finer = x, y
