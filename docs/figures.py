@@ -16,6 +16,7 @@ PALETTE = {'infrared': ('#fde8d7', '#c4560f'), 'visible': ('#dcebfb', '#1f6bb8')
 LINE, SMALL = 15, 11.5
 SCALES = 'n at 1/k: n channels at 1/k of the height and width'
 DASHED = " stroke-dasharray='3.5 5.5'"
+SEES = 'value, and value', '− 64×64 mean'  # what the first layer takes of an image
 
 
 class Figure:
@@ -124,24 +125,26 @@ def _route(start, end, bend):
     return [(x, ay + ah * down), (x, by - bh * down)]
 
 
-def _ends(figure, infrared_y, visible_y, floor, x, y, *, dashed=False):
-    """The two images, their maximum to the lower left, and to the right what is added to it."""
+def _ends(figure, infrared_y, visible_y, floor, x, y, *, sees=(), dashed=False):
+    """Draw both images, their split at the lower left, and the mix at the right; sees: as SEES."""
+    style = {'dashed': dashed}
     for name, input_y, what in (('infrared', infrared_y, '1 channel'), ('visible', visible_y, 'luminance')):
-        figure.box(name, name, 66, input_y, name, what, w=84, h=38)
-    figure.box('maximum', 'image', 114, floor, 'pixel-wise maximum', w=148, h=30)
-    figure.join('sum', 'image' if dashed else 'decoder', x, y, '+', dashed=dashed)
+        figure.box(name, name, 66, input_y, name, *(sees or [what]), w=96, h=54 if sees else 38)
+    figure.box('split', 'image', 128, floor, 'base and detail', '8×8 mean, and the rest', w=176, h=40, **style)
+    kind = 'image' if dashed else 'decoder'
+    figure.box('mix', kind, x, y, 'mix', 'as the four', 'maps say', w=80, h=58, **style)
     figure.box('fused', 'image', x + 98, y, 'fused', 'luminance', w=84, h=38)
-    figure.arrow('infrared', 'maximum', bend='left', dashed=dashed)
-    figure.arrow('visible', 'maximum', dashed=dashed)
-    figure.arrow('maximum', 'sum', bend='hv', dashed=dashed)
-    figure.arrow('sum', 'fused', kind='decoder')
+    figure.arrow('infrared', 'split', bend='left', **style)
+    figure.arrow('visible', 'split', **style)
+    figure.arrow('split', 'mix', bend='hv', **style)
+    figure.arrow('mix', 'fused', kind='decoder')
 
 
 def diffmf() -> Figure:
     """DIFF-MF: one scale up to the channel exchange, three from there."""
     figure = Figure('DIFF-MF, preset base', 476, 'C: concatenation', '×2: bilinear', 'σ: sigmoid')
     rows, floor = (136, 250, 364), 446
-    _ends(figure, rows[0], rows[2], floor, 914, rows[1])
+    _ends(figure, rows[0], rows[2], floor, 914, rows[1], sees=SEES)
     figure.frame(230, 80, 258, 330, '2 rounds of difference guidance')
     for modality, y, gain in (('infrared', rows[0], '1 + σ(E)'), ('visible', rows[2], '2 − σ(E)')):
         figure.box(f'stem {modality}', modality, 172, y, 'stem', '2 conv, stride 2', '64 at 1/2', w=96, h=58)
@@ -162,7 +165,8 @@ def diffmf() -> Figure:
     for number in (0, 1):
         figure.join(f'join {number}', 'decoder', 838, rows[number], 'C')
         figure.text(845, rows[number] + 32, '×2', anchor='start')
-    figure.box('decoder', 'decoder', 914, rows[0], 'decoder', '4 conv, shuffle', '192 → 64 → 1', w=104, h=58)
+    figure.box('decoder', 'decoder', 914, rows[0], 'decoder', '4 conv, shuffle', '192 → 4 maps', w=92, h=58)
+    figure.box('again', 'image', 1016, rows[0], 'images', 'both, again', w=80, h=38)
     for modality in ('infrared', 'visible'):
         figure.arrow(modality, f'stem {modality}', f'own {modality}', f'gain {modality}', 'exchange')
         figure.arrow(f'tap {modality}', 'shared', bend='vh')
@@ -171,8 +175,9 @@ def diffmf() -> Figure:
     for number in (1, 2):
         figure.arrow(f'part {number - 1}', f'down {number}', f'part {number}', f'spatial {number}', both=True)
     figure.arrow('spatial 2', 'join 1', bend='hv')
-    figure.arrow('spatial 1', 'join 1', 'join 0', 'decoder', 'sum')
+    figure.arrow('spatial 1', 'join 1', 'join 0', 'decoder', 'mix')
     figure.arrow('spatial 0', 'join 0')
+    figure.arrow('again', 'decoder')
     return figure
 
 
@@ -198,7 +203,7 @@ def s4fusion() -> Figure:
                    f'{width} at {scale}', w=126)
     figure.box('patches', 'decoder', 690, rows[0] + 24, 'overlapping patches', '4×4, 3 apart, summed', '12 at 1/1',
                w=146, h=58)
-    figure.box('paint', 'decoder', 874, rows[0] + 24, 'conv 1×1', '12 → 1', w=104)
+    figure.box('paint', 'decoder', 874, rows[0] + 24, 'conv 1×1', '12 → 1', 'light: 4 maps', w=104, h=58)
     for below, words in ((24, 'preset light only;'), (40, 'base paints the image')):
         figure.text(862, rows[2] + below, words, anchor='end', colour=GREY)
     for modality in ('infrared', 'visible'):
@@ -209,7 +214,7 @@ def s4fusion() -> Figure:
     for number in (2, 1):
         figure.arrow(f'fusion {number}', f'join {number}')
         figure.arrow(f'up {number}', f'join {number}', f'up {number - 1}')
-    figure.arrow('up 0', 'patches', 'paint', 'sum')
+    figure.arrow('up 0', 'patches', 'paint', 'mix')
     return figure
 
 
@@ -217,7 +222,7 @@ def refinefuse() -> Figure:
     """RefineFuse: gates at the two fine scales, attention at the two coarse ones, a decoder upwards."""
     figure = Figure('RefineFuse, preset base', 566, 'C: concatenation', '×2: bilinear')
     rows, floor = (131, 243, 355, 467), 534
-    _ends(figure, rows[0] - 25, rows[0] + 25, floor, 874, rows[1])
+    _ends(figure, rows[0] - 29, rows[0] + 29, floor, 874, rows[1], sees=SEES)
     for number, (y, (width, scale)) in enumerate(zip(rows, ((64, '1/1'), (64, '1/2'), (128, '1/4'), (128, '1/8')))):
         what, title = f'{width} at {scale}', '2 conv 3×3' + ', stride 2' * (number > 0)
         for modality, x, lower in (('infrared', 212, -25), ('visible', 364, 25)):
@@ -231,7 +236,7 @@ def refinefuse() -> Figure:
     figure.box('join 1', 'both', 700, rows[1], 'FIM: scale, shift', 'shallow by deep', w=126, h=38)
     figure.box('up 1', 'decoder', 700, rows[1] - 52, '2 conv 3×3', '64 at 1/2', w=126, h=38)
     figure.join('join 0', 'decoder', 700, rows[0], 'C')
-    figure.box('up 0', 'decoder', 874, rows[0], '3 conv 3×3', '128 → 64 → 32 → 1', w=126)
+    figure.box('up 0', 'decoder', 874, rows[0], '3 conv 3×3', '128 → 64 → 32 → 4 maps', w=150)
     for y in (rows[2] + 44, rows[1] + 30, rows[0] + 34):
         figure.text(708, y, '×2', anchor='start')
     for modality in ('infrared', 'visible'):
@@ -240,7 +245,7 @@ def refinefuse() -> Figure:
             figure.arrow(f'{modality} {number}', f'fusion {number}')
     for number in range(3):
         figure.arrow(f'fusion {number}', f'join {number}')
-    figure.arrow('fusion 3', 'up 3', 'join 2', 'up 2', 'join 1', 'up 1', 'join 0', 'up 0', 'sum')
+    figure.arrow('fusion 3', 'up 3', 'join 2', 'up 2', 'join 1', 'up 1', 'join 0', 'up 0', 'mix')
     return figure
 
 
