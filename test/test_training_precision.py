@@ -17,6 +17,7 @@ from diffmf_ros.training.config import TrainConfig  # noqa: E402
 from diffmf_ros.training.data import Batch  # noqa: E402
 from diffmf_ros.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.training.loop import Trainer  # noqa: E402
+from diffmf_ros.training.losses import LossWeights  # noqa: E402
 from diffmf_ros.training.precision import MixedPrecision  # noqa: E402
 
 
@@ -47,7 +48,8 @@ def test_rounds_what_inference_rounds():
 def test_gradients_are_float32_and_near_those_of_float32():
     gradients = []
     for precision in ('float32', 'bfloat16'):
-        made, batch = trainer(precision=precision, clip=1e9)
+        # L1 of gradients changes its sign wherever rounding does; L1 of levels hardly anywhere.
+        made, batch = trainer(precision=precision, clip=1e9, loss=LossWeights(gradient=0, ssim=0))
         made.step(batch)
         gradients.append(torch.cat([p.grad.flatten() for p in made.network.parameters()]))
     expected, found = gradients

@@ -105,14 +105,14 @@ def test_gray_thermal_does_not_lie_over_the_dark_as_haze():
 def test_detail_comes_from_the_camera_that_has_it():
     # Given thermal flat at the left, and the visible image at the right,
     left, right = np.s_[16:-16, 16:144], np.s_[16:-16, 176:-16]
-    visible, thermal = texture(60, 110), texture(92, 108, sigma=2.0, seed=1)
+    visible, thermal = texture(60, 110), texture(88, 112, sigma=2.0, seed=1)
     visible[:, 160:], thermal[:, :160] = 85, 100
     y, ir = (np.float32(LEVEL * image) for image in (visible, thermal))
     target = target_of(ir, y).image
     # then the target has the structure of the other one.
     assert np.abs(target - y)[left].max() < LEVEL
-    assert np.corrcoef(target[right].ravel(), ir[right].ravel())[0, 1] > 0.9
-    assert 0.5 * ir[right].std() < target[right].std() < 1.5 * ir[right].std()
+    assert np.corrcoef(target[right].ravel(), ir[right].ravel())[0, 1] > 0.8
+    assert 0.4 * ir[right].std() < target[right].std() < 1.5 * ir[right].std()
 
 
 def test_noise_is_measured_and_taken_away_and_clean_images_are_left_alone():
