@@ -101,3 +101,11 @@ def test_a_batch_is_mapped_array_by_array():
     batch = CropSampler(PAIRS, crop=32, batch=1, seed=0).batch(0)
     doubled = batch.mapped(lambda array: 2 * array)
     assert all(np.array_equal(getattr(doubled, name), 2 * getattr(batch, name)) for name in NAMES)
+
+
+def test_a_sampler_with_other_degradations_is_one_that_was_made_with_them():
+    usual = CropSampler(PAIRS, crop=32, batch=2, seed=4)
+    before = usual.batch(6)
+    without = usual.with_degradations(NONE)
+    assert same(without.batch(6), CropSampler(PAIRS, crop=32, batch=2, seed=4, degradations=NONE).batch(6))
+    assert same(usual.batch(6), before)

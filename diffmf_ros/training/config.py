@@ -40,6 +40,7 @@ class TrainConfig:
     device: str = 'auto'  # cuda when there is one, else cpu
     threads: int = 0  # 0: torch's own choice
     perception: str = ''  # ImageNet weights of a ResNet-50, for S4Fusion's saliency and uncertainty
+    start: str = ''  # weights of the same network to start from; empty: fresh ones
     teacher: str = ''  # weights of a larger network whose result this one learns too (loss distil)
     loss: LossWeights = field(default_factory=LossWeights)
     degradations: Degradations = field(default_factory=Degradations)

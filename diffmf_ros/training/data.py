@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random crops of registered pairs, degraded, with the target of each."""
 
+from copy import copy
 from dataclasses import dataclass, field, fields
 
 import cv2
@@ -8,9 +9,9 @@ import numpy as np
 
 from ..core.frames import DiffmfError
 from ..folders import LumaPair
-from .degradations import Degradations, degraded_thermal, degraded_visible, with_noise
+from .degradations import Degradations, degraded_thermal, degraded_visible, with_dark_coats, with_noise
 from .target import denoised, fused_target
-from .warm_objects import Scene
+from .warm_objects import Scene, thermal_ground, warmth
 
 SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes, and more of the scene
 
@@ -60,6 +61,12 @@ class CropSampler:
         self._degradations = degradations
         self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # float images, made when first needed
 
+    def with_degradations(self, degradations: Degradations) -> 'CropSampler':
+        """Return a sampler of the same crops with other degradations; both share the clean images."""
+        other = copy(self)
+        other._degradations = degradations
+        return other
+
     def batch(self, iteration: int) -> Batch:
         """Return the images of an iteration."""
         random = np.random.default_rng((self._seed, iteration))
@@ -77,6 +84,7 @@ class CropSampler:
         scene = Scene.of(whole, scale=self._crop / side)
         method = cv2.INTER_AREA if side > self._crop else cv2.INTER_LINEAR
         ir, y = (cv2.resize(image[window], (self._crop,) * 2, interpolation=method) for image in (whole, y))
+        y = with_dark_coats(y, warmth(ir, thermal_ground(ir, scene), scene), random, self._degradations)
         y = degraded_visible(y, random, self._degradations)
         target = fused_target(ir, y, scene)
         noisy_y, noisy_ir = with_noise(y, ir, random, self._degradations)

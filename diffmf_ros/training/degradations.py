@@ -22,6 +22,7 @@ class Degradations:
     dark: float = 0.12  # visible image with 3 to 40 % of its light
     glare: float = 0.08  # lamps and sun that saturate the visible image around them
     blind: float = 0.04  # visible image all black or all white
+    dark_coats: float = 0.12  # warm objects dark before a bright visible ground: snow, sand, haze
     visible_noise: float = 0.35
     gray_thermal: float = 0.35  # thermal ground lifted to middle gray, as gain control leaves it
     black_hot: float = 0.03
@@ -41,6 +42,14 @@ def degraded_visible(y: np.ndarray, random: np.random.Generator, chances: Degrad
     if random.random() < chances.blind:
         y = np.full_like(y, random.choice((0.0, 0.02, 0.98, 1.0)))
     return np.clip(y, 0, 1).astype(np.float32)
+
+
+def with_dark_coats(y: np.ndarray, warm: np.ndarray, random: np.random.Generator, chances: Degradations) -> np.ndarray:
+    """Return y with a brighter ground and what is warm (0 to 1) dark before it."""
+    if random.random() >= chances.dark_coats:
+        return y
+    low = random.uniform(0.2, 0.6)
+    return (low + (1 - low) * y) * (1 - random.uniform(0.5, 0.95) * warm)
 
 
 def degraded_thermal(ir: np.ndarray, random: np.random.Generator, chances: Degradations) -> np.ndarray:

@@ -58,6 +58,8 @@ class Trainer:
         self.config, self.iteration, self.device = config, 0, self.processes.device
         self._own = self.processes.share(config.batch)
         self.network = models.build(config.model, config.preset).to(self.device)
+        if config.start:
+            _start_from(config.start, self.network, config)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = loss_scaler(config.precision, self.device)
@@ -128,6 +130,15 @@ class Trainer:
         self.scaler.load_state_dict(state['scaler'])
         self.average = {name: value.to(self.device) for name, value in state['average'].items()}
         self.iteration = state['iteration']
+
+
+def _start_from(path: str, network: torch.nn.Module, config: TrainConfig) -> None:
+    """Load weights into network. Raises TrainingError for those of another network or preset."""
+    weights = load_weights(path)
+    if (weights.model, weights.preset) != (config.model, config.preset):
+        raise TrainingError(f'start: {path} holds {weights.model} {weights.preset}, this training is of '
+                            f'{config.model} {config.preset}')
+    load_into(network, weights)
 
 
 def _teacher(path: str, device) -> torch.nn.Module:

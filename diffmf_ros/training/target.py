@@ -53,7 +53,7 @@ def denoised(y: np.ndarray) -> np.ndarray:
     if sigma <= 1.2:
         return y
     levels = np.rint(y / LEVEL).astype(np.uint8)
-    strength = float(min(2 * sigma, 12))
+    strength = float(min(1.3 * sigma, 8))
     return np.float32(LEVEL) * cv2.fastNlMeansDenoising(levels, None, strength, 5, 13)
 
 

@@ -162,11 +162,11 @@ def show_objects(objects: list[WarmObject], ir: np.ndarray, y: np.ndarray, fused
             lift = max(min(0, max(ground - best, 0) - float(y[window][pixels].mean())), -LARGEST_LIFT)
             look, best = fused[window] + lift, -best
         else:
-            share = np.float32(0.45 if large else 0.95)
+            share = np.float32(0.25 if large else 0.95)
             look = share * ir[window] + (1 - share) * y[window]
             mean = float(look[pixels].mean())
             lift = np.clip(ground + best - mean, 0, min(LARGEST_LIFT, max(0, BRIGHTEST - mean)))
-            look = look + (0.3 if large else 1) * lift
+            look = look + (0 if large else 1) * lift
             np.maximum(shares[window], share * item.weight, out=shares[window])
         image[window] += item.weight * (look - image[window])
         if not large:
