@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each idea is worth: the preset `nano`, trained equally long without it, scored on other pairs.
+"""What each idea is worth: preset `nano`, trained equally long without it, scored on other pairs.
 
 python benchmarks/ablation.py TRAIN VAL [ITERATIONS] [--only NAME,...]
     [--boxes FILE.json] [--detector FILE.onnx]: folders with ir/ and vi/, as for `diffmf train`.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 import unet
 from quality_detector import look_at
@@ -96,7 +97,8 @@ def register_unet(limit_ms: float) -> None:
     models.PRESETS['unet'] = {'nano': {'width': width}}
 
 
-def train(variant: Variant, sampler: CropSampler, iterations: int, *, model: str) -> torch.nn.Module:
+def train(variant: Variant, sampler: CropSampler, iterations: int, *,
+          model: str) -> torch.nn.Module:
     """Return a variant of the preset `nano` of a model, trained, with its averaged weights."""
     loss = replace(PRESETS['target'], **variant.loss)
     usual = models.PRESETS[model]['nano']
@@ -130,7 +132,7 @@ def headline(fuse: Fuse, val: Path, boxes: Boxes | None) -> dict[str, float]:
     """Return the measures of HEADLINE over all pairs below val."""
     rows = []
     for dataset, _, (pair, visible, fused) in fused_pairs({'': fuse}, val):
-        images = pair.ir, pair.vi_y, fused
+        images = tuple(map(np.float64, (pair.ir, pair.vi_y, fused)))
         truth = boxes.of(dataset, pair.name) if boxes else None
         known = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
         found = targets(*images, **known)

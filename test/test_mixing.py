@@ -90,7 +90,8 @@ def test_base_keeps_slopes_and_takes_the_mean_of_eight_pixels():
     # and between two means, whose centers lie at 5.5 and 9.5, it is bilinear.
     noise = torch.rand(1, 1, 48, 64)
     means = [[noise[..., top:top + 8, left:left + 8].mean() for left in (2, 6)] for top in (2, 6)]
-    by_hand = sum(weight * (0.375 * a + 0.625 * b) for weight, (a, b) in zip((0.375, 0.625), means))
+    by_hand = sum(weight * (0.375 * left + 0.625 * right)
+                  for weight, (left, right) in zip((0.375, 0.625), means))
     assert base(noise)[0, 0, 8, 8].item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 

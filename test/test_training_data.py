@@ -107,5 +107,6 @@ def test_a_sampler_with_other_degradations_is_one_that_was_made_with_them():
     usual = CropSampler(PAIRS, crop=32, batch=2, seed=4)
     before = usual.batch(6)
     without = usual.with_degradations(NONE)
-    assert same(without.batch(6), CropSampler(PAIRS, crop=32, batch=2, seed=4, degradations=NONE).batch(6))
+    made = CropSampler(PAIRS, crop=32, batch=2, seed=4, degradations=NONE)
+    assert same(without.batch(6), made.batch(6))
     assert same(usual.batch(6), before)
