@@ -62,7 +62,8 @@ VARIANTS = {
     'no share': Variant(loss={'share': 0.0}),
     'warm objects count once': Variant(loss={'warm': 0.0}),
     **{f'no {name}': Variant(degradations={name: 0.0})
-       for name in ('veil', 'dark', 'glare', 'visible_noise', 'gray_thermal', 'shift')},
+       for name in ('veil', 'dark', 'glare', 'dark_coats', 'visible_noise', 'gray_thermal',
+                    'shift')},
     'no degradation': Variant(degradations=NO_DEGRADATION),
     'paints the whole image': Variant(sizes={'mixing': False}, loss={'share': 0.0}),
     'no difference guidance': Variant(sizes={'guidance': False}),

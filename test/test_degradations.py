@@ -12,12 +12,13 @@ from diffmf_ros.training.degradations import (
     Degradations,
     degraded_thermal,
     degraded_visible,
+    with_dark_coats,
     with_noise,
 )
 
 NAMES = [field.name for field in fields(Degradations)]
 NONE = Degradations(**dict.fromkeys(NAMES, 0.0))
-VISIBLE = 'dark', 'veil', 'glare', 'blind', 'visible_noise'
+VISIBLE = 'dark', 'veil', 'glare', 'blind', 'dark_coats', 'visible_noise'
 SEEDS = range(12)
 
 
@@ -28,9 +29,11 @@ def texture(seed=0, *, low=0.3, high=0.9):
 
 
 def degraded(y, ir, chances, *, seed=0):
-    """(y, ir) with everything that may happen to them."""
+    """(y, ir) with everything that may happen to them; the brightest of ir is warm."""
     random = np.random.default_rng(seed)
-    ir, y = degraded_thermal(ir, random, chances), degraded_visible(y, random, chances)
+    warm = np.float32(ir > 0.7)
+    ir = degraded_thermal(ir, random, chances)
+    y = degraded_visible(with_dark_coats(y, warm, random, chances), random, chances)
     return with_noise(y, ir, random, chances)
 
 
@@ -75,6 +78,18 @@ def test_darkness_leaves_at_most_two_fifths_of_the_light():
     for dark, _ in only('dark', y):
         assert (dark <= 0.4 * y + 1e-6).all()
         assert dark.max() > 0.3 ** 1.5 * 0.03
+
+
+def test_coats_are_dark_before_a_bright_ground():
+    # Given a gray scene one part of which is warm,
+    y, ir = np.full((96, 128), 0.5, np.float32), np.zeros((96, 128), np.float32)
+    ir[30:60, 40:60] = 1
+    for coats, _ in only('dark_coats', y, ir):
+        # then its ground is brighter than it was, and the warm part at most half as bright as that.
+        ground, coat = coats[0, 0], coats[45, 50]
+        assert 0.2 + 0.8 * 0.5 <= ground <= 0.6 + 0.4 * 0.5
+        assert 0.05 * ground - 1e-6 <= coat <= 0.5 * ground
+        assert np.isin(coats, (ground, coat)).all()
 
 
 def test_a_veil_takes_contrast_away():

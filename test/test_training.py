@@ -227,3 +227,5 @@ def test_recipes_that_come_with_the_package_name_a_network(path):
     config = load_config(path)
     assert config.preset in models.PRESETS[config.model]
     assert Path(config.out).name == path.stem
+    if not config.loss.target:  # the loss compares with the sources as they are
+        assert not any(dataclasses.asdict(config.degradations).values())

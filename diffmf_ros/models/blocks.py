@@ -22,7 +22,7 @@ class Conv2d(nn.Conv2d):
 
 
 class PixelConv2d(Conv2d):
-    """A convolution that reads pixels, or whose result becomes pixels or mixing maps: always float32."""
+    """A convolution whose result becomes pixels or mixing maps: always float32."""
 
 
 class TokenConv2d(Conv2d):
@@ -69,7 +69,8 @@ def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     What half precision would harm stays float32: the features of either modality at full size, which every
     block adds to, and their normalisations, the states and rates of the scans, and the convolutions that
-    read pixels (one or two channels) or make them (PixelConv2d). Features behind a convolution or linear layer are in dtype.
+    read pixels (one or two channels) or make them (PixelConv2d). Features behind a convolution or linear
+    layer are in dtype.
     """
     for module in network.modules():
         of_pixels = isinstance(module, PixelConv2d) or isinstance(module, Conv2d) and module.in_channels <= 2
@@ -103,10 +104,11 @@ def linear_weight(*shape: int) -> nn.Parameter:
 
 
 def initialise(module: nn.Module) -> None:
-    """Set convolutions and linear layers so that features keep their size from layer to layer (He et al. 2015).
+    """Set convolutions and linear layers so that features keep their size (He et al. 2015).
 
-    The ancestors' normal distribution of 0.02 is made for wide layers: behind those of 16 or 32 channels
-    it left maps that hardly varied, and training did not find the warm objects. For `Module.apply`.
+    The ancestors' normal distribution of 0.02 is made for wide layers: behind those of 16 or 32
+    channels it left maps that hardly varied, and training did not find the warm objects.
+    For `Module.apply`.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
@@ -116,7 +118,6 @@ def initialise(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
-
 
 
 class SS2D(nn.Module):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gated mixing: the last step of every network of this project, from four maps to the fused luminance.
+"""Gated mixing: the last step of a network, from four maps to the fused luminance.
 
 A network does not paint pixels. It says, for every pixel, how much each camera is worth, and the
 cameras' own values are mixed by that at full resolution. Each source is split into a base (an 8x8
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 MAPS = 4  # that a network gives to mix()
-BASE_WINDOW, BASE_STEP = 8, 4  # pixels of the mean that splits base from detail, and between two means
+BASE_WINDOW, BASE_STEP = 8, 4  # pixels of a mean, and between two: base and detail part there
 SURROUND_WINDOW, SURROUND_STEP = 64, 16  # pixels, likewise, of the surround of an object
 GROUND_STEP, GROUND_WINDOW = 8, 17  # pixels of a mean, means of the window of the opening
 CLOSED = -2.0  # logit of a gate that starts nearly closed: 12 %
@@ -49,8 +49,8 @@ def mix(ir, vi_y, maps):
 
     Args:
         ir, vi_y: B x 1 x H x W in [0, 1].
-        maps: B x 4 x H x W, any values: logits of the thermal share of the base and of the gains of
-            visible and of thermal detail (0 to 2 each), and what is added, in units of 1.
+        maps: B x 4 x H x W, any values: logits of the thermal share of the base and of the gains
+            of visible and of thermal detail (0 to 2 each), and what is added, in units of 1.
 
     Returns:
         B x 1 x H x W in the type of ir, not clamped. It is vi_y for a share of 0, gains of 1 and 0
@@ -69,11 +69,14 @@ def base(image):
 
 
 def seen(ir, vi_y):
-    """Return what the first layers of a network take of two B x 1 x H x W in [0, 1]: two B x 2 x H x W.
+    """Return what the first layers of a network take: two B x 2 x H x W.
 
     The first channel is the value, with about zero mean and unit deviation. The second one is the
-    difference from the surround: for thermal from its ground, which holds nothing that is warmer
-    than its surround and up to a quarter of 480 pixels wide, for the visible image from the mean.
+    difference from the surround: for thermal from its ground(), for the visible image from the
+    mean of 64x64 pixels.
+
+    Args:
+        ir, vi_y: B x 1 x H x W in [0, 1].
     """
     surround = _smoothed(vi_y, SURROUND_WINDOW, SURROUND_STEP)
     return (torch.cat((4 * ir - 2, 8 * (ir - ground(ir))), dim=1),
@@ -81,7 +84,10 @@ def seen(ir, vi_y):
 
 
 def ground(ir):
-    """Return a morphological opening of B x 1 x H x W by a square of 136 pixels, on 8x8 means of the image."""
+    """Return thermal without what is warmer than its surround and narrower than 136 pixels.
+
+    A morphological opening by a square of 17 x 17 means of 8x8 pixels; B x 1 x H x W.
+    """
     means = avg_pool2d(ir, GROUND_STEP, GROUND_STEP, ceil_mode=True, count_include_pad=False)
     opened = _largest(-_largest(-means))
     smooth = interpolate(opened, scale_factor=GROUND_STEP, mode='bilinear', align_corners=False)
@@ -89,20 +95,28 @@ def ground(ir):
 
 
 def _largest(means):
+    """The largest of 17 x 17 means around each."""
     half = GROUND_WINDOW // 2
     rows = max_pool2d(means, (1, GROUND_WINDOW), 1, (0, half))
     return max_pool2d(rows, (GROUND_WINDOW, 1), 1, (half, 0))
 
 
 def _smoothed(image, window, step):
-    """Means of window x window around every step-th pixel, bilinear in between; at the border of what is there."""
-    means = avg_pool2d(image, window, step, padding=(window - step) // 2, ceil_mode=True, count_include_pad=False)
+    """Means of window x window around every step-th pixel, bilinear in between.
+
+    At the border they are means of what is there.
+    """
+    means = avg_pool2d(image, window, step, padding=(window - step) // 2, ceil_mode=True,
+                       count_include_pad=False)
     smooth = interpolate(means, scale_factor=step, mode='bilinear', align_corners=False)
     return smooth[..., :image.shape[2], :image.shape[3]]
 
 
 def start_with_visible(layer: nn.Conv2d) -> None:
-    """Initialise the bias of the layer that makes the maps, so that training starts near the visible image."""
+    """Set the bias of the layer that makes the maps to those of the visible image.
+
+    The maps of an untrained network vary around these: 12 % of thermal, visible detail once.
+    """
     with torch.no_grad():
         layer.weight[MAPS - 1] *= 0.02  # what is added has the size of pixels, not of logits
         layer.bias.copy_(torch.tensor([CLOSED, 0.0, CLOSED, 0.0]))

@@ -9,11 +9,17 @@ import numpy as np
 
 from ..core.frames import DiffmfError
 from ..folders import LumaPair
-from .degradations import Degradations, degraded_thermal, degraded_visible, with_dark_coats, with_noise
+from .degradations import (
+    Degradations,
+    degraded_thermal,
+    degraded_visible,
+    with_dark_coats,
+    with_noise,
+)
 from .target import denoised, fused_target
 from .warm_objects import Scene, thermal_ground, warmth
 
-SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes, and more of the scene
+SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes
 
 
 class DataError(DiffmfError):
@@ -46,23 +52,25 @@ class Batch:
 
 
 class CropSampler:
-    """Random square crops at random scales with the four flips; a pure function of (seed, iteration).
+    """Random square crops at random scales, half of them mirrored left to right.
 
-    That makes an interrupted training resume exactly: there is no sampler state to save. Images are
-    not turned by 90 degrees: people stand and skies are above.
+    A pure function of (seed, iteration), which makes an interrupted training resume exactly: there
+    is no sampler state to save. Images are not turned: people stand and skies are above.
     """
 
     def __init__(self, pairs: list[LumaPair], *, crop: int, batch: int, seed: int,
                  degradations: Degradations = Degradations()):
         usable = [p for p in pairs if min(p.ir.shape) >= crop]
         if not usable:
-            raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a smaller crop')
+            raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a smaller '
+                            'crop')
         self._pairs, self._crop, self._batch, self._seed = usable, crop, batch, seed
         self._degradations = degradations
-        self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # float images, made when first needed
+        # Thermal as float32 and denoised visible luminance as uint8, made when first needed.
+        self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def with_degradations(self, degradations: Degradations) -> 'CropSampler':
-        """Return a sampler of the same crops with other degradations; both share the clean images."""
+        """Return a sampler with other degradations; both share the clean images."""
         other = copy(self)
         other._degradations = degradations
         return other
@@ -70,26 +78,31 @@ class CropSampler:
     def batch(self, iteration: int) -> Batch:
         """Return the images of an iteration."""
         random = np.random.default_rng((self._seed, iteration))
-        crops = [self._crop_of(int(i), random) for i in random.integers(len(self._pairs), size=self._batch)]
+        chosen = random.integers(len(self._pairs), size=self._batch)
+        crops = [self._crop_of(int(index), random) for index in chosen]
         return Batch(*(np.stack(images)[:, None] for images in zip(*crops)))
 
     def _crop_of(self, index, random):
         ir, y = self._image(index)
         low = max(SCALES[0], self._crop / min(ir.shape))
-        scale = random.uniform(low, max(low, SCALES[1])) if random.random() < 0.7 else max(low, 1.0)
+        scaled = random.random() < 0.7
+        scale = random.uniform(low, max(low, SCALES[1])) if scaled else max(low, 1.0)
         side = min(round(self._crop / scale), *ir.shape)
         top, left = (random.integers(length - side + 1) for length in ir.shape)
         window = slice(top, top + side), slice(left, left + side)
         whole = degraded_thermal(ir, random, self._degradations)
         scene = Scene.of(whole, scale=self._crop / side)
         method = cv2.INTER_AREA if side > self._crop else cv2.INTER_LINEAR
-        ir, y = (cv2.resize(image[window], (self._crop,) * 2, interpolation=method) for image in (whole, y))
-        y = with_dark_coats(y, warmth(ir, thermal_ground(ir, scene), scene), random, self._degradations)
+        ir, y = (cv2.resize(image[window], (self._crop,) * 2, interpolation=method)
+                 for image in (whole, y))
+        warm = warmth(ir, thermal_ground(ir, scene), scene)
+        y = with_dark_coats(y, warm, random, self._degradations)
         y = degraded_visible(y, random, self._degradations)
         target = fused_target(ir, y, scene)
         noisy_y, noisy_ir = with_noise(y, ir, random, self._degradations)
         images = noisy_ir, noisy_y, ir, y, target.image, target.warm, target.share
-        return [np.ascontiguousarray(image[:, ::-1]) for image in images] if random.random() < 0.5 else images
+        mirrored = random.random() < 0.5
+        return [np.ascontiguousarray(image[:, ::-1]) for image in images] if mirrored else images
 
     def _image(self, index):
         """Thermal and visible luminance without its noise, H x W float32."""

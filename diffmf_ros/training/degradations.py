@@ -31,7 +31,8 @@ class Degradations:
     shift: float = 0.25  # thermal displaced by up to 4 pixels
 
 
-def degraded_visible(y: np.ndarray, random: np.random.Generator, chances: Degradations) -> np.ndarray:
+def degraded_visible(y: np.ndarray, random: np.random.Generator,
+                     chances: Degradations) -> np.ndarray:
     """Return visible luminance as smoke, darkness, glare or a blind camera leave it."""
     if random.random() < chances.dark:
         y = y ** random.uniform(1.0, 1.5) * random.uniform(0.03, 0.4)
@@ -44,7 +45,8 @@ def degraded_visible(y: np.ndarray, random: np.random.Generator, chances: Degrad
     return np.clip(y, 0, 1).astype(np.float32)
 
 
-def with_dark_coats(y: np.ndarray, warm: np.ndarray, random: np.random.Generator, chances: Degradations) -> np.ndarray:
+def with_dark_coats(y: np.ndarray, warm: np.ndarray, random: np.random.Generator,
+                    chances: Degradations) -> np.ndarray:
     """Return y with a brighter ground and what is warm (0 to 1) dark before it."""
     if random.random() >= chances.dark_coats:
         return y
@@ -52,7 +54,8 @@ def with_dark_coats(y: np.ndarray, warm: np.ndarray, random: np.random.Generator
     return (low + (1 - low) * y) * (1 - random.uniform(0.5, 0.95) * warm)
 
 
-def degraded_thermal(ir: np.ndarray, random: np.random.Generator, chances: Degradations) -> np.ndarray:
+def degraded_thermal(ir: np.ndarray, random: np.random.Generator,
+                     chances: Degradations) -> np.ndarray:
     """Return thermal under another gain control, shifted, inverted, or flat."""
     if random.random() < chances.shift:
         dx, dy = random.uniform(-4, 4, 2)
@@ -76,7 +79,8 @@ def with_noise(y: np.ndarray, ir: np.ndarray, random: np.random.Generator,
         y = y + random.uniform(1, 12) * LEVEL * grain * np.sqrt(0.3 + y)
     if random.random() < chances.thermal_noise:
         rows = random.standard_normal((ir.shape[0], 1)) * random.uniform(0, 1.5)
-        ir = ir + LEVEL * (random.uniform(0.5, 4) * _field(ir.shape, random, random.uniform(0.0, 0.8)) + rows)
+        strength = random.uniform(0.5, 4)
+        ir = ir + LEVEL * (strength * _field(ir.shape, random, random.uniform(0.0, 0.8)) + rows)
     return tuple(np.clip(image, 0, 1).astype(np.float32) for image in (y, ir))
 
 
@@ -106,7 +110,8 @@ def _field(shape, random, sigma_px):
     if sigma_px < 0.3:
         return random.standard_normal(shape).astype(np.float32)
     factor = max(1, int(sigma_px / 3))  # coarse fields are drawn small
-    small = random.standard_normal((-(-shape[0] // factor) + 1, -(-shape[1] // factor) + 1)).astype(np.float32)
+    size = tuple(-(-side // factor) + 1 for side in shape)
+    small = random.standard_normal(size).astype(np.float32)
     small = cv2.GaussianBlur(small, (0, 0), sigma_px / factor)
     field = cv2.resize(small, shape[::-1], interpolation=cv2.INTER_LINEAR)
     return (field - field.mean()) / max(float(field.std()), 1e-6)

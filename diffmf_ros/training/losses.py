@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terms a fusion network is trained with. Images are B x 1 x H x W in [0, 1]; the fused one is not clamped."""
+"""The terms a fusion network is trained with.
+
+Images are B x 1 x H x W in [0, 1]; the fused one is not clamped.
+"""
 
 from dataclasses import dataclass
 
@@ -10,7 +13,8 @@ C1, C2 = 0.01 ** 2, 0.03 ** 2
 LEVEL = 1 / 255  # a gray level
 SOFTNESS = LEVEL / 2  # an intensity closer than this to its target pulls less, in proportion
 FLAT_SIGMA = 1.5  # pixels; noise of a camera is not structure
-FLAT_LEVELS = 2.0  # a pixel; where no smoothed gradient reaches it within FLAT_WINDOW pixels a source is flat
+# A pixel; where no smoothed gradient reaches it within FLAT_WINDOW pixels a source is flat.
+FLAT_LEVELS = 2.0
 FLAT_WINDOW = 5
 
 
@@ -39,8 +43,8 @@ class LossWeights:
 PRESETS = {
     'ancestors': LossWeights(),
     # What the shipped weights are trained with: docs/training.md has what each term is worth.
-    'target': LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5, target_edges=10,
-                          share=3),
+    'target': LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5,
+                          target_edges=10, share=3),
     # The terms of the authors' compiled loss that need no ImageNet weights, at equal factors, which are ours.
     's4fusion': LossWeights(intensity=0, ssim=0, gradient=20, source_l1=20, source_ssim=20),
     # MambaDFuse's factors for medical images: both sources count alike in SSIM, and `source_ssim` is half of 1 - SSIM.
@@ -49,14 +53,21 @@ PRESETS = {
 EQUAL = 0.5, 0.5
 
 
-def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, batch=None, share=None, taught=None,
-                perception=None) -> dict[str, torch.Tensor]:
-    """Return the weighted sum ('total') and every term whose weight is not 0, for B x 1 x H x W images.
+def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, batch=None, share=None,
+                taught=None, perception=None) -> dict[str, torch.Tensor]:
+    """Return the weighted sum and the terms of the loss.
 
-    batch, a data.Batch of tensors, has the targets of the terms 'target...' and 'share', for which share is what the
-    network gave: logits. taught is what a larger network makes of
-    the images, for the term 'distil'. perception, a Perception, gives the shares that the sources have in 'source_l1'
-    and 'source_ssim', which are equal without one, and the term 'uncertainty'.
+    Args:
+        fused, ir, vi_y: B x 1 x H x W; what the network gave and what it got.
+        weights: Factors of the terms.
+        batch: A data.Batch of tensors, for the terms 'target...' and 'share'.
+        share: Logits of the thermal share that the network gave, B x 1 x H x W, for 'share'.
+        taught: What a larger network makes of the images, B x 1 x H x W, for 'distil'.
+        perception: A Perception, for 'uncertainty' and for the shares that the sources have in
+            'source_l1' and 'source_ssim'; without it these are equal.
+
+    Returns:
+        Every term whose weight is not 0 by its name, and the weighted sum as 'total'.
     """
     terms = {name: term(fused, ir, vi_y) for name, term in TERMS.items() if getattr(weights, name)}
     if weights.target:
@@ -96,7 +107,11 @@ def target_edges(fused, batch):
 
 
 def is_flat(image):
-    """Return where B x 1 x H x W has no gradient within 5x5 pixels, as the measures detail and thermal_detail do."""
+    """Return where B x 1 x H x W has no gradient within 5x5 pixels: bool of that shape.
+
+    As in the measures detail and thermal_detail, but never within three pixels of the border,
+    where Sobel's zero padding is a gradient.
+    """
     edges = sobel(_blur(pad(image, (4,) * 4, mode='replicate'), 9, FLAT_SIGMA))
     steep = torch.linalg.vector_norm(edges, dim=1, keepdim=True) / (8 * LEVEL)
     return max_pool2d(steep, FLAT_WINDOW, 1, FLAT_WINDOW // 2) < FLAT_LEVELS

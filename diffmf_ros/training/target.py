@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image a network is trained towards: what a careful retoucher would make of a registered pair.
+"""The image a network is trained towards: what a careful retoucher would make of a pair.
 
 The base is the visible image, replaced by thermal where the visible image is bright and empty
 (smoke, fog, glare). Detail comes from the camera that has it, band by band, and warm objects are
@@ -12,8 +12,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .warm_objects import LEVEL, Scene, WarmObject, blur, disc, find_objects, show_objects, smoothstep, \
-    thermal_ground, warmth
+from .warm_objects import (
+    LEVEL,
+    Scene,
+    WarmObject,
+    blur,
+    disc,
+    find_objects,
+    show_objects,
+    smoothstep,
+    thermal_ground,
+    warmth,
+)
 
 BANDS_PX = 2.0, 6.0, 16.0  # sigmas that separate three bands of detail from the base
 VEIL_SHARE = 0.85  # of thermal in the base of what is fully veiled
@@ -42,13 +52,20 @@ class Target:
 
 
 def noise_sigma(image: np.ndarray) -> float:
-    """Return the standard deviation of the noise of an image, at least half a level (Immerkaer 1996, with a median)."""
+    """Return the standard deviation of the noise of an image, at least half a level.
+
+    After Immerkaer (1996), with the median in place of the mean.
+    """
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    return max(float(np.median(np.abs(cv2.filter2D(image, cv2.CV_32F, kernel)))) / 0.6745 / 6, 0.5 * LEVEL)
+    median = float(np.median(np.abs(cv2.filter2D(image, cv2.CV_32F, kernel))))
+    return max(median / 0.6745 / 6, 0.5 * LEVEL)
 
 
 def denoised(y: np.ndarray) -> np.ndarray:
-    """Return visible luminance without its noise, by as much as is measured (non-local means); clean images as they are."""
+    """Return visible luminance without as much noise as is measured (non-local means).
+
+    A clean image comes back as it is.
+    """
     sigma = noise_sigma(y) / LEVEL
     if sigma <= 1.2:
         return y
@@ -58,7 +75,12 @@ def denoised(y: np.ndarray) -> np.ndarray:
 
 
 def fused_target(ir: np.ndarray, y: np.ndarray, scene: Scene) -> Target:
-    """Return what a network is to make of thermal ir and visible luminance y, free of noise, of a scene."""
+    """Return what a network is to make of a pair.
+
+    Args:
+        ir, y: Thermal and visible luminance without their noise, H x W float32 in [0, 1].
+        scene: What describes the whole image that they are cut from.
+    """
     ground = thermal_ground(ir, scene)
     warm = warmth(ir, ground, scene)
     objects = find_objects(ir, ground, warm, scene)
@@ -86,7 +108,8 @@ class _Bands:
         self._smooth_i = [ground, *(blur(ground, sigma) for sigma in self._sigmas)]
         self._noise_y, self._noise_i = noise_sigma(y), noise_sigma(ir)
         self._bright = smoothstep(self._smooth_y[3], *VEILED_FROM)
-        self._energy_y = np.maximum(blur((y - self._smooth_y[2]) ** 2, 6 * scale) - self._noise_y ** 2, 0)
+        energy_y = blur((y - self._smooth_y[2]) ** 2, 6 * scale)
+        self._energy_y = np.maximum(energy_y - self._noise_y ** 2, 0)
         self._open = (1 - smoothstep(_gradient(y, 1.0, scale), *FLAT_VISIBLE)) * smoothstep(
             _gradient(ground, 1.5, scale), *PRESENT_THERMAL)
 
@@ -103,15 +126,20 @@ class _Bands:
         return smoothstep(-np.sqrt(self._energy_y) / LEVEL, -10, -4) * self._bright
 
     def fused(self, veil: np.ndarray) -> np.ndarray:
-        """Return base and detail of both cameras without warm objects; veil is where thermal is the base."""
+        """Return base and detail of both cameras, without warm objects.
+
+        veil is H x W, 0 to 1: where thermal is the base.
+        """
         share = VEIL_SHARE * veil
         fused = (1 - share) * self._smooth_y[3] + share * blur(self._ir, self._sigmas[2])
         floors = 2 * self._noise_i, self._noise_i, LEVEL
         for band in (2, 1, 0):
-            detail_y, detail_i = (smooth[band] - smooth[band + 1] for smooth in (self._smooth_y, self._smooth_i))
+            detail_y, detail_i = (smooth[band] - smooth[band + 1]
+                                  for smooth in (self._smooth_y, self._smooth_i))
             near = max(1.0, self._sigmas[band])
             energy_y = VISIBLE_FIRST * blur(detail_y ** 2, near)
-            energy_i = np.maximum(blur(detail_i ** 2, near) - floors[band] ** 2, 0) * (1 + 2 * veil)
+            energy_i = np.maximum(blur(detail_i ** 2, near) - floors[band] ** 2, 0)
+            energy_i = energy_i * (1 + 2 * veil)
             chosen = energy_i ** 2 / (energy_i ** 2 + energy_y ** 2 + LEVEL ** 4)
             if band < 2:
                 chosen = np.maximum(chosen, self._open)
@@ -134,17 +162,21 @@ def _gradient(image, sigma_px, scale):
 
 
 def _opened_veil(objects: list[WarmObject], ir, fused, empty, scene: Scene):
-    """Return where a veil opens around objects that it leaves no room to be brighter, 0 to 1; None where nothing does."""
+    """Return where a veil opens around objects that it leaves no room to be brighter, 0 to 1.
+
+    None where nothing does.
+    """
     lacking = np.zeros_like(ir)
     for item in objects:
         if not 60 * scene.scale ** 2 <= item.area_px <= 0.03 * scene.area_px:
             continue
         around = ~item.pixels & (item.weight == 0) | item.surround
-        ground, thermal = float(fused[item.window][around].mean()), float(ir[item.window][around].mean())
+        ground, thermal = (float(image[item.window][around].mean()) for image in (fused, ir))
         lack = ground + 0.9 * item.contrast_in(ir) - 1
         if lack > 0 and empty[item.window][around].mean() >= 0.3:
             part = lacking[item.window]
-            part[item.pixels] = np.maximum(part[item.pixels], min(1.0, lack / max(ground - thermal, 0.05)))
+            opened = min(1.0, lack / max(ground - thermal, 0.05))
+            part[item.pixels] = np.maximum(part[item.pixels], opened)
     if not lacking.any():
         return None
     radius = max(3, int(0.09 * scene.height_px))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Warm objects of a thermal image, one by one, and how each of them is to look in the fused image.
 
-Used to make training targets only: it sees whole objects and may take its time, which a network and
-the node may not. All images are H x W float32 in [0, 1]; lengths are given for an image 480 pixels high.
+Used to make training targets only: it sees whole objects and may take its time, which a network
+and the node may not. All images are H x W float32 in [0, 1]; lengths are given for an image 480
+pixels high.
 """
 
 from dataclasses import dataclass, replace
@@ -12,12 +13,13 @@ import numpy as np
 
 LEVEL = 1 / 255
 WARMER = 14 * LEVEL, 45 * LEVEL  # above the thermal ground: not warm, warm
-OBJECTS = 28 * LEVEL, 50 * LEVEL, 85 * LEVEL  # above the ground from which on pixels form an object, and one in it
+# Above the ground, from which on pixels form an object, and objects in it.
+OBJECTS = 28 * LEVEL, 50 * LEVEL, 85 * LEVEL
 OF_RANGE = 0.05, 0.25  # share of the range from the thermal median to its 99.5th percentile
 GROUND_PX = 68  # objects wider than twice this belong to the ground
 SMALLEST_PX = 30  # area of an object
 LARGEST_SHARE = 0.03  # of the image; larger ones are buildings and roads, not targets
-# A person dark in the visible image stays dark if that shows him at least this well beside thermal.
+# A person dark in the visible image stays dark if that shows at least so much of the contrast.
 KEEP_DARK = 0.6
 BRIGHTEST = 245 * LEVEL
 LARGEST_LIFT = 0.35
@@ -76,7 +78,8 @@ class WarmObject:
 
     def contrast_in(self, image: np.ndarray) -> float:
         """Return mean(object) - mean(surround) of an H x W image."""
-        return float(image[self.window][self.pixels].mean() - image[self.window][self.surround].mean())
+        part = image[self.window]
+        return float(part[self.pixels].mean() - part[self.surround].mean())
 
 
 def blur(image: np.ndarray, sigma_px: float) -> np.ndarray:
@@ -96,7 +99,10 @@ def disc(radius_px: int) -> np.ndarray:
 
 
 def thermal_ground(ir: np.ndarray, scene: Scene) -> np.ndarray:
-    """Return thermal without what is warmer than its surround and narrower than twice GROUND_PX (an opening)."""
+    """Return thermal without what is warmer than its surround and narrower than twice GROUND_PX.
+
+    A morphological opening, H x W.
+    """
     smooth = blur(ir, 1.5)
     small = cv2.resize(smooth, None, fx=1 / 4, fy=1 / 4, interpolation=cv2.INTER_AREA)
     radius = max(2, int(GROUND_PX * scene.scale / 4))
@@ -107,11 +113,13 @@ def thermal_ground(ir: np.ndarray, scene: Scene) -> np.ndarray:
 def warmth(ir: np.ndarray, ground: np.ndarray, scene: Scene) -> np.ndarray:
     """Return how surely each pixel belongs to something warm, 0 to 1."""
     smooth = blur(ir, 0.7)
+    of_range = (smooth - scene.median) / (scene.hot - scene.median)
     return (smoothstep(smooth - ground, *WARMER)
-            * smoothstep((smooth - scene.median) / (scene.hot - scene.median), *OF_RANGE)).astype(np.float32)
+            * smoothstep(of_range, *OF_RANGE)).astype(np.float32)
 
 
-def find_objects(ir: np.ndarray, ground: np.ndarray, warm: np.ndarray, scene: Scene) -> list[WarmObject]:
+def find_objects(ir: np.ndarray, ground: np.ndarray, warm: np.ndarray,
+                 scene: Scene) -> list[WarmObject]:
     """Return the connected warm objects that have a surround to be seen against.
 
     An object may lie in another one: a person before a warm wall. The outer one comes first.
@@ -130,36 +138,48 @@ def _connected(mask, warm, scale):
         if area < SMALLEST_PX * scale ** 2:
             continue
         margin = int(8 * scale) + max(3, min(width, height) // 3)
-        window = (slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin))
+        window = (slice(max(0, y - margin), y + height + margin),
+                  slice(max(0, x - margin), x + width + margin))
         pixels = labels[window] == label
         own, others = pixels.astype(np.uint8), mask[window] > 0
         reach = max(2, min(margin - 2, int(5 * scale) + min(width, height) // 5))
-        surround = (cv2.dilate(own, disc(reach)) > 0) & (cv2.dilate(own, disc(max(1, int(2 * scale)))) == 0) & ~others
+        edge = cv2.dilate(own, disc(max(1, int(2 * scale)))) > 0
+        surround = (cv2.dilate(own, disc(reach)) > 0) & ~edge & ~others
         if surround.sum() < 10:
             surround = ~others
         if surround.sum() >= 5:
             near = blur(cv2.dilate(own, disc(max(1, int(3 * scale)))).astype(np.float32), 1.0)
-            found.append(WarmObject(window, pixels, surround, np.minimum(warm[window], near), area))
+            weight = np.minimum(warm[window], near)
+            found.append(WarmObject(window, pixels, surround, weight, area))
     return found
 
 
 def show_objects(objects: list[WarmObject], ir: np.ndarray, y: np.ndarray, fused: np.ndarray,
                  scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Return fused with every object drawn so that its contrast is that of the camera which shows it better.
+    """Draw every object with the contrast of the camera that shows it better.
 
     An object that is dark in y and shown well by it stays dark; every other one gets the look of
-    thermal, brighter than its surround. Large ones keep more of the visible image. The second result
-    is the share of thermal in it, 0 to 1.
+    thermal, brighter than its surround. Large ones keep more of the visible image.
+
+    Args:
+        objects: As find_objects returns them, outer ones first.
+        ir, y, fused: Thermal, visible luminance, and the picture so far, H x W in [0, 1].
+        scene: What describes the whole image.
+
+    Returns:
+        The picture with the objects, and the share of thermal in it, 0 to 1.
     """
     image, shares, targets = fused.copy(), np.zeros_like(fused), []
     for item in objects:
-        window, pixels, large = item.window, item.pixels, item.area_px > LARGEST_SHARE * scene.area_px
+        window, pixels = item.window, item.pixels
+        large = item.area_px > LARGEST_SHARE * scene.area_px
         visible, thermal = item.contrast_in(y), item.contrast_in(ir)
         best = max(abs(visible), abs(thermal))
         ground = float(fused[window][item.surround].mean())
         no_room = ground + 0.9 * best > 1.05 and ground - 0.9 * best > -0.05
         if visible < 0 and (abs(visible) >= KEEP_DARK * abs(thermal) or no_room):
-            lift = max(min(0, max(ground - best, 0) - float(y[window][pixels].mean())), -LARGEST_LIFT)
+            lift = max(ground - best, 0) - float(y[window][pixels].mean())
+            lift = max(min(0, lift), -LARGEST_LIFT)
             look, best = fused[window] + lift, -best
         else:
             share = np.float32(0.25 if large else 0.95)
@@ -183,6 +203,7 @@ def _with_contrast(image: np.ndarray, objects: list[WarmObject]) -> np.ndarray:
                 continue
             if contrast * item.contrast < 0 and abs(contrast) > 0.9 * abs(item.contrast):
                 continue  # visible enough the other way round
-            change = np.clip(item.contrast - contrast, -0.2, 0.2) / max(float(item.weight[item.pixels].mean()), 0.3)
+            change = np.clip(item.contrast - contrast, -0.2, 0.2)
+            change = change / max(float(item.weight[item.pixels].mean()), 0.3)
             image[item.window] = np.clip(image[item.window] + change * item.weight, 0, 1)
     return image
