@@ -13,8 +13,17 @@ from torch import nn
 from torch.nn.functional import interpolate, leaky_relu
 
 from .blocks import (
-    SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, SSDMixer, TokenConv2d, VSSBlock, depthwise,
-    initialise)
+    SLOPE,
+    Conv2d,
+    LayerNorm,
+    Linear,
+    PixelConv2d,
+    SSDMixer,
+    TokenConv2d,
+    VSSBlock,
+    depthwise,
+    initialise,
+)
 from .mixing import MAPS, MixingNetwork, seen, start_with_visible
 from .sides import Sides
 

@@ -19,6 +19,7 @@ from .degradations import (
 from .target import denoised, fused_target
 from .warm_objects import Scene, thermal_ground, warmth
 
+USUAL = Degradations()
 SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes
 
 
@@ -59,7 +60,7 @@ class CropSampler:
     """
 
     def __init__(self, pairs: list[LumaPair], *, crop: int, batch: int, seed: int,
-                 degradations: Degradations = Degradations()):
+                 degradations: Degradations = USUAL):
         usable = [p for p in pairs if min(p.ir.shape) >= crop]
         if not usable:
             raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a smaller '
