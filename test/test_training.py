@@ -205,6 +205,8 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('data: a\nout: b\nloss: {vif: 1}\n', 'unknown vif; known: distil, gradient, intensity, '),
     ('data: a\nout: b\nstrength: 0.8\n', 'unknown strength; known: batch, '),
     ('data: a\nout: b\ndegradations: {smoke: 0.5, rain: 1}\n', 'unknown rain, smoke; known: black_hot, blind, dark, '),
+    ('data: a\nout: b\ndegradations: {veil: 2}\n', 'veil must be a chance from 0 to 1, not 2'),
+    ('data: a\nout: b\ndegradations: {dark: often}\n', "dark must be a chance from 0 to 1, not 'often'"),
     ('data: a\nout: b\ndegradations: [veil]\n',
      r"degradations must hold a mapping such as \{veil: 0.2\}, not \['veil'\]"),
 ])

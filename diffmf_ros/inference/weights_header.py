@@ -11,7 +11,8 @@ from ..core.settings import Settings
 from ..models import PRESETS
 from .header_text import number_of
 
-FORMAT = 'diffmf_ros 4'  # 1: painted the whole image; 2: other names of tensors; 3: corrected the maximum
+# 1: networks painted the whole image; 2: other names of tensors; 3: networks corrected the maximum.
+FORMAT = 'diffmf_ros 4'
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
 

@@ -49,6 +49,9 @@ class TrainConfig:
         for entry, allowed in CHOICES.items():
             if getattr(self, entry) not in allowed:
                 raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not {getattr(self, entry)!r}')
+        for name, chance in asdict(self.degradations).items():
+            if not isinstance(chance, (int, float)) or not 0 <= chance <= 1:
+                raise ConfigError(f'degradations: {name} must be a chance from 0 to 1, not {chance!r}')
         if bool(self.teacher) != bool(self.loss.distil):
             raise ConfigError('distillation needs both a teacher (a weights file) and a loss distil above 0; '
                               f'got teacher {self.teacher!r} and distil {self.loss.distil}')

@@ -67,8 +67,7 @@ class CropSampler:
                             'crop')
         self._pairs, self._crop, self._batch, self._seed = usable, crop, batch, seed
         self._degradations = degradations
-        # Thermal as float32 and denoised visible luminance as uint8, made when first needed.
-        self._clean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._clean: dict[int, np.ndarray] = {}  # denoised visible luminance, H x W uint8
 
     def with_degradations(self, degradations: Degradations) -> 'CropSampler':
         """Return a sampler with other degradations; both share the clean images."""
@@ -107,10 +106,8 @@ class CropSampler:
 
     def _image(self, index):
         """Thermal and visible luminance without its noise, H x W float32."""
+        pair = self._pairs[index]
         if index not in self._clean:
-            pair = self._pairs[index]
-            ir, y = (np.float32(1 / 255) * image for image in (pair.ir, pair.vi_y))
-            y = denoised(y)
-            self._clean[index] = ir, np.rint(255 * y).astype(np.uint8)  # a quarter of the memory
-        ir, y = self._clean[index]
-        return ir, np.float32(1 / 255) * y
+            y = denoised(np.float32(1 / 255) * pair.vi_y)
+            self._clean[index] = np.rint(255 * y).astype(np.uint8)
+        return tuple(np.float32(1 / 255) * image for image in (pair.ir, self._clean[index]))
