@@ -185,6 +185,17 @@ def test_student_learns_the_image_of_its_teacher(learning, folder):
     assert float(row['total']) == pytest.approx(60 * float(row['distil']), rel=1e-4)
 
 
+def test_a_training_starts_from_the_weights_that_it_names(tiny):
+    # Given weights, when another training names them, then network and average are those,
+    first = train(tiny, quiet).weights
+    trainer, given = Trainer(dataclasses.replace(tiny, start=str(first))), load_weights(first).tensors
+    for state in (trainer.network.state_dict(), trainer.average):
+        assert all(torch.equal(value, given[name].float()) for name, value in state.items())
+    # and for another preset they are refused.
+    with pytest.raises(TrainingError, match='start: .* holds diffmf light, this training is of diffmf nano'):
+        Trainer(dataclasses.replace(tiny, preset='nano', start=str(first)))
+
+
 def test_gradient_that_is_not_finite_stops_the_training(tiny):
     trainer = Trainer(tiny)
     bad = torch.full((1, 1, 16, 16), float('nan'))
