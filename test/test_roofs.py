@@ -106,7 +106,8 @@ def test_attention_is_quadratic_in_the_pixels():
 
 
 @pytest.mark.parametrize('model, preset, multiply_adds', [
-    ('diffmf', 'light', 29.6e9), ('diffmf', 'base', 153e9), ('refinefuse', 'base', 160e9), ('s4fusion', 'base', 24.3e9)])
+    ('diffmf', 'light', 29.6e9), ('diffmf', 'base', 153e9), ('refinefuse', 'base', 160e9),
+    ('s4fusion', 'base', 24.3e9)])
 def test_presets_take_what_the_documentation_says(model, preset, multiply_adds):
     assert work_of_preset(model, preset, (640, 480)).operations / 2 == pytest.approx(multiply_adds, rel=0.02)
 
