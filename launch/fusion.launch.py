@@ -22,7 +22,7 @@ ARGUMENTS = (
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
     DeclareLaunchArgument('model', default_value='',
                           description='diffmf, s4fusion, refinefuse, classical; empty: as params_file'),
-    DeclareLaunchArgument('preset', default_value='', description='light, base, light-s4, nano; empty: as params_file'),
+    DeclareLaunchArgument('preset', default_value='', description='auto, light, base, light-s4, nano; empty: as params_file'),
     DeclareLaunchArgument('weights', default_value='', description='.safetensors; empty: as params_file'),
     DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB camera'),
     DeclareLaunchArgument('rgb_camera_info', default_value='rgb/camera_info',

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..core.settings import DEFAULTS
 from ..synthetic.environments import scene_list
 from . import options
 
@@ -28,7 +29,7 @@ def demo(
              f'{scene_list()}')] = None,
     rate: Annotated[float, typer.Option(help='bag seconds per second; 1 is real time')] = 0.3,
     model: options.Model = 'diffmf',
-    preset: options.Preset = 'light',
+    preset: options.Preset = DEFAULTS.preset,
     weights: options.Weights = None,
     scale: options.Scale = 0.5,
     device: options.Device = 'auto',

@@ -22,8 +22,8 @@ def export(
     from ..export.network import export as run
 
     settings = options.settings_from(model=model, preset=preset, weights=weights)
-    written = run(onnx, model=settings.model, preset=settings.preset, weights=settings.weights or None,
+    written = run(onnx, model=settings.model, preset=settings.network_preset, weights=settings.weights or None,
                   size=None if size is None else options.image_size(size))
     sizes = 'every size' if written.size is None else '{}x{}'.format(*written.size)
-    typer.echo(f'{onnx}: {settings.model} {settings.preset} for {sizes}, {onnx.stat().st_size / 1e6:.1f} MB; '
+    typer.echo(f'{onnx}: {settings.model} {settings.network_preset} for {sizes}, {onnx.stat().st_size / 1e6:.1f} MB; '
                f'onnxruntime differs from torch by at most {written.largest_difference:.1e}')

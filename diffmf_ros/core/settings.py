@@ -33,6 +33,9 @@ def _require_order(group: str, settings: Any, low: str, high: str) -> None:
                             f'{getattr(settings, high)}')
 
 
+AUTO_PRESET = {'diffmf': 'nano'}  # docs/quality.md: on a CPU the best of its presets; else light
+
+
 @dataclass(frozen=True)
 class InputSettings:
     """In which form images arrive."""
@@ -177,8 +180,8 @@ class Settings:
         'diffmf', 'what fuses: a network, or the weight-free classical method',
         choices=('diffmf', 's4fusion', 'refinefuse', 'classical'))
     preset: str = _setting(
-        'light', 'size of the network; s4fusion and refinefuse have light and base',
-        choices=('light', 'base', 'light-s4', 'nano'))
+        'auto', 'size of the network; auto: nano for diffmf, light for s4fusion and refinefuse, which also have base',
+        choices=('auto', 'light', 'base', 'light-s4', 'nano'))
     weights: str = _setting('', 'path of a .safetensors file; empty: the shipped weights of the preset')
     engine: str = _setting(
         'torch', 'what runs the network; onnx: onnxruntime, with weights naming a file of `diffmf export`',
@@ -214,6 +217,11 @@ class Settings:
             item.check(item.value)
         if self.warm_up_size and not re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', self.warm_up_size):
             raise SettingsError(f'warm_up_size must be like 640x480, or empty; got {self.warm_up_size!r}')
+
+    @property
+    def network_preset(self) -> str:
+        """The preset of the network, with auto resolved for the model."""
+        return AUTO_PRESET.get(self.model, 'light') if self.preset == 'auto' else self.preset
 
     @property
     def warm_up(self) -> tuple[int, int] | None:

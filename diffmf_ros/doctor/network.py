@@ -102,7 +102,7 @@ def _weights() -> Iterator[Finding]:
     from ..inference.header_text import number_text
     from ..inference.weights import load_weights
     from ..inference.weights_header import SHIPPED
-    default = f'{DEFAULTS.model}_{DEFAULTS.preset}.safetensors'
+    default = f'{DEFAULTS.model}_{DEFAULTS.network_preset}.safetensors'
     for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
         try:
             weights = load_weights(path)

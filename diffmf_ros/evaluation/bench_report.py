@@ -140,7 +140,7 @@ def _floors(configurations: Sequence[Configuration], notes: list[str]) -> list[F
     for configuration in configurations:
         settings, floor = configuration.settings, None
         if settings.model != 'classical':
-            work = work_of_preset(settings.model, settings.preset, configuration.size, scale=settings.scale)
+            work = work_of_preset(settings.model, settings.network_preset, configuration.size, scale=settings.scale)
             roofs = measure(*_device_and_precision(settings))
             floor = Floor(roofs.floor_ms(work), work.operations, work.elements * roofs.element_bytes,
                           roofs.operations_per_s, roofs.bytes_per_s)

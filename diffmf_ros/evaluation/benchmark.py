@@ -105,14 +105,14 @@ def _with_weights(configuration: Configuration, folder: Path) -> Configuration:
     from ..inference.weights import save_weights
     from ..inference.weights_header import WeightsError, shipped
     try:
-        shipped(settings.model, settings.preset)
+        shipped(settings.model, settings.network_preset)
         return configuration
     except WeightsError:
-        path = folder / f'{settings.model}_{settings.preset}.safetensors'
+        path = folder / f'{settings.model}_{settings.network_preset}.safetensors'
         if not path.exists():
-            tensors = models.build(settings.model, settings.preset).state_dict()
+            tensors = models.build(settings.model, settings.network_preset).state_dict()
             # One iteration, though there was none: a file without any is refused.
-            save_weights(path, tensors, model=settings.model, preset=settings.preset, iterations=1, seed=0)
+            save_weights(path, tensors, model=settings.model, preset=settings.network_preset, iterations=1, seed=0)
         return replace(configuration, settings=replace(settings, weights=str(path)), trained=False)
 
 

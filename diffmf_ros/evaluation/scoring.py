@@ -51,7 +51,7 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
     if name not in models.PRESETS:
         raise UnknownMethod(f'unknown model {name!r}; known: {", ".join([*models.PRESETS, *BASELINES])}')
     if preset is None:
-        preset = load_weights(weights).preset if weights else DEFAULTS.preset
+        preset = load_weights(weights).preset if weights else updated(DEFAULTS, {'model': name}).network_preset
     settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
     return f'{name} {preset}', Engine(updated(DEFAULTS, settings))
 

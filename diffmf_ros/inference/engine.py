@@ -32,7 +32,7 @@ class Engine:
 
     def __init__(self, settings: Settings):
         weights = load_weights(weights_for(settings))
-        network = models.build(settings.model, settings.preset)
+        network = models.build(settings.model, settings.network_preset)
         load_into(network, weights)
         use_threads(settings.threads)
         self.device, self.dtype = device_and_precision(settings)

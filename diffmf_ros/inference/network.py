@@ -84,7 +84,7 @@ class Network:
 
 def name_of(settings: Settings) -> str:
     """Return model and preset."""
-    return f'{settings.model} {settings.preset}'
+    return f'{settings.model} {settings.network_preset}'
 
 
 class LibraryMissing(EngineError):

@@ -112,9 +112,9 @@ def _device(device: str, ort) -> str:
 
 
 def _check_network(path: Path, header: OnnxHeader, settings: Settings) -> None:
-    if (header.model, header.preset) != (settings.model, settings.preset):
-        raise EngineError(f'{path} is for {header.model} {header.preset}, but {settings.model} {settings.preset} was '
-                          'asked for; set model and preset to match')
+    if (header.model, header.preset) != (settings.model, settings.network_preset):
+        raise EngineError(f'{path} is for {header.model} {header.preset}, but {settings.model} '
+                          f'{settings.network_preset} was asked for; set model and preset to match')
 
 
 def _padded(image: np.ndarray, sides: Sides) -> np.ndarray:

@@ -84,8 +84,8 @@ def weights_for(settings: Settings) -> Path:
 
     Raises WeightsError when it is not to be had, is not usable, or is for another network.
     """
-    header = read_header(settings.weights or shipped(settings.model, settings.preset))
-    if (header.model, header.preset) != (settings.model, settings.preset):
+    header = read_header(settings.weights or shipped(settings.model, settings.network_preset))
+    if (header.model, header.preset) != (settings.model, settings.network_preset):
         raise WeightsError(f'{header.path} is for {header.model} {header.preset}, but {settings.model} '
-                           f'{settings.preset} was asked for; set model and preset to match')
+                           f'{settings.network_preset} was asked for; set model and preset to match')
     return header.path

@@ -50,7 +50,8 @@ def mix(ir, vi_y, maps):
     Args:
         ir, vi_y: B x 1 x H x W in [0, 1].
         maps: B x 4 x H x W, any values: logits of the thermal share of the base and of the gains
-            of visible and of thermal detail (0 to 2 each), and what is added, in units of 1.
+            of visible and of thermal detail (0 to 2 each), and what is added, in units of 1. The
+            gain of visible detail is at least its share of the base.
 
     Returns:
         B x 1 x H x W in the type of ir, not clamped. It is vi_y for a share of 0, gains of 1 and 0
@@ -58,7 +59,9 @@ def mix(ir, vi_y, maps):
     """
     share, visible, thermal, added = maps.to(ir.dtype).split(1, dim=1)
     share = torch.sigmoid(share)
-    visible, thermal = LARGEST_GAIN * torch.sigmoid(visible), LARGEST_GAIN * torch.sigmoid(thermal)
+    # Visible detail stays where the base is visible: a network takes fine texture for noise.
+    visible = torch.maximum(LARGEST_GAIN * torch.sigmoid(visible), 1 - share)
+    thermal = LARGEST_GAIN * torch.sigmoid(thermal)
     fused = torch.addcmul(added, visible, vi_y).addcmul(thermal, ir)
     return fused.addcmul(1 - share - visible, base(vi_y)).addcmul(share - thermal, base(ir))
 
