@@ -55,7 +55,8 @@ def test_a_grey_and_a_colour_image_are_told_apart_in_either_order(tmp_path, orde
     fused = cv2.imread(str(tmp_path / 'out.png')).astype(int)
     assert done.returncode == 0, done.stderr
     assert fused[128, 128, 2] - fused[128, 128, 0] > 100
-    assert np.ptp(fused[80, 80]) <= 2 and fused[80, 80].mean() > 60
+    # Classical fusion shows a large area with a part of its contrast: at least half of the 90 levels.
+    assert np.ptp(fused[80, 80]) <= 2 and fused[80, 80].mean() > 45
     assert ('pet.png is in colour and' in done.stderr) == (order == ('mri', 'pet'))
 
 
@@ -101,4 +102,4 @@ def test_bench_refuses_a_size_that_is_none():
 def test_bench_refuses_an_unknown_preset_and_names_the_known_ones():
     done = diffmf('bench', '--preset', 'light,huge')
     assert done.returncode == 2
-    assert 'preset must be one of light, base' in ' '.join(done.stderr.split())
+    assert 'preset must be one of auto, light, base' in ' '.join(done.stderr.split())

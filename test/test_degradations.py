@@ -25,7 +25,8 @@ SEEDS = range(12)
 def texture(seed=0, *, low=0.3, high=0.9):
     """Smooth 96 x 128 float32 in [low, high]."""
     noise = np.random.default_rng(seed).standard_normal((96, 128)).astype(np.float32)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, low, high, cv2.NORM_MINMAX)
+    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, low, high, cv2.NORM_MINMAX)
+    return np.clip(image, low, high)  # normalize rounds
 
 
 def degraded(y, ir, chances, *, seed=0):

@@ -43,7 +43,7 @@ TINY = {
 
 
 def settings_for(path, **changes):
-    return updated(DEFAULTS, {'engine': 'onnx', 'weights': str(path), 'threads': 1, **changes})
+    return updated(DEFAULTS, {'preset': 'light', 'engine': 'onnx', 'weights': str(path), 'threads': 1, **changes})
 
 
 def scene(height, width):
@@ -64,7 +64,8 @@ def light(tmp_path_factory):
 @pytest.fixture(scope='module')
 def engines(light):
     """(onnxruntime's, torch's) for the light network."""
-    return OnnxEngine(settings_for(light.path)), Engine(updated(DEFAULTS, {'precision': 'float32', 'threads': 1}))
+    return OnnxEngine(settings_for(light.path)), Engine(
+        updated(DEFAULTS, {'preset': 'light', 'precision': 'float32', 'threads': 1}))
 
 
 @pytest.fixture(scope='module')
@@ -215,7 +216,7 @@ def test_a_pair_fuses_as_with_torch(light):
     pipeline = FusionPipeline(settings_for(light.path))
     result = pipeline.fuse(pair(75, 101))
 
-    expected = FusionPipeline(updated(DEFAULTS, {'precision': 'float32'})).fuse(pair(75, 101))
+    expected = FusionPipeline(updated(DEFAULTS, {'preset': 'light', 'precision': 'float32'})).fuse(pair(75, 101))
     assert (result.mode, result.warnings, pipeline.problems) == (Mode.FUSED, (), ())
     assert (pipeline.description, pipeline.device) == ('diffmf light', 'onnxruntime cpu')
     assert np.abs(result.pixels.astype(int) - expected.pixels).max() <= 1
@@ -230,7 +231,7 @@ def test_a_machine_without_torch_fuses(light, tmp_path):
         'from diffmf_ros.inference.pipeline import FusionPipeline\n'
         'rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)\n'
         'frames = Frame("rgb", 1, "rgb", rgb, "rgb8"), Frame("thermal", 1, "t", rgb[..., 0], "mono8")\n'
-        f'settings = updated(DEFAULTS, {{"engine": "onnx", "weights": {str(light.path)!r}, "threads": 1}})\n'
+        f'settings = updated(DEFAULTS, {{"preset": "light", "engine": "onnx", "weights": {str(light.path)!r}, "threads": 1}})\n'
         'result = FusionPipeline(settings).fuse(Pair(*frames, 0))\n'
         'print(result.mode.value, result.pixels.shape, result.warnings)')
 

@@ -37,7 +37,7 @@ def engine_settings(tmp_path):
     path = tmp_path / 'w.safetensors'
     save_weights(path, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
                  iterations=1, seed=0)
-    return updated(DEFAULTS, {'weights': str(path)})
+    return updated(DEFAULTS, {'preset': 'light', 'weights': str(path)})
 
 
 @pytest.mark.parametrize('height, width', [(1, 1), (7, 30), (48, 64), (61, 73)])
