@@ -143,7 +143,7 @@ def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
     calls = []
     monkeypatch.setattr(roofs, 'measure_roofs', lambda device, dtype: calls.append(device) or roofs.Roofs(
         device, 'float32', 1e12, 10e9, 4))
-    light = updated(DEFAULTS, {'precision': 'float32'})
+    light = updated(DEFAULTS, {'preset': 'light', 'precision': 'float32'})
     configurations = [Configuration(CLASSICAL, (640, 480)), Configuration(light, (640, 480)),
                       Configuration(light, (320, 240))]
     # when their floors are asked for

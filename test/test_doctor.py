@@ -189,7 +189,7 @@ class TestNetwork:
     def test_shipped_weights_are_verified(self, network):
         found = by_name(network.examine())
         assert found['diffmf_light'].state is GOOD
-        assert 'checksum matches' in found['diffmf_light'].text
+        assert 'checksum matches' in found['diffmf_nano'].text
 
     def test_damaged_and_missing_weights(self, network, monkeypatch, tmp_path):
         from diffmf_ros.inference import weights_header
@@ -197,8 +197,8 @@ class TestNetwork:
         monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
         found = by_name(network.examine())
         assert found['diffmf_base'].state is LACKS
-        assert found['diffmf_light'].state is BLOCKS
-        assert 'does not exist' in found['diffmf_light'].text
+        assert found['diffmf_nano'].state is BLOCKS
+        assert 'does not exist' in found['diffmf_nano'].text
 
 
 def run_doctor():

@@ -102,8 +102,8 @@ def test_a_flat_image_has_no_surround_and_is_its_own_ground(height, width):
     assert thermal.shape == visible.shape == (1, 2, height, width)
     for image in (thermal, visible):
         assert torch.allclose(image[:, 0], torch.tensor(4 * 0.7 - 2), **NEAR)
-        # Eight times the rounding of a float32 mean of 4096 pixels.
-        assert torch.allclose(image[:, 1], torch.tensor(0.0), atol=1e-4)
+        # Four times the rounding of a float32 mean that adds 4096 pixels one by one.
+        assert torch.allclose(image[:, 1], torch.tensor(0.0), atol=2e-4)
 
 
 @pytest.mark.parametrize('side, level, shown', [
@@ -140,4 +140,4 @@ def test_the_visible_image_shows_what_is_brighter_than_its_surround():
     spot[..., 96, 128] += 0.5
     _, visible = seen(slope, spot)
     assert torch.allclose(visible[0, 1, 96, 128], torch.tensor(2.0), atol=4 * 0.5 / 64 ** 2 + 1e-5)
-    assert visible[0, 1, 40:56, 64:192].abs().max() < 1e-4
+    assert visible[0, 1, 40:56, 64:192].abs().max() < 2e-4
