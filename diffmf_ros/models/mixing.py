@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 MAPS = 4  # that a network gives to mix()
-BASE_WINDOW, BASE_STEP = 8, 4  # pixels of a mean, and between two: base and detail part there
-SURROUND_WINDOW, SURROUND_STEP = 64, 16  # pixels, likewise, of the surround of an object
-GROUND_STEP, GROUND_WINDOW = 8, 17  # pixels of a mean, means of the window of the opening
+BASE = 8, 4  # pixels of a mean, and between two: base and detail part there
+BLOCK = 8  # pixels; surround and ground are made of the means of such blocks
+SURROUND = 8, 2  # blocks of a mean, and between two: 64x64 pixels around every 16th
+GROUND = 17  # blocks: side of the square of the opening
 CLOSED = -2.0  # logit of a gate that starts nearly closed: 12 %
 LARGEST_GAIN = 2.0  # of detail
 
@@ -68,7 +69,7 @@ def mix(ir, vi_y, maps):
 
 def base(image):
     """Return the 8x8 mean of B x 1 x H x W around every fourth pixel, bilinear in between."""
-    return _smoothed(image, BASE_WINDOW, BASE_STEP)
+    return _means_between(_means(image, *BASE), image, BASE[1])
 
 
 def seen(ir, vi_y):
@@ -81,7 +82,7 @@ def seen(ir, vi_y):
     Args:
         ir, vi_y: B x 1 x H x W in [0, 1].
     """
-    surround = _smoothed(vi_y, SURROUND_WINDOW, SURROUND_STEP)
+    surround = _means_between(_means(_blocks(vi_y), *SURROUND), vi_y, SURROUND[1] * BLOCK)
     return (torch.cat((4 * ir - 2, 8 * (ir - ground(ir))), dim=1),
             torch.cat((4 * vi_y - 2, 4 * (vi_y - surround)), dim=1))
 
@@ -91,26 +92,28 @@ def ground(ir):
 
     A morphological opening by a square of 17 x 17 means of 8x8 pixels; B x 1 x H x W.
     """
-    means = avg_pool2d(ir, GROUND_STEP, GROUND_STEP, ceil_mode=True, count_include_pad=False)
-    opened = _largest(-_largest(-means))
-    smooth = interpolate(opened, scale_factor=GROUND_STEP, mode='bilinear', align_corners=False)
-    return smooth[..., :ir.shape[2], :ir.shape[3]]
+    return _means_between(_largest(-_largest(-_blocks(ir))), ir, BLOCK)
 
 
 def _largest(means):
     """The largest of 17 x 17 means around each."""
-    half = GROUND_WINDOW // 2
-    rows = max_pool2d(means, (1, GROUND_WINDOW), 1, (0, half))
-    return max_pool2d(rows, (GROUND_WINDOW, 1), 1, (half, 0))
+    rows = max_pool2d(means, (1, GROUND), 1, (0, GROUND // 2))
+    return max_pool2d(rows, (GROUND, 1), 1, (GROUND // 2, 0))
 
 
-def _smoothed(image, window, step):
-    """Means of window x window around every step-th pixel, bilinear in between.
+def _blocks(image):
+    """Means of blocks of 8x8 pixels; at the border of what is there."""
+    return avg_pool2d(image, BLOCK, BLOCK, ceil_mode=True, count_include_pad=False)
 
-    At the border they are means of what is there.
-    """
-    means = avg_pool2d(image, window, step, padding=(window - step) // 2, ceil_mode=True,
-                       count_include_pad=False)
+
+def _means(image, window, step):
+    """Means of window x window around every step-th place; at the border of what is there."""
+    return avg_pool2d(image, window, step, padding=(window - step) // 2, ceil_mode=True,
+                      count_include_pad=False)
+
+
+def _means_between(means, image, step):
+    """Means that stand step pixels apart, at every pixel of image: bilinear."""
     smooth = interpolate(means, scale_factor=step, mode='bilinear', align_corners=False)
     return smooth[..., :image.shape[2], :image.shape[3]]
 
