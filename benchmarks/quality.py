@@ -41,7 +41,6 @@ from diffmf_ros.inference.weights_header import SHIPPED
 
 WORKERS = 2
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'
-SHARE = {'nano': 0.9}  # of what is asked, by preset; the others reach it in full
 
 ScoresBySet = dict[str, dict[str, list[ImageScores]]]  # by data set and method
 
@@ -115,8 +114,7 @@ def verdicts(trained: dict[str, Fuse], measured: Measured) -> list[str]:
     """Tables of the bars, one for each network."""
     lines = []
     for name in trained:
-        share = next((share for preset, share in SHARE.items() if preset in name.split()), 1.0)
-        found: list[Bar] = bars(name, measured, read_peers(), share=share)
+        found: list[Bar] = bars(name, measured, read_peers())
         lines += bar_lines(name, found)
     return lines
 
