@@ -148,7 +148,7 @@ def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(came
 
     cameras.peer.wait_for(lambda: 'the self-check found NaN' in cameras.message(), 'the reason')
     assert cameras.reports[-1].status[0].level == b'\x02'
-    assert cameras.node.get_parameter('preset').value == 'light'
+    assert cameras.node.get_parameter('preset').value == 'auto'
     assert cameras.fuse_one() and cameras.state()['mode'] == 'CLASSICAL'
 
 

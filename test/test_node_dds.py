@@ -156,7 +156,8 @@ def test_an_adaptive_node_steps_down_until_it_fuses_more_pairs(camera_bag, start
     # Given a network that takes far longer than the time between pairs, on whatever machine
     pytest.importorskip('torch', reason='torch is not installed')
     reports = peer.collect(DiagnosticArray, '/diagnostics')
-    node = start(NODE, '--ros-args', '-p', 'adaptive_scale:=true', '-p', 'device:=cpu', '-p', 'threads:=1')
+    node = start(NODE, '--ros-args', '-p', 'preset:=light', '-p', 'adaptive_scale:=true', '-p', 'device:=cpu',
+                 '-p', 'threads:=1')
 
     def counts(report):
         values = values_of(report)
