@@ -231,7 +231,8 @@ def test_a_machine_without_torch_fuses(light, tmp_path):
         'from diffmf_ros.inference.pipeline import FusionPipeline\n'
         'rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)\n'
         'frames = Frame("rgb", 1, "rgb", rgb, "rgb8"), Frame("thermal", 1, "t", rgb[..., 0], "mono8")\n'
-        f'settings = updated(DEFAULTS, {{"preset": "light", "engine": "onnx", "weights": {str(light.path)!r}, "threads": 1}})\n'
+        'onnx = {"preset": "light", "engine": "onnx", "threads": 1}\n'
+        f'settings = updated(DEFAULTS, onnx | {{"weights": {str(light.path)!r}}})\n'
         'result = FusionPipeline(settings).fuse(Pair(*frames, 0))\n'
         'print(result.mode.value, result.pixels.shape, result.warnings)')
 

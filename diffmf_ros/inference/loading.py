@@ -61,7 +61,8 @@ def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline], e
     except DiffmfError:
         raise
     except Exception as error:  # drivers and allocators raise anything
-        problem = EngineError(f'{settings.model} {settings.network_preset} cannot be loaded: {type(error).__name__}: {error}')
+        problem = EngineError(f'{settings.model} {settings.network_preset} cannot be loaded: '
+                              f'{type(error).__name__}: {error}')
     else:
         guard = guard_of(network)
         loaded = Loaded(guard, network.name, network.device)
