@@ -100,7 +100,8 @@ def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[Sce
     def frames() -> Iterator[list[Row]]:
         columns = [rows(bag, fused, settings, counts) for bag in bags]
         for index, together in enumerate(zip(*columns, strict=False)):
-            best[:] = [max(pair, key=lambda item: item[1]) for pair in zip(best or together, together, strict=True)]
+            # Of equals the last one: the first of a bag may be the image of one camera alone.
+            best[:] = [max(pair, key=lambda item: item[1]) for pair in zip(together, best or together, strict=True)]
             if index in chosen:
                 sheet.append(together[0][0])
             yield [row for row, _ in together]

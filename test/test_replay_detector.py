@@ -30,8 +30,9 @@ PERSON = np.s_[24:32, 16:24]
 
 @pytest.fixture
 def bag(tmp_path):
-    """Twelve pairs of 64x64: black RGB with blue on the person, thermal that shows the person."""
+    """Twelve pairs of 64x64: RGB with two lamps and no person, thermal that shows the person."""
     rgb, thermal = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    rgb[4:12, 40:44], rgb[50:60, 50:60] = 90, 70
     thermal[PERSON] = 230
     with BagWriter(tmp_path / 'bag') as writer:
         for number in range(PAIRS):
