@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each idea is worth: preset `nano`, trained equally long without it, scored on other pairs.
+"""Ablation: trains preset `nano` equally long without each idea and scores it on other pairs.
 
 python benchmarks/ablation.py TRAIN VAL [ITERATIONS] [--only NAME,...]
     [--boxes FILE.json] [--detector FILE.onnx]: folders with ir/ and vi/, as for `diffmf train`.
@@ -48,7 +48,7 @@ NO_DEGRADATION = {entry.name: 0.0 for entry in fields(Degradations)}
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed: sizes of the network, weights of the loss, chances of degradations."""
+    """Changes of a row: sizes of the network, weights of the loss, chances of degradations."""
 
     sizes: dict = field(default_factory=dict)
     loss: dict = field(default_factory=dict)

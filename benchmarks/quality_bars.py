@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network has to reach: with an unchanged detector, by eye, and against others."""
+"""Bars of a network: with an unchanged detector, by eye, and against other methods."""
 
 import csv
 import math
@@ -35,7 +35,7 @@ BySet = dict[str, dict[str, Scores]]  # by data set and method
 
 @dataclass(frozen=True)
 class Measured:
-    """What quality.py measured, by method; what is empty was not measured and has no bars.
+    """Measurements of quality.py by method; an empty one was not made and has no bars.
 
     scores: means by data set; detector and drives: DetectorTrial.table of the pairs and of the
     rendered drives; flicker and finds: by clip; shifted: AP40 over all pairs with the visible

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an unchanged detector makes of every method: on pairs, out of line too, and in clips."""
+"""Detections of an unchanged detector by method: on pairs, also shifted ones, and in clips."""
 
 from collections import defaultdict
 from pathlib import Path

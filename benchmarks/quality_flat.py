@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a picture behind a closed shutter: of the method alone, and in the node."""
+"""Flat thermal, as behind a closed shutter: PSNR to RGB of each method, and what the node does."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def measure_flat(methods: dict[str, Fuse], luminances: list[np.ndarray]) -> dict
 
 
 def passes_rgb_on(pictures: list[np.ndarray]) -> bool:
-    """Whether the pipeline calls flat thermal of every level blind and passes RGB on.
+    """Return whether the pipeline calls flat thermal of every level blind and passes RGB on.
 
     pictures are H x W x 3 BGR or H x W, uint8. That is judged before a pair is fused, so it does not
     depend on the method.

@@ -14,7 +14,7 @@ from ..core.thermal import Levels
 from .errors import EngineError
 from .guard import Live, Offline
 from .memory import give_back_memory
-from .network import Job, Network
+from .network import Job, Network, name_of
 from .onnx_file import read_sealed
 from .watchdog import FIRST_CALL_S
 
@@ -61,8 +61,7 @@ def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline], e
     except DiffmfError:
         raise
     except Exception as error:  # drivers and allocators raise anything
-        problem = EngineError(f'{settings.model} {settings.network_preset} cannot be loaded: '
-                              f'{type(error).__name__}: {error}')
+        problem = EngineError(f'{name_of(settings)} cannot be loaded: {type(error).__name__}: {error}')
     else:
         guard = guard_of(network)
         loaded = Loaded(guard, network.name, network.device)

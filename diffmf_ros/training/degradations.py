@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LEVEL = 1 / 255
+from .warm_objects import LEVEL
 
 
 @dataclass(frozen=True)
