@@ -17,7 +17,7 @@ help: ## show this list
 
 demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder, RATE=factor
 	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(foreach s,$(SCENE),--scene '$(s)') \
-		$(if $(RATE),--rate '$(RATE)')
+		$(if $(RATE),--rate '$(RATE)') $(if $(filter out/demo,$(OUT)),--overwrite)
 
 test: venv ## every test
 	$(BIN)/python -m pytest

@@ -7,9 +7,11 @@ disagrees with its storage file otherwise reads as silently empty.
 """
 
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from typing import Any
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from .bag_files import EXTRA_FILES, BagError, place, require_bag_output
 from .core.encodings import decode_message
-from .core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError
+from .core.frames import RGB, THERMAL, Frame, FrameError
+from .writing import cannot_write
 
 IMAGE = 'sensor_msgs/msg/Image'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
@@ -26,10 +30,6 @@ STORAGES = ('sqlite3', 'mcap')
 METADATA_VERSION = 8
 # Recordings made by the project start here, so that the same input gives the same bytes.
 START_NS = 1_700_000_000 * 10**9
-
-
-class BagError(DiffmfError):
-    """A bag cannot be read or written."""
 
 
 @dataclass(frozen=True)
@@ -156,56 +156,67 @@ class BagWriter:
 
     The bag grows in a hidden folder beside `path` and takes its place when the block ends without an
     error, so a failed or interrupted run never leaves a bag that looks valid. An existing path is
-    refused; with overwrite=True an existing *bag* is replaced as a whole, anything else still refused.
+    refused; with overwrite=True the files of an existing *bag* are replaced, others in its folder stay.
+    A path that is one of `inputs`, or holds one, is always refused.
     """
 
-    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False):
+    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False, inputs: Iterable = ()):
         if storage not in STORAGES:
             raise BagError(f'storage must be one of {", ".join(STORAGES)}; got {storage!r}')
         self.path = Path(path)
         self.count = 0
         self._plugin = StoragePlugin[storage.upper()]
-        self._overwrite = overwrite
+        self._overwrite, self._inputs = overwrite, tuple(inputs)
         self._store = type_store()
         self._connections: dict[str, Any] = {}
+        self._staging: Path | None = None
 
     def __enter__(self) -> 'BagWriter':
-        self._check_path()
+        require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
         try:
             self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
             self._staging = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}-', dir=self.path.parent))
-        except OSError as error:
-            raise BagError(f'cannot write a bag at {self.path}: {error}') from error
-        self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,
-                              storage_plugin=self._plugin)
-        self._writer.open()
+            self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,
+                                  storage_plugin=self._plugin)
+            self._writer.open()
+        except (OSError, sqlite3.Error) as error:
+            if self._staging is not None:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            raise self._failure(error) from error
         return self
-
-    def _check_path(self) -> None:
-        if any(mark in str(self.path) for mark in '?#%'):
-            raise BagError(f'the path of a bag must not contain ?, # or %, got {self.path}')
-        if not self.path.exists():
-            return
-        if not self._overwrite:
-            raise BagError(f'{self.path} exists already: choose another path or remove it')
-        if not (self.path / 'metadata.yaml').is_file():
-            raise BagError(f'{self.path} exists and is not a bag, so it is not overwritten')
 
     def __exit__(self, exc_type, exc, traceback) -> None:
         try:
             if exc_type is not None:
-                self._writer.abort()
+                self._abort()
                 return
             if self.count == 0:
-                self._writer.abort()
+                self._abort()
                 raise BagError(f'no message was written, so {self.path} was not made')
-            self._writer.close()
-            if self.path.exists():
-                self._check_path()
-                shutil.rmtree(self.path)
-            (self._staging / self.path.name).rename(self.path)
+            self._finish()
+        except (OSError, sqlite3.Error) as error:
+            self._abort()
+            raise self._failure(error) from error
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _finish(self) -> None:
+        storage = self._writer.storage.path.name  # beside it SQLite keeps its journal
+        extra = {file.name for file in self.folder.iterdir() if not file.name.startswith(storage)}
+        if extra:
+            self._writer.set_custom_data(EXTRA_FILES, '\n'.join(sorted(extra)))
+        self._writer.close()
+        require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
+        place(self.folder, self.path)
+
+    def _abort(self) -> None:
+        with suppress(OSError, sqlite3.Error):  # the disk is full, perhaps
+            self._writer.abort()
+
+    def _failure(self, error: OSError | sqlite3.Error) -> BagError:
+        """Return what kept the bag from being written as an error of one line."""
+        reason = cannot_write(self.path, error) if isinstance(error, OSError) else error
+        return BagError(f'cannot write a bag at {self.path}: {reason}')
 
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int) -> None:
         """Append one message: CDR bytes, or a message object of `type_store()`, recorded at stamp_ns."""
@@ -213,15 +224,21 @@ class BagWriter:
             raise BagError(f'the message type {msgtype} is not known and cannot be written')
         if stamp_ns < 0:
             raise BagError(f'a recording time must not be negative, got {stamp_ns} ns on {topic}')
+        is_raw = isinstance(message, (bytes, bytearray, memoryview))
+        raw = message if is_raw else self._store.serialize_cdr(message, msgtype)
+        try:
+            self._writer.write(self._connection(topic, msgtype), stamp_ns, raw)
+        except (OSError, sqlite3.Error) as error:
+            raise self._failure(error) from error
+        self.count += 1
+
+    def _connection(self, topic: str, msgtype: str) -> Any:
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self._store)
         connection = self._connections[topic]
         if connection.msgtype != msgtype:
             raise BagError(f'{topic} carries {connection.msgtype}, got a {msgtype}')
-        is_raw = isinstance(message, (bytes, bytearray, memoryview))
-        raw = message if is_raw else self._store.serialize_cdr(message, msgtype)
-        self._writer.write(connection, stamp_ns, raw)
-        self.count += 1
+        return connection
 
     @property
     def folder(self) -> Path:

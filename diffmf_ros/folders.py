@@ -2,7 +2,7 @@
 """Folders of image pairs, vi/ and ir/ files with equal stems: found, read, and written as a rosbag2."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,14 +126,14 @@ def _read(path: Path, flags: int) -> np.ndarray:
 
 
 def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlite3',
-              overwrite: bool = False) -> Iterator[int]:
+              overwrite: bool = False, inputs: Iterable = ()) -> Iterator[int]:
     """Write the pairs to a bag at path; yields the number of pairs written so far, one by one.
 
     Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, or mono16 for 16-bit files) and their
     camera_info, marked as uncalibrated. Raises FolderError for a file that is no image, BagError when
-    the bag cannot be written; nothing is left behind then.
+    the bag cannot be written, or path is one of inputs; nothing is left behind then.
     """
-    with BagWriter(path, storage, overwrite=overwrite) as bag:
+    with BagWriter(path, storage, overwrite=overwrite, inputs=inputs) as bag:
         for written, pair in enumerate(pairs, start=1):
             thermal = _read(pair.infrared, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
             images = {RGB: (_read(pair.visible, cv2.IMREAD_COLOR), 'bgr8'),

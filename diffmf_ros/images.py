@@ -9,6 +9,7 @@ import numpy as np
 
 from .core.compressed import is_cut
 from .core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
+from .writing import write_bytes
 
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
               (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8'}
@@ -57,13 +58,21 @@ def in_colour(frame: Frame) -> bool:
     return pixels.ndim == 3 and bool((pixels[..., 1:] != pixels[..., :1]).any())
 
 
-def write_image(path: Path, pixels: np.ndarray, encoding: str) -> None:
-    """Write an rgb8 or bgr8 image. Raises ImageFileError when the folder or the file type is wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_image(path: Path, pixels: np.ndarray, encoding: str, *, overwrite: bool = True) -> None:
+    """Write an rgb8 or bgr8 image, in the format that its ending names, whole or not at all.
+
+    Raises:
+        ImageFileError: the ending names no format.
+        WriteError: the file cannot be written, or exists and overwrite is False.
+    """
+    require_format(path)
     bgr = pixels[:, :, ::-1] if encoding == 'rgb8' else pixels
-    try:
-        written = cv2.imwrite(str(path), bgr)
-    except cv2.error as error:
-        raise ImageFileError(f'{path} cannot be written: {error.err}; use .png or .jpg') from error
-    if not written:
-        raise ImageFileError(f'{path} cannot be written; is the folder writable?')
+    write_bytes(path, cv2.imencode(path.suffix, bgr)[1].tobytes(), overwrite=overwrite)
+
+
+def require_format(path: Path) -> None:
+    """Raise ImageFileError unless the ending of path names a format that images can be written in."""
+    # By a name without the folder, which need not be UTF-8: OpenCV looks at the ending alone.
+    if not path.suffix.isascii() or not cv2.haveImageWriter(f'image{path.suffix}'):
+        raise ImageFileError(f'{path} cannot be written: its ending {path.suffix!r} names no image format; use .png '
+                             'or .jpg')

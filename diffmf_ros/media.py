@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from .core.frames import DiffmfError
+from .writing import replacing, write_bytes
 
 TITLES = ('RGB', 'thermal', 'fused')
 _MARGIN, _BAR = 6, 26
@@ -90,49 +91,54 @@ def contact_sheet(rows: Sequence[Row], *, width: int = 400) -> np.ndarray:
 
 
 def write_contact_sheet(path: str | Path, rows: Sequence[Row], *, width: int = 400) -> None:
-    """Write contact_sheet(rows) as a PNG; raises MediaError when the file cannot be written."""
-    encoded = cv2.imencode('.png', contact_sheet(rows, width=width))[1]
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise MediaError(f'cannot write {path}: {error}') from error
+    """Write contact_sheet(rows) as a PNG; raises WriteError when the file cannot be written."""
+    write_bytes(path, cv2.imencode('.png', contact_sheet(rows, width=width))[1].tobytes())
 
 
 def write_video(path: str | Path, frames: Iterable[Sequence[Row]], *, fps: float,
                 width: int = 480) -> Iterator[int]:
     """Write an MP4 whose frames are sheets of one or more rows; yields the number of frames written so far, one by one.
 
-    Raises MediaError when OpenCV lacks the mp4v encoder or the file cannot be written. The file appears
-    under its name only when it is complete.
+    The file appears under its name only when it is complete.
+
+    Raises:
+        MediaError: OpenCV lacks the mp4v encoder, there is no frame, or not all of them were stored.
+        WriteError: the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f'.{path.stem}.partial.mp4')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MediaError(f'cannot write {path}: {error}') from error
-    writer, written = None, 0
-    try:
-        for rows in frames:
-            picture = contact_sheet(rows, width=width)
-            # The encoder wants even sides.
-            picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
-            writer = writer or _open(partial, fps, picture.shape)
-            writer.write(picture)
-            written += 1
-            yield written
+    with replacing(path) as partial:
+        writer, written = None, 0
+        try:
+            for rows in frames:
+                picture = contact_sheet(rows, width=width)
+                # The encoder wants even sides.
+                picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
+                writer = writer or _open(partial, fps, picture.shape)
+                writer.write(picture)
+                written += 1
+                yield written
+        finally:
+            if writer is not None:
+                writer.release()
         if writer is None:
             raise MediaError('a video needs at least one fused frame, got none')
-        writer.release()
-        partial.replace(path)
-    finally:
-        if writer is not None:
-            writer.release()
-        partial.unlink(missing_ok=True)
+        _require_frames(partial, written)
+
+
+def _require_frames(path: Path, count: int) -> None:
+    """Raise MediaError unless a video has so many frames: OpenCV does not say that a disk is full."""
+    film = cv2.VideoCapture(str(path))
+    stored = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
+    film.release()
+    if stored != count:
+        raise MediaError(f'only {stored} of {count} frames of the video could be stored in {path.parent}; is the '
+                         'disk full?')
 
 
 def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # OpenCV would end the process
+        raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), fps, (shape[1], shape[0]))
     if not writer.isOpened():
         raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) has no mp4v '

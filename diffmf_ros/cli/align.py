@@ -23,21 +23,23 @@ def align(
         min=0.2, max=5.0, help='width of the thermal field of view over that of RGB, if known')] = None,
     max_pairs: Annotated[int, typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
     overlay: Annotated[Path | None, typer.Option(help='picture to write: thermal edges on the RGB image')] = None,
-    overwrite: Annotated[bool, typer.Option(help='replace an existing file')] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
     from ..alignment_pairs import bag_pairs, file_pairs, grays, picture
     from ..core.homography import Alignment
     from ..core.registration import RegistrationError, register
-    from ..images import write_image
+    from ..images import require_format, write_image
+    from ..writing import replacing, require_output
 
     if (bag is None) == (rgb is None) or (rgb is None) != (thermal is None):
         raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')
     if init is not None and fov_ratio is not None:
         raise typer.BadParameter('--init and --fov-ratio exclude each other')
-    existing = [path for path in (out, overlay) if path is not None and path.exists()]
-    if existing and not overwrite:
-        raise typer.BadParameter(f'{existing[0]} exists already; --overwrite replaces it')
+    for path in (out, overlay):
+        require_output(path, overwrite=overwrite, inputs=(rgb, thermal, bag, init))
+    if overlay:
+        require_format(overlay)
     start = Alignment.load(init) if init else None
     if bag is not None:
         sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
@@ -49,11 +51,8 @@ def align(
     except RegistrationError as error:
         typer.echo(f'error: {error}', err=True)
         raise typer.Exit(1) from error
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        found.alignment.save(out)
-    except OSError as error:
-        raise typer.BadParameter(f'{out} cannot be written: {error}') from error
+    with replacing(out, overwrite=overwrite) as partial:
+        found.alignment.save(partial)
     if overlay:
-        write_image(overlay, picture(pairs[0], found.alignment), 'rgb8')
+        write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
     typer.echo(f'{out}: {found.summary}')

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
+from ..writing import require_output, write_text
 from . import bench_shell, options
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run (evaluation/roofs.py); speed-up: against '
@@ -18,7 +19,7 @@ CAPTION = ('floor: operations or bytes over the rates measured in this run (eval
 WIDTH = 180  # of the tables where the output is no terminal
 SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
 # What --shell goes with, and what goes with it alone.
-WITH_SHELL = {'shell', 'size', 'frames', 'json', 'compute_ms', 'overload_s'}
+WITH_SHELL = {'shell', 'size', 'frames', 'json', 'compute_ms', 'overload_s', 'overwrite'}
 SHELL_ONLY = {'compute_ms', 'overload_s'}
 
 
@@ -46,6 +47,7 @@ def bench(
     compute_ms: Annotated[float, typer.Option(min=1, help='--shell: time of the stand-in network')] = 50.0,
     overload_s: Annotated[float, typer.Option(min=1, help='--shell: how long to send three times as many pairs as it '
                                               'can fuse')] = 60.0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair.
 
@@ -56,6 +58,8 @@ def bench(
     if wrong := sorted(given - WITH_SHELL if shell else given & SHELL_ONLY):
         named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
         raise typer.BadParameter(f'with --shell alone: {named}' if not shell else f'not with --shell: {named}')
+    for path in (json, plot):
+        require_output(path, overwrite=overwrite, inputs=(weights,))  # before minutes of measuring
     if shell:
         _bench_shell(options.image_size(size) if 'size' in given else SHELL_SIZE,
                      frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)
@@ -74,7 +78,7 @@ def bench(
                                   report=lambda done: progress.update(task, completed=done))
     _show(report)
     if json is not None:
-        json.write_text(report.as_json())
+        write_text(json, report.as_json())
     if plot is not None:
         bench_plot.write_plot(plot, report)
 
@@ -88,7 +92,7 @@ def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_
                                  report=status.update)
     bench_shell.show(console, report)
     if json is not None:
-        json.write_text(report.as_json())
+        write_text(json, report.as_json())
 
 
 def _configurations(size: str, fixed: dict, **lists: str) -> list:

@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def convert_weights(
     checkpoint: Annotated[Path, typer.Argument(help="the authors' model.pkl, or its tensors as .safetensors")],
     out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('s4fusion.safetensors'),
-    overwrite: Annotated[bool, typer.Option(help='replace an existing file')] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Turn the checkpoint of S4Fusion's authors into weights of s4fusion base; nothing of it is executed."""
+    from ..writing import require_output
+
+    require_output(out, overwrite=overwrite, inputs=(checkpoint,))
     from ..inference.conversion import MODEL, PRESET, PUBLISHED, convert
 
     written = convert(checkpoint, out, overwrite=overwrite)

@@ -2,6 +2,7 @@
 """`diffmf demo`: the real node on a bag or on rendered drives, then a picture, a video and a table."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -35,13 +36,17 @@ def demo(
     device: options.Device = 'auto',
     alignment: options.AlignmentFile = None,
     thermal_offset_ms: options.ThermalOffset = 0.0,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='replace the bags, the picture and the video of an '
+                                            'earlier demo')] = False,
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused."""
     from .. import demo as product
     from ..demo_pictures import draw
     from ..synthetic.record import recorded_drive
 
-    bags = (bag,) if bag is not None else _render(tuple(dict.fromkeys(scene or SCENES)), out)
+    scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
+    _require_outputs(out, scenes, overwrite=overwrite, inputs=(bag, weights, alignment))
+    bags = (bag,) if bag is not None else _render(scenes, out)
     recorded = recorded_drive(bags[0])
     if alignment is None and recorded is not None:
         alignment, thermal_offset_ms = recorded.alignment, recorded.thermal_offset_ms
@@ -58,6 +63,25 @@ def demo(
     Console().print(_table(values))
     if counts:
         Console().print(_people_table(counts))
+
+
+def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, inputs: Sequence[Path | None]) -> None:
+    """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace what it must not."""
+    from ..bag_files import BagError, require_bag_output
+    from ..demo import DemoError
+    from ..synthetic.record import recorded_drive
+    from ..writing import require_output
+
+    if find_spec('rclpy') is None:
+        raise DemoError('rclpy is not installed, and the demo runs the real node: see `diffmf doctor`')
+    drives = [out / f'drive_{scene}' for scene in scenes]
+    for bag in (*drives, out / 'fused'):
+        require_bag_output(bag, overwrite=overwrite, inputs=inputs)
+    for drive in drives:
+        if drive.exists() and recorded_drive(drive) is None:
+            raise BagError(f'{drive} is a bag but not a rendered drive, so it is not replaced: choose another --out')
+    for kind in ('.mp4', '.png'):
+        require_output(out / f'fused{kind}', overwrite=overwrite, inputs=inputs)
 
 
 def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:

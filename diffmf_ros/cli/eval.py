@@ -36,13 +36,18 @@ def eval(
     classes: detector_options.Classes = None,
     json: Annotated[Path | None, typer.Option(help='file to write with all scores')] = None,
     html: Annotated[Path | None, typer.Option(help='page to write with all pictures, sorted by any metric')] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
     from ..evaluation import eval_files, eval_report, evaluate, scoring
     from ..evaluation.boxes import read_boxes
     from ..evaluation.detector_trial import DetectorTrial
     from ..evaluation.eval_page import Page
+    from ..writing import require_output
 
+    for path in (json, html):
+        require_output(path, overwrite=overwrite,
+                       inputs=(rgb, thermal, pairs, fused, weights, boxes, detector, classes))
     known = read_boxes(boxes) if boxes else None
     chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
     trial = DetectorTrial(chosen.detector, boxes=known, class_number=chosen.class_number) if chosen else None
@@ -50,7 +55,7 @@ def eval(
     page = Page(html, count=eval_files.image_count(eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs,
                                                                         fused=fused)),
                 method=method[0] if method else evaluate.FROM_FILES,
-                class_number=chosen.class_number if chosen else 0) if html else None
+                class_number=chosen.class_number if chosen else 0, overwrite=overwrite) if html else None
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task('scoring', total=None)
         evaluation = evaluate.evaluate(

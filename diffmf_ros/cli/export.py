@@ -17,8 +17,12 @@ def export(
     weights: options.Weights = None,
     size: Annotated[str | None, typer.Option(help='the only size of image, WIDTHxHEIGHT; without it, every size')]
     = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write a trained network as an ONNX file, once it agrees with torch."""
+    from ..writing import require_output
+
+    require_output(onnx, overwrite=overwrite, inputs=(weights,))  # before half a minute of work
     from ..export.network import export as run
 
     settings = options.settings_from(model=model, preset=preset, weights=weights)

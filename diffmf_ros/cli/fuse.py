@@ -21,20 +21,24 @@ def fuse(
     alignment: options.AlignmentFile = None,
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Fuse one visible and one thermal image file, or a grey and a colour one of a medical pair in either order."""
-    from ..images import read_image_pair, write_image
+    from ..images import read_image_pair, require_format, write_image
     from ..inference.pipeline import FusionPipeline
+    from ..writing import require_output
 
     settings = options.settings_from(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
         device=device)
+    require_format(out)
+    require_output(out, overwrite=overwrite, inputs=(rgb, thermal, weights, alignment))
     pair, note = read_image_pair(rgb, thermal)
     if note:
         typer.echo(note, err=True)
     pipeline = FusionPipeline(settings)
     result = pipeline.fuse(pair)
-    write_image(out, result.pixels, result.encoding)
+    write_image(out, result.pixels, result.encoding, overwrite=overwrite)
     for warning in result.warnings:
         typer.echo(f'warning: {warning}', err=True)
     typer.echo(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}')

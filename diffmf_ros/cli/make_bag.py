@@ -7,18 +7,21 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from . import options
+
 
 def make_bag(
     folder: Annotated[Path, typer.Argument(help='holds vi/ and ir/ with frames of equal names, jpg or png')],
     out: Annotated[Path, typer.Argument(help='the bag folder to make')],
     rate: Annotated[float | None, typer.Option(help='frames a second; default: from sequence.json')] = None,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',
-    overwrite: Annotated[bool, typer.Option(help='replace an existing bag')] = False,
+    overwrite: options.OverwriteBag = False,
 ) -> None:
     """Turn a folder of image pairs into a bag."""
     from ..folders import read_folder, write_bag
 
     pairs = read_folder(folder, rate_hz=rate)
-    for _ in track(write_bag(pairs, out, storage=storage, overwrite=overwrite), 'writing', total=len(pairs)):
+    written = write_bag(pairs, out, storage=storage, overwrite=overwrite, inputs=(folder,))
+    for _ in track(written, 'writing', total=len(pairs)):
         pass
     typer.echo(f'{out}: {len(pairs)} pairs')

@@ -26,11 +26,14 @@ def models(
     device: options.Device = DEFAULTS.device,
     markdown: Annotated[bool, typer.Option('--markdown', help='print Markdown instead of a table')] = False,
     json: Annotated[Path | None, typer.Option(help='also write everything to this file')] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """List every network and preset: size, work, and whether trained weights come with the package."""
     from ..evaluation import models_table
     from ..folders import pair_files
+    from ..writing import require_output
 
+    require_output(json, overwrite=overwrite, inputs=(score,))
     count = len(pair_files(score)) if score else 0  # before minutes of measuring
     table = models_table.listed(size=options.image_size(size), only_models=_names(model), only_presets=_names(preset))
     with Progress(console=Console(stderr=True), transient=True) as progress:

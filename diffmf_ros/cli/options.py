@@ -29,6 +29,8 @@ ThermalOffset = _option('sync.thermal_offset_ms', float)
 OutputGrid = _option('alignment.output_grid', str)
 PlaneDepth = _option('alignment.plane_depth_m', float)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
+Overwrite = Annotated[bool, typer.Option('--overwrite', help='replace files that exist')]
+OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]
 AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
 
 

@@ -27,7 +27,7 @@ def replay(
     thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
-    overwrite: Annotated[bool, typer.Option(help='replace an existing bag')] = False,
+    overwrite: options.OverwriteBag = False,
     detector: detector_options.Detector = None,
     detector_layout: detector_options.DetectorLayout = 'auto',
     detect_class: detector_options.DetectClass = 'person',
@@ -36,22 +36,27 @@ def replay(
     detect_json: Annotated[Path | None, typer.Option(help='file to write with the counts of every pair')] = None,
 ) -> None:
     """Fuse every pair of a recorded bag into a new bag; the same input gives the same bytes."""
+    from ..bag_files import require_bag_output
     from ..bags import BagReader, BagWriter
     from ..evaluation.detector_counts import DetectorCounts
     from ..inference.pipeline import FusionPipeline
     from ..replay import fuse_bag
+    from ..writing import require_output
 
     settings = options.settings_from(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment,
         alignment__plane_depth_m=plane_depth_m, alignment__output_grid=output_grid, scale=scale, device=device,
         sync__thermal_offset_ms=thermal_offset_ms)
+    inputs = (bag, weights, alignment, detector, classes)
+    require_bag_output(out, overwrite=overwrite, inputs=inputs)
+    require_output(detect_json, overwrite=overwrite, inputs=inputs)
     chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal, class_number=chosen.class_number,
                                       every=detect_every)
     with BagReader(bag) as reader:
         reader.require(rgb_topic, thermal_topic)
         pipeline = FusionPipeline(settings)
-        with BagWriter(out, overwrite=overwrite) as writer, Progress() as progress:
+        with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, Progress() as progress:
             task = progress.add_task('fusing', total=reader.duration_ns)
             counts = fuse_bag(
                 reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,

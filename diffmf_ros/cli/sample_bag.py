@@ -8,6 +8,7 @@ import typer
 from rich.progress import track
 
 from ..synthetic.environments import scene_list
+from . import options
 
 
 def sample_bag(
@@ -18,7 +19,7 @@ def sample_bag(
     thermal_rate: Annotated[int, typer.Option(help='thermal frames a second: 9 | 30')] = 9,
     thermal_bits: Annotated[int, typer.Option(help='8 (mono8) | 16 (14-bit counts in mono16)')] = 8,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',
-    overwrite: Annotated[bool, typer.Option(help='replace an existing bag')] = False,
+    overwrite: options.OverwriteBag = False,
 ) -> None:
     """Render a synthetic drive with known alignment, clock offset and ground truth into a bag."""
     from ..synthetic.drive import Drive, DriveSettings

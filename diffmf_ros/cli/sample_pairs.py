@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from . import options
+
 
 def sample_pairs(
     out: Annotated[Path, typer.Argument(help='folder to write OUT/SCENE/{vi,ir}/NAME.png and OUT/boxes.json to')],
@@ -15,20 +17,24 @@ def sample_pairs(
     count: Annotated[int, typer.Option(help='pairs of each scene, evenly spaced over the drive')] = 40,
     seconds: Annotated[float, typer.Option(help='length of each drive')] = 20.0,
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Render aligned RGB and thermal pairs with boxes of people, as `diffmf eval --detector` reads them."""
     from ..synthetic.drive import Drive, DriveSettings
     from ..synthetic.environments import ENVIRONMENTS
     from ..synthetic.pairs import write_pairs
+    from ..writing import require_output, write_text
+
+    path = out / 'boxes.json'
+    require_output(path, overwrite=overwrite)
 
     drives = [Drive(DriveSettings(scene=name, seed=seed, seconds=seconds, thermal_rate_hz=30))
               for name in scene or ENVIRONMENTS]
     boxes = {}
     for drive in drives:
         name = drive.settings.scene
-        pairs = write_pairs(drive, out / name, count=count)
+        pairs = write_pairs(drive, out / name, count=count, overwrite=overwrite)
         boxes.update(track(pairs, f'rendering {name}', total=count))
-    path = out / 'boxes.json'
-    path.write_text(json.dumps(boxes, indent=1) + '\n', encoding='utf-8')
+    write_text(path, json.dumps(boxes, indent=1) + '\n', overwrite=overwrite)
     people = sum(len(found['people']) for found in boxes.values())
     typer.echo(f'{out}: {len(boxes)} pairs; {path}: {people} people')

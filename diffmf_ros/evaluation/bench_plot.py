@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from ..core.frames import DiffmfError
+from ..writing import replacing
 from .bench_report import Report, Row
 
 
@@ -41,7 +42,8 @@ def write_plot(path: Path, report: Report) -> None:
     axes.set_ylim(bottom=0)
     axes.legend()
     try:
-        figure.savefig(path)
+        with replacing(path) as partial:
+            figure.savefig(partial)
     except ValueError as error:
         raise PlotError(f'{path} cannot be written: {error}') from error
 

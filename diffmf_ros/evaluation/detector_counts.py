@@ -11,6 +11,7 @@ from ..core.color import to_rgb8
 from ..core.frames import FusionResult, Pair
 from ..core.settings import ThermalSettings
 from ..core.thermal import levels_of, to_gray
+from ..writing import write_text
 from .detection_scores import sure
 from .detector import Detector
 from .eval_files import EvaluationError
@@ -82,14 +83,9 @@ class DetectorCounts:
         return result
 
     def write_json(self, path: Path) -> None:
-        """Write totals, pairs and counts of every pair. Raises EvaluationError when it cannot."""
+        """Write totals, pairs and counts of every pair. Raises WriteError when it cannot."""
         content = {'pairs': len(self.rows), 'every': self._every, 'totals': self.totals()}
-        try:
-            path.write_text(
-                json.dumps(content | {'counts': self.rows}, indent=1), encoding='utf-8'
-            )
-        except OSError as error:
-            raise EvaluationError(f'{path} cannot be written: {error}') from error
+        write_text(path, json.dumps(content | {'counts': self.rows}, indent=1))
 
     def _mean(self, total: int) -> str:
         return f'{total / len(self.rows):.2f}' if self.rows else '-'

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..writing import cannot_write, write_bytes, write_text
 from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
 from .drawing import drawn
 from .eval_files import EvaluationError, Images
@@ -65,14 +66,19 @@ document.querySelectorAll('nav button').forEach(b => b.onclick = () => sortBy(b.
 class Page:
     """Collects scored images for a page; their pictures are inside it, or of many images in a folder beside it."""
 
-    def __init__(self, path: Path, *, count: int, method: str = '', class_number: int = 0):
+    def __init__(self, path: Path, *, count: int, method: str = '', class_number: int = 0, overwrite: bool = True):
+        """Start a page; the folder of its pictures is made, with overwrite also where there is one."""
         self._path, self._sections = path, []
         self._method, self._class_number = method, class_number
         self._folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
         try:
-            (self._folder or path.parent).mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._folder:
+                self._folder.mkdir(exist_ok=overwrite)
+        except FileExistsError as error:
+            raise EvaluationError(f'{self._folder} exists already; --overwrite replaces its pictures') from error
         except OSError as error:
-            raise EvaluationError(f'{self._folder or path.parent} cannot be made: {error}') from error
+            raise cannot_write(self._folder or path, error) from error
 
     def add(self, images: Images, fused: np.ndarray, scores: Scores, look: Look | None = None) -> None:
         """Add one image, the fused picture (H x W or H x W x 3 BGR uint8), its metrics and what a detector finds."""
@@ -91,22 +97,19 @@ class Page:
                               f'<div class="pictures">{figures}</div><p>{listed}</p></section>')
 
     def write(self, evaluation: Evaluation) -> None:
-        """Write the page. Raises EvaluationError when that is not possible."""
+        """Write the page. Raises WriteError when that is not possible."""
         title = f'{evaluation.method}: {len(evaluation.images)} images'
         buttons = ' '.join(f'<button data-name="{name}">{name}</button>' for name in ('name', *METRICS))
         text = TEMPLATE.format(title=escape(title), summary=_summary(evaluation), caption=escape(CAPTION),
                                buttons=buttons, sections='\n'.join(self._sections))
-        try:
-            self._path.write_text(text, encoding='utf-8')
-        except OSError as error:
-            raise EvaluationError(f'{self._path} cannot be written: {error}') from error
+        write_text(self._path, text)
 
     def _source(self, name: str, kind: str, pixels: np.ndarray) -> str:
         jpeg = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
         if self._folder is None:
             return f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}'
         file = self._folder / f'{len(self._sections):05d}_{kind}.jpg'
-        file.write_bytes(jpeg)
+        write_bytes(file, jpeg)
         return f'{self._folder.name}/{file.name}'
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ..writing import write_text
 from .detector_trial import ABOUT, COLUMNS
-from .eval_files import EvaluationError
 from .evaluate import FLAT_THERMAL, Evaluation, Scores
 from .metric_names import METRICS, cells
 
@@ -95,11 +95,8 @@ def as_json(evaluation: Evaluation) -> str:
 
 
 def write_json(path: Path, evaluation: Evaluation) -> None:
-    """Write as_json to path. Raises EvaluationError when that is not possible."""
-    try:
-        path.write_text(as_json(evaluation), encoding='utf-8')
-    except OSError as error:
-        raise EvaluationError(f'{path} cannot be written: {error}') from error
+    """Write as_json to path. Raises WriteError when that is not possible."""
+    write_text(path, as_json(evaluation))
 
 
 def _add_means(result: Table, rows: dict[str, Scores], names: tuple[str, ...], method: str, *, about: str) -> None:

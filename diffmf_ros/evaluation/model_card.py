@@ -7,6 +7,7 @@ from ..inference.header_text import UNKNOWN
 from ..inference.weights import load_weights
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
+from ..writing import write_text
 from .metric_names import HEADLINE
 from .scoring import BASELINES, by_set, means, score_pairs
 from .scoring import method as method_of
@@ -28,15 +29,14 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     scored = by_set(score_pairs({**BASELINES, name: engine}, scored_on, report=report))
     card = weights_file.with_suffix('.md')
     iterations = UNKNOWN if weights.iterations is None else f'{weights.iterations:,}'
-    card.write_text('\n'.join([
+    write_text(card, '\n'.join([
         f'# {name}', '', f'{iterations} iterations. {about_data}', '',
         '## Training', '', *_training_rows(config), '', '## Loss', '', *_loss_rows(log), '', '## Scores', '',
         f'Mean over the pairs, fused on {engine.description}. MI in nats, VIF and SSIM summed over both sources, SSIM '
         'with data range 2 (published tables) and 255; target, thermal_detail, detail, haze, saturation and salience '
         'as in docs/quality.md. More is better but for haze and Nabf. The maximum wins several columns by itself and '
         'washes pictures out, so no single column is a goal.', '',
-        *(row for dataset, methods in scored.items() for row in _score_rows(dataset, methods))]),
-        encoding='utf-8')
+        *(row for dataset, methods in scored.items() for row in _score_rows(dataset, methods))]))
     return card
 
 

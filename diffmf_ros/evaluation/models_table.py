@@ -17,6 +17,7 @@ from ..core.settings import DEFAULTS, updated
 from ..inference.network import LibraryMissing
 from ..inference.weights_header import WeightsError, read_header, shipped
 from ..machine import Machine, this_machine
+from ..writing import write_text
 from .benchmark import Configuration, compare, with_weights
 from .metric_names import HEADLINE
 from .scoring import by_set, means, method, score_pairs
@@ -192,11 +193,8 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
 
 
 def write_json(path: Path, table: ModelsTable) -> None:
-    """Write as_json to path. Raises ModelsTableError when that is not possible."""
-    try:
-        path.write_text(table.as_json(), encoding='utf-8')
-    except OSError as error:
-        raise ModelsTableError(f'{path} cannot be written: {error}') from error
+    """Write as_json to path. Raises WriteError when that is not possible."""
+    write_text(path, table.as_json())
 
 
 def _counted(model: str, preset: str, size: tuple[int, int]) -> tuple[int, float]:

@@ -17,6 +17,7 @@ from ..inference.header_text import number_text, sides_text
 from ..inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal
 from ..inference.weights import Weights, digest, load_into, load_weights
 from ..inference.weights_header import shipped
+from ..writing import write_bytes
 
 LARGEST_DIFFERENCE = 1e-3
 # Height and width in multiples of the network. The first one checked has more than one group of the SSD.
@@ -72,7 +73,7 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
     if not difference <= LARGEST_DIFFERENCE:
         raise ExportError(f'onnxruntime and torch differ by {difference:.3g} of a luminance in [0, 1], more than '
                           f'{LARGEST_DIFFERENCE:g}: nothing was written; try other versions of torch and onnxruntime')
-    Path(path).write_bytes(data)
+    write_bytes(path, data)
     return Exported(Path(path), size, difference)
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from ..core.frames import RGB, THERMAL
+from ..writing import require_output, write_bytes
 from .cameras import DriveError
 from .drive import ActorTruth, Drive
 from .people import MIN_HEIGHT_PX, PEOPLE, counts
@@ -58,37 +59,39 @@ def aligned_pair(drive: Drive, rgb_index: int, thermal_index: int) -> tuple[np.n
     return rgb.pixels, warped
 
 
-def write_pairs(drive: Drive, folder: str | Path, *, count: int) -> Iterator[tuple[str, Boxes]]:
+def write_pairs(drive: Drive, folder: str | Path, *, count: int,
+                overwrite: bool = False) -> Iterator[tuple[str, Boxes]]:
     """Write folder/vi/NAME.png and folder/ir/NAME.png for `count` instants of a drive.
 
     Args:
         drive: the drive; with thermal at 30 Hz every RGB frame has a thermal frame of the same instant.
         folder: made when it is missing.
         count: number of pairs, evenly spaced over the drive.
+        overwrite: whether files of these names may be replaced.
 
     Yields:
         (NAME, boxes), one pair at a time; NAME is scene, seed and RGB index.
 
     Raises:
-        DriveError: count does not fit the drive, or a file cannot be written.
+        DriveError: count does not fit the drive.
+        WriteError: a file cannot be written, or exists and overwrite is False.
     """
-    folder, settings = Path(folder), drive.settings
+    folder = Path(folder)
     chosen = instants(drive, count)
-    for stream in ('vi', 'ir'):
-        try:
-            (folder / stream).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DriveError(f'cannot make the folder {folder / stream}: {error}') from error
+    for rgb_index, _ in chosen:
+        for stream in ('vi', 'ir'):
+            require_output(folder / stream / f'{_name(drive, rgb_index)}.png', overwrite=overwrite)
     for rgb_index, thermal_index in chosen:
-        name = f'{settings.scene}_{settings.seed}_{rgb_index:04d}'
+        name = _name(drive, rgb_index)
         rgb, thermal = aligned_pair(drive, rgb_index, thermal_index)
         _write(folder / 'vi' / f'{name}.png', rgb[:, :, ::-1])
         _write(folder / 'ir' / f'{name}.png', thermal)
         yield name, boxes_of(drive.truth(drive.rig.rgb.exposure_ns(rgb_index)).actors)
 
 
+def _name(drive: Drive, rgb_index: int) -> str:
+    return f'{drive.settings.scene}_{drive.settings.seed}_{rgb_index:04d}'
+
+
 def _write(path: Path, pixels: np.ndarray) -> None:
-    try:
-        path.write_bytes(cv2.imencode('.png', pixels)[1].tobytes())
-    except OSError as error:
-        raise DriveError(f'cannot write {path}: {error}') from error
+    write_bytes(path, cv2.imencode('.png', pixels)[1].tobytes())
