@@ -2,7 +2,8 @@
 """Folders of image pairs, vi/ and ir/ files with equal stems: found, read, and written as a rosbag2."""
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
 from .core.frames import RGB, THERMAL, DiffmfError
+from .images import ImageFileError, read_frame, read_luma
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
@@ -51,8 +53,11 @@ def pair_files(root: str | Path) -> list[tuple[Path, Path]]:
 
 
 def read_pair(visible: Path, infrared: Path) -> LumaPair:
-    """Read a registered pair as 8-bit luminance. Raises FolderError naming what does not fit."""
-    y, ir = (_read(path, cv2.IMREAD_GRAYSCALE) for path in (visible, infrared))
+    """Read a registered pair as 8-bit luminance, thermal of 16 bit or float32 through the gain control.
+
+    Raises FolderError naming what does not fit.
+    """
+    y, ir = (_read(read_luma, path, stream=stream) for path, stream in ((visible, RGB), (infrared, THERMAL)))
     if ir.shape != y.shape:
         raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): a registered '
                           'pair has one size')
@@ -60,15 +65,21 @@ def read_pair(visible: Path, infrared: Path) -> LumaPair:
 
 
 def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[TimedPair]:
-    """Return the pairs of a folder in the order of their names.
+    """Return the pairs of a folder in the order of their names, in which numbers count: 2 comes before 10.
 
     Times come from rate_hz when it is given, else from `timestamps_ns`, else from `fps` in the folder's
     sequence.json. Raises FolderError for a missing folder, frames without a partner, two files of one
     stem, or times that are missing, do not rise, or do not fit the frames.
     """
-    pairs = _matched(Path(folder))
+    pairs = sorted(_matched(Path(folder)), key=lambda pair: natural(pair[0].stem))
     times = _times(Path(folder), len(pairs), rate_hz)
     return [TimedPair(*pair, time) for pair, time in zip(pairs, times, strict=True)]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return what sorts names as people count: frame_2 before frame_10, and frame_02 beside frame_2."""
+    parts = re.split(r'([0-9]+)', name)  # every second one is a number
+    return [*((int(part), '') if index % 2 else (-1, part) for index, part in enumerate(parts)), (-1, name)]
 
 
 def _matched(folder: Path) -> list[tuple[Path, Path]]:
@@ -118,28 +129,38 @@ def _times(folder: Path, count: int, rate_hz: float | None) -> list[int]:
     return times
 
 
-def _read(path: Path, flags: int) -> np.ndarray:
-    pixels = cv2.imread(str(path), flags)
-    if pixels is None:
-        raise FolderError(f'{path} is not a readable image')
-    return pixels
+def _read(reader: Callable, path: Path, *, stream: str):
+    """Return reader(path, stream=stream); its errors become those of the folder."""
+    try:
+        return reader(path, stream=stream)
+    except ImageFileError as error:
+        raise FolderError(str(error)) from error
+
+
+def _images(pair: TimedPair) -> dict[str, tuple[np.ndarray, str]]:
+    """Return pixels and encoding of both cameras: bgr8; mono8, mono16 or 32FC1."""
+    visible = _read(read_frame, pair.visible, stream=RGB)
+    thermal = _read(read_frame, pair.infrared, stream=THERMAL)
+    if visible.encoding not in ('mono8', 'bgr8'):
+        raise FolderError(f'{pair.visible} is {visible.encoding}; visible images have 8 bit')
+    pixels = visible.pixels if visible.pixels.ndim == 3 else cv2.cvtColor(visible.pixels, cv2.COLOR_GRAY2BGR)
+    if thermal.encoding == 'bgr8':
+        return {RGB: (pixels, 'bgr8'), THERMAL: (_read(read_luma, pair.infrared, stream=THERMAL), 'mono8')}
+    return {RGB: (pixels, 'bgr8'), THERMAL: (thermal.pixels, thermal.encoding)}
 
 
 def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlite3',
               overwrite: bool = False, inputs: Iterable = ()) -> Iterator[int]:
     """Write the pairs to a bag at path; yields the number of pairs written so far, one by one.
 
-    Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, or mono16 for 16-bit files) and their
+    Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, mono16 or 32FC1, as the files) and their
     camera_info, marked as uncalibrated. Raises FolderError for a file that is no image, BagError when
     the bag cannot be written, or path is one of inputs; nothing is left behind then.
     """
     with BagWriter(path, storage, overwrite=overwrite, inputs=inputs) as bag:
         for written, pair in enumerate(pairs, start=1):
-            thermal = _read(pair.infrared, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE)
-            images = {RGB: (_read(pair.visible, cv2.IMREAD_COLOR), 'bgr8'),
-                      THERMAL: (thermal, 'mono8' if thermal.dtype == np.uint8 else 'mono16')}
             stamp_ns = START_NS + pair.time_ns
-            for stream, (pixels, encoding) in images.items():
+            for stream, (pixels, encoding) in _images(pair).items():
                 about = {'stamp_ns': stamp_ns, 'frame_id': _FRAME_IDS[stream]}
                 height, width = pixels.shape[:2]
                 bag.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), stamp_ns)

@@ -7,8 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .core.color import require_8_bit
 from .core.compressed import is_cut
-from .core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
+from .core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
+from .core.settings import DEFAULTS
+from .core.thermal import levels_of, to_gray
 from .writing import write_bytes
 
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
@@ -20,22 +23,54 @@ class ImageFileError(DiffmfError):
 
 
 def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
-    """Read an 8-bit grey or colour, a 16-bit grey or a float32 grey image, unchanged.
+    """Read an 8-bit grey or colour, a 16-bit grey or a float32 grey image, upright as its EXIF data says.
 
     Raises ImageFileError when it is missing, unreadable, or of another type.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ImageFileError(f'{path} cannot be read as an image' if path.exists() else f'{path} does not exist')
-    if is_cut(path.read_bytes()):
-        raise ImageFileError(f'{path} ends early: its end marker is missing; copy it again')
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        pixels = pixels[:, :, :3]
+    # Unlike IMREAD_UNCHANGED these flags obey the orientation; they too keep depth and colour, and drop alpha.
+    pixels = _decoded(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
     if encoding is None:
         raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit grey or '
                              'colour, 16-bit grey or float32 grey')
     return Frame(stream, stamp_ns, '', pixels, encoding)
+
+
+def read_luma(path: Path, *, stream: str) -> np.ndarray:
+    """Read an image file as luminance, H x W uint8: thermal of 16 bit or float32 through the gain control.
+
+    Raises ImageFileError as read_frame does, and for a visible image that has not 8 bit.
+    """
+    frame = read_frame(path, stream=stream)
+    if frame.encoding == 'mono8':
+        return frame.pixels
+    if frame.encoding == 'bgr8':
+        return _decoded(path, cv2.IMREAD_GRAYSCALE)  # as the decoder makes it, which training has always seen
+    try:
+        if stream == RGB:
+            require_8_bit(frame.encoding)
+        return to_gray(frame.pixels, frame.encoding, levels_of(frame.pixels, frame.encoding, DEFAULTS.thermal))
+    except FrameError as error:
+        raise ImageFileError(f'{path}: {error}') from error
+
+
+def _decoded(path: Path, flags: int) -> np.ndarray:
+    """Return the pixels of a file, read by bytes: OpenCV ends the process for names that are not UTF-8."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageFileError(f'{path} does not exist') from error
+    except OSError as error:
+        raise ImageFileError(f'{path} cannot be read as an image: {error.strerror}') from error
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # more pixels than OpenCV opens, say
+        pixels = None
+    if pixels is None:
+        raise ImageFileError(f'{path} cannot be read as an image')
+    if is_cut(data):
+        raise ImageFileError(f'{path} ends early: its end marker is missing; copy it again')
+    return pixels
 
 
 def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:

@@ -43,7 +43,7 @@ def test_folder_without_pairs_says_what_is_expected(tmp_path):
 
 def test_unreadable_file_is_named(root):
     (root / 'x' / 'ir' / 'a.png').write_text('no image')
-    with pytest.raises(FolderError, match='a.png is not a readable image'):
+    with pytest.raises(FolderError, match='a.png cannot be read as an image'):
         read_pair(*pair_files(root)[0])
 
 

@@ -94,7 +94,7 @@ def test_frames_without_a_partner_are_named(folder):
 def test_unreadable_file_is_named_and_leaves_no_bag(folder, tmp_path):
     (folder / 'vi' / 'b.png').write_bytes(b'no picture')
 
-    with pytest.raises(FolderError, match=r'vi/b\.png is not a readable image'):
+    with pytest.raises(FolderError, match=r'vi/b\.png cannot be read as an image'):
         list(write_bag(read_folder(folder), tmp_path / 'bag'))
 
     assert [item.name for item in tmp_path.iterdir()] == ['clip']

@@ -26,6 +26,8 @@ def application() -> typer.Typer:
 
 def main() -> None:
     """Entry point of `diffmf`."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='surrogateescape')  # file names that are not UTF-8 are printed as they are
     try:
         application()()
     except DiffmfError as error:

@@ -10,7 +10,7 @@ from ..core.color import require_8_bit
 from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.settings import ThermalSettings
 from ..core.thermal import levels_of, to_gray
-from ..folders import IMAGE_SUFFIXES
+from ..folders import IMAGE_SUFFIXES, natural
 from ..images import read_frame
 from .scoring import luminance
 
@@ -86,7 +86,7 @@ def sources(sets: dict[str, dict[str, Path]]) -> tuple[list[Source], list[Proble
     result, problems = [], []
     for dataset, folders in sets.items():
         found, wrong = matched(folders)
-        for stem in sorted(found.keys() | {problem.name for problem in wrong}):
+        for stem in sorted(found.keys() | {problem.name for problem in wrong}, key=natural):
             name = f'{dataset}/{stem}' if len(sets) > 1 else stem
             result.append(Source(dataset, stem, name, found.get(stem, {})))
         problems += wrong
@@ -94,14 +94,15 @@ def sources(sets: dict[str, dict[str, Path]]) -> tuple[list[Source], list[Proble
 
 
 def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[Problem]]:
-    """Return {stem: {kind: file}} of what every folder has, sorted by stem, and a problem for every other stem.
+    """Return {stem: {kind: file}} of what every folder has, and a problem for every other stem.
 
+    Stems are in the order of natural(): 2 before 10.
     folders maps 'visible', 'thermal' and perhaps 'fused' to a folder. Raises EvaluationError when one is
     missing or holds no image.
     """
     files = {kind: _by_stem(folder) for kind, folder in folders.items()}
     found, problems = {}, []
-    for stem in sorted(set().union(*files.values())):
+    for stem in sorted(set().union(*files.values()), key=natural):
         there = {kind: paths.get(stem, []) for kind, paths in files.items()}
         wrong = [Problem(stem, str(folders[kind] / stem), f'no {kind} image of this name in {folders[kind]}')
                  for kind, paths in there.items() if not paths]
