@@ -385,7 +385,7 @@ def test_the_command_says_what_it_wrote(nano, monkeypatch):
     monkeypatch.setattr(exporting, 'export', lambda path, **options: asked.update(path=path, **options) or nano)
 
     done = CliRunner().invoke(
-        application(), ['export', '--onnx', str(nano.path), '--preset', 'nano', '--size', '30x20'])
+        application(), ['export', '--onnx', str(nano.path), '--overwrite', '--preset', 'nano', '--size', '30x20'])
 
     assert done.exit_code == 0, done.output
     assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano', 'weights': None, 'size': (30, 20)}
@@ -394,7 +394,7 @@ def test_the_command_says_what_it_wrote(nano, monkeypatch):
 
 
 def test_the_command_refuses_a_size_that_is_none(nano):
-    done = CliRunner().invoke(application(), ['export', '--onnx', str(nano.path), '--size', 'big'])
+    done = CliRunner().invoke(application(), ['export', '--onnx', str(nano.path), '--overwrite', '--size', 'big'])
 
     assert done.exit_code == 2
     assert 'WIDTHxHEIGHT' in done.output

@@ -194,5 +194,6 @@ def test_the_command_measures_in_turn_and_names_the_machine(pairs):
 
 
 def test_json_that_cannot_be_written_is_an_error(tmp_path):
-    with pytest.raises(DiffmfError, match='cannot be written'):
-        models_table.write_json(tmp_path / 'nowhere' / 'models.json', ModelsTable(VGA, (ROW,)))
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(DiffmfError, match='models.json cannot be written: a part of its path is a file'):
+        models_table.write_json(tmp_path / 'file' / 'models.json', ModelsTable(VGA, (ROW,)))

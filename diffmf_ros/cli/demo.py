@@ -72,8 +72,6 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, input
     from ..synthetic.record import recorded_drive
     from ..writing import require_output
 
-    if find_spec('rclpy') is None:
-        raise DemoError('rclpy is not installed, and the demo runs the real node: see `diffmf doctor`')
     drives = [out / f'drive_{scene}' for scene in scenes]
     for bag in (*drives, out / 'fused'):
         require_bag_output(bag, overwrite=overwrite, inputs=inputs)
@@ -82,6 +80,8 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, input
             raise BagError(f'{drive} is a bag but not a rendered drive, so it is not replaced: choose another --out')
     for kind in ('.mp4', '.png'):
         require_output(out / f'fused{kind}', overwrite=overwrite, inputs=inputs)
+    if find_spec('rclpy') is None:
+        raise DemoError('rclpy is not installed, and the demo runs the real node: see `diffmf doctor`')
 
 
 def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
