@@ -22,7 +22,7 @@ from rosbags.typesys import Stores, get_typestore
 from .bag_files import EXTRA_FILES, BagError, place, require_bag_output
 from .core.encodings import decode_message
 from .core.frames import RGB, THERMAL, Frame, FrameError
-from .writing import cannot_write
+from .writing import reason_of
 
 IMAGE = 'sensor_msgs/msg/Image'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
@@ -215,7 +215,7 @@ class BagWriter:
 
     def _failure(self, error: OSError | sqlite3.Error) -> BagError:
         """Return what kept the bag from being written as an error of one line."""
-        reason = cannot_write(self.path, error) if isinstance(error, OSError) else error
+        reason = reason_of(error) if isinstance(error, OSError) else error
         return BagError(f'cannot write a bag at {self.path}: {reason}')
 
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int) -> None:

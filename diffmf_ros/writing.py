@@ -33,8 +33,12 @@ class WriteError(DiffmfError):
 
 def cannot_write(path: str | Path, error: OSError) -> WriteError:
     """Return the error of a path that an OSError kept from being written, with a reason in one line."""
-    reason = _REASONS.get(error.errno) or error.strerror or str(error)
-    return WriteError(f'{path} cannot be written: {reason}')
+    return WriteError(f'{path} cannot be written: {reason_of(error)}')
+
+
+def reason_of(error: OSError) -> str:
+    """Return why the system refused, in words."""
+    return _REASONS.get(error.errno) or error.strerror or str(error)
 
 
 def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:
