@@ -6,6 +6,7 @@ Humble). A reader compares what it yields with what the bag declares, because a 
 disagrees with its storage file otherwise reads as silently empty.
 """
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -13,13 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from .bag_files import EXTRA_FILES, BagError, place, require_bag_output
+from .bag_files import EXTRA_FILES, METADATA, BagError, place, require_bag_output
+from .bag_recovery import STORAGE_SUFFIXES, opened, storage_of
 from .core.encodings import decode_message
 from .core.frames import RGB, THERMAL, Frame, FrameError
 from .writing import reason_of
@@ -58,12 +61,14 @@ def type_store():
 class BagReader:
     """A rosbag2 folder, or a single .db3 or .mcap file, opened for reading (a context manager).
 
-    Entering raises BagError when the path is missing, cannot be read, or holds no message.
+    A recording that was cut short is read as far as it was stored; `note` says so then. Entering raises
+    BagError when the path is missing, cannot be read, or holds no message.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.topics: dict[str, Topic] = {}
+        self.note = ''
         self.start_ns = 0
         self.duration_ns = 0
         self._store = type_store()
@@ -72,8 +77,10 @@ class BagReader:
     def __enter__(self) -> 'BagReader':
         self._check_path()
         try:
-            reader = Reader(self.path)
+            reader = Reader(self._source())
             reader.open()
+        except BagError:
+            raise
         except Exception as error:  # storage plugins let sqlite, yaml and struct errors through
             raise BagError(f'cannot read the bag {self.path}: {error}') from error
         if reader.message_count == 0:
@@ -95,11 +102,17 @@ class BagReader:
     def _check_path(self) -> None:
         if not self.path.exists():
             raise BagError(f'there is no bag at {self.path}')
-        if self.path.is_dir() and not (self.path / 'metadata.yaml').exists():
-            raise BagError(f'{self.path} is not a finished bag: it has no metadata.yaml '
-                           '(`ros2 bag reindex` can repair a recording that was cut short)')
-        if self.path.is_file() and self.path.suffix not in ('.db3', '.mcap'):
+        if self.path.is_file() and self.path.suffix not in STORAGE_SUFFIXES:
             raise BagError(f'expected a bag folder or a .db3 or .mcap file, got {self.path}')
+
+    def _source(self) -> Any:
+        """Return what rosbags opens: the path, or what is left of a recording that was cut short."""
+        if (self.path / METADATA).exists():
+            return self.path
+        source, cut = opened(storage_of(self.path) if self.path.is_dir() else self.path)
+        if cut or self.path.is_dir():
+            self.note = f'{self.path} was cut short: what was stored until then is read'
+        return source
 
     def require(self, *names: str) -> None:
         """Raise BagError, listing the topics that exist, unless every name is in the bag with messages."""
@@ -158,9 +171,13 @@ class BagWriter:
     error, so a failed or interrupted run never leaves a bag that looks valid. An existing path is
     refused; with overwrite=True the files of an existing *bag* are replaced, others in its folder stay.
     A path that is one of `inputs`, or holds one, is always refused.
+
+    With keep=True, for what cannot be made again: the bag grows in path.unfinished/, and whatever ends the
+    block or the process, what commit() stored stays there, for BagReader to read.
     """
 
-    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False, inputs: Iterable = ()):
+    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False, inputs: Iterable = (),
+                 keep: bool = False):
         if storage not in STORAGES:
             raise BagError(f'storage must be one of {", ".join(STORAGES)}; got {storage!r}')
         self.path = Path(path)
@@ -170,12 +187,13 @@ class BagWriter:
         self._store = type_store()
         self._connections: dict[str, Any] = {}
         self._staging: Path | None = None
+        self._keep, self._failed = keep, False
 
     def __enter__(self) -> 'BagWriter':
         require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
         try:
             self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._staging = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}-', dir=self.path.parent))
+            self._staging = self._made_staging()
             self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,
                                   storage_plugin=self._plugin)
             self._writer.open()
@@ -186,19 +204,47 @@ class BagWriter:
         return self
 
     def __exit__(self, exc_type, exc, traceback) -> None:
+        kept = False
         try:
-            if exc_type is not None:
+            if self._failed or exc_type is not None and not self._keep:
+                kept = self._keep and self.count > 0
                 self._abort()
-                return
-            if self.count == 0:
+            elif self.count == 0:
                 self._abort()
-                raise BagError(f'no message was written, so {self.path} was not made')
-            self._finish()
+                if exc_type is None:
+                    raise BagError(f'no message was written, so {self.path} was not made')
+            else:
+                kept = self._keep
+                self._finish()
+                kept = False
         except (OSError, sqlite3.Error) as error:
             self._abort()
             raise self._failure(error) from error
         finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            if not kept:
+                shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _made_staging(self) -> Path:
+        if not self._keep:
+            return Path(tempfile.mkdtemp(prefix=f'.{self.path.name}-', dir=self.path.parent))
+        for number in count(1):
+            folder = self.path.with_name(f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
+    def commit(self) -> None:
+        """Bring what was written so far to the disk, where it outlives this process. Raises BagError."""
+        storage = self._writer.storage
+        try:
+            if self._plugin is StoragePlugin.SQLITE3:
+                storage.conn.commit()
+            elif storage.chunk.msgs:
+                storage.close_chunk()
+                storage.bio.flush()
+                os.fsync(storage.bio.fileno())
+        except (OSError, sqlite3.Error) as error:
+            raise self._failure(error) from error
 
     def _finish(self) -> None:
         storage = self._writer.storage.path.name  # beside it SQLite keeps its journal
@@ -214,9 +260,13 @@ class BagWriter:
             self._writer.abort()
 
     def _failure(self, error: OSError | sqlite3.Error) -> BagError:
-        """Return what kept the bag from being written as an error of one line."""
+        """Return what kept the bag from being written as an error of one line; the storage is not finished then."""
+        self._failed = True
         reason = reason_of(error) if isinstance(error, OSError) else error
-        return BagError(f'cannot write a bag at {self.path}: {reason}')
+        text = f'cannot write a bag at {self.path}: {reason}'
+        if self._keep and self.count:
+            text += f'; what was stored until then is in {self.folder}'
+        return BagError(text)
 
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int) -> None:
         """Append one message: CDR bytes, or a message object of `type_store()`, recorded at stamp_ns."""

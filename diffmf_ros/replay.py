@@ -56,7 +56,7 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
     image topics describe the cameras, also for the alignment. The info of the output grid's camera goes out at the
     size of the fused image; it is uncalibrated when there is none that fits, and counts.problems says why.
     """
-    counts = ReplayCounts()
+    counts = ReplayCounts(problems={reader.note} - {''})
     cameras = {stream: _camera(reader, f'{topic.rpartition("/")[0]}/camera_info', counts)
                for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     for stream, camera in cameras.items():

@@ -99,6 +99,7 @@ def test_missing_path(tmp_path):
 def test_folder_without_metadata(tmp_path):
     path = write(tmp_path / 'bag')
     (path / 'metadata.yaml').unlink()
+    storage_file(path).unlink()
 
     with pytest.raises(BagError, match='not a finished bag: it has no metadata.yaml'), BagReader(path):
         pass

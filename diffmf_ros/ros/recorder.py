@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records topics into a rosbag2 until it is stopped, where `ros2 bag record` is not installed."""
+"""Records topics into a rosbag2 until it is stopped, where `ros2 bag record` is not installed.
+
+The recording grows in BAG.unfinished/ and is stored every second: when the disk is full, the power goes or
+the process is killed, what was stored until then stays there and opens as a bag.
+"""
 
 import argparse
 from collections import Counter
@@ -14,6 +18,7 @@ from . import process, qos
 from .messages import message_class
 
 LOOK_S = 0.2
+COMMIT_S = 1.0
 DEPTH = 10
 
 
@@ -26,7 +31,9 @@ class Recorder:
         self._node, self._writer = node, writer
         self._awaited = list(dict.fromkeys(map(node.resolve_topic_name, topics)))
         self._subscriptions: list[qos.MatchingSubscription] = []
-        self._timer = node.create_timer(LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timers = (node.create_timer(LOOK_S, self._look, clock=steady),
+                        node.create_timer(COMMIT_S, writer.commit, clock=steady))
 
     def _look(self) -> None:
         known = dict(self._node.get_topic_names_and_types())
@@ -67,7 +74,7 @@ def main(args: list[str] | None = None) -> int:
 
 def record(options: argparse.Namespace, stop: process.StopRequest) -> None:
     """Record what options name into a new bag. Raises BagError or MessageTypeError."""
-    with BagWriter(options.bag, options.storage, overwrite=options.overwrite) as writer:
+    with BagWriter(options.bag, options.storage, overwrite=options.overwrite, keep=True) as writer:
         counts = run(writer, options.topics, stop)
     recorded = ', '.join(f'{count} {topic}' for topic, count in sorted(counts.items()))
     get_logger('recorder').info(f'recorded {recorded} into {options.bag}')
