@@ -12,7 +12,7 @@ from diffmf_ros.bag_messages import image_message
 from diffmf_ros.bags import IMAGE, STORAGES, BagError, BagReader, BagWriter
 
 # Writes images of 100 kB, commits after every fifth, says so, and goes on until it is ended.
-WRITE_ON = '''
+WRITE_ON = """
 import sys
 import numpy as np
 from diffmf_ros.bag_messages import image_message
@@ -24,7 +24,7 @@ with BagWriter(sys.argv[1], sys.argv[2], keep=True) as bag:
         if k % 5 == 0:
             bag.commit()
             print(k, flush=True)
-'''
+"""
 
 
 def written(bag, numbers):
