@@ -62,14 +62,14 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
         raise ImageFileError(f'{path} does not exist') from error
     except OSError as error:
         raise ImageFileError(f'{path} cannot be read as an image: {error.strerror}') from error
+    if is_cut(data):
+        raise ImageFileError(f'{path} ends early: its end marker is missing; copy it again')
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:  # more pixels than OpenCV opens, say
         pixels = None
     if pixels is None:
         raise ImageFileError(f'{path} cannot be read as an image')
-    if is_cut(data):
-        raise ImageFileError(f'{path} ends early: its end marker is missing; copy it again')
     return pixels
 
 

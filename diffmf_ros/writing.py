@@ -18,6 +18,7 @@ _REASONS = {
     errno.EPERM: 'no permission to write there',
     errno.ENOENT: 'its folder does not exist',
     errno.ENOTDIR: 'a part of its path is a file, not a folder',
+    errno.EEXIST: 'a part of its path is a file, not a folder',  # mkdir says so
     errno.EISDIR: 'it is a folder',
     errno.ENAMETOOLONG: 'the name is too long',
 }
