@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python front: arrays in, a fused array out, and an error for whatever cannot be fused."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import diffmf_ros
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.pipeline import FusionPipeline
+
+HEIGHT, WIDTH = 48, 64
+
+
+@pytest.fixture
+def rgb():
+    """A textured scene, darker to the right: H x W x 3 uint8."""
+    noise = np.random.default_rng(0).integers(0, 60, (HEIGHT, WIDTH, 3))
+    return (noise + np.linspace(150, 40, WIDTH)[None, :, None]).astype(np.uint8)
+
+
+@pytest.fixture
+def thermal():
+    """A warm body at the right, in counts of 14 bit: H/2 x W/2 uint16."""
+    counts = np.random.default_rng(1).integers(7000, 7100, (HEIGHT // 2, WIDTH // 2))
+    counts[8:16, 22:28] = 8000
+    return counts.astype(np.uint16)
+
+
+def test_importing_the_package_loads_nothing_heavy_and_using_it_does():
+    code = ('import sys, diffmf_ros; '
+            'print([name for name in ("torch", "cv2", "numpy", "rclpy", "yaml") if name in sys.modules]); '
+            'print(callable(diffmf_ros.fuse), "rclpy" in sys.modules)')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split('\n')[:2] == ['[]', 'True False'], done.stderr
+
+
+def test_every_public_name_is_there_and_others_are_not():
+    assert set(diffmf_ros.__all__) <= set(dir(diffmf_ros))
+    assert all(getattr(diffmf_ros, name) for name in diffmf_ros.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fused'"):
+        _ = diffmf_ros.fused
+
+
+@pytest.mark.parametrize('model', ['classical', 'diffmf'])
+def test_the_result_is_that_of_the_pipeline(rgb, thermal, model):
+    pair = Pair(Frame(RGB, 0, '', rgb, 'rgb8'), Frame(THERMAL, 0, '', thermal, 'mono16'), offset_ns=0)
+    expected = FusionPipeline(updated(DEFAULTS, {'model': model, 'device': 'cpu'})).fuse(pair)
+
+    fused = diffmf_ros.fuse(rgb, thermal, model=model, device='cpu')
+
+    assert (fused.shape, fused.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
+    assert (fused == expected.pixels).all()
+    # And the warm body is brighter than in the visible image, the ground is not
+    body, ground = np.s_[16:32, 44:56], np.s_[16:32, 4:16]
+    assert fused[body].mean() > rgb[body].mean() + 20
+    assert abs(fused[ground].mean() - rgb[ground].mean()) < 30
+
+
+def test_bgr_in_gives_bgr_out(rgb, thermal):
+    of_rgb = diffmf_ros.fuse(rgb, thermal, model='classical')
+    of_bgr = diffmf_ros.fuse(rgb[:, :, ::-1], thermal, model='classical', order='bgr')
+    assert np.abs(of_bgr[:, :, ::-1].astype(int) - of_rgb).max() <= 1
+
+
+@pytest.mark.parametrize('change', [
+    lambda rgb, thermal: (np.dstack([rgb, np.full((HEIGHT, WIDTH), 9, np.uint8)]), thermal),
+    lambda rgb, thermal: (rgb, thermal.astype(np.float32)),
+    lambda rgb, thermal: (rgb, thermal.astype('>u2')),
+    lambda rgb, thermal: (np.asfortranarray(rgb), np.asfortranarray(thermal)),
+    lambda rgb, thermal: (np.repeat(rgb, 2, axis=1)[:, ::2], np.repeat(thermal, 2, axis=0)[::2]),
+])
+def test_the_same_values_in_other_arrays_give_the_same_image(rgb, thermal, change):
+    fused = diffmf_ros.fuse(*change(rgb, thermal), model='classical')
+    assert np.abs(fused.astype(int) - diffmf_ros.fuse(rgb, thermal, model='classical')).max() <= 1
+
+
+def test_inputs_are_left_as_they_are_also_when_they_cannot_be_written_to(rgb, thermal):
+    before = rgb.copy(), thermal.copy()
+    rgb.flags.writeable = thermal.flags.writeable = False
+    diffmf_ros.fuse(rgb, thermal, model='classical')
+    assert (rgb == before[0]).all() and (thermal == before[1]).all()
+
+
+def test_settings_change_the_image(rgb, thermal):
+    black_hot = diffmf_ros.fuse(rgb, thermal, model='classical', thermal__polarity='black_hot')
+    white_hot = diffmf_ros.fuse(rgb, thermal, model='classical')
+    assert black_hot[16:32, 44:56].mean() < white_hot[16:32, 44:56].mean() - 20
+    gray = diffmf_ros.fuse(rgb[:, :, 0], thermal.astype(np.uint8), model='classical', output__colour='gray')
+    assert gray.shape == (HEIGHT, WIDTH)
+
+
+def test_an_alignment_file_is_used_and_read_again_when_it_changes(rgb, thermal, tmp_path):
+    file = tmp_path / 'align.yaml'
+    images = []
+    for shift in (0.0, 20.0):
+        file.write_text(f'rgb_from_thermal: [[2, 0, {-shift}], [0, 2, 0], [0, 0, 1]]\n'
+                        f'rgb_size: [{WIDTH}, {HEIGHT}]\nthermal_size: [{WIDTH // 2}, {HEIGHT // 2}]\n')
+        images.append(diffmf_ros.fuse(rgb, thermal, model='classical', alignment=file).astype(int))
+    body = np.s_[18:30, 46:54]
+    assert images[0][body].mean() > images[1][body].mean() + 20
+
+
+WRONG = {
+    'float of 0 to 1': (lambda rgb, thermal: (rgb / 255, thermal), r'rgb: expected a uint8 .*got float64 .*255 \* rgb'),
+    '16-bit rgb': (lambda rgb, thermal: (rgb.astype(np.uint16), thermal), 'rgb: .*got uint16 .*scale the values'),
+    'channels first': (lambda rgb, thermal: (np.moveaxis(rgb, 2, 0), thermal), r'moveaxis\(rgb, 0, -1\)'),
+    'one channel': (lambda rgb, thermal: (rgb[:, :, :1], thermal), r'use rgb\[:, :, 0\]'),
+    'two channels': (lambda rgb, thermal: (rgb[:, :, :2], thermal), r'got uint8 of shape \(48, 64, 2\)'),
+    'a batch': (lambda rgb, thermal: (rgb[None], thermal), 'one pair at a time'),
+    'empty': (lambda rgb, thermal: (rgb[:0], thermal), 'rgb: .*it is empty'),
+    'a list': (lambda rgb, thermal: (rgb.tolist(), thermal), r'got list; use numpy.asarray'),
+    'no image': (lambda rgb, thermal: (None, thermal), 'got NoneType'),
+    'thermal of colors': (lambda rgb, thermal: (rgb, rgb), 'thermal: expected .*false colors'),
+    'thermal of one channel': (lambda rgb, thermal: (rgb, thermal[:, :, None]), r'use thermal\[:, :, 0\]'),
+    'thermal channels first': (lambda rgb, thermal: (rgb, thermal[None]), r'use thermal\[0\]'),
+    'thermal of doubles': (lambda rgb, thermal: (rgb, thermal.astype(float)), r'astype\(numpy.float32\)'),
+    'thermal of int32': (lambda rgb, thermal: (rgb, thermal.astype(np.int32)), 'got int32'),
+    'empty thermal': (lambda rgb, thermal: (rgb, thermal[:, :0]), 'thermal: .*it is empty'),
+    'swapped': (lambda rgb, thermal: (thermal, rgb), 'rgb: expected a uint8'),
+    'no finite value': (lambda rgb, thermal: (rgb, np.full((4, 4), np.nan, 'f4')), 'NaN and infinity alone'),
+}
+
+
+@pytest.mark.parametrize('change, words', WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_array_is_an_error_that_says_what_was_expected(rgb, thermal, change, words):
+    with pytest.raises(diffmf_ros.DiffmfError, match=words):
+        diffmf_ros.fuse(*change(rgb, thermal), model='classical')
+
+
+@pytest.mark.parametrize('settings, words', [
+    ({'preset': 'huge'}, 'preset must be one of auto, light'),
+    ({'scale': 3.0}, r'scale must lie in 0.125 to 1.0, got 3.0'),
+    ({'scale': 'half'}, "scale must be of type float, got 'half'"),
+    ({'thermal__polarty': 'black_hot'}, r"unknown setting 'thermal__polarty', did you mean thermal__polarity\?"),
+    ({'autostart': False}, "unknown setting 'autostart'"),
+    ({'sync__thermal_offset_ms': 3.0}, "unknown setting 'sync__thermal_offset_ms'"),
+    ({'weights': 'none.safetensors'}, 'none.safetensors does not exist'),
+    ({'alignment': 'none.yaml'}, 'none.yaml'),
+    ({'order': 'grb', 'model': 'classical'}, "order must be one of rgb, bgr; got 'grb'"),
+    ({'max_pixels': 10, 'model': 'classical'}, 'at most 10 pixels'),
+])
+def test_a_wrong_setting_is_an_error(rgb, thermal, settings, words):
+    with pytest.raises(diffmf_ros.DiffmfError, match=words):
+        diffmf_ros.fuse(rgb, thermal, **settings)
+
+
+def test_a_blind_camera_is_a_warning_at_the_place_of_the_call(rgb):
+    rgb = np.tile(rgb, (3, 3, 1))  # large enough to tell a flat image from a small one
+    with pytest.warns(diffmf_ros.FusionWarning, match='thermal is flat') as caught:
+        fused = diffmf_ros.fuse(rgb, np.full((72, 96), 90, np.uint8), model='classical')
+    assert (fused == rgb).all()
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_a_pair_that_both_cameras_show_gives_no_warning(rgb, thermal):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        diffmf_ros.fuse(rgb, thermal, model='classical')
+
+
+def test_a_fusion_that_fails_is_an_error_and_no_image_of_one_camera(rgb, thermal, monkeypatch):
+    monkeypatch.setattr('diffmf_ros.core.classical.fuse', lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(diffmf_ros.DiffmfError, match='could not be fused: .*division by zero'):
+        diffmf_ros.Fuser(model='classical')(rgb, thermal)
+
+
+def test_a_fuser_says_how_it_was_done_and_follows_a_stream(rgb, thermal):
+    with diffmf_ros.Fuser(model='classical') as fuser:
+        assert fuser.description == 'classical on cpu'
+        first = fuser.fuse(rgb, thermal, stamp_ns=10**9)
+        # The body gets warmer: the levels of a stream follow slowly, those of a single pair at once
+        hot = np.where(thermal > 7500, 8300, thermal).astype(np.uint16)
+        of_stream = fuser.fuse(rgb, hot, stamp_ns=10**9 + 30_000_000).pixels.astype(int)
+        alone = fuser(rgb, hot).astype(int)
+    assert first.mode is diffmf_ros.Mode.CLASSICAL and first.timings_ms
+    assert (of_stream != alone).any()
+    assert (alone == diffmf_ros.fuse(rgb, hot, model='classical')).all()
