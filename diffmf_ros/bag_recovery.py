@@ -12,9 +12,12 @@ import sqlite3
 from pathlib import Path
 
 from .bag_files import METADATA, BagError
+from .core.file_kinds import what_is
 
-STORAGE_SUFFIXES = ('.db3', '.mcap')
 _MAGIC = b'\x89MCAP0\r\n'
+# Ending of a storage file -> how it begins.
+_STARTS = {'.db3': b'SQLite format 3\0', '.mcap': _MAGIC}
+STORAGE_SUFFIXES = tuple(_STARTS)
 _HEAD = 9  # bytes of a record before its content: operation, length
 _FOOTER, _DATA_END = 0x02, 0x0F
 # A footer of 20 bytes that names no summary, so that readers scan the records.
@@ -32,16 +35,32 @@ def storage_of(folder: Path) -> Path:
     return files[0]
 
 
+def wrong_files(path: Path) -> list[str]:
+    """Return 'name: what it is' for every file of a bag, or for a storage file, that is not what its ending says."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [f'{file.name}: {what_is(file) or "its content is not that of such a file"}' for file in files
+            if file.is_file() and (file.suffix in _STARTS and not _begins_well(file)
+                                   or file.name == METADATA and what_is(file))]
+
+
 def opened(path: Path) -> tuple[object, bool]:
     """Return what rosbags reads of a storage file, and whether the file was cut short. Raises BagError."""
+    if not _begins_well(path):
+        raise BagError(f'cannot read the bag {path.parent}: {"; ".join(wrong_files(path))}')
     if path.suffix == '.db3':
         return path, _rolled_back(path)
     with path.open('rb') as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - len(_MAGIC), 0))
-        if size == 0 or file.read() == _MAGIC:
+        if file.read() == _MAGIC:
             return path, False
         return CutMcap(path, _whole_records(file, size)), True
+
+
+def _begins_well(path: Path) -> bool:
+    start = _STARTS[path.suffix]
+    with path.open('rb') as file:
+        return file.read(len(start)) == start
 
 
 class CutMcap:

@@ -22,8 +22,9 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from .bag_files import EXTRA_FILES, METADATA, BagError, place, require_bag_output
-from .bag_recovery import STORAGE_SUFFIXES, opened, storage_of
+from .bag_recovery import STORAGE_SUFFIXES, opened, storage_of, wrong_files
 from .core.encodings import decode_message
+from .core.file_kinds import explained
 from .core.frames import RGB, THERMAL, Frame, FrameError
 from .writing import reason_of
 
@@ -82,7 +83,8 @@ class BagReader:
         except BagError:
             raise
         except Exception as error:  # storage plugins let sqlite, yaml and struct errors through
-            raise BagError(f'cannot read the bag {self.path}: {error}') from error
+            reasons = (' '.join(str(error).split()), *wrong_files(self.path))
+            raise BagError(f'cannot read the bag {self.path}: {"; ".join(reasons)}') from error
         if reader.message_count == 0:
             reader.close()
             raise BagError(f'the bag {self.path} is empty: it declares no message')
@@ -103,7 +105,7 @@ class BagReader:
         if not self.path.exists():
             raise BagError(f'there is no bag at {self.path}')
         if self.path.is_file() and self.path.suffix not in STORAGE_SUFFIXES:
-            raise BagError(f'expected a bag folder or a .db3 or .mcap file, got {self.path}')
+            raise BagError(explained(f'expected a bag folder or a .db3 or .mcap file, got {self.path}', self.path))
 
     def _source(self) -> Any:
         """Return what rosbags opens: the path, or what is left of a recording that was cut short."""

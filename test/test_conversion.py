@@ -113,6 +113,17 @@ def test_other_floating_types_become_float32(authors, converted, out, dtype):
     assert_holds(out, state)
 
 
+def test_what_was_saved_from_data_parallel_is_taken(authors, converted, out):
+    converted({f'module.{name}': tensor for name, tensor in authors.items()})
+    assert_holds(out, authors)
+
+
+def test_another_network_is_refused_in_a_line_one_can_read(converted):
+    with pytest.raises(ConversionError, match='missing .*; and [0-9]+ more$') as refused:
+        converted({f'layer{number}.weight': torch.zeros(3) for number in range(300)})
+    assert len(str(refused.value)) < 1000
+
+
 @pytest.mark.parametrize('change, words', [
     (lambda s: {name: t for name, t in s.items() if name != SCALE}, [f'missing {SCALE} (1, 12, 1, 1)']),
     (lambda s: {**s, PREFIX + 'extra': torch.zeros(3)}, [f'unexpected {PREFIX}extra (3,)']),

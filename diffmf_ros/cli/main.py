@@ -1,38 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers the sub-commands and turns errors a user can act on into a message and exit code 2."""
+"""Registers the sub-commands and turns whatever a user can cause into one message and an exit code.
 
+Exit codes: 0 done; 1 some inputs failed, or the answer is no (doctor, align); 2 wrong use, or an input or output that
+cannot be used; 128 + n ended by signal n.
+"""
+
+import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .. import __version__
 from ..core.frames import DiffmfError
 
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench',
             'doctor', 'export', 'convert_weights', 'align', 'models')
+DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+# Library that is not installed -> extra of this package that brings it.
+_EXTRAS = {'torch': 'torch', 'einops': 'torch', 'rclpy': 'ros', 'matplotlib': 'view', 'onnx': 'onnx',
+           'onnxscript': 'onnx', 'onnxruntime': 'onnx'}
 
 
 def application() -> typer.Typer:
     """Return the command-line application; each module of COMMANDS has a function of its own name."""
-    app = typer.Typer(help='Thermal + RGB fusion with DIFF-MF, S4Fusion and RefineFuse.', no_args_is_help=True,
-                      pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
+                      context_settings={'help_option_names': ['-h', '--help']})
+    app.callback()(_diffmf)
     for name in COMMANDS:
         command = getattr(import_module(f'.{name}', __package__), name)
         app.command(name.replace('_', '-'))(command)
     return app
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Run one command as a user calls it; return its exit code. Errors that are bugs are raised."""
+    try:
+        application()(args=list(arguments), prog_name='diffmf')
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _say('interrupted')
+        return end.code if isinstance(end.code, int) else DONE
+    except DiffmfError as error:
+        return _say(str(error))
+    except ModuleNotFoundError as error:
+        library = (error.name or '').partition('.')[0]
+        if library not in _EXTRAS:
+            raise
+        return _say(f'{library} is not installed, which this command needs: python -m pip install '
+                    f'"diffmf_ros[{_EXTRAS[library]}]" (`diffmf doctor` says more)')
+    except MemoryError:
+        return _say('there is not enough memory for this; try smaller images or a smaller preset')
+    except OSError as error:  # a disk that gets full, a folder that vanishes: nothing to debug here
+        place = f'{error.filename}: ' if error.filename else ''
+        return _say(f'{place}{error.strerror or error}')
+    return DONE
+
+
 def main() -> None:
     """Entry point of `diffmf`."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='surrogateescape')  # file names that are not UTF-8 are printed as they are
-    try:
-        application()()
-    except DiffmfError as error:
-        Console(stderr=True).print(f'[red]error:[/] {escape(str(error))}', highlight=False, soft_wrap=True)
-        sys.exit(2)
+    sys.exit(run(sys.argv[1:]))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f'diffmf_ros {__version__}')
+        raise typer.Exit
+
+
+def _diffmf(
+    version: Annotated[bool, typer.Option('--version', help='print the version and exit', is_eager=True,
+                                          callback=_show_version)] = False,
+) -> None:
+    """Thermal + RGB fusion with DIFF-MF, S4Fusion and RefineFuse."""
+
+
+def _say(message: str) -> int:
+    Console(stderr=True).print(f'[red]error:[/] {escape(message)}', highlight=False, soft_wrap=True)
+    return WRONG_USE
 
 
 if __name__ == '__main__':

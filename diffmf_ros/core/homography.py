@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from .file_kinds import explained
 from .frames import RGB, DiffmfError
 from .warp import Mapping, Size, resized_mapping, scaling, table_mapping, translation
 
@@ -114,9 +115,9 @@ def read_yaml(path: str | Path) -> dict:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AlignmentError(f'cannot read the alignment file {path}: {error}') from error
+        raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}', path)) from error
     if not isinstance(content, dict):
-        raise AlignmentError(f'{path}: expected keys with values, got {type(content).__name__}')
+        raise AlignmentError(explained(f'{path}: expected keys with values, got {type(content).__name__}', path))
     return content
 
 

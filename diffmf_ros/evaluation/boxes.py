@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.file_kinds import explained
 from ..core.frames import DiffmfError
 
 
@@ -44,7 +45,7 @@ def read_boxes(path: Path) -> Boxes:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        raise BoxesError(f'{path} cannot be read as JSON: {error}') from error
+        raise BoxesError(explained(f'{path} cannot be read as JSON: {error}', path)) from error
     if not isinstance(content, dict) or not content:
         raise BoxesError(
             f'{path}: expected an object with an entry for each image, got {_short(content)}'

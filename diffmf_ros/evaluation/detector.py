@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from ..core.file_kinds import explained
 from .layouts import DetectorError, Size, choose, named
 
 LEAST_SCORE = 0.01  # for the average precision, which looks at unsure finds too
@@ -130,7 +131,8 @@ def read_classes(text: str) -> list[str]:
             path.read_text(encoding='utf-8').splitlines() if path.is_file() else text.split(',')
         )
     except (OSError, UnicodeDecodeError) as error:
-        raise DetectorError(f'{path} cannot be read as a list of class names: {error}') from error
+        message = f'{path} cannot be read as a list of class names: {error}'
+        raise DetectorError(explained(message, path)) from error
     names = [line.strip() for line in lines if line.strip()]
     if not names or (len(names) == 1 and not path.is_file() and path.suffix):
         raise DetectorError(
@@ -168,7 +170,7 @@ def _session(path: Path, threads: int):
         return ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     except Exception as error:  # as above
         raise DetectorError(
-            f'onnxruntime {ort.__version__} cannot load {path}: {error}'
+            explained(f'onnxruntime {ort.__version__} cannot load {path}: {error}', path)
         ) from error
 
 

@@ -19,11 +19,13 @@ import torch
 from safetensors.torch import load
 
 from .. import models
+from ..core.file_kinds import CHECKPOINT, explained
 from ..core.frames import DiffmfError
-from .weights import misfits, save_weights
+from .weights import listed, misfits, save_weights
 
 MODEL, PRESET = 's4fusion', 'base'
 PREFIX = 'vmunet.'  # of every name in the authors' file
+PARALLEL = 'module.'  # of every name in what was saved from torch's DataParallel
 PUBLISHED = 'ec101bb3e8cd84fab46e12266813687a61f2a82e'  # git blob id of the authors' model.pkl
 SAFE_TORCH = '2.10'  # with weights_only an older one can still be made to run code: CVE-2025-32434, CVE-2026-24747
 LEGACY_PICKLES = 5  # magic number, version, byte order, what was saved, keys of the numbers that follow
@@ -83,7 +85,8 @@ def load_safetensors(source: Path, data: bytes) -> dict[str, torch.Tensor]:
     try:
         return load(data)
     except safetensors.SafetensorError as error:
-        raise ConversionError(f'{source} is not a whole safetensors file ({error}); get it again') from error
+        message = explained(f'{source} is not a whole safetensors file ({error})', source)
+        raise ConversionError(f'{message}; get it again') from error
 
 
 def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
@@ -107,16 +110,20 @@ def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
               if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if others:
         raise ConversionError(f"{source} is not a state dict, nor a dict with one at 'model': expected tensors by "
-                              f'name, but {", ".join(others)}')
+                              f'name, but {listed(others, between=", ")}')
     return state
 
 
 def fitted(source: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return state, whose names all have the authors' prefix or none has, as contiguous float32 by our names.
 
-    Raises ConversionError listing every tensor that is missing, unexpected, of another shape, not of floating point
+    A further prefix of DataParallel before all names is taken away.
+
+    Raises ConversionError naming the tensors that are missing, unexpected, of another shape, not of floating point
     or not finite.
     """
+    if state and all(name.startswith(PARALLEL) for name in state):
+        state = {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
     prefix = PREFIX if any(name.startswith(PREFIX) for name in state) else ''
     problems = misfits({prefix + name: tensor for name, tensor in models.build(MODEL, PRESET).state_dict().items()},
                        state)
@@ -129,7 +136,7 @@ def fitted(source: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
         problems = [f'{name} is not finite in float32 ({wrong} of {tensor.numel()} numbers)'
                     for name, tensor in tensors.items() if (wrong := int((~tensor.isfinite()).sum()))]
     if problems:
-        raise ConversionError(f'{source} does not fit {MODEL} {PRESET}: ' + '; '.join(problems))
+        raise ConversionError(f'{source} does not fit {MODEL} {PRESET}: ' + listed(problems))
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
@@ -186,7 +193,8 @@ def _refusal(source: Path, data: bytes, error: Exception) -> ConversionError:
     # The first sentence: the next ones advise to open the file unsafely.
     reason = re.split(r'\n|\. ', str(error).rpartition('WeightsUnpickler error: ')[2].strip())[0]
     return ConversionError(f'{source} is not a checkpoint that torch opens safely ({type(error).__name__}: '
-                           f'{_printable(reason)}); expected a whole file of torch.save with tensors only')
+                           f'{_printable(reason)}); ' + explained(
+                               'expected a whole file of torch.save with tensors only', source, but=CHECKPOINT))
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.file_kinds import explained
 from ..models.sides import Sides
 from .errors import EngineError
 from .header_text import number_of, sides_of
@@ -47,8 +48,8 @@ def read_sealed(path: Path) -> bytes:
     data = path.read_bytes()
     seals = SEAL.findall(data)
     if len(seals) != 1:
-        raise EngineError(f'{path} was not written by `diffmf export --onnx`, or only a part of it is there: it has '
-                          'no checksum; export it again')
+        raise EngineError(explained(f'{path} was not written by `diffmf export --onnx`, or only a part of it is '
+                                    'there: it has no checksum', path) + '; export it again')
     blank = SEAL.sub(lambda entry: entry[0][:-64] + UNSEALED.encode(), data)
     if hashlib.sha256(blank).hexdigest().encode() != seals[0]:
         raise EngineError(f'{path} is damaged: its checksum does not match its content; get it again')

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from .header_text import number_text
 from .weights_header import FORMAT, WeightsError, not_whole, read_header
 
+MOST_LISTED = 8  # problems of the tensors of a file; those of another network have hundreds
+
 KEEP_FLOAT32 = 'A_log', 'A_logs'  # rounding a decay is repeated at every step of a scan
 
 
@@ -78,10 +80,16 @@ def misfits(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> 
           for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name])]
 
 
+def listed(problems: list[str], *, between: str = '; ') -> str:
+    """Return problems in one line, the first of many with the number of the others."""
+    rest = len(problems) - MOST_LISTED
+    return between.join((*problems[:MOST_LISTED], *([f'and {rest} more'] if rest > 0 else [])))
+
+
 def load_into(network: torch.nn.Module, weights: Weights) -> None:
     """Copy weights into network, strictly. Raises WeightsError listing every tensor that does not fit."""
     problems = misfits(network.state_dict(), weights.tensors)
     if problems:
         raise WeightsError(f'{weights.path} ({weights.model} {weights.preset}) does not fit the network: '
-                           + '; '.join(problems))
+                           + listed(problems))
     network.load_state_dict(weights.tensors)

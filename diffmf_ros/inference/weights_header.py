@@ -6,6 +6,7 @@ from pathlib import Path
 
 import safetensors
 
+from ..core.file_kinds import explained
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models import PRESETS
@@ -76,7 +77,7 @@ def read_header(path: str | Path) -> WeightsHeader:
 
 def not_whole(path: Path, error: Exception) -> WeightsError:
     """Return the error of a file that safetensors cannot read."""
-    return WeightsError(f'{path} is not a whole safetensors file ({error}); get it again')
+    return WeightsError(explained(f'{path} is not a whole safetensors file ({error})', path) + '; get it again')
 
 
 def weights_for(settings: Settings) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from ..core.file_kinds import explained
 from ..core.frames import DiffmfError
 from .degradations import Degradations
 from .losses import PRESETS, LossWeights
@@ -67,11 +68,11 @@ class TrainConfig:
 def load_config(path: str | Path) -> TrainConfig:
     """Read a YAML file. Raises ConfigError naming the file, the entry and what is allowed."""
     try:
-        entries = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f'{path} cannot be read as YAML: {error}') from error
+        entries = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(explained(f'{path} cannot be read as YAML: {error}', path)) from error
     if not isinstance(entries, dict):
-        raise ConfigError(f'{path} must hold a mapping of entries such as data: and out:')
+        raise ConfigError(explained(f'{path} must hold a mapping of entries such as data: and out:', path))
     entries['loss'] = _loss(path, entries.get('loss') or {})
     entries['degradations'] = _degradations(path, entries.get('degradations') or {})
     config = _known(path, entries, TrainConfig)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names what a file really holds that cannot be read as what was expected, and says what to do about it."""
+
+from pathlib import Path
+
+_HEAD_BYTES = 4096
+CHECKPOINT = ('it is a checkpoint of PyTorch, which can run code when it is opened; weights are .safetensors files '
+               '(`diffmf convert-weights` converts those of the authors of S4Fusion)')
+# First bytes of a file -> what it is.
+_STARTS = (
+    (b'version https://git-lfs', 'it is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from'),
+    (b'SQLite format 3\0', 'it is an SQLite database, perhaps the .db3 of a bag'),
+    (b'\x89MCAP', 'it is an MCAP recording'),
+    (b'#ROSBAG V', 'it is a bag of ROS 1: convert it with `rosbags-convert`'),
+    (b'\x28\xb5\x2f\xfd', 'it is compressed with Zstandard: unpack it with `zstd -d`'),
+    (b'\x1f\x8b', 'it is compressed with gzip: unpack it with `gunzip`'),
+    (b'7z\xbc\xaf\x27\x1c', 'it is a 7z archive: unpack it'),
+    (b'\x89PNG', 'it is a PNG image'),
+    (b'\xff\xd8\xff', 'it is a JPEG image'),
+    (b'%PDF', 'it is a PDF document'),
+    (b'%YAML:1.0', 'it is a file of OpenCV FileStorage'),
+)
+_PICKLES = tuple(bytes((0x80, version)) for version in range(2, 6))
+
+
+def what_is(path: str | Path) -> str:
+    """Return what a file really is, as a clause such as 'it is empty'; empty text when that is not known.
+
+    Args:
+        path: a file; one that cannot be read gives an empty text.
+    """
+    try:
+        with Path(path).open('rb') as file:
+            return what_holds(file.read(_HEAD_BYTES))
+    except OSError:
+        return ''
+
+
+def what_holds(head: bytes) -> str:
+    """Return what a file is that begins with head (4096 bytes, or all of it), as what_is does."""
+    if not head:
+        return 'it is empty: copy it again'
+    if not head.strip(b'\0'):
+        return 'it begins with zeros alone, as after a power loss or a failed copy: copy it again'
+    for start, text in _STARTS:
+        if head.startswith(start):
+            return text
+    text = head.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    if text.startswith((b'<!doctype html', b'<html')):
+        return 'it is an HTML page, as of a download that failed: get the file itself'
+    if head.startswith(b'PK\x03\x04'):
+        return CHECKPOINT if b'data.pkl' in head else 'it is a zip archive: unpack it'
+    if head.startswith(_PICKLES):
+        return CHECKPOINT
+    if head[8:10] == b'{"':
+        return 'it is a safetensors file'
+    return ''
+
+
+def explained(message: str, path: str | Path, *, but: str = '') -> str:
+    """Return message, with what the file really is behind it when that is known, in one line.
+
+    Args:
+        message: what went wrong.
+        path: the file that it is about.
+        but: a clause of what_is that says nothing here, because it names what was expected.
+    """
+    found = what_is(path)
+    text = ' '.join(message.split())
+    return f'{text}; {found}' if found and found != but else text
