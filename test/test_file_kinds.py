@@ -59,7 +59,8 @@ def test_contents_are_told_apart(content, words):
     assert what_holds(content[:4096]).startswith(words)
 
 
-@pytest.mark.parametrize('content', [b'rgb_size: [1, 2]', b'name,loss\n', b'\x08\x07\x12\x07pytorch', b'{"a": 1}', b'P5 1 1'])
+@pytest.mark.parametrize('content', [b'rgb_size: [1, 2]', b'name,loss\n', b'\x08\x07\x12\x07pytorch', b'{"a": 1}',
+                                     b'P5 1 1'])
 def test_other_contents_are_not_named(content):
     assert what_holds(content) == ''
 
