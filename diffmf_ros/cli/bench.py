@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..core.settings import DEFAULTS
 from ..writing import require_output, write_text
-from . import bench_shell, options
+from . import bench_plan, bench_shell, options
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run (evaluation/roofs.py); speed-up: against '
            'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
@@ -21,6 +21,8 @@ SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
 # What --shell goes with, and what goes with it alone.
 WITH_SHELL = {'shell', 'size', 'frames', 'json', 'compute_ms', 'overload_s', 'overwrite'}
 SHELL_ONLY = {'compute_ms', 'overload_s'}
+WITH_PLAN = {'plan', 'model', 'preset', 'size', 'scale', 'precision', 'scan_backend', 'json',
+             'overwrite'}
 
 
 def _several(help_text: str):
@@ -44,6 +46,8 @@ def bench(
     json: Annotated[Path | None, typer.Option(help='also write everything, with every sample, to this file')] = None,
     plot: Annotated[Path | None, typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
     shell: Annotated[bool, typer.Option('--shell', help='measure the node around the network instead')] = False,
+    plan: Annotated[bool, typer.Option('--plan', help='count what a pair and a training step would launch on a GPU '
+                                       'instead, and predict their times; needs no GPU')] = False,
     compute_ms: Annotated[float, typer.Option(min=1, help='--shell: time of the stand-in network')] = 50.0,
     overload_s: Annotated[float, typer.Option(min=1, help='--shell: how long to send three times as many pairs as it '
                                               'can fuse')] = 60.0,
@@ -51,6 +55,7 @@ def bench(
 ) -> None:
     """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair.
 
+    With --plan: what a pair and a training step would launch and move on a GPU, and how long they would take there.
     With --shell: what a pair costs beside the network, and what the node does when it gets too many, in turn with
     the same job as it is usually written.
     """
@@ -64,6 +69,8 @@ def bench(
         _bench_shell(options.image_size(size) if 'size' in given else SHELL_SIZE,
                      frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)
         return
+    if plan and (wrong := sorted(given - WITH_PLAN)):
+        raise typer.BadParameter(f'not with --plan: {", ".join("--" + name.replace("_", "-") for name in wrong)}')
     from ..evaluation import bench_plot, bench_report
 
     if plot is not None:
@@ -72,6 +79,9 @@ def bench(
     configurations = _configurations(
         size, fixed, model=model, preset=preset, scale=scale, precision=precision, scan_backend=scan_backend,
         engine=engine)
+    if plan:
+        _bench_plan(configurations, json)
+        return
     with Progress(transient=True) as progress:
         task = progress.add_task('fusing', total=frames)
         report = bench_report.run(configurations, frames=frames,
@@ -93,6 +103,17 @@ def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_
     bench_shell.show(console, report)
     if json is not None:
         write_text(json, report.as_json())
+
+
+def _bench_plan(configurations: list, json: Path | None) -> None:
+    from ..evaluation.plan import as_json
+
+    console = _console()
+    with console.status('') as status:
+        plans = bench_plan.plans_of(configurations, status.update)
+    bench_plan.show(console, plans)
+    if json is not None:
+        write_text(json, as_json(plans))
 
 
 def _configurations(size: str, fixed: dict, **lists: str) -> list:

@@ -41,7 +41,6 @@ class Engine:
         except ScanError as error:
             raise EngineError(f'scan_backend: {error}') from error
         self.problems, self._scan = choice.problems, choice.name
-        self._sides = network.sides
         self.network = prepare(network, device=self.device, dtype=self.dtype, scan_backend=choice.name)
         if self.device == 'cuda':
             torch.backends.cudnn.benchmark = True  # sizes repeat
@@ -73,14 +72,19 @@ class Engine:
         Values that are not finite come back as NaN. Waits for nothing, so that it can be captured. Raises
         NetworkFailure when the network returns another shape.
         """
-        height, width = ir.shape[2:]
-        padded = [pad_to(image, self._sides) for image in (ir, vi_y)]
-        fused = self.network(*padded)
-        if fused.shape != padded[0].shape:
-            raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
-                                 f'{tuple(padded[0].shape)}')
-        fused = fused[(..., *self._sides.window(height, width))].float()
-        return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
+        return fuse_padded(self.network, ir, vi_y)
+
+
+def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
+    """Return what network makes of two B x 1 x H x W images of any size, clamped: see Engine.fuse_tensors."""
+    height, width = ir.shape[2:]
+    padded = [pad_to(image, network.sides) for image in (ir, vi_y)]
+    fused = network(*padded)
+    if fused.shape != padded[0].shape:
+        raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
+                             f'{tuple(padded[0].shape)}')
+    fused = fused[(..., *network.sides.window(height, width))].float()
+    return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
 
 
 def use_threads(count: int) -> None:

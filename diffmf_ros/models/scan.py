@@ -9,6 +9,7 @@ parameters, exponents, states and sums are float32 (float64 where the inputs are
 
 import torch
 
+from . import kernels
 from .kernels import cpu, mamba_ssm, portable, reference, shapes, triton
 from .kernels.composed import add_directions, along_directions, at_least_float32
 
@@ -30,7 +31,7 @@ def backend_for(u: torch.Tensor, operation: str, backend: str = 'auto', *, state
     A named backend that lacks the operation leaves it to the portable one. Raises ScanError when backend
     is unknown, or cannot run here, with the reason.
     """
-    if u.is_meta:
+    if kernels.device_type(u) == 'meta':
         return shapes
     if backend == 'auto':
         return next(module for module in BACKENDS.values() if hasattr(module, operation)

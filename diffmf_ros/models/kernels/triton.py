@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import torch
 
+from . import device_type, planning
+
 OLDEST_TRITON = 3, 4  # tuples that loops carry
 OLDEST_CAPABILITY = 8, 0  # Ampere; TF32 products
 MOST_STATES = 64  # a thread keeps them in registers
@@ -38,7 +40,7 @@ def _kernels() -> SimpleNamespace | str:
 
 def unavailable() -> str | None:
     """Return why this backend cannot run here, or None."""
-    if not _interpreted():
+    if not _interpreted() and not planning():
         if torch.version.cuda is None:
             return 'this torch is built without CUDA'
         if not torch.cuda.is_available():
@@ -53,7 +55,7 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
     """Return why it does not take inputs like u, or None."""
     if u.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f'it takes float32, float16 and bfloat16, not {u.dtype}'
-    if u.device.type != ('cpu' if _interpreted() else 'cuda'):
+    if device_type(u) != ('cpu' if _interpreted() and not planning() else 'cuda'):
         return f'it takes tensors on a CUDA device, not on {u.device.type}'
     if torch.is_grad_enabled() and u.requires_grad:
         return 'it has no backward pass and gradients are asked for'

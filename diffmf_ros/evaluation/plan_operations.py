@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single operations of torch launch on a GPU, where that is not one plain kernel."""
+
+from collections.abc import Iterator
+
+import torch
+
+from .plan_costs import Kernel, is_channels_last, is_view, moved_bytes, plain, tensors_in
+
+ALLOCATES = {'empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided',
+             'lift_fresh', 'resize_', 'set_', '_unsafe_view', '_reshape_alias'}
+NORM_ROW = 110  # elements that a row of torch's layer norm costs beside its own, as measured
+# Tensors in a launch of torch's multi-tensor kernels, by the number of lists they go through.
+TENSORS_IN_A_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
+
+
+def kernels_of(operation, arguments: list, outputs: list, options: dict) -> Iterator[Kernel]:
+    """Yield what an operation of torch launches.
+
+    Args:
+        operation: Overload, such as torch.ops.aten.mm.default.
+        arguments: Its positional arguments, tensors possibly in lists.
+        outputs: Tensors that it returned.
+        options: Its keyword arguments.
+
+    Yields:
+        Kernels, none for a view or an allocation.
+    """
+    name = operation._schema.name.rpartition('::')[2]
+    if name in ALLOCATES or is_view(operation):
+        return
+    inputs = list(tensors_in([arguments, options]))
+    special = SPECIAL.get(name)
+    if name.startswith('_foreach') or name.startswith('_fused'):
+        yield from _multi_tensor(name, arguments, inputs, outputs)
+    elif special is not None:
+        yield from special(name, arguments, inputs, outputs)
+    else:
+        yield plain(name, inputs, outputs)
+
+
+def _matrix(name, arguments, inputs, outputs):
+    """A matrix product: ... x m x k times ... x k x n."""
+    width = inputs[-1].shape[-2]
+    yield plain(name, inputs, outputs, operations=2 * outputs[0].numel() * width,
+                exact=_exact(inputs[0]))
+
+
+def _convolution(name, arguments, inputs, outputs):
+    """A convolution, then its bias by itself; channels-last weights want their input so."""
+    image, weight, bias = arguments[:3]
+    transposed, groups = arguments[6], arguments[8]
+    depthwise = groups > 1 and groups == weight.shape[0]
+    wanted = any(map(is_channels_last, (image, weight)))
+    if wanted and not image.is_contiguous(memory_format=torch.channels_last):
+        yield Kernel('layout copy', moved_bytes(image), moved_bytes(image))
+    products = (image if transposed else outputs[0]).numel() * weight[0].numel()
+    exact = _exact(image)
+    kind = {'kind': 'depthwise', 'units': outputs[0].numel()} if depthwise and not exact else {}
+    yield plain('depthwise' if depthwise else name, [image, weight], outputs,
+                operations=2 * products, exact=exact, **kind)
+    if bias is not None:
+        yield Kernel('bias', moved_bytes(outputs[0]), moved_bytes(outputs[0]))
+
+
+def _convolution_backward(name, arguments, inputs, outputs):
+    """Gradients of input, weight and bias, as far as they are wanted, one kernel each."""
+    gradient, image, weight = arguments[:3]
+    groups, wanted = arguments[9:11]
+    exact, results = _exact(image), iter(outputs)
+    kind = {'kind': 'depthwise', 'units': image.numel()} if groups > 1 and not exact else {}
+    operations = 2 * gradient.numel() * weight[0].numel()
+    for what, other in zip(('input', 'weight'), (weight, image)):
+        if wanted[what == 'weight']:
+            yield plain(f'{name} {what}', [gradient, other], [next(results)],
+                        operations=operations, exact=exact, **kind)
+    if wanted[2]:
+        yield plain(f'{name} bias', [gradient], [next(results)])
+
+
+def _layer_norm(name, arguments, inputs, outputs):
+    """Torch's layer norm; the mean and deviation that it also returns are small."""
+    rows = inputs[0].numel() // inputs[0].shape[-1]
+    units = inputs[0].numel() + NORM_ROW * rows
+    yield plain(name, inputs, outputs, kind='layer_norm', units=units)
+
+
+def _layer_norm_backward(name, arguments, inputs, outputs):
+    """The gradient of the input, and those of the parameters."""
+    yield plain(name, inputs, outputs[:1])
+    yield plain(f'{name} parameters', inputs[:2], outputs[1:])
+
+
+def _attention(name, arguments, inputs, outputs):
+    """Fused attention: scores never reach the memory."""
+    query, key = inputs[:2]
+    pairs = query.numel() // query.shape[-1] * key.shape[-2]
+    yield plain(name, inputs[:3], outputs[:1], operations=4 * pairs * query.shape[-1],
+                exponentials=pairs, exact=_exact(query))
+
+
+def _pad(name, arguments, inputs, outputs):
+    """Torch fills the whole output, then copies the input into it."""
+    yield plain('fill_', [], outputs)
+    yield plain('copy_', [inputs[0]] * 2, [inputs[0]])
+
+
+def _reads_what_it_takes(name, arguments, inputs, outputs):
+    """A gather: of its source as much as it returns, and the indices."""
+    yield Kernel(
+        name,
+        sum(map(moved_bytes, outputs)) + sum(map(moved_bytes, inputs[1:])),
+        sum(map(moved_bytes, outputs)),
+    )
+
+
+def _writes_a_part(name, arguments, inputs, outputs):
+    """A scatter: of its target as much as it gets."""
+    given = sum(map(moved_bytes, inputs[1:]))
+    yield Kernel(name, given, moved_bytes(inputs[-1]))
+
+
+def _multi_tensor(name, arguments, inputs, outputs):
+    """A few launches for lists of tensors."""
+    lists = [values for values in arguments if isinstance(values, (list, tuple)) and len(values)]
+    depth = min(5, len(lists) + (0 if name.endswith('_') else 1))
+    count = -(-len(lists[0]) // TENSORS_IN_A_LAUNCH[depth])
+    written = outputs or list(tensors_in(lists[:4] if name.startswith('_fused') else lists[0]))
+    kernel = plain(name, inputs, written)
+    for _ in range(count):
+        yield Kernel(name, kernel.bytes_read // count, kernel.bytes_written // count)
+
+
+def _exact(tensor) -> bool:
+    return tensor.element_size() >= 4
+
+
+SPECIAL = {
+    **dict.fromkeys(('mm', 'addmm', 'bmm', 'baddbmm'), _matrix),
+    **dict.fromkeys(('index', 'index_select', 'gather'), _reads_what_it_takes),
+    **dict.fromkeys(('index_put', 'index_put_', 'slice_scatter', 'select_scatter'),
+                    _writes_a_part),
+    'convolution': _convolution, 'convolution_backward': _convolution_backward,
+    'native_layer_norm': _layer_norm, 'native_layer_norm_backward': _layer_norm_backward,
+    'scaled_dot_product_attention': _attention, 'constant_pad_nd': _pad,
+}
