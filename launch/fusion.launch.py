@@ -4,7 +4,9 @@
 import os
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.conditions import IfCondition
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -19,6 +21,10 @@ ARGUMENTS = (
     DeclareLaunchArgument('use_sim_time', default_value='false', description='take the time from /clock'),
     DeclareLaunchArgument('autostart', default_value='true',
                           description='configure and activate; false: wait for lifecycle transitions'),
+    DeclareLaunchArgument('use_respawn', default_value='false',
+                          description='start the node again 2 s after it has ended'),
+    DeclareLaunchArgument('shutdown_on_exit', default_value='false',
+                          description='end the launch with the node; 1 when it has died'),
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
     DeclareLaunchArgument('model', default_value='',
                           description='diffmf, s4fusion, refinefuse, classical; empty: as params_file'),
@@ -33,6 +39,8 @@ ARGUMENTS = (
     DeclareLaunchArgument('thermal_camera_info', default_value='thermal/camera_info',
                           description='topic of its calibration'),
 )
+# A node that cannot start shall not load the machine with trying.
+RESPAWN_DELAY_S = 2.0
 
 
 def environment(context: LaunchContext) -> list[SetEnvironmentVariable]:
@@ -61,7 +69,23 @@ def fusion_node(context: LaunchContext) -> list[Node]:
                     ('thermal/image_raw/compressed', [LaunchConfiguration('thermal_image'), '/compressed']),
                     ('thermal/camera_info', LaunchConfiguration('thermal_camera_info'))],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        respawn=LaunchConfiguration('use_respawn'), respawn_delay=RESPAWN_DELAY_S,
+        on_exit=end_launch if chosen_true(context, 'shutdown_on_exit') else None,
         output='screen')]
+
+
+def chosen_true(context: LaunchContext, name: str) -> bool:
+    """Return whether an argument is true. Launch refuses what is neither true nor false."""
+    return IfCondition(LaunchConfiguration(name)).evaluate(context)
+
+
+def end_launch(exited: ProcessExited, context: LaunchContext) -> Shutdown | None:
+    """End the launch. Raises RuntimeError for a node that has died: that makes the exit code 1."""
+    if context.is_shutdown:
+        return None
+    if exited.returncode:
+        raise RuntimeError(f'{exited.process_name} has died with exit code {exited.returncode}')
+    return Shutdown(reason=f'{exited.process_name} has ended')
 
 
 def generate_launch_description() -> LaunchDescription:

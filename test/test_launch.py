@@ -4,6 +4,7 @@
 import importlib.util
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from diffmf_ros.resources import FASTDDS_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-FUSION_ARGUMENTS = {'params_file', 'namespace', 'use_sim_time', 'autostart', 'log_level', 'model', 'preset',
-                    'weights', 'rgb_image', 'rgb_camera_info', 'thermal_image', 'thermal_camera_info'}
+FUSION_ARGUMENTS = {'params_file', 'namespace', 'use_sim_time', 'autostart', 'use_respawn',
+                    'shutdown_on_exit', 'log_level', 'model', 'preset', 'weights', 'rgb_image',
+                    'rgb_camera_info', 'thermal_image', 'thermal_camera_info'}
 DEADLINE_S = 60.0
 HUGE_PAGES = 'THP_MEM_ALLOC_ENABLE'
 
@@ -108,6 +110,28 @@ def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monke
     assert codes == {'fusion_node': 0, 'bag_player': 0}
     assert os.environ[FASTDDS_VARIABLES[0]] == str(ROOT / 'config' / 'fastdds.xml')
     assert os.environ[HUGE_PAGES] == '1'
+
+
+def launch_node(installed, **arguments) -> subprocess.CompletedProcess:
+    """Run fusion.launch.py as `ros2 launch` does, in a process of its own."""
+    code = ('import runpy, sys; from launch import LaunchService; service = LaunchService(); '
+            'given = (item.split("=", 1) for item in sys.argv[2:]); '
+            'service.context.launch_configurations.update(given); '
+            'describe = runpy.run_path(sys.argv[1])["generate_launch_description"]; '
+            'service.include_launch_description(describe()); sys.exit(service.run())')
+    command = [sys.executable, '-c', code, str(installed / 'launch' / 'fusion.launch.py')]
+    return subprocess.run([*command, *(f'{name}={value}' for name, value in arguments.items())],
+                          capture_output=True, text=True, timeout=DEADLINE_S)
+
+
+@pytest.mark.parametrize('shutdown_on_exit, code', [('false', 0), ('true', 1)])
+def test_a_node_that_dies_ends_the_launch_with_a_code_where_that_is_wanted(installed, domain,
+                                                                          shutdown_on_exit, code):
+    ended = launch_node(installed, model='clasical', shutdown_on_exit=shutdown_on_exit)
+
+    printed = ended.stdout + ended.stderr
+    assert ended.returncode == code, printed
+    assert 'exit code 1' in printed
 
 
 def test_what_the_user_has_set_stays(installed, monkeypatch):

@@ -4,12 +4,12 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 from lifecycle_msgs.msg import State
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
-from rclpy.utilities import try_shutdown
 from std_srvs.srv import SetBool
 
 from ..core.frames import DiffmfError
@@ -17,6 +17,7 @@ from ..core.settings import Settings, SettingsError
 from ..inference.loading import require_network
 from ..inference.pipeline import FusionPipeline
 from . import parameters, process
+from .ending import CallbackFailed, Life
 from .loader import Loader
 from .outputs import Outputs
 from .session import Session, require_packages
@@ -66,22 +67,22 @@ class FusionNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, stop the worker, report a last time."""
-        self._close_session()
+        self._let_go(self._close_session)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the pipeline and the publishers."""
-        self._free()
+        self._let_go(self._free)
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free, from whatever state."""
-        self._free()
+        self._let_go(self._free)
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free: the node can be configured again."""
-        self._free()
+        self._let_go(self._free)
         return TransitionCallbackReturn.SUCCESS
 
     def _attempt(self, what: str, work: Callable, then: Callable) -> TransitionCallbackReturn:
@@ -95,6 +96,16 @@ class FusionNode(LifecycleNode):
             self.get_logger().error(f'cannot {what}:\n{traceback.format_exc()}')
             return TransitionCallbackReturn.FAILURE
         return then()
+
+    def _let_go(self, work: Callable) -> None:
+        """Do work; a failure ends the node. rclpy would hide it, and leave a node without use.
+
+        Raises CallbackFailed.
+        """
+        try:
+            work()
+        except Exception as error:
+            raise CallbackFailed from error
 
     def _configure(self) -> None:
         settings = parameters.read(self)
@@ -171,31 +182,27 @@ class FusionNode(LifecycleNode):
             self._pipeline = self._loader = self._outputs = None
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return the exit code: 1 when it could not start."""
-    stop = process.StopRequest.on_signals()
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the node until SIGINT or SIGTERM, then end the process; 1: no start, or a failure."""
+    life = Life('fusion_node')
+    life.live(lambda: run(life, args))
+
+
+def run(life: Life, args: list[str] | None) -> int:
+    """Create the node, start it if it is to start by itself, and spin; return the exit code."""
     process.init(args)
     try:
-        return run(stop)
+        life.node = node = FusionNode()
     except ParameterException as error:
         get_logger('fusion_node').fatal(f'cannot start: {error}')
         return 1
-    finally:
-        try_shutdown()
-
-
-def run(stop: process.StopRequest) -> int:
-    """Create the node, start it if it is to start by itself, and spin; return the exit code."""
-    node = FusionNode()
-    try:
+    with life.stop.interrupting():
         if node.autostart and not node.start():
             return 1
-        process.spin_until(node, stop)
-        node.finish()
-        return 0
-    finally:
-        node.destroy_node()
+    process.spin_until(node, life.stop)
+    node.finish()
+    return 0
 
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    main()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the executables start and stop: signals set a flag, the main loop ends, the process exits with 0.
 
+The fusion node, which must end whatever it is doing, adds ending.Life.
+
 rclpy's own handlers shut the context down inside the signal, before the node can publish its last
 status or the recorder can close its bag; what then reaches the main thread differs between
 distributions (KeyboardInterrupt on Humble, ExternalShutdownException later). So they stay off.
@@ -9,7 +11,8 @@ distributions (KeyboardInterrupt on Humble, ExternalShutdownException later). So
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -25,11 +28,16 @@ from ..resources import fastdds_environment
 POLL_S = 0.1
 
 
+class Interrupted(BaseException):
+    """A signal came within StopRequest.interrupting(). No error, and not to be handled as one."""
+
+
 class StopRequest:
     """A flag that SIGINT and SIGTERM raise. A second signal changes nothing."""
 
     def __init__(self):
         self.requested = False
+        self._interrupts = False
 
     @classmethod
     def on_signals(cls) -> 'StopRequest':
@@ -39,8 +47,22 @@ class StopRequest:
             signal.signal(number, stop._request)
         return stop
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal raise Interrupted in this block, also one that came before; main thread."""
+        self._interrupts = True
+        try:
+            if self.requested:
+                raise Interrupted
+            yield
+        finally:
+            self._interrupts = False
+
     def _request(self, number, stack) -> None:
         self.requested = True
+        if self._interrupts:
+            self._interrupts = False  # once: what cleans up after it is not to be interrupted
+            raise Interrupted
 
 
 def init(args: list[str] | None) -> None:
