@@ -4,6 +4,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .core.frames import DiffmfError
@@ -11,6 +12,8 @@ from .core.frames import DiffmfError
 PACKAGE = 'diffmf_ros'
 # Fast DDS 3 reads the first name (and the second with a deprecation warning), earlier ones only the second.
 FASTDDS_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+# Kilted, whose rclpy has this major version, is the first distribution with Fast DDS 3.
+KILTED_RCLPY = 9
 
 
 class ResourceError(DiffmfError):
@@ -39,4 +42,13 @@ def fastdds_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if any(environ.get(name) for name in FASTDDS_VARIABLES):
         return {}
-    return dict.fromkeys(FASTDDS_VARIABLES, str(find('config/fastdds.xml')))
+    return dict.fromkeys(_fastdds_names(), str(find('config/fastdds.xml')))
+
+
+def _fastdds_names() -> tuple[str, ...]:
+    """The variables that the installed Fast DDS reads without a warning; both if it is not known."""
+    try:
+        major = int(version('rclpy').partition('.')[0])
+    except (PackageNotFoundError, ValueError):
+        return FASTDDS_VARIABLES
+    return FASTDDS_VARIABLES[:1] if major >= KILTED_RCLPY else FASTDDS_VARIABLES[1:]

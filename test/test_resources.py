@@ -3,6 +3,7 @@
 
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -34,10 +35,20 @@ def test_a_missing_file_is_an_error_that_lists_the_places(nowhere, tmp_path):
         assert str(tmp_path / place) in str(caught.value)
 
 
-def test_both_variables_name_the_shipped_profile():
+def no_package(name):
+    raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize('version_of, variables', [
+    (lambda name: '7.1.6', ('FASTRTPS_DEFAULT_PROFILES_FILE',)),  # Jazzy
+    (lambda name: '9.1.2', ('FASTDDS_DEFAULT_PROFILES_FILE',)),  # Kilted warns of the old name
+    (no_package, ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')),
+])
+def test_the_variable_that_the_distribution_reads_names_the_profile(monkeypatch, version_of, variables):
+    monkeypatch.setattr(resources, 'version', version_of)
+
     assert resources.fastdds_environment({}) == dict.fromkeys(
-        ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'),
-        str(resources.find('config/fastdds.xml')))
+        variables, str(resources.find('config/fastdds.xml')))
 
 
 @pytest.mark.parametrize('name', resources.FASTDDS_VARIABLES)

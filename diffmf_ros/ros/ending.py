@@ -22,9 +22,9 @@ from rclpy.utilities import try_shutdown
 from .process import Interrupted, StopRequest
 
 # A signal is obeyed within 2 s: the node may take so long to stop by itself,
-STOP_S = 1.3
+STOP_S = 1.2
 # and so long to tell the others when it has not; in every other case,
-LATE_FAREWELL_S = 0.4
+LATE_FAREWELL_S = 0.3
 # so long.
 FAREWELL_S = 3.0
 
@@ -70,23 +70,35 @@ class Life:
         """End the process when the main thread has not within STOP_S of a signal; in a thread."""
         while os.read(signals, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
             pass  # a signal that somebody else handles
+        self._end_soon(0)
+
+    def _end_soon(self, code: int) -> None:
+        """Ask the main thread to stop, and end the process when it has not within STOP_S."""
         self.stop.requested = True
         time.sleep(STOP_S)
-        self._leave(0, within_s=LATE_FAREWELL_S, say=lambda: self._logger.warning(
+        self._leave(code, within_s=LATE_FAREWELL_S, say=lambda: self._logger.warning(
             f'stopped without waiting for what was in work: it took more than {STOP_S:g} s'))
 
     def _on_thread_failed(self, failure) -> None:
-        """End the process with a thread that it needs. Those of libraries are daemons."""
+        """End the process with a thread that it needs. Those of libraries are daemons.
+
+        The main thread does it, which may be waiting for messages: a node in use cannot be destroyed. The
+        thread that failed ends here, because a node that stops waits for it.
+        """
         if failure.thread is None or failure.thread.daemon:
             threading.__excepthook__(failure)
         else:
-            self._fail(failure.exc_value)
+            self._code = 1
+            self._logger.fatal(self._obituary(failure.exc_value))
+            threading.Thread(target=self._end_soon, args=(1,), name='end', daemon=True).start()
 
     def _fail(self, error: BaseException) -> NoReturn:
         cause = error.__cause__ if isinstance(error, CallbackFailed) else error
-        trace = ''.join(traceback.format_exception(cause))
-        self._leave(1, within_s=FAREWELL_S,
-                    say=lambda: self._logger.fatal(f'the node has failed and ends:\n{trace}'))
+        self._leave(1, within_s=FAREWELL_S, say=lambda: self._logger.fatal(self._obituary(cause)))
+
+    @staticmethod
+    def _obituary(cause: BaseException) -> str:
+        return 'the node has failed and ends:\n' + ''.join(traceback.format_exception(cause))
 
     @property
     def _logger(self):

@@ -190,6 +190,7 @@ def main(args: list[str] | None = None) -> NoReturn:
 
 def run(life: Life, args: list[str] | None) -> int:
     """Create the node, start it if it is to start by itself, and spin; return the exit code."""
+    process.use_camera_transports()
     process.init(args)
     try:
         life.node = node = FusionNode()
