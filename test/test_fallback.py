@@ -213,6 +213,19 @@ def test_a_wrong_clock_gives_rgb_alone_and_names_the_difference(ahead_s):
     assert 'no pair for 1 s although both cameras send' in rig.fallback.reason
 
 
+def test_frames_that_do_not_arrive_are_no_fault_of_the_clocks():
+    # Given a transport that gives of every pair of frames one or none
+    arrives = np.random.default_rng(5).choice([RGB, THERMAL, None], 300, p=[0.4, 0.4, 0.2])
+    lossy = {stream: lambda at_s, pixels, stream=stream: {} if arrives[round(at_s * 30)] == stream else None
+             for stream in (RGB, THERMAL)}
+
+    rig = Rig(faults=lossy).run(8)
+
+    assert 'of the rgb frames do not arrive' in rig.fallback.reason
+    assert 'of the thermal frames do not arrive' in rig.fallback.reason
+    assert 'clock' not in rig.fallback.reason
+
+
 @pytest.mark.parametrize('ahead_s', [3600.0, -3600.0, 5.0])
 def test_a_clock_that_is_right_again_is_fused_again(ahead_s):
     rig = Rig(faults={THERMAL: between(2, 4, {'stamp_s': ahead_s})}).run(6)

@@ -138,11 +138,15 @@ class Fallback:
                 and not any(stream.clock_changed(now_ns) for stream in self.streams.values()))
 
     def _why_unpaired(self) -> str:
+        said = f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: '
+        lossy = [f'{stream.missing_share:.0%} of the {name} frames do not arrive'
+                 for name, stream in self.streams.items() if stream.hint]
         rgb_ns, thermal_ns = self.rgb.newest_stamp_ns, self.thermal.newest_stamp_ns
+        if lossy and rgb_ns and thermal_ns and abs(thermal_ns - rgb_ns) <= _OTHER_CLOCK_NS:
+            return said + ' and '.join(lossy)
         difference = (f'the newest thermal stamp is {(thermal_ns - rgb_ns) / 1e9:+.3f} s from that of rgb'
                       if rgb_ns and thermal_ns else 'not both send stamps')
-        return (f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: {difference} '
-                '(check the clocks, sync.thermal_offset_ms and sync.max_distance_ms)')
+        return f'{said}{difference} (check the clocks, sync.thermal_offset_ms and sync.max_distance_ms)'
 
     def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
         first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)

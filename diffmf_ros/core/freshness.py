@@ -67,6 +67,7 @@ class StreamHealth:
         self._clock_changed_ns: int | None = None
         self._good = 0
         self._returning_from: State | None = None
+        self._new = True
 
     def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
         """Take a decoded frame. clock_ns is the time at its arrival on the clock of its stamp, if known."""
@@ -133,7 +134,7 @@ class StreamHealth:
         if state is State.OK:
             return ''
         if self._good and state is not State.STALE and self.usable(now_ns):
-            return f'{state.value}, coming back'
+            return 'starting' if self._new else f'{state.value}, coming back'
         if state is State.FROZEN:
             return f'FROZEN ({self._still_reason()})'
         if state is State.LOST and self._refused_since:
@@ -253,4 +254,4 @@ class StreamHealth:
         elif new:
             self._good += 1
         if self._good >= GOOD_FRAMES:
-            self._returning_from = None
+            self._returning_from, self._new = None, False

@@ -120,6 +120,8 @@ class FusionNode(LifecycleNode):
         self._pipeline.warm_up(self._settings.warm_up)
         self._session = Session(self, self._settings, self._pipeline, self._outputs)
         self._session.enable(self._enabled)
+        self.get_logger().info(f'active: {self._pipeline.description} on {self._pipeline.device}'
+                               f'{"" if self._enabled else ", disabled by ~/enable"}')
 
     def _apply(self, settings: Settings) -> None:
         """Put settings into effect, as far as the state of the node has use for them. Raises DiffmfError."""

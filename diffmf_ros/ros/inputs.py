@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
+from sensor_msgs.msg import CameraInfo, Range
 from std_msgs.msg import Bool
 
 from ..core.camera import CalibrationError, CameraModel
@@ -18,6 +18,8 @@ from ..core.frames import RGB, THERMAL, Frame, FrameError
 from ..core.geometry import AlignmentError
 from ..core.settings import Settings
 from . import messages, qos
+from .camera_watch import MESSAGES, CameraWatch
+from .stream_topics import StreamTopics
 
 SHUTTER = 'thermal/shutter'
 RANGE = 'range'
@@ -38,7 +40,8 @@ class Handlers:
 class Inputs:
     """The subscriptions that settings ask for.
 
-    `incompatible` maps a topic to the quality-of-service policy by which a publisher cannot be received.
+    `incompatible` maps a topic to the quality-of-service policy by which a publisher cannot be received;
+    `watches` has what is known of the publishers of the images, by stream.
     """
 
     def __init__(self, node: Node, settings: Settings, handlers: Handlers):
@@ -46,6 +49,7 @@ class Inputs:
         self._node, self._qos, self._handlers = node, settings.qos, handlers
         self._known: dict[str, tuple] = {}
         self._subscriptions = []
+        self.watches: dict[str, CameraWatch] = {}
         for stream, transport in ((RGB, settings.input.rgb_transport), (THERMAL, settings.input.thermal_transport)):
             self._subscribe_camera(stream, transport)
         if settings.health.shutter_flag:
@@ -58,7 +62,8 @@ class Inputs:
         for subscription in self._subscriptions:
             if subscription.refresh():
                 self.incompatible.pop(subscription.topic, None)
-                self._node.get_logger().info(f'{subscription.topic}: now {subscription.reliability}')
+        for watch in self.watches.values():
+            watch.refresh()
 
     def destroy(self) -> None:
         """Unsubscribe from everything."""
@@ -67,19 +72,21 @@ class Inputs:
         self._subscriptions.clear()
 
     def _subscribe_camera(self, stream: str, transport: str) -> None:
-        if transport == 'compressed':
-            self._subscribe(CompressedImage, f'{stream}/image_raw/compressed',
-                            partial(self._on_image, messages.compressed_to_frame, stream))
-        else:
-            self._subscribe(Image, f'{stream}/image_raw', partial(self._on_image, messages.to_frame, stream))
-        self._subscribe(CameraInfo, f'{stream}/camera_info', partial(self._on_camera_info, stream))
+        topics = StreamTopics.of(self._node, stream)
+        topic = topics.image if transport == 'raw' else topics.compressed
+        decode = messages.to_frame if transport == 'raw' else messages.compressed_to_frame
+        self.watches[stream] = CameraWatch(self._node, stream, topics, transport,
+                                           incompatible=lambda: self.incompatible.get(topic, ''))
+        self._subscribe(MESSAGES[transport], topic, partial(self._on_image, decode, stream))
+        self._subscribe(CameraInfo, topics.camera_info, partial(self._on_camera_info, stream), take_latched=True)
 
-    def _subscribe(self, message_type: type, topic: str, callback: Callable) -> None:
+    def _subscribe(self, message_type: type, topic: str, callback: Callable, *, take_latched: bool = False) -> None:
         self._subscriptions.append(qos.MatchingSubscription(
-            self._node, message_type, topic, callback, reliability=self._qos.reliability,
-            depth=self._qos.depth, on_incompatible=self.incompatible.__setitem__))
+            self._node, message_type, topic, callback, reliability=self._qos.reliability, depth=self._qos.depth,
+            on_incompatible=self.incompatible.__setitem__, take_latched=take_latched))
 
     def _on_image(self, decode: Callable, stream: str, message) -> None:
+        self.watches[stream].message_came(len(message.data))
         try:
             frame = decode(message, stream, arrival_ns=time.monotonic_ns())
         except FrameError as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -15,9 +15,13 @@ except ImportError:  # Humble
 POLICIES = {'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
 
 
-def profile(reliability: str, *, depth: int) -> QoSProfile:
-    """Return the keep-last, volatile profile of this reliability ('reliable' or 'best_effort')."""
-    return QoSProfile(depth=depth, reliability=POLICIES[reliability])
+def profile(reliability: str, *, depth: int, latched: bool = False) -> QoSProfile:
+    """Return the keep-last profile of this reliability ('reliable' or 'best_effort').
+
+    latched: transient local, else volatile.
+    """
+    return QoSProfile(depth=depth, reliability=POLICIES[reliability],
+                      durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
 
 
 def best_match(node: Node, topic: str) -> str:
@@ -31,18 +35,27 @@ def best_match(node: Node, topic: str) -> str:
     return 'reliable' if reliable else 'best_effort'
 
 
+def is_latched(node: Node, topic: str) -> bool:
+    """Return whether topic has publishers and all of them keep their messages for subscribers to come."""
+    offered = [info.qos_profile.durability for info in node.get_publishers_info_by_topic(topic)]
+    return bool(offered) and all(policy == DurabilityPolicy.TRANSIENT_LOCAL for policy in offered)
+
+
 class MatchingSubscription:
     """A subscription whose reliability is given, or ('auto') follows the publishers of the topic."""
 
     def __init__(self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None], *,
                  reliability: str, depth: int, on_incompatible: Callable[[str, str], None],
-                 raw: bool = False):
+                 raw: bool = False, take_latched: bool = False):
         """Subscribe; callback gets a message, or with raw its CDR bytes.
 
-        on_incompatible(topic, policy) is called when a publisher appears that cannot be received.
+        on_incompatible(topic, policy) is called when a publisher appears that cannot be received. take_latched:
+        get what latched publishers sent before, too.
         """
         self.topic = topic
         self.reliability = ''
+        self._latched = False
+        self._take_latched = take_latched
         self._node = node
         self._message_type = message_type
         self._callback = callback
@@ -54,14 +67,15 @@ class MatchingSubscription:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Subscribe anew when another reliability fits the publishers better; return whether it did."""
+        """Subscribe anew when another quality of service fits the publishers better; return whether it did."""
         best = best_match(self._node, self.topic) if self._wanted == 'auto' else self._wanted
-        if best == self.reliability:
+        latched = self._take_latched and is_latched(self._node, self.topic)
+        if (best, latched) == (self.reliability, self._latched):
             return False
         self.destroy()
-        self.reliability = best
+        self.reliability, self._latched = best, latched
         self._subscription = self._node.create_subscription(
-            self._message_type, self.topic, self._callback, profile(best, depth=self._depth),
+            self._message_type, self.topic, self._callback, profile(best, depth=self._depth, latched=latched),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._report), raw=self._raw)
         return True
 

@@ -185,9 +185,13 @@ class Session:
         if self.enabled:
             self._fallback.sources(now_ns)  # without frames, this is where a camera is found lost
             self._log_sources()
+            for stream, watch in self._inputs.watches.items():
+                watch.judge(self._fallback.streams[stream], now_ns)
         self._reporter.model, self._reporter.device = self._pipeline.description, self._pipeline.device
-        complaints = filter(None, (*self._complaints.values(), *self.fuser.complaints, self.fuser.scale.complaint,
-                                   self._transforms.complaint, *self._pipeline.aligner.problems))
+        silent = [watch.complaint for watch in self._inputs.watches.values()] if self.enabled else []
+        complaints = filter(None, (*silent, *self._complaints.values(), *self.fuser.complaints,
+                                   self.fuser.scale.complaint, self._transforms.complaint,
+                                   *self._pipeline.aligner.problems))
         self._reporter.publish(
             self._tally.totals(self._pairing.dropped + self._fallback.dropped), scale=self.fuser.used_scale,
             complaints=list(complaints), problems=[*filter(None, (self.trouble,)), *self._pipeline.problems],

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the log of a starting node says: where it listens, who publishes, and why no image comes."""
+
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import CameraInfo
+
+from diffmf_ros.resources import FASTDDS_VARIABLES
+from diffmf_ros.ros.qos import profile
+
+NODE = 'diffmf_ros.ros.fusion_node'
+
+
+@pytest.fixture
+def start_node(start):
+    """Return start_node(*ros arguments) -> Child: a classical node."""
+    return lambda *arguments: start(NODE, '--ros-args', '-p', 'model:=classical', *arguments)
+
+
+@pytest.fixture
+def start_camera(start, monkeypatch):
+    """Return start_camera(topic, kind, reliability, size) -> Child: see camera_process."""
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent), prepend=':')
+    return lambda *arguments: start('camera_process', *arguments)
+
+
+def test_the_log_says_where_the_node_listens_and_who_publishes_there(start_node, start_camera, peer):
+    start_camera('/camera/image_raw', 'Image', 'best_effort', '64x48')
+
+    node = start_node('-r', 'rgb/image_raw:=/camera/image_raw', '-r', '__ns:=/front')
+
+    for said in ('rgb: listening to /camera/image_raw (sensor_msgs/msg/Image)',
+                 'thermal: listening to /front/thermal/image_raw (sensor_msgs/msg/Image)',
+                 'active: classical on cpu',
+                 'rgb: /camera/image_raw is published by /driver as sensor_msgs/msg/Image, best_effort'):
+        peer.wait_for(lambda said=said: said in node.output, said)
+    assert 'deprecated' not in node.output
+
+
+WHY_NONE = {
+    'nobody': ([], (), 'no rgb images: nobody publishes /rgb/image_raw, nor any other image: is the driver running, '
+                       'in ROS_DOMAIN_ID {domain}?'),
+    'another name': (['/camera/image_raw', 'Image'], (),
+                     'no rgb images: nobody publishes /rgb/image_raw; images are published on /camera/image_raw: '
+                     'remap, as in rgb_image:=/camera/image_raw (fusion.launch.py) or '
+                     '-r rgb/image_raw:=/camera/image_raw'),
+    'compressed only': (['/rgb/image_raw/compressed', 'CompressedImage'], (),
+                        'no rgb images: nobody publishes /rgb/image_raw, but /rgb/image_raw/compressed is published: '
+                        'set input.rgb_transport to compressed'),
+    'raw only': (['/rgb/image_raw', 'None'], ('-p', 'input.rgb_transport:=compressed'),
+                 'no rgb images: nobody publishes /rgb/image_raw/compressed, but /rgb/image_raw is published: '
+                 'set input.rgb_transport to raw'),
+    'another type': (['/rgb/image_raw', 'CompressedImage'], (),
+                     'no rgb images: /rgb/image_raw is published as sensor_msgs/msg/CompressedImage, not as '
+                     'sensor_msgs/msg/Image: set input.rgb_transport to compressed and remap '
+                     'rgb/image_raw/compressed:=/rgb/image_raw'),
+    'silent': (['/rgb/image_raw', 'None'], (),
+               'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, reliable, but nothing '
+               'has come for 3 s: does the camera send (ros2 topic hz /rgb/image_raw)?'),
+    'quality of service': (['/rgb/image_raw', 'Image', 'best_effort', '64x48'], ('-p', 'qos.reliability:=reliable'),
+                           'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, '
+                           'best_effort, which does not match in reliability: set qos.reliability to auto'),
+}
+
+
+@pytest.mark.parametrize('case', WHY_NONE)
+def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_camera, peer, domain, case):
+    camera, arguments, said = WHY_NONE[case]
+    if camera:
+        start_camera(*camera, *('Image', 'reliable')[len(camera) - 1:])
+    reports = peer.collect(DiagnosticArray, '/diagnostics')
+
+    said = said.format(domain=domain)
+    node = start_node(*arguments)
+
+    peer.wait_for(lambda: said in node.output and 'no thermal images' in node.output, said)
+    peer.wait_for(lambda: reports and said in reports[-1].status[0].message, 'the same in the diagnostics')
+
+
+def test_lost_frames_are_said_with_their_reason(start_node, start_camera, peer, monkeypatch):
+    # Given a driver as it comes: best effort, without the profile that large images need
+    with monkeypatch.context() as as_it_comes:
+        for variable in FASTDDS_VARIABLES:
+            as_it_comes.delenv(variable, raising=False)
+        start_camera('/rgb/image_raw', 'Image', 'best_effort')
+    start_camera('/thermal/image_raw', 'Image', 'reliable', '64x48')
+
+    node = start_node()
+    peer.wait_for(lambda: 'of its frames do not arrive' in node.output, 'the loss')
+
+    line = next(line for line in node.output.splitlines() if 'of its frames do not arrive' in line)
+    assert 'rgb: ' in line and '/driver as sensor_msgs/msg/Image, best_effort: they are lost on the way' in line
+    assert 'start the driver with FASTDDS_DEFAULT_PROFILES_FILE=/' in line or 'FASTRTPS' in line
+
+
+@pytest.mark.parametrize('latched', [True, False])
+def test_the_calibration_beside_the_image_topic_arrives(start_node, start_camera, peer, latched):
+    # Given a driver that sends its calibration with the images, or once and latched before the node starts
+    info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
+    publisher = peer.node.create_publisher(
+        CameraInfo, '/camera/camera_info', profile('reliable', depth=1, latched=latched))
+    publisher.publish(info)
+    if not latched:
+        peer.node.create_timer(0.1, lambda: publisher.publish(info))
+    infos = peer.collect(CameraInfo, '/fused/camera_info')
+
+    # when only the images are remapped
+    start_node('-r', 'rgb/image_raw:=/camera/image_raw')
+    start_camera('/camera/image_raw', 'Image', 'reliable', '64x48')
+
+    # then the fused images are calibrated
+    peer.wait_for(lambda: infos and infos[-1].k[0] == 50.0, 'the calibration')
