@@ -70,6 +70,28 @@ def test_a_person_who_is_dark_before_a_bright_ground_stays_dark():
     assert contrast(target.image) <= -0.9 * 140
 
 
+def test_a_warm_face_of_a_dark_person_stays_dark_with_him():
+    # Given a walker on snow, dark in the visible image, whose face is warmer and brighter than
+    # his coat,
+    face = np.zeros(SHAPE, bool)
+    face[104:114, 155:165] = True
+    ir, y = picture(60, 120), picture(200, 40)
+    ir[face], y[face] = 220 * LEVEL, 70 * LEVEL
+    target = target_of(ir, y)
+    # then the face is still darker than the snow, as the visible image has it.
+    assert target.image[face].mean() <= 100 * LEVEL
+
+
+def test_visible_detail_stays_on_a_warm_person():
+    # Given a warm person with stripes of 40 levels on the coat, two pixels wide, in the dark,
+    stripes = 20.0 * np.sign(np.sin(np.arange(SHAPE[1]) * np.pi / 2 + 0.1))
+    target = target_of(picture(40, 160), picture(10, 40 + stripes))
+    # then most of them are there, on a bright person.
+    inside = target.image[110:130, 155:165]
+    assert contrast(target.image) >= 0.9 * 120
+    assert inside.std() >= 0.6 * 20 * LEVEL
+
+
 def test_a_person_hardly_darker_than_a_dark_ground_becomes_bright():
     # Given a person whom the visible image shows by -15 levels and thermal by 100,
     target = target_of(picture(50, 150), picture(60, 45))

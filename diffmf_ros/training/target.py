@@ -27,10 +27,10 @@ from .warm_objects import (
 
 BANDS_PX = 2.0, 6.0, 16.0  # sigmas that separate three bands of detail from the base
 VEIL_SHARE = 0.85  # of thermal in the base of what is fully veiled
-VEILED_FROM = 0.35, 0.55  # luminance of the base: no veil, veil
+VEILED_FROM = 0.3, 0.5  # luminance of the base: no veil, veil
 STRUCTURE_FLOOR = 4 * LEVEL  # thermal structure below this opens no veil
-FLAT_VISIBLE = 1.0, 3.0  # visible gradient in levels a pixel: flat, not flat
-PRESENT_THERMAL = 0.8, 2.2  # thermal gradient in levels a pixel: noise, structure
+FLAT_VISIBLE = 1.5, 4.0  # visible gradient in levels a pixel: flat, not flat
+PRESENT_THERMAL = 0.2, 0.8  # thermal gradient in levels a pixel: noise, structure
 VISIBLE_FIRST = 2.0  # how much less energy visible detail needs than thermal detail to be chosen
 DARKEST = 3 * LEVEL  # detail is lifted so that it is not cut off at black
 LARGEST_SHIFT = 22 * LEVEL  # of the base, to keep detail inside the range
@@ -141,9 +141,8 @@ class _Bands:
             energy_i = np.maximum(blur(detail_i ** 2, near) - floors[band] ** 2, 0)
             energy_i = energy_i * (1 + 2 * veil)
             chosen = energy_i ** 2 / (energy_i ** 2 + energy_y ** 2 + LEVEL ** 4)
-            if band < 2:
-                chosen = np.maximum(chosen, self._open)
-            fused = fused + detail_y + chosen * (detail_i - detail_y)
+            shown = np.maximum(chosen, self._open) if band < 2 else chosen
+            fused = fused + (1 - chosen) * detail_y + shown * detail_i
         return _inside_range(fused, 5 * self._scale)
 
 

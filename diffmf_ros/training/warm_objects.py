@@ -21,6 +21,9 @@ SMALLEST_PX = 30  # area of an object
 LARGEST_SHARE = 0.03  # of the image; larger ones are buildings and roads, not targets
 # A person dark in the visible image stays dark if that shows at least so much of the contrast.
 KEEP_DARK = 0.6
+THERMAL_LOOK = 0.95  # share of thermal in the look of an object, and of a large one
+THERMAL_LOOK_LARGE = 0.5
+FINE_PX = 2.0  # sigma; finer visible detail stays on an object: clothes, lettering, windows
 BRIGHTEST = 245 * LEVEL
 LARGEST_LIFT = 0.35
 ENOUGH = 0.97  # of the better camera's contrast
@@ -158,8 +161,9 @@ def show_objects(objects: list[WarmObject], ir: np.ndarray, y: np.ndarray, fused
                  scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Draw every object with the contrast of the camera that shows it better.
 
-    An object that is dark in y and shown well by it stays dark; every other one gets the look of
-    thermal, brighter than its surround. Large ones keep more of the visible image.
+    An object that is dark in y and shown well by it stays dark, with all that lies in it; every
+    other one gets the look of thermal, brighter than its surround. Large ones keep more of the
+    visible image.
 
     Args:
         objects: As find_objects returns them, outer ones first.
@@ -170,9 +174,12 @@ def show_objects(objects: list[WarmObject], ir: np.ndarray, y: np.ndarray, fused
         The picture with the objects, and the share of thermal in it, 0 to 1.
     """
     image, shares, targets = fused.copy(), np.zeros_like(fused), []
+    dark = np.zeros(fused.shape, bool)  # what was drawn dark: its warmer parts stay so too
     for item in objects:
         window, pixels = item.window, item.pixels
         large = item.area_px > LARGEST_SHARE * scene.area_px
+        if dark[window][pixels].mean() > 0.5:
+            continue
         visible, thermal = item.contrast_in(y), item.contrast_in(ir)
         best = max(abs(visible), abs(thermal))
         ground = float(fused[window][item.surround].mean())
@@ -181,9 +188,10 @@ def show_objects(objects: list[WarmObject], ir: np.ndarray, y: np.ndarray, fused
             lift = max(ground - best, 0) - float(y[window][pixels].mean())
             lift = max(min(0, lift), -LARGEST_LIFT)
             look, best = fused[window] + lift, -best
+            dark[window][pixels] = not large
         else:
-            share = np.float32(0.25 if large else 0.95)
-            look = share * ir[window] + (1 - share) * y[window]
+            share = np.float32(THERMAL_LOOK_LARGE if large else THERMAL_LOOK)
+            look = y[window] + share * (ir[window] - blur(y[window], FINE_PX * scene.scale))
             mean = float(look[pixels].mean())
             lift = np.clip(ground + best - mean, 0, min(LARGEST_LIFT, max(0, BRIGHTEST - mean)))
             look = look + (0 if large else 1) * lift
