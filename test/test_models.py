@@ -157,7 +157,7 @@ def test_exchange_gives_each_modality_the_selection_of_the_other(exchanged, gets
     handed = {}
     for name in ('mixer_i', 'mixer_v'):
         mixer = getattr(exchange, name)
-        mixer.mix = lambda x, delta, z, B, C, name=name: handed.update({name: B}) or torch.zeros(1, 6, 6, 8)
+        mixer.mix = lambda x, delta, z, B, C, name=name, **others: handed.update({name: B}) or torch.zeros(1, 6, 6, 8)
     exchange(i, v)
     assert [name for name, B in handed.items() if torch.equal(B, B_i)] == [gets_B_i]
 

@@ -18,9 +18,9 @@ CASES = Path(__file__).with_name('triton_cases.py')
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 
 
-def run_cases(**environment):
+def run_cases(cases=CASES, **environment):
     """Run the cases in a process of its own and fail with its output."""
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(CASES)]
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(cases)]
     done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

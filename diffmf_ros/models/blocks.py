@@ -5,9 +5,9 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm, linear, rms_norm, silu, softplus
+from torch.nn.functional import layer_norm, rms_norm, softplus
 
-from . import scan
+from . import fused, scan
 from .kernels import cpu
 
 SLOPE = 0.2  # of LeakyReLU in every network
@@ -145,20 +145,25 @@ class SS2D(nn.Module):
         self.out_norm = LayerNorm(inner)
         self.out_proj = Linear(inner, channels, bias=False)
 
-    def forward(self, x):
-        u, z = self.features(x)
-        y = scan.ss2d(u, self.records(u, self.x_proj_weight), *self.dynamics, backend=self.backend)
-        return self.result(y, z)
+    def forward(self, x, *, norm=None, residual=None):
+        """Return residual + SS2D(norm(x)), B x H x W x C; without norm and residual SS2D(x)."""
+        x, z = self.features(x, norm)
+        u, records = self.records(x, self.x_proj_weight)
+        y = scan.ss2d(u, records, *self.dynamics, backend=self.backend)
+        return self.result(y, z, residual)
 
-    def features(self, x):
-        """B x H x W x C -> what is scanned, and the gate or None, both B x H x W x inner."""
-        x = self.in_proj(x)
-        x, z = x.split(self.inner, dim=-1) if self.gated else (x, None)
-        return silu(self.conv2d(x)), z
+    def features(self, x, norm=None):
+        """B x H x W x C -> what is convolved, and the gate or None, both B x H x W x inner."""
+        x = fused.norm_linear(x, norm, self.in_proj, backend=self.backend)
+        return x.split(self.inner, dim=-1) if self.gated else (x, None)
 
-    def records(self, u, weight):
-        """Low-rank step size, B and C of every token and direction: B x H x W x 4 x (rank + 2 states)."""
-        return linear(u.to(weight.dtype), weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
+    def records(self, x, *weights):
+        """What is scanned, and low-rank step size, B and C of every token and direction.
+
+        B x H x W x inner -> the same and, for each of weights and its share of B in turn,
+        B x H x W x 4 x (rank + 2 states).
+        """
+        return fused.depthwise_records(x, self.conv2d, *weights, backend=self.backend)
 
     @property
     def dynamics(self):
@@ -167,10 +172,10 @@ class SS2D(nn.Module):
         return (self.dt_projs_weight, self.dt_projs_bias, -self.A_logs.exp().unflatten(0, by_direction),
                 self.Ds.unflatten(0, by_direction))
 
-    def result(self, y, z):
-        """What was scanned, normalised, gated and projected: B x H x W x C."""
-        y = self.out_norm(y)
-        return self.out_proj(y * silu(z) if self.gated else y)
+    def result(self, y, z, residual=None):
+        """What was scanned, normalised, gated, projected and added to residual: B x H x W x C."""
+        return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, residual=residual,
+                                 backend=self.backend)
 
 
 class VSSBlock(nn.Module):
@@ -186,8 +191,8 @@ class VSSBlock(nn.Module):
             Linear(channels, hidden), nn.GELU(), Linear(hidden, channels)) if hidden else None
 
     def forward(self, x):
-        x = x + self.self_attention(self.ln_1(x))
-        return x if self.mlp is None else x + self.mlp(self.ln_2(x))
+        x = self.self_attention(x, norm=self.ln_1, residual=x)
+        return x if self.mlp is None else fused.mlp(x, self.ln_2, self.mlp, backend=self.self_attention.backend)
 
 
 class SSDMixer(nn.Module):
@@ -215,12 +220,18 @@ class SSDMixer(nn.Module):
 
     def project(self, feature):
         """B x H x W x C -> x, delta, z, B, C, each B x H x W x its width; delta is positive."""
-        z, mixed, delta = self.in_proj(self.norm(feature)).split(self.widths, dim=-1)
-        x, B, C = silu(self.conv(mixed)).split(self.parts, dim=-1)
+        projected = fused.norm_linear(feature, self.norm, self.in_proj, backend=self.backend)
+        z, mixed, delta = projected.split(self.widths, dim=-1)
+        convolved = fused.depthwise(mixed, self.conv, silu=True, backend=self.backend)
+        x, B, C = convolved.split(self.parts, dim=-1)
         return x, softplus(delta + self.dt_bias), z, B, C  # delta is float32, as the bias is
 
-    def mix(self, x, delta, z, B, C):
-        """Scan x in raster order, with two directions also backwards, and project to B x H x W x C."""
+    def mix(self, x, delta, z, B, C, *, scale=None, residual=None):
+        """Scan x in raster order, with two directions also backwards, and project to B x H x W x C.
+
+        Returns residual + scale * that, where they are given; scale: B x 1 x 1 x C.
+        """
         x_, delta_, B_, C_ = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
         y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, directions=self.directions, backend=self.backend)
-        return self.out_proj(self.out_norm(y.flatten(2).view_as(x) * silu(z)))
+        return fused.norm_linear(y.flatten(2).view_as(x), self.out_norm, self.out_proj, gate=z, gate_first=True,
+                                 scale=scale, residual=residual, backend=self.backend)

@@ -115,8 +115,8 @@ class ChannelExchange(nn.Module):
             B_i, C_i, B_v, C_v = B_v, C_v, B_i, C_i
         weights = self.weigh(torch.cat((i, v), dim=-1).mean((1, 2), keepdim=True))
         weight_i, weight_v = weights.chunk(2, dim=-1)
-        return (i + weight_i * self.mixer_i.mix(*own_i, B_i, C_i),
-                v + weight_v * self.mixer_v.mix(*own_v, B_v, C_v))
+        return (self.mixer_i.mix(*own_i, B_i, C_i, scale=weight_i, residual=i),
+                self.mixer_v.mix(*own_v, B_v, C_v, scale=weight_v, residual=v))
 
 
 def interleave_columns(i, v):

@@ -106,9 +106,9 @@ class CrossModalSS2D(SS2D):
 
     def forward(self, x, y):
         features, gates = self.features(torch.cat((x, y)))
+        features, *records = self.records(features, self.x_proj_weight, self.y_proj_weight)
         u_x, u_y = features.chunk(2)
         mark = linear(torch.cat((u_x, u_y), dim=-1).to(self.mark_proj.dtype), self.mark_proj)
-        records = self.records(u_x, self.x_proj_weight), self.records(u_y, self.y_proj_weight)
         scanned = scan.interleaved_ss2d((u_x + mark, u_y + mark), records, *self.dynamics, backend=self.backend)
         return self.result(torch.cat(scanned), gates).chunk(2)
 

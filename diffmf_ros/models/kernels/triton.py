@@ -31,11 +31,12 @@ def _kernels() -> SimpleNamespace | str:
         import triton
         if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST_TRITON:
             return f'it needs triton {".".join(map(str, OLDEST_TRITON))} or newer, not {triton.__version__}'
+        from . import triton_steps
         from .triton_scan import selective_scan, ss2d
         from .triton_ssd import ssd
     except Exception as error:  # missing, too old, half installed: the reason is kept, another backend runs
         return f'its kernels cannot be imported: {type(error).__name__}: {error}'
-    return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd)
+    return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd, steps=triton_steps)
 
 
 def unavailable() -> str | None:
@@ -77,3 +78,23 @@ def ss2d(u, proj, dt_weight, dt_bias, A, skip):
 def ssd(x, delta, A, B, C, directions):
     """As `scan.ssd` without D."""
     return _kernels().ssd(x, delta, A, B, C, directions)
+
+
+def norm_linear(*inputs):
+    """As `plain.norm_linear`."""
+    return _kernels().steps.norm_linear(*inputs)
+
+
+def mlp(*inputs):
+    """As `plain.mlp`."""
+    return _kernels().steps.mlp(*inputs)
+
+
+def depthwise(*inputs):
+    """As `plain.depthwise`."""
+    return _kernels().steps.depthwise(*inputs)
+
+
+def depthwise_records(*inputs):
+    """As `plain.depthwise_records`."""
+    return _kernels().steps.depthwise_records(*inputs)

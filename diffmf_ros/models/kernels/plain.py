@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of the networks between their scans, in plain torch: as the modules compute them one by one.
+
+`models.fused` documents them.
+"""
+
+from torch.nn.functional import linear, silu
+
+
+def norm_linear(x, norm, layer, gate, gate_first, scale, residual):
+    """As `fused.norm_linear`."""
+    if gate is not None and gate_first:
+        x = x * silu(gate)
+    if norm is not None:
+        x = norm(x)
+    if gate is not None and not gate_first:
+        x = x * silu(gate)
+    y = layer(x)
+    if scale is not None:
+        y = scale * y
+    return y if residual is None else residual + y
+
+
+def mlp(x, norm, layers):
+    """As `fused.mlp`."""
+    return x + layers(norm(x))
+
+
+def depthwise(x, other, conv, with_silu):
+    """As `fused.depthwise`."""
+    y = conv(x if other is None else x - other)
+    return silu(y) if with_silu else y
+
+
+def depthwise_records(x, conv, *weights):
+    """As `fused.depthwise_records`."""
+    u = depthwise(x, None, conv, True)
+    return u, *(linear(part.to(weight.dtype), weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
+                for part, weight in zip(u.chunk(len(weights)), weights))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernel of the depth-wise 3x3 convolution of tokens, with its neighbours. Imported only where triton is.
+
+cuDNN takes many times as long for it in channels-last storage. A program makes some tokens: it reads
+their nine neighbours, which the cache keeps, adds the bias, applies SiLU and, where asked for,
+multiplies with the matrix that makes the records of a scan, while the values are in registers.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .triton_rows import multiply, rows_of, silu
+
+ELEMENTS = 2048  # tokens times channels that a program of four warps holds
+
+
+@triton.jit
+def _neighbors(x, other, weight, token, column, row, line, height, width, x_token, other_token,
+               channel, channels, DIFFERENCE: tl.constexpr, ROWS: tl.constexpr,
+               CHANNELS: tl.constexpr):
+    """The convolution of some tokens, ROWS x CHANNELS in float32; of x - other with DIFFERENCE."""
+    sums = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for down in range(-1, 2):  # unrolled, the nine loads would take all registers
+        above = (line + down >= 0) & (line + down < height) & row
+        for right in tl.static_range(-1, 2):
+            there = (column + right >= 0) & (column + right < width) & above
+            inside = there[:, None] & (channel < channels)[None, :]
+            at = (token + (down * width + right))[:, None]
+            values = tl.load(x + at * x_token + channel[None, :], mask=inside, other=0.0)
+            values = values.to(tl.float32)
+            if DIFFERENCE:
+                values -= tl.load(other + at * other_token + channel[None, :], mask=inside,
+                                  other=0.0).to(tl.float32)
+            tap = 3 * down + right + 4
+            factor = tl.load(weight + channel * 9 + tap, mask=channel < channels, other=0.0)
+            sums += values * factor.to(tl.float32)[None, :]
+    return sums
+
+
+@triton.jit(do_not_specialize=['tokens', 'height', 'width'])
+def depthwise_tokens(x, other, weight, bias, matrix, second, y, records, tokens, height, width,
+                     x_token, other_token, channels, outs, DIFFERENCE: tl.constexpr, BIAS: tl.constexpr,
+                     SILU: tl.constexpr, PROJECT: tl.constexpr, SECOND: tl.constexpr,
+                     EXACT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+                     OUTS: tl.constexpr):
+    """The output y: tokens x channels and, with PROJECT, records: tokens x outs.
+
+    The first half of the programs multiplies with matrix and the rest with second; tokens: of a half.
+    """
+    half = tl.program_id(1)
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = token < tokens
+    token += half * tokens
+    column, line = token % width, token // width % height
+    token = token.to(tl.int64)
+    out = tl.arange(0, OUTS)
+    projected = tl.zeros([ROWS, OUTS], tl.float32)
+    for start in range(0, channels, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        sums = _neighbors(x, other, weight, token, column, row, line, height, width, x_token,
+                          other_token, channel, channels, DIFFERENCE, ROWS, CHANNELS)
+        if BIAS:
+            sums += tl.load(bias + channel, mask=channel < channels, other=0.0).to(tl.float32)
+        if SILU:
+            sums = silu(sums)
+        values = sums.to(y.dtype.element_ty)
+        tl.store(y + token[:, None] * channels + channel[None, :], values,
+                 mask=row[:, None] & (channel < channels)[None, :])
+        if PROJECT:
+            at = out[None, :] * channels + channel[:, None]
+            here = (channel < channels)[:, None]
+            block = tl.load(matrix + at, mask=here & (out < tl.where(half == 0, outs, 0))[None, :], other=0.0)
+            if SECOND:
+                block += tl.load(second + at, mask=here & (out < tl.where(half == 1, outs, 0))[None, :], other=0.0)
+            projected += multiply(values.to(matrix.dtype.element_ty), block, EXACT)
+    if PROJECT:
+        tl.store(records + token[:, None] * outs + out[None, :],
+                 projected.to(records.dtype.element_ty), mask=row[:, None] & (out < outs)[None, :])
+
+
+def _launch(x, other, weight, bias, matrices, silu):
+    """Launch the kernel on x and other: B x H x W x C, of any storage. Returns y and records."""
+    (*image, channels), other = x.shape, x if other is None else other
+    difference, project = other is not x, bool(matrices)
+    y = records = x.new_empty(x.shape, dtype=weight.dtype)
+    if project:
+        records = x.new_empty((*image, *matrices[0].shape[:2]), dtype=matrices[0].dtype)
+    outs = records.shape[3:].numel() if project else 1
+    block = max(16, triton.next_power_of_2(channels))
+    outs_at_once = max(16, triton.next_power_of_2(outs))
+    block = min(block, 128 if block <= 128 else 64, max(32, 8192 // outs_at_once))
+    at_once = max(16, ELEMENTS // max(block, outs_at_once))
+    tokens, others, halves = rows_of(x), rows_of(other), max(1, len(matrices))
+    weight, bias, first, second = (p.contiguous() for p in (
+        weight, weight if bias is None else bias, *(matrices or [weight]), weight)[:4])
+    with torch.cuda.device_of(x):
+        depthwise_tokens[(triton.cdiv(len(tokens) // halves, at_once), halves)](
+            tokens, others, weight, bias, first, second, y, records, len(tokens) // halves,
+            *image[1:], tokens.stride(0), others.stride(0), channels, outs, DIFFERENCE=difference,
+            BIAS=bias is not weight, SILU=silu, PROJECT=project, SECOND=halves == 2,
+            EXACT=weight.dtype == torch.float32, ROWS=at_once, CHANNELS=block,
+            OUTS=outs_at_once, num_warps=4, num_stages=1,
+            enable_fp_fusion=True)
+    return y, records
+
+
+@torch.library.custom_op('diffmf_ros::depthwise', mutates_args=())
+def depthwise(x: torch.Tensor, other: torch.Tensor | None, weight: torch.Tensor,
+              bias: torch.Tensor | None, silu: bool) -> torch.Tensor:
+    """As `plain.depthwise` with its module's parameters, without gradients."""
+    return _launch(x, other, weight, bias, [], silu)[0]
+
+
+@depthwise.register_fake
+def _(x, other, weight, bias, silu):
+    return x.new_empty(x.shape, dtype=weight.dtype)
+
+
+@torch.library.custom_op('diffmf_ros::depthwise_records', mutates_args=())
+def depthwise_records(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
+                      matrices: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `plain.depthwise_records` with its module's parameters, without gradients.
+
+    The records of all halves of the batch are one tensor.
+    """
+    return _launch(x, None, weight, bias, matrices, True)
+
+
+@depthwise_records.register_fake
+def _(x, weight, bias, matrices):
+    return (x.new_empty(x.shape, dtype=weight.dtype),
+            x.new_empty((*x.shape[:-1], *matrices[0].shape[:2]), dtype=matrices[0].dtype))

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused steps of the networks in Triton against their plain form in float64. `test_fused.py` runs
+this file in a process of its own, because the interpreter must be chosen before triton is imported;
+on a GPU it runs as it is."""
+
+import copy
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from diffmf_ros import models
+from diffmf_ros.models import fused
+from diffmf_ros.models.blocks import LayerNorm, Linear, RMSNorm, depthwise
+from diffmf_ros.models.kernels import plain, triton
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+DEVICE = 'cpu' if INTERPRETED else 'cuda'
+KINDS = torch.float32, torch.float16, torch.bfloat16
+
+
+def values(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def module(made, *, dtype=torch.float32):
+    """The module with random parameters of a size that keeps its output near 1."""
+    with torch.no_grad():
+        for i, (name, parameter) in enumerate(made.named_parameters()):
+            inputs = max(1, parameter[0].numel()) if parameter.dim() > 1 else 1
+            parameter.copy_(values(*parameter.shape, seed=50 + i) * inputs ** -0.5 + (name == 'weight'
+                                                                                     and inputs == 1))
+    return made.to(dtype).requires_grad_(False)
+
+
+def exact(thing):
+    """A tensor or module in float64, of the same values."""
+    if isinstance(thing, nn.Module):
+        return copy.deepcopy(thing).double()
+    return thing.double() if isinstance(thing, torch.Tensor) else thing
+
+
+def on_device(thing):
+    return copy.deepcopy(thing).to(DEVICE) if isinstance(thing, (nn.Module, torch.Tensor)) else thing
+
+
+def check(operation, inputs, *, half, like=None):
+    """Compare an operation with its plain form in float64.
+
+    half: the type in which the plain form rounds on the way. Its products have factors that are
+    rounded once each; the result is rounded once more.
+    """
+    with torch.inference_mode():
+        expected = getattr(plain, operation)(*map(exact, inputs))
+        found = getattr(fused.form_of(operation, on_device(inputs[0])), operation)(*map(on_device, inputs))
+    assert fused.form_of(operation, on_device(inputs[0])) is plain  # while gradients are enabled
+    expected, found = ([t] if isinstance(t, torch.Tensor) else t for t in (expected, found))
+    assert len(found) == len(expected)
+    for one, right in zip(found, expected):
+        assert one.shape == right.shape
+        # The interpreter cuts off to bfloat16, a GPU rounds.
+        steps = 2 if half == torch.bfloat16 and INTERPRETED else 1
+        size = right.abs().mean().item()
+        off = (one.double().cpu() - right).abs()
+        limit = 2e-5 * size + 2.5 * steps * torch.finfo(half).eps * (size + right.abs())
+        if half == torch.float32:
+            limit = 2e-5 * (size + right.abs())
+        assert (off <= limit).all(), f'{(off / limit).max().item():.2f} times the allowed error'
+    return found
+
+
+def test_triton_runs_the_operations():
+    with torch.inference_mode():
+        x = torch.zeros(1, 1, 1, 16, device=DEVICE)
+        assert {fused.form_of(operation, x) for operation in fused.OPERATIONS} == {triton}
+
+
+@pytest.mark.parametrize('channels, outs, kind, norm, gate, bias, residual', [
+    (32, 64, torch.float16, 'layer', None, False, False),  # into a scan
+    (72, 48, torch.float16, 'layer', 'last', False, True),  # behind a scan
+    (20, 40, torch.bfloat16, 'rms', 'first', True, True),
+    (300, 24, torch.float16, 'layer', 'first', True, False),  # wider than a program
+    (140, 70, torch.float32, 'rms', 'last', False, True),
+    (24, 33, torch.float32, None, None, True, True),
+])
+def test_norm_linear(channels, outs, kind, norm, gate, bias, residual):
+    shape = 2, 3, 7
+    norms = {'layer': lambda: LayerNorm(channels), 'rms': lambda: RMSNorm(channels, eps=1e-5), None: lambda: None}
+    made = norms[norm]()
+    inputs = (values(*shape, channels, seed=1) + 0.5, made and module(made),
+              module(Linear(channels, outs, bias=bias), dtype=kind),
+              values(*shape, channels, seed=2, dtype=kind) if gate else None, gate == 'first',
+              values(2, 1, 1, outs, seed=3, dtype=kind) if residual else None,
+              values(*shape, outs, seed=4) if residual else None)
+
+    y, = check('norm_linear', inputs, half=kind)
+
+    assert y.dtype == (torch.float32 if residual else kind)
+
+
+@pytest.mark.parametrize('channels, hidden, kind, stream', [
+    (32, 64, torch.float16, torch.float32),
+    (20, 70, torch.bfloat16, torch.float32),
+    (24, 48, torch.float32, torch.float32),
+    (130, 20, torch.float16, torch.float16),  # wider than a program: in two kernels
+])
+def test_mlp(channels, hidden, kind, stream):
+    layers = nn.Sequential(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
+    inputs = values(2, 3, 13, channels, dtype=stream), module(LayerNorm(channels)), module(layers, dtype=kind)
+
+    y, = check('mlp', inputs, half=kind)
+
+    assert y.dtype == stream
+
+
+@pytest.mark.parametrize('size, channels, kind, bias, silu', [
+    ((2, 5, 7), 64, torch.float16, True, True),
+    ((1, 1, 1), 20, torch.bfloat16, False, False),  # one pixel
+    ((2, 9, 1), 24, torch.float32, True, False),  # one column
+    ((2, 1, 9), 200, torch.float16, False, True),  # one line, wider than a program
+])
+@pytest.mark.parametrize('storage', ['slice', 'channels first', 'difference'])
+def test_depthwise(size, channels, kind, bias, silu, storage):
+    conv, minus = module(depthwise(channels, bias=bias), dtype=kind), None
+    if storage == 'channels first':
+        x = values(size[0], channels, *size[1:], dtype=kind).permute(0, 2, 3, 1)
+    else:  # a part of a wider projection
+        x = values(*size, 2 * channels + 3, dtype=kind)[..., 3:channels + 3]
+    if storage == 'difference':
+        x, minus = values(2 * size[0], *size[1:], channels, dtype=torch.float32).chunk(2)
+
+    y, = check('depthwise', (x, minus, conv, silu), half=kind)
+
+    assert y.dtype == kind and y.is_contiguous()
+
+
+@pytest.mark.parametrize('size, channels, record, kind, weights', [
+    ((1, 6, 11), 64, 4, torch.float16, 1),
+    ((4, 3, 5), 20, 5, torch.bfloat16, 2),
+    ((2, 7, 3), 24, 3, torch.float32, 2),
+    ((1, 4, 3), 150, 36, torch.float16, 1),  # S4Fusion's records; wider than a program
+])
+def test_depthwise_records(size, channels, record, kind, weights):
+    x = values(*size, 2 * channels, dtype=kind)[..., :channels]
+    matrices = (values(4, record, channels, seed=i, dtype=kind) * channels ** -0.5 for i in range(weights))
+    inputs = x, module(depthwise(channels, bias=True), dtype=kind), *matrices
+
+    y, *records = check('depthwise_records', inputs, half=kind)
+
+    assert {t.dtype for t in (y, *records)} == {kind} and len(records) == weights
+
+
+@pytest.mark.parametrize('network', [('diffmf', 'light'), ('s4fusion', 'light'), ('refinefuse', 'light')])
+def test_whole_networks(network, monkeypatch):
+    """A network gives the same picture with and without fused steps; the scans, slow in the interpreter, are plain."""
+    for scan in ('ss2d', 'ssd', 'selective_scan'):
+        monkeypatch.delattr(triton, scan)
+    made = models.build(*network).eval()
+    sides = made.sides.fitting(1), made.sides.fitting(13)
+    with torch.no_grad():
+        for i, parameter in enumerate(made.parameters()):  # neutral starts would hide a branch
+            parameter += 0.02 * values(*parameter.shape, seed=i)
+    pair = values(2, 1, *sides, seed=1).sigmoid(), values(2, 1, *sides, seed=2).sigmoid()
+    with torch.inference_mode():
+        expected = exact(made)(*map(exact, pair))
+        found = on_device(made)(*map(on_device, pair)).double().cpu()
+
+    assert (found - expected).abs().max() <= 2e-5
