@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera driver of a process of its own: python -m camera_process TOPIC TYPE RELIABILITY [SIZE].
+"""A camera driver of a process of its own: python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE]].
 
-TYPE is Image, CompressedImage or None, which sends nothing. It sends 640x480 bgr8 images at 30 Hz, or with
-SIZE as 64x48 smaller ones.
+TYPE is Image, CompressedImage or None, which sends nothing. It sends bgr8 images of SIZE, 640x480 unless given,
+at RATE, 30 Hz unless given.
 """
 
 import sys
@@ -15,11 +15,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from diffmf_ros.ros.messages import make_header, make_image
 from diffmf_ros.ros.qos import profile
 
-RATE_HZ = 30.0
+DEFAULTS = ('640x480', '30')
 
 
 def main() -> None:
-    topic, kind, reliability, size = *sys.argv[1:4], (sys.argv[4:] or ['640x480'])[0]
+    topic, kind, reliability, size, rate_hz = *sys.argv[1:], *DEFAULTS[len(sys.argv) - 4:]
     width, height = map(int, size.split('x'))
     rclpy.init()
     node = rclpy.create_node('driver')
@@ -35,7 +35,7 @@ def main() -> None:
         picture[:] += 1  # no two images of a camera are equal
         publisher.publish(make_image(picture, 'bgr8', make_header(now_ns, 'camera')))
 
-    node.create_timer(1 / RATE_HZ, send)
+    node.create_timer(1 / float(rate_hz), send)
     rclpy.spin(node)
 
 

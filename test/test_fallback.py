@@ -186,13 +186,22 @@ def test_nothing_seen_is_no_alarm_until_the_timeout():
 
 
 @pytest.mark.parametrize('only', [RGB, THERMAL])
-def test_a_single_camera_is_passed_on_after_the_timeout(only):
+def test_a_single_camera_is_passed_on_when_the_timeout_after_its_first_frame_has_passed(only):
     rig = Rig(faults={OTHER[only]: between(0, 9, None)}, source_timeout_s=0.5).run(2)
 
-    assert rig.modes(0, 0.5) == set()
-    assert rig.modes(0.5, 2) == {ALONE[only]}
-    assert 0.5 <= rig.first(ALONE[only], 0) <= 0.55
+    assert rig.modes(0, 0.55) == set()
+    assert rig.modes(0.55, 2) == {ALONE[only]}
+    assert 0.55 <= rig.first(ALONE[only], 0) <= 0.6
     assert rig.fallback.reason == f'no {OTHER[only]} frames: {only} alone'
+
+
+def test_both_cameras_get_time_to_open_however_late_they_do():
+    # Given cameras that open long after the node, thermal 0.8 s before RGB
+    rig = Rig(faults={THERMAL: between(0, 3, None), RGB: between(0, 3.8, None)}).run(6)
+
+    # then thermal is not passed on alone in an image of another size
+    assert rig.modes(0, 6) == {BOTH}
+    assert rig.first(BOTH, 3) <= 0.9
 
 
 def test_a_second_camera_that_joins_late_is_fused_from_its_second_frame():
@@ -260,12 +269,12 @@ def test_a_stream_delayed_by_less_than_the_timeout_is_fused():
     assert rig.modes(2, 6) == {BOTH}
 
 
-@pytest.mark.parametrize('rate_hz', [9.0, 1.0])
-def test_a_slow_thermal_camera_is_fused_at_its_rate(rate_hz):
+@pytest.mark.parametrize('rate_hz, out_hz', [(9.0, 30.0), (1.0, 1.0)])
+def test_a_slow_thermal_camera_is_fused_at_the_rate_of_rgb_and_a_very_slow_one_at_its_own(rate_hz, out_hz):
     rig = Rig(rates={THERMAL: rate_hz}).run(12)
 
     assert rig.modes(2.2, 12) == {BOTH}
-    assert sum(at_s >= 2.2 for at_s, _ in rig.out) == pytest.approx(9.8 * rate_hz, abs=1)
+    assert sum(at_s >= 2.2 for at_s, _ in rig.out) == pytest.approx(9.8 * out_hz, abs=1)
 
 
 @pytest.mark.parametrize('base', [RGB, THERMAL])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo
+from test_node_dds import values_of
 
 from diffmf_ros.resources import FASTDDS_VARIABLES
 from diffmf_ros.ros.qos import profile
@@ -112,3 +113,21 @@ def test_the_calibration_beside_the_image_topic_arrives(start_node, start_camera
 
     # then the fused images are calibrated
     peer.wait_for(lambda: infos and infos[-1].k[0] == 50.0, 'the calibration')
+
+
+def test_every_rgb_frame_leaves_beside_a_slower_thermal_camera(start_node, start_camera, peer):
+    reports = peer.collect(DiagnosticArray, '/diagnostics')
+    states = peer.collect(DiagnosticArray, '/fused/status')
+    start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48', 30)
+    start_camera('/thermal/image_raw', 'Image', 'reliable', '32x24', 9)
+
+    node = start_node()
+
+    def rates():
+        values = values_of(reports[-1]) if reports else {}
+        return [float(values.get(f'rate_{name}_hz', 'nan')) for name in ('out', 'rgb', 'thermal')]
+
+    peer.wait_for(lambda: rates()[0] > 0.8 * rates()[1] > 2 * rates()[2], 'the rate of the RGB camera')
+    assert 'are fused with the last thermal frame, up to 1' in values_of(reports[-1])['notes']
+    assert 'thermal comes at ' in node.output
+    assert {values_of(state)['held'] for state in states[-20:]} == {'true', 'false'}

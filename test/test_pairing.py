@@ -21,7 +21,7 @@ def test_random_streams_equal_brute_force(rates, thermal_delay_ms, jitter, drops
     rng = np.random.default_rng([*rates, int(thermal_delay_ms), int(100 * jitter)])
     for _ in range(3):
         rgb, thermal = (stamps(rng, rate, jitter=jitter, drops=drops) for rate in rates)
-        pairing = ClosestPairing(SyncSettings())
+        pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
 
         pairs = run(pairing, by_arrival(rgb, thermal, thermal_delay_ms=thermal_delay_ms))
 
@@ -50,7 +50,7 @@ def test_any_interleaving_equals_brute_force(case):
     arrivals, max_ms = case
     rgb, thermal = ([stamp for name, stamp in arrivals if name == stream] for stream in (RGB, THERMAL))
 
-    pairs = run(ClosestPairing(SyncSettings(max_distance_ms=float(max_ms))), arrivals)
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms))), arrivals)
 
     assert pairs == brute_force(rgb, thermal, max_ms * MS)
 
@@ -60,7 +60,7 @@ def test_any_interleaving_equals_brute_force(case):
 @given(st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.integers(0, 3000)), max_size=120),
        st.integers(0, 100))
 def test_whatever_arrives_pairs_never_cross_and_every_frame_is_accounted_for(frames, max_ms):
-    pairing = ClosestPairing(SyncSettings(max_distance_ms=float(max_ms)))
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms)))
     seen = 0
     latest, newest_ms = (-1, -1), {}
 
@@ -91,7 +91,7 @@ def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
     arrivals = by_arrival(rgb, thermal, rgb_delay_ms=delay_ms, thermal_delay_ms=120.0)
     order = [stamp for stream, stamp in arrivals if stream == RGB]
 
-    pairs = run(ClosestPairing(SyncSettings()), arrivals)
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals)
 
     assert np.sum(np.diff(order) < 0) > 20
     assert pairs == brute_force(rgb, thermal, 25 * MS)
@@ -101,10 +101,10 @@ def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
 def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
     rng = np.random.default_rng(3)
     rgb, thermal = stamps(rng, 30, jitter=0.1), stamps(rng, 9, jitter=0.1)
-    pairing = ClosestPairing(SyncSettings(rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
 
     pairs = run(pairing, by_arrival(rgb, thermal))
-    first = ClosestPairing(SyncSettings(rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+    first = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
     assert first.add(frame(RGB, 100 * MS - rgb_ms * MS)) == []
     emitted = first.add(frame(THERMAL, 103 * MS - thermal_ms * MS)) + first.flush()
 
@@ -118,20 +118,20 @@ def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
 def test_the_largest_distance_is_included(distance_ns, count, sign):
     arrivals = [(RGB, 10**18), (THERMAL, 10**18 + sign * distance_ns)]
 
-    assert len(run(ClosestPairing(SyncSettings(max_distance_ms=25.0)), arrivals)) == count
+    assert len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=25.0)), arrivals)) == count
 
 
 def test_distance_zero_pairs_equal_stamps():
     arrivals = [(RGB, 5), (THERMAL, 5), (RGB, 9), (THERMAL, 10)]
 
-    assert run(ClosestPairing(SyncSettings(max_distance_ms=0.0)), arrivals, flush=False) == [(5, 5)]
+    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=0.0)), arrivals, flush=False) == [(5, 5)]
 
 
 def test_half_a_period_out_of_step_every_frame_is_paired():
     rgb = np.arange(90) * 40 * MS
     thermal = rgb + 20 * MS
 
-    pairs = run(ClosestPairing(SyncSettings()), by_arrival(rgb, thermal, thermal_delay_ms=5.0))
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), by_arrival(rgb, thermal, thermal_delay_ms=5.0))
 
     assert pairs == list(zip(rgb.tolist(), thermal.tolist(), strict=True))
 
@@ -143,7 +143,7 @@ def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
     arrivals = by_arrival(rgb, thermal, rgb_delay_ms=10.0, thermal_delay_ms=10.0)
     arrived_at = {arrival: number for number, arrival in enumerate(arrivals)}
     rgb_so_far = np.cumsum([stream == RGB for stream, _ in arrivals])
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     waited = []
 
     for number, (stream, stamp) in enumerate(arrivals):
@@ -158,7 +158,7 @@ def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
 @pytest.mark.parametrize('after_rgb_ms, waits', [(1, False), (7, False), (9, True), (15, True), (18, False)])
 def test_within_a_quarter_of_the_rgb_period_no_pair_waits(after_rgb_ms, waits):
     rgb = np.arange(40) * 32 * MS
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     run(pairing, by_arrival(rgb[:30], rgb[:30:3] + after_rgb_ms * MS, thermal_delay_ms=5.0), flush=False)
 
     at_rgb = run(pairing, [(RGB, rgb[30])], flush=False)
@@ -180,7 +180,7 @@ def test_cameras_half_a_period_apart_lose_half_as_many_frames_to_jitter():
         rgb, thermal = (np.arange(400) * 33 * MS + np.int64(phase * MS) + rng.integers(-2 * MS, 2 * MS, 400)
                         for phase in (0.0, 16.5))
         mutual += len(each_others_closest(rgb, thermal, 25 * MS))
-        found += len(run(ClosestPairing(SyncSettings()), by_arrival(rgb, thermal)))
+        found += len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), by_arrival(rgb, thermal)))
 
     assert mutual < 0.76 * 1600
     assert found > 0.85 * 1600
@@ -215,12 +215,12 @@ def cameras(draw):
 def test_cameras_with_jitter_drops_reordering_and_delay_equal_brute_force(case):
     rgb, thermal, arrivals = case
 
-    assert run(ClosestPairing(SyncSettings()), arrivals) == brute_force(rgb, thermal, 25 * MS)
+    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals) == brute_force(rgb, thermal, 25 * MS)
 
 
 @pytest.mark.parametrize('stream', [RGB, THERMAL])
 def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     frames = [frame(stream, n * 40 * MS) for n in range(200)]
     references = [weakref.ref(item) for item in frames]
     while frames:
@@ -245,6 +245,6 @@ def test_a_fast_stream_beside_a_silent_one_costs_bounded_memory(stream, hold_las
 
 
 def test_frames_that_left_are_released():
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
 
     assert still_held(pairing, by_arrival(np.arange(60) * 33 * MS, np.arange(18) * 111 * MS)) <= 3

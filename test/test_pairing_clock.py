@@ -22,13 +22,13 @@ def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms)
     rng = np.random.default_rng(7)
     once = by_arrival(*(stamps(rng, rate, seconds=10, jitter=0.1) for rate in rates),
                       thermal_delay_ms=thermal_delay_ms)
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
 
     loops = [run(pairing, once, flush=False) for _ in range(3)]
 
-    expected = run(ClosestPairing(SyncSettings()), once, flush=False)
+    expected = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once, flush=False)
     assert loops == [expected] * 3
-    assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings()), once))
+    assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once))
     assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped['overflow'] == 0
 
 
@@ -39,7 +39,7 @@ def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
     arrivals = by_arrival(np.tile(rgb, 3), np.tile(thermal, 3), rgb_delay_ms=start,
                           thermal_delay_ms=np.repeat([0, 10_000, 20_000], len(thermal)) + 120.0)
 
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     pairs = run(pairing, arrivals)
 
     # The last one or two thermal frames of a loop find their RGB frames cleared.
@@ -51,7 +51,7 @@ def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
 
 
 def test_a_clock_that_goes_back_counts_what_it_clears():
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     run(pairing, [(RGB, 10**10 + n * 33 * MS) for n in range(5)], flush=False)
 
     leftover = (THERMAL, 10**10 + 133 * MS)
@@ -62,7 +62,7 @@ def test_a_clock_that_goes_back_counts_what_it_clears():
 
 
 def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     run(pairing, [(RGB, 10**10), (THERMAL, 10**10), (RGB, 0), (THERMAL, 0)], flush=False)
 
     pairs = run(pairing, [(THERMAL, 2 * 10**9), (RGB, 2 * 10**9)], flush=False)
@@ -71,7 +71,7 @@ def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
 
 
 def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     pairs = run(pairing, [(RGB, 10**9), (THERMAL, 10**9)], flush=False)
 
     back = 10**9 - 250 * MS
@@ -82,7 +82,7 @@ def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
 
 
 def test_after_a_flush_a_new_recording_starts():
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     arrivals = [(RGB, 10**9), (THERMAL, 10**9 + 3 * MS)]
 
     assert run(pairing, arrivals) == run(pairing, arrivals) == [(10**9, 10**9 + 3 * MS)]
@@ -130,7 +130,7 @@ def test_one_wild_stamp_costs_a_few_pairs(rates, thermal_delay_ms, stream, wild_
 
 
 def test_after_a_wild_stamp_what_has_left_does_not_come_again():
-    pairing = ClosestPairing(SyncSettings())
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     stamps_ns = np.arange(1, 20) * 33 * MS
     before = run(pairing, by_arrival(stamps_ns, stamps_ns), flush=False)
 
@@ -143,7 +143,7 @@ def test_after_a_wild_stamp_what_has_left_does_not_come_again():
 
 def test_offsets_do_not_hide_a_jump():
     arrivals = by_arrival(np.arange(30) * 33 * MS, np.arange(30) * 33 * MS + 900 * MS, thermal_delay_ms=-890.0)
-    pairing = ClosestPairing(SyncSettings(rgb_offset_ms=-100.0, thermal_offset_ms=-1000.0))
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=-100.0, thermal_offset_ms=-1000.0))
 
     loops = [run(pairing, arrivals, flush=False) for _ in range(3)]
 

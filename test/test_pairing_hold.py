@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairing with hold_last_ms: every RGB frame leaves, with the closest or with the last thermal frame."""
+"""Pairing with a hold: every RGB frame leaves, with the closest or with the last thermal frame."""
 
 import numpy as np
 import pytest
@@ -135,3 +135,46 @@ def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
 
     assert 24 <= pairing.pending <= 27
     assert pairing.dropped == {'unpaired': 200 - pairing.pending}
+
+
+def at_rates(rgb_hz, thermal_hz, seed=2, seconds=10):
+    """Return the (stream, stamp) arrivals of two cameras with a little jitter."""
+    rng = np.random.default_rng(seed)
+    rgb, thermal = stamps(rng, rgb_hz, seconds=seconds, jitter=0.01), stamps(rng, thermal_hz, seconds=seconds,
+                                                                             jitter=0.01)
+    return by_arrival(rgb, thermal, rgb_delay_ms=5.0, thermal_delay_ms=10.0)
+
+
+@pytest.mark.parametrize('rgb_hz, thermal_hz, longest_ms', [(30, 9, 139), (30, 15, 83), (60, 25, 50), (10, 2, 625)])
+def test_by_default_a_thermal_frame_is_held_for_about_a_period_of_a_slower_camera(rgb_hz, thermal_hz, longest_ms):
+    arrivals = at_rates(rgb_hz, thermal_hz)
+    pairing = ClosestPairing(SyncSettings())
+
+    pairs = run(pairing, arrivals)
+
+    # All RGB frames leave but those of the first five thermal periods, in which the rates are measured.
+    assert len(pairs) >= rgb_hz * (10 - 5 / thermal_hz) - 2
+    assert max(rgb - thermal for rgb, thermal, _ in pairs) <= 1.02 * longest_ms * MS
+    assert pairing.hold_ms == 0  # what comes after the end is measured afresh
+
+
+@pytest.mark.parametrize('rgb_hz, thermal_hz', [(30, 30), (30, 25), (25, 30), (9, 30), (10, 1)])
+def test_by_default_nothing_is_held_of_a_camera_that_is_as_fast_or_very_slow(rgb_hz, thermal_hz):
+    arrivals = at_rates(rgb_hz, thermal_hz)
+
+    pairs = run(ClosestPairing(SyncSettings()), arrivals)
+
+    assert pairs == run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals)
+
+
+def test_a_camera_that_becomes_faster_is_held_no_more_and_used_once():
+    slow, fast = at_rates(30, 9, seconds=5), at_rates(30, 30, seed=3, seconds=5)
+    last_ns = max(stamp for _, stamp in slow) + 33 * MS
+    arrivals = slow + [(stream, stamp - fast[0][1] + last_ns) for stream, stamp in fast]
+
+    pairs = run(ClosestPairing(SyncSettings()), arrivals)
+
+    assert len(pairs) >= 0.9 * sum(stream == RGB for stream, _ in arrivals)
+    late = [thermal for rgb, thermal, _ in pairs if rgb > last_ns + 10**9]
+    assert len(late) >= 100 and len(set(late)) == len(late)
+    assert not any(held for rgb, _, held in pairs if rgb > last_ns + 10**9)

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from diffmf_ros.core.camera import CameraModel
 from diffmf_ros.core.color import to_rgb8
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.geometry import Alignment
@@ -53,6 +54,17 @@ def test_rgb_alone_keeps_every_pixel_and_its_header(encoding):
 def test_the_colour_policy_holds_for_an_rgb_image_alone(colour, encoding, shape):
     result = pipeline_for(**{'output.colour': colour}).pass_through(rgb_frame('bgr8'))
     assert (result.encoding, result.pixels.shape) == (encoding, shape)
+
+
+def test_thermal_alone_is_on_the_rgb_grid_before_rgb_was_seen_if_its_calibration_is_known():
+    pipeline = pipeline_for()
+    k = ((50.0, 0.0, 31.5), (0.0, 50.0, 23.5), (0.0, 0.0, 1.0))
+    pipeline.aligner.set_camera(RGB, CameraModel((64, 48), k, frame_id='rgb_optical'))
+
+    result = pipeline.pass_through(thermal_frame())
+
+    assert (result.mode, result.grid, result.frame_id) == (Mode.THERMAL_ONLY, RGB, 'rgb_optical')
+    assert result.pixels.shape == (48, 64, 3)
 
 
 def test_thermal_alone_is_on_the_rgb_grid_under_its_own_stamp_once_rgb_was_seen():

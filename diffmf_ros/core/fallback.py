@@ -29,8 +29,8 @@ class Fallback:
     """Decides between pairs and a survivor. No clock: all calls share one now_ns, as in StreamHealth.
 
     A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is waited for
-    from its first good frame on, so that the pair of the second is fused. Cameras not seen yet are waited
-    for until source_timeout_s after the first call of sources. When both are OK but no pair has come out for
+    from its first good frame on, so that the pair of the second is fused. A camera not seen yet is waited
+    for until source_timeout_s after the first frame of the other one. When both are OK but no pair has come out for
     source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
     changes, pairs are waited for again for a moment.
 
@@ -62,6 +62,7 @@ class Fallback:
             stream.reset()
         self.reason = ''
         self._start_ns: int | None = None
+        self._first_frame_ns: int | None = None
         self._waiting_since_ns: int | None = None
         self._newest_in_ns: dict[str, int] = {}
         self._newest_out_ns: int | None = None
@@ -81,7 +82,9 @@ class Fallback:
         """Which cameras to use at now_ns; `reason` is then a sentence, empty when nothing is amiss."""
         if self._start_ns is None or now_ns < self._start_ns:
             self._start_ns = now_ns
-        self.starting = now_ns - self._start_ns <= self._settings.source_timeout_s * 1e9
+        self.starting = self._recent(self._start_ns, now_ns)
+        if self._first_frame_ns is None and (self.rgb.seen or self.thermal.seen):
+            self._first_frame_ns = now_ns
         out = [name for name, stream in self.streams.items() if not self._expected(stream, now_ns)]
         self.latest, self.reason = self._decide(out, now_ns)
         return self.latest
@@ -107,7 +110,11 @@ class Fallback:
         return []
 
     def _expected(self, stream: StreamHealth, now_ns: int) -> bool:
-        return stream.usable(now_ns) or (self.starting and not stream.seen)
+        waited_for = self.starting if self._first_frame_ns is None else self._recent(self._first_frame_ns, now_ns)
+        return stream.usable(now_ns) or (waited_for and not stream.seen)
+
+    def _recent(self, since_ns: int, now_ns: int) -> bool:
+        return now_ns - since_ns <= self._settings.source_timeout_s * 1e9
 
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
         """Sources and reason, from the streams that are out."""

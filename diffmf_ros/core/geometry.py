@@ -53,6 +53,10 @@ class Aligner:
         self._mapping_problem = mapping.problem
         return mapping
 
+    def camera(self, stream: str) -> CameraModel | None:
+        """Return the calibration in use of a stream ('rgb' or 'thermal'), if there is one."""
+        return self._setup.camera(stream)
+
     @property
     def problems(self) -> tuple[str, ...]:
         """What is not as the settings ask for: one sentence each, for an operator."""

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Closest-stamp pairing of an RGB and a thermal stream of any rates.
 
-The rule, without hold_last_ms. Take all combinations of an RGB and a thermal frame at most max_distance apart (after
+The rule, without a hold. Take all combinations of an RGB and a thermal frame at most max_distance apart (after
 the offsets), closest first; of two equally close ones of a frame the one comes first in which RGB is earlier. A
 combination becomes a pair when both frames are free and it crosses no pair that was made before. So frames that are
 each other's closest are always a pair, and what they leave over between them is matched in the same way: two cameras
 of one rate half a period apart, whose closest partners disagree under jitter, lose half as many frames by that.
 
-The rule with hold_last_ms. Every RGB frame is for itself: it gets the closest thermal frame that is at most
-max_distance apart (of two equally close the later), else the newest one that is at most hold_last_ms older, else it
-leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the pair before already.
+The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see holding.py). Every RGB frame is
+for itself: it gets the closest thermal frame that is at most max_distance apart (of two equally close the later), else
+the newest one that is at most the hold older, else it leaves unpaired. `Pair.held` marks the latter, and a thermal
+frame that was in the pair before already.
 
 A pair comes out as soon as no frame that can still arrive would change it, together with what was left over before it;
 a frame leaves unpaired when all that can still arrive is too far away; nothing waits for a further pair. What can still
 arrive is predicted, because to wait for the next frame of the slower camera would cost up to its whole period. A stream
 is trusted to keep at least half of the smallest of its recent gaps, and to be no more than a second behind the other
-one: for so long, and no longer, a silent camera holds frames up. With hold_last_ms RGB frames should not wait, and a
+one: for so long, and no longer, a silent camera holds frames up. With a hold RGB frames should not wait, and a
 wrong guess costs little. So what is usual counts then: the next gap is as far below the smallest recent one as that is
 below the median, and a stream is no more behind the other than it was of late, and one frame.
 """
@@ -26,6 +27,7 @@ from statistics import median_low
 
 from .clock_jumps import ClockJumps, Verdict
 from .frames import RGB, Frame, Pair
+from .holding import AutomaticHold, FixedHold
 from .partners import NEVER_NS, closest_rgb, closest_thermal, final_pairs, held_thermal, reach_of
 from .settings import SyncSettings
 
@@ -38,7 +40,7 @@ _PATIENCE_NS = 1_000_000_000
 class _Stream:
     """Frames of one camera that have not left, in the order of their corrected stamps.
 
-    left_ns is the newest stamp that left in a pair; with hold_last_ms that thermal frame itself may still be here.
+    left_ns is the newest stamp that left in a pair; with a hold that thermal frame itself may still be here.
     """
 
     def __init__(self, offset_ms: float):
@@ -64,6 +66,11 @@ class _Stream:
     def shortest_gap_ns(self) -> int:
         """The smallest recent gap, or 0 while there are too few to rely on."""
         return min(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
+
+    @property
+    def usual_gap_ns(self) -> int:
+        """The median of the recent gaps, or 0 while there are too few to rely on."""
+        return median_low(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
 
     def next_ns(self, other: '_Stream') -> int:
         """No frame that is still to come is trusted to be earlier."""
@@ -116,8 +123,13 @@ class ClosestPairing:
         self._thermal = _Stream(settings.thermal_offset_ms)
         self._max_distance_ns = round(settings.max_distance_ms * 1e6)
         self._reach = reach_of(self._max_distance_ns)
-        self._hold_ns = round(settings.hold_last_ms * 1e6)
+        self._hold = AutomaticHold() if settings.hold_last_ms < 0 else FixedHold(round(settings.hold_last_ms * 1e6))
         self._jumps = ClockJumps()
+
+    @property
+    def hold_ms(self) -> float:
+        """How much older than its RGB frame a thermal frame may be that is held, now; 0: none is held."""
+        return self._hold.hold_ns / 1e6
 
     @property
     def pending(self) -> int:
@@ -153,6 +165,7 @@ class ClosestPairing:
         self._drop('unpaired', self.pending)
         for stream in (self._rgb, self._thermal):
             stream.clear(-NEVER_NS)
+        self._hold.reset()
         self._jumps.reset()
         return pairs
 
@@ -165,13 +178,19 @@ class ClosestPairing:
         self._drop('clock_jump', self.pending)
         self._rgb.clear(stamp_ns)
         self._thermal.clear(stamp_ns)
+        self._hold.reset()
 
     def _drop(self, reason: str, count: int) -> None:
         if count:
             self.dropped[reason] += count
 
     def _settle(self, *, ended: bool) -> list[Pair]:
-        return self._settle_held(ended) if self._hold_ns else self._settle_closest(ended)
+        hold_ns = self._hold.follow(self._rgb.usual_gap_ns, self._thermal.usual_gap_ns)
+        if hold_ns:
+            return self._settle_held(ended, hold_ns)
+        # What was held until now has been in a pair.
+        self._thermal.forget(bisect_right(self._thermal.stamps_ns, self._thermal.left_ns))
+        return self._settle_closest(ended)
 
     def _settle_closest(self, ended: bool) -> list[Pair]:
         """Let all frames leave about which nothing can change any more."""
@@ -191,13 +210,13 @@ class ClosestPairing:
             self._drop('unpaired', thermal.forget(1))
         return pairs
 
-    def _settle_held(self, ended: bool) -> list[Pair]:
+    def _settle_held(self, ended: bool, hold_ns: int) -> list[Pair]:
         """Let all RGB frames leave whose thermal frame is certain, and thermal frames that a later one replaces."""
         rgb, thermal, pairs = self._rgb, self._thermal, []
         thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
         while rgb.frames:
             index, certain = held_thermal(
-                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach, self._hold_ns)
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach, hold_ns)
             if not certain:
                 break
             if index is None:

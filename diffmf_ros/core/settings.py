@@ -57,8 +57,8 @@ class SyncSettings:
     max_distance_ms: float = _setting(
         25.0, 'largest distance of the two stamps of a pair, after the offsets', low=0.0, high=1000.0)
     hold_last_ms: float = _setting(
-        0.0, 'an RGB frame without a partner takes the last thermal frame, up to this much older; 0: never',
-        low=0.0, high=10_000.0)
+        -1.0, 'an RGB frame without a partner takes the last thermal frame, up to this much older; 0: never; '
+        '-1: one period of a thermal camera that is slower than RGB', low=-1.0, high=10_000.0)
     rgb_offset_ms: float = _setting(
         0.0, 'added to every RGB stamp before pairing', low=-1000.0, high=1000.0)
     thermal_offset_ms: float = _setting(

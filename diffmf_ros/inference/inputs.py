@@ -52,13 +52,16 @@ class Inputs:
         """Return one camera's image on the output grid.
 
         On the grid of the other camera it has that one's frame id and is black outside its own view; if the other one
-        was never seen it stays on its own grid. Raises FrameError when the frame is not usable.
+        was never seen, and has no calibration that says what it will look like, it stays on its own grid. Raises
+        FrameError when the frame is not usable.
         """
         self._note(frame, settings)
-        owner = self._newest.get(settings.alignment.output_grid, frame)
-        if owner.stream == frame.stream:
+        grid = settings.alignment.output_grid
+        owner = self._newest.get(grid) or self.aligner.camera(grid)
+        if grid == frame.stream or owner is None or not owner.frame_id:
             return Alone(self.image(frame, settings), frame.stream, frame.frame_id)
-        mapping = self.aligner.mapping(**{f'{stream}_size': newest.size for stream, newest in self._newest.items()})
+        sizes = {f'{grid}_size': owner.size, f'{frame.stream}_size': frame.size}
+        mapping = self.aligner.mapping(**sizes)
         return Alone(self.image(frame, settings, mapping), mapping.grid, owner.frame_id)
 
     def image(self, frame: Frame, settings: Settings, mapping: Mapping | None = None) -> Image:

@@ -34,14 +34,15 @@ class FilterPairing:
     """
 
     def __init__(self, settings: SyncSettings):
-        """Raises DiffmfError when message_filters is missing or settings.hold_last_ms is not 0."""
-        if settings.hold_last_ms:
+        """Raises DiffmfError when message_filters is missing or settings.hold_last_ms is above 0."""
+        if settings.hold_last_ms > 0:
             raise DiffmfError(f'sync.hold_last_ms is {settings.hold_last_ms:g} and sync.policy is {settings.policy}, '
                               'but only closest can hold a thermal frame: set hold_last_ms to 0, or policy to closest')
         self._filters = _message_filters(settings.policy)
         self._settings = settings
         self._offsets_ns = {RGB: round(settings.rgb_offset_ms * 1e6), THERMAL: round(settings.thermal_offset_ms * 1e6)}
         self.dropped: Counter[str] = Counter()
+        self.hold_ms = 0.0  # see ClosestPairing
         self._jumps = ClockJumps()
         self._start()
 

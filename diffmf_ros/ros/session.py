@@ -43,6 +43,7 @@ class Session:
         self.fuser = Fuser(node, pipeline, outputs, self._tally, settings)
         self.trouble = ''
         self._sources = Sources.NONE
+        self._hold_note = ''
         self._complaints: dict[str, str] = {}
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused, camera=self._on_camera,
@@ -153,6 +154,16 @@ class Session:
             else:
                 self._node.get_logger().warning(said)
 
+    def _notes(self, now_ns: int) -> list[str]:
+        """Return what is worth knowing and no complaint; what is new of it goes to the log."""
+        hold_ms, rgb, thermal = self._pairing.hold_ms, self._fallback.rgb, self._fallback.thermal
+        note = hold_ms and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at {rgb.rate_hz(now_ns):.1f} Hz: '
+                            f'rgb frames between are fused with the last thermal frame, up to {hold_ms:.0f} ms old')
+        if note and not self._hold_note:
+            self._node.get_logger().info(f'{note} (sync.hold_last_ms; 0: never)')
+        self._hold_note = note or ''
+        return [note] if note else []
+
     def _on_refused(self, stream: str, error: FrameError) -> None:
         self._tally.count(f'{stream}_in')
         self._fallback.streams[stream].refused(self._now_ns())
@@ -196,7 +207,7 @@ class Session:
             self._tally.totals(self._pairing.dropped + self._fallback.dropped), scale=self.fuser.used_scale,
             complaints=list(complaints), problems=[*filter(None, (self.trouble,)), *self._pipeline.problems],
             fallback=self._fallback, now_ns=now_ns, incompatible=self._inputs and self._inputs.incompatible,
-            memory=self._pipeline.memory(), disabled=not self.enabled)
+            memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 
 
 def require_packages(settings: Settings) -> None:
