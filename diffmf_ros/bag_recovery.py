@@ -11,7 +11,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from .bag_files import METADATA, BagError
+from .bag_files import METADATA, BagError, own_files
 from .core.file_kinds import what_is
 
 _MAGIC = b'\x89MCAP0\r\n'
@@ -40,18 +40,27 @@ def wrong_files(path: Path) -> list[str]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [f'{file.name}: {what_is(file) or "its content is not that of such a file"}' for file in files
             if file.is_file() and (file.suffix in _STARTS and not _begins_well(file)
-                                   or file.name == METADATA and what_is(file))]
+                                   or file.name == METADATA and not _is_metadata(file))]
+
+
+def _is_metadata(file: Path) -> bool:
+    try:
+        return bool(own_files(file.parent))
+    except BagError:
+        return False
 
 
 def opened(path: Path) -> tuple[object, bool]:
     """Return what rosbags reads of a storage file, and whether the file was cut short. Raises BagError."""
     if not _begins_well(path):
-        raise BagError(f'cannot read the bag {path.parent}: {"; ".join(wrong_files(path))}')
+        raise BagError(f'cannot read the bag {path}: {wrong_files(path)[0].partition(": ")[2]}')
     if path.suffix == '.db3':
         return path, _rolled_back(path)
     with path.open('rb') as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - len(_MAGIC), 0))
+        if size < len(_MAGIC) + _HEAD:
+            raise BagError(f'cannot read the bag {path}: it ends before the first record, so nothing was stored')
+        file.seek(size - len(_MAGIC))
         if file.read() == _MAGIC:
             return path, False
         return CutMcap(path, _whole_records(file, size)), True

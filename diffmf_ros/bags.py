@@ -104,7 +104,7 @@ class BagReader:
     def _check_path(self) -> None:
         if not self.path.exists():
             raise BagError(f'there is no bag at {self.path}')
-        if self.path.is_file() and self.path.suffix not in STORAGE_SUFFIXES:
+        if not self.path.is_dir() and self.path.suffix not in STORAGE_SUFFIXES:
             raise BagError(explained(f'expected a bag folder or a .db3 or .mcap file, got {self.path}', self.path))
 
     def _source(self) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .core.color import require_8_bit
 from .core.compressed import is_cut
-from .core.file_kinds import explained
+from .core.file_kinds import JPEG, PNG, explained
 from .core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
 from .core.settings import DEFAULTS
 from .core.thermal import levels_of, to_gray
@@ -70,7 +70,7 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
     except cv2.error:  # more pixels than OpenCV opens, say
         pixels = None
     if pixels is None:
-        raise ImageFileError(explained(f'{path} cannot be read as an image', path))
+        raise ImageFileError(explained(f'{path} cannot be read as an image', path, but=(PNG, JPEG)))
     return pixels
 
 

@@ -8,6 +8,7 @@ cannot be used; 128 + n ended by signal n.
 import signal
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import Annotated
 
@@ -26,6 +27,7 @@ _EXTRAS = {'torch': 'torch', 'einops': 'torch', 'rclpy': 'ros', 'matplotlib': 'v
            'onnxscript': 'onnx', 'onnxruntime': 'onnx'}
 
 
+@lru_cache(maxsize=1)
 def application() -> typer.Typer:
     """Return the command-line application; each module of COMMANDS has a function of its own name."""
     app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,

@@ -6,6 +6,7 @@ from pathlib import Path
 _HEAD_BYTES = 4096
 CHECKPOINT = ('it is a checkpoint of PyTorch, which can run code when it is opened; weights are .safetensors files '
                '(`diffmf convert-weights` converts those of the authors of S4Fusion)')
+PNG, JPEG = 'it is a PNG image', 'it is a JPEG image'
 # First bytes of a file -> what it is.
 _STARTS = (
     (b'version https://git-lfs', 'it is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from'),
@@ -15,8 +16,8 @@ _STARTS = (
     (b'\x28\xb5\x2f\xfd', 'it is compressed with Zstandard: unpack it with `zstd -d`'),
     (b'\x1f\x8b', 'it is compressed with gzip: unpack it with `gunzip`'),
     (b'7z\xbc\xaf\x27\x1c', 'it is a 7z archive: unpack it'),
-    (b'\x89PNG', 'it is a PNG image'),
-    (b'\xff\xd8\xff', 'it is a JPEG image'),
+    (b'\x89PNG', PNG),
+    (b'\xff\xd8\xff', JPEG),
     (b'%PDF', 'it is a PDF document'),
     (b'%YAML:1.0', 'it is a file of OpenCV FileStorage'),
 )
@@ -57,14 +58,14 @@ def what_holds(head: bytes) -> str:
     return ''
 
 
-def explained(message: str, path: str | Path, *, but: str = '') -> str:
+def explained(message: str, path: str | Path, *, but: tuple[str, ...] = ()) -> str:
     """Return message, with what the file really is behind it when that is known, in one line.
 
     Args:
         message: what went wrong.
         path: the file that it is about.
-        but: a clause of what_is that says nothing here, because it names what was expected.
+        but: clauses of what_is that say nothing here, because they name what was expected.
     """
     found = what_is(path)
     text = ' '.join(message.split())
-    return f'{text}; {found}' if found and found != but else text
+    return f'{text}; {found}' if found and found not in but else text

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders of visible, thermal and fused images of equal stems: matched, read, and what is wrong with each."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,13 +72,14 @@ def data_sets(*, rgb: Path | None, thermal: Path | None, pairs: Path | None,
         if rgb is None or thermal is None:
             raise EvaluationError('expected two folders of images (--rgb and --thermal), or one with vi and ir below '
                                   '(--pairs)')
-        return {rgb.resolve().parent.name: {'visible': rgb, 'thermal': thermal} | ({'fused': fused} if fused else {})}
+        name = Path(os.path.realpath(rgb)).parent.name  # realpath takes links in a circle, too
+        return {name: {'visible': rgb, 'thermal': thermal} | ({'fused': fused} if fused else {})}
     if rgb or thermal:
         raise EvaluationError('expected --pairs, or --rgb and --thermal, not both')
     homes = sorted(path.parent for path in pairs.rglob('vi') if (path.parent / 'ir').is_dir())
     if not homes:
         raise EvaluationError(f'no pairs at or below {pairs}: expected folders vi and ir with files of equal names')
-    return {home.resolve().name: {'visible': home / 'vi', 'thermal': home / 'ir'}
+    return {Path(os.path.realpath(home)).name: {'visible': home / 'vi', 'thermal': home / 'ir'}
             | ({'fused': fused / home.name if home != pairs else fused} if fused else {}) for home in homes}
 
 

@@ -194,7 +194,7 @@ def _refusal(source: Path, data: bytes, error: Exception) -> ConversionError:
     reason = re.split(r'\n|\. ', str(error).rpartition('WeightsUnpickler error: ')[2].strip())[0]
     return ConversionError(f'{source} is not a checkpoint that torch opens safely ({type(error).__name__}: '
                            f'{_printable(reason)}); ' + explained(
-                               'expected a whole file of torch.save with tensors only', source, but=CHECKPOINT))
+                               'expected a whole file of torch.save with tensors only', source, but=(CHECKPOINT,)))
 
 
 def _printable(text: str) -> str:
