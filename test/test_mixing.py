@@ -141,3 +141,16 @@ def test_the_visible_image_shows_what_is_brighter_than_its_surround():
     _, visible = seen(slope, spot)
     assert torch.allclose(visible[0, 1, 96, 128], torch.tensor(2.0), atol=4 * 0.5 / 64 ** 2 + 1e-5)
     assert visible[0, 1, 40:56, 64:192].abs().max() < 2e-4
+
+
+def test_the_bound_of_visible_detail_teaches_the_share_nothing():
+    # Given fine visible texture of the mean of a flat thermal image, and a gain at its bound,
+    ir = torch.full((1, 1, 32, 32), 0.5)
+    vi_y = ir + 0.1 * (torch.arange(32) % 2 * 2 - 1)
+    maps = torch.zeros(1, 4, 32, 32)
+    maps[:, 1] = -9
+    maps.requires_grad_(True)
+    # when something depends on the texture of the fused image,
+    (mix(ir, vi_y, maps) * (vi_y - ir)).sum().backward()
+    # then the share, which the bound follows, is not asked to change it.
+    assert maps.grad[:, 0].abs().max() < 1e-6

@@ -60,8 +60,9 @@ def mix(ir, vi_y, maps):
     """
     share, visible, thermal, added = maps.to(ir.dtype).split(1, dim=1)
     share = torch.sigmoid(share)
-    # Visible detail stays where the base is visible: a network takes fine texture for noise.
-    visible = torch.maximum(LARGEST_GAIN * torch.sigmoid(visible), 1 - share)
+    # Visible detail stays where the base is visible: a network takes fine texture for noise. The
+    # bound teaches the share nothing, or it would rise to let noise be taken away.
+    visible = torch.maximum(LARGEST_GAIN * torch.sigmoid(visible), 1 - share.detach())
     thermal = LARGEST_GAIN * torch.sigmoid(thermal)
     fused = torch.addcmul(added, visible, vi_y).addcmul(thermal, ir)
     return fused.addcmul(1 - share - visible, base(vi_y)).addcmul(share - thermal, base(ir))
