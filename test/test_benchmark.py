@@ -3,11 +3,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from diffmf_ros.cli import bench
 from diffmf_ros.core.frames import DiffmfError
 from diffmf_ros.core.settings import DEFAULTS, updated
 from diffmf_ros.evaluation import bench_plot, bench_report, benchmark, energy, startup
@@ -117,6 +119,16 @@ def test_ratios_are_medians_against_the_first_of_the_same_size():
     assert report.speed_up(fast) == 2  # (99 + 1) / (49 + 1): the outliers do not count
     assert report.speed_up(large) == 1
     assert fast.times_floor == pytest.approx(4.9)
+
+
+def test_problems_come_before_the_tables(capsys):
+    # given one row on a GPU that runs something in plain torch, in a report of two
+    problem = 'this GPU runs ssd in plain torch, which costs much time'
+    slow = row([20, 30])
+    report = Report(MACHINE, {}, [row([20, 30]), replace(slow, timings=replace(slow.timings, problems=(problem,)))])
+    # when it is shown, then the first line says so
+    bench._show(report)
+    assert capsys.readouterr().out.splitlines()[0] == f'ERROR: {problem}'
 
 
 def test_json_holds_host_config_input_and_percentiles():

@@ -14,7 +14,7 @@ from diffmf_ros.doctor import Diagnosis, ros, system
 from diffmf_ros.doctor.finding import Finding, Imported, State, try_imports
 from diffmf_ros.resources import find
 
-GOOD, LACKS, BLOCKS = State
+GOOD, LACKS, ERROR, BLOCKS = State
 
 
 def by_name(findings):
@@ -173,6 +173,16 @@ class TestNetwork:
         assert (found['scan portable'].state, found['scan reference'].state) == (GOOD, LACKS)
         assert 'please report' in found['scan reference'].advice
         assert 'scans' not in found
+        assert found['scan auto'].state is GOOD
+
+    def test_plain_torch_on_a_gpu_is_an_error_that_does_not_block(self, network, monkeypatch):
+        from diffmf_ros.inference import selfcheck
+        choice = selfcheck.Choice({'ssd': 'portable'}, (), 'this GPU runs ssd in plain torch')
+        monkeypatch.setattr(selfcheck, 'choose_backends', lambda **kind: choice)
+        findings = tuple(network.examine())
+        found = by_name(findings)['scan auto']
+        assert (found.state, found.text) == (ERROR, 'this GPU runs ssd in plain torch')
+        assert 'this GPU runs ssd in plain torch' in Diagnosis(findings).advice()
 
     def test_every_missing_part_of_mamba_ssm_is_listed(self, network, monkeypatch):
         from diffmf_ros.models.kernels import mamba_ssm

@@ -70,7 +70,7 @@ def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
     assert len(calls) == 2
 
 
-def test_a_problem_of_the_pipeline_is_an_error_and_fusion_goes_on(cameras, monkeypatch):
+def test_a_problem_of_the_pipeline_is_an_error_and_fusion_goes_on(cameras, monkeypatch, capfd):
     problem = 'scan backend triton returned NaN on the golden inputs and is not used'
     monkeypatch.setattr(FusionPipeline, 'problems', (problem,))
 
@@ -78,6 +78,10 @@ def test_a_problem_of_the_pipeline_is_an_error_and_fusion_goes_on(cameras, monke
 
     assert cameras.reports[-1].status[0].level == b'\x02'
     assert cameras.fuse_one().width == 64
+    count = len(cameras.reports)
+    cameras.peer.wait_for(lambda: len(cameras.reports) > count, 'another report')
+    logged = [line for line in capfd.readouterr().err.splitlines() if problem in line]
+    assert len(logged) == 1 and '[ERROR]' in logged[0]
 
 
 def test_without_calibration_the_output_is_marked_uncalibrated(cameras):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scan backend that is wrong on this machine is found before a network uses it, and the next one is taken."""
+"""What a backend gets wrong on this machine is found before a network uses it; the next one does it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,12 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
-from diffmf_ros.inference import golden, selfcheck  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
+
+from diffmf_ros import models  # noqa: E402
+from diffmf_ros.inference import golden, selfcheck, selfcheck_cache  # noqa: E402
+from diffmf_ros.inference.engine import prepare  # noqa: E402
+from diffmf_ros.inference.selfcheck_limits import allowed_errors  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import portable, reference  # noqa: E402
 
@@ -24,7 +29,12 @@ def backend(**functions):
 def choose(monkeypatch, first, *, wanted='auto', dtype=torch.float32):
     """Choose among a backend called first, the portable one and the loop."""
     monkeypatch.setattr(scan, 'BACKENDS', {'first': first, 'portable': portable, 'reference': reference})
-    return selfcheck.choose_backend(device='cpu', dtype=dtype, wanted=wanted)
+    return selfcheck.choose_backends(device='cpu', dtype=dtype, wanted=wanted)
+
+
+def everything(name, **others):
+    """The backends of a choice: name, but for others by operation."""
+    return {operation: name for operation in ('selective_scan', 'ss2d', 'ssd')} | others
 
 
 def raising(error):
@@ -60,18 +70,21 @@ def test_every_backend_of_this_machine_passes(dtype):
 
 
 def test_a_sound_backend_is_taken_without_problems(monkeypatch):
-    assert choose(monkeypatch, backend()) == selfcheck.Choice('first', ())
+    choice = choose(monkeypatch, backend())
+    assert choice == selfcheck.Choice(everything('first'), ())
+    assert choice.name == 'first'
 
 
 @pytest.mark.parametrize('dtype, factor', [(torch.float32, 1 + 1e-3), (torch.float16, 1.01), (torch.bfloat16, 1.05)])
 @pytest.mark.parametrize('operation', ['selective_scan', 'ss2d', 'ssd'])
-def test_wrong_values_choose_the_next(monkeypatch, operation, dtype, factor):
+def test_wrong_values_choose_the_next_for_that_operation(monkeypatch, operation, dtype, factor):
     def wrong(*inputs):
         return getattr(portable, operation)(*inputs) * factor
 
     choice = choose(monkeypatch, backend(**{operation: wrong}), dtype=dtype)
 
-    assert choice.name == 'portable'
+    assert choice.backends == everything('first', **{operation: 'portable'})
+    assert choice.name == f'first, {operation} portable'
     assert len(choice.problems) == 1
     assert 'scan backend first gave wrong values on the golden inputs' in choice.problems[0]
     assert operation in choice.problems[0]
@@ -84,7 +97,7 @@ def test_one_wrong_token_is_found(monkeypatch, dtype):
         y[:, -1, -1] = 0
         return y
 
-    assert choose(monkeypatch, backend(ss2d=last_token_lost), dtype=dtype).name == 'portable'
+    assert choose(monkeypatch, backend(ss2d=last_token_lost), dtype=dtype).backends['ss2d'] == 'portable'
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -96,42 +109,43 @@ def test_nan_and_infinity_choose_the_next(monkeypatch, value):
 
     choice = choose(monkeypatch, backend(ssd=one_nan))
 
-    assert choice.name == 'portable'
+    assert choice.backends == everything('first', ssd='portable')
     assert 'NaN or infinity' in choice.problems[0]
 
 
 def test_a_wrong_shape_chooses_the_next(monkeypatch):
     choice = choose(monkeypatch, backend(ss2d=lambda *inputs: portable.ss2d(*inputs)[:, :1]))
-    assert choice.name == 'portable'
+    assert choice.backends['ss2d'] == 'portable'
     assert 'gave the shape (1, 1, 15, 24)' in choice.problems[0]
 
 
 @pytest.mark.parametrize('error', [ImportError('wrong ABI'), RuntimeError('no kernel image'), OSError('libcuda')])
 def test_an_exception_chooses_the_next_and_is_kept(monkeypatch, error):
     choice = choose(monkeypatch, backend(ss2d=raising(error)))
-    assert choice.name == 'portable'
+    assert choice.backends['ss2d'] == 'portable'
     assert f'raised {type(error).__name__}' in choice.problems[0]
     assert str(error) in choice.problems[0]
 
 
 def test_a_failing_backend_that_was_asked_for_is_replaced_too(monkeypatch):
     choice = choose(monkeypatch, backend(ss2d=raising(RuntimeError('no'))), wanted='first')
-    assert choice.name == 'portable'
+    assert choice.backends['ss2d'] == 'portable'
     assert len(choice.problems) == 1
 
 
 def test_a_backend_before_the_one_asked_for_is_not_tried(monkeypatch):
     choice = choose(monkeypatch, backend(ss2d=raising(RuntimeError('no'))), wanted='reference')
-    assert choice == selfcheck.Choice('reference', ())
+    assert choice == selfcheck.Choice(everything('reference'), ())
 
 
 def test_a_backend_that_cannot_run_here_is_passed_over_in_silence(monkeypatch):
-    assert choose(monkeypatch, backend(unavailable=lambda: 'no GPU')) == selfcheck.Choice('portable', ())
+    missing = backend(unavailable=lambda: 'no GPU')
+    assert choose(monkeypatch, missing) == selfcheck.Choice(everything('portable'), ())
 
 
 def test_a_probe_that_raises_counts_as_not_to_be_had(monkeypatch):
     broken = backend(unavailable=raising(OSError('undefined symbol')))
-    assert choose(monkeypatch, broken) == selfcheck.Choice('portable', ())
+    assert choose(monkeypatch, broken) == selfcheck.Choice(everything('portable'), ())
     assert selfcheck.unusable('first', device='cpu', dtype=torch.float32) == 'OSError: undefined symbol'
 
 
@@ -146,7 +160,7 @@ def test_nothing_that_works_is_an_error_with_every_reason(monkeypatch):
     broken = {name: backend(ss2d=raising(RuntimeError(f'{name} died'))) for name in ('first', 'second')}
     monkeypatch.setattr(scan, 'BACKENDS', broken)
     with pytest.raises(scan.ScanError, match='first died.*second died'):
-        selfcheck.choose_backend(device='cpu', dtype=torch.float32)
+        selfcheck.choose_backends(device='cpu', dtype=torch.float32)
 
 
 def test_what_a_backend_refuses_is_not_held_against_it(monkeypatch):
@@ -157,3 +171,163 @@ def test_what_a_backend_refuses_is_not_held_against_it(monkeypatch):
         return portable.ss2d(*inputs) * (2 if inputs[4].shape[-1] == 3 else 1)
 
     assert choose(monkeypatch, backend(refuses=refuses, ss2d=wrong_for_three_states)).name == 'first'
+
+
+class Truncated(TorchFunctionMode):
+    """Matrix products of float32 as a tensor core computes them in TF32: 13 bits of each factor are cut off."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
+            args = [truncated(x) if x.dtype == torch.float32 else x for x in args]
+        return function(*args, **(kwargs or {}))
+
+
+def truncated(x):
+    """Float32 with the 10 fractional bits of TF32."""
+    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+def in_tf32(*inputs):
+    """SSD with products in TF32."""
+    with Truncated():
+        return portable.ssd(*inputs)
+
+
+class TestLimits:
+    """Errors that the arithmetic explains pass, others do not."""
+
+    def test_truncation_cuts_what_tf32_has_not(self):
+        assert truncated(torch.tensor([1 + 2.0 ** -11]))[0] == 1
+        assert truncated(torch.tensor([1 + 2.0 ** -10]))[0] == 1 + 2.0 ** -10
+
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+    def test_half_precision_may_multiply_in_tf32(self, monkeypatch, dtype):
+        assert choose(monkeypatch, backend(ssd=in_tf32), dtype=dtype).problems == ()
+
+    def test_float32_may_not(self, monkeypatch):
+        choice = choose(monkeypatch, backend(ssd=in_tf32))
+        assert choice.backends == everything('first', ssd='portable')
+
+    @pytest.mark.parametrize('dtype', TYPES, ids=str)
+    def test_sound_scans_keep_a_distance(self, dtype):
+        # given the errors of the portable backend in units of what is allowed
+        shares = []
+        for use in selfcheck.all_uses(dtype):
+            for case, allowed in selfcheck._cases(use):
+                found = case.run('portable', device='cpu', dtype=dtype).double()
+                shares.append(((found - case.expected.double()).abs() / allowed).max().item())
+        # then the largest is well below one, and in half precision not far below: the limit is no loose one
+        assert len(shares) == 10 and max(shares) < 0.5
+        assert dtype == torch.float32 or max(shares) > 0.1
+
+    def test_limits_follow_from_the_inputs(self):
+        # given a result that is the difference of large terms, and one without such
+        expected, magnitude = torch.tensor([1.0, 1.0]), torch.tensor([100.0, 1.0])
+        # then the first may be off by more
+        allowed = allowed_errors(expected, magnitude, steps=100, dtype=torch.float16)
+        assert allowed[0] == pytest.approx(100 * (6 * 2.0 ** -11 + 464 * 2.0 ** -24) + 2.0 ** -11, rel=1e-4)
+        assert allowed[1] == pytest.approx(7 * 2.0 ** -11 + 464 * 2.0 ** -24, rel=1e-4)
+
+
+class TestUses:
+    """Only what a network uses is checked."""
+
+    @pytest.mark.parametrize('model, uses', [
+        ('diffmf', {('ss2d', 1, 1), ('ssd', 64, 2)}),
+        ('s4fusion', {('ss2d', 4, 1), ('selective_scan', 6, 1)}),
+        ('refinefuse', set())])
+    def test_scans_of_the_networks(self, model, uses):
+        network = prepare(models.build(model, 'light'), device='cpu', dtype=torch.bfloat16)
+        found = {use for use in selfcheck.uses_of(network) if use.operation in everything('')}
+        assert {(use.operation, use.states, use.directions) for use in found} == uses
+        assert {use.dtype for use in found} <= {torch.bfloat16}
+
+    def test_others_are_not_run(self, monkeypatch):
+        # given a backend whose ssd is wrong, and a network that has none
+        wrong = backend(ssd=lambda *inputs: portable.ssd(*inputs) * 2)
+        monkeypatch.setattr(scan, 'BACKENDS', {'first': wrong, 'portable': portable})
+        uses = {scan.Use('ss2d', torch.float32, states=1)}
+        # then it is taken
+        choice = selfcheck.choose_backends(device='cpu', dtype=torch.float32, uses=uses)
+        assert choice == selfcheck.Choice({'ss2d': 'first'}, ())
+
+    def test_a_choice_decides_operation_by_operation(self, monkeypatch):
+        first = backend()
+        monkeypatch.setattr(scan, 'BACKENDS', {'first': first, 'portable': portable})
+        u = torch.zeros(1, 1, 1, 1)
+        backends = {'ss2d': 'portable', 'ssd': 'first'}
+        assert scan.backend_for(u, 'ss2d', backends) is portable
+        assert scan.backend_for(u, 'ssd', backends) is first
+
+
+class TestPlainTorchOnAGpu:
+    """It works, and is an error that nobody can miss; the device is a stand-in."""
+
+    @pytest.fixture
+    def gpu(self, monkeypatch, tmp_path):
+        """Let 'cuda' be the CPU: the golden inputs stay where they are."""
+        run = golden.Case.run
+        monkeypatch.setattr(golden.Case, 'run',
+                            lambda case, name, *, device, dtype: run(case, name, device='cpu', dtype=dtype))
+        monkeypatch.setattr(selfcheck, '_on', lambda device, tensor: tensor)
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+        monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'a GPU')
+
+    def choose(self, monkeypatch, triton, wanted='auto'):
+        monkeypatch.setattr(scan, 'BACKENDS', {'triton': triton, 'portable': portable, 'reference': reference})
+        return selfcheck.choose_backends(device='cuda', dtype=torch.float16, wanted=wanted)
+
+    def test_a_missing_backend_is_named_with_the_cost(self, gpu, monkeypatch):
+        choice = self.choose(monkeypatch, backend(unavailable=lambda: 'it needs triton 3.4'))
+        assert choice.name == 'portable'
+        sentence, = choice.problems
+        assert 'this GPU runs selective_scan, ss2d, ssd in plain torch (triton: it needs triton 3.4)' in sentence
+        assert '4,800 of them and 9 ms a pair' in sentence and '10 ms instead of' in sentence
+
+    def test_one_wrong_operation_leaves_the_others_fast(self, gpu, monkeypatch):
+        choice = self.choose(monkeypatch, backend(ssd=lambda *inputs: portable.ssd(*inputs) * 1.1))
+        assert choice.backends == everything('triton', ssd='portable')
+        slow, wrong = choice.problems
+        assert 'triton gave wrong values' in wrong and slow.startswith('this GPU runs ssd in plain torch, which')
+
+    def test_whoever_asks_for_it_gets_it_without_a_word(self, gpu, monkeypatch):
+        assert self.choose(monkeypatch, backend(), wanted='portable').problems == ()
+
+    def test_a_pass_is_remembered_and_a_failure_is_not(self, gpu, monkeypatch, tmp_path):
+        # given a backend that has passed
+        assert self.choose(monkeypatch, backend()).name == 'triton'
+        # when it is wrong from then on, on the same machine
+        broken = backend(ss2d=lambda *inputs: portable.ss2d(*inputs) * 2)
+        # then nothing is run again
+        assert self.choose(monkeypatch, broken).name == 'triton'
+        # on another one it is
+        monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'another driver')
+        assert self.choose(monkeypatch, broken).backends['ss2d'] == 'portable'
+        # and there a repaired one is taken at the next start
+        assert self.choose(monkeypatch, backend()).name == 'triton'
+        assert (tmp_path / selfcheck_cache.FILE).exists()
+
+    @pytest.mark.parametrize('content', ['', 'no json', '[]', '{"a GPU": 3}'])
+    def test_a_foreign_file_is_overwritten(self, gpu, monkeypatch, content):
+        selfcheck_cache.path().parent.mkdir()
+        selfcheck_cache.path().write_text(content)
+        assert self.choose(monkeypatch, backend()).problems == ()
+        assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions'})
+
+    def test_a_folder_that_cannot_be_written_does_no_harm(self, gpu, monkeypatch, tmp_path):
+        (tmp_path / 'file').write_text('')
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+        assert self.choose(monkeypatch, backend()).problems == ()
+
+
+def test_the_key_of_a_verdict_names_everything_it_depends_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'H200')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (9, 0))
+    driver = tmp_path / 'version'
+    driver.write_text('NVRM version: 580.65\nGCC version: 13')
+    monkeypatch.setattr(selfcheck_cache, 'DRIVER', driver)
+    key = selfcheck_cache.machine.__wrapped__()
+    assert key.startswith(f'H200 (9, 0); NVRM version: 580.65; torch {torch.__version__}, triton ')
+    assert 'GCC' not in key
+    monkeypatch.setattr(selfcheck_cache, '_source_hash', lambda: 'other')
+    assert selfcheck_cache.machine.__wrapped__() != key

@@ -142,6 +142,8 @@ def _console() -> Console:
 
 def _show(report) -> None:
     console = _console()
+    for problem in dict.fromkeys(problem for row in report.rows for problem in row.timings.problems):
+        console.print(f'ERROR: {problem}', style='bold red', highlight=False, markup=False)
     console.print(_stages(report))
     console.print(_summary(report))
     console.print(str(report.machine), highlight=False)

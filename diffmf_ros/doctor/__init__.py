@@ -18,8 +18,9 @@ class Diagnosis:
         return all(finding.state is not State.BLOCKS for finding in self.findings)
 
     def advice(self) -> list[str]:
-        """What to do, the blocking first, without doubles."""
-        ordered = sorted(self.findings, key=lambda finding: finding.state is not State.BLOCKS)
+        """What to do, the blocking first, then errors, without doubles."""
+        urgency = {State.BLOCKS: 0, State.ERROR: 1}
+        ordered = sorted(self.findings, key=lambda finding: urgency.get(finding.state, 2))
         return list(dict.fromkeys(finding.advice for finding in ordered if finding.advice))
 
     def as_dict(self) -> dict:

@@ -15,10 +15,11 @@ MARK = 'answer:'  # libraries print at import
 
 
 class State(str, Enum):
-    """Good; something is not there but the node runs; the node cannot run."""
+    """Good; something is not there but the node runs; it runs far too slowly; it cannot run."""
 
     GOOD = 'good'
     LACKS = 'lacks'
+    ERROR = 'error'
     BLOCKS = 'blocks'
 
 

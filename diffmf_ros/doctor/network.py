@@ -70,16 +70,23 @@ def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: 
 
 
 def _precision_and_scans() -> Iterator[Finding]:
-    from ..inference import selfcheck
     from ..inference.engine import device_and_precision
     from ..models.kernels import mamba_ssm
-    from ..models.scan import BACKENDS
     try:
         device, dtype = device_and_precision(DEFAULTS)
     except DiffmfError as error:
         yield Finding('network', 'precision', str(error), State.BLOCKS, str(error))
         return
     yield Finding('network', 'precision auto', f'{str(dtype).removeprefix("torch.")} on {device}')
+    yield from _scans(device, dtype)
+    for reason in mamba_ssm.missing():
+        yield Finding('network', 'mamba_ssm', reason, State.LACKS)
+
+
+def _scans(device: str, dtype) -> Iterator[Finding]:
+    """Every backend with what its self-check says, and which of them the operations get."""
+    from ..inference import selfcheck
+    from ..models.scan import BACKENDS, ScanError
     passed = 0
     for name in BACKENDS:
         reason = selfcheck.unusable(name, device=device, dtype=dtype)
@@ -91,11 +98,16 @@ def _precision_and_scans() -> Iterator[Finding]:
         yield Finding('network', f'scan {name}', wrong or 'right on the golden inputs',
                       State.LACKS if wrong else State.GOOD,
                       f'scan backend {name} {wrong}: please report this' if wrong else '')
-    for reason in mamba_ssm.missing():
-        yield Finding('network', 'mamba_ssm', reason, State.LACKS)
-    if not passed:
+    try:
+        choice = selfcheck.choose_backends(device=device, dtype=dtype) if passed else None
+    except ScanError:
+        choice = None
+    if choice is None:
         yield Finding('network', 'scans', 'no scan backend gives right values', State.BLOCKS,
                       'set model: classical until a scan backend works')
+        return
+    slow = choice.slow
+    yield Finding('network', 'scan auto', slow or choice.name, State.ERROR if slow else State.GOOD, slow)
 
 
 def _weights() -> Iterator[Finding]:

@@ -121,7 +121,6 @@ def run(configurations: Sequence[Configuration], *, frames: int,
         notes.append(f'{network}: no trained weights come with this package; timed with fresh ones, whose pictures '
                      'mean nothing')
     notes += dict.fromkeys(f'energy is not reported: {t.joules}' for t in timings if isinstance(t.joules, str))
-    notes += dict.fromkeys(problem for timing in timings for problem in timing.problems)
     floors = _floors(ready, notes)
     return Report(this_machine(), _versions(), [Row(*row) for row in zip(timings, startups, floors)], notes)
 

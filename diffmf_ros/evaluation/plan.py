@@ -15,6 +15,9 @@ import torch
 
 from .. import models
 from ..core.frames import DiffmfError
+from ..inference.device_path import Plan as DevicePlan
+from ..inference.device_path import Program
+from ..inference.engine import fuse_padded, use_backend
 from ..models.blocks import compute_in
 from .plan_costs import Kernel
 from .plan_devices import GPUS
@@ -139,19 +142,13 @@ def prepare(network: torch.nn.Module, *, precision: str, scan_backend: str) -> N
     """Change a network on the meta device as `inference.engine.prepare` changes one for a GPU."""
     if scan_backend not in ('triton', 'portable'):
         raise PlanError(f'a plan is made for scan triton or portable, not {scan_backend!r}')
-    for module in network.modules():
-        if hasattr(module, 'backend'):
-            module.backend = scan_backend
+    use_backend(network, scan_backend)
     network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     compute_in(network, getattr(torch, precision))
 
 
 def _program(network, size: tuple[int, int], scale: float) -> tuple[Callable, list[torch.Tensor]]:
     """The function that a CUDA graph would be captured of, and its inputs."""
-    from ..inference.device_path import Plan as DevicePlan
-    from ..inference.device_path import Program
-    from ..inference.engine import fuse_padded
-
     width, height = size
     plan = DevicePlan((height, width, 3), 'rgb8', (height // 2, width // 2), 'mono16', scale)
     program = Program(plan, fuse=lambda ir, y: fuse_padded(network, ir, y), device='meta')

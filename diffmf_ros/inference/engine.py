@@ -11,10 +11,10 @@ import torch
 from .. import models
 from ..core.settings import Settings
 from ..models.blocks import compute_in
-from ..models.scan import ScanError
+from ..models.scan import Backend, ScanError
 from ..models.sides import Sides
 from .errors import EngineError, NetworkFailure
-from .selfcheck import choose_backend
+from .selfcheck import choose_backends, uses_of
 from .weights import load_into, load_weights
 from .weights_header import weights_for
 
@@ -25,7 +25,8 @@ BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16'}
 class Engine:
     """Fuse (infrared, visible luminance) with the network, preset and weights of settings.
 
-    problems: one sentence for each scan backend that gave wrong values here and is not used. Raises
+    problems: one sentence for each scan backend that gave wrong values here and is not used, and for what
+    a GPU runs slowly for want of one. Raises
     WeightsError (missing, damaged, untrained or foreign weights) and EngineError (what was asked for is
     not to be had here) at construction.
     """
@@ -36,12 +37,14 @@ class Engine:
         load_into(network, weights)
         use_threads(settings.threads)
         self.device, self.dtype = device_and_precision(settings)
+        self.network = prepare(network, device=self.device, dtype=self.dtype)
         try:
-            choice = choose_backend(device=self.device, dtype=self.dtype, wanted=settings.scan_backend)
+            choice = choose_backends(device=self.device, dtype=self.dtype, wanted=settings.scan_backend,
+                                     uses=uses_of(self.network))
         except ScanError as error:
             raise EngineError(f'scan_backend: {error}') from error
+        use_backend(self.network, choice.backends)
         self.problems, self._scan = choice.problems, choice.name
-        self.network = prepare(network, device=self.device, dtype=self.dtype, scan_backend=choice.name)
         if self.device == 'cuda':
             torch.backends.cudnn.benchmark = True  # sizes repeat
 
@@ -115,11 +118,17 @@ def pad_to(images: torch.Tensor, sides: Sides) -> torch.Tensor:
     return images
 
 
-def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype, scan_backend: str) -> torch.nn.Module:
-    """Return network, whose own type is float32, ready for inference in dtype on device."""
+def use_backend(network: torch.nn.Module, backend: Backend) -> None:
+    """Let network run its scans, and what is fused around them, by a backend, or by one for each operation."""
     for module in network.modules():
         if hasattr(module, 'backend'):
-            module.backend = scan_backend
+            module.backend = backend
+
+
+def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype,
+            scan_backend: Backend = 'auto') -> torch.nn.Module:
+    """Return network, whose own type is float32, ready for inference in dtype on device."""
+    use_backend(network, scan_backend)
     network = network.to(device, memory_format=torch.channels_last)
     return compute_in(network, dtype).eval().requires_grad_(False)
 

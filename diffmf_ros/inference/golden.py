@@ -7,7 +7,7 @@ parameters and results are in float32. Heights, widths and lengths are odd, and 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,23 @@ class Case:
         parameters = torch.promote_types(dtype, torch.float32)
         inputs = (x.to(device, dtype if x.dtype == torch.bfloat16 else parameters) for x in self.inputs)
         return getattr(scan, self.operation)(*inputs, **self.options, backend=backend)
+
+    @property
+    def steps(self) -> int:
+        """Length of the sequence that is scanned."""
+        shape = self.inputs[0].shape
+        return {'ss2d': shape[1] * shape[2], 'ssd': shape[1], 'selective_scan': shape[-1]}[self.operation]
+
+    def magnitude(self) -> torch.Tensor:
+        """Return the sum of the absolute values of the terms of each result: float64, as expected."""
+        inputs = list(self.inputs)
+        if self.operation == 'ss2d':
+            u, proj, dt_weight, *_, skip = inputs
+            low, records = proj.split([dt_weight.shape[2], proj.shape[-1] - dt_weight.shape[2]], dim=-1)
+            inputs[0], inputs[1], inputs[5] = u.abs(), torch.cat((low, records.abs()), dim=-1), skip.abs()
+        else:  # x or u, B, C and D; step sizes and decays are positive as they are
+            inputs = [x.abs() if i in (0, 3, 4, 5) else x for i, x in enumerate(inputs)]
+        return replace(self, inputs=tuple(inputs)).run('portable', device='cpu', dtype=torch.float64)
 
 
 def load() -> list[Case]:

@@ -7,6 +7,11 @@ Activations (u, x, delta, B, C, proj) may be float32 or half precision and the r
 parameters, exponents, states and sums are float32 (float64 where the inputs are).
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
 import torch
 
 from . import kernels
@@ -21,16 +26,53 @@ from .kernels.composed import add_directions, along_directions, at_least_float32
 BACKENDS = {'triton': triton, 'mamba_ssm': mamba_ssm, 'cpu': cpu, 'portable': portable, 'reference': reference}
 
 
+# What `backend` may be: a name, or names by operation, where the operations that are not in it are 'auto'.
+Backend = str | Mapping[str, str]
+
+
 class ScanError(ValueError):
     """An unknown backend, or one that cannot run what was asked."""
 
 
-def backend_for(u: torch.Tensor, operation: str, backend: str = 'auto', *, states: int = 1):
+@dataclass(frozen=True)
+class Use:
+    """What a network asks of a backend; directions are those of `ssd`."""
+
+    operation: str
+    dtype: torch.dtype
+    states: int = 1
+    directions: int = 1
+
+
+_noted: ContextVar[set[Use] | None] = ContextVar('noted', default=None)
+
+
+@contextmanager
+def noting_uses() -> Iterator[set[Use]]:
+    """Yield a set that every call in this context adds its Use to."""
+    uses: set[Use] = set()
+    token = _noted.set(uses)
+    try:
+        yield uses
+    finally:
+        _noted.reset(token)
+
+
+def named(backend: Backend, operation: str) -> str:
+    """Return the name of the backend for an operation."""
+    return backend if isinstance(backend, str) else backend.get(operation, 'auto')
+
+
+def backend_for(u: torch.Tensor, operation: str, backend: Backend = 'auto', *, states: int = 1,
+                directions: int = 1):
     """Return the backend module that runs operation ('selective_scan', 'ss2d', 'ssd') on inputs like u.
 
     A named backend that lacks the operation leaves it to the portable one. Raises ScanError when backend
     is unknown, or cannot run here, with the reason.
     """
+    backend = named(backend, operation)
+    if (uses := _noted.get()) is not None:
+        uses.add(Use(operation, u.dtype, states, directions))
     if kernels.device_type(u) == 'meta':
         return shapes
     if backend == 'auto':
@@ -70,7 +112,8 @@ def ssd(x, delta, A, B, C, D=None, *, directions=1, backend='auto'):
     D: h. With two directions the sequence is also scanned from its end, with the same parameters, and
     both results are added. Returns y: b x l x h x p.
     """
-    y = backend_for(x, 'ssd', backend, states=B.shape[-1]).ssd(x, delta, A, B, C, directions)
+    module = backend_for(x, 'ssd', backend, states=B.shape[-1], directions=directions)
+    y = module.ssd(x, delta, A, B, C, directions)
     return y if D is None else y + directions * D.to(x.dtype)[:, None] * x
 
 
@@ -91,7 +134,8 @@ def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip, *, backend='auto'):
     first image's token comes before the second's at every step, also in the reverse orders. Returns two
     y: B x H x W x D.
     """
-    if hasattr(BACKENDS.get(backend), 'interleaved_ss2d'):  # else it is composed of a selective scan
+    name = named(backend, 'interleaved_ss2d')
+    if hasattr(BACKENDS.get(name), 'interleaved_ss2d'):  # else it is composed of a selective scan
         module = backend_for(us[0], 'interleaved_ss2d', backend, states=A.shape[2])
         return module.interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip)
     rank = dt_weight.shape[2]

@@ -45,6 +45,7 @@ class Session:
         self._sources = Sources.NONE
         self._hold_note = ''
         self._complaints: dict[str, str] = {}
+        self._logged_problems: set[str] = set()
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused, camera=self._on_camera,
                                   complaint=self._complaints.__setitem__, shutter=self._fallback.thermal.shutter,
@@ -205,9 +206,18 @@ class Session:
                                    *self._pipeline.aligner.problems))
         self._reporter.publish(
             self._tally.totals(self._pairing.dropped + self._fallback.dropped), scale=self.fuser.used_scale,
-            complaints=list(complaints), problems=[*filter(None, (self.trouble,)), *self._pipeline.problems],
+            complaints=list(complaints), problems=[*filter(None, (self.trouble,)), *self._problems()],
             fallback=self._fallback, now_ns=now_ns, incompatible=self._inputs and self._inputs.incompatible,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
+
+    def _problems(self) -> tuple[str, ...]:
+        """What the pipeline does without, such as kernels on a GPU; each is logged once."""
+        problems = self._pipeline.problems
+        for problem in problems:
+            if problem not in self._logged_problems:
+                self._logged_problems.add(problem)
+                self._node.get_logger().error(problem)
+        return problems
 
 
 def require_packages(settings: Settings) -> None:
