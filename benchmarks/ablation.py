@@ -58,6 +58,7 @@ class Variant:
 VARIANTS = {
     'everything': Variant(),
     'no target_ssim': Variant(loss={'target_ssim': 0.0}),
+    'no contrast': Variant(loss={'contrast': 0.0}),
     'no target_edges': Variant(loss={'target_edges': 0.0}),
     'no share': Variant(loss={'share': 0.0}),
     'warm objects count once': Variant(loss={'warm': 0.0}),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inherited terms of the loss and those of the target, against numbers."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -165,9 +167,9 @@ def terms_of(fused, batch, weights=TARGET, *, share=None):
     return fusion_loss(fused, batch.ir, batch.vi_y, weights, batch=batch, share=certain if share is None else share)
 
 
-def test_preset_of_the_target_has_its_four_terms(pair):
+def test_preset_of_the_target_has_its_five_terms(pair):
     terms = terms_of(pair.target, pair, PRESETS['target'])
-    assert terms.keys() == {'total', 'target', 'target_ssim', 'target_edges', 'share'}
+    assert terms.keys() == {'total', 'target', 'target_ssim', 'target_edges', 'contrast', 'share'}
 
 
 def test_terms_of_the_target_are_zero_at_the_target_and_nowhere_else(pair):
@@ -195,6 +197,27 @@ def test_warm_objects_count_more_by_their_weight(pair):
     assert price[0][0] == pytest.approx(price[0][1])
     assert price[0][0] == pytest.approx((0.2 - SOFTNESS) * 200 / (64 * 96), rel=1e-2)
     assert price[3] == pytest.approx([4 * price[0][0], price[0][1]])
+
+
+@pytest.mark.parametrize('person, lost', [(0.7, 0.0), (0.9, 0.0), (0.1, 0.0), (0.6, 0.1), (0.4, 0.3),
+                                          (0.3, 0.2)])
+def test_lost_contrast_knows_no_sign(pair, person, lost):
+    # Given a warm person of 0.7 on a ground of 0.4 in the target,
+    def image(level):
+        return 0.4 + (level - 0.4) * pair.warm
+
+    batch = replace(pair, target=image(0.7))
+    # then one who is as bright, brighter, or as much darker loses nothing, and gray does.
+    terms = terms_of(image(person), batch, LossWeights(intensity=0, gradient=0, ssim=0, contrast=1))
+    assert terms['contrast'].item() == pytest.approx(lost, rel=0.25, abs=1e-3)
+
+
+def test_nothing_warm_loses_no_contrast(pair):
+    batch = replace(pair, warm=torch.zeros_like(pair.warm))
+    fused = torch.zeros_like(pair.target).requires_grad_()
+    value = losses.lost_contrast(fused, batch)
+    value.backward()
+    assert value.item() == 0 and fused.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize('columns, better, worse', [

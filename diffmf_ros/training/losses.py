@@ -7,7 +7,14 @@ Images are B x 1 x H x W in [0, 1]; the fused one is not clamped.
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, conv2d, max_pool2d, pad
+from torch.nn.functional import (
+    avg_pool2d,
+    binary_cross_entropy_with_logits,
+    conv2d,
+    max_pool2d,
+    pad,
+    relu,
+)
 
 C1, C2 = 0.01 ** 2, 0.03 ** 2
 LEVEL = 1 / 255  # a gray level
@@ -16,6 +23,8 @@ FLAT_SIGMA = 1.5  # pixels; noise of a camera is not structure
 # A pixel; where no smoothed gradient reaches it within FLAT_WINDOW pixels a source is flat.
 FLAT_LEVELS = 2.0
 FLAT_WINDOW = 5
+BLOCK, SURROUND = 4, 11  # pixels of a block; blocks of the square that local contrast is taken in
+GAP_PX = 2  # around warm objects, neither of them nor of their surround
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class LossWeights:
     warm: float = 0.0  # additional weight of warm objects in `target`
     target_ssim: float = 0.0
     target_edges: float = 0.0
+    contrast: float = 0.0  # of warm objects
     share: float = 0.0  # of thermal in the base, per pixel
     distil: float = 0.0
     source_l1: float = 0.0
@@ -44,7 +54,7 @@ PRESETS = {
     'ancestors': LossWeights(),
     # What the shipped weights are trained with: docs/training.md has what each term is worth.
     'target': LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5,
-                          target_edges=10, share=3),
+                          target_edges=10, contrast=20, share=3),
     # The terms of the authors' compiled loss that need no ImageNet weights, at equal factors, which are ours.
     's4fusion': LossWeights(intensity=0, ssim=0, gradient=20, source_l1=20, source_ssim=20),
     # MambaDFuse's factors for medical images: both sources count alike in SSIM, and `source_ssim` is half of 1 - SSIM.
@@ -76,6 +86,8 @@ def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, batch=
         terms['target_ssim'] = 1 - ssim(batch.target, fused)
     if weights.target_edges:
         terms['target_edges'] = target_edges(fused, batch)
+    if weights.contrast:
+        terms['contrast'] = lost_contrast(fused, batch)
     if weights.share:
         terms['share'] = binary_cross_entropy_with_logits(share, batch.share)
     if weights.source_l1 or weights.source_ssim:
@@ -104,6 +116,29 @@ def target_edges(fused, batch):
     flat_i, flat_v = is_flat(batch.clean_ir), is_flat(batch.clean_y)
     wanted = torch.where(flat_i, edges_v, torch.where(flat_v, edges_i, sobel(batch.target)))
     return magnitude(sobel(fused) - wanted).mean()
+
+
+def lost_contrast(fused, batch):
+    """Return by how much warm objects stand out less than in the target, averaged over them.
+
+    The contrast at a warm pixel is mean(warm) - mean(rest) of the 44 x 44 pixels around it. Signs
+    do not count: where L1 is torn between bright and dark it settles for gray, which hides people.
+    """
+    rest = 1 - max_pool2d(batch.warm, 2 * GAP_PX + 1, 1, GAP_PX)
+    warm, around = _near(batch.warm), _near(rest)
+    counts = avg_pool2d(batch.warm, BLOCK) * (around > 0.02)
+
+    def contrast(image):
+        inside, outside = _near(image * batch.warm), _near(image * rest)
+        return inside / warm.clamp(min=1e-4) - outside / around.clamp(min=1e-4)
+
+    lost = relu(contrast(batch.target).abs() - contrast(fused).abs())
+    return (counts * lost).sum() / (counts.sum() + 0.01 * counts.numel())
+
+
+def _near(image):
+    """Means of the squares of SURROUND blocks around each block: B x 1 x H / 4 x W / 4."""
+    return avg_pool2d(avg_pool2d(image, BLOCK), SURROUND, 1, SURROUND // 2)
 
 
 def is_flat(image):
