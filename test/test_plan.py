@@ -20,8 +20,8 @@ from diffmf_ros.evaluation.plan_costs import Kernel  # noqa: E402
 from diffmf_ros.evaluation.plan_devices import GPUS, H200  # noqa: E402
 from diffmf_ros.evaluation.plan_recorder import record  # noqa: E402
 from diffmf_ros.evaluation.plan_step import plan_step  # noqa: E402
+from diffmf_ros.inference.engine import use_backend  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
-from diffmf_ros.models.blocks import SSDMixer  # noqa: E402
 from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
@@ -156,12 +156,12 @@ class TestAgainstMeasurements:
         assert H200.replay_ms(kernels) == pytest.approx(IMAGES_MS[backend, channels], rel=0.3)
 
     def test_a_whole_pair_with_a_loop_over_chunks(self):
-        # given `light` as it was measured: painting, SSD in plain torch
+        # given `light` as it was measured: painting, nothing but SS2D fused
         with torch.device('meta'):
             network = diffmf(width=32, depth=1, mlp_ratio=2.0, mixing=False)
         planning.prepare(network, precision='float16', scan_backend='triton')
-        for mixer in (m for m in network.modules() if isinstance(m, SSDMixer)):
-            mixer.backend = 'portable'
+        plain = 'ssd', 'norm_linear', 'mlp', 'depthwise', 'depthwise_records'
+        use_backend(network, {'ss2d': 'triton'} | dict.fromkeys(plain, 'portable'))
         # when its kernels are counted, then they are those 5,567 that took 24.7 ms, 27.0 replayed
         kernels = planning.pair_kernels(network, (640, 480))
         assert len(kernels) == pytest.approx(5567, rel=0.3)
