@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diffmf_ros import models
-from diffmf_ros.models import fused
+from diffmf_ros.models import fused, mixing
 from diffmf_ros.models.blocks import LayerNorm, Linear, RMSNorm, depthwise
 from diffmf_ros.models.kernels import plain, triton
 
@@ -70,6 +70,14 @@ def check(operation, inputs, *, half, like=None):
     return found
 
 
+def open_by(blocks, monkeypatch):
+    """Let the opening of thermal have so many blocks a side; the usual 17 take the interpreter long."""
+    from diffmf_ros.models.kernels import triton_mixing
+
+    for module_of in (mixing, triton_mixing):
+        monkeypatch.setattr(module_of, 'GROUND', blocks)
+
+
 def test_triton_runs_the_operations():
     with torch.inference_mode():
         x = torch.zeros(1, 1, 1, 16, device=DEVICE)
@@ -106,8 +114,8 @@ def test_norm_linear(channels, outs, kind, norm, gate, bias, residual):
     (130, 20, torch.float16, torch.float16),  # wider than a program: in two kernels
 ])
 def test_mlp(channels, hidden, kind, stream):
-    layers = nn.Sequential(Linear(channels, hidden), nn.GELU(), Linear(hidden, channels))
-    inputs = values(2, 3, 13, channels, dtype=stream), module(LayerNorm(channels)), module(layers, dtype=kind)
+    layers = (module(Linear(*sizes), dtype=kind) for sizes in ((channels, hidden), (hidden, channels)))
+    inputs = values(2, 3, 13, channels, dtype=stream), module(LayerNorm(channels)), *layers
 
     y, = check('mlp', inputs, half=kind)
 
@@ -156,6 +164,7 @@ def test_whole_networks(network, monkeypatch):
     """A network gives the same picture with and without fused steps; the scans, slow in the interpreter, are plain."""
     for scan in ('ss2d', 'ssd', 'selective_scan'):
         monkeypatch.delattr(triton, scan)
+    open_by(3, monkeypatch)
     made = models.build(*network).eval()
     sides = made.sides.fitting(1), made.sides.fitting(13)
     with torch.no_grad():
@@ -167,3 +176,26 @@ def test_whole_networks(network, monkeypatch):
         found = on_device(made)(*map(on_device, pair)).double().cpu()
 
     assert (found - expected).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize('size, kind, opening', [
+    ((13, 21), torch.float32, 17), ((40, 67), torch.float16, 3)])
+def test_first_and_last_step(size, kind, opening, monkeypatch):
+    """Sizes that are no multiple of a block; blocks within the opening, and many openings of three."""
+    open_by(opening, monkeypatch)
+    pair = [values(2, 1, *size, seed=i, dtype=kind).sigmoid() for i in (1, 2)]
+    maps = values(2, *size, 4, seed=3).permute(0, 3, 1, 2)  # channels-last, as a convolution's on a GPU
+
+    check('seen', pair, half=kind)
+    fused_image, = check('mix', (*pair, maps), half=kind)
+
+    assert fused_image.dtype == kind and fused_image.is_contiguous()
+
+
+def test_rates_follow_their_parameter():
+    logs = nn.Parameter(torch.zeros(3, device=DEVICE))
+    with torch.inference_mode():
+        assert fused.rates(logs) is fused.rates(logs)
+    with torch.no_grad():
+        logs += 1
+        assert torch.equal(fused.rates(logs), -logs.exp())

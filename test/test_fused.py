@@ -37,7 +37,7 @@ def test_the_cpu_takes_the_plain_form(monkeypatch):
 
 def launch_all(dtype, *, light):
     """Launch every kernel with the sizes of DIFF-MF light, else of base and of S4Fusion's second scale."""
-    from diffmf_ros.models.kernels import triton_depthwise, triton_rows
+    from diffmf_ros.models.kernels import triton_depthwise, triton_mixing, triton_rows
 
     def half(*shape):
         return torch.zeros(shape, dtype=dtype)
@@ -64,6 +64,9 @@ def launch_all(dtype, *, light):
                                        [half(4, 30, 144)] * 2)
     triton_rows.norm_linear(half(1, 4, 6, 144), triton_rows.LAYER_NORM, *norm(144), half(1, 4, 6, 144), False,
                             half(96, 144), None, None, torch.zeros(1, 4, 6, 96))
+    image = torch.zeros(1, 1, 16, 24)
+    triton_mixing.seen(image, image)
+    triton_mixing.mix(image, image, torch.zeros(1, 16, 24, 4).permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize('capability, dtype', [
@@ -76,7 +79,7 @@ def test_kernels_compile_and_fit_in_registers(compiled, capability, dtype, tmp_p
     light = capability in (86, 87, 89)
     launch_all(dtype, light=light)
     # then they compile, and keep what they hold in registers and in the memory that every GPU has.
-    assert len(kernels) == (4 if light else 8)
+    assert len(kernels) == (4 if light else 14)
     for kernel in kernels:
         assert kernel.metadata.shared <= 99 * 1024, kernel.name
         assert bytes_spilled(kernel, tmp_path) <= 16, kernel.name

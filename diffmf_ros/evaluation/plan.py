@@ -19,6 +19,7 @@ from ..inference.device_path import Plan as DevicePlan
 from ..inference.device_path import Program
 from ..inference.engine import fuse_padded, use_backend
 from ..models.blocks import compute_in
+from ..models.kernels import meta_stands_for_cuda
 from .plan_costs import Kernel
 from .plan_devices import GPUS
 from .plan_recorder import record
@@ -135,6 +136,8 @@ def pair_kernels(network: torch.nn.Module, size: tuple[int, int], *,
                  scale: float = 1.0) -> list[Kernel]:
     """Return the kernels of one pair of size (width, height); network: see prepare()."""
     program, inputs = _program(network, size, scale)
+    with meta_stands_for_cuda():
+        program(*inputs)  # what is kept from the first pair on
     return recorded(program, *inputs)
 
 

@@ -169,7 +169,7 @@ class SS2D(nn.Module):
     def dynamics(self):
         """dt_weight, dt_bias, A and skip as `scan.ss2d` takes them."""
         by_direction = 4, self.inner
-        return (self.dt_projs_weight, self.dt_projs_bias, -self.A_logs.exp().unflatten(0, by_direction),
+        return (self.dt_projs_weight, self.dt_projs_bias, fused.rates(self.A_logs).unflatten(0, by_direction),
                 self.Ds.unflatten(0, by_direction))
 
     def result(self, y, z, residual=None):
@@ -192,7 +192,9 @@ class VSSBlock(nn.Module):
 
     def forward(self, x):
         x = self.self_attention(x, norm=self.ln_1, residual=x)
-        return x if self.mlp is None else fused.mlp(x, self.ln_2, self.mlp, backend=self.self_attention.backend)
+        if self.mlp is None:
+            return x
+        return fused.mlp(x, self.ln_2, self.mlp[0], self.mlp[2], backend=self.self_attention.backend)
 
 
 class SSDMixer(nn.Module):
@@ -232,6 +234,8 @@ class SSDMixer(nn.Module):
         Returns residual + scale * that, where they are given; scale: B x 1 x 1 x C.
         """
         x_, delta_, B_, C_ = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
-        y = scan.ssd(x_, delta_, -self.A_log.exp(), B_, C_, self.skip, directions=self.directions, backend=self.backend)
-        return fused.norm_linear(y.flatten(2).view_as(x), self.out_norm, self.out_proj, gate=z, gate_first=True,
+        y = scan.ssd(x_, delta_, fused.rates(self.A_log), B_, C_, self.skip, directions=self.directions,
+                     backend=self.backend)
+        y = y.flatten(2).view_as(x)
+        return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, gate_first=True,
                                  scale=scale, residual=residual, backend=self.backend)

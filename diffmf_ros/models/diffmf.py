@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import interpolate, leaky_relu
 
+from . import fused
 from .blocks import (
     SLOPE,
     Conv2d,
@@ -24,7 +25,7 @@ from .blocks import (
     depthwise,
     initialise,
 )
-from .mixing import MAPS, MixingNetwork, seen, start_with_visible
+from .mixing import MAPS, MixingNetwork, start_with_visible
 from .sides import Sides
 
 
@@ -214,7 +215,7 @@ class DiffMF(MixingNetwork):
 
     def maps(self, ir, vi_y):
         """See MixingNetwork."""
-        sources = seen(ir, vi_y)
+        sources = fused.seen(ir, vi_y, backend=self.backend)
         i, v = self.stem_i(sources[0]), self.stem_v(sources[1])
         for extraction in self.rounds:
             i, v = extraction(i, v)

@@ -7,15 +7,16 @@ gradients; elsewhere the plain form runs, which is the modules called one by one
 """
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import scan
-from .kernels import plain
+from .kernels import plain, triton
 
 # What the modules of `scan.BACKENDS` may have beside scans.
-OPERATIONS = 'norm_linear', 'mlp', 'depthwise', 'depthwise_records'
+OPERATIONS = 'norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'seen', 'mix'
 
 
-def form_of(operation: str, x: torch.Tensor, backend: str = 'auto'):
+def form_of(operation: str, x: torch.Tensor, backend='auto'):
     """Return the module whose form of an operation runs on inputs like x.
 
     Args:
@@ -26,7 +27,22 @@ def form_of(operation: str, x: torch.Tensor, backend: str = 'auto'):
     Raises:
         ScanError: backend is unknown or cannot run here.
     """
-    return plain if torch.is_grad_enabled() else scan.backend_for(x, operation, backend)
+    if torch.is_grad_enabled() or triton.refuses(x, states=1) is not None:
+        return plain
+    return scan.backend_for(x, operation, backend)
+
+
+def rates(logs: torch.nn.Parameter) -> torch.Tensor:
+    """Return -exp(logs); where fused forms run it is computed once, until logs change."""
+    if torch.is_grad_enabled() or triton.refuses(logs, states=1) is not None or logs.is_inference():
+        return -logs.exp()
+    state = logs._version, logs.device, logs.data_ptr()
+    if _RATES.get(logs, (None,))[0] != state:
+        _RATES[logs] = state, -logs.exp()
+    return _RATES[logs][1]
+
+
+_RATES = WeakTensorKeyDictionary()
 
 
 def norm_linear(x, norm, layer, *, gate=None, gate_first=False, scale=None, residual=None,
@@ -50,19 +66,19 @@ def norm_linear(x, norm, layer, *, gate=None, gate_first=False, scale=None, resi
     return form.norm_linear(x, norm, layer, gate, gate_first, scale, residual)
 
 
-def mlp(x, norm, layers, *, backend='auto'):
-    """Compute x + layers(norm(x)) of tokens.
+def mlp(x, norm, widen, narrow, *, backend='auto'):
+    """Compute x + narrow(gelu(widen(norm(x)))) of tokens, with the exact GELU.
 
     Args:
         x: B x ... x C, float32 or half precision.
         norm: LayerNorm.
-        layers: Linear, exact GELU and Linear back to C channels.
+        widen, narrow: Linear, from and to C channels.
         backend: As in form_of.
 
     Returns:
         Like x, in the type of the layers if that is wider.
     """
-    return form_of('mlp', x, backend).mlp(x, norm, layers)
+    return form_of('mlp', x, backend).mlp(x, norm, widen, narrow)
 
 
 def depthwise(x, conv, *, minus=None, silu=False, backend='auto'):
@@ -95,3 +111,13 @@ def depthwise_records(x, conv, *weights, backend='auto'):
         share of B: B' x H x W x 4 x record.
     """
     return form_of('depthwise_records', x, backend).depthwise_records(x, conv, *weights)
+
+
+def seen(ir, vi_y, *, backend='auto'):
+    """Return what `mixing.seen` does; backend: as in form_of."""
+    return form_of('seen', ir, backend).seen(ir, vi_y)
+
+
+def mix(ir, vi_y, maps, *, backend='auto'):
+    """Return what `mixing.mix` does; backend: as in form_of."""
+    return form_of('mix', ir, backend).mix(ir, vi_y, maps)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
+from . import fused
+
 MAPS = 4  # that a network gives to mix()
 BASE = 8, 4  # pixels of a mean, and between two: base and detail part there
 BLOCK = 8  # pixels; surround and ground are made of the means of such blocks
@@ -28,6 +30,7 @@ class MixingNetwork(nn.Module):
     """
 
     mixing = True
+    backend = 'auto'  # of fused.seen and fused.mix, which on a GPU stand for seen() and mix()
 
     def forward(self, ir, vi_y, *, with_share: bool = False):
         """Fuse infrared and visible luminance.
@@ -41,8 +44,8 @@ class MixingNetwork(nn.Module):
         """
         self.sides.require(ir, vi_y)
         maps = self.maps(ir, vi_y)
-        fused = mix(ir, vi_y, maps) if self.mixing else maps
-        return (fused, maps[:, :1]) if with_share else fused
+        image = fused.mix(ir, vi_y, maps, backend=self.backend) if self.mixing else maps
+        return (image, maps[:, :1]) if with_share else image
 
 
 def mix(ir, vi_y, maps):
@@ -64,8 +67,8 @@ def mix(ir, vi_y, maps):
     # bound teaches the share nothing, or it would rise to let noise be taken away.
     visible = torch.maximum(LARGEST_GAIN * torch.sigmoid(visible), 1 - share.detach())
     thermal = LARGEST_GAIN * torch.sigmoid(thermal)
-    fused = torch.addcmul(added, visible, vi_y).addcmul(thermal, ir)
-    return fused.addcmul(1 - share - visible, base(vi_y)).addcmul(share - thermal, base(ir))
+    image = torch.addcmul(added, visible, vi_y).addcmul(thermal, ir)
+    return image.addcmul(1 - share - visible, base(vi_y)).addcmul(share - thermal, base(ir))
 
 
 def base(image):

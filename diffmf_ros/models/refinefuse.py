@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, interpolate, leaky_relu, scaled_dot_product_attention
+from torch.nn.functional import interpolate, leaky_relu, scaled_dot_product_attention
 
+from . import fused
 from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialise
-from .mixing import MAPS, MixingNetwork, seen, start_with_visible
+from .mixing import MAPS, MixingNetwork, start_with_visible
 from .sides import Sides
 
 HEAD = 32  # channels of an attention head
@@ -125,11 +126,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.backend = 'auto'
         self.norm = LayerNorm(channels)
         self.widen, self.narrow = Linear(channels, 2 * channels), Linear(2 * channels, channels)
 
     def forward(self, x):
-        return x + self.narrow(gelu(self.widen(self.norm(x))))
+        return fused.mlp(x, self.norm, self.widen, self.narrow, backend=self.backend)
 
 
 class Injection(nn.Module):
@@ -187,13 +189,13 @@ class RefineFuse(MixingNetwork):
 
     def maps(self, ir, vi_y):
         """See MixingNetwork."""
-        (a, b), fused = seen(ir, vi_y), []
+        (a, b), levels = fused.seen(ir, vi_y, backend=self.backend), []
         for encode_a, encode_b, fuse in zip(self.encoder_a, self.encoder_b, self.fusion):
             a, b = encode_a(a), encode_b(b)
-            fused.append(fuse(a, b))
-        x = torch.cat((twice(self.decode_4(fused[3])), fused[2]), dim=1)
-        x = self.inject(twice(self.decode_3(x)), fused[1])
-        x = torch.cat((twice(self.decode_2(x)), fused[0]), dim=1)
+            levels.append(fuse(a, b))
+        x = torch.cat((twice(self.decode_4(levels[3])), levels[2]), dim=1)
+        x = self.inject(twice(self.decode_3(x)), levels[1])
+        x = torch.cat((twice(self.decode_2(x)), levels[0]), dim=1)
         return self.decode_1(x)
 
 

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import conv_transpose2d, linear
 
-from . import scan
+from . import fused, scan
 from .blocks import SS2D, LayerNorm, Linear, PixelConv2d, TokenConv2d, VSSBlock, initialise, linear_weight
-from .mixing import MAPS, MixingNetwork, seen, start_with_visible
+from .mixing import MAPS, MixingNetwork, start_with_visible
 from .sides import Sides
 
 PATCH, STRIDE = 4, 3  # pixels; patches overlap by one
@@ -180,7 +180,7 @@ class S4Fusion(MixingNetwork):
 
     def maps(self, ir, vi_y):
         """See MixingNetwork."""
-        images = seen(ir, vi_y) if self.mixing else (ir, vi_y)
+        images = fused.seen(ir, vi_y, backend=self.backend) if self.mixing else (ir, vi_y)
         x, y = self.patch_embed_x(images[0]), self.patch_embed_y(images[1])
         x, y = self.layers_x[0](x), self.layers_y[0](y)
         finer = x, y

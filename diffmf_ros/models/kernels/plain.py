@@ -4,7 +4,7 @@
 `models.fused` documents them.
 """
 
-from torch.nn.functional import linear, silu
+from torch.nn.functional import gelu, linear, silu
 
 
 def norm_linear(x, norm, layer, gate, gate_first, scale, residual):
@@ -21,9 +21,9 @@ def norm_linear(x, norm, layer, gate, gate_first, scale, residual):
     return y if residual is None else residual + y
 
 
-def mlp(x, norm, layers):
+def mlp(x, norm, widen, narrow):
     """As `fused.mlp`."""
-    return x + layers(norm(x))
+    return x + narrow(gelu(widen(norm(x))))
 
 
 def depthwise(x, other, conv, with_silu):
@@ -37,3 +37,15 @@ def depthwise_records(x, conv, *weights):
     u = depthwise(x, None, conv, True)
     return u, *(linear(part.to(weight.dtype), weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
                 for part, weight in zip(u.chunk(len(weights)), weights))
+
+
+def seen(ir, vi_y):
+    """As `fused.seen`."""
+    from .. import mixing  # which needs the backends, and thereby this module
+    return mixing.seen(ir, vi_y)
+
+
+def mix(ir, vi_y, maps):
+    """As `fused.mix`."""
+    from .. import mixing
+    return mixing.mix(ir, vi_y, maps)

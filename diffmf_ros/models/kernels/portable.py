@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import pad
 
 from .composed import selective_scan_with, ss2d_with, ssd_with
-from .plain import depthwise, depthwise_records, mlp, norm_linear  # noqa: F401, beside the scans
+from .plain import depthwise, depthwise_records, mix, mlp, norm_linear, seen  # noqa: F401, beside the scans
 
 SSD_CHUNK = 64
 

@@ -3,8 +3,6 @@
 
 import torch
 
-from .plain import depthwise, depthwise_records, mlp, norm_linear  # noqa: F401, torch has their shapes
-
 
 def selective_scan(u, *others):
     """As `scan.selective_scan`."""

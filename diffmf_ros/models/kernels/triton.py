@@ -98,3 +98,13 @@ def depthwise(*inputs):
 def depthwise_records(*inputs):
     """As `plain.depthwise_records`."""
     return _kernels().steps.depthwise_records(*inputs)
+
+
+def seen(*inputs):
+    """As `plain.seen`."""
+    return _kernels().steps.seen(*inputs)
+
+
+def mix(*inputs):
+    """As `plain.mix`."""
+    return _kernels().steps.mix(*inputs)

@@ -5,8 +5,10 @@ Imported only where triton is.
 """
 
 from torch import nn
+from torch.nn.functional import gelu
 
 from . import triton_depthwise, triton_rows
+from .triton_mixing import mix, seen  # noqa: F401, have no modules
 from .triton_rows import LAYER_NORM, NO_NORM, RMS_NORM, WIDEST
 
 
@@ -22,13 +24,12 @@ def norm_linear(x, norm, layer, gate, gate_first, scale, residual):
                                    scale, residual)
 
 
-def mlp(x, norm, layers):
-    """As `fused.mlp`; in two kernels for tokens too wide for one."""
-    widen, narrow = layers[0], layers[-1]
+def mlp(x, norm, widen, narrow):
+    """As `fused.mlp`; in several kernels for tokens too wide for one."""
     if x.shape[-1] <= WIDEST:
         return triton_rows.mlp(x, norm.weight, norm.bias, norm.eps, widen.weight, widen.bias,
                                narrow.weight, narrow.bias)
-    inner = layers[1](norm_linear(x, norm, widen, None, False, None, None))
+    inner = gelu(norm_linear(x, norm, widen, None, False, None, None))
     return norm_linear(inner, None, narrow, None, False, None, x)
 
 
