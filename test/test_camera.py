@@ -140,17 +140,18 @@ def test_a_camera_info_that_is_not_usable_is_refused_with_the_reason(changes, wo
         CameraModel.from_info(info(**changes))
 
 
-@pytest.mark.parametrize('model, d', [('thin_prism', (0.1, 0.2)), ('equidistant', (0.1,) * 5),
-                                      ('rational_polynomial', (0.1,) * 12), ('', (0.1,))])
+@pytest.mark.parametrize('model, d', [('double_sphere', (0.1, 0.2)), ('equidistant', (0.1,) * 5),
+                                      ('rational_polynomial', (0.1,) * 15), ('', (0.1,))])
 def test_a_lens_model_that_is_not_known_has_an_output_info_but_no_rays(model, d):
     camera = CameraModel.from_info(info(distortion_model=model, d=list(d)))
 
     assert output_info(camera, (640, 480)).k[0][0] == 520.0
-    with pytest.raises(CalibrationError, match='expected the lens model plumb_bob'):
+    with pytest.raises(CalibrationError, match=f'expected the lens model plumb_bob.*with {len(d)}: calibrate'):
         camera.rays(np.zeros((1, 2)))
 
 
-@pytest.mark.parametrize('model, d', [('', ()), ('plumb_bob', (0.0,) * 5), ('rational_polynomial', (0.0,) * 14)])
+@pytest.mark.parametrize('model, d', [('', ()), ('none', ()), ('None', (0.0,) * 5), ('plumb_bob', (0.0,) * 5),
+                                      ('rational_polynomial', (0.0,) * 14), ('Inverse Brown Conrady', (0.0,) * 5)])
 def test_a_lens_without_distortion_needs_no_model(model, d):
     camera = CameraModel((640, 480), K, d, distortion_model=model)
 
@@ -168,6 +169,44 @@ def test_rays_and_projection_agree_with_opencv_all_over_the_image(camera):
     assert np.abs(camera.project(points) - pixels).max() < 1e-6
     pinhole = (pixels - np.array(camera.k)[:2, 2]) / np.diag(camera.k)[:2]
     assert np.abs(rays - pinhole).max() > 0.02  # there is distortion to be removed
+
+
+MANY = (0.9, 0.2, 3e-4, -2e-4, 0.01, 1.1, 0.35, 0.03, 2e-3, -1e-3, -1.5e-3, 8e-4, 0.012, -0.02)
+
+
+@pytest.mark.parametrize('model, count', [('radtan', 4), ('Brown-Conrady', 5), ('plumb_bob', 8), ('thin_prism', 12),
+                                          ('rational_polynomial', 12), ('plumb_bob', 14), ('opencv', 14)])
+def test_a_lens_of_opencv_is_known_by_every_name_and_number_of_coefficients(model, count):
+    d = MANY[:count] if count > 5 else D[:count]
+    camera = CameraModel((320, 256), THERMAL_CAMERAS['plumb_bob'].k, d, distortion_model=model)
+    pixels = pixel_grid(camera.size, 9)
+
+    rays = camera.rays(pixels)
+
+    points = np.column_stack((rays, np.ones(len(rays)))) * 2.0
+    assert np.abs(projected(camera, points) - pixels).max() < 1e-6
+    assert np.abs(camera.project(points) - pixels).max() < 1e-6
+
+
+@pytest.mark.parametrize('name', ['fisheye', 'equi', 'Kannala Brandt4'])
+def test_equidistant_has_other_names(name):
+    camera = THERMAL_CAMERAS['equidistant']
+    pixels = pixel_grid(camera.size, 9)
+
+    assert np.array_equal(replace(camera, distortion_model=name).rays(pixels), camera.rays(pixels))
+
+
+def test_inverse_brown_conrady_removes_what_the_other_adds():
+    there = CameraModel((640, 480), RGB_CAMERA.k, D[:5])
+    back = replace(there, distortion_model='Inverse Brown Conrady')
+    plane = np.array(((0.1, 0.2), (-0.3, 0.15), (0.4, -0.3)))
+    pixels = plane * (520.0, 523.0) + (317.2, 244.5)
+
+    # What one makes of a direction is what the other sees at a pixel.
+    seen = projected(there, np.column_stack((plane, np.ones(3))))
+    assert np.abs(back.rays(pixels) * (520.0, 523.0) + (317.2, 244.5) - seen).max() < 1e-9
+    rays = back.rays(pixels)
+    assert np.abs(back.project(np.column_stack((rays, np.ones(3)))) - pixels).max() < 1e-5
 
 
 def test_what_is_behind_or_beyond_the_lens_model_has_no_pixel():

@@ -2,7 +2,8 @@
 """Lens distortion: from the direction of a ray to where it meets the image plane at distance 1, and back.
 
 A direction is (x / z, y / z), so only what lies within 90 degrees of the axis has one. The models are OpenCV's, of
-calib3d and its fisheye part, under the names of sensor_msgs. NumPy here, and not OpenCV's functions, because those
+calib3d (with all of its 14 coefficients) and its fisheye part, under the names of sensor_msgs and of the tools that
+drivers take theirs from. NumPy here, and not OpenCV's functions, because those
 are many times slower (80 ms against 1 ms for 640x480 points) and stop undistorting after five steps, 0.4 pixels
 off for a common wide lens.
 """
@@ -23,14 +24,29 @@ _BLOCK = 8192
 _RADII = np.linspace(0.0, 50.0, 100_001)[1:]
 
 
+# Names are compared in lower case with underscores. All of calib3d's have the same coefficients, of which they use
+# some: k1 k2 p1 p2, k3, k4 k5 k6, s1 s2 s3 s4, tau_x tau_y. So their number tells more than the name.
+_CALIB3D = {'plumb_bob', 'rational_polynomial', 'thin_prism', 'tilted', 'radtan', 'radial_tangential', 'brown_conrady',
+            'opencv', 'pinhole', 'perspective'}
+_EQUIDISTANT = {'equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt', 'kannala_brandt4'}
+_INVERSE = {'inverse_brown_conrady'}
+_NONE = {'', 'none'}
+
+
 @dataclass(frozen=True)
 class Lens:
-    """A distortion: scale(r2, d), the radial one of the squared radius, and the tangential coefficients p1 and p2."""
+    """A distortion: scale(r2, d), the radial one of the squared radius, and what calib3d adds to it.
+
+    p1 and p2 are the tangential coefficients, prism the four of a thin prism, tilt the 3x3 matrix of a tilted sensor;
+    empty: none.
+    """
 
     scale: Callable
     d: tuple[float, ...]
     p1: float = 0.0
     p2: float = 0.0
+    prism: tuple[float, ...] = ()
+    tilt: tuple[tuple[float, ...], ...] = ()
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> Plane:
         """Return where rays of direction (x, y), arrays of one shape and float type, meet the plane.
@@ -43,11 +59,18 @@ class Lens:
         if self._fold_r2 < np.inf:
             r2 = np.where(r2 <= self._fold_r2, r2, np.nan)
         scale = self.scale(r2, self.d)
-        if not (self.p1 or self.p2):
-            return x * scale, y * scale
-        xy = 2 * x * y
-        return (x * scale + self.p1 * xy + self.p2 * (r2 + 2 * x * x),
-                y * scale + self.p2 * xy + self.p1 * (r2 + 2 * y * y))
+        to_x, to_y = x * scale, y * scale
+        if self.p1 or self.p2:
+            xy = 2 * x * y
+            to_x = to_x + self.p1 * xy + self.p2 * (r2 + 2 * x * x)
+            to_y = to_y + self.p2 * xy + self.p1 * (r2 + 2 * y * y)
+        if self.prism:
+            s1, s2, s3, s4 = self.prism
+            to_x, to_y = to_x + r2 * (s1 + s2 * r2), to_y + r2 * (s3 + s4 * r2)
+        if self.tilt:
+            a, b, c = (row[0] * to_x + row[1] * to_y + row[2] for row in self.tilt)
+            to_x, to_y = a / c, b / c
+        return to_x, to_y
 
     def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
         """Return the directions (float64) whose rays meet the plane at (x, y); NaN where there is none."""
@@ -85,7 +108,8 @@ class Lens:
 
     @cached_property
     def _bends(self) -> bool:
-        return self.scale is _equidistant or any(self.d) or bool(self.p1 or self.p2)
+        return (self.scale is _equidistant or any(self.d)
+                or bool(self.p1 or self.p2 or any(self.prism) or self.tilt))
 
     @cached_property
     def _fold_r2(self) -> float:
@@ -95,18 +119,56 @@ class Lens:
         return float(_RADII[fold[0]] ** 2) if fold.size else np.inf
 
 
-def make_lens(distortion_model: str, d: tuple[float, ...]) -> Lens:
+@dataclass(frozen=True)
+class InverseLens:
+    """The lens whose distortion is what another one removes, as Intel's inverse Brown-Conrady model."""
+
+    of: Lens
+
+    def distort(self, x: np.ndarray, y: np.ndarray) -> Plane:
+        """Return where rays of direction (x, y) meet the plane, of their float type; NaN where there is no place."""
+        to_x, to_y = self.of.undistort(x, y)
+        kind = np.result_type(x)
+        return to_x.astype(kind, copy=False), to_y.astype(kind, copy=False)
+
+    def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
+        """Return the directions (float64) whose rays meet the plane at (x, y); NaN where there is none."""
+        return self.of.distort(np.asarray(x, np.float64), np.asarray(y, np.float64))
+
+
+def make_lens(distortion_model: str, d: tuple[float, ...]) -> Lens | InverseLens:
     """Return the lens of a camera info. Raises ValueError for a model or a number of coefficients not known here."""
-    while d and d[-1] == 0:
-        d = d[:-1]
-    if distortion_model in ('plumb_bob', 'rational_polynomial') or not (d or distortion_model):
-        if len(d) <= (5 if distortion_model == 'plumb_bob' else 8):
-            k1, k2, p1, p2, *others = (*d, *(0.0,) * (8 - len(d)))
-            return Lens(_rational if any(others[1:]) else _polynomial, (k1, k2, *others), p1, p2)
-    elif distortion_model == 'equidistant' and len(d) <= 4:
-        return Lens(_equidistant, (*d, *(0.0,) * (4 - len(d))))
-    raise ValueError(f'expected the lens model plumb_bob (up to 5 coefficients), rational_polynomial (8) or '
-                     f'equidistant (4), got {distortion_model or "none"} with {len(d)}: calibrate with one of these')
+    name = distortion_model.strip().lower().replace('-', '_').replace(' ', '_')
+    used = d
+    while used and used[-1] == 0:
+        used = used[:-1]
+    if name in _EQUIDISTANT and len(used) <= 4:
+        return Lens(_equidistant, (*used, *(0.0,) * (4 - len(used))))
+    if name in _CALIB3D and len(used) <= 14:
+        return _calib3d(used)
+    if name in _INVERSE and len(used) <= 5:
+        return InverseLens(_calib3d(used)) if used else _calib3d(used)
+    if name in _NONE and not used:
+        return _calib3d(used)
+    raise ValueError(f'expected the lens model plumb_bob, rational_polynomial (either up to 14 coefficients, in '
+                     f'the order of OpenCV) or equidistant (4), got {distortion_model or "none"} with {len(d)}: '
+                     'calibrate with one of these')
+
+
+def _calib3d(d: tuple[float, ...]) -> Lens:
+    """Return the lens of up to 14 coefficients of calib3d."""
+    k1, k2, p1, p2, k3, k4, k5, k6, *prism, tau_x, tau_y = (*d, *(0.0,) * (14 - len(d)))
+    return Lens(_rational if any((k4, k5, k6)) else _polynomial, (k1, k2, k3, k4, k5, k6), p1, p2,
+                prism=tuple(prism) if any(prism) else (), tilt=_tilt(tau_x, tau_y) if tau_x or tau_y else ())
+
+
+def _tilt(tau_x: float, tau_y: float) -> tuple[tuple[float, ...], ...]:
+    """Return the 3x3 matrix of a sensor that is turned by so many radians about its axes."""
+    about_x = np.array(((1, 0, 0), (0, np.cos(tau_x), np.sin(tau_x)), (0, -np.sin(tau_x), np.cos(tau_x))))
+    about_y = np.array(((np.cos(tau_y), 0, -np.sin(tau_y)), (0, 1, 0), (np.sin(tau_y), 0, np.cos(tau_y))))
+    turn = about_y @ about_x
+    onto_sensor = np.array(((turn[2, 2], 0, -turn[0, 2]), (0, turn[2, 2], -turn[1, 2]), (0, 0, 1)))
+    return tuple(tuple(map(float, row)) for row in onto_sensor @ turn)
 
 
 def _polynomial(r2, d):
