@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera driver of a process of its own: python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE]].
+"""A camera driver of a process of its own: python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE [AHEAD_S]]].
 
 TYPE is Image, CompressedImage or None, which sends nothing. It sends bgr8 images of SIZE, 640x480 unless given,
-at RATE, 30 Hz unless given.
+at RATE, 30 Hz unless given, with stamps that are AHEAD_S, 0 unless given.
 """
 
 import sys
@@ -15,11 +15,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from diffmf_ros.ros.messages import make_header, make_image
 from diffmf_ros.ros.qos import profile
 
-DEFAULTS = ('640x480', '30')
+DEFAULTS = ('640x480', '30', '0')
 
 
 def main() -> None:
-    topic, kind, reliability, size, rate_hz = *sys.argv[1:], *DEFAULTS[len(sys.argv) - 4:]
+    topic, kind, reliability, size, rate_hz, ahead_s = *sys.argv[1:], *DEFAULTS[len(sys.argv) - 4:]
     width, height = map(int, size.split('x'))
     rclpy.init()
     node = rclpy.create_node('driver')
@@ -31,7 +31,7 @@ def main() -> None:
     def send():
         if kind != 'Image':
             return
-        now_ns = time.time_ns()
+        now_ns = time.time_ns() + round(float(ahead_s) * 1e9)
         picture[:] += 1  # no two images of a camera are equal
         publisher.publish(make_image(picture, 'bgr8', make_header(now_ns, 'camera')))
 

@@ -276,7 +276,7 @@ def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is
     ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {'size': [640, 480]}}, False, 'rgb_camera: expected the keys'),
     ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {**block(RGB_CAMERA), 'k': [[0, 0, 0]] * 3}}, False,
      'rgb_camera: expected k to be'),
-    ({'thermal_from_rgb': MOUNTING, 'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'tilted'}}, False,
+    ({'thermal_from_rgb': MOUNTING, 'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'double_sphere'}}, False,
      'thermal_camera: expected the lens model'),
 ])
 def test_each_unusable_rig_file_has_its_own_error(file, content, from_tf, words):
@@ -333,3 +333,23 @@ def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig
         setter.join(timeout=10)
 
     assert all(any(np.array_equal(table, one) for one in known.values()) for table in found)
+
+
+def test_rectified_images_with_the_infos_of_the_raw_ones_are_aligned_by_their_projections():
+    # Given cameras whose drivers rectify, with other focal lengths and, of a stereo pair, turned axes
+    turn = cv2.Rodrigues(np.array((0.02, -0.03, 0.01)))[0]
+    p = ((480.0, 0.0, 325.0, 0.0), (0.0, 480.0, 238.0, 0.0), (0.0, 0.0, 1.0, 0.0))
+    rgb = replace(RGB_CAMERA, p=p, r=tuple(map(tuple, turn.tolist())))
+    thermal = replace(WIDE_THERMAL, p=((230.0, 0.0, 160.0, 0.0), (0.0, 230.0, 127.0, 0.0), (0.0, 0.0, 1.0, 0.0)))
+    aligner = Aligner(AlignmentSettings(from_tf=True, rgb_rectified=True, thermal_rectified=True, plane_depth_m=15.0))
+    aligner.set_camera('rgb', rgb)
+    aligner.set_camera('thermal', thermal)
+    aligner.set_extrinsics(EXTRINSICS)
+
+    x, y = aligner.mapping(**SIZES).thermal_tables
+
+    # then an RGB pixel is where OpenCV finds its point, on the plane across the rectified view, in rectified thermal
+    ray = np.array(((600 - 325.0) / 480.0, (440 - 238.0) / 480.0, 1.0)) * 15.0
+    point = np.array(EXTRINSICS.rotation) @ (turn.T @ ray) + EXTRINSICS.translation_m
+    assert (x[440, 600], y[440, 600]) == pytest.approx(
+        (230.0 * point[0] / point[2] + 160.0, 230.0 * point[1] / point[2] + 127.0), abs=0.01)

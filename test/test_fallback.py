@@ -235,6 +235,22 @@ def test_frames_that_do_not_arrive_are_no_fault_of_the_clocks():
     assert 'clock' not in rig.fallback.reason
 
 
+@pytest.mark.parametrize('ahead_s, so_far_ms', [(37.0, 0.0), (-2.4, 0.0), (37.0, 1500.0), (-1.7e9, 0.0)])
+def test_the_offset_that_makes_up_for_a_constant_difference_of_the_clocks_is_proposed(ahead_s, so_far_ms):
+    rig = Rig(faults={THERMAL: between(0, 9, {'stamp_s': ahead_s})}, rates={THERMAL: 9.0})
+    rig.fallback.sync = SyncSettings(thermal_offset_ms=so_far_ms)
+    rig.pairing = ClosestPairing(rig.fallback.sync)
+
+    rig.run(5)
+
+    proposed_ms = float(rig.fallback.reason.partition('thermal_offset_ms: ')[2].partition(' ')[0])
+    assert proposed_ms == pytest.approx(-1000 * ahead_s, abs=6)  # thermal is on its way for 6 ms, RGB for none
+    # A rig with that offset fuses.
+    again = Rig(faults={THERMAL: between(0, 9, {'stamp_s': ahead_s})}, rates={THERMAL: 9.0})
+    again.pairing = ClosestPairing(SyncSettings(thermal_offset_ms=proposed_ms))
+    assert again.run(5).modes(1.2, 5) == {BOTH}
+
+
 @pytest.mark.parametrize('ahead_s', [3600.0, -3600.0, 5.0])
 def test_a_clock_that_is_right_again_is_fused_again(ahead_s):
     rig = Rig(faults={THERMAL: between(2, 4, {'stamp_s': ahead_s})}).run(6)

@@ -131,3 +131,41 @@ def test_every_rgb_frame_leaves_beside_a_slower_thermal_camera(start_node, start
     assert 'are fused with the last thermal frame, up to 1' in values_of(reports[-1])['notes']
     assert 'thermal comes at ' in node.output
     assert {values_of(state)['held'] for state in states[-20:]} == {'true', 'false'}
+
+
+def test_clocks_that_differ_by_a_constant_are_fused_with_the_offset_that_the_log_proposes(
+        start_node, start_camera, peer):
+    start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48')
+    start_camera('/thermal/image_raw', 'Image', 'reliable', '32x24', 30, 37)
+    node = start_node('-r', '__node:=first')
+    said = 'sync.thermal_offset_ms: '
+    peer.wait_for(lambda: said in node.output, 'the proposal')
+
+    proposed_ms = float(node.output.partition(said)[2].partition(' ')[0])
+    assert proposed_ms == pytest.approx(-37000, abs=100)
+    assert node.stop() == 0
+    states = peer.collect(DiagnosticArray, '/fused/status')
+    start_node('-r', '__node:=second', '-p', f'sync.thermal_offset_ms:={proposed_ms}')
+
+    peer.wait_for(lambda: states and values_of(states[-1])['mode'] == 'CLASSICAL', 'fused images')
+
+
+def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibration(start_node, start_camera, peer):
+    info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0],
+                      distortion_model='plumb_bob', d=[-0.3, 0.1, 0.0, 0.0, 0.0],
+                      p=[40.0, 0.0, 31.0, 0.0, 0.0, 40.0, 23.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    publisher = peer.node.create_publisher(CameraInfo, '/camera/camera_info',
+                                           profile('reliable', depth=1, latched=True))
+    publisher.publish(info)
+    infos = peer.collect(CameraInfo, '/fused/camera_info')
+    start_camera('/camera/image_rect', 'Image', 'reliable', '64x48')
+    remapped = ('-r', 'rgb/image_raw:=/camera/image_rect')
+
+    node = start_node(*remapped)
+    doubt = '/camera/image_rect looks rectified by its name, but its camera info describes a lens with distortion'
+    peer.wait_for(lambda: doubt in node.output, 'the doubt')
+    node.stop()
+
+    node = start_node(*remapped, '-p', 'alignment.rgb_rectified:=true')
+    peer.wait_for(lambda: infos and infos[-1].k[0] == 40.0, 'the calibration of the rectified image')
+    assert not any(infos[-1].d) and doubt not in node.output

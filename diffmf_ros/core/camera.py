@@ -21,13 +21,18 @@ class CalibrationError(DiffmfError):
     """A calibration is not usable, or not for this image."""
 
 
+class Uncalibrated(CalibrationError):
+    """A camera info of a camera that nobody has calibrated: K is zero."""
+
+
 @dataclass(frozen=True)
 class CameraModel:
     """A calibration for images of one (width, height).
 
     k: 3x3 intrinsics, in pixels; d: lens distortion as distortion_model (plumb_bob, rational_polynomial or
     equidistant; else rays() and project() raise) orders it; r: 3x3 rectification; p: 3x4 projection of the
-    rectified image, None: k. Raises CalibrationError for values that no camera has.
+    rectified image, None: k; turned: 3x3 rotation from the optical frame to the axes of these images, which differ
+    when the images are rectified. Raises CalibrationError for values that no camera has.
     """
 
     size: Size
@@ -37,6 +42,7 @@ class CameraModel:
     r: Matrix = IDENTITY
     distortion_model: str = 'plumb_bob'
     frame_id: str = ''
+    turned: Matrix = IDENTITY
 
     def __post_init__(self):
         if self.p is None:
@@ -53,7 +59,7 @@ class CameraModel:
         k, r, p = (np.asarray(values, float) for values in (message.k, message.r, message.p))
         size = int(message.width), int(message.height)
         if not k.any():
-            raise CalibrationError('expected a calibration, got a camera info whose K is zero: calibrate the camera')
+            raise Uncalibrated('expected a calibration, got a camera info whose K is zero: calibrate the camera')
         camera = cls(size, nested(k.reshape(3, 3)), tuple(map(float, message.d)),
                      nested(p.reshape(3, 4)) if p.any() else None, nested(r.reshape(3, 3)) if r.any() else IDENTITY,
                      message.distortion_model, message.header.frame_id)
@@ -78,6 +84,16 @@ class CameraModel:
                 f'the calibration is for {own_width}x{own_height}, the image has {width}x{height}, which is no scaled '
                 'copy of it: calibrate at this size, or let the camera publish its region of interest (roi)')
         return self if (width, height) == self.size else self._resampled((width, height), across, down)
+
+    @property
+    def bends(self) -> bool:
+        """Whether d says that raw images are distorted."""
+        return any(self.d)
+
+    def rectified(self) -> 'CameraModel':
+        """Return the model of the rectified image of the same camera: p, without distortion."""
+        return replace(self, k=nested(np.array(self.p)[:, :3]), d=(), r=IDENTITY, distortion_model='plumb_bob',
+                       turned=self.r)
 
     def cropped(self, x: int, y: int, width: int, height: int) -> 'CameraModel':
         """Return the model of the width x height pixels whose upper left one is (x, y).

@@ -8,7 +8,7 @@ from enum import Enum
 from .clock_jumps import JUMP_NS
 from .frames import RGB, THERMAL, Frame, Pair
 from .freshness import State, StreamHealth
-from .settings import HealthSettings
+from .settings import HealthSettings, SyncSettings
 
 
 class Sources(str, Enum):
@@ -34,13 +34,14 @@ class Fallback:
     source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
     changes, pairs are waited for again for a moment.
 
-    `latest` is what sources said last. base is the stream whose stamps the fused images bear (setting
+    `latest` is what sources said last. sync, by which offsets are proposed, may be assigned. base is the stream whose stamps the fused images bear (setting
     alignment.output_grid). `dropped` counts what serve left out: 'outdated' pairs (a frame of them had arrived
     source_timeout_s before) and 'already_out' (no newer than what was put out before).
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
         self.base = base
+        self.sync = SyncSettings()
         self.dropped: Counter[str] = Counter()
         self.rgb, self.thermal = StreamHealth(settings), StreamHealth(settings)
         self.streams = {RGB: self.rgb, THERMAL: self.thermal}
@@ -149,11 +150,26 @@ class Fallback:
         lossy = [f'{stream.missing_share:.0%} of the {name} frames do not arrive'
                  for name, stream in self.streams.items() if stream.hint]
         rgb_ns, thermal_ns = self.rgb.newest_stamp_ns, self.thermal.newest_stamp_ns
-        if lossy and rgb_ns and thermal_ns and abs(thermal_ns - rgb_ns) <= _OTHER_CLOCK_NS:
+        if not rgb_ns or not thermal_ns:
+            return f'{said}not both send stamps'
+        offset_ns = round((self.sync.thermal_offset_ms - self.sync.rgb_offset_ms) * 1e6)
+        apart_ns = thermal_ns - rgb_ns + offset_ns
+        if lossy and abs(apart_ns) <= _OTHER_CLOCK_NS:
             return said + ' and '.join(lossy)
-        difference = (f'the newest thermal stamp is {(thermal_ns - rgb_ns) / 1e9:+.3f} s from that of rgb'
-                      if rgb_ns and thermal_ns else 'not both send stamps')
-        return f'{said}{difference} (check the clocks, sync.thermal_offset_ms and sync.max_distance_ms)'
+        corrected = ', with the offsets' if offset_ns else ''
+        return (f'{said}the newest thermal stamp is {apart_ns / 1e9:+.3f} s from that of rgb{corrected} (check the '
+                f'clocks, sync.thermal_offset_ms and sync.max_distance_ms{self._proposal(offset_ns)})')
+
+    def _proposal(self, offset_ns: int) -> str:
+        """Return the offset by which frames that arrive together would be paired, as words; empty if it is small.
+
+        By arrivals and not by the newest stamps, of which one is up to a period older than the other.
+        """
+        apart_ns = self.thermal.lead_ns - self.rgb.lead_ns + offset_ns
+        if abs(apart_ns) <= self.sync.max_distance_ms * 1e6:
+            return ''
+        return (f'; by the arrivals, sync.thermal_offset_ms: {self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '
+                'make up for it')
 
     def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
         first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)

@@ -2,7 +2,9 @@
 """Is what a camera sends new? Per-stream state OK, STALE, FROZEN or LOST, with hysteresis."""
 
 import math
+from collections import deque
 from enum import Enum
+from statistics import median_low
 
 from .cadence import Cadence, MissingFrames
 from .clock_jumps import JUMP_NS
@@ -20,6 +22,8 @@ NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
 CALM_FRAMES = 8
 # From here on it is not chance: the default transport loses most large images, the profile nearly none.
 MANY_MISSING = 0.2
+# Frames by which the clock of a camera is compared with that of the arrivals.
+_LEADS = 15
 
 
 class State(str, Enum):
@@ -68,6 +72,7 @@ class StreamHealth:
         self._good = 0
         self._returning_from: State | None = None
         self._new = True
+        self._leads_ns: deque[int] = deque(maxlen=_LEADS)
 
     def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
         """Take a decoded frame. clock_ns is the time at its arrival on the clock of its stamp, if known."""
@@ -86,6 +91,8 @@ class StreamHealth:
         self._arrived_ns = now_ns
         self.frames += 1
         self._take_stamp(frame.stamp_ns, clock_ns)
+        if frame.stamp_ns:
+            self._leads_ns.append(frame.stamp_ns - now_ns)
         self._judge_pixels(frame)
 
     def refused(self, now_ns: int) -> None:
@@ -174,6 +181,11 @@ class StreamHealth:
         """Silence after which the stream is LOST."""
         return round(max(self.settings.source_timeout_s * 1e9, LOST_PERIODS * (self.arrivals.usual_ns or 0)))
 
+    @property
+    def lead_ns(self) -> int | None:
+        """How far its stamps are ahead of the clock of the arrivals, usually; None before the first."""
+        return median_low(self._leads_ns) if self._leads_ns else None
+
     def rate_hz(self, now_ns: int) -> float:
         """Fresh frames a second over the newest 5 s; 0 for fewer than two."""
         return self.arrivals.rate_hz(now_ns)
@@ -241,6 +253,7 @@ class StreamHealth:
             self._calm += 1
             return
         self._missing.reset()
+        self._leads_ns.clear()
         if self._calm >= CALM_FRAMES:
             self._clock_changed_ns = self._arrived_ns
         self._calm = 0

@@ -97,7 +97,7 @@ class Aligner:
                         for stream, size in ((RGB, rgb_size), (THERMAL, thermal_size)))
         # Thermal shifted by some RGB pixels is the RGB camera with another principal point.
         rgb = rgb.shifted(setup.settings.trim_x_px, setup.settings.trim_y_px)
-        return self._rigs(rgb, thermal, setup.mounting)
+        return self._rigs(rgb, thermal, setup.mounting.between(rgb.turned, thermal.turned))
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,11 @@ class _Setup:
     live_depth_m: float | None = None
 
     def camera(self, stream: str) -> CameraModel | None:
-        """The calibration in use: of the file, else of the camera info."""
-        return getattr(self.source, stream, None) or getattr(self, stream)
+        """The calibration in use: of the file, else of the camera info, which may be that of the raw images."""
+        if (of_file := getattr(self.source, stream, None)) is not None:
+            return of_file
+        of_info = getattr(self, stream)
+        return of_info.rectified() if of_info and getattr(self.settings, f'{stream}_rectified') else of_info
 
     @property
     def mounting(self) -> Extrinsics | None:
@@ -143,7 +146,8 @@ class _Setup:
             raise AlignmentError(f'expected a depth above 0 m, got {self.live_depth_m} m')
         if self.has_rig:
             try:
-                Rig(self.camera(RGB), self.camera(THERMAL), self.mounting).require_depth(self.depth_m)
+                rgb, thermal = self.camera(RGB), self.camera(THERMAL)
+                Rig(rgb, thermal, self.mounting.between(rgb.turned, thermal.turned)).require_depth(self.depth_m)
             except CalibrationError as error:
                 raise AlignmentError(str(error)) from error
 

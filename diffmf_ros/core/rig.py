@@ -46,6 +46,11 @@ class Extrinsics:
             raise AlignmentError('the rotation mirrors; is an axis of one camera turned round? Optical frames have x '
                                  'to the right, y down and z forward')
 
+    def between(self, rgb_turned: tuple, thermal_turned: tuple) -> 'Extrinsics':
+        """Return the extrinsics between the axes of images that are turned against the optical frames (3x3 each)."""
+        rgb, thermal = np.array(rgb_turned), np.array(thermal_turned)
+        return Extrinsics(nested(thermal @ self.rotation @ rgb.T), tuple(map(float, thermal @ self.translation_m)))
+
     @classmethod
     def from_quaternion(cls, xyzw: tuple[float, ...], translation_m: tuple[float, ...]) -> 'Extrinsics':
         """Return the extrinsics of a TF transform. Raises AlignmentError for a quaternion of length zero."""

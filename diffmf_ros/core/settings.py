@@ -33,6 +33,7 @@ def _require_order(group: str, settings: Any, low: str, high: str) -> None:
                             f'{getattr(settings, high)}')
 
 
+LONGEST_OFFSET_MS = 4e12  # a century: one clock may count from 1970, the other from when it was switched on
 AUTO_PRESET = {'diffmf': 'nano'}  # docs/quality.md: on a CPU the best of its presets; else light
 
 
@@ -60,9 +61,9 @@ class SyncSettings:
         -1.0, 'an RGB frame without a partner takes the last thermal frame, up to this much older; 0: never; '
         '-1: one period of a thermal camera that is slower than RGB', low=-1.0, high=10_000.0)
     rgb_offset_ms: float = _setting(
-        0.0, 'added to every RGB stamp before pairing', low=-1000.0, high=1000.0)
+        0.0, 'added to every RGB stamp before pairing', low=-LONGEST_OFFSET_MS, high=LONGEST_OFFSET_MS)
     thermal_offset_ms: float = _setting(
-        0.0, 'added to every thermal stamp before pairing', low=-1000.0, high=1000.0)
+        0.0, 'added to every thermal stamp before pairing', low=-LONGEST_OFFSET_MS, high=LONGEST_OFFSET_MS)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ class AlignmentSettings:
         low=0.1, high=100_000.0)
     depth_from_range: bool = _setting(
         False, 'with extrinsics: the topic range (sensor_msgs/Range) replaces plane_depth_m')
+    rgb_rectified: bool = _setting(
+        False, 'the RGB images are rectified: of their camera info the projection P holds, and no lens distortion')
+    thermal_rectified: bool = _setting(False, 'the same of the thermal images')
     trim_x_px: float = _setting(
         0.0, 'shifts thermal to the right by this many pixels of the RGB image', low=-1000.0, high=1000.0)
     trim_y_px: float = _setting(

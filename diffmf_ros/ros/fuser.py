@@ -40,13 +40,14 @@ class Fuser:
     """Fuses jobs with pipeline and publishes what comes out; counts in tally.
 
     `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by the
-    session while it runs; `complaints` says what is wrong with the calibration of the last image.
+    session while it runs; `informed` has the streams of which a camera info has come; `complaints` says what is wrong with the calibration of the last image.
     """
 
     def __init__(self, node, pipeline, outputs: Outputs, tally: status.Tally, settings: Settings):
         self.settings = settings
         self.scale = WorkingScale(settings)
         self.cameras: dict[str, CameraModel] = {}
+        self.informed: set[str] = set()
         self.complaints: tuple[str, ...] = ()
         self._node, self._pipeline, self._outputs, self._tally = node, pipeline, outputs, tally
         self._network = None
@@ -101,7 +102,9 @@ class Fuser:
     def _publish(self, job: Job, result: FusionResult) -> None:
         camera = self.cameras.get(result.grid)
         complaint = self._outputs.publish(result, camera=camera, jpeg_quality=self.settings.output.jpeg_quality)
-        if camera is None:
+        if camera is None and result.grid in self.informed:
+            complaint = ''  # its calibration is missing or not usable, which the session says
+        elif camera is None:
             complaint = f'nothing received on {result.grid}/camera_info: fused/camera_info is uncalibrated'
         elif complaint:
             complaint = f'{result.grid}/camera_info: {complaint}; fused/camera_info is uncalibrated'

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Range
 from std_msgs.msg import Bool
 
-from ..core.camera import CalibrationError, CameraModel
+from ..core.camera import CalibrationError, CameraModel, Uncalibrated
 from ..core.frames import RGB, THERMAL, Frame, FrameError
 from ..core.geometry import AlignmentError
 from ..core.settings import Settings
@@ -104,6 +104,9 @@ class Inputs:
         self._known[stream] = content
         try:
             camera = CameraModel.from_info(message)
+        except Uncalibrated:  # no fault: who needs a calibration says that it is missing
+            self._handlers.complaint(stream, '')
+            self._handlers.camera(stream, None)
         except CalibrationError as error:
             self._handlers.complaint(stream, f'{stream}/camera_info is not usable: {error}')
             self._handlers.camera(stream, None)

@@ -13,7 +13,7 @@ from rclpy.duration import Duration
 
 from ..core.camera import CameraModel
 from ..core.fallback import Fallback, Sources
-from ..core.frames import Frame, FrameError, Pair, refuse_too_large
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair, refuse_too_large
 from ..core.settings import Settings
 from .filter_pairing import make_pairing
 from .fuser import Fuser, Job
@@ -38,6 +38,8 @@ class Session:
         self._node, self._settings, self._pipeline, self._outputs = node, settings, pipeline, outputs
         self._pairing = make_pairing(settings.sync)
         self._fallback = Fallback(settings.health, base=settings.alignment.output_grid)
+        self._fallback.sync = settings.sync
+        self._calibrations: dict[str, CameraModel] = {}
         self._tally = Tally()
         self._reporter = Reporter(node, model=pipeline.description, device=pipeline.device)
         self.fuser = Fuser(node, pipeline, outputs, self._tally, settings)
@@ -83,6 +85,7 @@ class Session:
         before, self._settings = self._settings, settings
         self.fuser.settings = settings
         if settings.sync != before.sync:
+            self._fallback.sync = settings.sync
             self._pairing.flush()
             so_far, self._pairing = self._pairing.dropped, make_pairing(settings.sync)
             self._pairing.dropped.update(so_far)
@@ -91,6 +94,7 @@ class Session:
                 before.model, before.scale, before.adaptive_scale):
             self.fuser.scale = WorkingScale(settings)
         if settings.alignment != before.alignment:
+            self._use_calibrations()
             self._transforms.destroy()
             self._transforms = Transforms.make(self._node, settings)
             if not settings.alignment.depth_from_range:
@@ -163,7 +167,8 @@ class Session:
         if note and not self._hold_note:
             self._node.get_logger().info(f'{note} (sync.hold_last_ms; 0: never)')
         self._hold_note = note or ''
-        return [note] if note else []
+        uncalibrated = sorted(self.fuser.informed - self._calibrations.keys())
+        return [*filter(None, [note]), *(f'{stream} is not calibrated, by its camera info' for stream in uncalibrated)]
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
         self._tally.count(f'{stream}_in')
@@ -171,9 +176,32 @@ class Session:
         self.fuser.lose(error.reason, f'{stream} frame refused: {error}', stream=stream)
 
     def _on_camera(self, stream: str, camera: CameraModel | None) -> None:
-        others = {name: known for name, known in self.fuser.cameras.items() if name != stream}
-        self.fuser.cameras = {**others, stream: camera} if camera else others
+        self._calibrations.pop(stream, None)
+        if camera is not None:
+            self._calibrations[stream] = camera
+        self.fuser.informed.add(stream)
         self._pipeline.aligner.set_camera(stream, camera)
+        self._use_calibrations()
+
+    def _use_calibrations(self) -> None:
+        """Give the calibrations of the images as they are, rectified or not, to what needs them."""
+        alignment = self._settings.alignment
+        rectified = {RGB: alignment.rgb_rectified, THERMAL: alignment.thermal_rectified}
+        self.fuser.cameras = {stream: camera.rectified() if rectified[stream] else camera
+                              for stream, camera in self._calibrations.items()}
+        for stream, camera in self._calibrations.items():
+            doubt = '' if rectified[stream] else self._doubt(stream, camera)
+            if doubt and doubt != self._complaints.get(f'{stream} rectified'):
+                self._node.get_logger().warning(doubt)
+            self._complaints[f'{stream} rectified'] = doubt
+
+    def _doubt(self, stream: str, camera: CameraModel) -> str:
+        """Say that images may be rectified, by the name of their topic, although nobody has said so; or ''."""
+        topic = self._inputs.watches[stream].topic if self.enabled else ''
+        if not camera.bends or 'rect' not in topic.removesuffix('/compressed').rpartition('/')[2]:
+            return ''
+        return (f'{topic} looks rectified by its name, but its camera info describes a lens with distortion: set '
+                f'alignment.{stream}_rectified to true, if it is')
 
     def _now_ns(self) -> int:
         """The clock by which cameras are late: simulated time, or one that nobody sets."""
