@@ -65,17 +65,31 @@ def test_without_degradations_the_network_gets_what_the_target_is_made_of():
     assert np.array_equal(batch.vi_y, batch.clean_y)
 
 
-def test_noise_is_in_what_the_network_gets_and_nowhere_else():
-    chances = Degradations(**{**{field.name: 0.0 for field in fields(Degradations)},
-                              'visible_noise': 1.0, 'thermal_noise': 1.0})
-    noisy, clean = (CropSampler(PAIRS, crop=32, batch=1, seed=0, degradations=d).batch(3)
+def with_and_without(**chances):
+    """The same batch with degradations of these chances and without any, both unmirrored alike."""
+    chances = Degradations(**{field.name: chances.get(field.name, 0.0)
+                              for field in fields(Degradations)})
+    other, plain = (CropSampler(PAIRS, crop=32, batch=1, seed=0, degradations=d).batch(3)
                     for d in (chances, NONE))
+    same = np.array_equal(other.clean_y, plain.clean_y)
+    return other, plain if same else plain.mapped(lambda image: image[..., ::-1])
+
+
+def test_thermal_noise_is_in_what_the_network_gets_and_nowhere_else():
+    noisy, plain = with_and_without(thermal_noise=1.0)
     assert not np.array_equal(noisy.ir, noisy.clean_ir)
-    assert not np.array_equal(noisy.vi_y, noisy.clean_y)
-    unlike = [name for name in ('clean_ir', 'clean_y', 'target', 'warm', 'share')
-              if np.sort(getattr(noisy, name).ravel()).tolist()
-              != np.sort(getattr(clean, name).ravel()).tolist()]  # mirrored or not
-    assert unlike == []
+    for name in ('vi_y', 'clean_ir', 'clean_y', 'target', 'warm', 'share'):
+        assert np.array_equal(getattr(noisy, name), getattr(plain, name)), name
+
+
+def test_visible_noise_stays_in_the_target_as_far_as_its_base_is_visible():
+    noisy, plain = with_and_without(visible_noise=1.0)
+    noise = noisy.vi_y - noisy.clean_y
+    assert noise.std() > 1e-3
+    expected = np.clip(plain.target + (1 - plain.share) * noise, 0, 1)
+    np.testing.assert_allclose(noisy.target, expected, atol=1e-6)
+    for name in ('ir', 'clean_ir', 'clean_y', 'warm', 'share'):
+        assert np.array_equal(getattr(noisy, name), getattr(plain, name)), name
 
 
 def test_the_target_of_flat_thermal_is_the_visible_image():

@@ -34,7 +34,7 @@ class Batch:
     Attributes:
         ir, vi_y: What the network gets.
         clean_ir, clean_y: The same without noise.
-        target: What the network is to make of them.
+        target: What the network is to make of them, with visible noise where its base is visible.
         warm: 1 on warm objects.
         share: Thermal share of the base in the target, 0 to 1.
     """
@@ -100,7 +100,10 @@ class CropSampler:
         y = degraded_visible(y, random, self._degradations)
         target = fused_target(ir, y, scene)
         noisy_y, noisy_ir = with_noise(y, ir, random, self._degradations)
-        images = noisy_ir, noisy_y, ir, y, target.image, target.warm, target.share
+        # Visible noise stays where the base is visible. Asked to take it away, a network takes
+        # fine texture along.
+        wanted = np.clip(target.image + (1 - target.share) * (noisy_y - y), 0, 1)
+        images = noisy_ir, noisy_y, ir, y, wanted, target.warm, target.share
         mirrored = random.random() < 0.5
         return [np.ascontiguousarray(image[:, ::-1]) for image in images] if mirrored else images
 

@@ -2,8 +2,8 @@
 """What cameras and weather do to a clean pair, so that a network meets it in training.
 
 Every function takes and returns H x W float32 in [0, 1] and draws from `random`. What changes the
-scene (veil, darkness, saturation, another thermal range) also changes the target; noise does not:
-the target is made before it.
+scene (veil, darkness, saturation, another thermal range) also changes the target; noise of thermal
+does not, and that of the visible image is added to the target where its base is visible.
 """
 
 from dataclasses import dataclass

@@ -112,7 +112,7 @@ def target_edges(fused, batch):
     Where thermal is flat that is the visible gradient, however faint, where the visible image is
     flat the thermal one, and elsewhere that of the target.
     """
-    edges_i, edges_v = sobel(batch.clean_ir), sobel(batch.clean_y)
+    edges_i, edges_v = sobel(batch.clean_ir), sobel(batch.vi_y)
     flat_i, flat_v = is_flat(batch.clean_ir), is_flat(batch.clean_y)
     wanted = torch.where(flat_i, edges_v, torch.where(flat_v, edges_i, sobel(batch.target)))
     return magnitude(sobel(fused) - wanted).mean()
