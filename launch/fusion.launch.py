@@ -1,22 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the fusion node: ros2 launch diffmf_ros fusion.launch.py [argument:=value ...]."""
+"""Start the fusion node: ros2 launch diffmf_ros fusion.launch.py [argument:=value ...].
+
+Names that other packages are likely to have too begin with fusion_: a launch file that includes this
+one hands its arguments down by name.
+"""
 
 import os
+from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
 from launch.conditions import IfCondition
 from launch.events.process import ProcessExited
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from diffmf_ros.core.spelling import nearest
 from diffmf_ros.resources import fastdds_environment
 
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'fusion.yaml'])
+# Argument: the parameter that it sets, its type, and what it is. Those that are empty leave params_file as it is.
+PARAMETERS = {
+    'fusion_model': ('model', str, 'diffmf, s4fusion, refinefuse, classical'),
+    'fusion_preset': ('preset', str, 'auto, light, base, light-s4, nano'),
+    'fusion_weights': ('weights', str, 'path of a .safetensors file'),
+    'fusion_device': ('device', str, 'auto, cpu, cuda'),
+    'alignment_file': ('alignment.file', str, 'path of an alignment YAML'),
+    'rgb_transport': ('input.rgb_transport', str, 'raw or compressed'),
+    'thermal_transport': ('input.thermal_transport', str, 'raw or compressed'),
+    'rgb_offset_ms': ('sync.rgb_offset_ms', float, 'added to every RGB stamp'),
+    'thermal_offset_ms': ('sync.thermal_offset_ms', float, 'added to every thermal stamp'),
+    'hold_last_ms': ('sync.hold_last_ms', float, 'how old a thermal frame may be that is used again'),
+}
 ARGUMENTS = (
-    DeclareLaunchArgument('params_file', default_value=PARAMS_FILE, description='YAML of node parameters'),
+    DeclareLaunchArgument('fusion_params_file', default_value=PARAMS_FILE, description='YAML of node parameters'),
     DeclareLaunchArgument('namespace', default_value='', description='namespace of the node and its topics'),
     DeclareLaunchArgument('use_sim_time', default_value='false', description='take the time from /clock'),
     DeclareLaunchArgument('autostart', default_value='true',
@@ -26,52 +46,87 @@ ARGUMENTS = (
     DeclareLaunchArgument('shutdown_on_exit', default_value='false',
                           description='end the launch with the node; 1 when it has died'),
     DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
-    DeclareLaunchArgument('model', default_value='',
-                          description='diffmf, s4fusion, refinefuse, classical; empty: as params_file'),
-    DeclareLaunchArgument('preset', default_value='',
-                          description='auto, light, base, light-s4, nano; empty: as params_file'),
-    DeclareLaunchArgument('weights', default_value='', description='.safetensors; empty: as params_file'),
-    DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB camera'),
-    DeclareLaunchArgument('rgb_camera_info', default_value='rgb/camera_info',
-                          description='topic of its calibration'),
+    DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB images'),
+    DeclareLaunchArgument('rgb_camera_info', default_value='',
+                          description='topic of its calibration; empty: camera_info beside the images'),
     DeclareLaunchArgument('thermal_image', default_value='thermal/image_raw',
-                          description='topic of the thermal camera'),
-    DeclareLaunchArgument('thermal_camera_info', default_value='thermal/camera_info',
-                          description='topic of its calibration'),
+                          description='topic of the thermal images'),
+    DeclareLaunchArgument('thermal_camera_info', default_value='',
+                          description='topic of its calibration; empty: camera_info beside the images'),
+    DeclareLaunchArgument('fused_image', default_value='fused/image',
+                          description='topic of the fused images; their camera_info is beside it'),
+    DeclareLaunchArgument('record', default_value='',
+                          description='folder of a bag to make of the fused images; empty: none'),
+    *(DeclareLaunchArgument(name, default_value='', description=f'{text}; empty: as fusion_params_file')
+      for name, (_, _, text) in PARAMETERS.items()),
 )
+NAMES = tuple(argument.name for argument in ARGUMENTS)
 # A node that cannot start shall not load the machine with trying.
 RESPAWN_DELAY_S = 2.0
 
 
 def environment(context: LaunchContext) -> list[SetEnvironmentVariable]:
-    """Give every process of this launch the shipped Fast DDS profile and torch's huge pages, unless the user chose."""
+    """Return the variables that large images and large matrices need, unless the user chose."""
     variables = fastdds_environment(os.environ)
     if 'THP_MEM_ALLOC_ENABLE' not in os.environ:
         variables['THP_MEM_ALLOC_ENABLE'] = '1'
     return [SetEnvironmentVariable(*item) for item in variables.items()]
 
 
+def check(context: LaunchContext) -> None:
+    """Warn of arguments of the command line that look like misspelled ones of this file.
+
+    Others may belong to a launch file that includes this one. Raises RuntimeError for a params file that
+    does not exist.
+    """
+    known = {name.removeprefix('fusion_'): name for name in NAMES}
+    for given in (argument.partition(':=')[0] for argument in context.argv):
+        meant = nearest(given.removeprefix('fusion_'), known)
+        if given not in NAMES and meant:
+            get_logger('fusion.launch.py').warning(
+                f'{given} is not an argument of fusion.launch.py, did you mean {known[meant]}?')
+    path = LaunchConfiguration('fusion_params_file').perform(context)
+    if not Path(path).is_file():
+        raise RuntimeError(f'fusion_params_file: there is no file {path}')
+
+
+def remappings(context: LaunchContext) -> list[tuple[str, str]]:
+    """Return the topics that the arguments name. The node looks for the rest beside the images."""
+    chosen = {name: LaunchConfiguration(name).perform(context) for name in (
+        'rgb_image', 'thermal_image', 'rgb_camera_info', 'thermal_camera_info', 'fused_image')}
+    fused, beside = chosen['fused_image'], chosen['fused_image'].rpartition('/')[0]
+    rules = {'rgb/image_raw': chosen['rgb_image'], 'thermal/image_raw': chosen['thermal_image'],
+             'rgb/camera_info': chosen['rgb_camera_info'], 'thermal/camera_info': chosen['thermal_camera_info'],
+             'fused/image': fused, 'fused/image/compressed': f'{fused}/compressed',
+             'fused/camera_info': f'{beside}/camera_info' if beside else 'camera_info'}
+    return [rule for rule in rules.items() if rule[1] and rule[0] != rule[1]]
+
+
 def fusion_node(context: LaunchContext) -> list[Node]:
-    """Return the node. The parameters of the launch line win over params_file; empty ones are left out."""
-    chosen = {name: LaunchConfiguration(name) for name in ('model', 'preset', 'weights')}
-    overrides = {name: ParameterValue(value, value_type=str)
-                 for name, value in chosen.items() if value.perform(context)}
+    """Return the node. The arguments win over the params file; empty ones are left out."""
+    overrides = {parameter: ParameterValue(LaunchConfiguration(name), value_type=kind)
+                 for name, (parameter, kind, _) in PARAMETERS.items()
+                 if LaunchConfiguration(name).perform(context)}
     for name in ('use_sim_time', 'autostart'):
         overrides[name] = ParameterValue(LaunchConfiguration(name), value_type=bool)
     return [Node(
         package='diffmf_ros', executable='fusion_node', name='fusion_node',
         namespace=LaunchConfiguration('namespace'),
-        parameters=[LaunchConfiguration('params_file'), overrides],
-        remappings=[('rgb/image_raw', LaunchConfiguration('rgb_image')),
-                    ('rgb/image_raw/compressed', [LaunchConfiguration('rgb_image'), '/compressed']),
-                    ('rgb/camera_info', LaunchConfiguration('rgb_camera_info')),
-                    ('thermal/image_raw', LaunchConfiguration('thermal_image')),
-                    ('thermal/image_raw/compressed', [LaunchConfiguration('thermal_image'), '/compressed']),
-                    ('thermal/camera_info', LaunchConfiguration('thermal_camera_info'))],
+        parameters=[LaunchConfiguration('fusion_params_file'), overrides],
+        remappings=remappings(context),
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('use_respawn'), respawn_delay=RESPAWN_DELAY_S,
         on_exit=end_launch if chosen_true(context, 'shutdown_on_exit') else None,
         output='screen')]
+
+
+def recorder(context: LaunchContext) -> list[Node]:
+    """Return the recorder of the fused images, where one is asked for."""
+    path = LaunchConfiguration('record').perform(context)
+    topics = ['fused/image', 'fused/camera_info', 'fused/status']
+    return [Node(package='diffmf_ros', executable='recorder', name='fusion_recorder',
+                 namespace=LaunchConfiguration('namespace'), remappings=remappings(context),
+                 arguments=[path, *topics], output='screen')] if path else []
 
 
 def chosen_true(context: LaunchContext, name: str) -> bool:
@@ -90,5 +145,5 @@ def end_launch(exited: ProcessExited, context: LaunchContext) -> Shutdown | None
 
 def generate_launch_description() -> LaunchDescription:
     """Return the arguments, the environment and the node."""
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=environment),
-                              OpaqueFunction(function=fusion_node)])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=check), OpaqueFunction(function=environment),
+                              OpaqueFunction(function=fusion_node), OpaqueFunction(function=recorder)])

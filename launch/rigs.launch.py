@@ -14,6 +14,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+from diffmf_ros.core.spelling import meant
+
 FUSION = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'launch', 'fusion.launch.py'])
 RIGS = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'rigs.yaml'])
 
@@ -28,8 +30,9 @@ def read_rigs(path: Path, known: set[str]) -> list[dict[str, str]]:
         raise ValueError(f'{path}: every rig needs a namespace of its own, got {namespaces}')
     for rig in rigs:
         if unknown := set(rig) - known:
-            raise ValueError(f'{path}: rig {rig["namespace"]} has the unknown arguments '
-                             f'{", ".join(sorted(unknown))}; known: {", ".join(sorted(known))}')
+            named = ', '.join(f'{name}{meant(name, known)}' for name in sorted(unknown))
+            raise ValueError(f'{path}: rig {rig["namespace"]} has the unknown arguments {named}; '
+                             f'known: {", ".join(sorted(known))}')
     return [{name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in rig.items()}
             for rig in rigs]
 

@@ -13,9 +13,13 @@ import pytest
 from diffmf_ros.resources import FASTDDS_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-FUSION_ARGUMENTS = {'params_file', 'namespace', 'use_sim_time', 'autostart', 'use_respawn',
-                    'shutdown_on_exit', 'log_level', 'model', 'preset', 'weights', 'rgb_image',
-                    'rgb_camera_info', 'thermal_image', 'thermal_camera_info'}
+FUSION_ARGUMENTS = {'namespace', 'use_sim_time', 'autostart', 'use_respawn', 'shutdown_on_exit', 'log_level',
+                    'rgb_image', 'rgb_camera_info', 'thermal_image', 'thermal_camera_info', 'fused_image', 'record',
+                    'fusion_params_file', 'fusion_model', 'fusion_preset', 'fusion_weights', 'fusion_device',
+                    'alignment_file', 'rgb_transport', 'thermal_transport', 'rgb_offset_ms', 'thermal_offset_ms',
+                    'hold_last_ms'}
+# What other packages call things of their own, so that a launch file that includes this one would hand it down.
+COMMON_NAMES = {'model', 'preset', 'weights', 'device', 'params_file', 'config', 'rate'}
 DEADLINE_S = 60.0
 HUGE_PAGES = 'THP_MEM_ALLOC_ENABLE'
 
@@ -103,7 +107,7 @@ def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monke
     from launch.launch_description_sources import PythonLaunchDescriptionSource
     codes, printed = run(IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(installed / 'launch' / 'replay.launch.py')),
-        launch_arguments={'bag': str(small_bag), 'model': 'classical'}.items()))
+        launch_arguments={'bag': str(small_bag), 'fusion_model': 'classical'}.items()))
     # then the node was configured, all was played, and both processes ended cleanly
     assert 'configured: classical on cpu' in printed
     assert 'published 90 messages' in printed
@@ -115,24 +119,61 @@ def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monke
 
 def launch_node(installed, **arguments) -> subprocess.CompletedProcess:
     """Run fusion.launch.py as `ros2 launch` does, in a process of its own."""
-    code = ('import runpy, sys; from launch import LaunchService; service = LaunchService(); '
-            'given = (item.split("=", 1) for item in sys.argv[2:]); '
+    code = ('import runpy, sys; from launch import LaunchService; service = LaunchService(argv=sys.argv[2:]); '
+            'given = (item.split(":=", 1) for item in sys.argv[2:]); '
             'service.context.launch_configurations.update(given); '
             'describe = runpy.run_path(sys.argv[1])["generate_launch_description"]; '
             'service.include_launch_description(describe()); sys.exit(service.run())')
     command = [sys.executable, '-c', code, str(installed / 'launch' / 'fusion.launch.py')]
-    return subprocess.run([*command, *(f'{name}={value}' for name, value in arguments.items())],
+    return subprocess.run([*command, *(f'{name}:={value}' for name, value in arguments.items())],
                           capture_output=True, text=True, timeout=DEADLINE_S)
 
 
 @pytest.mark.parametrize('shutdown_on_exit, code', [('false', 0), ('true', 1)])
 def test_a_node_that_dies_ends_the_launch_with_a_code_where_that_is_wanted(installed, domain,
                                                                           shutdown_on_exit, code):
-    ended = launch_node(installed, model='clasical', shutdown_on_exit=shutdown_on_exit)
+    ended = launch_node(installed, fusion_model='clasical', shutdown_on_exit=shutdown_on_exit)
 
     printed = ended.stdout + ended.stderr
     assert ended.returncode == code, printed
     assert 'exit code 1' in printed
+
+
+def test_no_argument_has_a_name_that_other_packages_are_likely_to_use(installed):
+    assert not FUSION_ARGUMENTS & COMMON_NAMES
+
+
+def test_arguments_that_do_not_exist_are_named_with_the_one_that_was_meant(installed, domain):
+    ended = launch_node(installed, modell='classical', fusion_device='cuba', shutdown_on_exit='true', detector='yolo')
+
+    printed = ended.stdout + ended.stderr
+    assert 'modell is not an argument of fusion.launch.py, did you mean fusion_model?' in printed
+    assert 'detector' not in printed  # it may belong to a launch file around this one
+    assert 'device must be one of auto, cpu, cuda' in printed and ended.returncode == 1
+
+
+def test_a_params_file_that_does_not_exist_is_refused(installed, domain):
+    ended = launch_node(installed, fusion_params_file='/nowhere/fusion.yaml')
+
+    printed = ended.stdout + ended.stderr
+    assert 'fusion_params_file: there is no file /nowhere/fusion.yaml' in printed and ended.returncode == 1
+
+
+def test_the_arguments_reach_the_node(installed, domain, tmp_path):
+    from launch.actions import IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    given = {'fusion_model': 'classical', 'rgb_image': '/camera/image_raw', 'thermal_transport': 'compressed',
+             'thermal_image': '/lepton/image', 'fused_image': '/front/fused', 'record': str(tmp_path / 'bag'),
+             'rgb_offset_ms': '1', 'thermal_offset_ms': '-37000.5', 'hold_last_ms': '50'}
+
+    _, printed = run(IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(installed / 'launch' / 'fusion.launch.py')),
+        launch_arguments=given.items()),
+        until=lambda printed: 'recording /front/fused ' in printed and 'thermal: listening to' in printed)
+
+    assert 'rgb: listening to /camera/image_raw (sensor_msgs/msg/Image)' in printed
+    assert 'thermal: listening to /lepton/image/compressed (sensor_msgs/msg/CompressedImage)' in printed
+    assert 'recording /front/camera_info ' in printed and 'unknown parameter' not in printed
 
 
 def test_what_the_user_has_set_stays(installed, monkeypatch):
@@ -145,8 +186,8 @@ def test_what_the_user_has_set_stays(installed, monkeypatch):
 
 def test_rigs_starts_a_node_for_every_entry_with_its_own_arguments(installed, domain, tmp_path):
     rigs = tmp_path / 'rigs.yaml'
-    rigs.write_text('- {namespace: front, model: classical}\n'
-                    '- {namespace: rear, model: diffmf, preset: nano, autostart: true}\n')
+    rigs.write_text('- {namespace: front, fusion_model: classical}\n'
+                    '- {namespace: rear, fusion_model: diffmf, fusion_preset: nano, autostart: true}\n')
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
@@ -163,9 +204,10 @@ def test_rigs_starts_a_node_for_every_entry_with_its_own_arguments(installed, do
 @pytest.mark.parametrize('content, words', [
     ('namespace: front', 'expected a list of rigs'),
     ('[]', 'expected a list of rigs'),
-    ('- {model: classical}', 'namespace of its own'),
+    ('- {fusion_model: classical}', 'namespace of its own'),
     ('- {namespace: a}\n- {namespace: a}', 'namespace of its own'),
-    ('- {namespace: a, modell: classical}', 'unknown arguments modell; known: autostart'),
+    ('- {namespace: a, fusion_modell: classical}',
+     'unknown arguments fusion_modell, did you mean fusion_model.; known: alignment_file'),
 ])
 def test_a_rigs_file_that_cannot_work_is_refused(installed, tmp_path, content, words):
     functions = runpy.run_path(str(installed / 'launch' / 'rigs.launch.py'))

@@ -9,6 +9,7 @@ from sensor_msgs.msg import CameraInfo
 from test_node_dds import values_of
 
 from diffmf_ros.resources import FASTDDS_VARIABLES
+from diffmf_ros.ros import unused_parameters
 from diffmf_ros.ros.qos import profile
 
 NODE = 'diffmf_ros.ros.fusion_node'
@@ -169,3 +170,39 @@ def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibrati
     node = start_node(*remapped, '-p', 'alignment.rgb_rectified:=true')
     peer.wait_for(lambda: infos and infos[-1].k[0] == 40.0, 'the calibration of the rectified image')
     assert not any(infos[-1].d) and doubt not in node.output
+
+
+def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(start, peer, tmp_path):
+    for name, content in {'keys.yaml': '/**:\n  ros__parameters:\n    model: classical\n    sync: {max_distance: 3.0}\n',
+                          'node.yaml': 'fusion:\n  ros__parameters:\n    output.colour: gray\n'}.items():
+        (tmp_path / name).write_text(content)
+
+    node = start(NODE, '--ros-args', '--params-file', tmp_path / 'keys.yaml', '--params-file', tmp_path / 'node.yaml',
+                 '-p', 'modell:=classical')
+
+    for said in ('unknown parameter modell, did you mean model?',
+                 'unknown parameter sync.max_distance, did you mean sync.max_distance_ms?',
+                 f'nothing of {tmp_path / "node.yaml"} is used: its parameters are for /fusion, and this node is '
+                 '/fusion_node (/** means every node)', 'active: classical on cpu'):
+        peer.wait_for(lambda said=said: said in node.output, said)
+    assert 'keys.yaml is used' not in node.output
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (('--log-level', 'verbose'), "Couldn't parse log level: '--log-level verbose'"),
+    (('--params-file', '/nowhere/a.yaml'), "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
+])
+def test_ros_arguments_that_cannot_be_read_are_one_sentence(start, domain, arguments, said):
+    node = start(NODE, '--ros-args', *arguments)
+
+    assert node.wait() == 1
+    assert f'cannot start: failed to initialize rcl: {said}' in node.output
+    assert 'Traceback' not in node.output and '/project/' not in node.output.partition('cannot start')[2]
+
+
+@pytest.mark.parametrize('pattern, name, means', [
+    ('/**', '/a/fusion_node', True), ('/fusion_node', '/fusion_node', True), ('/fusion_node', '/a/fusion_node', False),
+    ('/*/fusion_node', '/a/fusion_node', True), ('/*/fusion_node', '/fusion_node', False),
+    ('/**/fusion_node', '/a/b/fusion_node', True), ('/fusion', '/fusion_node', False)])
+def test_a_name_of_a_params_file_means_a_node_as_in_rcl(pattern, name, means):
+    assert unused_parameters._means(pattern, name) is means

@@ -54,7 +54,7 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
 
 
 @pytest.mark.parametrize('changes, words', [
-    ({'sync.max_distance': 5.0}, "unknown setting 'sync.max_distance'; known: .*sync.max_distance_ms"),
+    ({'sync.max_distance': 5.0}, "unknown setting 'sync.max_distance', did you mean sync.max_distance_ms.; known: "),
     ({'sync': 5.0}, "unknown setting 'sync'"),
     ({'scale': '1'}, "scale must be of type float, got '1'"),
     ({'threads': True}, 'threads must be of type int, got True'),

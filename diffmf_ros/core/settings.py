@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from .frames import DiffmfError
+from .spelling import meant
 
 
 class SettingsError(DiffmfError):
@@ -276,7 +277,7 @@ def updated(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in known:
-            raise SettingsError(f'unknown setting {name!r}; known: {", ".join(known)}')
+            raise SettingsError(f'unknown setting {name!r}{meant(name, known)}; known: {", ".join(known)}')
         if type(value) is int and type(known[name].value) is float:
             value = float(value)
         known[name].check(value)

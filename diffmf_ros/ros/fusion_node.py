@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lifecycle shell: configure loads and checks, activate warms up and runs, deactivate stops, cleanup frees."""
 
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ..core.frames import DiffmfError
 from ..core.settings import Settings, SettingsError
 from ..inference.loading import require_network
 from ..inference.pipeline import FusionPipeline
-from . import parameters, process
+from . import parameters, process, unused_parameters
 from .ending import CallbackFailed, Life
 from .loader import Loader
 from .outputs import Outputs
@@ -193,12 +194,14 @@ def main(args: list[str] | None = None) -> NoReturn:
 def run(life: Life, args: list[str] | None) -> int:
     """Create the node, start it if it is to start by itself, and spin; return the exit code."""
     process.use_camera_transports()
-    process.init(args)
     try:
+        process.init(args)
         life.node = node = FusionNode()
-    except ParameterException as error:
+    except (ParameterException, process.ArgumentError) as error:
         get_logger('fusion_node').fatal(f'cannot start: {error}')
         return 1
+    for said in unused_parameters.unused(node, sys.argv if args is None else args):
+        node.get_logger().warning(said)
     with life.stop.interrupting():
         if node.autostart and not node.start():
             return 1

@@ -9,6 +9,7 @@ distributions (KeyboardInterrupt on Humble, ExternalShutdownException later). So
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -26,10 +27,16 @@ from ..resources import fastdds_environment
 
 # A signal does not wake the executor: it is noticed within this time.
 POLL_S = 0.1
+# Where in rcl an error was noticed.
+_AT = re.compile(r', at [^,\s]+:\d+')
 
 
 class Interrupted(BaseException):
     """A signal came within StopRequest.interrupting(). No error, and not to be handled as one."""
+
+
+class ArgumentError(DiffmfError):
+    """rclpy does not take the ROS arguments of the command line, or a file that they name."""
 
 
 class StopRequest:
@@ -66,8 +73,11 @@ class StopRequest:
 
 
 def init(args: list[str] | None) -> None:
-    """Initialise rclpy and leave the signals to StopRequest."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    """Initialise rclpy and leave the signals to StopRequest. Raises ArgumentError."""
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # of several classes, most of them private
+        raise ArgumentError(_AT.sub('', str(error))) from error
 
 
 def execute(name: str, args: list[str] | None, parse: Callable, work: Callable) -> int:
