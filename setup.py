@@ -74,6 +74,7 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         *shared('launch'),
         *shared('config'),
+        *shared('examples'),
         # pip puts console scripts into bin/, where ros2 launch does not look; colcon into lib/<package>.
         (f'lib/{NAME}', sorted(glob('resource/lib/*'))),
     ],
