@@ -45,7 +45,6 @@ def bag_pairs(path: Path, sync: SyncSettings, *, rgb_topic: str, thermal_topic: 
     from .replay import pairs_of
 
     with BagReader(path) as reader:
-        reader.require(rgb_topic, thermal_topic)
         pairs = spread(pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic), most)
     if not pairs:
         raise AlignmentPairsError(f'no frames on {rgb_topic} and {thermal_topic} of {path} lie within '

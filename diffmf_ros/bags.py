@@ -23,15 +23,18 @@ from rosbags.typesys import Stores, get_typestore
 
 from .bag_files import EXTRA_FILES, METADATA, BagError, place, require_bag_output
 from .bag_recovery import STORAGE_SUFFIXES, opened, storage_of, wrong_files
+from .core import compressed
 from .core.encodings import decode_message
 from .core.file_kinds import explained
 from .core.frames import RGB, THERMAL, Frame, FrameError
 from .writing import reason_of
 
 IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 STORAGES = ('sqlite3', 'mcap')
 METADATA_VERSION = 8
+_ZSTD = b'\x28\xb5\x2f\xfd'  # how a message begins that rosbag2 has compressed
 # Recordings made by the project start here, so that the same input gives the same bytes.
 START_NS = 1_700_000_000 * 10**9
 
@@ -303,22 +306,28 @@ def stamp_of(message: Any) -> int:
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
+def image_topic(reader: BagReader, topic: str) -> str:
+    """Return topic, or its compressed form (image_transport's name) where the bag has only that."""
+    both = topic, f'{topic}/compressed'
+    return next((name for name in both if name in reader.topics and reader.topics[name].count), topic)
+
+
 def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
            refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
-    """Yield the decoded frames of both cameras in the order of their recording.
+    """Yield the decoded frames of both cameras, raw or compressed, in the order of their recording.
 
-    stamp_ns is the header stamp, arrival_ns the recording time. A frame that does not decode goes to
-    refused(stream, error) and the next one follows; without `refused` its FrameError is raised.
+    stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its compressed form alone
+    is read from there. A frame that does not decode goes to refused(stream, error) and the next one follows; without
+    `refused` its FrameError is raised. Raises BagError for a topic that is missing or carries no images.
     """
-    streams = {rgb_topic: RGB, thermal_topic: THERMAL}
+    streams = {image_topic(reader, rgb_topic): RGB, image_topic(reader, thermal_topic): THERMAL}
     reader.require(*streams)
     for name in streams:
-        if reader.topics[name].msgtype != IMAGE:
-            raise BagError(f'{name} must carry {IMAGE}, it carries {reader.topics[name].msgtype}')
+        if reader.topics[name].msgtype not in (IMAGE, COMPRESSED):
+            raise BagError(f'{name} must carry {IMAGE} or {COMPRESSED}, it carries {reader.topics[name].msgtype}')
     for recorded in reader.messages(tuple(streams)):
-        message = reader.deserialize(recorded.raw, recorded.msgtype)
         try:
-            pixels, encoding = decode_message(message)
+            message, pixels, encoding = _decoded(reader, recorded)
         except FrameError as error:
             if refused is None:
                 raise
@@ -326,3 +335,17 @@ def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
             continue
         yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels, encoding,
                     arrival_ns=recorded.stamp_ns)
+
+
+def _decoded(reader: BagReader, recorded: Message) -> tuple[Any, Any, str]:
+    """Return message, pixels and encoding. Raises FrameError for one bad message, BagError for a bag of such."""
+    try:
+        message = reader.deserialize(recorded.raw, recorded.msgtype)
+    except BagError as error:
+        if recorded.raw.startswith(_ZSTD):
+            raise BagError(f'the messages of {reader.path} are compressed: open the folder of the bag, with its '
+                           f'{METADATA}, which says how') from error
+        raise FrameError(str(error), reason='damaged_message') from error
+    if recorded.msgtype == COMPRESSED:
+        return message, *compressed.decode(message.data, message.format)
+    return message, *decode_message(message)

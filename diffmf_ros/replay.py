@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuse a recorded bag without ROS, threads or a clock: the same input gives the same bytes."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from .bag_messages import image_message, model_message
 from .bags import CAMERA_INFO, IMAGE, BagReader, BagWriter, frames
@@ -12,23 +10,10 @@ from .core.frames import RGB, THERMAL, FrameError, FusionResult, Pair
 from .core.pairing import ClosestPairing
 from .core.settings import SyncSettings
 from .inference.pipeline import FusionPipeline
+from .replay_counts import ReplayCounts
 
 RGB_TOPIC, THERMAL_TOPIC, FUSED_TOPIC = '/rgb/image_raw', '/thermal/image_raw', '/fused/image'
 FUSED_INFO_TOPIC = '/fused/camera_info'
-
-
-@dataclass
-class ReplayCounts:
-    """What became of the frames of a bag; modes and dropped are counted by name and reason.
-
-    problems: what was not as the settings ask for, a sentence each.
-    """
-
-    frames: int = 0
-    pairs: int = 0
-    modes: Counter = field(default_factory=Counter)
-    dropped: Counter = field(default_factory=Counter)
-    problems: set[str] = field(default_factory=set)
 
 
 def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC,
@@ -36,12 +21,12 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
     """Yield the pairs of a bag in the order of their stamps; bad frames are counted in counts.dropped."""
     counts = ReplayCounts() if counts is None else counts
     pairing = ClosestPairing(sync)
-    for frame in frames(reader, rgb_topic, thermal_topic,
-                        refused=lambda stream, error: counts.dropped.update([error.reason])):
-        counts.frames += 1
+    offsets_ns = {RGB: round(sync.rgb_offset_ms * 1e6), THERMAL: round(sync.thermal_offset_ms * 1e6)}
+    for frame in frames(reader, rgb_topic, thermal_topic, refused=counts.refuse):
+        counts.came(frame, offset_ns=offsets_ns[frame.stream])
         yield from pairing.add(frame)
     yield from pairing.flush()
-    counts.dropped.update(pairing.dropped)
+    counts.unmatched(pairing.dropped, max_distance_ms=sync.max_distance_ms)
 
 
 def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, sync: SyncSettings, *,
@@ -55,9 +40,13 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
     A message is recorded at the time at which the later frame of its pair was. The first camera infos beside the two
     image topics describe the cameras, also for the alignment. The info of the output grid's camera goes out at the
     size of the fused image; it is uncalibrated when there is none that fits, and counts.problems says why.
+
+    Raises:
+        ReplayError: nothing was fused; it says why.
+        BagError: the bag cannot be read, or lacks a topic; or the other one cannot be written.
     """
     counts = ReplayCounts(problems={reader.note} - {''})
-    cameras = {stream: _camera(reader, f'{topic.rpartition("/")[0]}/camera_info', counts)
+    cameras = {stream: _camera(reader, _info_topic(topic), counts)
                for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     for stream, camera in cameras.items():
         pipeline.aligner.set_camera(stream, camera)
@@ -66,7 +55,7 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
         try:
             result = pipeline.fuse(pair)
         except FrameError as error:
-            counts.dropped[error.reason] += 1
+            counts.refuse('', error)
             continue
         counts.problems.update(pipeline.aligner.problems)
         counts.problems.update(issue.text for issue in result.issues)
@@ -76,10 +65,16 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
         info = _info(cameras[result.grid], result, counts)
         size = result.pixels.shape[1::-1]
         writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, model_message(info, size=size, **about), recorded_ns)
-        counts.modes[result.mode.value] += 1
+        counts.fused(result)
         judge(pair, result)
         report(pair)
+    counts.require_images()
     return counts
+
+
+def _info_topic(topic: str) -> str:
+    """Return the topic of the camera info beside an image topic, raw or compressed."""
+    return f'{topic.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
 
 
 def _camera(reader: BagReader, topic: str, counts: ReplayCounts) -> CameraModel | None:

@@ -1,16 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fusing a bag offline: every pair, the same bytes each time, bad frames counted."""
 
+import json
+import re
+
+import cv2
 import numpy as np
 import pytest
 import yaml
 from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, shifts, views
 
 from diffmf_ros.bag_messages import image_message, model_message
-from diffmf_ros.bags import CAMERA_INFO, IMAGE, START_NS, BagError, BagReader, BagWriter
+from diffmf_ros.bags import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    START_NS,
+    BagError,
+    BagReader,
+    BagWriter,
+    frames,
+    stamp_of,
+    type_store,
+)
+from diffmf_ros.core.encodings import decode_message
 from diffmf_ros.core.settings import DEFAULTS, updated
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, fuse_bag, pairs_of
+from diffmf_ros.replay_counts import ReplayError
 
 SETTINGS = updated(DEFAULTS, {'model': 'classical'})
 
@@ -149,6 +166,102 @@ def test_a_bad_frame_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
     counts = fuse(tmp_path / 'damaged', tmp_path / 'fused')
     assert counts.dropped['short_buffer'] == 1
     assert counts.modes['CLASSICAL'] == 29
+
+
+def rewritten(source, target, change):
+    """Write a bag of what change(topic, message, index) returns of the images of another: (topic, type, message)."""
+    with BagReader(source) as reader, BagWriter(target) as writer:
+        for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
+            writer.write(*change(m.topic, reader.deserialize(m.raw, m.msgtype), index), m.stamp_ns)
+    return target
+
+
+def shifted(topic, message, index, *, ms):
+    """Move the thermal stamps."""
+    if topic.startswith('/thermal'):
+        ns = stamp_of(message) + round(ms * 1e6)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(ns, 10**9)
+    return topic, IMAGE, message
+
+
+@pytest.mark.parametrize('ms', [-30.0, 10_000.0])
+def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(small_bag, tmp_path, ms):
+    bag = rewritten(small_bag, tmp_path / 'late', lambda *item: shifted(*item, ms=ms))
+    settings = updated(SETTINGS, {'sync.max_distance_ms': 5.0, 'sync.hold_last_ms': 0.0})
+
+    with pytest.raises(ReplayError) as error:
+        fuse(bag, tmp_path / 'fused', settings)
+
+    assert 'nothing was fused: 30 of rgb and 30 of thermal came' in str(error.value)
+    assert 'sync.max_distance_ms is 5' in str(error.value)
+    # And the distance is the median of those that a search through all stamps finds
+    with BagReader(bag) as reader:
+        found = list(frames(reader, '/rgb/image_raw', '/thermal/image_raw'))
+    rgb_ns, thermal_ns = ([f.stamp_ns for f in found if f.stream == stream] for stream in ('rgb', 'thermal'))
+    expected = np.median([min((t - r for r in rgb_ns), key=abs) for t in thermal_ns]) / 1e6
+    said = float(re.search(r'typically ([+-][0-9.]+) ms', str(error.value))[1])
+    assert said == pytest.approx(expected, abs=0.06) and abs(said) > 5
+    assert not (tmp_path / 'fused').exists()
+
+
+@pytest.mark.parametrize('change, reason, words', [
+    ({'encoding': 'nv12'}, 'unknown_encoding', "unknown encoding 'nv12'"),
+    ({'step': 0}, 'step_too_small', 'step is too small'),
+    ({'data': np.zeros(7, np.uint8)}, 'short_buffer', 'short buffer'),
+])
+def test_a_bag_of_frames_that_cannot_be_used_says_why(small_bag, tmp_path, change, reason, words):
+    def changed(topic, message, index):
+        for name, value in change.items() if topic.startswith('/rgb') else ():
+            setattr(message, name, value)
+        return topic, IMAGE, message
+
+    with pytest.raises(ReplayError, match=f'30 {reason}: rgb: .*{words}'):
+        fuse(rewritten(small_bag, tmp_path / 'bad', changed), tmp_path / 'fused')
+
+
+def test_a_truncated_message_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'cut') as writer:
+        for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
+            writer.write(m.topic, IMAGE, m.raw[:20] if index == 20 else m.raw, m.stamp_ns)
+
+    counts = fuse(tmp_path / 'cut', tmp_path / 'fused')
+
+    assert (counts.dropped['damaged_message'], counts.refused, counts.modes['CLASSICAL']) == (1, 1, 29)
+    assert 'is damaged' in counts.reasons['damaged_message']
+
+
+def test_messages_that_the_bag_has_compressed_are_named(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'zstd') as writer:
+        for m in reader.messages(['/rgb/image_raw', '/thermal/image_raw']):
+            writer.write(m.topic, IMAGE, b'\x28\xb5\x2f\xfd' + m.raw[:40], m.stamp_ns)
+
+    with pytest.raises(BagError, match='compressed: open the folder of the bag, with its metadata.yaml'):
+        fuse(tmp_path / 'zstd', tmp_path / 'fused')
+
+
+def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, tmp_path):
+    def compress(topic, message, index):
+        pixels, encoding = decode_message(message)
+        data = cv2.imencode('.png', pixels[:, :, ::-1] if encoding == 'rgb8' else pixels)[1].ravel()
+        return f'{topic}/compressed', COMPRESSED, type_store().types[COMPRESSED](message.header, 'png', data)
+
+    counts = fuse(rewritten(small_bag, tmp_path / 'compressed', compress), tmp_path / 'fused')
+    fuse(small_bag, tmp_path / 'of_raw')
+
+    assert counts.modes == {'CLASSICAL': 30} and not counts.dropped
+    image, of_raw = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'of_raw', FUSED_TOPIC)
+    pixels, expected = (decode_message(one)[0][:, :, ::-1 if one.encoding == 'bgr8' else 1] for one in (image, of_raw))
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(small_bag, tmp_path):
+    a, b = (json.loads(json.dumps(fuse(small_bag, tmp_path / name).as_dict())) for name in 'ab')
+    gray = fuse(small_bag, tmp_path / 'c', updated(SETTINGS, {'output.colour': 'raw_chroma'})).as_dict()
+
+    assert a == b
+    assert (a['frames'], a['rgb_frames'], a['thermal_frames'], a['pairs']) == (60, 30, 30, 30)
+    assert (a['modes'], a['dropped'], a['thermal_minus_rgb_ms']) == ({'CLASSICAL': 30}, {}, None)
+    assert a['sha256'] != gray['sha256'] and len(a['sha256']) == 64
 
 
 def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):

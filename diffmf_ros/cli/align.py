@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf align`: measure the homography between the two cameras."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def align(
     max_pairs: Annotated[int, typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
     overlay: Annotated[Path | None, typer.Option(help='picture to write: thermal edges on the RGB image')] = None,
     overwrite: options.Overwrite = False,
+    json: options.Json = None,
 ) -> None:
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
     from ..alignment_pairs import bag_pairs, file_pairs, grays, picture
@@ -38,6 +40,7 @@ def align(
         raise typer.BadParameter('--init and --fov-ratio exclude each other')
     for path in (out, overlay):
         require_output(path, overwrite=overwrite, inputs=(rgb, thermal, bag, init))
+    options.require_json(json, overwrite=overwrite, inputs=(rgb, thermal, bag, init))
     if overlay:
         require_format(overlay)
     start = Alignment.load(init) if init else None
@@ -55,4 +58,5 @@ def align(
         found.alignment.save(partial)
     if overlay:
         write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
-    typer.echo(f'{out}: {found.summary}')
+    options.write_json(json, {'out': str(out), **asdict(found)})
+    options.say(f'{out}: {found.summary}', json=json)

@@ -22,6 +22,7 @@ def fuse(
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
     overwrite: options.Overwrite = False,
+    json: options.Json = None,
 ) -> None:
     """Fuse one visible and one thermal image file, or a grey and a colour one of a medical pair in either order."""
     from ..images import read_image_pair, require_format, write_image
@@ -32,7 +33,9 @@ def fuse(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
         device=device)
     require_format(out)
-    require_output(out, overwrite=overwrite, inputs=(rgb, thermal, weights, alignment))
+    inputs = (rgb, thermal, weights, alignment)
+    require_output(out, overwrite=overwrite, inputs=inputs)
+    options.require_json(json, overwrite=overwrite, inputs=inputs)
     pair, note = read_image_pair(rgb, thermal)
     if note:
         typer.echo(note, err=True)
@@ -41,4 +44,8 @@ def fuse(
     write_image(out, result.pixels, result.encoding, overwrite=overwrite)
     for warning in result.warnings:
         typer.echo(f'warning: {warning}', err=True)
-    typer.echo(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}')
+    height, width = result.pixels.shape[:2]
+    options.write_json(json, {
+        'out': str(out), 'mode': result.mode.value, 'by': pipeline.description, 'device': pipeline.device,
+        'size': [width, height], 'note': note, 'warnings': result.warnings, 'timings_ms': result.timings_ms})
+    options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}', json=json)

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options that several sub-commands share, and how they become settings."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..core.settings import DEFAULTS, Settings, describe, updated
+from ..writing import require_output, write_text
 
+SCREEN = Path('-')
 _described = {item.name: item for item in describe()}
 
 
@@ -30,6 +34,8 @@ OutputGrid = _option('alignment.output_grid', str)
 PlaneDepth = _option('alignment.plane_depth_m', float)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='replace files that exist')]
+Json = Annotated[Path | None, typer.Option('--json', help='also write the result to this file, as JSON; - for the '
+                                            'screen, in place of the text')]
 OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]
 AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
 
@@ -42,6 +48,28 @@ def settings_from(**options) -> Settings:
     changes = {name.replace('__', '.'): str(value) if isinstance(value, Path) else value
                for name, value in options.items() if value is not None}
     return updated(DEFAULTS, changes)
+
+
+def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:
+    """Raise WriteError, before long work begins, unless the file of --json can be written."""
+    if path != SCREEN:
+        require_output(path, overwrite=overwrite, inputs=inputs)
+
+
+def write_json(path: Path | None, content: dict) -> None:
+    """Write content to the file of --json, to the screen, or, for None, nowhere. Raises WriteError."""
+    if path is None:
+        return
+    text = json.dumps(content, indent=1)
+    if path == SCREEN:
+        typer.echo(text)
+    else:
+        write_text(path, text + '\n')
+
+
+def say(text: str, *, json: Path | None) -> None:
+    """Print what a command did; to the standard error where the screen gets JSON."""
+    typer.echo(text, err=json == SCREEN)
 
 
 def image_size(text: str) -> tuple[int, int]:

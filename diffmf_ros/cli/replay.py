@@ -28,6 +28,7 @@ def replay(
     scale: options.Scale = DEFAULTS.scale,
     device: options.Device = DEFAULTS.device,
     overwrite: options.OverwriteBag = False,
+    json: options.Json = None,
     detector: detector_options.Detector = None,
     detector_layout: detector_options.DetectorLayout = 'auto',
     detect_class: detector_options.DetectClass = 'person',
@@ -35,9 +36,12 @@ def replay(
     detect_every: Annotated[int, typer.Option(min=1, help='look at every n-th pair')] = 10,
     detect_json: Annotated[Path | None, typer.Option(help='file to write with the counts of every pair')] = None,
 ) -> None:
-    """Fuse every pair of a recorded bag into a new bag; the same input gives the same bytes."""
+    """Fuse every pair of a recorded bag into a new bag; the same input gives the same bytes.
+
+    Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is read from there.
+    """
     from ..bag_files import require_bag_output
-    from ..bags import BagReader, BagWriter
+    from ..bags import BagReader, BagWriter, image_topic
     from ..evaluation.detector_counts import DetectorCounts
     from ..inference.pipeline import FusionPipeline
     from ..replay import fuse_bag
@@ -50,30 +54,40 @@ def replay(
     inputs = (bag, weights, alignment, detector, classes)
     require_bag_output(out, overwrite=overwrite, inputs=inputs)
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
+    options.require_json(json, overwrite=overwrite, inputs=inputs)
     chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal, class_number=chosen.class_number,
                                       every=detect_every)
     with BagReader(bag) as reader:
-        reader.require(rgb_topic, thermal_topic)
+        reader.require(*(image_topic(reader, topic) for topic in (rgb_topic, thermal_topic)))
         pipeline = FusionPipeline(settings)
-        with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, Progress() as progress:
+        with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, _progress() as progress:
             task = progress.add_task('fusing', total=reader.duration_ns)
             counts = fuse_bag(
                 reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
                 **({'judge': judge} if judge else {}),
                 report=lambda pair: progress.update(task, completed=pair.rgb.arrival_ns - reader.start_ns))
             progress.update(task, completed=reader.duration_ns)
-    _say(out, counts)
+    options.write_json(json, {'out': str(out), **counts.as_dict()})
+    _say(out, counts, json)
     if judge:
-        Console().print(judge.table())
+        Console(stderr=json == options.SCREEN).print(judge.table())
         if detect_json:
             judge.write_json(detect_json)
+    if counts.refused:
+        raise typer.Exit(1)
 
 
-def _say(out: Path, counts) -> None:
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True))
+
+
+def _say(out: Path, counts, json: Path | None) -> None:
     """Print what became of the frames of a bag."""
     for problem in sorted(counts.problems):
         typer.echo(problem, err=True)
     modes = ', '.join(f'{count} {mode}' for mode, count in counts.modes.items())
-    dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items()) or 'nothing'
-    typer.echo(f'{out}: {counts.frames} frames, {counts.pairs} pairs, {modes}; dropped: {dropped}')
+    came = ', '.join(f'{count} {camera}' for camera, count in sorted(counts.by_camera.items()))
+    options.say(f'{out}: {counts.frames} frames ({came}), {counts.pairs} pairs, {modes}', json=json)
+    for line in counts.lines():
+        options.say(f'left out: {line}', json=json)
