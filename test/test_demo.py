@@ -55,8 +55,9 @@ def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(tmp_path, m
     assert [path.name for path in sorted(tmp_path.glob('drive_*'))] == ['drive_night', 'drive_smoke']
     with BagReader(tmp_path / 'fused') as reader:
         recorded = reader.topics[FUSED_TOPIC].count
-    # 15 thermal frames; between the bags RGB can go out alone, once or twice.
-    assert 12 <= recorded <= 17
+    # 15 thermal frames beside 48 RGB frames, each of which takes the newest thermal frame; between the bags RGB can go
+    # out alone, once or twice, and a starved machine overtakes some.
+    assert 15 <= recorded <= 50
     # And the picture has a row of each, with who stands out
     sheet = cv2.imread(str(tmp_path / 'fused.png'))
     assert sheet.shape == (2 * (26 + 300 + 6), 3 * 400 + 24, 3)
