@@ -1,85 +1,54 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# All GPU work in one script, for a bare machine with CUDA: gpu.sh [tests|kernels|engine|all|train] [FOLDER]
-# Logs and JSON go to FOLDER (default out/gpu). Each part ends within 10 minutes; train, which is not in all, trains
-# RECIPE into FOLDER/RECIPE for 9 minutes and goes on there in the next call.
+# Everything that needs a GPU, on a bare machine with CUDA, in order of worth: gpu.sh [PART ...]
+# PART is the beginning of a part's name (first, start, demo, full, scans, tests, train); without any all run, and
+# training takes the time that is left. The same call again goes on where the last one stopped: see gpu_run.py.
+#   OUT        folder of gpu.json, gpu.md and the logs (default out/gpu)
+#   MINUTES    after which everything is over (default 14)
 #   PYTHON     interpreter that has torch with CUDA (default: .venv/bin/python if there, else python3)
+#   PACK       archive of offline_pack.py, for a machine without a network: wheels, and pairs to train on
+#   DATA       folder of training pairs (default: those of PACK)
 #   RECIPE     of config/train: diffmf_base (default), s4fusion_base, refinefuse_base ...
-#   DATA       folder of training pairs (default: the one that the recipe names)
-#   MAMBA_SSM  folder of the unpacked source distribution of mamba-ssm, to compare kernels with
-set -u -o pipefail
+#   MAMBA_SSM  folder of the unpacked source distribution of mamba-ssm, to compare scans with
+#   DEVICE     cuda (default), or cpu to try the script where there is no GPU
+set -euo pipefail
 cd "$(dirname "$0")/.."
 
-part=${1:-all}
-out=${2:-out/gpu}
-case $part in tests|kernels|engine|all|train) ;; *)
-    echo "unknown part '$part': expected tests, kernels, engine, all or train" >&2
-    exit 2 ;;
-esac
-
+out=${OUT:-out/gpu}
+device=${DEVICE:-cuda}
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-"$python" - <<'EOF' || exit 1
-import sys
-try:
-    import torch
-except ImportError as error:
-    sys.exit(f'{sys.executable} has no torch ({error}); set PYTHON to one that has a CUDA build of it')
-if not torch.cuda.is_available():
-    sys.exit(f'no GPU: torch {torch.__version__} sees no CUDA device; nothing was run')
-print(torch.cuda.get_device_name(), 'torch', torch.__version__, 'CUDA', torch.version.cuda)
-EOF
-
+"$python" -c 'import torch' || { echo "$python has no torch: set PYTHON to one that has a CUDA build of it" >&2; exit 1; }
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+data=${DATA:-}
+find_links=()
+if [ -n "${PACK:-}" ]; then
+    [ -d "$out/pack/wheels" ] || { mkdir -p "$out/pack" && tar -xf "$PACK" -C "$out/pack" &&
+        tar -xJf "$out/pack/wheels.tar.xz" -C "$out/pack"; }
+    find_links=(--no-index --find-links "$out/pack/wheels")
+    [ -n "$data" ] || [ ! -d "$out/pack/data" ] || data=$out/pack/data
+fi
+export PYTHONPATH="$PWD:$out/site${PYTHONPATH:+:$PYTHONPATH}"
 
 # Only what is missing is installed, beside this machine's torch, which stays as it is.
-missing=$("$python" - <<'EOF'
+missing=$("$python" - <<'END'
 from importlib.util import find_spec
 names = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'safetensors': 'safetensors', 'einops': 'einops',
          'rosbags': 'rosbags', 'typer': 'typer', 'rich': 'rich', 'pytest': 'pytest', 'pytest_timeout': 'pytest-timeout',
-         'hypothesis': 'hypothesis'}
+         'hypothesis': 'hypothesis', 'rclpy': 'ros-rclpy[fastrtps] ros-sensor-msgs ros-diagnostic-msgs ros-std-srvs'}
 print(*(package for module, package in names.items() if find_spec(module) is None))
-EOF
+END
 )
 if [ -n "$missing" ]; then
     echo "installing into $out/site: $missing"
-    # shellcheck disable=SC2086 (a list of names)
-    "$python" -m pip install -q --target "$out/site" $missing ||
-        { echo "these Python packages are missing and could not be installed: $missing" >&2; exit 1; }
-    export PYTHONPATH="$PYTHONPATH:$out/site"
+    # Without a network rclpy may be missing in the pack: everything but the demo runs without it.
+    # shellcheck disable=SC2086 # a list of names
+    "$python" -m pip install -q --disable-pip-version-check --target "$out/site" "${find_links[@]}" $missing ||
+        for package in $missing; do
+            "$python" -m pip install -q --disable-pip-version-check --target "$out/site" "${find_links[@]}" "$package" ||
+                echo "not installed: $package" >&2
+        done
 fi
 
-status=0
-run() {  # run NAME COMMAND...: at most 10 minutes, everything also in FOLDER/NAME.log
-    local name=$1
-    shift
-    echo "== $name"
-    timeout --kill-after=10 590 "$@" 2>&1 | tee "$out/$name.log"
-    local code=${PIPESTATUS[0]}
-    [ "$code" -eq 0 ] || { echo "== $name ended with $code" | tee -a "$out/$name.log"; status=1; }
-}
-
-tests() {
-    # shellcheck disable=SC2046 (one word a file)
-    run tests "$python" -m pytest -q -rs -p no:cacheprovider $(grep -l cuda test/test_*.py)
-}
-
-kernels() {
-    [ -n "${MAMBA_SSM:-}" ] || echo "MAMBA_SSM is not set: kernels are not compared with mamba_ssm"
-    run kernels "$python" benchmarks/gpu_scan.py ${MAMBA_SSM:+"$MAMBA_SSM"} --json "$out/kernels.json"
-}
-
-engine() {
-    run engine "$python" benchmarks/gpu_engine.py --json "$out/engine.json"
-}
-
-train() {  # 50 seconds are left for the start, the compiler and the last checkpoint
-    local recipe=${RECIPE:-diffmf_base}
-    run "$recipe" "$python" -m diffmf_ros.cli.main train "config/train/$recipe.yaml" --out "$out/$recipe" \
-        --minutes 9 ${DATA:+--data "$DATA"}
-}
-
-if [ "$part" = all ]; then tests; kernels; engine; else "$part"; fi
-echo "written to $out"
-exit $status
+exec "$python" benchmarks/gpu_run.py --out "$out" --minutes "${MINUTES:-14}" --device "$device" \
+    ${data:+--data "$data"} ${RECIPE:+--recipe "$RECIPE"} ${MAMBA_SSM:+--mamba-ssm "$MAMBA_SSM"} ${1:+--only "$@"}

@@ -1,85 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks on a CUDA device, 640x480 float16, message bytes to message bytes; each figure beside its bar.
+"""One network on a GPU, from message bytes to message bytes: gpu_engine.py PART MODEL/PRESET --json FILE.
 
-Every network is measured in a process of its own, and its start in two more: with empty compile caches, and with
-what the first one left there. A preset without shipped weights gets fresh ones, marked untrained: their pictures
-mean nothing, their times do. Without a CUDA device it says so and exits with 1.
+first  p50 and the replay of its graph, beside what `diffmf bench --plan` predicts: seconds.
+full   p99, graph against eager, memory, float16 against float32, 1280x1024 against 640x480.
+start  seconds from the start of a process to pairs at steady speed, in this process.
+
+A preset without shipped weights gets fresh ones: their pictures mean nothing, their times do. With --device
+cpu everything that needs no GPU runs, on small images, to try the script.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from data_path import messages, outgoing
 
-from diffmf_ros.models import PRESETS
+from diffmf_ros import models
+from diffmf_ros.core.encodings import decode
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference import weights, weights_header
+from diffmf_ros.inference.pipeline import FusionPipeline
 
-NETWORKS = tuple(f'{model}/{preset}' for model, presets in PRESETS.items() for preset in presets)
 SIZE, LARGE = (640, 480), (1280, 1024)
-WARM_UP, FRAMES, ROUNDS, START_FRAMES = 20, 300, 100, 60
+STAND_IN_SIZE = (96, 64)  # of a CPU that stands in for the GPU
+WARM_UP, FIRST_FRAMES, FRAMES, ROUNDS, START_FRAMES = 20, 60, 300, 60, 60
+STAND_IN_FRAMES = 6
 STEADY = 1.5  # a frame within so many medians is at steady speed
-# figure: ({network: bar}, at most or at least); None stands for every network
-BARS = {
-    'p50_ms': ({'diffmf/base': 6.0, 'diffmf/light': 3.3}, '<='),
-    'p99_over_p50': ({None: 1.15}, '<='),
-    'eager_over_graph': ({'diffmf/base': 1.3, 'diffmf/light': 2.0}, '>='),
-    'around_replay_ms': ({None: 0.4}, '<='),
-    'whole_over_replay': ({'diffmf/base': 1.1}, '<='),
-    'peak_allocated_gib': ({'diffmf/base': 1.0, 'diffmf/light': 0.4}, '<='),
-    'peak_reserved_gib': ({'diffmf/base': 1.0}, '<='),
-    'allocations_per_frame': ({None: 0}, '<='),
-    'start_cold_s': ({None: 15.0}, '<='),
-    'start_warm_s': ({None: 5.0}, '<='),
-    'within_a_level_of_float32': ({None: 0.999}, '>='),
-    'large_over_small': ({None: 4.9}, '<='),
-}
 
 
-def settings_of(name: str, folder: Path, **changes):
-    """Return (settings, whether trained) for model/preset on CUDA; fresh weights in folder where none are shipped."""
-    import torch
-
-    from diffmf_ros import models
-    from diffmf_ros.core.settings import DEFAULTS, updated
-    from diffmf_ros.inference import weights, weights_header
-
+def settings_of(name: str, folder: Path, device: str, **changes):
+    """Return (settings, whether trained) for model/preset; fresh weights in folder where none are shipped."""
     model, preset = name.split('/')
-    wanted = {'model': model, 'preset': preset, 'device': 'cuda', 'precision': 'float16', **changes}
+    precision = 'float16' if device == 'cuda' else 'auto'
+    wanted = {'model': model, 'preset': preset, 'device': device, 'precision': precision, **changes}
     try:
         weights_header.shipped(model, preset)
         return updated(DEFAULTS, wanted), True
     except weights_header.WeightsError:
         torch.manual_seed(0)
         path = folder / f'{model}_{preset}.safetensors'
-        weights.save_weights(path, models.build(model, preset).state_dict(), model=model, preset=preset, iterations=1,
-                             seed=0)
+        network = models.build(model, preset)
+        weights.save_weights(path, network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
         return updated(DEFAULTS, {**wanted, 'weights': str(path)}), False
 
 
-def pair_of(messages):
-    """Decode an rgb8 and a thermal message to a Pair."""
-    from diffmf_ros.core.encodings import decode
-    from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
+class Bench:
+    """A pipeline with one network, and pairs for it."""
 
-    frames = (Frame(stream, 0, '', *decode(**message)) for stream, message in zip((RGB, THERMAL), messages))
-    return Pair(*frames, offset_ns=0)
+    def __init__(self, name: str, folder: Path, device: str):
+        self.name, self.folder, self.device = name, folder, device
+        settings, self.trained = settings_of(name, folder, device)
+        self.pipeline = FusionPipeline(settings)
+        self.size = SIZE if device == 'cuda' else STAND_IN_SIZE
+        self.messages = self.messages_of(self.size)
 
+    def messages_of(self, size):
+        """An RGB message of size and a thermal one of half of it."""
+        return messages(size, (size[0] // 2, size[1] // 2))
 
-def whole(pipeline, messages):
-    """Message bytes to message bytes; refuses to go on when the network did not run."""
-    from data_path import outgoing
+    def frames(self, count: int) -> int:
+        """So many frames, fewer for a stand-in."""
+        return count if self.device == 'cuda' else min(count, STAND_IN_FRAMES)
 
-    result = pipeline.fuse(pair_of(messages))
-    if result.mode.value != 'FUSED':
-        sys.exit(f'this is not what was to be measured: {"; ".join(result.warnings)}')
-    return outgoing(result.pixels)
+    def whole(self, pair_messages=None, pipeline=None):
+        """Message bytes to message bytes; refuses to go on when the network did not run."""
+        frames = (Frame(stream, 0, '', *decode(**message))
+                  for stream, message in zip((RGB, THERMAL), pair_messages or self.messages))
+        result = (pipeline or self.pipeline).fuse(Pair(*frames, offset_ns=0))
+        if result.mode.value != 'FUSED':
+            sys.exit(f'this is not what was to be measured: {"; ".join(result.warnings)}')
+        return outgoing(result.pixels)
+
+    def samples_ms(self, count: int, call=None, *arguments) -> list[float]:
+        """Milliseconds of so many calls."""
+        return [timed(call or self.whole, *arguments) for _ in range(self.frames(count))]
 
 
 def timed(function, *arguments) -> float:
@@ -89,70 +91,61 @@ def timed(function, *arguments) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def messages_of(size):
-    """An RGB message of size and a thermal one of half of it."""
-    from data_path import messages
-
-    return messages(size, (size[0] // 2, size[1] // 2))
-
-
-def measure_start(name: str, folder: Path) -> dict:
-    """Seconds from the start of this process to the end of the first pair at steady speed."""
-    from diffmf_ros.inference.pipeline import FusionPipeline
-
-    pipeline = FusionPipeline(settings_of(name, folder)[0])
-    messages = messages_of(SIZE)
-    ends_s, spent_ms = [], []
-    for _ in range(START_FRAMES):
-        spent_ms.append(timed(whole, pipeline, messages))
-        ends_s.append(seconds_since_start())
-    steady_ms = STEADY * statistics.median(spent_ms[START_FRAMES // 2:])
-    first = next(i for i, ms in enumerate(spent_ms) if ms <= steady_ms)
-    return {'start_s': ends_s[first], 'first_pair_ms': spent_ms[0]}
+def first(bench: Bench) -> dict:
+    """The figures that matter most."""
+    first_pair_ms = timed(bench.whole)
+    bench.samples_ms(WARM_UP)
+    samples = bench.samples_ms(FIRST_FRAMES)
+    return {**about(bench), 'first_pair_ms': first_pair_ms, 'p50_ms': float(np.median(samples)),
+            'p99_ms': float(np.quantile(samples, 0.99)), **graph_against_eager(bench, rounds=20),
+            **predicted(bench)}
 
 
-def seconds_since_start() -> float:
-    """Age of this process, from the kernel's clock."""
-    started_ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf('SC_CLK_TCK')
+def about(bench: Bench) -> dict:
+    """What ran."""
+    return {'trained': bench.trained, 'runs_on': bench.pipeline.device, 'size': bench.size,
+            'problems': bench.pipeline.problems}
 
 
-def measure_network(name: str, folder: Path) -> dict:
-    """All figures of one network but those of its start."""
-    import torch
+def predicted(bench: Bench) -> dict:
+    """What `diffmf bench --plan` says about a pair on an H200."""
+    from diffmf_ros.evaluation.plan import PlanError, plan_pair
+    from diffmf_ros.evaluation.plan_devices import H200
+    try:
+        plan = plan_pair(*bench.name.split('/'), bench.size)
+    except PlanError as error:
+        return {'predicted': str(error)}
+    return {'predicted_h200_ms': plan.times_ms(H200)['predicted_ms'], 'planned_kernels': len(plan.kernels)}
 
-    from diffmf_ros.inference.pipeline import FusionPipeline
 
-    settings, trained = settings_of(name, folder)
-    pipeline = FusionPipeline(settings)
-    messages = messages_of(SIZE)
-    for _ in range(WARM_UP):
-        whole(pipeline, messages)
-    at_start_gib = torch.cuda.max_memory_reserved() / 2 ** 30  # with what captures and tuning needed
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_stats()['allocation.all.allocated']
-    samples = [timed(whole, pipeline, messages) for _ in range(FRAMES)]
-    allocations = (torch.cuda.memory_stats()['allocation.all.allocated'] - before) / FRAMES
+def full(bench: Bench) -> dict:
+    """All figures but those of the start."""
+    bench.samples_ms(WARM_UP)
+    figures = about(bench)
+    if bench.device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_stats()['allocation.all.allocated']
+    samples = bench.samples_ms(FRAMES)
+    if bench.device == 'cuda':
+        allocated = torch.cuda.memory_stats()['allocation.all.allocated'] - before
+        figures |= {'allocations_per_frame': allocated / len(samples),
+                    'peak_allocated_gib': torch.cuda.max_memory_allocated() / 2 ** 30,
+                    'peak_reserved_gib': torch.cuda.max_memory_reserved() / 2 ** 30}
     p50, p99 = np.quantile(samples, (0.5, 0.99))
-    figures = {'trained': trained, 'device': pipeline.device, 'problems': pipeline.problems,
-               'p50_ms': float(p50), 'p99_ms': float(p99), 'p99_over_p50': float(p99 / p50),
-               'allocations_per_frame': allocations,
-               'peak_reserved_at_start_gib': at_start_gib,
-               'peak_allocated_gib': torch.cuda.max_memory_allocated() / 2 ** 30,
-               'peak_reserved_gib': torch.cuda.max_memory_reserved() / 2 ** 30}
-    return {**figures, **graph_against_eager(pipeline, messages), **sizes_in_turn(pipeline, messages),
-            **against_float32(pipeline, name, folder, messages)}
+    return {**figures, 'p50_ms': float(p50), 'p99_ms': float(p99), 'p99_over_p50': float(p99 / p50),
+            **graph_against_eager(bench, rounds=ROUNDS), **sizes_in_turn(bench), **against_float32(bench)}
 
 
-def graph_against_eager(pipeline, messages) -> dict:
-    """Replay of the graph, its operations one by one, and the whole path, in turn."""
-    import torch
-
+def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
+    """Replay of the graph, its operations one by one, and the whole path, in turn. Nothing on a CPU."""
+    if bench.device != 'cuda':
+        return {}
     from diffmf_ros.inference.device_path import Plan
 
-    pair = pair_of(messages)
-    mapping = pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
-    prepared = pipeline._loaded.guard.network.path._prepared(Plan.of(pair, 1.0, mapping=mapping))
+    frames = (Frame(stream, 0, '', *decode(**message)) for stream, message in zip((RGB, THERMAL), bench.messages))
+    pair = Pair(*frames, offset_ns=0)
+    mapping = bench.pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
+    prepared = bench.pipeline._loaded.guard.network.path._prepared(Plan.of(pair, 1.0, mapping=mapping))
     inputs = [torch.zeros_like(tensor, device='cuda') for tensor in prepared.uploads.take()]
     inputs[2] += 1
 
@@ -161,91 +154,66 @@ def graph_against_eager(pipeline, messages) -> dict:
         torch.cuda.synchronize()
 
     cases = {'replay': lambda: finished(prepared.replay), 'eager': lambda: finished(prepared.replay._function),
-             'whole': lambda: whole(pipeline, messages)}
+             'whole': bench.whole}
     samples = {name: [] for name in cases}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, call in cases.items():
             samples[name].append(timed(call))
-    replay, eager, total = (statistics.median(samples[name][WARM_UP:]) for name in cases)
+    replay, eager, total = (statistics.median(samples[name][rounds // 4:]) for name in cases)
     return {'replay_ms': replay, 'eager_ms': eager, 'eager_over_graph': eager / replay,
             'around_replay_ms': total - replay, 'whole_over_replay': total / replay}
 
 
-def sizes_in_turn(pipeline, messages) -> dict:
-    """1280x1024 against 640x480."""
-    large = messages_of(LARGE)
-    samples = {id(case): [] for case in (messages, large)}
-    for _ in range(ROUNDS):
-        for case in (messages, large):
-            samples[id(case)].append(timed(whole, pipeline, case))
-    small_ms, large_ms = (statistics.median(samples[id(case)][WARM_UP:]) for case in (messages, large))
-    return {'large_ms': large_ms, 'large_over_small': large_ms / small_ms}
+def sizes_in_turn(bench: Bench) -> dict:
+    """1280x1024 against 640x480; a stand-in takes twice its sides."""
+    large = bench.messages_of(LARGE if bench.device == 'cuda' else tuple(2 * side for side in bench.size))
+    small_ms, large_ms = [], []
+    for _ in range(bench.frames(ROUNDS)):
+        small_ms.append(timed(bench.whole))
+        large_ms.append(timed(bench.whole, large))
+    small, big = (statistics.median(samples[len(samples) // 3:]) for samples in (small_ms, large_ms))
+    return {'large_ms': big, 'large_over_small': big / small}
 
 
-def against_float32(pipeline, name, folder, messages) -> dict:
-    """Share of the values of the 8-bit image that float16 leaves within one level of float32."""
-    from diffmf_ros.inference.pipeline import FusionPipeline
-
-    exact = FusionPipeline(settings_of(name, folder, precision='float32')[0])
-    images = [np.frombuffer(whole(one, messages), np.uint8).astype(int) for one in (pipeline, exact)]
+def against_float32(bench: Bench) -> dict:
+    """Share of the values of the 8-bit image that half precision leaves within one level of float32."""
+    settings, _ = settings_of(bench.name, bench.folder, bench.device, precision='float32')
+    exact = FusionPipeline(settings)
+    images = [np.frombuffer(bench.whole(pipeline=one), np.uint8).astype(int) for one in (bench.pipeline, exact)]
     return {'within_a_level_of_float32': float((np.abs(images[0] - images[1]) <= 1).mean())}
 
 
-def in_child(what: str, name: str, folder: Path, caches: Path) -> dict:
-    """Run measure_<what> in a process of its own, whose compile caches are under caches."""
-    environment = {**os.environ, 'TRITON_CACHE_DIR': str(caches / 'triton'), 'CUDA_CACHE_PATH': str(caches / 'cuda'),
-                   'TORCHINDUCTOR_CACHE_DIR': str(caches / 'inductor')}
-    command = [sys.executable, __file__, '--child', what, '--networks', name, '--folder', str(folder)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        return {'failed': f'measure_{what} ended with {done.returncode}, see above'}
-    return json.loads(done.stdout.splitlines()[-1])
+def start(bench: Bench) -> dict:
+    """Seconds from the start of this process to the end of the first pair at steady speed."""
+    ends_s, spent_ms = [], []
+    for _ in range(bench.frames(START_FRAMES)):
+        spent_ms.append(timed(bench.whole))
+        ends_s.append(seconds_since_start())
+    steady_ms = STEADY * statistics.median(spent_ms[len(spent_ms) // 2:])
+    steady = next(i for i, ms in enumerate(spent_ms) if ms <= steady_ms)
+    return {'start_s': ends_s[steady], 'first_pair_ms': spent_ms[0]}
 
 
-def measure(network: str) -> dict:
-    """Return all figures of one network, each process starting where the one before left the caches."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, caches = Path(name), Path(name) / 'caches'
-        cold = in_child('start', network, folder, caches)
-        warm = in_child('start', network, folder, caches)
-        figures = {f'{figure.removesuffix("_s")}_{when}_s' if figure.endswith('_s') else f'{figure}_{when}': value
-                   for when, start in (('cold', cold), ('warm', warm)) for figure, value in start.items()}
-        return {**figures, **in_child('network', network, folder, caches)}
-
-
-def line(network: str, figure: str, value) -> str:
-    """A figure, its bar and whether it is met."""
-    bars, sense = BARS.get(figure, ({}, '<='))
-    bar = bars.get(network, bars.get(None))
-    shown = f'{value:.4g}' if isinstance(value, float) else str(value)
-    if bar is None:
-        return f'{network:16} {figure:28} {shown}'
-    met = value <= bar if sense == '<=' else value >= bar
-    return f'{network:16} {figure:28} {shown:12} bar {sense} {bar:g}: {"met" if met else "MISSED"}'
+def seconds_since_start() -> float:
+    """Age of this process, from the kernel's clock."""
+    started_ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf('SC_CLK_TCK')
 
 
 def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=NETWORKS)
-    parser.add_argument('--json', type=Path, help='also write the figures there')
-    parser.add_argument('--child', choices=('start', 'network'), help=argparse.SUPPRESS)
-    parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
+    """Measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('part', choices=('first', 'full', 'start'))
+    parser.add_argument('network', help='MODEL/PRESET')
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
+    parser.add_argument('--json', type=Path, required=True)
     options = parser.parse_args()
-    import torch
-    if not torch.cuda.is_available():
+    if options.device == 'cuda' and not torch.cuda.is_available():
         sys.exit(f'no CUDA device is at hand (torch {torch.__version__}): nothing was measured')
-    if options.child:
-        print(json.dumps({'start': measure_start, 'network': measure_network}[options.child](
-            options.networks[0], options.folder)))
-        return
-    report = {'device': torch.cuda.get_device_name(), 'torch': torch.__version__, 'cuda': torch.version.cuda,
-              'python': platform.python_version(), 'size': SIZE, 'networks': {}}
-    for network in options.networks:
-        figures = report['networks'][network] = measure(network)
-        print('\n'.join(line(network, *item) for item in figures.items()), flush=True)
-        if options.json:  # after each network: what a time limit cuts off is only the rest
-            options.json.write_text(json.dumps(report, indent=1), encoding='utf-8')
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.network, Path(folder), options.device)
+        figures = {'first': first, 'full': full, 'start': start}[options.part](bench)
+    options.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == '__main__':

@@ -129,7 +129,18 @@ def _launch(function, given: dict) -> Kernel:
         exponentials = max((t.numel() for t in tensors.values()), default=0)
     return Kernel(name, sum(map(moved_bytes, read.values())),
                   sum(map(moved_bytes, written.values())),
+                  operations=_products(given), exact=bool(given.get('EXACT')),
                   exponentials=exponentials, **own)
+
+
+def _products(given: dict) -> int:
+    """Operations of a kernel that multiplies each of its rows with each matrix that it gets."""
+    rows = given.get('rows')
+    if not isinstance(rows, int):
+        return 0
+    matrices = (value for value in given.values() if isinstance(value, torch.Tensor)
+                and value.dim() == 2 and value.shape[0] != rows)
+    return 2 * rows * sum(matrix.numel() for matrix in matrices)
 
 
 def _walk(given: dict) -> tuple[dict, int]:

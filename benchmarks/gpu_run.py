@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that needs a GPU, in order of worth, for machines that are lent by the minute.
+
+    python benchmarks/gpu_run.py --out FOLDER [--minutes 14] [--only PART ...] [--device cpu]
+
+The first table stands within a minute. Each part is a process of its own that ends within its limit, most
+within 90 s; what is done is not done again when the script is called again with the same folder, GPU and
+code. FOLDER/gpu.json has all that was learned, FOLDER/gpu.md is the same to read, FOLDER/logs the rest.
+The last part, training, takes the time that is left. With --device cpu a CPU stands in for the GPU: small
+images, and the parts without a CPU form are passed over, to try the script.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_page import page, table
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = ('diffmf/nano', 'diffmf/light', 'diffmf/base', 's4fusion/light', 'refinefuse/light',
+            'diffmf/light-s4', 's4fusion/base', 'refinefuse/base')  # in order of worth
+LIMIT_S, TESTS_LIMIT_S, DEMO_LIMIT_S = 90, 60, 90
+TEST_FILES = ('triton', 'fused', 'graphs', 'selfcheck', 'device_path', 'mamba_ssm', 'plan', 'training_precision',
+              'pipeline', 'hot_swap', 'memory', 'scan')
+LEAST_TRAINING_S = 60
+WAIT_AFTER_TERM_S = 10
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process.
+
+    Args:
+        name: Its key in gpu.json.
+        command: What runs, {json} standing for the file of its figures.
+        limit_s: After so long it is ended.
+        environment: Variables beside those of this process.
+        needs_gpu: A stand-in cannot do it.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    limit_s: float = LIMIT_S
+    environment: dict[str, str] = field(default_factory=dict)
+    needs_gpu: bool = False
+
+
+def parts(options, caches: Path) -> list[Part]:
+    """Return all parts, those that are worth most first."""
+    def engine(part, network, **about):
+        command = ('benchmarks/gpu_engine.py', part, network, '--device', options.device, '--json', '{json}')
+        return Part(f'{part} {network}', command, **about)
+
+    def start(network, when):
+        own = caches / network.replace('/', '_')
+        return Part(f'start {when} {network}', engine('start', network).command, environment={
+            'TRITON_CACHE_DIR': str(own / 'triton'), 'CUDA_CACHE_PATH': str(own / 'cuda'),
+            'TORCHINDUCTOR_CACHE_DIR': str(own / 'inductor'), 'XDG_CACHE_HOME': str(own)})
+
+    tests = [Part(f'tests {name}', ('-m', 'pytest', '-v', '-rfE', '--tb=short', '-p', 'no:cacheprovider',
+                                    f'test/test_{name}.py'), TESTS_LIMIT_S)
+             for name in TEST_FILES if (ROOT / f'test/test_{name}.py').exists()]
+    scan = 'benchmarks/gpu_scan.py', *([options.mamba_ssm] if options.mamba_ssm else []), '--json', '{json}'
+    demo = [Part(f'demo {preset}', ('benchmarks/gpu_demo.py', '--preset', preset, '--device', options.device,
+                                    '--json', '{json}'), DEMO_LIMIT_S) for preset in ('light', 'base')]
+    return [*(engine('first', network) for network in NETWORKS[:3]),
+            start(NETWORKS[1], 'cold'), start(NETWORKS[1], 'warm'), demo[0],
+            *(engine('full', network) for network in NETWORKS[:3]), *tests[:4], demo[1],
+            Part('scans', scan, needs_gpu=True), *(engine('first', network) for network in NETWORKS[3:]), *tests[4:],
+            *(start(NETWORKS[2], when) for when in ('cold', 'warm')),
+            *(engine('full', network) for network in NETWORKS[3:])]
+
+
+class Run:
+    """A folder with what is known so far."""
+
+    def __init__(self, options):
+        self.options, self.out = options, options.out.resolve()
+        (self.out / 'logs').mkdir(parents=True, exist_ok=True)
+        self.file = self.out / 'gpu.json'
+        self.ends = time.monotonic() + 60 * options.minutes
+        self.state = {'machine': machine(options.device), 'parts': {}}
+        if self.file.exists():
+            known = json.loads(self.file.read_text())
+            if known['machine'] == self.state['machine']:
+                self.state = known
+            else:
+                self.file.rename(self.out / f'gpu.{int(self.file.stat().st_mtime)}.json')
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until everything has to be over."""
+        return self.ends - time.monotonic()
+
+    def do(self, part: Part) -> None:
+        """Run a part unless it is done; write what it found."""
+        if self.state['parts'].get(part.name, {}).get('ended') == 'done':
+            return
+        if part.needs_gpu and self.options.device == 'cpu':
+            self._note(part, {'ended': 'passed over', 'why': 'needs a GPU'})
+            return
+        limit_s = min(part.limit_s, self.left_s)
+        figures = self.out / 'logs' / f'{slug(part.name)}.json'
+        figures.unlink(missing_ok=True)
+        print(f'== {part.name} (at most {limit_s:.0f} s)', flush=True)
+        began = time.monotonic()
+        ended, lines = run(part, figures, self.out / 'logs' / f'{slug(part.name)}.log', limit_s)
+        found = {'ended': ended, 'wall_s': round(time.monotonic() - began, 1)}
+        if figures.exists():
+            found['figures'] = json.loads(figures.read_text())
+        if part.name.startswith('tests'):
+            found['figures'] = counted(lines)
+        elif ended != 'done':
+            found['last_lines'] = lines[-5:]
+        self._note(part, found)
+
+    def _note(self, part: Part, found: dict) -> None:
+        self.state['parts'][part.name] = found
+        temporary = self.file.with_suffix('.part')
+        temporary.write_text(json.dumps(self.state, indent=1))
+        temporary.replace(self.file)
+        (self.out / 'gpu.md').write_text(page(self.state))
+        print(table({part.name: found}), flush=True)
+
+    def train(self) -> None:
+        """Train in the time that is left, going on where the last call stopped."""
+        seconds = self.left_s - 50  # for the start, the compiler and the last checkpoint
+        if seconds < LEAST_TRAINING_S or not self.options.data:
+            print(f'no training: {"no data" if not self.options.data else "no time is left"}')
+            return
+        command = ('-m', 'diffmf_ros.cli.main', 'train', f'config/train/{self.options.recipe}.yaml', '--out',
+                   str(self.out / self.options.recipe), '--minutes', f'{seconds / 60:.2f}', '--data',
+                   str(self.options.data))
+        self.state['parts'].pop('train', None)
+        self.do(Part('train', command, self.left_s))
+
+
+def run(part: Part, figures: Path, log: Path, limit_s: float) -> tuple[str, list[str]]:
+    """Run a process; return how it ended and its lines. Failed tests are printed the moment they fail."""
+    command = [sys.executable, *(word.replace('{json}', str(figures)) for word in part.command)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **part.environment}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    lines: list[str] = []
+    with log.open('w') as file:
+        alarm = subprocess.Popen(['sleep', str(max(1, limit_s))])
+        watcher = _ends_when(alarm, process)
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            file.write(line)
+            if ' FAILED' in line or ' ERROR' in line:
+                print(line.rstrip(), flush=True)
+        code = process.wait()
+        cut_off = watcher(alarm)
+    return ('cut off' if cut_off else 'done' if code == 0 else f'exit code {code}'), lines
+
+
+def _ends_when(alarm: subprocess.Popen, process: subprocess.Popen):
+    """End process when alarm has run out; the function returned says whether it had to, and stops the alarm."""
+    from threading import Thread
+
+    ended = []
+
+    def watch():
+        if alarm.wait() == 0:
+            ended.append(True)
+            _end(process)
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+
+    def stop(alarm):
+        if not ended:
+            alarm.terminate()
+        thread.join()
+        return bool(ended)
+    return stop
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and its children, first by asking."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(WAIT_AFTER_TERM_S)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def counted(lines: list[str]) -> dict:
+    """Passed, skipped and failed tests of pytest's verbose output, the failed ones by name."""
+    results = [line.split() for line in lines if '::' in line and not line.startswith(('FAILED', 'ERROR'))]
+    kinds = [words[1] for words in results if len(words) > 1]
+    return {'passed': kinds.count('PASSED'), 'skipped': kinds.count('SKIPPED'),
+            'failed': [words[0] for words in results if len(words) > 1 and words[1] in ('FAILED', 'ERROR')]}
+
+
+def slug(name: str) -> str:
+    """A name of a part as one of a file."""
+    return name.replace(' ', '_').replace('/', '_')
+
+
+def machine(device: str) -> dict:
+    """What the figures belong to: device, versions, code."""
+    import platform
+
+    import torch
+    if device == 'cuda' and not torch.cuda.is_available():
+        sys.exit(f'no GPU: torch {torch.__version__} sees no CUDA device; nothing was run')
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / 'diffmf_ros').rglob('*.py')):
+        digest.update(file.read_bytes())
+    name = torch.cuda.get_device_name() if device == 'cuda' else 'a CPU in place of a GPU'
+    return {'device': name, 'torch': torch.__version__, 'cuda': torch.version.cuda, 'code': digest.hexdigest()[:12],
+            'python': platform.python_version()}
+
+
+def main() -> None:
+    """Run the parts that are not done."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('out/gpu'))
+    parser.add_argument('--minutes', type=float, default=14.0)
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
+    parser.add_argument('--only', nargs='+', help='parts whose names begin so; train is one')
+    parser.add_argument('--data', type=Path, help='folder of training pairs, ir/ and vi/ below it')
+    parser.add_argument('--recipe', default='diffmf_base', help='of config/train')
+    parser.add_argument('--mamba-ssm', help='folder of its unpacked source distribution, to compare scans with')
+    options = parser.parse_args()
+    os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
+    os.environ['PYTHONUNBUFFERED'] = '1'
+    this = Run(options)
+    wanted = tuple(options.only or ('',))
+    for part in parts(options, this.out / 'caches'):
+        if part.name.startswith(wanted) and this.left_s > 5:
+            this.do(part)
+    if 'train'.startswith(wanted) or 'train' in wanted:
+        this.train()
+    print(f'written to {this.file} and {this.out / "gpu.md"}')
+    bad = [name for name, found in this.state['parts'].items() if found['ended'] not in ('done', 'passed over')]
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == '__main__':
+    main()
