@@ -18,10 +18,12 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
+IMAGES = 'rgb_image', 'thermal_image', 'fused_image'
 ARGUMENTS = (
     DeclareLaunchArgument('detector', description='ONNX file of a YOLO-style detector'),
     DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw'),
     DeclareLaunchArgument('thermal_image', default_value='thermal/image_raw'),
+    DeclareLaunchArgument('fused_image', default_value='fused/image'),
     DeclareLaunchArgument('compare', default_value='true',
                           description='true: all three images; false: the fused image only'),
     DeclareLaunchArgument('classes', default_value='', description='names of the classes'),
@@ -34,7 +36,7 @@ def detector_node(context: LaunchContext) -> list[ExecuteProcess]:
     value = {argument.name: LaunchConfiguration(argument.name).perform(context)
              for argument in ARGUMENTS}
     topics = [value['rgb_image'], value['thermal_image']] if value['compare'] == 'true' else []
-    topics = f'[{", ".join([*topics, "fused/image"])}]'
+    topics = f'[{", ".join([*topics, value["fused_image"]])}]'
     parameters = {'detector': value['detector'], 'topics': topics,
                   'classes': value['classes'], 'wanted': value['wanted']}
     given = [text for name, text in parameters.items() if text
@@ -50,5 +52,5 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         *ARGUMENTS,
         IncludeLaunchDescription(PythonLaunchDescriptionSource(fusion), launch_arguments={
-            name: LaunchConfiguration(name) for name in ('rgb_image', 'thermal_image')}.items()),
+            name: LaunchConfiguration(name) for name in IMAGES}.items()),
         OpaqueFunction(function=detector_node)])

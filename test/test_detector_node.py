@@ -136,9 +136,10 @@ def test_the_launch_file_starts_the_node_and_the_detector(request, tmp_path):
     codes, printed = run(IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(EXAMPLES / 'detector.launch.py')),
         launch_arguments={'detector': str(write_hot_spot(tmp_path / 'd.onnx')),
-                          'model': 'classical', 'rgb_image': 'front/image'}.items()),
+                          'fusion_model': 'classical', 'rgb_image': 'front/image'}.items()),
         until=lambda text: 'active: classical' in text and 'boxes as JSON' in text)
 
     # then both ended cleanly, and the detector looked at the topics of the launch line
     assert sorted(codes.values()) == [0, 0], printed
+    assert 'did you mean' not in printed
     assert '(yolox) on front/image, thermal/image_raw, fused/image' in printed
