@@ -43,7 +43,7 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb', **settings
         rgb: H x W x 3 or H x W x 4 (alpha is dropped) or H x W, uint8.
         thermal: H x W of any size, uint8, uint16 (raw counts) or float32; warm is bright.
         order: order of the color channels of rgb, and of the result: rgb, or bgr as OpenCV reads them.
-        **settings: settings as in the README, with two underscores for a dot: preset='light', device='cuda',
+        **settings: settings as in docs/parameters.md, with two underscores for a dot: preset='light', device='cuda',
             alignment='align.yaml', thermal__polarity='black_hot'.
 
     Returns:

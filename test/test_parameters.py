@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A default exists once: settings, declared parameters, config/fusion.yaml and the README agree."""
+"""A default exists once: settings, declared parameters, config/fusion.yaml and the pages agree."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from diffmf_ros.ros.fusion_node import FusionNode
 
 NODE = 'diffmf_ros.ros.fusion_node'
 ITEMS = {item.name: item for item in describe()}
-README = Path(__file__).parents[1] / 'README.md'
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -67,12 +67,22 @@ def test_the_yaml_shows_every_default_under_its_description():
         assert re.search(line, text), f'{name} needs its description in the line above'
 
 
-def test_the_readme_lists_every_default():
-    rows = re.findall(r'^\|\s*`([\w.]+)`\s*\|\s*`([^`]*)`\s*\|', README.read_text(), re.MULTILINE)
+def listed_in(page):
+    """Return {name: default} of the rows of settings in the tables of a page."""
+    rows = re.findall(r'^\|\s*`([\w.]+)`\s*\|\s*`([^`]*)`\s*\|', (ROOT / page).read_text(), re.MULTILINE)
+    return {name: yaml.safe_load(value) if value not in ("''", '') else '' for name, value in rows
+            if name in ITEMS}
 
-    listed = {name: yaml.safe_load(value) if value not in ("''", '') else '' for name, value in rows
-              if name in ITEMS}
-    assert listed == {name: item.value for name, item in ITEMS.items()}
+
+def test_the_page_of_parameters_lists_every_default():
+    assert listed_in('docs/parameters.md') == {name: item.value for name, item in ITEMS.items()}
+
+
+def test_the_readme_lists_five_defaults():
+    listed = listed_in('README.md')
+
+    assert len(listed) == 5
+    assert listed == {name: ITEMS[name].value for name in listed}
 
 
 def test_overrides_are_read_and_integers_pass_for_floats(make_node):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting of the product, once: default, range, choices and description.
 
-The node declares its parameters from here, `config/fusion.yaml` and the README table show them, and
+The node declares its parameters from here, `config/fusion.yaml` and docs/parameters.md show them, and
 a test compares all of them. Nested groups become dotted names: `sync.max_distance_ms`.
 """
 

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages say can be done: links lead somewhere, printed commands are understood."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from diffmf_ros.cli.main import application
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('diffmf_ros/weights/*.md')])
+FENCE = re.compile(r'^```[^\n]*\n(.*?)^```', re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r'`([^`\n]+)`')
+ERRORS = sys.modules[typer.BadParameter.__module__]  # click's, or typer's copy of it
+PRESETS = 'nano', 'light', 'light-s4', 'base'
+LINK = re.compile(r'\]\(([^()\s]+)\)')
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding='utf-8')
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r'^#+ (.+)$', FENCE.sub('', text_of(page)), re.MULTILINE)
+    plain = (re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', heading) for heading in headings)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in plain}
+
+
+def printed_lines(page: Path) -> list[str]:
+    """Lines of the blocks of code of a page, continuation lines joined."""
+    blocks = ''.join(FENCE.findall(text_of(page))).replace('\\\n', ' ')
+    return [line.strip().removeprefix('$ ') for line in blocks.splitlines()]
+
+
+def commands(program: str, lines_of=printed_lines) -> list[tuple[str, str]]:
+    """Rows of (page, command line) of a program; the changelog may name what there was once."""
+    return [(name_of(page), line) for page in PAGES if page.name != 'CHANGELOG.md'
+            for line in lines_of(page) if line.split(' ')[0] == program]
+
+
+def mentions(page: Path) -> list[str]:
+    """Code in the sentences of a page."""
+    return INLINE.findall(FENCE.sub('', text_of(page)))
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_relative_links_resolve(page):
+    for target in LINK.findall(FENCE.sub('', text_of(page))):
+        if re.match(r'\w+:', target):
+            continue
+        path, _, anchor = target.partition('#')
+        goal = (page.parent / path).resolve() if path else page
+        assert goal.exists(), f'{name_of(page)} links to {target}, which does not exist'
+        if anchor and goal.suffix == '.md':
+            there = anchors(goal)
+            assert anchor in there, f'{name_of(page)} links to {target}; there are {there}'
+
+
+def understood(words: list[str]) -> None:
+    """Let the command line of diffmf parse words, without running anything."""
+    group = get_command(application())
+    context = group.make_context('diffmf', words[:1])
+    command = group.get_command(context, words[0])
+    if command is None:
+        raise typer.BadParameter(f'no command {words[0]}')
+    if not {'-h', '--help'} & set(words):
+        command.make_context(words[0], words[1:], parent=context)
+
+
+def words_of(line: str) -> list[str]:
+    """The arguments of a command line, 1 for the single capitals that a reader fills in."""
+    words = shlex.split(line, comments=True)[1:]
+    end = next((at for at, word in enumerate(words) if word in ('|', '&&', ';', '>')), None)
+    return [re.sub('^[A-Z]$', '1', word) for word in words[:end]]
+
+
+@pytest.mark.parametrize('page, line', commands('diffmf'))
+def test_printed_commands_parse(page, line):
+    words = words_of(line)
+
+    assert words, f'{page}: {line}'
+    understood(words)
+
+
+@pytest.mark.parametrize('page, line', commands('diffmf', mentions))
+def test_mentioned_commands_and_options_exist(page, line):
+    words = words_of(line)
+    if not words or words[0].startswith('-') or words[0] in ('COMMAND', *PRESETS):
+        return  # `diffmf nano` names a network
+    # A sentence may leave out the arguments and the value of the last option.
+    try:
+        understood(words)
+    except (ERRORS.MissingParameter, ERRORS.BadOptionUsage):
+        pass
+
+
+@pytest.mark.parametrize('page, line', commands('ros2'))
+def test_printed_launch_lines_name_arguments_that_exist(page, line):
+    words = shlex.split(line, comments=True)
+    if words[1:2] != ['launch'] or words[2] == 'yolo_bringup':
+        return
+    places = [ROOT / words[2]] if words[2].endswith('.py') else [
+        ROOT / folder / words[3] for folder in ('launch', 'examples')]
+    file = next((path for path in places if path.is_file()), None)
+    assert file is not None, f'{page}: {line}: no such launch file'
+    declared = file.read_text() + (ROOT / 'launch' / 'fusion.launch.py').read_text()
+    for name in (word.partition(':=')[0] for word in words if ':=' in word):
+        assert f"'{name}'" in declared, f'{page}: {line}: no argument {name}'
+
+
+@pytest.mark.parametrize('page, line', commands('make'))
+def test_printed_make_targets_exist(page, line):
+    makefile = (ROOT / 'Makefile').read_text()
+    for word in shlex.split(line, comments=True)[1:]:
+        target, _, value = word.partition('=')
+        known = f'{target}:' in makefile if not value else f'$({target})' in makefile
+        assert known, f'{page}: {line}: {word}'
+
+
+def test_readme_fits_a_screen_or_two():
+    text = text_of(ROOT / 'README.md')
+    assert len(text.splitlines()) < 90 and len(text.split()) < 700
+
+
+def test_parameters_page_is_made_from_the_settings():
+    module = runpy.run_path(str(ROOT / 'docs' / 'parameters_page.py'))
+    page = text_of(ROOT / 'docs' / 'parameters.md')
+    assert module['with_tables'](page) == page, 'run: python docs/parameters_page.py'
