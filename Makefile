@@ -9,18 +9,27 @@ STAMPS := $(VENV)/stamps
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/models/kernels/native/*) \
 	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
+# A worker builds what the tests of a file share once.
+IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test lint venv clean
+.PHONY: help demo test test-fast lint venv clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder, RATE=factor
 	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(foreach s,$(SCENE),--scene '$(s)') \
 		$(if $(RATE),--rate '$(RATE)') $(if $(filter out/demo,$(OUT)),--overwrite)
 
-test: venv ## every test
-	$(BIN)/python -m pytest
+test: SHELL := bash
+test: venv ## every test: on all cores first, then one after another those that talk DDS
+	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
+	$(BIN)/python -m pytest -m dds | tee -a "$$log" || [ $$? = 5 ] || code=1; \
+	printf '\nBoth parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
+
+test-fast: venv ## no DDS, no training: for every change
+	$(IN_PARALLEL) -m 'not dds and not training'
 
 lint: venv ## ruff over everything
 	$(BIN)/ruff check .

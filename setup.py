@@ -17,7 +17,7 @@ EXTRAS = {
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
-    'dev': ['pytest', 'pytest-timeout', 'hypothesis', 'ruff'],
+    'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff'],
 }
 
 # Instruction sets, as suffix of the extension and compiler option; cpu.py loads the widest that the processor has.

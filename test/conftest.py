@@ -48,8 +48,31 @@ def ros_domain(folder: Path):
         yield number
 
 
+def pytest_configure(config):
+    """Keep tests without the fixture dds out of DDS, and parallel ones off each other's cores."""
+    # Whoever starts a node without a domain of its own would meet the nodes of other tests.
+    os.environ['ROS_DOMAIN_ID'] = 'none: take the fixture domain'
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        os.environ['OMP_NUM_THREADS'] = '1'
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark every test that takes the fixture dds, directly or through another one, and those of training."""
+    for item in items:
+        if 'dds' in item.fixturenames:
+            item.add_marker('dds')
+        if item.path.name.startswith('test_training'):
+            item.add_marker('training')
+
+
+@pytest.fixture(scope='session')
+def dds():
+    """Sign of a test that talks DDS: the hook above marks it, and `make test` runs it alone."""
+
+
 @pytest.fixture
-def domain(tmp_path):
+def domain(dds, tmp_path):
     """Yield a ROS domain for this test alone."""
     with ros_domain(tmp_path) as number:
         yield number

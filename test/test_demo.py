@@ -21,7 +21,7 @@ CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
 
 
 @pytest.fixture
-def run_of(tmp_path):
+def run_of(dds, tmp_path):
     def make(bag, settings=CLASSICAL):
         return demo.DemoRun(bags=(bag,), fused=tmp_path / 'fused', logs=tmp_path / 'log', rate=1.0, settings=settings)
     return make
@@ -44,7 +44,7 @@ def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
-def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(tmp_path, monkeypatch, capsys):
+def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_path, monkeypatch, capsys):
     # Given drives short enough for a test
     monkeypatch.setattr(command, 'EACH_S', 0.8)
 

@@ -15,14 +15,14 @@ def names(cells):
 
 
 @pytest.fixture(scope='module')
-def node(tmp_path_factory):
+def node(dds, tmp_path_factory):
     """Yield a rig around the node: that every cell ends with fused images makes it fit for the next one."""
     with started('diffmf_ros.ros.fusion_node', tmp_path_factory.mktemp('node')) as rig:
         yield rig
 
 
 @pytest.fixture
-def faulty_node(tmp_path):
+def faulty_node(dds, tmp_path):
     """Yield a rig around the node with a network that can be broken; how it failed before makes it more careful."""
     with started('faults.faulty_node', tmp_path) as rig:
         yield rig
