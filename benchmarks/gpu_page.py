@@ -24,6 +24,8 @@ def page(state: dict) -> str:
     parts = state['parts']
     failed = [test for found in parts.values() for test in found.get('figures', {}).get('failed', ())]
     head = [f'# {state["machine"]["device"]}', '', machine, '']
+    if 'in place of a GPU' in machine:
+        head += ['**No figure here says anything about a GPU**: small images on a CPU, to try the scripts.', '']
     if failed:
         head += ['**Failed tests**', '', *(f'* `{test}`' for test in failed), '']
     return '\n'.join([*head, *_first(parts), '## All parts', '', table(parts), ''])

@@ -68,8 +68,9 @@ def parts(options, caches: Path) -> list[Part]:
                                     f'test/test_{name}.py'), TESTS_LIMIT_S)
              for name in TEST_FILES if (ROOT / f'test/test_{name}.py').exists()]
     scan = 'benchmarks/gpu_scan.py', *([options.mamba_ssm] if options.mamba_ssm else []), '--json', '{json}'
+    stand_in = ('--seconds', '1') if options.device == 'cpu' else ()
     demo = [Part(f'demo {preset}', ('benchmarks/gpu_demo.py', '--preset', preset, '--device', options.device,
-                                    '--json', '{json}'), DEMO_LIMIT_S) for preset in ('light', 'base')]
+                                    '--json', '{json}', *stand_in), DEMO_LIMIT_S) for preset in ('light', 'base')]
     return [*(engine('first', network) for network in NETWORKS[:3]),
             start(NETWORKS[1], 'cold'), start(NETWORKS[1], 'warm'), demo[0],
             *(engine('full', network) for network in NETWORKS[:3]), *tests[:4], demo[1],

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffmf_ros.doctor import Diagnosis, ros, system
+from diffmf_ros.doctor import Diagnosis, jetson, ros, system
 from diffmf_ros.doctor.finding import Finding, Imported, State, try_imports
+from diffmf_ros.doctor.jetson import release
 from diffmf_ros.resources import find
 
 GOOD, LACKS, ERROR, BLOCKS = State
@@ -124,6 +125,54 @@ def test_energy_is_reported_or_the_reason(monkeypatch):
     monkeypatch.setattr(system, 'find_meter', lambda: SimpleNamespace(source='RAPL package-0'))
     finding, = system.energy()
     assert (finding.text, finding.state) == ('RAPL package-0', GOOD)
+
+
+class TestJetson:
+    """What is active on a board; the board and its libraries are stand-ins."""
+
+    ARCHITECTURES = {'torch': '2.8.0, CUDA 12.6, sm_80, sm_87', 'triton': '3.4.0',
+                     'onnxruntime': 'TensorrtExecutionProvider, CPUExecutionProvider'}
+
+    def look(self, monkeypatch, tmp_path, board='NVIDIA Jetson AGX Orin', **libraries):
+        """Findings by name; a library of '' is not installed."""
+        (tmp_path / 'release').write_text('# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n')
+        monkeypatch.setattr(jetson, 'this_machine', lambda: SimpleNamespace(board=board))
+        monkeypatch.setattr(jetson, 'release', lambda: release(tmp_path / 'release'))
+        there = self.ARCHITECTURES | libraries
+        monkeypatch.setattr(jetson, 'try_code', lambda code: Imported(
+            **{'version' if there[code.split()[1].rstrip(';')] else 'reason':
+               there[code.split()[1].rstrip(';')] or 'ModuleNotFoundError'}))
+        return by_name(jetson.examine())
+
+    def test_other_machines_have_no_such_section(self, monkeypatch, tmp_path):
+        assert self.look(monkeypatch, tmp_path, board='a desktop') == {}
+
+    def test_a_complete_orin(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path)
+        assert found['board'].text == 'NVIDIA Jetson AGX Orin, Jetson Linux R36.4.3, capability 8.7'
+        assert {finding.state for finding in found.values()} == {GOOD}
+        assert found['fused kernels'].text == 'active: triton 3.4.0'
+
+    def test_torch_of_another_gpu(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, torch='2.8.0, CUDA 13.0, sm_90')
+        assert found['torch on the GPU'].state is LACKS and 'no sm_87' in found['torch on the GPU'].text
+
+    def test_torch_from_the_index(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, torch='no GPU')
+        assert "NVIDIA's torch wheel" in found['torch on the GPU'].advice
+        assert found['fused kernels'].state is LACKS
+
+    def test_without_triton_it_is_an_error(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, triton='')
+        assert found['fused kernels'].state is ERROR and 'aarch64' in found['fused kernels'].advice
+
+    def test_an_old_board_cannot_have_the_kernels(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, board='NVIDIA Jetson AGX Xavier', torch='2.1, CUDA 11.4, sm_72')
+        assert found['fused kernels'].state is ERROR and 'older than Ampere' in found['fused kernels'].text
+
+    def test_without_tensorrt_it_says_what_to_install(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, onnxruntime='CPUExecutionProvider')
+        assert found['TensorRT'].state is LACKS and 'trtexec' in found['TensorRT'].advice
 
 
 class TestNetwork:

@@ -31,6 +31,7 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at everything; takes some seconds, because libraries are imported in processes of their own."""
-    from . import network, ros, system
-    looks = (system.machine, system.libraries, network.examine, ros.libraries, ros.transport, system.energy)
+    from . import jetson, network, ros, system
+    looks = (system.machine, system.libraries, network.examine, jetson.examine, ros.libraries,
+             ros.transport, system.energy)
     return Diagnosis(tuple(finding for look in looks for finding in look()))

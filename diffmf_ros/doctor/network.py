@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ..core.frames import DiffmfError
 from ..core.settings import DEFAULTS
-from ..machine import this_machine
 from .finding import Finding, State
+from .jetson import is_jetson
 
-TEGRA_RELEASE = Path('/etc/nv_tegra_release')
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 
 
@@ -52,7 +51,7 @@ def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: 
     cuda_of_torch: the CUDA version that torch was built for, None without; tegra: this is a Jetson;
     driver: an NVIDIA driver is loaded. The last two are found out when None.
     """
-    tegra = TEGRA_RELEASE.exists() or 'Jetson' in this_machine().board if tegra is None else tegra
+    tegra = is_jetson() if tegra is None else tegra
     driver = NVIDIA_DRIVER.exists() if driver is None else driver
     if tegra:
         return (f'this is a Jetson, but torch (CUDA {cuda_of_torch}) sees no GPU',
