@@ -49,6 +49,32 @@ def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
     assert 'NaN' in cameras.values()['last_error']
 
 
+def test_an_rgb_camera_of_12_bits_is_fused(cameras):
+    noise = np.random.default_rng(1)
+    for _ in range(3):
+        cameras.next()
+        cameras.rgb(noise.integers(800, 4000, (48, 64), dtype=np.uint16), encoding='mono16')
+        cameras.thermal(noise.integers(7000, 9000, (24, 32), dtype=np.uint16))
+        image = cameras.peer.wait_for(lambda: cameras.of(cameras.fused), 'a fused image')[0]
+
+    assert (image.width, image.height, cameras.state()['mode']) == (64, 48, 'CLASSICAL')
+
+
+def test_an_rgb_camera_that_cannot_be_fused_leaves_thermal_alone(make_cameras):
+    cameras = make_cameras(health__source_timeout_s=0.3)
+
+    def thermal_alone():
+        cameras.next()
+        noise = np.random.default_rng(cameras.stamp_ns)
+        cameras.rgb(noise.random((48, 64), dtype=np.float32), encoding='32FC1')
+        cameras.thermal(noise.integers(7000, 9000, (24, 32), dtype=np.uint16))
+        return [state for state in cameras.states if 'THERMAL_ONLY' in state.status[0].message or
+                any(item.value == 'THERMAL_ONLY' for item in state.status[0].values)]
+
+    cameras.peer.wait_for(thermal_alone, 'thermal alone')
+    cameras.peer.wait_for(lambda: 'got 32FC1' in cameras.values().get('last_error', ''), 'the reason')
+
+
 def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(cameras, monkeypatch):
     cameras.fuse_one()
     pipeline, calls = cameras.node._pipeline, []

@@ -114,7 +114,7 @@ def test_rgb_alone_is_on_the_thermal_grid_when_that_is_the_output(shifted):
 
 @pytest.mark.parametrize('frame, reason', [
     (rgb_frame('rgb8'), 'too_large'),
-    (Frame(RGB, 1, '', np.zeros((4, 4), np.uint16), 'mono16'), 'not_8_bit'),
+    (Frame(RGB, 1, '', np.zeros((4, 4), np.float32), '32FC1'), 'not_8_bit'),
     (thermal_frame(np.full((4, 4), np.nan, np.float32), '32FC1'), 'no_finite_value')])
 def test_a_single_frame_that_is_not_usable_is_refused(frame, reason):
     with pytest.raises(FrameError) as caught:

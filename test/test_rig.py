@@ -173,6 +173,11 @@ def test_a_plane_that_is_not_in_front_of_both_cameras_is_refused(depth_m):
         this.mapping(depth_m)
 
 
+def test_a_base_line_in_millimetres_is_refused():
+    with pytest.raises(AlignmentError, match='translation of 50 m .* write it in metres'):
+        Extrinsics(IDENTITY, (-50.0, 0.0, 0.0))
+
+
 def test_a_lens_that_is_not_known_is_refused():
     with pytest.raises(CalibrationError, match='got fisheye624 with 1'):
         Rig(RGB_CAMERA, CameraModel((320, 256), WIDE_THERMAL.k, (0.1,), distortion_model='fisheye624'), EXTRINSICS)

@@ -20,20 +20,26 @@ _FORMATS = {
     '16UC1': ('mono16', np.uint16, 1),
     'rgb8': ('rgb8', np.uint8, 3),
     'bgr8': ('bgr8', np.uint8, 3),
+    'rgb16': ('rgb16', np.uint16, 3),
+    'bgr16': ('bgr16', np.uint16, 3),
+    '16UC3': ('bgr16', np.uint16, 3),
+    'rgba16': ('rgba16', np.uint16, 4),
+    'bgra16': ('bgra16', np.uint16, 4),
+    '16UC4': ('bgra16', np.uint16, 4),
     'rgba8': ('rgba8', np.uint8, 4),
     'bgra8': ('bgra8', np.uint8, 4),
     '8UC3': ('bgr8', np.uint8, 3),
     '8UC4': ('bgra8', np.uint8, 4),
     '32FC1': ('32FC1', np.float32, 1),
     **{f'bayer_{order}8': ('bgr8', np.uint8, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
+    **{f'bayer_{order}16': ('bgr16', np.uint16, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
     **{name: ('bgr8', np.uint8, 2) for name in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv')},
 }
 # Raw sensor patterns and subsampled colour become bgr8. OpenCV names a pattern by its second row, ROS by its first.
 _TO_BGR = {
-    'bayer_rggb8': cv2.COLOR_BayerBG2BGR,
-    'bayer_bggr8': cv2.COLOR_BayerRG2BGR,
-    'bayer_gbrg8': cv2.COLOR_BayerGR2BGR,
-    'bayer_grbg8': cv2.COLOR_BayerGB2BGR,
+    **{f'bayer_{order}{bits}': code for bits in (8, 16) for order, code in (
+        ('rggb', cv2.COLOR_BayerBG2BGR), ('bggr', cv2.COLOR_BayerRG2BGR),
+        ('gbrg', cv2.COLOR_BayerGR2BGR), ('grbg', cv2.COLOR_BayerGB2BGR))},
     'yuv422': cv2.COLOR_YUV2BGR_UYVY,
     'uyvy': cv2.COLOR_YUV2BGR_UYVY,
     'yuv422_yuy2': cv2.COLOR_YUV2BGR_YUYV,
@@ -51,11 +57,11 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
            data) -> tuple[np.ndarray, str]:
     """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.
 
-    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8, in native byte
-    order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
+    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8 or uint16, in native
+    byte order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
     writable when data is; only items in foreign byte order are copied. The canonical encodings are
-    mono8, mono16, rgb8, bgr8, rgba8, bgra8 and 32FC1; 8UC3 and 8UC4 are read as bgr8 and bgra8,
-    OpenCV's order. 8-bit Bayer patterns and packed YUV 4:2:2 are converted to bgr8. Raises FrameError with the
+    mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and 32FC1; 8UC3 and 8UC4 are read as bgr8 and
+    bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer patterns and packed YUV 4:2:2 become bgr8 or bgr16. Raises FrameError with the
     reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
     """
     if encoding not in _FORMATS:
@@ -81,12 +87,12 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     foreign = bool(is_bigendian) != (sys.byteorder == 'big')
     view = np.ndarray(shape, item.newbyteorder() if foreign else item, buffer, strides=strides)
     if encoding in _TO_BGR:
-        return _to_bgr(view, encoding), canonical
+        return _to_bgr(view.astype(item, copy=False), encoding), canonical
     return view.astype(item, copy=False), canonical
 
 
 def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:
-    """Return H x W (Bayer) or H x W x 2 (YUV 4:2:2) uint8 as H x W x 3, in the order b, g, r."""
+    """Return H x W (Bayer) or H x W x 2 (YUV 4:2:2) as H x W x 3 of the same type, in the order b, g, r."""
     try:
         return cv2.cvtColor(np.ascontiguousarray(view), _TO_BGR[encoding])
     except cv2.error as error:  # an odd width of YUV 4:2:2, which has two pixels in common

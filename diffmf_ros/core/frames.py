@@ -39,8 +39,8 @@ class Frame:
     """One decoded image of one camera.
 
     pixels is an array of shape H x W (mono8: uint8, mono16: uint16 native order, 32FC1: float32) or
-    H x W x 3|4 uint8 (rgb8, bgr8, rgba8, bgra8), in the channel order that `encoding` names. It may
-    be a read-only or strided view of the message that it came from.
+    H x W x 3|4 uint8 (rgb8, bgr8, rgba8, bgra8) or uint16 (rgb16 ...), in the channel order that
+    `encoding` names. It may be a read-only or strided view of the message that it came from.
     """
 
     stream: str

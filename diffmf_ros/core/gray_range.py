@@ -35,7 +35,6 @@ _QUIET = 0.2
 _NOISE_RESPONSE = 4.787
 # Counts: no camera has such noise. An image of it is a texture (a test picture, say).
 _MOST_NOISE = 200.0
-_COUNTS_PER_KELVIN = {'kelvin': 1.0, 'centikelvin': 100.0}
 
 
 def gray_range(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
@@ -131,7 +130,7 @@ def _percentiles(sample: np.ndarray, settings: ThermalSettings) -> tuple[float, 
 
 def _least_span(scene: np.ndarray, settings: ThermalSettings, low: float, high: float) -> float:
     """Return how far apart black and white have to be at least, in units of the values."""
-    least = _COUNTS_PER_KELVIN[settings.radiometric_unit] * settings.min_span_k
+    least = settings.min_span_k / settings.scale_k[0]
     if settings.min_span_noise:
         noise = noise_of(scene, low, high)
         if scene.dtype.kind == 'f' or noise <= _MOST_NOISE:

@@ -18,6 +18,8 @@ from .warp import Mapping, table_mapping
 
 # A rotation written with four decimals still is one.
 _ORTHONORMAL_TOLERANCE = 1e-3
+# Between the ends of a lorry or of the wings of a large UAV; 5 cm written in millimetres are more.
+LARGEST_BASE_LINE_M = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Extrinsics:
         matrix = np.array(self.rotation)
         if not (np.isfinite(matrix).all() and np.isfinite(self.translation_m).all()):
             raise AlignmentError(f'expected finite extrinsics, got {self.rotation} and {self.translation_m}')
+        apart_m = float(np.linalg.norm(self.translation_m))
+        if apart_m > LARGEST_BASE_LINE_M:
+            raise AlignmentError(f'expected two cameras on one mount, got a translation of {apart_m:g} m between them: '
+                                 'write it in metres, not in millimetres')
         error = np.abs(matrix @ matrix.T - np.eye(3)).max()
         if error > _ORTHONORMAL_TOLERANCE:
             raise AlignmentError(f'expected a rotation, got a matrix that is off an orthonormal one by {error:.2g}: '

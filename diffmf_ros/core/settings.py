@@ -93,7 +93,12 @@ class ThermalSettings:
         0.1, 'agc: largest change of black or white from frame to frame, relative to their distance',
         low=0.001, high=1.0)
     radiometric_unit: str = _setting(
-        'centikelvin', 'radiometric and min_span_k: what one count is', choices=('centikelvin', 'kelvin'))
+        'centikelvin', 'radiometric and min_span_k: what one count is; custom: kelvin_per_count and kelvin_at_zero',
+        choices=('centikelvin', 'decikelvin', 'kelvin', 'celsius', 'custom'))
+    kelvin_per_count: float = _setting(
+        0.01, 'radiometric_unit custom: kelvin from one count to the next', low=1e-6, high=1000.0)
+    kelvin_at_zero: float = _setting(
+        0.0, 'radiometric_unit custom: temperature of the count 0 in kelvin', low=-1000.0, high=1000.0)
     radiometric_low_k: float = _setting(
         263.15, 'radiometric: this temperature in kelvin becomes black', low=0.0, high=3000.0)
     radiometric_high_k: float = _setting(
@@ -110,6 +115,13 @@ class ThermalSettings:
         _require_order('thermal.', self, 'low_percentile', 'high_percentile')
         _require_order('thermal.', self, 'radiometric_low_k', 'radiometric_high_k')
         _require_order('thermal.', self, 'linear_low', 'linear_high')
+
+    @property
+    def scale_k(self) -> tuple[float, float]:
+        """Kelvin from one count to the next, and at the count 0."""
+        custom = self.kelvin_per_count, self.kelvin_at_zero
+        return {'centikelvin': (0.01, 0.0), 'decikelvin': (0.1, 0.0), 'kelvin': (1.0, 0.0),
+                'celsius': (1.0, 273.15), 'custom': custom}[self.radiometric_unit]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from .settings import ThermalSettings
 STRETCHED = ('mono16', '32FC1')
 # What a flat 32FC1 image is divided by.
 SMALLEST_SPAN = float(np.finfo(np.float32).tiny)
-_COUNTS_PER_KELVIN = {'kelvin': 1.0, 'centikelvin': 100.0}
 # After a gap of so many time constants nothing of the levels before is left.
 _FORGOTTEN = 10
 # A camera that switches its gain changes the span of its values by a factor of three and more ...
@@ -172,8 +171,9 @@ def _fixed(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Leve
         raise no_finite_value(pixels)
     if settings.gain_control == 'linear':
         return _made(settings.linear_low, settings.linear_high, encoding, settings)
-    counts = _COUNTS_PER_KELVIN[settings.radiometric_unit]
-    return _made(counts * settings.radiometric_low_k, counts * settings.radiometric_high_k, encoding, settings)
+    per_count_k, at_zero_k = settings.scale_k
+    return _made((settings.radiometric_low_k - at_zero_k) / per_count_k,
+                 (settings.radiometric_high_k - at_zero_k) / per_count_k, encoding, settings)
 
 
 def _made(low: float, high: float, encoding: str, settings: ThermalSettings) -> Levels:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ..core.frames import RGB, THERMAL, Issue
 from ..core.hidden_targets import hidden_targets
+from ..core.input_doubts import InputDoubts
 from ..core.settings import Settings
 from ..core.sight_monitor import SightMonitor
 from ..core.thumbnails import Thumbnails, luma_thumbnail, thumbnails
@@ -31,6 +32,7 @@ class ImageChecks:
 
     def __init__(self):
         self._monitor = SightMonitor()
+        self._doubts = InputDoubts()
 
     def before(self, job: Job, settings: Settings) -> Verdict:
         """Judge both images of a pair. Takes 0.3 ms for 640x480.
@@ -38,11 +40,14 @@ class ImageChecks:
         Raises:
             FrameError: a frame is not usable.
         """
+        doubts = self._doubts.judge(job.pair.thermal, job.levels, job.mapping, settings.thermal)
         if not settings.health.detect_blind:
-            return Verdict()
+            return Verdict(tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'))
         images = thumbnails(job.pair, job.levels, job.mapping)
-        issues = self._monitor.judge(images, job.pair.rgb.stamp_ns or job.pair.rgb.arrival_ns)
-        blind = {issue.stream for issue in issues if issue.blind}
+        seen = self._monitor.judge(images, job.pair.rgb.stamp_ns or job.pair.rgb.arrival_ns)
+        blind = {issue.stream for issue in seen if issue.blind}
+        # That a camera shows nothing says more than that it shows little.
+        issues = seen + tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver' or THERMAL not in blind)
         if blind == {RGB, THERMAL}:
             return Verdict(issues, job.mapping.grid, images)
         return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()] if blind else '', images)

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, replace
 
+from ..core.bit_depth import BitDepth
 from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
 from ..core.geometry import Aligner, Mapping
 from ..core.settings import Settings
@@ -36,10 +37,13 @@ class Inputs:
         """Raises AlignmentError as Aligner does."""
         self.aligner = Aligner(settings.alignment)
         self._gain = GainControl(settings.thermal)
+        self._depth = BitDepth()
         self._newest: dict[str, Frame] = {}
 
     def job(self, pair: Pair, settings: Settings) -> Job:
         """Return a pair, ready to be fused. Raises FrameError when a frame is not usable."""
+        if (rgb := self._in_8_bits(pair.rgb)) is not pair.rgb:
+            pair = replace(pair, rgb=rgb)
         self._note(pair.rgb, settings)
         self._note(pair.thermal, settings)
         self._gain.settings = settings.thermal
@@ -55,6 +59,7 @@ class Inputs:
         was never seen, and has no calibration that says what it will look like, it stays on its own grid. Raises
         FrameError when the frame is not usable.
         """
+        frame = self._in_8_bits(frame)
         self._note(frame, settings)
         grid = settings.alignment.output_grid
         owner = self._newest.get(grid) or self.aligner.camera(grid)
@@ -73,6 +78,10 @@ class Inputs:
         frame, rgb = self._gain.repaired(frame), self._newest.get(RGB)
         return thermal_image(frame, levels=self._gain.levels(frame), mapping=mapping, colour=colour,
                              rgb_encoding='rgb8' if rgb is None else rgb.encoding)
+
+    def _in_8_bits(self, frame: Frame) -> Frame:
+        """Return an RGB frame of more bits in 8, any other one as it is. Raises FrameError (not_8_bit)."""
+        return self._depth.to_8_bit(frame) if frame.stream == RGB else frame
 
     def _note(self, frame: Frame, settings: Settings) -> None:
         """Remember what the camera looks like. Raises FrameError (too_large)."""

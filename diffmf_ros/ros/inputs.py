@@ -13,6 +13,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Range
 from std_msgs.msg import Bool
 
+from ..core.bit_depth import BitDepth
 from ..core.camera import CalibrationError, CameraModel, Uncalibrated
 from ..core.frames import RGB, THERMAL, Frame, FrameError
 from ..core.geometry import AlignmentError
@@ -48,6 +49,7 @@ class Inputs:
         self.incompatible: dict[str, str] = {}
         self._node, self._qos, self._handlers = node, settings.qos, handlers
         self._known: dict[str, tuple] = {}
+        self._depth = BitDepth()
         self._subscriptions = []
         self.watches: dict[str, CameraWatch] = {}
         for stream, transport in ((RGB, settings.input.rgb_transport), (THERMAL, settings.input.thermal_transport)):
@@ -89,6 +91,8 @@ class Inputs:
         self.watches[stream].message_came(len(message.data))
         try:
             frame = decode(message, stream, arrival_ns=time.monotonic_ns())
+            if stream == RGB:
+                frame = self._depth.to_8_bit(frame)
         except FrameError as error:
             self._handlers.refused(stream, error)
         else:
