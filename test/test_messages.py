@@ -146,7 +146,7 @@ class Bridge:
     """What is used of cv_bridge.CvBridge, for one encoding."""
 
     def imgmsg_to_cv2(self, message, encoding):
-        if message.encoding != 'rgb16':
+        if message.encoding != 'nv24':
             raise TypeError(f'Unrecognized image encoding [{message.encoding}]')
         return np.full((message.height, message.width, 3), 7, np.uint8)
 
@@ -158,7 +158,7 @@ def unknown_image(encoding):
 def test_an_unknown_encoding_is_left_to_cv_bridge(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv_bridge', SimpleNamespace(CvBridge=Bridge))
 
-    frame = messages.to_frame(unknown_image('rgb16'), RGB, arrival_ns=1)
+    frame = messages.to_frame(unknown_image('nv24'), RGB, arrival_ns=1)
     assert frame.encoding == 'bgr8' and (frame.pixels == 7).all()
 
     with pytest.raises(FrameError, match='cv_bridge cannot convert it either: Unrecognized') as refused:
@@ -169,5 +169,5 @@ def test_an_unknown_encoding_is_left_to_cv_bridge(monkeypatch):
 def test_without_cv_bridge_an_unknown_encoding_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv_bridge', None)
 
-    with pytest.raises(FrameError, match="unknown encoding 'rgb16'; known: mono8"):
-        messages.to_frame(unknown_image('rgb16'), RGB, arrival_ns=1)
+    with pytest.raises(FrameError, match="unknown encoding 'nv24'; known: mono8"):
+        messages.to_frame(unknown_image('nv24'), RGB, arrival_ns=1)
