@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffmf_ros import models
-from diffmf_ros.models import fused, mixing
-from diffmf_ros.models.blocks import LayerNorm, Linear, RMSNorm, depthwise
+from diffmf_ros.models import diffmf, fused, mixing, refinefuse, s4fusion
+from diffmf_ros.models.blocks import Conv2d, LayerNorm, Linear, RMSNorm, TokenConv2d, depthwise
 from diffmf_ros.models.kernels import plain, triton
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
@@ -38,10 +37,14 @@ def exact(thing):
     """A tensor or module in float64, of the same values."""
     if isinstance(thing, nn.Module):
         return copy.deepcopy(thing).double()
+    if isinstance(thing, tuple):
+        return tuple(map(exact, thing))
     return thing.double() if isinstance(thing, torch.Tensor) else thing
 
 
 def on_device(thing):
+    if isinstance(thing, tuple):
+        return tuple(map(on_device, thing))
     return copy.deepcopy(thing).to(DEVICE) if isinstance(thing, (nn.Module, torch.Tensor)) else thing
 
 
@@ -53,8 +56,7 @@ def check(operation, inputs, *, half, like=None):
     """
     with torch.inference_mode():
         expected = getattr(plain, operation)(*map(exact, inputs))
-        found = getattr(fused.form_of(operation, on_device(inputs[0])), operation)(*map(on_device, inputs))
-    assert fused.form_of(operation, on_device(inputs[0])) is plain  # while gradients are enabled
+        found = getattr(triton, operation)(*map(on_device, inputs))
     expected, found = ([t] if isinstance(t, torch.Tensor) else t for t in (expected, found))
     assert len(found) == len(expected)
     for one, right in zip(found, expected):
@@ -82,6 +84,7 @@ def test_triton_runs_the_operations():
     with torch.inference_mode():
         x = torch.zeros(1, 1, 1, 16, device=DEVICE)
         assert {fused.form_of(operation, x) for operation in fused.OPERATIONS} == {triton}
+    assert fused.form_of('mlp', x) is plain  # while gradients are enabled
 
 
 @pytest.mark.parametrize('channels, outs, kind, norm, gate, bias, residual', [
@@ -100,7 +103,8 @@ def test_norm_linear(channels, outs, kind, norm, gate, bias, residual):
               module(Linear(channels, outs, bias=bias), dtype=kind),
               values(*shape, channels, seed=2, dtype=kind) if gate else None, gate == 'first',
               values(2, 1, 1, outs, seed=3, dtype=kind) if residual else None,
-              values(*shape, outs, seed=4) if residual else None)
+              values(*shape, outs, seed=4) if residual else None,
+              (values(*shape, channels, seed=5, dtype=kind), values(4, seed=6), 2) if gate == 'first' else None)
 
     y, = check('norm_linear', inputs, half=kind)
 
@@ -159,18 +163,78 @@ def test_depthwise_records(size, channels, record, kind, weights):
     assert {t.dtype for t in (y, *records)} == {kind} and len(records) == weights
 
 
-@pytest.mark.parametrize('network', [('diffmf', 'light'), ('s4fusion', 'light'), ('refinefuse', 'light')])
-def test_whole_networks(network, monkeypatch):
+@pytest.mark.parametrize('size, channels, outs, kind, made, stride, mirror, slope', [
+    ((2, 7, 9), 20, 40, torch.float16, TokenConv2d, 1, False, 0.2),
+    ((2, 6, 10), 70, 24, torch.bfloat16, TokenConv2d, 2, False, None),  # wider than a program
+    ((1, 5, 3), 2, 70, torch.float32, Conv2d, 1, True, 0.2),  # of pixels
+    ((2, 8, 4), 24, 24, torch.float16, Conv2d, 2, True, 0.2),
+])
+@pytest.mark.parametrize('residual', [False, True])
+def test_conv(size, channels, outs, kind, made, stride, mirror, slope, residual):
+    layer = module(made(channels, outs, 3, stride=stride, padding=1,
+                        padding_mode='reflect' if mirror else 'zeros'), dtype=kind)
+    layer = layer.to(memory_format=torch.channels_last)
+    x, more = values(*size, channels), values(size[0], *(-(-side // stride) for side in size[1:]), outs, seed=1)
+    if made is Conv2d:
+        x, more = (t.permute(0, 3, 1, 2) for t in (x, more))
+
+    y, = check('conv', (x, layer, slope, more if residual else None, None), half=kind)
+
+    assert y.dtype == (torch.float32 if residual else kind)
+
+
+@pytest.mark.parametrize('channels, kind', [(20, torch.float16), (64, torch.float32), (300, torch.bfloat16)])
+def test_layer_norm(channels, kind):
+    x = values(2, channels, 3, 5, dtype=kind).permute(0, 2, 3, 1) + 1
+
+    y, = check('layer_norm', (x, module(LayerNorm(channels))), half=kind)
+
+    assert y.dtype == kind
+
+
+@pytest.mark.parametrize('channels, outs, kind', [(20, 40, torch.float16), (150, 24, torch.bfloat16)])
+def test_concat_linear(channels, outs, kind):
+    """Maps that lie in wider ones, as the scans of two modalities give them."""
+    columns, row = values(2, 3, 10, channels), values(2, 3, 10, channels, seed=1, dtype=kind)
+    maps = columns[:, :, ::2], columns[:, :, 1::2], row[:, :, :5], row[:, :, 5:]
+
+    check('concat_linear', (maps, module(Linear(4 * channels, outs), dtype=kind)), half=kind)
+
+
+@pytest.mark.parametrize('pairing, dtype', [('batch', torch.float16), ('columns', torch.float32),
+                                            ('row', torch.float32)])
+def test_pair(pairing, dtype):
+    a, b = values(2, 3, 5, 7), values(2, 7, 3, 5, seed=1).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        found = triton.pair(a.to(DEVICE), b.to(DEVICE), pairing, dtype)
+    assert torch.equal(found.cpu(), plain.pair(a, b, pairing, dtype))
+
+
+@pytest.mark.parametrize('channels, kind', [(20, torch.float16), (140, torch.float32)])
+def test_guide(channels, kind):
+    own = values(2, 2, 3, 5, channels, seed=1)
+
+    found = check('guide', (values(2, 3, 5, channels), module(Linear(channels, channels), dtype=kind), *own),
+                  half=kind)
+
+    assert [y.dtype for y in found] == [torch.float32] * 2
+
+
+@pytest.mark.parametrize('make', [
+    lambda: diffmf.network(width=16, rounds=1, depth=1, mlp_ratio=2.0, levels=2),
+    lambda: s4fusion.network(width=16, states=2, cross_states=2, cross_blocks=1, mixing=True, unused=False),
+    lambda: refinefuse.network(widths=(8, 8, 32, 32))], ids=['diffmf', 's4fusion', 'refinefuse'])
+def test_whole_networks(make, monkeypatch):
     """A network gives the same picture with and without fused steps; the scans, slow in the interpreter, are plain."""
     for scan in ('ss2d', 'ssd', 'selective_scan'):
         monkeypatch.delattr(triton, scan)
     open_by(3, monkeypatch)
-    made = models.build(*network).eval()
+    made = make().eval()
     sides = made.sides.fitting(1), made.sides.fitting(13)
     with torch.no_grad():
         for i, parameter in enumerate(made.parameters()):  # neutral starts would hide a branch
             parameter += 0.02 * values(*parameter.shape, seed=i)
-    pair = values(2, 1, *sides, seed=1).sigmoid(), values(2, 1, *sides, seed=2).sigmoid()
+    pair = values(1, 1, *sides, seed=1).sigmoid(), values(1, 1, *sides, seed=2).sigmoid()
     with torch.inference_mode():
         expected = exact(made)(*map(exact, pair))
         found = on_device(made)(*map(on_device, pair)).double().cpu()
@@ -179,9 +243,9 @@ def test_whole_networks(network, monkeypatch):
 
 
 @pytest.mark.parametrize('size, kind, opening', [
-    ((13, 21), torch.float32, 17), ((40, 67), torch.float16, 3)])
+    ((13, 21), torch.float32, 3), ((40, 67), torch.float16, 5)])
 def test_first_and_last_step(size, kind, opening, monkeypatch):
-    """Sizes that are no multiple of a block; blocks within the opening, and many openings of three."""
+    """Sizes that are no multiple of a block, of fewer and of more blocks than the opening."""
     open_by(opening, monkeypatch)
     pair = [values(2, 1, *size, seed=i, dtype=kind).sigmoid() for i in (1, 2)]
     maps = values(2, *size, 4, seed=3).permute(0, 3, 1, 2)  # channels-last, as a convolution's on a GPU

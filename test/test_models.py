@@ -9,13 +9,13 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.inference.engine import prepare  # noqa: E402
+from diffmf_ros.models import fused  # noqa: E402
 from diffmf_ros.models.blocks import PixelConv2d  # noqa: E402
 from diffmf_ros.models.diffmf import (  # noqa: E402
     ChannelExchange,
     DifferenceGuidedRound,
     DiffMF,
     DiffMFConfig,
-    interleave_columns,
     separate_columns,
 )
 from diffmf_ros.models.kernels.composed import orders  # noqa: E402
@@ -124,7 +124,7 @@ def numbered(x):
 
 def test_column_and_row_layouts_scan_as_in_the_authors_figure():
     ir = torch.tensor([[1.0, 2], [3, 4]])[None, ..., None]
-    columns = scanned(numbered(interleave_columns(ir, ir + 10)))
+    columns = scanned(numbered(fused.pair(ir, ir + 10, 'columns')))
     rows = scanned(numbered(torch.cat((ir, ir + 10), dim=2)))
     assert columns[:2] == ['i1 v1 i2 v2 i3 v3 i4 v4', 'i1 i3 v1 v3 i2 i4 v2 v4']
     assert rows[:2] == ['i1 i2 v1 v2 i3 i4 v3 v4', 'i1 i3 i2 i4 v1 v3 v2 v4']
@@ -133,7 +133,7 @@ def test_column_and_row_layouts_scan_as_in_the_authors_figure():
 
 def test_separating_undoes_interleaving():
     a, b = torch.rand(2, 1, 3, 4, 5).unbind()
-    assert all(torch.equal(x, y) for x, y in zip(separate_columns(interleave_columns(a, b)), (a, b)))
+    assert all(torch.equal(x, y) for x, y in zip(separate_columns(fused.pair(a, b, 'columns')), (a, b)))
 
 
 def test_guidance_starts_neutral_and_then_favours_one_side():

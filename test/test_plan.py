@@ -25,9 +25,9 @@ from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
-TODAY = {'diffmf base': (452, 1.65), 'diffmf light': (404, 2.0), 'diffmf light-s4': (404, 2.7),
-         'diffmf nano': (367, 3.5), 's4fusion base': (617, 4.4), 's4fusion light': (401, 3.9),
-         'refinefuse base': (405, 6.4), 'refinefuse light': (405, 6.7)}
+TODAY = {'diffmf base': (374, 1.5), 'diffmf light': (326, 1.7), 'diffmf light-s4': (326, 2.1),
+         'diffmf nano': (298, 2.8), 's4fusion base': (615, 4.3), 's4fusion light': (397, 3.8),
+         'refinefuse base': (272, 3.1), 'refinefuse light': (272, 3.3)}
 # Median milliseconds of the scans on an H200: (channels, states, tokens) of four sequences.
 SCANS_MS = {(4, 128, 1, 76_800): 0.147, (4, 128, 1, 153_600): 0.260, (4, 64, 16, 19_200): 0.143,
             (1, 64, 16, 307_200): 0.403, (4, 64, 16, 307_200): 1.135}

@@ -48,8 +48,13 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, channels: int, *, before_layers: bool = False):
         super().__init__(channels)
         self.before_layers, self.dtype = before_layers, None
+        self.backend = 'auto'
 
     def forward(self, x):
+        return fused.layer_norm(x, self, backend=self.backend)
+
+    def in_torch(self, x):
+        """The normalization without fused kernels of a GPU."""
         dtype = self.dtype or x.dtype
         y = cpu.layer_norm(x, self.weight, self.bias, self.eps, dtype)
         if y is None:
@@ -234,8 +239,7 @@ class SSDMixer(nn.Module):
         Returns residual + scale * that, where they are given; scale: B x 1 x 1 x C.
         """
         x_, delta_, B_, C_ = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
-        y = scan.ssd(x_, delta_, fused.rates(self.A_log), B_, C_, self.skip, directions=self.directions,
-                     backend=self.backend)
+        y = scan.ssd(x_, delta_, fused.rates(self.A_log), B_, C_, directions=self.directions, backend=self.backend)
         y = y.flatten(2).view_as(x)
-        return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, gate_first=True,
-                                 scale=scale, residual=residual, backend=self.backend)
+        return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, gate_first=True, scale=scale,
+                                 residual=residual, skip=(x, self.skip, self.directions), backend=self.backend)

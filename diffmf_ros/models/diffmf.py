@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import interpolate
 
 from . import fused
 from .blocks import (
@@ -56,12 +56,14 @@ class Stem(nn.Module):
 
     def __init__(self, width: int, stride: int):
         super().__init__()
+        self.backend = 'auto'
         self.conv1 = TokenConv2d(2, width // 2, 3, padding=1)
         self.conv2 = TokenConv2d(width // 2, width, 3, padding=1, stride=stride)
 
     def forward(self, image):
-        x = leaky_relu(self.conv1(image.permute(0, 2, 3, 1)), SLOPE)
-        return leaky_relu(self.conv2(x), SLOPE).to(image.dtype)  # the residual stream has the type of the pixels
+        x = fused.conv(image.permute(0, 2, 3, 1), self.conv1, slope=SLOPE, backend=self.backend)
+        # The residual stream has the type of the pixels.
+        return fused.conv(x, self.conv2, slope=SLOPE, dtype=image.dtype, backend=self.backend)
 
 
 class DifferenceGuidedRound(nn.Module):
@@ -75,6 +77,7 @@ class DifferenceGuidedRound(nn.Module):
         def boxes():
             return nn.Sequential(*(VSSBlock(width, **vss) for _ in range(config.depth)))
 
+        self.backend = 'auto'
         self.own_i, self.own_v = boxes(), boxes()
         self.guided = config.guidance
         if not self.guided:
@@ -91,10 +94,12 @@ class DifferenceGuidedRound(nn.Module):
     def forward(self, i, v):
         if not self.guided:
             return self.own_i(i), self.own_v(v)
-        shared_i, shared_v = self.shared(torch.cat((i, v))).chunk(2)
-        gain = torch.sigmoid(self.guide(shared_i - shared_v))
-        own_i, own_v = self.own_i(i), self.own_v(v)
-        return own_i * (1 + gain), own_v * (2 - gain)
+        first, boxes = self.shared
+        both = fused.pair(i, v, 'batch', dtype=first.weight.dtype, backend=self.backend)
+        shared_i, shared_v = boxes(fused.conv(both, first, backend=self.backend)).chunk(2)
+        convolve, project = self.guide
+        difference = fused.depthwise(shared_i, convolve, minus=shared_v, backend=self.backend)
+        return fused.guide(difference, project, self.own_i(i), self.own_v(v), backend=self.backend)
 
 
 class ChannelExchange(nn.Module):
@@ -120,13 +125,8 @@ class ChannelExchange(nn.Module):
                 self.mixer_v.mix(*own_v, B_v, C_v, scale=weight_v, residual=v))
 
 
-def interleave_columns(i, v):
-    """B x H x W x C twice -> B x H x 2W x C with the columns i v i v ..."""
-    return rearrange([i, v], 'm b h w c -> b h (w m) c')
-
-
 def separate_columns(x):
-    """Undo interleave_columns."""
+    """B x H x 2W x C of two maps whose columns take turns -> both, B x H x W x C."""
     return rearrange(x, 'b h (w m) c -> m b h w c', m=2).unbind()
 
 
@@ -138,6 +138,7 @@ class SpatialExchange(nn.Module):
     def __init__(self, config: DiffMFConfig):
         super().__init__()
         width = config.width
+        self.backend = 'auto'
         self.scans = config.scans
         for scan in sorted(self.scans):
             self.add_module(scan, VSSBlock(
@@ -147,18 +148,18 @@ class SpatialExchange(nn.Module):
         self.merge = Linear(sum(self.MAPS[scan] for scan in self.scans) * width, width)
 
     def forward(self, i, v):
-        dtype = self.merge.weight.dtype  # what the layers would make of it, before it is copied
-        maps = [x.to(dtype) for scan in self.scans for x in getattr(self, f'_{scan}')(i, v, dtype)]
-        return self.merge(torch.cat(maps, dim=-1))
+        maps = [x for scan in self.scans for x in getattr(self, f'_{scan}')(i, v)]
+        return fused.concat_linear(maps, self.merge, backend=self.backend)
 
-    def _stacked(self, i, v, dtype):
-        return [self.stacked(self.stack(torch.cat((i.to(dtype), v.to(dtype)), dim=-1)))]
+    def _stacked(self, i, v):
+        return [self.stacked(fused.concat_linear((i, v), self.stack, backend=self.backend))]
 
-    def _column(self, i, v, dtype):
-        return separate_columns(self.column(interleave_columns(i, v)))
+    def _column(self, i, v):
+        return separate_columns(self.column(fused.pair(i, v, 'columns', backend=self.backend)))
 
-    def _row(self, i, v, dtype):
-        return rearrange(self.row(torch.cat((i, v), dim=2)), 'b h (m w) c -> m b h w c', m=2).unbind()
+    def _row(self, i, v):
+        scanned = self.row(fused.pair(i, v, 'row', backend=self.backend))
+        return rearrange(scanned, 'b h (m w) c -> m b h w c', m=2).unbind()
 
 
 class Down(nn.Sequential):
@@ -166,6 +167,11 @@ class Down(nn.Sequential):
 
     def __init__(self, width: int):
         super().__init__(TokenConv2d(width, width, 3, stride=2, padding=1), LayerNorm(width))
+        self.backend = 'auto'
+
+    def forward(self, x):
+        convolve, normalize = self
+        return normalize(fused.conv(x, convolve, backend=self.backend))
 
 
 class Decoder(nn.Module):
@@ -177,6 +183,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DiffMFConfig):
         super().__init__()
         width, half = config.width, config.width // 2
+        self.backend = 'auto'
         self.up = nn.Sequential(
             Conv2d(config.levels * width, width, 3, padding=1), nn.LeakyReLU(SLOPE),
             Conv2d(width, half * config.stride ** 2, 3, padding=1), nn.PixelShuffle(config.stride),
@@ -186,8 +193,13 @@ class Decoder(nn.Module):
             PixelConv2d(half // 2, MAPS if config.mixing else 1, 3, padding=1))
 
     def forward(self, x, sources):
-        x = self.up(x.permute(0, 3, 1, 2))
-        return self.full(torch.cat((x, *(source.to(x.dtype) for source in sources)), dim=1))
+        first, _, second, shuffle, _ = self.up
+        third, _, last = self.full
+        x = fused.conv(x.permute(0, 3, 1, 2), first, slope=SLOPE, backend=self.backend)
+        x = shuffle(fused.conv(x, second, slope=SLOPE, backend=self.backend))
+        x = torch.cat((x, *(source.to(x.dtype) for source in sources)), dim=1)
+        x = fused.conv(x, third, slope=SLOPE, backend=self.backend)
+        return fused.conv(x, last, backend=self.backend)
 
 
 class DiffMF(MixingNetwork):

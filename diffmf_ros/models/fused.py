@@ -13,7 +13,8 @@ from . import scan
 from .kernels import plain, triton
 
 # What the modules of `scan.BACKENDS` may have beside scans.
-OPERATIONS = 'norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'seen', 'mix'
+OPERATIONS = ('norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'conv', 'layer_norm',
+              'concat_linear', 'pair', 'guide', 'seen', 'mix')
 
 
 def form_of(operation: str, x: torch.Tensor, backend='auto'):
@@ -46,7 +47,7 @@ _RATES = WeakTensorKeyDictionary()
 
 
 def norm_linear(x, norm, layer, *, gate=None, gate_first=False, scale=None, residual=None,
-                backend='auto'):
+                skip=None, backend='auto'):
     """Compute a linear layer with its neighbors: residual + scale * layer(norm(x) * silu(gate)).
 
     Args:
@@ -57,13 +58,15 @@ def norm_linear(x, norm, layer, *, gate=None, gate_first=False, scale=None, resi
         gate_first: Gate x before the normalization.
         scale: B x 1 x ... x C', or None for 1.
         residual: B x ... x C', or None for 0.
+        skip: (inputs like x, factor of each head of channels, times): times * factor * inputs is
+            added to x first; or None.
         backend: As in form_of.
 
     Returns:
         B x ... x C' in the type of the layer, or of the residual if that is wider.
     """
     form = form_of('norm_linear', x, backend)
-    return form.norm_linear(x, norm, layer, gate, gate_first, scale, residual)
+    return form.norm_linear(x, norm, layer, gate, gate_first, scale, residual, skip)
 
 
 def mlp(x, norm, widen, narrow, *, backend='auto'):
@@ -111,6 +114,67 @@ def depthwise_records(x, conv, *weights, backend='auto'):
         share of B: B' x H x W x 4 x record.
     """
     return form_of('depthwise_records', x, backend).depthwise_records(x, conv, *weights)
+
+
+def conv(x, layer, *, slope=None, residual=None, dtype=None, backend='auto'):
+    """Convolve densely, with what stands behind it: residual + leaky_relu(layer(x)).
+
+    Args:
+        x: What layer takes: B x H x W x C for a TokenConv2d, B x C x H x W for a Conv2d.
+        layer: Conv2d or TokenConv2d.
+        slope: Of the LeakyReLU, or None for none.
+        residual: Like the result, or None for 0.
+        dtype: Of the LeakyReLU's result; None for that of layer.
+        backend: As in form_of.
+
+    Returns:
+        What layer returns.
+    """
+    return form_of('conv', x, backend).conv(x, layer, slope, residual, dtype)
+
+
+def layer_norm(x, norm, *, backend='auto'):
+    """Return norm(x), a LayerNorm of tokens; backend: as in form_of."""
+    return form_of('layer_norm', x, backend).layer_norm(x, norm)
+
+
+def concat_linear(maps, layer, *, backend='auto'):
+    """Compute a linear layer of several maps side by side in channels.
+
+    Args:
+        maps: Up to five B x H x W x C, of any storage.
+        layer: Linear from as many times C channels to C'.
+        backend: As in form_of.
+
+    Returns:
+        B x H x W x C' in the type of the layer.
+    """
+    return form_of('concat_linear', maps[0], backend).concat_linear(maps, layer)
+
+
+def pair(a, b, pairing, *, dtype=None, backend='auto'):
+    """Lay two maps out as one.
+
+    Args:
+        a, b: B x H x W x C.
+        pairing: 'batch': 2B x H x W x C; 'columns', which take turns, or 'row', side by side:
+            B x H x 2W x C.
+        dtype: Of the result; None for that of a.
+        backend: As in form_of.
+    """
+    return form_of('pair', a, backend).pair(a, b, pairing, dtype or a.dtype)
+
+
+def guide(x, layer, a, b, *, backend='auto'):
+    """Compute gain = sigmoid(layer(x)) and return a * (1 + gain) and b * (2 - gain).
+
+    Args:
+        x: B x H x W x C.
+        layer: Linear with a bias.
+        a, b: B x H x W x C' each.
+        backend: As in form_of.
+    """
+    return form_of('guide', x, backend).guide(x, layer, a, b)
 
 
 def seen(ir, vi_y, *, backend='auto'):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import interpolate, leaky_relu, scaled_dot_product_attention
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from . import fused
 from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialise
@@ -34,10 +34,11 @@ class ConvB(nn.Module):
 
     def __init__(self, channels: int, out: int, stride: int = 1):
         super().__init__()
+        self.backend = 'auto'
         self.conv = Conv2d(channels, out, 3, stride=stride, padding=1, padding_mode='reflect')
 
-    def forward(self, x):
-        return leaky_relu(self.conv(x), SLOPE)
+    def forward(self, x, *, residual=None, dtype=None):
+        return fused.conv(x, self.conv, slope=SLOPE, residual=residual, dtype=dtype, backend=self.backend)
 
 
 class EncoderStage(nn.Module):
@@ -48,8 +49,8 @@ class EncoderStage(nn.Module):
         self.first, self.second = ConvB(channels, out, stride), ConvB(out, out)
 
     def forward(self, x):
-        x = self.first(x).to(self.second.conv.weight.dtype)  # a first stage on pixels computes in float32
-        return x + self.second(x)
+        x = self.first(x, dtype=self.second.conv.weight.dtype)  # a first stage on pixels computes in float32
+        return self.second(x, residual=x)
 
 
 class DualAttention(nn.Module):
@@ -142,6 +143,7 @@ class Injection(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.backend = 'auto'
         self.read = Conv2d(channels, channels, 3, padding=1)
         self.gain, self.shift = (Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         self.merge = ConvB(2 * channels, channels)
@@ -152,8 +154,9 @@ class Injection(nn.Module):
         nn.init.zeros_(self.shift.bias)
 
     def forward(self, deep, shallow):
-        read = self.read(deep).relu()
-        shallow = shallow * (1 + self.gain(read).sigmoid()) + self.shift(read)
+        read = fused.conv(deep, self.read, backend=self.backend).relu()
+        gain, shift = (fused.conv(read, layer, backend=self.backend) for layer in (self.gain, self.shift))
+        shallow = shallow * (1 + gain.sigmoid()) + shift
         return self.merge(torch.cat((shallow, deep), dim=1))
 
 

@@ -15,7 +15,19 @@ import torch
 from torch.nn.functional import pad
 
 from .composed import selective_scan_with, ss2d_with, ssd_with
-from .plain import depthwise, depthwise_records, mix, mlp, norm_linear, seen  # noqa: F401, beside the scans
+from .plain import (  # noqa: F401, beside the scans
+    concat_linear,
+    conv,
+    depthwise,
+    depthwise_records,
+    guide,
+    layer_norm,
+    mix,
+    mlp,
+    norm_linear,
+    pair,
+    seen,
+)
 
 SSD_CHUNK = 64
 

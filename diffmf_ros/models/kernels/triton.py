@@ -108,3 +108,28 @@ def seen(*inputs):
 def mix(*inputs):
     """As `plain.mix`."""
     return _kernels().steps.mix(*inputs)
+
+
+def conv(*inputs):
+    """As `plain.conv`."""
+    return _kernels().steps.conv(*inputs)
+
+
+def layer_norm(*inputs):
+    """As `plain.layer_norm`."""
+    return _kernels().steps.layer_norm(*inputs)
+
+
+def concat_linear(*inputs):
+    """As `plain.concat_linear`."""
+    return _kernels().steps.concat_linear(*inputs)
+
+
+def pair(*inputs):
+    """As `plain.pair`."""
+    return _kernels().steps.pair(*inputs)
+
+
+def guide(*inputs):
+    """As `plain.guide`."""
+    return _kernels().steps.guide(*inputs)

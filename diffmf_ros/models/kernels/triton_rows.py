@@ -41,11 +41,17 @@ def multiply(a, b, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _tile(x, gate, row, column, rows, width, x_row, gate_row, GATED: tl.constexpr):
-    """ROWS x COLUMNS values of tokens in float32, times silu(gate) if GATED; zero outside."""
+def _tile(x, gate, row, column, rows, width, x_row, gate_row, GATED: tl.constexpr, skip, factor,
+          skip_row, head, gain, SKIP: tl.constexpr):
+    """ROWS x COLUMNS values of tokens in float32, plus gain * factor * skip if SKIP, where each factor
+    is that of head channels, times silu(gate) if GATED; zero outside."""
     inside = (row < rows)[:, None] & (column < width)[None, :]
     values = tl.load(x + row[:, None] * x_row + column[None, :], mask=inside, other=0.0)
     values = values.to(tl.float32)
+    if SKIP:
+        more = tl.load(skip + row[:, None] * skip_row + column[None, :], mask=inside, other=0.0)
+        by = tl.load(factor + column // head, mask=column < width, other=0.0).to(tl.float32)
+        values += more.to(tl.float32) * (gain * by)[None, :]
     if GATED:
         by = tl.load(gate + row[:, None] * gate_row + column[None, :], mask=inside, other=0.0)
         values *= silu(by.to(tl.float32))
@@ -54,17 +60,20 @@ def _tile(x, gate, row, column, rows, width, x_row, gate_row, GATED: tl.constexp
 
 @triton.jit
 def _moments(x, gate, row, rows, width, x_row, gate_row, epsilon, NORM: tl.constexpr,
-             GATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+             GATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, skip, factor, skip_row,
+             head, gain, SKIP: tl.constexpr):
     """(mean, 1 / deviation) of tokens; the mean is zero for RMS_NORM."""
     mean, square = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     if NORM == 1:
         for start in range(0, width, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
-            mean += tl.sum(_tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1), 1)
+            mean += tl.sum(_tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1, skip,
+                                 factor, skip_row, head, gain, SKIP), 1)
         mean /= width
     for start in range(0, width, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
-        values = _tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1)
+        values = _tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1, skip, factor,
+                       skip_row, head, gain, SKIP)
         values = tl.where((column < width)[None, :], values - mean[:, None], 0.0)
         square += tl.sum(values * values, 1)
     return mean, tl.rsqrt(square / width + epsilon)
@@ -111,10 +120,11 @@ def _finished(sums, bias, scale, residual, row, out, rows, outs, per_image, resi
 
 
 @triton.jit(do_not_specialize=['rows', 'per_image'])
-def norm_linear_rows(x, gate, gamma, beta, weight, bias, scale, residual, y, rows, per_image, width,
-                     outs, x_row, gate_row, residual_row, epsilon, NORM: tl.constexpr,
-                     GATE: tl.constexpr, BIAS: tl.constexpr, SCALE: tl.constexpr,
-                     RESIDUAL: tl.constexpr, EXACT: tl.constexpr, ONCE: tl.constexpr,
+def norm_linear_rows(x, skip, factor, gate, gamma, beta, weight, bias, scale, residual, y, rows,
+                     per_image, width, outs, head, gain, x_row, skip_row, gate_row, residual_row,
+                     epsilon, SKIP: tl.constexpr, NORM: tl.constexpr, GATE: tl.constexpr,
+                     BIAS: tl.constexpr, SCALE: tl.constexpr, RESIDUAL: tl.constexpr,
+                     EXACT: tl.constexpr, ONCE: tl.constexpr,
                      ROWS: tl.constexpr, COLUMNS: tl.constexpr, OUTS: tl.constexpr):
     """The output y: rows x outs of x: rows x width; ONCE: COLUMNS hold a whole token."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -123,7 +133,8 @@ def norm_linear_rows(x, gate, gamma, beta, weight, bias, scale, residual, y, row
     kind: tl.constexpr = weight.dtype.element_ty
     mean, deviation = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
     if ONCE:
-        values = _tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1)
+        values = _tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1, skip, factor,
+                       skip_row, head, gain, SKIP)
         if NORM == 1:
             mean = tl.sum(values, 1) / width
         if NORM != 0:
@@ -142,13 +153,15 @@ def norm_linear_rows(x, gate, gamma, beta, weight, bias, scale, residual, y, row
     else:
         if NORM != 0:
             mean, deviation = _moments(x, gate, row, rows, width, x_row, gate_row, epsilon, NORM,
-                                       GATE, ROWS, COLUMNS)
+                                       GATE, ROWS, COLUMNS, skip, factor, skip_row, head, gain,
+                                       SKIP)
         for start in range(0, outs, OUTS):
             out = start + tl.arange(0, OUTS)
             sums = tl.zeros([ROWS, OUTS], tl.float32)
             for first in range(0, width, COLUMNS):
                 at = first + column
-                values = _tile(x, gate, row, at, rows, width, x_row, gate_row, GATE == 1)
+                values = _tile(x, gate, row, at, rows, width, x_row, gate_row, GATE == 1, skip, factor,
+                               skip_row, head, gain, SKIP)
                 values = _prepared(values, gate, gamma, beta, mean, deviation, row, at, rows, width,
                                    gate_row, NORM, GATE)
                 sums += multiply(values.to(kind), _block(weight, out, at, outs, width), EXACT)
@@ -167,7 +180,7 @@ def mlp_rows(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, y, rows, wi
     row = row.to(tl.int64)
     column = tl.arange(0, COLUMNS)
     kind: tl.constexpr = widen.dtype.element_ty
-    residual = _tile(x, x, row, column, rows, width, x_row, x_row, False)
+    residual = _tile(x, x, row, column, rows, width, x_row, x_row, False, x, x, x_row, 1, 0.0, False)
     mean = tl.sum(residual, 1) / width
     around = tl.where((column < width)[None, :], residual - mean[:, None], 0.0)
     deviation = tl.rsqrt(tl.sum(around * around, 1) / width + epsilon)
@@ -205,24 +218,26 @@ def tile(columns: int, outs: int, kind: torch.dtype) -> tuple[int, int]:
 @torch.library.custom_op('diffmf_ros::norm_linear', mutates_args=())
 def norm_linear(x: torch.Tensor, norm: int, gamma: torch.Tensor | None, beta: torch.Tensor | None,
                 epsilon: float, gate: torch.Tensor | None, gate_first: bool, weight: torch.Tensor,
-                bias: torch.Tensor | None, scale: torch.Tensor | None,
-                residual: torch.Tensor | None) -> torch.Tensor:
+                bias: torch.Tensor | None, scale: torch.Tensor | None, residual: torch.Tensor | None,
+                skip: torch.Tensor | None, factor: torch.Tensor | None, gain: float) -> torch.Tensor:
     """As `plain.norm_linear` with its modules' parameters, without gradients.
 
-    norm: NO_NORM, LAYER_NORM or RMS_NORM, with weight gamma and, of a layer norm, bias beta.
+    norm: NO_NORM, LAYER_NORM or RMS_NORM, with weight gamma and, of a layer norm, bias beta; to x is
+    added gain * factor * skip, where factor has one value for every head of channels.
     """
     y = _like(x, weight, residual)
     tokens, weight = rows_of(x), weight.contiguous()
     (rows, width), outs = tokens.shape, len(weight)
-    gates, residuals = (tokens if t is None else rows_of(t) for t in (gate, residual))
+    gates, residuals, skips = (tokens if t is None else rows_of(t) for t in (gate, residual, skip))
     scales = weight if scale is None else scale.expand(len(x), *scale.shape[1:]).contiguous()
     columns = min(WIDEST, max(16, triton.next_power_of_2(width)))
     at_once, outs_at_once = tile(columns, outs, weight.dtype)
     with torch.cuda.device_of(x):
         norm_linear_rows[(triton.cdiv(rows, at_once),)](
-            tokens, gates, *_or(weight, gamma, beta), weight, *_or(weight, bias), scales, residuals, y,
-            rows, max(1, rows // len(x)), width, outs, tokens.stride(0), gates.stride(0),
-            residuals.stride(0), epsilon, NORM=norm,
+            tokens, skips, *_or(weight, factor), gates, *_or(weight, gamma, beta), weight,
+            *_or(weight, bias), scales, residuals, y, rows, max(1, rows // len(x)), width, outs,
+            1 if factor is None else width // len(factor), gain, tokens.stride(0), skips.stride(0),
+            gates.stride(0), residuals.stride(0), epsilon, SKIP=skip is not None, NORM=norm,
             GATE=NO_GATE if gate is None else GATE_FIRST if gate_first else GATE_LAST,
             BIAS=bias is not None, SCALE=scale is not None, RESIDUAL=residual is not None,
             EXACT=weight.dtype == torch.float32, ONCE=width <= columns, ROWS=at_once,
@@ -243,7 +258,7 @@ def _like(x, weight, residual):
 
 
 @norm_linear.register_fake
-def _(x, norm, gamma, beta, epsilon, gate, gate_first, weight, bias, scale, residual):
+def _(x, norm, gamma, beta, epsilon, gate, gate_first, weight, bias, scale, residual, skip, factor, gain):
     return _like(x, weight, residual)
 
 

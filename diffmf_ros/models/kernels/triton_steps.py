@@ -4,15 +4,17 @@
 Imported only where triton is.
 """
 
+import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from . import triton_depthwise, triton_rows
+from ..blocks import TokenConv2d
+from . import plain, triton_conv, triton_depthwise, triton_pairs, triton_rows
 from .triton_mixing import mix, seen  # noqa: F401, have no modules
 from .triton_rows import LAYER_NORM, NO_NORM, RMS_NORM, WIDEST
 
 
-def norm_linear(x, norm, layer, gate, gate_first, scale, residual):
+def norm_linear(x, norm, layer, gate, gate_first, scale, residual, skip=None):
     """As `fused.norm_linear`."""
     if norm is None:
         normalization = NO_NORM, None, None, 0.0
@@ -21,7 +23,7 @@ def norm_linear(x, norm, layer, gate, gate_first, scale, residual):
     else:
         normalization = RMS_NORM, norm.weight, None, norm.eps
     return triton_rows.norm_linear(x, *normalization, gate, gate_first, layer.weight, layer.bias,
-                                   scale, residual)
+                                   scale, residual, *(skip or (None, None, 0.0)))
 
 
 def mlp(x, norm, widen, narrow):
@@ -42,3 +44,41 @@ def depthwise_records(x, conv, *weights):
     """As `fused.depthwise_records`."""
     u, records = triton_depthwise.depthwise_records(x, conv.weight, conv.bias, weights)
     return u, *records.chunk(len(weights))
+
+
+def conv(x, layer, slope, residual, dtype):
+    """As `fused.conv`; other than 3x3 convolutions run in torch."""
+    shape = layer.kernel_size, layer.padding, layer.dilation, layer.groups
+    if shape != ((3, 3), (1, 1), (1, 1), 1) or layer.padding_mode not in ('zeros', 'reflect'):
+        return plain.conv(x, layer, slope, residual, dtype)
+    tokens = isinstance(layer, TokenConv2d)
+    dtype = dtype or layer.weight.dtype
+    if residual is not None:
+        dtype = torch.promote_types(dtype, residual.dtype)
+        residual = residual if tokens else residual.permute(0, 2, 3, 1)
+    y = triton_conv.conv(x.permute(0, 3, 1, 2) if tokens else x, layer.weight, layer.bias,
+                         layer.stride[0], layer.padding_mode == 'reflect',
+                         triton_conv.NO_SLOPE if slope is None else slope, residual, dtype)
+    return y if tokens else y.permute(0, 3, 1, 2)
+
+
+def layer_norm(x, norm):
+    """As `fused.layer_norm`."""
+    return triton_pairs.layer_norm(x, norm.weight, norm.bias, norm.eps, norm.dtype or x.dtype)
+
+
+def concat_linear(maps, layer):
+    """As `fused.concat_linear`; more than five maps are copied together."""
+    if len(maps) > triton_pairs.MOST_PIECES:
+        return plain.concat_linear(maps, layer)
+    return triton_pairs.concat_linear(list(maps), layer.weight, layer.bias)
+
+
+def pair(a, b, pairing, dtype):
+    """As `fused.pair`."""
+    return triton_pairs.pair(a, b, pairing, dtype)
+
+
+def guide(x, layer, a, b):
+    """As `fused.guide`."""
+    return triton_pairs.guide(x, layer.weight, layer.bias, a, b)
