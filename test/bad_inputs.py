@@ -218,7 +218,7 @@ def tried(folder: Path, slot: Slot, kind: str) -> Outcome:
     try:
         argument = place(folder, slot, kind)
         before = state(folder)
-        outcome = _run([argument if part == BAD else part for part in slot.arguments])
+        outcome = ran([argument if part == BAD else part for part in slot.arguments])
         after = state(folder)
         harm = [f'{path} changed' for path in before if after.get(path) != before[path]]
         harm += [f'{path} was left' for path in after if 'partial' in path or 'unfinished' in path]
@@ -231,7 +231,8 @@ def tried(folder: Path, slot: Slot, kind: str) -> Outcome:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _run(arguments: list[str]) -> Outcome:
+def ran(arguments: list[str]) -> Outcome:
+    """Run a command in this process."""
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         try:

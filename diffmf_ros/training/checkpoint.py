@@ -2,19 +2,25 @@
 """The file that a training goes on from: its state, and what it is a training of."""
 
 import hashlib
+import io
 from pathlib import Path
 
 import torch
 
 from ..folders import LumaPair
+from ..writing import write_bytes
 from .config import TrainConfig, differences
 from .errors import TrainingError
 
 
 def write_checkpoint(path: Path, state: dict, config: TrainConfig, *, data: str) -> None:
-    """Write state; data is the fingerprint of the pairs. A crash while writing leaves the previous file."""
-    torch.save({**state, 'config': config.as_dict(), 'data': data}, path.with_suffix('.tmp'))
-    path.with_suffix('.tmp').replace(path)
+    """Write state; data is the fingerprint of the pairs. A crash while writing leaves the previous file.
+
+    Raises WriteError when it cannot be written.
+    """
+    content = io.BytesIO()  # torch raises a RuntimeError without a reason when a disk is full
+    torch.save({**state, 'config': config.as_dict(), 'data': data}, content)
+    write_bytes(path, content.getbuffer())
 
 
 def read_checkpoint(path: Path, config: TrainConfig, *, data: str) -> dict:

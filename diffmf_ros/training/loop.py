@@ -13,6 +13,7 @@ from .. import models
 from ..folders import pair_files, read_pair
 from ..inference.memory import keep_freed_memory
 from ..inference.weights import load_into, load_weights, save_weights
+from ..writing import replacing
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .data import Batch, CropSampler
@@ -215,6 +216,7 @@ class _Books:
         weights = self._out / f'{config.model}_{config.preset}.safetensors'
         if self._log is not None:
             self._save()
-            save_weights(weights, tensors, model=config.model, preset=config.preset, iterations=iteration,
-                         seed=config.seed)
+            with replacing(weights) as partial:
+                save_weights(partial, tensors, model=config.model, preset=config.preset, iterations=iteration,
+                             seed=config.seed)
         return Outcome(iteration, stop, weights, tuple(self._warnings))

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk that is full, or a place that takes no files: one message, exit code 2, and what was there stays."""
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+
+import pytest
+
+pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
+
+from bad_inputs import furnish, ran, state  # noqa: E402
+
+LIMIT_BYTES = 50
+# Command line, with OUT for what it writes; the name of that; and whether --overwrite belongs to it.
+WRITERS = {
+    'fuse': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o', 'OUT'), 'new.png'),
+    'fuse --json': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o', '/dev/null.png', '--json', 'OUT'),
+                    'new.json'),
+    'make-bag': (('make-bag', '.', 'OUT', '--rate', '10'), 'new'),
+    'make-bag --storage mcap': (('make-bag', '.', 'OUT', '--rate', '10', '--storage', 'mcap'), 'new'),
+    'replay': (('replay', 'bag', 'OUT', '--model', 'classical'), 'new'),
+    'sample-bag': (('sample-bag', 'OUT', '--seconds', '0.2'), 'new'),
+    'sample-pairs': (('sample-pairs', 'OUT', '--scene', 'night', '--count', '1', '--seconds', '1'), 'new'),
+    'eval --json': (('eval', '--pairs', '.', '--model', 'average', '--json', 'OUT'), 'new.json'),
+    'eval --html': (('eval', '--pairs', '.', '--model', 'average', '--html', 'OUT'), 'new.html'),
+    'models --json': (('models', '--model', 'diffmf', '--preset', 'nano', '--json', 'OUT'), 'new.json'),
+    'bench --json': (('bench', '--model', 'classical', '--size', '64x48', '--frames', '2', '--json', 'OUT'),
+                     'new.json'),
+    'export': (('export', '--preset', 'nano', '--size', '64x48', '--onnx', 'OUT'), 'new.onnx'),
+    'model-card': (('model-card', 'config.yaml', '.'), 'out/diffmf_nano.md'),
+    'train': (('train', 'config.yaml', '--data', '.', '--out', 'OUT'), 'new'),
+}
+IMPOSSIBLE = {
+    'below a file': ('config.yaml/', 'a part of its path is a file'),
+    'in a folder of the system': ('/proc/none/', ''),
+}
+
+
+@pytest.fixture(scope='module')
+def furnished(tmp_path_factory):
+    path = tmp_path_factory.mktemp('full')
+    furnish(path)
+    return path
+
+
+@pytest.fixture
+def folder(furnished, monkeypatch):
+    """Yield a folder with what the commands take; what a test leaves in it is an error of that test."""
+    monkeypatch.chdir(furnished)
+    before = state(furnished)
+    yield furnished
+    after = state(furnished)
+    after.pop('new/log.csv', None)  # of a training that did not come to its first checkpoint
+    shutil.rmtree(furnished / 'new', ignore_errors=True)  # empty folders may stay
+    assert after == before
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Let no file grow beyond LIMIT_BYTES, as on a disk on which no more is left."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def command(name, place=''):
+    arguments, out = WRITERS[name]
+    return [f'{place}{out}' if part == 'OUT' else part for part in arguments]
+
+
+# export needs half a minute before it writes; test_writing.py has it with the writer that all commands share.
+@pytest.mark.parametrize('name', [name for name in WRITERS if name != 'export'])
+def test_a_full_disk_is_one_message_and_leaves_nothing(folder, name):
+    with full_disk():
+        outcome = ran(command(name))
+    assert not outcome.traceback, outcome.traceback
+    assert outcome.code == 2, outcome.said
+    assert os.strerror(errno.EFBIG).lower() in outcome.said.lower() or 'disk' in outcome.said, outcome.said
+
+
+@pytest.mark.parametrize('where', IMPOSSIBLE)
+@pytest.mark.parametrize('name', [name for name in WRITERS if 'OUT' in WRITERS[name][0]])
+def test_an_impossible_place_is_one_message(folder, name, where):
+    place, words = IMPOSSIBLE[where]
+    outcome = ran(command(name, place))
+    assert not outcome.traceback, outcome.traceback
+    assert outcome.code == 2, outcome.said
+    assert words in outcome.said or os.strerror(errno.ENOTDIR) in outcome.said, outcome.said
