@@ -12,7 +12,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast lint venv clean
+.PHONY: help demo test test-fast lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -34,6 +34,9 @@ test-fast: venv ## no DDS, no training: for every change
 lint: venv ## ruff over everything
 	$(BIN)/ruff check .
 
+docs: $(STAMPS)/docs ## the pages as a site in out/site
+	$(BIN)/mkdocs build --strict
+
 venv: $(STAMPS)/project ## .venv with everything pinned and this package, editable
 
 clean: ## remove what was built and written; .venv stays
@@ -51,7 +54,7 @@ $(STAMPS)/python:
 	$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/build $(STAMPS)/torch: $(STAMPS)/%: requirements/%.txt $(STAMPS)/python
+$(STAMPS)/build $(STAMPS)/torch $(STAMPS)/docs: $(STAMPS)/%: requirements/%.txt $(STAMPS)/python
 	$(INSTALL) -r $<
 	@touch $@
 

@@ -17,6 +17,7 @@ EXTRAS = {
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
+    'docs': ['mkdocs-material'],
     'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff'],
 }
 

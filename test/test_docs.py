@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,43 @@ def test_parameters_page_is_made_from_the_settings():
     module = runpy.run_path(str(ROOT / 'docs' / 'parameters_page.py'))
     page = text_of(ROOT / 'docs' / 'parameters.md')
     assert module['with_tables'](page) == page, 'run: python docs/parameters_page.py'
+
+
+def test_the_network_of_the_page_is_one(monkeypatch):
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros import models
+    from diffmf_ros.models.blocks import compute_in
+
+    # Given the module that the page shows, under the name that it shows
+    code = FENCE.search(text_of(ROOT / 'docs' / 'adding_a_network.md'))[1]
+    module = types.ModuleType('diffmf_ros.models.tiny')
+    module.__package__ = 'diffmf_ros.models'
+    exec(compile(code, 'tiny.py', 'exec'), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(models.PRESETS, 'tiny', {'base': {}, 'light': {'width': 8}})
+
+    # when it is built and fuses a pair in half precision
+    torch.manual_seed(1)
+    network = compute_in(models.build('tiny', 'light'), torch.bfloat16)
+    ir, vi_y = torch.rand(2, 1, 1, 32, 40)
+    with torch.inference_mode():
+        fused = network(ir, vi_y)
+
+    # then it gives an image, near the visible one, as untrained maps start there.
+    assert fused.shape == (1, 1, 32, 40) and fused.dtype == torch.float32
+    assert 0 < (fused - vi_y).abs().mean() < 0.3
+
+
+def test_the_site_has_every_page_once():
+    pages = re.findall(r': (\w+\.md)$', text_of(ROOT / 'mkdocs.yml'), re.MULTILINE)
+
+    assert sorted(pages) == sorted(path.name for path in ROOT.glob('docs/*.md'))
+
+
+def test_links_into_the_repository_become_file_names():
+    hooks = runpy.run_path(str(ROOT / 'docs' / 'site_hooks.py'))
+
+    text = ('see [`config/fusion.yaml`](../config/fusion.yaml), '
+            '[bars](../benchmarks/quality_bars.py#x) and [here](faq.md)')
+    assert hooks['on_page_markdown'](text) == (
+        'see `config/fusion.yaml`, bars (`benchmarks/quality_bars.py`) and [here](faq.md)')
