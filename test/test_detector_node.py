@@ -125,12 +125,10 @@ def test_boxes_become_vision_messages():
     assert (guess.class_id, guess.score) == ('person', 0.75)
 
 
-def test_the_launch_file_starts_the_node_and_the_detector(request, tmp_path):
+def test_the_launch_file_starts_both(installed, domain, tmp_path):  # noqa: F811
     pytest.importorskip('launch_ros.actions', reason='launch is not installed')
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource
-    request.getfixturevalue('installed')
-    request.getfixturevalue('domain')
 
     # When it is launched as in the docs, until both are up
     codes, printed = run(IncludeLaunchDescription(
