@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a backend gets wrong on this machine is found before a network uses it; the next one does it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +14,10 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
-from diffmf_ros.inference import golden, selfcheck, selfcheck_cache  # noqa: E402
+from diffmf_ros.inference import golden, selfcheck, selfcheck_cache, selfcheck_steps  # noqa: E402
 from diffmf_ros.inference.engine import prepare  # noqa: E402
 from diffmf_ros.inference.selfcheck_limits import allowed_errors  # noqa: E402
-from diffmf_ros.models import scan  # noqa: E402
+from diffmf_ros.models import fused, scan  # noqa: E402
 from diffmf_ros.models.kernels import portable, reference  # noqa: E402
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -213,7 +216,7 @@ class TestLimits:
         # given the errors of the portable backend in units of what is allowed
         shares = []
         for use in selfcheck.all_uses(dtype):
-            for case, allowed in selfcheck._cases(use):
+            for case, allowed in selfcheck._cases(use, dtype):
                 found = case.run('portable', device='cpu', dtype=dtype).double()
                 shares.append(((found - case.expected.double()).abs() / allowed).max().item())
         # then the largest is well below one, and in half precision not far below: the limit is no loose one
@@ -275,7 +278,12 @@ class TestPlainTorchOnAGpu:
 
     def choose(self, monkeypatch, triton, wanted='auto'):
         monkeypatch.setattr(scan, 'BACKENDS', {'triton': triton, 'portable': portable, 'reference': reference})
-        return selfcheck.choose_backends(device='cuda', dtype=torch.float16, wanted=wanted)
+        return selfcheck.choose_backends(device='cuda', dtype=torch.float16, wanted=wanted,
+                                         uses=selfcheck.all_uses(torch.float16))
+
+    def test_by_itself_it_looks_at_the_steps_between_the_scans_too(self):
+        asked = {use.operation for use in selfcheck.all_uses(torch.float16, steps=True)}
+        assert asked == {*everything(''), *selfcheck_steps.OPERATIONS} == {*everything(''), *fused.OPERATIONS}
 
     def test_a_missing_backend_is_named_with_the_cost(self, gpu, monkeypatch):
         choice = self.choose(monkeypatch, backend(unavailable=lambda: 'it needs triton 3.4'))
@@ -312,7 +320,7 @@ class TestPlainTorchOnAGpu:
         selfcheck_cache.path().parent.mkdir()
         selfcheck_cache.path().write_text(content)
         assert self.choose(monkeypatch, backend()).problems == ()
-        assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions'})
+        assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions, layers torch.float16'})
 
     def test_a_folder_that_cannot_be_written_does_no_harm(self, gpu, monkeypatch, tmp_path):
         (tmp_path / 'file').write_text('')
@@ -331,3 +339,43 @@ def test_the_key_of_a_verdict_names_everything_it_depends_on(monkeypatch, tmp_pa
     assert 'GCC' not in key
     monkeypatch.setattr(selfcheck_cache, '_source_hash', lambda: 'other')
     assert selfcheck_cache.machine.__wrapped__() != key
+
+
+class TestSteps:
+    """The steps between the scans are held to the same kind of limit."""
+
+    @pytest.mark.parametrize('features, layers', [
+        (torch.float16, torch.float16), (torch.float32, torch.float16), (torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16)])
+    @pytest.mark.parametrize('operation', selfcheck_steps.OPERATIONS)
+    def test_plain_torch_keeps_a_distance(self, operation, features, layers):
+        kind = torch.float32 if operation in selfcheck_steps.PIXELS else features
+        for step in selfcheck_steps.cases(operation, kind, layers):
+            found = step.run('portable', device='cpu', dtype=kind)
+            assert ((found - step.expected).abs() / step.allowed(layers)).max() < 0.5
+
+    @pytest.mark.parametrize('operation', selfcheck_steps.OPERATIONS)
+    def test_a_wrong_value_is_found(self, operation, monkeypatch):
+        # given a backend that loses one value of the first result
+        def wrong(*inputs):
+            results = getattr(portable, operation)(*inputs)
+            first = results if isinstance(results, torch.Tensor) else results[0]
+            first.view(-1)[first.abs().argmax()] = 0
+            return results
+
+        first = SimpleNamespace(unavailable=lambda: None, refuses=lambda u, *, states: None, **{operation: wrong})
+        monkeypatch.setattr(scan, 'BACKENDS', {'first': first, 'portable': portable})
+        kind = torch.float32 if operation in selfcheck_steps.PIXELS else torch.float16
+        choice = selfcheck.choose_backends(device='cpu', dtype=torch.float16, uses={scan.Use(operation, kind)})
+        # then it is not used for that operation
+        assert choice.backends == {operation: 'portable'}
+        assert f'is not used for {operation}' in choice.failures[0]
+
+
+def test_the_triton_kernels_pass_in_the_interpreter():
+    pytest.importorskip('triton', reason='triton is not installed')
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+               str(Path(__file__).with_name('selfcheck_cases.py'))]
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 
 from ..models import scan
-from . import golden, selfcheck_cache
+from . import golden, selfcheck_cache, selfcheck_steps
 from .selfcheck_limits import allowed_errors
 
 PLAIN = ('portable', 'reference')  # backends in plain torch, without kernels of their own
@@ -58,6 +58,7 @@ class _Search:
     """What is found out while backends are chosen."""
 
     device: str
+    layers: torch.dtype
     skipped: dict[str, str] = field(default_factory=dict)  # why backends cannot run here
     failures: list[str] = field(default_factory=list)
 
@@ -76,9 +77,12 @@ def uses_of(network: torch.nn.Module) -> set[scan.Use]:
     return uses
 
 
-def all_uses(dtype: torch.dtype) -> set[scan.Use]:
-    """Return the uses that all golden cases stand for, with activations of dtype."""
-    return {_use(case, dtype) for case in golden.load()}
+def all_uses(dtype: torch.dtype, *, steps: bool = False) -> set[scan.Use]:
+    """Return the uses that all golden cases stand for, with activations of dtype; those of fused steps too."""
+    scans = {_use(case, dtype) for case in golden.load()}
+    kinds = {'seen': torch.float32, 'mix': torch.float32}
+    return scans | {scan.Use(operation, kinds.get(operation, dtype))
+                    for operation in selfcheck_steps.OPERATIONS if steps}
 
 
 def choose_backends(*, device: str, dtype: torch.dtype, wanted: str = 'auto',
@@ -99,9 +103,9 @@ def choose_backends(*, device: str, dtype: torch.dtype, wanted: str = 'auto',
         scan.backend_for(_example(device, dtype), 'ss2d', wanted)
         names = names[names.index(wanted):]
     by_operation: dict[str, list[scan.Use]] = {}
-    for use in sorted(all_uses(dtype) if uses is None else uses, key=str):
+    for use in sorted(all_uses(dtype, steps=device == 'cuda') if uses is None else uses, key=str):
         by_operation.setdefault(use.operation, []).append(use)
-    search = _Search(device)
+    search = _Search(device, dtype)
     backends = {operation: _first_right(names, asked, search) for operation, asked in by_operation.items()}
     plain = [operation for operation, name in backends.items() if name in PLAIN]
     slow = _too_slow(plain, search) if device == 'cuda' and wanted not in PLAIN and plain else ''
@@ -118,7 +122,7 @@ def _first_right(names: list[str], uses: list[scan.Use], search: _Search) -> str
         if reason := next(filter(None, reasons), None):
             search.skipped[name] = reason
             continue
-        wrong = next(filter(None, (_cached_check(name, use, search.device) for use in uses)), None)
+        wrong = next(filter(None, (_cached_check(name, use, search) for use in uses)), None)
         if wrong is None:
             return name
         failed.append(f'scan backend {name} {wrong}, and is not used for {operation}')
@@ -134,14 +138,15 @@ def _too_slow(operations: list[str], search: _Search) -> str:
     return f'this GPU runs {", ".join(operations)} in plain torch{why}, which costs much time: {costs}'
 
 
-def _cached_check(name: str, use: scan.Use, device: str) -> str | None:
+def _cached_check(name: str, use: scan.Use, search: _Search) -> str | None:
     """check_use, unless it has passed on this GPU before."""
-    if device != 'cuda':
-        return check_use(name, use, device=device)
-    key = f'{name} {use.operation} {use.dtype} {use.states} states {use.directions} directions'
+    if search.device != 'cuda':
+        return check_use(name, use, device=search.device, layers=search.layers)
+    key = (f'{name} {use.operation} {use.dtype} {use.states} states {use.directions} directions, '
+           f'layers {search.layers}')
     if selfcheck_cache.passed({key}):
         return None
-    wrong = check_use(name, use, device=device)
+    wrong = check_use(name, use, device=search.device, layers=search.layers)
     if wrong is None:
         selfcheck_cache.remember({key})
     return wrong
@@ -175,9 +180,12 @@ def check(name: str, *, device: str, dtype: torch.dtype) -> str | None:
     return next(filter(None, (check_use(name, use, device=device) for use in uses)), None)
 
 
-def check_use(name: str, use: scan.Use, *, device: str) -> str | None:
-    """Run a backend on the golden inputs that stand for a use; return what is wrong, or None."""
-    for case, allowed in _cases(use):
+def check_use(name: str, use: scan.Use, *, device: str, layers: torch.dtype | None = None) -> str | None:
+    """Run a backend on the golden inputs that stand for a use; return what is wrong, or None.
+
+    layers: type of the layers of the network; None: that of the use.
+    """
+    for case, allowed in _cases(use, layers or use.dtype):
         try:
             example = _on(device, case.inputs[0].to(use.dtype))
             if scan.BACKENDS[name].refuses(example, states=case.states) is not None:
@@ -205,8 +213,11 @@ def _wrong(found: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor) -
 
 
 @lru_cache
-def _cases(use: scan.Use) -> list[tuple[golden.Case, torch.Tensor]]:
-    """The golden cases that stand for a use, with the errors that they allow."""
+def _cases(use: scan.Use, layers: torch.dtype) -> list:
+    """The cases that stand for a use, with the errors that they allow."""
+    if use.operation in selfcheck_steps.OPERATIONS:
+        return [(step, step.allowed(layers))
+                for step in selfcheck_steps.cases(use.operation, use.dtype, layers)]
     return [(case, allowed_errors(case.expected, case.magnitude(), steps=case.steps, dtype=use.dtype))
             for case in golden.load() if _use(case, use.dtype) == _nearest(use)]
 

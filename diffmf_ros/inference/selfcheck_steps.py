@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of the self-check for the steps between the scans (`models.fused`), which Triton fuses.
+
+Each is a small call with fixed random values. What is expected is what plain torch makes of the same
+values in float64; what is allowed follows from the sum of the absolute values of the terms of each
+result, as for the scans.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.functional import conv2d, linear, silu
+
+from ..models import scan
+from ..models.blocks import LayerNorm, Linear, RMSNorm, depthwise
+from ..models.kernels import plain
+from .selfcheck_limits import allowed_errors
+
+OPERATIONS = 'norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'seen', 'mix'
+PIXELS = 'seen', 'mix'  # float32 in every network
+SEED = 21
+HEIGHT, WIDTH, CHANNELS, OUT = 5, 7, 48, 24  # no powers of two but the images' sides
+IMAGE = 1, 1, 48, 64
+LARGEST_PIXEL_TERMS = 16.0  # of the first layer's inputs, and of what is mixed
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call of an operation of OPERATIONS with tensors and modules, and its terms' magnitude."""
+
+    name: str
+    operation: str
+    inputs: tuple = field(repr=False)
+    magnitude: torch.Tensor = field(repr=False)
+    states: int = 1
+
+    @property
+    def expected(self) -> torch.Tensor:
+        """All results in float64, flat."""
+        return _flat(getattr(plain, self.operation)(*map(_exact, self.inputs)))
+
+    def allowed(self, layers: torch.dtype) -> torch.Tensor:
+        """Return the error allowed for each result; layers: the type they compute in, pixels in float32."""
+        layers = torch.float32 if self.operation in PIXELS else layers
+        return allowed_errors(self.expected, self.magnitude, steps=CHANNELS, dtype=layers)
+
+    def run(self, backend: str, *, device: str, dtype: torch.dtype) -> torch.Tensor:
+        """Run it; dtype is that of the inputs as they are."""
+        inputs = (copy.deepcopy(x).to(device) if isinstance(x, (nn.Module, torch.Tensor)) else x
+                  for x in self.inputs)
+        return _flat(getattr(scan.BACKENDS[backend], self.operation)(*inputs))
+
+
+def cases(operation: str, features: torch.dtype, layers: torch.dtype) -> list[Step]:
+    """Return the cases of an operation, with features and layers of these types.
+
+    The features of a network are float32 where every block adds to them, its layers in half precision.
+    """
+    make = _Values(features, layers)
+    with torch.no_grad():
+        found: Callable[[_Values], Iterator] = CASES[operation]
+        return [Step(f'{operation} {i}', operation, inputs, _flat(magnitude))
+                for i, (inputs, magnitude) in enumerate(found(make))]
+
+
+class _Values:
+    """Random tensors and modules of the types of a case."""
+
+    def __init__(self, features: torch.dtype, layers: torch.dtype):
+        self.features, self.layers = features, layers
+        self._random = torch.Generator().manual_seed(SEED)
+
+    def tensor(self, *shape, dtype=None):
+        """Normally distributed values."""
+        return torch.randn(*shape, generator=self._random).to(dtype or self.features)
+
+    def tokens(self, channels=CHANNELS, dtype=None):
+        """B x H x W x C."""
+        return self.tensor(1, HEIGHT, WIDTH, channels, dtype=dtype)
+
+    def module(self, made: nn.Module, *, norm: bool = False) -> nn.Module:
+        """A layer in the type of the layers, or a norm that gives that type."""
+        for parameter in made.parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+            parameter.copy_(torch.randn(parameter.shape, generator=self._random) * fan_in ** -0.5)
+        if norm:
+            made.dtype = self.layers
+            return made
+        return made.to(self.layers)
+
+    def norm(self):
+        """A layer norm before layers."""
+        return self.module(LayerNorm(CHANNELS, before_layers=True), norm=True)
+
+    def linear(self, channels=CHANNELS, out=OUT):
+        """A linear layer."""
+        return self.module(Linear(channels, out))
+
+
+def _norm_linear(make: _Values):
+    x, gate = make.tokens(), make.tokens(dtype=make.layers)
+    residual, scale = make.tokens(OUT), make.tensor(1, 1, 1, OUT, dtype=make.layers)
+    rms = make.module(RMSNorm(CHANNELS, eps=1e-5), norm=True)
+    inner = x.to(make.layers)
+    for inputs in ((x, make.norm(), make.linear(), None, False, None, None),
+                   (inner, make.norm(), make.linear(), gate, False, None, residual),
+                   (inner, rms, make.linear(), gate, True, scale, residual)):
+        yield inputs, _linear_terms(*map(_exact, inputs))
+
+
+def _linear_terms(x, norm, layer, gate, gate_first, scale, residual):
+    if gate is not None and gate_first:
+        x = x * silu(gate)
+    x = norm(x)
+    if gate is not None and not gate_first:
+        x = x * silu(gate)
+    y = linear(x.abs(), layer.weight.abs(), layer.bias.abs())
+    y = y if scale is None else y * scale.abs()
+    return y if residual is None else y + residual.abs()
+
+
+def _mlp(make: _Values):
+    inputs = make.tokens(), make.norm(), make.linear(out=2 * CHANNELS), make.linear(2 * CHANNELS, CHANNELS)
+    x, norm, widen, narrow = map(_exact, inputs)
+    hidden = linear(norm(x).abs(), widen.weight.abs(), widen.bias.abs())  # GELU makes nothing larger
+    yield inputs, x.abs() + linear(hidden, narrow.weight.abs(), narrow.bias.abs())
+
+
+def _depthwise(make: _Values):
+    x, other, conv = make.tokens(), make.tokens(), make.module(depthwise(CHANNELS, bias=True))
+    for minus, with_silu in ((None, True), (other, False)):
+        yield (x, minus, conv, with_silu), _depthwise_terms(x, minus, conv)
+
+
+def _depthwise_terms(x, minus, conv):
+    x = _exact(x).abs() + (0 if minus is None else _exact(minus).abs())
+    conv = _exact(conv)
+    bias = None if conv.bias is None else conv.bias.abs()
+    return conv2d(x.permute(0, 3, 1, 2), conv.weight.abs(), bias, padding=1,
+                  groups=len(conv.weight)).permute(0, 2, 3, 1)
+
+
+def _depthwise_records(make: _Values):
+    x, conv = make.tokens(), make.module(depthwise(CHANNELS))
+    weight = make.tensor(4, 5, CHANNELS, dtype=make.layers) * CHANNELS ** -0.5
+    terms = _depthwise_terms(x, None, conv)
+    records = linear(terms, _exact(weight).abs().flatten(0, 1))
+    yield (x, conv, weight), (terms, records)
+
+
+def _seen(make: _Values):
+    images = [make.tensor(*IMAGE).sigmoid() for _ in range(2)]
+    yield tuple(images), (torch.full((1, 2, *IMAGE[2:]), LARGEST_PIXEL_TERMS),) * 2
+
+
+def _mix(make: _Values):
+    images = [make.tensor(*IMAGE).sigmoid() for _ in range(2)]
+    maps = make.tensor(1, 4, *IMAGE[2:], dtype=torch.float32)
+    yield (*images, maps), LARGEST_PIXEL_TERMS + maps[:, 3:].abs()
+
+
+CASES = {'norm_linear': _norm_linear, 'mlp': _mlp, 'depthwise': _depthwise,
+         'depthwise_records': _depthwise_records, 'seen': _seen, 'mix': _mix}
+
+
+def _exact(thing):
+    """A tensor or module in float64, of the same values."""
+    if isinstance(thing, nn.Module):
+        thing = copy.deepcopy(thing).double()
+        if hasattr(thing, 'dtype'):
+            thing.dtype = None
+        return thing
+    return thing.double() if isinstance(thing, torch.Tensor) else thing
+
+
+def _flat(results) -> torch.Tensor:
+    """One tensor or several as one float64 vector on the CPU."""
+    results = [results] if isinstance(results, torch.Tensor) else results
+    return torch.cat([result.double().cpu().flatten() for result in results])
