@@ -11,6 +11,7 @@ import pytest
 
 from diffmf_ros.bags import BagReader, frames
 from diffmf_ros.core.frames import RGB, THERMAL
+from diffmf_ros.evaluation import scoring
 from diffmf_ros.folders import FolderError, natural, read_folder, read_pair, write_bag
 from diffmf_ros.images import ImageFileError, read_frame, write_image
 
@@ -150,3 +151,16 @@ def test_numbers_in_names_count(tmp_path):
     assert order == [f'frame_{k}' for k in range(1, 13)]
     assert sorted(['b', 'a10', 'a2', '7', 'a', '10', 'a02', 'x²'], key=natural) == [
         '7', '10', 'a', 'a02', 'a2', 'a10', 'b', 'x²']
+
+
+def test_scoring_takes_thermal_of_16_bit_through_the_gain_control(tmp_path):
+    # Given counts of a radiometric camera, and what the gain control makes of them
+    visible = write(tmp_path / 'vi.png', np.full((40, 50, 3), 90, np.uint8))
+    infrared = write(tmp_path / 'ir.png', scene(28300, 30900))
+
+    pair, seen = scoring.read_pair(visible, infrared)
+
+    np.testing.assert_array_equal(pair.ir, read_pair(visible, infrared).ir)
+    assert len(np.unique(pair.ir)) >= 48 and seen.shape == (40, 50, 3)
+    with pytest.raises(FolderError, match='ir.png is mono16; visible images that are scored have 8 bit'):
+        scoring.read_pair(infrared, infrared)

@@ -14,6 +14,7 @@ from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.settings import DEFAULTS, updated
 from ..folders import FolderError, LumaPair, pair_files
 from ..images import read_frame
+from ..images import read_luma as image_luma
 from .metrics import ImageScores, score
 from .targets import summary
 
@@ -82,21 +83,24 @@ def colored(levels: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def read_luma(visible: Path, infrared: Path) -> LumaPair:
-    """Read a registered pair of 8-bit files for scoring. Raises ImageFileError or FolderError for what does not fit."""
+    """Read a registered pair of files for scoring, thermal of 16 bit or float32 through the gain control.
+
+    Raises ImageFileError or FolderError for what does not fit.
+    """
     return read_pair(visible, infrared)[0]
 
 
 def read_pair(visible: Path, infrared: Path) -> tuple[LumaPair, np.ndarray]:
-    """Read a registered pair of 8-bit files as read_luma, and the visible image as it is (gray or BGR uint8)."""
-    pair = [read_frame(file, stream=stream) for file, stream in ((visible, RGB), (infrared, THERMAL))]
-    for file, frame in zip((visible, infrared), pair):
-        if frame.encoding not in ('mono8', 'bgr8'):
-            raise FolderError(f'{file} is {frame.encoding}; pairs that are scored have 8 bit')
-    y, ir = (luminance(frame.pixels) for frame in pair)
+    """Read a registered pair of files as read_luma, and the visible image as it is (gray or BGR uint8)."""
+    seen, heat = (read_frame(file, stream=stream) for file, stream in ((visible, RGB), (infrared, THERMAL)))
+    if seen.encoding not in ('mono8', 'bgr8'):
+        raise FolderError(f'{visible} is {seen.encoding}; visible images that are scored have 8 bit')
+    y = luminance(seen.pixels)
+    ir = luminance(heat.pixels) if heat.encoding in ('mono8', 'bgr8') else image_luma(infrared, stream=THERMAL)
     if ir.shape != y.shape:
         raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): a registered '
                           'pair has one size')
-    return LumaPair(infrared.stem, ir, y), pair[0].pixels
+    return LumaPair(infrared.stem, ir, y), seen.pixels
 
 
 def score_fused(pair: LumaPair, visible: np.ndarray, fused: np.ndarray, **boxes) -> ImageScores:
