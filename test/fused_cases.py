@@ -12,7 +12,7 @@ from torch import nn
 
 from diffmf_ros.models import diffmf, fused, mixing, refinefuse, s4fusion
 from diffmf_ros.models.blocks import Conv2d, LayerNorm, Linear, RMSNorm, TokenConv2d, depthwise
-from diffmf_ros.models.kernels import plain, triton
+from diffmf_ros.models.kernels import composed, plain, triton
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
@@ -263,3 +263,19 @@ def test_rates_follow_their_parameter():
     with torch.no_grad():
         logs += 1
         assert torch.equal(fused.rates(logs), -logs.exp())
+
+
+@pytest.mark.parametrize('size, channels, states, rank, kind', [
+    ((1, 3, 5), 20, 2, 3, torch.float16), ((2, 4, 1), 70, 3, 1, torch.float32)])
+def test_interleaving_and_back(size, channels, states, rank, kind):
+    us = values(2, *size, channels, dtype=kind).unbind()
+    projs = values(2, *size, 4, rank + 2 * states, seed=1, dtype=kind).unbind()
+    weight = values(4, channels, rank, seed=2)
+    u, delta, B, C = composed.interleave(us, projs, weight)
+    with torch.inference_mode():
+        found = triton.interleave([x.to(DEVICE) for x in us], [x.to(DEVICE) for x in projs], weight.to(DEVICE))
+        back = triton.separate(found[0], found[0].new_empty((*size, channels)))
+    for one, right in zip(found, (u, delta, B, C)):
+        torch.testing.assert_close(one.cpu(), right, rtol=1e-5, atol=1e-5)
+    for one, right in zip(back, composed.separate(u, us[0])):
+        torch.testing.assert_close(one.cpu(), right)

@@ -36,10 +36,11 @@ def test_the_cpu_takes_the_plain_form(monkeypatch):
 
 
 def launch(dtype, *, most):
-    """Launch at most so many kernels, of 20: with the sizes of DIFF-MF light, all with those of base and S4Fusion."""
+    """Launch at most so many kernels, of 22: with the sizes of DIFF-MF light, all with those of base and S4Fusion."""
     from diffmf_ros.models.kernels import (
         triton_conv,
         triton_depthwise,
+        triton_interleave,
         triton_mixing,
         triton_pairs,
         triton_rows,
@@ -51,7 +52,7 @@ def launch(dtype, *, most):
     def norm(channels):
         return torch.zeros(channels), torch.zeros(channels), 1e-5
 
-    channels, inner, hidden, record = (32, 64, 64, 4) if most < 20 else (64, 128, 256, 6)
+    channels, inner, hidden, record = (32, 64, 64, 4) if most < 22 else (64, 128, 256, 6)
     x, none = torch.zeros(1, 4, 6, channels), (None, None, 0.0)
     triton_rows.norm_linear(x, triton_rows.LAYER_NORM, *norm(channels), None, False,
                             half(inner, channels), None, None, None, *none)
@@ -82,6 +83,8 @@ def launch(dtype, *, most):
                                        [half(4, 30, 144)] * 2)
     triton_rows.norm_linear(half(1, 4, 6, 144), triton_rows.LAYER_NORM, *norm(144), half(1, 4, 6, 144), False,
                             half(96, 144), None, None, torch.zeros(1, 4, 6, 96), *none)
+    triton_interleave.interleave([half(1, 4, 6, 144)] * 2, [half(1, 4, 6, 4, 42)] * 2, torch.zeros(4, 144, 6))
+    triton_interleave.separate(half(1, 48, 4, 144), 4, 6)
     image = torch.zeros(1, 1, 16, 24)
     triton_mixing.seen(image, image)
     triton_mixing.mix(image, image, torch.zeros(1, 16, 24, 4).permute(0, 3, 1, 2))
@@ -89,7 +92,7 @@ def launch(dtype, *, most):
 
 @pytest.mark.parametrize('capability, dtype, most', [
     (80, torch.float16, 7), (86, torch.bfloat16, 4), (87, torch.float16, 4), (89, torch.float32, 4),
-    (90, torch.float16, 20), (120, torch.bfloat16, 7)])
+    (90, torch.float16, 22), (120, torch.bfloat16, 7)])
 def test_kernels_compile_and_fit_in_registers(compiled, capability, dtype, most, tmp_path):  # noqa: F811
     # Given a GPU, when the kernels are launched with the sizes of networks,
     set_capability, kernels = compiled

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from . import kernels
-from .kernels import cpu, mamba_ssm, portable, reference, shapes, triton
-from .kernels.composed import add_directions, along_directions, at_least_float32
+from .kernels import composed, cpu, mamba_ssm, portable, reference, shapes, triton
 
 # In the order of 'auto'. A backend is a module with
 #   unavailable() -> str | None                 why it cannot run on this machine
@@ -138,13 +137,10 @@ def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip, *, backend='auto'):
     if hasattr(BACKENDS.get(name), 'interleaved_ss2d'):  # else it is composed of a selective scan
         module = backend_for(us[0], 'interleaved_ss2d', backend, states=A.shape[2])
         return module.interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip)
-    rank = dt_weight.shape[2]
-    laid_out = [along_directions(u, proj, rank) for u, proj in zip(us, projs)]
-    # B x 4 x L x width of either -> B x 2L x 4 x width
-    u, low, B, C = (torch.stack([part.transpose(1, 2) for part in parts], dim=2).flatten(1, 2)
-                    for parts in zip(*laid_out))
-    delta = torch.einsum('blkr,kdr->blkd', *at_least_float32(low), dt_weight)
+    form = composed
+    if not torch.is_grad_enabled() and triton.refuses(us[0], states=A.shape[2]) is None:
+        form = backend_for(us[0], 'interleave', backend)
+    u, delta, B, C = form.interleave(us, projs, dt_weight)
     y = selective_scan(u.flatten(2).mT, delta.flatten(2).mT, A.flatten(0, 1), B.permute(0, 2, 3, 1),
                        C.permute(0, 2, 3, 1), skip.flatten(), dt_bias.flatten(), True, backend=backend)
-    y = y.mT.unflatten(2, A.shape[:2]).unflatten(1, (-1, 2))  # B x L x 2 x 4 x D
-    return [add_directions(of_one.transpose(1, 2), us[0].shape).to(u.dtype) for of_one in y.unbind(2)]
+    return form.separate(y.mT.unflatten(2, A.shape[:2]), us[0])

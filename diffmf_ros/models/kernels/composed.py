@@ -85,3 +85,22 @@ def ssd_with(scan, x, delta, A, B, C, directions):
         return scan(x, delta, A, B, C)
 
     return both_ways(one_way, directions, *at_least_float32(x, delta, B, C)).to(x.dtype)
+
+
+def interleave(us, projs, dt_weight):
+    """Lay two images out as `scan.interleaved_ss2d` visits them.
+
+    Returns u, the step sizes before their bias, B and C, each B x 2L x 4 x its width.
+    """
+    rank = dt_weight.shape[2]
+    laid_out = [along_directions(u, proj, rank) for u, proj in zip(us, projs)]
+    # B x 4 x L x width of either -> B x 2L x 4 x width
+    u, low, B, C = (torch.stack([part.transpose(1, 2) for part in parts], dim=2).flatten(1, 2)
+                    for parts in zip(*laid_out))
+    return u, torch.einsum('blkr,kdr->blkd', *at_least_float32(low), dt_weight), B, C
+
+
+def separate(y, image):
+    """Undo the orders of `interleave` in y, B x 2L x 4 x D, and add the directions: two like image."""
+    y = y.unflatten(1, (-1, 2))  # B x L x 2 x 4 x D
+    return [add_directions(of_one.transpose(1, 2), image.shape).to(image.dtype) for of_one in y.unbind(2)]

@@ -14,7 +14,13 @@ from functools import partial
 import torch
 from torch.nn.functional import pad
 
-from .composed import selective_scan_with, ss2d_with, ssd_with
+from .composed import (  # noqa: F401, the first and the last beside the scans
+    interleave,
+    selective_scan_with,
+    separate,
+    ss2d_with,
+    ssd_with,
+)
 from .plain import (  # noqa: F401, beside the scans
     concat_linear,
     conv,

@@ -133,3 +133,13 @@ def pair(*inputs):
 def guide(*inputs):
     """As `plain.guide`."""
     return _kernels().steps.guide(*inputs)
+
+
+def interleave(*inputs):
+    """As `composed.interleave`."""
+    return _kernels().steps.interleave(*inputs)
+
+
+def separate(*inputs):
+    """As `composed.separate`."""
+    return _kernels().steps.separate(*inputs)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from ..blocks import TokenConv2d
-from . import plain, triton_conv, triton_depthwise, triton_pairs, triton_rows
+from . import plain, triton_conv, triton_depthwise, triton_interleave, triton_pairs, triton_rows
 from .triton_mixing import mix, seen  # noqa: F401, have no modules
 from .triton_rows import LAYER_NORM, NO_NORM, RMS_NORM, WIDEST
 
@@ -82,3 +82,14 @@ def pair(a, b, pairing, dtype):
 def guide(x, layer, a, b):
     """As `fused.guide`."""
     return triton_pairs.guide(x, layer.weight, layer.bias, a, b)
+
+
+def interleave(us, projs, dt_weight):
+    """As `composed.interleave`."""
+    u, delta, records = triton_interleave.interleave(list(us), list(projs), dt_weight)
+    return u, delta, *records.chunk(2, dim=-1)
+
+
+def separate(y, image):
+    """As `composed.separate`."""
+    return triton_interleave.separate(y, *image.shape[1:3]).chunk(2)
