@@ -213,3 +213,22 @@ def test_two_rigs_do_not_mix(make_cameras):
     assert front.of(front.fused) == [image] and len(front.fused) == 1 and len(rear.fused) == 1
     front.peer.wait_for(lambda: {s.name for r in front.reports for s in r.status} >= {
         'front/fusion_node: fusion', 'rear/fusion_node: fusion'}, 'a report of each')
+
+
+def test_telemetry_rows_are_neither_in_the_image_nor_in_its_calibration(make_cameras):
+    cameras = make_cameras(alignment__output_grid='thermal')
+    info = CameraInfo(width=160, height=122, k=[150.0, 0.0, 80.0, 0.0, 150.0, 61.0, 0.0, 0.0, 1.0])
+    cameras.publisher(CameraInfo, 'thermal/camera_info').publish(info)
+
+    def fused():
+        cameras.next()
+        noise = np.random.default_rng(cameras.stamp_ns)
+        heat = noise.integers(7000, 9000, (122, 160), dtype=np.uint16)
+        heat[:2] = 0
+        cameras.rgb(noise.integers(60, 120, (48, 64, 3), dtype=np.uint8))
+        cameras.thermal(heat)
+        return cameras.infos and cameras.infos[-1].k[0]
+
+    cameras.peer.wait_for(fused, 'a calibrated image')
+    assert (cameras.fused[-1].width, cameras.fused[-1].height) == (160, 120)
+    assert (cameras.infos[-1].height, cameras.infos[-1].k[5]) == (120, 59.0)

@@ -49,6 +49,7 @@ class Frame:
     pixels: np.ndarray = field(repr=False)
     encoding: str
     arrival_ns: int = 0
+    trimmed: bool = False
 
     @property
     def size(self) -> tuple[int, int]:

@@ -93,6 +93,17 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
     return kept
 
 
+def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
+    """Return how many rows at the top and at the bottom of pixels (H x W) are no image, by their values."""
+    lines = min(_BORDER_LINES, pixels.shape[0] // 8)
+    sample = _without_sentinels(_sample(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
+    if not sample.size or not lines:
+        return 0, 0
+    coldest, hottest = (float(sample[_rank(sample, q)]) for q in (0.01, 0.99))
+    bounds = 2 * coldest - hottest, 2 * hottest - coldest
+    return _foreign_lines(pixels[:lines], bounds), _foreign_lines(pixels[:-lines - 1:-1], bounds)
+
+
 def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
     """Estimate the deviation of the noise of an image (H x W), in its units.
 

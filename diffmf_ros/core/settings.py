@@ -109,10 +109,17 @@ class ThermalSettings:
         65535.0, 'linear: this count becomes white', low=-1e9, high=1e9)
     polarity: str = _setting(
         'white_hot', 'what the camera sends: warm is bright or warm is dark', choices=('white_hot', 'black_hot'))
+    extra_rows_top: int = _setting(
+        -1, 'rows above the picture that are none (telemetry) and are cut off; -1: those of the usual sensors', low=-1,
+        high=256)
+    extra_rows_bottom: int = _setting(-1, 'the same below the picture', low=-1, high=256)
     repair_rows: bool = _setting(True, 'replace dead thermal rows by their neighbours')
 
     def __post_init__(self):
         _require_order('thermal.', self, 'low_percentile', 'high_percentile')
+        if (self.extra_rows_top < 0) != (self.extra_rows_bottom < 0):
+            raise SettingsError('thermal.extra_rows_top and thermal.extra_rows_bottom must both be -1 or both be '
+                                f'counts of rows, got {self.extra_rows_top} and {self.extra_rows_bottom}')
         _require_order('thermal.', self, 'radiometric_low_k', 'radiometric_high_k')
         _require_order('thermal.', self, 'linear_low', 'linear_high')
 

@@ -4,6 +4,7 @@
 from dataclasses import dataclass, replace
 
 from ..core.bit_depth import BitDepth
+from ..core.extra_rows import ExtraRows
 from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
 from ..core.geometry import Aligner, Mapping
 from ..core.settings import Settings
@@ -38,12 +39,14 @@ class Inputs:
         self.aligner = Aligner(settings.alignment)
         self._gain = GainControl(settings.thermal)
         self._depth = BitDepth()
+        self._extra_rows = ExtraRows()
         self._newest: dict[str, Frame] = {}
 
     def job(self, pair: Pair, settings: Settings) -> Job:
         """Return a pair, ready to be fused. Raises FrameError when a frame is not usable."""
-        if (rgb := self._in_8_bits(pair.rgb)) is not pair.rgb:
-            pair = replace(pair, rgb=rgb)
+        rgb, thermal = self._picture(pair.rgb, settings), self._picture(pair.thermal, settings)
+        if rgb is not pair.rgb or thermal is not pair.thermal:
+            pair = replace(pair, rgb=rgb, thermal=thermal)
         self._note(pair.rgb, settings)
         self._note(pair.thermal, settings)
         self._gain.settings = settings.thermal
@@ -59,7 +62,7 @@ class Inputs:
         was never seen, and has no calibration that says what it will look like, it stays on its own grid. Raises
         FrameError when the frame is not usable.
         """
-        frame = self._in_8_bits(frame)
+        frame = self._picture(frame, settings)
         self._note(frame, settings)
         grid = settings.alignment.output_grid
         owner = self._newest.get(grid) or self.aligner.camera(grid)
@@ -79,9 +82,11 @@ class Inputs:
         return thermal_image(frame, levels=self._gain.levels(frame), mapping=mapping, colour=colour,
                              rgb_encoding='rgb8' if rgb is None else rgb.encoding)
 
-    def _in_8_bits(self, frame: Frame) -> Frame:
-        """Return an RGB frame of more bits in 8, any other one as it is. Raises FrameError (not_8_bit)."""
-        return self._depth.to_8_bit(frame) if frame.stream == RGB else frame
+    def _picture(self, frame: Frame, settings: Settings) -> Frame:
+        """Return RGB in 8 bits, thermal without rows that are no picture. Raises FrameError (not_8_bit)."""
+        if frame.stream == RGB:
+            return self._depth.to_8_bit(frame)
+        return self._extra_rows.without(frame, settings.thermal)
 
     def _note(self, frame: Frame, settings: Settings) -> None:
         """Remember what the camera looks like. Raises FrameError (too_large)."""

@@ -15,6 +15,7 @@ from std_msgs.msg import Bool
 
 from ..core.bit_depth import BitDepth
 from ..core.camera import CalibrationError, CameraModel, Uncalibrated
+from ..core.extra_rows import SENSORS, ExtraRows
 from ..core.frames import RGB, THERMAL, Frame, FrameError
 from ..core.geometry import AlignmentError
 from ..core.settings import Settings
@@ -49,7 +50,9 @@ class Inputs:
         self.incompatible: dict[str, str] = {}
         self._node, self._qos, self._handlers = node, settings.qos, handlers
         self._known: dict[str, tuple] = {}
-        self._depth = BitDepth()
+        self._depth, self._extra_rows, self._thermal = BitDepth(), ExtraRows(), settings.thermal
+        self._cut = (0, 0)
+        self._infos: dict[str, CameraInfo] = {}
         self._subscriptions = []
         self.watches: dict[str, CameraWatch] = {}
         for stream, transport in ((RGB, settings.input.rgb_transport), (THERMAL, settings.input.thermal_transport)):
@@ -91,12 +94,32 @@ class Inputs:
         self.watches[stream].message_came(len(message.data))
         try:
             frame = decode(message, stream, arrival_ns=time.monotonic_ns())
-            if stream == RGB:
-                frame = self._depth.to_8_bit(frame)
+            frame = self._depth.to_8_bit(frame) if stream == RGB else self._without_extra_rows(frame)
         except FrameError as error:
             self._handlers.refused(stream, error)
         else:
             self._handlers.frame(frame)
+
+    def _without_extra_rows(self, frame: Frame) -> Frame:
+        before = self._cut
+        trimmed = self._extra_rows.without(frame, self._thermal)
+        self._cut = (self._extra_rows.top, self._extra_rows.bottom)
+        if self._cut != before:
+            self._node.get_logger().info(
+                f'thermal: {self._cut[0]} rows at the top and {self._cut[1]} at the bottom of {frame.size[0]}x'
+                f'{frame.size[1]} are cut off (thermal.extra_rows_top, extra_rows_bottom)')
+            if (message := self._infos.get(THERMAL)) is not None:  # a latched one does not come again
+                self._known.pop(THERMAL, None)
+                self._on_camera_info(THERMAL, message)
+        return trimmed
+
+    def _picture_of(self, stream: str, camera: CameraModel) -> CameraModel:
+        """Return camera without the extra rows, if its calibration has them."""
+        top, bottom = self._cut if stream == THERMAL else (0, 0)
+        (width, height), rows = camera.size, top + bottom
+        if not rows or (width, height - rows) not in SENSORS and self._thermal.extra_rows_top < 0:
+            return camera
+        return camera.cropped(0, top, width, height - rows)
 
     def _on_camera_info(self, stream: str, message: CameraInfo) -> None:
         """Cameras repeat their calibration with every image: only a new one is read."""
@@ -105,9 +128,9 @@ class Inputs:
                    bytes(message.p), tuple(message.d))
         if content == self._known.get(stream):
             return
-        self._known[stream] = content
+        self._known[stream], self._infos[stream] = content, message
         try:
-            camera = CameraModel.from_info(message)
+            camera = self._picture_of(stream, CameraModel.from_info(message))
         except Uncalibrated:  # no fault: who needs a calibration says that it is missing
             self._handlers.complaint(stream, '')
             self._handlers.camera(stream, None)

@@ -255,4 +255,5 @@ def require_packages(settings: Settings) -> None:
 
 
 def _inputs_of(settings: Settings) -> tuple:
-    return settings.input, settings.qos, settings.health.shutter_flag, settings.alignment.depth_from_range
+    return (settings.input, settings.qos, settings.health.shutter_flag, settings.alignment.depth_from_range,
+            settings.thermal.extra_rows_top, settings.thermal.extra_rows_bottom)
