@@ -94,7 +94,7 @@ def test_an_idle_node_stops_cleanly(start, peer, number):
 
     assert node.stop(number) == 0, node.output
     assert 'Traceback' not in node.output
-    assert reports[0].status[0].message == 'no rgb frames; no thermal frames'
+    assert reports[0].status[0].message.startswith('no rgb frames; no thermal frames')
 
 
 def test_a_replay_in_simulated_time_survives_its_loop(camera_bag, start, peer):
