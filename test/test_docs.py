@@ -141,6 +141,11 @@ def test_parameters_page_is_made_from_the_settings():
     assert module['with_tables'](page) == page, 'run: python docs/parameters_page.py'
 
 
+def test_api_page_is_made_from_the_docstrings():
+    module = runpy.run_path(str(ROOT / 'docs' / 'api_page.py'))
+    assert module['page']() == text_of(ROOT / 'docs' / 'api.md'), 'run: python docs/api_page.py'
+
+
 def test_the_network_of_the_page_is_one(monkeypatch):
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros import models
@@ -179,3 +184,17 @@ def test_links_into_the_repository_become_file_names():
             '[bars](../benchmarks/quality_bars.py#x) and [here](faq.md)')
     assert hooks['on_page_markdown'](text) == (
         'see `config/fusion.yaml`, bars (`benchmarks/quality_bars.py`) and [here](faq.md)')
+
+
+def test_every_command_is_on_the_page_of_commands():
+    listed = set(mentions(ROOT / 'docs' / 'commands.md'))
+
+    missing = [name for name in get_command(application()).commands if name not in listed]
+    assert not missing
+
+
+def test_every_launch_file_is_on_a_page():
+    pages = text_of(ROOT / 'docs' / 'topics.md') + text_of(ROOT / 'docs' / 'downstream.md')
+
+    files = [*ROOT.glob('launch/*.launch.py'), *ROOT.glob('examples/*.launch.py')]
+    assert len(files) >= 4 and all(path.name in pages for path in files)
