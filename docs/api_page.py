@@ -12,7 +12,7 @@ import diffmf_ros
 PAGE = Path(__file__).with_name('api.md')
 HEAD = """# Python API
 
-Made from the docstrings by `python docs/api_page.py`; [From Python](python.md) shows how it is used.
+Made from the docstrings by `python docs/api_page.py`. [From Python](python.md) shows the use.
 All names are those of `diffmf_ros`.
 """
 SECTION = re.compile(r'^(Args|Returns|Raises|Warns):$', re.MULTILINE)
@@ -37,7 +37,8 @@ def parts(name: str) -> list[str]:
         if isinstance(member, property):
             found += [f'### {name}.{inner}', prose(member.fget)]
         elif inspect.isfunction(member) and shown(inner, value):
-            call = {'__init__': name, '__call__': name.lower()}.get(inner, f'{name.lower()}.{inner}')
+            usual = f'{name.lower()}.{inner}'
+            call = {'__init__': name, '__call__': name.lower()}.get(inner, usual)
             found += [f'### {call}()', signature(call, member), prose(member)]
     return found
 
@@ -67,8 +68,8 @@ def prose(value) -> str:
 
 def listed(body: str) -> str:
     """Return the entries of a section as a list, one line each."""
-    entries = [' '.join(entry.split()) for entry in ENTRY.split(body.rstrip('\n')) if entry.strip()]
-    return '\n'.join(f'* {entry}' for entry in entries)
+    entries = (' '.join(entry.split()) for entry in ENTRY.split(body.rstrip('\n')))
+    return '\n'.join(f'* {entry}' for entry in entries if entry)
 
 
 if __name__ == '__main__':
