@@ -187,7 +187,8 @@ def check_use(name: str, use: scan.Use, *, device: str, layers: torch.dtype | No
     """
     for case, allowed in _cases(use, layers or use.dtype):
         try:
-            example = _on(device, case.inputs[0].to(use.dtype))
+            first = case.inputs[0]
+            example = _on(device, (first if isinstance(first, torch.Tensor) else first[0]).to(use.dtype))
             if scan.BACKENDS[name].refuses(example, states=case.states) is not None:
                 continue
             with torch.inference_mode():

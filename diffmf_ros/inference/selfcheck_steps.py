@@ -15,11 +15,10 @@ from torch import nn
 from torch.nn.functional import conv2d, linear, silu
 
 from ..models import scan
-from ..models.blocks import LayerNorm, Linear, RMSNorm, depthwise
+from ..models.blocks import SLOPE, LayerNorm, Linear, RMSNorm, TokenConv2d, depthwise
 from ..models.kernels import plain
 from .selfcheck_limits import allowed_errors
 
-OPERATIONS = 'norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'seen', 'mix'
 PIXELS = 'seen', 'mix'  # float32 in every network
 SEED = 21
 HEIGHT, WIDTH, CHANNELS, OUT = 5, 7, 48, 24  # no powers of two but the images' sides
@@ -49,8 +48,7 @@ class Step:
 
     def run(self, backend: str, *, device: str, dtype: torch.dtype) -> torch.Tensor:
         """Run it; dtype is that of the inputs as they are."""
-        inputs = (copy.deepcopy(x).to(device) if isinstance(x, (nn.Module, torch.Tensor)) else x
-                  for x in self.inputs)
+        inputs = (_moved(x, device) for x in self.inputs)
         return _flat(getattr(scan.BACKENDS[backend], self.operation)(*inputs))
 
 
@@ -151,6 +149,49 @@ def _depthwise_records(make: _Values):
     yield (x, conv, weight), (terms, records)
 
 
+def _conv(make: _Values):
+    layer = make.module(TokenConv2d(CHANNELS, OUT, 3, padding=1))
+    halving = make.module(TokenConv2d(CHANNELS, OUT, 3, padding=1, stride=2))
+    x, residual = make.tokens(), make.tokens(OUT)
+    terms = _absolute(layer)(_exact(x).abs())
+    yield (x, layer, SLOPE, None, None), terms
+    yield (x, layer, SLOPE, residual, residual.dtype), terms + _exact(residual).abs()
+    yield (x, halving, None, None, None), _absolute(halving)(_exact(x).abs())
+
+
+def _layer_norm(make: _Values):
+    x, norm = make.tokens(), make.norm()
+    exact = _exact(norm)
+    yield (x, norm), exact.in_torch(_exact(x)).abs() + exact.weight.abs() + exact.bias.abs()
+
+
+def _concat_linear(make: _Values):
+    maps = [make.tokens() for _ in range(3)]
+    layer = make.linear(3 * CHANNELS)
+    yield (maps, layer), _absolute(layer)(torch.cat([_exact(x).abs() for x in maps], dim=-1))
+
+
+def _pair(make: _Values):
+    a, b = make.tokens(), make.tokens()
+    for pairing in ('batch', 'columns', 'row'):
+        yield (a, b, pairing, make.layers), plain.pair(_exact(a), _exact(b), pairing, torch.float64).abs()
+
+
+def _guide(make: _Values):
+    x, a, b = make.tokens(), make.tokens(OUT), make.tokens(OUT)
+    layer = make.linear()
+    gain = 2 + _absolute(layer)(_exact(x).abs()) / 4  # the slope of a sigmoid is at most a quarter
+    yield (x, layer, a, b), (gain * _exact(a).abs(), gain * _exact(b).abs())
+
+
+def _absolute(layer):
+    """A layer in float64 with the absolute values of its parameters."""
+    layer = _exact(layer)
+    for parameter in layer.parameters():
+        parameter.abs_()
+    return layer
+
+
 def _seen(make: _Values):
     images = [make.tensor(*IMAGE).sigmoid() for _ in range(2)]
     yield tuple(images), (torch.full((1, 2, *IMAGE[2:]), LARGEST_PIXEL_TERMS),) * 2
@@ -163,7 +204,9 @@ def _mix(make: _Values):
 
 
 CASES = {'norm_linear': _norm_linear, 'mlp': _mlp, 'depthwise': _depthwise,
-         'depthwise_records': _depthwise_records, 'seen': _seen, 'mix': _mix}
+         'depthwise_records': _depthwise_records, 'conv': _conv, 'layer_norm': _layer_norm,
+         'concat_linear': _concat_linear, 'pair': _pair, 'guide': _guide, 'seen': _seen, 'mix': _mix}
+OPERATIONS = tuple(CASES)
 
 
 def _exact(thing):
@@ -173,7 +216,18 @@ def _exact(thing):
         if hasattr(thing, 'dtype'):
             thing.dtype = None
         return thing
+    if isinstance(thing, (list, tuple)):
+        return [_exact(part) for part in thing]
+    if isinstance(thing, torch.dtype):
+        return torch.float64
     return thing.double() if isinstance(thing, torch.Tensor) else thing
+
+
+def _moved(thing, device: str):
+    """A copy of a tensor, a module or a list of these on a device; anything else as it is."""
+    if isinstance(thing, (list, tuple)):
+        return [_moved(part, device) for part in thing]
+    return copy.deepcopy(thing).to(device) if isinstance(thing, (nn.Module, torch.Tensor)) else thing
 
 
 def _flat(results) -> torch.Tensor:
