@@ -52,12 +52,13 @@ class Merge(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        self.backend = 'auto'
         self.norm = LayerNorm(4 * channels, before_layers=True)
         self.reduction = Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x):
         cells = rearrange(x, 'b (h row) (w column) c -> b h w (column row c)', row=2, column=2)
-        return self.reduction(self.norm(cells)).to(x.dtype)
+        return fused.norm_linear(cells, self.norm, self.reduction, backend=self.backend).to(x.dtype)
 
 
 class Expand(nn.Module):
