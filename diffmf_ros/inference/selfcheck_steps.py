@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d, linear, silu
 
 from ..models import scan
 from ..models.blocks import SLOPE, LayerNorm, Linear, RMSNorm, TokenConv2d, depthwise
-from ..models.kernels import plain
+from ..models.kernels import plain, portable
 from .selfcheck_limits import allowed_errors
 
 PIXELS = 'seen', 'mix'  # float32 in every network
@@ -39,7 +39,7 @@ class Step:
     @property
     def expected(self) -> torch.Tensor:
         """All results in float64, flat."""
-        return _flat(getattr(plain, self.operation)(*map(_exact, self.inputs)))
+        return _flat(_called(portable, self.operation, map(_exact, self.inputs)))
 
     def allowed(self, layers: torch.dtype) -> torch.Tensor:
         """Return the error allowed for each result; layers: the type they compute in, pixels in float32."""
@@ -49,7 +49,16 @@ class Step:
     def run(self, backend: str, *, device: str, dtype: torch.dtype) -> torch.Tensor:
         """Run it; dtype is that of the inputs as they are."""
         inputs = (_moved(x, device) for x in self.inputs)
-        return _flat(getattr(scan.BACKENDS[backend], self.operation)(*inputs))
+        return _flat(_called(scan.BACKENDS[backend], self.operation, inputs))
+
+
+def _called(module, operation: str, inputs):
+    """What an operation of a backend returns; of `interleave` also what `separate` makes of it."""
+    inputs = list(inputs)
+    results = getattr(module, operation)(*inputs)
+    if operation == 'interleave':
+        return *results, *module.separate(results[0], inputs[0][0])
+    return results
 
 
 def cases(operation: str, features: torch.dtype, layers: torch.dtype) -> list[Step]:
@@ -184,6 +193,15 @@ def _guide(make: _Values):
     yield (x, layer, a, b), (gain * _exact(a).abs(), gain * _exact(b).abs())
 
 
+def _interleave(make: _Values):
+    rank, states = 3, 4
+    us = [make.tokens() for _ in range(2)]
+    projs = [make.tensor(1, HEIGHT, WIDTH, 4, rank + 2 * states) for _ in range(2)]
+    weight = make.tensor(4, CHANNELS, rank, dtype=torch.float32)
+    absolute = [x.abs() for x in us], [x.abs() for x in projs], weight.abs()
+    yield (us, projs, weight), _called(portable, 'interleave', map(_exact, absolute))
+
+
 def _absolute(layer):
     """A layer in float64 with the absolute values of its parameters."""
     layer = _exact(layer)
@@ -205,7 +223,8 @@ def _mix(make: _Values):
 
 CASES = {'norm_linear': _norm_linear, 'mlp': _mlp, 'depthwise': _depthwise,
          'depthwise_records': _depthwise_records, 'conv': _conv, 'layer_norm': _layer_norm,
-         'concat_linear': _concat_linear, 'pair': _pair, 'guide': _guide, 'seen': _seen, 'mix': _mix}
+         'concat_linear': _concat_linear, 'pair': _pair, 'guide': _guide, 'interleave': _interleave,
+         'seen': _seen, 'mix': _mix}
 OPERATIONS = tuple(CASES)
 
 
