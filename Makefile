@@ -28,8 +28,8 @@ test: venv ## every test: on all cores first, then one after another those that 
 	$(BIN)/python -m pytest -m dds | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	printf '\nBoth parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 
-test-fast: venv ## no DDS, no training: for every change
-	$(IN_PARALLEL) -m 'not dds and not training'
+test-fast: venv ## no DDS, no training, no slow files: for every change
+	$(IN_PARALLEL) -m 'not dds and not training and not slow'
 
 lint: venv ## ruff over everything
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from diffmf_ros.core.planar import fit, mapped
 from diffmf_ros.core.registration import RegistrationError, register
 from diffmf_ros.synthetic.drive import Drive, DriveSettings
 
+pytestmark = pytest.mark.slow
 RGB_SIZE, THERMAL_SIZE = (640, 480), (320, 256)
 WORLD = 1200  # pixels a side
 

@@ -34,7 +34,8 @@ from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not hasattr(torch.onnx, 'ops'), reason='exporting needs torch 2.8 or newer')
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(not hasattr(torch.onnx, 'ops'), reason='exporting needs torch 2.8 or newer')]
 
 TINY = {
     's4fusion': models.PRESETS['s4fusion']['light'] | {'width': 8, 'depths': (1, 1, 1), 'states': 2, 'cross_states': 3},
