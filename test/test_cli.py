@@ -78,7 +78,7 @@ def test_errors_are_one_message_and_exit_code_2(images, monkeypatch, arguments, 
     assert 'Traceback' not in done.stderr
 
 
-def test_bench_measures_every_stage_of_every_configuration(tmp_path):
+def test_bench_measures_every_stage_of_every_configuration(domain, tmp_path):
     done = diffmf('bench', '--model', 'classical', '--preset', 'light,base', '--size', '64x48,32x24', '--frames', 3,
                   '--json', tmp_path / 'b.json')
     assert done.returncode == 0, done.stderr
