@@ -74,8 +74,8 @@ def command(name, place=''):
     return [f'{place}{out}' if part == 'OUT' else part for part in arguments]
 
 
-# export needs half a minute before it writes, and bench publishes over DDS; both write with the writer that all commands
-# share.
+# export needs half a minute before it writes, and bench publishes over DDS; both write with the writer of all
+# commands.
 @pytest.mark.parametrize('name', [name for name in WRITERS if name not in ('export', 'bench --json')])
 def test_a_full_disk_is_one_message_and_leaves_nothing(folder, name):
     with full_disk():
