@@ -276,7 +276,8 @@ def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is
     ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {'size': [640, 480]}}, False, 'rgb_camera: expected the keys'),
     ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {**block(RGB_CAMERA), 'k': [[0, 0, 0]] * 3}}, False,
      'rgb_camera: expected k to be'),
-    ({'thermal_from_rgb': MOUNTING, 'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'double_sphere'}}, False,
+    ({'thermal_from_rgb': MOUNTING,
+      'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'double_sphere'}}, False,
      'thermal_camera: expected the lens model'),
 ])
 def test_each_unusable_rig_file_has_its_own_error(file, content, from_tf, words):

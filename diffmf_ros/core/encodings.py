@@ -61,8 +61,8 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     byte order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
     writable when data is; only items in foreign byte order are copied. The canonical encodings are
     mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and 32FC1; 8UC3 and 8UC4 are read as bgr8 and
-    bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer patterns and packed YUV 4:2:2 become bgr8 or bgr16. Raises FrameError with the
-    reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
+    bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer patterns and packed YUV 4:2:2 become bgr8 or
+    bgr16. Raises FrameError with the reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
     """
     if encoding not in _FORMATS:
         raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',

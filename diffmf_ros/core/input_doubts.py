@@ -62,8 +62,9 @@ def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) 
     if inside.mean() >= FITTING_SHARE:
         return None
     names = {'radiometric': 'thermal.radiometric_unit, _low_k and _high_k', 'linear': 'thermal.linear_low and _high'}
-    return Issue('thermal_range', f'nearly all thermal values lie outside of {levels.low:g} to {levels.high:g}, the '
-                 f'range of thermal.gain_control {settings.gain_control}: check {names[settings.gain_control]}', THERMAL)
+    return Issue('thermal_range', f'nearly all thermal values lie outside of {levels.low:g} to '
+                 f'{levels.high:g}, the range of thermal.gain_control {settings.gain_control}: check '
+                 f'{names[settings.gain_control]}', THERMAL)
 
 
 def _overlap_issue(mapping: Mapping) -> Issue | None:

@@ -40,7 +40,8 @@ class Fuser:
     """Fuses jobs with pipeline and publishes what comes out; counts in tally.
 
     `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by the
-    session while it runs; `informed` has the streams of which a camera info has come; `complaints` says what is wrong with the calibration of the last image.
+    session while it runs; `informed` has the streams of which a camera info has come;
+    `complaints` says what is wrong with the calibration of the last image.
     """
 
     def __init__(self, node, pipeline, outputs: Outputs, tally: status.Tally, settings: Settings):
