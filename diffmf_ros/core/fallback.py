@@ -35,8 +35,9 @@ class Fallback:
     changes, pairs are waited for again for a moment.
 
     `latest` is what sources said last. sync, by which offsets are proposed, may be assigned. base is
-    the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts what serve left out: 'outdated' pairs (a frame of them had arrived
-    source_timeout_s before) and 'already_out' (no newer than what was put out before).
+    the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
+    what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and
+    'already_out' (no newer than what was put out before).
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
