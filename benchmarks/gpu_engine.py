@@ -67,7 +67,7 @@ class Bench:
         return messages(size, (size[0] // 2, size[1] // 2))
 
     def frames(self, count: int) -> int:
-        """So many frames, fewer for a stand-in."""
+        """Return how many frames to measure: count on a GPU, fewer on a stand-in."""
         return count if self.device == 'cuda' else min(count, STAND_IN_FRAMES)
 
     def whole(self, pair_messages=None, pipeline=None):
@@ -80,7 +80,7 @@ class Bench:
         return outgoing(result.pixels)
 
     def samples_ms(self, count: int, call=None, *arguments) -> list[float]:
-        """Milliseconds of so many calls."""
+        """Return the milliseconds of count calls, one by one."""
         return [timed(call or self.whole, *arguments) for _ in range(self.frames(count))]
 
 

@@ -2,18 +2,11 @@
 """The commands as a user calls them: exit codes, messages, files."""
 
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
-
-
-def diffmf(*arguments):
-    """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
+from diffmf_process import diffmf
 
 
 @pytest.fixture

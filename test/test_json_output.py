@@ -2,22 +2,15 @@
 """--json of the commands: to a file or the screen, and nothing else on the screen then."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from diffmf_process import diffmf
 
 from diffmf_ros.bags import IMAGE, BagReader, BagWriter
 from diffmf_ros.images import write_image
 
 CLASSICAL = ('--model', 'classical')
-
-
-def diffmf(*arguments):
-    """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from diffmf_process import diffmf
 
 from diffmf_ros.bag_messages import image_message
 from diffmf_ros.bags import IMAGE, BagError, BagReader, BagWriter
@@ -197,12 +198,6 @@ def test_a_bag_is_replaced_through_a_link(tmp_path):
 
     assert (tmp_path / 'link').is_symlink()
     assert count_of(path) == 3
-
-
-def diffmf(*arguments):
-    """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture

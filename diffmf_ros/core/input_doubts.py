@@ -68,7 +68,7 @@ def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) 
 
 
 def _overlap_issue(mapping: Mapping) -> Issue | None:
-    share = 1.0 if mapping.everywhere else float(mapping.seen.mean())
+    share = mapping.overlap
     if share >= OVERLAP_SHARE:
         return None
     return Issue('little_overlap', f'the two cameras share {100 * share:.1f} % of the {mapping.grid} image: is the '

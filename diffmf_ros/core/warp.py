@@ -6,6 +6,7 @@ image that is delivered at s times the size moves x to s (x + 0.5) - 0.5.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -61,6 +62,11 @@ class Mapping:
     seen: np.ndarray
     everywhere: bool
     problem: str = ''
+
+    @cached_property
+    def overlap(self) -> float:
+        """Share of the grid that both cameras see, 0 to 1."""
+        return 1.0 if self.everywhere else float(self.seen.mean())
 
     @property
     def size(self) -> Size:
