@@ -18,6 +18,7 @@ from quality_detector import finds_in_clips, look_at
 from quality_flat import first_pictures, measure_flat, passes_rgb_on
 from quality_tables import bar_lines, detector_lines, find_lines, flat_lines, flicker_lines, score_lines
 
+from diffmf_ros.core.temporal_filter import TemporalFilter
 from diffmf_ros.evaluation.boxes import Boxes, read_boxes
 from diffmf_ros.evaluation.detector import Detector
 from diffmf_ros.evaluation.metrics import ImageScores
@@ -40,6 +41,7 @@ from diffmf_ros.inference.weights import load_weights
 from diffmf_ros.inference.weights_header import SHIPPED
 
 WORKERS = 2
+FILTERED = 0.5  # output.temporal_filter of the rows that are marked so
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'
 
 ScoresBySet = dict[str, dict[str, list[ImageScores]]]  # by data set and method
@@ -67,16 +69,25 @@ def measure(methods: dict[str, Fuse], folder: Path, boxes: Boxes | None = None) 
 
 
 def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[str, Flicker]]:
-    """By clip and method, over all frames of every clip below folder."""
+    """By clip and method, over all frames of every clip below folder.
+
+    Rows of trained networks are followed by one with the node's temporal filter at FILTERED.
+    """
     clips = defaultdict(list)
     for visible, infrared in pair_files(folder):
         clips[infrared.parent.parent.name].append((visible, infrared))
     result = {}
     for clip, files in clips.items():
-        meters = {name: FlickerMeter() for name in methods}
+        filters = {f'{name}, filtered': TemporalFilter() for name in methods
+                   if name not in BASELINES}
+        meters = {name: FlickerMeter() for name in (*methods, *filters)}
         for pair in (read_luma(*frame) for frame in files):
             for name, fuse in methods.items():
-                meters[name].add(pair.ir, pair.vi_y, fused_levels(fuse, pair.ir, pair.vi_y))
+                levels = fused_levels(fuse, pair.ir, pair.vi_y)
+                meters[name].add(pair.ir, pair.vi_y, levels)
+                if (filtered := f'{name}, filtered') in filters:
+                    calm = filters[filtered](levels, stamp_ns=0, keep=FILTERED)
+                    meters[filtered].add(pair.ir, pair.vi_y, calm)
         result[clip] = {name: meter.result() for name, meter in meters.items()}
     return result
 

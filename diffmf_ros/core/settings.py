@@ -183,6 +183,9 @@ class OutputSettings:
         'raw_chroma: all of it; gray: mono8; else a palette over the fused luminance',
         choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis', 'turbo',
                  'jet', 'hot', 'bone'))
+    temporal_filter: float = _setting(
+        0.0, 'share of the average of the images before it in a fused image, where nothing moves: '
+        'less noise to the eye; 0: each image for itself', low=0.0, high=0.9)
     jpeg_quality: int = _setting(90, 'of fused/image/compressed', low=1, high=100)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from ..core.frames import RGB, Frame, FusionResult, Issue, Mode, Pair
 from ..core.geometry import Aligner
 from ..core.settings import Settings
+from ..core.temporal_filter import TemporalFilter
 from .guard import Live, Offline
 from .host_path import align
 from .image_checks import ImageChecks, Verdict
@@ -34,6 +35,7 @@ class FusionPipeline:
         self._settings = settings
         self._inputs = Inputs(settings)
         self._checks = ImageChecks()
+        self._temporal_filter = TemporalFilter()
         self._stand_in = StandIn(self._inputs)
         self._guard_of = Live if watchdog else Offline
         self._latest: Job | None = None
@@ -89,6 +91,11 @@ class FusionPipeline:
             verdict = self._checks.before(job, settings)
         image, mode, warnings, issues = self._fuse_or_pass(job, verdict, scale or settings.scale, stage)
         base = pair.rgb if job.mapping.grid == RGB else pair.thermal
+        if mode in (Mode.FUSED, Mode.CLASSICAL):
+            with stage('colour'):
+                image = self._temporal_filter(
+                    image[0], stamp_ns=base.stamp_ns,
+                    keep=settings.output.temporal_filter), image[1]
         said = *self._standing, *warnings, *(issue.text for issue in issues)
         return FusionResult(base.stamp_ns, base.frame_id, *image, mode, said, stage.timings_ms,
                             grid=job.mapping.grid, issues=issues)
