@@ -26,7 +26,7 @@ def codes(thermal, **changes):
 
 
 UNITS = {  # counts of KELVIN, and the settings that say so
-    'centikelvin': (KELVIN * 100, {}),
+    'centikelvin': (KELVIN * 100, {'thermal__radiometric_unit': 'centikelvin'}),
     'decikelvin': (KELVIN * 10, {'thermal__radiometric_unit': 'decikelvin'}),
     '1/64 K': (KELVIN * 64, {'thermal__radiometric_unit': 'custom', 'thermal__kelvin_per_count': 1 / 64}),
     'tenths of a degree above -100': ((KELVIN - 173.15) * 10, {
@@ -46,7 +46,8 @@ def test_celsius_in_floats_fits():
 
 
 @pytest.mark.parametrize('counts, settings', [
-    ((KELVIN * 64).astype(np.uint16), {'thermal__gain_control': 'radiometric'}),
+    ((KELVIN * 64).astype(np.uint16), {'thermal__gain_control': 'radiometric',
+                                       'thermal__radiometric_unit': 'centikelvin'}),
     ((KELVIN - 273.15).astype(np.float32), {'thermal__gain_control': 'radiometric',
                                             'thermal__radiometric_unit': 'kelvin'}),
     ((KELVIN * 100).astype(np.uint16), {'thermal__gain_control': 'linear', 'thermal__linear_high': 20_000.0}),

@@ -101,6 +101,29 @@ def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
     assert np.array_equal(pixels_of(shown['side_by_side'], 3)[:, 128:], pixels_of(fused, 3)[..., ::-1])
 
 
+def test_temperatures_have_the_header_of_the_fused_image(make_cameras):
+    cameras = make_cameras(thermal__radiometric_unit='custom', thermal__kelvin_per_count=0.01,
+                           thermal__kelvin_at_zero=210.0)
+    received = cameras.peer.collect(Image, '/fused/temperature')
+    cameras.fuse_until(lambda image: received, 'temperatures')
+
+    fused = cameras.fuse_one()
+
+    image = cameras.peer.wait_for(lambda: cameras.of(received), 'those of this stamp')[0]
+    assert image.header == fused.header
+    assert (image.width, image.height, image.encoding, image.step) == (64, 48, '32FC1', 256)
+    celsius = np.frombuffer(image.data, np.float32)  # of counts from 7000 to 8999
+    assert 210 + 70 - 273.15 - 0.01 <= celsius.min() < celsius.max() <= 210 + 90 - 273.15
+
+
+def test_why_there_are_no_temperatures_is_said(cameras):
+    received = cameras.peer.collect(Image, '/fused/temperature')
+
+    cameras.fuse_until(lambda image: 'set thermal.radiometric_unit' in cameras.message(), 'the reason')
+
+    assert not received
+
+
 def test_every_image_has_a_status_of_its_own(cameras):
     cameras.fuse_one()  # a camera counts as back with its second frame
     image = cameras.fuse_one()

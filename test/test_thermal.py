@@ -171,13 +171,15 @@ def test_linear_levels_are_counts():
 @pytest.mark.parametrize('gain_control', ['agc', 'radiometric', 'linear'])
 def test_nothing_finite_is_refused_by_every_gain_control(gain_control):
     with pytest.raises(FrameError, match='NaN and infinity alone') as caught:
-        levels_of(np.full((3, 4), np.nan, np.float32), '32FC1', ThermalSettings(gain_control=gain_control))
+        levels_of(np.full((3, 4), np.nan, np.float32), '32FC1', ThermalSettings(
+            gain_control=gain_control, radiometric_unit='centikelvin'))
 
     assert caught.value.reason == 'no_finite_value'
 
 
 def test_levels_of_counts_are_whole_below_and_never_equal():
-    radiometric = ThermalSettings(gain_control='radiometric', radiometric_low_k=273.151, radiometric_high_k=273.152)
+    radiometric = ThermalSettings(gain_control='radiometric', radiometric_unit='centikelvin', radiometric_low_k=273.151,
+                                  radiometric_high_k=273.152)
 
     assert levels_of(np.zeros((2, 2), np.uint16), 'mono16', radiometric) == Levels(27315.0, 27316.0)
     assert levels_of(np.full((2, 2), 9, np.uint16), 'mono16', SETTINGS) == Levels(9.0, 10.0)

@@ -179,7 +179,7 @@ def test_an_unusable_frame_changes_nothing():
 
 
 def test_frames_of_8_bit_and_fixed_ranges_have_no_memory():
-    control = GainControl(replace(BOUNDED, gain_control='radiometric'))
+    control = GainControl(replace(BOUNDED, gain_control='radiometric', radiometric_unit='centikelvin'))
     gray = Frame(THERMAL, START_NS, 't', np.zeros((4, 4), np.uint8), 'mono8')
 
     first, second = control.levels(frame(ground(), 0)), control.levels(frame(ground() + 900, 0.03))

@@ -93,8 +93,8 @@ class ThermalSettings:
         0.1, 'agc: largest change of black or white from frame to frame, relative to their distance',
         low=0.001, high=1.0)
     radiometric_unit: str = _setting(
-        'centikelvin', 'radiometric and min_span_k: what one count is; custom: kelvin_per_count and kelvin_at_zero',
-        choices=('centikelvin', 'decikelvin', 'kelvin', 'celsius', 'custom'))
+        'unknown', 'what one count is, for radiometric, min_span_k and fused/temperature; custom: kelvin_per_count and '
+        'kelvin_at_zero', choices=('unknown', 'centikelvin', 'decikelvin', 'kelvin', 'celsius', 'custom'))
     kelvin_per_count: float = _setting(
         0.01, 'radiometric_unit custom: kelvin from one count to the next', low=1e-6, high=1000.0)
     kelvin_at_zero: float = _setting(
@@ -122,12 +122,15 @@ class ThermalSettings:
                                 f'counts of rows, got {self.extra_rows_top} and {self.extra_rows_bottom}')
         _require_order('thermal.', self, 'radiometric_low_k', 'radiometric_high_k')
         _require_order('thermal.', self, 'linear_low', 'linear_high')
+        if self.radiometric_unit == 'unknown' and (self.gain_control == 'radiometric' or self.min_span_k > 0):
+            raise SettingsError('thermal.gain_control radiometric and thermal.min_span_k need thermal.radiometric_unit: '
+                                'what is one count of the camera?')
 
     @property
     def scale_k(self) -> tuple[float, float]:
-        """Kelvin from one count to the next, and at the count 0."""
+        """Kelvin from one count to the next, and at the count 0; (1, 0) for an unknown unit."""
         custom = self.kelvin_per_count, self.kelvin_at_zero
-        return {'centikelvin': (0.01, 0.0), 'decikelvin': (0.1, 0.0), 'kelvin': (1.0, 0.0),
+        return {'unknown': (1.0, 0.0), 'centikelvin': (0.01, 0.0), 'decikelvin': (0.1, 0.0), 'kelvin': (1.0, 0.0),
                 'celsius': (1.0, 273.15), 'custom': custom}[self.radiometric_unit]
 
 

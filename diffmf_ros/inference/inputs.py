@@ -3,11 +3,14 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..core.bit_depth import BitDepth
 from ..core.extra_rows import ExtraRows
 from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
 from ..core.geometry import Aligner, Mapping
 from ..core.settings import Settings
+from ..core.temperature import on_grid, temperatures
 from ..core.thermal import GainControl
 from .network import Image, Job
 from .single import rgb_image, thermal_image
@@ -81,6 +84,21 @@ class Inputs:
         frame, rgb = self._gain.repaired(frame), self._newest.get(RGB)
         return thermal_image(frame, levels=self._gain.levels(frame), mapping=mapping, colour=colour,
                              rgb_encoding='rgb8' if rgb is None else rgb.encoding)
+
+    def temperature(self, work: Pair | Frame, settings: Settings) -> np.ndarray | None:
+        """Return temperatures on the grid that the image of work has, H x W float32 in degrees Celsius; NaN: none.
+
+        None for an RGB image alone. Raises FrameError as core.temperature.temperatures does.
+        """
+        thermal = work.thermal if isinstance(work, Pair) else work
+        if thermal.stream != THERMAL:
+            return None
+        thermal = self._picture(thermal, settings)
+        rgb = work.rgb if isinstance(work, Pair) else self._newest.get(RGB) or self.aligner.camera(RGB)
+        celsius = temperatures(thermal, settings.thermal)
+        if rgb is None:
+            return celsius
+        return on_grid(celsius, self.aligner.mapping(rgb_size=rgb.size, thermal_size=thermal.size))
 
     def _picture(self, frame: Frame, settings: Settings) -> Frame:
         """Return RGB in 8 bits, thermal without rows that are no picture. Raises FrameError (not_8_bit)."""

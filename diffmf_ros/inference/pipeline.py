@@ -116,6 +116,10 @@ class FusionPipeline:
         job = self._inputs.job(pair, self._settings)
         return align(job.pair, levels=job.levels, mapping=job.mapping)
 
+    def temperature(self, work: Pair | Frame) -> np.ndarray | None:
+        """Return what a radiometric thermal camera measures, on the grid of the image of work: see Inputs.temperature."""
+        return self._inputs.temperature(work, self._settings)
+
     def update(self, settings: Settings) -> None:
         """Use other settings from the next pair on; those of the network itself stay, see load().
 

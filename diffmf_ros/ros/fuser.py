@@ -109,7 +109,8 @@ class Fuser:
             complaint = f'nothing received on {result.grid}/camera_info: fused/camera_info is uncalibrated'
         elif complaint:
             complaint = f'{result.grid}/camera_info: {complaint}; fused/camera_info is uncalibrated'
-        self.complaints = (complaint,) if complaint else ()
+        no_temperature = self._outputs.publish_temperature(result, job.work, self._pipeline)
+        self.complaints = tuple(filter(None, (complaint, no_temperature)))
         pair = job.work if isinstance(job.work, Pair) else None
         self._outputs.publish_status(status.status_message(
             result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image', rgb=job.rgb,

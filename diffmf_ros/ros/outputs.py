@@ -10,14 +10,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..core.camera import CalibrationError, CameraModel, output_info
 from ..core.color import to_rgb8
-from ..core.frames import FusionResult, Pair
+from ..core.frames import Frame, FrameError, FusionResult, Pair
 from ..core.views import overlay, side_by_side
 from . import messages, qos
 
 IMAGE, INFO, COMPRESSED, STATUS = 'fused/image', 'fused/camera_info', 'fused/image/compressed', 'fused/status'
+TEMPERATURE = 'fused/temperature'
 ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK = (
     f'fused/debug/{name}' for name in ('aligned_thermal', 'side_by_side', 'overlay', 'mask'))
 TYPES = {IMAGE: Image, INFO: CameraInfo, COMPRESSED: CompressedImage, STATUS: DiagnosticArray,
+         TEMPERATURE: Image,
          ALIGNED: Image, SIDE_BY_SIDE: Image, OVERLAY: Image, MASK: Image}
 # How long a node that stops waits until everybody has its last images.
 ACKNOWLEDGE_S = 1.0
@@ -73,6 +75,22 @@ class Outputs:
         header = messages.make_header(result.stamp_ns, result.frame_id)
         for topic in wanted:
             self._publishers[topic].publish(messages.make_image(*views[topic](), header))
+
+    def publish_temperature(self, result: FusionResult, work: Pair | Frame, pipeline) -> str:
+        """Publish the temperatures of work under the header of result, if somebody wants them.
+
+        Returns why there are none, or ''.
+        """
+        if not self._wanted(TEMPERATURE):
+            return ''
+        try:
+            celsius = pipeline.temperature(work)
+        except FrameError as error:
+            return f'nothing is published on {TEMPERATURE}: {error}'
+        if celsius is not None:
+            header = messages.make_header(result.stamp_ns, result.frame_id)
+            self._publishers[TEMPERATURE].publish(messages.make_image(celsius, '32FC1', header))
+        return ''
 
     def wait_until_received(self) -> None:
         """Wait, but not for long, until all subscribers have acknowledged what was sent last."""
