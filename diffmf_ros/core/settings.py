@@ -123,8 +123,8 @@ class ThermalSettings:
         _require_order('thermal.', self, 'radiometric_low_k', 'radiometric_high_k')
         _require_order('thermal.', self, 'linear_low', 'linear_high')
         if self.radiometric_unit == 'unknown' and (self.gain_control == 'radiometric' or self.min_span_k > 0):
-            raise SettingsError('thermal.gain_control radiometric and thermal.min_span_k need thermal.radiometric_unit: '
-                                'what is one count of the camera?')
+            raise SettingsError('thermal.gain_control radiometric and thermal.min_span_k need thermal.radiometric_unit:'
+                                ' what is one count of the camera?')
 
     @property
     def scale_k(self) -> tuple[float, float]:

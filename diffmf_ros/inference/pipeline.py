@@ -117,7 +117,7 @@ class FusionPipeline:
         return align(job.pair, levels=job.levels, mapping=job.mapping)
 
     def temperature(self, work: Pair | Frame) -> np.ndarray | None:
-        """Return what a radiometric thermal camera measures, on the grid of the image of work: see Inputs.temperature."""
+        """Return temperatures on the grid of the image of work, H x W float32: see Inputs.temperature."""
         return self._inputs.temperature(work, self._settings)
 
     def update(self, settings: Settings) -> None:

@@ -146,7 +146,8 @@ class CameraWatch:
     def _other_images(self, published: dict) -> list[str]:
         """The topics of images that others publish, compressed ones marked; not those of this package."""
         own = {self._node.resolve_topic_name(f'fused/{name}') for name in (
-            'image', 'image/compressed', 'temperature', 'debug/aligned_thermal', 'debug/side_by_side', 'debug/overlay', 'debug/mask')}
+            'image', 'image/compressed', 'temperature', 'debug/aligned_thermal', 'debug/side_by_side', 'debug/overlay',
+            'debug/mask')}
         marks = {TYPES['raw']: '', TYPES['compressed']: ' (compressed)'}
         found = [name + marks[kind] for name, kinds in sorted(published.items()) for kind in kinds
                  if kind in marks and name not in own and self._node.count_publishers(name)]
