@@ -22,22 +22,22 @@ import unet
 from quality_detector import look_at
 
 from diffmf_ros import models
-from diffmf_ros.evaluation.appearance import haze, saturation
-from diffmf_ros.evaluation.boxes import Boxes, read_boxes
-from diffmf_ros.evaluation.detector import Detector
-from diffmf_ros.evaluation.metric_names import HEADLINE, cells
-from diffmf_ros.evaluation.metrics import ImageScores
-from diffmf_ros.evaluation.perception import detail, thermal_detail
-from diffmf_ros.evaluation.scoring import Fuse, colored, fused_pairs, means
-from diffmf_ros.evaluation.targets import summary, targets
-from diffmf_ros.folders import pair_files, read_pair
 from diffmf_ros.inference.engine import pad_to, prepare
 from diffmf_ros.inference.memory import keep_freed_memory
-from diffmf_ros.training.config import TrainConfig
-from diffmf_ros.training.data import CropSampler
-from diffmf_ros.training.degradations import Degradations
-from diffmf_ros.training.loop import Trainer
-from diffmf_ros.training.losses import PRESETS
+from diffmf_ros.io.folders import pair_files, read_pair
+from diffmf_ros.tools.evaluation.appearance import haze, saturation
+from diffmf_ros.tools.evaluation.boxes import Boxes, read_boxes
+from diffmf_ros.tools.evaluation.detector import Detector
+from diffmf_ros.tools.evaluation.metric_names import HEADLINE, cells
+from diffmf_ros.tools.evaluation.metrics import ImageScores
+from diffmf_ros.tools.evaluation.perception import detail, thermal_detail
+from diffmf_ros.tools.evaluation.scoring import Fuse, colored, fused_pairs, means
+from diffmf_ros.tools.evaluation.targets import summary, targets
+from diffmf_ros.tools.training.config import TrainConfig
+from diffmf_ros.tools.training.data import CropSampler
+from diffmf_ros.tools.training.degradations import Degradations
+from diffmf_ros.tools.training.loop import Trainer
+from diffmf_ros.tools.training.losses import PRESETS
 
 SIZE = 480, 640
 ROUNDS = 5

@@ -20,12 +20,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffmf_ros.core.color import split_luma
-from diffmf_ros.core.homography import Alignment, resampling
-from diffmf_ros.core.planar import mapped
-from diffmf_ros.core.registration import RegistrationError, register
-from diffmf_ros.folders import pair_files
-from diffmf_ros.synthetic.drive import Drive, DriveSettings
+from diffmf_ros.core.alignment.homography import Alignment, resampling
+from diffmf_ros.core.imaging.color import split_luma
+from diffmf_ros.core.registration.planar import mapped
+from diffmf_ros.core.registration.registration import RegistrationError, register
+from diffmf_ros.io.folders import pair_files
+from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 
 RGB_SIZE, THERMAL_SIZE = (640, 480), (320, 256)
 GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0

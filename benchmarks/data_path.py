@@ -18,11 +18,11 @@ from contextlib import nullcontext
 import cv2
 import numpy as np
 
-from diffmf_ros.core.encodings import decode
+from diffmf_ros.core.alignment.geometry import Alignment, Mapping
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.geometry import Alignment, Mapping
+from diffmf_ros.core.imaging.encodings import decode
+from diffmf_ros.core.imaging.thermal import GainControl
 from diffmf_ros.core.settings import ThermalSettings
-from diffmf_ros.core.thermal import GainControl
 from diffmf_ros.inference.host_path import HostPath
 from diffmf_ros.inference.memory import keep_freed_memory
 

@@ -12,9 +12,9 @@ from itertools import count
 import cv2
 import numpy as np
 
-from diffmf_ros.core.camera import CameraModel
-from diffmf_ros.core.geometry import Aligner
-from diffmf_ros.core.rig import Extrinsics
+from diffmf_ros.core.alignment.camera import CameraModel
+from diffmf_ros.core.alignment.geometry import Aligner
+from diffmf_ros.core.alignment.rig import Extrinsics
 from diffmf_ros.core.settings import AlignmentSettings
 from diffmf_ros.inference.memory import keep_freed_memory
 

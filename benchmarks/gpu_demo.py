@@ -7,10 +7,10 @@ import re
 import tempfile
 from pathlib import Path
 
-from diffmf_ros import demo
 from diffmf_ros.core.settings import DEFAULTS, updated
-from diffmf_ros.synthetic.drive import Drive, DriveSettings
-from diffmf_ros.synthetic.record import record, recorded_drive
+from diffmf_ros.tools import demo
+from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
+from diffmf_ros.tools.synthetic.record import record, recorded_drive
 
 SECONDS, RATE_HZ = 6.0, 30
 

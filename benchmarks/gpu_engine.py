@@ -23,8 +23,8 @@ import torch
 from data_path import messages, outgoing
 
 from diffmf_ros import models
-from diffmf_ros.core.encodings import decode
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
+from diffmf_ros.core.imaging.encodings import decode
 from diffmf_ros.core.settings import DEFAULTS, updated
 from diffmf_ros.inference import weights, weights_header
 from diffmf_ros.inference.pipeline import FusionPipeline
@@ -109,8 +109,8 @@ def about(bench: Bench) -> dict:
 
 def predicted(bench: Bench) -> dict:
     """What `diffmf bench --plan` says about a pair on an H200."""
-    from diffmf_ros.evaluation.plan import PlanError, plan_pair
-    from diffmf_ros.evaluation.plan_devices import H200
+    from diffmf_ros.tools.bench.plan import PlanError, plan_pair
+    from diffmf_ros.tools.bench.plan_devices import H200
     try:
         plan = plan_pair(*bench.name.split('/'), bench.size)
     except PlanError as error:

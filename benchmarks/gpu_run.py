@@ -65,8 +65,8 @@ def parts(options, caches: Path) -> list[Part]:
             'TORCHINDUCTOR_CACHE_DIR': str(own / 'inductor'), 'XDG_CACHE_HOME': str(own)})
 
     tests = [Part(f'tests {name}', ('-m', 'pytest', '-v', '-rfE', '--tb=short', '-p', 'no:cacheprovider',
-                                    f'test/test_{name}.py'), TESTS_LIMIT_S)
-             for name in TEST_FILES if (ROOT / f'test/test_{name}.py').exists()]
+                                    str(path.relative_to(ROOT))), TESTS_LIMIT_S)
+             for name in TEST_FILES for path in sorted((ROOT / 'test').rglob(f'test_{name}.py'))]
     scan = 'benchmarks/gpu_scan.py', *([options.mamba_ssm] if options.mamba_ssm else []), '--json', '{json}'
     stand_in = ('--seconds', '1') if options.device == 'cpu' else ()
     demo = [Part(f'demo {preset}', ('benchmarks/gpu_demo.py', '--preset', preset, '--device', options.device,

@@ -13,8 +13,8 @@ ROUNDS, FRAMES = 3, 4
 def measure(case: dict, keep: bool) -> float:
     """Return the median of the network stage in ms, in this process."""
     from diffmf_ros.cli.options import settings_from
-    from diffmf_ros.evaluation import benchmark
     from diffmf_ros.inference import pipeline
+    from diffmf_ros.tools.bench import benchmark
 
     if not keep:
         pipeline.keep_freed_memory = lambda: False

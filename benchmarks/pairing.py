@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from diffmf_ros.core.frames import RGB, THERMAL, DiffmfError, Frame
-from diffmf_ros.core.pairing import ClosestPairing
 from diffmf_ros.core.settings import SyncSettings
+from diffmf_ros.core.sync.pairing import ClosestPairing
 
 SECONDS, ROUNDS, JITTER, MAX_DISTANCE_NS = 60, 7, 0.02, 25_000_000
 DELAYS_NS = {'thermal late': {RGB: 5_000_000, THERMAL: 20_000_000},

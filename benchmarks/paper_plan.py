@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The least milliseconds a 640x480 pair can take on boards that were not at hand: calculated, not measured.
 
-Work is counted as `evaluation/roofs.py` does, in float16, at the full bandwidth and the full matrix rate
+Work is counted as `tools/bench/roofs.py` does, in float16, at the full bandwidth and the full matrix rate
 of the data sheets.
 """
 
-from diffmf_ros.evaluation.roofs import Roofs, work_of_preset
 from diffmf_ros.models import PRESETS
+from diffmf_ros.tools.bench.roofs import Roofs, work_of_preset
 
 SIZE = (640, 480)
 # GB/s, dense float16 TFLOP/s. Sparse INT8 TOPS, which Jetson data sheets quote, are four times the latter.

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from diffmf_ros.core.settings import DEFAULTS
-from diffmf_ros.folders import pair_files, read_pair
 from diffmf_ros.inference.engine import Engine
 from diffmf_ros.inference.memory import keep_freed_memory
+from diffmf_ros.io.folders import pair_files, read_pair
 
 
 def levels(engine: Engine, pair) -> np.ndarray:

@@ -18,12 +18,16 @@ from quality_detector import finds_in_clips, look_at
 from quality_flat import first_pictures, measure_flat, passes_rgb_on
 from quality_tables import bar_lines, detector_lines, find_lines, flat_lines, flicker_lines, score_lines
 
-from diffmf_ros.core.temporal_filter import TemporalFilter
-from diffmf_ros.evaluation.boxes import Boxes, read_boxes
-from diffmf_ros.evaluation.detector import Detector
-from diffmf_ros.evaluation.metrics import ImageScores
-from diffmf_ros.evaluation.perception import Flicker, FlickerMeter
-from diffmf_ros.evaluation.scoring import (
+from diffmf_ros.core.imaging.temporal_filter import TemporalFilter
+from diffmf_ros.inference.memory import keep_freed_memory
+from diffmf_ros.inference.weights import load_weights
+from diffmf_ros.inference.weights_header import SHIPPED
+from diffmf_ros.io.folders import pair_files
+from diffmf_ros.tools.evaluation.boxes import Boxes, read_boxes
+from diffmf_ros.tools.evaluation.detector import Detector
+from diffmf_ros.tools.evaluation.metrics import ImageScores
+from diffmf_ros.tools.evaluation.perception import Flicker, FlickerMeter
+from diffmf_ros.tools.evaluation.scoring import (
     BASELINES,
     Fuse,
     by_set,
@@ -35,10 +39,6 @@ from diffmf_ros.evaluation.scoring import (
     read_luma,
     score_fused,
 )
-from diffmf_ros.folders import pair_files
-from diffmf_ros.inference.memory import keep_freed_memory
-from diffmf_ros.inference.weights import load_weights
-from diffmf_ros.inference.weights_header import SHIPPED
 
 WORKERS = 2
 FILTERED = 0.5  # output.temporal_filter of the rows that are marked so

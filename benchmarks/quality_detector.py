@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from diffmf_ros.evaluation.boxes import Boxes
-from diffmf_ros.evaluation.detection_scores import sure
-from diffmf_ros.evaluation.detector import Detector, pooled
-from diffmf_ros.evaluation.detector_trial import POOLED, RGB, THERMAL, DetectorTrial, Table
-from diffmf_ros.evaluation.scoring import Fuse, colored, fused_levels, read_pair
-from diffmf_ros.folders import pair_files
+from diffmf_ros.io.folders import pair_files
+from diffmf_ros.tools.evaluation.boxes import Boxes
+from diffmf_ros.tools.evaluation.detection_scores import sure
+from diffmf_ros.tools.evaluation.detector import Detector, pooled
+from diffmf_ros.tools.evaluation.detector_trial import POOLED, RGB, THERMAL, DetectorTrial, Table
+from diffmf_ros.tools.evaluation.scoring import Fuse, colored, fused_levels, read_pair
 
 SHIFT_PX = 8
 EVERY = 10

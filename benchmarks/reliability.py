@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffmf_ros.machine import this_machine
+from diffmf_ros.tools.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = '<!-- begin of benchmarks/reliability.py -->', '<!-- end of benchmarks/reliability.py -->'

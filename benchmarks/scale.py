@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 
 from diffmf_ros.cli.options import settings_from
-from diffmf_ros.evaluation.metrics import peak_signal_to_noise, score, structural_similarity
-from diffmf_ros.folders import pair_files, read_pair
 from diffmf_ros.inference.engine import Engine
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.scaled import upsample
+from diffmf_ros.io.folders import pair_files, read_pair
+from diffmf_ros.tools.evaluation.metrics import peak_signal_to_noise, score, structural_similarity
 
 SCALES = (0.5, 0.25)
 SHOWN = ('EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr255', 'Nabf')

@@ -26,14 +26,14 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
-from diffmf_ros.core.color import to_rgb8
 from diffmf_ros.core.frames import THERMAL, Frame, FrameError
+from diffmf_ros.core.imaging.color import to_rgb8
+from diffmf_ros.core.imaging.thermal import GainControl, to_gray
 from diffmf_ros.core.settings import DEFAULTS
-from diffmf_ros.core.thermal import GainControl, to_gray
-from diffmf_ros.evaluation.detector import Detections, Detector, class_number, read_classes
-from diffmf_ros.evaluation.drawing import drawn
 from diffmf_ros.ros import process, qos
 from diffmf_ros.ros.messages import make_image, stamp_ns, to_frame
+from diffmf_ros.tools.evaluation.detector import Detections, Detector, class_number, read_classes
+from diffmf_ros.tools.evaluation.drawing import drawn
 
 try:
     from vision_msgs import msg as vision

@@ -19,7 +19,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from diffmf_ros.core.spelling import nearest
-from diffmf_ros.resources import fastdds_environment
+from diffmf_ros.io.resources import fastdds_environment
 
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'fusion.yaml'])
 # Argument: the parameter that it sets, its type, and what it is. Those that are empty leave params_file as it is.

@@ -20,10 +20,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffmf_ros.bag_messages import image_message
-from diffmf_ros.bags import IMAGE, BagWriter
 from diffmf_ros.cli.main import run
 from diffmf_ros.inference.weights_header import shipped
+from diffmf_ros.io.bag_messages import image_message
+from diffmf_ros.io.bags import IMAGE, BagWriter
 
 DOCS = Path(__file__).parents[1] / 'docs' / 'commands.md'
 BEGIN, END = '<!-- matrix begins: python test/bad_inputs.py -->', '<!-- matrix ends -->'

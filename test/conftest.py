@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffmf_ros.bag_messages import camera_info_message, image_message
-from diffmf_ros.bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
-from diffmf_ros.resources import FASTDDS_VARIABLES, fastdds_environment
+from diffmf_ros.io.bag_messages import camera_info_message, image_message
+from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
+from diffmf_ros.io.resources import FASTDDS_VARIABLES, fastdds_environment
 
 LAST_DOMAIN = 101  # beyond it the ports may collide with the ephemeral ports of Linux
 DEADLINE_S = 30.0

@@ -20,12 +20,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffmf_ros.bag_messages import image_message
-from diffmf_ros.bags import IMAGE, BagReader, BagWriter
 from diffmf_ros.core.frames import RGB
-from diffmf_ros.images import read_frame, write_image
-from diffmf_ros.media import Row, write_video
-from diffmf_ros.writing import write_text
+from diffmf_ros.io.bag_messages import image_message
+from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter
+from diffmf_ros.io.images import read_frame, write_image
+from diffmf_ros.io.media import Row, write_video
+from diffmf_ros.io.writing import write_text
 
 # Of the time that one result takes, up to when a process is killed; of a recording, up to when in seconds.
 LONGEST, LONGEST_S = 3.0, 0.8

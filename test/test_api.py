@@ -164,7 +164,7 @@ def test_a_pair_that_both_cameras_show_gives_no_warning(rgb, thermal):
 
 
 def test_a_fusion_that_fails_is_an_error_and_no_image_of_one_camera(rgb, thermal, monkeypatch):
-    monkeypatch.setattr('diffmf_ros.core.classical.fuse', lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr('diffmf_ros.core.imaging.classical.fuse', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(diffmf_ros.DiffmfError, match='could not be fused: .*division by zero'):
         diffmf_ros.Fuser(model='classical')(rgb, thermal)
 

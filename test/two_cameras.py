@@ -7,8 +7,8 @@ What the cameras see is computed with OpenCV's projection, which shares nothing 
 import cv2
 import numpy as np
 
-from diffmf_ros.core.camera import CameraModel
-from diffmf_ros.core.rig import Extrinsics, Rig
+from diffmf_ros.core.alignment.camera import CameraModel
+from diffmf_ros.core.alignment.rig import Extrinsics, Rig
 
 RGB_CAMERA = CameraModel((640, 480), ((520.0, 0.0, 317.2), (0.0, 523.0, 244.5), (0.0, 0.0, 1.0)),
                          (-0.32, 0.12, 8e-4, -5e-4, -0.02), frame_id='rgb_optical')

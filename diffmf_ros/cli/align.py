@@ -28,11 +28,11 @@ def align(
     json: options.Json = None,
 ) -> None:
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
-    from ..alignment_pairs import bag_pairs, file_pairs, grays, picture
-    from ..core.homography import Alignment
-    from ..core.registration import RegistrationError, register
-    from ..images import require_format, write_image
-    from ..writing import replacing, require_output
+    from ..core.alignment.homography import Alignment
+    from ..core.registration.registration import RegistrationError, register
+    from ..io.images import require_format, write_image
+    from ..io.writing import replacing, require_output
+    from ..tools.alignment_pairs import bag_pairs, file_pairs, grays, picture
 
     if (bag is None) == (rgb is None) or (rgb is None) != (thermal is None):
         raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')

@@ -11,10 +11,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
-from ..writing import require_output, write_text
+from ..io.writing import require_output, write_text
 from . import bench_plan, bench_shell, options
 
-CAPTION = ('floor: operations or bytes over the rates measured in this run (evaluation/roofs.py); speed-up: against '
+CAPTION = ('floor: operations or bytes over the rates measured in this run (tools/bench/roofs.py); speed-up: against '
            'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
 WIDTH = 180  # of the tables where the output is no terminal
 SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
@@ -71,7 +71,8 @@ def bench(
         return
     if plan and (wrong := sorted(given - WITH_PLAN)):
         raise typer.BadParameter(f'not with --plan: {", ".join("--" + name.replace("_", "-") for name in wrong)}')
-    from ..evaluation import bench_plot, bench_report
+    from ..tools.bench import plot as bench_plot
+    from ..tools.bench import report as bench_report
 
     if plot is not None:
         bench_plot.figure_class()  # before minutes of measuring
@@ -94,7 +95,7 @@ def bench(
 
 
 def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_s: float, json: Path | None) -> None:
-    from ..evaluation import shell_bench
+    from ..tools.bench import shell_bench
 
     console = _console()
     with console.status('') as status:
@@ -106,7 +107,7 @@ def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_
 
 
 def _bench_plan(configurations: list, json: Path | None) -> None:
-    from ..evaluation.plan import as_json
+    from ..tools.bench.plan import as_json
 
     console = _console()
     with console.status('') as status:
@@ -118,7 +119,7 @@ def _bench_plan(configurations: list, json: Path | None) -> None:
 
 def _configurations(size: str, fixed: dict, **lists: str) -> list:
     """Every combination of lists, without doubles: the classical method has none of a network's options."""
-    from ..evaluation.benchmark import Configuration
+    from ..tools.bench.benchmark import Configuration
 
     combinations = product(*(text.split(',') for text in lists.values()))
     settings = []

@@ -8,15 +8,15 @@ from rich.table import Table
 
 CAPTION = ('predicted: kernels of the captured graph at the rates measured on an H200, or at '
            'those of data sheets (*), where nothing was measured; floor: layers that read and '
-           'write once (evaluation/roofs.py); x fused: bytes over those; of a step: kernels '
+           'write once (tools/bench/roofs.py); x fused: bytes over those; of a step: kernels '
            'launched one by one')
 LARGEST_KINDS = 6
 
 
 def plans_of(configurations: list, report: Callable[[str], None]) -> list:
     """Return the plans of a pair of each configuration, and of a training step of each network."""
-    from ..evaluation.plan import plan_pair
-    from ..evaluation.plan_step import plan_step
+    from ..tools.bench.plan import plan_pair
+    from ..tools.bench.plan_step import plan_step
 
     plans = []
     for configuration in configurations:
@@ -36,7 +36,7 @@ def plans_of(configurations: list, report: Callable[[str], None]) -> list:
 
 def show(console: Console, plans: list) -> None:
     """Print the plans: a line each, and the kinds of kernels that move most."""
-    from ..evaluation.plan_devices import GPUS
+    from ..tools.bench.plan_devices import GPUS
 
     names = [gpu.name if gpu.measured else f'{gpu.name}*' for gpu in GPUS]
     table = Table('network', 'of', 'kernels', 'aim', 'read, GB', 'written, GB', 'x fused',

@@ -15,7 +15,7 @@ def convert_weights(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Turn the checkpoint of S4Fusion's authors into weights of s4fusion base; nothing of it is executed."""
-    from ..writing import require_output
+    from ..io.writing import require_output
 
     require_output(out, overwrite=overwrite, inputs=(checkpoint,))
     from ..inference.conversion import MODEL, PRESET, PUBLISHED, convert

@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
-from ..synthetic.environments import scene_list
+from ..tools.synthetic.environments import scene_list
 from . import options
 
 SCENES = ('night', 'smoke')
@@ -40,9 +40,9 @@ def demo(
                                             'earlier demo')] = False,
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused."""
-    from .. import demo as product
-    from ..demo_pictures import draw
-    from ..synthetic.record import recorded_drive
+    from ..tools import demo as product
+    from ..tools.demo_pictures import draw
+    from ..tools.synthetic.record import recorded_drive
 
     scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
     _require_outputs(out, scenes, overwrite=overwrite, inputs=(bag, weights, alignment))
@@ -67,10 +67,10 @@ def demo(
 
 def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, inputs: Sequence[Path | None]) -> None:
     """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace what it must not."""
-    from ..bag_files import BagError, require_bag_output
-    from ..demo import DemoError
-    from ..synthetic.record import recorded_drive
-    from ..writing import require_output
+    from ..io.bag_files import BagError, require_bag_output
+    from ..io.writing import require_output
+    from ..tools.demo import DemoError
+    from ..tools.synthetic.record import recorded_drive
 
     drives = [out / f'drive_{scene}' for scene in scenes]
     for bag in (*drives, out / 'fused'):
@@ -86,9 +86,9 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, input
 
 def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
     """Render the scenes, one after the other on one clock; return their bags."""
-    from ..demo_pictures import drive_of
-    from ..synthetic.drive import DriveSettings
-    from ..synthetic.record import record
+    from ..tools.demo_pictures import drive_of
+    from ..tools.synthetic.drive import DriveSettings
+    from ..tools.synthetic.record import record
 
     begin_s, length_s = (0.0, ONE_S) if len(scenes) == 1 else (BEGIN_S, EACH_S)
     bags = []
@@ -117,7 +117,7 @@ def _table(values: dict[str, str]) -> Table:
 
 
 def _people_table(counts: Sequence) -> Table:
-    from ..synthetic.people import MIN_HEIGHT_PX, VISIBLE_LEVELS
+    from ..tools.synthetic.people import MIN_HEIGHT_PX, VISIBLE_LEVELS
 
     table = Table('scene', 'people', 'RGB', 'thermal', 'fused', title='people who stand out, over all fused pictures',
                   caption=f'from {VISIBLE_LEVELS:g} gray levels of contrast to the surround on, by the ground truth; '

@@ -37,8 +37,8 @@ def detector_from(
     """
     if path is None:
         return None
-    from ..evaluation.detector import Detector, class_number, read_classes
-    from ..evaluation.layouts import DetectorError
+    from ..tools.evaluation.detector import Detector, class_number, read_classes
+    from ..tools.evaluation.layouts import DetectorError
 
     names = read_classes(classes) if classes else None
     detector = Detector(path, layout=layout, classes=len(names) if names else None)

@@ -14,7 +14,7 @@ STYLE = {'good': 'green', 'lacks': 'yellow', 'error': 'bold red', 'blocks': 'red
 
 def doctor(json: Annotated[bool, typer.Option('--json', help='print JSON instead of a table')] = False) -> None:
     """Report what this machine can do, and what to do about the rest."""
-    from ..doctor import examine
+    from ..tools.doctor import examine
 
     diagnosis = examine()
     if json:

@@ -39,11 +39,11 @@ def eval(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
-    from ..evaluation import eval_files, eval_report, evaluate, scoring
-    from ..evaluation.boxes import read_boxes
-    from ..evaluation.detector_trial import DetectorTrial
-    from ..evaluation.eval_page import Page
-    from ..writing import require_output
+    from ..io.writing import require_output
+    from ..tools.evaluation import eval_files, eval_report, evaluate, scoring
+    from ..tools.evaluation.boxes import read_boxes
+    from ..tools.evaluation.detector_trial import DetectorTrial
+    from ..tools.evaluation.eval_page import Page
 
     for path in (json, html):
         require_output(path, overwrite=overwrite,
@@ -72,7 +72,7 @@ def eval(
 
 
 def _print(evaluation) -> None:
-    from ..evaluation import eval_report
+    from ..tools.evaluation import eval_report
 
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)

@@ -20,10 +20,10 @@ def export(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write a trained network as an ONNX file, once it agrees with torch."""
-    from ..writing import require_output
+    from ..io.writing import require_output
 
     require_output(onnx, overwrite=overwrite, inputs=(weights,))  # before half a minute of work
-    from ..export.network import export as run
+    from ..tools.export.network import export as run
 
     settings = options.settings_from(model=model, preset=preset, weights=weights)
     written = run(onnx, model=settings.model, preset=settings.network_preset, weights=settings.weights or None,

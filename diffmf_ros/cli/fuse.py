@@ -25,9 +25,9 @@ def fuse(
     json: options.Json = None,
 ) -> None:
     """Fuse one visible and one thermal image file, or a grey and a colour one of a medical pair in either order."""
-    from ..images import read_image_pair, require_format, write_image
     from ..inference.pipeline import FusionPipeline
-    from ..writing import require_output
+    from ..io.images import read_image_pair, require_format, write_image
+    from ..io.writing import require_output
 
     settings = options.settings_from(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,

@@ -18,7 +18,7 @@ def make_bag(
     overwrite: options.OverwriteBag = False,
 ) -> None:
     """Turn a folder of image pairs into a bag."""
-    from ..folders import read_folder, write_bag
+    from ..io.folders import read_folder, write_bag
 
     pairs = read_folder(folder, rate_hz=rate)
     written = write_bag(pairs, out, storage=storage, overwrite=overwrite, inputs=(folder,))

@@ -17,11 +17,11 @@ def model_card(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Score the weights of a training and the baselines, and write the model card beside the weights."""
-    from ..evaluation.model_card import write_card
-    from ..evaluation.scoring import BASELINES
-    from ..folders import pair_files
-    from ..training.config import load_config
-    from ..writing import require_output
+    from ..io.folders import pair_files
+    from ..io.writing import require_output
+    from ..tools.evaluation.model_card import write_card
+    from ..tools.evaluation.scoring import BASELINES
+    from ..tools.training.config import load_config
 
     settings = load_config(config)
     out = Path(settings.out)

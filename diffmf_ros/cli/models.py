@@ -29,9 +29,9 @@ def models(
     overwrite: options.Overwrite = False,
 ) -> None:
     """List every network and preset: size, work, and whether trained weights come with the package."""
-    from ..evaluation import models_table
-    from ..folders import pair_files
-    from ..writing import require_output
+    from ..io.folders import pair_files
+    from ..io.writing import require_output
+    from ..tools.evaluation import models_table
 
     require_output(json, overwrite=overwrite, inputs=(score,))
     count = len(pair_files(score)) if score else 0  # before minutes of measuring

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..core.settings import DEFAULTS, Settings, describe, updated
-from ..writing import require_output, write_text
+from ..io.writing import require_output, write_text
 
 SCREEN = Path('-')
 _described = {item.name: item for item in describe()}

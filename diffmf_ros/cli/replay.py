@@ -40,12 +40,12 @@ def replay(
 
     Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is read from there.
     """
-    from ..bag_files import require_bag_output
-    from ..bags import BagReader, BagWriter, image_topic
-    from ..evaluation.detector_counts import DetectorCounts
     from ..inference.pipeline import FusionPipeline
-    from ..replay import fuse_bag
-    from ..writing import require_output
+    from ..io.bag_files import require_bag_output
+    from ..io.bags import BagReader, BagWriter, image_topic
+    from ..io.writing import require_output
+    from ..tools.evaluation.detector_counts import DetectorCounts
+    from ..tools.replay import fuse_bag
 
     settings = options.settings_from(
         model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from ..synthetic.environments import scene_list
+from ..tools.synthetic.environments import scene_list
 from . import options
 
 
@@ -22,8 +22,8 @@ def sample_bag(
     overwrite: options.OverwriteBag = False,
 ) -> None:
     """Render a synthetic drive with known alignment, clock offset and ground truth into a bag."""
-    from ..synthetic.drive import Drive, DriveSettings
-    from ..synthetic.record import ALIGNMENT_FILE, record
+    from ..tools.synthetic.drive import Drive, DriveSettings
+    from ..tools.synthetic.record import ALIGNMENT_FILE, record
 
     drive = Drive(DriveSettings(scene=scene, seed=seed, seconds=seconds, thermal_rate_hz=thermal_rate,
                                 thermal_bits=thermal_bits))

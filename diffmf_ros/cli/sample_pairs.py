@@ -20,10 +20,10 @@ def sample_pairs(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Render aligned RGB and thermal pairs with boxes of people, as `diffmf eval --detector` reads them."""
-    from ..synthetic.drive import Drive, DriveSettings
-    from ..synthetic.environments import ENVIRONMENTS
-    from ..synthetic.pairs import write_pairs
-    from ..writing import require_output, write_text
+    from ..io.writing import require_output, write_text
+    from ..tools.synthetic.drive import Drive, DriveSettings
+    from ..tools.synthetic.environments import ENVIRONMENTS
+    from ..tools.synthetic.pairs import write_pairs
 
     path = out / 'boxes.json'
     require_output(path, overwrite=overwrite)

@@ -19,10 +19,10 @@ def train(
         help='save and end after so many minutes; run it again to go on', show_default=False)] = math.inf,
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first."""
-    from ..training.config import load_config
-    from ..training.distributed import is_first
-    from ..training.loop import train as run
-    from ..training.stopping import Stop
+    from ..tools.training.config import load_config
+    from ..tools.training.distributed import is_first
+    from ..tools.training.loop import train as run
+    from ..tools.training.stopping import Stop
 
     given = {'out': out, 'data': data}
     settings = dataclasses.replace(load_config(config), **{k: str(v) for k, v in given.items() if v is not None})

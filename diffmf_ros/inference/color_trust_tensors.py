@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Color trust on tensors, for a device: the arithmetic of core/color_trust.py, the same color."""
+"""Color trust on tensors, for a device: the arithmetic of core/imaging/color_trust.py, the same color."""
 
 import torch
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
-from ..core.color_trust import NEUTRAL, WINDOW_PX, weights
+from ..core.imaging.color_trust import NEUTRAL, WINDOW_PX, weights
 
 
 def trusted_chroma(luma: torch.Tensor, y: torch.Tensor,

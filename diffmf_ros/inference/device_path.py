@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pair fused on a device: raw bytes up, everything there, one 8-bit image back.
 
-The same picture as host_path.py gives, to a grey level: luminance and chroma as in core/color.py, gain
-control as in core/thermal.py, the warp of core/geometry.py. All of it is plain torch, so that it runs, and
-is tested, on a CPU too; there the host path is the faster one.
+The same picture as host_path.py gives, to a grey level: luminance and chroma as in core/imaging/color.py, gain
+control as in core/imaging/thermal.py, the warp of core/alignment/geometry.py. All of it is plain torch, so that
+it runs, and is tested, on a CPU too; there the host path is the faster one.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from ..core.color import CHROMA, output_encoding, paint, require_8_bit
+from ..core.alignment.warp import Mapping
 from ..core.frames import RGB, Pair
-from ..core.pacing import steps_from
-from ..core.thermal import SMALLEST_SPAN, STRETCHED, Levels
-from ..core.warp import Mapping
+from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit
+from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
+from ..core.sync.pacing import steps_from
 from ..models.scan import ScanError
 from .color_trust_tensors import trusted_chroma
 from .errors import NetworkFailure

@@ -4,10 +4,10 @@
 import cv2
 import numpy as np
 
-from ..core.color import paint, split_luma
+from ..core.alignment.warp import Mapping
 from ..core.frames import RGB, Pair
-from ..core.thermal import Levels, to_gray
-from ..core.warp import Mapping
+from ..core.imaging.color import paint, split_luma
+from ..core.imaging.thermal import Levels, to_gray
 from .scaled import Fuse, fuse_scaled
 
 # The device path multiplies by the same number: ties of rounding then fall alike.

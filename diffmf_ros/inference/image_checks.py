@@ -3,12 +3,12 @@
 
 from dataclasses import dataclass, field
 
+from ..core.checks.hidden_targets import hidden_targets
+from ..core.checks.input_doubts import InputDoubts
+from ..core.checks.sight_monitor import SightMonitor
+from ..core.checks.thumbnails import Thumbnails, luma_thumbnail, thumbnails
 from ..core.frames import RGB, THERMAL, Issue
-from ..core.hidden_targets import hidden_targets
-from ..core.input_doubts import InputDoubts
 from ..core.settings import Settings
-from ..core.sight_monitor import SightMonitor
-from ..core.thumbnails import Thumbnails, luma_thumbnail, thumbnails
 from .network import Image, Job
 
 # Of these a fused image has the luminance; a palette has another one.

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.bit_depth import BitDepth
-from ..core.extra_rows import ExtraRows
+from ..core.alignment.geometry import Aligner, Mapping
 from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
-from ..core.geometry import Aligner, Mapping
+from ..core.imaging.bit_depth import BitDepth
+from ..core.imaging.extra_rows import ExtraRows
+from ..core.imaging.temperature import on_grid, temperatures
+from ..core.imaging.thermal import GainControl
 from ..core.settings import Settings
-from ..core.temperature import on_grid, temperatures
-from ..core.thermal import GainControl
 from .network import Image, Job
 from .single import rgb_image, thermal_image
 
@@ -88,7 +88,7 @@ class Inputs:
     def temperature(self, work: Pair | Frame, settings: Settings) -> np.ndarray | None:
         """Return temperatures on the grid that the image of work has, H x W float32 in degrees Celsius; NaN: none.
 
-        None for an RGB image alone. Raises FrameError as core.temperature.temperatures does.
+        None for an RGB image alone. Raises FrameError as core.imaging.temperature.temperatures does.
         """
         thermal = work.thermal if isinstance(work, Pair) else work
         if thermal.stream != THERMAL:

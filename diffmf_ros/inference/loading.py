@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
-from ..core.pacing import steps_from
+from ..core.imaging.thermal import Levels
 from ..core.settings import Settings
-from ..core.thermal import Levels
+from ..core.sync.pacing import steps_from
 from .errors import EngineError
 from .guard import Live, Offline
 from .memory import give_back_memory

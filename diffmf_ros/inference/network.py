@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..core.alignment.geometry import Mapping
 from ..core.frames import Pair
-from ..core.geometry import Mapping
+from ..core.imaging.thermal import Levels
 from ..core.settings import Settings
-from ..core.thermal import Levels
 from .errors import EngineError, NetworkFailure
 from .host_path import HostPath
 from .stages import StageClock

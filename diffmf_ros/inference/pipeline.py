@@ -3,10 +3,10 @@
 
 import numpy as np
 
+from ..core.alignment.geometry import Aligner
 from ..core.frames import RGB, Frame, FusionResult, Issue, Mode, Pair
-from ..core.geometry import Aligner
+from ..core.imaging.temporal_filter import TemporalFilter
 from ..core.settings import Settings
-from ..core.temporal_filter import TemporalFilter
 from .guard import Live, Offline
 from .host_path import align
 from .image_checks import ImageChecks, Verdict

@@ -4,10 +4,10 @@
 import cv2
 import numpy as np
 
-from ..core.color import CHROMA, output_encoding, paint, require_8_bit, split_luma
+from ..core.alignment.warp import Mapping
 from ..core.frames import Frame
-from ..core.thermal import Levels, to_gray
-from ..core.warp import Mapping
+from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit, split_luma
+from ..core.imaging.thermal import Levels, to_gray
 
 
 def rgb_image(frame: Frame, *, mapping: Mapping | None, colour: str) -> tuple[np.ndarray, str]:

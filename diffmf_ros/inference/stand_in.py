@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is without a network: classical fusion, and when that fails the image of one camera."""
 
-from ..core import classical
 from ..core.frames import RGB, THERMAL, FrameError, Mode
+from ..core.imaging import classical
 from ..core.settings import Settings
 from .host_path import HostPath
 from .inputs import Inputs

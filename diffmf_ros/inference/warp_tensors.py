@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""core/warp.py on tensors, for a device: the same picture, with tables that can be replaced between pairs."""
+"""core/alignment/warp.py on tensors, for a device: the same picture, with tables that can be replaced between pairs."""
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
-from ..core.warp import Size, Warp, shrinks
+from ..core.alignment.warp import Size, Warp, shrinks
 from .scaled_tensors import AreaResize
 
 

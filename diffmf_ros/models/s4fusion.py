@@ -13,7 +13,16 @@ from torch import nn
 from torch.nn.functional import conv_transpose2d, linear
 
 from . import fused, scan
-from .blocks import SS2D, LayerNorm, Linear, PixelConv2d, TokenConv2d, VSSBlock, initialise, linear_weight
+from .blocks import (
+    SS2D,
+    LayerNorm,
+    Linear,
+    PixelConv2d,
+    TokenConv2d,
+    VSSBlock,
+    initialise,
+    linear_weight,
+)
 from .mixing import MAPS, MixingNetwork, start_with_visible
 from .sides import Sides
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rosgraph_msgs.msg import Clock
 
-from ..bags import BagReader
 from ..core.frames import DiffmfError
+from ..io.bags import BagReader
 from . import process, qos
 from .messages import NS_PER_S, MessageTypeError, make_header, message_class
 

@@ -10,8 +10,8 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..core.freshness import MANY_MISSING, State, StreamHealth
-from ..resources import fastdds_environment
+from ..core.sync.freshness import MANY_MISSING, State, StreamHealth
+from ..io.resources import fastdds_environment
 from .stream_topics import COMPRESSED, StreamTopics
 
 SILENT_S = 3.0

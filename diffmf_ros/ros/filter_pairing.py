@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 from builtin_interfaces.msg import Time
 
-from ..core.clock_jumps import ClockJumps, Verdict
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
-from ..core.pairing import ClosestPairing
 from ..core.settings import SyncSettings
+from ..core.sync.clock_jumps import ClockJumps, Verdict
+from ..core.sync.pairing import ClosestPairing
 
 QUEUE_SIZE = 10
 # No offset makes a stamp negative, which rclpy refuses; only differences of stamps matter to a synchronizer.

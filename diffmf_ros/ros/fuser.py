@@ -8,10 +8,10 @@ import time
 import traceback
 from dataclasses import dataclass
 
-from ..core.camera import CameraModel
+from ..core.alignment.camera import CameraModel
 from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Pair
-from ..core.freshness import State
 from ..core.settings import Settings
+from ..core.sync.freshness import State
 from . import status
 from .outputs import Outputs
 from .working_scale import WorkingScale

@@ -13,11 +13,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Range
 from std_msgs.msg import Bool
 
-from ..core.bit_depth import BitDepth
-from ..core.camera import CalibrationError, CameraModel, Uncalibrated
-from ..core.extra_rows import SENSORS, ExtraRows
+from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated
+from ..core.alignment.geometry import AlignmentError
 from ..core.frames import RGB, THERMAL, Frame, FrameError
-from ..core.geometry import AlignmentError
+from ..core.imaging.bit_depth import BitDepth
+from ..core.imaging.extra_rows import SENSORS, ExtraRows
 from ..core.settings import Settings
 from . import messages, qos
 from .camera_watch import MESSAGES, CameraWatch

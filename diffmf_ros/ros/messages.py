@@ -10,10 +10,10 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from ..core import compressed
-from ..core.camera import CameraModel
-from ..core.encodings import decode_message
+from ..core.alignment.camera import CameraModel
 from ..core.frames import DiffmfError, Frame, FrameError, FusionResult
+from ..core.imaging import compressed
+from ..core.imaging.encodings import decode_message
 
 NS_PER_S = 1_000_000_000
 

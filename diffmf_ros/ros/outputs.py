@@ -8,10 +8,10 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ..core.camera import CalibrationError, CameraModel, output_info
-from ..core.color import to_rgb8
+from ..core.alignment.camera import CalibrationError, CameraModel, output_info
 from ..core.frames import Frame, FrameError, FusionResult, Pair
-from ..core.views import overlay, side_by_side
+from ..core.imaging.color import to_rgb8
+from ..core.imaging.views import overlay, side_by_side
 from . import messages, qos
 
 IMAGE, INFO, COMPRESSED, STATUS = 'fused/image', 'fused/camera_info', 'fused/image/compressed', 'fused/status'

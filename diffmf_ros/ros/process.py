@@ -23,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args, try_shutdown
 
 from ..core.frames import DiffmfError
-from ..resources import fastdds_environment
+from ..io.resources import fastdds_environment
 
 # A signal does not wake the executor: it is noticed within this time.
 POLL_S = 0.1

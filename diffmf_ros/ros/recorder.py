@@ -13,7 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
-from ..bags import STORAGES, BagWriter
+from ..io.bags import STORAGES, BagWriter
 from . import process, qos
 from .messages import message_class
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
-from ..core.camera import CameraModel
-from ..core.fallback import Fallback, Sources
+from ..core.alignment.camera import CameraModel
 from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair, refuse_too_large
 from ..core.settings import Settings
+from ..core.sync.fallback import Fallback, Sources
 from .filter_pairing import make_pairing
 from .fuser import Fuser, Job
 from .inputs import Handlers, Inputs

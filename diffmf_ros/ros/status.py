@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
-from ..core.fallback import Fallback
 from ..core.frames import FusionResult, Issue, Mode
-from ..core.freshness import State
-from ..core.latency import LatencyMeter
+from ..core.sync.fallback import Fallback
+from ..core.sync.freshness import State
+from ..core.sync.latency import LatencyMeter
 from .messages import make_header
 from .stream_status import ZERO_STAMPS, key_values, number, stream_status, unstamped
 

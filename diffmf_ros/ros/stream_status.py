@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from ..core.cadence import OUTLIER_SHARE
-from ..core.freshness import State, StreamHealth
+from ..core.sync.cadence import OUTLIER_SHARE
+from ..core.sync.freshness import State, StreamHealth
 
 ZERO_STAMPS = 'zero stamps: arrival time is used'
 _LEVELS = {State.OK: DiagnosticStatus.OK, State.STALE: DiagnosticStatus.WARN,

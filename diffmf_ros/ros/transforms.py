@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from rclpy.node import Node
 from rclpy.time import Time
 
-from ..core.camera import CameraModel
+from ..core.alignment.camera import CameraModel
+from ..core.alignment.geometry import AlignmentError
+from ..core.alignment.rig import Extrinsics
 from ..core.frames import RGB, THERMAL, DiffmfError
-from ..core.geometry import AlignmentError
-from ..core.rig import Extrinsics
 from ..core.settings import Settings
 
 

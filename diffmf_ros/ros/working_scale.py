@@ -4,8 +4,8 @@
 import threading
 
 from ..core.frames import FusionResult, Mode, Pair
-from ..core.pacing import AdaptiveScale
 from ..core.settings import Settings
+from ..core.sync.pacing import AdaptiveScale
 
 
 class WorkingScale:

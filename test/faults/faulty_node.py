@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from diffmf_ros import models
-from diffmf_ros.core import classical
+from diffmf_ros.core.imaging import classical
 from diffmf_ros.ros import fusion_node
 
 FILE = Path(os.environ['FAULT_FILE'])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backends of `models.scan`, one module each; `models.scan.BACKENDS` says what one has.
 
-Kernels choose by `device_type(tensor)`, so that a plan (`evaluation/plan.py`) can count, on a
+Kernels choose by `device_type(tensor)`, so that a plan (`tools/bench/plan.py`) can count, on a
 machine without a GPU, what would be launched on one.
 """
 

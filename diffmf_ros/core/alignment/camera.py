@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A calibrated camera: what sensor_msgs/CameraInfo says (REP-104), at any size of its image.
+
+Axes are those of an optical frame (REP-103: x right, y down, z forward). Pixels are as in core/alignment/warp.py.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..frames import DiffmfError
+from . import lens
+from .warp import Size, scaling, translation
+
+Matrix = tuple[tuple[float, ...], ...]
+IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+class CalibrationError(DiffmfError):
+    """A calibration is not usable, or not for this image."""
+
+
+class Uncalibrated(CalibrationError):
+    """A camera info of a camera that nobody has calibrated: K is zero."""
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """A calibration for images of one (width, height).
+
+    k: 3x3 intrinsics, in pixels; d: lens distortion as distortion_model (plumb_bob, rational_polynomial or
+    equidistant; else rays() and project() raise) orders it; r: 3x3 rectification; p: 3x4 projection of the
+    rectified image, None: k; turned: 3x3 rotation from the optical frame to the axes of these images, which differ
+    when the images are rectified. Raises CalibrationError for values that no camera has.
+    """
+
+    size: Size
+    k: Matrix
+    d: tuple[float, ...] = ()
+    p: Matrix | None = None
+    r: Matrix = IDENTITY
+    distortion_model: str = 'plumb_bob'
+    frame_id: str = ''
+    turned: Matrix = IDENTITY
+
+    def __post_init__(self):
+        if self.p is None:
+            object.__setattr__(self, 'p', tuple((*row, 0.0) for row in self.k))
+        _check(self)
+
+    @classmethod
+    def from_info(cls, message) -> 'CameraModel':
+        """Return the model of the image that a sensor_msgs/CameraInfo (of ROS or rosbags) comes with.
+
+        That image is the message's region of interest, binned, of the sensor that the message calibrates.
+        Zeros for r and p mean none and k. Raises CalibrationError for an uncalibrated or contradictory message.
+        """
+        k, r, p = (np.asarray(values, float) for values in (message.k, message.r, message.p))
+        size = int(message.width), int(message.height)
+        if not k.any():
+            raise Uncalibrated('expected a calibration, got a camera info whose K is zero: calibrate the camera')
+        camera = cls(size, nested(k.reshape(3, 3)), tuple(map(float, message.d)),
+                     nested(p.reshape(3, 4)) if p.any() else None, nested(r.reshape(3, 3)) if r.any() else IDENTITY,
+                     message.distortion_model, message.header.frame_id)
+        roi = message.roi
+        if roi.width or roi.height:
+            camera = camera.cropped(roi.x_offset, roi.y_offset, roi.width, roi.height)
+        across, down = max(1, int(message.binning_x)), max(1, int(message.binning_y))
+        if (across, down) == (1, 1):
+            return camera
+        return camera._resampled((camera.size[0] // across, camera.size[1] // down), 1 / across, 1 / down)
+
+    def scaled_to(self, size: Size) -> 'CameraModel':
+        """Return the model of the same image delivered at another (width, height).
+
+        Raises CalibrationError when the two sizes differ in shape by more than rounding to whole pixels does.
+        """
+        (width, height), (own_width, own_height) = size, self.size
+        across, down = width / own_width, height / own_height
+        half_a_pixel = 0.5 * ((1 + across) / own_width + (1 + down) / own_height)  # of rounding, in either size
+        if abs(across - down) > half_a_pixel:
+            raise CalibrationError(
+                f'the calibration is for {own_width}x{own_height}, the image has {width}x{height}, which is no scaled '
+                'copy of it: calibrate at this size, or let the camera publish its region of interest (roi)')
+        return self if (width, height) == self.size else self._resampled((width, height), across, down)
+
+    @property
+    def bends(self) -> bool:
+        """Whether d says that raw images are distorted."""
+        return any(self.d)
+
+    def rectified(self) -> 'CameraModel':
+        """Return the model of the rectified image of the same camera: p, without distortion."""
+        return replace(self, k=nested(np.array(self.p)[:, :3]), d=(), r=IDENTITY, distortion_model='plumb_bob',
+                       turned=self.r)
+
+    def cropped(self, x: int, y: int, width: int, height: int) -> 'CameraModel':
+        """Return the model of the width x height pixels whose upper left one is (x, y).
+
+        Raises CalibrationError for a region that reaches beyond the image.
+        """
+        if min(x, y) < 0 or min(width, height) < 1 or x + width > self.size[0] or y + height > self.size[1]:
+            raise CalibrationError(f'expected a region of interest inside {self.size[0]}x{self.size[1]}, got '
+                                   f'{width}x{height} at ({x}, {y})')
+        return replace(self._shifted(-x, -y), size=(int(width), int(height)))
+
+    def shifted(self, x_px: float, y_px: float) -> 'CameraModel':
+        """Return the model of the image whose content is moved right and down by so many pixels."""
+        return self._shifted(x_px, y_px) if x_px or y_px else self
+
+    def rays(self, pixels: np.ndarray) -> np.ndarray:
+        """Return x / z and y / z of what the pixels (... x 2) see, ... x 2 float64, distortion removed.
+
+        NaN where the lens model has none within 90 degrees of the axis. Raises CalibrationError for a lens model
+        that is not known here.
+        """
+        pixels = np.asarray(pixels, np.float64)
+        (fx, _, cx), (_, fy, cy), _ = self.k
+        x, y = self.lens.undistort((pixels[..., 0] - cx) / fx, (pixels[..., 1] - cy) / fy)
+        return np.stack((x, y), axis=-1)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Return the pixels, ... x 2 float64, of points (... x 3) in the camera's optical frame.
+
+        NaN for points behind the camera or outside of what the lens model describes; points beside the image get
+        pixels beside it. Raises as rays() does.
+        """
+        x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
+        z = np.where(z > 0, z, np.nan)
+        return np.stack(self.pixels(x / z, y / z), axis=-1)
+
+    def pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """project() for x / z and y / z, two arrays of one shape; gives two of the same type."""
+        (fx, _, cx), (_, fy, cy), _ = self.k
+        x, y = self.lens.distort(x, y)
+        return x * fx + cx, y * fy + cy
+
+    @cached_property
+    def lens(self) -> 'lens.Lens':
+        """The lens of distortion_model and d. Raises CalibrationError for one that is not known."""
+        try:
+            return lens.make_lens(self.distortion_model, self.d)
+        except ValueError as error:
+            raise CalibrationError(str(error)) from error
+
+    def _shifted(self, x_px, y_px):
+        move = translation(x_px, y_px)
+        return replace(self, k=nested(move @ self.k), p=nested(move @ self.p))
+
+    def _resampled(self, size, across, down):
+        scale = scaling(across, down)
+        return replace(self, size=size, k=nested(scale @ self.k), p=nested(scale @ self.p))
+
+
+def output_info(camera: CameraModel, size: Size) -> CameraModel:
+    """Return what the camera info of an image of this (width, height) on the camera's grid has to say.
+
+    As a message: width, height = size; d, distortion_model, r, k and p as they are; binning and roi all zero, for
+    they are in k and p. Raises CalibrationError, with a sentence for the operator, when the calibration is for
+    another image; the info is then the uncalibrated one.
+    """
+    return camera.scaled_to(size)
+
+
+def nested(matrix: np.ndarray) -> Matrix:
+    """A matrix as tuples of floats."""
+    return tuple(tuple(map(float, row)) for row in matrix)
+
+
+def _check(camera: CameraModel) -> None:
+    """Raise CalibrationError unless the numbers are those of a camera."""
+    if len(camera.size) != 2 or min(camera.size) < 1:
+        raise CalibrationError(f'expected a size of [width, height], both at least 1; got {camera.size}')
+    for name, shape in (('k', (3, 3)), ('r', (3, 3)), ('p', (3, 4))):
+        rows = getattr(camera, name)
+        if [len(row) for row in rows] != [shape[1]] * shape[0] or not np.isfinite(rows).all():
+            raise CalibrationError(f'expected {shape[0]} rows of {shape[1]} finite numbers for {name}, got {rows}')
+    (fx, skew, _), (zero, fy, _), last = camera.k
+    if not (fx > 0 and fy > 0 and skew == zero == 0 and last == (0, 0, 1)):
+        raise CalibrationError(f'expected k to be [fx, 0, cx], [0, fy, cy], [0, 0, 1] with fx and fy above 0, '
+                               f'got {camera.k}')
+    if not np.isfinite(camera.d).all():
+        raise CalibrationError(f'expected finite distortion coefficients, got {camera.d}')

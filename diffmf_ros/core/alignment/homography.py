@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alignment by a measured homography: what an alignment file of `diffmf align` holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ..file_kinds import explained
+from ..frames import RGB, DiffmfError
+from .warp import Mapping, Size, resized_mapping, scaling, table_mapping, translation
+
+FIELDS = ('rgb_from_thermal', 'rgb_size', 'thermal_size')
+# RGB pixels that one thermal pixel covers (by area); beyond, the matrix is singular or nonsense.
+_AREA_SCALE = (1e-4, 1e4)
+
+
+class AlignmentError(DiffmfError):
+    """An alignment cannot be read, or says what no pair of cameras can do."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How thermal pixels map to RGB pixels.
+
+    rgb_from_thermal is a 3x3 homography (nested tuples) from thermal to RGB pixel coordinates, as
+    measured at the two (width, height) sizes. None: both cameras see the same field, thermal is
+    resized; see resize(). Raises AlignmentError when the values are not a usable homography.
+    """
+
+    rgb_from_thermal: tuple[tuple[float, ...], ...] | None
+    rgb_size: Size | None = None
+    thermal_size: Size | None = None
+
+    def __post_init__(self):
+        if self.rgb_from_thermal is not None:
+            _check(self)
+
+    @classmethod
+    def resize(cls) -> 'Alignment':
+        """The alignment of cameras with one and the same field of view."""
+        return cls(None)
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Alignment':
+        """Read and check an alignment YAML with the keys rgb_from_thermal, rgb_size and thermal_size.
+
+        Raises AlignmentError, with path, for a file that is missing, malformed or not usable.
+        """
+        content = read_yaml(path)
+        if set(content) != set(FIELDS):
+            raise AlignmentError(f'{path}: expected the keys {", ".join(FIELDS)}, got {", ".join(map(str, content))}')
+        try:
+            return cls.from_content(content)
+        except AlignmentError as error:
+            raise AlignmentError(f'{path}: {error}') from error
+
+    @classmethod
+    def from_content(cls, content: dict) -> 'Alignment':
+        """Return the alignment of a YAML's content with the three keys. Raises AlignmentError."""
+        try:
+            matrix = tuple(tuple(map(float, row)) for row in content['rgb_from_thermal'])
+            sizes = {key: tuple(map(int, content[key])) for key in FIELDS[1:]}
+        except (TypeError, ValueError) as error:
+            raise AlignmentError(f'expected numbers in nested lists: {error}') from error
+        return cls(matrix, **sizes)
+
+    def save(self, path: str | Path) -> None:
+        """Write the YAML that load() reads back exactly. Raises AlignmentError for resize()."""
+        if self.rgb_from_thermal is None:
+            raise AlignmentError('resizing needs no alignment file; leave the setting `alignment.file` empty')
+        content = {'rgb_from_thermal': [list(row) for row in self.rgb_from_thermal],
+                   'rgb_size': list(self.rgb_size), 'thermal_size': list(self.thermal_size)}
+        Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
+
+    def warp(self, thermal: np.ndarray, *, rgb_size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Return (thermal on the RGB grid, read-only mask of the pixels that thermal sees).
+
+        thermal is H x W uint8, uint16 or float32 of any size; rgb_size is (width, height) of the live
+        RGB image. For many images of one size keep mapping().
+        """
+        mapping = self.mapping(rgb_size=rgb_size, thermal_size=thermal.shape[::-1])
+        return mapping.thermal_on_grid(thermal), mapping.seen
+
+    def mapping(self, *, rgb_size: Size, thermal_size: Size, grid: str = RGB,
+                trim_px: tuple[float, float] = (0.0, 0.0)) -> Mapping:
+        """Return the mapping at the live (width, height) sizes, which may differ from the measured ones.
+
+        trim_px shifts thermal by (x, y) pixels of the live RGB image.
+        """
+        rgb_size, thermal_size, trim_px = tuple(rgb_size), tuple(thermal_size), tuple(trim_px)
+        if self.rgb_from_thermal is None and trim_px == (0.0, 0.0):
+            return resized_mapping(rgb_size=rgb_size, thermal_size=thermal_size, grid=grid)
+        rgb_from_thermal = translation(*trim_px) @ self._at(rgb_size, thermal_size)
+        size = rgb_size if grid == RGB else thermal_size
+        other_from_grid = np.linalg.inv(rgb_from_thermal) if grid == RGB else rgb_from_thermal
+        x, y = _projected(other_from_grid, size)
+        rgb_per_thermal = abs(np.linalg.det(rgb_from_thermal)) ** 0.5  # along a side, at the centre
+        shrink = 1 / rgb_per_thermal if grid == RGB else rgb_per_thermal
+        return table_mapping(x, y, rgb_size=rgb_size, thermal_size=thermal_size, grid=grid, shrink=shrink)
+
+    def _at(self, rgb_size: Size, thermal_size: Size) -> np.ndarray:
+        """rgb_from_thermal at live sizes, scaled to a third coordinate of 1 at the centre of the thermal image."""
+        if self.rgb_from_thermal is None:
+            return resampling(thermal_size, rgb_size)
+        matrix = (resampling(self.rgb_size, rgb_size) @ np.array(self.rgb_from_thermal)
+                  @ np.linalg.inv(resampling(self.thermal_size, thermal_size)))
+        # So that what lies in front of the horizon has a positive third coordinate.
+        return matrix / (matrix[2] @ ((thermal_size[0] - 1) / 2, (thermal_size[1] - 1) / 2, 1))
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Return the mapping that a YAML file holds. Raises AlignmentError, with path, when it holds none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}', path)) from error
+    if not isinstance(content, dict):
+        raise AlignmentError(explained(f'{path}: expected keys with values, got {type(content).__name__}', path))
+    return content
+
+
+def resampling(measured: Size, live: Size) -> np.ndarray:
+    """3x3 matrix from pixel coordinates at the measured size to those at the live one."""
+    return scaling(live[0] / measured[0], live[1] / measured[1])
+
+
+def _check(alignment: Alignment) -> None:
+    """Raise AlignmentError unless the homography is one that two cameras side by side can have."""
+    for name in FIELDS[1:]:
+        size = getattr(alignment, name)
+        if len(size or ()) != 2 or min(size) < 1:
+            raise AlignmentError(f'{name} must be [width, height], both at least 1; got {size}')
+    rows = alignment.rgb_from_thermal
+    if [len(row) for row in rows] != [3, 3, 3]:
+        raise AlignmentError(f'rgb_from_thermal must be 3 rows of 3 numbers; got {rows}')
+    matrix = np.array(rows)
+    if not np.isfinite(matrix).all():
+        raise AlignmentError(f'rgb_from_thermal must be finite; got {matrix.tolist()}')
+    width, height = alignment.thermal_size
+    x = np.array([(width - 1) / 2, -0.5, width - 0.5, -0.5, width - 0.5])
+    y = np.array([(height - 1) / 2, -0.5, -0.5, height - 0.5, height - 0.5])
+    depth = matrix[2] @ np.stack((x, y, np.ones(5)))
+    if not (depth / (depth[0] or 1.0) > 0).all():
+        raise AlignmentError('rgb_from_thermal sends part of the thermal image through infinity; '
+                             'the third row should be close to [0, 0, 1]')
+    # Determinant of the map's derivative at the image centre; for an affine map, of its linear part.
+    area = np.linalg.det(matrix) / depth[0] ** 3
+    if area < 0 and -area > _AREA_SCALE[0]:
+        raise AlignmentError('rgb_from_thermal mirrors the image; were the points of one camera taken from '
+                             'a flipped picture, or x and y swapped?')
+    if not _AREA_SCALE[0] <= area <= _AREA_SCALE[1]:
+        raise AlignmentError(f'rgb_from_thermal is singular or out of scale: a thermal pixel would cover '
+                             f'{area:.3g} RGB pixels')
+
+
+def _projected(other_from_grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y), each H x W float64: the pixels of a grid of this size under a homography, NaN behind its horizon."""
+    columns, rows = np.arange(size[0]), np.arange(size[1])[:, None]
+    x, y, depth = (a * columns + b * rows + c for a, b, c in other_from_grid)
+    depth = np.where(depth > 0, depth, np.nan)
+    return x / depth, y / depth

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two images on one pixel grid: where each pixel comes from, and whether both cameras see it.
+
+Pixel (x, y) means the centre of column x, row y; an image of width w spans -0.5 to w - 0.5. So an
+image that is delivered at s times the size moves x to s (x + 0.5) - 0.5.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from ..frames import RGB
+
+Size = tuple[int, int]
+Tables = tuple[np.ndarray, np.ndarray]
+# A pixel of a float32 table that lies outside by less is inside: such tables are not more exact.
+_ROUNDING_PX = 1e-3
+_OUTSIDE = np.float32(-2)
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """One image brought to another size: by tables, or without them by plain resizing.
+
+    source and size are (width, height) of what it takes and gives. tables (x, y), each H x W float32 of
+    the result, say where in the source a pixel comes from; both are -2 where it comes from nowhere. With
+    averaged, the source is first resized to this (width, height) by area, and the tables refer to that.
+    """
+
+    source: Size
+    size: Size
+    tables: Tables | None = None
+    averaged: Size | None = None
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Return image (H x W or H x W x C uint8, uint16 or float32 of the source size) at the new size.
+
+        Interpolated linearly, by area where plain resizing shrinks; 0 where it comes from nowhere. It may
+        be image itself.
+        """
+        if self.tables is None:
+            return _resized(image, self.size)
+        if self.averaged is not None:
+            image = _resized(image, self.averaged)
+        return cv2.remap(np.ascontiguousarray(image), *self.tables, cv2.INTER_LINEAR,
+                         borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapping:
+    """Both images on the grid of one camera, at live sizes. Immutable: use it from any thread.
+
+    grid is 'rgb' or 'thermal'; seen (bool, H x W, read-only) is where both cameras see, everywhere whether
+    that is the whole grid. problem is a sentence when this is not the mapping that the settings ask for.
+    """
+
+    grid: str
+    thermal: Warp
+    rgb: Warp
+    seen: np.ndarray
+    everywhere: bool
+    problem: str = ''
+
+    @cached_property
+    def overlap(self) -> float:
+        """Share of the grid that both cameras see, 0 to 1."""
+        return 1.0 if self.everywhere else float(self.seen.mean())
+
+    @property
+    def size(self) -> Size:
+        """(width, height) of the grid."""
+        return self.thermal.size
+
+    @property
+    def thermal_tables(self) -> Tables | None:
+        """Tables of thermal, see Warp; None: it is resized, or has the grid's pixels."""
+        return self.thermal.tables
+
+    @property
+    def rgb_tables(self) -> Tables | None:
+        """Tables of the RGB image, see Warp; None: it is resized, or has the grid's pixels."""
+        return self.rgb.tables
+
+    def thermal_on_grid(self, gray: np.ndarray) -> np.ndarray:
+        """Return a thermal image, H' x W', on the grid; 0 where it does not see. See Warp."""
+        return self.thermal(gray)
+
+    def rgb_on_grid(self, pixels: np.ndarray) -> np.ndarray:
+        """Return an RGB image, H' x W' [x C], on the grid; 0 where it does not see. See Warp."""
+        return self.rgb(pixels)
+
+
+def scaling(across: float, down: float) -> np.ndarray:
+    """3x3 matrix from the pixels of an image to those of the same image delivered at so many times the size."""
+    return np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
+
+
+def translation(x: float, y: float) -> np.ndarray:
+    """3x3 matrix that shifts pixel coordinates."""
+    return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
+
+
+def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB, problem: str = '') -> Mapping:
+    """Return the mapping of cameras with one and the same field of view: the other image is resized."""
+    size = rgb_size if grid == RGB else thermal_size
+    seen = np.ones(size[::-1], bool)
+    seen.flags.writeable = False
+    return Mapping(grid, Warp(thermal_size, size), Warp(rgb_size, size), seen, True, problem)
+
+
+def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size: Size, grid: str,
+                  shrink: float) -> Mapping:
+    """Return the mapping whose grid pixels come from (x, y) of the other image, in its pixels.
+
+    x and y are H x W of the grid; NaN: from nowhere. shrink: about how many pixels of the other image, along a
+    side, one of the grid covers. From 2 on the other image is averaged first, so that no detail is skipped.
+    """
+    own, other = (rgb_size, thermal_size) if grid == RGB else (thermal_size, rgb_size)
+    width, height = other
+    edge = 0.5 + _ROUNDING_PX * (x.dtype == np.float32)
+    # A comparison with NaN is false.
+    seen = (x >= -edge) & (x <= width - 1 + edge) & (y >= -edge) & (y <= height - 1 + edge)
+    seen.flags.writeable = False
+    factor = int(min(shrink, width, height))
+    averaged = (width // factor, height // factor) if factor > 1 else None
+    tables = tuple(_within(values, seen, side, small)
+                   for values, side, small in zip((x, y), other, averaged or other))
+    warp, same = Warp(other, own, tables, averaged), Warp(own, own)
+    thermal, rgb = (warp, same) if grid == RGB else (same, warp)
+    return Mapping(grid, thermal, rgb, seen, bool(seen.all()))
+
+
+def shrinks(source: Size, size: Size) -> bool:
+    """Whether plain resizing between these averages areas; else it interpolates linearly."""
+    return size[0] < source[0] and size[1] < source[1]
+
+
+def _within(values: np.ndarray, seen: np.ndarray, side: int, small: int) -> np.ndarray:
+    """One table: values of pixels along a side, of an image averaged from side to small pixels."""
+    if small != side:
+        values = values * (small / side) + (0.5 * small / side - 0.5)
+    # The outer half pixel repeats the edge, as resizing does; -2 is outside for the interpolation too.
+    return np.where(seen, np.clip(values, 0, small - 1), _OUTSIDE).astype(np.float32, copy=False)
+
+
+def _resized(image: np.ndarray, size: Size) -> np.ndarray:
+    source = image.shape[1::-1]
+    if source == size:
+        return image
+    interpolation = cv2.INTER_AREA if shrinks(source, size) else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(image), size, interpolation=interpolation)

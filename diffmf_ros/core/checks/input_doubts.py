@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is odd about settings and cameras, as far as a pair shows it: ranges that do not fit, little overlap."""
+
+import numpy as np
+
+from ..alignment.warp import Mapping
+from ..frames import THERMAL, Frame, Issue
+from ..imaging.color import split_luma
+from ..imaging.thermal import STRETCHED, Levels
+from ..settings import ThermalSettings
+
+# A range that the settings fix is doubted when it misses all but this part of the pixels.
+FITTING_SHARE = 0.05
+# An 8-bit camera is doubted when this share of its pixels lies within so few levels, until it fills more.
+SLIVER_SHARE = 0.99
+SLIVER_LEVELS, FILLED_LEVELS = 24, 40
+# Both cameras are to see this part of the grid.
+OVERLAP_SHARE = 0.1
+_SAMPLES = 100
+# Smaller images have too few pixels for a share of them.
+SMALLEST_SIDE_PX = 32
+
+
+class InputDoubts:
+    """Judges pairs one after another; the texts stay the same while what they say lasts."""
+
+    def __init__(self):
+        self._sliver = False
+
+    def judge(self, thermal: Frame, levels: Levels, mapping: Mapping, settings: ThermalSettings) -> tuple[Issue, ...]:
+        """Return what is odd about a pair.
+
+        Args:
+            thermal: the raw frame.
+            levels: the values that become black and white.
+            mapping: what brings both images onto one grid.
+            settings: those of the gain control.
+        """
+        sample = thermal.pixels[::max(1, thermal.size[1] // _SAMPLES), ::max(1, thermal.size[0] // _SAMPLES)]
+        if thermal.encoding in STRETCHED:
+            found = _range_issue(sample, levels, settings)
+        elif min(thermal.size) < SMALLEST_SIDE_PX:
+            found = None
+        else:
+            found = self._sliver_issue(sample if sample.ndim == 2 else split_luma(
+                np.ascontiguousarray(sample), thermal.encoding)[0])
+        return tuple(filter(None, (found, _overlap_issue(mapping))))
+
+    def _sliver_issue(self, sample: np.ndarray) -> Issue | None:
+        tail = (1 - SLIVER_SHARE) / 2
+        low, high = np.quantile(sample, (tail, 1 - tail))
+        self._sliver = high - low < (FILLED_LEVELS if self._sliver else SLIVER_LEVELS)
+        return Issue('thermal_sliver', '8-bit thermal uses a small part of its range, and what it shows of the scene '
+                     'is coarse: switch on the gain control of the camera, or let it send 16 bits',
+                     THERMAL) if self._sliver else None
+
+
+def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) -> Issue | None:
+    if settings.gain_control == 'agc':
+        return None
+    inside = (sample > levels.low) & (sample < levels.high)
+    if inside.mean() >= FITTING_SHARE:
+        return None
+    names = {'radiometric': 'thermal.radiometric_unit, _low_k and _high_k', 'linear': 'thermal.linear_low and _high'}
+    return Issue('thermal_range', f'nearly all thermal values lie outside of {levels.low:g} to '
+                 f'{levels.high:g}, the range of thermal.gain_control {settings.gain_control}: check '
+                 f'{names[settings.gain_control]}', THERMAL)
+
+
+def _overlap_issue(mapping: Mapping) -> Issue | None:
+    share = mapping.overlap
+    if share >= OVERLAP_SHARE:
+        return None
+    return Issue('little_overlap', f'the two cameras share {100 * share:.1f} % of the {mapping.grid} image: is the '
+                 'alignment that of these cameras, in this direction, in pixels and metres?')

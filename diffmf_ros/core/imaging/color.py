@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Luminance and chroma: the networks fuse luminance, colour is carried around them.
+
+ITU-R BT.601, full range: Y = 0.299 R + 0.587 G + 0.114 B, Cr = 0.713 (R - Y) + 128,
+Cb = 0.564 (B - Y) + 128; back R = Y + 1.403 (Cr - 128), G = Y - 0.714 (Cr - 128) - 0.344 (Cb - 128),
+B = Y + 1.773 (Cb - 128), clamped to 0..255. These are the coefficients of OpenCV's YCrCb.
+"""
+
+import cv2
+import numpy as np
+
+from ..frames import FrameError
+from .color_trust import NEUTRAL, chroma_map
+
+# Values of output.colour that show the chroma of the RGB image.
+CHROMA = ('keep_chroma', 'raw_chroma')
+_TO_YCRCB = {
+    'rgb8': cv2.COLOR_RGB2YCrCb,
+    'rgba8': cv2.COLOR_RGB2YCrCb,
+    'bgr8': cv2.COLOR_BGR2YCrCb,
+    'bgra8': cv2.COLOR_BGR2YCrCb,
+}
+_PALETTES = {name: getattr(cv2, f'COLORMAP_{name.upper()}')
+             for name in ('inferno', 'magma', 'plasma', 'viridis', 'turbo', 'jet', 'hot', 'bone')}
+
+
+def output_encoding(encoding: str) -> str:
+    """Encoding of the fused image for an RGB frame in this one: 'bgr8' for bgr8 and bgra8, else 'rgb8'."""
+    return 'bgr8' if encoding in ('bgr8', 'bgra8') else 'rgb8'
+
+
+def require_8_bit(encoding: str) -> None:
+    """Raise FrameError (not_8_bit) unless images of this encoding have a luminance."""
+    if encoding != 'mono8' and encoding not in _TO_YCRCB:
+        raise FrameError(f'expected an 8-bit colour or grey image ({", ".join(_TO_YCRCB)}, mono8), '
+                         f'got {encoding}', reason='not_8_bit')
+
+
+def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (y H x W uint8, colour H x W x 3 uint8 in the order unused, Cr, Cb) of an image.
+
+    pixels is uint8, H x W for mono8 (its Cr and Cb are neutral) or H x W x 3|4 for rgb8, bgr8, rgba8 and
+    bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
+    """
+    if encoding == 'mono8':
+        return pixels, np.full((*pixels.shape, 3), NEUTRAL, np.uint8)
+    require_8_bit(encoding)
+    ycrcb = cv2.cvtColor(pixels, _TO_YCRCB[encoding])
+    return cv2.extractChannel(ycrcb, 0), ycrcb
+
+
+def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
+    """Return a new H x W x 3 uint8 image of luminance y and the colour that split_luma gave.
+
+    encoding is that of the frame which colour comes from; the result is in output_encoding(encoding).
+    """
+    bgr = output_encoding(encoding) == 'bgr8'
+    image = colour.copy()
+    cv2.insertChannel(y, image, 0)
+    # In place: fresh memory for a second image costs more than the conversion.
+    return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
+
+
+def _join_trusted(luma, ycrcb, encoding, seen) -> np.ndarray:
+    """Join luma with the chroma that color_trust gives it where it was fused; see paint."""
+    gain, *added = chroma_map(luma, ycrcb)
+    planes = [luma.astype(np.float32)]
+    for channel, rest in enumerate(added, start=1):
+        plane = cv2.multiply(cv2.extractChannel(ycrcb, channel), gain, dtype=cv2.CV_32F)
+        planes.append(cv2.add(plane, rest, plane))
+    image = cv2.merge(planes)
+    code = cv2.COLOR_YCrCb2BGR if output_encoding(encoding) == 'bgr8' else cv2.COLOR_YCrCb2RGB
+    image = cv2.cvtColor(image, code, image)
+    cv2.threshold(image, 0, 0, cv2.THRESH_TOZERO, image)
+    joined = cv2.convertScaleAbs(image)
+    if seen is None:
+        return joined
+    return cv2.copyTo(joined, seen.view(np.uint8), join_luma(luma, ycrcb, encoding))
+
+
+_TO_RGB = {
+    'mono8': cv2.COLOR_GRAY2RGB,
+    'rgba8': cv2.COLOR_RGBA2RGB,
+    'bgr8': cv2.COLOR_BGR2RGB,
+    'bgra8': cv2.COLOR_BGRA2RGB,
+}
+
+
+def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    """Return an 8-bit image of any encoding as H x W x 3 rgb8, which may be pixels itself.
+
+    Raises FrameError (not_8_bit) for other encodings.
+    """
+    require_8_bit(encoding)
+    return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[encoding])
+
+
+def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: str,
+          seen: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+    """Return the image of a fused luminance in the colors that output.colour names, and its encoding.
+
+    Args:
+        luma: H x W uint8.
+        ycrcb: what split_luma gave for the RGB frame, H x W x 3 uint8; only keep_chroma and
+            raw_chroma use it.
+        encoding: that of the RGB frame.
+        colour: keep_chroma: the chroma of ycrcb as far as color_trust trusts it; raw_chroma: all
+            of it; gray: luma itself; else the name of a palette.
+        seen: H x W bool, where luma was fused; elsewhere the chroma stays as it is. None:
+            everywhere.
+
+    Returns:
+        H x W uint8 and 'mono8' for gray, else H x W x 3 uint8 and output_encoding(encoding).
+
+    Raises:
+        KeyError: for another colour.
+    """
+    if colour in CHROMA:
+        trusted = colour == 'keep_chroma' and encoding != 'mono8'
+        image = (_join_trusted(luma, ycrcb, encoding, seen) if trusted
+                 else join_luma(luma, ycrcb, encoding))
+        return image, output_encoding(encoding)
+    if colour == 'gray':
+        return luma, 'mono8'
+    bgr = cv2.applyColorMap(luma, _PALETTES[colour])
+    if output_encoding(encoding) == 'bgr8':
+        return bgr, 'bgr8'
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), 'rgb8'

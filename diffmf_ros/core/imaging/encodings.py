@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the fields of a raw image message to a numpy view of its pixels.
+
+Encodings are those of sensor_msgs/image_encodings.hpp. A strided view reads every `step` and an
+unpadded last row right, where a reshape would shear the image without a word.
+"""
+
+import sys
+
+import cv2
+import numpy as np
+
+from ..frames import FrameError
+
+# encoding -> (canonical encoding, item type, channels)
+_FORMATS = {
+    'mono8': ('mono8', np.uint8, 1),
+    '8UC1': ('mono8', np.uint8, 1),
+    'mono16': ('mono16', np.uint16, 1),
+    '16UC1': ('mono16', np.uint16, 1),
+    'rgb8': ('rgb8', np.uint8, 3),
+    'bgr8': ('bgr8', np.uint8, 3),
+    'rgb16': ('rgb16', np.uint16, 3),
+    'bgr16': ('bgr16', np.uint16, 3),
+    '16UC3': ('bgr16', np.uint16, 3),
+    'rgba16': ('rgba16', np.uint16, 4),
+    'bgra16': ('bgra16', np.uint16, 4),
+    '16UC4': ('bgra16', np.uint16, 4),
+    'rgba8': ('rgba8', np.uint8, 4),
+    'bgra8': ('bgra8', np.uint8, 4),
+    '8UC3': ('bgr8', np.uint8, 3),
+    '8UC4': ('bgra8', np.uint8, 4),
+    '32FC1': ('32FC1', np.float32, 1),
+    **{f'bayer_{order}8': ('bgr8', np.uint8, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
+    **{f'bayer_{order}16': ('bgr16', np.uint16, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
+    **{name: ('bgr8', np.uint8, 2) for name in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv')},
+}
+# Raw sensor patterns and subsampled colour become bgr8. OpenCV names a pattern by its second row, ROS by its first.
+_TO_BGR = {
+    **{f'bayer_{order}{bits}': code for bits in (8, 16) for order, code in (
+        ('rggb', cv2.COLOR_BayerBG2BGR), ('bggr', cv2.COLOR_BayerRG2BGR),
+        ('gbrg', cv2.COLOR_BayerGR2BGR), ('grbg', cv2.COLOR_BayerGB2BGR))},
+    'yuv422': cv2.COLOR_YUV2BGR_UYVY,
+    'uyvy': cv2.COLOR_YUV2BGR_UYVY,
+    'yuv422_yuy2': cv2.COLOR_YUV2BGR_YUYV,
+    'yuyv': cv2.COLOR_YUV2BGR_YUYV,
+}
+
+
+def decode_message(message) -> tuple[np.ndarray, str]:
+    """Return decode() of an object with the fields of sensor_msgs/Image, of ROS or of a bag."""
+    return decode(height=message.height, width=message.width, encoding=message.encoding, step=message.step,
+                  is_bigendian=bool(message.is_bigendian), data=message.data)
+
+
+def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
+           data) -> tuple[np.ndarray, str]:
+    """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.
+
+    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8 or uint16, in native
+    byte order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
+    writable when data is; only items in foreign byte order are copied. The canonical encodings are
+    mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and 32FC1; 8UC3 and 8UC4 are read as bgr8 and
+    bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer patterns and packed YUV 4:2:2 become bgr8 or
+    bgr16. Raises FrameError with the reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
+    """
+    if encoding not in _FORMATS:
+        raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',
+                         reason='unknown_encoding')
+    if height < 1 or width < 1:
+        raise FrameError(f'expected an image of at least 1x1 pixels, got {width}x{height}',
+                         reason='zero_size')
+    canonical, item_type, channels = _FORMATS[encoding]
+    item = np.dtype(item_type)
+    row_bytes = width * channels * item.itemsize
+    if step < row_bytes:
+        raise FrameError(f'step is too small: {width} pixels of {encoding} need {row_bytes} bytes a row, '
+                         f'step is {step}', reason='step_too_small')
+    buffer = memoryview(data)
+    # Some drivers leave the padding of the last row away.
+    needed = step * (height - 1) + row_bytes
+    if buffer.nbytes < needed:
+        raise FrameError(f'short buffer: {width}x{height} {encoding} with step {step} needs {needed} bytes, '
+                         f'got {buffer.nbytes}', reason='short_buffer')
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
+    foreign = bool(is_bigendian) != (sys.byteorder == 'big')
+    view = np.ndarray(shape, item.newbyteorder() if foreign else item, buffer, strides=strides)
+    if encoding in _TO_BGR:
+        return _to_bgr(view.astype(item, copy=False), encoding), canonical
+    return view.astype(item, copy=False), canonical
+
+
+def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:
+    """Return H x W (Bayer) or H x W x 2 (YUV 4:2:2) as H x W x 3 of the same type, in the order b, g, r."""
+    try:
+        return cv2.cvtColor(np.ascontiguousarray(view), _TO_BGR[encoding])
+    except cv2.error as error:  # an odd width of YUV 4:2:2, which has two pixels in common
+        height, width = view.shape[:2]
+        raise FrameError(f'a {width}x{height} image cannot be {encoding}: {error}', reason='bad_size') from error

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Automatic gain control of one image: which raw thermal values become black and white.
+
+The range is a pair of percentiles of the values that belong to the scene. Three rules keep it
+meaningful: values that are no measurements are left out (telemetry rows, sentinels, masked
+parts), a small hot or cold part takes only a share of the range, and black and white stay so far
+apart that noise does not look like a scene.
+"""
+
+import numpy as np
+
+from ..frames import FrameError
+from ..settings import ThermalSettings
+
+# Percentiles of about this many pixels stray by a fraction of a percentile and cost a tenth.
+_SAMPLE_PIXELS = 20_000
+_FEW_PIXELS = 3000
+# Telemetry and calibration data lie in up to 8 rows or columns at a border, at most an eighth of
+# the image. There a quarter of the pixels is further from the scene than the scene is wide.
+_BORDER_LINES = 8
+_FOREIGN_SHARE = 0.25
+# A constant at the end of all values is a sentinel when it is 20 spreads (10 % to 90 %) away from
+# the rest, or one spread for the values that cameras use: no signal, saturation, absolute zero.
+_DETACHED = 20.0
+_SENTINELS = {'u': (0.0, 65535.0), 'f': (0.0,)}
+_MOST_SENTINELS = 4
+# The hottest hundredth of the pixels may take max_tail_share of the range; three hundredths, which
+# may be a person nearby, half of the rest in addition; in between in proportion. As the coldest.
+_TAILS = (0.01, 0.015, 0.02, 0.025, 0.03)
+# Noise is measured in eight patches along each side, of this size; the quietest fifth counts.
+_PATCHES = 8
+_PATCH_ROWS, _PATCH_COLUMNS = 8, 16
+_QUIET = 0.2
+# 6 sqrt(2/pi): mean |x[i-1, j-1] - 2 x[i-1, j] ... + x[i+1, j+1]| of white noise of deviation 1.
+_NOISE_RESPONSE = 4.787
+# Counts: no camera has such noise. An image of it is a texture (a test picture, say).
+_MOST_NOISE = 200.0
+
+
+def gray_range(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
+    """Measure low, median and high of a thermal image, for gain control.
+
+    Args:
+        pixels: H x W, uint16 counts or float32 of any unit that grows with temperature. NaN and
+            infinity are no values.
+        settings: percentiles, largest share of the tails, least span, polarity.
+
+    Returns:
+        Three float64 values in rising order; low and high are equal for an image of one value.
+
+    Raises:
+        FrameError: reason no_finite_value, when no value is finite.
+    """
+    scene = without_foreign_borders(pixels)
+    sample = _sample(scene)
+    low, median, high = _percentiles(sample, settings) if sample.size else (0.0, 0.0, 0.0)
+    if low == high:  # a small target on flat ground, or a few pixels that work
+        everything = _without_sentinels(_sorted(_finite(scene)))
+        if not everything.size:
+            raise no_finite_value(pixels)
+        low, median, high = (float(everything[_rank(everything, q)]) for q in (0.0, 0.5, 1.0))
+    missing = _least_span(scene, settings, low, high) - (high - low)
+    if missing > 0 and settings.polarity == 'black_hot':  # what is cold stays black
+        low -= missing
+    elif missing > 0:
+        high += missing
+    return np.array((low, median, high))
+
+
+def no_finite_value(pixels: np.ndarray) -> FrameError:
+    """Return the error for an image without a single number."""
+    height, width = pixels.shape
+    return FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and '
+                      'infinity alone; is the camera still starting?', reason='no_finite_value')
+
+
+def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
+    """Return the view of pixels (H x W) without border rows and columns that are no image."""
+    lines = [min(_BORDER_LINES, side // 8) for side in pixels.shape]
+    inside = pixels[lines[0]:pixels.shape[0] - lines[0], lines[1]:pixels.shape[1] - lines[1]]
+    sample = _without_sentinels(_sample(inside, _FEW_PIXELS))
+    if not sample.size or 0 in lines:
+        return pixels
+    coldest, hottest = (float(sample[_rank(sample, q)]) for q in (0.01, 0.99))
+    bounds = 2 * coldest - hottest, 2 * hottest - coldest
+    kept = pixels
+    for axis, count in enumerate(lines):
+        along = kept if axis == 0 else kept.T
+        first = _foreign_lines(along[:count], bounds)
+        last = _foreign_lines(along[:-count - 1:-1], bounds)
+        along = along[first:along.shape[0] - last]
+        kept = along if axis == 0 else along.T
+    return kept
+
+
+def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
+    """Return how many rows at the top and at the bottom of pixels (H x W) are no image, by their values."""
+    lines = min(_BORDER_LINES, pixels.shape[0] // 8)
+    sample = _without_sentinels(_sample(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
+    if not sample.size or not lines:
+        return 0, 0
+    coldest, hottest = (float(sample[_rank(sample, q)]) for q in (0.01, 0.99))
+    bounds = 2 * coldest - hottest, 2 * hottest - coldest
+    return _foreign_lines(pixels[:lines], bounds), _foreign_lines(pixels[:-lines - 1:-1], bounds)
+
+
+def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
+    """Estimate the deviation of the noise of an image (H x W), in its units.
+
+    Noise that is independent from pixel to pixel (Immerkaer, 1996), in quiet patches whose mean
+    lies from low to high. 0 for images of fewer than 16 rows or 32 columns.
+    """
+    height, width = pixels.shape
+    if height < 2 * _PATCH_ROWS or width < 2 * _PATCH_COLUMNS:
+        return 0.0
+    rows, columns = _patch_lines(height, _PATCH_ROWS), _patch_lines(width, _PATCH_COLUMNS)
+    patches = pixels[rows][:, columns].astype(np.float32)
+    patches = patches.reshape(_PATCHES, _PATCH_ROWS, _PATCHES, _PATCH_COLUMNS)
+    with np.errstate(invalid='ignore', over='ignore'):
+        means = patches.mean((1, 3))
+        second = np.diff(np.diff(patches, n=2, axis=1), n=2, axis=3)
+        noise = np.abs(second).mean((1, 3)) / _NOISE_RESPONSE
+        noise = np.sort(noise[np.isfinite(noise) & (means >= low) & (means <= high)])
+    return float(noise[_rank(noise, _QUIET)]) if noise.size else 0.0
+
+
+def _percentiles(sample: np.ndarray, settings: ThermalSettings) -> tuple[float, float, float]:
+    """Return low percentile, median and high percentile of a sorted sample, the tails limited."""
+    sample = _without_sentinels(sample)
+    low, median, high = (float(sample[_rank(sample, q / 100)])
+                         for q in (settings.low_percentile, 50.0, settings.high_percentile))
+    if settings.max_tail_share < 1:
+        for tail in _TAILS:
+            left = (1 - settings.max_tail_share) * (1.25 - 25 * tail)  # times 1 at 1 %, 0.5 at 3 %
+            cold, hot = (float(sample[_rank(sample, q)]) for q in (tail, 1 - tail))
+            if cold < hot:
+                most = (hot - cold) * (1 - left) / left
+                low, high = max(low, cold - most), min(high, hot + most)
+    return low, median, high
+
+
+def _least_span(scene: np.ndarray, settings: ThermalSettings, low: float, high: float) -> float:
+    """Return how far apart black and white have to be at least, in units of the values."""
+    least = settings.min_span_k / settings.scale_k[0]
+    if settings.min_span_noise:
+        noise = noise_of(scene, low, high)
+        if scene.dtype.kind == 'f' or noise <= _MOST_NOISE:
+            least = max(least, settings.min_span_noise * noise)
+    return least
+
+
+def _without_sentinels(values: np.ndarray) -> np.ndarray:
+    """Return the sorted values without constants at the ends that are far from everything else."""
+    usual = _SENTINELS[values.dtype.kind]
+    for _ in range(_MOST_SENTINELS):
+        before = values.size
+        for coldest in (True, False):
+            values = _without_one(values, usual, coldest=coldest)
+        if values.size == before:
+            break
+    return values
+
+
+def _without_one(values: np.ndarray, usual: tuple[float, ...], *, coldest: bool) -> np.ndarray:
+    if not values.size:
+        return values
+    end = values[0] if coldest else values[-1]
+    if coldest:
+        rest = values[np.searchsorted(values, end, 'right'):]
+    else:
+        rest = values[:np.searchsorted(values, end)]
+    if 2 * rest.size < values.size:
+        return values
+    gap = abs(float(rest[0] if coldest else rest[-1]) - float(end))
+    spread = float(rest[_rank(rest, 0.9)]) - float(rest[_rank(rest, 0.1)])
+    if spread == 0:  # a flat image: what else there is may be all that it shows
+        return rest if float(end) in usual and 10 * rest.size > 9 * values.size else values
+    return rest if gap > (1.0 if float(end) in usual else _DETACHED) * spread else values
+
+
+def _foreign_lines(lines: np.ndarray, bounds: tuple[float, float]) -> int:
+    """Return the count of lines, from the outermost to the last one with values beyond bounds."""
+    step = max(1, lines.shape[1] // 96)
+    some = lines[:, ::step]
+    inside = ((some >= bounds[0]) & (some <= bounds[1])).mean(axis=1)
+    foreign = np.flatnonzero(1 - inside > _FOREIGN_SHARE)
+    return int(foreign[-1]) + 1 if foreign.size else 0
+
+
+def _sample(pixels: np.ndarray, count: int = _SAMPLE_PIXELS) -> np.ndarray:
+    """Return the finite ones of some count pixels of an image, sorted."""
+    stride = max(1, int((pixels.size / count) ** 0.5))
+    return _sorted(_finite(pixels[::stride, ::stride]))
+
+
+def _sorted(values: np.ndarray) -> np.ndarray:
+    """Return flat values in rising order."""
+    # A stable sort of 16-bit integers is a radix sort: a quarter of the time.
+    return np.sort(values, kind='stable' if values.dtype.kind == 'u' else None)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return the finite ones of values (any shape), flat."""
+    return values.ravel() if values.dtype.kind == 'u' else values[np.isfinite(values)]
+
+
+def _patch_lines(side: int, patch: int) -> np.ndarray:
+    """Return the row or column numbers of all patches along a side of the image."""
+    first = np.linspace(0, side - patch, _PATCHES).astype(int)
+    return (first[:, None] + np.arange(patch)).ravel()
+
+
+def _rank(values: np.ndarray, share: float) -> int:
+    return round((values.size - 1) * share)

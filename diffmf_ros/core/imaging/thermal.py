@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From raw thermal values to the 8-bit, white-hot image that is fused."""
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from ..frames import Frame
+from ..settings import ThermalSettings
+from .color import split_luma
+from .dead_rows import repaired_rows
+from .gray_range import gray_range, no_finite_value
+
+# Encodings that need gain control; cameras with 8-bit images have done it.
+STRETCHED = ('mono16', '32FC1')
+# What a flat 32FC1 image is divided by.
+SMALLEST_SPAN = float(np.finfo(np.float32).tiny)
+# After a gap of so many time constants nothing of the levels before is left.
+_FORGOTTEN = 10
+# A camera that switches its gain changes the span of its values by a factor of three and more ...
+_GAIN_FACTOR = 2.0
+# ... and moves the coldest, the middle and the hottest of them, each by more than this part of the smaller span.
+_ALL_MOVED = 0.1
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The values that become black and white; black_hot: the two change places.
+
+    For mono16 low is a whole count and high at least one count more.
+    """
+
+    low: float
+    high: float
+    black_hot: bool = False
+
+
+def to_gray(pixels: np.ndarray, encoding: str, levels: Levels) -> np.ndarray:
+    """Return the thermal image as H x W uint8, white-hot, full range.
+
+    mono8 passes as it is (no copy) and 8-bit colour is reduced to luminance: such cameras have done the gain
+    control. mono16 and 32FC1 (H x W, any unit that grows with temperature) are stretched so that levels.low
+    becomes 0 and levels.high 255; what lies beyond is clipped. All of them are inverted for levels.black_hot.
+    NaN becomes 0, infinities become what lies beyond the levels. Equal levels make everything cold.
+    """
+    if encoding == 'mono8':
+        gray = pixels
+    elif encoding not in STRETCHED:
+        gray = split_luma(pixels, encoding)[0]
+    elif encoding == 'mono16':  # OpenCV's subtraction and conversion stop at the ends of their types
+        gray = cv2.convertScaleAbs(cv2.subtract(np.ascontiguousarray(pixels), levels.low),
+                                   alpha=255 / max(levels.high - levels.low, 1))
+    else:
+        gray = _float_to_gray(pixels, levels)
+    return cv2.bitwise_not(gray) if levels.black_hot else gray
+
+
+def _float_to_gray(pixels: np.ndarray, levels: Levels) -> np.ndarray:
+    low, high = np.float32(levels.low), np.float32(levels.high)
+    # fmax and fmin, unlike clip, replace NaN: with the cold end, whichever of them comes first.
+    if levels.black_hot:
+        above_low = np.fmin(pixels, high)
+        np.fmax(above_low, low, out=above_low)
+    else:
+        above_low = np.fmax(pixels, low)
+        np.fmin(above_low, high, out=above_low)
+    # Subtracting first keeps small ranges on large values exact.
+    np.subtract(above_low, low, out=above_low)
+    np.divide(above_low, np.float32(max(levels.high - levels.low, SMALLEST_SPAN)), out=above_low)
+    return cv2.convertScaleAbs(above_low, alpha=255)
+
+
+def levels_of(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
+    """Return the levels of an image by itself, whatever came before it.
+
+    agc: see gray_range. Images of 8 bit keep their range, 0 to 255. Raises FrameError (no_finite_value)
+    when no value is finite.
+    """
+    if encoding not in STRETCHED:
+        return _made(0, 255, encoding, settings)
+    if settings.gain_control != 'agc':
+        return _fixed(pixels, encoding, settings)
+    low, _, high = gray_range(pixels, settings)
+    return _made(low, high, encoding, settings)
+
+
+class GainControl:
+    """The levels of a stream of thermal frames. The same frames always give the same levels.
+
+    With gain_control agc they follow the percentiles with the settings' time constant, by the stamps of the
+    frames (their arrival where a stamp is 0), and by at most max_change of their distance a frame. When the
+    camera switches its gain they follow at once. They start afresh with the first frame, one that is older than
+    the frame before, one after a long gap, and one without any time.
+    """
+
+    def __init__(self, settings: ThermalSettings):
+        self._settings = settings
+        self._state: _State | None = None
+
+    @property
+    def settings(self) -> ThermalSettings:
+        """The settings in effect. Other ones start the levels afresh."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: ThermalSettings) -> None:
+        if settings != self._settings:
+            self._settings = settings
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._state = None
+
+    def levels(self, frame: Frame) -> Levels:
+        """Return the levels of the next frame; asked again with the same stamp, the same ones.
+
+        Raises FrameError (no_finite_value) as levels_of does; such a frame changes nothing.
+        """
+        settings, encoding = self._settings, frame.encoding
+        if encoding not in STRETCHED or settings.gain_control != 'agc' or settings.time_constant_s == 0:
+            return levels_of(frame.pixels, encoding, settings)
+        time_ns = frame.stamp_ns or frame.arrival_ns
+        before = self._state if self._state is not None and self._state.encoding == encoding else None
+        if before is None or time_ns == 0 or time_ns != before.time_ns:
+            spread = gray_range(frame.pixels, settings)
+            if before is not None and time_ns != 0:
+                spread = _followed(before.spread, spread, 1e-9 * (time_ns - before.time_ns), settings)
+            self._state = before = _State(time_ns, encoding, spread)
+        return _made(before.spread[0], before.spread[2], encoding, settings)
+
+    def repaired(self, frame: Frame) -> Frame:
+        """Return frame with dead rows replaced (settings.repair_rows); frame itself when there are none."""
+        if not self._settings.repair_rows or frame.pixels.ndim != 2:
+            return frame
+        pixels = repaired_rows(frame.pixels)
+        return frame if pixels is frame.pixels else replace(frame, pixels=pixels)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a stream has come to: spread is low, median and high."""
+
+    time_ns: int
+    encoding: str
+    spread: np.ndarray
+
+
+def _followed(before: np.ndarray, now: np.ndarray, passed_s: float, settings: ThermalSettings) -> np.ndarray:
+    """Return the spread between before and now that is reached passed_s later."""
+    if not 0 < passed_s <= _FORGOTTEN * settings.time_constant_s or _jumped(before, now):
+        return now
+    largest = settings.max_change * (before[2] - before[0])
+    step = (1 - math.exp(-passed_s / settings.time_constant_s)) * (now - before)
+    return before + np.clip(step, -largest, largest)
+
+
+def _jumped(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether the camera's values have become others: a hot object, which leaves the rest as it was, is not that."""
+    (low, _, high), smaller, larger = before, *sorted((before[2] - before[0], now[2] - now[0]))
+    if low == high or not low <= now[1] <= high:
+        return True
+    return larger >= _GAIN_FACTOR * smaller and np.abs(now - before).min() > _ALL_MOVED * smaller
+
+
+def _fixed(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
+    """Return the levels that settings name, whatever pixels hold. Raises FrameError as levels_of does."""
+    if encoding == '32FC1' and not np.isfinite(pixels).any():
+        raise no_finite_value(pixels)
+    if settings.gain_control == 'linear':
+        return _made(settings.linear_low, settings.linear_high, encoding, settings)
+    per_count_k, at_zero_k = settings.scale_k
+    return _made((settings.radiometric_low_k - at_zero_k) / per_count_k,
+                 (settings.radiometric_high_k - at_zero_k) / per_count_k, encoding, settings)
+
+
+def _made(low: float, high: float, encoding: str, settings: ThermalSettings) -> Levels:
+    if encoding == 'mono16':
+        low = round(low)
+        high = max(high, low + 1)
+    return Levels(float(low), float(high), settings.polarity == 'black_hot')

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the homography between a thermal and an RGB camera from images of both.
+
+Coarse to fine. A search over scale, rotation and shift of the whole image gives a few starts; each is followed by
+matching blocks of growing detail, and the one whose images agree best goes on. The correspondences of all pairs are
+pooled. The richest of homography, affine map and similarity that they determine is taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..alignment.homography import Alignment, AlignmentError, resampling
+from ..frames import DiffmfError
+from .matching import Blocks, Matches, Scaled
+from .planar import MODELS, Fit, fit, mapped
+
+# Steps after the search: width of the RGB image, blocks, distance up to which a match is an inlier. The last step looks
+# so much further than that distance that matches agree by chance in one case out of eight: it tells right from wrong.
+_ROUGH = ((176, Blocks(44, 11, 10), 4.0), (320, Blocks(48, 24, 10), 4.0))
+_FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0), (640, Blocks(64, 32, 14), 6.0))
+_SEARCH_WIDTH = 176
+# Starts that are followed, and how many of them remain after each rough step.
+_STARTS = (20, 4, 1)
+# Widths of the fields of view, thermal by RGB, rotations, and shifts of the centre (relative to the RGB image) that are
+# searched where no start is given.
+FIELD_RATIOS, ANGLES_DEG, LARGEST_SHIFT = (0.5, 2.0), (-12.0, 12.0), 0.25
+_RATIO_STEP, _ANGLE_STEP_DEG = 1.06, 3.0
+# A given ratio of the fields of view may be wrong by this factor.
+_KNOWN_RATIO = 1.15
+# A model is determined when its errors, relative to the RGB width, are expected to be below this: 3 px of 640.
+_DETERMINED = 3 / 640
+# What is refused. Pairs of different scenes reached shares up to 0.53 and coverages up to 0.2.
+POSSIBLE_RATIOS, LARGEST_ROTATION_DEG = (0.2, 5.0), 45.0
+LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE, LARGEST_UNCERTAINTY = 12, 0.45, 0.2, 4 / 640
+# What is called good; the rest should be looked at.
+_GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 1.5 / 640
+_ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the picture, of a scene at rest, far away and '
+           'by day, or give a rough alignment (--init) or the ratio of the fields of view (--fov-ratio).')
+
+
+Sizes = tuple[tuple[int, int], tuple[int, int]]  # (width, height) of RGB and of thermal
+
+
+class RegistrationError(DiffmfError):
+    """The images do not tell how the cameras are aligned, or tell what no two cameras can do."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A measured alignment and how sure it is.
+
+    correspondences are the blocks found in all pairs together, inliers those that the alignment explains,
+    residual_px their RMS distance from it, in RGB pixels. coverage is the part of the common field in which
+    inliers lie; uncertainty_px the expected error (RMS over the common field), RGB pixels. field_ratio is the
+    width of the thermal field of view over that of RGB, rotation_deg (clockwise) and shift_px (of the centre of
+    thermal from that of RGB, in RGB pixels) belong to the middle of the thermal image. confidence is 'good', or
+    'fair': look at the overlay.
+    """
+
+    alignment: Alignment
+    model: str
+    pairs: int
+    correspondences: int
+    inliers: int
+    residual_px: float
+    coverage: float
+    uncertainty_px: float
+    field_ratio: float
+    rotation_deg: float
+    shift_px: tuple[float, float]
+    confidence: str
+
+    @property
+    def summary(self) -> str:
+        """What was found, in lines of text."""
+        lower = '' if self.model == 'homography' else ' (the matches do not determine a homography; take more pairs)'
+        look = '' if self.confidence == 'good' else ': look at the overlay, and take more pairs'
+        return '\n'.join((
+            f'{self.model}{lower} from {self.pairs} pair{"s"[:self.pairs != 1]}',
+            f'confidence {self.confidence}{look}',
+            f'{self.inliers} inliers of {self.correspondences} correspondences, residual {self.residual_px:.2f} px RMS',
+            f'coverage {self.coverage:.0%} of the common field, expected error {self.uncertainty_px:.2f} px RMS',
+            f'field ratio {self.field_ratio:.3f} (thermal width by RGB width), rotation {self.rotation_deg:+.2f} '
+            f'degrees, shift {self.shift_px[0]:+.1f} {self.shift_px[1]:+.1f} px'))
+
+
+def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment | None = None,
+             field_ratio: float | None = None) -> Registration:
+    """Return the alignment of the cameras that took pairs of (RGB luminance, thermal) images of one instant each.
+
+    Images are H x W of any numeric type and unit; RGB images have one size, thermal images another or the same.
+    start is a rough alignment to begin at; field_ratio the width of thermal's field of view over RGB's, if known.
+    Raises RegistrationError for images that do not fit together and for a result that is not to be trusted.
+    """
+    _check_pairs(pairs)
+    rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
+    sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
+    scaled = {width: Scaled(rgb, thermal, width=min(width, sizes[0][0]))
+              for width in {_SEARCH_WIDTH, *(width for width, _, _ in (*_ROUGH, *_FINE))}}
+    starts = [_resized(start, sizes)] if start else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio)
+    for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
+        level = scaled[step[0]]
+        ways = [way[0].matrix for matrix in starts if (way := _followed(matrix, scaled, [step], sizes))]
+        starts = sorted(ways, key=level.agreement, reverse=True)[:count]
+    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
+    if way is None:
+        raise RegistrationError(
+            'thermal and RGB have too little structure in common, or agree only as no two cameras side by side do: '
+            f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field ratio outside '
+            f'{POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
+    return _judged(*way, sizes, len(pairs))
+
+
+def _check_pairs(pairs) -> None:
+    if not pairs:
+        raise RegistrationError('expected at least one pair of images, got none')
+    for which, images in zip(('RGB', 'thermal'), zip(*pairs, strict=True), strict=True):
+        shapes = sorted({image.shape for image in images})
+        if len(shapes[0]) != 2:
+            raise RegistrationError(f'expected {which} images of shape height x width, got {shapes[0]}')
+        if len(shapes) > 1:
+            raise RegistrationError(f'the {which} images have different sizes (height, width): {shapes}; an alignment '
+                                    'belongs to two cameras of fixed sizes')
+        if min(shapes[0]) < 64:
+            raise RegistrationError(f'expected {which} images of at least 64x64 pixels, got {shapes[0]}')
+
+
+def _levels(image: np.ndarray) -> np.ndarray:
+    """H x W float32, 0 to 255: 8 bit as it is, other types between their robust extremes."""
+    if image.dtype == np.uint8:
+        return image.astype(np.float32)
+    finite = np.isfinite(image)
+    if not finite.any():
+        raise RegistrationError('an image holds no finite value; leave it out')
+    low, high = np.percentile(image[finite], (0.5, 99.5))
+    if low == high:
+        return np.zeros(image.shape, np.float32)
+    return (255 / (high - low) * (np.clip(np.where(finite, image, low), low, high) - low)).astype(np.float32)
+
+
+def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
+    """rgb_from_thermal of a stored alignment at the sizes (rgb, thermal) of the images."""
+    if start.rgb_from_thermal is None:
+        return resampling(sizes[1], sizes[0])
+    return (resampling(start.rgb_size, sizes[0]) @ np.array(start.rgb_from_thermal)
+            @ resampling(sizes[1], start.thermal_size))
+
+
+def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
+    """The most promising similarities that differ from each other."""
+    low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO)
+    count = 1 + int(np.ceil(np.log(high / low) / np.log(_RATIO_STEP)))
+    angles = np.arange(ANGLES_DEG[0], ANGLES_DEG[1] + 0.1, _ANGLE_STEP_DEG)
+    found = scaled.search(np.geomspace(low, high, count) * sizes[0][0] / sizes[1][0], angles,
+                          largest_shift=LARGEST_SHIFT)
+    points, chosen = _grid(sizes[1]), []
+    for _, matrix in found:
+        places = mapped(matrix, points)
+        if all(np.hypot(*(places - other).T).mean() > 0.04 * sizes[0][0] for _, other in chosen):
+            chosen.append((matrix, places))
+        if len(chosen) == _STARTS[0]:
+            break
+    return [matrix for matrix, _ in chosen]
+
+
+def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps, sizes: Sizes
+              ) -> tuple[Fit, Matches] | None:
+    """The fit after matching in each of steps, each beginning where the last one ended; None when one fails."""
+    found = None
+    for width, blocks, threshold in steps:
+        unit = sizes[0][0] / scaled[width].size[0]
+        matches = scaled[width].matches(matrix, blocks)
+        found = _chosen(matches, threshold * unit, (blocks.step_px / blocks.side_px) ** 2, sizes)
+        if found is None:
+            return None
+        matrix = found.matrix
+    return found, matches
+
+
+def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, sizes: Sizes) -> Fit | None:
+    """The richest model that the matches determine, or the poorest when they determine none."""
+    last = None
+    for model in MODELS:
+        found = fit(matches.thermal, matches.rgb, model, threshold_px=threshold_px,
+                    samples_per_match=samples_per_match)
+        if found is None or not _possible(found.matrix, sizes):
+            continue
+        last = found
+        if found.spread_px(_common(found.matrix, sizes)) <= _DETERMINED * sizes[0][0]:
+            return found
+    return last
+
+
+def _possible(matrix: np.ndarray, sizes: Sizes) -> bool:
+    """Whether cameras side by side can have this alignment, and see something in common."""
+    try:
+        Alignment(_rows(matrix), *sizes)
+    except AlignmentError:  # singular, mirrored, or through infinity
+        return False
+    ratio, rotation_deg, _ = _parameters(matrix, sizes)
+    return (POSSIBLE_RATIOS[0] <= ratio <= POSSIBLE_RATIOS[1] and abs(rotation_deg) <= LARGEST_ROTATION_DEG
+            and len(_common(matrix, sizes)) > 0)
+
+
+def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registration:
+    """The registration of a fit. Raises RegistrationError when it is not to be trusted."""
+    inliers, count = int(np.count_nonzero(found.inliers)), len(matches.rgb)
+    share = inliers / count
+    coverage = len(np.unique(matches.block[found.inliers])) / matches.tried
+    uncertainty_px = found.spread_px(_common(found.matrix, sizes))
+    uncertainty = uncertainty_px / sizes[0][0]
+    for what, wrong in (
+            (f'{inliers} blocks fit one alignment, {LEAST_INLIERS} are needed', inliers < LEAST_INLIERS),
+            (f'{share:.0%} of the blocks found fit one alignment, {LEAST_SHARE:.0%} are needed', share < LEAST_SHARE),
+            (f'they cover {coverage:.0%} of the common field, {LEAST_COVERAGE:.0%} are needed',
+             coverage < LEAST_COVERAGE),
+            (f'errors of {uncertainty_px:.1f} px are to be expected, {LARGEST_UNCERTAINTY * sizes[0][0]:.1f} px are '
+             'permitted', uncertainty > LARGEST_UNCERTAINTY)):
+        if wrong:
+            raise RegistrationError(f'no trustworthy alignment: {what}. {_ADVICE}')
+    good = share >= _GOOD_SHARE and coverage >= _GOOD_COVERAGE and uncertainty <= _GOOD_UNCERTAINTY
+    return Registration(Alignment(_rows(found.matrix), *sizes), found.model, pairs, count, inliers, found.residual_px,
+                        coverage, uncertainty_px, *_parameters(found.matrix, sizes), 'good' if good else 'fair')
+
+
+def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[float, float]]:
+    """(ratio of the fields of view, rotation in degrees, shift (x, y) in RGB pixels) at the middle of thermal."""
+    (rgb_width, rgb_height), (width, height) = sizes
+    centre = np.array([[(width - 1) / 2, (height - 1) / 2]])
+    moved = mapped(matrix, np.vstack((centre, centre + [1, 0], centre + [0, 1])))
+    across, down = moved[1] - moved[0], moved[2] - moved[0]
+    scale = abs(across[0] * down[1] - across[1] * down[0]) ** 0.5
+    rotation = np.degrees(np.arctan2(across[1] - down[0], across[0] + down[1]))
+    shift = moved[0] - [(rgb_width - 1) / 2, (rgb_height - 1) / 2]
+    return float(scale * width / rgb_width), float(rotation), (float(shift[0]), float(shift[1]))
+
+
+def _grid(size: tuple[int, int]) -> np.ndarray:
+    """N x 2 points all over an image, its corners among them."""
+    return np.stack(np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size)), axis=-1).reshape(-1, 2)
+
+
+def _common(matrix: np.ndarray, sizes: Sizes) -> np.ndarray:
+    """N x 2 thermal pixels that RGB sees, all over."""
+    points = _grid(sizes[1])
+    x, y = mapped(matrix, points).T
+    return points[(x >= 0) & (x <= sizes[0][0] - 1) & (y >= 0) & (y <= sizes[0][1] - 1)]
+
+
+def _rows(matrix: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in matrix)

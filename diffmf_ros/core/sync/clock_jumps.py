@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells when the stamps of two streams start again, as when a recording is looped.
+
+A stamp more than 0.25 s behind the newest of its stream is a jump; less is one frame that overtook another. Two frames
+of a 9 Hz camera span 0.22 s, and a transport that keeps only the newest frames does not reorder more; a shorter
+recording in a loop cannot be told from that. The other stream jumps a little later: its frames that are still under
+way lie beyond the middle of the jump and are refused, until one does not, or until the first stream gets there itself.
+"""
+
+from enum import Enum
+
+from ..frames import RGB, THERMAL
+
+JUMP_NS = 250_000_000
+
+
+class Verdict(Enum):
+    """What a stamp means: it goes ON, it goes BACK (forget both streams), or it is from BEFORE the jump (refuse it)."""
+
+    ON = 'on'
+    BACK = 'back'
+    BEFORE = 'before'
+
+
+class ClockJumps:
+    """Watches the stamps of both streams in the order of arrival."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all stamps."""
+        self._newest_ns: dict[str, int] = {}
+        self._behind: str | None = None
+        self._middle_ns = 0
+
+    def judge(self, stream: str, stamp_ns: int) -> Verdict:
+        """Take the next stamp of a stream, after the offsets."""
+        other = THERMAL if stream == RGB else RGB
+        newest_ns = self._newest_ns.get(stream, stamp_ns)
+        if stamp_ns < newest_ns - JUMP_NS:
+            self._newest_ns = {stream: stamp_ns}
+            self._behind, self._middle_ns = other, (newest_ns + stamp_ns) // 2
+            return Verdict.BACK
+        if stream == self._behind:
+            if stamp_ns > self._middle_ns and self._newest_ns[other] <= self._middle_ns:
+                return Verdict.BEFORE
+            self._behind = None
+        self._newest_ns[stream] = max(newest_ns, stamp_ns)
+        return Verdict.ON

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cameras to use now, from the state of both: pairs, the survivor alone, or nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum
+
+from ..frames import RGB, THERMAL, Frame, Pair
+from ..settings import HealthSettings, SyncSettings
+from .clock_jumps import JUMP_NS
+from .freshness import State, StreamHealth
+
+
+class Sources(str, Enum):
+    """What the output is made of."""
+
+    BOTH = 'BOTH'
+    RGB_ONLY = 'RGB_ONLY'
+    THERMAL_ONLY = 'THERMAL_ONLY'
+    NONE = 'NONE'
+
+
+# The output stamp goes back by this much only when another clock takes over: no delay that is tolerated is longer.
+_OTHER_CLOCK_NS = 1_000_000_000
+_ALONE = {RGB: Sources.RGB_ONLY, THERMAL: Sources.THERMAL_ONLY}
+
+
+class Fallback:
+    """Decides between pairs and a survivor. No clock: all calls share one now_ns, as in StreamHealth.
+
+    A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is waited for
+    from its first good frame on, so that the pair of the second is fused. A camera not seen yet is waited
+    for until source_timeout_s after the first frame of the other one. When both are OK but no pair has come out for
+    source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
+    changes, pairs are waited for again for a moment.
+
+    `latest` is what sources said last. sync, by which offsets are proposed, may be assigned. base is
+    the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
+    what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and
+    'already_out' (no newer than what was put out before).
+    """
+
+    def __init__(self, settings: HealthSettings, *, base: str = RGB):
+        self.base = base
+        self.sync = SyncSettings()
+        self.dropped: Counter[str] = Counter()
+        self.rgb, self.thermal = StreamHealth(settings), StreamHealth(settings)
+        self.streams = {RGB: self.rgb, THERMAL: self.thermal}
+        self._settings = settings
+        self.reset()
+
+    @property
+    def settings(self) -> HealthSettings:
+        """When a camera counts as failed; may be assigned at any time."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: HealthSettings) -> None:
+        self._settings = self.rgb.settings = self.thermal.settings = settings
+
+    def reset(self) -> None:
+        """Forget both streams, as when the node's clock jumped: start again, counters stay."""
+        for stream in self.streams.values():
+            stream.reset()
+        self.reason = ''
+        self._start_ns: int | None = None
+        self._first_frame_ns: int | None = None
+        self._waiting_since_ns: int | None = None
+        self._newest_in_ns: dict[str, int] = {}
+        self._newest_out_ns: int | None = None
+        self.starting = True
+        self.latest = Sources.NONE
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the last call of sources found nothing to put out, after the time to start."""
+        return not self.starting and self.latest is Sources.NONE
+
+    def paired(self, now_ns: int) -> None:
+        """Note that a pair has come out of the pairing."""
+        self._waiting_since_ns = now_ns
+
+    def sources(self, now_ns: int) -> Sources:
+        """Which cameras to use at now_ns; `reason` is then a sentence, empty when nothing is amiss."""
+        if self._start_ns is None or now_ns < self._start_ns:
+            self._start_ns = now_ns
+        self.starting = self._recent(self._start_ns, now_ns)
+        if self._first_frame_ns is None and (self.rgb.seen or self.thermal.seen):
+            self._first_frame_ns = now_ns
+        out = [name for name, stream in self.streams.items() if not self._expected(stream, now_ns)]
+        self.latest, self.reason = self._decide(out, now_ns)
+        return self.latest
+
+    def serve(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
+        """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.
+
+        frame has just been given to its StreamHealth and to the pairing, which returned pairs. Stamps of
+        the output rise strictly, until the clock of a camera jumps back. Age is told by Frame.arrival_ns.
+        """
+        self._follow_jump(frame)
+        fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]
+        if fresh:
+            self.paired(now_ns)
+        if len(fresh) < len(pairs):
+            self.dropped['outdated'] += len(pairs) - len(fresh)
+        sources = self.sources(now_ns)
+        if sources is Sources.BOTH:
+            return self._rising(fresh)
+        for stream, alone in _ALONE.items():
+            if sources is alone:
+                return self._rising([frame] if frame.stream == stream else [getattr(pair, stream) for pair in pairs])
+        return []
+
+    def _expected(self, stream: StreamHealth, now_ns: int) -> bool:
+        waited_for = self.starting if self._first_frame_ns is None else self._recent(self._first_frame_ns, now_ns)
+        return stream.usable(now_ns) or (waited_for and not stream.seen)
+
+    def _recent(self, since_ns: int, now_ns: int) -> bool:
+        return now_ns - since_ns <= self._settings.source_timeout_s * 1e9
+
+    def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
+        """Sources and reason, from the streams that are out."""
+        if len(out) == 2 or not (self.rgb.seen or self.thermal.seen):
+            return Sources.NONE, self._complaints(now_ns)
+        if out:
+            survivor = THERMAL if out == [RGB] else RGB
+            return _ALONE[survivor], f'{self._complaints(now_ns)}: {survivor} alone'
+        if self._unpaired(now_ns):
+            return Sources.RGB_ONLY, f'{self._why_unpaired()}: rgb alone'
+        complaints = self._complaints(now_ns)
+        return Sources.BOTH, complaints and f'{complaints}: waiting'
+
+    def _complaints(self, now_ns: int) -> str:
+        found = [f'{name} is {stream.detail(now_ns)}' if stream.seen or stream.refused_count else f'no {name} frames'
+                 for name, stream in self.streams.items() if stream.state(now_ns) is not State.OK]
+        return '; '.join(found)
+
+    def _unpaired(self, now_ns: int) -> bool:
+        """Whether both cameras have been sending for long without a pair."""
+        if any(stream.state(now_ns) not in (State.OK, State.STALE) for stream in self.streams.values()):
+            self._waiting_since_ns = None
+            return False
+        if self._waiting_since_ns is None or now_ns < self._waiting_since_ns:
+            self._waiting_since_ns = now_ns
+        waited_ns = now_ns - self._waiting_since_ns
+        return (waited_ns > max(self.rgb.lost_after_ns, self.thermal.lost_after_ns)
+                and not any(stream.clock_changed(now_ns) for stream in self.streams.values()))
+
+    def _why_unpaired(self) -> str:
+        said = f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: '
+        lossy = [f'{stream.missing_share:.0%} of the {name} frames do not arrive'
+                 for name, stream in self.streams.items() if stream.hint]
+        rgb_ns, thermal_ns = self.rgb.newest_stamp_ns, self.thermal.newest_stamp_ns
+        if not rgb_ns or not thermal_ns:
+            return f'{said}not both send stamps'
+        offset_ns = round((self.sync.thermal_offset_ms - self.sync.rgb_offset_ms) * 1e6)
+        apart_ns = thermal_ns - rgb_ns + offset_ns
+        if lossy and abs(apart_ns) <= _OTHER_CLOCK_NS:
+            return said + ' and '.join(lossy)
+        corrected = ', with the offsets' if offset_ns else ''
+        return (f'{said}the newest thermal stamp is {apart_ns / 1e9:+.3f} s from that of rgb{corrected} (check the '
+                f'clocks, sync.thermal_offset_ms and sync.max_distance_ms{self._proposal(offset_ns)})')
+
+    def _proposal(self, offset_ns: int) -> str:
+        """Return the offset by which frames that arrive together would be paired, as words; empty if it is small.
+
+        By arrivals and not by the newest stamps, of which one is up to a period older than the other.
+        """
+        apart_ns = self.thermal.lead_ns - self.rgb.lead_ns + offset_ns
+        if abs(apart_ns) <= self.sync.max_distance_ms * 1e6:
+            return ''
+        return (f'; by the arrivals, sync.thermal_offset_ms: {self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '
+                'make up for it')
+
+    def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
+        first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
+        return arrival_ns - first_ns > self._settings.source_timeout_s * 1e9
+
+    def _follow_jump(self, frame: Frame) -> None:
+        newest_ns = self._newest_in_ns.get(frame.stream, frame.stamp_ns)
+        if frame.stamp_ns < newest_ns - JUMP_NS:
+            newest_ns, self._newest_out_ns = frame.stamp_ns, None
+        self._newest_in_ns[frame.stream] = max(frame.stamp_ns, newest_ns)
+
+    def _rising(self, items: Sequence[Pair | Frame]) -> list[Pair | Frame]:
+        """The items that are newer than all before them."""
+        limit_ns = max(_OTHER_CLOCK_NS, self._settings.source_timeout_s * 1e9)
+        rising = []
+        for item in items:
+            frame = getattr(item, self.base) if isinstance(item, Pair) else item
+            stamp_ns = frame.stamp_ns or frame.arrival_ns
+            if self._newest_out_ns is not None and 0 <= self._newest_out_ns - stamp_ns <= limit_ns:
+                self.dropped['already_out'] += 1
+                continue
+            self._newest_out_ns = stamp_ns
+            rising.append(item)
+        return rising

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is what a camera sends new? Per-stream state OK, STALE, FROZEN or LOST, with hysteresis."""
+
+import math
+from collections import deque
+from enum import Enum
+from statistics import median_low
+
+from ..frames import Frame
+from ..settings import HealthSettings
+from .cadence import Cadence, MissingFrames
+from .clock_jumps import JUMP_NS
+from .stillness import Stillness
+
+GOOD_FRAMES = 2
+STALE_PERIODS = 3.0
+STALE_FLOOR_S = 0.2
+# A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a period late.
+LOST_PERIODS = 1.5
+NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
+# So many frames on one clock make the next jump of the stamps a change worth waiting for, not noise.
+CALM_FRAMES = 8
+# From here on it is not chance: the default transport loses most large images, the profile nearly none.
+MANY_MISSING = 0.2
+# Frames by which the clock of a camera is compared with that of the arrivals.
+_LEADS = 15
+
+
+class State(str, Enum):
+    """What is known about a camera now."""
+
+    OK = 'OK'
+    STALE = 'STALE'
+    FROZEN = 'FROZEN'
+    LOST = 'LOST'
+
+
+class StreamHealth:
+    """Watches one stream. now_ns is any clock that all calls share; it should not go back: see reset.
+
+    LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none yet. A
+    message that cannot be decoded and a frame of the newest stamp again are no fresh frames.
+    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one colour, or the
+    driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing. A camera that
+    sends every image several times (Stillness.usual) is frozen with one more than that.
+    STALE: the next frame is late, by three usual periods and at least 0.2 s, but not yet lost.
+    Back to OK with the second good frame, one that differs from the one before and is not of one colour.
+
+    settings may be assigned at any time. Counters are since the beginning: `frames` (fresh ones),
+    `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped` (stamp zero).
+    """
+
+    def __init__(self, settings: HealthSettings):
+        self.settings = settings
+        self.frames = self.refused_count = self.duplicates = self.not_increasing = self.unstamped = 0
+        self.arrivals, self.stamps = Cadence(), Cadence()
+        self._missing = MissingFrames()
+        self._stillness = Stillness()
+        self._shutter = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream, as when the node's clock jumped: LOST until it comes again. Counters stay."""
+        for part in (self.arrivals, self.stamps, self._missing, self._stillness):
+            part.reset()
+        self.newest_stamp_ns: int | None = None
+        self.delay_ms = math.nan
+        self._arrived_ns: int | None = None
+        self._refused_since = 0
+        self._calm = 0
+        self._clock_changed_ns: int | None = None
+        self._good = 0
+        self._returning_from: State | None = None
+        self._new = True
+        self._leads_ns: deque[int] = deque(maxlen=_LEADS)
+
+    def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
+        """Take a decoded frame. clock_ns is the time at its arrival on the clock of its stamp, if known."""
+        if frame.stamp_ns == self.newest_stamp_ns and frame.stamp_ns:
+            self.duplicates += 1
+            self.not_increasing += 1
+            return
+        before = self.state(now_ns)
+        if before is not State.OK and self._returning_from is None:
+            self._good = 0
+        self._returning_from = None if before is State.OK else before
+        age_ns = self._age_ns(now_ns)
+        self.arrivals.add(now_ns)
+        if age_ns > self.lost_after_ns:  # not in a row, nor a slow camera, whose period is known by now
+            self._good = 0
+        self._arrived_ns = now_ns
+        self.frames += 1
+        self._take_stamp(frame.stamp_ns, clock_ns)
+        if frame.stamp_ns:
+            self._leads_ns.append(frame.stamp_ns - now_ns)
+        self._judge_pixels(frame)
+
+    def refused(self, now_ns: int) -> None:
+        """Count a message that could not be decoded: no sign of life, but no loss on the way either."""
+        self.refused_count += 1
+        self._refused_since += 1
+
+    def shutter(self, closed: bool) -> None:
+        """Take the driver's flag: while it is true the stream is FROZEN.
+
+        The first image after it may have been handled before it, so it counts as seen when the shutter opens.
+        """
+        if self._shutter and not closed:
+            self._good = GOOD_FRAMES - 1
+        self._shutter = closed
+        if closed:
+            self._good = 0
+            self._returning_from = State.FROZEN
+
+    def state(self, now_ns: int) -> State:
+        """The state at now_ns."""
+        age_ns = self._age_ns(now_ns)
+        if age_ns > self.lost_after_ns:
+            return State.LOST
+        if self._frozen:
+            return State.FROZEN
+        if self._returning_from is not None:
+            return self._returning_from
+        return State.STALE if age_ns > self._stale_after_ns else State.OK
+
+    def usable(self, now_ns: int) -> bool:
+        """Whether its frames are worth waiting for: OK or STALE, or a good frame has just come and one is to follow."""
+        if self.state(now_ns) in (State.OK, State.STALE):
+            return True
+        usual_ns = self.arrivals.usual_ns or self.lost_after_ns
+        return self._good > 0 and self._age_ns(now_ns) <= LOST_PERIODS * usual_ns
+
+    def clock_changed(self, now_ns: int) -> bool:
+        """Whether its stamps have just jumped, within three usual periods, after a calm time."""
+        changed_ns = self._clock_changed_ns
+        return changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS * (self.arrivals.usual_ns or 0)
+
+    def detail(self, now_ns: int) -> str:
+        """Why the state is not OK, in words that stay the same while it lasts; empty for OK."""
+        state = self.state(now_ns)
+        if state is State.OK:
+            return ''
+        if self._good and state is not State.STALE and self.usable(now_ns):
+            return 'starting' if self._new else f'{state.value}, coming back'
+        if state is State.FROZEN:
+            return f'FROZEN ({self._still_reason()})'
+        if state is State.LOST and self._refused_since:
+            return 'LOST (its messages are refused)'
+        return state.value
+
+    @property
+    def seen(self) -> bool:
+        """Whether a frame has come since the beginning or the last reset."""
+        return self._arrived_ns is not None
+
+    @property
+    def missing(self) -> int:
+        """Frames that the stamps promise and that did not come, nor were refused; gaps of a lost camera apart."""
+        return self._missing.total
+
+    @property
+    def missing_share(self) -> float:
+        """The same as a share of the newest frames, 0 to 1."""
+        return self._missing.share
+
+    @property
+    def hint(self) -> str:
+        """What to look at when many frames are missing, else empty."""
+        if self.missing_share < MANY_MISSING:
+            return ''
+        return (f'{self.missing_share:.0%} of the frames are missing, by their stamps: '
+                'are the senders using the shared-memory profile?')
+
+    @property
+    def equal_images(self) -> int:
+        """How many of the newest images in a row are equal; 1: it moves."""
+        return self._stillness.equal
+
+    @property
+    def lost_after_ns(self) -> int:
+        """Silence after which the stream is LOST."""
+        return round(max(self.settings.source_timeout_s * 1e9, LOST_PERIODS * (self.arrivals.usual_ns or 0)))
+
+    @property
+    def lead_ns(self) -> int | None:
+        """How far its stamps are ahead of the clock of the arrivals, usually; None before the first."""
+        return median_low(self._leads_ns) if self._leads_ns else None
+
+    def rate_hz(self, now_ns: int) -> float:
+        """Fresh frames a second over the newest 5 s; 0 for fewer than two."""
+        return self.arrivals.rate_hz(now_ns)
+
+    def age_ms(self, now_ns: int) -> float:
+        """Milliseconds since the newest fresh frame; nan before the first."""
+        return self._age_ns(now_ns) / 1e6 if self.seen else math.nan
+
+    @property
+    def _stale_after_ns(self) -> float:
+        return max(STALE_FLOOR_S * 1e9, STALE_PERIODS * (self.arrivals.usual_ns or 0))
+
+    @property
+    def _frozen(self) -> bool:
+        return self._shutter or self._stopped or self._blank
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether it repeats an image more often than it is asked to allow, and than it usually does."""
+        return self._limit > 0 and self._stillness.equal >= max(self._limit, self._stillness.usual + 1)
+
+    @property
+    def _blank(self) -> bool:
+        return 0 < self._limit <= self._stillness.uniform
+
+    @property
+    def _limit(self) -> int:
+        """frozen_frames; one image is equal to nothing."""
+        return self.settings.frozen_frames and max(2, self.settings.frozen_frames)
+
+    def _still_reason(self) -> str:
+        if self._shutter:
+            return 'the shutter is closed'
+        if self._blank:
+            return 'images of one colour'
+        return 'equal images' if self._stopped else 'it moves again'
+
+    def _age_ns(self, now_ns: int) -> float:
+        if self._arrived_ns is None:
+            return math.inf
+        self._arrived_ns = min(self._arrived_ns, now_ns)  # a clock that went back must not hide a loss
+        return now_ns - self._arrived_ns
+
+    def _take_stamp(self, stamp_ns: int, clock_ns: int | None) -> None:
+        excused, self._refused_since = self._refused_since, 0
+        if not stamp_ns:
+            self.unstamped += 1
+            self.newest_stamp_ns, self.delay_ms = 0, math.nan
+            return
+        delay_ns = math.inf if clock_ns is None else clock_ns - stamp_ns
+        self.delay_ms = delay_ns / 1e6 if abs(delay_ns) < NONSENSE_DELAY_NS else math.nan
+        gap_ns = stamp_ns - self.newest_stamp_ns if self.newest_stamp_ns else 0
+        self.not_increasing += gap_ns < 0
+        if -JUMP_NS <= gap_ns < 0:
+            self._missing.late()
+            return
+        if 0 < gap_ns <= self.lost_after_ns:
+            self._missing.gap(gap_ns, excused=excused)
+        self._follow_clock(jumped=gap_ns < 0 or gap_ns > self.lost_after_ns)
+        self.stamps.add(stamp_ns)
+        self.newest_stamp_ns = stamp_ns
+
+    def _follow_clock(self, *, jumped: bool) -> None:
+        if not jumped:
+            self._calm += 1
+            return
+        self._missing.reset()
+        self._leads_ns.clear()
+        if self._calm >= CALM_FRAMES:
+            self._clock_changed_ns = self._arrived_ns
+        self._calm = 0
+
+    def _judge_pixels(self, frame: Frame) -> None:
+        if self.settings.frozen_frames == 0:
+            self._stillness.reset()
+        new = self.settings.frozen_frames == 0 or self._stillness.add(frame.pixels)
+        if self._frozen:
+            self._good = 0
+        elif new:
+            self._good += 1
+        if self._good >= GOOD_FRAMES:
+            self._returning_from, self._new = None, False

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closest-stamp pairing of an RGB and a thermal stream of any rates.
+
+The rule, without a hold. Take all combinations of an RGB and a thermal frame at most max_distance apart (after
+the offsets), closest first; of two equally close ones of a frame the one comes first in which RGB is earlier. A
+combination becomes a pair when both frames are free and it crosses no pair that was made before. So frames that are
+each other's closest are always a pair, and what they leave over between them is matched in the same way: two cameras
+of one rate half a period apart, whose closest partners disagree under jitter, lose half as many frames by that.
+
+The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see holding.py). Every RGB frame is
+for itself: it gets the closest thermal frame that is at most max_distance apart (of two equally close the later), else
+the newest one that is at most the hold older, else it leaves unpaired. `Pair.held` marks the latter, and a thermal
+frame that was in the pair before already.
+
+A pair comes out as soon as no frame that can still arrive would change it, together with what was left over before it;
+a frame leaves unpaired when all that can still arrive is too far away; nothing waits for a further pair. What can still
+arrive is predicted, because to wait for the next frame of the slower camera would cost up to its whole period. A stream
+is trusted to keep at least half of the smallest of its recent gaps, and to be no more than a second behind the other
+one: for so long, and no longer, a silent camera holds frames up. With a hold RGB frames should not wait, and a
+wrong guess costs little. So what is usual counts then: the next gap is as far below the smallest recent one as that is
+below the median, and a stream is no more behind the other than it was of late, and one frame.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from statistics import median_low
+
+from ..frames import RGB, Frame, Pair
+from ..settings import SyncSettings
+from .clock_jumps import ClockJumps, Verdict
+from .holding import AutomaticHold, FixedHold
+from .partners import NEVER_NS, closest_rgb, closest_thermal, final_pairs, held_thermal, reach_of
+
+_CAPACITY = 64
+_RECENT = 16
+_ENOUGH = 4
+_PATIENCE_NS = 1_000_000_000
+
+
+class _Stream:
+    """Frames of one camera that have not left, in the order of their corrected stamps.
+
+    left_ns is the newest stamp that left in a pair; with a hold that thermal frame itself may still be here.
+    """
+
+    def __init__(self, offset_ms: float):
+        self.offset_ns = round(offset_ms * 1e6)
+        self.left_ns = -NEVER_NS
+        self.clear(-NEVER_NS)
+
+    def clear(self, stamp_ns: int) -> None:
+        """Start again at stamp_ns: forget everything but the offset, and what has left only if that is not older."""
+        self.stamps_ns: list[int] = []
+        self.frames: list[Frame] = []
+        self.newest_ns = -NEVER_NS
+        self.gaps_ns: deque[int] = deque(maxlen=_RECENT)
+        self.lags_ns: deque[int] = deque(maxlen=_RECENT)
+        if self.left_ns >= stamp_ns:
+            self.left_ns = -NEVER_NS
+
+    def waiting(self, count: int) -> int:
+        """How many of the oldest count frames have not been in a pair."""
+        return max(count - bisect_right(self.stamps_ns, self.left_ns), 0)
+
+    @property
+    def shortest_gap_ns(self) -> int:
+        """The smallest recent gap, or 0 while there are too few to rely on."""
+        return min(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
+
+    @property
+    def usual_gap_ns(self) -> int:
+        """The median of the recent gaps, or 0 while there are too few to rely on."""
+        return median_low(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
+
+    def next_ns(self, other: '_Stream') -> int:
+        """No frame that is still to come is trusted to be earlier."""
+        return max(self.newest_ns + self.shortest_gap_ns // 2, other.newest_ns - _PATIENCE_NS)
+
+    def expected_ns(self, other: '_Stream') -> int:
+        """No frame that is still to come is expected earlier, going by what is usual of late."""
+        gap_ns = lag_ns = 0
+        if len(self.gaps_ns) >= _ENOUGH:
+            gap_ns = max(2 * min(self.gaps_ns) - median_low(self.gaps_ns), 0)
+        lag_ns = max(0, *self.lags_ns) + other.shortest_gap_ns if len(self.lags_ns) >= _ENOUGH else _PATIENCE_NS
+        return max(self.newest_ns + gap_ns, other.newest_ns - min(lag_ns, _PATIENCE_NS))
+
+    def refusal(self, stamp_ns: int) -> str | None:
+        """Why a frame of this stamp cannot be inserted any more: 'duplicate', 'late' or None."""
+        index = bisect_left(self.stamps_ns, stamp_ns)
+        if stamp_ns == self.left_ns or stamp_ns in self.stamps_ns[index:index + 1]:
+            return 'duplicate'
+        return 'late' if stamp_ns < self.left_ns else None
+
+    def insert(self, stamp_ns: int, frame: Frame, other: '_Stream') -> None:
+        """Put a frame in its place."""
+        if self.newest_ns > -NEVER_NS:
+            self.gaps_ns.append(abs(stamp_ns - self.newest_ns))
+        if other.newest_ns > -NEVER_NS:
+            self.lags_ns.append(other.newest_ns - stamp_ns)
+        index = bisect_left(self.stamps_ns, stamp_ns)
+        self.stamps_ns.insert(index, stamp_ns)
+        self.frames.insert(index, frame)
+        self.newest_ns = max(self.newest_ns, stamp_ns)
+
+    def forget(self, count: int) -> int:
+        """Remove the oldest count frames; return how many of them have not been in a pair."""
+        waiting = self.waiting(count)
+        del self.stamps_ns[:count], self.frames[:count]
+        return waiting
+
+
+class ClosestPairing:
+    """Pairs the frames of two streams while they arrive.
+
+    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (none was close enough and free),
+    'late' (older than one of its stream that has left in a pair), 'duplicate' (of a stamp that is here or left last),
+    'clock_jump' (stamps went back, see clock_jumps.py, or reset) and 'overflow' (more than 64 frames were waiting).
+    """
+
+    def __init__(self, settings: SyncSettings):
+        self.dropped: Counter[str] = Counter()
+        self._rgb = _Stream(settings.rgb_offset_ms)
+        self._thermal = _Stream(settings.thermal_offset_ms)
+        self._max_distance_ns = round(settings.max_distance_ms * 1e6)
+        self._reach = reach_of(self._max_distance_ns)
+        self._hold = AutomaticHold() if settings.hold_last_ms < 0 else FixedHold(round(settings.hold_last_ms * 1e6))
+        self._jumps = ClockJumps()
+
+    @property
+    def hold_ms(self) -> float:
+        """How much older than its RGB frame a thermal frame may be that is held, now; 0: none is held."""
+        return self._hold.hold_ns / 1e6
+
+    @property
+    def pending(self) -> int:
+        """Number of frames that wait for a partner."""
+        return sum(stream.waiting(len(stream.frames)) for stream in (self._rgb, self._thermal))
+
+    def add(self, frame: Frame) -> list[Pair]:
+        """Take a frame; return the pairs that are now certain.
+
+        RGB stamps rise strictly from pair to pair, thermal stamps too unless the frame is held, until the clock jumps.
+        Frames of one stream may overtake each other as long as no newer one has left in a pair.
+        """
+        own, other = (self._rgb, self._thermal) if frame.stream == RGB else (self._thermal, self._rgb)
+        stamp_ns = frame.stamp_ns + own.offset_ns
+        verdict = self._jumps.judge(frame.stream, stamp_ns)
+        if verdict is Verdict.BEFORE:
+            self._drop('clock_jump', 1)
+            return []
+        if verdict is Verdict.BACK:
+            self._forget_all(stamp_ns)
+        refusal = own.refusal(stamp_ns)
+        if refusal:
+            self._drop(refusal, 1)
+            return []
+        own.insert(stamp_ns, frame, other)
+        if len(own.frames) > _CAPACITY:
+            self._drop('overflow', own.forget(1))
+        return self._settle(ended=False)
+
+    def flush(self) -> list[Pair]:
+        """Nothing more will come: return the remaining pairs. A frame after that starts afresh."""
+        pairs = self._settle(ended=True)
+        self._drop('unpaired', self.pending)
+        for stream in (self._rgb, self._thermal):
+            stream.clear(-NEVER_NS)
+        self._hold.reset()
+        self._jumps.reset()
+        return pairs
+
+    def reset(self) -> None:
+        """Forget all frames and stamps, because the clock of the node was set back or a new recording starts."""
+        self._forget_all(-NEVER_NS)
+        self._jumps.reset()
+
+    def _forget_all(self, stamp_ns: int) -> None:
+        self._drop('clock_jump', self.pending)
+        self._rgb.clear(stamp_ns)
+        self._thermal.clear(stamp_ns)
+        self._hold.reset()
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self.dropped[reason] += count
+
+    def _settle(self, *, ended: bool) -> list[Pair]:
+        hold_ns = self._hold.follow(self._rgb.usual_gap_ns, self._thermal.usual_gap_ns)
+        if hold_ns:
+            return self._settle_held(ended, hold_ns)
+        # What was held until now has been in a pair.
+        self._thermal.forget(bisect_right(self._thermal.stamps_ns, self._thermal.left_ns))
+        return self._settle_closest(ended)
+
+    def _settle_closest(self, ended: bool) -> list[Pair]:
+        """Let all frames leave about which nothing can change any more."""
+        rgb, thermal, pairs = self._rgb, self._thermal, []
+        rgb_next_ns = NEVER_NS if ended else rgb.next_ns(thermal)
+        thermal_next_ns = NEVER_NS if ended else thermal.next_ns(rgb)
+        left = (0, 0)
+        for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns, self._reach):
+            pairs.append(self._pair(indices[0] - left[0], indices[1] - left[1]))
+            thermal.forget(1)
+            left = indices[0] + 1, indices[1] + 1
+        while rgb.frames and closest_thermal(
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach) == (None, True):
+            self._drop('unpaired', rgb.forget(1))
+        while thermal.frames and closest_rgb(
+                thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns, self._reach) == (None, True):
+            self._drop('unpaired', thermal.forget(1))
+        return pairs
+
+    def _settle_held(self, ended: bool, hold_ns: int) -> list[Pair]:
+        """Let all RGB frames leave whose thermal frame is certain, and thermal frames that a later one replaces."""
+        rgb, thermal, pairs = self._rgb, self._thermal, []
+        thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
+        while rgb.frames:
+            index, certain = held_thermal(
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach, hold_ns)
+            if not certain:
+                break
+            if index is None:
+                self._drop('unpaired', rgb.forget(1))
+            else:
+                pairs.append(self._pair(0, index))
+        oldest_ns = rgb.stamps_ns[0] if rgb.frames else rgb.next_ns(thermal)
+        self._drop('unpaired', thermal.forget(max(bisect_right(thermal.stamps_ns, oldest_ns) - 1, 0)))
+        return pairs
+
+    def _pair(self, rgb_index: int, thermal_index: int) -> Pair:
+        """The frames at these indices; those before them leave, and the RGB frame itself."""
+        rgb, thermal = self._rgb, self._thermal
+        self._drop('unpaired', rgb.forget(rgb_index) + thermal.forget(thermal_index))
+        rgb_ns, thermal_ns = rgb.stamps_ns[0], thermal.stamps_ns[0]
+        held = thermal_ns == thermal.left_ns or rgb_ns - thermal_ns > self._max_distance_ns
+        pair = Pair(rgb=rgb.frames[0], thermal=thermal.frames[0], offset_ns=thermal_ns - rgb_ns, held=held)
+        rgb.left_ns, thermal.left_ns = rgb_ns, thermal_ns
+        rgb.forget(1)
+        return pair

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files: recordings, folders, images, videos, installed resources, safe writing."""

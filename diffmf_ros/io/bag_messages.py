@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build sensor_msgs messages from numpy arrays for a bag, without a ROS installation."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..core.alignment.camera import CameraModel, nested
+from .bags import CAMERA_INFO, IMAGE, BagError, type_store
+
+_LAYOUTS = {
+    'mono8': (np.uint8, 1), 'mono16': (np.uint16, 1), '32FC1': (np.float32, 1),
+    'rgb8': (np.uint8, 3), 'bgr8': (np.uint8, 3), 'rgba8': (np.uint8, 4), 'bgra8': (np.uint8, 4),
+}
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return type_store().types
+
+
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    stamp = _types()['builtin_interfaces/msg/Time'](sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    return _types()['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id)
+
+
+def image_message(pixels: np.ndarray, encoding: str, *, stamp_ns: int, frame_id: str) -> Any:
+    """Return a sensor_msgs/Image of an H x W or H x W x C array in the layout that `encoding` names.
+
+    Raises BagError for an unknown encoding and for an array of another type or shape.
+    """
+    if encoding not in _LAYOUTS:
+        raise BagError(f'encoding must be one of {", ".join(_LAYOUTS)}; got {encoding!r}')
+    dtype, channels = _LAYOUTS[encoding]
+    fits = pixels.ndim == 2 if channels == 1 else pixels.ndim == 3 and pixels.shape[2] == channels
+    if pixels.dtype.newbyteorder('=') != dtype or not fits:
+        raise BagError(f'{encoding} needs {channels} channel(s) of {np.dtype(dtype)}, '
+                       f'got {pixels.dtype} of shape {pixels.shape}')
+    height, width = pixels.shape[:2]
+    little_endian = pixels.astype(pixels.dtype.newbyteorder('<'), copy=False)
+    data = np.frombuffer(np.ascontiguousarray(little_endian).tobytes(), np.uint8)
+    return _types()[IMAGE](
+        header=_header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
+        step=width * channels * pixels.dtype.itemsize, data=data)
+
+
+def camera_info_message(k: np.ndarray | None, *, width: int, height: int, stamp_ns: int,
+                        frame_id: str) -> Any:
+    """Return a sensor_msgs/CameraInfo of a distortion-free camera (REP-104).
+
+    k is the 3 x 3 intrinsic matrix in pixels, or None for an uncalibrated camera: see model_message.
+    """
+    camera = None if k is None else CameraModel((width, height), nested(k), (0.0,) * 5)
+    return model_message(camera, size=(width, height), stamp_ns=stamp_ns, frame_id=frame_id)
+
+
+def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns: int, frame_id: str) -> Any:
+    """Return the sensor_msgs/CameraInfo of an image of this (width, height), which camera describes.
+
+    None: K, R and P are zero and the distortion model is empty, which CameraInfo defines as "uncalibrated".
+    """
+    region = _types()['sensor_msgs/msg/RegionOfInterest'](
+        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    k, r, p = (camera.k, camera.r, camera.p) if camera else (np.zeros(9), np.zeros(9), np.zeros(12))
+    return _types()[CAMERA_INFO](
+        header=_header(stamp_ns, frame_id), height=size[1], width=size[0],
+        distortion_model='' if camera is None else camera.distortion_model,
+        d=np.array(() if camera is None else camera.d, np.float64), k=np.ravel(k), r=np.ravel(r), p=np.ravel(p),
+        binning_x=0, binning_y=0, roi=region)

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read and write rosbag2 recordings without a ROS installation.
+
+Bags are written at metadata version 8, which Humble, Jazzy and later all read (version 9 fails on
+Humble). A reader compares what it yields with what the bag declares, because a bag whose metadata
+disagrees with its storage file otherwise reads as silently empty.
+"""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from ..core.file_kinds import explained
+from ..core.frames import RGB, THERMAL, Frame, FrameError
+from ..core.imaging import compressed
+from ..core.imaging.encodings import decode_message
+from .bag_files import EXTRA_FILES, METADATA, BagError, place, require_bag_output
+from .bag_recovery import STORAGE_SUFFIXES, opened, storage_of, wrong_files
+from .writing import reason_of
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+STORAGES = ('sqlite3', 'mcap')
+METADATA_VERSION = 8
+_ZSTD = b'\x28\xb5\x2f\xfd'  # how a message begins that rosbag2 has compressed
+# Recordings made by the project start here, so that the same input gives the same bytes.
+START_NS = 1_700_000_000 * 10**9
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a bag declares about one topic."""
+
+    msgtype: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """One recorded message; raw is its CDR encoding, stamp_ns the time at which it was recorded."""
+
+    topic: str
+    stamp_ns: int
+    msgtype: str
+    raw: bytes
+
+
+def type_store():
+    """Return a rosbags type store; Image and CameraInfo are the same in every ROS 2 release."""
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+class BagReader:
+    """A rosbag2 folder, or a single .db3 or .mcap file, opened for reading (a context manager).
+
+    A recording that was cut short is read as far as it was stored; `note` says so then. Entering raises
+    BagError when the path is missing, cannot be read, or holds no message.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.topics: dict[str, Topic] = {}
+        self.note = ''
+        self.start_ns = 0
+        self.duration_ns = 0
+        self._store = type_store()
+        self._reader: Reader | None = None
+
+    def __enter__(self) -> 'BagReader':
+        self._check_path()
+        try:
+            reader = Reader(self._source())
+            reader.open()
+        except BagError:
+            raise
+        except Exception as error:  # storage plugins let sqlite, yaml and struct errors through
+            reasons = (' '.join(str(error).split()), *wrong_files(self.path))
+            raise BagError(f'cannot read the bag {self.path}: {"; ".join(reasons)}') from error
+        if reader.message_count == 0:
+            reader.close()
+            raise BagError(f'the bag {self.path} is empty: it declares no message')
+        self._reader = reader
+        for connection in reader.connections:
+            known = self.topics.get(connection.topic, Topic(connection.msgtype, 0))
+            self.topics[connection.topic] = Topic(known.msgtype, known.count + connection.msgcount)
+        self.start_ns = reader.start_time
+        self.duration_ns = reader.end_time - 1 - reader.start_time
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _check_path(self) -> None:
+        if not self.path.exists():
+            raise BagError(f'there is no bag at {self.path}')
+        if not self.path.is_dir() and self.path.suffix not in STORAGE_SUFFIXES:
+            raise BagError(explained(f'expected a bag folder or a .db3 or .mcap file, got {self.path}', self.path))
+
+    def _source(self) -> Any:
+        """Return what rosbags opens: the path, or what is left of a recording that was cut short."""
+        if (self.path / METADATA).exists():
+            return self.path
+        source, cut = opened(storage_of(self.path) if self.path.is_dir() else self.path)
+        if cut or self.path.is_dir():
+            self.note = f'{self.path} was cut short: what was stored until then is read'
+        return source
+
+    def require(self, *names: str) -> None:
+        """Raise BagError, listing the topics that exist, unless every name is in the bag with messages."""
+        missing = [name for name in names if name not in self.topics or not self.topics[name].count]
+        if missing:
+            there = ', '.join(f'{name} ({t.msgtype}, {t.count})' for name, t in sorted(self.topics.items()))
+            raise BagError(f'the bag {self.path} has no messages on {", ".join(missing)}; it has {there}')
+
+    def messages(self, topics: list[str] | tuple[str, ...] | None = None) -> Iterator[Message]:
+        """Yield the messages of the named topics (None: of all) in the order of their recording.
+
+        Raises BagError for a missing topic, for damaged storage, and at the end when the storage held
+        another number of messages than the bag declares.
+        """
+        if self._reader is None:
+            raise BagError(f'the bag {self.path} is not open: use it in a with statement')
+        wanted = tuple(self.topics) if topics is None else tuple(topics)
+        if topics is not None:
+            self.require(*wanted)
+        seen: Counter[str] = Counter()
+        for message in self._stored(wanted):
+            seen[message.topic] += 1
+            yield message
+        for name in wanted:
+            if seen[name] != self.topics[name].count:
+                raise BagError(f'the bag {self.path} declares {self.topics[name].count} messages on {name} '
+                               f'but yields {seen[name]}: it is cut short, or its metadata.yaml disagrees '
+                               'with the storage file; opening the .db3 or .mcap file itself may help')
+
+    def _stored(self, wanted: tuple[str, ...]) -> Iterator[Message]:
+        connections = [c for c in self._reader.connections if c.topic in wanted]
+        stored = iter(self._reader.messages(connections))
+        while True:
+            try:
+                connection, stamp_ns, raw = next(stored)
+            except StopIteration:
+                return
+            except Exception as error:  # as above; never around the yield, which is the caller's code
+                raise BagError(f'the bag {self.path} is damaged: {error}') from error
+            yield Message(connection.topic, stamp_ns, connection.msgtype, bytes(raw))
+
+    def deserialize(self, raw: bytes, msgtype: str) -> Any:
+        """Return the rosbags message object of CDR bytes; raise BagError when they do not decode."""
+        if msgtype not in self._store.types:
+            raise BagError(f'the message type {msgtype} is not known, so its messages cannot be decoded')
+        try:
+            return self._store.deserialize_cdr(raw, msgtype)
+        except Exception as error:  # a short buffer surfaces as struct, index, value or assertion error
+            raise BagError(f'a {msgtype} of the bag {self.path} is damaged: {error}') from error
+
+
+class BagWriter:
+    """Writes a new rosbag2 folder (a context manager).
+
+    The bag grows in a hidden folder beside `path` and takes its place when the block ends without an
+    error, so a failed or interrupted run never leaves a bag that looks valid. An existing path is
+    refused; with overwrite=True the files of an existing *bag* are replaced, others in its folder stay.
+    A path that is one of `inputs`, or holds one, is always refused.
+
+    With keep=True, for what cannot be made again: the bag grows in path.unfinished/, and whatever ends the
+    block or the process, what commit() stored stays there, for BagReader to read.
+    """
+
+    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False, inputs: Iterable = (),
+                 keep: bool = False):
+        if storage not in STORAGES:
+            raise BagError(f'storage must be one of {", ".join(STORAGES)}; got {storage!r}')
+        self.path = Path(path)
+        self.count = 0
+        self._plugin = StoragePlugin[storage.upper()]
+        self._overwrite, self._inputs = overwrite, tuple(inputs)
+        self._store = type_store()
+        self._connections: dict[str, Any] = {}
+        self._staging: Path | None = None
+        self._keep, self._failed = keep, False
+
+    def __enter__(self) -> 'BagWriter':
+        require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
+        try:
+            self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._staging = self._made_staging()
+            self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,
+                                  storage_plugin=self._plugin)
+            self._writer.open()
+        except (OSError, sqlite3.Error) as error:
+            if self._staging is not None:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            raise self._failure(error) from error
+        return self
+
+    def __exit__(self, exc_type, exc, traceback) -> None:
+        kept = False
+        try:
+            if self._failed or exc_type is not None and not self._keep:
+                kept = self._keep and self.count > 0
+                self._abort()
+            elif self.count == 0:
+                self._abort()
+                if exc_type is None:
+                    raise BagError(f'no message was written, so {self.path} was not made')
+            else:
+                kept = self._keep
+                self._finish()
+                kept = False
+        except (OSError, sqlite3.Error) as error:
+            self._abort()
+            raise self._failure(error) from error
+        finally:
+            if not kept:
+                shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _made_staging(self) -> Path:
+        if not self._keep:
+            return Path(tempfile.mkdtemp(prefix=f'.{self.path.name}-', dir=self.path.parent))
+        for number in count(1):
+            folder = self.path.with_name(f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
+    def commit(self) -> None:
+        """Bring what was written so far to the disk, where it outlives this process. Raises BagError."""
+        storage = self._writer.storage
+        try:
+            if self._plugin is StoragePlugin.SQLITE3:
+                storage.conn.commit()
+            elif storage.chunk.msgs:
+                storage.close_chunk()
+                storage.bio.flush()
+                os.fsync(storage.bio.fileno())
+        except (OSError, sqlite3.Error) as error:
+            raise self._failure(error) from error
+
+    def _finish(self) -> None:
+        storage = self._writer.storage.path.name  # beside it SQLite keeps its journal
+        extra = {file.name for file in self.folder.iterdir() if not file.name.startswith(storage)}
+        if extra:
+            self._writer.set_custom_data(EXTRA_FILES, '\n'.join(sorted(extra)))
+        self._writer.close()
+        require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
+        place(self.folder, self.path)
+
+    def _abort(self) -> None:
+        with suppress(OSError, sqlite3.Error):  # the disk is full, perhaps
+            self._writer.abort()
+
+    def _failure(self, error: OSError | sqlite3.Error) -> BagError:
+        """Return what kept the bag from being written as an error of one line; the storage is not finished then."""
+        self._failed = True
+        reason = reason_of(error) if isinstance(error, OSError) else error
+        text = f'cannot write a bag at {self.path}: {reason}'
+        if self._keep and self.count:
+            text += f'; what was stored until then is in {self.folder}'
+        return BagError(text)
+
+    def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int) -> None:
+        """Append one message: CDR bytes, or a message object of `type_store()`, recorded at stamp_ns."""
+        if msgtype not in self._store.types:
+            raise BagError(f'the message type {msgtype} is not known and cannot be written')
+        if stamp_ns < 0:
+            raise BagError(f'a recording time must not be negative, got {stamp_ns} ns on {topic}')
+        is_raw = isinstance(message, (bytes, bytearray, memoryview))
+        raw = message if is_raw else self._store.serialize_cdr(message, msgtype)
+        try:
+            self._writer.write(self._connection(topic, msgtype), stamp_ns, raw)
+        except (OSError, sqlite3.Error) as error:
+            raise self._failure(error) from error
+        self.count += 1
+
+    def _connection(self, topic: str, msgtype: str) -> Any:
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self._store)
+        connection = self._connections[topic]
+        if connection.msgtype != msgtype:
+            raise BagError(f'{topic} carries {connection.msgtype}, got a {msgtype}')
+        return connection
+
+    @property
+    def folder(self) -> Path:
+        """Where the bag grows: files put here end up in the bag folder; readers ignore all but their own."""
+        return self._writer.path
+
+
+def stamp_of(message: Any) -> int:
+    """Return the header stamp of a message object in nanoseconds."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def image_topic(reader: BagReader, topic: str) -> str:
+    """Return topic, or its compressed form (image_transport's name) where the bag has only that."""
+    both = topic, f'{topic}/compressed'
+    return next((name for name in both if name in reader.topics and reader.topics[name].count), topic)
+
+
+def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
+           refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
+    """Yield the decoded frames of both cameras, raw or compressed, in the order of their recording.
+
+    stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its compressed form alone
+    is read from there. A frame that does not decode goes to refused(stream, error) and the next one follows; without
+    `refused` its FrameError is raised. Raises BagError for a topic that is missing or carries no images.
+    """
+    streams = {image_topic(reader, rgb_topic): RGB, image_topic(reader, thermal_topic): THERMAL}
+    reader.require(*streams)
+    for name in streams:
+        if reader.topics[name].msgtype not in (IMAGE, COMPRESSED):
+            raise BagError(f'{name} must carry {IMAGE} or {COMPRESSED}, it carries {reader.topics[name].msgtype}')
+    for recorded in reader.messages(tuple(streams)):
+        try:
+            message, pixels, encoding = _decoded(reader, recorded)
+        except FrameError as error:
+            if refused is None:
+                raise
+            refused(streams[recorded.topic], error)
+            continue
+        yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels, encoding,
+                    arrival_ns=recorded.stamp_ns)
+
+
+def _decoded(reader: BagReader, recorded: Message) -> tuple[Any, Any, str]:
+    """Return message, pixels and encoding. Raises FrameError for one bad message, BagError for a bag of such."""
+    try:
+        message = reader.deserialize(recorded.raw, recorded.msgtype)
+    except BagError as error:
+        if recorded.raw.startswith(_ZSTD):
+            raise BagError(f'the messages of {reader.path} are compressed: open the folder of the bag, with its '
+                           f'{METADATA}, which says how') from error
+        raise FrameError(str(error), reason='damaged_message') from error
+    if recorded.msgtype == COMPRESSED:
+        return message, *compressed.decode(message.data, message.format)
+    return message, *decode_message(message)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files to frames and back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..core.file_kinds import JPEG, PNG, explained
+from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
+from ..core.imaging.color import require_8_bit
+from ..core.imaging.compressed import is_cut
+from ..core.imaging.thermal import levels_of, to_gray
+from ..core.settings import DEFAULTS
+from .writing import write_bytes
+
+_ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
+              (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8'}
+
+
+class ImageFileError(DiffmfError):
+    """An image file cannot be read or written."""
+
+
+def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
+    """Read an 8-bit grey or colour, a 16-bit grey or a float32 grey image, upright as its EXIF data says.
+
+    Raises ImageFileError when it is missing, unreadable, or of another type.
+    """
+    # Unlike IMREAD_UNCHANGED these flags obey the orientation; they too keep depth and colour, and drop alpha.
+    pixels = _decoded(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
+    if encoding is None:
+        raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit grey or '
+                             'colour, 16-bit grey or float32 grey')
+    return Frame(stream, stamp_ns, '', pixels, encoding)
+
+
+def read_luma(path: Path, *, stream: str) -> np.ndarray:
+    """Read an image file as luminance, H x W uint8: thermal of 16 bit or float32 through the gain control.
+
+    Raises ImageFileError as read_frame does, and for a visible image that has not 8 bit.
+    """
+    frame = read_frame(path, stream=stream)
+    if frame.encoding == 'mono8':
+        return frame.pixels
+    if frame.encoding == 'bgr8':
+        return _decoded(path, cv2.IMREAD_GRAYSCALE)  # as the decoder makes it, which training has always seen
+    try:
+        if stream == RGB:
+            require_8_bit(frame.encoding)
+        return to_gray(frame.pixels, frame.encoding, levels_of(frame.pixels, frame.encoding, DEFAULTS.thermal))
+    except FrameError as error:
+        raise ImageFileError(f'{path}: {error}') from error
+
+
+def _decoded(path: Path, flags: int) -> np.ndarray:
+    """Return the pixels of a file, read by bytes: OpenCV ends the process for names that are not UTF-8."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageFileError(f'{path} does not exist') from error
+    except OSError as error:
+        raise ImageFileError(f'{path} cannot be read as an image: {error.strerror}') from error
+    if is_cut(data):
+        raise ImageFileError(f'{path} ends early: its end marker is missing; copy it again')
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # more pixels than OpenCV opens, say
+        pixels = None
+    if pixels is None:
+        raise ImageFileError(explained(f'{path} cannot be read as an image', path, but=(PNG, JPEG)))
+    return pixels
+
+
+def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
+    """Read two files as a pair, and say which of them lends its colour if that is not the first one.
+
+    When only the second one is in colour, it takes the place of the visible image: MRI and PET, say, are told apart by
+    that in either order. A file with three equal channels is grey. Raises ImageFileError as read_frame does.
+    """
+    frames = {RGB: read_frame(rgb, stream=RGB), THERMAL: read_frame(thermal, stream=THERMAL)}
+    note = ''
+    if in_colour(frames[THERMAL]) and not in_colour(frames[RGB]):
+        frames = {RGB: replace(frames[THERMAL], stream=RGB), THERMAL: replace(frames[RGB], stream=THERMAL)}
+        note = f'{thermal} is in colour and {rgb} is grey: the grid and the colour are those of {thermal}'
+    return Pair(frames[RGB], frames[THERMAL], offset_ns=0), note
+
+
+def in_colour(frame: Frame) -> bool:
+    """Whether the channels of an image differ anywhere."""
+    pixels = frame.pixels
+    return pixels.ndim == 3 and bool((pixels[..., 1:] != pixels[..., :1]).any())
+
+
+def write_image(path: Path, pixels: np.ndarray, encoding: str, *, overwrite: bool = True) -> None:
+    """Write an rgb8 or bgr8 image, in the format that its ending names, whole or not at all.
+
+    Raises:
+        ImageFileError: the ending names no format.
+        WriteError: the file cannot be written, or exists and overwrite is False.
+    """
+    require_format(path)
+    bgr = pixels[:, :, ::-1] if encoding == 'rgb8' else pixels
+    write_bytes(path, cv2.imencode(path.suffix, bgr)[1].tobytes(), overwrite=overwrite)
+
+
+def require_format(path: Path) -> None:
+    """Raise ImageFileError unless the ending of path names a format that images can be written in."""
+    # By a name without the folder, which need not be UTF-8: OpenCV looks at the ending alone.
+    if not path.suffix.isascii() or not cv2.haveImageWriter(f'image{path.suffix}'):
+        raise ImageFileError(f'{path} cannot be written: its ending {path.suffix!r} names no image format; use .png '
+                             'or .jpg')

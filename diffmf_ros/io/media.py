@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures for people: a contact sheet and a video of RGB, thermal and fused side by side."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..core.frames import DiffmfError
+from .writing import replacing, write_bytes
+
+TITLES = ('RGB', 'thermal', 'fused')
+_MARGIN, _BAR = 6, 26
+_PAPER, _INK = 24, 235
+# Around what is seen and what is not, B G R: green and orange.
+_MARK_COLORS = {True: (90, 205, 90), False: (40, 140, 255)}
+_MARK_MARGIN_PX = 4
+Triple = tuple[np.ndarray, np.ndarray, np.ndarray]
+Mark = tuple[tuple[int, int, int, int], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """RGB, thermal on the RGB grid, and fused, side by side.
+
+    images: uint8, gray H x W or R G B H x W x 3.
+    captions: a text above each.
+    marks: for each image, boxes (left, top, right, bottom) in its pixels and whether what is in it is seen.
+    """
+
+    images: Triple
+    captions: tuple[str, str, str] = TITLES
+    marks: tuple[Sequence[Mark], Sequence[Mark], Sequence[Mark]] = ((), (), ())
+
+
+class MediaError(DiffmfError):
+    """A picture or a video cannot be written."""
+
+
+def _panel(image: np.ndarray, size: tuple[int, int], marks: Sequence[Mark]) -> np.ndarray:
+    """Return gray H x W or R G B H x W x 3 uint8 as B, G, R of the given (width, height), with its marks."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise MediaError(f'expected H x W or H x W x 3 uint8, got {image.dtype} of shape {image.shape}')
+    color = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
+    scale = size[0] / image.shape[1]
+    panel = cv2.resize(color, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    for (left, top, right, bottom), seen in marks:
+        corners = (round(scale * left) - _MARK_MARGIN_PX, round(scale * top) - _MARK_MARGIN_PX,
+                   round(scale * (right - 1)) + _MARK_MARGIN_PX, round(scale * (bottom - 1)) + _MARK_MARGIN_PX)
+        cv2.rectangle(panel, corners[:2], corners[2:], _MARK_COLORS[seen], 1)
+    return panel
+
+
+def _strip(row: Row, size: tuple[int, int]) -> np.ndarray:
+    gap = np.full((size[1], _MARGIN, 3), _PAPER, np.uint8)
+    left, middle, right = (_panel(*item) for item in zip(row.images, [size] * 3, row.marks, strict=True))
+    return np.hstack([gap, left, gap, middle, gap, right, gap])
+
+
+def _caption_bar(captions: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    bar = np.full((_BAR, 3 * size[0] + 4 * _MARGIN, 3), _PAPER, np.uint8)
+    for column, text in enumerate(captions):
+        x = _MARGIN + column * (size[0] + _MARGIN) + 4
+        cv2.putText(bar, text, (x, _BAR - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (_INK,) * 3, 1, cv2.LINE_AA)
+    return bar
+
+
+def _panel_size(row: Row, width: int) -> tuple[int, int]:
+    height, full = row.images[0].shape[:2]
+    return width, round(height * width / full)
+
+
+def contact_sheet(rows: Sequence[Row], *, width: int = 400) -> np.ndarray:
+    """Return a sheet of rows of pictures, H x W x 3 uint8 B G R.
+
+    Every panel is `width` pixels wide; a row whose captions are those of the row above has none. Raises MediaError
+    when there is no row or an image has another type.
+    """
+    if not rows:
+        raise MediaError('a contact sheet needs at least one fused frame, got none')
+    parts, captions = [], None
+    for row in rows:
+        size = _panel_size(row, width)
+        if row.captions != captions:
+            parts.append(_caption_bar(row.captions, size))
+            captions = row.captions
+        parts += [_strip(row, size), np.full((_MARGIN, 3 * width + 4 * _MARGIN, 3), _PAPER, np.uint8)]
+    return np.vstack(parts)
+
+
+def write_contact_sheet(path: str | Path, rows: Sequence[Row], *, width: int = 400) -> None:
+    """Write contact_sheet(rows) as a PNG; raises WriteError when the file cannot be written."""
+    write_bytes(path, cv2.imencode('.png', contact_sheet(rows, width=width))[1].tobytes())
+
+
+def write_video(path: str | Path, frames: Iterable[Sequence[Row]], *, fps: float,
+                width: int = 480) -> Iterator[int]:
+    """Write an MP4 whose frames are sheets of one or more rows; yields the number of frames written so far, one by one.
+
+    The file appears under its name only when it is complete.
+
+    Raises:
+        MediaError: OpenCV lacks the mp4v encoder, there is no frame, or not all of them were stored.
+        WriteError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        writer, written = None, 0
+        try:
+            for rows in frames:
+                picture = contact_sheet(rows, width=width)
+                # The encoder wants even sides.
+                picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
+                writer = writer or _open(partial, fps, picture.shape)
+                writer.write(picture)
+                written += 1
+                yield written
+        finally:
+            if writer is not None:
+                writer.release()
+        if writer is None:
+            raise MediaError('a video needs at least one fused frame, got none')
+        _require_frames(partial, written)
+
+
+def _require_frames(path: Path, count: int) -> None:
+    """Raise MediaError unless a video has so many frames: OpenCV does not say that a disk is full."""
+    film = cv2.VideoCapture(str(path))
+    stored = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
+    film.release()
+    if stored != count:
+        raise MediaError(f'only {stored} of {count} frames of the video could be stored in {path.parent}; is the '
+                         'disk full?')
+
+
+def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # OpenCV would end the process
+        raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), fps, (shape[1], shape[0]))
+    if not writer.isOpened():
+        raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) has no mp4v '
+                         'encoder, or the folder is not writable; install opencv-python-headless from PyPI')
+    return writer

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Output files: whole or not at all, never an input, never in place of another file unless asked for."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..core.frames import DiffmfError
+
+_REASONS = {
+    errno.ENOSPC: 'the disk is full',
+    errno.EDQUOT: 'the disk quota is used up',
+    errno.EROFS: 'the file system is read-only',
+    errno.EACCES: 'no permission to write there',
+    errno.EPERM: 'no permission to write there',
+    errno.ENOENT: 'its folder does not exist',
+    errno.ENOTDIR: 'a part of its path is a file, not a folder',
+    errno.EEXIST: 'a part of its path is a file, not a folder',  # mkdir says so
+    errno.EISDIR: 'it is a folder',
+    errno.ENAMETOOLONG: 'the name is too long',
+}
+# Of a name, in a temporary one: with what is added it must fit the 255 bytes of a file system.
+_KEPT_CHARACTERS = 40
+# What no command looks for in a folder of inputs.
+_NEVER_READ = ('.json', '.html', '.mp4', '.csv')
+
+
+class WriteError(DiffmfError):
+    """A file cannot be written, or must not be."""
+
+
+def cannot_write(path: str | Path, error: OSError) -> WriteError:
+    """Return the error of a path that an OSError kept from being written, with a reason in one line."""
+    return WriteError(f'{path} cannot be written: {reason_of(error)}')
+
+
+def reason_of(error: OSError) -> str:
+    """Return why the system refused, in words."""
+    return _REASONS.get(error.errno) or error.strerror or str(error)
+
+
+def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:
+    """Raise an error, before long work begins, unless a file can be written to path.
+
+    Args:
+        path: the file to write; None is no file.
+        overwrite: whether a file that exists may be replaced. An input never is.
+        inputs: files and folders that are read; None among them is left out.
+
+    Raises:
+        WriteError: path is an input or lies in a folder of inputs and exists, is a folder, exists and
+            overwrite is False, or its folder cannot be written to.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    try:
+        if _is_stream(path):
+            return
+        _require_free(path, overwrite=overwrite, inputs=inputs)
+        with tempfile.TemporaryFile(dir=_existing_folder(path)):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def is_input(path: Path, inputs: Iterable) -> bool:
+    """Return whether path exists and is one of inputs, under any name, or lies in a folder of them.
+
+    A report or a video (.json, .html, .mp4, .csv) in a folder of inputs is none of them.
+    """
+    if not path.exists():
+        return False
+    known = [_identity(Path(item)) for item in inputs if item is not None and Path(item).exists()]
+    real = Path(os.path.realpath(path))
+    places = (real,) if real.suffix.lower() in _NEVER_READ else (real, *real.parents)
+    return any(_identity(place) in known for place in places)
+
+
+@contextmanager
+def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary file beside path; it becomes path when the block ends without an error.
+
+    The temporary file exists, is empty, has the ending of path and the mode that the umask gives. A
+    link is followed. Folders that are missing are made. With an error, Ctrl-C or a kill inside the
+    block, path stays what it was. A device or a pipe is yielded itself.
+
+    Raises:
+        WriteError: for every OSError of the block, and when path exists and overwrite is False.
+    """
+    path, partial = Path(path), None
+    try:
+        if _is_stream(path):
+            yield path
+            return
+        real = Path(os.path.realpath(path))
+        partial = real.with_name(f'.{real.stem[:_KEPT_CHARACTERS]}.{os.getpid()}.partial{real.suffix}')
+        real.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666))
+        yield partial
+        sync(partial)
+        _require_free(path, overwrite=overwrite)
+        partial.replace(real)
+        sync(real.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Write all of a file or nothing. Raises WriteError as replacing() does."""
+    with replacing(path, overwrite=overwrite) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str, *, overwrite: bool = True) -> None:
+    """Write all of a UTF-8 text or nothing; what UTF-8 lacks, as in odd file names, becomes an escape."""
+    write_bytes(path, text.encode('utf-8', errors='backslashreplace'), overwrite=overwrite)
+
+
+def _require_free(path: Path, *, overwrite: bool, inputs: Iterable = ()) -> None:
+    if is_input(path, inputs):
+        raise WriteError(f'{path} is read as an input, so it is not written to: choose another path')
+    if path.is_dir():
+        raise WriteError(f'{path} cannot be written: it is a folder')
+    if path.exists() and not overwrite:
+        raise WriteError(f'{path} exists already; --overwrite replaces it')
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether path is a device, a pipe or the like, which has no content to lose."""
+    return str(path) in ('/dev/stdout', '/dev/stderr') or (
+        path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _existing_folder(path: Path) -> Path:
+    """Return the folder of path, or the lowest one above it that exists."""
+    return next(folder for folder in Path(os.path.realpath(path)).parents if folder.exists())
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def sync(path: Path) -> None:
+    """Bring a file or a folder to the disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of images to align cameras with, of two files, two folders or a bag; and a picture of the result."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..core.alignment.homography import Alignment
+from ..core.frames import RGB, THERMAL, DiffmfError, Pair
+from ..core.imaging.color import split_luma, to_rgb8
+from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
+from ..core.imaging.views import overlay
+from ..core.settings import SyncSettings, ThermalSettings
+from ..io.bags import BagReader
+from ..io.images import read_frame
+from .evaluation.eval_files import matched
+
+
+class AlignmentPairsError(DiffmfError):
+    """There are no pairs of images to align cameras with."""
+
+
+def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
+    """Return the pair of two image files, or at most `most` pairs of two folders, files of equal stems, spread evenly.
+
+    Raises AlignmentPairsError for a file beside a folder and for stems that only one folder has, ImageFileError
+    for a file that cannot be read.
+    """
+    if rgb.is_dir() != thermal.is_dir():
+        raise AlignmentPairsError(f'expected two image files or two folders; one of {rgb} and {thermal} is a folder')
+    files = [(rgb, thermal)]
+    if rgb.is_dir():
+        found, problems = matched({'visible': rgb, 'thermal': thermal})
+        if problems:
+            raise AlignmentPairsError(f'{len(problems)} images have no single partner: '
+                                      + '; '.join(problem.reason for problem in problems[:3]))
+        files = [(paths['visible'], paths['thermal']) for paths in found.values()]
+    return [Pair(read_frame(visible, stream=RGB), read_frame(infrared, stream=THERMAL), offset_ns=0)
+            for visible, infrared in spread(files, most)]
+
+
+def bag_pairs(path: Path, sync: SyncSettings, *, rgb_topic: str, thermal_topic: str, most: int) -> list[Pair]:
+    """Return at most `most` pairs of a bag, spread evenly. Raises BagError, or AlignmentPairsError for no pair."""
+    from .replay import pairs_of
+
+    with BagReader(path) as reader:
+        pairs = spread(pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic), most)
+    if not pairs:
+        raise AlignmentPairsError(f'no frames on {rgb_topic} and {thermal_topic} of {path} lie within '
+                                  f'{sync.max_distance_ms:g} ms of each other; is --thermal-offset-ms right?')
+    return pairs
+
+
+def spread(items: Iterable, most: int) -> list:
+    """Return at most `most` of the items at even distances, without holding more than four times as many at once."""
+    kept, step = [], 1
+    for index, item in enumerate(items):
+        if index % step == 0:
+            kept.append(item)
+        if len(kept) > 4 * most:
+            kept, step = kept[::2], 2 * step
+    if len(kept) <= most:
+        return kept
+    return [kept[round(place)] for place in np.linspace(0, len(kept) - 1, most)]
+
+
+def grays(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Return (RGB luminance, thermal), each H x W, thermal of 16 bit as it came. Raises FrameError as split_luma."""
+    thermal = pair.thermal
+    raw = thermal.encoding in STRETCHED
+    return split_luma(pair.rgb.pixels, pair.rgb.encoding)[0], (
+        thermal.pixels if raw else split_luma(thermal.pixels, thermal.encoding)[0])
+
+
+def picture(pair: Pair, alignment: Alignment) -> np.ndarray:
+    """Return the RGB image, H x W x 3 rgb8, with the edges of aligned thermal."""
+    levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
+    thermal, seen = alignment.warp(to_gray(pair.thermal.pixels, pair.thermal.encoding, levels), rgb_size=pair.rgb.size)
+    return overlay(to_rgb8(pair.rgb.pixels, pair.rgb.encoding), thermal, seen)

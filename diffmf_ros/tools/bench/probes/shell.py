@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what a pair costs the node beside the network: `diffmf bench --shell` runs it where ROS is installed.
+
+From two received messages to three that are ready to be published, without the middleware on either side, in
+turn with the usual way to write it (usual_fusion.py) in one process, at 30 Hz on two cores. Prints one JSON
+object: milliseconds of every pair by stage of both ways, those of processor time in all threads (which other
+processes of a busy machine do not touch), whether message_filters is installed, and versions.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import Image
+
+from ....core.alignment.camera import CameraModel
+from ....core.frames import RGB, THERMAL, FusionResult, Pair
+from ....core.settings import DEFAULTS, updated
+from ....core.sync.fallback import Fallback
+from ....inference.stages import StageClock
+from ....ros import messages
+from ....ros.filter_pairing import make_pairing
+from ....ros.fuser import Fuser, Job
+from ....ros.outputs import Outputs
+from ....ros.status import Tally
+from .scene import FRAMES, homography, moving_images, write_alignment
+from .timed_network import timed_pipeline
+from .usual_fusion import UsualFusion, synchronizer
+
+CORES = 2
+WARM_UP = 10
+PERIOD_NS = 1_000_000_000 // 30
+LATER_NS = PERIOD_NS // 4  # by which thermal is out of step
+
+
+class Ours:
+    """All that the node does with two messages, but for receiving, publishing, and the network."""
+
+    def __init__(self, size: tuple[int, int], alignment: str):
+        settings = updated(DEFAULTS, {'model': 'classical', 'alignment.file': alignment})
+        self._pairing, self._fallback = make_pairing(settings.sync), Fallback(settings.health)
+        self._pipeline = _Watched(timed_pipeline(settings, watchdog=True, compute_ms=0.0))
+        nowhere = _Nowhere()
+        self._fuser = Fuser(nowhere, self._pipeline, Outputs(nowhere), Tally(), settings)
+        self._fuser.cameras = {RGB: CameraModel(size, ((500.0, 0.0, size[0] / 2), (0.0, 500.0, size[1] / 2),
+                                                       (0.0, 0.0, 1.0)), (0.1, -0.1, 0.0, 0.0, 0.0))}
+
+    def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
+        """Handle two messages; afterwards stage knows what took how long."""
+        for job in (*self._receive(rgb, RGB, stage), *self._receive(thermal, THERMAL, stage)):
+            self._pipeline.spent_ms = {}
+            start = time.perf_counter()
+            self._fuser.handle(job)
+            handled_ms = 1e3 * (time.perf_counter() - start)
+            stage.add(self._pipeline.spent_ms)
+            stage.add({'messages': handled_ms - sum(self._pipeline.spent_ms.values())})
+
+    def close(self) -> None:
+        """End the thread of the network."""
+        self._pipeline.close()
+
+    def _receive(self, message: Image, stream: str, stage: StageClock) -> list[Job]:
+        fallback, now_ns = self._fallback, messages.stamp_ns(message.header.stamp)
+        with stage('decode'):
+            frame = messages.to_frame(message, stream, arrival_ns=now_ns)
+        with stage('pair'):
+            fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
+            return [Job(work, fallback.rgb.state(now_ns), fallback.thermal.state(now_ns), fallback.reason)
+                    for work in fallback.serve(frame, self._pairing.add(frame), now_ns)]
+
+
+class _Watched:
+    """A pipeline that leaves in spent_ms how long fuse took, by stage; they add up to all of it."""
+
+    def __init__(self, pipeline):
+        self._pipeline = pipeline
+        self.spent_ms: dict[str, float] = {}
+
+    def __getattr__(self, name: str):
+        return getattr(self._pipeline, name)
+
+    def fuse(self, pair: Pair, *, scale: float) -> FusionResult:
+        """As FusionPipeline.fuse. 'network' is the conversion of its input alone: it takes no time."""
+        start = time.perf_counter()
+        result = self._pipeline.fuse(pair, scale=scale)
+        whole_ms = 1e3 * (time.perf_counter() - start)
+        self.spent_ms = dict(result.timings_ms)
+        self.spent_ms['rest'] = whole_ms - sum(self.spent_ms.values()) + self.spent_ms.pop('network')
+        return result
+
+
+class _Nowhere:
+    """A node, and all its publishers: nothing leaves it, nobody listens, and a failure is raised."""
+
+    def create_lifecycle_publisher(self, message_type, topic, profile, **options):
+        return self
+
+    def publish(self, message) -> None:
+        pass
+
+    def get_subscription_count(self) -> int:
+        return 0
+
+    def get_fully_qualified_name(self) -> str:
+        return '/fusion_node'
+
+    def get_logger(self):
+        return self
+
+    def warning(self, text: str) -> None:
+        raise RuntimeError(text)
+
+
+class Usual:
+    """The same by usual_fusion.py; without message_filters, all but the pairing."""
+
+    def __init__(self, size: tuple[int, int]):
+        self._fusion = UsualFusion(homography(size), lambda thermal, y: y)
+        self._inputs, self._paired = (), None
+        with suppress(ImportError):
+            from message_filters import SimpleFilter
+            self._inputs = (SimpleFilter(), SimpleFilter())
+            self._synchronizer = synchronizer(list(self._inputs), self._keep)
+
+    @property
+    def paired_by_message_filters(self) -> bool:
+        return bool(self._inputs)
+
+    def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
+        """Handle two messages; afterwards stage knows what took how long."""
+        pair = rgb, thermal
+        if self._inputs:
+            with stage('pair'):
+                for source, message in zip(self._inputs, pair):
+                    source.signalMessage(message)
+            pair = self._paired
+        self._fusion(*pair, stage)
+        del stage.timings_ms['network']
+
+    def _keep(self, *pair: Image) -> None:
+        self._paired = pair
+
+
+def measure(size: tuple[int, int], pairs: int) -> dict:
+    """Return what main prints. Both ways take turns; the first WARM_UP pairs do not count."""
+    images = moving_images(size, seed=0)
+    with TemporaryDirectory() as folder:
+        ours, usual = Ours(size, str(write_alignment(folder, size))), Usual(size)
+    ways = {'diffmf_ros': ours, 'usual': usual}
+    stages_ms: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
+    cpu_ms: dict[str, list[float]] = {name: [] for name in ways}
+    start_s = time.monotonic()
+    for index in range(WARM_UP + pairs):
+        pair = _stamped(images, index)
+        for turn, (name, way) in enumerate(ways.items()):
+            # At the cameras' rate: without pauses caches and the threads of OpenCV would still be warm.
+            due_s = start_s + (index + turn / len(ways)) * PERIOD_NS / 1e9
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            stage, cpu_s = StageClock(), time.process_time()
+            way(*pair, stage)
+            if index >= WARM_UP:
+                cpu_ms[name].append(1e3 * (time.process_time() - cpu_s))
+                for what, spent_ms in stage.timings_ms.items():
+                    stages_ms[name].setdefault(what, []).append(spent_ms)
+    ours.close()
+    return {'stages_ms': stages_ms, 'cpu_ms': cpu_ms, 'message_filters': usual.paired_by_message_filters,
+            'versions': {'python': platform.python_version(), 'numpy': np.__version__, 'cv2': cv2.__version__}}
+
+
+def _stamped(images: tuple[list[Image], list[Image]], index: int) -> list[Image]:
+    """The next message of either camera."""
+    pair = [stream[index % FRAMES] for stream in images]
+    for message, later_ns in zip(pair, (0, LATER_NS)):
+        message.header = messages.make_header((index + 1) * PERIOD_NS + later_ns, message.header.frame_id)
+    return pair
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--size', default='640x512')
+    parser.add_argument('--pairs', type=int, default=300)
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[:CORES]
+    os.sched_setaffinity(0, cores)
+    cv2.setNumThreads(len(cores))
+    print(json.dumps(measure(tuple(map(int, options.size.split('x'))), options.pairs)))
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

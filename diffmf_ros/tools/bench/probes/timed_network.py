@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pipeline whose network takes a fixed time: what is left is the cost of everything else."""
+
+import time
+
+import numpy as np
+
+from ....core.settings import Settings
+from ....inference.guard import Live, Offline
+from ....inference.host_path import HostPath
+from ....inference.loading import Loaded
+from ....inference.network import Image, Job
+from ....inference.pipeline import FusionPipeline
+from ....inference.stages import StageClock
+
+
+class TimedNetwork:
+    """In place of inference.network.Network: returns luminance after compute_ms.
+
+    The thread sleeps meanwhile, as one does that waits for a GPU; 0 returns at once.
+    """
+
+    name = 'a network of fixed time'
+    device = 'none'
+    problems: tuple[str, ...] = ()
+
+    def __init__(self, compute_ms: float):
+        self._compute_s = compute_ms / 1e3
+        self._path = HostPath(self._fuse)
+
+    def __call__(self, job: Job, *, scale: float) -> tuple[Image, dict[str, float]]:
+        """Return the image and the milliseconds by stage."""
+        stage = StageClock()
+        image = job.run(self._path, scale=scale, stage=stage)
+        return image, stage.timings_ms
+
+    def renew(self) -> None:
+        """Nothing is kept."""
+
+    def _fuse(self, ir: np.ndarray, y: np.ndarray) -> np.ndarray:
+        time.sleep(self._compute_s)
+        return y
+
+
+def timed_pipeline(settings: Settings, *, watchdog: bool = False, compute_ms: float) -> FusionPipeline:
+    """Return a FusionPipeline with a TimedNetwork. settings must name the classical model: none is loaded."""
+    pipeline = FusionPipeline(settings, watchdog=watchdog)
+    network = TimedNetwork(compute_ms)
+    pipeline.swap(Loaded((Live if watchdog else Offline)(network), network.name, network.device))
+    return pipeline

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What fuses: GPU or why none, precision, scan backends with their self-check, and the weights."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...core.frames import DiffmfError
+from ...core.settings import DEFAULTS
+from .finding import Finding, State
+from .jetson import is_jetson
+
+NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
+
+
+def examine() -> Iterator[Finding]:
+    """Everything that needs torch; one finding with the reason where it cannot be imported."""
+    try:
+        import torch
+
+        from ... import models  # noqa: F401 (needs einops)
+        from ...inference import engine, selfcheck, weights  # noqa: F401 (needs safetensors)
+    except Exception as error:  # a half installed torch raises anything
+        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses classically', State.LACKS)
+        return
+    yield from gpus(torch)
+    yield from _precision_and_scans()
+    yield from _weights()
+
+
+def gpus(torch) -> Iterator[Finding]:
+    """CUDA devices, or why there are none."""
+    try:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        for index in range(count):
+            major, minor = torch.cuda.get_device_capability(index)
+            memory_gb = torch.cuda.get_device_properties(index).total_memory / 2 ** 30
+            yield Finding('network', f'GPU {index}', f'{torch.cuda.get_device_name(index)}, capability '
+                          f'{major}.{minor}, {memory_gb:.1f} GB, CUDA {torch.version.cuda}')
+        if count:
+            return
+        reason, advice = why_no_gpu(torch.version.cuda)
+    except Exception as error:  # a driver that does not fit its library raises anything
+        reason, advice = f'{type(error).__name__}: {error}', 'repair the NVIDIA driver'
+    yield Finding('network', 'GPU', reason, State.LACKS, advice)
+
+
+def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: bool | None = None) -> tuple[str, str]:
+    """Return (reason, advice) for a torch that sees no CUDA device.
+
+    cuda_of_torch: the CUDA version that torch was built for, None without; tegra: this is a Jetson;
+    driver: an NVIDIA driver is loaded. The last two are found out when None.
+    """
+    tegra = is_jetson() if tegra is None else tegra
+    driver = NVIDIA_DRIVER.exists() if driver is None else driver
+    if tegra:
+        return (f'this is a Jetson, but torch (CUDA {cuda_of_torch}) sees no GPU',
+                "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no CUDA for it")
+    if not driver:
+        return 'no NVIDIA driver is loaded', ''
+    if cuda_of_torch is None:
+        return ('an NVIDIA driver is loaded, but torch was built without CUDA',
+                'install a torch build with CUDA')
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if hidden is not None:
+        return (f'CUDA_VISIBLE_DEVICES={hidden!r} hides the GPU from torch', 'unset CUDA_VISIBLE_DEVICES')
+    return (f'an NVIDIA driver is loaded, but torch (CUDA {cuda_of_torch}) sees no device',
+            f'update the driver to one for CUDA {cuda_of_torch}, or install an older torch')
+
+
+def _precision_and_scans() -> Iterator[Finding]:
+    from ...inference.engine import device_and_precision
+    from ...models.kernels import mamba_ssm
+    try:
+        device, dtype = device_and_precision(DEFAULTS)
+    except DiffmfError as error:
+        yield Finding('network', 'precision', str(error), State.BLOCKS, str(error))
+        return
+    yield Finding('network', 'precision auto', f'{str(dtype).removeprefix("torch.")} on {device}')
+    yield from _scans(device, dtype)
+    for reason in mamba_ssm.missing():
+        yield Finding('network', 'mamba_ssm', reason, State.LACKS)
+
+
+def _scans(device: str, dtype) -> Iterator[Finding]:
+    """Every backend with what its self-check says, and which of them the operations get."""
+    from ...inference import selfcheck
+    from ...models.scan import BACKENDS, ScanError
+    passed = 0
+    for name in BACKENDS:
+        reason = selfcheck.unusable(name, device=device, dtype=dtype)
+        if reason is not None:
+            yield Finding('network', f'scan {name}', reason, State.LACKS)
+            continue
+        wrong = selfcheck.check(name, device=device, dtype=dtype)
+        passed += wrong is None
+        yield Finding('network', f'scan {name}', wrong or 'right on the golden inputs',
+                      State.LACKS if wrong else State.GOOD,
+                      f'scan backend {name} {wrong}: please report this' if wrong else '')
+    try:
+        choice = selfcheck.choose_backends(device=device, dtype=dtype) if passed else None
+    except ScanError:
+        choice = None
+    if choice is None:
+        yield Finding('network', 'scans', 'no scan backend gives right values', State.BLOCKS,
+                      'set model: classical until a scan backend works')
+        return
+    slow = choice.slow
+    yield Finding('network', 'scan auto', slow or choice.name, State.ERROR if slow else State.GOOD, slow)
+
+
+def _weights() -> Iterator[Finding]:
+    from ...inference.header_text import number_text
+    from ...inference.weights import load_weights
+    from ...inference.weights_header import SHIPPED
+    default = f'{DEFAULTS.model}_{DEFAULTS.network_preset}.safetensors'
+    for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
+        try:
+            weights = load_weights(path)
+            yield Finding('weights', path.stem, f'{number_text(weights.iterations)} iterations, checksum matches')
+        except DiffmfError as error:
+            state = State.BLOCKS if path.name == default else State.LACKS
+            yield Finding('weights', path.stem, str(error), state, 'install the package again')

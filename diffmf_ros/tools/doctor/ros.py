@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROS and how images travel: libraries, middleware, the Fast DDS profile, shared memory and buffers."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ...core.frames import DiffmfError
+from ...io.resources import FASTDDS_VARIABLES, find
+from .finding import Finding, State, try_code, try_imports
+
+NEEDED = ('rclpy', 'sensor_msgs.msg', 'diagnostic_msgs.msg', 'diffmf_ros.ros.fusion_node')
+MIDDLEWARE = 'import rclpy.utilities; answer = rclpy.utilities.get_rmw_implementation_identifier()'
+OPTIONAL = {'launch_ros': 'no launch files: start fusion_node by itself',
+            'message_filters': 'sync.policy approximate and exact are not to be had',
+            'cv_bridge': 'image encodings that this package does not know are refused',
+            'tf2_ros': 'alignment.from_tf is not to be had'}
+GET_ROS = 'source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: pip install "diffmf_ros[ros]"'
+# Fast DDS by itself has a segment of half a megabyte, of which larger images are lost.
+ENOUGH_SEGMENT_MB = 4
+
+
+def libraries() -> Iterator[Finding]:
+    """rclpy and the messages, without which the node cannot run, and what it can do without."""
+    found = try_imports([*NEEDED, *OPTIONAL])
+    for name in NEEDED:
+        blocks = bool(found[name].reason)
+        yield Finding('ros', name, found[name].text, State.BLOCKS if blocks else State.GOOD, GET_ROS if blocks else '')
+    for name, effect in OPTIONAL.items():
+        if found[name].reason:
+            yield Finding('ros', name, f'{found[name].reason}: {effect}', State.LACKS)
+        else:
+            yield Finding('ros', name, found[name].text)
+    if not found['rclpy'].reason:
+        yield Finding('ros', 'distribution', os.environ.get('ROS_DISTRO') or 'none is sourced (wheels)')
+        middleware = try_code(MIDDLEWARE)
+        yield Finding('ros', 'middleware', middleware.text, State.BLOCKS if middleware.reason else State.GOOD,
+                      'install the middleware that RMW_IMPLEMENTATION names, or unset it' if middleware.reason else '')
+
+
+def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/shm'),
+              proc: Path = Path('/proc')) -> Iterator[Finding]:
+    """The profile of Fast DDS, and whether the system has room for what the profile asks for."""
+    name = next((name for name in FASTDDS_VARIABLES if environ.get(name)), None)
+    try:
+        path = Path(environ[name]) if name else find('config/fastdds.xml')
+        profile = path.read_text()
+    except (DiffmfError, OSError) as error:
+        yield Finding('transport', 'Fast DDS profile', str(error), State.LACKS if name else State.BLOCKS,
+                      f'correct {name}' if name else 'install the package again')
+        return
+    text = f'{name}={path}' if name else f'{path}, set by the node itself'
+    advice = '' if name else (f'camera drivers and bag players need the profile too: export {FASTDDS_VARIABLES[0]} and '
+                              f'{FASTDDS_VARIABLES[1]}={path}')
+    yield Finding('transport', 'Fast DDS profile', text, State.GOOD, advice)
+    yield _segment(profile, shm)
+    yield _buffers(profile, proc / 'sys/net/core/rmem_max')
+
+
+def _segment(profile: str, shm: Path) -> Finding:
+    """The shared-memory segment of each participant against the free space of /dev/shm."""
+    segment_mb = _first_number(profile, 'segment_size') / 2 ** 20
+    if segment_mb < ENOUGH_SEGMENT_MB:
+        return Finding('transport', 'shared memory', f'a segment of {segment_mb:.1f} MB', State.LACKS,
+                       'images over 512 KB get lost: give the profile a segment_size of 16777216')
+    if not shm.is_dir():
+        return Finding('transport', 'shared memory', f'there is no {shm}', State.LACKS, 'images travel by UDP')
+    free_mb = shutil.disk_usage(shm).free / 2 ** 20
+    text = f'a segment of {segment_mb:.0f} MB for each participant, {free_mb:.0f} MB free in {shm}'
+    if free_mb < 2 * segment_mb:
+        return Finding('transport', 'shared memory', text, State.LACKS,
+                       f'make room in {shm}; in a container: --shm-size=1g, or --ipc=host')
+    return Finding('transport', 'shared memory', text)
+
+
+def _buffers(profile: str, limit: Path) -> Finding:
+    """The UDP buffer asked for against what the kernel allows; it silently gives less."""
+    wanted = _first_number(profile, 'receiveBufferSize')
+    if not limit.exists():  # in containers with a network of their own
+        return Finding('transport', 'UDP buffer', f'{wanted / 2 ** 20:.1f} MB wanted, the limit cannot be read here')
+    allowed = int(limit.read_text())
+    text = f'{wanted / 2 ** 20:.1f} MB wanted, {allowed / 2 ** 20:.1f} MB allowed'
+    if allowed < wanted:
+        return Finding('transport', 'UDP buffer', text, State.LACKS,
+                       f'images over the network get lost: sudo sysctl -w net.core.rmem_max={wanted}')
+    return Finding('transport', 'UDP buffer', text)
+
+
+def _first_number(profile: str, element: str) -> int:
+    found = re.search(rf'<{element}>\s*(\d+)\s*</{element}>', profile)
+    return int(found[1]) if found else 0

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered streets and the cameras that drive through them."""

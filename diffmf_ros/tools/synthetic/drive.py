@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The synthetic drive: timed frames of an RGB and a thermal camera, and the truth about them.
+
+Times are true times in nanoseconds after the start of the drive. A header stamp is START_NS plus the
+true time, plus, for thermal, the clock error that `Rig.thermal_offset_ms` undoes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...core.frames import RGB, THERMAL, Frame
+from ...io.bags import START_NS
+from .cameras import Camera, DriveError, Rig, make_rig
+from .environments import ENVIRONMENTS
+from .render import THERMAL as THERMAL_VALUES
+from .render import VISIBLE, Buffer, Painter
+from .scene import Actor, Scene
+from .sensors import ThermalSensor, VisibleSensor
+from .weather import veil_of
+
+
+@dataclass(frozen=True)
+class DriveSettings:
+    """What to render; two drives with equal settings are equal to the bit."""
+
+    scene: str = 'night'
+    seed: int = 0
+    seconds: float = 6.0
+    thermal_rate_hz: int = 9
+    thermal_bits: int = 8
+
+    def __post_init__(self):
+        if self.scene not in ENVIRONMENTS:
+            raise DriveError(f'the scene must be one of {", ".join(ENVIRONMENTS)}; got {self.scene!r}')
+        if self.thermal_bits not in (8, 16):
+            raise DriveError(f'thermal has 8 or 16 bits, got {self.thermal_bits}')
+        if not 0.2 <= self.seconds <= 600:
+            raise DriveError(f'a drive lasts 0.2 to 600 seconds, got {self.seconds}')
+        if self.seed < 0:
+            raise DriveError(f'the seed must not be negative, got {self.seed}')
+
+
+@dataclass(frozen=True)
+class ActorTruth:
+    """One visible actor on the RGB grid at one instant.
+
+    box_px is (left, top, right, bottom), right and bottom exclusive, around its visible pixels;
+    silhouette_px is how many it would cover in the picture if nothing stood before it; temperature_c is
+    the mean surface temperature of the visible ones.
+    """
+
+    label: int
+    kind: str
+    box_px: tuple[int, int, int, int]
+    visible_px: int
+    silhouette_px: int
+    distance_m: float
+    temperature_c: float
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The truth at one instant: labels H x W uint8 on the RGB grid (0: no actor), and the actors."""
+
+    labels: np.ndarray
+    actors: tuple[ActorTruth, ...]
+
+
+@dataclass(frozen=True)
+class DriveFrame:
+    """A frame as the camera delivered it, and when it was truly exposed, after the start of the drive."""
+
+    frame: Frame
+    index: int
+    exposure_ns: int
+
+
+# Actors with fewer visible pixels than this are specks: they stay in the labels but get no box.
+MIN_VISIBLE_PX = 24
+
+
+class Drive:
+    """Renders a drive. Every frame can be had alone and in any order."""
+
+    def __init__(self, settings: DriveSettings):
+        self.settings = settings
+        self.rig: Rig = make_rig(thermal_rate_hz=settings.thermal_rate_hz)
+        self.scene = Scene(settings.scene, settings.seed)
+        environment = self.scene.environment
+        veil = veil_of(environment, settings.seed)
+        self._sensors = {
+            RGB: VisibleSensor(self.rig.rgb, environment, settings.seed, veil),
+            THERMAL: ThermalSensor(self.rig.thermal, environment, settings.seed, veil,
+                                   settings.thermal_bits)}
+        rgb_view = self._sensors[RGB].view
+        self._painters = {RGB: Painter(self.scene, rgb_view, VISIBLE),
+                          THERMAL: Painter(self.scene, self._sensors[THERMAL].view, THERMAL_VALUES)}
+        self._truth_painter = Painter(self.scene, rgb_view, THERMAL_VALUES)
+        self._last_rgb: tuple[int, Buffer] | None = None
+
+    def camera(self, stream: str) -> Camera:
+        """Return the camera of a stream, 'rgb' or 'thermal'."""
+        return self.rig.rgb if stream == RGB else self.rig.thermal
+
+    def count(self, stream: str) -> int:
+        """Return how many frames of a stream the drive has: those exposed before its end."""
+        return int(np.ceil(self.settings.seconds * self.camera(stream).rate_hz - 1e-9))
+
+    def frame(self, stream: str, index: int) -> DriveFrame:
+        """Render one frame: rgb8, mono8 or mono16."""
+        camera = self.camera(stream)
+        exposure_ns = camera.exposure_ns(index)
+        buffer = self._paint(self._painters[stream], camera, exposure_ns)
+        if stream == RGB:
+            self._last_rgb = exposure_ns, buffer
+        pixels = self._sensors[stream].develop(buffer, exposure_ns / 1e9, index)
+        encoding = 'rgb8' if stream == RGB else f'mono{self.settings.thermal_bits}'
+        frame = Frame(stream, START_NS + camera.stamp_ns(index), camera.frame_id, pixels, encoding,
+                      arrival_ns=START_NS + camera.recorded_ns(index))
+        return DriveFrame(frame, index, exposure_ns)
+
+    def order(self, *, from_s: float = 0.0) -> list[tuple[str, int]]:
+        """Return (stream, index) of all frames exposed since from_s, in the order in which they reach a recorder."""
+        every = [(stream, index) for stream in (RGB, THERMAL) for index in range(self.count(stream))
+                 if self.camera(stream).exposure_ns(index) >= round(from_s * 1e9)]
+        return sorted(every, key=lambda item: self.camera(item[0]).recorded_ns(item[1]))
+
+    def frames(self, *, from_s: float = 0.0) -> Iterator[DriveFrame]:
+        """Yield all frames exposed since from_s, in the order in which they reach a recorder."""
+        for stream, index in self.order(from_s=from_s):
+            yield self.frame(stream, index)
+
+    def truth(self, exposure_ns: int) -> Truth:
+        """Return the truth on the RGB grid at a true time, which need not be that of an RGB frame."""
+        if self._last_rgb is not None and self._last_rgb[0] == exposure_ns:
+            buffer = self._last_rgb[1]
+        else:
+            buffer = self._paint(self._truth_painter, self.rig.rgb, exposure_ns)
+        actors = (self._actor_truth(buffer, actor, exposure_ns) for actor in self.scene.actors)
+        return Truth(buffer.label, tuple(actor for actor in actors if actor is not None))
+
+    def _paint(self, painter: Painter, camera: Camera, exposure_ns: int) -> Buffer:
+        return painter.paint(exposure_ns / 1e9, self._offset_m(camera))
+
+    def _offset_m(self, camera: Camera) -> tuple[float, float, float]:
+        x, y, z = camera.position_m
+        return x, self.rig.height_m - y, z
+
+    def _actor_truth(self, buffer: Buffer, actor: Actor, exposure_ns: int) -> ActorTruth | None:
+        mask = buffer.label == actor.label
+        visible = int(mask.sum())
+        if visible < MIN_VISIBLE_PX:
+            return None
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        (x, y), layer = self._truth_painter.draw_actor(
+            actor, exposure_ns / 1e9, self._offset_m(self.rig.rgb))
+        seen = mask[y:y + layer.shape[0], x:x + layer.shape[1]]
+        celsius = layer[..., 0][seen].sum() / layer[..., 1][seen].sum()
+        return ActorTruth(actor.label, actor.kind, box, visible, int((layer[..., 1] > 0.5).sum()),
+                          round(float(buffer.depth_m[mask].mean()), 3), round(float(celsius), 3))

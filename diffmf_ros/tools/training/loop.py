@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: resumable at any iteration, on a CPU, a GPU, or several of either."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ... import models
+from ...inference.memory import keep_freed_memory
+from ...inference.weights import load_into, load_weights, save_weights
+from ...io.folders import pair_files, read_pair
+from ...io.writing import replacing
+from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from .config import TrainConfig
+from .data import Batch, CropSampler
+from .distributed import Processes, device_of, joined_processes
+from .errors import TrainingError
+from .log import Log, plot_log
+from .losses import fusion_loss
+from .perception import Perception
+from .precision import in_precision, loss_scaler
+from .resnet50 import load_resnet50
+from .stopping import Stop, StopRequests
+
+SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run came, why not to the last iteration, and the averaged weights it wrote either way."""
+
+    iteration: int
+    stop: Stop
+    weights: Path
+    warnings: tuple[str, ...] = ()
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """Linear warm-up, then half a cosine to zero at the last iteration."""
+    if iteration < config.warmup:
+        return config.learning_rate * (iteration + 1) / config.warmup
+    progress = (iteration - config.warmup) / max(1, config.iterations - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Trainer:
+    """Network, running average of its weights, optimiser, and the iteration they are at.
+
+    Raises TrainingError for a batch, device or precision that cannot be had here.
+    """
+
+    def __init__(self, config: TrainConfig, processes: Processes | None = None):
+        torch.manual_seed(config.seed)
+        self.processes = processes or Processes(device_of(config.device))
+        self.config, self.iteration, self.device = config, 0, self.processes.device
+        self._own = self.processes.share(config.batch)
+        self.network = models.build(config.model, config.preset).to(self.device)
+        if config.start:
+            _start_from(config.start, self.network, config)
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.scaler = loss_scaler(config.precision, self.device)
+        if (fitting := self.network.sides.fitting(config.crop)) != config.crop:
+            raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
+                                f'not {config.crop}: use {fitting}')
+        if config.loss.share and not self.network.mixing:
+            raise TrainingError(f'{config.model} {config.preset} does not mix its sources: loss share has nothing to '
+                                'teach, set it to 0')
+        self._perception = Perception(load_resnet50(config.perception).to(self.device),
+                                      temperature=config.loss.temperature) if config.perception else None
+        self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
+        self._fuse = self.processes.parallel(in_precision(self.network, config.precision, self.device))
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Train on one batch of tensors, the same in every process; return the terms of the loss.
+
+        Raises TrainingError when the gradient is not finite, in all processes alike.
+        """
+        ir, vi_y, rate = batch.ir, batch.vi_y, learning_rate(self.config, self.iteration)
+        for group in self.optimiser.param_groups:
+            group['lr'] = rate
+        fused, share = map(self.processes.whole, self._fuse(ir[self._own], vi_y[self._own], with_share=True))
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share, taught=self._taught(ir, vi_y),
+                            perception=self._perception)
+        norm = self._descend(terms['total'])
+        self._update_average()
+        self.iteration += 1
+        scale = {'loss_scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}
+        return {**{k: v.item() for k, v in terms.items()}, 'gradient_norm': norm.item(), **scale,
+                'learning_rate': rate}
+
+    @torch.no_grad()
+    def _taught(self, ir, vi_y):
+        if self._teacher is None:
+            return None
+        return self.processes.whole(self._teacher(ir[self._own], vi_y[self._own]))
+
+    def _descend(self, loss):
+        """Change the weights by the gradient of loss, clipped, and return its norm before that."""
+        self.optimiser.zero_grad(set_to_none=True)
+        # The mean over the processes is taken of gradients, each of which is that of its own images alone.
+        self.scaler.scale(loss * self.processes.count).backward()
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        if not norm.isfinite() and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE):
+            raise TrainingError(f'non-finite gradient at iteration {self.iteration + 1}: lower learning_rate, or '
+                                'lengthen warmup, and start anew in another folder (--out)')
+        self.scaler.step(self.optimiser)  # leaves the weights alone where scaling made the gradient overflow
+        self.scaler.update()
+        return norm
+
+    def _update_average(self):
+        # A young average would be dominated by the random start: let it move faster at first.
+        keep = min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
+        for name, value in self.network.state_dict().items():
+            self.average[name].lerp_(value, 1 - keep)
+
+    def state(self) -> dict:
+        """Return everything that a resumed training needs."""
+        return {'network': self.network.state_dict(), 'average': self.average, 'iteration': self.iteration,
+                'optimiser': self.optimiser.state_dict(), 'scaler': self.scaler.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        """Continue exactly where state was taken."""
+        self.network.load_state_dict(state['network'])
+        self.optimiser.load_state_dict(state['optimiser'])
+        self.scaler.load_state_dict(state['scaler'])
+        self.average = {name: value.to(self.device) for name, value in state['average'].items()}
+        self.iteration = state['iteration']
+
+
+def _start_from(path: str, network: torch.nn.Module, config: TrainConfig) -> None:
+    """Load weights into network. Raises TrainingError for those of another network or preset."""
+    weights = load_weights(path)
+    if (weights.model, weights.preset) != (config.model, config.preset):
+        raise TrainingError(f'start: {path} holds {weights.model} {weights.preset}, this training is of '
+                            f'{config.model} {config.preset}')
+    load_into(network, weights)
+
+
+def _teacher(path: str, device) -> torch.nn.Module:
+    """Return the network of a weights file, frozen."""
+    weights = load_weights(path)
+    network = models.build(weights.model, weights.preset)
+    load_into(network, weights)
+    return network.to(device).requires_grad_(False)
+
+
+def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], *,
+          minutes: float = math.inf) -> Outcome:
+    """Train, resuming from the checkpoint in config.out when there is one.
+
+    report(iteration, terms) is called after every iteration, in the first process. The run ends early,
+    with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM. Raises FolderError
+    and DataError for data that cannot be used, and TrainingError when the training cannot start, resume
+    or go on as asked.
+    """
+    keep_freed_memory()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with StopRequests(minutes) as requests, joined_processes(config.device) as processes:
+        trainer = Trainer(config, processes)
+        pairs = [read_pair(*files) for files in pair_files(config.data)]
+        sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed,
+                              degradations=config.degradations)
+        books = _Books(trainer, data=fingerprint(pairs), report=report)
+        books.resume()
+        stop = Stop.NO
+        while trainer.iteration < config.iterations and not stop:
+            batch = sampler.batch(trainer.iteration).mapped(lambda x: torch.from_numpy(x).to(processes.device))
+            books.add(trainer.step(batch))
+            stop = Stop(processes.largest(requests.current))
+        return books.close(stop if trainer.iteration < config.iterations else Stop.NO)
+
+
+class _Books:
+    """The files of a training, which the first process writes: checkpoint, log, plot, weights."""
+
+    def __init__(self, trainer: Trainer, *, data: str, report):
+        self._trainer, self._data, self._report = trainer, data, report
+        self._out, self._warnings, self._saved = Path(trainer.config.out), {}, time.monotonic()
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._checkpoint, self._log = self._out / 'checkpoint.pt', None
+
+    def resume(self) -> None:
+        """Bring the trainer, in every process, to the checkpoint if there is one."""
+        trainer = self._trainer
+        if self._checkpoint.exists():
+            trainer.restore(read_checkpoint(self._checkpoint, trainer.config, data=self._data))
+        if trainer.processes.first:
+            self._log = Log(self._out / 'log.csv', trainer.iteration)
+
+    def add(self, terms: dict[str, float]) -> None:
+        """Note an iteration; save when it is time."""
+        if self._log is None:
+            return
+        self._log.add(self._trainer.iteration, terms)
+        self._report(self._trainer.iteration, terms)
+        if time.monotonic() - self._saved > 60 * self._trainer.config.checkpoint_minutes:
+            self._save()
+
+    def _save(self) -> None:
+        write_checkpoint(self._checkpoint, self._trainer.state(), self._trainer.config, data=self._data)
+        if warning := plot_log(self._out / 'log.csv', self._out / 'loss.png'):
+            self._warnings[warning] = None
+        self._saved = time.monotonic()
+
+    def close(self, stop: Stop) -> Outcome:
+        """Save a last time and export the weights."""
+        trainer, config = self._trainer, self._trainer.config
+        iteration, tensors = trainer.iteration, trainer.average
+        weights = self._out / f'{config.model}_{config.preset}.safetensors'
+        if self._log is not None:
+            self._save()
+            with replacing(weights) as partial:
+                save_weights(partial, tensors, model=config.model, preset=config.preset, iterations=iteration,
+                             seed=config.seed)
+        return Outcome(iteration, stop, weights, tuple(self._warnings))

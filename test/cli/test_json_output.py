@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--json of the commands: to a file or the screen, and nothing else on the screen then."""
+
+import json
+
+import numpy as np
+import pytest
+from diffmf_process import diffmf
+
+from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter
+from diffmf_ros.io.images import write_image
+
+CLASSICAL = ('--model', 'classical')
+
+
+@pytest.fixture
+def images(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ('rgb', 'thermal'):
+        write_image(tmp_path / f'{name}.png', random.integers(0, 256, (48, 64, 3), np.uint8), 'rgb8')
+    return tmp_path
+
+
+def test_fuse_says_in_a_file_and_on_the_screen_what_it_says_in_words(images):
+    call = ('fuse', images / 'rgb.png', images / 'thermal.png', *CLASSICAL, '-o')
+
+    of_file = diffmf(*call, images / 'a.png', '--json', images / 'a.json')
+    of_screen = diffmf(*call, images / 'b.png', '--json', '-')
+
+    assert (of_file.returncode, of_screen.returncode) == (0, 0), of_screen.stderr
+    told, shown = json.loads((images / 'a.json').read_text()), json.loads(of_screen.stdout)
+    assert (told['mode'], told['by'], told['size']) == ('CLASSICAL', 'classical', [64, 48])
+    assert told.keys() == shown.keys()
+    assert 'CLASSICAL by classical on cpu' in of_file.stdout and 'CLASSICAL by classical on cpu' in of_screen.stderr
+
+
+def test_json_that_exists_is_not_replaced(images):
+    (images / 'a.json').write_text('dear')
+    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', *CLASSICAL, '-o', images / 'a.png', '--json',
+                  images / 'a.json')
+    assert done.returncode == 2 and '--overwrite' in done.stderr
+    assert (images / 'a.json').read_text() == 'dear' and not (images / 'a.png').exists()
+
+
+def test_replay_says_what_came_and_why_frames_were_left_out(small_bag, tmp_path):
+    # Given a bag with one cut message
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'cut') as writer:
+        for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
+            writer.write(m.topic, IMAGE, m.raw[:20] if index == 20 else m.raw, m.stamp_ns)
+
+    done = diffmf('replay', tmp_path / 'cut', tmp_path / 'fused', *CLASSICAL, '--json', '-')
+
+    # Then the exit code says that an input failed, and the screen has JSON alone
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert (told['frames'], told['dropped']['damaged_message'], told['modes']) == (59, 1, {'CLASSICAL': 29})
+    assert 'left out: 1 damaged_message' in done.stderr
+
+
+def test_align_gives_the_matrix_and_how_sure_it_is(tmp_path):
+    # Given a scene and the same scene seen by a camera of half the resolution
+    fine = np.random.default_rng(3).integers(0, 256, (60, 80), np.uint8)
+    scene = np.kron(fine, np.ones((8, 8), np.uint8))
+    write_image(tmp_path / 'rgb.png', np.dstack([scene] * 3), 'rgb8')
+    write_image(tmp_path / 'thermal.png', np.dstack([scene[::2, ::2]] * 3), 'rgb8')
+
+    done = diffmf('align', tmp_path / 'rgb.png', tmp_path / 'thermal.png', '-o', tmp_path / 'a.yaml', '--json', '-')
+
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told['inliers'] > 12 and told['out'] == str(tmp_path / 'a.yaml')
+    assert told['alignment']['rgb_from_thermal'][0][0] == pytest.approx(2.0, abs=0.05)

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The aligner: which mapping the settings, the alignment file, the camera infos, TF and the depth give."""
+
+import threading
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, views
+
+from diffmf_ros.core.alignment.camera import CameraModel
+from diffmf_ros.core.alignment.geometry import Aligner, Alignment, AlignmentError
+from diffmf_ros.core.alignment.rig import Extrinsics
+from diffmf_ros.core.settings import AlignmentSettings
+
+SIZES = {'rgb_size': (640, 480), 'thermal_size': (320, 256)}
+HOMOGRAPHY = Alignment(((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0)), **SIZES)
+GRIDS = ['rgb', 'thermal']
+MOUNTING = {'rotation': [list(row) for row in EXTRINSICS.rotation], 'translation_m': list(EXTRINSICS.translation_m)}
+
+
+def block(camera):
+    return {'size': list(camera.size), 'k': [list(row) for row in camera.k], 'd': list(camera.d),
+            'distortion_model': camera.distortion_model}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Return a function that writes an alignment file and gives its path."""
+    def write(content):
+        path = tmp_path / 'alignment.yaml'
+        path.write_text(yaml.safe_dump(content), encoding='utf-8')
+        return str(path)
+    return write
+
+
+@pytest.fixture
+def rig_file(file):
+    return file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA), 'thermal_camera': block(WIDE_THERMAL)})
+
+
+@pytest.fixture
+def homography_file(tmp_path):
+    HOMOGRAPHY.save(tmp_path / 'homography.yaml')
+    return str(tmp_path / 'homography.yaml')
+
+
+def with_infos(settings, rgb=RGB_CAMERA, thermal=WIDE_THERMAL):
+    aligner = Aligner(settings)
+    aligner.set_camera('rgb', rgb)
+    aligner.set_camera('thermal', thermal)
+    return aligner
+
+
+def same(mapping, other):
+    return (mapping.grid == other.grid and np.array_equal(mapping.seen, other.seen)
+            and (mapping.thermal_tables is None) == (other.thermal_tables is None)
+            and (mapping.rgb_tables is None) == (other.rgb_tables is None)
+            and np.array_equal(mapping.thermal_tables or [], other.thermal_tables or [])
+            and np.array_equal(mapping.rgb_tables or [], other.rgb_tables or []))
+
+
+@pytest.mark.parametrize('grid, size', [('rgb', (640, 480)), ('thermal', (320, 256))])
+def test_without_a_file_the_other_image_is_resized(grid, size):
+    aligner = Aligner(AlignmentSettings(output_grid=grid))
+    heat, colour = (np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((256, 320), (480, 640, 3)))
+
+    mapping = aligner.mapping(**SIZES)
+
+    assert (mapping.grid, mapping.size, mapping.everywhere, aligner.problems) == (grid, size, True, ())
+    assert mapping.thermal_tables is None and mapping.rgb_tables is None and mapping.seen.shape == size[::-1]
+    interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
+    assert np.array_equal(mapping.thermal_on_grid(heat), heat if grid == 'thermal' else cv2.resize(heat, size))
+    assert np.array_equal(mapping.rgb_on_grid(colour),
+                          colour if grid == 'rgb' else cv2.resize(colour, size, interpolation=interpolation))
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_a_homography_file_is_used(homography_file, grid):
+    mapping = Aligner(AlignmentSettings(file=homography_file, output_grid=grid)).mapping(**SIZES)
+
+    assert same(mapping, HOMOGRAPHY.mapping(**SIZES, grid=grid)) and 0.5 < mapping.seen.mean() < 1
+
+
+def test_on_the_thermal_grid_a_homography_is_the_inverse():
+    scene = cv2.GaussianBlur(np.random.default_rng(0).random((480, 640)).astype(np.float32), (0, 0), 9)
+    scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    on_thermal = HOMOGRAPHY.mapping(**SIZES, grid='thermal')
+
+    back = HOMOGRAPHY.mapping(**SIZES).thermal_on_grid(on_thermal.rgb_on_grid(scene))
+
+    inner = np.s_[60:420, 80:560]
+    assert on_thermal.seen.mean() > 0.9
+    assert np.abs(back[inner].astype(int) - scene[inner]).max() <= 4
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_a_file_of_both_cameras_and_their_mounting_needs_no_camera_info(rig_file, grid):
+    aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=7.0, output_grid=grid))
+
+    mapping = aligner.mapping(**SIZES)
+
+    assert same(mapping, rig().mapping(7.0, grid=grid)) and aligner.problems == ()
+
+
+def test_a_camera_without_a_block_is_described_by_its_camera_info_and_until_then_thermal_is_resized(file):
+    aligner = Aligner(AlignmentSettings(file=file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA)})))
+
+    before, problems = aligner.mapping(**SIZES), aligner.problems
+    aligner.set_camera('thermal', WIDE_THERMAL)
+
+    assert before.thermal_tables is None and before.everywhere
+    assert problems == ('waiting for a calibration on thermal/camera_info: thermal is resized meanwhile',)
+    assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
+
+
+def test_a_block_of_the_file_wins_over_the_camera_info(rig_file):
+    nominal = CameraModel((640, 480), ((600.0, 0.0, 320.0), (0.0, 600.0, 240.0), (0.0, 0.0, 1.0)))
+
+    aligner = with_infos(AlignmentSettings(file=rig_file), rgb=nominal)
+
+    assert same(aligner.mapping(**SIZES), rig().mapping(20.0))
+
+
+def test_tf_gives_the_mounting_of_cameras_with_camera_infos():
+    aligner = Aligner(AlignmentSettings(from_tf=True))
+    aligner.mapping(**SIZES)
+    assert aligner.problems == ('waiting for a calibration on rgb/camera_info and a calibration on thermal/camera_info '
+                                'and TF between the two cameras: thermal is resized meanwhile',)
+
+    aligner.set_camera('rgb', RGB_CAMERA)
+    aligner.set_camera('thermal', WIDE_THERMAL)
+    aligner.set_extrinsics(EXTRINSICS)
+
+    assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
+    aligner.set_extrinsics(None)
+    assert 'TF between the two cameras' in aligner.problems[0]
+
+
+def test_live_images_of_other_sizes_are_aligned_alike(rig_file):
+    aligner = Aligner(AlignmentSettings(file=rig_file))
+
+    mapping = aligner.mapping(rgb_size=(320, 240), thermal_size=(160, 128))
+
+    whole = rig().mapping(20.0)
+    x, y = ((table[::2, ::2] + table[1::2, ::2] + table[::2, 1::2] + table[1::2, 1::2]) / 4
+            for table in whole.thermal_tables)
+    inner = np.s_[20:220, 20:300]
+    # The centre of a pixel is the middle of four; thermal pixels are twice as large.
+    assert np.abs((mapping.thermal_tables[0] * 2 + 0.5 - x)[inner]).max() < 0.01
+    assert np.abs((mapping.thermal_tables[1] * 2 + 0.5 - y)[inner]).max() < 0.01
+
+
+def test_a_calibration_that_does_not_fit_the_image_is_a_problem_and_thermal_is_resized(rig_file):
+    aligner = Aligner(AlignmentSettings(file=rig_file))
+
+    mapping = aligner.mapping(rgb_size=(640, 512), thermal_size=(320, 256))
+
+    assert mapping.thermal_tables is None and mapping.size == (640, 512)
+    assert len(aligner.problems) == 1
+    assert 'rgb: the calibration is for 640x480, the image has 640x512' in aligner.problems[0]
+    assert aligner.problems[0].endswith('thermal is resized meanwhile')
+    aligner.mapping(**SIZES)
+    assert aligner.problems == ()
+
+
+@pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
+def test_trim_shifts_thermal_by_pixels_of_the_live_rgb_image(source, rig_file, homography_file):
+    settings = AlignmentSettings(file={'resize': '', 'homography': homography_file, 'rig': rig_file}[source])
+    aligner = Aligner(settings)
+    _, heat = views(rig(), 20.0)
+    before = aligner.mapping(**SIZES).thermal_on_grid(heat)
+
+    aligner.configure(replace(settings, trim_x_px=7.0, trim_y_px=-4.0))
+    after = aligner.mapping(**SIZES).thermal_on_grid(heat)
+
+    inner, moved = np.s_[80:400, 80:560], np.s_[76:396, 87:567]
+    assert np.abs(after[moved].astype(int) - before[inner]).max() <= 2
+    assert np.abs(after[inner].astype(int) - before[inner]).max() > 50
+
+
+@pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
+def test_on_the_thermal_grid_the_same_trim_aligns_the_same_pixels(source, rig_file, homography_file):
+    settings = AlignmentSettings(file={'resize': '', 'homography': homography_file, 'rig': rig_file}[source],
+                                 trim_x_px=7.0, trim_y_px=-4.0)
+    on_rgb = Aligner(settings).mapping(**SIZES)
+    on_thermal = Aligner(replace(settings, output_grid='thermal')).mapping(**SIZES)
+
+    # From the pixel (160, 128) of thermal to RGB by one table and back, by interpolation, through the other.
+    u, v = ((float(table[128, 160]) + 0.5) * 640 / (on_thermal.rgb.averaged or (640,))[0] - 0.5
+            for table in on_thermal.rgb_tables)
+    at = np.float32([[u]]), np.float32([[v]])
+    back = [float(cv2.remap(table, *at, cv2.INTER_LINEAR)[0, 0]) for table in on_rgb.thermal_tables]
+    assert back == pytest.approx((160, 128), abs=0.01)
+
+
+def test_the_depth_moves_the_plane_live_and_none_brings_back_that_of_the_settings(rig_file):
+    aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=20.0))
+
+    aligner.set_depth_m(5.0)
+    near = aligner.mapping(**SIZES)
+    aligner.set_depth_m(None)
+
+    assert same(near, rig().mapping(5.0)) and same(aligner.mapping(**SIZES), rig().mapping(20.0))
+
+
+def test_as_long_as_nothing_changes_the_mapping_is_the_same_object(rig_file):
+    settings = AlignmentSettings(file=rig_file)
+    aligner = with_infos(settings)
+    first = aligner.mapping(**SIZES)
+
+    aligner.set_camera('rgb', replace(RGB_CAMERA))
+    aligner.configure(replace(settings))
+
+    assert aligner.mapping(**SIZES) is first
+
+
+@pytest.mark.parametrize('depth_m', [0.0, -2.0, float('nan'), float('inf'), 0.01])
+def test_a_depth_that_is_none_is_refused_and_the_old_one_stays(rig_file, depth_m):
+    aligner = Aligner(AlignmentSettings(file=rig_file))
+    aligner.set_depth_m(5.0)
+
+    with pytest.raises(AlignmentError, match='depth'):
+        aligner.set_depth_m(depth_m)
+
+    assert same(aligner.mapping(**SIZES), rig().mapping(5.0))
+
+
+def test_settings_that_are_not_usable_are_refused_and_the_old_ones_stay(rig_file, file, tmp_path):
+    aligner = Aligner(AlignmentSettings(file=rig_file))
+    before = aligner.mapping(**SIZES)
+
+    with pytest.raises(AlignmentError, match='cannot read the alignment file'):
+        aligner.configure(AlignmentSettings(file=str(tmp_path / 'none.yaml'), trim_x_px=5.0))
+    with pytest.raises(AlignmentError, match='away from what the RGB camera sees'):
+        aligner.set_extrinsics(None)
+        aligner.configure(AlignmentSettings(file=file({
+            'thermal_from_rgb': {'rotation': [[-1, 0, 0], [0, 1, 0], [0, 0, -1]], 'translation_m': [0, 0, 0]},
+            'rgb_camera': block(RGB_CAMERA), 'thermal_camera': block(WIDE_THERMAL)})))
+
+    assert aligner.mapping(**SIZES) is before
+
+
+def test_what_tf_says_is_refused_when_it_turns_the_thermal_camera_away():
+    aligner = with_infos(AlignmentSettings(from_tf=True))
+    aligner.set_extrinsics(EXTRINSICS)
+
+    with pytest.raises(AlignmentError, match='away from what the RGB camera sees'):
+        aligner.set_extrinsics(Extrinsics(((-1.0, 0, 0), (0, 1, 0), (0, 0, -1)), (0.0, 0.0, 0.0)))
+
+    assert same(aligner.mapping(**SIZES), rig().mapping(20.0))
+
+
+def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is_resized():
+    aligner = with_infos(AlignmentSettings(from_tf=True), rgb=replace(RGB_CAMERA, distortion_model='fisheye624'))
+    with pytest.raises(AlignmentError, match='expected the lens model'):
+        aligner.set_extrinsics(EXTRINSICS)
+
+    aligner.set_camera('rgb', RGB_CAMERA)
+    aligner.set_extrinsics(EXTRINSICS)
+    aligner.set_camera('rgb', replace(RGB_CAMERA, distortion_model='fisheye624'))
+
+    assert aligner.mapping(**SIZES).thermal_tables is None
+    assert 'expected the lens model' in aligner.problems[0]
+
+
+@pytest.mark.parametrize('content, from_tf, words', [
+    ({'thermal_from_rgb': MOUNTING}, True, 'so would TF'),
+    ({'rgb_camera': block(RGB_CAMERA)}, False, 'not how they are mounted'),
+    ({'thermal_from_rgb': MOUNTING, 'rgb_from_thermal': []}, False, 'expected the keys rgb_from_thermal'),
+    ({'thermal_from_rgb': [1, 2]}, False, 'thermal_from_rgb: expected the keys rotation, translation_m'),
+    ({'thermal_from_rgb': {**MOUNTING, 'rotation': 'none'}}, False, 'thermal_from_rgb: expected numbers'),
+    ({'thermal_from_rgb': {**MOUNTING, 'rotation': [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}}, False, 'mirrors'),
+    ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {'size': [640, 480]}}, False, 'rgb_camera: expected the keys'),
+    ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {**block(RGB_CAMERA), 'k': [[0, 0, 0]] * 3}}, False,
+     'rgb_camera: expected k to be'),
+    ({'thermal_from_rgb': MOUNTING,
+      'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'double_sphere'}}, False,
+     'thermal_camera: expected the lens model'),
+])
+def test_each_unusable_rig_file_has_its_own_error(file, content, from_tf, words):
+    with pytest.raises(AlignmentError, match=words):
+        Aligner(AlignmentSettings(file=file(content), from_tf=from_tf))
+
+
+def test_a_block_of_the_lens_may_be_left_out(file):
+    plain = {'size': [640, 480], 'k': [list(row) for row in RGB_CAMERA.k]}
+    path = file({'thermal_from_rgb': MOUNTING, 'rgb_camera': plain, 'thermal_camera': block(WIDE_THERMAL)})
+
+    mapping = Aligner(AlignmentSettings(file=path)).mapping(**SIZES)
+
+    assert same(mapping, rig(rgb=CameraModel((640, 480), RGB_CAMERA.k)).mapping(20.0))
+
+
+def test_a_range_without_extrinsics_is_a_problem(homography_file):
+    for path in ('', homography_file):
+        aligner = Aligner(AlignmentSettings(file=path, depth_from_range=True))
+        assert aligner.problems == ('alignment.depth_from_range has no effect without extrinsics (alignment.file or '
+                                    'alignment.from_tf)',)
+
+
+def test_the_parallax_needs_the_extrinsics_and_follows_depth_and_live_size(rig_file):
+    aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=12.0))
+
+    assert aligner.parallax_px(6.0, **SIZES) == pytest.approx(tuple(rig().parallax_px(6.0, plane_depth_m=12.0)))
+    half = aligner.parallax_px(6.0, rgb_size=(320, 240), thermal_size=(320, 256))
+    assert np.multiply(half, 2) == pytest.approx(aligner.parallax_px(6.0, **SIZES))
+    with pytest.raises(AlignmentError, match='needs the extrinsics'):
+        Aligner(AlignmentSettings()).parallax_px(6.0, **SIZES)
+
+
+def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig_file):
+    aligner = Aligner(AlignmentSettings(file=rig_file))
+    sizes = {'rgb_size': (64, 48), 'thermal_size': (32, 26)}
+    known = {}
+    for depth_m in (3.0, 30.0):
+        aligner.set_depth_m(depth_m)
+        known[depth_m] = aligner.mapping(**sizes).thermal_tables[0]
+    stop = threading.Event()
+
+    def set_in_turn():
+        while not stop.is_set():
+            for depth_m in known:
+                aligner.set_depth_m(depth_m)
+
+    setter = threading.Thread(target=set_in_turn)
+    setter.start()
+    try:
+        found = [aligner.mapping(**sizes).thermal_tables[0] for _ in range(300)]
+    finally:
+        stop.set()
+        setter.join(timeout=10)
+
+    assert all(any(np.array_equal(table, one) for one in known.values()) for table in found)
+
+
+def test_rectified_images_with_the_infos_of_the_raw_ones_are_aligned_by_their_projections():
+    # Given cameras whose drivers rectify, with other focal lengths and, of a stereo pair, turned axes
+    turn = cv2.Rodrigues(np.array((0.02, -0.03, 0.01)))[0]
+    p = ((480.0, 0.0, 325.0, 0.0), (0.0, 480.0, 238.0, 0.0), (0.0, 0.0, 1.0, 0.0))
+    rgb = replace(RGB_CAMERA, p=p, r=tuple(map(tuple, turn.tolist())))
+    thermal = replace(WIDE_THERMAL, p=((230.0, 0.0, 160.0, 0.0), (0.0, 230.0, 127.0, 0.0), (0.0, 0.0, 1.0, 0.0)))
+    aligner = Aligner(AlignmentSettings(from_tf=True, rgb_rectified=True, thermal_rectified=True, plane_depth_m=15.0))
+    aligner.set_camera('rgb', rgb)
+    aligner.set_camera('thermal', thermal)
+    aligner.set_extrinsics(EXTRINSICS)
+
+    x, y = aligner.mapping(**SIZES).thermal_tables
+
+    # then an RGB pixel is where OpenCV finds its point, on the plane across the rectified view, in rectified thermal
+    ray = np.array(((600 - 325.0) / 480.0, (440 - 238.0) / 480.0, 1.0)) * 15.0
+    point = np.array(EXTRINSICS.rotation) @ (turn.T @ ray) + EXTRINSICS.translation_m
+    assert (x[440, 600], y[440, 600]) == pytest.approx(
+        (230.0 * point[0] / point[2] + 160.0, 230.0 * point[1] / point[2] + 127.0), abs=0.01)

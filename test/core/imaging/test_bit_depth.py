@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RGB images of 10 to 16 bits a value become 8-bit ones of the right brightness."""
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.imaging.bit_depth import BitDepth
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.pipeline import FusionPipeline
+
+
+def frame(pixels, encoding):
+    return Frame(RGB, 1_000_000, 'rgb', pixels, encoding)
+
+
+@pytest.mark.parametrize('bits', [10, 12, 14, 16])
+@pytest.mark.parametrize('encoding, eight, shape', [('mono16', 'mono8', (8, 32)), ('bgr16', 'bgr8', (8, 32, 3)),
+                                                    ('rgba16', 'rgba8', (8, 16, 4))])
+def test_all_bits_of_the_sensor_span_all_of_the_8(bits, encoding, eight, shape):
+    pixels = np.linspace(0, 2 ** bits - 1, np.prod(shape)).astype(np.uint16).reshape(shape)
+
+    small = BitDepth().to_8_bit(frame(pixels, encoding))
+
+    assert small.encoding == eight and small.pixels.dtype == np.uint8
+    assert np.abs(small.pixels - pixels * 255.0 / (2 ** bits - 1)).max() <= 0.51
+
+
+def test_a_scene_that_becomes_dark_keeps_its_brightness():
+    depth = BitDepth()
+    depth.to_8_bit(frame(np.full((4, 4), 4000, np.uint16), 'mono16'))
+
+    assert depth.to_8_bit(frame(np.full((4, 4), 800, np.uint16), 'mono16')).pixels[0, 0] == 50
+
+
+def test_eight_bits_pass_and_floats_are_refused_by_name():
+    plain = frame(np.zeros((4, 4, 3), np.uint8), 'rgb8')
+
+    assert BitDepth().to_8_bit(plain) is plain
+    with pytest.raises(FrameError, match='got 32FC1') as refused:
+        BitDepth().to_8_bit(frame(np.zeros((4, 4), np.float32), '32FC1'))
+    assert refused.value.reason == 'not_8_bit'
+
+
+def test_a_12_bit_image_is_fused_as_its_8_bit_copy():
+    random = np.random.default_rng(2)
+    eight = random.integers(40, 200, (48, 64, 3), np.uint8)
+    wide = (eight.astype(np.uint32) * 4095 // 255).astype(np.uint16)
+    wide[0, 0] = 4095
+    eight[0, 0] = 255
+    heat = Frame(THERMAL, 1_000_000, 'lwir', random.integers(7000, 9000, (48, 64), np.uint16), 'mono16')
+    settings = updated(DEFAULTS, {'model': 'classical'})
+
+    results = [FusionPipeline(settings).fuse(Pair(frame(pixels, encoding), heat, 0))
+               for pixels, encoding in ((wide, 'bgr16'), (eight, 'bgr8'))]
+
+    assert [result.mode for result in results] == [Mode.CLASSICAL] * 2
+    assert np.abs(results[0].pixels.astype(int) - results[1].pixels).max() <= 2

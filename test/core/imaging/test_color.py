@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Luminance and chroma against the BT.601 formulas."""
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.frames import FrameError
+from diffmf_ros.core.imaging.color import join_luma, output_encoding, paint, split_luma, to_rgb8
+from diffmf_ros.core.settings import describe
+
+
+def random_image(channels=3, size=(7, 5), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), np.uint8)
+
+
+def reference_split(rgb):
+    r, g, b = np.moveaxis(rgb.astype(float), 2, 0)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    return y, np.clip(np.stack((0.713 * (r - y) + 128, 0.564 * (b - y) + 128), -1), 0, 255)
+
+
+def reference_join(y, chroma):
+    cr, cb = np.moveaxis(chroma.astype(float) - 128, 2, 0)
+    rgb = np.stack((y + 1.403 * cr, y - 0.714 * cr - 0.344 * cb, y + 1.773 * cb), -1)
+    return np.clip(rgb, 0, 255)
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8'])
+def test_split_is_bt601_in_every_channel_order(encoding):
+    pixels = random_image(4 if 'a' in encoding else 3)
+    rgb = pixels[..., :3] if encoding.startswith('rgb') else pixels[..., 2::-1]
+
+    y, colour = split_luma(pixels, encoding)
+
+    expected_y, expected_chroma = reference_split(rgb)
+    assert y.dtype == colour.dtype == np.uint8
+    assert np.abs(y - expected_y).max() <= 0.51
+    assert np.abs(colour[..., 1:] - expected_chroma).max() <= 1.0
+
+
+@pytest.mark.parametrize('encoding, output', [('rgb8', 'rgb8'), ('rgba8', 'rgb8'), ('mono8', 'rgb8'),
+                                              ('bgr8', 'bgr8'), ('bgra8', 'bgr8')])
+def test_join_is_bt601_in_the_output_order(encoding, output):
+    ycc = random_image(seed=1)
+
+    joined = join_luma(ycc[..., 0], ycc, encoding)
+
+    rgb = joined if output == 'rgb8' else joined[..., ::-1]
+    assert output_encoding(encoding) == output
+    assert np.abs(rgb - reference_join(ycc[..., 0], ycc[..., 1:])).max() <= 1.0
+
+
+def test_an_unchanged_luminance_gives_the_image_back():
+    pixels = random_image(size=(48, 64))
+    y, colour = split_luma(pixels, 'bgr8')
+    before = y.copy(), colour.copy()
+
+    joined = join_luma(y, colour, 'bgr8')
+
+    assert np.abs(joined.astype(int) - pixels).max() <= 3
+    assert np.array_equal(y, before[0]) and np.array_equal(colour, before[1])
+
+
+def test_grey_stays_exactly_grey():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+    joined = join_luma(*split_luma(grey, 'mono8'), 'mono8')
+
+    assert np.array_equal(joined, np.repeat(grey[..., None], 3, 2))
+
+
+def test_strided_read_only_views_are_read_right():
+    padded = random_image(size=(6, 9))
+    padded.flags.writeable = False
+
+    y, colour = split_luma(padded[:, 2:7], 'rgb8')
+
+    expected = split_luma(padded[:, 2:7].copy(), 'rgb8')
+    assert np.array_equal(y, expected[0]) and np.array_equal(colour, expected[1])
+
+
+@pytest.mark.parametrize('encoding', ['mono16', '32FC1'])
+def test_what_is_not_8_bit_is_refused(encoding):
+    with pytest.raises(FrameError, match=f'rgb8, .*, mono8\\), got {encoding}'):
+        split_luma(np.zeros((2, 2), np.uint16), encoding)
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8'])
+def test_every_colour_encoding_becomes_rgb8(encoding):
+    pixels = random_image(4 if 'a' in encoding else 3)
+
+    rgb = pixels[..., :3] if encoding.startswith('rgb') else pixels[..., 2::-1]
+    assert np.array_equal(to_rgb8(pixels, encoding), rgb)
+
+
+def test_grey_becomes_rgb8_and_16_bits_are_refused():
+    grey = random_image()[..., 0]
+
+    assert np.array_equal(to_rgb8(grey, 'mono8'), np.stack((grey,) * 3, -1))
+    with pytest.raises(FrameError, match='expected an 8-bit'):
+        to_rgb8(grey.astype(np.uint16), 'mono16')
+
+
+@pytest.mark.parametrize('encoding, first', [('rgb8', 'red'), ('bgr8', 'blue')])
+def test_a_palette_colours_the_luminance_in_the_channel_order_of_the_camera(encoding, first):
+    luma = np.array([[0, 128, 255]], np.uint8)
+
+    pixels, painted = paint(luma, None, encoding=encoding, colour='hot')
+
+    assert painted == encoding and pixels.shape == (1, 3, 3)
+    warm = pixels[0, 1].tolist()  # half way up, `hot` is red to orange
+    assert (warm if first == 'red' else warm[::-1])[0] == 255 and min(warm) == 0
+
+
+def test_gray_is_the_luminance_itself():
+    luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+    pixels, encoding = paint(luma, None, encoding='rgb8', colour='gray')
+
+    assert encoding == 'mono8' and np.array_equal(pixels, luma)
+
+
+def test_keep_chroma_joins_the_colour_of_the_camera():
+    image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    luma, ycrcb = split_luma(image, 'bgr8')
+
+    expected = join_luma(luma, ycrcb, 'bgr8')
+    for colour, levels in (('raw_chroma', 0), ('keep_chroma', 1)):
+        pixels, encoding = paint(luma, ycrcb, encoding='bgr8', colour=colour)
+        assert encoding == 'bgr8' and np.abs(pixels.astype(int) - expected).max() <= levels
+
+
+def test_every_choice_of_the_setting_can_be_painted():
+    luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    choices = next(item.choices for item in describe() if item.name == 'output.colour')
+
+    for colour in choices:
+        pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', colour=colour)
+        assert pixels.shape[:2] == luma.shape, colour

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gain control of images with parts that are no scene, with hot spots, and of flat scenes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.frames import THERMAL, Frame
+from diffmf_ros.core.imaging.gray_range import gray_range, noise_of, without_foreign_borders
+from diffmf_ros.core.imaging.thermal import GainControl, levels_of, to_gray
+from diffmf_ros.core.settings import ThermalSettings
+
+SETTINGS = ThermalSettings()
+CENTIKELVIN = 100
+
+
+def scene(shape=(120, 160), seed=0):
+    """Centikelvin: ground of 288 to 294 K with noise of 50 mK, a person of 305 K on 3 % of it."""
+    rng = np.random.default_rng(seed)
+    counts = 28800 + 600 * np.linspace(0, 1, shape[1])[None] + rng.normal(0, 5, shape)
+    counts[person(shape)] = 30500 + rng.normal(0, 5, counts[person(shape)].shape)
+    return counts.round().astype(np.uint16)
+
+
+def person(shape):
+    """The part of the image that the person covers."""
+    height, width = shape
+    return np.s_[height // 3:height // 3 + height // 4, width // 2:width // 2 + width // 8]
+
+
+def beside(shape):
+    """A part of the ground as warm as that around the person."""
+    height, width = shape
+    return np.s_[height // 3:height // 3 + height // 4, width // 2 - width // 8:width // 2 - 4]
+
+
+def gray_of(values, encoding='mono16', settings=SETTINGS):
+    return to_gray(values, encoding, levels_of(values, encoding, settings)).astype(int)
+
+
+def with_rows(values, *rows):
+    return np.vstack((values, *[np.full((1, values.shape[1]), row, values.dtype) for row in rows]))
+
+
+def telemetry(values, count=2, seed=1):
+    """The scene with rows of counters, serial numbers and flags at its end."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, 65536, (count, values.shape[1]), dtype=np.uint16)
+    numbers[:, values.shape[1] // 2:] = 0
+    return np.vstack((values, numbers))
+
+
+def with_patch(values, value):
+    spoiled = values.copy()
+    spoiled[20:30, 30:42] = value
+    return spoiled
+
+
+def masked(values, value=0, share=0.2):
+    """The scene with black corners, as a round aperture or a registration leaves them."""
+    y, x = np.mgrid[-1:1:values.shape[0] * 1j, -1:1:values.shape[1] * 1j]
+    radius = np.hypot(x, y)
+    return np.where(radius > np.quantile(radius, 1 - share), value, values).astype(values.dtype)
+
+
+NO_SCENE = {
+    '160x120, 1 row of 0': ((120, 160), lambda values: with_rows(values, 0)),
+    '160x120, 2 rows of 0': ((120, 160), lambda values: with_rows(values, 0, 0)),
+    '160x120, 2 rows of 65535': ((120, 160), lambda values: with_rows(values, 65535, 65535)),
+    '160x120, a row of each': ((120, 160), lambda values: with_rows(values, 0, 65535)),
+    '160x120, 2 rows of numbers': ((120, 160), telemetry),
+    '80x60, 3 rows of 0': ((60, 80), lambda values: with_rows(values, 0, 0, 0)),
+    '80x60, 3 rows of numbers': ((60, 80), lambda values: telemetry(values, 3)),
+    '320x256, 2 rows of 0': ((256, 320), lambda values: with_rows(values, 0, 0)),
+    '208x156, rows of numbers above': ((156, 206), lambda values: telemetry(values)[::-1]),
+    '208x156, 2 columns of numbers': ((206, 156), lambda values: telemetry(values).T),
+    'dead patch of 0': ((120, 160), lambda values: with_patch(values, 0)),
+    'dead patch of 65535': ((120, 160), lambda values: with_patch(values, 65535)),
+    'masked corners': ((120, 160), masked),
+    'masked corners above 2 rows of numbers': (
+        (120, 160), lambda values: telemetry(masked(values))),
+    'a frame of 3 pixels of 0': ((120, 160), lambda values: np.pad(values, 3)),
+}
+
+
+@pytest.mark.parametrize('name', NO_SCENE)
+def test_what_is_no_scene_does_not_change_the_scene(name):
+    shape, spoil = NO_SCENE[name]
+    clean = scene(shape)
+    spoiled = spoil(clean)
+
+    expected, found = (gray_range(values, SETTINGS) for values in (clean, spoiled))
+
+    assert np.abs(found - expected).max() <= 0.04 * (expected[2] - expected[0])
+
+
+@pytest.mark.parametrize('rows', [(0, 0), (65535, 65535)])
+def test_a_person_above_rows_of_telemetry_is_as_bright_as_without_them(rows):
+    clean, spoiled = gray_of(scene()), gray_of(with_rows(scene(), *rows))
+
+    assert clean[person(clean.shape)].mean() > 250 and clean[beside(clean.shape)].mean() < 100
+    for part in (person, beside):
+        assert abs(spoiled[part(clean.shape)].mean() - clean[part(clean.shape)].mean()) <= 4
+
+
+@pytest.mark.parametrize('border', [-1e30, 1e30, -9999.0, 0.0, np.nan, -np.inf])
+def test_float_values_that_mean_no_value_do_not_change_the_scene(border):
+    kelvin = scene().astype(np.float32) / CENTIKELVIN
+    spoiled = np.pad(kelvin, 4, constant_values=np.float32(border))
+    spoiled[40:50, 20:32] = border
+
+    gray = gray_of(spoiled, '32FC1')[4:-4, 4:-4]
+    expected = gray_of(kelvin, '32FC1')
+
+    assert abs(gray[person(gray.shape)].mean() - expected[person(gray.shape)].mean()) <= 4
+    assert abs(gray[beside(gray.shape)].mean() - expected[beside(gray.shape)].mean()) <= 4
+
+
+def test_levels_survive_a_stream_whose_telemetry_comes_and_goes():
+    control = GainControl(SETTINGS)
+    frames = [telemetry(scene(seed=k), seed=k) if k % 2 else with_rows(scene(seed=k), 0, 0)
+              for k in range(20)]
+
+    levels = [control.levels(Frame(THERMAL, 10**9 + k * 33_000_000, '', values, 'mono16'))
+              for k, values in enumerate(frames)]
+
+    assert max(level.low for level in levels) - min(level.low for level in levels) < 20
+    assert min(level.low for level in levels) > 28700
+    assert max(level.high for level in levels) < 30700
+
+
+def test_borders_that_belong_to_the_scene_stay():
+    cold_sky = scene()
+    cold_sky[:12] = 28500
+
+    assert without_foreign_borders(scene()).shape == (120, 160)
+    assert without_foreign_borders(cold_sky).shape == (120, 160)
+    assert without_foreign_borders(telemetry(scene())).shape == (120, 160)
+
+
+def test_values_of_the_whole_type_are_a_scene():
+    whole = np.tile(np.linspace(0, 65535, 160).astype(np.uint16), (120, 1))
+
+    assert gray_range(whole, SETTINGS).tolist() == pytest.approx([0, 32767, 65535], abs=500)
+
+
+def with_hot_spot(values, share=0.009, kelvin=70):
+    """The scene with a spot so much hotter on this share of its area."""
+    hot = values.copy()
+    side = round((share * values.size) ** 0.5)
+    hot[5:5 + side, 5:5 + side] += np.uint16(CENTIKELVIN * kelvin)
+    return hot
+
+
+@pytest.mark.parametrize('share', [0.002, 0.006, 0.009, 0.012, 0.02])
+def test_a_hot_spot_leaves_everybody_else_visible(share):
+    shape = (240, 320)
+    without, hot = gray_of(scene(shape)), gray_of(with_hot_spot(scene(shape), share))
+
+    contrast = [gray[person(shape)].mean() - gray[beside(shape)].mean() for gray in (without, hot)]
+
+    assert hot[6, 6] == 255
+    assert contrast[1] > 0.35 * contrast[0]
+
+
+def test_without_the_limit_the_hot_spot_takes_the_range():
+    shape = (240, 320)
+    hot = gray_of(with_hot_spot(scene(shape)), settings=replace(SETTINGS, max_tail_share=1.0))
+
+    assert hot[person(shape)].mean() - hot[beside(shape)].mean() < 55
+
+
+def test_a_cold_spot_leaves_everybody_else_visible():
+    shape = (240, 320)
+    cold = gray_of(with_hot_spot(scene(shape), kelvin=0) - np.where(
+        with_hot_spot(scene(shape)) > 34000, 5000, 0).astype(np.uint16))
+
+    assert cold[person(shape)].mean() - cold[beside(shape)].mean() > 70
+
+
+@pytest.mark.parametrize('encoding, gain, offset', [('mono16', 1, 0), ('32FC1', 0.01, -273.15)])
+@pytest.mark.parametrize('shape', [(60, 80), (120, 160), (512, 640)])
+def test_noise_of_a_flat_scene_is_not_stretched_to_the_full_range(encoding, gain, offset, shape):
+    counts = np.random.default_rng(0).normal(29300, 5, shape).round()
+    values = (gain * counts + offset).astype(np.uint16 if encoding == 'mono16' else np.float32)
+
+    gray = gray_of(values, encoding)
+    stretched = gray_of(values, encoding, replace(SETTINGS, min_span_noise=0.0))
+
+    assert 6 < gray.std() < 14 and gray.max() < 110
+    assert stretched.std() > 40
+
+
+def test_a_flat_black_hot_scene_is_dark_too():
+    values = np.random.default_rng(0).normal(29300, 5, (120, 160)).round().astype(np.uint16)
+
+    assert gray_of(values, settings=ThermalSettings(polarity='black_hot')).max() < 110
+
+
+def test_a_person_on_flat_ground_is_white_although_there_is_noise():
+    values = np.random.default_rng(0).normal(29300, 5, (240, 320)).round().astype(np.uint16)
+    values[100:120, 100:108] += 300  # 3 K on 0.2 % of the area
+
+    gray = gray_of(values)
+
+    assert gray[100:120, 100:108].min() > 200 and gray[:90].mean() < 50
+
+
+@pytest.mark.parametrize('unit, gain', [('centikelvin', 1), ('kelvin', 0.01)])
+def test_the_least_span_in_kelvin(unit, gain):
+    settings = ThermalSettings(min_span_k=20.0, radiometric_unit=unit)
+    values = (gain * scene()).astype(np.float32)
+
+    low, _, high = gray_range(values, settings)
+
+    assert high - low == pytest.approx(2000 * gain, rel=1e-3)
+    assert gray_range(values, replace(settings, min_span_k=5.0))[2] < 30600 * gain
+
+
+@pytest.mark.parametrize('deviation', [2.0, 8.0, 40.0])
+def test_noise_is_measured_in_spite_of_the_scene(deviation):
+    rng = np.random.default_rng(3)
+    values = 8000 + rng.normal(0, deviation, (480, 640))
+    values[:, :320] += 500 * np.sin(np.arange(320) / 3)
+    values[100:200, 400:500] += 900
+
+    measured = noise_of(values.round().astype(np.uint16), 0, 65535)
+
+    assert measured == pytest.approx(deviation, rel=0.25)
+
+
+def test_noise_of_images_without_any_is_zero():
+    assert noise_of(np.full((120, 160), 7000, np.uint16), 0, 65535) == 0
+    assert noise_of(np.zeros((4, 4), np.float32), -1, 1) == 0

@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf align`: the homography between a thermal and an RGB camera, measured on images whose truth is known."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from diffmf_ros.core.alignment.homography import Alignment
+from diffmf_ros.core.imaging.color import split_luma
+from diffmf_ros.core.registration.orientation import Search, agreement, describe
+from diffmf_ros.core.registration.planar import fit, mapped
+from diffmf_ros.core.registration.registration import RegistrationError, register
+from diffmf_ros.io.bag_messages import image_message
+from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter
+from diffmf_ros.tools.alignment_pairs import AlignmentPairsError, file_pairs, spread
+from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
+
+pytestmark = pytest.mark.slow
+RGB_SIZE, THERMAL_SIZE = (640, 480), (320, 256)
+WORLD = 1200  # pixels a side
+
+
+def world(seed, *, shapes=160):
+    """Return (visible, thermal), WORLD x WORLD uint8: the same shapes, with unrelated brightness and texture."""
+    random = np.random.default_rng(seed)
+    visible, thermal = (np.full((WORLD, WORLD), level, np.uint8) for level in (110, 70))
+    for _ in range(shapes):
+        centre, axes = random.integers(0, WORLD, 2), random.integers(12, 90, 2)
+        box = cv2.boxPoints((centre.tolist(), axes.tolist(), float(random.uniform(0, 180)))).astype(np.int32)
+        for image in (visible, thermal):
+            cv2.fillPoly(image, [box], int(random.integers(0, 256)))
+    noise = random.normal(0, 6, (2, WORLD, WORLD))
+    return tuple(np.clip(image + extra, 0, 255).astype(np.uint8)
+                 for image, extra in zip((visible, cv2.GaussianBlur(thermal, (0, 0), 2.0)), noise, strict=True))
+
+
+def truth(*, ratio=0.8, angle_deg=4.0, shift=(30.0, -20.0), perspective=(0.02, -0.01)):
+    """Return rgb_from_thermal: thermal's field is ratio as wide as that of RGB, turned about its centre, shifted."""
+    scale, angle = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], np.radians(angle_deg)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = [np.eye(3), np.eye(3)]
+    for matrix, size, more in zip(middle, (THERMAL_SIZE, RGB_SIZE), ((0, 0), shift), strict=True):
+        matrix[:2, 2] = [(side - 1) / 2 + extra for side, extra in zip(size, more, strict=True)]
+    core = np.eye(3)
+    core[:2, :2], core[2, :2] = turn, np.array(perspective) / (np.array(THERMAL_SIZE) / 2)
+    return middle[1] @ core @ np.linalg.inv(middle[0])
+
+
+def seen_by(scene, rgb_from_thermal):
+    """Return the pair (RGB luminance, thermal) that two cameras take of a world."""
+    visible, thermal = scene
+    world_from_rgb = np.array([[1.0, 0, 280], [0, 1, 360], [0, 0, 1]])
+    return tuple(cv2.warpPerspective(image, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+                 for image, matrix, size in ((visible, world_from_rgb, RGB_SIZE),
+                                             (thermal, world_from_rgb @ rgb_from_thermal, THERMAL_SIZE)))
+
+
+def corners(size):
+    return np.array([(x, y) for x in (0, size[0] - 1) for y in (0, size[1] - 1)], float)
+
+
+def error_px(found, expected):
+    """Mean distance of the corners of thermal, in RGB pixels."""
+    matrix = np.array(found.alignment.rgb_from_thermal)
+    points = corners(THERMAL_SIZE)
+    return float(np.hypot(*(mapped(matrix, points) - mapped(expected, points)).T).mean())
+
+
+@pytest.mark.parametrize('change', [
+    {}, {'ratio': 1.3, 'angle_deg': -8.0, 'shift': (-60.0, 40.0)}, {'ratio': 0.65, 'shift': (90.0, 60.0)}])
+def test_one_pair_of_unrelated_brightness_gives_the_corners_within_2_px(change):
+    expected = truth(**change)
+
+    found = register([seen_by(world(1), expected)])
+
+    assert error_px(found, expected) < 2.0
+    assert (found.model, found.confidence, found.pairs) == ('homography', 'good', 1)
+    assert found.inliers <= found.correspondences
+    assert found.residual_px < 2.0
+    assert found.field_ratio == pytest.approx(change.get('ratio', 0.8), rel=0.02)
+    assert found.rotation_deg == pytest.approx(change.get('angle_deg', 4.0), abs=0.3)
+    assert found.shift_px == pytest.approx(change.get('shift', (30.0, -20.0)), abs=2.0)
+
+
+def test_the_expected_error_is_of_the_size_of_the_error():
+    expected = truth()
+
+    found = [register([seen_by(world(seed), expected)]) for seed in (2, 3)]
+
+    for result in found:
+        assert error_px(result, expected) < 4 * result.uncertainty_px
+
+
+def test_pairs_are_pooled_so_that_scenes_with_little_structure_suffice_together():
+    expected = truth()
+    poor = [seen_by(world(seed, shapes=9), expected) for seed in range(20, 26)]
+    with pytest.raises(RegistrationError, match='more pairs|5 to 10 pairs'):
+        register(poor[:1])
+
+    found = register(poor)
+
+    assert found.pairs == 6
+    assert error_px(found, expected) < 5.0
+
+
+def test_the_same_pairs_give_the_same_alignment():
+    pair = seen_by(world(4), truth())
+
+    first, second = register([pair]), register([pair])
+
+    # Not to the bit: how OpenCV sums depends on where an array lies in memory.
+    assert error_px(first, np.array(second.alignment.rgb_from_thermal)) < 1e-3
+    assert (first.correspondences, first.inliers) == (second.correspondences, second.inliers)
+
+
+def test_thermal_of_16_bit_and_of_float_with_nan_is_registered():
+    expected = truth()
+    rgb, thermal = seen_by(world(5), expected)
+    kelvin = 280 + thermal.astype(np.float32) / 10
+    kelvin[100:103, 50:60] = np.nan
+
+    for values in (7000 + 9 * thermal.astype(np.uint16), kelvin):
+        assert error_px(register([(rgb, values)]), expected) < 2.0
+
+
+def test_a_start_finds_what_lies_outside_the_search():
+    expected = truth(ratio=0.8, angle_deg=32.0)
+    pair = seen_by(world(6), expected)
+    with pytest.raises(RegistrationError):
+        register([pair])
+
+    rough = truth(ratio=0.82, angle_deg=30.5, shift=(22.0, -12.0), perspective=(0, 0))
+    found = register([pair], start=Alignment(tuple(map(tuple, rough)), RGB_SIZE, THERMAL_SIZE))
+
+    assert error_px(found, expected) < 2.0
+
+
+def test_a_start_measured_at_other_sizes_is_rescaled():
+    expected = truth()
+    pair = seen_by(world(7), expected)
+    half = np.diag([0.5, 0.5, 1]) @ expected @ np.diag([4, 4, 1])
+
+    found = register([pair], start=Alignment(tuple(map(tuple, half)), (320, 240), (80, 64)))
+
+    assert error_px(found, expected) < 2.0
+
+
+def test_a_known_ratio_of_the_fields_finds_a_narrow_thermal_camera():
+    expected = truth(ratio=0.42, angle_deg=3.0, perspective=(0, 0))
+
+    found = register([seen_by(world(8, shapes=500), expected)], field_ratio=0.45)
+
+    assert error_px(found, expected) < 2.0
+
+
+@pytest.mark.parametrize('spoilt', [
+    lambda rgb, thermal: (rgb, thermal[:, ::-1].copy()),
+    lambda rgb, thermal: (rgb, np.rot90(thermal, 2).copy()),
+    lambda rgb, thermal: (rgb, seen_by(world(99), truth())[1]),
+    lambda rgb, thermal: (rgb, np.full_like(thermal, 80)),
+    lambda rgb, thermal: (rgb, np.random.default_rng(0).integers(0, 256, thermal.shape, np.uint8)),
+], ids=['mirrored', 'upside down', 'another scene', 'flat', 'noise'])
+def test_images_that_do_not_tell_are_refused_with_advice(spoilt):
+    pair = spoilt(*seen_by(world(9), truth()))
+
+    with pytest.raises(RegistrationError, match='--init'):
+        register([pair])
+
+
+@pytest.mark.parametrize('start', [truth(ratio=0.8, angle_deg=60.0), truth(ratio=0.15)], ids=['turned', 'tiny'])
+def test_an_implausible_alignment_is_refused_even_where_images_agree_with_it(start):
+    pair = seen_by(world(10, shapes=1500), start)
+
+    with pytest.raises(RegistrationError, match='more than 45 degrees, or with a field ratio outside 0.2 to 5'):
+        register([pair], start=Alignment(tuple(map(tuple, start)), RGB_SIZE, THERMAL_SIZE))
+
+
+@pytest.mark.parametrize('pairs, words', [
+    ([], 'at least one pair'),
+    ([(np.zeros((480, 640, 3), np.uint8), np.zeros((256, 320), np.uint8))], 'height x width'),
+    ([(np.zeros((480, 640)), np.zeros((256, 320))), (np.zeros((480, 640)), np.zeros((128, 160)))], 'different sizes'),
+    ([(np.zeros((480, 640)), np.zeros((24, 32)))], '64x64'),
+    ([(np.zeros((480, 640)), np.full((256, 320), np.nan))], 'finite'),
+])
+def test_images_that_cannot_be_used_are_named(pairs, words):
+    with pytest.raises(RegistrationError, match=words):
+        register(pairs)
+
+
+@pytest.mark.parametrize('scene', ['night', 'smoke'])
+def test_the_synthetic_drive_is_aligned_within_5_px_of_its_exact_homography(scene):
+    drive = Drive(DriveSettings(scene=scene, seed=1, seconds=6, thermal_rate_hz=30))
+    pairs = [(split_luma(drive.frame('rgb', index).frame.pixels, 'rgb8')[0], drive.frame('thermal', index).frame.pixels)
+             for index in (20, 80, 140)]
+
+    found = register(pairs)
+
+    assert error_px(found, drive.rig.rgb_from_thermal()) < 5.0
+    assert found.coverage > 0.3
+
+
+# The parts.
+
+def test_an_inverted_image_is_described_alike_and_an_edge_across_is_not():
+    image = np.tile(np.float32(128) + 100 * np.sin(np.arange(96, dtype=np.float32) / 6), (96, 1))
+    everywhere = np.ones(image.shape, bool)
+
+    assert agreement(describe(image), describe(255 - image), everywhere) == pytest.approx(1.0, abs=1e-3)
+    assert agreement(describe(image), describe(image.T.copy()), everywhere) < 0.1
+
+
+def test_the_search_finds_a_shift_in_any_direction():
+    image = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (200, 260)).astype(np.float32), (0, 0), 3.0)
+    for x, y in ((11, -7), (-20, 9), (0, 0)):
+        search = Search([describe(image[50:150, 60:190])], largest_shift=0.25)
+        width, height = search.canvas
+        moved = np.zeros((height, width), np.float32)
+        seen = np.zeros((height, width), bool)
+        offset_x, offset_y = (int(value) for value in search.to_canvas[:2, 2])
+        # What lies at (x, y) from there in the image must move back by it.
+        part = image[50 + y:150 + y, 60 + x:190 + x]
+        moved[offset_y:offset_y + 100, offset_x:offset_x + 130] = part
+        seen[offset_y:offset_y + 100, offset_x:offset_x + 130] = True
+
+        assert search.best([describe(moved, seen)], seen)[1] == (x, y)
+
+
+def correspondences(matrix, *, count, outliers, noise_px, seed, box=(0, 0, 319, 255)):
+    random = np.random.default_rng(seed)
+    source = random.uniform(box[:2], box[2:], (count, 2))
+    target = mapped(matrix, source) + random.normal(0, noise_px, (count, 2))
+    target[:outliers] = random.uniform(0, 500, (outliers, 2))
+    return source, target
+
+
+@pytest.mark.parametrize('model, change', [
+    ('homography', {}), ('affine', {'perspective': (0, 0)}), ('similarity', {'perspective': (0, 0)})])
+def test_a_third_of_outliers_does_not_spoil_a_fit(model, change):
+    expected = truth(**change)
+    source, target = correspondences(expected, count=120, outliers=40, noise_px=0.3, seed=1)
+
+    found = fit(source, target, model, threshold_px=1.5)
+
+    assert np.abs(mapped(found.matrix, corners(THERMAL_SIZE)) - mapped(expected, corners(THERMAL_SIZE))).max() < 0.6
+    assert np.count_nonzero(found.inliers[40:]) >= 78
+    assert found.residual_px == pytest.approx(0.3 * 2 ** 0.5, rel=0.2)
+
+
+def test_the_spread_of_a_fit_is_what_repetition_shows():
+    expected, points = truth(), corners(THERMAL_SIZE)
+    fits = [fit(*correspondences(expected, count=60, outliers=0, noise_px=1.0, seed=seed), 'homography',
+                threshold_px=8.0) for seed in range(60)]
+    errors = np.array([mapped(found.matrix, points) - mapped(expected, points) for found in fits])
+    measured = float(np.sqrt(np.square(errors).sum(axis=2).mean()))
+
+    assert np.mean([found.spread_px(points) for found in fits]) == pytest.approx(measured, rel=0.2)
+
+
+def test_matches_in_one_corner_determine_a_homography_far_less_than_a_similarity():
+    expected = truth(perspective=(0, 0))
+    source, target = correspondences(expected, count=30, outliers=0, noise_px=0.5, seed=3, box=(0, 0, 100, 80))
+
+    spreads = [fit(source, target, model, threshold_px=3.0).spread_px(corners(THERMAL_SIZE))
+               for model in ('homography', 'affine', 'similarity')]
+
+    assert all(richer > 1.3 * poorer for richer, poorer in pairwise(spreads))
+
+
+def test_too_few_or_coinciding_points_have_no_fit():
+    same = np.tile([[10.0, 20.0]], (30, 1))
+
+    assert fit(same[:5], same[:5], 'similarity', threshold_px=1.0) is None
+    assert fit(same, same, 'homography', threshold_px=1.0) is None
+
+
+@pytest.mark.parametrize('count, most, expected', [
+    (3, 5, [0, 1, 2]), (10, 1, [0]), (100, 3, 3), (7, 7, list(range(7)))])
+def test_items_are_spread_over_the_whole_of_them(count, most, expected):
+    kept = spread(range(count), most)
+
+    assert kept == expected if isinstance(expected, list) else len(kept) == expected
+    if count == 100:
+        assert kept[0] == 0 and kept[-1] >= 90
+        assert max(b - a for a, b in pairwise(kept)) <= 60
+
+
+# The command.
+
+def diffmf(*arguments):
+    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'align', *map(str, arguments)],
+                          capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with vi/ and ir/ of three pairs with truth(), in colour and grey."""
+    for name in ('vi', 'ir'):
+        (tmp_path / name).mkdir()
+    for seed in (31, 32, 33):
+        rgb, thermal = seen_by(world(seed), truth())
+        cv2.imwrite(str(tmp_path / 'vi' / f'{seed}.png'), cv2.merge((rgb, rgb, rgb)))
+        cv2.imwrite(str(tmp_path / 'ir' / f'{seed}.png'), thermal)
+    return tmp_path
+
+
+def test_two_files_give_an_alignment_file_an_overlay_and_a_report(folder):
+    done = diffmf(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml', '--overlay', folder / 'o.png')
+
+    assert done.returncode == 0, done.stderr
+    found = Alignment.load(folder / 'a.yaml')
+    assert (found.rgb_size, found.thermal_size) == (RGB_SIZE, THERMAL_SIZE)
+    points = corners(THERMAL_SIZE)
+    distance = mapped(np.array(found.rgb_from_thermal), points) - mapped(truth(), points)
+    assert np.hypot(*distance.T).max() < 3.0
+    for words in ('homography from 1 pair', 'confidence good', 'inliers of', 'residual', 'coverage', 'field ratio 0.8',
+                  'rotation +4.'):
+        assert words in done.stdout
+    picture = cv2.imread(str(folder / 'o.png'))
+    assert picture.shape == (480, 640, 3)
+    assert (picture != picture[..., :1]).any(axis=2).sum() > 1000  # coloured edges on a grey picture
+
+
+def test_two_folders_and_a_rough_start_are_taken(folder):
+    rough = truth(ratio=0.83, angle_deg=3.0, shift=(20.0, -10.0), perspective=(0, 0))
+    Alignment(tuple(map(tuple, rough.tolist())), RGB_SIZE, THERMAL_SIZE).save(folder / 'rough.yaml')
+
+    done = diffmf(folder / 'vi', folder / 'ir', '-o', folder / 'a.yaml', '--init', folder / 'rough.yaml',
+                  '--max-pairs', 2)
+
+    assert done.returncode == 0, done.stderr
+    assert 'from 2 pairs' in done.stdout
+
+
+def test_pairs_of_a_bag_are_taken(folder):
+    with BagWriter(folder / 'bag') as bag:
+        for index, seed in enumerate((31, 32, 33)):
+            stamp_ns = START_NS + index * 100_000_000
+            for name, kind, encoding in (('rgb', 'vi', 'bgr8'), ('thermal', 'ir', 'mono8')):
+                flag = cv2.IMREAD_COLOR if name == 'rgb' else cv2.IMREAD_GRAYSCALE
+                pixels = cv2.imread(str(folder / kind / f'{seed}.png'), flag)
+                bag.write(f'/{name}/image_raw', IMAGE,
+                          image_message(pixels, encoding, stamp_ns=stamp_ns, frame_id=name), stamp_ns)
+
+    done = diffmf('--bag', folder / 'bag', '-o', folder / 'a.yaml')
+
+    assert done.returncode == 0, done.stderr
+    assert 'homography from 3 pairs' in done.stdout
+
+
+def test_a_refused_alignment_writes_nothing_and_exits_with_1(folder):
+    done = diffmf(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay', folder / 'o.png')
+
+    assert done.returncode == 1
+    assert '--init' in done.stderr
+    assert not (folder / 'a.yaml').exists() and not (folder / 'o.png').exists()
+
+
+def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(folder):
+    (folder / 'a.yaml').write_text('precious')
+    arguments = folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml'
+
+    refused = diffmf(*arguments)
+
+    assert refused.returncode == 2 and 'overwrite' in refused.stderr
+    assert (folder / 'a.yaml').read_text() == 'precious'
+    assert diffmf(*arguments, '--overwrite').returncode == 0
+    assert Alignment.load(folder / 'a.yaml').rgb_size == RGB_SIZE
+
+
+@pytest.mark.parametrize('arguments', [
+    (), ('vi',), ('vi', 'ir', '--bag', 'bag'), ('vi', 'ir', '--init', 'a.yaml', '--fov-ratio', '1'),
+    ('vi', 'ir/31.png'), ('none.png', 'ir/31.png')])
+def test_wrong_arguments_exit_with_2(folder, monkeypatch, arguments):
+    monkeypatch.chdir(folder)
+
+    done = diffmf(*arguments)
+
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr
+
+
+def test_folders_whose_names_differ_are_refused(folder):
+    (folder / 'ir/33.png').rename(folder / 'ir/34.png')
+
+    with pytest.raises(AlignmentPairsError, match='no single partner'):
+        file_pairs(folder / 'vi', folder / 'ir', most=10)

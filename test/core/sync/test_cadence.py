@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Usual period, rate, jitter and missing frames of a sequence of instants."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffmf_ros.core.sync.cadence import Cadence, MissingFrames, single_step_ns
+
+MS = 1_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+def cadence_of(times_ns):
+    cadence = Cadence()
+    for time_ns in times_ns:
+        cadence.add(int(time_ns))
+    return cadence
+
+
+def missing_of(stamps_ns):
+    missing = MissingFrames()
+    for gap_ns in np.diff(stamps_ns):
+        missing.gap(int(gap_ns))
+    return missing
+
+
+def stamps(*, rate_hz, frames, jitter=0.0, seed=0):
+    """Stamps in ns of a camera; jitter is the largest deviation of a stamp, in periods."""
+    rng = np.random.default_rng(seed)
+    periods = np.arange(frames) + rng.uniform(-jitter, jitter, frames)
+    return START_NS + np.rint(periods * 1e9 / rate_hz).astype(np.int64)
+
+
+@pytest.mark.parametrize('rate_hz', [1.0, 9.0, 30.0, 60.0])
+def test_a_regular_stream_has_its_rate_and_period(rate_hz):
+    times = stamps(rate_hz=rate_hz, frames=200)
+    cadence = cadence_of(times)
+
+    assert cadence.rate_hz() == pytest.approx(rate_hz, rel=1e-6)
+    assert cadence.rate_hz(times[-1] + 10 * MS) == pytest.approx(rate_hz, rel=0.21)
+    assert cadence.usual_ns == pytest.approx(1e9 / rate_hz, rel=1e-6)
+    assert cadence.outliers == 0 and max(cadence.jitter_us()) < 0.01
+
+
+def test_the_rate_falls_while_nothing_comes():
+    times = stamps(rate_hz=30, frames=300)
+    cadence = cadence_of(times)
+
+    after = [cadence.rate_hz(times[-1] + int(s * 1e9)) for s in (0, 1, 2.5, 5)]
+
+    assert after[0] == pytest.approx(30, rel=0.01)
+    assert after[1] == pytest.approx(24, rel=0.02) and after[2] == pytest.approx(15, rel=0.02)
+    assert after[3] == 0
+
+
+def test_an_outage_does_not_change_the_usual_period():
+    times = [*range(0, 30 * 33 * MS, 33 * MS), 10_000 * MS, 10_033 * MS]
+
+    cadence = cadence_of(times)
+
+    assert cadence.usual_ns == 33 * MS
+    assert cadence.outliers == 1
+    assert cadence.jitter_us()[1] == pytest.approx((10_000 - 29 * 33 - 33) * 1000)
+
+
+def test_a_clock_that_goes_back_starts_the_sequence_again():
+    cadence = cadence_of([100 * MS, 133 * MS, 5 * MS])
+
+    assert cadence.usual_ns is None and cadence.rate_hz() == 0
+
+
+def test_a_clock_that_stands_has_no_rate():
+    assert cadence_of([7, 7, 7]).rate_hz(7) == 0
+
+
+@given(rate_hz=st.sampled_from([1.0, 9.0, 25.0, 29.97, 60.0]), jitter=st.floats(0, 0.2), seed=st.integers(0, 10_000))
+def test_without_losses_next_to_nothing_is_missing(rate_hz, jitter, seed):
+    missing = missing_of(stamps(rate_hz=rate_hz, frames=300, jitter=jitter, seed=seed))
+
+    assert missing.total <= (0 if jitter < 0.1 else 3)
+    assert missing.share < 0.03
+
+
+def test_stamps_of_whole_milliseconds_miss_nothing():
+    times = stamps(rate_hz=29.97, frames=2000) // MS * MS
+
+    assert missing_of(times).total == 0
+
+
+@given(lost=st.floats(0.05, 0.6), jitter=st.floats(0, 0.1), seed=st.integers(0, 10_000))
+def test_frames_lost_at_random_are_counted(lost, jitter, seed):
+    sent = stamps(rate_hz=30, frames=400, jitter=jitter, seed=seed)
+    came = np.random.default_rng(seed + 1).random(400) >= lost
+    came[[0, -1]] = True
+
+    missing = missing_of(sent[came])
+
+    # Those of the first eight gaps, in which the period is learnt, are not counted.
+    learning = np.flatnonzero(came)[8]
+    assert missing.total == pytest.approx(np.count_nonzero(~came[learning:]), rel=0.12, abs=5)
+
+
+def test_every_second_frame_lost_with_a_few_survivors():
+    kept = [i for i in range(400) if i % 2 == 0 or i % 10 == 1]
+
+    missing = missing_of(stamps(rate_hz=30, frames=400)[kept])
+
+    assert missing.total == pytest.approx(400 - len(kept), abs=6)
+    assert missing.share == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_frame_that_comes_late_is_not_missing():
+    missing = missing_of(np.delete(stamps(rate_hz=30, frames=100), 50))
+    assert missing.total == 1
+
+    missing.late()
+
+    assert missing.total == 0
+
+
+def test_two_frames_stamped_in_a_bunch_are_not_missing():
+    times = stamps(rate_hz=30, frames=100)
+    times[30::10] += 31 * MS  # just before the next one
+
+    assert missing_of(times).total <= 1
+
+
+def test_too_few_gaps_tell_no_period():
+    assert single_step_ns(np.ones(7)) is None

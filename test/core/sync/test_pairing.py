@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Closest-stamp pairing against brute force."""
+
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from stamp_streams import MS, RATES, brute_force, by_arrival, each_others_closest, frame, run, stamps, still_held
+
+from diffmf_ros.core.frames import RGB, THERMAL
+from diffmf_ros.core.settings import SyncSettings
+from diffmf_ros.core.sync.pairing import ClosestPairing
+
+
+@pytest.mark.parametrize('rates', RATES)
+@pytest.mark.parametrize('thermal_delay_ms', [0.0, 15.0, 120.0])
+@pytest.mark.parametrize('jitter, drops', [(0.0, 0.0), (0.16, 0.0), (0.05, 0.1)])
+def test_random_streams_equal_brute_force(rates, thermal_delay_ms, jitter, drops):
+    rng = np.random.default_rng([*rates, int(thermal_delay_ms), int(100 * jitter)])
+    for _ in range(3):
+        rgb, thermal = (stamps(rng, rate, jitter=jitter, drops=drops) for rate in rates)
+        pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+
+        pairs = run(pairing, by_arrival(rgb, thermal, thermal_delay_ms=thermal_delay_ms))
+
+        assert pairs == brute_force(rgb, thermal, 25 * MS)
+        assert set(pairs) >= set(each_others_closest(rgb, thermal, 25 * MS))
+        assert len(pairs) > 60
+        assert pairing.dropped['unpaired'] == len(rgb) + len(thermal) - 2 * len(pairs)
+
+
+@st.composite
+def two_streams(draw):
+    """Two streams of less than a second in whole ms, whose gaps stay within a factor of two, in any interleaving."""
+    streams = []
+    for stream in (RGB, THERMAL):
+        gap, start = draw(st.integers(1, 14)), draw(st.integers(-60, 60))
+        gaps = draw(st.lists(st.integers(gap, 2 * gap), max_size=30))
+        streams.append([(stream, int(stamp) * MS) for stamp in np.cumsum([start, *gaps])])
+    order = draw(st.permutations([0] * len(streams[0]) + [1] * len(streams[1])))
+    left = [iter(stream) for stream in streams]
+    return [next(left[which]) for which in order], draw(st.integers(0, 50))
+
+
+@settings(max_examples=400, deadline=None)
+@given(two_streams())
+def test_any_interleaving_equals_brute_force(case):
+    arrivals, max_ms = case
+    rgb, thermal = ([stamp for name, stamp in arrivals if name == stream] for stream in (RGB, THERMAL))
+
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms))), arrivals)
+
+    assert pairs == brute_force(rgb, thermal, max_ms * MS)
+
+
+@settings(max_examples=200, deadline=None)
+@example([(RGB, 1001), (THERMAL, 1001), (RGB, 0), (THERMAL, 0)], 0)
+@given(st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.integers(0, 3000)), max_size=120),
+       st.integers(0, 100))
+def test_whatever_arrives_pairs_never_cross_and_every_frame_is_accounted_for(frames, max_ms):
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms)))
+    seen = 0
+    latest, newest_ms = (-1, -1), {}
+
+    for stream, stamp_ms in [*frames, (None, 0)]:
+        dropped = pairing.dropped['clock_jump']
+        pairs = pairing.add(frame(stream, stamp_ms * MS)) if stream else pairing.flush()
+        # A jump drops nothing when all frames have left in pairs: it is known by the stamps.
+        if stream and stamp_ms < newest_ms.get(stream, 0) - 250:
+            latest, newest_ms = (-1, -1), {stream: stamp_ms}
+        elif pairing.dropped['clock_jump'] == dropped:
+            newest_ms[stream] = max(stamp_ms, newest_ms.get(stream, 0))
+        for pair in pairs:
+            stamps_now = (pair.rgb.stamp_ns, pair.thermal.stamp_ns)
+            assert stamps_now[0] > latest[0] and stamps_now[1] > latest[1]
+            assert pair.offset_ns == stamps_now[1] - stamps_now[0]
+            assert abs(pair.offset_ns) <= max_ms * MS
+            latest = stamps_now
+        seen += len(pairs)
+
+    assert 2 * seen + sum(pairing.dropped.values()) == len(frames)
+
+
+@pytest.mark.parametrize('rates', RATES)
+def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
+    rng = np.random.default_rng(rates)
+    rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
+    delay_ms = rng.uniform(0, 1.8 * 1000 / rates[0], len(rgb))
+    arrivals = by_arrival(rgb, thermal, rgb_delay_ms=delay_ms, thermal_delay_ms=120.0)
+    order = [stamp for stream, stamp in arrivals if stream == RGB]
+
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals)
+
+    assert np.sum(np.diff(order) < 0) > 20
+    assert pairs == brute_force(rgb, thermal, 25 * MS)
+
+
+@pytest.mark.parametrize('rgb_ms, thermal_ms', [(0.0, 40.0), (-7.0, 33.0)])
+def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
+    rng = np.random.default_rng(3)
+    rgb, thermal = stamps(rng, 30, jitter=0.1), stamps(rng, 9, jitter=0.1)
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+
+    pairs = run(pairing, by_arrival(rgb, thermal))
+    first = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+    assert first.add(frame(RGB, 100 * MS - rgb_ms * MS)) == []
+    emitted = first.add(frame(THERMAL, 103 * MS - thermal_ms * MS)) + first.flush()
+
+    relative = thermal + np.int64((thermal_ms - rgb_ms) * MS)
+    assert [(r, t + (thermal_ms - rgb_ms) * MS) for r, t in pairs] == brute_force(rgb, relative, 25 * MS)
+    assert [pair.offset_ns for pair in emitted] == [3 * MS]
+
+
+@pytest.mark.parametrize('distance_ns, count', [(25 * MS, 1), (25 * MS + 1, 0)])
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_the_largest_distance_is_included(distance_ns, count, sign):
+    arrivals = [(RGB, 10**18), (THERMAL, 10**18 + sign * distance_ns)]
+
+    assert len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=25.0)), arrivals)) == count
+
+
+def test_distance_zero_pairs_equal_stamps():
+    arrivals = [(RGB, 5), (THERMAL, 5), (RGB, 9), (THERMAL, 10)]
+
+    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=0.0)), arrivals, flush=False) == [(5, 5)]
+
+
+def test_half_a_period_out_of_step_every_frame_is_paired():
+    rgb = np.arange(90) * 40 * MS
+    thermal = rgb + 20 * MS
+
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), by_arrival(rgb, thermal, thermal_delay_ms=5.0))
+
+    assert pairs == list(zip(rgb.tolist(), thermal.tolist(), strict=True))
+
+
+@pytest.mark.parametrize('rates', RATES)
+def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
+    rng = np.random.default_rng(rates)
+    rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
+    arrivals = by_arrival(rgb, thermal, rgb_delay_ms=10.0, thermal_delay_ms=10.0)
+    arrived_at = {arrival: number for number, arrival in enumerate(arrivals)}
+    rgb_so_far = np.cumsum([stream == RGB for stream, _ in arrivals])
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    waited = []
+
+    for number, (stream, stamp) in enumerate(arrivals):
+        for pair in pairing.add(frame(stream, stamp)):
+            newer = max(arrived_at[RGB, pair.rgb.stamp_ns], arrived_at[THERMAL, pair.thermal.stamp_ns])
+            if pair.rgb.stamp_ns > 10 * 1e9 / min(rates):
+                waited.append(rgb_so_far[number] - rgb_so_far[newer])
+
+    assert len(waited) > 80 and max(waited) <= 1
+
+
+@pytest.mark.parametrize('after_rgb_ms, waits', [(1, False), (7, False), (9, True), (15, True), (18, False)])
+def test_within_a_quarter_of_the_rgb_period_no_pair_waits(after_rgb_ms, waits):
+    rgb = np.arange(40) * 32 * MS
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    run(pairing, by_arrival(rgb[:30], rgb[:30:3] + after_rgb_ms * MS, thermal_delay_ms=5.0), flush=False)
+
+    at_rgb = run(pairing, [(RGB, rgb[30])], flush=False)
+    at_thermal = run(pairing, [(THERMAL, rgb[30] + after_rgb_ms * MS)], flush=False)
+    at_next_rgb = run(pairing, [(RGB, rgb[31])], flush=False)
+
+    # 18 ms after an RGB frame the next one, 14 ms later, is the closest and the newer of the two.
+    closest = rgb[31] if after_rgb_ms == 18 else rgb[30]
+    late = waits or after_rgb_ms == 18
+    assert at_rgb == []
+    assert (at_next_rgb if late else at_thermal) == [(closest, rgb[30] + after_rgb_ms * MS)]
+    assert (at_thermal if late else at_next_rgb) == []
+
+
+def test_cameras_half_a_period_apart_lose_half_as_many_frames_to_jitter():
+    rng = np.random.default_rng(5)
+    mutual, found = 0, 0
+    for _ in range(4):
+        rgb, thermal = (np.arange(400) * 33 * MS + np.int64(phase * MS) + rng.integers(-2 * MS, 2 * MS, 400)
+                        for phase in (0.0, 16.5))
+        mutual += len(each_others_closest(rgb, thermal, 25 * MS))
+        found += len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), by_arrival(rgb, thermal)))
+
+    assert mutual < 0.76 * 1600
+    assert found > 0.85 * 1600
+    assert 1600 - found < 0.55 * (1600 - mutual)
+
+
+@st.composite
+def cameras(draw):
+    """Two cameras as they are: rates, phase, jitter, drops; one may come late, and the other one out of order."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rates = draw(st.sampled_from(RATES))
+    jitter = draw(st.sampled_from([0.0, 0.01, 0.06, 0.16]))
+    phases_ms = draw(st.floats(0, 120)), draw(st.floats(0, 120))
+    if draw(st.booleans()):
+        phases_ms = 0.0, 500.0 / rates[0]
+    streams = []
+    for rate, phase_ms in zip(rates, phases_ms, strict=True):
+        count = 2 * rate
+        periods = np.arange(count) + rng.uniform(-jitter, jitter, count)
+        # Never two in a row, or the shortest gap could not be known.
+        kept = (rng.uniform(size=count) > draw(st.sampled_from([0.0, 0.1, 0.9]))) | (np.arange(count) % 3 < 2)
+        streams.append((periods[kept] * 1e9 / rate + phase_ms * MS).astype(np.int64))
+    first, behind_ms = draw(st.sampled_from([0, 1])), draw(st.sampled_from([0.0, 20.0, 150.0, 700.0]))
+    delays_ms = [5.0, 5.0 + behind_ms] if first == 0 else [5.0 + behind_ms, 5.0]
+    if behind_ms > 2.5 * 1000 / rates[first] + 1000 / rates[1 - first]:
+        delays_ms[first] = rng.uniform(0, 1800 / rates[first], len(streams[first]))
+    return *streams, by_arrival(*streams, rgb_delay_ms=delays_ms[0], thermal_delay_ms=delays_ms[1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(cameras())
+def test_cameras_with_jitter_drops_reordering_and_delay_equal_brute_force(case):
+    rgb, thermal, arrivals = case
+
+    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals) == brute_force(rgb, thermal, 25 * MS)
+
+
+@pytest.mark.parametrize('stream', [RGB, THERMAL])
+def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    frames = [frame(stream, n * 40 * MS) for n in range(200)]
+    references = [weakref.ref(item) for item in frames]
+    while frames:
+        assert pairing.add(frames.pop(0)) == []
+
+    # A partner may be 25 ms older than the frame, so 1000 / 40 frames and the newest are left.
+    assert sum(reference() is not None for reference in references) == pairing.pending == 26
+    assert pairing.dropped == {'unpaired': 200 - 26}
+
+
+@pytest.mark.parametrize('hold_last_ms', [0.0, 200.0])
+@pytest.mark.parametrize('stream', [RGB, THERMAL])
+def test_a_fast_stream_beside_a_silent_one_costs_bounded_memory(stream, hold_last_ms):
+    pairing = ClosestPairing(SyncSettings(max_distance_ms=1000.0, hold_last_ms=hold_last_ms))
+    frames = [frame(stream, n * MS) for n in range(500)]
+    references = [weakref.ref(item) for item in frames]
+    while frames:
+        assert pairing.add(frames.pop(0)) == []
+
+    assert sum(reference() is not None for reference in references) == 64
+    assert pairing.dropped == {'overflow': 500 - 64}
+
+
+def test_frames_that_left_are_released():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+
+    assert still_held(pairing, by_arrival(np.arange(60) * 33 * MS, np.arange(18) * 111 * MS)) <= 3

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairing when stamps go back: recordings in a loop, jumps, wild stamps, and a reset by hand."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from stamp_streams import MS, RATES, brute_force, by_arrival, run, stamps
+
+from diffmf_ros.core.frames import RGB, THERMAL
+from diffmf_ros.core.settings import SyncSettings
+from diffmf_ros.core.sync.pairing import ClosestPairing
+from diffmf_ros.io.bag_messages import camera_info_message, image_message
+from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
+
+PLAYER = 'diffmf_ros.ros.bag_player'
+
+
+@pytest.mark.parametrize('thermal_delay_ms', [5.0, 120.0])
+@pytest.mark.parametrize('rates', RATES)
+def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms):
+    rng = np.random.default_rng(7)
+    once = by_arrival(*(stamps(rng, rate, seconds=10, jitter=0.1) for rate in rates),
+                      thermal_delay_ms=thermal_delay_ms)
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+
+    loops = [run(pairing, once, flush=False) for _ in range(3)]
+
+    expected = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once, flush=False)
+    assert loops == [expected] * 3
+    assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once))
+    assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped['overflow'] == 0
+
+
+def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
+    rng = np.random.default_rng(8)
+    rgb, thermal = stamps(rng, 30, seconds=10), stamps(rng, 9, seconds=10)
+    start = np.concatenate([np.full(len(rgb), n * 10_000.0) for n in range(3)])
+    arrivals = by_arrival(np.tile(rgb, 3), np.tile(thermal, 3), rgb_delay_ms=start,
+                          thermal_delay_ms=np.repeat([0, 10_000, 20_000], len(thermal)) + 120.0)
+
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    pairs = run(pairing, arrivals)
+
+    # The last one or two thermal frames of a loop find their RGB frames cleared.
+    best = brute_force(rgb, thermal, 25 * MS)
+    counts = [pairs.count(pair) for pair in best]
+    assert set(pairs) == set(best)
+    assert counts[:-2] == [3] * (len(best) - 2)
+    assert pairing.dropped['clock_jump'] > 0
+
+
+def test_a_clock_that_goes_back_counts_what_it_clears():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    run(pairing, [(RGB, 10**10 + n * 33 * MS) for n in range(5)], flush=False)
+
+    leftover = (THERMAL, 10**10 + 133 * MS)
+    pairs = run(pairing, [(RGB, 0), leftover, (THERMAL, 1 * MS), (RGB, 33 * MS)], flush=False)
+
+    assert pairs == [(0, 1 * MS)]
+    assert pairing.dropped['clock_jump'] == 5 + 1
+
+
+def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    run(pairing, [(RGB, 10**10), (THERMAL, 10**10), (RGB, 0), (THERMAL, 0)], flush=False)
+
+    pairs = run(pairing, [(THERMAL, 2 * 10**9), (RGB, 2 * 10**9)], flush=False)
+
+    assert pairs == [(2 * 10**9, 2 * 10**9)]
+
+
+def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    pairs = run(pairing, [(RGB, 10**9), (THERMAL, 10**9)], flush=False)
+
+    back = 10**9 - 250 * MS
+    more = run(pairing, [(RGB, 10**9), (RGB, 10**9 - 1), (THERMAL, back), (THERMAL, 10**9)], flush=False)
+
+    assert pairs == [(10**9, 10**9)] and more == []
+    assert pairing.dropped == {'duplicate': 2, 'late': 2}
+
+
+def test_after_a_flush_a_new_recording_starts():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    arrivals = [(RGB, 10**9), (THERMAL, 10**9 + 3 * MS)]
+
+    assert run(pairing, arrivals) == run(pairing, arrivals) == [(10**9, 10**9 + 3 * MS)]
+    assert not +pairing.dropped
+
+
+@pytest.mark.parametrize('hold_last_ms', [0.0, 300.0])
+@pytest.mark.parametrize('seconds', [0.35, 0.5, 0.9])
+@pytest.mark.parametrize('rates', RATES)
+def test_a_bag_of_less_than_a_second_in_a_loop_gives_the_same_pairs_each_time(rates, seconds, hold_last_ms):
+    once = by_arrival(*(np.arange(int(rate * seconds)) * 10**9 // rate + shift * MS
+                        for rate, shift in zip(rates, (0, 7), strict=True)))
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_last_ms))
+
+    loops = [run(pairing, once, flush=False) for _ in range(3)]
+
+    assert loops[1:] == loops[:1] * 2
+    # What is not certain at the end of a loop is lost.
+    assert len(loops[0]) >= int(min(rates) * seconds) - 1
+    assert not pairing.dropped['late'] and not pairing.dropped['duplicate']
+
+
+@pytest.mark.parametrize('hold_last_ms', [0.0, 500.0])
+@pytest.mark.parametrize('wild_s', [3600, 2, -3600])
+@pytest.mark.parametrize('stream', [RGB, THERMAL])
+@pytest.mark.parametrize('thermal_delay_ms', [5.0, 120.0])
+@pytest.mark.parametrize('rates', RATES)
+def test_one_wild_stamp_costs_a_few_pairs(rates, thermal_delay_ms, stream, wild_s, hold_last_ms):
+    rng = np.random.default_rng(9)
+    arrivals = by_arrival(*(10**13 + stamps(rng, rate, seconds=8, jitter=0.02) for rate in rates),
+                          thermal_delay_ms=thermal_delay_ms)
+    sync = SyncSettings(hold_last_ms=hold_last_ms)
+    expected = run(ClosestPairing(sync), arrivals)
+    number = next(i for i, (name, _) in enumerate(arrivals) if name == stream and i > len(arrivals) // 2)
+    wild = [*arrivals[:number], (stream, arrivals[number][1] + wild_s * 10**9), *arrivals[number + 1:]]
+
+    pairs = run(ClosestPairing(sync), wild)
+
+    # All that is lost lies within the delay of thermal and two of its periods, and no output goes back.
+    lost = sorted(rgb for rgb, _ in set(expected) - set(pairs))
+    spread_ms = (lost[-1] - lost[0]) / MS if lost else 0.0
+    assert spread_ms <= thermal_delay_ms + 2000 / min(rates) + 10
+    assert len(lost) <= 2 + spread_ms * rates[0] / 1000
+    assert [rgb for rgb, _ in pairs] == sorted({rgb for rgb, _ in pairs})
+
+
+def test_after_a_wild_stamp_what_has_left_does_not_come_again():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
+    stamps_ns = np.arange(1, 20) * 33 * MS
+    before = run(pairing, by_arrival(stamps_ns, stamps_ns), flush=False)
+
+    wild = [(RGB, 3600 * 10**9), (RGB, 660 * MS)]
+    pairs = run(pairing, [*wild, (RGB, 627 * MS), (THERMAL, 627 * MS), (THERMAL, 660 * MS)])
+
+    assert before[-1] == (627 * MS, 627 * MS) and pairs == [(660 * MS, 660 * MS)]
+    assert pairing.dropped['duplicate'] == 2
+
+
+def test_offsets_do_not_hide_a_jump():
+    arrivals = by_arrival(np.arange(30) * 33 * MS, np.arange(30) * 33 * MS + 900 * MS, thermal_delay_ms=-890.0)
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=-100.0, thermal_offset_ms=-1000.0))
+
+    loops = [run(pairing, arrivals, flush=False) for _ in range(3)]
+
+    assert len(loops[0]) == 30 and loops[1:] == loops[:1] * 2
+
+
+@pytest.mark.parametrize('hold_last_ms', [0.0, 500.0])
+def test_a_reset_forgets_all_frames_and_counts_them(hold_last_ms):
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_last_ms))
+    arrivals = by_arrival(np.arange(20) * 33 * MS, np.arange(20) * 33 * MS + 9 * MS)
+    first = run(pairing, [*arrivals, (RGB, 660 * MS), (RGB, 693 * MS)], flush=False)
+    waiting = pairing.pending
+
+    pairing.reset()
+    again = run(pairing, arrivals, flush=False)
+
+    assert waiting >= 2 and pairing.dropped['clock_jump'] == waiting
+    assert len(first) >= 19 and again == first[:len(again)] and len(again) >= 19
+
+
+@pytest.fixture
+def bag_with_a_quiet_end(tmp_path):
+    """Return a bag of 30 and 9 Hz of one second, then nothing for another until its last camera info."""
+    with BagWriter(tmp_path / 'bag') as writer:
+        for stream, encoding, dtype, rate in ((RGB, 'mono8', np.uint8, 30), (THERMAL, 'mono16', np.uint16, 9)):
+            for number in range(rate):
+                stamp_ns = START_NS + number * 10**9 // rate
+                image = image_message(np.zeros((4, 4), dtype), encoding, stamp_ns=stamp_ns, frame_id=stream)
+                writer.write(f'/{stream}/image_raw', IMAGE, image, stamp_ns)
+        end_ns = START_NS + 2 * 10**9
+        info = camera_info_message(None, width=4, height=4, stamp_ns=end_ns, frame_id=RGB)
+        writer.write('/rgb/camera_info', CAMERA_INFO, info, end_ns)
+    return tmp_path / 'bag'
+
+
+@pytest.mark.parametrize('hold_last_ms, expected', [(0.0, 9), (200.0, 30)])
+def test_a_bag_played_three_times_gives_the_same_number_of_pairs_each_time(
+        bag_with_a_quiet_end, start, peer, hold_last_ms, expected):
+    image_type = pytest.importorskip('sensor_msgs.msg', reason='needs rclpy').Image
+    from diffmf_ros.ros.messages import to_frame
+    from diffmf_ros.ros.qos import profile
+
+    pairing, arrived, pairs = ClosestPairing(SyncSettings(hold_last_ms=hold_last_ms)), [], []
+
+    def receive(stream, message):
+        arrived.append(stream)
+        pairs.extend(pairing.add(to_frame(message, stream, arrival_ns=0)))
+
+    for stream in (RGB, THERMAL):
+        peer.node.create_subscription(image_type, f'/{stream}/image_raw', partial(receive, stream),
+                                      profile('reliable', depth=100))
+    player = start(PLAYER, bag_with_a_quiet_end, '--loop', 3, '--rate', 4, '--wait-for-subscribers', 20)
+    peer.wait_for(lambda: len(arrived) == 3 * 39, 'three times 39 frames')
+
+    assert player.wait() == 0, player.output
+    starts = [i for i, pair in enumerate(pairs) if pair.rgb.stamp_ns == START_NS]
+    assert starts == [0, expected, 2 * expected] and len(pairs) == 3 * expected

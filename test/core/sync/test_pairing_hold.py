@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairing with a hold: every RGB frame leaves, with the closest or with the last thermal frame."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stamp_streams import MS, RATES, by_arrival, frame, stamps, still_held
+
+from diffmf_ros.core.frames import RGB, THERMAL
+from diffmf_ros.core.settings import SyncSettings
+from diffmf_ros.core.sync.pairing import ClosestPairing
+
+
+def brute_force(rgb_ns, thermal_ns, max_ns, hold_ns):
+    """(rgb, thermal, held) of each RGB stamp: the closest thermal stamp in reach, else the newest that may be held."""
+    expected, last = [], None
+    for rgb in np.sort(rgb_ns).tolist():
+        closest = [t for t in thermal_ns.tolist() if abs(t - rgb) <= max_ns]
+        older = [t for t in thermal_ns.tolist() if 0 <= rgb - t <= hold_ns]
+        if closest or older:
+            thermal = min(closest, key=lambda t: (abs(t - rgb), t < rgb)) if closest else max(older)
+            expected.append((rgb, thermal, thermal == last or rgb - thermal > max_ns))
+            last = thermal
+    return expected
+
+
+def run(pairing, arrivals, flush=True):
+    """(rgb, thermal, held) of the pairs that come out of (stream, stamp) arrivals."""
+    pairs = [pair for stream, stamp in arrivals for pair in pairing.add(frame(stream, stamp))]
+    pairs += pairing.flush() if flush else []
+    return [(pair.rgb.stamp_ns, pair.thermal.stamp_ns, pair.held) for pair in pairs]
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rates=st.sampled_from(RATES), hold_ms=st.sampled_from([20.0, 150.0, 2000.0]),
+       drops=st.sampled_from([0.0, 0.1, 0.5]), delay_ms=st.sampled_from([0.0, 20.0, 150.0, 600.0]),
+       late=st.sampled_from([RGB, THERMAL]))
+def test_cameras_with_drops_and_delay_equal_brute_force(seed, rates, hold_ms, drops, delay_ms, late):
+    rng = np.random.default_rng(seed)
+    rgb, thermal = stamps(rng, rates[0], seconds=2), stamps(rng, rates[1], seconds=2)
+    # Of three in a row one at most, or what is usual could not be known.
+    thermal = thermal[(rng.uniform(size=len(thermal)) > drops) | (np.arange(len(thermal)) % 3 < 2)]
+    delays_ms = {'rgb_delay_ms': delay_ms} if late == RGB else {'thermal_delay_ms': delay_ms}
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_ms))
+
+    pairs = run(pairing, by_arrival(rgb, thermal, **{'rgb_delay_ms': 5.0, 'thermal_delay_ms': 5.0, **delays_ms}))
+
+    assert pairs == brute_force(rgb, thermal, 25 * MS, hold_ms * MS)
+    unused = len(thermal) - len({used for _, used, _ in pairs})
+    assert sum(pairing.dropped.values()) == pairing.dropped['unpaired'] == len(rgb) - len(pairs) + unused
+
+
+@pytest.mark.parametrize('jitter', [0.01, 0.03, 0.16])
+@pytest.mark.parametrize('rates', RATES)
+def test_jitter_misleads_the_prediction_hardly_ever(rates, jitter):
+    rng = np.random.default_rng(4)
+    rgb, thermal = (stamps(rng, rate, seconds=40, jitter=jitter) for rate in rates)
+
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=150.0)), by_arrival(rgb, thermal))
+
+    expected = brute_force(rgb, thermal, 25 * MS, 150 * MS)
+    assert len(pairs) == len(expected)
+    assert sum(a != b for a, b in zip(pairs, expected, strict=True)) <= 0.003 * len(expected)
+
+
+def test_rgb_at_30_hz_beside_thermal_at_9_hz_leaves_at_30_hz():
+    rng = np.random.default_rng(2)
+    rgb, thermal = stamps(rng, 30, jitter=0.01), stamps(rng, 9, jitter=0.01)
+    rgb = rgb[rgb > thermal[0]]
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=200.0))
+    left, waited = [], []
+
+    for stream, stamp in by_arrival(rgb, thermal, rgb_delay_ms=5.0, thermal_delay_ms=10.0):
+        left += [pair.rgb.stamp_ns for pair in pairing.add(frame(stream, stamp))]
+        if stream == RGB and stamp > 10**9:
+            waited.append(int(np.sum(rgb <= stamp)) - len(left))
+
+    # All but the last one or two have left; none is overtaken by two, and hardly any by one.
+    assert len(rgb) - 2 <= len(left) and left == sorted(set(left))
+    assert max(waited) <= 2 and np.mean(np.array(waited) == 0) > 0.6
+
+
+def test_a_frame_that_no_thermal_frame_can_be_closer_to_does_not_wait():
+    thermal, rgb = np.arange(12) * 111 * MS, np.arange(4, 34) * 37 * MS + MS
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=200.0))
+    run(pairing, by_arrival(rgb, thermal, thermal_delay_ms=5.0), flush=False)
+    last = int(thermal[-1])
+
+    # The next thermal frame comes 111 ms after the last one: 26 and 24 ms after the last two of these.
+    next_rgb = [(RGB, last + after * MS) for after in (38, 85, 87)]
+    pairs = [run(pairing, [arrival], flush=False) for arrival in next_rgb]
+
+    assert pairs == [[(last + 38 * MS, last, True)], [(last + 85 * MS, last, True)], []]
+
+
+def test_a_pause_of_thermal_holds_its_last_frame_for_as_long_as_set():
+    rgb = np.arange(150) * 33 * MS
+    thermal = np.delete(rgb, range(50, 90)) + 4 * MS
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=800.0))
+    pairs = []
+    for stream, stamp in by_arrival(rgb, thermal, thermal_delay_ms=10.0):
+        behind = int(np.sum(rgb <= stamp)) - len(pairs)
+        # In the pause RGB goes on at its rate, two frames behind.
+        assert not (stream == RGB and 50 * 33 * MS < stamp < 70 * 33 * MS and behind > 3)
+        pairs += run(pairing, [(stream, stamp)], flush=False)
+
+    held = [(rgb_ns, used) for rgb_ns, used, is_held in pairs if is_held]
+    assert held == [(int(rgb[i]), int(thermal[49])) for i in range(50, 74)]
+    assert [rgb_ns for rgb_ns, _, is_held in pairs if not is_held] == [*rgb[:50].tolist(), *rgb[90:].tolist()]
+    assert pairing.dropped['unpaired'] == 90 - 74
+
+
+def test_a_thermal_frame_used_twice_is_held_the_second_time():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=50.0))
+
+    pairs = run(pairing, [(RGB, 100 * MS), (THERMAL, 110 * MS), (RGB, 120 * MS), (RGB, 160 * MS), (RGB, 161 * MS)])
+
+    assert pairs == [(100 * MS, 110 * MS, False), (120 * MS, 110 * MS, True), (160 * MS, 110 * MS, True)]
+    assert pairing.dropped == {'unpaired': 1}
+
+
+def test_few_frames_are_kept():
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=10_000.0))
+
+    assert still_held(pairing, by_arrival(np.arange(90) * 33 * MS, np.arange(27) * 111 * MS)) <= 4
+    assert pairing.pending <= 2
+
+
+@pytest.mark.parametrize('stream', [RGB, THERMAL])
+def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=200.0))
+    for number in range(200):
+        assert run(pairing, [(stream, number * 40 * MS)], flush=False) == []
+
+    assert 24 <= pairing.pending <= 27
+    assert pairing.dropped == {'unpaired': 200 - pairing.pending}
+
+
+def at_rates(rgb_hz, thermal_hz, seed=2, seconds=10):
+    """Return the (stream, stamp) arrivals of two cameras with a little jitter."""
+    rng = np.random.default_rng(seed)
+    rgb, thermal = stamps(rng, rgb_hz, seconds=seconds, jitter=0.01), stamps(rng, thermal_hz, seconds=seconds,
+                                                                             jitter=0.01)
+    return by_arrival(rgb, thermal, rgb_delay_ms=5.0, thermal_delay_ms=10.0)
+
+
+@pytest.mark.parametrize('rgb_hz, thermal_hz, longest_ms', [(30, 9, 139), (30, 15, 83), (60, 25, 50), (10, 2, 625)])
+def test_by_default_a_thermal_frame_is_held_for_about_a_period_of_a_slower_camera(rgb_hz, thermal_hz, longest_ms):
+    arrivals = at_rates(rgb_hz, thermal_hz)
+    pairing = ClosestPairing(SyncSettings())
+
+    pairs = run(pairing, arrivals)
+
+    # All RGB frames leave but those of the first five thermal periods, in which the rates are measured.
+    assert len(pairs) >= rgb_hz * (10 - 5 / thermal_hz) - 2
+    assert max(rgb - thermal for rgb, thermal, _ in pairs) <= 1.02 * longest_ms * MS
+    assert pairing.hold_ms == 0  # what comes after the end is measured afresh
+
+
+@pytest.mark.parametrize('rgb_hz, thermal_hz', [(30, 30), (30, 25), (25, 30), (9, 30), (10, 1)])
+def test_by_default_nothing_is_held_of_a_camera_that_is_as_fast_or_very_slow(rgb_hz, thermal_hz):
+    arrivals = at_rates(rgb_hz, thermal_hz)
+
+    pairs = run(ClosestPairing(SyncSettings()), arrivals)
+
+    assert pairs == run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals)
+
+
+def test_a_camera_that_becomes_faster_is_held_no_more_and_used_once():
+    slow, fast = at_rates(30, 9, seconds=5), at_rates(30, 30, seed=3, seconds=5)
+    last_ns = max(stamp for _, stamp in slow) + 33 * MS
+    arrivals = slow + [(stream, stamp - fast[0][1] + last_ns) for stream, stamp in fast]
+
+    pairs = run(ClosestPairing(SyncSettings()), arrivals)
+
+    assert len(pairs) >= 0.9 * sum(stream == RGB for stream, _ in arrivals)
+    late = [thermal for rgb, thermal, _ in pairs if rgb > last_ns + 10**9]
+    assert len(late) >= 100 and len(set(late)) == len(late)
+    assert not any(held for rgb, _, held in pairs if rgb > last_ns + 10**9)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Equal images, in whatever layout."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffmf_ros.core.sync.stillness import Stillness
+
+SCENES = np.random.default_rng(3).integers(7000, 9000, (8, 24, 32), dtype=np.uint16)
+
+
+def test_the_last_pixel_alone_makes_a_difference():
+    still, image = Stillness(), SCENES[0].copy()
+    still.add(image)
+    changed = image.copy()
+    changed[-1, -1] += 1
+
+    assert still.add(changed) and still.equal == 1
+    assert not still.add(changed.copy()) and still.equal == 2
+
+
+def test_views_of_padded_rows_are_compared_by_their_pixels():
+    padded = np.zeros((24, 40, 3), np.uint8)
+    padded[:, :32] = np.random.default_rng(1).integers(0, 255, (24, 32, 3))
+    other = padded.copy()
+    other[:, 32:] = 99
+    still = Stillness()
+    still.add(padded[:, :32])
+
+    assert not still.add(other[:, :32])
+    assert still.equal == 2
+
+
+def test_equal_images_of_nan_are_equal():
+    image = np.full((24, 32), np.nan, np.float32)
+    image[0, 0] = 1
+    still = Stillness()
+    still.add(image)
+
+    assert not still.add(image.copy())
+    assert (still.equal, still.uniform) == (2, 0)
+
+
+def test_one_colour_is_uniform_and_two_are_not():
+    colour = np.full((24, 32, 3), (10, 20, 30), np.uint8)
+    still = Stillness()
+
+    assert not still.add(colour) and still.uniform == 1
+    colour = colour.copy()
+    colour[-1, -1, 2] = 31
+    assert still.add(colour) and still.uniform == 0
+
+
+def test_another_size_or_type_is_another_image():
+    still = Stillness()
+    still.add(SCENES[0])
+
+    assert still.add(SCENES[0][:-1]) and still.add(SCENES[0][:-1].astype(np.uint8))
+
+
+@pytest.mark.parametrize('runs, usual', [
+    ([1] * 6, 1), ([3] * 5, 1), ([3] * 6, 3), ([3, 3, 2, 3, 3, 3], 3), ([1, 1, 15, 1, 1, 1], 1),
+    ([3, 3, 30, 3, 3, 3], 3), ([9] * 6, 1)])
+def test_the_habit_of_a_camera_is_the_median_of_its_runs(runs, usual):
+    still = Stillness()
+
+    for number, length in enumerate([*runs, 1]):
+        for _ in range(length):
+            still.add(SCENES[number % 2].copy())
+
+    assert still.usual == usual
+
+
+@given(st.lists(st.sampled_from(range(3)), min_size=1, max_size=20))
+def test_runs_are_counted_like_the_slow_way(scenes):
+    still = Stillness()
+
+    for i, scene in enumerate(scenes):
+        still.add(SCENES[scene].copy())
+        run = next((n for n in range(i + 1) if scenes[i - n] != scene), i + 1)
+        assert still.equal == run

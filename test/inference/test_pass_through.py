@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One camera alone on the output grid, and thermal levels that are the same whoever makes the image."""
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.alignment.camera import CameraModel
+from diffmf_ros.core.alignment.geometry import Alignment
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.imaging.color import to_rgb8
+from diffmf_ros.core.imaging.thermal import levels_of, to_gray
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.errors import NetworkFailure
+from diffmf_ros.inference.pipeline import FusionPipeline
+
+CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+RANDOM = np.random.default_rng(0)
+RGB_PIXELS = {'mono8': RANDOM.integers(0, 256, (48, 64), np.uint8),
+              **{encoding: RANDOM.integers(0, 256, (48, 64, channels), np.uint8)
+                 for encoding, channels in (('rgb8', 3), ('bgr8', 3), ('rgba8', 4), ('bgra8', 4))}}
+HEAT = RANDOM.integers(7000, 9000, (24, 32), np.uint16)
+
+
+def rgb_frame(encoding='rgb8', stamp_ns=100):
+    return Frame(RGB, stamp_ns, 'rgb_optical', RGB_PIXELS[encoding], encoding)
+
+
+def thermal_frame(pixels=HEAT, encoding='mono16', stamp_ns=200):
+    return Frame(THERMAL, stamp_ns, 'heat', pixels, encoding)
+
+
+def pipeline_for(**changes):
+    return FusionPipeline(updated(CLASSICAL, changes))
+
+
+@pytest.fixture
+def shifted(tmp_path):
+    """An alignment file: thermal, at half the scale, sees a part of the RGB image."""
+    path = tmp_path / 'a.yaml'
+    Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48), (32, 24)).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize('encoding', RGB_PIXELS)
+def test_rgb_alone_keeps_every_pixel_and_its_header(encoding):
+    result = pipeline_for().pass_through(rgb_frame(encoding))
+    assert (result.mode, result.stamp_ns, result.frame_id, result.grid) == (Mode.RGB_ONLY, 100, 'rgb_optical', RGB)
+    assert result.encoding == ('bgr8' if encoding.startswith('bgr') else 'rgb8')
+    assert np.array_equal(to_rgb8(result.pixels, result.encoding), to_rgb8(RGB_PIXELS[encoding], encoding)[..., :3])
+    assert result.warnings == () and set(result.timings_ms) == {'align'}
+
+
+@pytest.mark.parametrize('colour, encoding, shape', [('gray', 'mono8', (48, 64)), ('inferno', 'bgr8', (48, 64, 3))])
+def test_the_colour_policy_holds_for_an_rgb_image_alone(colour, encoding, shape):
+    result = pipeline_for(**{'output.colour': colour}).pass_through(rgb_frame('bgr8'))
+    assert (result.encoding, result.pixels.shape) == (encoding, shape)
+
+
+def test_thermal_alone_is_on_the_rgb_grid_before_rgb_was_seen_if_its_calibration_is_known():
+    pipeline = pipeline_for()
+    k = ((50.0, 0.0, 31.5), (0.0, 50.0, 23.5), (0.0, 0.0, 1.0))
+    pipeline.aligner.set_camera(RGB, CameraModel((64, 48), k, frame_id='rgb_optical'))
+
+    result = pipeline.pass_through(thermal_frame())
+
+    assert (result.mode, result.grid, result.frame_id) == (Mode.THERMAL_ONLY, RGB, 'rgb_optical')
+    assert result.pixels.shape == (48, 64, 3)
+
+
+def test_thermal_alone_is_on_the_rgb_grid_under_its_own_stamp_once_rgb_was_seen():
+    pipeline = pipeline_for()
+    pipeline.fuse(Pair(rgb_frame('bgr8'), thermal_frame(), 0))
+
+    result = pipeline.pass_through(thermal_frame(stamp_ns=300))
+
+    assert (result.mode, result.stamp_ns, result.frame_id, result.grid) == (Mode.THERMAL_ONLY, 300, 'rgb_optical', RGB)
+    assert (result.pixels.shape, result.encoding) == ((48, 64, 3), 'bgr8')
+    assert np.ptp(result.pixels, axis=2).max() == 0
+    expected = pipeline.align(Pair(rgb_frame(), thermal_frame(stamp_ns=300), 0))[0]
+    assert np.array_equal(result.pixels[..., 0], expected)
+
+
+def test_thermal_alone_is_black_where_it_does_not_see(shifted):
+    pipeline = pipeline_for(**{'alignment.file': shifted})
+    pair = Pair(rgb_frame(), thermal_frame(), 0)
+    pipeline.pass_through(pair.rgb)
+
+    pixels = pipeline.pass_through(pair.thermal).pixels
+
+    _, seen = pipeline.align(pair)
+    assert 0.1 < seen.mean() < 0.4
+    assert pixels[~seen].max() == 0 and pixels[seen].mean() > 50
+
+
+def test_thermal_alone_stays_on_its_grid_while_rgb_was_never_seen():
+    result = pipeline_for().pass_through(thermal_frame())
+    assert (result.frame_id, result.grid, result.encoding) == ('heat', THERMAL, 'rgb8')
+    expected = to_gray(HEAT, 'mono16', levels_of(HEAT, 'mono16', DEFAULTS.thermal))
+    assert np.array_equal(result.pixels, np.dstack([expected] * 3))
+
+
+def test_rgb_alone_is_on_the_thermal_grid_when_that_is_the_output(shifted):
+    pipeline = pipeline_for(**{'alignment.file': shifted, 'alignment.output_grid': 'thermal'})
+    before = pipeline.pass_through(rgb_frame())
+    pipeline.pass_through(thermal_frame())
+
+    result = pipeline.pass_through(rgb_frame())
+
+    assert (before.grid, before.frame_id, before.pixels.shape) == (RGB, 'rgb_optical', (48, 64, 3))
+    assert (result.grid, result.frame_id, result.pixels.shape) == (THERMAL, 'heat', (24, 32, 3))
+    assert (result.mode, result.stamp_ns) == (Mode.RGB_ONLY, 100)
+    assert np.array_equal(result.pixels, RGB_PIXELS['rgb8'][10:34, 20:52])
+
+
+@pytest.mark.parametrize('frame, reason', [
+    (rgb_frame('rgb8'), 'too_large'),
+    (Frame(RGB, 1, '', np.zeros((4, 4), np.float32), '32FC1'), 'not_8_bit'),
+    (thermal_frame(np.full((4, 4), np.nan, np.float32), '32FC1'), 'no_finite_value')])
+def test_a_single_frame_that_is_not_usable_is_refused(frame, reason):
+    with pytest.raises(FrameError) as caught:
+        pipeline_for(max_pixels=48 * 64 - 1).pass_through(frame)
+    assert caught.value.reason == reason
+
+
+def warming(count):
+    """Pairs of a scene that grows warmer, frame by frame."""
+    return [Pair(rgb_frame(stamp_ns=stamp), thermal_frame(HEAT + 60 * index, stamp_ns=stamp), 0)
+            for index in range(count) for stamp in [10 ** 9 + index * 33_000_000]]
+
+
+def test_the_gain_control_follows_the_stream_and_a_failing_network_does_not_change_it(monkeypatch):
+    def broken(ir, y):
+        raise NetworkFailure('gone')
+    broken.device, broken.description, broken.problems = 'cpu', 'broken', ()
+    classical = [FusionPipeline(CLASSICAL)]
+    monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: broken)
+    failing = FusionPipeline(DEFAULTS)
+    pairs = warming(5)
+
+    images = [[pipeline.fuse(pair).pixels for pair in pairs] for pipeline in (*classical, failing)]
+
+    assert all(np.array_equal(*both) for both in zip(*images))
+    alone = FusionPipeline(CLASSICAL).fuse(pairs[-1]).pixels
+    assert not np.array_equal(images[0][-1], alone)
+
+
+def test_asked_again_about_a_pair_the_levels_are_the_same():
+    pipeline = pipeline_for()
+    for pair in warming(3):
+        pixels = pipeline.fuse(pair).pixels
+        thermal, _ = pipeline.align(pair)
+        assert np.array_equal(pipeline.fuse(pair).pixels, pixels)
+        assert np.array_equal(pipeline.align(pair)[0], thermal)
+
+
+def test_dead_rows_are_repaired_before_anything_else():
+    smooth = np.tile(np.linspace(7000, 9000, 32, dtype=np.uint16), (24, 1))
+    dead = smooth.copy()
+    dead[11] = 0
+    whole = pipeline_for().align(Pair(rgb_frame(), thermal_frame(smooth), 0))[0]
+    broken = Pair(rgb_frame(), thermal_frame(dead), 0)
+    assert np.array_equal(pipeline_for().align(broken)[0], whole)
+    unrepaired = pipeline_for(**{'thermal.repair_rows': False}).align(broken)[0]
+    assert np.abs(unrepaired.astype(int) - whole).max() > 20

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pair -> FusionResult: what passes unchanged, what a failure gives, and any size."""
+
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from diffmf_ros.core.alignment.geometry import Alignment
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.errors import NetworkFailure
+from diffmf_ros.inference.pipeline import FusionPipeline
+
+CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+
+
+def pair_of(rgb, thermal, rgb_encoding='rgb8', thermal_encoding='mono8'):
+    return Pair(Frame(RGB, 7, 'rgb_optical', rgb, rgb_encoding), Frame(THERMAL, 9, 't', thermal, thermal_encoding), 2)
+
+
+@pytest.fixture
+def textured():
+    random = np.random.default_rng(0)
+    return pair_of(random.integers(0, 256, (48, 64, 3), np.uint8), random.integers(0, 256, (24, 32), np.uint8))
+
+
+@pytest.fixture
+def engine_settings(tmp_path):
+    """Settings of the light network with weights of one iteration: enough to run, not to look at."""
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros import models
+    from diffmf_ros.inference.weights import save_weights
+    torch.manual_seed(0)
+    path = tmp_path / 'w.safetensors'
+    save_weights(path, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
+                 iterations=1, seed=0)
+    return updated(DEFAULTS, {'preset': 'light', 'weights': str(path)})
+
+
+@pytest.mark.parametrize('height, width', [(1, 1), (7, 30), (48, 64), (61, 73)])
+@pytest.mark.parametrize('model, preset', [('s4fusion', 'light'), ('s4fusion', 'base'), ('refinefuse', 'light')])
+def test_the_sister_networks_take_every_size(tmp_path, model, preset, height, width):
+    # Given a network that takes base and detail of thermal and adds 20 levels, everywhere,
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros import models
+    from diffmf_ros.inference.weights import save_weights
+    network = models.build(model, preset)
+    last = network.final_conv if model == 's4fusion' else network.decode_1[2]
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([20 / 255] if preset == 'base' else [20, -20, 0, 20 / 255]))
+    save_weights(tmp_path / 'w.safetensors', network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
+    # when gray images of any size are fused,
+    pipeline = FusionPipeline(updated(DEFAULTS, {'model': model, 'preset': preset, 'health.detect_blind': False,
+                                                 'weights': str(tmp_path / 'w.safetensors')}))
+    thermal = np.random.default_rng(0).integers(0, 200, (height, width), np.uint8)
+    result = pipeline.fuse(pair_of(np.zeros((height, width), np.uint8), thermal, 'mono8'))
+    # then every pixel lies where it lay, or is what base paints.
+    expected = np.full_like(thermal, 20) if preset == 'base' else thermal + 20
+    assert (result.mode, result.warnings) == (Mode.FUSED, ())
+    assert np.abs(result.pixels[..., 0].astype(int) - expected).max() <= 1
+
+
+def test_result_keeps_the_header_and_size_of_the_rgb_frame(textured):
+    result = FusionPipeline(CLASSICAL).fuse(textured)
+    assert (result.stamp_ns, result.frame_id, result.encoding) == (7, 'rgb_optical', 'rgb8')
+    assert (result.pixels.shape, result.pixels.dtype) == ((48, 64, 3), np.uint8)
+    assert (result.mode, result.warnings) == (Mode.CLASSICAL, ())
+    assert result.timings_ms.keys() == {'colour', 'align', 'network'}
+
+
+def test_colour_is_that_of_the_rgb_image():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 150
+    result = FusionPipeline(CLASSICAL).fuse(pair_of(red, np.zeros((16, 16), np.uint8)))
+    r, g, b = result.pixels.reshape(-1, 3).mean(0)
+    assert r > 100 and g < 20 and b < 20
+
+
+def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
+    Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48), (32, 24)).save(tmp_path / 'a.yaml')
+    pipeline = FusionPipeline(updated(CLASSICAL, {'alignment.file': str(tmp_path / 'a.yaml')}))
+    _, seen = pipeline.align(textured)
+    difference = np.abs(pipeline.fuse(textured).pixels.astype(int) - textured.rgb.pixels)
+    assert 0.1 < seen.mean() < 0.4
+    assert difference[~seen].max() <= 2  # rounding of luminance and chroma to 8 bit
+    assert difference[seen].mean() > 10
+
+
+def test_unusable_frame_is_refused_and_the_next_pair_is_fused(textured):
+    pipeline = FusionPipeline(CLASSICAL)
+    dead = pair_of(textured.rgb.pixels, np.full((24, 32), np.nan, np.float32), thermal_encoding='32FC1')
+    with pytest.raises(FrameError):
+        pipeline.fuse(dead)
+    assert pipeline.fuse(textured).mode == Mode.CLASSICAL
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (37, 53), (48, 64)])
+def test_network_takes_any_size(engine_settings, size):
+    height, width = size
+    random = np.random.default_rng(1)
+    pair = pair_of(random.integers(0, 256, (height, width, 3), np.uint8), random.integers(0, 256, size, np.uint8))
+    result = FusionPipeline(engine_settings).fuse(pair)
+    assert (result.mode, result.pixels.shape) == (Mode.FUSED, (height, width, 3))
+
+
+def test_the_same_pair_gives_the_same_pixels(engine_settings, textured):
+    pipeline = FusionPipeline(engine_settings)
+    assert np.array_equal(pipeline.fuse(textured).pixels, pipeline.fuse(textured).pixels)
+
+
+def out_of_memory(network, ir, y):
+    raise RuntimeError('out of memory')
+
+
+def not_a_number(network, ir, y):
+    return ir * float('nan')
+
+
+def too_large_for_the_scan(network, ir, y):
+    from diffmf_ros.models.scan import ScanError
+    raise ScanError('it takes fewer than 2^29 elements')
+
+
+@pytest.mark.parametrize('fault, words', [
+    (out_of_memory, 'out of memory'), (not_a_number, 'not finite'), (too_large_for_the_scan, 'fewer than 2.29')])
+def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, monkeypatch, fault, words):
+    from diffmf_ros.models.diffmf import DiffMF
+    pipeline = FusionPipeline(engine_settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffMF, 'forward', fault)
+        result = pipeline.fuse(textured)
+    assert result.mode == Mode.CLASSICAL
+    assert re.search(words, result.warnings[0])
+    assert np.array_equal(result.pixels, FusionPipeline(CLASSICAL).fuse(textured).pixels)
+    assert pipeline.fuse(textured).mode == Mode.FUSED
+
+
+def test_without_torch_every_result_says_that_it_is_classical(textured, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine', raising=False)
+    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.weights', raising=False)
+    pipeline = FusionPipeline(DEFAULTS)
+    result = pipeline.fuse(textured)
+    assert result.mode == Mode.CLASSICAL
+    assert 'needs torch' in result.warnings[0] and 'needs torch' in pipeline.description
+
+
+class Recording:
+    """An engine that keeps the sizes it was called with."""
+
+    description = 'a stand-in'
+    problems = ('the scan is slow today',)
+
+    def __init__(self, device):
+        self.device, self.sizes = device, []
+
+    def __call__(self, ir, y):
+        self.sizes.append(y.shape)
+        return np.maximum(ir, y)
+
+    def fuse_tensors(self, ir, y):
+        self.sizes.append(tuple(y.shape[2:]))
+        return ir.maximum(y)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Return stand_in(device) -> (pipeline, its engine)."""
+    def build(device='cpu', **changes):
+        engine = Recording(device)
+        monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
+        return FusionPipeline(updated(DEFAULTS, changes)), engine
+    return build
+
+
+def test_the_scale_of_a_call_replaces_that_of_the_settings(stand_in, textured):
+    pipeline, engine = stand_in(scale=0.5)
+
+    for scale in (None, 1.0, 0.25):
+        assert pipeline.fuse(textured, scale=scale).pixels.shape == (48, 64, 3)
+
+    assert engine.sizes == [(24, 32), (48, 64), (12, 16)]
+
+
+def test_an_image_over_the_limit_is_refused_before_any_work(stand_in, textured):
+    pipeline, engine = stand_in(max_pixels=48 * 64 - 1)
+
+    with pytest.raises(FrameError, match='at most 3071 pixels .max_pixels., got a rgb image of 64x48 = 3072; '
+                                         'let the camera bin or crop, or raise max_pixels') as caught:
+        pipeline.fuse(textured)
+
+    assert caught.value.reason == 'too_large'
+    assert engine.sizes == []
+
+
+def test_a_thermal_image_over_the_limit_is_refused_and_one_at_the_limit_is_not(stand_in, textured):
+    pipeline, _ = stand_in(max_pixels=48 * 64)
+    large = pair_of(textured.rgb.pixels, np.zeros((49, 64), np.uint8))
+
+    with pytest.raises(FrameError, match='got a thermal image of 64x49'):
+        pipeline.fuse(large)
+
+    assert pipeline.fuse(textured).mode == Mode.FUSED
+
+
+def test_problems_of_the_engine_are_shown(stand_in):
+    assert stand_in()[0].problems == ('the scan is slow today',)
+    assert FusionPipeline(CLASSICAL).problems == ()
+
+
+def test_images_that_were_handed_out_are_not_changed_by_the_next_pair(stand_in, textured):
+    pipeline, _ = stand_in()
+    first = pipeline.fuse(textured).pixels
+    before = first.copy()
+
+    pipeline.fuse(pair_of(255 - textured.rgb.pixels, 255 - textured.thermal.pixels))
+
+    assert np.array_equal(first, before)
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(monkeypatch, textured, device):
+    engine = Recording(device)
+    module = types.SimpleNamespace(OnnxEngine=lambda settings: engine)
+    monkeypatch.setitem(sys.modules, 'diffmf_ros.inference.onnx_engine', module)
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine', raising=False)
+    pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}))
+
+    assert pipeline.fuse(textured).mode == Mode.FUSED
+    assert pipeline.device == 'a stand-in' and engine.sizes == [(48, 64)]
+
+
+def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeypatch):
+    pytest.importorskip('torch', reason='torch is not installed')
+    made = []
+
+    class Path:
+        problems = ('no graph',)
+
+        def __init__(self, engine):
+            made.append(engine.device)
+
+        def __call__(self, pair, **about):
+            raise NetworkFailure('the device is gone')
+
+    monkeypatch.setattr('diffmf_ros.inference.device_path.DevicePath', Path)
+    pipeline, _ = stand_in('cuda')
+
+    result = pipeline.fuse(textured)
+
+    assert made == ['cuda']
+    assert pipeline.problems == ('the scan is slow today', 'no graph')
+    assert (result.mode, result.warnings) == (
+        Mode.CLASSICAL, ('the device is gone; this pair was fused classically',))
+
+
+def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings):
+    from diffmf_ros.inference.engine import Engine, EngineError
+    with pytest.raises(EngineError, match='float16 on a CPU .* use precision auto, float32 or bfloat16'):
+        Engine(updated(engine_settings, {'precision': 'float16', 'device': 'cpu'}))
+
+
+def test_the_device_line_names_the_scan_that_runs(engine_settings):
+    from diffmf_ros.inference.engine import Engine
+    from diffmf_ros.models.kernels import cpu
+    settings = updated(engine_settings, {'device': 'cpu', 'precision': 'float32'})
+    fastest = 'portable' if cpu.unavailable() else 'cpu'
+    assert Engine(settings).description == f'cpu float32, scan {fastest}'
+    assert Engine(updated(settings, {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
+
+
+def test_compiled_scan_is_refused_where_it_was_not_built(engine_settings, monkeypatch):
+    from diffmf_ros.inference.engine import Engine, EngineError
+    from diffmf_ros.models.kernels import cpu
+    monkeypatch.setattr(cpu, 'unavailable', lambda: 'no compiler')
+    with pytest.raises(EngineError, match="scan backend 'cpu' cannot run: no compiler; use backend auto"):
+        Engine(updated(engine_settings, {'scan_backend': 'cpu', 'device': 'cpu'}))
+
+
+def test_cuda_without_a_gpu_is_refused(engine_settings):
+    import torch
+
+    from diffmf_ros.inference.engine import Engine, EngineError
+    if torch.cuda.is_available():
+        assert Engine(updated(engine_settings, {'device': 'cuda'})).device == 'cuda'
+    else:
+        with pytest.raises(EngineError, match='sees no CUDA device'):
+            Engine(updated(engine_settings, {'device': 'cuda'}))

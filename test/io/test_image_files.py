@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reader of image files for all commands: any name, any depth, upright, in the order people count."""
+
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from diffmf_ros.core.frames import RGB, THERMAL
+from diffmf_ros.io.bags import BagReader, frames
+from diffmf_ros.io.folders import FolderError, natural, read_folder, read_pair, write_bag
+from diffmf_ros.io.images import ImageFileError, read_frame, write_image
+from diffmf_ros.tools.evaluation import scoring
+
+LATIN_1 = os.fsdecode(b'r\xfc.png')
+
+
+def write(path, pixels):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return path
+
+
+def turned_jpeg(path, pixels, *, orientation):
+    """Write a JPEG whose EXIF data says how it is to be turned."""
+    exif = (b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01' + orientation.to_bytes(2, 'big') + b'\0\0\0\0\0\0')
+    jpeg = cv2.imencode('.jpg', pixels)[1].tobytes()
+    path.write_bytes(jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:])
+    return path
+
+
+def scene(low, high, shape=(40, 50)):
+    """Return counts from low to high, rising from left to right, as a radiometric camera gives them."""
+    return np.tile(np.linspace(low, high, shape[1]), (shape[0], 1)).astype(np.uint16)
+
+
+def test_a_name_that_is_not_utf_8_is_read_and_written(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+    write_image(tmp_path / LATIN_1, pixels, 'bgr8')
+
+    assert os.listdir(os.fsencode(tmp_path)) == [b'r\xfc.png']
+    np.testing.assert_array_equal(read_frame(tmp_path / LATIN_1, stream=RGB).pixels, pixels)
+
+
+def test_fuse_takes_and_makes_names_that_are_not_utf_8(tmp_path):
+    write(tmp_path / LATIN_1, np.full((24, 32, 3), 90, np.uint8))
+    write(tmp_path / 'thermal.png', np.full((24, 32), 90, np.uint8))
+    out = tmp_path / os.fsdecode(b'\xe9.png')
+
+    done = subprocess.run(
+        [sys.executable, '-m', 'diffmf_ros.cli.main', 'fuse', tmp_path / LATIN_1, tmp_path / 'thermal.png', '-o', out,
+         '--model', 'classical'], capture_output=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert b'\xe9.png: ' in done.stdout
+    assert out.stat().st_size > 0
+
+
+@pytest.mark.parametrize('low, high', [(28300, 30900), (7000, 9000)])
+def test_thermal_of_16_bit_keeps_its_levels_in_training(tmp_path, low, high):
+    # Given counts whose high byte has few values
+    pair = read_pair(write(tmp_path / 'vi.png', np.zeros((40, 50), np.uint8)),
+                     write(tmp_path / 'ir.png', scene(low, high)))
+
+    # Then the 50 columns have 50 gray levels over nearly the full range
+    assert pair.ir.dtype == np.uint8
+    assert len(np.unique(pair.ir)) >= 48
+    assert np.ptp(pair.ir.astype(int)) >= 240
+    assert (np.diff(pair.ir[0].astype(int)) >= 0).all()
+
+
+def test_float_thermal_is_read_for_training_and_bags(tmp_path):
+    celsius = np.tile(np.linspace(15, 38, 50, dtype=np.float32), (40, 1))
+    write(tmp_path / 'vi' / '0.png', np.zeros((40, 50, 3), np.uint8))
+    write(tmp_path / 'ir' / '0.tiff', celsius)
+
+    (pair,) = read_folder(tmp_path, rate_hz=1)
+    list(write_bag([pair], tmp_path / 'bag'))
+
+    assert len(np.unique(read_pair(pair.visible, pair.infrared).ir)) >= 48
+    with BagReader(tmp_path / 'bag') as bag:
+        thermal = next(frame for frame in frames(bag, '/rgb/image_raw', '/thermal/image_raw')
+                       if frame.stream == THERMAL)
+    assert thermal.encoding == '32FC1'
+    np.testing.assert_array_equal(thermal.pixels, celsius)
+
+
+def test_a_visible_image_of_16_bit_is_refused_by_name(tmp_path):
+    dark = write(tmp_path / 'vi' / '0.png', scene(0, 4095))
+    infrared = write(tmp_path / 'ir' / '0.png', np.zeros((40, 50), np.uint8))
+
+    with pytest.raises(FolderError, match='vi/0.png'):
+        read_pair(dark, infrared)
+    with pytest.raises(FolderError, match='vi/0.png is mono16; visible images have 8 bit'):
+        list(write_bag(read_folder(tmp_path, rate_hz=1), tmp_path / 'bag'))
+
+
+@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
+def test_orientation_is_obeyed_by_every_reader(tmp_path, orientation):
+    # Given a picture that is bright at its left, stored upright, upside down, or on a side
+    stored = np.full((24, 32, 3), 20, np.uint8)
+    stored[:, :8] = 220
+    path = turned_jpeg(tmp_path / 'a.jpg', stored, orientation=orientation)
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]  # counter-clockwise
+    upright = np.rot90(stored, turns)
+
+    color = read_frame(path, stream=RGB).pixels
+    luma = read_pair(path, path).vi_y
+
+    assert color.shape == upright.shape
+    assert np.abs(color.astype(int) - upright).mean() < 6
+    assert np.abs(luma.astype(int) - upright[..., 0]).mean() < 6
+
+
+@pytest.mark.parametrize('pixels', [
+    np.random.default_rng(1).integers(0, 256, (5, 7), np.uint8),
+    np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8),
+    np.random.default_rng(1).integers(0, 65536, (5, 7), np.uint16)], ids=['gray', 'color', '16-bit'])
+@pytest.mark.parametrize('ending', ['.png', '.tiff'])
+def test_pixels_come_as_they_are(tmp_path, pixels, ending):
+    np.testing.assert_array_equal(read_frame(write(tmp_path / f'a{ending}', pixels), stream=THERMAL).pixels, pixels)
+
+
+def test_transparency_is_left_out(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 4), np.uint8)
+
+    frame = read_frame(write(tmp_path / 'a.png', pixels), stream=RGB)
+
+    assert frame.encoding == 'bgr8'
+    np.testing.assert_array_equal(frame.pixels, pixels[:, :, :3])
+
+
+def test_an_output_of_no_image_format_is_refused_before_it_is_made(tmp_path):
+    for name in ('a.txt', 'a', os.fsdecode(b'a.\xfc')):
+        with pytest.raises(ImageFileError, match='names no image format'):
+            write_image(tmp_path / name, np.zeros((2, 2, 3), np.uint8), 'bgr8')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_in_names_count(tmp_path):
+    for k in range(1, 13):
+        for folder in ('vi', 'ir'):
+            write(tmp_path / folder / f'frame_{k}.png', np.full((4, 5), k, np.uint8))
+
+    order = [pair.visible.stem for pair in read_folder(tmp_path, rate_hz=10)]
+
+    assert order == [f'frame_{k}' for k in range(1, 13)]
+    assert sorted(['b', 'a10', 'a2', '7', 'a', '10', 'a02', 'x²'], key=natural) == [
+        '7', '10', 'a', 'a02', 'a2', 'a10', 'b', 'x²']
+
+
+def test_scoring_takes_thermal_of_16_bit_through_the_gain_control(tmp_path):
+    # Given counts of a radiometric camera, and what the gain control makes of them
+    visible = write(tmp_path / 'vi.png', np.full((40, 50, 3), 90, np.uint8))
+    infrared = write(tmp_path / 'ir.png', scene(28300, 30900))
+
+    pair, seen = scoring.read_pair(visible, infrared)
+
+    np.testing.assert_array_equal(pair.ir, read_pair(visible, infrared).ir)
+    assert len(np.unique(pair.ir)) >= 48 and seen.shape == (40, 50, 3)
+    with pytest.raises(FolderError, match='ir.png is mono16; visible images that are scored have 8 bit'):
+        scoring.read_pair(infrared, infrared)

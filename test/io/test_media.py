@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contact sheet and the video: sizes, colors, captions, marks, and no half-written file."""
+
+import cv2
+import numpy as np
+import pytest
+
+from diffmf_ros.io.media import MediaError, Row, contact_sheet, write_contact_sheet, write_video
+
+
+def row(red=200, **other):
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    rgb[..., 0] = red
+    images = rgb, np.full((48, 64), 120, np.uint8), np.full((48, 64, 3), (10, 20, 30), np.uint8)
+    return Row(images, **other)
+
+
+def test_sheet_shows_every_panel_in_its_place(tmp_path):
+    write_contact_sheet(tmp_path / 'out' / 'sheet.png', [row(200), row(90)], width=64)
+
+    sheet = cv2.imread(str(tmp_path / 'out' / 'sheet.png'))
+    # A title bar of 26, two rows of 48 + 6; four margins of 6 around three panels of 64.
+    assert sheet.shape == (26 + 2 * 54, 3 * 64 + 24, 3)
+    assert sheet[26 + 24, 6 + 32].tolist() == [0, 0, 200]
+    assert sheet[26 + 54 + 24, 6 + 32].tolist() == [0, 0, 90]
+    assert sheet[26 + 24, 6 + 70 + 32].tolist() == [120, 120, 120]
+    assert sheet[26 + 24, 6 + 140 + 32].tolist() == [30, 20, 10]
+    assert sheet[:26, :64].max() > 200  # the title
+
+
+def test_sheet_refuses_nothing_and_floats():
+    with pytest.raises(MediaError, match='at least one fused frame'):
+        contact_sheet([])
+    rgb, thermal, fused = row().images
+    with pytest.raises(MediaError, match='uint8, got float32'):
+        contact_sheet([Row((rgb, thermal.astype(np.float32), fused))])
+
+
+def test_rows_of_other_captions_have_a_bar_each():
+    sheet = contact_sheet([row(captions=('a', 'b', 'c')), row(captions=('d', 'e', 'f'))], width=64)
+
+    assert sheet.shape[0] == 2 * (26 + 48 + 6)
+    assert sheet[80:106, :64].max() > 200  # the caption of the second row
+
+
+def test_marks_lie_around_their_box_at_the_size_of_the_panel():
+    marks = ([((20, 10, 30, 40), True)], [((20, 10, 30, 40), False)], [])
+
+    plain, marked = (contact_sheet([row(marks=m)], width=128) for m in (((), (), ()), marks))
+
+    ys, xs = np.nonzero((plain != marked).any(axis=2))
+    left = xs[xs < 6 + 128]
+    # Doubled, and four pixels further out on every side; bar 26, margin 6.
+    assert (left.min(), left.max()) == (6 + 40 - 4, 6 + 58 + 4)
+    assert (ys.min(), ys.max()) == (26 + 20 - 4, 26 + 78 + 4)
+    assert marked[26 + 16, 6 + 50].tolist() == [90, 205, 90]
+    assert marked[26 + 16, 6 + 134 + 50].tolist() == [40, 140, 255]
+    assert xs.max() < 6 + 2 * 134
+
+
+def test_video_has_every_frame(tmp_path):
+    written = list(write_video(tmp_path / 'film.mp4', ([row(20 * k)] * 2 for k in range(7)), fps=9, width=64))
+
+    assert written == [1, 2, 3, 4, 5, 6, 7]
+    film = cv2.VideoCapture(str(tmp_path / 'film.mp4'))
+    shown = 0
+    while film.read()[0]:
+        shown += 1
+    assert shown == 7
+    assert film.get(cv2.CAP_PROP_FPS) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ['film.mp4']
+
+
+def test_interrupted_video_leaves_nothing(tmp_path):
+    def failing():
+        yield [row()]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(write_video(tmp_path / 'film.mp4', failing(), fps=9))
+    with pytest.raises(MediaError, match='at least one fused frame'):
+        list(write_video(tmp_path / 'film.mp4', [], fps=9))
+
+    assert list(tmp_path.iterdir()) == []

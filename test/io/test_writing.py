@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs: whole or not at all, never an input, never in place of another file unless asked for."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from diffmf_process import diffmf
+
+from diffmf_ros.io.bag_messages import image_message
+from diffmf_ros.io.bags import IMAGE, BagError, BagReader, BagWriter
+from diffmf_ros.io.writing import (
+    WriteError,
+    is_input,
+    replacing,
+    require_output,
+    write_bytes,
+    write_text,
+)
+
+FULL = '/dev/full'
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def bag(path, *, count=2, extra=None, **options):
+    """Write a bag of `count` images on /a, with a further file of that name."""
+    with BagWriter(path, **options) as writer:
+        for k in range(count):
+            pixels = np.full((4, 5), k, np.uint8)
+            writer.write('/a', IMAGE, image_message(pixels, 'mono8', stamp_ns=k, frame_id=''), k)
+        if extra:
+            (writer.folder / extra).write_text(f'{count} images')
+    return path
+
+
+def count_of(path):
+    with BagReader(path) as reader:
+        return len(list(reader.messages(['/a'])))
+
+
+def test_a_file_appears_whole_with_the_mode_of_the_umask(tmp_path):
+    # Given a umask that hides from others
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / 'new' / 'a.bin', b'whole')
+    finally:
+        os.umask(before)
+
+    # Then the folder was made, the file has mode 640, and nothing else is left
+    assert (tmp_path / 'new' / 'a.bin').read_bytes() == b'whole'
+    assert stat.S_IMODE((tmp_path / 'new' / 'a.bin').stat().st_mode) == 0o640
+    assert names(tmp_path / 'new') == ['a.bin']
+
+
+@pytest.mark.parametrize('error', [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_half_way_leaves_the_old_file(tmp_path, error):
+    (tmp_path / 'a.txt').write_text('old')
+
+    with pytest.raises(error), replacing(tmp_path / 'a.txt') as partial:
+        partial.write_text('ne')
+        raise error
+
+    assert (tmp_path / 'a.txt').read_text() == 'old'
+    assert names(tmp_path) == ['a.txt']
+
+
+def test_a_kill_half_way_leaves_the_old_file(tmp_path):
+    # Given a process that is killed while it writes
+    (tmp_path / 'a.txt').write_text('old')
+    code = ('import sys, time; from diffmf_ros.io.writing import replacing\n'
+            'with replacing(sys.argv[1]) as partial:\n'
+            '    partial.write_text("half"); print("there", flush=True); time.sleep(60)')
+    with subprocess.Popen([sys.executable, '-c', code, tmp_path / 'a.txt'], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b'there\n'
+        process.kill()
+
+    assert (tmp_path / 'a.txt').read_text() == 'old'
+
+
+def test_an_existing_file_is_replaced_only_when_asked_for(tmp_path):
+    (tmp_path / 'a.txt').write_text('old')
+
+    with pytest.raises(WriteError, match='a.txt exists already; --overwrite replaces it'):
+        require_output(tmp_path / 'a.txt', overwrite=False)
+    with pytest.raises(WriteError, match='exists already'):
+        write_text(tmp_path / 'a.txt', 'new', overwrite=False)
+    assert (tmp_path / 'a.txt').read_text() == 'old'
+
+    require_output(tmp_path / 'a.txt', overwrite=True)
+    write_text(tmp_path / 'a.txt', 'new')
+    assert (tmp_path / 'a.txt').read_text() == 'new'
+
+
+def test_an_input_is_never_an_output_under_any_name(tmp_path):
+    # Given an input, links to it and a folder of inputs
+    (tmp_path / 'vi').mkdir()
+    image = tmp_path / 'vi' / 'a.png'
+    image.write_bytes(b'x')
+    (tmp_path / 'link.png').symlink_to(image)
+    os.link(image, tmp_path / 'hard.png')
+
+    for name in ('vi/a.png', 'link.png', 'hard.png', 'vi/../vi/a.png'):
+        with pytest.raises(WriteError, match='is read as an input'):
+            require_output(tmp_path / name, overwrite=True, inputs=(None, image))
+    with pytest.raises(WriteError, match='is read as an input'):
+        require_output(image, overwrite=True, inputs=(tmp_path / 'vi',))
+    # Then a new file in a folder of inputs, and an old report there, are no inputs
+    (tmp_path / 'vi' / 'scores.json').write_text('')
+    for name in ('b.png', 'scores.json'):
+        assert not is_input(tmp_path / 'vi' / name, (tmp_path / 'vi',))
+
+
+def test_a_link_is_followed_and_stays_one(tmp_path):
+    (tmp_path / 'real.txt').write_text('old')
+    (tmp_path / 'link.txt').symlink_to(tmp_path / 'real.txt')
+
+    write_text(tmp_path / 'link.txt', 'new')
+
+    assert (tmp_path / 'link.txt').is_symlink()
+    assert (tmp_path / 'real.txt').read_text() == 'new'
+
+
+@pytest.mark.parametrize('name, reason', [
+    ('file/a.txt', 'a part of its path is a file'), ('folder', 'it is a folder'), ('x' * 300, 'the name is too long')])
+def test_impossible_outputs_are_said_in_one_line_before_the_work(tmp_path, name, reason):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'folder').mkdir()
+
+    with pytest.raises(WriteError, match=f'cannot be written: {reason}') as error:
+        require_output(tmp_path / name, overwrite=True)
+        write_text(tmp_path / name, 'x')
+
+    assert '\n' not in str(error.value)
+    assert names(tmp_path) == ['file', 'folder']
+
+
+@pytest.mark.skipif(not os.path.exists(FULL), reason='this system has no /dev/full')
+def test_a_full_disk_is_named_and_a_device_is_written_to_itself():
+    with pytest.raises(WriteError, match='/dev/full cannot be written: the disk is full'):
+        write_bytes(FULL, b'x' * 100_000)
+    write_text('/dev/null', 'gone')
+    assert stat.S_ISCHR(os.stat('/dev/null').st_mode)
+
+
+def test_overwriting_a_bag_leaves_other_files_of_its_folder(tmp_path):
+    # Given a bag with a file of its own beside the storage, and one of the user's
+    path = bag(tmp_path / 'bag', extra='ground_truth.json')
+    (path / 'flight_log.txt').write_text('dear')
+
+    # When another bag, in another storage, takes its place
+    bag(path, count=5, storage='mcap', overwrite=True)
+
+    # Then all that belonged to the old one is gone and the user's file is there
+    assert names(path) == ['bag.mcap', 'flight_log.txt', 'metadata.yaml']
+    assert (path / 'flight_log.txt').read_text() == 'dear'
+    assert count_of(path) == 5
+    assert names(tmp_path) == ['bag']
+
+
+def test_a_bag_with_further_files_is_read_as_any(tmp_path):
+    path = bag(tmp_path / 'bag', extra='ground_truth.json')
+
+    about = yaml.safe_load((path / 'metadata.yaml').read_text())['rosbag2_bagfile_information']
+
+    assert about['custom_data'] == {'diffmf_ros.files': 'ground_truth.json'}
+    assert count_of(path) == 2
+
+
+@pytest.mark.parametrize('read', ['bag', 'bag/bag.db3', 'bag/metadata.yaml', 'link'])
+def test_a_bag_that_is_read_is_never_replaced(tmp_path, read):
+    path = bag(tmp_path / 'bag')
+    (tmp_path / 'link').symlink_to(path)
+
+    with pytest.raises(BagError, match='is read as an input'):
+        bag(path, count=5, overwrite=True, inputs=(tmp_path / read,))
+
+    assert count_of(path) == 2
+    assert names(tmp_path) == ['bag', 'link']
+
+
+def test_a_bag_whose_own_files_are_unknown_is_not_replaced(tmp_path):
+    path = bag(tmp_path / 'bag')
+    (path / 'metadata.yaml').write_text('just text')
+
+    with pytest.raises(BagError, match='it is not known which files are the bag'):
+        bag(path, overwrite=True)
+
+    assert names(path) == ['bag.db3', 'metadata.yaml']
+
+
+def test_a_bag_is_replaced_through_a_link(tmp_path):
+    path = bag(tmp_path / 'bag')
+    (tmp_path / 'link').symlink_to(path)
+
+    bag(tmp_path / 'link', count=3, overwrite=True)
+
+    assert (tmp_path / 'link').is_symlink()
+    assert count_of(path) == 3
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return a folder with a pair of images, a bag, and reports that exist."""
+    random = np.random.default_rng(0)
+    for name in ('vi', 'ir'):
+        (tmp_path / name).mkdir()
+    for path in ('rgb.png', 'vi/0.png'):
+        cv2.imwrite(str(tmp_path / path), random.integers(0, 256, (24, 32, 3), np.uint8))
+    for path in ('thermal.png', 'ir/0.png'):
+        cv2.imwrite(str(tmp_path / path), random.integers(0, 256, (24, 32), np.uint8))
+    bag(tmp_path / 'bag')
+    for name in ('there.json', 'there.html', 'there.onnx', 'there.yaml'):
+        (tmp_path / name).write_text('dear')
+    return tmp_path
+
+
+COMMANDS = [
+    ('fuse', 'rgb.png', 'thermal.png', '-o', 'rgb.png', '--overwrite', '--model', 'classical'),
+    ('fuse', 'rgb.png', 'thermal.png', '-o', 'vi/0.png', '--model', 'classical'),
+    ('fuse', 'rgb.png', 'thermal.png', '-o', 'there.json/a.png', '--model', 'classical'),
+    ('replay', 'bag', 'bag', '--overwrite'),
+    ('replay', 'bag/bag.db3', 'bag', '--overwrite'),
+    ('align', 'vi', 'ir', '-o', 'there.yaml'),
+    ('align', 'vi', 'ir', '-o', 'ir/0.png', '--overwrite'),
+    ('eval', '--pairs', '.', '--model', 'average', '--json', 'there.json'),
+    ('eval', '--pairs', '.', '--model', 'average', '--html', 'there.html'),
+    ('export', '--onnx', 'there.onnx'),
+    ('bench', '--model', 'classical', '--json', 'there.json'),
+    ('models', '--json', 'there.json'),
+    ('sample-bag', 'bag'),
+    ('sample-pairs', 'there.json', '--scene', 'night', '--count', '1', '--seconds', '1'),
+    ('make-bag', '.', 'bag', '--rate', '10'),
+    ('convert-weights', 'there.onnx', '-o', 'there.onnx', '--overwrite'),
+    ('demo', '--bag', 'bag', '--out', '.'),
+]
+
+
+@pytest.mark.parametrize('arguments', COMMANDS, ids=lambda arguments: ' '.join(arguments[:1] + arguments[-2:]))
+def test_no_command_replaces_what_it_must_not(files, monkeypatch, arguments):
+    # Given all that is there
+    if arguments[0] == 'demo':
+        bag(files / 'fused')
+    monkeypatch.chdir(files)
+    before = {path: path.read_bytes() for path in files.rglob('*') if path.is_file()}
+    started = time.monotonic()
+
+    done = diffmf(*arguments)
+
+    # Then it ends at once with a line that says why, and everything is as it was
+    assert done.returncode == 2, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert any(words in ' '.join(done.stderr.split()) for words in (
+        'exists already', 'is read as an input', 'is a file, not a folder')), done.stderr
+    assert {path: path.read_bytes() for path in files.rglob('*') if path.is_file()} == before
+    assert time.monotonic() - started < 60

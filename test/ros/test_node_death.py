@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node that fails is gone at once, with a reason; one that is told to stop obeys in any state."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Cameras
+from dying_node import HANGS
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool
+
+OBEYED_S = 2.0
+LOADED_S = 1.0  # what a machine that tests other things besides may add
+GONE_S = 10.0  # far below the 20 s after which DDS gives up a participant that went without a word
+
+
+@pytest.fixture
+def start_dying(start, monkeypatch):
+    """Return start(fault) -> Child: a node of classical fusion with one of dying_node.FAULTS."""
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parents[1]), prepend=':')
+    # A subscription of automatic reliability is made anew for the cameras of the test: a frame can be lost.
+    return lambda fault: start('dying_node', fault, '--ros-args', '-p', 'model:=classical',
+                               '-p', 'qos.reliability:=reliable')
+
+
+def request(peer, service_type, name, message):
+    """Send a request to the node, without waiting for an answer."""
+    client = peer.node.create_client(service_type, f'/fusion_node/{name}')
+    peer.wait_for(client.service_is_ready, f'the service {name}')
+    client.call_async(message)
+
+
+def send_pair(peer):
+    """Send a pair, once the node listens to the cameras."""
+    Cameras(peer).pair()
+
+
+CAUSES = {
+    'timer': lambda peer: None,
+    'subscription': send_pair,
+    'service': lambda peer: request(peer, SetBool, 'enable', SetBool.Request(data=False)),
+    'parameter': lambda peer: request(peer, SetParameters, 'set_parameters', SetParameters.Request(
+        parameters=[Parameter('output.colour', value='gray').to_parameter_msg()])),
+    'transition': lambda peer: request(peer, ChangeState, 'change_state', ChangeState.Request(
+        transition=Transition(id=Transition.TRANSITION_DEACTIVATE))),
+    'thread': send_pair,
+}
+
+
+def wait_until_active(peer):
+    """Return once the node listens to a camera."""
+    peer.wait_for(lambda: peer.node.get_subscriptions_info_by_topic('/rgb/image_raw'), 'the node')
+
+
+def wait_until_gone(peer):
+    """Return once no other node knows of a publisher of fused images."""
+    peer.wait_for(lambda: not peer.node.get_publishers_info_by_topic('/fused/image'), 'the end',
+                  timeout_s=GONE_S)
+
+
+@pytest.mark.parametrize('callback', CAUSES)
+def test_what_a_callback_or_the_worker_raises_ends_the_process(start_dying, peer, callback):
+    node = start_dying(callback)
+    if callback != 'timer':  # that is dead before anybody sees it
+        wait_until_active(peer)
+
+    CAUSES[callback](peer)
+    peer.wait_for(lambda: node.process.poll() is not None, 'the node to end')
+
+    assert node.wait() == 1
+    assert node.output.count('ZeroDivisionError: injected failure') == 1, node.output
+    assert node.output.count('Traceback') == 1
+    wait_until_gone(peer)
+
+
+def test_a_node_whose_network_hangs_fails_like_any_other(start_dying, peer):
+    node = start_dying('service while a network hangs')
+    send_pair(peer)
+    peer.wait_for(lambda: HANGS in node.output, 'the network')
+
+    CAUSES['service'](peer)
+    peer.wait_for(lambda: node.process.poll() is not None, 'the node to end')
+
+    assert node.wait() == 1
+    assert node.output.count('ZeroDivisionError: injected failure') == 1, node.output
+    wait_until_gone(peer)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network'])
+def test_a_signal_is_obeyed_in_time_whatever_the_node_does(start_dying, peer, state, number):
+    node = start_dying(state)
+    if state == 'network':
+        send_pair(peer)
+    peer.wait_for(lambda: HANGS in node.output, 'the node to hang')
+
+    sent_s = time.monotonic()
+    code = node.stop(number)
+    took_s = time.monotonic() - sent_s
+
+    assert code == 0, node.output
+    assert took_s < OBEYED_S + LOADED_S, node.output
+    assert 'Traceback' not in node.output
+    wait_until_gone(peer)

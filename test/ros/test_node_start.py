@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the log of a starting node says: where it listens, who publishes, and why no image comes."""
+
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import CameraInfo
+from test_node_dds import values_of
+
+from diffmf_ros.io.resources import FASTDDS_VARIABLES
+from diffmf_ros.ros import unused_parameters
+from diffmf_ros.ros.qos import profile
+
+NODE = 'diffmf_ros.ros.fusion_node'
+
+
+@pytest.fixture
+def start_node(start):
+    """Return start_node(*ros arguments) -> Child: a classical node."""
+    return lambda *arguments: start(NODE, '--ros-args', '-p', 'model:=classical', *arguments)
+
+
+@pytest.fixture
+def start_camera(start, monkeypatch):
+    """Return start_camera(topic, kind, reliability, size) -> Child: see camera_process."""
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parents[1]), prepend=':')
+    return lambda *arguments: start('camera_process', *arguments)
+
+
+def test_the_log_says_where_the_node_listens_and_who_publishes_there(start_node, start_camera, peer):
+    start_camera('/camera/image_raw', 'Image', 'best_effort', '64x48')
+
+    node = start_node('-r', 'rgb/image_raw:=/camera/image_raw', '-r', '__ns:=/front')
+
+    for said in ('rgb: listening to /camera/image_raw (sensor_msgs/msg/Image)',
+                 'thermal: listening to /front/thermal/image_raw (sensor_msgs/msg/Image)',
+                 'active: classical on cpu',
+                 'rgb: /camera/image_raw is published by /driver as sensor_msgs/msg/Image, best_effort'):
+        peer.wait_for(lambda said=said: said in node.output, said)
+    assert 'deprecated' not in node.output
+
+
+WHY_NONE = {
+    'nobody': ([], (), 'no rgb images: nobody publishes /rgb/image_raw, nor any other image: is the driver running, '
+                       'in ROS_DOMAIN_ID {domain}?'),
+    'another name': (['/camera/image_raw', 'Image'], (),
+                     'no rgb images: nobody publishes /rgb/image_raw; images are published on /camera/image_raw: '
+                     'remap, as in rgb_image:=/camera/image_raw (fusion.launch.py) or '
+                     '-r rgb/image_raw:=/camera/image_raw'),
+    'compressed only': (['/rgb/image_raw/compressed', 'CompressedImage'], (),
+                        'no rgb images: nobody publishes /rgb/image_raw, but /rgb/image_raw/compressed is published: '
+                        'set input.rgb_transport to compressed'),
+    'raw only': (['/rgb/image_raw', 'None'], ('-p', 'input.rgb_transport:=compressed'),
+                 'no rgb images: nobody publishes /rgb/image_raw/compressed, but /rgb/image_raw is published: '
+                 'set input.rgb_transport to raw'),
+    'another type': (['/rgb/image_raw', 'CompressedImage'], (),
+                     'no rgb images: /rgb/image_raw is published as sensor_msgs/msg/CompressedImage, not as '
+                     'sensor_msgs/msg/Image: set input.rgb_transport to compressed and remap '
+                     'rgb/image_raw/compressed:=/rgb/image_raw'),
+    'silent': (['/rgb/image_raw', 'None'], (),
+               'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, reliable, but nothing '
+               'has come for 3 s: does the camera send (ros2 topic hz /rgb/image_raw)?'),
+    'quality of service': (['/rgb/image_raw', 'Image', 'best_effort', '64x48'], ('-p', 'qos.reliability:=reliable'),
+                           'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, '
+                           'best_effort, which does not match in reliability: set qos.reliability to auto'),
+}
+
+
+@pytest.mark.parametrize('case', WHY_NONE)
+def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_camera, peer, domain, case):
+    camera, arguments, said = WHY_NONE[case]
+    if camera:
+        start_camera(*camera, *('Image', 'reliable')[len(camera) - 1:])
+    reports = peer.collect(DiagnosticArray, '/diagnostics')
+
+    said = said.format(domain=domain)
+    node = start_node(*arguments)
+
+    peer.wait_for(lambda: said in node.output and 'no thermal images' in node.output, said)
+    peer.wait_for(lambda: reports and said in reports[-1].status[0].message, 'the same in the diagnostics')
+
+
+def test_lost_frames_are_said_with_their_reason(start_node, start_camera, peer, monkeypatch):
+    # Given a driver as it comes: best effort, without the profile that large images need
+    with monkeypatch.context() as as_it_comes:
+        for variable in FASTDDS_VARIABLES:
+            as_it_comes.delenv(variable, raising=False)
+        start_camera('/rgb/image_raw', 'Image', 'best_effort')
+    start_camera('/thermal/image_raw', 'Image', 'reliable', '64x48')
+
+    node = start_node()
+    # then the log explains it, whether some frames arrive or none
+    advice = 'Fast DDS loses best-effort images over 512 KB'
+    peer.wait_for(lambda: advice in node.output, 'the reason')
+    line = next(line for line in node.output.splitlines() if advice in line)
+    assert 'rgb' in line and '/driver as sensor_msgs/msg/Image, best_effort' in line
+    assert 'start the driver with FASTDDS_DEFAULT_PROFILES_FILE=/' in line or 'FASTRTPS' in line
+
+
+@pytest.mark.parametrize('latched', [True, False])
+def test_the_calibration_beside_the_image_topic_arrives(start_node, start_camera, peer, latched):
+    # Given a driver that sends its calibration with the images, or once and latched before the node starts
+    info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
+    publisher = peer.node.create_publisher(
+        CameraInfo, '/camera/camera_info', profile('reliable', depth=1, latched=latched))
+    publisher.publish(info)
+    if not latched:
+        peer.node.create_timer(0.1, lambda: publisher.publish(info))
+    infos = peer.collect(CameraInfo, '/fused/camera_info')
+
+    # when only the images are remapped
+    start_node('-r', 'rgb/image_raw:=/camera/image_raw')
+    start_camera('/camera/image_raw', 'Image', 'reliable', '64x48')
+
+    # then the fused images are calibrated
+    peer.wait_for(lambda: infos and infos[-1].k[0] == 50.0, 'the calibration')
+
+
+def test_every_rgb_frame_leaves_beside_a_slower_thermal_camera(start_node, start_camera, peer):
+    reports = peer.collect(DiagnosticArray, '/diagnostics')
+    states = peer.collect(DiagnosticArray, '/fused/status')
+    start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48', 30)
+    start_camera('/thermal/image_raw', 'Image', 'reliable', '32x24', 9)
+
+    node = start_node()
+
+    def rates():
+        values = values_of(reports[-1]) if reports else {}
+        return [float(values.get(f'rate_{name}_hz', 'nan')) for name in ('out', 'rgb', 'thermal')]
+
+    peer.wait_for(lambda: rates()[0] > 0.8 * rates()[1] > 2 * rates()[2], 'the rate of the RGB camera')
+    assert 'are fused with the last thermal frame, up to 1' in values_of(reports[-1])['notes']
+    assert 'thermal comes at ' in node.output
+    assert {values_of(state)['held'] for state in states[-20:]} == {'true', 'false'}
+
+
+def test_clocks_that_differ_by_a_constant_are_fused_with_the_offset_that_the_log_proposes(
+        start_node, start_camera, peer):
+    start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48')
+    start_camera('/thermal/image_raw', 'Image', 'reliable', '32x24', 30, 37)
+    node = start_node('-r', '__node:=first')
+    said = 'sync.thermal_offset_ms: '
+    peer.wait_for(lambda: said in node.output, 'the proposal')
+
+    proposed_ms = float(node.output.partition(said)[2].partition(' ')[0])
+    assert proposed_ms == pytest.approx(-37000, abs=100)
+    assert node.stop() == 0
+    states = peer.collect(DiagnosticArray, '/fused/status')
+    start_node('-r', '__node:=second', '-p', f'sync.thermal_offset_ms:={proposed_ms}')
+
+    peer.wait_for(lambda: states and values_of(states[-1])['mode'] == 'CLASSICAL', 'fused images')
+
+
+def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibration(start_node, start_camera, peer):
+    info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0],
+                      distortion_model='plumb_bob', d=[-0.3, 0.1, 0.0, 0.0, 0.0],
+                      p=[40.0, 0.0, 31.0, 0.0, 0.0, 40.0, 23.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    publisher = peer.node.create_publisher(CameraInfo, '/camera/camera_info',
+                                           profile('reliable', depth=1, latched=True))
+    publisher.publish(info)
+    infos = peer.collect(CameraInfo, '/fused/camera_info')
+    start_camera('/camera/image_rect', 'Image', 'reliable', '64x48')
+    remapped = ('-r', 'rgb/image_raw:=/camera/image_rect')
+
+    node = start_node(*remapped)
+    doubt = '/camera/image_rect looks rectified by its name, but its camera info describes a lens with distortion'
+    peer.wait_for(lambda: doubt in node.output, 'the doubt')
+    node.stop()
+
+    node = start_node(*remapped, '-p', 'alignment.rgb_rectified:=true')
+    peer.wait_for(lambda: infos and infos[-1].k[0] == 40.0, 'the calibration of the rectified image')
+    assert not any(infos[-1].d) and doubt not in node.output
+
+
+def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(start, peer, tmp_path):
+    for name, content in {'keys.yaml': '/**:\n  ros__parameters:\n    model: classical\n'
+                                       '    sync: {max_distance: 3.0}\n',
+                          'node.yaml': 'fusion:\n  ros__parameters:\n    output.colour: gray\n'}.items():
+        (tmp_path / name).write_text(content)
+
+    node = start(NODE, '--ros-args', '--params-file', tmp_path / 'keys.yaml', '--params-file', tmp_path / 'node.yaml',
+                 '-p', 'modell:=classical')
+
+    for said in ('unknown parameter modell, did you mean model?',
+                 'unknown parameter sync.max_distance, did you mean sync.max_distance_ms?',
+                 f'nothing of {tmp_path / "node.yaml"} is used: its parameters are for /fusion, and this node is '
+                 '/fusion_node (/** means every node)', 'active: classical on cpu'):
+        peer.wait_for(lambda said=said: said in node.output, said)
+    assert 'keys.yaml is used' not in node.output
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (('--log-level', 'verbose'), "Couldn't parse log level: '--log-level verbose'"),
+    (('--params-file', '/nowhere/a.yaml'), "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
+])
+def test_ros_arguments_that_cannot_be_read_are_one_sentence(start, domain, arguments, said):
+    node = start(NODE, '--ros-args', *arguments)
+
+    assert node.wait() == 1
+    assert f'cannot start: failed to initialize rcl: {said}' in node.output
+    assert 'Traceback' not in node.output and '/project/' not in node.output.partition('cannot start')[2]
+
+
+@pytest.mark.parametrize('pattern, name, means', [
+    ('/**', '/a/fusion_node', True), ('/fusion_node', '/fusion_node', True), ('/fusion_node', '/a/fusion_node', False),
+    ('/*/fusion_node', '/a/fusion_node', True), ('/*/fusion_node', '/fusion_node', False),
+    ('/**/fusion_node', '/a/b/fusion_node', True), ('/fusion', '/fusion_node', False)])
+def test_a_name_of_a_params_file_means_a_node_as_in_rcl(pattern, name, means):
+    assert unused_parameters._means(pattern, name) is means

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A default exists once: settings, declared parameters, config/fusion.yaml and the pages agree."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.parameter import Parameter
+
+from diffmf_ros.core.settings import DEFAULTS, describe
+from diffmf_ros.io.resources import find
+from diffmf_ros.ros import parameters
+from diffmf_ros.ros.fusion_node import FusionNode
+
+NODE = 'diffmf_ros.ros.fusion_node'
+ITEMS = {item.name: item for item in describe()}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def make_node(peer):
+    """Return make_node(name=value, ...) -> an unconfigured node with these parameters."""
+    nodes = []
+
+    def make(**overrides):
+        given = [Parameter(name.replace('__', '.'), value=value) for name, value in overrides.items()]
+        nodes.append(FusionNode(context=peer.context, parameter_overrides=given))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.trigger_shutdown()
+        node.destroy_node()
+
+
+def flat(tree, prefix=''):
+    """Return a nested mapping as one with dotted names."""
+    result = {}
+    for name, value in tree.items():
+        result |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+    return result
+
+
+def test_every_setting_is_declared_with_its_default_and_range(make_node):
+    node = make_node()
+
+    declared = {name: node.get_parameter(name).value for name in ITEMS}
+    assert declared == {name: item.value for name, item in ITEMS.items()}
+    assert parameters.read(node) == DEFAULTS
+    for name, item in ITEMS.items():
+        shown = node.describe_parameter(name)
+        assert shown.description == item.description
+        for bounds in [*shown.floating_point_range, *shown.integer_range]:
+            assert (bounds.from_value, bounds.to_value) == (item.low, item.high)
+        assert bool(shown.floating_point_range or shown.integer_range) == (item.low is not None)
+        assert shown.additional_constraints == (f'one of: {", ".join(item.choices)}' if item.choices else '')
+
+
+def test_the_yaml_shows_every_default_under_its_description():
+    text = find('config/fusion.yaml').read_text()
+
+    assert flat(yaml.safe_load(text)['/**']['ros__parameters']) == {n: i.value for n, i in ITEMS.items()}
+    for name, item in ITEMS.items():
+        line = rf'# {re.escape(item.description)}[^\n]*\n +{name.rpartition(".")[2]}:'
+        assert re.search(line, text), f'{name} needs its description in the line above'
+
+
+def listed_in(page):
+    """Return {name: default} of the rows of settings in the tables of a page."""
+    rows = re.findall(r'^\|\s*`([\w.]+)`\s*\|\s*`([^`]*)`\s*\|', (ROOT / page).read_text(), re.MULTILINE)
+    return {name: yaml.safe_load(value) if value not in ("''", '') else '' for name, value in rows
+            if name in ITEMS}
+
+
+def test_the_page_of_parameters_lists_every_default():
+    assert listed_in('docs/parameters.md') == {name: item.value for name, item in ITEMS.items()}
+
+
+def test_the_readme_lists_five_defaults():
+    listed = listed_in('README.md')
+
+    assert len(listed) == 5
+    assert listed == {name: ITEMS[name].value for name in listed}
+
+
+def test_overrides_are_read_and_integers_pass_for_floats(make_node):
+    node = make_node(model='classical', scale=1, sync__max_distance_ms=40)
+
+    settings = parameters.read(node)
+
+    assert (settings.model, settings.scale, settings.sync.max_distance_ms) == ('classical', 1.0, 40.0)
+    assert type(settings.scale) is float
+
+
+@pytest.mark.parametrize('overrides', [
+    {'model': 'clasical'}, {'scale': 'large'}, {'weights': 3}, {'thermal__low_percentile': 50.0,
+                                                               'thermal__high_percentile': 50.0}])
+def test_a_bad_value_fails_configure(make_node, overrides):
+    node = make_node(**overrides)
+
+    assert not node.start()
+    assert node._state_machine.current_state[1] == 'unconfigured'
+
+
+def test_a_value_out_of_range_is_refused_at_once(make_node):
+    with pytest.raises(InvalidParameterValueException, match='scale out of range'):
+        make_node(scale=7.0)
+
+
+def test_the_process_names_a_bad_value_and_ends_with_1(start):
+    for override, expected in (('model:=clasical', 'one of diffmf, s4fusion, refinefuse'), ('scale:=7.0', 'scale')):
+        node = start(NODE, '--ros-args', '-p', override)
+
+        assert node.wait() == 1
+        assert expected in node.output and 'Traceback' not in node.output
+
+
+def test_changes_hold_in_every_state(make_node):
+    node = make_node(model='classical')
+    for transition, scale in ((node.trigger_configure, 0.5), (node.trigger_activate, 0.4),
+                              (node.trigger_deactivate, 0.3), (node.trigger_cleanup, 0.2)):
+        assert node.set_parameters([Parameter('scale', value=scale)])[0].successful
+        assert parameters.read(node).scale == scale
+        transition()
+    assert node.set_parameters([Parameter('use_sim_time', value=True)])[0].successful
+
+
+def test_an_unconfigured_node_refuses_what_no_configure_would_take(make_node):
+    node = make_node()
+
+    for name, value in (('model', 'clasical'), ('scale', 'large'), ('threads', -1)):
+        assert not node.set_parameters([Parameter(name, value=value)])[0].successful, name
+    assert parameters.read(node) == DEFAULTS

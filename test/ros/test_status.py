@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the state of the fusion and of both cameras is reported."""
+
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode
+from diffmf_ros.core.settings import HealthSettings
+from diffmf_ros.core.sync.fallback import Fallback
+from diffmf_ros.core.sync.freshness import State
+from diffmf_ros.ros import status
+from diffmf_ros.ros.status import Reporter, Tally, Totals, judge, status_message
+from diffmf_ros.ros.stream_status import greenwave_values
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+SECOND = 1_000_000_000
+EPOCH_NS = 1_700_000_000 * SECOND
+SCENES = np.random.default_rng(3).integers(7000, 9000, (7, 12, 16), dtype=np.uint16)
+BEFORE = Totals(counted=Counter(rgb_in=30, thermal_in=30, pairs=30, fused=30))
+
+
+def after(*, fused=30, dropped=None, **other):
+    counted = Counter(BEFORE.counted) + Counter(rgb_in=30, thermal_in=30, fused=fused)
+    return Totals(counted=counted, dropped=Counter(dropped or {}), **other)
+
+
+def test_fusing_is_ok():
+    assert judge(after(), BEFORE, []) == (OK, 'fusing')
+
+
+def test_unequal_rates_and_overtaken_pairs_are_ok():
+    totals = after(dropped={'unpaired': 21, 'overtaken': 3, 'already_out': 2})
+
+    assert judge(totals, BEFORE, []) == (OK, 'fusing')
+
+
+def test_a_fallback_in_use_is_a_warning_and_none_left_is_an_error():
+    assert judge(after(), BEFORE, [], reason='thermal is LOST: rgb alone') == (WARN, 'thermal is LOST: rgb alone')
+    assert judge(after(fused=0), BEFORE, [], reason='both are LOST', alarm=True) == (ERROR, 'both are LOST')
+
+
+def test_a_bad_frame_and_a_complaint_are_warnings_until_they_stop():
+    totals = after(dropped={'short_buffer': 2})
+
+    level, message = judge(totals, BEFORE, ['no calibration'])
+
+    assert (level, message) == (WARN, '2 dropped: short_buffer; no calibration')
+    later = Totals(counted=totals.counted + totals.counted, dropped=totals.dropped)
+    assert judge(later, totals, [])[0] == OK
+
+
+def test_failures_are_an_error_when_nothing_is_fused_and_else_a_warning():
+    failing = after(fused=0, dropped={'failed': 30}, last_error='out of memory')
+
+    assert judge(failing, BEFORE, []) == (ERROR, 'fusion fails: out of memory')
+    assert judge(after(dropped={'failed': 1}), BEFORE, []) == (WARN, '1 dropped: failed')
+
+
+def test_a_problem_is_an_error_while_fusion_goes_on():
+    problems = ('scan triton returned NaN and is not used', 'no CUDA graph')
+
+    level, message = judge(after(), BEFORE, [], problems)
+    assert (level, message) == (ERROR, '; '.join(problems))
+
+    level, message = judge(after(), BEFORE, ['no calibration'], problems[:1], reason='no thermal frames: waiting')
+    assert level == ERROR
+    assert message == f'{problems[0]}; no thermal frames: waiting; no calibration'
+
+
+def test_failing_fusion_is_named_before_a_problem():
+    failing = after(fused=0, dropped={'failed': 30}, last_error='out of memory')
+
+    level, message = judge(failing, BEFORE, [], ['no CUDA graph'])
+
+    assert (level, message) == (ERROR, 'fusion fails: out of memory; no CUDA graph')
+
+
+def test_the_tally_adds_up():
+    tally = Tally()
+    for latency_ms in (10.0, 20.0, 30.0):
+        tally.count('rgb_in')
+        tally.fused(latency_ms=latency_ms, mode='FUSED', warnings=())
+    tally.fused(latency_ms=20.0, mode='RGB_ONLY', warnings=())
+    tally.drop('short_buffer', error='too short', stream=RGB)
+    tally.drop('overtaken')
+
+    totals = tally.totals({'unpaired': 4})
+
+    assert totals.counted == {'rgb_in': 3, 'fused': 4}
+    assert totals.modes == {'FUSED': 3, 'RGB_ONLY': 1}
+    assert totals.dropped == {'short_buffer': 1, 'overtaken': 1, 'unpaired': 4}
+    assert totals.refused == {RGB: {'short_buffer': 1}}
+    assert (totals.latency_p50_ms, totals.mode, totals.last_error) == (20.0, 'RGB_ONLY', 'too short')
+
+
+def test_the_age_of_the_newest_image_goes_on(monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr(status, 'time', SimpleNamespace(monotonic=lambda: now_s[0]))
+    tally = Tally()
+    assert np.isnan(tally.totals({}).age_ms)
+
+    tally.fused(latency_ms=40.0, mode='FUSED', warnings=())
+    now_s[0] += 0.5
+
+    assert tally.totals({}).age_ms == pytest.approx(540.0)
+
+
+class FakeNode:
+    """What a Reporter needs of a node; its clock stands until it is moved."""
+
+    def __init__(self):
+        self.now_ns = 0
+        self.published = []
+
+    def create_publisher(self, message_type, topic, depth):
+        assert topic == '/diagnostics'
+        return SimpleNamespace(publish=self.published.append)
+
+    def get_clock(self):
+        from rclpy.time import Time
+        return SimpleNamespace(now=lambda: Time(nanoseconds=self.now_ns))
+
+    def get_fully_qualified_name(self):
+        return '/left/fusion_node'
+
+
+class Reports:
+    """A Reporter over a Fallback that gets two cameras of 30 Hz."""
+
+    def __init__(self, **settings):
+        self.node = FakeNode()
+        self.fallback = Fallback(HealthSettings(**settings))
+        self.fallback.sources(0)
+        self.tally = Tally()
+        self.reporter = Reporter(self.node, model='diffmf light', device='cpu')
+        self.now_ns = 0
+        self._frame = 0
+
+    def send(self, frames, *, streams=(RGB, THERMAL), stamped=True, step=1):
+        for _ in range(frames):
+            self.now_ns += step * SECOND // 30
+            self._frame += 1
+            for name in streams:
+                stamp_ns = EPOCH_NS + self.now_ns if stamped else 0
+                frame = Frame(name, stamp_ns, name, SCENES[self._frame % 7], 'mono16', arrival_ns=self.now_ns)
+                self.fallback.streams[name].arrived(frame, self.now_ns, clock_ns=EPOCH_NS + self.now_ns + 5_000_000)
+                self.fallback.paired(self.now_ns)
+                self.tally.count(f'{name}_in')
+
+    def report(self, **given):
+        """Publish a report and return the statuses by their last name."""
+        given = {'scale': 1.0, 'complaints': [], 'problems': ()} | given
+        self.reporter.publish(self.tally.totals({}), fallback=self.fallback, now_ns=self.now_ns, **given)
+        statuses = self.node.published[-1].status
+        assert [s.name for s in statuses] == [f'left/fusion_node: {name}' for name in ('fusion', RGB, THERMAL)]
+        return {s.name.rpartition(' ')[2]: s for s in statuses}
+
+
+def values_of(report):
+    return {item.key: item.value for item in report.values}
+
+
+def test_two_good_cameras_are_three_good_statuses():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=())
+    reports.node.now_ns = 2 * SECOND
+
+    report = reports.report(memory={'rss': 512_000_000, 'cuda': 2_000_000})
+
+    assert [s.level for s in report.values()] == [OK, OK, OK]
+    assert [s.message for s in report.values()] == ['fusing', 'OK', 'OK']
+    fusion = values_of(report['fusion'])
+    assert (fusion['rate_rgb_hz'], fusion['rate_thermal_hz'], fusion['rate_out_hz']) == ('30.00', '30.00', '0.50')
+    assert (fusion['mode'], fusion['sources'], fusion['fallback']) == ('FUSED', 'BOTH', '')
+    assert (fusion['model'], fusion['device'], fusion['scale']) == ('diffmf light', 'cpu', '1')
+    assert (fusion['memory_rss_mb'], fusion['memory_cuda_mb']) == ('512.0', '2.0')
+    assert fusion['latency_p50_ms'] == fusion['latency_p99_ms'] == '12.0' and float(fusion['age_ms']) >= 12
+    thermal = values_of(report['thermal'])
+    assert (thermal['state'], thermal['rate_hz'], thermal['missing'], thermal['frames']) == ('OK', '30.00', '0', '60')
+    assert thermal['age_ms'] == '0.0'
+
+
+def test_each_camera_has_the_keys_of_greenwave_monitor():
+    reports = Reports()
+    reports.send(60)
+
+    values = values_of(reports.report()['rgb'])
+
+    # The keys of greenwave_diagnostics.hpp, those of its dashboards first.
+    assert (values['frame_rate_node'], values['frame_rate_msg']) == ('30.000', '30.000')
+    assert values['current_delay_from_realtime_ms'] == '5.000'
+    assert (values['expected_frequency'], values['tolerance']) == ('30.000', '50.000')
+    for name in ('num_non_increasing_msg', 'num_jitter_outliers_msg', 'num_jitter_outliers_node',
+                 'max_abs_jitter_msg', 'max_abs_jitter_node', 'mean_abs_jitter_msg', 'mean_abs_jitter_node',
+                 'total_dropped_frames'):
+        assert values[name] == '0', name
+
+
+def test_before_the_first_frame_greenwaves_keys_are_there_and_say_so():
+    values = greenwave_values(Fallback(HealthSettings()).rgb)
+
+    assert values['current_delay_from_realtime_ms'] == 'N/A'
+    assert (values['frame_rate_node'], values['expected_frequency'], values['tolerance']) == ('0.000',) * 3
+
+
+def test_no_frames_is_a_warning_first_and_then_an_error():
+    reports = Reports(source_timeout_s=1.0)
+    reports.now_ns = SECOND
+
+    starting = reports.report()
+    reports.now_ns += 1
+    late = reports.report()
+
+    assert [s.level for s in starting.values()] == [WARN, WARN, WARN]
+    assert [s.level for s in late.values()] == [ERROR, ERROR, ERROR]
+    for report in (starting, late):
+        assert report['fusion'].message == 'no rgb frames; no thermal frames'
+        assert report['rgb'].message == 'no frames'
+
+
+def test_a_lost_camera_is_an_error_of_its_own_and_a_warning_of_the_fusion():
+    reports = Reports()
+    reports.send(60)
+    reports.send(60, streams=[RGB])
+
+    report = reports.report()
+
+    assert [s.level for s in report.values()] == [WARN, OK, ERROR]
+    assert report['fusion'].message == 'thermal is LOST: rgb alone'
+    assert values_of(report['fusion'])['sources'] == 'RGB_ONLY'
+    assert (report['thermal'].message, values_of(report['thermal'])['rate_hz']) == ('LOST', '15.00')
+
+
+def test_a_frozen_camera_is_a_warning():
+    reports = Reports()
+    reports.send(60)
+    reports.fallback.thermal.shutter(True)
+
+    report = reports.report()
+
+    assert [s.level for s in report.values()] == [WARN, OK, WARN]
+    assert report['thermal'].message == 'FROZEN (the shutter is closed)'
+
+
+def test_refused_messages_are_told_by_camera_and_reason():
+    reports = Reports()
+    reports.send(60)
+    for _ in range(2):
+        reports.fallback.rgb.refused(reports.now_ns)
+        reports.tally.drop('short_buffer', error='too short', stream=RGB)
+
+    first, second = reports.report(), reports.report()
+
+    assert (first['rgb'].level, first['rgb'].message) == (WARN, '2 refused: short_buffer')
+    assert first['thermal'].level == OK
+    assert (second['rgb'].level, second['rgb'].message) == (OK, 'OK')
+    assert values_of(second['rgb'])['refused.short_buffer'] == '2'
+
+
+def test_many_missing_frames_ask_for_the_shared_memory_profile():
+    reports = Reports()
+    for _ in range(20):
+        reports.send(1, step=3)
+        reports.send(1)
+
+    report = reports.report()
+
+    assert report['rgb'].level == WARN
+    assert report['rgb'].message.endswith('are the senders using the shared-memory profile?')
+    assert float(values_of(report['rgb'])['missing_percent']) == pytest.approx(50, abs=3)
+
+
+def test_zero_stamps_are_said():
+    reports = Reports()
+    reports.send(30, stamped=False)
+
+    report = reports.report(notes=['a note'])
+
+    assert report['rgb'].message == 'zero stamps: arrival time is used' and report['rgb'].level == WARN
+    assert values_of(report['fusion'])['notes'] == (
+        'a note; rgb: zero stamps: arrival time is used; thermal: zero stamps: arrival time is used')
+
+
+def test_incompatible_qos_is_a_warning_with_a_key():
+    reports = Reports()
+    reports.send(30)
+
+    report = reports.report(incompatible={'thermal/image_raw': 'RELIABILITY'})['fusion']
+
+    assert report.message == 'thermal/image_raw: a publisher offers incompatible RELIABILITY'
+    assert values_of(report)['incompatible_qos'] == report.message and report.level == WARN
+
+
+def test_a_standing_clock_gives_a_report_without_an_output_rate(monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr(status, 'time', SimpleNamespace(monotonic=lambda: now_s[0]))
+    reports = Reports()
+    reports.send(30)
+
+    assert values_of(reports.report()['fusion'])['rate_out_hz'] == 'N/A'
+    assert not reports.reporter.overdue
+    now_s[0] += 2.1
+    assert reports.reporter.overdue
+    reports.report()
+    assert not reports.reporter.overdue
+
+
+def test_a_disabled_node_has_nothing_to_complain_about():
+    reports = Reports()
+    reports.now_ns = 5 * SECOND
+
+    report = reports.report(disabled=True, problems=['no CUDA graph'])
+
+    assert {(s.level, s.message) for s in report.values()} == {(OK, 'disabled')}
+
+
+def test_another_model_is_reported_from_then_on():
+    reports = Reports()
+
+    reports.reporter.model, reports.reporter.device = 'diffmf nano', 'cuda:0'
+
+    report = reports.report()['fusion']
+    assert (values_of(report)['model'], report.hardware_id) == ('diffmf nano', 'cuda:0')
+
+
+def result(mode, *warnings):
+    return FusionResult(EPOCH_NS + 7, 'rgb_optical', np.zeros((2, 2, 3), np.uint8), 'rgb8', mode, warnings)
+
+
+def message_of(*given, **other):
+    other = {'rgb': State.OK, 'thermal': State.OK, 'model': 'diffmf light', 'scale': 0.5} | other
+    return status_message(result(*given), name='fusion_node: image', **other)
+
+
+def test_the_status_of_an_image_has_its_header_and_says_how_it_was_made():
+    message = message_of(Mode.FUSED, offset_ms=6.25, held=True)
+
+    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1_700_000_000, 7)
+    assert message.header.frame_id == 'rgb_optical'
+    assert (message.status[0].level, message.status[0].message) == (OK, 'FUSED')
+    assert values_of(message.status[0]) == {
+        'mode': 'FUSED', 'rgb': 'OK', 'thermal': 'OK', 'offset_ms': '6.250', 'held': 'true',
+        'model': 'diffmf light', 'scale': '0.5', 'warnings': ''}
+
+
+def test_the_status_of_an_image_of_one_camera_is_a_warning_with_the_reason():
+    message = message_of(Mode.RGB_ONLY, thermal=State.FROZEN, reason='thermal is FROZEN (equal images): rgb alone')
+
+    assert (message.status[0].level, message.status[0].message) == (
+        WARN, 'thermal is FROZEN (equal images): rgb alone')
+    assert values_of(message.status[0])['offset_ms'] == 'N/A'
+    assert values_of(message.status[0])['thermal'] == 'FROZEN'
+
+
+def test_a_classical_image_is_an_error_only_where_a_network_is_in_use():
+    failed = message_of(Mode.CLASSICAL, 'the network returned NaN; this pair was fused classically').status[0]
+    wanted = message_of(Mode.CLASSICAL, model='classical').status[0]
+
+    assert (failed.level, wanted.level, wanted.message) == (ERROR, OK, 'CLASSICAL')
+    assert failed.message == values_of(failed)['warnings']
+
+
+FLAT = Issue('thermal_flat', 'thermal is flat: no structure beyond its noise', THERMAL, blind=True)
+VEILED = Issue('rgb_veiled', 'rgb is veiled', RGB)
+HIDDEN = Issue('targets_hidden', 'thermal shows warm targets that the fused image does not show')
+
+
+def test_what_an_image_shows_is_a_warning_of_its_camera():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='RGB_ONLY', warnings=(FLAT.text,), issues=(FLAT,))
+
+    report = reports.report()
+
+    assert (report['thermal'].level, report['thermal'].message) == (WARN, FLAT.text)
+    assert (report['fusion'].level, report['fusion'].message) == (WARN, FLAT.text)
+    assert (report['rgb'].level, report['rgb'].message) == (OK, 'OK')
+
+
+def test_the_warning_of_a_camera_ends_with_the_next_good_image():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=(VEILED.text,), issues=(VEILED,))
+    assert reports.report()['rgb'].level == WARN
+
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=())
+
+    assert {status.level for status in reports.report().values()} == {OK}
+
+
+def test_hidden_targets_are_a_warning_of_the_fusion_alone():
+    reports = Reports()
+    reports.send(60)
+    reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=(HIDDEN.text,), issues=(HIDDEN,))
+
+    report = reports.report()
+
+    assert [report[name].level for name in ('fusion', 'rgb', 'thermal')] == [WARN, OK, OK]
+    assert report['fusion'].message == HIDDEN.text
+
+
+def test_the_status_of_an_image_has_the_codes_of_its_issues():
+    about = dict(name='n', rgb=State.OK, thermal=State.OK, model='classical', scale=1.0)
+    blind = replace(result(Mode.RGB_ONLY, FLAT.text, VEILED.text), issues=(FLAT, VEILED))
+
+    message = status_message(blind, **about).status[0]
+
+    assert message.level == WARN and message.message == f'{FLAT.text}; {VEILED.text}'
+    assert values_of(message)['issues'] == 'thermal_flat, rgb_veiled'
+    assert 'issues' not in values_of(status_message(result(Mode.FUSED), **about).status[0])

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a network would launch and move on a GPU is counted without one, and stays within budgets.
+
+TODAY holds what the networks need at present. A change that needs fewer launches lowers its figure
+here; one that needs more fails. The launches aimed at stand in `plan.KERNELS_AIMED_AT`.
+"""
+
+import json
+
+import pytest
+
+torch = pytest.importorskip('torch', reason='torch is not installed')
+pytest.importorskip('triton', reason='triton is not installed')
+
+from typer.testing import CliRunner  # noqa: E402
+
+from diffmf_ros.cli.main import application  # noqa: E402
+from diffmf_ros.inference.engine import use_backend  # noqa: E402
+from diffmf_ros.models import scan  # noqa: E402
+from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
+from diffmf_ros.tools.bench import plan as planning  # noqa: E402
+from diffmf_ros.tools.bench.plan_costs import Kernel  # noqa: E402
+from diffmf_ros.tools.bench.plan_devices import GPUS, H200  # noqa: E402
+from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
+from diffmf_ros.tools.bench.plan_step import plan_step  # noqa: E402
+
+# Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
+TODAY = {'diffmf base': (374, 1.5), 'diffmf light': (326, 1.7), 'diffmf light-s4': (326, 2.1),
+         'diffmf nano': (298, 2.8), 's4fusion base': (377, 3.4), 's4fusion light': (315, 3.4),
+         'refinefuse base': (272, 3.1), 'refinefuse light': (272, 3.3)}
+# Median milliseconds of the scans on an H200: (channels, states, tokens) of four sequences.
+SCANS_MS = {(4, 128, 1, 76_800): 0.147, (4, 128, 1, 153_600): 0.260, (4, 64, 16, 19_200): 0.143,
+            (1, 64, 16, 307_200): 0.403, (4, 64, 16, 307_200): 1.135}
+IMAGES_MS = {('triton', 64): 0.094, ('triton', 128): 0.221, ('portable', 64): 9.7}
+
+
+@pytest.fixture(scope='module')
+def plans():
+    """The plans of a 640x480 pair, each network once."""
+    return {name: planning.plan_pair(*name.split()) for name in TODAY}
+
+
+def on_meta(*shape, dtype=torch.float16):
+    """A tensor without values."""
+    return torch.empty(shape, dtype=dtype, device='meta')
+
+
+def bench(*options):
+    """Run `diffmf bench --plan` with options."""
+    return CliRunner().invoke(application(), ['bench', '--plan', *map(str, options)])
+
+
+def recorded(function, *arguments):
+    """(name, bytes read, bytes written) of each kernel."""
+    return [(k.name, k.bytes_read, k.bytes_written) for k in record(function, *arguments)]
+
+
+class TestCosts:
+    """Of single operations."""
+
+    def test_views_and_allocations_launch_nothing(self):
+        x = on_meta(4, 6)
+        views = record(lambda: (x.T, x[1:], x.unflatten(1, (2, 3)), x.chunk(2)))
+        assert views == record(lambda: torch.empty_like(x)) == []
+
+    def test_element_wise_operations_read_and_write_once(self):
+        x, row = on_meta(4, 6), on_meta(6)
+        assert recorded(lambda: x + row) == [('add', 48 + 12, 48)]
+        assert recorded(lambda: x.add_(1)) == [('add_', 48, 48)]
+        assert recorded(lambda: x.copy_(row)) == [('copy_', 12, 48)]
+        assert recorded(lambda: x + row.expand(4, 6)) == [('add', 48 + 12, 48)]
+
+    def test_a_linear_layer_is_a_product(self):
+        kernel, = record(lambda: torch.nn.functional.linear(on_meta(5, 4, 8), on_meta(3, 8)))
+        assert (kernel.name, kernel.operations) == ('mm', 2 * 20 * 8 * 3)
+        assert (kernel.bytes_read, kernel.bytes_written) == (2 * (160 + 24), 2 * 60)
+        assert not kernel.exact
+
+    def test_a_convolution_adds_its_bias_in_a_kernel_of_its_own(self):
+        x, weight, bias = on_meta(1, 4, 6, 6), on_meta(8, 4, 3, 3), on_meta(8)
+        convolution, added = record(lambda: torch.nn.functional.conv2d(x, weight, bias, padding=1))
+        assert convolution.operations == 2 * 8 * 36 * 36
+        assert (added.name, added.bytes_moved) == ('bias', 2 * 2 * 8 * 36)
+
+    def test_channels_last_stays(self):
+        # given a convolution whose weight alone is channels-last, as the networks' are on a GPU
+        x = on_meta(1, 4, 6, 6)
+        weight = on_meta(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+        # when it runs, its input is copied, and its output needs no copy to become tokens
+        conv2d = torch.nn.functional.conv2d
+        kernels = record(lambda: conv2d(x, weight).permute(0, 2, 3, 1).flatten())
+        assert [k.name for k in kernels] == ['layout copy', 'convolution']
+
+    def test_exponentials_are_those_of_the_output(self):
+        kernel, = record(lambda: on_meta(4, 6).sigmoid())
+        assert kernel.exponentials == 24
+
+    def test_waiting_for_a_value_is_an_error(self):
+        with pytest.raises(RuntimeError, match='meta'):
+            record(lambda: on_meta(3).sum().item())
+
+    def test_host_tensors_are_not_counted(self):
+        assert record(lambda: torch.ones(3) + 1) == []
+
+    def test_gradients_of_a_layer(self):
+        weight = on_meta(3, 8).requires_grad_()
+        names = [k.name for k in record(lambda: (on_meta(4, 8) @ weight.T).sum().backward())]
+        assert names.count('mm') == 2  # forward, and the gradient of the weight
+
+
+class TestLaunches:
+    """Of Triton kernels, which are not run."""
+
+    def test_a_scan_of_an_image_is_four(self):
+        # given an image of 6 x 8 tokens of 32 channels
+        u, proj = on_meta(1, 6, 8, 32), on_meta(1, 6, 8, 4, 4)
+        shapes = (4, 32, 2), (4, 32), (4, 32, 1), (4, 32)
+        parameters = [on_meta(*shape, dtype=torch.float32) for shape in shapes]
+        # when it is scanned
+        kernels = record(lambda: scan.ss2d(u, proj, *parameters, backend='triton'))
+        # then the first kernel reads it and writes states, the last two write the rows and columns
+        assert [k.name for k in kernels] == ['chunk_states', 'carry', 'outputs', 'outputs']
+        tokens = 6 * 8 * 32
+        assert kernels[0].bytes_read == 2 * tokens + 2 * 48 * 16 + 4 * 4 * (2 + 1 + 1) * 32
+        assert kernels[0].units == 4 * tokens * 1.2 // 1
+        assert kernels[-1].bytes_written >= 2 * tokens
+        assert all(k.exponentials for k in kernels)
+
+    def test_nothing_stays_changed(self):
+        record(lambda: None)
+        assert scan.backend_for(on_meta(1, 1, 1, 1), 'ss2d').__name__.endswith('shapes')
+
+
+class TestAgainstMeasurements:
+    """Of an H200: the model of the times is right within a third, for what was measured."""
+
+    @pytest.mark.parametrize('shape', SCANS_MS)
+    def test_scans_of_sequences(self, shape):
+        batch, channels, states, length = shape
+        u, delta = (on_meta(batch, length, channels).mT for _ in range(2))
+        B, C = (on_meta(batch, length, 1, states).permute(0, 2, 3, 1) for _ in range(2))
+        A = on_meta(channels, states, dtype=torch.float32)
+        D, bias = (on_meta(channels, dtype=torch.float32) for _ in range(2))
+        kernels = record(lambda: scan.selective_scan(u, delta, A, B, C, D, bias, True,
+                                                     backend='triton'))
+        assert H200.replay_ms(kernels) == pytest.approx(SCANS_MS[shape], rel=0.3)
+
+    @pytest.mark.parametrize('backend, channels', IMAGES_MS)
+    def test_scans_of_images(self, backend, channels):
+        rank = channels // 32
+        u, proj = on_meta(1, 240, 320, channels), on_meta(1, 240, 320, 4, rank + 2)
+        shapes = (4, channels, rank), (4, channels), (4, channels, 1), (4, channels)
+        parameters = [on_meta(*shape, dtype=torch.float32) for shape in shapes]
+        with torch.inference_mode():
+            kernels = record(lambda: scan.ss2d(u, proj, *parameters, backend=backend))
+        assert H200.replay_ms(kernels) == pytest.approx(IMAGES_MS[backend, channels], rel=0.3)
+
+    def test_a_whole_pair_with_a_loop_over_chunks(self):
+        # given `light` as it was measured: painting, nothing but SS2D fused
+        with torch.device('meta'):
+            network = diffmf(width=32, depth=1, mlp_ratio=2.0, mixing=False)
+        planning.prepare(network, precision='float16', scan_backend='triton')
+        plain = 'ssd', 'norm_linear', 'mlp', 'depthwise', 'depthwise_records'
+        use_backend(network, {'ss2d': 'triton'} | dict.fromkeys(plain, 'portable'))
+        # when its kernels are counted, then they are those 5,567 that took 24.7 ms, 27.0 replayed
+        kernels = planning.pair_kernels(network, (640, 480))
+        assert len(kernels) == pytest.approx(5567, rel=0.3)
+        assert H200.kernels_ms(kernels) == pytest.approx(24.7, rel=0.3)
+        assert H200.replay_ms(kernels) == pytest.approx(27.0, rel=0.3)
+
+
+class TestBudgets:
+    """Held for every network of the package."""
+
+    @pytest.mark.parametrize('name', TODAY)
+    def test_launches_and_bytes(self, plans, name):
+        plan, (launches, times_fused) = plans[name], TODAY[name]
+        assert len(plan.kernels) <= launches
+        assert (plan.bytes_read + plan.bytes_written) / plan.fused_bytes <= times_fused
+
+    @pytest.mark.parametrize('name', ['diffmf light', 's4fusion light', 'refinefuse light'])
+    def test_no_loop_over_the_length(self, plans, name):
+        # a quarter of the pixels needs the same launches
+        smaller = planning.plan_pair(*name.split(), (320, 240))
+        assert len(smaller.kernels) == len(plans[name].kernels)
+
+    def test_a_training_step(self):
+        assert len(plan_step('refinefuse', 'light', batch=2, crop=64).kernels) <= 1466
+
+
+class TestReport:
+    """What `diffmf bench --plan` shows."""
+
+    def test_times_follow_from_the_rates(self):
+        # given a kernel that moves 2.7 GB and 999 that do next to nothing
+        kernels = [Kernel('copy_', 27 * 10 ** 8, 0), *[Kernel('add', 8, 4)] * 999]
+        plan = planning.Plan('a net', 'pair', kernels)
+        # then the H200 needs 1 ms, 1.9 us for each of the others, and 0.4 us between two
+        assert plan.times_ms(H200)['predicted_ms'] == pytest.approx(1 + 0.999 * 1.9 + 0.4)
+        assert plan.times_ms(H200)['launched_singly_ms'] == pytest.approx(15)
+        others = [plan.times_ms(gpu)['launched_singly_ms'] for gpu in GPUS if not gpu.measured]
+        assert others == [None] * 3
+
+    def test_table_and_json(self, tmp_path):
+        path = tmp_path / 'plan.json'
+        done = bench('--model', 'refinefuse', '--preset', 'light', '--size', '320x240',
+                     '--json', path)
+        assert done.exit_code == 0, done.output
+        for text in ('refinefuse light', 'pair 320x240', 'step 12 x'):
+            assert text in done.output
+        pair, step = json.loads(path.read_text())['plans']
+        assert pair['kernels'] <= TODAY['refinefuse light'][0] and pair['goal'] == 400
+        assert set(pair['gpus']) == {'H200', 'RTX 4090', 'AGX Thor', 'AGX Orin 64 GB'}
+        assert step['by_kind']['convolution']['launches'] > 0
+
+    def test_options_that_need_a_machine_are_refused(self):
+        done = bench('--frames', 3)
+        assert done.exit_code == 2 and 'not with --plan: --frames' in done.output
+
+    def test_other_backends_are_refused(self):
+        with pytest.raises(planning.PlanError, match="triton or portable, not 'cpu'"):
+            planning.plan_pair('diffmf', 'nano', scan_backend='cpu')

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bars of benchmarks/quality.py: what counts as met, and the page that it writes."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('torch', reason='torch is not installed')
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / 'benchmarks'
+sys.path.insert(0, str(BENCHMARKS))
+
+import quality  # noqa: E402
+import quality_tables  # noqa: E402
+from quality_bars import AGAINST_PEERS, LEAST, Measured, bars, read_peers  # noqa: E402
+from quality_detector import shifted  # noqa: E402
+from quality_flat import passes_rgb_on  # noqa: E402
+
+from diffmf_ros.tools.evaluation.metric_names import HEADLINE, METRICS  # noqa: E402
+from diffmf_ros.tools.evaluation.metrics import score  # noqa: E402
+from diffmf_ros.tools.evaluation.perception import Flicker  # noqa: E402
+
+# Good enough everywhere; classical has 1 in every metric, and so has the median peer.
+GOOD = dict.fromkeys(METRICS, 1.5) | LEAST | {'haze': 6.0}
+EVEN = dict.fromkeys(METRICS, 1.0)
+PEERS = {'MSRS': {name: dict.fromkeys(AGAINST_PEERS, value) for name, value in (('a', 0.5), ('b', 1.0), ('c', 2.0))}}
+
+
+def verdicts(everything=None, *, msrs=None, share=1.0, **more):
+    """{name of the bar: met} of a network with good scores that differ as given."""
+    scores = {'MSRS': {'net': GOOD | (msrs or {}), 'classical': EVEN},
+              'all': {'net': GOOD | (everything or {}), 'classical': EVEN}}
+    return {bar.name: bar.met for bar in bars('net', Measured(scores, **more), PEERS, share=share)}
+
+
+def looks(**ap40):
+    """Detector scores of the methods, by name: (AP40, found, other classes by day)."""
+    return {method: {'AP40': ap, 'found': found, 'day_others': others} for method, (ap, found, others) in ap40.items()}
+
+
+def test_peers_are_twelve_networks_on_msrs_and_nine_elsewhere():
+    peers = read_peers()
+    assert {dataset: len(methods) for dataset, methods in peers.items()} == {'MSRS': 12, 'RoadScene': 9, 'all': 9}
+    assert peers['MSRS']['LDRepFM']['EN'] == 7.07
+    assert all(metric in network for network in peers['MSRS'].values() for metric in AGAINST_PEERS)
+
+
+def test_what_was_not_measured_of_a_peer_is_left_out():
+    peers = read_peers()['MSRS']
+    assert 'AG' not in peers['4.5K network'] and 'SSIM_dr255' not in peers['4.5K network']
+    assert peers['4.5K network']['flicker_road_0111_1753'] == 2.35
+    assert 'detail' not in peers['SHIP'] and peers['IVIF_unpair CNN']['detail'] == 0.837
+
+
+@pytest.mark.parametrize('metric', LEAST)
+def test_every_measure_has_a_least_value(metric):
+    assert verdicts()[metric]
+    assert not verdicts({metric: LEAST[metric] - 0.001})[metric]
+
+
+def test_haze_and_flicker_have_a_most():
+    flicker = {'calm': {'net': {'ratio': 1.2}}, 'nervous': {'net': {'ratio': 1.21}}}
+    found = verdicts({'haze': 6.01}, flicker=flicker)
+    assert (verdicts()['haze'], found['haze']) == (True, False)
+    assert (found['flicker, calm'], found['flicker, nervous']) == (True, False)
+
+
+def test_what_no_image_defines_has_no_bar():
+    assert 'target_dark' not in verdicts({'target_dark': np.nan})
+
+
+def test_a_tenth_less_is_enough_where_it_says_so():
+    worse = {metric: 0.9 * least for metric, least in LEAST.items()} | {'haze': 6.6}
+    assert not any(verdicts(worse)[metric] for metric in (*LEAST, 'haze'))
+    assert all(verdicts(worse, share=0.9)[metric] for metric in (*LEAST, 'haze'))
+
+
+def test_the_median_peer_is_passed_in_six_with_scd_and_ssim():
+    assert verdicts(msrs={'EN': 1.0, 'MI': 1.0})['median peer, MSRS']
+    assert not verdicts(msrs={'EN': 1.0, 'MI': 1.0, 'SF': 1.0})['median peer, MSRS']
+    for metric in ('SCD', 'SSIM_dr2'):
+        assert not verdicts(msrs={metric: 1.0})['median peer, MSRS']
+
+
+def test_classical_is_passed_in_six():
+    assert verdicts({'SCD': 1.0, 'MI': 1.0})['classical, all']
+    assert not verdicts({'SCD': 1.0, 'MI': 1.0, 'EN': 0.9})['classical, all']
+
+
+def test_the_detector_finds_as_much_as_on_the_better_camera_and_the_blend():
+    cameras = {'rgb': (0.9, 9, 20), 'thermal': (0.5, 5, 3), 'blend': (0.8, 8, 9)}
+    table = {'north': looks(net=(0.89, 0, 0), **cameras), 'south': looks(net=(0.889, 0, 0), **cameras),
+             'unknown': looks(net=(np.nan, 0, 0), rgb=(np.nan, 0, 0), thermal=(np.nan, 0, 0)),
+             'all': looks(net=(0.8, 0, 19), **cameras)}
+    found = verdicts(detector=table, shifted={'net': 0.721})
+    assert (found['AP40 to the better camera, north'], found['AP40 to the better camera, south']) == (True, False)
+    assert 'AP40 to the better camera, unknown' not in found
+    assert found['AP40 to the 0.85 blend, all'] and not found['other classes by day, to RGB']
+    assert found['AP40 shifted by 8 px']
+    assert not verdicts(detector=table, shifted={'net': 0.719})['AP40 shifted by 8 px']
+
+
+def test_the_rendered_drives_and_the_smoke_clip_have_counts():
+    drives = {'smoke': looks(net=(0, 22, 0), thermal=(0, 16, 0), rgb=(0, 5, 0), classical=(0, 22, 0)),
+              'night': looks(net=(0, 19, 0), thermal=(0, 18, 0), rgb=(0, 17, 0), classical=(0, 9, 0))}
+    found = verdicts(drives=drives, finds={'smoke_1': {'net': {'found': 20}}, 'road': {'net': {'found': 0}}})
+    assert [met for name, met in found.items() if name.startswith('rendered smoke')] == [True, True]
+    assert not found['rendered night, to 1.1 x the better camera']  # 19 of 19.8
+    assert found['finds, smoke_1'] and 'finds, road' not in found
+
+
+def test_flat_thermal_leaves_rgb_as_it_is_or_counts_as_blind():
+    assert verdicts(flat_thermal={'net': 40.0})['flat thermal']
+    assert verdicts(flat_thermal={'net': np.inf})['flat thermal']
+    assert not verdicts(flat_thermal={'net': 39.9})['flat thermal']
+    assert verdicts(flat_thermal={'net': 7.0}, flat_is_rgb=True)['flat thermal']
+
+
+def test_the_node_passes_rgb_on_where_thermal_is_flat():
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    assert passes_rgb_on([picture])
+
+
+def test_a_miss_says_by_how_much():
+    scores = {'all': {'net': GOOD | {'VIF': 0.9, 'target': 0.7}, 'classical': EVEN}}
+    found = {bar.name: bar for bar in bars('net', Measured(scores), {})}
+    assert found['classical, all'].reached.endswith('not: VIF 0.900 of 1.000')
+    assert (found['target'].asked, found['target'].reached) == ('at least 0.900', '0.700')
+
+
+def test_a_shifted_image_repeats_its_left_column():
+    image = np.arange(6).reshape(1, 6)
+    assert shifted(image, 2).tolist() == [[0, 0, 0, 1, 2, 3]]
+    assert shifted(image, 0) is image
+
+
+def test_tables_go_between_the_marks(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(f'before\n{quality.BEGIN}\nold\n{quality.END}\nafter\n')
+    quality.write_between_marks(page, 'new')
+    assert page.read_text() == f'before\n{quality.BEGIN}\n\nnew\n{quality.END}\nafter\n'
+    page.write_text('no marks')
+    with pytest.raises(SystemExit, match='lacks'):
+        quality.write_between_marks(page, 'new')
+
+
+def test_published_figures_keep_their_digits():
+    lines = quality_tables.score_lines({'MSRS': {'maximum': [EVEN]}}, read_peers())
+    row = next(line for line in lines if line.startswith('| IFCNN |'))
+    assert row == (f'| IFCNN{" | -" * len(HEADLINE)} | 6.09 | 29.55 | 13.35 | 4.34 | 1.31 | 1.381 | 0.635 | 0.541 | '
+                   f'0.918 | 1.375{" | -" * 4} |')
+
+
+def test_flicker_is_shown_to_the_mean_and_to_the_noisier_input():
+    measured = Flicker(fused=1.5, ir=1.0, vi_y=2.0, static_share=0.8)
+    lines = quality_tables.flicker_lines({'clip': {'maximum': measured}}, {'MSRS': {'peer': {'flicker_clip': 2.35}}})
+    assert '| clip | maximum | 1.00 | 0.75 | 1.50 | 1.00 | 2.00 | 80% |' in lines
+    assert '| clip | peer | 2.35 | - | - | - | - | - |' in lines
+
+
+def test_methods_are_measured_by_data_set_and_over_all(tmp_path):
+    # Given two data sets of one pair each
+    random = np.random.default_rng(0)
+    for dataset in ('north', 'south'):
+        for kind in ('ir', 'vi'):
+            (tmp_path / dataset / kind).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / dataset / kind / 'a.png'), random.integers(0, 256, (48, 56), np.uint8))
+    # when the maximum is measured with processes of its own
+    table = quality.measure({'maximum': np.maximum}, tmp_path)
+    # then the scores are those of the metrics, and the table has them all
+    images = [cv2.imread(str(tmp_path / 'south' / kind / 'a.png'), cv2.IMREAD_GRAYSCALE) for kind in ('ir', 'vi')]
+    assert list(table) == ['north', 'south', 'all']
+    assert table['south']['maximum'] == [pytest.approx(score(*images, np.maximum(*images)), nan_ok=True)]
+    assert [row['SD'] for row in table['all']['maximum']] == [table[d]['maximum'][0]['SD'] for d in ('north', 'south')]
+    assert '### south (1 pairs)' in quality_tables.score_lines(table, {})

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo as a whole: processes over real DDS, a fused bag, a picture, a video and the node's report."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+
+from diffmf_ros.cli import demo as command  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.io.bags import BagError, BagReader  # noqa: E402
+from diffmf_ros.tools import demo  # noqa: E402
+from diffmf_ros.tools.demo_pictures import draw  # noqa: E402
+from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
+
+GREEN = (90, 205, 90)
+CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+
+
+@pytest.fixture
+def run_of(dds, tmp_path):
+    def make(bag, settings=CLASSICAL):
+        return demo.DemoRun(bags=(bag,), fused=tmp_path / 'fused', logs=tmp_path / 'log', rate=1.0, settings=settings)
+    return make
+
+
+def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, tmp_path):
+    run = run_of(camera_bag)
+    values = demo.run(run)
+    fused = int(values['fused'])
+    assert (values['rgb_in'], values['thermal_in'], values['mode']) == ('120', '120', 'CLASSICAL')
+    assert fused + int(values.get('dropped.overtaken', 0)) == int(values['pairs']) >= 114
+    # The outputs keep the last message only: a recorder that the machine starves can miss one.
+    with BagReader(run.fused) as reader:
+        recorded, infos = (reader.topics[topic].count for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC))
+    assert 0.95 * fused <= min(recorded, infos) <= max(recorded, infos) <= fused
+    counts = []
+    assert list(draw(run.bags, run.fused, run.settings, counts, fused)) == list(range(1, recorded + 1))
+    assert counts == []  # nothing is known about the people of this bag
+    assert cv2.imread(str(tmp_path / 'fused.png')).shape[0] > 5 * 250
+    assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
+
+
+def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_path, monkeypatch, capsys):
+    # Given drives short enough for a test
+    monkeypatch.setattr(command, 'EACH_S', 0.8)
+
+    command.demo(out=tmp_path, model='classical', scale=1.0, rate=0.5)
+
+    # Then both went through one node, one after the other
+    printed = capsys.readouterr().out
+    assert [path.name for path in sorted(tmp_path.glob('drive_*'))] == ['drive_night', 'drive_smoke']
+    with BagReader(tmp_path / 'fused') as reader:
+        recorded = reader.topics[FUSED_TOPIC].count
+    # 15 thermal frames beside 48 RGB frames, each of which takes the newest thermal frame; between the bags RGB can go
+    # out alone, once or twice, and a starved machine overtakes some.
+    assert 15 <= recorded <= 50
+    # And the picture has a row of each, with who stands out
+    sheet = cv2.imread(str(tmp_path / 'fused.png'))
+    assert sheet.shape == (2 * (26 + 300 + 6), 3 * 400 + 24, 3)
+    assert all((row == GREEN).all(axis=2).any() for row in np.split(sheet[:, 412:818], 2))
+    film = cv2.VideoCapture(str(tmp_path / 'fused.mp4'))
+    assert film.get(cv2.CAP_PROP_FRAME_HEIGHT) == 2 * (26 + 360 + 6)
+    # And thermal shows more people than RGB in smoke
+    (smoke,) = re.findall(r'│ smoke\W+(\d+)\W+(\d+)\W+(\d+)\W+(\d+)', printed)
+    people, rgb, thermal, fused = map(int, smoke)
+    assert people >= 20 and thermal == people and rgb < people / 2 and 0 <= fused <= people
+
+
+def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):
+    settings = updated(CLASSICAL, {'alignment.file': '/nowhere/alignment.yaml'})
+    with pytest.raises(demo.DemoError, match='(?s)fusion_node ended with exit code 1.*cannot read the alignment file'):
+        demo.run(run_of(small_bag, settings))
+
+
+def test_bag_that_is_none_is_refused_before_anything_starts(run_of, tmp_path):
+    with pytest.raises(BagError, match='there is no bag'):
+        demo.run(run_of(tmp_path / 'nothing'))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf doctor` finds out what is there, survives every kind of broken library, and says what to do."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from diffmf_ros.io.resources import find
+from diffmf_ros.tools.doctor import Diagnosis, jetson, ros, system
+from diffmf_ros.tools.doctor.finding import Finding, Imported, State, try_imports
+from diffmf_ros.tools.doctor.jetson import release
+
+GOOD, LACKS, ERROR, BLOCKS = State
+
+
+def by_name(findings):
+    return {finding.name: finding for finding in findings}
+
+
+@pytest.mark.parametrize('source, reason', [
+    ('import no_such_module_of_ours', "ModuleNotFoundError: No module named 'no_such_module_of_ours'"),
+    ('raise ImportError("undefined symbol: _ZN3c10")', 'ImportError: undefined symbol: _ZN3c10'),
+    ('raise RuntimeError("no CUDA")', 'RuntimeError: no CUDA'),
+    ('raise OSError("libGL.so.1: cannot open shared object file")', 'OSError: libGL.so.1: cannot open'),
+    ('import os; os.abort()', 'importing it ends the process with SIGABRT'),
+    ('import sys; sys.exit(3)', 'exit code 3'),
+])
+def test_a_library_that_breaks_gives_its_reason(tmp_path, monkeypatch, source, reason):
+    (tmp_path / 'broken_library.py').write_text(source)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    found = try_imports(['broken_library', 'json'])
+    assert found['broken_library'].reason.startswith(reason)
+    assert found['json'] == Imported(version='2.0.9')
+
+
+def test_a_library_may_talk_when_it_is_imported(tmp_path, monkeypatch):
+    (tmp_path / 'talking_library.py').write_text('print("hello"); __version__ = "1.2"')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    assert try_imports(['talking_library'])['talking_library'] == Imported(version='1.2')
+
+
+def test_a_blocking_finding_stops_the_node_and_its_advice_comes_first():
+    lacks, blocks = Finding('a', 'x', 'no', LACKS, 'later'), Finding('b', 'y', 'no', BLOCKS, 'now')
+    assert Diagnosis((lacks,)).node_can_run
+    both = Diagnosis((lacks, blocks, blocks))
+    assert not both.node_can_run
+    assert both.advice() == ['now', 'later']
+    assert both.as_dict()['findings'][1]['state'] == 'blocks'
+
+
+def test_needed_and_optional_libraries_are_told_apart(monkeypatch):
+    missing = {'cv2': 'ImportError: libGL', 'torch': 'OSError: libcudart'}
+    monkeypatch.setattr(system, 'try_imports', lambda names: {n: Imported('1', missing.get(n, '')) for n in names})
+    found = by_name(system.libraries())
+    assert (found['cv2'].state, found['torch'].state, found['numpy'].state) == (BLOCKS, LACKS, GOOD)
+    assert 'opencv-python-headless' in found['cv2'].advice
+    assert found['torch'].text == 'OSError: libcudart: the node fuses classically'
+
+
+def test_without_rclpy_the_node_cannot_run(monkeypatch):
+    monkeypatch.setattr(ros, 'try_imports', lambda names: {
+        name: Imported(reason='' if name == 'sensor_msgs.msg' else 'not found') for name in names})
+    found = by_name(ros.libraries())
+    assert found['rclpy'].state is BLOCKS and 'setup.bash' in found['rclpy'].advice
+    assert found['sensor_msgs.msg'].state is GOOD
+    assert found['cv_bridge'].state is LACKS
+    assert 'middleware' not in found
+
+
+def test_a_middleware_that_does_not_load_blocks(monkeypatch):
+    monkeypatch.setattr(ros, 'try_imports', lambda names: {name: Imported('1') for name in names})
+    monkeypatch.setattr(ros, 'try_code', lambda code: Imported(reason='librmw_x.so: cannot open'))
+    found = by_name(ros.libraries())
+    assert found['middleware'].state is BLOCKS
+    assert 'RMW_IMPLEMENTATION' in found['middleware'].advice
+
+
+def transport(tmp_path, *, free_mb, rmem_max, environ=(), monkeypatch):
+    """Findings for a system with so much room in shared memory and so large UDP buffers."""
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=free_mb * 2 ** 20))
+    limit = tmp_path / 'sys/net/core/rmem_max'
+    limit.parent.mkdir(parents=True)
+    limit.write_text(f'{rmem_max}\n')
+    return by_name(ros.transport(dict(environ), shm=tmp_path, proc=tmp_path))
+
+
+def test_the_shipped_profile_fits_a_large_system(tmp_path, monkeypatch):
+    found = transport(tmp_path, free_mb=1000, rmem_max=2 ** 22, monkeypatch=monkeypatch)
+    assert {finding.state for finding in found.values()} == {GOOD}
+    assert 'a segment of 16 MB' in found['shared memory'].text
+    assert 'FASTRTPS_DEFAULT_PROFILES_FILE' in found['Fast DDS profile'].advice
+
+
+def test_a_container_has_too_little_room(tmp_path, monkeypatch):
+    found = transport(tmp_path, free_mb=20, rmem_max=212_992, monkeypatch=monkeypatch)
+    assert found['shared memory'].state is LACKS and '--shm-size' in found['shared memory'].advice
+    assert found['UDP buffer'].state is LACKS
+    assert found['UDP buffer'].advice.endswith('sysctl -w net.core.rmem_max=4194304')
+
+
+def test_a_profile_of_the_user_is_looked_at(tmp_path, monkeypatch):
+    own = tmp_path / 'own.xml'
+    own.write_text(find('config/fastdds.xml').read_text().replace('16777216', '524288'))
+    found = transport(tmp_path, free_mb=1000, rmem_max=2 ** 22, monkeypatch=monkeypatch,
+                      environ={'FASTDDS_DEFAULT_PROFILES_FILE': str(own)})
+    assert found['Fast DDS profile'].text == f'FASTDDS_DEFAULT_PROFILES_FILE={own}'
+    assert not found['Fast DDS profile'].advice
+    assert found['shared memory'].state is LACKS and 'segment_size' in found['shared memory'].advice
+
+
+def test_a_profile_that_is_not_there_says_so(tmp_path):
+    finding, = ros.transport({'FASTDDS_DEFAULT_PROFILES_FILE': str(tmp_path / 'none.xml')})
+    assert finding.state is LACKS and 'none.xml' in finding.text
+
+
+def test_energy_is_reported_or_the_reason(monkeypatch):
+    monkeypatch.setattr(system, 'find_meter', lambda: 'no counters')
+    finding, = system.energy()
+    assert finding.text == 'not reported: no counters'
+    monkeypatch.setattr(system, 'find_meter', lambda: SimpleNamespace(source='RAPL package-0'))
+    finding, = system.energy()
+    assert (finding.text, finding.state) == ('RAPL package-0', GOOD)
+
+
+class TestJetson:
+    """What is active on a board; the board and its libraries are stand-ins."""
+
+    ARCHITECTURES = {'torch': '2.8.0, CUDA 12.6, sm_80, sm_87', 'triton': '3.4.0',
+                     'onnxruntime': 'TensorrtExecutionProvider, CPUExecutionProvider'}
+
+    def look(self, monkeypatch, tmp_path, board='NVIDIA Jetson AGX Orin', **libraries):
+        """Findings by name; a library of '' is not installed."""
+        (tmp_path / 'release').write_text('# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n')
+        monkeypatch.setattr(jetson, 'this_machine', lambda: SimpleNamespace(board=board))
+        monkeypatch.setattr(jetson, 'release', lambda: release(tmp_path / 'release'))
+        there = self.ARCHITECTURES | libraries
+        monkeypatch.setattr(jetson, 'try_code', lambda code: Imported(
+            **{'version' if there[code.split()[1].rstrip(';')] else 'reason':
+               there[code.split()[1].rstrip(';')] or 'ModuleNotFoundError'}))
+        return by_name(jetson.examine())
+
+    def test_other_machines_have_no_such_section(self, monkeypatch, tmp_path):
+        assert self.look(monkeypatch, tmp_path, board='a desktop') == {}
+
+    def test_a_complete_orin(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path)
+        assert found['board'].text == 'NVIDIA Jetson AGX Orin, Jetson Linux R36.4.3, capability 8.7'
+        assert {finding.state for finding in found.values()} == {GOOD}
+        assert found['fused kernels'].text == 'active: triton 3.4.0'
+
+    def test_torch_of_another_gpu(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, torch='2.8.0, CUDA 13.0, sm_90')
+        assert found['torch on the GPU'].state is LACKS and 'no sm_87' in found['torch on the GPU'].text
+
+    def test_torch_from_the_index(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, torch='no GPU')
+        assert "NVIDIA's torch wheel" in found['torch on the GPU'].advice
+        assert found['fused kernels'].state is LACKS
+
+    def test_without_triton_it_is_an_error(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, triton='')
+        assert found['fused kernels'].state is ERROR and 'aarch64' in found['fused kernels'].advice
+
+    def test_an_old_board_cannot_have_the_kernels(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, board='NVIDIA Jetson AGX Xavier', torch='2.1, CUDA 11.4, sm_72')
+        assert found['fused kernels'].state is ERROR and 'older than Ampere' in found['fused kernels'].text
+
+    def test_without_tensorrt_it_says_what_to_install(self, monkeypatch, tmp_path):
+        found = self.look(monkeypatch, tmp_path, onnxruntime='CPUExecutionProvider')
+        assert found['TensorRT'].state is LACKS and 'trtexec' in found['TensorRT'].advice
+
+
+class TestNetwork:
+    """Needs torch."""
+
+    @pytest.fixture
+    def network(self):
+        pytest.importorskip('torch', reason='torch is not installed')
+        from diffmf_ros.tools.doctor import network
+        return network
+
+    @pytest.mark.parametrize('cuda, tegra, driver, reason, advice', [
+        (None, True, False, 'this is a Jetson', "NVIDIA's torch wheel"),
+        ('12.6', True, True, 'this is a Jetson', "NVIDIA's torch wheel"),
+        (None, False, True, 'built without CUDA', 'a torch build with CUDA'),
+        ('13.0', False, True, 'sees no device', 'CUDA 13.0'),
+        ('13.0', False, False, 'no NVIDIA driver', ''),
+    ])
+    def test_why_there_is_no_gpu(self, network, monkeypatch, cuda, tegra, driver, reason, advice):
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        found = network.why_no_gpu(cuda, tegra=tegra, driver=driver)
+        assert reason in found[0] and advice in found[1]
+
+    def test_a_hidden_gpu_is_told_from_a_missing_one(self, network, monkeypatch):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+        assert 'unset' in network.why_no_gpu('13.0', tegra=False, driver=True)[1]
+
+    def test_gpus_are_listed(self, network):
+        cuda = SimpleNamespace(
+            is_available=lambda: True, device_count=lambda: 1, get_device_capability=lambda index: (9, 0),
+            get_device_name=lambda index: 'H200', get_device_properties=lambda index: SimpleNamespace(
+                total_memory=140 * 2 ** 30))
+        finding, = network.gpus(SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda='12.8')))
+        assert finding.text == 'H200, capability 9.0, 140.0 GB, CUDA 12.8'
+
+    def test_a_driver_that_raises_gives_its_reason(self, network):
+        def broken():
+            raise RuntimeError('CUDA driver version is insufficient')
+        finding, = network.gpus(SimpleNamespace(cuda=SimpleNamespace(is_available=broken)))
+        assert finding.state is LACKS
+        assert finding.text == 'RuntimeError: CUDA driver version is insufficient'
+
+    def test_a_wrong_scan_backend_is_reported_and_one_right_one_is_enough(self, network, monkeypatch):
+        from diffmf_ros.inference import selfcheck
+        monkeypatch.setattr(selfcheck, 'check', lambda name, **kind: None if name == 'portable' else 'gave NaN')
+        found = by_name(network.examine())
+        assert (found['scan portable'].state, found['scan reference'].state) == (GOOD, LACKS)
+        assert 'please report' in found['scan reference'].advice
+        assert 'scans' not in found
+        assert found['scan auto'].state is GOOD
+
+    def test_plain_torch_on_a_gpu_is_an_error_that_does_not_block(self, network, monkeypatch):
+        from diffmf_ros.inference import selfcheck
+        choice = selfcheck.Choice({'ssd': 'portable'}, (), 'this GPU runs ssd in plain torch')
+        monkeypatch.setattr(selfcheck, 'choose_backends', lambda **kind: choice)
+        findings = tuple(network.examine())
+        found = by_name(findings)['scan auto']
+        assert (found.state, found.text) == (ERROR, 'this GPU runs ssd in plain torch')
+        assert 'this GPU runs ssd in plain torch' in Diagnosis(findings).advice()
+
+    def test_every_missing_part_of_mamba_ssm_is_listed(self, network, monkeypatch):
+        from diffmf_ros.models.kernels import mamba_ssm
+        monkeypatch.setattr(mamba_ssm, 'missing', lambda: ('no extension', 'no chunk scan'))
+        parts = [finding for finding in network.examine() if finding.name == 'mamba_ssm']
+        assert [(part.text, part.state) for part in parts] == [('no extension', LACKS), ('no chunk scan', LACKS)]
+
+    def test_no_right_scan_backend_blocks(self, network, monkeypatch):
+        from diffmf_ros.inference import selfcheck
+        monkeypatch.setattr(selfcheck, 'check', lambda name, **kind: 'gave NaN')
+        found = by_name(network.examine())
+        assert found['scans'].state is BLOCKS
+
+    def test_shipped_weights_are_verified(self, network):
+        found = by_name(network.examine())
+        assert found['diffmf_light'].state is GOOD
+        assert 'checksum matches' in found['diffmf_nano'].text
+
+    def test_damaged_and_missing_weights(self, network, monkeypatch, tmp_path):
+        from diffmf_ros.inference import weights_header
+        (tmp_path / 'diffmf_base.safetensors').write_bytes(b'nothing')
+        monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
+        found = by_name(network.examine())
+        assert found['diffmf_base'].state is LACKS
+        assert found['diffmf_nano'].state is BLOCKS
+        assert 'does not exist' in found['diffmf_nano'].text
+
+
+def run_doctor():
+    """Return the exit code and the report of the command."""
+    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'doctor', '--json'], capture_output=True,
+                          text=True, cwd=Path(__file__).parents[2], check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_exit_code_says_whether_the_node_can_run():
+    code, report = run_doctor()
+    assert code == (0 if report['node_can_run'] else 1)
+    sections = dict.fromkeys(finding['section'] for finding in report['findings'])
+    assert list(sections) == ['machine', 'libraries', 'network', 'weights', 'ros', 'transport', 'energy']
+    assert {finding['state'] for finding in report['findings']} <= {'good', 'lacks', 'blocks'}
+
+
+def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
+    (tmp_path / 'torch.py').write_text('raise OSError("libcudart.so.12: cannot open shared object file")')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    _, report = run_doctor()
+    texts = [finding['text'] for finding in report['findings'] if finding['name'] == 'torch']
+    assert len(texts) == 2 and all('OSError: libcudart.so.12' in text for text in texts)
+    assert 'torch' not in [finding['name'] for finding in report['findings'] if finding['state'] == 'blocks']
+
+
+def test_without_rclpy_the_exit_code_is_1(tmp_path, monkeypatch):
+    (tmp_path / 'rclpy.py').write_text('raise ImportError("librcl.so: undefined symbol")')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    code, report = run_doctor()
+    assert code == 1 and not report['node_can_run']
+    assert 'setup.bash' in report['advice'][0]

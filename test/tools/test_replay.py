@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fusing a bag offline: every pair, the same bytes each time, bad frames counted."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, shifts, views
+
+from diffmf_ros.core.imaging.encodings import decode_message
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.inference.pipeline import FusionPipeline
+from diffmf_ros.io.bag_messages import image_message, model_message
+from diffmf_ros.io.bags import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    START_NS,
+    BagError,
+    BagReader,
+    BagWriter,
+    frames,
+    stamp_of,
+    type_store,
+)
+from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, fuse_bag, pairs_of
+from diffmf_ros.tools.replay_counts import ReplayError
+
+SETTINGS = updated(DEFAULTS, {'model': 'classical'})
+
+
+def fuse(source, target, settings=SETTINGS):
+    with BagReader(source) as reader, BagWriter(target) as writer:
+        return fuse_bag(reader, writer, FusionPipeline(settings), settings.sync)
+
+
+def first(path, topic):
+    with BagReader(path) as reader:
+        message = next(reader.messages([topic]))
+        return reader.deserialize(message.raw, message.msgtype)
+
+
+def write_plane_bag(path, *, thermal_info=WIDE_THERMAL):
+    """A bag of one pair: a plane at 12 m seen by two cameras with lens distortion, and both camera infos."""
+    rgb, heat = views(rig(), 12.0)
+    images = {'rgb': (np.repeat(rgb[..., None], 3, -1), 'rgb8', RGB_CAMERA), 'thermal': (heat, 'mono8', thermal_info)}
+    with BagWriter(path) as writer:
+        for stream, (pixels, encoding, camera) in images.items():
+            about = {'stamp_ns': START_NS, 'frame_id': f'{stream}_optical'}
+            info = model_message(camera, size=pixels.shape[1::-1], **about)
+            writer.write(f'/{stream}/camera_info', CAMERA_INFO, info, START_NS)
+            writer.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), START_NS)
+    return path
+
+
+def plane_settings(folder, **changes):
+    """Classical fusion, gray, aligned by the mounting that a file holds; the cameras are described by their infos."""
+    mounting = {'rotation': [list(row) for row in EXTRINSICS.rotation],
+                'translation_m': list(EXTRINSICS.translation_m)}
+    (folder / 'rig.yaml').write_text(yaml.safe_dump({'thermal_from_rgb': mounting}), encoding='utf-8')
+    return updated(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'), 'alignment.plane_depth_m': 12.0,
+                              'output.colour': 'gray', **changes})
+
+
+def content(path):
+    with BagReader(path) as reader:
+        return [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+
+
+def test_every_pair_is_fused_under_the_header_of_its_rgb_image(small_bag, tmp_path):
+    counts = fuse(small_bag, tmp_path / 'fused')
+    with BagReader(small_bag) as reader:
+        expected = [(p.rgb.stamp_ns, p.rgb.frame_id) for p in pairs_of(reader, SETTINGS.sync)]
+    assert (counts.frames, counts.pairs, dict(counts.modes)) == (60, 30, {'CLASSICAL': 30})
+    with BagReader(tmp_path / 'fused') as reader:
+        for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC):
+            headers = [reader.deserialize(m.raw, m.msgtype).header for m in reader.messages([topic])]
+            assert [(h.stamp.sec * 10**9 + h.stamp.nanosec, h.frame_id) for h in headers] == expected
+
+
+def test_camera_info_of_the_rgb_camera_is_passed_on(small_bag, tmp_path):
+    fuse(small_bag, tmp_path / 'fused')
+    with BagReader(small_bag) as source, BagReader(tmp_path / 'fused') as fused:
+        sent, passed = (next(reader.messages([topic])) for reader, topic in
+                        ((source, '/rgb/camera_info'), (fused, FUSED_INFO_TOPIC)))
+        sent, passed = (fused.deserialize(m.raw, m.msgtype) for m in (sent, passed))
+    assert sent.k[0] > 0
+    assert (list(passed.k), list(passed.p), passed.width) == (list(sent.k), list(sent.p), sent.width)
+
+
+@pytest.mark.parametrize('grid, camera', [('rgb', RGB_CAMERA), ('thermal', WIDE_THERMAL)])
+def test_the_infos_of_both_cameras_align_a_plane_on_the_grid_of_either(tmp_path, grid, camera):
+    bag = write_plane_bag(tmp_path / 'plane')
+
+    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path, **{'alignment.output_grid': grid}))
+
+    image, info = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    assert counts.problems == set()
+    assert (image.width, image.height) == (info.width, info.height) == camera.size
+    assert image.header.frame_id == info.header.frame_id == f'{grid}_optical'
+    assert np.array_equal(info.k, np.ravel(camera.k)) and tuple(info.d) == camera.d
+    own = dict(zip(('rgb', 'thermal'), views(rig(), 12.0)))[grid]
+    fused = image.data.reshape(own.shape)
+    points, moved = shifts(own, fused, rig().mapping(12.0, grid=grid).seen)
+    # What is aligned and equal stays where it is when it is fused.
+    assert len(points) > 90 and np.abs(moved).max() < 0.25
+
+
+def test_a_bag_without_the_info_of_thermal_says_that_thermal_was_resized(tmp_path):
+    bag = write_plane_bag(tmp_path / 'plane', thermal_info=None)
+
+    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path))
+
+    assert counts.problems == {
+        '/thermal/camera_info: expected a calibration, got a camera info whose K is zero: calibrate the camera',
+        'waiting for a calibration on thermal/camera_info: thermal is resized meanwhile'}
+
+
+def test_an_info_of_a_larger_image_of_the_same_shape_is_scaled(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'larger') as writer:
+        for m in reader.messages():
+            message = reader.deserialize(m.raw, m.msgtype)
+            if m.topic == '/rgb/camera_info':
+                message.width, message.height = 128, 96
+            writer.write(m.topic, m.msgtype, message, m.stamp_ns)
+
+    counts = fuse(tmp_path / 'larger', tmp_path / 'fused')
+
+    sent, passed = first(small_bag, '/rgb/camera_info'), first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    assert (passed.width, passed.height, counts.problems) == (64, 48, set())
+    assert passed.k[0] == sent.k[0] / 2 and passed.k[2] == (sent.k[2] + 0.5) / 2 - 0.5
+
+
+def test_an_info_of_another_shape_is_left_out_and_said(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'other') as writer:
+        for m in reader.messages():
+            message = reader.deserialize(m.raw, m.msgtype)
+            if m.topic == '/rgb/camera_info':
+                message.height = 64
+            writer.write(m.topic, m.msgtype, message, m.stamp_ns)
+
+    counts = fuse(tmp_path / 'other', tmp_path / 'fused')
+
+    info = first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    assert not info.k.any() and (info.width, info.height) == (64, 48)
+    assert len(counts.problems) == 1
+    assert 'calibration is for 64x64, the image has 64x48' in counts.problems.pop()
+
+
+def test_the_same_bag_gives_the_same_bytes(small_bag, tmp_path):
+    fuse(small_bag, tmp_path / 'a')
+    fuse(small_bag, tmp_path / 'b')
+    assert content(tmp_path / 'a') == content(tmp_path / 'b')
+
+
+def test_a_bad_frame_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'damaged') as writer:
+        for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
+            message = reader.deserialize(m.raw, m.msgtype)
+            if index == 20:
+                message.data = message.data[:-5]
+            writer.write(m.topic, IMAGE, message, m.stamp_ns)
+    counts = fuse(tmp_path / 'damaged', tmp_path / 'fused')
+    assert counts.dropped['short_buffer'] == 1
+    assert counts.modes['CLASSICAL'] == 29
+
+
+def rewritten(source, target, change):
+    """Write a bag of what change(topic, message, index) returns of the images of another: (topic, type, message)."""
+    with BagReader(source) as reader, BagWriter(target) as writer:
+        for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
+            writer.write(*change(m.topic, reader.deserialize(m.raw, m.msgtype), index), m.stamp_ns)
+    return target
+
+
+def shifted(topic, message, index, *, ms):
+    """Move the thermal stamps."""
+    if topic.startswith('/thermal'):
+        ns = stamp_of(message) + round(ms * 1e6)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(ns, 10**9)
+    return topic, IMAGE, message
+
+
+@pytest.mark.parametrize('ms', [-30.0, 10_000.0])
+def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(small_bag, tmp_path, ms):
+    bag = rewritten(small_bag, tmp_path / 'late', lambda *item: shifted(*item, ms=ms))
+    settings = updated(SETTINGS, {'sync.max_distance_ms': 5.0, 'sync.hold_last_ms': 0.0})
+
+    with pytest.raises(ReplayError) as error:
+        fuse(bag, tmp_path / 'fused', settings)
+
+    assert 'nothing was fused: 30 of rgb and 30 of thermal came' in str(error.value)
+    assert 'sync.max_distance_ms is 5' in str(error.value)
+    # And the distance is the median of those that a search through all stamps finds
+    with BagReader(bag) as reader:
+        found = list(frames(reader, '/rgb/image_raw', '/thermal/image_raw'))
+    rgb_ns, thermal_ns = ([f.stamp_ns for f in found if f.stream == stream] for stream in ('rgb', 'thermal'))
+    expected = np.median([min((t - r for r in rgb_ns), key=abs) for t in thermal_ns]) / 1e6
+    said = float(re.search(r'typically ([+-][0-9.]+) ms', str(error.value))[1])
+    assert said == pytest.approx(expected, abs=0.06) and abs(said) > 5
+    assert not (tmp_path / 'fused').exists()
+
+
+@pytest.mark.parametrize('change, reason, words', [
+    ({'encoding': 'nv12'}, 'unknown_encoding', "unknown encoding 'nv12'"),
+    ({'step': 0}, 'step_too_small', 'step is too small'),
+    ({'data': np.zeros(7, np.uint8)}, 'short_buffer', 'short buffer'),
+])
+def test_a_bag_of_frames_that_cannot_be_used_says_why(small_bag, tmp_path, change, reason, words):
+    def changed(topic, message, index):
+        for name, value in change.items() if topic.startswith('/rgb') else ():
+            setattr(message, name, value)
+        return topic, IMAGE, message
+
+    with pytest.raises(ReplayError, match=f'30 {reason}: rgb: .*{words}'):
+        fuse(rewritten(small_bag, tmp_path / 'bad', changed), tmp_path / 'fused')
+
+
+def test_a_truncated_message_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'cut') as writer:
+        for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
+            writer.write(m.topic, IMAGE, m.raw[:20] if index == 20 else m.raw, m.stamp_ns)
+
+    counts = fuse(tmp_path / 'cut', tmp_path / 'fused')
+
+    assert (counts.dropped['damaged_message'], counts.refused, counts.modes['CLASSICAL']) == (1, 1, 29)
+    assert 'is damaged' in counts.reasons['damaged_message']
+
+
+def test_messages_that_the_bag_has_compressed_are_named(small_bag, tmp_path):
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'zstd') as writer:
+        for m in reader.messages(['/rgb/image_raw', '/thermal/image_raw']):
+            writer.write(m.topic, IMAGE, b'\x28\xb5\x2f\xfd' + m.raw[:40], m.stamp_ns)
+
+    with pytest.raises(BagError, match='compressed: open the folder of the bag, with its metadata.yaml'):
+        fuse(tmp_path / 'zstd', tmp_path / 'fused')
+
+
+def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, tmp_path):
+    def compress(topic, message, index):
+        pixels, encoding = decode_message(message)
+        data = cv2.imencode('.png', pixels[:, :, ::-1] if encoding == 'rgb8' else pixels)[1].ravel()
+        return f'{topic}/compressed', COMPRESSED, type_store().types[COMPRESSED](message.header, 'png', data)
+
+    counts = fuse(rewritten(small_bag, tmp_path / 'compressed', compress), tmp_path / 'fused')
+    fuse(small_bag, tmp_path / 'of_raw')
+
+    assert counts.modes == {'CLASSICAL': 30} and not counts.dropped
+    image, of_raw = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'of_raw', FUSED_TOPIC)
+    pixels, expected = (decode_message(one)[0][:, :, ::-1 if one.encoding == 'bgr8' else 1] for one in (image, of_raw))
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(small_bag, tmp_path):
+    a, b = (json.loads(json.dumps(fuse(small_bag, tmp_path / name).as_dict())) for name in 'ab')
+    gray = fuse(small_bag, tmp_path / 'c', updated(SETTINGS, {'output.colour': 'raw_chroma'})).as_dict()
+
+    assert a == b
+    assert (a['frames'], a['rgb_frames'], a['thermal_frames'], a['pairs']) == (60, 30, 30, 30)
+    assert (a['modes'], a['dropped'], a['thermal_minus_rgb_ms']) == ({'CLASSICAL': 30}, {}, None)
+    assert a['sha256'] != gray['sha256'] and len(a['sha256']) == 64
+
+
+def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):
+    with BagWriter(tmp_path / 'other') as writer:
+        writer.write('/front/image', IMAGE, image_message(
+            np.zeros((4, 4), np.uint8), 'mono8', stamp_ns=1, frame_id=''), 1)
+    with pytest.raises(BagError, match=r'no messages on /rgb/image_raw, /thermal/image_raw; it has /front/image'):
+        fuse(tmp_path / 'other', tmp_path / 'fused')
+    assert not (tmp_path / 'fused').exists()

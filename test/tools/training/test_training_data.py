@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crops for training: a function of seed and iteration, both cameras alike, with their targets."""
+
+from dataclasses import fields
+
+import cv2
+import numpy as np
+import pytest
+
+from diffmf_ros.io.folders import LumaPair
+from diffmf_ros.tools.training.data import Batch, CropSampler, DataError
+from diffmf_ros.tools.training.degradations import Degradations
+
+NONE = Degradations(**{field.name: 0.0 for field in fields(Degradations)})
+NAMES = [field.name for field in fields(Batch)]
+
+
+def texture(seed, *, low=20, high=235):
+    """Smooth 80 x 96 uint8."""
+    noise = np.random.default_rng(seed).standard_normal((80, 96))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    return cv2.normalize(smooth, None, low, high, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+PAIRS = [LumaPair('a', texture(1), texture(2)), LumaPair('b', texture(3), texture(4))]
+
+
+def same(first, second):
+    """Whether two batches are equal, bit by bit."""
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in NAMES)
+
+
+def test_a_batch_is_a_function_of_seed_and_iteration():
+    # Given samplers that were asked for other batches before,
+    first, again, other = (CropSampler(PAIRS, crop=32, batch=3, seed=seed) for seed in (1, 1, 2))
+    first.batch(0)
+    # then an iteration is the same for a seed, and another one for other seeds and iterations.
+    assert same(first.batch(7), again.batch(7))
+    assert not same(first.batch(7), first.batch(8))
+    assert not same(first.batch(7), other.batch(7))
+
+
+def test_every_image_of_a_batch_has_the_size_of_the_crop_and_its_range():
+    batch = CropSampler(PAIRS, crop=32, batch=3, seed=0).batch(5)
+    for name in NAMES:
+        image = getattr(batch, name)
+        assert (image.shape, image.dtype) == ((3, 1, 32, 32), np.float32), name
+        assert image.min() >= 0 and image.max() <= 1, name
+
+
+def test_both_cameras_are_cropped_scaled_and_mirrored_alike():
+    # Given a thermal image that is the negative of the visible one,
+    image = texture(1)
+    sampler = CropSampler([LumaPair('p', image, 255 - image)], crop=24, batch=6, seed=3,
+                          degradations=NONE)
+    # then so are their crops, which are those of one image and none of them like another.
+    batch = sampler.batch(11)
+    assert np.allclose(batch.ir + batch.vi_y, 1, atol=1e-5)
+    assert len({crop.tobytes() for crop in batch.ir}) == 6
+
+
+def test_without_degradations_the_network_gets_what_the_target_is_made_of():
+    batch = CropSampler(PAIRS, crop=32, batch=4, seed=0, degradations=NONE).batch(0)
+    assert np.array_equal(batch.ir, batch.clean_ir)
+    assert np.array_equal(batch.vi_y, batch.clean_y)
+
+
+def with_and_without(**chances):
+    """The same batch with degradations of these chances and without any, both unmirrored alike."""
+    chances = Degradations(**{field.name: chances.get(field.name, 0.0)
+                              for field in fields(Degradations)})
+    other, plain = (CropSampler(PAIRS, crop=32, batch=1, seed=0, degradations=d).batch(3)
+                    for d in (chances, NONE))
+    same = np.array_equal(other.clean_y, plain.clean_y)
+    return other, plain if same else plain.mapped(lambda image: image[..., ::-1])
+
+
+def test_thermal_noise_is_in_what_the_network_gets_and_nowhere_else():
+    noisy, plain = with_and_without(thermal_noise=1.0)
+    assert not np.array_equal(noisy.ir, noisy.clean_ir)
+    for name in ('vi_y', 'clean_ir', 'clean_y', 'target', 'warm', 'share'):
+        assert np.array_equal(getattr(noisy, name), getattr(plain, name)), name
+
+
+def test_visible_noise_stays_in_the_target_as_far_as_its_base_is_visible():
+    noisy, plain = with_and_without(visible_noise=1.0)
+    noise = noisy.vi_y - noisy.clean_y
+    assert noise.std() > 1e-3
+    expected = np.clip(plain.target + (1 - plain.share) * noise, 0, 1)
+    np.testing.assert_allclose(noisy.target, expected, atol=1e-6)
+    for name in ('ir', 'clean_ir', 'clean_y', 'warm', 'share'):
+        assert np.array_equal(getattr(noisy, name), getattr(plain, name)), name
+
+
+def test_the_target_of_flat_thermal_is_the_visible_image():
+    chances = Degradations(**{**{field.name: 0.0 for field in fields(Degradations)},
+                              'flat_thermal': 1.0})
+    batch = CropSampler(PAIRS, crop=32, batch=4, seed=0, degradations=chances).batch(0)
+    assert np.abs(batch.target - batch.vi_y).max() < 1 / 255
+    assert not batch.warm.any() and not batch.share.any()
+
+
+def test_crop_larger_than_every_image_is_refused():
+    with pytest.raises(DataError, match='smaller than the crop of 128'):
+        CropSampler(PAIRS, crop=128, batch=1, seed=0)
+
+
+def test_images_smaller_than_the_crop_are_left_out():
+    small = LumaPair('small', np.zeros((80, 30), np.uint8), np.full((80, 30), 255, np.uint8))
+    batch = CropSampler([small, *PAIRS], crop=32, batch=16, seed=0, degradations=NONE).batch(0)
+    assert all(np.ptp(crop) > 0.05 for crop in batch.ir)
+
+
+def test_a_batch_is_mapped_array_by_array():
+    batch = CropSampler(PAIRS, crop=32, batch=1, seed=0).batch(0)
+    doubled = batch.mapped(lambda array: 2 * array)
+    assert all(np.array_equal(getattr(doubled, name), 2 * getattr(batch, name)) for name in NAMES)
+
+
+def test_a_sampler_with_other_degradations_is_one_that_was_made_with_them():
+    usual = CropSampler(PAIRS, crop=32, batch=2, seed=4)
+    before = usual.batch(6)
+    without = usual.with_degradations(NONE)
+    made = CropSampler(PAIRS, crop=32, batch=2, seed=4, degradations=NONE)
+    assert same(without.batch(6), made.batch(6))
+    assert same(usual.batch(6), before)
