@@ -9,6 +9,7 @@ from ..core.alignment.geometry import Aligner, Mapping
 from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
 from ..core.imaging.bit_depth import BitDepth
 from ..core.imaging.extra_rows import ExtraRows
+from ..core.imaging.false_color import FalseColor
 from ..core.imaging.temperature import on_grid, temperatures
 from ..core.imaging.thermal import GainControl
 from ..core.settings import Settings
@@ -43,6 +44,7 @@ class Inputs:
         self._gain = GainControl(settings.thermal)
         self._depth = BitDepth()
         self._extra_rows = ExtraRows()
+        self._false_color = FalseColor()
         self._newest: dict[str, Frame] = {}
 
     def job(self, pair: Pair, settings: Settings) -> Job:
@@ -101,10 +103,13 @@ class Inputs:
         return on_grid(celsius, self.aligner.mapping(rgb_size=rgb.size, thermal_size=thermal.size))
 
     def _picture(self, frame: Frame, settings: Settings) -> Frame:
-        """Return RGB in 8 bits, thermal without rows that are no picture. Raises FrameError (not_8_bit)."""
+        """Return RGB in 8 bits, thermal in gray without rows that are no picture.
+
+        Raises FrameError: not_8_bit, false_color.
+        """
         if frame.stream == RGB:
             return self._depth.to_8_bit(frame)
-        return self._extra_rows.without(frame, settings.thermal)
+        return self._false_color.to_gray(self._extra_rows.without(frame, settings.thermal))
 
     def _note(self, frame: Frame, settings: Settings) -> None:
         """Remember what the camera looks like. Raises FrameError (too_large)."""

@@ -18,6 +18,7 @@ from ..core.alignment.geometry import AlignmentError
 from ..core.frames import RGB, THERMAL, Frame, FrameError
 from ..core.imaging.bit_depth import BitDepth
 from ..core.imaging.extra_rows import SENSORS, ExtraRows
+from ..core.imaging.false_color import GRAY, UNKNOWN, FalseColor
 from ..core.settings import Settings
 from . import messages, qos
 from .camera_watch import MESSAGES, CameraWatch
@@ -52,6 +53,7 @@ class Inputs:
         self._known: dict[str, tuple] = {}
         self._depth, self._extra_rows, self._thermal = BitDepth(), ExtraRows(), settings.thermal
         self._cut = (0, 0)
+        self._false_color = FalseColor()
         self._infos: dict[str, CameraInfo] = {}
         self._subscriptions = []
         self.watches: dict[str, CameraWatch] = {}
@@ -94,11 +96,22 @@ class Inputs:
         self.watches[stream].message_came(len(message.data))
         try:
             frame = decode(message, stream, arrival_ns=time.monotonic_ns())
-            frame = self._depth.to_8_bit(frame) if stream == RGB else self._without_extra_rows(frame)
+            frame = self._depth.to_8_bit(frame) if stream == RGB else self._thermal_picture(frame)
         except FrameError as error:
             self._handlers.refused(stream, error)
         else:
             self._handlers.frame(frame)
+
+    def _thermal_picture(self, frame: Frame) -> Frame:
+        """Return a thermal frame without extra rows and in gray. Raises FrameError (false_color)."""
+        before = self._false_color.palette
+        gray = self._false_color.to_gray(self._without_extra_rows(frame))
+        palette = self._false_color.palette
+        if palette not in (before, GRAY):
+            how = ('a palette that is not known here, and read by their luminance: choose white-hot in the camera'
+                   if palette == UNKNOWN else f'the palette {palette}, which is undone')
+            self._node.get_logger().info(f'thermal: its images are colored by {how}')
+        return gray
 
     def _without_extra_rows(self, frame: Frame) -> Frame:
         before = self._cut

@@ -9,6 +9,7 @@ import numpy as np
 from ..core.alignment.homography import Alignment
 from ..core.frames import RGB, THERMAL, DiffmfError, Pair
 from ..core.imaging.color import split_luma, to_rgb8
+from ..core.imaging.false_color import FalseColor
 from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
 from ..core.imaging.views import overlay
 from ..core.settings import SyncSettings, ThermalSettings
@@ -66,8 +67,11 @@ def spread(items: Iterable, most: int) -> list:
 
 
 def grays(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Return (RGB luminance, thermal), each H x W, thermal of 16 bit as it came. Raises FrameError as split_luma."""
-    thermal = pair.thermal
+    """Return (RGB luminance, thermal), each H x W, thermal of 16 bit as it came.
+
+    Raises FrameError: not_8_bit, and false_color as FalseColor does.
+    """
+    thermal = FalseColor().to_gray(pair.thermal)
     raw = thermal.encoding in STRETCHED
     return split_luma(pair.rgb.pixels, pair.rgb.encoding)[0], (
         thermal.pixels if raw else split_luma(thermal.pixels, thermal.encoding)[0])
