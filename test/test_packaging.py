@@ -17,7 +17,7 @@ import setuptools
 import diffmf_ros
 
 ROOT = Path(__file__).resolve().parents[1]
-EXECUTABLES = {'fusion_node', 'bag_player', 'recorder'}
+EXECUTABLES = {'fusion_node', 'bag_player', 'recorder', 'viewer'}
 # What the package imports from elsewhere than a ROS distribution.
 PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'rich', 'rosbags',
                'safetensors', 'torch', 'triton', 'typer', 'yaml'}
@@ -101,7 +101,7 @@ def test_ros_pins_agree_with_the_requirements(metadata):
 
 
 def test_wheel_holds_every_module_and_every_weight_file(wheel):
-    suffixes = {'.py', '.safetensors', '.md'}
+    suffixes = {'.py', '.safetensors', '.md', '.html'}
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / 'diffmf_ros').rglob('*')
                 if path.suffix in suffixes}
     assert expected <= set(wheel.namelist())

@@ -53,8 +53,8 @@ def demo(
     settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale, device=device,
                                      alignment__file=alignment, sync__thermal_offset_ms=thermal_offset_ms)
     run = product.DemoRun(bags=bags, fused=out / 'fused', logs=out / 'log', rate=rate, settings=settings)
-    typer.echo(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node, on a ROS domain of '
-               'its own')
+    typer.echo(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node\n'
+               f'watch it: ROS_DOMAIN_ID={product.domain()} diffmf view')
     values, counts = product.run(run), []
     total = int(values['fused']) // len(bags)
     for _ in track(draw(bags, run.fused, settings, counts, total), 'drawing', total=total):

@@ -20,7 +20,7 @@ from .. import __version__
 from ..core.frames import DiffmfError
 
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench',
-            'doctor', 'export', 'convert_weights', 'align', 'models')
+            'doctor', 'export', 'convert_weights', 'align', 'models', 'view')
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 # Library that is not installed -> extra of this package that brings it.
 _EXTRAS = {'torch': 'torch', 'einops': 'torch', 'rclpy': 'ros', 'matplotlib': 'view', 'onnx': 'onnx',

@@ -69,6 +69,11 @@ def last_diagnostics(bag: Path) -> dict[str, str]:
         return {item.key: item.value for item in status.values}
 
 
+def domain() -> int:
+    """Return the ROS domain of the demos of this process, one that hardly anybody else uses."""
+    return 1 + os.getpid() % 100
+
+
 def _parameters(settings: Settings) -> list[str]:
     """Return ROS arguments for every setting that is not the default."""
     changed = [item for item, default in zip(describe(settings), describe()) if item.value != default.value]
@@ -76,9 +81,9 @@ def _parameters(settings: Settings) -> list[str]:
 
 
 def _environment(logs: Path) -> dict[str, str]:
-    """A ROS domain of its own on this machine, and the transports that carry camera images."""
+    """Return a ROS domain of its own on this machine, and the transports that carry camera images."""
     return {**os.environ, **fastdds_environment(os.environ), 'ROS_LOG_DIR': str(logs.resolve()),
-            'ROS_DOMAIN_ID': str(1 + os.getpid() % 100), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+            'ROS_DOMAIN_ID': str(domain()), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
 
 
 @contextmanager

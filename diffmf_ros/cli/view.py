@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf view`: a web page beside a running node."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+
+def view(
+    host: Annotated[
+        str,
+        typer.Option(
+            help='address to listen on; 0.0.0.0: all, for a phone in the same network; the '
+            'address of the page then has a secret'
+        ),
+    ] = '127.0.0.1',
+    port: Annotated[int, typer.Option(min=0, max=65535, help='0: any that is free')] = 8080,
+    namespace: Annotated[str, typer.Option(help='of the fusion node')] = '/',
+    rgb_image: Annotated[str, typer.Option(help='topic of the RGB images')] = 'rgb/image_raw',
+    thermal_image: Annotated[
+        str, typer.Option(help='topic of the thermal images')
+    ] = 'thermal/image_raw',
+) -> None:
+    """Show a running node on a web page: images, modes, rates, latency, losses and warnings.
+
+    Works beside the live node, a bag player and `diffmf demo`, which prints the domain it uses.
+    """
+    import_module('rclpy')  # says how to install it, before the process is replaced
+    names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image, '__ns': namespace}
+    renamed = (
+        word
+        for name, other in names.items()
+        if other not in (name, '/')
+        for word in ('-r', f'{name}:={other}')
+    )
+    os.execv(
+        sys.executable,
+        [
+            sys.executable,
+            '-m',
+            'diffmf_ros.ros.viewer',
+            '--host',
+            host,
+            '--port',
+            str(port),
+            '--ros-args',
+            *renamed,
+        ],
+    )
