@@ -2,9 +2,13 @@
 """The networks: torch only, no ROS and no file formats. `build` makes one by name and preset."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .mixing import MixingNetwork
 
 # By network, which is a module here with a function `network(**sizes)`, and preset.
-PRESETS = {
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     'diffmf': {
         'base': {},
         'light': {'width': 32, 'depth': 1, 'mlp_ratio': 2.0},
@@ -23,11 +27,19 @@ PRESETS = {
 }
 
 
-def build(name: str, preset: str):
+def build(name: str, preset: str) -> 'MixingNetwork':
     """Return a network with fresh, untrained parameters.
 
-    It is called as net(ir, vi_y) -> fused_y on B x 1 x H x W in [0, 1], with sides that fit `net.sides`; the result is
-    linear, clamp it. Raises ValueError for an unknown name or preset, listing the known ones.
+    Args:
+        name: Network, a key of PRESETS.
+        preset: Size of that network.
+
+    Returns:
+        A module called as net(ir, vi_y) -> fused_y on B x 1 x H x W in [0, 1], with sides that
+        fit `net.sides`. The result is linear: clamp it.
+
+    Raises:
+        ValueError: Unknown name or preset; the message lists the known ones.
     """
     if name not in PRESETS or preset not in PRESETS[name]:
         known = ', '.join(f'{n} {p}' for n, presets in PRESETS.items() for p in presets)

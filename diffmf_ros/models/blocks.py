@@ -2,6 +2,7 @@
 """Building blocks shared by the networks. Features are token-major: B x H x W x C."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch.nn.functional import layer_norm, rms_norm, softplus
 from . import fused, scan
 from .kernels import cpu
 
+FiveTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
 SLOPE = 0.2  # of LeakyReLU in every network
 DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 
@@ -17,7 +20,7 @@ DELTA_MIN, DELTA_MAX, DELTA_FLOOR = 1e-3, 1e-1, 1e-4
 class Conv2d(nn.Conv2d):
     """nn.Conv2d that computes in the type of its weight."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -26,16 +29,19 @@ class PixelConv2d(Conv2d):
 
 
 class TokenConv2d(Conv2d):
-    """A convolution from B x H x W x C to B x H' x W' x C'; no copy, the storage is channels-last."""
+    """A convolution from B x H x W x C to B x H' x W' x C'.
 
-    def forward(self, x):
+    No copy, the storage is channels-last.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Linear(nn.Linear):
     """nn.Linear that computes in the type of its weight."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.to(self.weight.dtype))
 
 
@@ -45,75 +51,98 @@ class LayerNorm(nn.LayerNorm):
     The result has the type of the input; with `before_layers`, that of the layers behind it.
     """
 
-    def __init__(self, channels: int, *, before_layers: bool = False):
+    def __init__(self, channels: int, *, before_layers: bool = False) -> None:
         super().__init__(channels)
-        self.before_layers, self.dtype = before_layers, None
+        self.before_layers = before_layers
+        self.dtype: torch.dtype | None = None
         self.backend = 'auto'
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return fused.layer_norm(x, self, backend=self.backend)
 
-    def in_torch(self, x):
-        """The normalization without fused kernels of a GPU."""
+    def in_torch(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize without the fused kernels of a GPU: B x ... x C -> the same."""
         dtype = self.dtype or x.dtype
         y = cpu.layer_norm(x, self.weight, self.bias, self.eps, dtype)
         if y is None:
-            y = layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            y = layer_norm(x, self.normalized_shape, self.weight.to(x.dtype),
+                           self.bias.to(x.dtype), self.eps)
         return y.to(dtype)
 
 
 class RMSNorm(nn.RMSNorm):
     """nn.RMSNorm over channels in the type of its input."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-def compute_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Let the convolutions and linear layers of network compute in dtype, in place, and return it.
+def cast_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast the convolutions and linear layers of a network, in place.
 
-    What half precision would harm stays float32: the features of either modality at full size, which every
-    block adds to, and their normalisations, the states and rates of the scans, and the convolutions that
-    read pixels (one or two channels) or make them (PixelConv2d). Features behind a convolution or linear
-    layer are in dtype.
+    Parts that half precision would harm stay float32: the features of either modality at full
+    size, which every block adds to, and their normalizations; the states and rates of the scans;
+    and the convolutions that read pixels (one or two channels) or make them (PixelConv2d).
+
+    Args:
+        network: Network of this package.
+        dtype: Type of those layers and of the features behind them.
+
+    Returns:
+        The network.
     """
     for module in network.modules():
-        of_pixels = isinstance(module, PixelConv2d) or isinstance(module, Conv2d) and module.in_channels <= 2
+        reads_pixels = isinstance(module, Conv2d) and module.in_channels <= 2
+        of_pixels = isinstance(module, PixelConv2d) or reads_pixels
         if isinstance(module, (Conv2d, Linear)) and not of_pixels:
             module.to(dtype)
         elif isinstance(module, SS2D):
             for name in module.LAYERS:
                 weight = getattr(module, name)
-                setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad))
+                setattr(module, name, nn.Parameter(weight.detach().to(dtype),
+                                                   requires_grad=weight.requires_grad))
         elif isinstance(module, LayerNorm) and module.before_layers:
             module.dtype = dtype
     return network
 
 
 def depthwise(channels: int, *, bias: bool = False) -> TokenConv2d:
-    """3x3, one filter per channel."""
+    """Return a 3x3 convolution with one filter per channel."""
     return TokenConv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
 def inverse_softplus_of_steps(*shape: int) -> torch.Tensor:
-    """Biases whose softplus is log-uniform in [1e-3, 1e-1]: the step sizes of a fresh scan (Mamba)."""
+    """Return biases whose softplus, the step size of a fresh scan, is log-uniform (Mamba).
+
+    Args:
+        shape: Of the result.
+
+    Returns:
+        Tensor of that shape; its softplus lies in [1e-3, 1e-1].
+    """
     steps = torch.exp(torch.empty(*shape).uniform_(math.log(DELTA_MIN), math.log(DELTA_MAX)))
     steps = steps.clamp(min=DELTA_FLOOR)
     return steps + torch.log(-torch.expm1(-steps))
 
 
 def linear_weight(*shape: int) -> nn.Parameter:
-    """The weight of a linear layer with torch's own initialisation, as a parameter of any number of dimensions."""
+    """Return the weight of a linear layer, initialized as torch's own.
+
+    Args:
+        shape: Of the result; the last dimension is the number of inputs.
+    """
     bound = shape[-1] ** -0.5
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
 
-def initialise(module: nn.Module) -> None:
-    """Set convolutions and linear layers so that features keep their size (He et al. 2015).
+def initialize(module: nn.Module) -> None:
+    """Initialize a convolution or linear layer so that features keep their size (He et al. 2015).
 
-    The ancestors' normal distribution of 0.02 is made for wide layers: behind those of 16 or 32
+    The usual normal distribution of 0.02 is made for wide layers: behind those of 16 or 32
     channels it left maps that hardly varied, and training did not find the warm objects.
-    For `Module.apply`.
+
+    Args:
+        module: Any module, as `Module.apply` passes them; other kinds stay as they are.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
@@ -128,14 +157,16 @@ def initialise(module: nn.Module) -> None:
 class SS2D(nn.Module):
     """Four-direction selective scan of an image (VMamba): B x H x W x C -> the same.
 
-    Without a gate this is VMamba's later variant (one state per channel); with `gate` the first one. Parameters have
-    VMamba's names and shapes; those of the four directions are: raster, column-major, and the reverses of both.
+    Without a gate this is VMamba's later variant (one state per channel); with `gate` the first
+    one. Parameters have VMamba's names and shapes. The four directions are raster, column-major,
+    and the reverses of both.
     """
 
-    LAYERS = ('x_proj_weight',)  # parameters that are the weights of linear layers
+    # parameters that are the weights of linear layers
+    LAYERS: tuple[str, ...] = ('x_proj_weight',)
 
     def __init__(self, channels: int, *, states: int = 1, gate: bool = False, expand: float = 2,
-                 conv_bias: bool = False):
+                 conv_bias: bool = False) -> None:
         super().__init__()
         inner, rank = int(expand * channels), math.ceil(channels / 16)
         self.backend = 'auto'
@@ -150,43 +181,73 @@ class SS2D(nn.Module):
         self.out_norm = LayerNorm(inner)
         self.out_proj = Linear(inner, channels, bias=False)
 
-    def forward(self, x, *, norm=None, residual=None):
+    def forward(self, x: torch.Tensor, *, norm: nn.Module | None = None,
+                residual: torch.Tensor | None = None) -> torch.Tensor:
         """Return residual + SS2D(norm(x)), B x H x W x C; without norm and residual SS2D(x)."""
-        x, z = self.features(x, norm)
-        u, records = self.records(x, self.x_proj_weight)
-        y = scan.ss2d(u, records, *self.dynamics, backend=self.backend)
-        return self.result(y, z, residual)
+        x, z = self.in_branch(x, norm)
+        u, records = self.project_dt_b_c(x, self.x_proj_weight)
+        y = scan.ss2d(u, records, *self.ssm_parameters, backend=self.backend)
+        return self.out_branch(y, z, residual)
 
-    def features(self, x, norm=None):
-        """B x H x W x C -> what is convolved, and the gate or None, both B x H x W x inner."""
+    def in_branch(self, x: torch.Tensor,
+                 norm: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Project the input of the scan and its gate.
+
+        Args:
+            x: B x H x W x C.
+            norm: Normalization before the projection, or None.
+
+        Returns:
+            Input of the convolution, and the gate or None, both B x H x W x inner.
+        """
         x = fused.norm_linear(x, norm, self.in_proj, backend=self.backend)
         return x.split(self.inner, dim=-1) if self.gated else (x, None)
 
-    def records(self, x, *weights):
-        """What is scanned, and low-rank step size, B and C of every token and direction.
+    def project_dt_b_c(self, x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Convolve the features, and project step size, B and C of every token and direction.
 
-        B x H x W x inner -> the same and, for each of weights and its share of B in turn,
-        B x H x W x 4 x (rank + 2 states).
+        Args:
+            x: B x H x W x inner.
+            weights: One or two projections, 4 x (rank + 2 states) x inner, each for its share of
+                the batch in turn.
+
+        Returns:
+            The sequence to scan, like x, and for each of weights the low-rank step size, B and C
+            of its share: B' x H x W x 4 x (rank + 2 states).
         """
         return fused.depthwise_records(x, self.conv2d, *weights, backend=self.backend)
 
     @property
-    def dynamics(self):
-        """dt_weight, dt_bias, A and skip as `scan.ss2d` takes them."""
+    def ssm_parameters(self) -> tuple[torch.Tensor, ...]:
+        """Parameters of the scan: dt_weight, dt_bias, A and skip as `scan.ss2d` takes them."""
         by_direction = 4, self.inner
-        return (self.dt_projs_weight, self.dt_projs_bias, fused.rates(self.A_logs).unflatten(0, by_direction),
+        return (self.dt_projs_weight, self.dt_projs_bias,
+                fused.rates(self.A_logs).unflatten(0, by_direction),
                 self.Ds.unflatten(0, by_direction))
 
-    def result(self, y, z, residual=None):
-        """What was scanned, normalised, gated, projected and added to residual: B x H x W x C."""
+    def out_branch(self, y: torch.Tensor, z: torch.Tensor | None,
+                   residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Normalize, gate and project the scanned sequence.
+
+        Args:
+            y: Scanned sequence, B x H x W x inner.
+            z: Gate like y, or None.
+            residual: B x H x W x C, added to the result; or None.
+
+        Returns:
+            B x H x W x C.
+        """
         return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, residual=residual,
                                  backend=self.backend)
 
 
 class VSSBlock(nn.Module):
-    """Visual state-space block: x + SS2D(LN(x)), then x + MLP(LN(x)) unless mlp_ratio is 0; ss2d goes to SS2D."""
+    """Visual state-space block: x + SS2D(LN(x)), then x + MLP(LN(x)) unless mlp_ratio is 0.
 
-    def __init__(self, channels: int, *, mlp_ratio: float = 0, **ss2d):
+    Further options are those of SS2D.
+    """
+
+    def __init__(self, channels: int, *, mlp_ratio: float = 0, **ss2d: Any) -> None:
         super().__init__()
         hidden = int(mlp_ratio * channels)
         self.ln_1 = LayerNorm(channels, before_layers=True)
@@ -195,20 +256,22 @@ class VSSBlock(nn.Module):
         self.mlp = nn.Sequential(
             Linear(channels, hidden), nn.GELU(), Linear(hidden, channels)) if hidden else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.self_attention(x, norm=self.ln_1, residual=x)
-        if self.mlp is None:
+        if self.mlp is None or self.ln_2 is None:
             return x
-        return fused.mlp(x, self.ln_2, self.mlp[0], self.mlp[2], backend=self.self_attention.backend)
+        return fused.mlp(x, self.ln_2, self.mlp[0], self.mlp[2],
+                         backend=self.self_attention.backend)
 
 
 class SSDMixer(nn.Module):
-    """One modality's half of a Mamba-2 mixer: project what it gives away, then scan with what it got.
+    """One modality's half of a Mamba-2 mixer.
 
-    `project` returns (x, delta, z, B, C); `mix` takes them back, B and C possibly of another modality.
+    `project` makes x, delta, z, B and C; `mix` scans x with the B and C it is given, possibly the
+    other modality's.
     """
 
-    def __init__(self, channels: int, *, states: int, head: int, directions: int):
+    def __init__(self, channels: int, *, states: int, head: int, directions: int) -> None:
         super().__init__()
         inner = 2 * channels
         heads = inner // head
@@ -225,21 +288,40 @@ class SSDMixer(nn.Module):
         self.out_norm = RMSNorm(inner, eps=1e-5)
         self.out_proj = Linear(inner, channels, bias=False)
 
-    def project(self, feature):
-        """B x H x W x C -> x, delta, z, B, C, each B x H x W x its width; delta is positive."""
+    def project(self, feature: torch.Tensor) -> FiveTensors:
+        """Project the features of this modality.
+
+        Args:
+            feature: B x H x W x C.
+
+        Returns:
+            x, delta (positive step size), z (gate), B and C, each B x H x W x its width.
+        """
         projected = fused.norm_linear(feature, self.norm, self.in_proj, backend=self.backend)
         z, mixed, delta = projected.split(self.widths, dim=-1)
         convolved = fused.depthwise(mixed, self.conv, silu=True, backend=self.backend)
         x, B, C = convolved.split(self.parts, dim=-1)
         return x, softplus(delta + self.dt_bias), z, B, C  # delta is float32, as the bias is
 
-    def mix(self, x, delta, z, B, C, *, scale=None, residual=None):
-        """Scan x in raster order, with two directions also backwards, and project to B x H x W x C.
+    def mix(self, x: torch.Tensor, delta: torch.Tensor, z: torch.Tensor, B: torch.Tensor,
+            C: torch.Tensor, *, scale: torch.Tensor | None = None,
+            residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Scan x in raster order, with two directions also backwards, and project the result.
 
-        Returns residual + scale * that, where they are given; scale: B x 1 x 1 x C.
+        Args:
+            x, delta, z: As `project` returns them.
+            B, C: As `project` returns them, of this modality or the other one.
+            scale: B x 1 x 1 x C, multiplied with the result; or None for 1.
+            residual: B x H x W x C, added then; or None for 0.
+
+        Returns:
+            B x H x W x C.
         """
         x_, delta_, B_, C_ = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
-        y = scan.ssd(x_, delta_, fused.rates(self.A_log), B_, C_, directions=self.directions, backend=self.backend)
+        y = scan.ssd(x_, delta_, fused.rates(self.A_log), B_, C_, directions=self.directions,
+                     backend=self.backend)
         y = y.flatten(2).view_as(x)
-        return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, gate_first=True, scale=scale,
-                                 residual=residual, skip=(x, self.skip, self.directions), backend=self.backend)
+        return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, gate_first=True,
+                                 scale=scale, residual=residual,
+                                 skip=(x, self.skip, self.directions),
+                                 backend=self.backend)

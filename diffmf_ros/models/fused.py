@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of the networks between their scans: one interface, in plain torch or fused into one kernel.
+"""Steps of the networks between their scans.
 
-The fused form runs where the scans' Triton backend runs an operation of this name, and only without
-gradients; elsewhere the plain form runs, which is the modules called one by one. `backend` is what
-`scan.backend_for` takes. Features are token-major: B x H x W x C.
+One interface, in plain torch or fused into one kernel.
+
+The fused form runs where the scans' Triton backend runs an operation of this name, and only
+without gradients; elsewhere the plain form runs, which is the modules called one by one. `backend`
+is what `scan.backend_for` takes. Features are token-major: B x H x W x C.
 """
 
+from collections.abc import Sequence
+from types import ModuleType
+
 import torch
+from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import scan
 from .kernels import plain, triton
+from .kernels.plain import Skip
 
 # What the modules of `scan.BACKENDS` may have beside scans.
 OPERATIONS = ('norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'conv', 'layer_norm',
               'concat_linear', 'pair', 'guide', 'seen', 'mix')
 
 
-def form_of(operation: str, x: torch.Tensor, backend='auto'):
+def form_of(operation: str, x: torch.Tensor, backend: scan.Backend = 'auto') -> ModuleType:
     """Return the module whose form of an operation runs on inputs like x.
 
     Args:
@@ -35,7 +42,8 @@ def form_of(operation: str, x: torch.Tensor, backend='auto'):
 
 def rates(logs: torch.nn.Parameter) -> torch.Tensor:
     """Return -exp(logs); where fused forms run it is computed once, until logs change."""
-    if torch.is_grad_enabled() or triton.refuses(logs, states=1) is not None or logs.is_inference():
+    if torch.is_grad_enabled() or triton.refuses(logs,
+                                                 states=1) is not None or logs.is_inference():
         return -logs.exp()
     state = logs._version, logs.device, logs.data_ptr()
     if _RATES.get(logs, (None,))[0] != state:
@@ -43,11 +51,13 @@ def rates(logs: torch.nn.Parameter) -> torch.Tensor:
     return _RATES[logs][1]
 
 
-_RATES = WeakTensorKeyDictionary()
+_RATES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def norm_linear(x, norm, layer, *, gate=None, gate_first=False, scale=None, residual=None,
-                skip=None, backend='auto'):
+def norm_linear(x: torch.Tensor, norm: nn.Module | None, layer: nn.Module, *,
+                gate: torch.Tensor | None = None, gate_first: bool = False,
+                scale: torch.Tensor | None = None, residual: torch.Tensor | None = None,
+                skip: Skip | None = None, backend: scan.Backend = 'auto') -> torch.Tensor:
     """Compute a linear layer with its neighbors: residual + scale * layer(norm(x) * silu(gate)).
 
     Args:
@@ -69,7 +79,8 @@ def norm_linear(x, norm, layer, *, gate=None, gate_first=False, scale=None, resi
     return form.norm_linear(x, norm, layer, gate, gate_first, scale, residual, skip)
 
 
-def mlp(x, norm, widen, narrow, *, backend='auto'):
+def mlp(x: torch.Tensor, norm: nn.Module, widen: nn.Module, narrow: nn.Module, *,
+        backend: scan.Backend = 'auto') -> torch.Tensor:
     """Compute x + narrow(gelu(widen(norm(x)))) of tokens, with the exact GELU.
 
     Args:
@@ -84,7 +95,8 @@ def mlp(x, norm, widen, narrow, *, backend='auto'):
     return form_of('mlp', x, backend).mlp(x, norm, widen, narrow)
 
 
-def depthwise(x, conv, *, minus=None, silu=False, backend='auto'):
+def depthwise(x: torch.Tensor, conv: nn.Module, *, minus: torch.Tensor | None = None,
+              silu: bool = False, backend: scan.Backend = 'auto') -> torch.Tensor:
     """Convolve each channel of B x H x W x C with its 3x3 filter.
 
     Args:
@@ -100,7 +112,8 @@ def depthwise(x, conv, *, minus=None, silu=False, backend='auto'):
     return form_of('depthwise', x, backend).depthwise(x, minus, conv, silu)
 
 
-def depthwise_records(x, conv, *weights, backend='auto'):
+def depthwise_records(x: torch.Tensor, conv: nn.Module, *weights: torch.Tensor,
+                      backend: scan.Backend = 'auto') -> tuple[torch.Tensor, ...]:
     """Convolve each channel, apply SiLU, and project the result to the records of a scan.
 
     Args:
@@ -116,7 +129,9 @@ def depthwise_records(x, conv, *weights, backend='auto'):
     return form_of('depthwise_records', x, backend).depthwise_records(x, conv, *weights)
 
 
-def conv(x, layer, *, slope=None, residual=None, dtype=None, backend='auto'):
+def conv(x: torch.Tensor, layer: nn.Module, *, slope: float | None = None,
+         residual: torch.Tensor | None = None, dtype: torch.dtype | None = None,
+         backend: scan.Backend = 'auto') -> torch.Tensor:
     """Convolve densely, with what stands behind it: residual + leaky_relu(layer(x)).
 
     Args:
@@ -133,12 +148,14 @@ def conv(x, layer, *, slope=None, residual=None, dtype=None, backend='auto'):
     return form_of('conv', x, backend).conv(x, layer, slope, residual, dtype)
 
 
-def layer_norm(x, norm, *, backend='auto'):
+def layer_norm(x: torch.Tensor, norm: nn.Module, *,
+               backend: scan.Backend = 'auto') -> torch.Tensor:
     """Return norm(x), a LayerNorm of tokens; backend: as in form_of."""
     return form_of('layer_norm', x, backend).layer_norm(x, norm)
 
 
-def concat_linear(maps, layer, *, backend='auto'):
+def concat_linear(maps: Sequence[torch.Tensor], layer: nn.Module, *,
+                  backend: scan.Backend = 'auto') -> torch.Tensor:
     """Compute a linear layer of several maps side by side in channels.
 
     Args:
@@ -152,7 +169,8 @@ def concat_linear(maps, layer, *, backend='auto'):
     return form_of('concat_linear', maps[0], backend).concat_linear(maps, layer)
 
 
-def pair(a, b, pairing, *, dtype=None, backend='auto'):
+def pair(a: torch.Tensor, b: torch.Tensor, pairing: str, *, dtype: torch.dtype | None = None,
+         backend: scan.Backend = 'auto') -> torch.Tensor:
     """Lay two maps out as one.
 
     Args:
@@ -165,7 +183,8 @@ def pair(a, b, pairing, *, dtype=None, backend='auto'):
     return form_of('pair', a, backend).pair(a, b, pairing, dtype or a.dtype)
 
 
-def guide(x, layer, a, b, *, backend='auto'):
+def guide(x: torch.Tensor, layer: nn.Module, a: torch.Tensor, b: torch.Tensor, *,
+          backend: scan.Backend = 'auto') -> tuple[torch.Tensor, torch.Tensor]:
     """Compute gain = sigmoid(layer(x)) and return a * (1 + gain) and b * (2 - gain).
 
     Args:
@@ -177,11 +196,13 @@ def guide(x, layer, a, b, *, backend='auto'):
     return form_of('guide', x, backend).guide(x, layer, a, b)
 
 
-def seen(ir, vi_y, *, backend='auto'):
+def seen(ir: torch.Tensor, vi_y: torch.Tensor, *,
+         backend: scan.Backend = 'auto') -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `mixing.seen` does; backend: as in form_of."""
     return form_of('seen', ir, backend).seen(ir, vi_y)
 
 
-def mix(ir, vi_y, maps, *, backend='auto'):
+def mix(ir: torch.Tensor, vi_y: torch.Tensor, maps: torch.Tensor, *,
+        backend: scan.Backend = 'auto') -> torch.Tensor:
     """Return what `mixing.mix` does; backend: as in form_of."""
     return form_of('mix', ir, backend).mix(ir, vi_y, maps)

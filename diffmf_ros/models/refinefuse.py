@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RefineFuse: multi-scale refinement fusion (Song et al., Visual Intelligence 2025, doi 10.1007/s44267-025-00087-w).
+"""RefineFuse: multi-scale refinement fusion.
 
-Stages, strides, widths and connections follow the authors' framework figure and abstract; the insides of the modules
-are this project's design and are marked so in docs/models.md. Modality a is infrared (or MRI), b the luminance of the
-visible image (or of PET, SPECT). Features are B x C x H x W.
+Song et al., Visual Intelligence 2025, doi 10.1007/s44267-025-00087-w.
+
+Stages, strides, widths and connections follow the authors' framework figure and abstract; the
+insides of the modules are this project's design and are marked so in docs/models.md. Modality a is
+infrared (or MRI), b the luminance of the visible image (or of PET, SPECT). Features are B x C x H
+x W.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from . import fused
-from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialise
+from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialize
 from .mixing import MAPS, MixingNetwork, start_with_visible
-from .sides import Sides
+from .input_size import SizeRule
 
 HEAD = 32  # channels of an attention head
 REDUCTIONS = {3: 4, 4: 2}  # of keys and values, by scale: both leave one for every 16x16 pixels
@@ -25,65 +29,78 @@ REDUCTIONS = {3: 4, 4: 2}  # of keys and values, by scale: both leave one for ev
 class RefineFuseConfig:
     """Sizes of the network. The deep widths are multiples of HEAD."""
 
-    widths: tuple[int, int, int, int] = (64, 64, 128, 128)  # channels at full size, 1/2, 1/4 and 1/8
-    mixing: bool = True  # the decoder says how the sources are mixed; False: it paints the whole image
+    # channels at full size, 1/2, 1/4 and 1/8
+    widths: tuple[int, int, int, int] = (64, 64, 128, 128)
+    # the decoder says how the sources are mixed; False: it paints the whole image
+    mixing: bool = True
 
 
 class ConvB(nn.Module):
-    """3x3 convolution of a mirrored image, and LeakyReLU; no normalisation, absolute intensity is information."""
+    """3x3 convolution with mirrored border, and LeakyReLU.
 
-    def __init__(self, channels: int, out: int, stride: int = 1):
+    Without normalization: the absolute intensity is information.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int = 1) -> None:
         super().__init__()
         self.backend = 'auto'
         self.conv = Conv2d(channels, out, 3, stride=stride, padding=1, padding_mode='reflect')
 
-    def forward(self, x, *, residual=None, dtype=None):
-        return fused.conv(x, self.conv, slope=SLOPE, residual=residual, dtype=dtype, backend=self.backend)
+    def forward(self, x: torch.Tensor, *, residual: torch.Tensor | None = None,
+                dtype: torch.dtype | None = None) -> torch.Tensor:
+        return fused.conv(x, self.conv, slope=SLOPE, residual=residual, dtype=dtype,
+                          backend=self.backend)
 
 
 class EncoderStage(nn.Module):
     """Two convolutions, the second with a residual; the first one may halve the size."""
 
-    def __init__(self, channels: int, out: int, stride: int):
+    def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
         self.first, self.second = ConvB(channels, out, stride), ConvB(out, out)
 
-    def forward(self, x):
-        x = self.first(x, dtype=self.second.conv.weight.dtype)  # a first stage on pixels computes in float32
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # a first stage on pixels computes in float32
+        x = self.first(x, dtype=self.second.conv.weight.dtype)
         return self.second(x, residual=x)
 
 
 class DualAttention(nn.Module):
-    """Shallow interaction (SFIM): each modality takes over from the other what channel and spatial gates open.
+    """Shallow interaction (SFIM): exchange of features through channel and spatial gates.
 
     Two B x C x H x W -> one. The exchange is that of CMX's feature rectification.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channel = nn.Sequential(Linear(4 * channels, channels), nn.ReLU(), Linear(channels, 2 * channels),
+        self.channel = nn.Sequential(Linear(4 * channels, channels), nn.ReLU(),
+                                     Linear(channels, 2 * channels),
                                      nn.Sigmoid())
-        self.spatial = nn.Sequential(Conv2d(2 * channels, channels, 1), nn.ReLU(), Conv2d(channels, 2, 1),
+        self.spatial = nn.Sequential(Conv2d(2 * channels, channels, 1), nn.ReLU(),
+                                     Conv2d(channels, 2, 1),
                                      nn.Sigmoid())
         self.merge = ConvB(2 * channels, channels)
 
-    def forward(self, a, b):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         both = torch.cat((a, b), dim=1)
         pooled = torch.cat((both.mean((2, 3)), both.amax((2, 3))), dim=1)
         channel_a, channel_b = self.channel(pooled)[:, :, None, None].chunk(2, dim=1)
         spatial_a, spatial_b = self.spatial(both).chunk(2, dim=1)
-        return self.merge(torch.cat((a + 0.5 * (channel_b + spatial_b) * b, b + 0.5 * (channel_a + spatial_a) * a),
+        return self.merge(torch.cat((a + 0.5 * (channel_b + spatial_b) * b,
+                                     b + 0.5 * (channel_a + spatial_a) * a),
                                     dim=1))
 
 
 class CrossAttention(nn.Module):
-    """One modality asks the whole image of the other: B x N x C tokens and a B x C x H x W map -> B x N x C.
+    """Cross-attention of one modality to the whole image of the other.
 
-    Keys and values are a depth-wise convolution of the map with kernel and stride `reduction`. No parameter depends on
-    the size of the image.
+    B x N x C tokens and a B x C x H x W map -> B x N x C.
+
+    Keys and values are a depth-wise convolution of the map with kernel and stride `reduction`. No
+    parameter depends on the size of the image.
     """
 
-    def __init__(self, channels: int, reduction: int):
+    def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
         self.heads = channels // HEAD
         self.reduce = Conv2d(channels, channels, reduction, stride=reduction, groups=channels)
@@ -91,29 +108,31 @@ class CrossAttention(nn.Module):
         self.key_value = Linear(channels, 2 * channels)
         self.out = Linear(channels, channels)
 
-    def forward(self, tokens, other):
+    def forward(self, tokens: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         keys, values = self.key_value(as_tokens(self.reduce(other))).chunk(2, dim=-1)
-        asked = scaled_dot_product_attention(*map(self._by_head, (self.query(tokens), keys, values)))
+        query, keys, values = map(self._by_head, (self.query(tokens), keys, values))
+        asked = scaled_dot_product_attention(query, keys, values)
         return self.out(asked.transpose(1, 2).flatten(2))
 
-    def _by_head(self, tokens):
+    def _by_head(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
 
 
 class GlobalInteraction(nn.Module):
-    """Deep interaction (PSIM): attention both ways and a feed-forward layer for each, then one map.
+    """Deep interaction (PSIM): cross-attention both ways, feed-forward layers, then one map.
 
     Two B x C x H x W -> one.
     """
 
-    def __init__(self, channels: int, reduction: int):
+    def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
         self.norm_a, self.norm_b = LayerNorm(channels), LayerNorm(channels)
-        self.ask_b, self.ask_a = CrossAttention(channels, reduction), CrossAttention(channels, reduction)
+        self.ask_b, self.ask_a = CrossAttention(channels,
+                                                reduction), CrossAttention(channels, reduction)
         self.feed_a, self.feed_b = FeedForward(channels), FeedForward(channels)
         self.merge = ConvB(2 * channels, channels)
 
-    def forward(self, a, b):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         size = a.shape[2:]
         a, b = as_tokens(a), as_tokens(b)
         normed_a, normed_b = self.norm_a(a), self.norm_b(b)
@@ -123,39 +142,41 @@ class GlobalInteraction(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x + MLP(LN(x)) of B x N x C tokens."""
+    """Feed-forward layer x + MLP(LN(x)) of B x N x C tokens."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.backend = 'auto'
         self.norm = LayerNorm(channels)
         self.widen, self.narrow = Linear(channels, 2 * channels), Linear(2 * channels, channels)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return fused.mlp(x, self.norm, self.widen, self.narrow, backend=self.backend)
 
 
 class Injection(nn.Module):
-    """Deep into shallow (FIM): the deep map scales and shifts the shallow one, then both are merged.
+    """Injection (FIM) of the deep map into the shallow one: scale, shift, merge.
 
-    Two B x C x H x W -> one. As PSFusion's semantic injection, without its instance normalisation.
+    Two B x C x H x W -> one. As PSFusion's semantic injection, without its instance normalization.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.backend = 'auto'
         self.read = Conv2d(channels, channels, 3, padding=1)
-        self.gain, self.shift = (Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.gain = Conv2d(channels, channels, 3, padding=1)
+        self.shift = Conv2d(channels, channels, 3, padding=1)
         self.merge = ConvB(2 * channels, channels)
 
-    def start_neutral(self):
+    def start_neutral(self) -> None:
         """Zero the shift, so that training starts with the shallow map alone."""
         nn.init.zeros_(self.shift.weight)
-        nn.init.zeros_(self.shift.bias)
+        nn.init.zeros_(self.shift.bias)  # type: ignore[arg-type]
 
-    def forward(self, deep, shallow):
+    def forward(self, deep: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
         read = fused.conv(deep, self.read, backend=self.backend).relu()
-        gain, shift = (fused.conv(read, layer, backend=self.backend) for layer in (self.gain, self.shift))
+        gain, shift = (fused.conv(read, layer, backend=self.backend)
+                       for layer in (self.gain, self.shift))
         shallow = shallow * (1 + gain.sigmoid()) + shift
         return self.merge(torch.cat((shallow, deep), dim=1))
 
@@ -166,31 +187,34 @@ class RefineFuse(MixingNetwork):
     Inputs lie in [0, 1]; the output is linear, clamp it. H and W must fit `sides`.
     """
 
-    sides = Sides(16)  # 8 for the strides, 16 so that the reductions divide
+    sides = SizeRule(16)  # 8 for the strides, 16 so that the reductions divide
 
-    def __init__(self, config: RefineFuseConfig = RefineFuseConfig()):
+    def __init__(self, config: RefineFuseConfig = RefineFuseConfig()) -> None:
         super().__init__()
         w1, w2, w3, w4 = config.widths
 
-        def encoder():
-            return nn.ModuleList(EncoderStage(*sizes) for sizes in ((2, w1, 1), (w1, w2, 2), (w2, w3, 2), (w3, w4, 2)))
+        def encoder() -> nn.ModuleList:
+            return nn.ModuleList(EncoderStage(*sizes)
+                                 for sizes in ((2, w1, 1), (w1, w2, 2), (w2, w3, 2), (w3, w4, 2)))
 
         self.encoder_a, self.encoder_b = encoder(), encoder()
-        self.fusion = nn.ModuleList([DualAttention(w1), DualAttention(w2), GlobalInteraction(w3, REDUCTIONS[3]),
+        self.fusion = nn.ModuleList([DualAttention(w1), DualAttention(w2),
+                                     GlobalInteraction(w3, REDUCTIONS[3]),
                                      GlobalInteraction(w4, REDUCTIONS[4])])
         self.decode_4 = ConvB(w4, w3)
         self.decode_3 = nn.Sequential(ConvB(2 * w3, w3), ConvB(w3, w2))
         self.inject = Injection(w2)
         self.decode_2 = nn.Sequential(ConvB(w2, w1), ConvB(w1, w1))
         self.decode_1 = nn.Sequential(ConvB(2 * w1, w1), ConvB(w1, w1 // 2),
-                                      PixelConv2d(w1 // 2, MAPS if config.mixing else 1, 3, padding=1))
-        self.apply(initialise)
+                                      PixelConv2d(w1 // 2, MAPS if config.mixing else 1, 3,
+                                                  padding=1))
+        self.apply(initialize)
         self.inject.start_neutral()
         self.mixing = config.mixing
         if self.mixing:
             start_with_visible(self.decode_1[-1])
 
-    def maps(self, ir, vi_y):
+    def maps(self, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
         """See MixingNetwork."""
         (a, b), levels = fused.seen(ir, vi_y, backend=self.backend), []
         for encode_a, encode_b, fuse in zip(self.encoder_a, self.encoder_b, self.fusion):
@@ -202,21 +226,21 @@ class RefineFuse(MixingNetwork):
         return self.decode_1(x)
 
 
-def as_tokens(image_map):
-    """B x C x H x W -> B x HW x C."""
+def as_tokens(image_map: torch.Tensor) -> torch.Tensor:
+    """Return the tokens of a map: B x C x H x W -> B x HW x C."""
     return image_map.flatten(2).mT
 
 
-def as_map(tokens, size):
-    """B x HW x C -> B x C x H x W, channels-last in memory."""
+def as_map(tokens: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Return the map of tokens: B x HW x C -> B x C x H x W, channels-last in memory."""
     return tokens.mT.unflatten(2, size)
 
 
-def twice(x):
-    """B x C x H x W at twice the size, bilinear."""
+def twice(x: torch.Tensor) -> torch.Tensor:
+    """Up-sample by two, bilinear: B x C x H x W -> B x C x 2H x 2W."""
     return interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
 
 
-def network(**sizes) -> RefineFuse:
-    """Return RefineFuse with sizes as in RefineFuseConfig."""
+def network(**sizes: Any) -> RefineFuse:
+    """Return RefineFuse; sizes are the fields of RefineFuseConfig."""
     return RefineFuse(RefineFuseConfig(**sizes))

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast form of the scans in plain torch, for every device and dtype.
 
-The selective scan splits the sequence into about sqrt(l) chunks of about sqrt(l) steps and runs the
-steps of all chunks at once: one pass for what each chunk adds to the state, a short loop over the
-chunks for the state that enters each of them, one pass for the output. Every factor is exp of
-something negative, so nothing overflows; log-space forms do. Mamba-2's scan is evaluated in chunks of
-matrix products (Dao and Gu 2024).
+The selective scan splits the sequence into about sqrt(l) chunks of about sqrt(l) steps and runs
+the steps of all chunks at once: one pass for what each chunk adds to the state, a short loop over
+the chunks for the state that enters each of them, one pass for the output. Every factor is exp of
+something negative, so nothing overflows; log-space forms do. Mamba-2's scan is evaluated in chunks
+of matrix products (Dao and Gu 2024).
 """
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -48,18 +49,20 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
     return None
 
 
-def scan(u, delta, A, B, C):
-    """As `reference.scan`: u, delta: b x l x g x e; A: g x e x n; B, C: b x l x g x n."""
+def scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+         C: torch.Tensor) -> torch.Tensor:
+    """Compute `reference.scan`: u, delta: b x l x g x e; A: g x e x n; B, C: b x l x g x n."""
     return _Scan.apply(u, delta, A, B, C)
 
 
-def _chunked(x, steps, chunks):
-    """b x l x ... -> b x chunks x steps x ..., padded with zeros, which leave the state unchanged."""
+def _chunked(x: torch.Tensor, steps: int, chunks: int) -> torch.Tensor:
+    """b x l x ... -> b x chunks x steps x ..., padded with zeros, which leave the state unchanged.
+    """
     x = pad(x, (0, 0, 0, 0, 0, steps * chunks - x.shape[1]))
     return x.unflatten(1, (chunks, steps))
 
 
-def _entering(added, decay):
+def _entering(added: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
     """State that enters each chunk: added, decay are b x chunks x g x e x n, returned alike."""
     entering = torch.zeros_like(added)
     for i in range(1, added.shape[1]):
@@ -71,24 +74,27 @@ class _Scan(torch.autograd.Function):
     """Chunk-parallel scan with its own backward, so that no step's state is kept by autograd."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C):
+    def forward(ctx: Any, u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+                C: torch.Tensor) -> torch.Tensor:
         length = u.shape[1]
         steps = max(1, math.isqrt(length))
         shape = steps, -(-length // steps)
         du, delta, B, C = (_chunked(x, *shape) for x in (delta * u, delta, B, C))
         added = du.new_zeros(*du.shape[:2], *A.shape)
         for i in range(steps):
-            added = torch.exp(delta[:, :, i, ..., None] * A) * added + du[:, :, i, ..., None] * B[:, :, i, :, None]
+            added = torch.exp(delta[:, :, i, ..., None]
+                              * A) * added + du[:, :, i, ..., None] * B[:, :, i, :, None]
         state = entering = _entering(added, torch.exp(delta.sum(2)[..., None] * A))
         y = torch.empty_like(du)
         for i in range(steps):
-            state = torch.exp(delta[:, :, i, ..., None] * A) * state + du[:, :, i, ..., None] * B[:, :, i, :, None]
+            state = torch.exp(delta[:, :, i, ..., None]
+                              * A) * state + du[:, :, i, ..., None] * B[:, :, i, :, None]
             y[:, :, i] = (state * C[:, :, i, :, None]).sum(-1)
         ctx.save_for_backward(u, delta, A, B, C, entering)
         return y.flatten(1, 2)[:, :length]
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
         u, delta, A, B, C, entering = ctx.saved_tensors
         length, (steps, chunks) = u.shape[1], (delta.shape[2], delta.shape[1])
         u, dy = (_chunked(x, steps, chunks) for x in (u, dy))
@@ -96,7 +102,8 @@ class _Scan(torch.autograd.Function):
         # G_t = C_t dy_t + exp(delta_(t+1) A) G_(t+1): the same scan, run from the end.
         added = torch.zeros_like(entering)
         for i in reversed(range(steps)):
-            added = torch.exp(delta[:, :, i, ..., None] * A) * (added + dy[:, :, i, ..., None] * C[:, :, i, :, None])
+            added = torch.exp(delta[:, :, i, ..., None] * A) * (added + dy[:, :, i, ..., None]
+                                                                * C[:, :, i, :, None])
         carry = _entering(added.flip(1), torch.exp(delta.sum(2)[..., None] * A).flip(1)).flip(1)
         gradients = [torch.empty_like(x) for x in (u, delta, B, C)]
         dA = torch.zeros_like(A)
@@ -110,7 +117,8 @@ class _Scan(torch.autograd.Function):
         return du, ddelta, dA, dB, dC
 
 
-def _states_before(u, delta, A, B, state):
+def _states_before(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+                   state: torch.Tensor) -> list[torch.Tensor]:
     """State before every step: a list over the steps of b x chunks x g x e x n."""
     before = []
     for i in range(u.shape[2]):
@@ -120,7 +128,9 @@ def _states_before(u, delta, A, B, state):
     return before
 
 
-def _step_backward(u, delta, B, C, A, dy, before, carry):
+def _step_backward(u: torch.Tensor, delta: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
+                   A: torch.Tensor, dy: torch.Tensor, before: torch.Tensor,
+                   carry: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """One step of every chunk: the carry to the step before, and dA, du, ddelta, dB, dC."""
     delta_, u_, B_, dy_ = delta[..., None], u[..., None], B[:, :, :, None], dy[..., None]
     decay = torch.exp(delta_ * A)
@@ -134,19 +144,22 @@ def _step_backward(u, delta, B, C, A, dy, before, carry):
     return decay * G, dA, du, ddelta, dB, dC
 
 
-def ssd_scan(x, delta, A, B, C):
-    """As `reference.ssd_scan`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
+def ssd_scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+             C: torch.Tensor) -> torch.Tensor:
+    """Compute `reference.ssd_scan`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
     length, chunks = x.shape[1], -(-x.shape[1] // SSD_CHUNK)
     missing = chunks * SSD_CHUNK - length
     dx = pad(x * delta[..., None], (0, 0, 0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK))
     # Running sums in float64: their differences are small, and float32 would lose them.
-    total = pad((delta * A).double(), (0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK)).cumsum(2)
+    total = pad((delta * A).double(), (0, 0, 0, missing)).unflatten(1,
+                                                                    (chunks, SSD_CHUNK)).cumsum(2)
     total = total.movedim(3, 2)  # b c h t
     B, C = (pad(m, (0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK)) for m in (B, C))
     dx = dx.movedim(3, 2)  # b c h t p
 
     # Above the diagonal the difference is positive and exp could overflow before tril removes it.
-    between = (total[..., :, None] - total[..., None, :]).to(x.dtype).clamp(max=0).exp().tril()  # b c h t s
+    # b c h t s
+    between = (total[..., :, None] - total[..., None, :]).to(x.dtype).clamp(max=0).exp().tril()
     y = (between * (C @ B.mT)[:, :, None]) @ dx
 
     to_end = (total[..., -1:] - total).to(x.dtype).exp()

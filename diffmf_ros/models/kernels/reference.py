@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The obvious form of the scans: a loop over the sequence. Slow; every other backend is compared with it."""
+"""Reference form of the scans: a loop over the sequence. Slow; all others are compared with it."""
 
 from functools import partial
 
@@ -18,10 +18,19 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
     return None
 
 
-def scan(u, delta, A, B, C):
-    """Selective scan h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t, y_t = C_t h_t (Gu and Dao 2023).
+def scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+         C: torch.Tensor) -> torch.Tensor:
+    """Selective scan (Gu and Dao 2023).
 
-    u, delta: b x l x g x e; A: g x e x n; B, C: b x l x g x n. Returns y: b x l x g x e.
+    h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t, y_t = C_t h_t.
+
+    Args:
+        u, delta: b x l x g x e.
+        A: g x e x n.
+        B, C: b x l x g x n.
+
+    Returns:
+        y: b x l x g x e.
     """
     state = u.new_zeros(u.shape[0], *A.shape)
     steps = []
@@ -32,10 +41,20 @@ def scan(u, delta, A, B, C):
     return torch.stack(steps, dim=1)
 
 
-def ssd_scan(x, delta, A, B, C):
-    """State-space duality with one decay per head, S_t = exp(delta_t A) S_(t-1) + delta_t x_t B_t' (Mamba-2).
+def ssd_scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+             C: torch.Tensor) -> torch.Tensor:
+    """State-space duality with one decay per head (Mamba-2).
 
-    x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n, shared by the heads. Returns y: b x l x h x p.
+    S_t = exp(delta_t A) S_(t-1) + delta_t x_t B_t', y_t = S_t C_t.
+
+    Args:
+        x: b x l x h x p.
+        delta: b x l x h.
+        A: h.
+        B, C: b x l x n, shared by the heads.
+
+    Returns:
+        y: b x l x h x p.
     """
     state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])
     steps = []
