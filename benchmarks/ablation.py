@@ -125,7 +125,7 @@ def fuse_with(network: torch.nn.Module) -> Fuse:
     def fuse(ir, vi_y):
         images = (pad_to(torch.from_numpy(image)[None, None], network.sides)
                   for image in (ir, vi_y))
-        fused = network(*images)[(0, 0, *network.sides.window(*ir.shape))]
+        fused = network(*images)[(0, 0, *network.sides.crop(*ir.shape))]
         return fused.clamp(0, 1).numpy()
     return fuse
 

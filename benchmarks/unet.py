@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from diffmf_ros.models.blocks import SLOPE, Conv2d, initialise
 from diffmf_ros.models.diffmf import Decoder, DiffMFConfig
+from diffmf_ros.models.input_size import SizeRule
 from diffmf_ros.models.mixing import MixingNetwork, seen, start_with_visible
-from diffmf_ros.models.sides import Sides
 
 DECODER = DiffMFConfig(width=16, stride=4, levels=1)  # that of nano, fed with one level
 
@@ -36,7 +36,7 @@ def convolutions(channels: int, out: int, *, stride: int = 1) -> nn.Sequential:
 class UNet(MixingNetwork):
     """Fuse infrared and visible luminance: net(ir, vi_y) -> fused_y, all B x 1 x H x W."""
 
-    sides = Sides(16)
+    sides = SizeRule(16)
 
     def __init__(self, config: UNetConfig = UNetConfig()):
         super().__init__()

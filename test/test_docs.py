@@ -149,7 +149,7 @@ def test_api_page_is_made_from_the_docstrings():
 def test_the_network_of_the_page_is_one(monkeypatch):
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros import models
-    from diffmf_ros.models.blocks import compute_in
+    from diffmf_ros.models.blocks import cast_layers
 
     # Given the module that the page shows, under the name that it shows
     code = FENCE.search(text_of(ROOT / 'docs' / 'adding_a_network.md'))[1]
@@ -161,7 +161,7 @@ def test_the_network_of_the_page_is_one(monkeypatch):
 
     # when it is built and fuses a pair in half precision
     torch.manual_seed(1)
-    network = compute_in(models.build('tiny', 'light'), torch.bfloat16)
+    network = cast_layers(models.build('tiny', 'light'), torch.bfloat16)
     ir, vi_y = torch.rand(2, 1, 1, 32, 40)
     with torch.inference_mode():
         fused = network(ir, vi_y)

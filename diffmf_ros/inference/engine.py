@@ -10,9 +10,9 @@ import torch
 
 from .. import models
 from ..core.settings import Settings
-from ..models.blocks import compute_in
+from ..models.blocks import cast_layers
+from ..models.input_size import SizeRule
 from ..models.scan import Backend, ScanError
-from ..models.sides import Sides
 from .errors import EngineError, NetworkFailure
 from .selfcheck import choose_backends, uses_of
 from .weights import load_into, load_weights
@@ -86,7 +86,7 @@ def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) 
     if fused.shape != padded[0].shape:
         raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                              f'{tuple(padded[0].shape)}')
-    fused = fused[(..., *network.sides.window(height, width))].float()
+    fused = fused[(..., *network.sides.crop(height, width))].float()
     return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
 
 
@@ -106,11 +106,11 @@ def _threads_by_itself() -> int:
     return torch.get_num_threads()
 
 
-def pad_to(images: torch.Tensor, sides: Sides) -> torch.Tensor:
+def pad_to(images: torch.Tensor, sides: SizeRule) -> torch.Tensor:
     """Reflect B x C x H x W at its edges up to sides that fit; any size from 1x1."""
     for axis in (2, 3):
         side = images.shape[axis]
-        before, behind = sides.missing(side)
+        before, behind = sides.padding(side)
         if before or behind:
             period = max(1, 2 * (side - 1))  # the edge itself is not repeated, unless it is all there is
             steps = torch.arange(-before, side + behind, device=images.device) % period
@@ -130,7 +130,7 @@ def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype,
     """Return network, whose own type is float32, ready for inference in dtype on device."""
     use_backend(network, scan_backend)
     network = network.to(device, memory_format=torch.channels_last)
-    return compute_in(network, dtype).eval().requires_grad_(False)
+    return cast_layers(network, dtype).eval().requires_grad_(False)
 
 
 def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entries of the headers of weight and ONNX files, which are text. Needs neither safetensors nor torch."""
 
-from ..models.sides import Sides
+from ..models.input_size import SizeRule
 
 UNKNOWN = 'unknown'  # what was trained elsewhere does not say how long
 
@@ -16,12 +16,12 @@ def number_of(text: str) -> int | None:
     return None if text == UNKNOWN else int(text)
 
 
-def sides_text(sides: Sides) -> str:
-    """Return the entry for the sides of a network: multiple, remainder, and 1 if centred."""
-    return f'{sides.multiple} {sides.remainder} {int(sides.centred)}'
+def sides_text(sides: SizeRule) -> str:
+    """Return the entry for the sides of a network: multiple, remainder, and 1 if centered."""
+    return f'{sides.multiple} {sides.remainder} {int(sides.centered)}'
 
 
-def sides_of(text: str) -> Sides:
+def sides_of(text: str) -> SizeRule:
     """Undo sides_text."""
-    multiple, remainder, centred = map(int, text.split())
-    return Sides(multiple, remainder, centred=bool(centred))
+    multiple, remainder, centered = map(int, text.split())
+    return SizeRule(multiple, remainder, centered=bool(centered))

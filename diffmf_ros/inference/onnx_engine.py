@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.settings import Settings
-from ..models.sides import Sides
+from ..models.input_size import SizeRule
 from .errors import EngineError, NetworkFailure
 from .onnx_file import OnnxHeader, read_header, read_sealed
 
@@ -65,7 +65,7 @@ class OnnxEngine:
             raise NetworkFailure(f'onnxruntime raised {type(error).__name__}: {error}') from error
         if fused.shape != (1, 1, *images[0].shape):
             raise NetworkFailure(f'the network returned the shape {fused.shape}, expected {(1, 1, *images[0].shape)}')
-        fused = fused[0, 0][sides.window(height, width)]
+        fused = fused[0, 0][sides.crop(height, width)]
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')
         return fused.clip(0, 1)
@@ -117,9 +117,9 @@ def _check_network(path: Path, header: OnnxHeader, settings: Settings) -> None:
                           f'{settings.network_preset} was asked for; set model and preset to match')
 
 
-def _padded(image: np.ndarray, sides: Sides) -> np.ndarray:
+def _padded(image: np.ndarray, sides: SizeRule) -> np.ndarray:
     """H x W extended by reflection to sides that fit."""
-    return np.pad(image, [sides.missing(side) for side in image.shape], mode='reflect')
+    return np.pad(image, [sides.padding(side) for side in image.shape], mode='reflect')
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.file_kinds import explained
-from ..models.sides import Sides
+from ..models.input_size import SizeRule
 from .errors import EngineError
 from .header_text import number_of, sides_of
 
@@ -28,7 +28,7 @@ class OnnxHeader:
 
     model: str
     preset: str
-    sides: Sides
+    sides: SizeRule
     size: tuple[int, int] | None
 
 

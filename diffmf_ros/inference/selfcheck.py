@@ -70,7 +70,7 @@ def uses_of(network: torch.nn.Module) -> set[scan.Use]:
         return set()
     for module in modules:
         module.backend = 'portable'
-    side, parameter = network.sides.fitting(1), next(network.parameters())
+    side, parameter = network.sides.padded(1), next(network.parameters())
     image = torch.zeros(1, 1, side, side, device=parameter.device)
     with scan.noting_uses() as uses, torch.inference_mode():
         network(image, image)

@@ -27,8 +27,8 @@ from .blocks import (
     depthwise,
     initialize,
 )
-from .mixing import MAPS, MixingNetwork, start_with_visible
 from .input_size import SizeRule
+from .mixing import MAPS, MixingNetwork, start_with_visible
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ class ChannelExchange(nn.Module):
             Linear(2 * width, width // 2), nn.ReLU(), Linear(width // 2, 2 * width), nn.Sigmoid())
 
     def forward(self, i: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        *own_i, B_i, C_i = self.mixer_i.project(i)
-        *own_v, B_v, C_v = self.mixer_v.project(v)
+        x_i, delta_i, z_i, B_i, C_i = self.mixer_i.project(i)
+        x_v, delta_v, z_v, B_v, C_v = self.mixer_v.project(v)
         if self.exchange:
             B_i, C_i, B_v, C_v = B_v, C_v, B_i, C_i
         weights = self.weigh(torch.cat((i, v), dim=-1).mean((1, 2), keepdim=True))
         weight_i, weight_v = weights.chunk(2, dim=-1)
-        return (self.mixer_i.mix(*own_i, B_i, C_i, scale=weight_i, residual=i),
-                self.mixer_v.mix(*own_v, B_v, C_v, scale=weight_v, residual=v))
+        return (self.mixer_i.mix(x_i, delta_i, z_i, B_i, C_i, scale=weight_i, residual=i),
+                self.mixer_v.mix(x_v, delta_v, z_v, B_v, C_v, scale=weight_v, residual=v))
 
 
 def separate_columns(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from . import fused
 from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialize
-from .mixing import MAPS, MixingNetwork, start_with_visible
 from .input_size import SizeRule
+from .mixing import MAPS, MixingNetwork, start_with_visible
 
 HEAD = 32  # channels of an attention head
 REDUCTIONS = {3: 4, 4: 2}  # of keys and values, by scale: both leave one for every 16x16 pixels

@@ -27,8 +27,8 @@ from .blocks import (
     initialize,
     linear_weight,
 )
-from .mixing import MAPS, MixingNetwork, start_with_visible
 from .input_size import SizeRule
+from .mixing import MAPS, MixingNetwork, start_with_visible
 
 PATCH, STRIDE = 4, 3  # pixels; patches overlap by one
 FOLDED = 12  # channels of the overlapping patches that make the image

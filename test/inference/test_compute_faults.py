@@ -15,7 +15,7 @@ from diffmf_ros.inference import guard, stand_in, watchdog
 from diffmf_ros.inference.ladder import LONGEST_PAUSE, RECOVERED
 from diffmf_ros.inference.onnx_engine import OnnxEngine
 from diffmf_ros.inference.pipeline import FusionPipeline
-from diffmf_ros.models.sides import Sides
+from diffmf_ros.models.input_size import SizeRule
 
 DEADLINE_S = 20.0
 PATIENT, IMPATIENT = {'health.compute_timeout_s': 60.0}, {'health.compute_timeout_s': 0.1}
@@ -159,7 +159,7 @@ def real_engine(request, monkeypatch, network):
     else:
         engine = object.__new__(OnnxEngine)
         engine._session = SimpleNamespace(run=lambda names, images: [on_arrays(images.values())])
-        engine._header, engine.device, engine.problems = SimpleNamespace(sides=Sides(16), size=None), 'cpu', ()
+        engine._header, engine.device, engine.problems = SimpleNamespace(sides=SizeRule(16), size=None), 'cpu', ()
         monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
         pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx', **PATIENT}), watchdog=True)
     yield pipeline

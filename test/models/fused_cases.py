@@ -230,7 +230,7 @@ def test_whole_networks(make, monkeypatch):
         monkeypatch.delattr(triton, scan)
     open_by(3, monkeypatch)
     made = make().eval()
-    sides = made.sides.fitting(1), made.sides.fitting(13)
+    sides = made.sides.padded(1), made.sides.padded(13)
     with torch.no_grad():
         for i, parameter in enumerate(made.parameters()):  # neutral starts would hide a branch
             parameter += 0.02 * values(*parameter.shape, seed=i)

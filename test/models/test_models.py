@@ -18,7 +18,7 @@ from diffmf_ros.models.diffmf import (  # noqa: E402
     DiffMFConfig,
     separate_columns,
 )
-from diffmf_ros.models.kernels.composed import orders  # noqa: E402
+from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 from diffmf_ros.models.mixing import mix  # noqa: E402
 
 KEPT = 'A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds', 'norm.weight'  # in float32
@@ -57,7 +57,7 @@ EVERY = [(model, preset) for model, presets in models.PRESETS.items() for preset
 def test_half_precision_runs_through_every_layer_and_stays_near_float32(model, preset, dtype):
     # Given the scan that takes every type,
     network = models.build(model, preset)
-    side = network.sides.fitting(32)
+    side = network.sides.padded(32)
     pair = images(side, side, batch=1)
     with torch.inference_mode():
         plain = prepare(network, device='cpu', dtype=torch.float32, scan_backend='portable')
@@ -80,7 +80,7 @@ def test_half_precision_runs_through_every_layer_and_stays_near_float32(model, p
 def test_every_network_is_called_alike(model, preset):
     with torch.device('meta'):
         network = models.build(model, preset)
-        height, width = network.sides.fitting(40), network.sides.fitting(70)
+        height, width = network.sides.padded(40), network.sides.padded(70)
         assert network(*torch.zeros(2, 3, 1, height, width)).shape == (3, 1, height, width)
         maps = network.maps(*torch.zeros(2, 3, 1, height, width))
     paints = (model, preset) == ('s4fusion', 'base')
@@ -114,7 +114,7 @@ def test_an_image_of_the_batch_does_not_see_the_others():
 def scanned(layout):
     """The four sequences of a layout of labels, as SS2D's directions visit it."""
     labels = [label for row in layout for label in row]
-    return [' '.join(labels[i] for i in order) for order in orders(len(layout), len(layout[0])).tolist()]
+    return [' '.join(labels[i] for i in order) for order in scan_order(len(layout), len(layout[0])).tolist()]
 
 
 def numbered(x):
@@ -183,7 +183,7 @@ def test_maps_of_an_untrained_network_vary_about_the_visible_image(model, preset
     last = [module for module in network.modules() if isinstance(module, PixelConv2d)][-1]
     assert last.bias.tolist() == [-2, 0, -2, 0]
     torch.nn.init.zeros_(last.weight)
-    side = network.sides.fitting(40)
+    side = network.sides.padded(40)
     black, white = torch.zeros(1, 1, side, side), torch.ones(1, 1, side, side)
     # when nothing else speaks, then visible detail counts once and thermal has 12 % of the base.
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from s4fusion_golden import PREFIX, synthetic  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
-from diffmf_ros.models.kernels.composed import orders  # noqa: E402
+from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 from diffmf_ros.models.s4fusion import (  # noqa: E402
     CrossModalSS2D,
     Expand,
@@ -136,7 +136,7 @@ def interleaved_by_hand(us, projs, dt_weight, dt_bias, A, skip):
     """As scan.interleaved_ss2d: token by token, infrared before visible in all four directions, in float64."""
     (height, width, channels), rank, states = us[0].shape[1:], dt_weight.shape[2], A.shape[2]
     results = [np.zeros((height * width, channels)) for _ in us]
-    for k, order in enumerate(orders(height, width).tolist()):
+    for k, order in enumerate(scan_order(height, width).tolist()):
         state = np.zeros((channels, states))
         for at, which in ((at, which) for at in order for which in (0, 1)):
             u, record = (x[which][0].flatten(0, 1)[at].numpy() for x in (us, projs))

@@ -9,7 +9,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import cpu, portable, reference  # noqa: E402
-from diffmf_ros.models.kernels.composed import orders  # noqa: E402
+from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KERNEL_TOLERANCE = 5e-5  # float32 sums in another order, up to 12 states
@@ -307,7 +307,7 @@ def test_compiled_layer_norm_leaves_to_torch_what_it_does_not_know():
 
 
 def test_orders_of_the_two_by_two_example():
-    assert orders(2, 2).tolist() == [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
+    assert scan_order(2, 2).tolist() == [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
 
 
 def test_unknown_backend_names_the_valid_ones():

@@ -18,7 +18,7 @@ from ...core.frames import DiffmfError
 from ...inference.device_path import Plan as DevicePlan
 from ...inference.device_path import Program
 from ...inference.engine import fuse_padded, use_backend
-from ...models.blocks import compute_in
+from ...models.blocks import cast_layers
 from ...models.kernels import meta_stands_for_cuda
 from .plan_costs import Kernel
 from .plan_devices import GPUS
@@ -147,7 +147,7 @@ def prepare(network: torch.nn.Module, *, precision: str, scan_backend: str) -> N
         raise PlanError(f'a plan is made for scan triton or portable, not {scan_backend!r}')
     use_backend(network, scan_backend)
     network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    compute_in(network, getattr(torch, precision))
+    cast_layers(network, getattr(torch, precision))
 
 
 def _program(network, size: tuple[int, int], scale: float) -> tuple[Callable, list[torch.Tensor]]:

@@ -21,7 +21,7 @@ def plan_step(model: str, preset: str, *, batch: int = 12, crop: int = 128,
     """Plan one step on batch crops of crop x crop pixels, or the next side that fits."""
     with torch.device('meta'):
         network = models.build(model, preset)
-    crop, name = network.sides.fitting(crop), f'{model} {preset}'
+    crop, name = network.sides.padded(crop), f'{model} {preset}'
     kernels = recorded(_Step(network, batch, crop, dtype))
     return Plan(name, f'step {batch} x {crop}x{crop}', kernels, goal=KERNELS_AIMED_AT.get(name))
 

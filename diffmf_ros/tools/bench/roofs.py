@@ -93,7 +93,7 @@ def _best_s(call, device: str) -> float:
 def work_of_preset(model: str, preset: str, size: tuple[int, int], *, scale: float = 1.0) -> Work:
     """Work of one pair of size (width, height) at a working scale, padded as the engine pads it."""
     network = _shape_of(model, preset)
-    width, height = (network.sides.fitting(max(1, round(side * scale))) for side in size)
+    width, height = (network.sides.padded(max(1, round(side * scale))) for side in size)
     return _counted(model, preset, height, width)
 
 

@@ -64,7 +64,7 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = loss_scaler(config.precision, self.device)
-        if (fitting := self.network.sides.fitting(config.crop)) != config.crop:
+        if (fitting := self.network.sides.padded(config.crop)) != config.crop:
             raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
                                 f'not {config.crop}: use {fitting}')
         if config.loss.share and not self.network.mixing:

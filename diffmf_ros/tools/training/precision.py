@@ -3,7 +3,7 @@
 
 torch.autocast is not used: it would also run the matrix products inside the scans in half precision, and
 the layers would convert their inputs twice. What is rounded here is what inference rounds
-(`models.blocks.compute_in`), so that a network learns with the rounding that it will run with.
+(`models.blocks.cast_layers`), so that a network learns with the rounding that it will run with.
 """
 
 import copy
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ...models.blocks import compute_in
+from ...models.blocks import cast_layers
 from .errors import TrainingError
 
 
@@ -23,7 +23,7 @@ class MixedPrecision(nn.Module):
         super().__init__()
         self.network = network
         # In a list, so that it is no submodule: it lends its structure and never has parameters of its own.
-        self._rounded = [compute_in(copy.deepcopy(network).to('meta'), dtype)]
+        self._rounded = [cast_layers(copy.deepcopy(network).to('meta'), dtype)]
 
     def forward(self, *images, **options):
         """As network.forward; the results are float32."""

@@ -12,7 +12,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from torch.nn.functional import avg_pool2d  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
-from diffmf_ros.models.blocks import compute_in  # noqa: E402
+from diffmf_ros.models.blocks import cast_layers  # noqa: E402
 from diffmf_ros.tools.training.config import TrainConfig  # noqa: E402
 from diffmf_ros.tools.training.data import Batch  # noqa: E402
 from diffmf_ros.tools.training.errors import TrainingError  # noqa: E402
@@ -40,7 +40,7 @@ def test_rounds_what_inference_rounds():
     network, pair = models.build('diffmf', 'nano'), torch.rand(2, 1, 1, 32, 32).unbind()
     with torch.no_grad():
         found, expected = MixedPrecision(network, torch.bfloat16)(*pair), network(*pair)
-        assert torch.equal(found, compute_in(copy.deepcopy(network), torch.bfloat16)(*pair))
+        assert torch.equal(found, cast_layers(copy.deepcopy(network), torch.bfloat16)(*pair))
         assert 0 < (found - expected).abs().mean() < 3 * torch.finfo(torch.bfloat16).eps * expected.std()
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 

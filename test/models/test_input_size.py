@@ -4,34 +4,34 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.models.sides import Sides
+from diffmf_ros.models.input_size import SizeRule
 
-S4FUSION = Sides(12, 1, centred=True)
+S4FUSION = SizeRule(12, 1, centered=True)
 
 
 @pytest.mark.parametrize('side, fitting', [
     (1, 13), (13, 13), (14, 25), (240, 241), (320, 325), (480, 481), (640, 649), (768, 769), (1024, 1033)])
 def test_sides_of_s4fusion_are_twelves_and_one(side, fitting):
-    assert S4FUSION.fitting(side) == fitting
+    assert S4FUSION.padded(side) == fitting
 
 
 @pytest.mark.parametrize('side, missing', [(480, (0, 1)), (640, (4, 5)), (649, (0, 0)), (240, (0, 1)), (1, (6, 6))])
 def test_half_of_what_is_missing_goes_before_rounded_down(side, missing):
-    assert S4FUSION.missing(side) == missing
+    assert S4FUSION.padding(side) == missing
 
 
 @pytest.mark.parametrize('side, missing', [(16, (0, 0)), (17, (0, 15)), (1, (0, 15))])
 def test_without_a_centre_all_goes_behind(side, missing):
-    assert Sides(16).missing(side) == missing
+    assert SizeRule(16).padding(side) == missing
 
 
-@pytest.mark.parametrize('sides', [S4FUSION, Sides(16)], ids=str)
+@pytest.mark.parametrize('sides', [S4FUSION, SizeRule(16)], ids=str)
 @pytest.mark.parametrize('shape', [(1, 1), (2, 1), (3, 30), (13, 13), (20, 41)])
 def test_an_image_is_mirrored_without_its_edge(sides, shape):
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference.engine import pad_to
     image = np.random.default_rng(0).random(shape, np.float32)
-    expected = np.pad(image, [sides.missing(side) for side in shape], mode='reflect')
+    expected = np.pad(image, [sides.padding(side) for side in shape], mode='reflect')
     assert np.array_equal(pad_to(torch.from_numpy(image)[None, None], sides)[0, 0].numpy(), expected)
 
 
