@@ -68,7 +68,7 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['weights/*.safetensors', 'weights/*.md', 'inference/*.safetensors', 'view/*.html']},
+    package_data={NAME: ['weights/*.safetensors', 'weights/*.md', 'inference/*.safetensors', 'tools/view/*.html']},
     ext_modules=[kernel(*item) for item in INSTRUCTIONS.items()],
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
@@ -88,7 +88,7 @@ setup(
             f'fusion_node = {NAME}.ros.fusion_node:main',
             f'bag_player = {NAME}.ros.bag_player:main',
             f'recorder = {NAME}.ros.recorder:main',
-            f'viewer = {NAME}.ros.viewer:main',
+            f'viewer = {NAME}.tools.view.viewer:main',
         ],
     },
 )

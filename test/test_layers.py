@@ -28,10 +28,11 @@ ALLOWED = {
     'ros': PRODUCT,
     'tools': PRODUCT,
     'tools.bench.probes': PRODUCT | {'tools', 'ros'},
+    'tools.view.viewer': PRODUCT | {'tools', 'ros'},
     'cli': PRODUCT | {'tools'},
     'api': PRODUCT,
 }
-IMPORTS_ROS = {'ros', 'tools.bench.probes'}
+IMPORTS_ROS = {'ros', 'tools.bench.probes', 'tools.view.viewer'}
 ROS = {'rclpy', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs', 'rcl_interfaces',
        'rosgraph_msgs', 'builtin_interfaces', 'launch', 'launch_ros', 'cv_bridge', 'message_filters',
        'tf2_ros'}

@@ -41,7 +41,7 @@ def view(
         [
             sys.executable,
             '-m',
-            'diffmf_ros.ros.viewer',
+            'diffmf_ros.tools.view.viewer',
             '--host',
             host,
             '--port',

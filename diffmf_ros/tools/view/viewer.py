@@ -15,17 +15,17 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..core import compressed
-from ..core.bit_depth import BitDepth
-from ..core.color import to_rgb8
-from ..core.frames import RGB, THERMAL
-from ..core.settings import DEFAULTS
-from ..core.thermal import GainControl, to_gray
-from ..view.board import PANELS, Board
-from ..view.reports import Status, summarize
-from ..view.server import Server
-from . import outputs, process, qos
-from .messages import compressed_to_frame, to_frame
+from ...core.frames import RGB, THERMAL
+from ...core.imaging import compressed
+from ...core.imaging.bit_depth import BitDepth
+from ...core.imaging.color import to_rgb8
+from ...core.imaging.thermal import GainControl, to_gray
+from ...core.settings import DEFAULTS
+from ...ros import outputs, process, qos
+from ...ros.messages import compressed_to_frame, to_frame
+from .board import PANELS, Board
+from .reports import Status, summarize
+from .server import Server
 
 TOPICS = {
     'fused': outputs.IMAGE,
@@ -85,7 +85,7 @@ class Viewer(Node):
             )
 
     def _source(self, panel: str) -> tuple[str, type]:
-        """Return topic and type of a panel's images: the compressed ones if there are no others."""
+        """Return topic and type of a panel's images: compressed ones if there are no others."""
         topic = self.resolve_topic_name(TOPICS[panel])
         raw = self.count_publishers(topic)
         self._board.note(panel, '' if raw else f'nobody publishes {topic}')

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from diffmf_ros.core.frames import FrameError
-from diffmf_ros.view.access import Access, is_loopback
-from diffmf_ros.view.board import Board
-from diffmf_ros.view.reports import Status, Summary, summarize
-from diffmf_ros.view.server import MAX_CONNECTIONS, Server, ServerError
+from diffmf_ros.tools.view.access import Access, is_loopback
+from diffmf_ros.tools.view.board import Board
+from diffmf_ros.tools.view.reports import Status, Summary, summarize
+from diffmf_ros.tools.view.server import MAX_CONNECTIONS, Server, ServerError
 
 PICTURE = b'\xff\xd8 a picture \n of two lines \xff\xd9'
 

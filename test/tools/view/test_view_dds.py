@@ -14,7 +14,7 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from browser import CHROMIUM, Browser  # noqa: E402
 
-from diffmf_ros.view.board import PANELS  # noqa: E402
+from diffmf_ros.tools.view.board import PANELS  # noqa: E402
 
 NODE, PLAYER = 'diffmf_ros.ros.fusion_node', 'diffmf_ros.ros.bag_player'
 FIRST_IMAGE_S = 2.0

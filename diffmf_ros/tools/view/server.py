@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from urllib.parse import parse_qsl
 
-from ..core.frames import DiffmfError, FrameError
+from ...core.frames import DiffmfError, FrameError
 from .access import Access
 from .board import PANELS, Answer, Board
 

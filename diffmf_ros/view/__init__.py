@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""A web page of a running node: what is newest, who may see it, and the server. No ROS."""
