@@ -17,6 +17,7 @@ from ..core.frames import RGB, Pair
 from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit
 from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
 from ..core.sync.pacing import steps_from
+from ..models.kernels import triton
 from ..models.scan import ScanError
 from .color_trust_tensors import trusted_chroma
 from .errors import NetworkFailure
@@ -129,7 +130,7 @@ class Program:
     """The operations of one plan. Holds its tables on device, and waits for nothing but their upload."""
 
     def __init__(self, plan: Plan, *, fuse, device: str):
-        self._plan, self._fuse = plan, fuse
+        self._plan, self._fuse, self._device = plan, fuse, device
         self._scaled = ScaledFusion(plan.size, scale=plan.scale, device=device) if plan.scale < 1 else None
         rgb_size, thermal_size = plan.rgb_shape[1::-1], plan.thermal_shape[1::-1]
         about = {'mapped': plan.mapped, 'averaged': plan.averaged, 'device': device}
@@ -139,6 +140,7 @@ class Program:
             self._warp = TensorWarp(rgb_size, thermal_size, **about)
         self._seen = torch.ones(plan.size, dtype=torch.bool, device=device) if plan.mapped else None
         self._loaded: Mapping | None = None
+        self._kernels = _kernels(plan, device)
 
     def load(self, mapping: Mapping) -> None:
         """Use the tables of mapping, which is one of the plan's kind, for the next call."""
@@ -154,6 +156,36 @@ class Program:
 
         rgb: uint8 as in its frame; thermal: the same, mono16 as the bits of int16; stretch: see _stretch.
         """
+        if self._kernels is None:
+            return self.in_torch(rgb, thermal, stretch)
+        ir, y = self._kernels.prepare(rgb, thermal, stretch, grid=self._warp.grid, seen=self._seen)
+        return self._kernels.finish(self._fused(ir, y)[0, 0], rgb, seen=self._seen)
+
+    @torch.inference_mode()
+    def check_kernels(self) -> str | None:
+        """Compare the kernels with plain torch on a random pair; leave them out if they are wrong.
+
+        Returns:
+            What is wrong, or None.
+        """
+        if self._kernels is None:
+            return None
+        inputs, fuse = _random_inputs(self._plan, self._device), self._fuse
+        self._fuse = lambda ir, y: 0.7 * ir + 0.3 * y
+        try:
+            expected, found = self.in_torch(*inputs).int(), self(*inputs).int()
+            right = ((found - expected).abs() <= 1).float().mean().item()
+            wrong = None if right >= 0.99 else f'give {1 - right:.1%} wrong values'
+        except Exception as error:  # compilers and drivers raise anything
+            wrong = f'raised {type(error).__name__}: {error}'
+        self._fuse = fuse
+        if wrong is not None:
+            self._kernels = None
+            return f'the kernels of the pixels around the network {wrong}, plain torch does it in some 130 launches'
+        return None
+
+    def in_torch(self, rgb: torch.Tensor, thermal: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
+        """Return the same in plain torch, which is the reference of the kernels."""
         ir = to_gray(thermal, self._plan.thermal_encoding, stretch)
         if self._plan.grid == RGB:
             ir = self._warp(ir[None])[0]
@@ -194,10 +226,34 @@ def _prepare(engine, problems: list[str], plan: Plan) -> Prepared:
     uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type), ((4,), 'float32')],
                       device=device)
     program = Program(plan, fuse=engine.fuse_tensors, device=device)
+    if wrong := program.check_kernels():
+        problems.append(wrong)
     replay = Replay(program, uploads.take())
     if replay.problem:
         problems.append(f'{plan.size[1]}x{plan.size[0]}: {replay.problem}')
     return Prepared(uploads, program, replay, Download(plan.values + 1, device=device))
+
+
+def _kernels(plan: Plan, device: str):
+    """Return the Triton form of the pixels' path, or None where it cannot run or does not know the plan."""
+    if triton.unavailable() or triton.refuses(torch.empty(0, device=device), states=1):
+        return None
+    from .triton_pixels import PixelKernels, known
+    return PixelKernels(plan) if known(plan) else None
+
+
+def _random_inputs(plan: Plan, device: str) -> list[torch.Tensor]:
+    """Random bytes of both images, and levels that cut some of them off."""
+    random = torch.Generator(device).manual_seed(0)
+    rgb = torch.randint(0, 256, plan.rgb_shape, generator=random, device=device, dtype=torch.uint8)
+    if plan.thermal_encoding == '32FC1':
+        thermal = torch.rand(plan.thermal_shape, generator=random, device=device)
+        return [rgb, thermal, torch.tensor((0.25, 0.75, 0.5, 1.0), device=device)]
+    kind = torch.int16 if plan.thermal_encoding == 'mono16' else torch.uint8
+    limits = torch.iinfo(kind)
+    thermal = torch.randint(limits.min, limits.max, plan.thermal_shape, generator=random,
+                            device=device, dtype=kind)
+    return [rgb, thermal, torch.tensor((16384.0, 49152.0, 32768.0, 1.0), device=device)]
 
 
 def _channels_first(pixels):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network with trained weights on a device, as a function of two images of any size."""
 
-import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) 
         raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                              f'{tuple(padded[0].shape)}')
     fused = fused[(..., *network.sides.crop(height, width))].float()
-    return torch.where(fused.isfinite(), fused, math.nan).clamp(0, 1)
+    return (fused + 0 * fused).clamp(0, 1)  # infinity becomes NaN
 
 
 def use_threads(count: int) -> None:

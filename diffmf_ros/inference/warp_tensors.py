@@ -23,22 +23,23 @@ class TensorWarp:
         self._area = AreaResize(source[::-1], target[::-1], device=device) if shrinks(source, target) else None
         self._by_two = source == (2 * target[0], 2 * target[1])
         self._sampled = averaged or source
-        self._grid = torch.zeros((1, *self._size, 2), device=device) if mapped else None
+        # As grid_sample takes it: 1 x H x W x 2, or None.
+        self.grid = torch.zeros((1, *self._size, 2), device=device) if mapped else None
 
     def load(self, warp: Warp) -> None:
         """Use the tables of a warp."""
-        if self._grid is not None:
+        if self.grid is not None:
             # With align_corners=False -1 and 1 are the outer edges of the image: -0.5 and width - 0.5 in the tables.
             unit = [(2 * values + 1) / side - 1 for values, side in zip(warp.tables, self._sampled)]
-            self._grid[0].copy_(torch.from_numpy(np.stack(unit, axis=-1)))
+            self.grid[0].copy_(torch.from_numpy(np.stack(unit, axis=-1)))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """C x H x W -> C x h x w, float32 of whole numbers; undefined where it comes from nowhere."""
         if self._resizes:
             image = self._resized(image)
-        if self._grid is None:
+        if self.grid is None:
             return image
-        return grid_sample(image[None], self._grid, padding_mode='border', align_corners=False)[0].round()
+        return grid_sample(image[None], self.grid, padding_mode='border', align_corners=False)[0].round()
 
     def _resized(self, image):
         if self._area is None:

@@ -220,7 +220,7 @@ def test_tables_stay_where_a_captured_graph_reads_them(device):
         mapping = RESIZED.mapping(rgb_size=(80, 60), thermal_size=(64, 48), trim_px=(x + 1.0, 0.0))
         run(path, pair, alignment=mapping)
         program = path._prepared(Plan.of(pair, 1.0, mapping=mapping)).program
-        addresses.add((program._warp._grid.data_ptr(), program._seen.data_ptr()))
+        addresses.add((program._warp.grid.data_ptr(), program._seen.data_ptr()))
 
     assert len(addresses) == 1 and path._prepared.cache_info().misses == 1
 

@@ -26,7 +26,7 @@ def sigmoid(x):
 
 
 @triton.jit
-def _between(means, row, column, height, width, inside, STEP: tl.constexpr):
+def between(means, row, column, height, width, inside, STEP: tl.constexpr):
     """Means that stand STEP pixels apart, bilinear at the pixels (row, column)."""
     y = tl.maximum((row + 0.5) / STEP - 0.5, 0.0)
     x = tl.maximum((column + 0.5) / STEP - 0.5, 0.0)
@@ -124,8 +124,8 @@ def first_layers(ir, vi, ground, surround, seen_ir, seen_vi, height, width, high
     inside = at < size
     thermal = tl.load(ir + image * size + at, mask=inside, other=0.0).to(tl.float32)
     visible = tl.load(vi + image * size + at, mask=inside, other=0.0).to(tl.float32)
-    below = _between(ground + image * high * wide, row, column, high, wide, inside, NEAR)
-    around = _between(surround + image * far_high * far_wide, row, column, far_high, far_wide, inside, FAR)
+    below = between(ground + image * high * wide, row, column, high, wide, inside, NEAR)
+    around = between(surround + image * far_high * far_wide, row, column, far_high, far_wide, inside, FAR)
     kind = seen_ir.dtype.element_ty
     to = 2 * image * size + at
     tl.store(seen_ir + to, (4 * thermal - 2).to(kind), mask=inside)
@@ -152,8 +152,8 @@ def mixed(ir, vi, maps, ir_means, vi_means, fused, height, width, high, wide, ma
     thermal = tl.load(ir + image * size + at, mask=inside, other=0.0).to(tl.float32)
     visible = tl.load(vi + image * size + at, mask=inside, other=0.0).to(tl.float32)
     offset = image * high * wide
-    thermal_base = _between(ir_means + offset, row, column, high, wide, inside, STEP)
-    visible_base = _between(vi_means + offset, row, column, high, wide, inside, STEP)
+    thermal_base = between(ir_means + offset, row, column, high, wide, inside, STEP)
+    visible_base = between(vi_means + offset, row, column, high, wide, inside, STEP)
     result += of_visible * visible + of_thermal * thermal
     result += (1 - share - of_visible) * visible_base + (share - of_thermal) * thermal_base
     tl.store(fused + image * size + at, result.to(fused.dtype.element_ty), mask=inside)

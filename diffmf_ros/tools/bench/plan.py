@@ -136,8 +136,7 @@ def pair_kernels(network: torch.nn.Module, size: tuple[int, int], *,
                  scale: float = 1.0) -> list[Kernel]:
     """Return the kernels of one pair of size (width, height); network: see prepare()."""
     program, inputs = _program(network, size, scale)
-    with meta_stands_for_cuda():
-        program(*inputs)  # what is kept from the first pair on
+    recorded(program, *inputs)  # what is kept from the first pair on
     return recorded(program, *inputs)
 
 
@@ -154,7 +153,8 @@ def _program(network, size: tuple[int, int], scale: float) -> tuple[Callable, li
     """The function that a CUDA graph would be captured of, and its inputs."""
     width, height = size
     plan = DevicePlan((height, width, 3), 'rgb8', (height // 2, width // 2), 'mono16', scale)
-    program = Program(plan, fuse=lambda ir, y: fuse_padded(network, ir, y), device='meta')
+    with meta_stands_for_cuda():
+        program = Program(plan, fuse=lambda ir, y: fuse_padded(network, ir, y), device='meta')
     inputs = ((plan.rgb_shape, torch.uint8), (plan.thermal_shape, torch.int16), (4, torch.float32))
     return program, [torch.empty(shape, dtype=dtype, device='meta') for shape, dtype in inputs]
 

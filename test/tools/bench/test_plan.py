@@ -25,9 +25,9 @@ from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
 from diffmf_ros.tools.bench.plan_step import plan_step  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
-TODAY = {'diffmf base': (374, 1.5), 'diffmf light': (326, 1.7), 'diffmf light-s4': (326, 2.1),
-         'diffmf nano': (298, 2.8), 's4fusion base': (377, 3.4), 's4fusion light': (315, 3.4),
-         'refinefuse base': (272, 3.1), 'refinefuse light': (272, 3.3)}
+TODAY = {'diffmf base': (249, 1.4), 'diffmf light': (201, 1.6), 'diffmf light-s4': (201, 1.9),
+         'diffmf nano': (173, 2.4), 's4fusion base': (252, 3.2), 's4fusion light': (190, 3.1),
+         'refinefuse base': (147, 2.8), 'refinefuse light': (147, 2.9)}
 # Median milliseconds of the scans on an H200: (channels, states, tokens) of four sequences.
 SCANS_MS = {(4, 128, 1, 76_800): 0.147, (4, 128, 1, 153_600): 0.260, (4, 64, 16, 19_200): 0.143,
             (1, 64, 16, 307_200): 0.403, (4, 64, 16, 307_200): 1.135}
