@@ -7,8 +7,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
-from test_fused import bytes_spilled  # noqa: E402
-from test_triton import compiled, needs_gpu, run_cases  # noqa: E402, F401
+from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E402, F401
 
 from diffmf_ros.inference.device_path import Plan  # noqa: E402
 

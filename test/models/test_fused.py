@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused steps of the networks: their cases in Triton's interpreter, and compiled for six GPUs."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
-from test_triton import compiled, needs_gpu, run_cases  # noqa: E402, F401
+from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E402, F401
 
 from diffmf_ros.models import fused  # noqa: E402
 from diffmf_ros.models.kernels import plain, portable  # noqa: E402
@@ -103,16 +102,3 @@ def test_kernels_compile_and_fit_in_registers(compiled, capability, dtype, most,
     for kernel in kernels:
         assert kernel.metadata.shared <= 99 * 1024, kernel.name
         assert bytes_spilled(kernel, tmp_path) <= 16, kernel.name
-
-
-def bytes_spilled(kernel, folder):
-    """Bytes of stack of a thread, by the tool that comes with triton; 0 where it does not come."""
-    import triton
-
-    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
-    if not tool.exists():
-        return 0
-    file = folder / 'kernel.cubin'
-    file.write_bytes(kernel.asm['cubin'])
-    said = subprocess.run([tool, '-res-usage', file], capture_output=True, text=True, check=True).stdout
-    return int(said.partition('STACK:')[2].split()[0])

@@ -5,59 +5,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
+from gpu_kernels import compiled, needs_gpu, run_cases  # noqa: E402, F401
+
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import triton  # noqa: E402
 
 CASES = Path(__file__).with_name('triton_cases.py')
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-
-
-def run_cases(cases=CASES, **environment):
-    """Run the cases in a process of its own and fail with its output."""
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(cases)]
-    done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
 def test_cases_in_the_interpreter():
     pytest.importorskip('triton', reason='triton is not installed')
-    run_cases(TRITON_INTERPRET='1')
-
-
-@pytest.fixture
-def compiled(monkeypatch, tmp_path):
-    """Have launches compile for a GPU that need not be here, and launch nothing; return set_capability and kernels."""
-    pytest.importorskip('triton', reason='triton is not installed')
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    kernels, compile_or_run = [], JITFunction.run
-
-    def compile_only(self, *args, **options):
-        kernels.append(compile_or_run(self, *args, **{**options, 'warmup': True}))
-
-    def set_capability(number):
-        # A device number of its own: what a kernel has been compiled for is remembered by it.
-        driver.set_active(SimpleNamespace(get_current_device=lambda: number, get_current_stream=lambda device: 0,
-                                          get_current_target=lambda: GPUTarget('cuda', number, 32)))
-
-    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    monkeypatch.setattr(JITFunction, 'run', compile_only)
-    yield set_capability, kernels
-    if torch.cuda.is_available():
-        driver.reset_active()
+    run_cases(CASES, TRITON_INTERPRET='1')
 
 
 @pytest.mark.parametrize('capability, dtype', [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)])
-def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capability, dtype):
+def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capability, dtype):  # noqa: F811
     # The interpreter takes what the compiler refuses. Given the sizes of a network,
     from diffmf_ros.models.kernels import triton_scan, triton_ssd
 
@@ -84,7 +51,7 @@ def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capa
 
 @needs_gpu
 def test_cases_on_the_gpu():
-    run_cases(TRITON_INTERPRET='0')
+    run_cases(CASES, TRITON_INTERPRET='0')
 
 
 @needs_gpu
