@@ -106,7 +106,7 @@ def test_kernels_that_cannot_be_imported_are_a_reason_not_an_error(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_the_benchmark_without_a_gpu_says_so():
-    command = [sys.executable, str(CASES.parents[1] / 'benchmarks' / 'gpu_scan.py')]
-    done = subprocess.run(command, env={**os.environ, 'PYTHONPATH': str(CASES.parents[1])}, capture_output=True,
+    command = [sys.executable, str(CASES.parents[2] / 'benchmarks' / 'gpu_scan.py')]
+    done = subprocess.run(command, env={**os.environ, 'PYTHONPATH': str(CASES.parents[2])}, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 1 and done.stderr == 'no CUDA device: nothing is measured\n'
