@@ -86,7 +86,7 @@ def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) 
         raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                              f'{tuple(padded[0].shape)}')
     fused = fused[(..., *network.sides.crop(height, width))].float()
-    return (fused + 0 * fused).clamp(0, 1)  # infinity becomes NaN
+    return torch.add(fused, fused, alpha=0).clamp(0, 1)  # 0 times infinity is NaN
 
 
 def use_threads(count: int) -> None:
