@@ -35,6 +35,9 @@ def _require_order(group: str, settings: Any, low: str, high: str) -> None:
 
 
 LONGEST_OFFSET_MS = 4e12  # a century: one clock may count from 1970, the other from when it was switched on
+ORIENTATIONS = ('as_sent', 'rotated_90', 'rotated_180', 'rotated_270',
+                'mirrored', 'mirrored_90', 'mirrored_180', 'mirrored_270')
+_CROP = re.compile(r'([1-9]\d{0,4})x([1-9]\d{0,4})\+(\d{1,5})\+(\d{1,5})')
 AUTO_PRESET = {'diffmf': 'nano'}  # docs/quality.md: on a CPU the best of its presets; else light
 
 
@@ -47,6 +50,31 @@ class InputSettings:
     thermal_transport: str = _setting(
         'raw', 'raw: thermal/image_raw; compressed: thermal/image_raw/compressed (jpeg, 8- or 16-bit png)',
         choices=('raw', 'compressed'))
+    rgb_crop: str = _setting(
+        '', 'the picture in the RGB images, as WIDTHxHEIGHT+LEFT+TOP in their pixels; empty: all')
+    thermal_crop: str = _setting(
+        '', 'the same of the thermal images; it takes the place of thermal.extra_rows_top and _bottom')
+    rgb_orientation: str = _setting(
+        'as_sent', 'how the RGB picture is turned after the crop: mirrored left to right, then clockwise by degrees',
+        choices=ORIENTATIONS)
+    thermal_orientation: str = _setting('as_sent', 'the same of the thermal picture', choices=ORIENTATIONS)
+
+    def __post_init__(self):
+        for name in ('rgb_crop', 'thermal_crop'):
+            if (value := getattr(self, name)) and not _CROP.fullmatch(value):
+                raise SettingsError(f'input.{name} must be like 256x192+0+0 (width x height + left + top), or empty; '
+                                    f'got {value!r}')
+
+    def crop_of(self, stream: str) -> tuple[int, int, int, int] | None:
+        """Left, top, width and height in pixels of the picture of a stream (rgb or thermal); None: all."""
+        if not (value := getattr(self, f'{stream}_crop')):
+            return None
+        width, height, left, top = map(int, _CROP.fullmatch(value).groups())
+        return left, top, width, height
+
+    def orientation_of(self, stream: str) -> str:
+        """One of ORIENTATIONS, for a stream (rgb or thermal)."""
+        return getattr(self, f'{stream}_orientation')
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ import numpy as np
 
 from ..core.alignment.geometry import Aligner, Mapping
 from ..core.frames import RGB, THERMAL, Frame, Pair, refuse_too_large
-from ..core.imaging.bit_depth import BitDepth
-from ..core.imaging.extra_rows import ExtraRows
-from ..core.imaging.false_color import FalseColor
+from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.temperature import on_grid, temperatures
 from ..core.imaging.thermal import GainControl
 from ..core.settings import Settings
@@ -42,9 +40,7 @@ class Inputs:
         """Raises AlignmentError as Aligner does."""
         self.aligner = Aligner(settings.alignment)
         self._gain = GainControl(settings.thermal)
-        self._depth = BitDepth()
-        self._extra_rows = ExtraRows()
-        self._false_color = FalseColor()
+        self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._newest: dict[str, Frame] = {}
 
     def job(self, pair: Pair, settings: Settings) -> Job:
@@ -103,13 +99,8 @@ class Inputs:
         return on_grid(celsius, self.aligner.mapping(rgb_size=rgb.size, thermal_size=thermal.size))
 
     def _picture(self, frame: Frame, settings: Settings) -> Frame:
-        """Return RGB in 8 bits, thermal in gray without rows that are no picture.
-
-        Raises FrameError: not_8_bit, false_color.
-        """
-        if frame.stream == RGB:
-            return self._depth.to_8_bit(frame)
-        return self._false_color.to_gray(self._extra_rows.without(frame, settings.thermal))
+        """Return what is fused of a frame. Raises FrameError as CameraPicture does."""
+        return self._pictures[frame.stream].of(frame, settings)
 
     def _note(self, frame: Frame, settings: Settings) -> None:
         """Remember what the camera looks like. Raises FrameError (too_large)."""

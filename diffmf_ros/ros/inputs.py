@@ -16,9 +16,7 @@ from std_msgs.msg import Bool
 from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated
 from ..core.alignment.geometry import AlignmentError
 from ..core.frames import RGB, THERMAL, Frame, FrameError
-from ..core.imaging.bit_depth import BitDepth
-from ..core.imaging.extra_rows import SENSORS, ExtraRows
-from ..core.imaging.false_color import GRAY, UNKNOWN, FalseColor
+from ..core.imaging.camera_picture import CameraPicture
 from ..core.settings import Settings
 from . import messages, qos
 from .camera_watch import MESSAGES, CameraWatch
@@ -51,9 +49,8 @@ class Inputs:
         self.incompatible: dict[str, str] = {}
         self._node, self._qos, self._handlers = node, settings.qos, handlers
         self._known: dict[str, tuple] = {}
-        self._depth, self._extra_rows, self._thermal = BitDepth(), ExtraRows(), settings.thermal
-        self._cut = (0, 0)
-        self._false_color = FalseColor()
+        self._settings = settings
+        self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._infos: dict[str, CameraInfo] = {}
         self._subscriptions = []
         self.watches: dict[str, CameraWatch] = {}
@@ -96,43 +93,24 @@ class Inputs:
         self.watches[stream].message_came(len(message.data))
         try:
             frame = decode(message, stream, arrival_ns=time.monotonic_ns())
-            frame = self._depth.to_8_bit(frame) if stream == RGB else self._thermal_picture(frame)
+            frame = self._picture(frame)
         except FrameError as error:
             self._handlers.refused(stream, error)
         else:
             self._handlers.frame(frame)
 
-    def _thermal_picture(self, frame: Frame) -> Frame:
-        """Return a thermal frame without extra rows and in gray. Raises FrameError (false_color)."""
-        before = self._false_color.palette
-        gray = self._false_color.to_gray(self._without_extra_rows(frame))
-        palette = self._false_color.palette
-        if palette not in (before, GRAY):
-            how = ('a palette that is not known here, and read by their luminance: choose white-hot in the camera'
-                   if palette == UNKNOWN else f'the palette {palette}, which is undone')
-            self._node.get_logger().info(f'thermal: its images are colored by {how}')
-        return gray
-
-    def _without_extra_rows(self, frame: Frame) -> Frame:
-        before = self._cut
-        trimmed = self._extra_rows.without(frame, self._thermal)
-        self._cut = (self._extra_rows.top, self._extra_rows.bottom)
-        if self._cut != before:
-            self._node.get_logger().info(
-                f'thermal: {self._cut[0]} rows at the top and {self._cut[1]} at the bottom of {frame.size[0]}x'
-                f'{frame.size[1]} are cut off (thermal.extra_rows_top, extra_rows_bottom)')
-            if (message := self._infos.get(THERMAL)) is not None:  # a latched one does not come again
-                self._known.pop(THERMAL, None)
-                self._on_camera_info(THERMAL, message)
-        return trimmed
-
-    def _picture_of(self, stream: str, camera: CameraModel) -> CameraModel:
-        """Return camera without the extra rows, if its calibration has them."""
-        top, bottom = self._cut if stream == THERMAL else (0, 0)
-        (width, height), rows = camera.size, top + bottom
-        if not rows or (width, height - rows) not in SENSORS and self._thermal.extra_rows_top < 0:
-            return camera
-        return camera.cropped(0, top, width, height - rows)
+    def _picture(self, frame: Frame) -> Frame:
+        """Return what is fused of a frame; what is new about it is logged. Raises FrameError as CameraPicture does."""
+        picture = self._pictures[frame.stream]
+        geometry, notes = picture.geometry, picture.notes
+        try:
+            return picture.of(frame, self._settings)
+        finally:
+            for note in set(picture.notes) - set(notes):
+                self._node.get_logger().info(note)
+            if picture.geometry != geometry and (message := self._infos.get(frame.stream)) is not None:
+                self._known.pop(frame.stream, None)  # a latched calibration does not come again
+                self._on_camera_info(frame.stream, message)
 
     def _on_camera_info(self, stream: str, message: CameraInfo) -> None:
         """Cameras repeat their calibration with every image: only a new one is read."""
@@ -143,7 +121,7 @@ class Inputs:
             return
         self._known[stream], self._infos[stream] = content, message
         try:
-            camera = self._picture_of(stream, CameraModel.from_info(message))
+            camera = self._pictures[stream].camera(CameraModel.from_info(message), self._settings)
         except Uncalibrated:  # no fault: who needs a calibration says that it is missing
             self._handlers.complaint(stream, '')
             self._handlers.camera(stream, None)

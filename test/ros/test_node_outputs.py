@@ -220,6 +220,19 @@ def test_a_calibration_of_another_size_is_scaled_to_the_image(cameras):
     assert (info.width, info.height, info.k[0], info.k[2]) == (64, 48, 50.0, 31.5)
 
 
+def test_a_camera_on_its_side_is_turned_with_its_calibration(make_cameras):
+    cameras = make_cameras(input__rgb_orientation='rotated_90', input__rgb_crop='64x40+0+8')
+    cameras.fuse_one()
+    calibrate(cameras, 'rgb', (64, 48), focal_px=100.0)
+
+    image = cameras.fuse_one()
+
+    info = cameras.peer.wait_for(lambda: cameras.of(cameras.infos), 'a camera info')[0]
+    assert (image.width, image.height, info.width, info.height) == (40, 64, 40, 64)
+    # The centre was at (31.5, 23.5), in the crop at (31.5, 15.5): 15.5 rows from the top are 24 - 0.5 from the right.
+    assert (info.k[0], info.k[2], info.k[5]) == (100.0, 39 - 15.5, 31.5)
+
+
 @pytest.mark.parametrize('colour, encoding', [('gray', 'mono8'), ('jet', 'bgr8')])
 def test_the_colour_policy_decides_on_the_encoding(make_cameras, colour, encoding):
     cameras = make_cameras(output__colour=colour)

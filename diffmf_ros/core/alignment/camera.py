@@ -105,6 +105,21 @@ class CameraModel:
                                    f'{width}x{height} at ({x}, {y})')
         return replace(self._shifted(-x, -y), size=(int(width), int(height)))
 
+    def mirrored(self) -> 'CameraModel':
+        """Return the model of the image mirrored left to right.
+
+        The optical frame stays: it is that of the scene, which the image had turned round. Raises CalibrationError
+        for a tilted sensor.
+        """
+        image = np.array(((-1, 0, self.size[0] - 1), (0, 1, 0), (0, 0, 1)))
+        return self._with_axes(self.size, image, np.diag((-1, 1, 1)))
+
+    def rotated_right(self) -> 'CameraModel':
+        """Return the model of the image turned clockwise by 90 degrees. Raises CalibrationError for a tilted sensor."""
+        width, height = self.size
+        image, axes = (np.array(((0, -1, offset), (1, 0, 0), (0, 0, 1))) for offset in (height - 1, 0))
+        return replace(self._with_axes((height, width), image, axes), turned=nested(axes @ self.turned))
+
     def shifted(self, x_px: float, y_px: float) -> 'CameraModel':
         """Return the model of the image whose content is moved right and down by so many pixels."""
         return self._shifted(x_px, y_px) if x_px or y_px else self
@@ -143,6 +158,27 @@ class CameraModel:
             return lens.make_lens(self.distortion_model, self.d)
         except ValueError as error:
             raise CalibrationError(str(error)) from error
+
+    def _with_axes(self, size, image, axes):
+        """The model in other axes (3x3), in which its pixels have moved by image (3x3)."""
+        p = image @ self.p
+        p[:, :3] = p[:, :3] @ axes.T
+        return replace(self, size=size, k=nested(image @ self.k @ axes.T), p=nested(p),
+                       r=nested(axes @ self.r @ axes.T), d=self._turned_distortion(axes))
+
+    def _turned_distortion(self, axes) -> tuple[float, ...]:
+        """d in other axes: the radial part stays; tangential and prism coefficients are vectors of the plane."""
+        d = list(self.d) + [0.0] * (4 - len(self.d)) * any(self.d[2:])
+        if not any(d[2:]) or isinstance(self.lens, lens.Lens) and self.lens.is_equidistant:
+            return self.d
+        if any(d[12:]):
+            raise CalibrationError('the lens model has a tilted sensor (tau): its images cannot be turned or mirrored')
+        plane = axes[:2, :2]
+        d[3], d[2] = map(float, plane @ (d[3], d[2]))  # p2 moves along x, p1 along y
+        for first in (8, 9):
+            if len(d) > first + 2:
+                d[first], d[first + 2] = map(float, plane @ (d[first], d[first + 2]))
+        return tuple(d)
 
     def _shifted(self, x_px, y_px):
         move = translation(x_px, y_px)

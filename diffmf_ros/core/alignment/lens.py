@@ -106,6 +106,11 @@ class Lens:
         return (error_x, error_y, x - (d * error_x - b * error_y) / determinant,
                 y - (a * error_y - c * error_x) / determinant)
 
+    @property
+    def is_equidistant(self) -> bool:
+        """Whether it is a fisheye lens, whose coefficients are all radial."""
+        return self.scale is _equidistant
+
     @cached_property
     def _bends(self) -> bool:
         return (self.scale is _equidistant or any(self.d)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a thermal image that are no picture: telemetry, which cameras send above or below it."""
+"""Rows and columns of a thermal image that are no picture: telemetry and reference pixels beside it."""
 
 from dataclasses import replace
 
@@ -12,19 +12,19 @@ from .gray_range import foreign_rows
 # (width, height) of the usual sensors: FLIR Lepton, Boson, Tau, Hadron; Seek; InfiRay and DJI.
 SENSORS = ((80, 60), (160, 120), (320, 240), (320, 256), (640, 480), (640, 512), (336, 256), (206, 156), (256, 192),
            (384, 288))
-# Telemetry takes 1 (Boson) to 4 rows (Tau).
+# Telemetry takes 1 (Boson) to 4 rows (Tau), reference pixels 2 columns (Seek).
 MOST_ROWS = 4
 
 
 class ExtraRows:
-    """Cuts the rows that are no picture off the frames of one thermal camera.
+    """Cuts the rows and columns that are no picture off the frames of one thermal camera.
 
-    `top` and `bottom` are the rows that were cut off last. Once found they stay, as long as the size
-    of the frames does: the picture must not jump.
+    `cut` has the counts at top, bottom, left and right that were cut off last. Once found they stay, as long as the
+    size of the frames does: the picture must not jump.
     """
 
     def __init__(self):
-        self.top = self.bottom = 0
+        self.cut = (0, 0, 0, 0)
         self._known: tuple | None = None
 
     def without(self, frame: Frame, settings: ThermalSettings) -> Frame:
@@ -34,16 +34,27 @@ class ExtraRows:
         asked = settings.extra_rows_top, settings.extra_rows_bottom
         if (frame.size, asked) != self._known:
             self._known = frame.size, asked
-            self.top, self.bottom = self._found(frame) if min(asked) < 0 else asked
-        if not self.top + self.bottom or self.top + self.bottom >= frame.size[1]:
+            self.cut = self._found(frame) if min(asked) < 0 else (*asked, 0, 0)
+            if sum(self.cut[:2]) >= frame.size[1]:
+                self.cut = (0, 0, 0, 0)
+        if not any(self.cut):
             return frame
-        return replace(frame, pixels=frame.pixels[self.top:frame.size[1] - self.bottom], trimmed=True)
+        (width, height), (top, bottom, left, right) = frame.size, self.cut
+        return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right], trimmed=True)
 
-    def _found(self, frame: Frame) -> tuple[int, int]:
-        """Return the rows at top and bottom by the size of a usual sensor and by what the rows hold."""
-        width, height = frame.size
-        counts = [height - rows for columns, rows in SENSORS if columns == width and 0 < height - rows <= MOST_ROWS]
-        if not counts or frame.pixels.ndim != 2 or frame.pixels.dtype == np.uint8:
-            return 0, 0
-        first, last = foreign_rows(frame.pixels)
-        return (counts[0], 0) if first > last else (0, counts[0])
+    def _found(self, frame: Frame) -> tuple[int, int, int, int]:
+        """Return the counts on all sides by the size of a usual sensor and by what the lines hold."""
+        if frame.pixels.ndim != 2 or frame.pixels.dtype == np.uint8 or frame.size in SENSORS:
+            return 0, 0, 0, 0
+        extra = [(frame.size[0] - width, frame.size[1] - height) for width, height in SENSORS]
+        extra = [lines for lines in extra if min(lines) >= 0 and max(lines) <= MOST_ROWS]
+        if not extra:
+            return 0, 0, 0, 0
+        columns, rows = min(extra, key=sum)
+        return *_beside(frame.pixels, rows), *_beside(frame.pixels.T, columns)
+
+
+def _beside(pixels: np.ndarray, count: int) -> tuple[int, int]:
+    """Return (count, 0) where the rows that are no picture lie at the top, (0, count) at the bottom."""
+    first, last = foreign_rows(pixels) if count else (0, 0)
+    return (count, 0) if first > last else (0, count)
