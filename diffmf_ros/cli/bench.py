@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..core.settings import DEFAULTS
 from ..io.writing import require_output, write_text
-from . import bench_plan, bench_shell, options
+from . import bench_plan, bench_shell, bench_standard, options
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run (tools/bench/roofs.py); speed-up: against '
            'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
@@ -21,6 +21,7 @@ SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
 # What --shell goes with, and what goes with it alone.
 WITH_SHELL = {'shell', 'size', 'frames', 'json', 'compute_ms', 'overload_s', 'overwrite'}
 SHELL_ONLY = {'compute_ms', 'overload_s'}
+WITH_STANDARD = {'standard', 'json', 'page', 'overwrite'}
 WITH_PLAN = {'plan', 'model', 'preset', 'size', 'scale', 'precision', 'scan_backend', 'json',
              'overwrite'}
 
@@ -51,10 +52,14 @@ def bench(
     compute_ms: Annotated[float, typer.Option(min=1, help='--shell: time of the stand-in network')] = 50.0,
     overload_s: Annotated[float, typer.Option(min=1, help='--shell: how long to send three times as many pairs as it '
                                               'can fuse')] = 60.0,
+    standard: Annotated[bool, typer.Option('--standard', help='measure the installed node, live, with the job that is '
+                                           'the same on every machine (docs/machines.md); takes 2 minutes')] = False,
+    page: Annotated[Path | None, typer.Option(help='--standard: also write a page about this machine (.html)')] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair.
 
+    With --standard: images a second, latency, losses and CPU of the node itself, to compare machines.
     With --plan: what a pair and a training step would launch and move on a GPU, and how long they would take there.
     With --shell: what a pair costs beside the network, and what the node does when it gets too many, in turn with
     the same job as it is usually written.
@@ -63,8 +68,14 @@ def bench(
     if wrong := sorted(given - WITH_SHELL if shell else given & SHELL_ONLY):
         named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
         raise typer.BadParameter(f'with --shell alone: {named}' if not shell else f'not with --shell: {named}')
-    for path in (json, plot):
+    if wrong := sorted(given - WITH_STANDARD if standard else given & {'page'}):
+        named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
+        raise typer.BadParameter(f'{"not with" if standard else "only with"} --standard: {named}')
+    for path in (json, plot, page):
         require_output(path, overwrite=overwrite, inputs=(weights,))  # before minutes of measuring
+    if standard:
+        bench_standard.bench_standard(_console(), json=json, page=page)
+        return
     if shell:
         _bench_shell(options.image_size(size) if 'size' in given else SHELL_SIZE,
                      frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)

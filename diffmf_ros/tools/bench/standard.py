@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark that everybody can repeat: the installed node, live, always with the same job.
+
+Two cameras of 640x480 at 10 and at 30 Hz into the real node over DDS, with the classical method
+and with the default network. The names in capitals are those of NVIDIA's ros2_benchmark, with times in
+milliseconds.
+"""
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+import numpy as np
+
+from ... import __version__
+from ...core.frames import DiffmfError
+from ..machine import Machine, this_machine
+from .shell_bench import run_probe
+
+FORMAT = 'diffmf_ros bench standard 1'
+MODELS = ('classical', 'diffmf')
+SIZE = (640, 480)
+SECONDS = 8.0
+RATES_HZ = (10.0, 30.0, 30.0, 30.0)  # one after the other; the repeats give the range
+TIMEOUT_S = 240.0
+VERSIONS = ('numpy', 'opencv-python-headless', 'torch', 'rclpy')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as the probe printed it.
+
+    Attributes:
+        rate_hz: Of the cameras.
+        sent_ns: Stamps of the pairs.
+        received: Stamp and receipt of every fused image, in ns.
+        modes: Images by mode.
+        cpu_s: Processor time of the node.
+        other_s: Processor time of everything else on the machine but the benchmark.
+        wall_s: Length of the run.
+    """
+
+    rate_hz: float
+    sent_ns: Sequence[int]
+    received: Sequence[Sequence[int]]
+    modes: Mapping[str, int]
+    cpu_s: float
+    other_s: float
+    wall_s: float
+
+    @property
+    def latencies_ms(self) -> np.ndarray:
+        """From the publishing of a pair to the receipt of its image."""
+        return np.array([(at_ns - stamp_ns) / 1e6 for stamp_ns, at_ns in self.received])
+
+    @property
+    def throughput_hz(self) -> float:
+        """Images a second of the run."""
+        return len(self.received) / self.wall_s
+
+
+@dataclass(frozen=True)
+class Result:
+    """All runs of one model at one rate."""
+
+    model: str
+    rate_hz: float
+    first_image_s: float
+    peak_memory_mb: float
+    runs: tuple[Run, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics over all repeats.
+
+        Jitter is the change from one interval between images to the next. Throughput counts the
+        images over the length of the run, MEAN_FRAME_RATE the intervals between them.
+
+        Raises:
+            DiffmfError: Fewer than three images of a repeat came.
+        """
+        if (fewest := min(len(run.received) for run in self.runs)) < 3:
+            raise DiffmfError(
+                f'{self.model} at {self.rate_hz:g} Hz: expected at least 3 images in '
+                f'{self.runs[0].wall_s:.0f} s, got {fewest}; is the machine busy?'
+            )
+        latencies = np.concatenate([run.latencies_ms for run in self.runs])
+        intervals = [np.diff([at_ns / 1e6 for _, at_ns in run.received]) for run in self.runs]
+        jitter = np.concatenate([np.abs(np.diff(one)) for one in intervals])
+        throughput = [run.throughput_hz for run in self.runs]
+        sent, wall_s = (
+            sum(len(run.sent_ns) for run in self.runs),
+            sum(run.wall_s for run in self.runs),
+        )
+        return {
+            'NUM_FRAMES_SENT': sent,
+            'NUM_MISSED_FRAMES': sent - len(latencies),
+            'MEAN_PLAYBACK_FRAME_RATE': sent / wall_s,
+            'MEAN_FRAME_RATE': float(1e3 / np.mean(np.concatenate(intervals))),
+            'MEAN_THROUGHPUT': float(np.mean(throughput)),
+            'MIN_THROUGHPUT': min(throughput),
+            'MAX_THROUGHPUT': max(throughput),
+            'MIN_LATENCY': float(latencies.min()),
+            'MEAN_LATENCY': float(latencies.mean()),
+            'MAX_LATENCY': float(latencies.max()),
+            **{f'P{q}_LATENCY': float(np.percentile(latencies, q)) for q in (50, 95, 99)},
+            'MIN_JITTER': float(jitter.min()),
+            'MEAN_JITTER': float(jitter.mean()),
+            'MAX_JITTER': float(jitter.max()),
+            'STD_DEV_JITTER': float(jitter.std()),
+            'MEAN_CPU_CORES': sum(run.cpu_s for run in self.runs) / wall_s,
+            'OTHER_CPU_CORES': sum(run.other_s for run in self.runs) / wall_s,
+        }
+
+    @property
+    def modes(self) -> dict[str, int]:
+        """Images of all repeats by mode."""
+        return dict(sum((Counter(run.modes) for run in self.runs), Counter()))
+
+
+@dataclass(frozen=True)
+class StandardReport:
+    """All results and the machine. device: the GPU that networks run on, or 'cpu'."""
+
+    machine: Machine
+    device: str
+    date: str
+    versions: Mapping[str, str]
+    results: tuple[Result, ...]
+
+    def as_dict(self) -> dict:
+        """Return everything but the single frames."""
+        return {
+            'format': FORMAT,
+            'diffmf_ros': __version__,
+            'date': self.date,
+            'host': {
+                **asdict(self.machine),
+                'device': self.device,
+                'versions': dict(self.versions),
+            },
+            'job': {'size': SIZE, 'seconds': SECONDS, 'rates_hz': RATES_HZ},
+            'results': [
+                {
+                    'model': one.model,
+                    'rate_hz': one.rate_hz,
+                    'repeats': len(one.runs),
+                    'first_image_s': round(one.first_image_s, 2),
+                    'peak_memory_mb': round(one.peak_memory_mb, 1),
+                    'modes': one.modes,
+                    'metrics': {name: round(value, 3) for name, value in one.metrics().items()},
+                }
+                for one in self.results
+            ],
+        }
+
+    def as_json(self) -> str:
+        """Return as_dict() as text."""
+        return json.dumps(self.as_dict(), indent=1) + '\n'
+
+
+def run(report: Callable[[str], None] = lambda what: None) -> StandardReport:
+    """Measure everything; report is called with what begins.
+
+    Raises:
+        DiffmfError: There is no ROS, or the node does not run here.
+    """
+    if find_spec('rclpy') is None:
+        raise DiffmfError(
+            'the standard benchmark runs the node over real DDS, and rclpy is not '
+            'installed; on a bare x86_64 machine: pip install "diffmf_ros[ros]"'
+        )
+    results = []
+    for model in MODELS:
+        report(f'{model}: {len(RATES_HZ)} runs of {SECONDS:g} s')
+        measured = run_probe(
+            'live',
+            '--model',
+            model,
+            '--size',
+            '{}x{}'.format(*SIZE),
+            '--seconds',
+            SECONDS,
+            '--rates',
+            *RATES_HZ,
+            timeout_s=TIMEOUT_S,
+        )
+        runs = [Run(**one) for one in measured.pop('runs')]
+        results += [
+            Result(
+                model,
+                rate_hz,
+                **measured,
+                runs=tuple(run for run in runs if run.rate_hz == rate_hz),
+            )
+            for rate_hz in dict.fromkeys(RATES_HZ)
+        ]
+    return StandardReport(
+        this_machine(),
+        _device(),
+        f'{datetime.now(timezone.utc):%Y-%m-%d}',
+        _versions(),
+        tuple(results),
+    )
+
+
+def _device() -> str:
+    """Return the name of the GPU that the network runs on, or 'cpu'."""
+    if find_spec('torch') is None:
+        return 'cpu'
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
+
+
+def _versions() -> dict[str, str]:
+    versions = {'python': platform.python_version()}
+    for name in VERSIONS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            pass  # of a distribution of ROS or of the system
+    return versions
