@@ -26,7 +26,7 @@ from diffmf_ros.tools.bench.plan_step import plan_step  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
 TODAY = {'diffmf base': (248, 1.4), 'diffmf light': (200, 1.6), 'diffmf light-s4': (200, 1.8),
-         'diffmf nano': (172, 2.0), 's4fusion base': (251, 3.1), 's4fusion light': (189, 2.8),
+         'diffmf nano': (172, 2.0), 's4fusion base': (251, 3.2), 's4fusion light': (189, 2.8),
          'refinefuse base': (146, 2.8), 'refinefuse light': (146, 2.9)}
 # Median milliseconds of the scans on an H200: (channels, states, tokens) of four sequences.
 SCANS_MS = {(4, 128, 1, 76_800): 0.147, (4, 128, 1, 153_600): 0.260, (4, 64, 16, 19_200): 0.143,
