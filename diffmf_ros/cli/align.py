@@ -19,7 +19,8 @@ def align(
     thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
     thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
     out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('align.yaml'),
-    init: Annotated[Path | None, typer.Option(help='rough alignment YAML to start from')] = None,
+    init: Annotated[Path | None, typer.Option(
+        help='rough alignment to start from: a YAML of align, or a calibration')] = None,
     fov_ratio: Annotated[float | None, typer.Option(
         min=0.2, max=5.0, help='width of the thermal field of view over that of RGB, if known')] = None,
     max_pairs: Annotated[int, typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
@@ -28,11 +29,10 @@ def align(
     json: options.Json = None,
 ) -> None:
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
-    from ..core.alignment.homography import Alignment
     from ..core.registration.registration import RegistrationError, register
     from ..io.images import require_format, write_image
     from ..io.writing import replacing, require_output
-    from ..tools.alignment_pairs import bag_pairs, file_pairs, grays, picture
+    from ..tools.alignment_pairs import bag_pairs, file_pairs, grays, picture, rough_alignment
 
     if (bag is None) == (rgb is None) or (rgb is None) != (thermal is None):
         raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')
@@ -43,12 +43,12 @@ def align(
     options.require_json(json, overwrite=overwrite, inputs=(rgb, thermal, bag, init))
     if overlay:
         require_format(overlay)
-    start = Alignment.load(init) if init else None
     if bag is not None:
         sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
         pairs = bag_pairs(bag, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic, most=max_pairs)
     else:
         pairs = file_pairs(rgb, thermal, most=max_pairs)
+    start = rough_alignment(init, pairs[0], plane_depth_m=DEFAULTS.alignment.plane_depth_m) if init else None
     try:
         found = register([grays(pair) for pair in pairs], start=start, field_ratio=fov_ratio)
     except RegistrationError as error:
@@ -60,3 +60,4 @@ def align(
         write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
     options.write_json(json, {'out': str(out), **asdict(found)})
     options.say(f'{out}: {found.summary}', json=json)
+    options.say(f'use it: ros2 launch diffmf_ros fusion.launch.py alignment_file:={out.resolve()}', json=json)

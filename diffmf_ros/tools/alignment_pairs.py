@@ -4,9 +4,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from ..core.alignment.homography import Alignment
+from ..core.alignment.alignment_file import load_alignment
+from ..core.alignment.homography import Alignment, AlignmentError
+from ..core.alignment.rig import Rig
 from ..core.frames import RGB, THERMAL, DiffmfError, Pair
 from ..core.imaging.color import split_luma, to_rgb8
 from ..core.imaging.false_color import FalseColor
@@ -75,6 +78,29 @@ def grays(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     raw = thermal.encoding in STRETCHED
     return split_luma(pair.rgb.pixels, pair.rgb.encoding)[0], (
         thermal.pixels if raw else split_luma(thermal.pixels, thermal.encoding)[0])
+
+
+def rough_alignment(path: Path, pair: Pair, *, plane_depth_m: float) -> Alignment:
+    """Return the homography of an alignment file; of two calibrated cameras, that of a plane at this distance.
+
+    Raises:
+        AlignmentError: the file is not usable, or does not describe both cameras and their mounting.
+        CalibrationError: it is not for images of these sizes.
+    """
+    source = load_alignment(path)
+    if isinstance(source, Alignment):
+        return source
+    if None in (source.rgb, source.thermal, source.extrinsics):
+        raise AlignmentError(f'{path}: expected both cameras and how they are mounted')
+    sizes = {'rgb_size': pair.rgb.size, 'thermal_size': pair.thermal.size}
+    rig = Rig(source.rgb.scaled_to(pair.rgb.size), source.thermal.scaled_to(pair.thermal.size), source.extrinsics)
+    width, height = pair.thermal.size
+    corners = np.array([(x, y) for x in (0.25 * width, 0.75 * width) for y in (0.25 * height, 0.75 * height)])
+    seen = rig.to_rgb(corners, plane_depth_m)
+    if not np.isfinite(seen).all():
+        raise AlignmentError(f'{path}: the cameras look in different directions')
+    matrix = cv2.getPerspectiveTransform(corners.astype(np.float32), seen.astype(np.float32))
+    return Alignment(tuple(tuple(map(float, row)) for row in matrix), **sizes)
 
 
 def picture(pair: Pair, alignment: Alignment) -> np.ndarray:

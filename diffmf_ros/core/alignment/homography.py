@@ -9,6 +9,7 @@ import yaml
 
 from ..file_kinds import explained
 from ..frames import RGB, DiffmfError
+from . import opencv_yaml
 from .warp import Mapping, Size, resized_mapping, scaling, table_mapping, translation
 
 FIELDS = ('rgb_from_thermal', 'rgb_size', 'thermal_size')
@@ -113,7 +114,7 @@ class Alignment:
 def read_yaml(path: str | Path) -> dict:
     """Return the mapping that a YAML file holds. Raises AlignmentError, with path, when it holds none."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        content = opencv_yaml.load(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}', path)) from error
     if not isinstance(content, dict):

@@ -57,6 +57,12 @@ class Extrinsics:
         rgb, thermal = np.array(rgb_turned), np.array(thermal_turned)
         return Extrinsics(nested(thermal @ self.rotation @ rgb.T), tuple(map(float, thermal @ self.translation_m)))
 
+    @property
+    def inverse(self) -> 'Extrinsics':
+        """The extrinsics in the other direction."""
+        rotation = np.array(self.rotation).T
+        return Extrinsics(nested(rotation), tuple(map(float, -rotation @ self.translation_m)))
+
     @classmethod
     def from_quaternion(cls, xyzw: tuple[float, ...], translation_m: tuple[float, ...]) -> 'Extrinsics':
         """Return the extrinsics of a TF transform. Raises AlignmentError for a quaternion of length zero."""

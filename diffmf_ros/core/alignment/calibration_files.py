@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibrations as tools write them: Kalibr's camchain, ROS camera YAML, OpenCV's FileStorage.
+
+Of two cameras in one file the thermal one is the one whose topic or name says so, else the second: cam1 of a
+camchain, K2 of OpenCV.
+"""
+
+import re
+
+from .camera import CameraModel
+from .homography import AlignmentError
+from .rig import Extrinsics
+
+_THERMAL = re.compile(r'thermal|lwir|infrared|flir|boson|lepton|seek|(^|[/_])ir([/_\d]|$)', re.IGNORECASE)
+_KALIBR_LENSES = {'radtan': 'plumb_bob', 'equidistant': 'equidistant', 'none': 'plumb_bob'}
+_OPENCV_K, _OPENCV_D = ('camera_matrix', 'cameraMatrix', 'K', 'M'), (
+    'distortion_coefficients', 'distCoeffs', 'dist_coeffs', 'D')
+_OPENCV_SIZE = ('image_size', 'imageSize')
+
+
+def is_camchain(content: dict) -> bool:
+    """Whether this is what Kalibr writes of two cameras or one."""
+    return any(isinstance(block, dict) and 'intrinsics' in block for block in content.values())
+
+
+def is_camera(content: dict) -> bool:
+    """Whether this is one camera as ROS's camera_calibration or OpenCV's samples write it."""
+    return _first(content, _OPENCV_K[:2]) is not None
+
+
+def is_stereo(content: dict) -> bool:
+    """Whether these are two cameras as programs with OpenCV's stereoCalibrate write them."""
+    return 'R' in content and 'T' in content and any(f'{name}1' in content for name in _OPENCV_K)
+
+
+def camchain(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
+    """Return (thermal from RGB, RGB camera, thermal camera) of a camchain. Raises AlignmentError, CalibrationError."""
+    names = sorted(name for name, block in content.items() if isinstance(block, dict) and 'intrinsics' in block)
+    if len(names) != 2:
+        raise AlignmentError(f'expected the camchain of two cameras, got {", ".join(names)}')
+    first, second = (content[name] for name in names)
+    if 'T_cn_cnm1' not in second:
+        raise AlignmentError(f'{names[1]} has no T_cn_cnm1: calibrate both cameras in one run of Kalibr')
+    transform = _numbers(second['T_cn_cnm1'], (4, 4), 'T_cn_cnm1')
+    mounting = (Extrinsics(tuple(tuple(row[:3]) for row in transform[:3]), tuple(row[3] for row in transform[:3])),
+                _kalibr_camera(names[0], first), _kalibr_camera(names[1], second))
+    return _in_order(mounting, str(first.get('rostopic', '')), str(second.get('rostopic', '')))
+
+
+def camera(content: dict) -> CameraModel:
+    """Return the camera of a ROS camera YAML or a FileStorage. Raises AlignmentError, CalibrationError."""
+    r, p = content.get('rectification_matrix'), content.get('projection_matrix')
+    k = _numbers(_first(content, _OPENCV_K), (3, 3), 'camera_matrix')
+    d = _flat(_first(content, _OPENCV_D) or [], 'distortion_coefficients')
+    model = CameraModel(_size(content, ''), k, d,
+                        distortion_model=str(content.get('distortion_model', 'plumb_bob')),
+                        **({'r': _numbers(r, (3, 3), 'rectification_matrix')} if r else {}),
+                        p=_numbers(p, (3, 4), 'projection_matrix') if p else None)
+    model.lens  # noqa: B018 raises
+    return model
+
+
+def stereo(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
+    """Return (thermal from RGB, RGB camera, thermal camera) of what stereoCalibrate gave.
+
+    Raises AlignmentError, CalibrationError.
+    """
+    cameras = []
+    for number in '12':
+        k, d = (_first(content, [name + number for name in names]) for names in (_OPENCV_K, _OPENCV_D))
+        if k is None:
+            raise AlignmentError(f'expected the matrix of camera {number} as cameraMatrix{number} or K{number}')
+        cameras.append(CameraModel(_size(content, number), _numbers(k, (3, 3), f'K{number}'),
+                                   _flat(d or [], f'D{number}')))
+    mounting = Extrinsics(_numbers(content['R'], (3, 3), 'R'), _flat(content['T'], 'T'))
+    return _in_order((mounting, *cameras), str(content.get('name1', '')), str(content.get('name2', '')))
+
+
+def _in_order(mounting, first: str, second: str) -> tuple[Extrinsics, CameraModel, CameraModel]:
+    """Return (second from first, first, second), or the reverse where the names say that the first one is thermal."""
+    if not _THERMAL.search(first) or _THERMAL.search(second):
+        return mounting
+    extrinsics, one, other = mounting
+    return extrinsics.inverse, other, one
+
+
+def _kalibr_camera(name: str, block: dict) -> CameraModel:
+    kind, lens = str(block.get('camera_model', 'pinhole')), str(block.get('distortion_model', 'none'))
+    if kind != 'pinhole' or lens not in _KALIBR_LENSES:
+        raise AlignmentError(f'{name}: expected camera_model pinhole with radtan or equidistant, got {kind} with {lens}'
+                             ': calibrate with one of these')
+    fx, fy, cx, cy = _numbers(block['intrinsics'], (1, 4), f'{name}.intrinsics')[0]
+    size = _flat(block.get('resolution', []), f'{name}.resolution')
+    if len(size) != 2:
+        raise AlignmentError(f'{name}: expected resolution: [width, height], got {block.get("resolution")}')
+    return CameraModel(tuple(map(int, size)), ((fx, 0.0, cx), (0.0, fy, cy), (0.0, 0.0, 1.0)),
+                       _flat(block.get('distortion_coeffs', []), f'{name}.distortion_coeffs'),
+                       distortion_model=_KALIBR_LENSES[lens])
+
+
+def _size(content: dict, number: str) -> tuple[int, int]:
+    for end in (number, ''):
+        if (size := _first(content, [name + end for name in _OPENCV_SIZE])) is not None:
+            size = _flat(size, 'image_size')
+        elif f'image_width{end}' in content and f'image_height{end}' in content:
+            size = content[f'image_width{end}'], content[f'image_height{end}']
+        else:
+            continue
+        return tuple(map(int, size))
+    raise AlignmentError('the file does not say for which image size it was calibrated: add '
+                         f'image_size{number}: [width, height]')
+
+
+def _first(content: dict, names):
+    """The value of the first of names that content has, or None."""
+    return next((content[name] for name in names if name in content), None)
+
+
+def _flat(values, name: str) -> tuple[float, ...]:
+    """The numbers of a matrix in whatever form: {data: [...]}, nested or flat."""
+    if isinstance(values, dict):
+        values = values.get('data', [])
+    try:
+        rows = [row if isinstance(row, (list, tuple)) else [row] for row in values]
+        return tuple(float(value) for row in rows for value in row)
+    except (TypeError, ValueError) as error:
+        raise AlignmentError(f'{name}: expected numbers, got {values}') from error
+
+
+def _numbers(values, shape: tuple[int, int], name: str) -> tuple[tuple[float, ...], ...]:
+    flat, (rows, columns) = _flat(values, name), shape
+    if len(flat) != rows * columns:
+        raise AlignmentError(f'{name}: expected {rows} x {columns} numbers, got {len(flat)}')
+    return tuple(flat[i * columns:(i + 1) * columns] for i in range(rows))

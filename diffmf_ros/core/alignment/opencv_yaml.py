@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML as OpenCV's FileStorage writes it, and any other YAML."""
+
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that knows OpenCV's matrices, which become {rows, cols, dt, data}."""
+
+
+for kind in ('opencv-matrix', 'opencv-nd-matrix'):
+    _Loader.add_constructor(f'tag:yaml.org,2002:{kind}',
+                            lambda loader, node: loader.construct_mapping(node, deep=True))
+
+
+def load(text: str) -> Any:
+    """Return the content of a YAML text. Raises yaml.YAMLError."""
+    if text.startswith('%YAML:'):  # OpenCV's own first line, which YAML has no such form of
+        text = text.partition('\n')[2]
+    return yaml.load(text, Loader=_Loader)
