@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from .core.frames import RGB, THERMAL, DiffmfError, Frame, FusionResult, Mode, Pair
-from .core.settings import DEFAULTS, Settings, SettingsError, describe, updated
+from .core.settings import DEFAULTS, LIVE_ONLY, Settings, SettingsError, describe, updated
 from .inference.pipeline import FusionPipeline
 
 __all__ = ['DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode', 'fuse']
 ORDERS = ('rgb', 'bgr')
-# Settings of the live node, which change nothing for arrays.
-_NODE_ONLY = ('autostart', 'adaptive_scale', 'warm_up_size', 'input.', 'sync.', 'qos.', 'alignment.from_tf',
-              'alignment.depth_from_range', 'health.source_timeout_s', 'health.frozen_frames', 'health.shutter_flag',
-              'health.compute_timeout_s', 'output.jpeg_quality')
+# Settings that change nothing for arrays.
+_NODE_ONLY = (*LIVE_ONLY, 'sync.', 'alignment.from_tf')
 _ALIASES = {'alignment': 'alignment.file'}
 _one_at_a_time = Lock()
 

@@ -117,6 +117,10 @@ SLOTS = (
     Slot('fuse --weights', (*FUSE, '--weights', BAD), '.safetensors'),
     Slot('fuse --engine onnx', (*FUSE, '--engine', 'onnx', '--weights', BAD), '.onnx'),
     Slot('fuse --alignment', (*FUSE, *CLASSICAL, '--alignment', BAD), '.yaml'),
+    Slot('fuse --params', (*FUSE, *CLASSICAL, '--params', BAD), '.yaml'),
+    Slot('fuse RGB_DIR', ('fuse', BAD, 'ir', '-o', 'new', *CLASSICAL), inside='0.png'),
+    Slot('fuse THERMAL_DIR', ('fuse', 'vi', BAD, '-o', 'new', *CLASSICAL), inside='0.png'),
+    Slot('fuse VIDEO', ('fuse', BAD, 'film.avi', '-o', 'new.mp4', *CLASSICAL), '.mp4'),
     Slot('align RGB', ('align', BAD, 'thermal.png', '-o', 'new.yaml')),
     Slot('align RGB_DIR', ('align', BAD, 'ir', '-o', 'new.yaml'), inside='0.png'),
     Slot('align --bag', ('align', '--bag', BAD, '-o', 'new.yaml'), '.db3'),
@@ -125,6 +129,7 @@ SLOTS = (
     Slot('replay BAG_DIR', ('replay', BAD, 'new', *CLASSICAL), inside='metadata.yaml'),
     Slot('replay --alignment', ('replay', 'bag', 'new', *CLASSICAL, '--alignment', BAD), '.yaml'),
     Slot('replay --detector', ('replay', 'bag', 'new', *CLASSICAL, '--detector', BAD), '.onnx'),
+    Slot('replay --params', ('replay', 'bag', 'new', *CLASSICAL, '--params', BAD), '.yaml'),
     Slot('make-bag FOLDER', ('make-bag', BAD, 'new', '--rate', '10'), inside='vi/0.png'),
     Slot('eval --rgb', ('eval', '--rgb', BAD, '--thermal', 'ir', '--fused', 'vi'), inside='0.png'),
     Slot('eval --pairs', ('eval', '--pairs', BAD, '--model', 'average'), inside='ir/0.png'),
@@ -151,6 +156,9 @@ def furnish(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name, pixels in pictures.items():
         (folder / name).write_bytes(encoded('.png', pixels))
+    film = cv2.VideoWriter(str(folder / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+    film.write(PICTURE)
+    film.release()
     for name, topics in (('bag', ('/rgb/image_raw', '/thermal/image_raw')), ('empty_bag', ('/other',))):
         with BagWriter(folder / name) as bag:
             for topic in topics:

@@ -1,51 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf fuse`: one pair of image files."""
+"""`diffmf fuse`: image files, folders of them, or two videos."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.settings import DEFAULTS
+from ..core.settings import Settings
 from . import options
+from .setting_options import files_of, takes_settings
+
+PICTURE, FOLDER, FILM = Path('fused.png'), Path('fused'), Path('fused.mp4')
+_IMAGES = ('two images; two folders; two patterns such as "rgb/*.png"; two videos; or all visible '
+           'images and then all thermal ones. Thermal of 8 or 16 bit; a medical pair in either '
+           'order')
+_OUT = 'what to write: an image for a pair, a folder for several, an .mp4 for two videos'
+_MATCH = ("file names in the folders, or in one: 'rgb_{}.png thermal_{}.png'; default: equal "
+          'stems')
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What all kinds of inputs are fused with; inputs are files that must not be written to."""
+
+    settings: Settings
+    inputs: tuple[str | Path | None, ...]
+    overwrite: bool
+    json: Path | None
+
+
+@takes_settings(but=('sync.', 'alignment.from_tf'))
 def fuse(
-    rgb: Annotated[Path, typer.Argument(help='visible image, colour or grey; or one of a medical pair')],
-    thermal: Annotated[Path, typer.Argument(help='thermal image, 8 or 16 bit; or the other one')],
-    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('fused.png'),
-    model: options.Model = DEFAULTS.model,
-    preset: options.Preset = DEFAULTS.preset,
-    weights: options.Weights = None,
-    engine: options.Engine = DEFAULTS.engine,
-    alignment: options.AlignmentFile = None,
-    scale: options.Scale = DEFAULTS.scale,
-    device: options.Device = DEFAULTS.device,
+    images: Annotated[list[Path], typer.Argument(metavar='RGB THERMAL', help=_IMAGES)],
+    settings: Settings,
+    params: Path | None,
+    out: Annotated[Path | None, typer.Option(
+        '--out', '-o', show_default='fused.png, fused or fused.mp4', help=_OUT)] = None,
+    match: Annotated[str | None, typer.Option(metavar='NAMES', help=_MATCH)] = None,
+    recursive: Annotated[bool, typer.Option('--recursive', '-r',
+                                            help='look in folders below, too')] = False,
+    jobs: Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
+        'processes that fuse pairs at the same time; 0: one for each core'))] = 1,
     overwrite: options.Overwrite = False,
     json: options.Json = None,
 ) -> None:
-    """Fuse one visible and one thermal image file, or a grey and a colour one of a medical pair in either order."""
-    from ..inference.pipeline import FusionPipeline
+    """Fuse visible and thermal images: one pair, folders, patterns or two videos.
+
+    What an earlier run of the same command has made with the same settings is not made again.
+    Exit code 1 when some pairs could not be fused; each is named.
+    """
+    from ..tools.batch.films import is_film
+    from ..tools.batch.matching_files import is_pattern
+    from .fuse_many import fuse_files, fuse_films
+
+    files = files_of(settings, params)
+    options.require_json(json, overwrite=overwrite, inputs=(*images, *files))
+    read = *(place for place in images if not place.is_dir()), *files
+    asked = Asked(settings, read, overwrite, json)
+    several = any(place.is_dir() or is_pattern(place) for place in images)
+    if len(images) != 2 or match is not None or several:
+        failed = fuse_files(images, out or FOLDER, asked, match=match, recursive=recursive,
+                            jobs=jobs)
+    elif all(map(is_film, images)):
+        failed = fuse_films(*images, out or FILM, asked)
+    else:
+        _fuse_pair(*images, out or PICTURE, asked)
+        failed = False
+    if failed:
+        raise typer.Exit(1)
+
+
+def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
     from ..io.images import read_image_pair, require_format, write_image
+    from ..inference.pipeline import FusionPipeline
     from ..io.writing import require_output
 
-    settings = options.settings_from(
-        model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment, scale=scale,
-        device=device)
     require_format(out)
-    inputs = (rgb, thermal, weights, alignment)
-    require_output(out, overwrite=overwrite, inputs=inputs)
-    options.require_json(json, overwrite=overwrite, inputs=inputs)
+    require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     pair, note = read_image_pair(rgb, thermal)
     if note:
         typer.echo(note, err=True)
-    pipeline = FusionPipeline(settings)
+    pipeline = FusionPipeline(asked.settings)
     result = pipeline.fuse(pair)
-    write_image(out, result.pixels, result.encoding, overwrite=overwrite)
+    write_image(out, result.pixels, result.encoding, overwrite=asked.overwrite)
     for warning in result.warnings:
         typer.echo(f'warning: {warning}', err=True)
     height, width = result.pixels.shape[:2]
-    options.write_json(json, {
-        'out': str(out), 'mode': result.mode.value, 'by': pipeline.description, 'device': pipeline.device,
-        'size': [width, height], 'note': note, 'warnings': result.warnings, 'timings_ms': result.timings_ms})
-    options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}', json=json)
+    options.write_json(asked.json, {
+        'out': str(out), 'mode': result.mode.value, 'by': pipeline.description,
+        'device': pipeline.device, 'size': [width, height], 'note': note,
+        'warnings': result.warnings, 'timings_ms': result.timings_ms})
+    options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}',
+                json=asked.json)

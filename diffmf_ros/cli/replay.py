@@ -6,27 +6,21 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
-from ..core.settings import DEFAULTS
+from ..core.settings import Settings
 from . import detector_options, options
+from .progress import progress
+from .setting_options import files_of, takes_settings
 
 
+@takes_settings(but=('alignment.from_tf',))
 def replay(
     bag: Annotated[Path, typer.Argument(help='a rosbag2 folder, or a .db3 or .mcap file')],
     out: Annotated[Path, typer.Argument(help='the bag folder to make')],
+    settings: Settings,
+    params: Path | None,
     rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
     thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
-    model: options.Model = DEFAULTS.model,
-    preset: options.Preset = DEFAULTS.preset,
-    weights: options.Weights = None,
-    engine: options.Engine = DEFAULTS.engine,
-    alignment: options.AlignmentFile = None,
-    plane_depth_m: options.PlaneDepth = DEFAULTS.alignment.plane_depth_m,
-    output_grid: options.OutputGrid = DEFAULTS.alignment.output_grid,
-    thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
-    scale: options.Scale = DEFAULTS.scale,
-    device: options.Device = DEFAULTS.device,
     overwrite: options.OverwriteBag = False,
     json: options.Json = None,
     detector: detector_options.Detector = None,
@@ -47,11 +41,7 @@ def replay(
     from ..tools.evaluation.detector_counts import DetectorCounts
     from ..tools.replay import fuse_bag
 
-    settings = options.settings_from(
-        model=model, preset=preset, weights=weights, engine=engine, alignment__file=alignment,
-        alignment__plane_depth_m=plane_depth_m, alignment__output_grid=output_grid, scale=scale, device=device,
-        sync__thermal_offset_ms=thermal_offset_ms)
-    inputs = (bag, weights, alignment, detector, classes)
+    inputs = (bag, detector, classes, *files_of(settings, params))
     require_bag_output(out, overwrite=overwrite, inputs=inputs)
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
@@ -61,13 +51,12 @@ def replay(
     with BagReader(bag) as reader:
         reader.require(*(image_topic(reader, topic) for topic in (rgb_topic, thermal_topic)))
         pipeline = FusionPipeline(settings)
-        with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, _progress() as progress:
-            task = progress.add_task('fusing', total=reader.duration_ns)
+        with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, \
+                progress('fusing', reader.duration_ns / 1e9, unit='s') as done:
             counts = fuse_bag(
                 reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
                 **({'judge': judge} if judge else {}),
-                report=lambda pair: progress.update(task, completed=pair.rgb.arrival_ns - reader.start_ns))
-            progress.update(task, completed=reader.duration_ns)
+                report=lambda pair: done((pair.rgb.arrival_ns - reader.start_ns) / 1e9))
     options.write_json(json, {'out': str(out), **counts.as_dict()})
     _say(out, counts, json)
     if judge:
@@ -76,10 +65,6 @@ def replay(
             judge.write_json(detect_json)
     if counts.refused:
         raise typer.Exit(1)
-
-
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True))
 
 
 def _say(out: Path, counts, json: Path | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..core.frames import DiffmfError
+from ..core.frames import DiffmfError, FusionResult
 from .writing import replacing, write_bytes
 
 TITLES = ('RGB', 'thermal', 'fused')
@@ -105,14 +105,40 @@ def write_video(path: str | Path, frames: Iterable[Sequence[Row]], *, fps: float
         MediaError: OpenCV lacks the mp4v encoder, there is no frame, or not all of them were stored.
         WriteError: the file cannot be written.
     """
-    with replacing(path) as partial:
-        writer, written = None, 0
+    yield from _stored(path, (contact_sheet(rows, width=width) for rows in frames), fps=fps, overwrite=True)
+
+
+def write_film(path: str | Path, results: Iterable[FusionResult], *, fps: float,
+               overwrite: bool = False) -> Iterator[int]:
+    """Write fused images as an MP4; yields the number of frames written so far, one by one.
+
+    A side of an odd number of pixels loses one. Raises MediaError and WriteError as write_video does, MediaError also
+    for images of different sizes, and WriteError for a file that exists unless overwrite is True.
+    """
+    colors = {'rgb8': cv2.COLOR_RGB2BGR, 'mono8': cv2.COLOR_GRAY2BGR}
+    pictures = (cv2.cvtColor(result.pixels, colors[result.encoding]) if result.encoding in colors else result.pixels
+                for result in results)
+    yield from _stored(path, pictures, fps=fps, overwrite=overwrite)
+
+
+def require_film(path: Path) -> None:
+    """Raise MediaError unless the ending of path is that of the videos that are written."""
+    if path.suffix.lower() != '.mp4':
+        raise MediaError(f'expected a video to write with the ending .mp4, got {path}')
+
+
+def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float, overwrite: bool) -> Iterator[int]:
+    """Write H x W x 3 uint8 pictures in B G R; yields the number of frames written so far, one by one."""
+    with replacing(path, overwrite=overwrite) as partial:
+        writer, written, shape = None, 0, None
         try:
-            for rows in frames:
-                picture = contact_sheet(rows, width=width)
-                # The encoder wants even sides.
+            for picture in pictures:
+                # The encoder wants even sides, and leaves out what has another size than the first without a word.
                 picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
-                writer = writer or _open(partial, fps, picture.shape)
+                if shape not in (None, picture.shape):
+                    raise MediaError(f'the pictures of a video have one size; got {shape[1]}x{shape[0]} and then '
+                                     f'{picture.shape[1]}x{picture.shape[0]}')
+                writer, shape = writer or _open(partial, fps, picture.shape), picture.shape
                 writer.write(picture)
                 written += 1
                 yield written

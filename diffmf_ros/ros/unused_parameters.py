@@ -8,12 +8,9 @@ from pathlib import Path
 import yaml
 from rclpy.node import Node
 
+from ..core.params_file import OF_ROS, PARAMETERS
 from ..core.settings import describe
 from ..core.spelling import meant
-
-PARAMETERS = 'ros__parameters'
-# Those of rclpy itself.
-OTHERS = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
 
 
 def unused(node: Node, arguments: Sequence[str]) -> list[str]:
@@ -26,7 +23,7 @@ def unused(node: Node, arguments: Sequence[str]) -> list[str]:
     known = [item.name for item in describe()]
     said = [f'unknown parameter {name}{meant(name, known)}'
             for name in sorted(node._parameter_overrides)  # what was given; rclpy has no public name for it
-            if not node.has_parameter(name) and not name.startswith(OTHERS)]
+            if not node.has_parameter(name) and not name.startswith(OF_ROS)]
     for path in _files(arguments):
         names = list(_nodes_of(path))
         if names and not any(_means(name, node.get_fully_qualified_name()) for name in names):

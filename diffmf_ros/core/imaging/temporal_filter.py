@@ -27,7 +27,7 @@ class TemporalFilter:
 
         Args:
             image: H x W or H x W x 3 uint8; not changed.
-            stamp_ns: Its time. Images more than half a second apart, or going back in time, are
+            stamp_ns: Its time. Images more than half a second apart, not later than the last one, are
                 not averaged; nor are those of different shapes.
             keep: Share of the average so far in an area at rest, 0 to below 1; 0 switches the
                 filter off.
@@ -41,7 +41,7 @@ class TemporalFilter:
             self._average = None
             return image
         follows = before is not None and before.shape == image.shape
-        if not follows or not 0 <= since_ns <= LONGEST_GAP_NS:
+        if not follows or not 0 < since_ns <= LONGEST_GAP_NS:
             self._average = image.astype(np.float32)
             return image
         change = cv2.subtract(image, before, dtype=cv2.CV_32F)

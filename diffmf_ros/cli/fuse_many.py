@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf fuse` of many pairs of files, and of two videos."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import typer
+
+from ..core.frames import FusionResult
+from ..inference.pipeline import FusionPipeline
+from ..io.media import require_film, write_film
+from ..tools.batch.films import Films, opened
+from ..tools.batch.ledger import Ledger
+from ..tools.batch.matching_files import matches
+from ..tools.batch.workers import Outcome, Task, cores, fused_files
+from ..io.writing import WriteError, is_input, require_output
+from . import options
+from .progress import progress
+
+SHOWN = 5  # names in a message about many
+
+
+def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, recursive: bool,
+               jobs: int) -> bool:
+    """Fuse pairs of files into the folder out.
+
+    Args:
+        images: as `matches` takes them, with match and recursive.
+        out: the folder to fill; it may have results of an earlier run.
+        asked: the Asked of the command.
+        match: two patterns of names, or None.
+        recursive: whether to look in the folders below.
+        jobs: number of processes; 0: one for each core.
+
+    Returns:
+        Whether something failed.
+    """
+    found, alone = matches(images, names=match, recursive=recursive)
+    tasks = [Task(pair, out / f'{pair.name}.png') for pair in found]
+    ledger = Ledger(out, asked.settings)
+    done = set() if asked.overwrite else {task for task in tasks
+                                          if ledger.done(task.out, *task.inputs)}
+    left = [task for task in tasks if task not in done]
+    _require_outputs(left, out, asked, all_tasks=tasks)
+    if done:
+        typer.echo(f'{len(done)} of {len(tasks)} are there already, made with the same settings: '
+                   'not made again', err=True)
+    ledger.begin((task.out, task.inputs) for task in left)
+    outcomes = []
+    with progress('fusing', len(left)) as report:
+        for outcome in fused_files(left, asked.settings, jobs=jobs or cores(),
+                                   overwrite=asked.overwrite):
+            outcomes.append(outcome)
+            if not outcome.error:
+                ledger.note(outcome.task.out, *outcome.task.inputs)
+            report(len(outcomes))
+    failed = [*alone, *(outcome.error for outcome in outcomes if outcome.error)]
+    _tell(out, outcomes, failed, already=len(done), json=asked.json)
+    return bool(failed)
+
+
+def _require_outputs(tasks: Sequence[Task], folder: Path, asked, *,
+                     all_tasks: Sequence[Task]) -> None:
+    """Raise an error, before long work begins, unless every task may write its file."""
+    require_output(folder / '.new', overwrite=True)
+    there = [task.out for task in tasks if task.out.exists()]
+    inputs = *asked.inputs, *(file for task in all_tasks for file in task.inputs)
+    for path in there:
+        if is_input(path, inputs):
+            raise WriteError(f'{path} is read as an input, so it is not written to: choose '
+                             'another --out')
+    if there and not asked.overwrite:
+        raise WriteError(f'{len(there)} of the {len(all_tasks)} files in {folder} exist already '
+                         'and were made of something else or with other settings, such as '
+                         f'{there[0]}; --overwrite replaces them')
+
+
+def _tell(out: Path, outcomes: Sequence[Outcome], failed: Sequence[str], *, already: int,
+          json: Path | None) -> None:
+    """Say what became of many pairs."""
+    said: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        warnings = (f'warning: {warning}' for warning in outcome.warnings)
+        for text in filter(None, (*warnings, outcome.note)):
+            said.setdefault(text, []).append(outcome.task.match.name)
+    for text, names in said.items():
+        more = ' ...' if len(names) > SHOWN else ''
+        typer.echo(f'{text} ({len(names)}: {", ".join(names[:SHOWN])}{more})', err=True)
+    for text in failed:
+        typer.echo(f'failed: {text}', err=True)
+    modes = Counter(outcome.mode for outcome in outcomes if not outcome.error)
+    by = outcomes[0].by if outcomes else ''
+    options.write_json(json, {
+        'out': str(out), 'already_there': already, 'modes': modes, 'by': by, 'failed': failed,
+        'images': [{'out': str(outcome.task.out), 'mode': outcome.mode,
+                    'warnings': outcome.warnings, 'error': outcome.error}
+                   for outcome in outcomes]})
+    made = f'{_counts(modes)} by {by}' if modes else 'nothing new'
+    options.say(f'{out}: {made}; {already} there already, {len(failed)} failed', json=json)
+
+
+def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
+    """Fuse two videos to one; return whether one of them is damaged."""
+    require_film(out)
+    require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
+    films, pipeline = opened(rgb, thermal), FusionPipeline(asked.settings)
+    modes, warnings = Counter(), {}
+    with progress('fusing', films.count) as report:
+        results = _fused(films, pipeline, modes, warnings)
+        for count in write_film(out, results, fps=films.rate_hz, overwrite=asked.overwrite):
+            report(count)
+    for text in (*(f'warning: {warning}' for warning in warnings), *films.notes,
+                 *(f'failed: {problem}' for problem in films.problems)):
+        typer.echo(text, err=True)
+    by = f'{pipeline.description} on {pipeline.device}'
+    options.write_json(asked.json, {
+        'out': str(out), 'frames_per_s': films.rate_hz, 'modes': modes, 'by': by,
+        'failed': films.problems, 'warnings': list(warnings)})
+    options.say(f'{out}: {_counts(modes)} by {by}', json=asked.json)
+    return bool(films.problems)
+
+
+def _fused(films: Films, pipeline: FusionPipeline, modes: Counter,
+           warnings: dict[str, None]) -> Iterator[FusionResult]:
+    for pair in films.pairs():
+        result = pipeline.fuse(pair)
+        modes[result.mode.value] += 1
+        warnings.update(dict.fromkeys(result.warnings))
+        yield result
+
+
+def _counts(modes: Counter) -> str:
+    return ', '.join(f'{count} {mode}' for mode, count in modes.items())

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which image files belong together, of two folders, of two patterns, or in a list."""
+
+import glob
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.frames import DiffmfError
+from ...io.folders import IMAGE_SUFFIXES, natural
+
+_WILD = re.compile(r'\*\*/|\*|\?|\[[^\]]+\]')
+_AS_REGEX = {'**/': '((?:.*/)?)', '*': '([^/]*)', '?': '([^/])'}
+
+
+class MatchError(DiffmfError):
+    """There are no files that belong together, or it cannot be told which do."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two image files of one moment; name: of the fused image, with folders, without an ending."""
+
+    name: str
+    rgb: Path
+    thermal: Path
+
+
+def matches(
+    inputs: Sequence[Path], *, names: str | None = None, recursive: bool = False
+) -> tuple[list[Match], list[str]]:
+    """Return the pairs of what a user has named, sorted by name, in which numbers count.
+
+    Args:
+        inputs: two folders; two patterns with *, ?, [] or **; one or two folders with names; or
+            files, first all visible ones, then as many thermal ones in the same order.
+        names: two patterns of file names with a {} each, such as 'rgb_{}.png thermal_{}.png';
+            files belong together for which the same stands in place of it. Without them files of
+            equal stems do.
+        recursive: look in the folders below, too; files belong together in folders of the same
+            name.
+
+    Returns:
+        The pairs, and a sentence for every file without a partner.
+
+    Raises:
+        MatchError: there is no pair, or inputs are something else.
+    """
+    if names is not None:
+        sides = _named(inputs, names, recursive)
+    elif len(inputs) == 2 and all(place.is_dir() for place in inputs):
+        sides = [_of_folder(place, recursive, _stem) for place in inputs]
+    elif len(inputs) == 2 and all(is_pattern(place) for place in inputs):
+        sides = [_of_pattern(str(place)) for place in inputs]
+    else:
+        return _in_order(inputs), []
+    return _joined(*sides)
+
+
+def is_pattern(place: Path) -> bool:
+    """Whether place is a pattern such as rgb/*.png, which the shell has left to us."""
+    return bool(_WILD.search(str(place))) and not place.exists()
+
+
+def _in_order(files: Sequence[Path]) -> list[Match]:
+    """Return files as pairs: the first of the one half with the first of the other."""
+    half = len(files) // 2
+    folders = [place for place in files if place.is_dir()]
+    if folders or not half or len(files) % 2:
+        got = f'{folders[0]} is a folder' if folders and len(files) > 1 else f'got {len(files)}'
+        raise MatchError(
+            'expected two images, two folders, two patterns, two videos, or as many visible '
+            f'images as thermal ones (first all visible, then all thermal); {got}'
+        )
+    found = [
+        Match(rgb.stem, rgb, thermal)
+        for rgb, thermal in zip(files[:half], files[half:], strict=True)
+    ]
+    twice = {match.name for match in found if sum(other.name == match.name for other in found) > 1}
+    # Of equal stems in several folders the folder is part of the name.
+    return [
+        Match(
+            f'{match.rgb.parent.name}/{match.name}' if match.name in twice else match.name,
+            match.rgb,
+            match.thermal,
+        )
+        for match in found
+    ]
+
+
+def _named(inputs: Sequence[Path], names: str, recursive: bool) -> list[dict[str, list[Path]]]:
+    patterns = names.split()
+    if len(patterns) != 2 or any(pattern.count('{}') != 1 for pattern in patterns):
+        raise MatchError(
+            'expected two patterns with one {} each, such as '
+            f"'rgb_{{}}.png thermal_{{}}.png'; got {names!r}"
+        )
+    if len(inputs) not in (1, 2) or not all(place.is_dir() for place in inputs):
+        raise MatchError(
+            'expected one folder, or one for each pattern, beside the patterns of names; got '
+            f'{" ".join(map(str, inputs))}'
+        )
+    return [
+        _of_folder(place, recursive, _asked(pattern))
+        for place, pattern in zip((inputs[0], inputs[-1]), patterns, strict=True)
+    ]
+
+
+def _asked(pattern: str) -> Callable[[Path], str | None]:
+    before, after = map(re.escape, pattern.split('{}'))
+    regex = re.compile(f'{before}(.+){after}')
+
+    def key(path: Path) -> str | None:
+        found = regex.fullmatch(path.name)
+        return found and str(path.with_name(found[1]))
+
+    return key
+
+
+def _stem(path: Path) -> str | None:
+    return str(path.with_suffix('')) if path.suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def _of_folder(
+    folder: Path, recursive: bool, key: Callable[[Path], str | None]
+) -> dict[str, list[Path]]:
+    """Return {key of the path below folder: files}, without hidden ones such as ._0.png."""
+    files = folder.rglob('*') if recursive else folder.iterdir()
+    return _grouped(
+        (key(relative), path)
+        for path in sorted(files)
+        if not (relative := path.relative_to(folder)).name.startswith('.') and path.is_file()
+    )
+
+
+def _of_pattern(pattern: str) -> dict[str, list[Path]]:
+    """Return {what stands for the wildcards: files}."""
+    regex, place = '', 0
+    for wild in _WILD.finditer(pattern):
+        regex += re.escape(pattern[place : wild.start()]) + _AS_REGEX.get(
+            wild[0], f'({wild[0].replace("[!", "[^")})'
+        )
+        place = wild.end()
+    whole = re.compile(regex + re.escape(pattern[place:]), re.DOTALL)
+    found = sorted(glob.glob(pattern, recursive=True))
+    return _grouped(
+        (''.join(whole.fullmatch(path).groups()), Path(path))
+        for path in found
+        if whole.fullmatch(path) and Path(path).is_file()
+    )
+
+
+def _grouped(files: Iterable[tuple[str | None, Path]]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for key, path in files:
+        if key is not None:
+            groups.setdefault(key, []).append(path)
+    return groups
+
+
+def _joined(
+    rgb: dict[str, list[Path]], thermal: dict[str, list[Path]]
+) -> tuple[list[Match], list[str]]:
+    found, problems = [], []
+    for key in sorted(rgb.keys() | thermal.keys(), key=natural):
+        there, others = rgb.get(key, []), thermal.get(key, [])
+        if len(there) == len(others) == 1:
+            found.append(Match(key, there[0], others[0]))
+        elif not there or not others:
+            missing = 'thermal' if there else 'visible'
+            problems += [f'{path}: there is no {missing} image for it' for path in there or others]
+        else:
+            twice = there if len(there) > 1 else others
+            problems.append(f'{twice[0]} and {twice[1]} share one name: which of them is meant?')
+    if not found:
+        raise MatchError(
+            'there is no pair of images; expected two folders with images of equal names, or '
+            "the names by --match 'rgb_{}.png thermal_{}.png'"
+            + ''.join(f'; {text}' for text in problems[:2])
+        )
+    return found, problems

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`diffmf fuse` of folders, patterns and videos: what pairs, what is skipped, what failed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+from bad_inputs import ran
+
+CLASSICAL = ('--model', 'classical')
+NAMES = 'rgb_{}.png thermal_{}.png'
+
+
+def images(folder, names, seed=0, *, bits=8):
+    random = np.random.default_rng(seed)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape, high, kind = (
+            ((48, 64, 3), 256, np.uint8) if bits == 8 else ((24, 32), 9000, np.uint16)
+        )
+        cv2.imwrite(str(path), random.integers(0, high, shape, kind))
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two folders of four pairs, one of them below, and one RGB image without a partner."""
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / 'vi', ['1.png', '2.png', '10.jpg', 'far/2.png'])
+    images(tmp_path / 'ir', ['1.png', '2.png', '10.tiff', 'far/2.png'], 1, bits=16)
+    return tmp_path
+
+
+def fused(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('[!.]*.png')}
+
+
+def test_folders_match_by_stem_and_give_what_single_pairs_do(folders):
+    outcome = ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL])
+    single = ran(['fuse', 'vi/2.png', 'ir/2.png', '-o', 'single.png', *CLASSICAL])
+
+    assert (outcome.code, single.code) == (0, 0), outcome.said
+    assert set(fused(folders / 'out')) == {'1.png', '2.png', '10.png'}
+    assert fused(folders / 'out')['2.png'] == (folders / 'single.png').read_bytes()
+
+
+@pytest.mark.parametrize('jobs', ['2', '0'])
+def test_several_processes_give_the_same_bytes(folders, jobs):
+    one = ran(['fuse', '-r', 'vi', 'ir', '-o', 'one', *CLASSICAL])
+    many = ran(['fuse', '-r', 'vi', 'ir', '-o', 'many', '--jobs', jobs, *CLASSICAL])
+
+    assert (one.code, many.code) == (0, 0), many.said
+    assert fused(folders / 'one') == fused(folders / 'many')
+    assert set(fused(folders / 'one')) == {'1.png', '2.png', '10.png', 'far/2.png'}
+
+
+def test_patterns_match_by_what_stands_for_the_wildcards(folders):
+    assert ran(['fuse', 'vi/**/*.png', 'ir/**/*.png', '-o', 'out', *CLASSICAL]).code == 0
+    assert set(fused(folders / 'out')) == {'1.png', '2.png', 'far/2.png'}
+
+
+def test_files_of_the_shell_are_all_visible_and_then_all_thermal(folders):
+    assert (
+        ran(['fuse', 'vi/1.png', 'vi/2.png', 'ir/1.png', 'ir/2.png', '-o', 'out', *CLASSICAL]).code
+        == 0
+    )
+    assert ran(['fuse', 'vi', 'ir', '-o', 'all', *CLASSICAL]).code == 0
+    assert fused(folders / 'out').items() < fused(folders / 'all').items()
+
+
+def test_names_of_one_folder_match_and_what_is_alone_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / 'm', ['rgb_1.png', 'rgb_2.png', 'rgb_7.png'])
+    images(tmp_path / 'm', ['thermal_1.png', 'thermal_2.png', 'thermal_8.png'], 1, bits=16)
+    (tmp_path / 'm' / 'thermal_2.png').write_text('no image')
+
+    outcome = ran(['fuse', 'm', '--match', NAMES, '-o', 'out', *CLASSICAL, '--json', 'told.json'])
+
+    assert outcome.code == 1
+    assert set(fused(tmp_path / 'out')) == {'1.png'}
+    failed = json.loads((tmp_path / 'told.json').read_text())['failed']
+    for text in (
+        'rgb_7.png: there is no thermal image',
+        'thermal_8.png: there is no visible image',
+        'thermal_2.png cannot be read',
+    ):
+        assert sum(text in line for line in failed) == 1 and text in outcome.said
+
+
+def test_what_is_done_is_not_done_again_unless_something_changed(folders):
+    assert ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL]).code == 0
+    before = {path: path.stat().st_mtime_ns for path in (folders / 'out').glob('*.png')}
+    (folders / 'out' / '1.png').unlink()
+
+    again = ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL])
+    other = ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL, '--polarity', 'black_hot'])
+    images(folders / 'ir', ['2.png'], 9, bits=16)
+    changed = ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL])
+
+    assert again.code == 0 and '2 of 3 are there already' in again.said
+    same = [path for path, stamp in before.items() if path.stat().st_mtime_ns == stamp]
+    assert sorted(path.name for path in same) == ['10.png', '2.png']
+    assert other.code == changed.code == 2
+    assert '3 of the 3 files' in other.said and '--overwrite' in other.said
+    assert '1 of the 3 files' in changed.said and 'out/2.png' in changed.said
+
+
+def test_a_run_that_was_killed_is_taken_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / 'vi', [f'{number}.png' for number in range(200)])
+    images(tmp_path / 'ir', [f'{number}.png' for number in range(200)], 1, bits=16)
+    command = ['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL]
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'diffmf_ros.cli.main', *command], stderr=subprocess.DEVNULL
+    )
+    deadline_s = time.monotonic() + 60
+    while len(fused(tmp_path / 'out')) < 5 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Given a last line of which the rest was lost, and a file of which only the line was
+    ledger = tmp_path / 'out' / '.diffmf_fuse.jsonl'
+    lines = ledger.read_text().splitlines()
+    ledger.write_text('\n'.join(lines[:-1]) + '\n' + lines[-1][:20])
+    there = fused(tmp_path / 'out')
+
+    resumed = ran(command)
+
+    assert resumed.code == 0, resumed.said
+    assert 5 <= len(there) < 200 and f'{len(there)} of 200 are there already' in resumed.said
+    assert len(fused(tmp_path / 'out')) == 200 and there.items() < fused(tmp_path / 'out').items()
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (('vi', 'ir/1.png'), 'vi is a folder'),
+        (('vi/1.png', 'vi/2.png', 'ir/1.png'), 'got 3'),
+        (('vi',), 'expected two images'),
+        (('vi', 'ir', '--match', 'rgb.png'), 'expected two patterns'),
+        (('vi', 'ir', '--match', NAMES), 'there is no pair of images'),
+        (('none', 'ir'), 'ir is a folder'),
+        (('vi/*.bmp', 'ir/*.bmp'), 'there is no pair of images'),
+        (('vi', 'ir', '-o', 'vi/1.png'), 'vi/1.png'),
+    ],
+)
+def test_wrong_use_is_one_message(folders, arguments, words):
+    outcome = ran(['fuse', *arguments, *CLASSICAL])
+
+    assert outcome.code == 2 and not outcome.traceback
+    assert words in outcome.said
+
+
+def test_an_output_never_takes_the_place_of_an_input(folders):
+    before = (folders / 'vi' / '2.png').read_bytes()
+
+    outcome = ran(['fuse', 'vi', 'ir', '-o', 'vi', '--overwrite', *CLASSICAL])
+
+    assert outcome.code == 2 and 'is read as an input' in outcome.said
+    assert (folders / 'vi' / '2.png').read_bytes() == before
+
+
+def film(path, *, count, rate_hz, level):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), rate_hz, (64, 48))
+    for number in range(count):
+        writer.write(np.full((48, 64, 3), level(number), np.uint8))
+    writer.release()
+
+
+def test_two_videos_pair_by_their_frame_rates(tmp_path, monkeypatch):
+    # Given RGB at 30 Hz, and thermal at 10 Hz whose right half rises by 20 levels a frame
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / 'rgb.avi', count=30, rate_hz=30, level=lambda number: 100)
+    heat = cv2.VideoWriter('heat.avi', cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+    for number in range(10):
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:, 32:] = 20 + 20 * number
+        heat.write(picture)
+    heat.release()
+
+    outcome = ran(
+        ['fuse', 'rgb.avi', 'heat.avi', '-o', 'out.mp4', *CLASSICAL, '--json', 'told.json']
+    )
+
+    # Then three frames after each other show the same thermal frame
+    assert outcome.code == 0, outcome.said
+    told = json.loads((tmp_path / 'told.json').read_text())
+    assert (told['frames_per_s'], sum(told['modes'].values())) == (30, 30)
+    result, levels = cv2.VideoCapture('out.mp4'), []
+    while (read := result.read())[0]:
+        levels.append(read[1][8:40, 40:56].mean() - read[1][8:40, 8:24].mean())
+    assert len(levels) == 30
+    steps = np.abs(np.diff(levels))
+    assert steps[2::3].mean() > 4 * np.delete(steps, np.s_[2::3]).mean()
+
+
+def test_a_video_that_is_longer_than_the_other_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / 'rgb.avi', count=12, rate_hz=10, level=lambda number: 90 + number)
+    film(tmp_path / 'heat.avi', count=6, rate_hz=10, level=lambda number: 9 * number)
+
+    outcome = ran(['fuse', 'rgb.avi', 'heat.avi', '-o', 'out.mp4', *CLASSICAL])
+
+    assert outcome.code == 0
+    assert 'rgb.avi: 6 of its 12 frames were used: the other video is shorter' in outcome.said
+
+
+@pytest.mark.skipif(
+    not hasattr(os, 'sched_getaffinity'),
+    reason='processes are killed by their parent on Linux alone',
+)
+def test_a_worker_that_dies_ends_in_one_line(folders, monkeypatch):
+    from diffmf_ros.tools.batch import workers
+
+    def killed(jobs, **options):
+        pool = real(jobs, **options)
+        pool.submit(os._exit, 1)
+        return pool
+
+    real = workers.ProcessPoolExecutor
+    monkeypatch.setattr(workers, 'ProcessPoolExecutor', killed)
+    outcome = ran(['fuse', 'vi', 'ir', '-o', 'out', '--jobs', '2', *CLASSICAL])
+
+    assert outcome.code == 2 and 'processes has ended' in outcome.said and not outcome.traceback

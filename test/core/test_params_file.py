@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameter file of the node without ROS, and the options made from the settings."""
+
+from pathlib import Path
+
+import pytest
+from bad_inputs import ran
+
+from diffmf_ros.cli.main import application
+from diffmf_ros.core.params_file import read_params
+from diffmf_ros.core.settings import DEFAULTS, LIVE_ONLY, SettingsError, describe, updated
+
+SHIPPED = Path(__file__).parents[2] / 'config' / 'fusion.yaml'
+
+
+def write(tmp_path, text):
+    path = tmp_path / 'params.yaml'
+    path.write_text(text, encoding='utf-8')
+    return path
+
+
+def test_the_shipped_file_is_every_default():
+    values = read_params(SHIPPED)
+
+    assert values.keys() == {item.name for item in describe()}
+    assert updated(DEFAULTS, values) == DEFAULTS
+
+
+def test_a_node_by_name_wins_over_every_node_and_ros_keeps_its_own(tmp_path):
+    path = write(
+        tmp_path,
+        """
+/fusion_node:
+  ros__parameters: {thermal: {polarity: black_hot}, sync.max_distance_ms: 5, use_sim_time: true,
+                    qos_overrides: {/fused/image: {publisher: {depth: 3}}}}
+/**:
+  ros__parameters: {thermal: {polarity: white_hot, gain_control: linear}}
+/camera:
+  ros__parameters: {exposure: 3}
+""",
+    )
+    assert read_params(path) == {
+        'thermal.polarity': 'black_hot',
+        'thermal.gain_control': 'linear',
+        'sync.max_distance_ms': 5,
+    }
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('/camera: {ros__parameters: {exposure: 3}}', 'it has parameters for /camera'),
+        ('model: classical', 'it has no ros__parameters'),
+        ('a: [', 'not readable as YAML'),
+        ('version https://git-lfs.github.com/spec/v1\noid: x\nsize 12', 'Git LFS pointer'),
+    ],
+)
+def test_a_file_that_says_nothing_to_the_node_is_refused(tmp_path, text, words):
+    with pytest.raises(SettingsError, match=words):
+        read_params(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (('--polarity', 'warm'), 'thermal.polarity must be one of white_hot, black_hot'),
+        (('--threads', '999'), 'threads must lie in 0 to 256'),
+        (('--params', 'missing.yaml'), 'missing.yaml cannot be read'),
+    ],
+)
+def test_options_are_refused_in_the_words_of_the_node(arguments, words):
+    outcome = ran(['fuse', 'a.png', 'b.png', *arguments])
+
+    assert outcome.code == 2 and words in outcome.said
+
+
+def test_an_unknown_name_in_the_file_is_refused_with_the_one_that_may_be_meant(tmp_path):
+    path = write(tmp_path, '/**: {ros__parameters: {modle: classical}}')
+
+    outcome = ran(['replay', 'bag', 'out', '--params', str(path)])
+
+    assert (
+        outcome.code == 2
+        and f'{path}: unknown setting' in outcome.said
+        and 'did you mean model?' in outcome.said
+    )
+
+
+@pytest.mark.parametrize(
+    'command, left_out',
+    [('fuse', ('sync.', 'alignment.from_tf')), ('replay', ('alignment.from_tf',))],
+)
+def test_every_setting_that_counts_offline_is_an_option(command, left_out):
+    known = {info.name: info.callback for info in application().registered_commands}
+    options = {name for name in known[command].__annotations__}
+
+    for item in describe():
+        name = {'alignment.file': 'alignment'}.get(item.name, item.name.rpartition('.')[2])
+        assert (name in options) == (not item.name.startswith((*LIVE_ONLY, *left_out))), item.name
