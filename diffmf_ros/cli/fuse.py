@@ -72,8 +72,8 @@ def fuse(
 
 
 def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
-    from ..io.images import read_image_pair, require_format, write_image
     from ..inference.pipeline import FusionPipeline
+    from ..io.images import read_image_pair, require_format, write_image
     from ..io.writing import require_output
 
     require_format(out)

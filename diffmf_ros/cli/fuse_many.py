@@ -10,11 +10,11 @@ import typer
 from ..core.frames import FusionResult
 from ..inference.pipeline import FusionPipeline
 from ..io.media import require_film, write_film
+from ..io.writing import WriteError, is_input, require_output
 from ..tools.batch.films import Films, opened
 from ..tools.batch.ledger import Ledger
 from ..tools.batch.matching_files import matches
 from ..tools.batch.workers import Outcome, Task, cores, fused_files
-from ..io.writing import WriteError, is_input, require_output
 from . import options
 from .progress import progress
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ...core.frames import DiffmfError
 from ...core.settings import Settings, updated
-from ...io.images import read_image_pair, write_image
 from ...inference.pipeline import FusionPipeline
+from ...io.images import read_image_pair, write_image
 from ...io.writing import WriteError
 from .matching_files import Match
 
