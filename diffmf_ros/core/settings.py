@@ -39,7 +39,8 @@ ORIENTATIONS = ('as_sent', 'rotated_90', 'rotated_180', 'rotated_270',
                 'mirrored', 'mirrored_90', 'mirrored_180', 'mirrored_270')
 _CROP = re.compile(r'([1-9]\d{0,4})x([1-9]\d{0,4})\+(\d{1,5})\+(\d{1,5})')
 # Settings, or groups of them, that say something to the live node alone.
-LIVE_ONLY = ('autostart', 'adaptive_scale', 'warm_up_size', 'input.', 'qos.', 'sync.policy',
+LIVE_ONLY = ('autostart', 'adaptive_scale', 'warm_up_size', 'input.rgb_transport',
+             'input.thermal_transport', 'qos.', 'sync.policy',
              'alignment.depth_from_range', 'health.source_timeout_s', 'health.frozen_frames', 'health.shutter_flag',
              'health.compute_timeout_s', 'output.jpeg_quality')
 AUTO_PRESET = {'diffmf': 'nano'}  # docs/quality.md: on a CPU the best of its presets; else light
