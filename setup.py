@@ -14,6 +14,7 @@ EXTRAS = {
     'triton': ['triton>=3.4'],
     'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
     'view': ['matplotlib'],
+    'rerun': ['rerun-sdk>=0.23'],
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
@@ -44,7 +45,8 @@ def kernel(suffix: str, options: list[str]) -> Extension:
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
     """Return data_files entries for the files of folder and of the folders below it."""
-    files = sorted(path for path in Path(folder).rglob('*') if path.suffix in ('.py', '.xml', '.yaml'))
+    kinds = '.py', '.xml', '.yaml', '.json', '.rviz'
+    files = sorted(path for path in Path(folder).rglob('*') if path.suffix in kinds)
     return [(f'share/{NAME}/{path.parent}', [str(path)]) for path in files]
 
 

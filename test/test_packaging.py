@@ -19,7 +19,7 @@ import diffmf_ros
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTABLES = {'fusion_node', 'bag_player', 'recorder', 'viewer'}
 # What the package imports from elsewhere than a ROS distribution.
-PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'rich', 'rosbags',
+PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'rerun', 'rich', 'rosbags',
                'safetensors', 'torch', 'triton', 'typer', 'yaml'}
 
 
@@ -113,7 +113,7 @@ def test_wheel_holds_what_ros_needs(wheel):
                 *(f'lib/diffmf_ros/{name}' for name in EXECUTABLES),
                 *(f'share/diffmf_ros/{path.relative_to(ROOT)}'
                   for folder in ('launch', 'config') for path in (ROOT / folder).rglob('*')
-                  if path.suffix in ('.py', '.xml', '.yaml'))}
+                  if path.suffix in ('.py', '.xml', '.yaml', '.json', '.rviz'))}
     # when a wheel is built
     data = {name.partition('.data/data/')[2]: wheel.getinfo(name) for name in wheel.namelist()}
     # then all of it is there, and the executables are executable

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf replay`: fuse a recorded bag without ROS."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def replay(
     thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
     overwrite: options.OverwriteBag = False,
     json: options.Json = None,
+    rrd: Annotated[Path | None, typer.Option(help='also write a recording for the viewer of Rerun (.rrd)')] = None,
     detector: detector_options.Detector = None,
     detector_layout: detector_options.DetectorLayout = 'auto',
     detect_class: detector_options.DetectClass = 'person',
@@ -44,18 +46,23 @@ def replay(
     inputs = (bag, detector, classes, *files_of(settings, params))
     require_bag_output(out, overwrite=overwrite, inputs=inputs)
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
+    require_output(rrd, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
     chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal, class_number=chosen.class_number,
                                       every=detect_every)
-    with BagReader(bag) as reader:
+    judges = [judge] if judge else []
+    with ExitStack() as stack, BagReader(bag) as reader:
         reader.require(*(image_topic(reader, topic) for topic in (rgb_topic, thermal_topic)))
         pipeline = FusionPipeline(settings)
+        if rrd is not None:
+            from ..tools.rerun_file import rerun_recording
+            judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal, overwrite=overwrite)))
         with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, \
                 progress('fusing', reader.duration_ns / 1e9, unit='s') as done:
             counts = fuse_bag(
                 reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
-                **({'judge': judge} if judge else {}),
+                judge=lambda pair, result: [look(pair, result) for look in judges],
                 report=lambda pair: done((pair.rgb.arrival_ns - reader.start_ns) / 1e9))
     options.write_json(json, {'out': str(out), **counts.as_dict()})
     _say(out, counts, json)

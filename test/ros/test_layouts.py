@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layouts for RViz and Foxglove name topics and keys that there are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip('rclpy', reason='rclpy is not installed')
+
+from diffmf_ros.ros import outputs, status  # noqa: E402
+
+CONFIG = Path(__file__).resolve().parents[2] / 'config'
+TOPICS = {'/rgb/image_raw', '/thermal/image_raw', '/diagnostics', *(f'/{topic}' for topic in outputs.TYPES)}
+
+
+def test_rviz_shows_topics_of_the_node_reliably_where_the_node_sends_so():
+    displays = yaml.safe_load((CONFIG / 'view.rviz').read_text())['Visualization Manager']['Displays']
+
+    topics = {one['Topic']['Value']: one['Topic']['Reliability Policy'] for one in displays}
+    assert topics.keys() <= TOPICS and len(topics) == 4
+    # cameras often offer best effort alone, which a reliable subscription does not match
+    assert {name for name, policy in topics.items() if policy == 'Reliable'} == {
+        name for name in topics if name.startswith('/fused/')}
+
+
+def test_foxglove_shows_topics_and_keys_of_the_node():
+    layout = json.loads((CONFIG / 'foxglove.json').read_text())
+    text = json.dumps(layout)
+
+    topics = set(re.findall(r'"(/[\w/]+)[".]', text))
+    assert topics <= TOPICS and {'/fused/image', '/diagnostics', '/fused/status'} <= topics
+    keys = set(re.findall(r'key==\\"(\w+)', text))
+    known = status.values_of(status.Totals()).keys() | {'mode', 'rgb', 'thermal'}
+    assert keys and keys <= known
+    # and every panel of the configuration is on the screen, once
+    assert sorted(panels_of(layout['layout'])) == sorted(layout['configById'])
+
+
+def panels_of(split) -> list[str]:
+    """The panels of a layout, which is split in two again and again."""
+    return [split] if isinstance(split, str) else panels_of(split['first']) + panels_of(split['second'])
