@@ -98,14 +98,16 @@ def test_other_orders_of_arrival_give_the_same_images(seed, tmp_path):
 
 
 @pytest.mark.parametrize('model', NETWORKS)
-def test_one_and_two_threads_give_the_same_images(model, tmp_path):
+def test_one_and_two_threads_give_the_same_image(model):
+    # Given an image large enough to be divided among threads
     pytest.importorskip('torch', reason='torch is not installed')
-    bag = write_bag(tmp_path / 'bag', count=3)
+    rng = np.random.default_rng(0)
+    rgb, thermal = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((480, 640, 3), (120, 160)))
+    changes = {'model': model, 'preset': 'nano' if model == 'diffmf' else 'light', 'precision': 'float32'}
 
-    one, _ = replayed(bag, tmp_path / 'one', settings_of(model, threads=1))
-    two, _ = replayed(bag, tmp_path / 'two', settings_of(model, threads=2))
+    one, two = (Fuser(device='cpu', threads=count, **changes).fuse(rgb, thermal).pixels for count in (1, 2))
 
-    assert len(one) == 3 and one == two
+    assert one.std() > 10 and one.tobytes() == two.tobytes()
 
 
 def test_fuse_replay_and_the_python_front_give_the_same_image(tmp_path):
