@@ -60,7 +60,7 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
     """As export(), for a network that holds weights. Raises ExportError."""
     network = network.cpu().float().eval().requires_grad_(False)
     if size is not None:
-        size = tuple(map(network.sides.fitting, size))
+        size = tuple(map(network.sides.padded, size))
     proto = graph(network, size=size)
     for key, value in {
             'format': FORMAT, 'model': weights.model, 'preset': weights.preset, 'sides': sides_text(network.sides),
