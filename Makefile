@@ -31,8 +31,9 @@ test: venv ## every test: on all cores first, then one after another those that 
 test-fast: venv ## no DDS, no training, no slow files: for every change
 	$(IN_PARALLEL) -m 'not dds and not training and not slow'
 
-lint: venv ## ruff over everything
+lint: venv ## ruff over everything, mypy over the package
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 docs: $(STAMPS)/docs ## the pages as a site in out/site
 	$(BIN)/mkdocs build --strict
@@ -40,7 +41,7 @@ docs: $(STAMPS)/docs ## the pages as a site in out/site
 venv: $(STAMPS)/project ## .venv with everything pinned and this package, editable
 
 clean: ## remove what was built and written; .venv stays
-	rm -rf build install log out *.egg-info .pytest_cache .ruff_cache .hypothesis $(STAMPS)/project
+	rm -rf build install log out *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis $(STAMPS)/project
 	rm -f diffmf_ros/models/kernels/*.so
 	find . -path ./$(VENV) -prune -o -name __pycache__ -print0 | xargs -0 -r rm -rf
 

@@ -19,7 +19,7 @@ EXTRAS = {
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
     'docs': ['mkdocs-material'],
-    'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff'],
+    'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'types-PyYAML'],
 }
 
 # Instruction sets, as suffix of the extension and compiler option; cpu.py loads the widest that the processor has.
@@ -70,7 +70,8 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={NAME: ['weights/*.safetensors', 'weights/*.md', 'inference/*.safetensors', 'tools/view/*.html']},
+    package_data={NAME: ['py.typed', 'weights/*.safetensors', 'weights/*.md',
+                         'inference/*.safetensors', 'tools/view/*.html']},
     ext_modules=[kernel(*item) for item in INSTRUCTIONS.items()],
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),

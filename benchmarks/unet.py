@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from diffmf_ros.models.blocks import SLOPE, Conv2d, initialise
+from diffmf_ros.models.blocks import SLOPE, Conv2d, initialize
 from diffmf_ros.models.diffmf import Decoder, DiffMFConfig
 from diffmf_ros.models.input_size import SizeRule
 from diffmf_ros.models.mixing import MixingNetwork, seen, start_with_visible
@@ -51,7 +51,7 @@ class UNet(MixingNetwork):
         self.join_middle = convolutions(6 * width, 2 * width)
         self.join_fine = convolutions(3 * width, DECODER.width)
         self.decoder = Decoder(DECODER)
-        self.apply(initialise)
+        self.apply(initialize)
         start_with_visible(self.decoder.full[-1])
 
     def maps(self, ir, vi_y):

@@ -12,7 +12,7 @@ _API = ('DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', '
 __all__ = ['__version__', *_API]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _API:
         return getattr(import_module('.api', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

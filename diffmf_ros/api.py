@@ -120,7 +120,7 @@ class Fuser:
     def __enter__(self) -> 'Fuser':
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

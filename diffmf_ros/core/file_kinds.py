@@ -46,8 +46,8 @@ def what_holds(head: bytes) -> str:
     for start, text in _STARTS:
         if head.startswith(start):
             return text
-    text = head.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
-    if text.startswith((b'<!doctype html', b'<html')):
+    start = head.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    if start.startswith((b'<!doctype html', b'<html')):
         return 'it is an HTML page, as of a download that failed: get the file itself'
     if head.startswith(b'PK\x03\x04'):
         return CHECKPOINT if b'data.pkl' in head else 'it is a zip archive: unpack it'

@@ -18,12 +18,13 @@ class SettingsError(DiffmfError):
     """A setting is unknown, of the wrong type, or out of range."""
 
 
-def _setting(default: Any, description: str, *, low=None, high=None, choices=None):
+def _setting(default: Any, description: str, *, low: float | None = None,
+             high: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
     meta = {'description': description, 'low': low, 'high': high, 'choices': choices}
     return field(default=default, metadata=meta)
 
 
-def _group(cls):
+def _group(cls: type) -> Any:
     return field(default_factory=cls)
 
 
@@ -64,7 +65,7 @@ class InputSettings:
         choices=ORIENTATIONS)
     thermal_orientation: str = _setting('as_sent', 'the same of the thermal picture', choices=ORIENTATIONS)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ('rgb_crop', 'thermal_crop'):
             if (value := getattr(self, name)) and not _CROP.fullmatch(value):
                 raise SettingsError(f'input.{name} must be like 256x192+0+0 (width x height + left + top), or empty; '
@@ -148,7 +149,7 @@ class ThermalSettings:
     extra_rows_bottom: int = _setting(-1, 'the same below the picture', low=-1, high=256)
     repair_rows: bool = _setting(True, 'replace dead thermal rows by their neighbours')
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_order('thermal.', self, 'low_percentile', 'high_percentile')
         if (self.extra_rows_top < 0) != (self.extra_rows_bottom < 0):
             raise SettingsError('thermal.extra_rows_top and thermal.extra_rows_bottom must both be -1 or both be '
@@ -275,7 +276,7 @@ class Settings:
     output: OutputSettings = _group(OutputSettings)
     qos: QosSettings = _group(QosSettings)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for item in describe(self):
             item.check(item.value)
         if self.warm_up_size and not re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', self.warm_up_size):

@@ -10,6 +10,7 @@ import io
 import os
 import sqlite3
 from pathlib import Path
+from typing import IO, Any
 
 from ..core.file_kinds import what_is
 from .bag_files import METADATA, BagError, own_files
@@ -97,7 +98,7 @@ class CutMcap:
 class _Ended(io.RawIOBase):
     """The first `end` bytes of a file, followed by _END."""
 
-    def __init__(self, file: io.BufferedReader, end: int):
+    def __init__(self, file: IO[bytes], end: int):
         self._file, self._end, self._place = file, end, 0
 
     def readable(self) -> bool:
@@ -111,7 +112,7 @@ class _Ended(io.RawIOBase):
         self._place = start + offset
         return self._place
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         if self._place < self._end:
             self._file.seek(self._place)
             data = self._file.read(min(len(buffer), self._end - self._place))

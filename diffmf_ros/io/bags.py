@@ -16,10 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from ..core.file_kinds import explained
 from ..core.frames import RGB, THERMAL, Frame, FrameError
@@ -57,7 +59,7 @@ class Message:
     raw: bytes
 
 
-def type_store():
+def type_store() -> Typestore:
     """Return a rosbags type store; Image and CameraInfo are the same in every ROS 2 release."""
     return get_typestore(Stores.ROS2_HUMBLE)
 
@@ -99,7 +101,7 @@ class BagReader:
         self.duration_ns = reader.end_time - 1 - reader.start_time
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
@@ -148,6 +150,7 @@ class BagReader:
                                'with the storage file; opening the .db3 or .mcap file itself may help')
 
     def _stored(self, wanted: tuple[str, ...]) -> Iterator[Message]:
+        assert self._reader is not None, 'messages() opened it'
         connections = [c for c in self._reader.connections if c.topic in wanted]
         stored = iter(self._reader.messages(connections))
         while True:
@@ -199,7 +202,7 @@ class BagWriter:
         try:
             self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
             self._staging = self._made_staging()
-            self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,
+            self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,  # type: ignore[arg-type]
                                   storage_plugin=self._plugin)
             self._writer.open()
         except (OSError, sqlite3.Error) as error:
@@ -208,7 +211,8 @@ class BagWriter:
             raise self._failure(error) from error
         return self
 
-    def __exit__(self, exc_type, exc, traceback) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None,
+                 traceback: TracebackType | None) -> None:
         kept = False
         try:
             if self._failed or exc_type is not None and not self._keep:
@@ -226,10 +230,10 @@ class BagWriter:
             self._abort()
             raise self._failure(error) from error
         finally:
-            if not kept:
+            if not kept and self._staging is not None:
                 shutil.rmtree(self._staging, ignore_errors=True)
 
-    def _made_staging(self) -> Path:
+    def _made_staging(self) -> Path:  # type: ignore[return]
         if not self._keep:
             return Path(tempfile.mkdtemp(prefix=f'.{self.path.name}-', dir=self.path.parent))
         for number in count(1):
@@ -240,7 +244,7 @@ class BagWriter:
 
     def commit(self) -> None:
         """Bring what was written so far to the disk, where it outlives this process. Raises BagError."""
-        storage = self._writer.storage
+        storage: Any = self._writer and self._writer.storage
         try:
             if self._plugin is StoragePlugin.SQLITE3:
                 storage.conn.commit()
@@ -252,7 +256,7 @@ class BagWriter:
             raise self._failure(error) from error
 
     def _finish(self) -> None:
-        storage = self._writer.storage.path.name  # beside it SQLite keeps its journal
+        storage = self._writer.storage.path.name  # type: ignore[union-attr]  # beside it SQLite keeps its journal
         extra = {file.name for file in self.folder.iterdir() if not file.name.startswith(storage)}
         if extra:
             self._writer.set_custom_data(EXTRA_FILES, '\n'.join(sorted(extra)))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,7 +130,7 @@ def _times(folder: Path, count: int, rate_hz: float | None) -> list[int]:
     return times
 
 
-def _read(reader: Callable, path: Path, *, stream: str):
+def _read(reader: Callable, path: Path, *, stream: str) -> Any:
     """Return reader(path, stream=stream); its errors become those of the folder."""
     try:
         return reader(path, stream=stream)
@@ -161,7 +162,7 @@ def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlit
         for written, pair in enumerate(pairs, start=1):
             stamp_ns = START_NS + pair.time_ns
             for stream, (pixels, encoding) in _images(pair).items():
-                about = {'stamp_ns': stamp_ns, 'frame_id': _FRAME_IDS[stream]}
+                about: dict[str, Any] = {'stamp_ns': stamp_ns, 'frame_id': _FRAME_IDS[stream]}
                 height, width = pixels.shape[:2]
                 bag.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), stamp_ns)
                 info = camera_info_message(None, width=width, height=height, **about)

@@ -165,7 +165,7 @@ def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
         str(path).encode()
     except UnicodeEncodeError as error:  # OpenCV would end the process
         raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), fps, (shape[1], shape[0]))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), fps, (shape[1], shape[0]))
     if not writer.isOpened():
         raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) has no mp4v '
                          'encoder, or the folder is not writable; install opencv-python-headless from PyPI')

@@ -39,7 +39,7 @@ def cannot_write(path: str | Path, error: OSError) -> WriteError:
 
 def reason_of(error: OSError) -> str:
     """Return why the system refused, in words."""
-    return _REASONS.get(error.errno) or error.strerror or str(error)
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
 def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:

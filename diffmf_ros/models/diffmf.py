@@ -144,8 +144,7 @@ def separate_columns(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 class SpatialExchange(nn.Module):
-    """Cross-modal scans of one level: stacked in channels, interleaved columns, and side by side.
-    """
+    """Cross-modal scans of one level: stacked channels, interleaved columns, side by side."""
 
     MAPS = {'stacked': 1, 'column': 2, 'row': 2}  # that each scan returns
     # Of these, the scans of the configuration.

@@ -15,8 +15,10 @@ stands the path of a ROS camera YAML or of OpenCV's, relative to this file, or i
 Kalibr's camchain and what is written of OpenCV's stereoCalibrate are read too: core/alignment/calibration_files.py.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import calibration_files
 from .camera import CalibrationError, CameraModel
@@ -84,21 +86,21 @@ def _camera(content: dict, key: str, folder: Path) -> CameraModel:
     return camera
 
 
-def _block(content: dict, key: str, needed: set[str], more: set[str] = frozenset()) -> dict:
+def _block(content: dict, key: str, needed: set[str], more: Set[str] = frozenset()) -> dict:
     block = content[key]
     if not isinstance(block, dict) or not needed <= set(block) <= needed | more:
         raise AlignmentError(f'{key}: expected the keys {", ".join(sorted(needed | more))}, got {block}')
     return block
 
 
-def _matrix(key: str, values) -> tuple[tuple[float, ...], ...]:
+def _matrix(key: str, values: Any) -> tuple[tuple[float, ...], ...]:
     """Three rows of three numbers, which may be written as nine."""
     if isinstance(values, list) and len(values) == 9:
         values = [values[i:i + 3] for i in (0, 3, 6)]
     return _numbers(key, values)
 
 
-def _numbers(key: str, rows) -> tuple[tuple[float, ...], ...]:
+def _numbers(key: str, rows: Any) -> tuple[tuple[float, ...], ...]:
     try:
         return tuple(tuple(map(float, row)) for row in rows)
     except (TypeError, ValueError) as error:

@@ -6,6 +6,7 @@ Axes are those of an optical frame (REP-103: x right, y down, z forward). Pixels
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +45,13 @@ class CameraModel:
     frame_id: str = ''
     turned: Matrix = IDENTITY
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.p is None:
             object.__setattr__(self, 'p', tuple((*row, 0.0) for row in self.k))
         _check(self)
 
     @classmethod
-    def from_info(cls, message) -> 'CameraModel':
+    def from_info(cls, message: Any) -> 'CameraModel':
         """Return the model of the image that a sensor_msgs/CameraInfo (of ROS or rosbags) comes with.
 
         That image is the message's region of interest, binned, of the sensor that the message calibrates.
@@ -155,18 +156,18 @@ class CameraModel:
     def lens(self) -> 'lens.Lens':
         """The lens of distortion_model and d. Raises CalibrationError for one that is not known."""
         try:
-            return lens.make_lens(self.distortion_model, self.d)
+            return lens.make_lens(self.distortion_model, self.d)  # type: ignore[return-value]
         except ValueError as error:
             raise CalibrationError(str(error)) from error
 
-    def _with_axes(self, size, image, axes):
+    def _with_axes(self, size: Size, image: np.ndarray, axes: np.ndarray) -> 'CameraModel':
         """The model in other axes (3x3), in which its pixels have moved by image (3x3)."""
         p = image @ self.p
         p[:, :3] = p[:, :3] @ axes.T
         return replace(self, size=size, k=nested(image @ self.k @ axes.T), p=nested(p),
                        r=nested(axes @ self.r @ axes.T), d=self._turned_distortion(axes))
 
-    def _turned_distortion(self, axes) -> tuple[float, ...]:
+    def _turned_distortion(self, axes: np.ndarray) -> tuple[float, ...]:
         """d in other axes: the radial part stays; tangential and prism coefficients are vectors of the plane."""
         d = list(self.d) + [0.0] * (4 - len(self.d)) * any(self.d[2:])
         if not any(d[2:]) or isinstance(self.lens, lens.Lens) and self.lens.is_equidistant:
@@ -180,11 +181,11 @@ class CameraModel:
                 d[first], d[first + 2] = map(float, plane @ (d[first], d[first + 2]))
         return tuple(d)
 
-    def _shifted(self, x_px, y_px):
+    def _shifted(self, x_px: float, y_px: float) -> 'CameraModel':
         move = translation(x_px, y_px)
         return replace(self, k=nested(move @ self.k), p=nested(move @ self.p))
 
-    def _resampled(self, size, across, down):
+    def _resampled(self, size: Size, across: float, down: float) -> 'CameraModel':
         scale = scaling(across, down)
         return replace(self, size=size, k=nested(scale @ self.k), p=nested(scale @ self.p))
 

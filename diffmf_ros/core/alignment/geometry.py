@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from ..frames import RGB, THERMAL
 from ..settings import AlignmentSettings
@@ -37,7 +38,7 @@ class Aligner:
 
     def set_camera(self, stream: str, camera: CameraModel | None) -> None:
         """Say what the camera info of a stream ('rgb' or 'thermal') is; it need not fit, see problems."""
-        self._setup = replace(self._setup, **{stream: camera})
+        self._setup = replace(self._setup, **{stream: camera})  # type: ignore[arg-type]
 
     def set_extrinsics(self, extrinsics: Extrinsics | None) -> None:
         """Say how the cameras are mounted, from TF. Raises AlignmentError, and then keeps what was."""
@@ -75,7 +76,7 @@ class Aligner:
         x, y = self._rig(setup, rgb_size, thermal_size).parallax_px(depth_m, plane_depth_m=setup.depth_m, at=at)
         return float(x), float(y)
 
-    def _set(self, **changes) -> None:
+    def _set(self, **changes: Any) -> None:
         setup = replace(self._setup, **changes)
         setup.check()
         self._setup = setup
@@ -86,18 +87,18 @@ class Aligner:
                  'trim_px': (settings.trim_x_px, settings.trim_y_px)}
         if not setup.has_rig:
             homography = Alignment.resize() if isinstance(setup.source, RigFile) else setup.source
-            return homography.mapping(**about)
+            return homography.mapping(**about)  # type: ignore[arg-type]
         try:
             return self._rig(setup, rgb_size, thermal_size).mapping(setup.depth_m, grid=settings.output_grid)
         except (AlignmentError, CalibrationError) as error:
-            return replace(Alignment.resize().mapping(**about), problem=f'{error}; {_MEANWHILE}')
+            return replace(Alignment.resize().mapping(**about), problem=f'{error}; {_MEANWHILE}')  # type: ignore[arg-type]
 
     def _rig(self, setup: '_Setup', rgb_size: Size, thermal_size: Size) -> Rig:
-        rgb, thermal = (_fitted(stream, setup.camera(stream), size)
+        rgb, thermal = (_fitted(stream, setup.camera(stream), size)  # type: ignore[arg-type]
                         for stream, size in ((RGB, rgb_size), (THERMAL, thermal_size)))
         # Thermal shifted by some RGB pixels is the RGB camera with another principal point.
         rgb = rgb.shifted(setup.settings.trim_x_px, setup.settings.trim_y_px)
-        return self._rigs(rgb, thermal, setup.mounting.between(rgb.turned, thermal.turned))
+        return self._rigs(rgb, thermal, setup.mounting.between(rgb.turned, thermal.turned))  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class _Setup:
 
     @property
     def mounting(self) -> Extrinsics | None:
-        return self.extrinsics if self.settings.from_tf else self.source.extrinsics
+        return self.extrinsics if self.settings.from_tf else self.source.extrinsics  # type: ignore[union-attr]
 
     @property
     def depth_m(self) -> float:
@@ -147,7 +148,7 @@ class _Setup:
         if self.has_rig:
             try:
                 rgb, thermal = self.camera(RGB), self.camera(THERMAL)
-                Rig(rgb, thermal, self.mounting.between(rgb.turned, thermal.turned)).require_depth(self.depth_m)
+                Rig(rgb, thermal, self.mounting.between(rgb.turned, thermal.turned)).require_depth(self.depth_m)  # type: ignore[arg-type, union-attr]
             except CalibrationError as error:
                 raise AlignmentError(str(error)) from error
 

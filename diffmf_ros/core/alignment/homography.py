@@ -34,7 +34,7 @@ class Alignment:
     rgb_size: Size | None = None
     thermal_size: Size | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rgb_from_thermal is not None:
             _check(self)
 
@@ -62,17 +62,17 @@ class Alignment:
         """Return the alignment of a YAML's content with the three keys. Raises AlignmentError."""
         try:
             matrix = tuple(tuple(map(float, row)) for row in content['rgb_from_thermal'])
-            sizes = {key: tuple(map(int, content[key])) for key in FIELDS[1:]}
+            rgb_size, thermal_size = (tuple(map(int, content[key])) for key in FIELDS[1:])
         except (TypeError, ValueError) as error:
             raise AlignmentError(f'expected numbers in nested lists: {error}') from error
-        return cls(matrix, **sizes)
+        return cls(matrix, rgb_size, thermal_size)  # type: ignore[arg-type]
 
     def save(self, path: str | Path) -> None:
         """Write the YAML that load() reads back exactly. Raises AlignmentError for resize()."""
         if self.rgb_from_thermal is None:
             raise AlignmentError('resizing needs no alignment file; leave the setting `alignment.file` empty')
         content = {'rgb_from_thermal': [list(row) for row in self.rgb_from_thermal],
-                   'rgb_size': list(self.rgb_size), 'thermal_size': list(self.thermal_size)}
+                   'rgb_size': list(self.rgb_size), 'thermal_size': list(self.thermal_size)}  # type: ignore[arg-type]
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
 
     def warp(self, thermal: np.ndarray, *, rgb_size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +90,8 @@ class Alignment:
 
         trim_px shifts thermal by (x, y) pixels of the live RGB image.
         """
-        rgb_size, thermal_size, trim_px = tuple(rgb_size), tuple(thermal_size), tuple(trim_px)
+        rgb_size, thermal_size = (rgb_size[0], rgb_size[1]), (thermal_size[0], thermal_size[1])
+        trim_px = trim_px[0], trim_px[1]
         if self.rgb_from_thermal is None and trim_px == (0.0, 0.0):
             return resized_mapping(rgb_size=rgb_size, thermal_size=thermal_size, grid=grid)
         rgb_from_thermal = translation(*trim_px) @ self._at(rgb_size, thermal_size)
@@ -105,8 +106,8 @@ class Alignment:
         """rgb_from_thermal at live sizes, scaled to a third coordinate of 1 at the centre of the thermal image."""
         if self.rgb_from_thermal is None:
             return resampling(thermal_size, rgb_size)
-        matrix = (resampling(self.rgb_size, rgb_size) @ np.array(self.rgb_from_thermal)
-                  @ np.linalg.inv(resampling(self.thermal_size, thermal_size)))
+        matrix = (resampling(self.rgb_size, rgb_size) @ np.array(self.rgb_from_thermal)  # type: ignore[arg-type]
+                  @ np.linalg.inv(resampling(self.thermal_size, thermal_size)))  # type: ignore[arg-type]
         # So that what lies in front of the horizon has a positive third coordinate.
         return matrix / (matrix[2] @ ((thermal_size[0] - 1) / 2, (thermal_size[1] - 1) / 2, 1))
 
@@ -134,12 +135,12 @@ def _check(alignment: Alignment) -> None:
         if len(size or ()) != 2 or min(size) < 1:
             raise AlignmentError(f'{name} must be [width, height], both at least 1; got {size}')
     rows = alignment.rgb_from_thermal
-    if [len(row) for row in rows] != [3, 3, 3]:
+    if [len(row) for row in rows] != [3, 3, 3]:  # type: ignore[union-attr]
         raise AlignmentError(f'rgb_from_thermal must be 3 rows of 3 numbers; got {rows}')
     matrix = np.array(rows)
     if not np.isfinite(matrix).all():
         raise AlignmentError(f'rgb_from_thermal must be finite; got {matrix.tolist()}')
-    width, height = alignment.thermal_size
+    width, height = alignment.thermal_size  # type: ignore[misc]
     x = np.array([(width - 1) / 2, -0.5, width - 0.5, -0.5, width - 0.5])
     y = np.array([(height - 1) / 2, -0.5, -0.5, height - 0.5, height - 0.5])
     depth = matrix[2] @ np.stack((x, y, np.ones(5)))

@@ -8,7 +8,7 @@ are many times slower (80 ms against 1 ms for 640x480 points) and stop undistort
 off for a common wide lens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,7 +83,7 @@ class Lens:
             found[:, part] = self._solved(*goals[:, part])
         return found[0].reshape(x.shape), found[1].reshape(x.shape)
 
-    def _solved(self, goal_x, goal_y) -> Plane:
+    def _solved(self, goal_x: np.ndarray, goal_y: np.ndarray) -> Plane:
         x, y = goal_x, goal_y
         with np.errstate(all='ignore'):  # what has no solution runs away to infinity or NaN
             for _ in range(_STEPS):
@@ -95,7 +95,8 @@ class Lens:
             found = np.maximum(np.abs(end_x - goal_x), np.abs(end_y - goal_y)) <= _ACCURACY
         return np.where(found, x, np.nan), np.where(found, y, np.nan)
 
-    def _newton(self, x, y, goal_x, goal_y):
+    def _newton(self, x: np.ndarray, y: np.ndarray, goal_x: np.ndarray,
+                goal_y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """One step of Newton's method from (x, y): the errors there, and the next point."""
         step = _DERIVATIVE_STEP
         at_x, at_y = self.distort(x, y)
@@ -176,17 +177,17 @@ def _tilt(tau_x: float, tau_y: float) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(map(float, row)) for row in onto_sensor @ turn)
 
 
-def _polynomial(r2, d):
+def _polynomial(r2: np.ndarray, d: Sequence[float]) -> np.ndarray:
     k1, k2, k3 = d[:3]
     return 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
 
 
-def _rational(r2, d):
+def _rational(r2: np.ndarray, d: Sequence[float]) -> np.ndarray:
     k4, k5, k6 = d[3:]
     return _polynomial(r2, d) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
 
 
-def _equidistant(r2, d):
+def _equidistant(r2: np.ndarray, d: Sequence[float]) -> np.ndarray:
     k1, k2, k3, k4 = d
     r = np.sqrt(r2)
     angle = np.arctan(r)

@@ -14,7 +14,7 @@ import numpy as np
 from ..frames import RGB
 from .camera import CameraModel, nested
 from .homography import AlignmentError
-from .warp import Mapping, table_mapping
+from .warp import Mapping, Size, table_mapping
 
 # A rotation written with four decimals still is one.
 _ORTHONORMAL_TOLERANCE = 1e-3
@@ -33,7 +33,7 @@ class Extrinsics:
     rotation: tuple[tuple[float, ...], ...]
     translation_m: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if [len(row) for row in self.rotation] != [3, 3, 3] or len(self.translation_m) != 3:
             raise AlignmentError('expected a rotation of 3 rows of 3 numbers and a translation_m of 3, got '
                                  f'{self.rotation} and {self.translation_m}')
@@ -87,7 +87,7 @@ class Rig:
     thermal: CameraModel
     thermal_from_rgb: Extrinsics
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for camera in (self.rgb, self.thermal):
             camera.lens  # noqa: B018 raises
         if self._rotation[2, 2] <= 0:
@@ -131,8 +131,9 @@ class Rig:
         self.require_depth(depth_m)
         self.require_depth(plane_depth_m)
         width, height = self.rgb.size
-        at = np.array(((width - 1) / 2, (height - 1) / 2) if at is None else at, np.float64)
-        return self.to_rgb(self.to_thermal(at, depth_m), plane_depth_m) - at
+        center = (width - 1) / 2, (height - 1) / 2
+        pixel = np.array(center if at is None else at, np.float64)
+        return self.to_rgb(self.to_thermal(pixel, depth_m), plane_depth_m) - pixel
 
     @cached_property
     def _rotation(self) -> np.ndarray:
@@ -157,19 +158,19 @@ class Rig:
         z = np.where(z > 0, z, np.nan)
         return (x / z).astype(np.float32), (y / z).astype(np.float32)
 
-    def _thermal_tables(self, depth_m):
+    def _thermal_tables(self, depth_m: float) -> tuple[np.ndarray, np.ndarray]:
         """to_thermal() of all RGB pixels, float32: the rays are scaled to 1 / depth_m of the point."""
         x, y, z = (ray + float(t / depth_m) for ray, t in zip(self._turned, self.thermal_from_rgb.translation_m))
         inverse = 1 / np.where(z > 0, z, np.nan)
         return self.thermal.pixels(x * inverse, y * inverse)
 
-    def _rgb_tables(self, depth_m):
+    def _rgb_tables(self, depth_m: float) -> tuple[np.ndarray, np.ndarray]:
         """to_rgb() of all thermal pixels, float32."""
         x, y, z = (float(value) for value in self._centre / depth_m)
         to_x, to_y = self._slopes
         return self.rgb.pixels(x + (1 - z) * to_x, y + (1 - z) * to_y)
 
 
-def _pixels(size) -> np.ndarray:
+def _pixels(size: Size) -> np.ndarray:
     """The coordinates of all pixels, H x W x 2."""
     return np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), axis=-1)

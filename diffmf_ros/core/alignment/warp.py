@@ -127,7 +127,7 @@ def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size:
     averaged = (width // factor, height // factor) if factor > 1 else None
     tables = tuple(_within(values, seen, side, small)
                    for values, side, small in zip((x, y), other, averaged or other))
-    warp, same = Warp(other, own, tables, averaged), Warp(own, own)
+    warp, same = Warp(other, own, tables, averaged), Warp(own, own)  # type: ignore[arg-type]
     thermal, rgb = (warp, same) if grid == RGB else (same, warp)
     return Mapping(grid, thermal, rgb, seen, bool(seen.all()))
 

@@ -139,7 +139,8 @@ def veiled_share(images: Thumbnails) -> float:
     if not images.seen.all():
         seen = images.seen.astype(np.float32)
         structured &= cv2.resize(seen, _TILES, interpolation=cv2.INTER_AREA) > 0.99
-    return np.count_nonzero(veiled & structured) / max(np.count_nonzero(structured), _LEAST_TILES)
+    tiles = max(int(np.count_nonzero(structured)), _LEAST_TILES)
+    return int(np.count_nonzero(veiled & structured)) / tiles
 
 
 def _tile_structure(gray: np.ndarray) -> np.ndarray:

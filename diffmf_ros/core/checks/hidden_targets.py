@@ -63,7 +63,7 @@ def warm_targets(thermal: np.ndarray) -> list[Target]:
     """Return the largest warm spots of a thermal thumbnail, h x w uint8."""
     if min(thermal.shape) < _LEAST_SIDE:
         return []
-    warm = cv2.compare(cv2.subtract(thermal, cv2.blur(thermal, _SURROUND)), _WARMER, cv2.CMP_GT)
+    warm = cv2.compare(cv2.subtract(thermal, cv2.blur(thermal, _SURROUND)), _WARMER, cv2.CMP_GT)  # type: ignore[call-overload]
     _, labels, spots, _ = cv2.connectedComponentsWithStats(warm, ltype=cv2.CV_16U)
     targets = []
     for label in np.argsort(-spots[1:, cv2.CC_STAT_AREA])[:2 * _MOST_TARGETS] + 1:
@@ -74,5 +74,5 @@ def warm_targets(thermal: np.ndarray) -> list[Target]:
         part = np.s_[max(0, y - margin):y + down + margin, max(0, x - margin):x + across + margin]
         around = cv2.bitwise_not(warm[part])
         if cv2.countNonZero(around) >= _LEAST_PIXELS:
-            targets.append(Target(part, cv2.compare(labels[part], int(label), cv2.CMP_EQ), around))
+            targets.append(Target(part, cv2.compare(labels[part], int(label), cv2.CMP_EQ), around))  # type: ignore[call-overload]
     return targets[:_MOST_TARGETS]

@@ -24,7 +24,7 @@ SMALLEST_SIDE_PX = 32
 class InputDoubts:
     """Judges pairs one after another; the texts stay the same while what they say lasts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._sliver = False
 
     def judge(self, thermal: Frame, levels: Levels, mapping: Mapping, settings: ThermalSettings) -> tuple[Issue, ...]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hysteresis over the frames of a pair of cameras for what their images show."""
 
+from typing import Any
+
 from ..frames import RGB, THERMAL, Issue
 from .blindness import Sight, issue_of, rgb_sight, thermal_sight
 from .hidden_targets import TARGETS_HIDDEN
@@ -20,7 +22,7 @@ class SightMonitor:
     after a gap of more than a second and one older than the pair before are judged by themselves.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._rgb, self._thermal = _Latch(Sight.CLEAR), _Latch(Sight.CLEAR)
         self._hidden = _Latch(False)
         self._time_ns = 0
@@ -48,7 +50,7 @@ class SightMonitor:
 class _Latch:
     """A judgement that changes only after several equal ones in a row."""
 
-    def __init__(self, clear):
+    def __init__(self, clear: Any):
         self._clear = clear
         self.reset()
 
@@ -56,7 +58,7 @@ class _Latch:
         """Let the next judgement count by itself."""
         self.value, self._new, self._count, self._fresh = self._clear, self._clear, 0, True
 
-    def next(self, now):
+    def next(self, now: Any) -> Any:
         """Take the next judgement and return the one that holds."""
         blind = isinstance(now, Sight) and now.blind
         was_blind = isinstance(self.value, Sight) and self.value.blind

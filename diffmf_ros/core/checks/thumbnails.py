@@ -101,10 +101,11 @@ def _everywhere(height: int, width: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _small_tables(warp: Warp, source: tuple[int, int], size: tuple[int, int]):
+def _small_tables(warp: Warp, source: tuple[int, int],
+                  size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return tables x, y (h x w float32) into a thumbnail of the source, and where they lead."""
     table_source = warp.averaged or warp.source
-    x, y = (cv2.resize(table, size, interpolation=cv2.INTER_NEAREST) for table in warp.tables)
+    x, y = (cv2.resize(table, size, interpolation=cv2.INTER_NEAREST) for table in warp.tables)  # type: ignore[union-attr]
     seen = x > -1
     x, y = ((table + 0.5) * (small / side) - 0.5
             for table, small, side in zip((x, y), source, table_source))

@@ -21,7 +21,7 @@ class BitDepth:
     dark scene does not depend on it and changes once at most a few times after the start.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._bits = DEPTHS[0]
 
     def to_8_bit(self, frame: Frame) -> Frame:

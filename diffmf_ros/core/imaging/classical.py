@@ -11,6 +11,7 @@ Details, in three finer bands: thermal adds what the visible band does not show 
 it rises above its own noise. Thermal that shows nothing leaves the visible image as it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -75,7 +76,7 @@ def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     size = quarter[0].shape[::-1]
     energies = _energies(broad, size)
-    regions = _fuse_regions(*smooth, noise=_noise(energies))
+    regions = _fuse_regions(*smooth, noise=float(_noise(energies)))
     gains = _detail_gains(energies, regions)
     fused = regions.fused + _weighted(broad, gains)
     fused -= _excess(fused, regions.blind)
@@ -86,7 +87,7 @@ def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.clip(fused, 0, 1, out=fused)
 
 
-def _band(images) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _band(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the finest details of ir and y, H x W each, and at half the size what is left."""
     halves = [cv2.pyrDown(image) for image in images]
     details = [image - _enlarged(half, image) for image, half in zip(images, halves)]
@@ -137,7 +138,7 @@ def _surround(ir: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
             for image, median in zip((ir, y), medians)]
 
 
-def _detail_gains(energies, regions: _Regions) -> list[np.ndarray]:
+def _detail_gains(energies: Sequence[np.ndarray], regions: _Regions) -> list[np.ndarray]:
     """Return the gains of thermal and visible details of a band, h x w float32."""
     noise = np.float32(max(_NOISE_SHARE * _noise(energies), _QUIET ** 2))
     ir, y, both = energies
@@ -160,27 +161,27 @@ def _excess(fused: np.ndarray, blind: np.ndarray) -> np.ndarray:
     return cv2.resize(lower, fused.shape[::-1])
 
 
-def _energies(band, size: tuple[int, int]) -> list[np.ndarray]:
+def _energies(band: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
     """Return the local means of ir squared, y squared and ir times y, at size (width, height)."""
     ir, y = band
     if ir.shape[::-1] != size:  # every second pixel says enough
         half = (ir.shape[1] + 1) // 2, (ir.shape[0] + 1) // 2
         ir, y = (cv2.resize(plane, half, interpolation=cv2.INTER_NEAREST) for plane in band)
-    products = ir * ir, y * y, ir * y
+    products = [ir * ir, y * y, ir * y]
     if ir.shape[::-1] != size:
         products = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in products]
     return [_mean(product, _WINDOW_PX) for product in products]
 
 
-def _noise(energies) -> np.float32:
+def _noise(energies: Sequence[np.ndarray]) -> np.float32:
     """Return the energy of thermal noise in a band: that of its plainest quarter."""
     return np.float32(np.percentile(energies[0][::4, ::4], _NOISE_PERCENTILE))
 
 
-def _weighted(band, gains: list[np.ndarray]) -> np.ndarray:
+def _weighted(band: Sequence[np.ndarray], gains: list[np.ndarray]) -> np.ndarray:
     size = band[0].shape[::-1]
     ir, y = (plane * cv2.resize(gain, size) for plane, gain in zip(band, gains))
-    ir += y
+    ir += y  # type: ignore[arg-type]
     return ir
 
 

@@ -61,13 +61,14 @@ def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
 
 
-def _join_trusted(luma, ycrcb, encoding, seen) -> np.ndarray:
+def _join_trusted(luma: np.ndarray, ycrcb: np.ndarray, encoding: str,
+                  seen: np.ndarray | None) -> np.ndarray:
     """Join luma with the chroma that color_trust gives it where it was fused; see paint."""
     gain, *added = chroma_map(luma, ycrcb)
     planes = [luma.astype(np.float32)]
     for channel, rest in enumerate(added, start=1):
         plane = cv2.multiply(cv2.extractChannel(ycrcb, channel), gain, dtype=cv2.CV_32F)
-        planes.append(cv2.add(plane, rest, plane))
+        planes.append(cv2.add(plane, rest, plane))  # type: ignore[arg-type]
     image = cv2.merge(planes)
     code = cv2.COLOR_YCrCb2BGR if output_encoding(encoding) == 'bgr8' else cv2.COLOR_YCrCb2RGB
     image = cv2.cvtColor(image, code, image)
@@ -117,8 +118,8 @@ def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: 
     """
     if colour in CHROMA:
         trusted = colour == 'keep_chroma' and encoding != 'mono8'
-        image = (_join_trusted(luma, ycrcb, encoding, seen) if trusted
-                 else join_luma(luma, ycrcb, encoding))
+        image = (_join_trusted(luma, ycrcb, encoding, seen) if trusted  # type: ignore[arg-type]
+                 else join_luma(luma, ycrcb, encoding))  # type: ignore[arg-type]
         return image, output_encoding(encoding)
     if colour == 'gray':
         return luma, 'mono8'

@@ -44,10 +44,10 @@ def chroma_map(luma: np.ndarray, ycrcb: np.ndarray) -> tuple[np.ndarray, np.ndar
     gain, share = weights(fused, y, cr, cb)
     neutral = FLOAT_NEUTRAL - NEUTRAL * gain
     planes = gain, neutral + share * cr, neutral + share * cb
-    return tuple(_doubled(plane)[:height, :width] for plane in planes)
+    return tuple(_doubled(plane)[:height, :width] for plane in planes)  # type: ignore[return-value]
 
 
-def weights(fused, y, cr, cb) -> tuple:
+def weights(fused: np.ndarray, y: np.ndarray, cr: np.ndarray, cb: np.ndarray) -> tuple:
     """Return the factors of the camera's and of the cleaned chroma, whose sum is the result's.
 
     Args:

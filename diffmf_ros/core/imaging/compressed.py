@@ -6,6 +6,8 @@ of the image before compression, and the order of its colours. '16UC1; png compr
 'rgb8; jpeg compressed bgr8' an ordinary colour JPEG; camera drivers send a bare 'jpeg', 'jpg' or 'png'.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -18,7 +20,7 @@ _ENCODINGS = {(np.dtype(np.uint8), 1): 'mono8', (np.dtype(np.uint16), 1): 'mono1
 _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
 
 
-def decode(data, format: str) -> tuple[np.ndarray, str]:
+def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
     """Return (pixels, encoding) of a compressed image; data is any buffer of bytes, format that of the message.
 
     encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colours were compressed in

@@ -6,6 +6,7 @@ unpadded last row right, where a reshape would shear the image without a word.
 """
 
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,14 +48,14 @@ _TO_BGR = {
 }
 
 
-def decode_message(message) -> tuple[np.ndarray, str]:
+def decode_message(message: Any) -> tuple[np.ndarray, str]:
     """Return decode() of an object with the fields of sensor_msgs/Image, of ROS or of a bag."""
     return decode(height=message.height, width=message.width, encoding=message.encoding, step=message.step,
                   is_bigendian=bool(message.is_bigendian), data=message.data)
 
 
 def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
-           data) -> tuple[np.ndarray, str]:
+           data: Any) -> tuple[np.ndarray, str]:
     """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.
 
     pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8 or uint16, in native

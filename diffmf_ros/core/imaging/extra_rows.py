@@ -23,7 +23,7 @@ class ExtraRows:
     size of the frames does: the picture must not jump.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.cut = (0, 0, 0, 0)
         self._known: tuple | None = None
 

@@ -31,7 +31,7 @@ class FalseColor:
     and whose luminance says how warm a pixel is.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.palette = GRAY
 
     def to_gray(self, frame: Frame) -> Frame:

@@ -18,7 +18,7 @@ LONGEST_GAP_NS = 500_000_000  # between two images that are still averaged
 class TemporalFilter:
     """Keeps the average of the images so far. For one thread."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._average: np.ndarray | None = None  # float32: what 8 bits round away adds up
         self._stamp_ns = 0
 
@@ -44,11 +44,11 @@ class TemporalFilter:
         if not follows or not 0 < since_ns <= LONGEST_GAP_NS:
             self._average = image.astype(np.float32)
             return image
-        change = cv2.subtract(image, before, dtype=cv2.CV_32F)
+        change = cv2.subtract(image, before, dtype=cv2.CV_32F)  # type: ignore[arg-type]
         share = _enlarged(1 - keep * _at_rest(change), image)
         cv2.multiply(change, share, dst=change)
-        cv2.add(before, change, dst=before)
-        return cv2.convertScaleAbs(before)
+        cv2.add(before, change, dst=before)  # type: ignore[arg-type]
+        return cv2.convertScaleAbs(before)  # type: ignore[arg-type]
 
 
 def _at_rest(change: np.ndarray) -> np.ndarray:

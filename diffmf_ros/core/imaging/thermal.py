@@ -50,7 +50,7 @@ def to_gray(pixels: np.ndarray, encoding: str, levels: Levels) -> np.ndarray:
     elif encoding not in STRETCHED:
         gray = split_luma(pixels, encoding)[0]
     elif encoding == 'mono16':  # OpenCV's subtraction and conversion stop at the ends of their types
-        gray = cv2.convertScaleAbs(cv2.subtract(np.ascontiguousarray(pixels), levels.low),
+        gray = cv2.convertScaleAbs(cv2.subtract(np.ascontiguousarray(pixels), levels.low),  # type: ignore[call-overload]
                                    alpha=255 / max(levels.high - levels.low, 1))
     else:
         gray = _float_to_gray(pixels, levels)

@@ -76,7 +76,7 @@ class Scaled:
         for scale in scales:
             for angle in angles_deg:
                 centred = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle)
-                views = list(self._views(search.to_canvas @ centred, search.canvas))
+                views = list(self._views(search.to_canvas @ centred, search.canvas))  # type: ignore[arg-type]
                 score, (x, y) = search.best([view for view, _ in views], views[0][1])
                 found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centred))
         return sorted(found, key=lambda item: -item[0])

@@ -71,7 +71,12 @@ class Search:
     """Finds by how much descriptions must be shifted to agree, over all whole-pixel shifts at once (by FFT)."""
 
     def __init__(self, images: Sequence[np.ndarray], *, largest_shift: float):
-        """images are described H x W x 4, all of one size; largest_shift is relative to width and height."""
+        """Take images of one size.
+
+        Args:
+            images: Descriptors, H x W x 4 each.
+            largest_shift: Relative to width and height.
+        """
         height, width = images[0].shape[:2]
         self.size = width, height
         reach = 1 + 2 * largest_shift
@@ -110,10 +115,10 @@ class Search:
             energy_one = energy_one + image[2] * mask.conj()
             energy_other = energy_other + self._seen * energy.conj()
         overlap = _inverse(self._seen * mask.conj())
-        energies = _inverse(energy_one) * _inverse(energy_other)
+        energies = _inverse(energy_one) * _inverse(energy_other)  # type: ignore[arg-type]
         # Rounding leaves traces of energy where nothing overlaps.
         norm = np.sqrt(np.maximum(energies, 1e-6 * energies.max() + np.finfo(np.float32).tiny))
-        score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))
+        score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))  # type: ignore[arg-type]
         score[overlap < _LEAST_OVERLAP * min(self.size[0] * self.size[1], float(seen.sum()))] = -1
         x_limit, y_limit = self._limit
         columns, rows = np.arange(-x_limit, x_limit + 1), np.arange(-y_limit, y_limit + 1)

@@ -76,7 +76,8 @@ def fit(source: np.ndarray, target: np.ndarray, model: str, *, threshold_px: flo
     return found
 
 
-def _consensus(source, target, model, threshold_px) -> np.ndarray:
+def _consensus(source: np.ndarray, target: np.ndarray, model: str,
+               threshold_px: float) -> np.ndarray:
     """N bool: the correspondences that a random sample consensus finds to belong together."""
     if model == 'homography':
         # Older OpenCV (before 4.5) has plain RANSAC alone.
@@ -90,7 +91,8 @@ def _consensus(source, target, model, threshold_px) -> np.ndarray:
     return np.zeros(len(source), bool) if matrix is None else mask.ravel() > 0
 
 
-def _least_squares(source, target, inliers, model, samples_per_match) -> Fit | None:
+def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, model: str,
+                   samples_per_match: float) -> Fit | None:
     """Fit to the inliers by Gauss-Newton, or None when they do not determine the model."""
     scaling = _scaling(source[inliers]), _scaling(target[inliers])
     a, b = mapped(scaling[0], source[inliers]), mapped(scaling[1], target[inliers])

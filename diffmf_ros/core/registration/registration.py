@@ -99,21 +99,21 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
     scaled = {width: Scaled(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {_SEARCH_WIDTH, *(width for width, _, _ in (*_ROUGH, *_FINE))}}
-    starts = [_resized(start, sizes)] if start else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio)
+    starts = [_resized(start, sizes)] if start else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio)  # type: ignore[arg-type]
     for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
         level = scaled[step[0]]
-        ways = [way[0].matrix for matrix in starts if (way := _followed(matrix, scaled, [step], sizes))]
+        ways = [way[0].matrix for matrix in starts if (way := _followed(matrix, scaled, [step], sizes))]  # type: ignore[arg-type]
         starts = sorted(ways, key=level.agreement, reverse=True)[:count]
-    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
+    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None  # type: ignore[arg-type]
     if way is None:
         raise RegistrationError(
             'thermal and RGB have too little structure in common, or agree only as no two cameras side by side do: '
             f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field ratio outside '
             f'{POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
-    return _judged(*way, sizes, len(pairs))
+    return _judged(*way, sizes, len(pairs))  # type: ignore[arg-type]
 
 
-def _check_pairs(pairs) -> None:
+def _check_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     if not pairs:
         raise RegistrationError('expected at least one pair of images, got none')
     for which, images in zip(('RGB', 'thermal'), zip(*pairs, strict=True), strict=True):
@@ -144,8 +144,8 @@ def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
     """rgb_from_thermal of a stored alignment at the sizes (rgb, thermal) of the images."""
     if start.rgb_from_thermal is None:
         return resampling(sizes[1], sizes[0])
-    return (resampling(start.rgb_size, sizes[0]) @ np.array(start.rgb_from_thermal)
-            @ resampling(sizes[1], start.thermal_size))
+    return (resampling(start.rgb_size, sizes[0]) @ np.array(start.rgb_from_thermal)  # type: ignore[arg-type]
+            @ resampling(sizes[1], start.thermal_size))  # type: ignore[arg-type]
 
 
 def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
@@ -153,9 +153,10 @@ def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.
     low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO)
     count = 1 + int(np.ceil(np.log(high / low) / np.log(_RATIO_STEP)))
     angles = np.arange(ANGLES_DEG[0], ANGLES_DEG[1] + 0.1, _ANGLE_STEP_DEG)
-    found = scaled.search(np.geomspace(low, high, count) * sizes[0][0] / sizes[1][0], angles,
+    found = scaled.search(np.geomspace(low, high, count) * sizes[0][0] / sizes[1][0], angles,  # type: ignore[arg-type]
                           largest_shift=LARGEST_SHIFT)
-    points, chosen = _grid(sizes[1]), []
+    points = _grid(sizes[1])
+    chosen: list[tuple[np.ndarray, np.ndarray]] = []
     for _, matrix in found:
         places = mapped(matrix, points)
         if all(np.hypot(*(places - other).T).mean() > 0.04 * sizes[0][0] for _, other in chosen):
@@ -165,8 +166,8 @@ def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.
     return [matrix for matrix, _ in chosen]
 
 
-def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps, sizes: Sizes
-              ) -> tuple[Fit, Matches] | None:
+def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps: Sequence[tuple],
+              sizes: Sizes) -> tuple[Fit, Matches] | None:
     """The fit after matching in each of steps, each beginning where the last one ended; None when one fails."""
     found = None
     for width, blocks, threshold in steps:
@@ -176,7 +177,7 @@ def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps, sizes: Sizes
         if found is None:
             return None
         matrix = found.matrix
-    return found, matches
+    return None if found is None else (found, matches)
 
 
 def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, sizes: Sizes) -> Fit | None:

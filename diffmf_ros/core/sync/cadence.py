@@ -56,7 +56,7 @@ class Cadence:
         recent = [t for t in self._times_ns if t > now_ns - RATE_WINDOW_S * _NS_PER_S]
         if len(recent) < 2:
             return 0.0
-        span_ns = max(newest_ns, now_ns - self.usual_ns) - recent[0]
+        span_ns = max(newest_ns, now_ns - self.usual_ns) - recent[0]  # type: ignore[operator]
         return (len(recent) - 1) * _NS_PER_S / span_ns if span_ns else 0.0
 
     def jitter_us(self) -> tuple[float, float]:
@@ -64,7 +64,7 @@ class Cadence:
         if len(self._gaps_ns) < 2:
             return 0.0, 0.0
         usual_ns = self.usual_ns
-        distances = [abs(b - a - usual_ns) / 1e3 for a, b in pairwise(self._times_ns)]
+        distances = [abs(b - a - usual_ns) / 1e3 for a, b in pairwise(self._times_ns)]  # type: ignore[operator]
         return sum(distances) / len(distances), max(distances)
 
 
@@ -86,7 +86,7 @@ class MissingFrames:
     out of order even out. `total` is since the beginning, `share` that of the newest 32 gaps, 0 to 1.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.total = 0
         self.reset()
 

@@ -25,7 +25,7 @@ class Verdict(Enum):
 class ClockJumps:
     """Watches the stamps of both streams in the order of arrival."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:

@@ -166,7 +166,7 @@ class Fallback:
 
         By arrivals and not by the newest stamps, of which one is up to a period older than the other.
         """
-        apart_ns = self.thermal.lead_ns - self.rgb.lead_ns + offset_ns
+        apart_ns = self.thermal.lead_ns - self.rgb.lead_ns + offset_ns  # type: ignore[operator]
         if abs(apart_ns) <= self.sync.max_distance_ms * 1e6:
             return ''
         return (f'; by the arrivals, sync.thermal_offset_ms: {self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '

@@ -17,7 +17,7 @@ class AutomaticHold:
     `hold_ns` is how much older than an RGB frame the thermal frame may be; 0: no frame is held.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.hold_ns = 0
 
     def reset(self) -> None:

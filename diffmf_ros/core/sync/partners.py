@@ -31,7 +31,8 @@ def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int, reach: int) 
     return _closest(stamp_ns, rgb_ns, next_ns, reach, -1)
 
 
-def _closest(stamp_ns, others_ns, next_ns, reach, sign):
+def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, reach: int,
+             sign: int) -> tuple[int | None, bool]:
     best, best_cost = None, reach
     after = bisect_left(others_ns, stamp_ns)
     for index in range(max(after - 1, 0), min(after + 1, len(others_ns))):

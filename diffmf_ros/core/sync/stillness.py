@@ -20,7 +20,7 @@ class Stillness:
     whole image read.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:

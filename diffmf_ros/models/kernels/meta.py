@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scans on torch's meta device, where tensors have shapes and no values: nothing is computed.
-"""
+"""Scans on torch's meta device, where tensors have shapes and no values: nothing is computed."""
 
 import torch
 
