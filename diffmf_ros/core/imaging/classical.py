@@ -76,7 +76,7 @@ def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     size = quarter[0].shape[::-1]
     energies = _energies(broad, size)
-    regions = _fuse_regions(*smooth, noise=float(_noise(energies)))
+    regions = _fuse_regions(*smooth, noise=_noise(energies))
     gains = _detail_gains(energies, regions)
     fused = regions.fused + _weighted(broad, gains)
     fused -= _excess(fused, regions.blind)
@@ -94,7 +94,7 @@ def _band(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarr
     return details, halves
 
 
-def _fuse_regions(ir: np.ndarray, y: np.ndarray, *, noise: float) -> _Regions:
+def _fuse_regions(ir: np.ndarray, y: np.ndarray, *, noise: np.float32) -> _Regions:
     """Fuse smoothed ir and y, h x w: what is larger than the details."""
     ir_around, y_around = _surround(ir, y)
     ir_contrast, y_contrast = ir - ir_around, y - y_around
