@@ -75,7 +75,7 @@ class InputSettings:
         """Left, top, width and height in pixels of the picture of a stream (rgb or thermal); None: all."""
         if not (value := getattr(self, f'{stream}_crop')):
             return None
-        width, height, left, top = map(int, _CROP.fullmatch(value).groups())
+        width, height, left, top = map(int, _CROP.fullmatch(value).groups())  # type: ignore[union-attr]
         return left, top, width, height
 
     def orientation_of(self, stream: str) -> str:

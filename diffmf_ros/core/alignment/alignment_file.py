@@ -78,7 +78,7 @@ def _camera(content: dict, key: str, folder: Path) -> CameraModel:
     block = _block(content, key, set(_CAMERA_KEYS[:2]), set(_CAMERA_KEYS[2:]))
     size, d = _numbers(key, [block['size'], block.get('d') or []])
     try:
-        camera = CameraModel(tuple(map(int, size)), _matrix(key, block['k']), d,
+        camera = CameraModel(tuple(map(int, size)), _matrix(key, block['k']), d,  # type: ignore[arg-type]
                              distortion_model=str(block.get('distortion_model') or 'plumb_bob'))
         camera.lens  # noqa: B018 raises
     except CalibrationError as error:

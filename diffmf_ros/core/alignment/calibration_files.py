@@ -6,6 +6,8 @@ camchain, K2 of OpenCV.
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from .camera import CameraModel
 from .homography import AlignmentError
@@ -54,7 +56,7 @@ def camera(content: dict) -> CameraModel:
     d = _flat(_first(content, _OPENCV_D) or [], 'distortion_coefficients')
     model = CameraModel(_size(content, ''), k, d,
                         distortion_model=str(content.get('distortion_model', 'plumb_bob')),
-                        **({'r': _numbers(r, (3, 3), 'rectification_matrix')} if r else {}),
+                        **({'r': _numbers(r, (3, 3), 'rectification_matrix')} if r else {}),  # type: ignore[arg-type]
                         p=_numbers(p, (3, 4), 'projection_matrix') if p else None)
     model.lens  # noqa: B018 raises
     return model
@@ -76,7 +78,8 @@ def stereo(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
     return _in_order((mounting, *cameras), str(content.get('name1', '')), str(content.get('name2', '')))
 
 
-def _in_order(mounting, first: str, second: str) -> tuple[Extrinsics, CameraModel, CameraModel]:
+def _in_order(mounting: Any, first: str,
+              second: str) -> tuple[Extrinsics, CameraModel, CameraModel]:
     """Return (second from first, first, second), or the reverse where the names say that the first one is thermal."""
     if not _THERMAL.search(first) or _THERMAL.search(second):
         return mounting
@@ -93,7 +96,7 @@ def _kalibr_camera(name: str, block: dict) -> CameraModel:
     size = _flat(block.get('resolution', []), f'{name}.resolution')
     if len(size) != 2:
         raise AlignmentError(f'{name}: expected resolution: [width, height], got {block.get("resolution")}')
-    return CameraModel(tuple(map(int, size)), ((fx, 0.0, cx), (0.0, fy, cy), (0.0, 0.0, 1.0)),
+    return CameraModel(tuple(map(int, size)), ((fx, 0.0, cx), (0.0, fy, cy), (0.0, 0.0, 1.0)),  # type: ignore[arg-type]
                        _flat(block.get('distortion_coeffs', []), f'{name}.distortion_coeffs'),
                        distortion_model=_KALIBR_LENSES[lens])
 
@@ -106,17 +109,17 @@ def _size(content: dict, number: str) -> tuple[int, int]:
             size = content[f'image_width{end}'], content[f'image_height{end}']
         else:
             continue
-        return tuple(map(int, size))
+        return tuple(map(int, size))  # type: ignore[return-value]
     raise AlignmentError('the file does not say for which image size it was calibrated: add '
                          f'image_size{number}: [width, height]')
 
 
-def _first(content: dict, names):
+def _first(content: dict, names: Sequence[str]) -> Any:
     """The value of the first of names that content has, or None."""
     return next((content[name] for name in names if name in content), None)
 
 
-def _flat(values, name: str) -> tuple[float, ...]:
+def _flat(values: Any, name: str) -> tuple[float, ...]:
     """The numbers of a matrix in whatever form: {data: [...]}, nested or flat."""
     if isinstance(values, dict):
         values = values.get('data', [])
@@ -127,7 +130,7 @@ def _flat(values, name: str) -> tuple[float, ...]:
         raise AlignmentError(f'{name}: expected numbers, got {values}') from error
 
 
-def _numbers(values, shape: tuple[int, int], name: str) -> tuple[tuple[float, ...], ...]:
+def _numbers(values: Any, shape: tuple[int, int], name: str) -> tuple[tuple[float, ...], ...]:
     flat, (rows, columns) = _flat(values, name), shape
     if len(flat) != rows * columns:
         raise AlignmentError(f'{name}: expected {rows} x {columns} numbers, got {len(flat)}')

@@ -168,7 +168,7 @@ class CameraModel:
                        r=nested(axes @ self.r @ axes.T), d=self._turned_distortion(axes))
 
     def _turned_distortion(self, axes: np.ndarray) -> tuple[float, ...]:
-        """d in other axes: the radial part stays; tangential and prism coefficients are vectors of the plane."""
+        """Turned distortion: tangential and prism coefficients are vectors of the plane."""
         d = list(self.d) + [0.0] * (4 - len(self.d)) * any(self.d[2:])
         if not any(d[2:]) or isinstance(self.lens, lens.Lens) and self.lens.is_equidistant:
             return self.d

