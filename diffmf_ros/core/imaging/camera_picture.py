@@ -24,7 +24,7 @@ class CameraPicture:
         self._stream = stream
         self._depth, self._extra_rows, self._false_color = BitDepth(), ExtraRows(), FalseColor()
 
-    def of(self, frame: Frame, settings: Settings) -> tuple[int, int, int, int] | None:
+    def of(self, frame: Frame, settings: Settings) -> Frame:
         """Return the picture in a frame; frame itself when there is nothing to do, or it has been done.
 
         Raises:
@@ -32,8 +32,8 @@ class CameraPicture:
         """
         if not frame.trimmed:
             self.sent = frame.size
-            frame = self._upright(frame, settings)  # type: ignore[assignment]
-        return self._depth.to_8_bit(frame) if self._stream == RGB else self._false_color.to_gray(frame)  # type: ignore[return-value]
+            frame = self._upright(frame, settings)
+        return self._depth.to_8_bit(frame) if self._stream == RGB else self._false_color.to_gray(frame)
 
     def camera(self, camera: CameraModel, settings: Settings) -> CameraModel:
         """Return the calibration of the pictures, given that of the images as sent.
@@ -70,7 +70,7 @@ class CameraPicture:
             notes.append(f'{self._stream}: its images are colored by {how}')
         return tuple(notes)
 
-    def _upright(self, frame: Frame, settings: Settings) -> tuple[int, int, int, int] | None:
+    def _upright(self, frame: Frame, settings: Settings) -> Frame:
         crop = settings.input.crop_of(self._stream)
         if crop:
             pixels = cropped(frame.pixels, crop)
@@ -79,7 +79,7 @@ class CameraPicture:
         else:
             pixels = self._extra_rows.without(frame, settings.thermal).pixels
         pixels = turned(pixels, settings.input.orientation_of(self._stream))
-        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, trimmed=True)  # type: ignore[return-value]
+        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, trimmed=True)
 
     def _without_extra_lines(self, size: Size, settings: Settings) -> tuple[int, int, int, int] | None:
         """The picture (left, top, width, height) in a calibrated image of this size; None: all of it."""
