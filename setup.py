@@ -53,7 +53,7 @@ def shared(folder: str) -> list[tuple[str, list[str]]]:
 setup(
     name=NAME,
     version='0.1.0',
-    description='Time-synchronised thermal + RGB fusion for ROS 2 with DIFF-MF',
+    description='Time-synchronized thermal + RGB fusion for ROS 2 with DIFF-MF',
     long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists() else '',
     long_description_content_type='text/markdown',
     author='The diffmf_ros authors',

@@ -63,7 +63,7 @@ def outgoing(pixels: np.ndarray) -> array:
 def ours(path: HostPath, mapping: Mapping, gain: GainControl, rgb: dict, heat: dict) -> array:
     """One frame through the package."""
     pair = Pair(*(Frame(stream, 0, '', *decode(**message)) for stream, message in ((RGB, rgb), (THERMAL, heat))), 0)
-    pixels, _ = path(pair, levels=gain.levels(pair.thermal), mapping=mapping, colour='keep_chroma', scale=1.0,
+    pixels, _ = path(pair, levels=gain.levels(pair.thermal), mapping=mapping, color='keep_chroma', scale=1.0,
                      stage=lambda name: nullcontext())
     return outgoing(pixels)
 

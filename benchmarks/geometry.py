@@ -34,7 +34,7 @@ def cases(grid: str, rgb: CameraModel, thermal: CameraModel) -> dict:
     aligner.set_extrinsics(MOUNTING)
     random, number = np.random.default_rng(0), count(1)
     heat = random.integers(0, 256, thermal.size[::-1], np.uint8)
-    colour = random.integers(0, 256, (*rgb.size[::-1], 3), np.uint8)
+    color = random.integers(0, 256, (*rgb.size[::-1], 3), np.uint8)
 
     def mapping():
         return aligner.mapping(rgb_size=rgb.size, thermal_size=thermal.size)
@@ -50,7 +50,7 @@ def cases(grid: str, rgb: CameraModel, thermal: CameraModel) -> dict:
     current = mapping()
     return {'mapping, unchanged': mapping, 'depth changed': depth, 'trim changed': trim,
             'warp of thermal': lambda: current.thermal_on_grid(heat),
-            'warp of RGB': lambda: current.rgb_on_grid(colour)}
+            'warp of RGB': lambda: current.rgb_on_grid(color)}
 
 
 def main() -> None:

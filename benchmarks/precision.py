@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half precision against float32 on real pairs: share of the 8-bit pixels within one grey level.
+"""Half precision against float32 on real pairs: share of the 8-bit pixels within one gray level.
 
 python benchmarks/precision.py FOLDER [PRESET [MODEL]]: FOLDER holds ir/ and vi/, as for `diffmf train`.
 """
@@ -16,7 +16,7 @@ from diffmf_ros.io.folders import pair_files, read_pair
 
 
 def levels(engine: Engine, pair) -> np.ndarray:
-    """The fused luminance of a pair in grey levels."""
+    """The fused luminance of a pair in gray levels."""
     images = (image.astype(np.float32) / 255 for image in (pair.ir, pair.vi_y))
     return np.rint(255 * engine(*images))
 

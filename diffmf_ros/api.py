@@ -45,7 +45,7 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb', **settings
             alignment='align.yaml', thermal__polarity='black_hot'.
 
     Returns:
-        The fused image on the grid of rgb: H x W x 3 uint8, or H x W with output__colour='gray'.
+        The fused image on the grid of rgb: H x W x 3 uint8, or H x W with output__color='gray'.
 
     Raises:
         InputError: an array is not as above.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 WIDTH = 1070
 FONT = "font-family='Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif'"
-INK, GREY = '#24292f', '#6e7781'
+INK, GRAY = '#24292f', '#6e7781'
 # fill and stroke of a box by what it works on
 PALETTE = {'infrared': ('#fde8d7', '#c4560f'), 'visible': ('#dcebfb', '#1f6bb8'), 'both': ('#ebe3f8', '#7347b5'),
-           'decoder': ('#dcf2e0', '#2c8246'), 'image': ('#f3f4f6', GREY)}
+           'decoder': ('#dcf2e0', '#2c8246'), 'image': ('#f3f4f6', GRAY)}
 LINE, SMALL = 15, 11.5
 SCALES = 'n at 1/k: n channels at 1/k of the height and width'
 DASHED = " stroke-dasharray='3.5 5.5'"
@@ -25,7 +25,7 @@ class Figure:
     def __init__(self, title: str, height: int, *notes: str):
         self._height, self._places, self._lines, self._shapes = height, {}, [], []
         self.text(24, 36, title, size=17, bold=True, anchor='start')
-        self.text(24, 57, ' · '.join((SCALES, *notes)), anchor='start', colour=GREY)
+        self.text(24, 57, ' · '.join((SCALES, *notes)), anchor='start', color=GRAY)
         for x, kind in zip((752, 834, 911, 973), PALETTE):
             self._rectangle(x, 22, 18, 16, kind)
             self.text(x + 24, 34.5, kind, anchor='start')
@@ -40,7 +40,7 @@ class Figure:
         for number, words in enumerate(lines):
             title = not number or words.startswith('*')  # a title may take two lines
             self.text(x, top + LINE * number, words.lstrip('*'), size=13 if title else SMALL, bold=title,
-                      colour=GREY if dashed else INK)
+                      color=GRAY if dashed else INK)
 
     def join(self, name, kind, x, y, sign, *, dashed=False):
         """A circle with a sign; with '' a point where a line parts, with None nothing to be seen."""
@@ -57,10 +57,10 @@ class Figure:
         self._lines.append(f"<rect x='{x}' y='{y}' width='{w}' height='{h}' rx='12' fill='#f6f8fa' stroke='#d0d7de'/>")
         self.text(x + w / 2, y + 19, caption, size=13, bold=True)
 
-    def text(self, x, y, words, *, size=SMALL, bold=False, anchor='middle', colour=INK):
+    def text(self, x, y, words, *, size=SMALL, bold=False, anchor='middle', color=INK):
         """One line of text."""
         self._shapes.append(f"<text x='{x:g}' y='{y:g}' font-size='{size}' font-weight='{600 if bold else 400}' "
-                            f"fill='{colour}' text-anchor='{anchor}'>{escape(words)}</text>")
+                            f"fill='{color}' text-anchor='{anchor}'>{escape(words)}</text>")
 
     def arrow(self, *names, bend='', kind='', dashed=False, both=False):
         """An arrow from each name to the next. bend: see _route; both: there is one for either modality."""
@@ -89,19 +89,19 @@ class Figure:
             f"<rect x='{x:g}' y='{y:g}' width='{w}' height='{h}' rx='6' fill='{'white' if dashed else fill}' "
             f"stroke='{stroke}' stroke-width='1.5'{DASHED * dashed}/>")
 
-    def _line(self, points, colour, tip, dashed):
+    def _line(self, points, color, tip, dashed):
         """A line on a white one, so that lines that cross are told apart, and its tip."""
         (x, y), (dx, dy), (start_dx, start_dy) = points[-1], _direction(*points[-2:]), _direction(*points[:2])
         drawn = [*points[:-1], (x - 5 * dx, y - 5 * dy)] if tip else points
         clear = [(drawn[0][0] + 4 * start_dx, drawn[0][1] + 4 * start_dy), *drawn[1:]]  # spares the line it leaves
         for line, stroke in ((clear, "stroke='white' stroke-width='5'"),
-                             (drawn, f"stroke='{colour}' stroke-width='1.7'{DASHED * dashed}")):
+                             (drawn, f"stroke='{color}' stroke-width='1.7'{DASHED * dashed}")):
             path = 'M' + ' L'.join(f'{x:g} {y:g}' for x, y in line)
             self._lines.append(f"<path d='{path}' fill='none' {stroke}/>")
         if tip:
             where = ' '.join(f'{x - back * dx + side * dy:g},{y - back * dy + side * dx:g}'
                              for back, side in ((0, 0), (8, 4), (8, -4)))
-            self._lines.append(f"<polygon points='{where}' fill='{colour}'/>")
+            self._lines.append(f"<polygon points='{where}' fill='{color}'/>")
 
 
 def _direction(start, end):
@@ -205,7 +205,7 @@ def s4fusion() -> Figure:
                w=146, h=58)
     figure.box('paint', 'decoder', 874, rows[0] + 24, 'conv 1×1', '12 → 1', 'light: 4 maps', w=104, h=58)
     for below, words in ((24, 'preset light only;'), (40, 'base paints the image')):
-        figure.text(862, rows[2] + below, words, anchor='end', colour=GREY)
+        figure.text(862, rows[2] + below, words, anchor='end', color=GRAY)
     for modality in ('infrared', 'visible'):
         steps = [f'{part} {number} {modality}' for number in range(3) for part in ('entry', 'stage')]
         figure.arrow(modality, *steps, 'up 2')

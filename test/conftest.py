@@ -167,7 +167,7 @@ def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int], thermal_si
     """Write a bag of two 30 Hz cameras: bgr8 with camera info, and mono16 stamped 7 ms later."""
     rng = np.random.default_rng(1)
     (rgb_w, rgb_h), (thermal_w, thermal_h) = rgb_size, thermal_size
-    colours = rng.integers(0, 256, (4, rgb_h, rgb_w, 3), dtype=np.uint8)
+    colors = rng.integers(0, 256, (4, rgb_h, rgb_w, 3), dtype=np.uint8)
     heats = rng.integers(7000, 9000, (4, thermal_h, thermal_w), dtype=np.uint16)
     k = np.array([[500.0, 0.0, rgb_w / 2], [0.0, 500.0, rgb_h / 2], [0.0, 0.0, 1.0]])
     with BagWriter(path) as writer:
@@ -176,7 +176,7 @@ def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int], thermal_si
             rgb = {'stamp_ns': stamp_ns, 'frame_id': 'rgb_optical'}
             info = camera_info_message(k, width=rgb_w, height=rgb_h, **rgb)
             writer.write('/rgb/camera_info', CAMERA_INFO, info, stamp_ns)
-            writer.write('/rgb/image_raw', IMAGE, image_message(colours[i % 4], 'bgr8', **rgb), stamp_ns)
+            writer.write('/rgb/image_raw', IMAGE, image_message(colors[i % 4], 'bgr8', **rgb), stamp_ns)
             stamp_ns += 7_000_000
             thermal = image_message(heats[i % 4], 'mono16', stamp_ns=stamp_ns, frame_id='thermal_optical')
             writer.write('/thermal/image_raw', IMAGE, thermal, stamp_ns)
@@ -185,14 +185,14 @@ def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int], thermal_si
 
 @pytest.fixture(scope='session')
 def camera_bag(tmp_path_factory):
-    """Return a bag of 4 s of 640x480 colour and 320x256 thermal images: 120 pairs."""
+    """Return a bag of 4 s of 640x480 color and 320x256 thermal images: 120 pairs."""
     path = tmp_path_factory.mktemp('bags') / 'cameras'
     return write_bag(path, seconds=4, rgb_size=(640, 480), thermal_size=(320, 256))
 
 
 @pytest.fixture(scope='session')
 def small_bag(tmp_path_factory):
-    """Return a bag of 1 s of 64x48 colour and 32x24 thermal images: 30 pairs."""
+    """Return a bag of 1 s of 64x48 color and 32x24 thermal images: 30 pairs."""
     path = tmp_path_factory.mktemp('bags') / 'small'
     return write_bag(path, seconds=1, rgb_size=(64, 48), thermal_size=(32, 24))
 

@@ -90,7 +90,7 @@ def test_settings_change_the_image(rgb, thermal):
     black_hot = diffmf_ros.fuse(rgb, thermal, model='classical', thermal__polarity='black_hot')
     white_hot = diffmf_ros.fuse(rgb, thermal, model='classical')
     assert black_hot[16:32, 44:56].mean() < white_hot[16:32, 44:56].mean() - 20
-    gray = diffmf_ros.fuse(rgb[:, :, 0], thermal.astype(np.uint8), model='classical', output__colour='gray')
+    gray = diffmf_ros.fuse(rgb[:, :, 0], thermal.astype(np.uint8), model='classical', output__color='gray')
     assert gray.shape == (HEIGHT, WIDTH)
 
 

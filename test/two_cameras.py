@@ -45,7 +45,7 @@ def pixel_grid(size, step=1):
 
 
 def texture(x, y):
-    """Grey levels 0..1 of a pattern on the plane where a ray of slope x, y meets it: waves, in many directions."""
+    """Gray levels 0..1 of a pattern on the plane where a ray of slope x, y meets it: waves, in many directions."""
     random = np.random.default_rng(5)
     value = np.zeros_like(x)
     for _ in range(40):

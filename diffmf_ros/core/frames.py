@@ -99,7 +99,7 @@ class FusionResult:
 
     grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is that of the
     frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the order that `encoding`
-    (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage (decode, align, network, colour, ...) to
+    (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage (decode, align, network, color, ...) to
     milliseconds of wall time. issues: what the images of the pair show that is amiss; their texts are among
     the warnings.
     """

@@ -147,7 +147,7 @@ class ThermalSettings:
         -1, 'rows above the picture that are none (telemetry) and are cut off; -1: those of the usual sensors', low=-1,
         high=256)
     extra_rows_bottom: int = _setting(-1, 'the same below the picture', low=-1, high=256)
-    repair_rows: bool = _setting(True, 'replace dead thermal rows by their neighbours')
+    repair_rows: bool = _setting(True, 'replace dead thermal rows by their neighbors')
 
     def __post_init__(self) -> None:
         _require_order('thermal.', self, 'low_percentile', 'high_percentile')
@@ -215,8 +215,8 @@ class HealthSettings:
 class OutputSettings:
     """What the fused image looks like."""
 
-    colour: str = _setting(
-        'keep_chroma', 'keep_chroma: colour of the RGB image, less where it is dark and noisy; '
+    color: str = _setting(
+        'keep_chroma', 'keep_chroma: color of the RGB image, less where it is dark and noisy; '
         'raw_chroma: all of it; gray: mono8; else a palette over the fused luminance',
         choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis', 'turbo',
                  'jet', 'hot', 'bone'))

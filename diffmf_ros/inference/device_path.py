@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pair fused on a device: raw bytes up, everything there, one 8-bit image back.
 
-The same picture as host_path.py gives, to a grey level: luminance and chroma as in core/imaging/color.py, gain
+The same picture as host_path.py gives, to a gray level: luminance and chroma as in core/imaging/color.py, gain
 control as in core/imaging/thermal.py, the warp of core/alignment/geometry.py. All of it is plain torch, so that
 it runs, and is tested, on a CPU too; there the host path is the faster one.
 """
@@ -35,7 +35,7 @@ class Plan:
     """All that decides which operations a pair needs. Shapes are those of the arrays.
 
     mapped: by tables, whose values are no part of it; averaged: see core.warp.Warp; chroma: the
-    value of output.colour if that is one of core.color.CHROMA, else empty: the result is gray.
+    value of output.color if that is one of core.color.CHROMA, else empty: the result is gray.
     """
 
     rgb_shape: tuple[int, ...]
@@ -50,14 +50,14 @@ class Plan:
 
     @classmethod
     def of(cls, pair: Pair, scale: float, *, mapping: Mapping,
-           colour: str = 'keep_chroma') -> 'Plan':
+           color: str = 'keep_chroma') -> 'Plan':
         """Return the plan of pair. Raises FrameError (not_8_bit) for encodings that cannot be fused."""
         require_8_bit(pair.rgb.encoding)
         if pair.thermal.encoding not in STRETCHED:
             require_8_bit(pair.thermal.encoding)
         warp = mapping.thermal if mapping.grid == RGB else mapping.rgb
         return cls(pair.rgb.pixels.shape, pair.rgb.encoding, pair.thermal.pixels.shape, pair.thermal.encoding, scale,
-                   mapping.grid, warp.tables is not None, warp.averaged, colour if colour in CHROMA else '')
+                   mapping.grid, warp.tables is not None, warp.averaged, color if color in CHROMA else '')
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,15 +87,15 @@ class DevicePath:
         return tuple(self._problems)
 
     @torch.inference_mode()
-    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, colour: str, scale: float,
+    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
                  stage) -> tuple[np.ndarray, str]:
-        """Return (pixels, encoding) of the fused image as HostPath does, with the stages upload, network and colour.
+        """Return (pixels, encoding) of the fused image as HostPath does, with the stages upload, network and color.
 
         Raises FrameError when a frame is not usable and NetworkFailure when the device raises (out of
         memory, say) or the network's output is not finite. The first pair of a plan takes seconds; another
         mapping of the same kind, levels or palette take none.
         """
-        plan = Plan.of(pair, scale, mapping=mapping, colour=colour)
+        plan = Plan.of(pair, scale, mapping=mapping, color=color)
         try:
             with stage('upload'):
                 prepared = self._prepared(plan)
@@ -112,8 +112,8 @@ class DevicePath:
             raise NetworkFailure('the network returned values that are not finite')
         if plan.chroma:
             return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
-        with stage('colour'):
-            return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding, colour=colour)
+        with stage('color'):
+            return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding, color=color)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Program:
         fused = self._fused(seen_ir[None, None], seen_y[None, None])[0, 0]
         finite = fused.isfinite().all()
         luma = self._where_seen((fused * 255).round(), own)
-        image = self._coloured(luma, y, chroma)
+        image = self._colored(luma, y, chroma)
         return torch.cat((image.flatten(), finite.to(torch.uint8)[None]))
 
     def _fused(self, ir, y):
@@ -206,7 +206,7 @@ class Program:
     def _where_seen(self, inside, outside):
         return inside if self._seen is None else torch.where(self._seen, inside, outside)
 
-    def _coloured(self, luma, y, chroma):
+    def _colored(self, luma, y, chroma):
         luma = luma.clamp(0, 255)
         if not self._plan.chroma:
             return luma.to(torch.uint8)

@@ -26,7 +26,7 @@ class HostPath:
         self._fuse = fuse
         self._inputs = np.empty((2, 0, 0), np.float32)
 
-    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, colour: str, scale: float,
+    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
                  stage) -> tuple[np.ndarray, str]:
         """Return (pixels, encoding) of the fused image of pair, on the grid of mapping, as core.color.paint gives it.
 
@@ -37,18 +37,18 @@ class HostPath:
         with stage('align'):
             ir, seen = align(pair, levels=levels, mapping=mapping)
             rgb = mapping.rgb_on_grid(pair.rgb.pixels)
-        with stage('colour'):
+        with stage('color'):
             y, ycrcb = split_luma(rgb, pair.rgb.encoding)
         own = y if mapping.grid == RGB else ir
         if not mapping.everywhere:  # a black surround would be an edge that no camera saw
             ir, y = (_choose(seen, image, own) if image is not own else image for image in (ir, y))
         with stage('network'):
             fused = fuse_scaled(self._fuse, *self._as_float(ir, y), scale=scale)
-        with stage('colour'):
+        with stage('color'):
             luma = cv2.convertScaleAbs(fused, alpha=255)
             if not mapping.everywhere:
                 luma = _choose(seen, luma, own)
-            return paint(luma, ycrcb, encoding=pair.rgb.encoding, colour=colour,
+            return paint(luma, ycrcb, encoding=pair.rgb.encoding, color=color,
                          seen=None if mapping.everywhere else seen)
 
     def _as_float(self, *images: np.ndarray) -> np.ndarray:

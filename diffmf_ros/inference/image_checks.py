@@ -12,7 +12,7 @@ from ..core.settings import Settings
 from .network import Image, Job
 
 # Of these a fused image has the luminance; a palette has another one.
-_COLOURS_WITH_LUMA = ('keep_chroma', 'gray')
+_COLORS_WITH_LUMA = ('keep_chroma', 'gray')
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class ImageChecks:
             return Verdict(issues, job.mapping.grid, images)
         return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()] if blind else '', images)
 
-    def after(self, image: Image, verdict: Verdict, *, colour: str) -> tuple[Issue, ...]:
+    def after(self, image: Image, verdict: Verdict, *, color: str) -> tuple[Issue, ...]:
         """Return the issues of a fused pair: of verdict, and warm targets that the image hides."""
-        if verdict.images is None or colour not in _COLOURS_WITH_LUMA:
+        if verdict.images is None or color not in _COLORS_WITH_LUMA:
             return verdict.issues
         fused = luma_thumbnail(*image)
         return verdict.issues + self._monitor.compare(

@@ -28,9 +28,9 @@ def image_of(job: Job, stream: str) -> Image:
     """Return one camera's image of a pair on the output grid; black where that camera does not see."""
     pair, mapping = job.pair, job.mapping
     if stream == RGB:
-        return rgb_image(pair.rgb, mapping=None if mapping.grid == RGB else mapping, colour=job.colour)
+        return rgb_image(pair.rgb, mapping=None if mapping.grid == RGB else mapping, color=job.color)
     return thermal_image(pair.thermal, levels=job.levels, mapping=None if mapping.grid == THERMAL else mapping,
-                         colour=job.colour, rgb_encoding=pair.rgb.encoding)
+                         color=job.color, rgb_encoding=pair.rgb.encoding)
 
 
 class Inputs:
@@ -54,7 +54,7 @@ class Inputs:
         thermal = self._gain.repaired(pair.thermal)
         mapping = self.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=thermal.size)
         pair = pair if thermal is pair.thermal else replace(pair, thermal=thermal)
-        return Job(pair, self._gain.levels(thermal), mapping, settings.output.colour)
+        return Job(pair, self._gain.levels(thermal), mapping, settings.output.color)
 
     def alone(self, frame: Frame, settings: Settings) -> Alone:
         """Return one camera's image on the output grid.
@@ -75,12 +75,12 @@ class Inputs:
 
     def image(self, frame: Frame, settings: Settings, mapping: Mapping | None = None) -> Image:
         """Return one camera's image, on the grid of mapping or its own."""
-        colour = settings.output.colour
+        color = settings.output.color
         if frame.stream == RGB:
-            return rgb_image(frame, mapping=mapping, colour=colour)
+            return rgb_image(frame, mapping=mapping, color=color)
         self._gain.settings = settings.thermal
         frame, rgb = self._gain.repaired(frame), self._newest.get(RGB)
-        return thermal_image(frame, levels=self._gain.levels(frame), mapping=mapping, colour=colour,
+        return thermal_image(frame, levels=self._gain.levels(frame), mapping=mapping, color=color,
                              rgb_encoding='rgb8' if rgb is None else rgb.encoding)
 
     def temperature(self, work: Pair | Frame, settings: Settings) -> np.ndarray | None:

@@ -84,9 +84,9 @@ def warm_up(guard: Live | Offline, job: Job, settings: Settings) -> str:
     return ''
 
 
-def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, colour: str) -> Job:
+def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, color: str) -> Job:
     """Return a black pair with an RGB image of this (width, height); mapping is that of an Aligner."""
     (width, height), (thermal_width, thermal_height) = rgb_size, _THERMAL_SIZE
     rgb = Frame(RGB, 0, '', np.zeros((height, width, 3), np.uint8), 'rgb8')
     thermal = Frame(THERMAL, 0, '', np.zeros((thermal_height, thermal_width), np.uint16), 'mono16')
-    return Job(Pair(rgb, thermal, 0), Levels(0.0, 1.0), mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), colour)
+    return Job(Pair(rgb, thermal, 0), Levels(0.0, 1.0), mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), color)

@@ -69,7 +69,7 @@ def memory_in_use() -> dict[str, int]:
 
 
 def _torch_with_cuda():
-    """Return torch if this process uses a CUDA device, else None. Imports and initialises nothing.
+    """Return torch if this process uses a CUDA device, else None. Imports and initializes nothing.
 
     While another thread imports torch, the module is known before it has any content.
     """

@@ -25,16 +25,16 @@ class Job:
     pair: Pair
     levels: Levels
     mapping: Mapping
-    colour: str
+    color: str
 
     def run(self, path, *, scale: float, stage: StageClock) -> Image:
         """Fuse it on a path, at this working size."""
-        return path(self.pair, levels=self.levels, mapping=self.mapping, colour=self.colour, scale=scale, stage=stage)
+        return path(self.pair, levels=self.levels, mapping=self.mapping, color=self.color, scale=scale, stage=stage)
 
     def kind(self, scale: float) -> tuple[Any, ...]:
         """What decides which operations it needs, and so how long it takes."""
         rgb, thermal = self.pair.rgb, self.pair.thermal
-        return rgb.size, rgb.encoding, thermal.size, thermal.encoding, self.mapping.grid, self.colour, scale
+        return rgb.size, rgb.encoding, thermal.size, thermal.encoding, self.mapping.grid, self.color, scale
 
 
 class Network:

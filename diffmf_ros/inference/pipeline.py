@@ -92,7 +92,7 @@ class FusionPipeline:
         image, mode, warnings, issues = self._fuse_or_pass(job, verdict, scale or settings.scale, stage)
         base = pair.rgb if job.mapping.grid == RGB else pair.thermal
         if mode in (Mode.FUSED, Mode.CLASSICAL):
-            with stage('colour'):
+            with stage('color'):
                 image = self._temporal_filter(
                     image[0], stamp_ns=base.stamp_ns,
                     keep=settings.output.temporal_filter), image[1]
@@ -163,13 +163,13 @@ class FusionPipeline:
                       ) -> tuple[Image, Mode, tuple[str, ...], tuple[Issue, ...]]:
         """Return image, mode, warnings and issues: fused, or the image of the one camera that sees."""
         if verdict.survivor:
-            with stage('colour'):
+            with stage('color'):
                 return image_of(job, verdict.survivor), ALONE[verdict.survivor], (), verdict.issues
         image, mode, warnings = self._fuse(job, self._settings, scale, stage)
         if mode not in (Mode.FUSED, Mode.CLASSICAL):
             return image, mode, warnings, verdict.issues
-        with stage('colour'):
-            return image, mode, warnings, self._checks.after(image, verdict, colour=job.colour)
+        with stage('color'):
+            return image, mode, warnings, self._checks.after(image, verdict, color=job.color)
 
     def _fuse(self, job: Job, settings: Settings, scale: float,
               stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
@@ -186,4 +186,4 @@ class FusionPipeline:
         return attempt.image, Mode.FUSED, attempt.warnings
 
     def _blank(self, size: tuple[int, int] | None) -> Job | None:
-        return size and blank_job(size, mapping=self.aligner.mapping, colour=self._settings.output.colour)
+        return size and blank_job(size, mapping=self.aligner.mapping, color=self._settings.output.color)

@@ -23,7 +23,7 @@ import numpy as np
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 WINDOW = (7, 7)
-# Added to the variances: where the sources vary by less than 1 % (2.5 grey levels), the fused image departs
+# Added to the variances: where the sources vary by less than 1 % (2.5 gray levels), the fused image departs
 # from their maximum by a constant.
 RIDGE = 1e-4
 

@@ -10,22 +10,22 @@ from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit, 
 from ..core.imaging.thermal import Levels, to_gray
 
 
-def rgb_image(frame: Frame, *, mapping: Mapping | None, colour: str) -> tuple[np.ndarray, str]:
-    """Return (pixels, encoding) of an RGB frame: its own colours, or the colour policy over its luminance.
+def rgb_image(frame: Frame, *, mapping: Mapping | None, color: str) -> tuple[np.ndarray, str]:
+    """Return (pixels, encoding) of an RGB frame: its own colors, or the color policy over its luminance.
 
     mapping brings it onto another grid, where it is black outside its view; None: it stays on its own. The pixels may
     be those of the frame. Raises FrameError (not_8_bit).
     """
     require_8_bit(frame.encoding)
     pixels = frame.pixels if mapping is None else mapping.rgb_on_grid(frame.pixels)
-    if colour not in CHROMA:
-        return paint(split_luma(pixels, frame.encoding)[0], None, encoding=frame.encoding, colour=colour)
+    if color not in CHROMA:
+        return paint(split_luma(pixels, frame.encoding)[0], None, encoding=frame.encoding, color=color)
     if frame.encoding == 'mono8':
         return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB), 'rgb8'
     return np.ascontiguousarray(pixels[..., :3]), output_encoding(frame.encoding)
 
 
-def thermal_image(frame: Frame, *, levels: Levels, mapping: Mapping | None, colour: str,
+def thermal_image(frame: Frame, *, levels: Levels, mapping: Mapping | None, color: str,
                   rgb_encoding: str) -> tuple[np.ndarray, str]:
     """Return (pixels, encoding) of a thermal frame, white-hot: gray in the channels of rgb_encoding, or a palette.
 
@@ -35,5 +35,5 @@ def thermal_image(frame: Frame, *, levels: Levels, mapping: Mapping | None, colo
     if mapping is not None:
         gray = mapping.thermal_on_grid(gray)
     _, neutral = split_luma(gray, 'mono8')
-    return paint(gray, neutral, encoding=rgb_encoding, colour=colour)
+    return paint(gray, neutral, encoding=rgb_encoding, color=color)
 

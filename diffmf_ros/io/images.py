@@ -24,16 +24,16 @@ class ImageFileError(DiffmfError):
 
 
 def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
-    """Read an 8-bit grey or colour, a 16-bit grey or a float32 grey image, upright as its EXIF data says.
+    """Read an 8-bit gray or color, a 16-bit gray or a float32 gray image, upright as its EXIF data says.
 
     Raises ImageFileError when it is missing, unreadable, or of another type.
     """
-    # Unlike IMREAD_UNCHANGED these flags obey the orientation; they too keep depth and colour, and drop alpha.
+    # Unlike IMREAD_UNCHANGED these flags obey the orientation; they too keep depth and color, and drop alpha.
     pixels = _decoded(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
     if encoding is None:
-        raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit grey or '
-                             'colour, 16-bit grey or float32 grey')
+        raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit gray or '
+                             'color, 16-bit gray or float32 gray')
     return Frame(stream, stamp_ns, '', pixels, encoding)
 
 
@@ -75,20 +75,20 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
 
 
 def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
-    """Read two files as a pair, and say which of them lends its colour if that is not the first one.
+    """Read two files as a pair, and say which of them lends its color if that is not the first one.
 
-    When only the second one is in colour, it takes the place of the visible image: MRI and PET, say, are told apart by
-    that in either order. A file with three equal channels is grey. Raises ImageFileError as read_frame does.
+    When only the second one is in color, it takes the place of the visible image: MRI and PET, say, are told apart by
+    that in either order. A file with three equal channels is gray. Raises ImageFileError as read_frame does.
     """
     frames = {RGB: read_frame(rgb, stream=RGB), THERMAL: read_frame(thermal, stream=THERMAL)}
     note = ''
-    if in_colour(frames[THERMAL]) and not in_colour(frames[RGB]):
+    if in_color(frames[THERMAL]) and not in_color(frames[RGB]):
         frames = {RGB: replace(frames[THERMAL], stream=RGB), THERMAL: replace(frames[RGB], stream=THERMAL)}
-        note = f'{thermal} is in colour and {rgb} is grey: the grid and the colour are those of {thermal}'
+        note = f'{thermal} is in color and {rgb} is gray: the grid and the color are those of {thermal}'
     return Pair(frames[RGB], frames[THERMAL], offset_ns=0), note
 
 
-def in_colour(frame: Frame) -> bool:
+def in_color(frame: Frame) -> bool:
     """Whether the channels of an image differ anywhere."""
     pixels = frame.pixels
     return pixels.ndim == 3 and bool((pixels[..., 1:] != pixels[..., :1]).any())

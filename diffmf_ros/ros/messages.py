@@ -109,7 +109,7 @@ def compressed_result(result: FusionResult, *, quality: int) -> CompressedImage:
 def _octets(buffer) -> array:
     """The one quick way into a message on every distribution.
 
-    bytes, memoryview and ndarray are checked or converted value by value: 30 to 90 ms for a 640x480 colour image.
+    bytes, memoryview and ndarray are checked or converted value by value: 30 to 90 ms for a 640x480 color image.
     """
     data = array('B')
     data.frombytes(buffer)

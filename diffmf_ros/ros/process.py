@@ -73,7 +73,7 @@ class StopRequest:
 
 
 def init(args: list[str] | None) -> None:
-    """Initialise rclpy and leave the signals to StopRequest. Raises ArgumentError."""
+    """Initialize rclpy and leave the signals to StopRequest. Raises ArgumentError."""
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # of several classes, most of them private
@@ -81,7 +81,7 @@ def init(args: list[str] | None) -> None:
 
 
 def execute(name: str, args: list[str] | None, parse: Callable, work: Callable) -> int:
-    """Run work(options, stop) with rclpy initialised; return the exit code.
+    """Run work(options, stop) with rclpy initialized; return the exit code.
 
     options is parse(command line without ROS arguments). 0: it ended or was stopped; 1: a DiffmfError,
     which is logged under name.

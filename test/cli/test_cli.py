@@ -33,8 +33,8 @@ def test_fuse_writes_a_picture_and_says_how(images):
 
 @pytest.mark.parametrize('order', [('mri', 'pet'), ('pet', 'mri')])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_a_grey_and_a_colour_image_are_told_apart_in_either_order(tmp_path, order, channels):
-    # Given a grey scan, in one channel or three equal ones, and a coloured one,
+def test_a_gray_and_a_color_image_are_told_apart_in_either_order(tmp_path, order, channels):
+    # Given a gray scan, in one channel or three equal ones, and a colored one,
     mri = np.zeros((256, 256), np.uint8)
     mri[64:192, 64:192] = 90
     cv2.imwrite(str(tmp_path / 'mri.png'), mri if channels == 1 else np.stack([mri] * 3, axis=2))
@@ -44,13 +44,13 @@ def test_a_grey_and_a_colour_image_are_told_apart_in_either_order(tmp_path, orde
     # when they are fused,
     done = diffmf('fuse', *(tmp_path / f'{name}.png' for name in order), '-o', tmp_path / 'out.png', '--model',
                   'classical')
-    # then the colour is there where it was, the grey one adds none, and a change of places is said.
+    # then the color is there where it was, the gray one adds none, and a change of places is said.
     fused = cv2.imread(str(tmp_path / 'out.png')).astype(int)
     assert done.returncode == 0, done.stderr
     assert fused[128, 128, 2] - fused[128, 128, 0] > 100
     # Classical fusion shows a large area with a part of its contrast: at least half of the 90 levels.
     assert np.ptp(fused[80, 80]) <= 2 and fused[80, 80].mean() > 45
-    assert ('pet.png is in colour and' in done.stderr) == (order == ('mri', 'pet'))
+    assert ('pet.png is in color and' in done.stderr) == (order == ('mri', 'pet'))
 
 
 @pytest.mark.parametrize('arguments, words', [
@@ -79,7 +79,7 @@ def test_bench_measures_every_stage_of_every_configuration(domain, tmp_path):
     assert [result['name'] for result in results] == ['classical 64x48', 'classical 32x24']  # no preset, so no doubles
     for result in results:
         stages = result['stages_ms']
-        assert {'decode', 'colour', 'align', 'network'} <= set(stages)
+        assert {'decode', 'color', 'align', 'network'} <= set(stages)
         assert all(len(stage['samples']) == 3 and min(stage['samples']) > 0 for stage in stages.values())
         assert result['metrics']['P50_LATENCY'] >= stages['network']['p50']
         assert result['startup']['peak_memory_mb'] > 10

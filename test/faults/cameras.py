@@ -36,7 +36,7 @@ class Shot:
 
 
 # (tick, number of ticks since the fault began) -> what the camera sends at this tick
-Behaviour = Callable[[int, int], list[Shot]]
+Behavior = Callable[[int, int], list[Shot]]
 
 
 def healthy(tick: int, since: int) -> list[Shot]:
@@ -117,7 +117,7 @@ def unstamped(tick: int, since: int) -> list[Shot]:
     return [Shot(tick, zero_stamp=True)]
 
 
-def shifted(seconds: float) -> Behaviour:
+def shifted(seconds: float) -> Behavior:
     """A clock that is this much ahead (or, negative, behind)."""
     return lambda tick, since: [Shot(tick, shift_ns=round(seconds * 1e9))]
 

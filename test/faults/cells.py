@@ -14,7 +14,7 @@ from diffmf_ros.core.frames import Mode
 from diffmf_ros.inference.ladder import LONGEST_PAUSE
 
 from . import cameras
-from .cameras import Behaviour, healthy
+from .cameras import Behavior, healthy
 from .rig import COMPUTE_TIMEOUT_S, SOURCE_TIMEOUT_S
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -51,8 +51,8 @@ class Cell:
 
     name: str
     during: tuple[Mode, ...] | None
-    rgb: Behaviour = healthy
-    thermal: Behaviour = healthy
+    rgb: Behavior = healthy
+    thermal: Behavior = healthy
     shutter: bool = False
     compute: str = ''
     within_frames: int | None = None
@@ -70,10 +70,10 @@ class Cell:
         return ANSWERED_FUSED if {FUSED, CLASSICAL} & set(self.during or ()) else ANSWERED_ALONE
 
 
-def _lost(stream: str, behaviour: Behaviour, name: str, *others: Mode, ticks: int = 36) -> Cell:
+def _lost(stream: str, behavior: Behavior, name: str, *others: Mode, ticks: int = 36) -> Cell:
     """A camera that gives nothing to fuse: after the timeout the other one is passed on alone."""
     survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
-    return Cell(f'{stream}: {name}', (survivor, *others), **{stream: behaviour}, within_s=LOST_S,
+    return Cell(f'{stream}: {name}', (survivor, *others), **{stream: behavior}, within_s=LOST_S,
                 not_before_s=SOURCE_TIMEOUT_S, values=((stream, 'LOST'),), says=Says(stream, ERROR, 'LOST'),
                 ticks=ticks)
 
@@ -84,17 +84,17 @@ def _stuck(stream: str) -> Cell:
                 values=((stream, 'FROZEN'),), says=Says(stream, WARN, 'FROZEN'))
 
 
-def _blind(stream: str, behaviour: Behaviour, name: str) -> Cell:
+def _blind(stream: str, behavior: Behavior, name: str) -> Cell:
     """A camera whose images, all different, show nothing: the other one is passed on alone."""
     survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
-    return Cell(f'{stream}: {name}', (survivor,), **{stream: behaviour}, within_frames=BLIND_FRAMES,
+    return Cell(f'{stream}: {name}', (survivor,), **{stream: behavior}, within_frames=BLIND_FRAMES,
                 values=((stream, 'OK'), ('issues', f'{stream}_{name}')),
                 says=Says(stream, WARN, f'{stream} is {name}'), recovered_frames=BLIND_FRAMES)
 
 
-def _harmless(stream: str, behaviour: Behaviour, name: str) -> Cell:
+def _harmless(stream: str, behavior: Behavior, name: str) -> Cell:
     """A fault that costs frames at most: what can be fused is fused, without a single other answer."""
-    return Cell(f'{stream}: {name}', (FUSED,), **{stream: behaviour}, within_frames=1)
+    return Cell(f'{stream}: {name}', (FUSED,), **{stream: behavior}, within_frames=1)
 
 
 def _breaks(name: str, fault: str, words: str, *answers: Mode) -> Cell:

@@ -22,7 +22,7 @@ from .cameras import (
     RGB_SIZE,
     THERMAL_LATER_NS,
     THERMAL_SIZE,
-    Behaviour,
+    Behavior,
     Shot,
     healthy,
     rgb_message,
@@ -139,7 +139,7 @@ class Rig:
         """Publish the flag of the thermal driver."""
         self._shutter.publish(Bool(data=closed))
 
-    def send(self, *, rgb: Behaviour = healthy, thermal: Behaviour = healthy, since: int = 0) -> None:
+    def send(self, *, rgb: Behavior = healthy, thermal: Behavior = healthy, since: int = 0) -> None:
         """Send a tick of both cameras and receive until the next one is due; since: ticks since the fault began."""
         self._wait_until_due()
         tick = self.tick

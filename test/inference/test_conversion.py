@@ -57,7 +57,7 @@ def without_prefix(state):
 
 
 def in_one_memory(state):
-    """As an optimiser may leave tensors: views of one."""
+    """As an optimizer may leave tensors: views of one."""
     parts = torch.cat([tensor.flatten() for tensor in state.values()]).split([t.numel() for t in state.values()])
     return {name: part.view(state[name].shape) for name, part in zip(state, parts)}
 

@@ -68,12 +68,12 @@ def thermal_frame(size, encoding='mono16'):
     return Frame(THERMAL, 2, '', pixels, encoding)
 
 
-def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, colour='keep_chroma', scale=1.0):
+def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, color='keep_chroma', scale=1.0):
     """(pixels, encoding) of pair."""
     levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
     mapping = alignment if isinstance(alignment, Mapping) else alignment.mapping(
         rgb_size=pair.rgb.size, thermal_size=pair.thermal.size, grid=grid)
-    return path(pair, levels=replace(levels, black_hot=black_hot), mapping=mapping, colour=colour, scale=scale,
+    return path(pair, levels=replace(levels, black_hot=black_hot), mapping=mapping, color=color, scale=scale,
                 stage=lambda name: nullcontext())
 
 
@@ -144,8 +144,8 @@ def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(mapping,
     # the chroma is up to 1.5.
     level, largest = (1, 3) if mapping.grid == RGB else (2, 4)
     assert_equal_within_a_level(host, there, level, largest)
-    assert_equal_within_a_level(*on_both_paths(pair, **about, colour='raw_chroma'), level)
-    assert_equal_within_a_level(*on_both_paths(pair, **about, colour='gray'))
+    assert_equal_within_a_level(*on_both_paths(pair, **about, color='raw_chroma'), level)
+    assert_equal_within_a_level(*on_both_paths(pair, **about, color='gray'))
     assert host.std() > 20
 
 
@@ -170,22 +170,22 @@ def test_where_only_the_camera_of_the_grid_sees_its_image_passes_unchanged(path,
     outside = ~mapping.seen
     own = rgb.pixels if grid == 'rgb' else np.repeat(thermal.pixels[..., None], 3, -1)
     assert 0.3 < outside.mean() < 0.6
-    assert np.abs(pixels.astype(int) - own)[outside].max() <= 1 + (grid == 'rgb')  # colour there and back rounds
+    assert np.abs(pixels.astype(int) - own)[outside].max() <= 1 + (grid == 'rgb')  # color there and back rounds
     assert np.abs(pixels.astype(int) - own)[mapping.seen].max() > 20
 
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
 @pytest.mark.parametrize('rgb_encoding', ['rgb8', 'bgr8', 'mono8'])
-@pytest.mark.parametrize('colour, shape', [('keep_chroma', (3,)), ('raw_chroma', (3,)), ('gray', ()),
+@pytest.mark.parametrize('color, shape', [('keep_chroma', (3,)), ('raw_chroma', (3,)), ('gray', ()),
                                            ('inferno', (3,))])
-def test_every_colour_policy_gives_the_picture_of_the_host_path(colour, shape, rgb_encoding, grid, device):
+def test_every_color_policy_gives_the_picture_of_the_host_path(color, shape, rgb_encoding, grid, device):
     pair = Pair(rgb_frame((60, 80), rgb_encoding), thermal_frame((48, 64)), 0)
 
-    host, there = on_both_paths(pair, colour=colour, grid=grid, device=device)
+    host, there = on_both_paths(pair, color=color, grid=grid, device=device)
 
     assert host.shape == ((60, 80) if grid == 'rgb' else (48, 64)) + shape
-    if colour == 'inferno':  # a step of a palette can be several levels
+    if color == 'inferno':  # a step of a palette can be several levels
         assert np.abs(host - there).max() <= 12 and (host == there).mean() > 0.9
     else:
         assert_equal_within_a_level(host, there)

@@ -208,7 +208,7 @@ def test_what_a_device_path_keeps_is_freed_at_once():
 
 def test_other_settings_are_in_effect_from_the_next_pair_on_and_the_network_stays(pipeline):
     pipeline.fuse(make_pair())
-    pipeline.update(updated(LIGHT, {'output.colour': 'gray', 'alignment.output_grid': 'thermal', 'max_pixels': 4000}))
+    pipeline.update(updated(LIGHT, {'output.color': 'gray', 'alignment.output_grid': 'thermal', 'max_pixels': 4000}))
     result = pipeline.fuse(make_pair())
     assert (result.pixels.shape, result.encoding) == ((24, 32), 'mono8')
     assert (result.grid, result.frame_id) == ('thermal', 'heat')
@@ -226,7 +226,7 @@ def test_thermal_settings_and_the_scale_change_live(pipeline, sizes):
 def test_settings_of_which_one_is_no_good_change_nothing(pipeline, tmp_path):
     before = pipeline.fuse(make_pair())
     with pytest.raises(AlignmentError, match='cannot read'):
-        pipeline.update(updated(NANO, {'alignment.file': str(tmp_path / 'missing.yaml'), 'output.colour': 'gray',
+        pipeline.update(updated(NANO, {'alignment.file': str(tmp_path / 'missing.yaml'), 'output.color': 'gray',
                                        'thermal.polarity': 'black_hot'}))
     after = pipeline.fuse(make_pair())
     assert after.encoding == before.encoding == 'rgb8'

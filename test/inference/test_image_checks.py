@@ -121,7 +121,7 @@ def test_the_survivor_is_on_the_output_grid(inset, grid, size):
 
 
 def test_colors_and_levels_are_those_of_the_settings():
-    gray = pipeline_of(**{'output.colour': 'gray'})
+    gray = pipeline_of(**{'output.color': 'gray'})
     black_hot = pipeline_of(**{'thermal.polarity': 'black_hot'})
 
     assert gray.fuse(pair(RGB, np.full(SHAPE, 9, np.uint8))).encoding == 'mono8'

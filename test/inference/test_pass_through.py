@@ -50,9 +50,9 @@ def test_rgb_alone_keeps_every_pixel_and_its_header(encoding):
     assert result.warnings == () and set(result.timings_ms) == {'align'}
 
 
-@pytest.mark.parametrize('colour, encoding, shape', [('gray', 'mono8', (48, 64)), ('inferno', 'bgr8', (48, 64, 3))])
-def test_the_colour_policy_holds_for_an_rgb_image_alone(colour, encoding, shape):
-    result = pipeline_for(**{'output.colour': colour}).pass_through(rgb_frame('bgr8'))
+@pytest.mark.parametrize('color, encoding, shape', [('gray', 'mono8', (48, 64)), ('inferno', 'bgr8', (48, 64, 3))])
+def test_the_color_policy_holds_for_an_rgb_image_alone(color, encoding, shape):
+    result = pipeline_for(**{'output.color': color}).pass_through(rgb_frame('bgr8'))
     assert (result.encoding, result.pixels.shape) == (encoding, shape)
 
 

@@ -69,10 +69,10 @@ def test_result_keeps_the_header_and_size_of_the_rgb_frame(textured):
     assert (result.stamp_ns, result.frame_id, result.encoding) == (7, 'rgb_optical', 'rgb8')
     assert (result.pixels.shape, result.pixels.dtype) == ((48, 64, 3), np.uint8)
     assert (result.mode, result.warnings) == (Mode.CLASSICAL, ())
-    assert result.timings_ms.keys() == {'colour', 'align', 'network'}
+    assert result.timings_ms.keys() == {'color', 'align', 'network'}
 
 
-def test_colour_is_that_of_the_rgb_image():
+def test_color_is_that_of_the_rgb_image():
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 150
     result = FusionPipeline(CLASSICAL).fuse(pair_of(red, np.zeros((16, 16), np.uint8)))

@@ -21,7 +21,7 @@ def test_half_of_what_is_missing_goes_before_rounded_down(side, missing):
 
 
 @pytest.mark.parametrize('side, missing', [(16, (0, 0)), (17, (0, 15)), (1, (0, 15))])
-def test_without_a_centre_all_goes_behind(side, missing):
+def test_without_a_center_all_goes_behind(side, missing):
     assert SizeRule(16).padding(side) == missing
 
 

@@ -136,7 +136,7 @@ def test_separating_undoes_interleaving():
     assert all(torch.equal(x, y) for x, y in zip(separate_columns(fused.pair(a, b, 'columns')), (a, b)))
 
 
-def test_guidance_starts_neutral_and_then_favours_one_side():
+def test_guidance_starts_neutral_and_then_favors_one_side():
     extraction = DifferenceGuidedRound(TINY)
     extraction.start_neutral()
     i, v = torch.rand(2, 1, 6, 6, 8).unbind()

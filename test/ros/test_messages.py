@@ -111,7 +111,7 @@ def test_a_compressed_result_is_the_picture_under_the_header_of_its_base(encodin
     frame = messages.compressed_to_frame(message, RGB, arrival_ns=0)
 
     assert (frame.stamp_ns, frame.frame_id, message.format) == (STAMP_NS, 'rgb_optical', format)
-    expected = pixels[..., ::-1] if encoding == 'rgb8' else pixels  # frames of compressed colour are bgr8
+    expected = pixels[..., ::-1] if encoding == 'rgb8' else pixels  # frames of compressed color are bgr8
     assert np.abs(frame.pixels.astype(int) - expected).max() <= 3
 
 

@@ -34,9 +34,9 @@ def call(cameras, on: bool):
 def test_a_change_holds_from_the_next_frame_on(cameras):
     assert cameras.fuse_one().encoding == 'bgr8'
 
-    assert change(cameras, output__colour='gray').successful
+    assert change(cameras, output__color='gray').successful
     assert cameras.fuse_one().encoding == 'mono8'
-    assert change(cameras, output__colour='inferno').successful
+    assert change(cameras, output__color='inferno').successful
     assert cameras.fuse_one().encoding == 'bgr8'
 
 
@@ -53,7 +53,7 @@ def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
         'alignment.plane_depth_m': 5.0, 'alignment.depth_from_range': True, 'alignment.trim_x_px': 1.0,
         'alignment.trim_y_px': 1.0, 'alignment.output_grid': 'thermal', 'health.source_timeout_s': 2.0,
         'health.frozen_frames': 5, 'health.shutter_flag': True, 'health.compute_timeout_s': 3.0,
-        'output.colour': 'gray', 'output.jpeg_quality': 50, 'qos.reliability': 'auto', 'qos.depth': 5}
+        'output.color': 'gray', 'output.jpeg_quality': 50, 'qos.reliability': 'auto', 'qos.depth': 5}
 
     for name, value in others.items():
         result = change(cameras, **{name: value})
@@ -65,7 +65,7 @@ def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
 
 
 def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
-    refused = change(cameras, output__colour='gray', thermal__low_percentile=50.0, thermal__high_percentile=50.0)
+    refused = change(cameras, output__color='gray', thermal__low_percentile=50.0, thermal__high_percentile=50.0)
 
     assert not refused.successful
     assert 'thermal.low_percentile must be below thermal.high_percentile' in refused.reason

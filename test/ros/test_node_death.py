@@ -45,7 +45,7 @@ CAUSES = {
     'subscription': send_pair,
     'service': lambda peer: request(peer, SetBool, 'enable', SetBool.Request(data=False)),
     'parameter': lambda peer: request(peer, SetParameters, 'set_parameters', SetParameters.Request(
-        parameters=[Parameter('output.colour', value='gray').to_parameter_msg()])),
+        parameters=[Parameter('output.color', value='gray').to_parameter_msg()])),
     'transition': lambda peer: request(peer, ChangeState, 'change_state', ChangeState.Request(
         transition=Transition(id=Transition.TRANSITION_DEACTIVATE))),
     'thread': send_pair,

@@ -74,8 +74,8 @@ def test_the_compressed_output_is_the_image_under_the_same_header(cameras):
 
     assert compressed.header == image.header
     decoded = cv2.imdecode(np.frombuffer(compressed.data, np.uint8), cv2.IMREAD_COLOR)
-    grey = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(int) for picture in (decoded, pixels_of(image, 3))]
-    assert decoded.shape == (48, 64, 3) and np.abs(grey[0] - grey[1]).mean() < 8
+    gray = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(int) for picture in (decoded, pixels_of(image, 3))]
+    assert decoded.shape == (48, 64, 3) and np.abs(gray[0] - gray[1]).mean() < 8
 
 
 def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
@@ -145,7 +145,7 @@ def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calib
     assert (image.width, image.height, image.header.frame_id) == (32, 24, 'lwir')
     info = cameras.peer.wait_for(lambda: cameras.of(cameras.infos), 'a camera info')[0]
     assert info.header == image.header
-    # 64x48 read out at half the size: a focal length of 50, the centre in the middle.
+    # 64x48 read out at half the size: a focal length of 50, the center in the middle.
     assert (info.width, info.height, info.k[0], info.k[2], info.p[6]) == (32, 24, 50.0, 15.5, 11.5)
 
 
@@ -229,13 +229,13 @@ def test_a_camera_on_its_side_is_turned_with_its_calibration(make_cameras):
 
     info = cameras.peer.wait_for(lambda: cameras.of(cameras.infos), 'a camera info')[0]
     assert (image.width, image.height, info.width, info.height) == (40, 64, 40, 64)
-    # The centre was at (31.5, 23.5), in the crop at (31.5, 15.5): 15.5 rows from the top are 24 - 0.5 from the right.
+    # The center was at (31.5, 23.5), in the crop at (31.5, 15.5): 15.5 rows from the top are 24 - 0.5 from the right.
     assert (info.k[0], info.k[2], info.k[5]) == (100.0, 39 - 15.5, 31.5)
 
 
-@pytest.mark.parametrize('colour, encoding', [('gray', 'mono8'), ('jet', 'bgr8')])
-def test_the_colour_policy_decides_on_the_encoding(make_cameras, colour, encoding):
-    cameras = make_cameras(output__colour=colour)
+@pytest.mark.parametrize('color, encoding', [('gray', 'mono8'), ('jet', 'bgr8')])
+def test_the_color_policy_decides_on_the_encoding(make_cameras, color, encoding):
+    cameras = make_cameras(output__color=color)
 
     assert cameras.fuse_one().encoding == encoding
 

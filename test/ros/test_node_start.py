@@ -176,7 +176,7 @@ def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibrati
 def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(start, peer, tmp_path):
     for name, content in {'keys.yaml': '/**:\n  ros__parameters:\n    model: classical\n'
                                        '    sync: {max_distance: 3.0}\n',
-                          'node.yaml': 'fusion:\n  ros__parameters:\n    output.colour: gray\n'}.items():
+                          'node.yaml': 'fusion:\n  ros__parameters:\n    output.color: gray\n'}.items():
         (tmp_path / name).write_text(content)
 
     node = start(NODE, '--ros-args', '--params-file', tmp_path / 'keys.yaml', '--params-file', tmp_path / 'node.yaml',

@@ -62,7 +62,7 @@ def plane_settings(folder, **changes):
                 'translation_m': list(EXTRINSICS.translation_m)}
     (folder / 'rig.yaml').write_text(yaml.safe_dump({'thermal_from_rgb': mounting}), encoding='utf-8')
     return updated(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'), 'alignment.plane_depth_m': 12.0,
-                              'output.colour': 'gray', **changes})
+                              'output.color': 'gray', **changes})
 
 
 def content(path):
@@ -256,7 +256,7 @@ def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, t
 
 def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(small_bag, tmp_path):
     a, b = (json.loads(json.dumps(fuse(small_bag, tmp_path / name).as_dict())) for name in 'ab')
-    gray = fuse(small_bag, tmp_path / 'c', updated(SETTINGS, {'output.colour': 'raw_chroma'})).as_dict()
+    gray = fuse(small_bag, tmp_path / 'c', updated(SETTINGS, {'output.color': 'raw_chroma'})).as_dict()
 
     assert a == b
     assert (a['frames'], a['rgb_frames'], a['thermal_frames'], a['pairs']) == (60, 30, 30, 30)

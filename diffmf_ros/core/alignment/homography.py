@@ -98,12 +98,12 @@ class Alignment:
         size = rgb_size if grid == RGB else thermal_size
         other_from_grid = np.linalg.inv(rgb_from_thermal) if grid == RGB else rgb_from_thermal
         x, y = _projected(other_from_grid, size)
-        rgb_per_thermal = abs(np.linalg.det(rgb_from_thermal)) ** 0.5  # along a side, at the centre
+        rgb_per_thermal = abs(np.linalg.det(rgb_from_thermal)) ** 0.5  # along a side, at the center
         shrink = 1 / rgb_per_thermal if grid == RGB else rgb_per_thermal
         return table_mapping(x, y, rgb_size=rgb_size, thermal_size=thermal_size, grid=grid, shrink=shrink)
 
     def _at(self, rgb_size: Size, thermal_size: Size) -> np.ndarray:
-        """rgb_from_thermal at live sizes, scaled to a third coordinate of 1 at the centre of the thermal image."""
+        """rgb_from_thermal at live sizes, scaled to a third coordinate of 1 at the center of the thermal image."""
         if self.rgb_from_thermal is None:
             return resampling(thermal_size, rgb_size)
         matrix = (resampling(self.rgb_size, rgb_size) @ np.array(self.rgb_from_thermal)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def _check(alignment: Alignment) -> None:
     if not (depth / (depth[0] or 1.0) > 0).all():
         raise AlignmentError('rgb_from_thermal sends part of the thermal image through infinity; '
                              'the third row should be close to [0, 0, 1]')
-    # Determinant of the map's derivative at the image centre; for an affine map, of its linear part.
+    # Determinant of the map's derivative at the image center; for an affine map, of its linear part.
     area = np.linalg.det(matrix) / depth[0] ** 3
     if area < 0 and -area > _AREA_SCALE[0]:
         raise AlignmentError('rgb_from_thermal mirrors the image; were the points of one camera taken from '

@@ -119,7 +119,7 @@ class Lens:
 
     @cached_property
     def _fold_r2(self) -> float:
-        """The squared radius from which on a larger one is imaged nearer to the centre; inf if there is none."""
+        """The squared radius from which on a larger one is imaged nearer to the center; inf if there is none."""
         imaged = _RADII * self.scale(_RADII ** 2, self.d)
         fold = np.flatnonzero(~(np.diff(imaged, prepend=0.0) > 0))
         return float(_RADII[fold[0]] ** 2) if fold.size else np.inf

@@ -104,7 +104,7 @@ class Rig:
 
     def require_depth(self, depth_m: float) -> None:
         """Raise AlignmentError unless a plane at depth_m lies in front of both cameras."""
-        nearest_m = max(0.0, float(self._centre[2]))
+        nearest_m = max(0.0, float(self._center[2]))
         if not nearest_m < depth_m < np.inf:
             raise AlignmentError(f'expected a plane in front of both cameras, farther than {nearest_m:g} m, got a '
                                  f'depth of {depth_m} m')
@@ -119,13 +119,13 @@ class Rig:
         """Return the RGB pixels (... x 2) of what thermal pixels (... x 2) see at depth_m; NaN: none."""
         rays = self.thermal.rays(thermal_px)
         rays = np.concatenate((rays, np.ones((*rays.shape[:-1], 1))), axis=-1) @ self._rotation
-        along = (depth_m - self._centre[2]) / np.where(rays[..., 2:] > 0, rays[..., 2:], np.nan)
-        return self.rgb.project(self._centre + along * rays)
+        along = (depth_m - self._center[2]) / np.where(rays[..., 2:] > 0, rays[..., 2:], np.nan)
+        return self.rgb.project(self._center + along * rays)
 
     def parallax_px(self, depth_m: float, *, plane_depth_m: float, at: tuple[float, float] | None = None) -> np.ndarray:
         """Return how far (x, y), in RGB pixels, thermal lies beside RGB on the RGB grid for a point at depth_m.
 
-        at: the RGB pixel of the point; None: the centre. About f |c| (1 / depth_m - 1 / plane_depth_m) for cameras |c|
+        at: the RGB pixel of the point; None: the center. About f |c| (1 / depth_m - 1 / plane_depth_m) for cameras |c|
         apart. NaN where a camera does not see it.
         """
         self.require_depth(depth_m)
@@ -140,8 +140,8 @@ class Rig:
         return np.array(self.thermal_from_rgb.rotation)
 
     @cached_property
-    def _centre(self) -> np.ndarray:
-        """The thermal camera's centre in the RGB camera's frame, m."""
+    def _center(self) -> np.ndarray:
+        """The thermal camera's center in the RGB camera's frame, m."""
         return -self._rotation.T @ self.thermal_from_rgb.translation_m
 
     @cached_property
@@ -166,7 +166,7 @@ class Rig:
 
     def _rgb_tables(self, depth_m: float) -> tuple[np.ndarray, np.ndarray]:
         """to_rgb() of all thermal pixels, float32."""
-        x, y, z = (float(value) for value in self._centre / depth_m)
+        x, y, z = (float(value) for value in self._center / depth_m)
         to_x, to_y = self._slopes
         return self.rgb.pixels(x + (1 - z) * to_x, y + (1 - z) * to_y)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two images on one pixel grid: where each pixel comes from, and whether both cameras see it.
 
-Pixel (x, y) means the centre of column x, row y; an image of width w spans -0.5 to w - 0.5. So an
+Pixel (x, y) means the center of column x, row y; an image of width w spans -0.5 to w - 0.5. So an
 image that is delivered at s times the size moves x to s (x + 0.5) - 0.5.
 """
 

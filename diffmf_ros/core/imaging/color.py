@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Luminance and chroma: the networks fuse luminance, colour is carried around them.
+"""Luminance and chroma: the networks fuse luminance, color is carried around them.
 
 ITU-R BT.601, full range: Y = 0.299 R + 0.587 G + 0.114 B, Cr = 0.713 (R - Y) + 128,
 Cb = 0.564 (B - Y) + 128; back R = Y + 1.403 (Cr - 128), G = Y - 0.714 (Cr - 128) - 0.344 (Cb - 128),
@@ -12,7 +12,7 @@ import numpy as np
 from ..frames import FrameError
 from .color_trust import NEUTRAL, chroma_map
 
-# Values of output.colour that show the chroma of the RGB image.
+# Values of output.color that show the chroma of the RGB image.
 CHROMA = ('keep_chroma', 'raw_chroma')
 _TO_YCRCB = {
     'rgb8': cv2.COLOR_RGB2YCrCb,
@@ -32,12 +32,12 @@ def output_encoding(encoding: str) -> str:
 def require_8_bit(encoding: str) -> None:
     """Raise FrameError (not_8_bit) unless images of this encoding have a luminance."""
     if encoding != 'mono8' and encoding not in _TO_YCRCB:
-        raise FrameError(f'expected an 8-bit colour or grey image ({", ".join(_TO_YCRCB)}, mono8), '
+        raise FrameError(f'expected an 8-bit color or gray image ({", ".join(_TO_YCRCB)}, mono8), '
                          f'got {encoding}', reason='not_8_bit')
 
 
 def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (y H x W uint8, colour H x W x 3 uint8 in the order unused, Cr, Cb) of an image.
+    """Return (y H x W uint8, color H x W x 3 uint8 in the order unused, Cr, Cb) of an image.
 
     pixels is uint8, H x W for mono8 (its Cr and Cb are neutral) or H x W x 3|4 for rgb8, bgr8, rgba8 and
     bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
@@ -49,13 +49,13 @@ def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarra
     return cv2.extractChannel(ycrcb, 0), ycrcb
 
 
-def join_luma(y: np.ndarray, colour: np.ndarray, encoding: str) -> np.ndarray:
-    """Return a new H x W x 3 uint8 image of luminance y and the colour that split_luma gave.
+def join_luma(y: np.ndarray, color: np.ndarray, encoding: str) -> np.ndarray:
+    """Return a new H x W x 3 uint8 image of luminance y and the color that split_luma gave.
 
-    encoding is that of the frame which colour comes from; the result is in output_encoding(encoding).
+    encoding is that of the frame which color comes from; the result is in output_encoding(encoding).
     """
     bgr = output_encoding(encoding) == 'bgr8'
-    image = colour.copy()
+    image = color.copy()
     cv2.insertChannel(y, image, 0)
     # In place: fresh memory for a second image costs more than the conversion.
     return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
@@ -96,16 +96,16 @@ def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
     return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[encoding])
 
 
-def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: str,
+def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, color: str,
           seen: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-    """Return the image of a fused luminance in the colors that output.colour names, and its encoding.
+    """Return the image of a fused luminance in the colors that output.color names, and its encoding.
 
     Args:
         luma: H x W uint8.
         ycrcb: what split_luma gave for the RGB frame, H x W x 3 uint8; only keep_chroma and
             raw_chroma use it.
         encoding: that of the RGB frame.
-        colour: keep_chroma: the chroma of ycrcb as far as color_trust trusts it; raw_chroma: all
+        color: keep_chroma: the chroma of ycrcb as far as color_trust trusts it; raw_chroma: all
             of it; gray: luma itself; else the name of a palette.
         seen: H x W bool, where luma was fused; elsewhere the chroma stays as it is. None:
             everywhere.
@@ -114,16 +114,16 @@ def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, colour: 
         H x W uint8 and 'mono8' for gray, else H x W x 3 uint8 and output_encoding(encoding).
 
     Raises:
-        KeyError: for another colour.
+        KeyError: for another color.
     """
-    if colour in CHROMA:
-        trusted = colour == 'keep_chroma' and encoding != 'mono8'
+    if color in CHROMA:
+        trusted = color == 'keep_chroma' and encoding != 'mono8'
         image = (_join_trusted(luma, ycrcb, encoding, seen) if trusted  # type: ignore[arg-type]
                  else join_luma(luma, ycrcb, encoding))  # type: ignore[arg-type]
         return image, output_encoding(encoding)
-    if colour == 'gray':
+    if color == 'gray':
         return luma, 'mono8'
-    bgr = cv2.applyColorMap(luma, _PALETTES[colour])
+    bgr = cv2.applyColorMap(luma, _PALETTES[color])
     if output_encoding(encoding) == 'bgr8':
         return bgr, 'bgr8'
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), 'rgb8'

@@ -2,8 +2,8 @@
 """Compressed images, as the compressed transport of image_transport sends them: JPEG and PNG.
 
 The first bytes of the data say which of the two they are. The format string adds what they do not: the encoding
-of the image before compression, and the order of its colours. '16UC1; png compressed ' is counts of 16 bit,
-'rgb8; jpeg compressed bgr8' an ordinary colour JPEG; camera drivers send a bare 'jpeg', 'jpg' or 'png'.
+of the image before compression, and the order of its colors. '16UC1; png compressed ' is counts of 16 bit,
+'rgb8; jpeg compressed bgr8' an ordinary color JPEG; camera drivers send a bare 'jpeg', 'jpg' or 'png'.
 """
 
 from typing import Any
@@ -23,10 +23,10 @@ _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
 def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
     """Return (pixels, encoding) of a compressed image; data is any buffer of bytes, format that of the message.
 
-    encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colours were compressed in
+    encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colors were compressed in
     that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag. Raises FrameError with the reason
-    empty_data, unknown_format, truncated (OpenCV would fill the rest with grey), corrupt, lossy_16_bit (a JPEG has
-    8 bits) or unknown_encoding (16-bit colour, Bayer mosaics). Damage inside a JPEG, which has no checksum, goes
+    empty_data, unknown_format, truncated (OpenCV would fill the rest with gray), corrupt, lossy_16_bit (a JPEG has
+    8 bits) or unknown_encoding (16-bit color, Bayer mosaics). Damage inside a JPEG, which has no checksum, goes
     mostly unnoticed.
     """
     content = bytes(memoryview(data))
@@ -40,7 +40,7 @@ def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
     pixels = _pixels(content, format)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.shape[2] if pixels.ndim == 3 else 1))
     if encoding is None or encoding == 'mono8' and before.startswith(('bayer', 'yuv')):
-        raise FrameError(f'expected 8-bit grey or colour or 16-bit grey, got {pixels.dtype} of shape {pixels.shape} '
+        raise FrameError(f'expected 8-bit gray or color or 16-bit gray, got {pixels.dtype} of shape {pixels.shape} '
                          f'(format {format!r}); let the camera driver convert', reason='unknown_encoding')
     # JPEG and PNG say what is red; only a publisher that names another order has compressed something else.
     return pixels, encoding.replace('bgr', 'rgb') if 'compressed rgb' in format else encoding

@@ -4,7 +4,7 @@
 import cv2
 import numpy as np
 
-# A dead row is at least so many times further from its neighbours than they are from each other and from the rows
+# A dead row is at least so many times further from its neighbors than they are from each other and from the rows
 # beyond them, and than rows of the image mostly are. Rows of 770 real thermal images reach 1.2,
 # two adjacent ones 1.5.
 _STICKS_OUT = 3.0
@@ -16,7 +16,7 @@ _LEAST_COLUMNS = 64
 def repaired_rows(pixels: np.ndarray) -> np.ndarray:
     """Return pixels with dead rows interpolated between the rows above and below; pixels itself without any.
 
-    pixels is H x W, uint8, uint16 or float32. Found are rows, alone or in twos, that differ from their neighbours
+    pixels is H x W, uint8, uint16 or float32. Found are rows, alone or in twos, that differ from their neighbors
     along most of their length, while these resemble the rows beyond: a level wire, which optics blur over three
     rows, is not that. A row that is stuck at a value which fits its surroundings stays, and so do the first and the
     last row (some cameras send telemetry there).
@@ -34,7 +34,7 @@ def repaired_rows(pixels: np.ndarray) -> np.ndarray:
 
 
 def _suspects(pixels: np.ndarray) -> np.ndarray:
-    """Return the bool mask, H, of the rows that differ from their neighbours on average."""
+    """Return the bool mask, H, of the rows that differ from their neighbors on average."""
     height = len(pixels)
     suspects = np.zeros(height, bool)
     if height < _MOST_ADJACENT + 3:

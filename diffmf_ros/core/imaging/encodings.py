@@ -36,7 +36,7 @@ _FORMATS = {
     **{f'bayer_{order}16': ('bgr16', np.uint16, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
     **{name: ('bgr8', np.uint8, 2) for name in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv')},
 }
-# Raw sensor patterns and subsampled colour become bgr8. OpenCV names a pattern by its second row, ROS by its first.
+# Raw sensor patterns and subsampled color become bgr8. OpenCV names a pattern by its second row, ROS by its first.
 _TO_BGR = {
     **{f'bayer_{order}{bits}': code for bits in (8, 16) for order, code in (
         ('rggb', cv2.COLOR_BayerBG2BGR), ('bggr', cv2.COLOR_BayerRG2BGR),

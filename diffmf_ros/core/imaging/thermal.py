@@ -40,7 +40,7 @@ class Levels:
 def to_gray(pixels: np.ndarray, encoding: str, levels: Levels) -> np.ndarray:
     """Return the thermal image as H x W uint8, white-hot, full range.
 
-    mono8 passes as it is (no copy) and 8-bit colour is reduced to luminance: such cameras have done the gain
+    mono8 passes as it is (no copy) and 8-bit color is reduced to luminance: such cameras have done the gain
     control. mono16 and 32FC1 (H x W, any unit that grows with temperature) are stretched so that levels.low
     becomes 0 and levels.high 255; what lies beyond is clipped. All of them are inverted for levels.black_hot.
     NaN becomes 0, infinities become what lies beyond the levels. Equal levels make everything cold.

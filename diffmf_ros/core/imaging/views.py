@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures for the eye: what the fusion was made from. All colour is rgb8."""
+"""Pictures for the eye: what the fusion was made from. All color is rgb8."""
 
 import cv2
 import numpy as np
 
-# Thermal edges on the RGB image: a colour that neither a night road nor a forest has.
+# Thermal edges on the RGB image: a color that neither a night road nor a forest has.
 _EDGE = (255, 0, 255)
 _CANNY = (60, 120)
 

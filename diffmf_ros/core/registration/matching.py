@@ -68,17 +68,17 @@ class Scaled:
                ) -> list[tuple[float, np.ndarray]]:
         """Return (score, rgb_from_thermal) of the best shift for each scale and rotation, the best first.
 
-        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its centre; largest_shift, of
-        the centres, is relative to the RGB size.
+        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its center; largest_shift, of
+        the centers, is relative to the RGB size.
         """
         search = Search(self._described, largest_shift=largest_shift)
         found = []
         for scale in scales:
             for angle in angles_deg:
-                centred = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle)
-                views = list(self._views(search.to_canvas @ centred, search.canvas))  # type: ignore[arg-type]
+                centerd = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle)
+                views = list(self._views(search.to_canvas @ centerd, search.canvas))  # type: ignore[arg-type]
                 score, (x, y) = search.best([view for view, _ in views], views[0][1])
-                found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centred))
+                found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centerd))
         return sorted(found, key=lambda item: -item[0])
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
@@ -93,9 +93,9 @@ class Scaled:
                     places.append((x, y, *shift))
                     block.append(number)
         found = np.array(places, float).reshape(-1, 4)
-        centres = found[:, :2] + (blocks.side_px - 1) / 2
+        centers = found[:, :2] + (blocks.side_px - 1) / 2
         to_rgb = np.linalg.inv(self.from_rgb)
-        return Matches(mapped(np.linalg.inv(self.from_rgb @ matrix), centres), mapped(to_rgb, centres + found[:, 2:]),
+        return Matches(mapped(np.linalg.inv(self.from_rgb @ matrix), centers), mapped(to_rgb, centers + found[:, 2:]),
                        np.array(block, int), len(corners))
 
 
@@ -104,7 +104,7 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 
 
 def _turned(size: tuple[int, int], target: tuple[int, int], scale: float, angle_deg: float) -> np.ndarray:
-    """3 x 3 matrix that scales and turns an image of size about its centre, which it moves to that of target."""
+    """3 x 3 matrix that scales and turns an image of size about its center, which it moves to that of target."""
     angle = np.radians(angle_deg)
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     (x, y), (u, v) = (((width - 1) / 2, (height - 1) / 2) for width, height in (size, target))

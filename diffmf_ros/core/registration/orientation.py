@@ -2,7 +2,7 @@
 """What thermal and visible images share: where edges are and which way they run, not how bright either side is.
 
 A pixel is described by the gradient's orientation modulo 180 degrees, weighted with its strength against the
-neighbourhood, in the first two harmonics of the angle: w exp(2 i t) and w exp(4 i t), smoothed. An edge that is
+neighborhood, in the first two harmonics of the angle: w exp(2 i t) and w exp(4 i t), smoothed. An edge that is
 inverted has the same description, and the product of two descriptions, summed over a region, tells how well their
 orientation histograms agree. The idea is that of dense orientation channels (HOPC, Ye et al. 2017; CFOG, Ye et al.
 2019); the harmonics in place of histogram bins need a third of the channels and no interpolation between bins.
@@ -19,7 +19,7 @@ CHANNELS = 4
 # Gradients are taken at this scale, descriptions smoothed by this much, in pixels of the working image.
 GRADIENT_SIGMA_PX, SMOOTHING_SIGMA_PX = 0.8, 1.2
 # A gradient counts against the mean one within this part of the image's width.
-_NEIGHBOURHOOD = 1 / 24
+_NEIGHBORHOOD = 1 / 24
 # Below this part of the whole image's mean gradient everything is noise.
 _FLOOR = 0.35
 _SECOND_HARMONIC = 0.8
@@ -40,7 +40,7 @@ def describe(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
         inner = cv2.erode(seen.astype(np.uint8), margin, borderValue=1)
         x, y = x * inner, y * inner
     strength = cv2.magnitude(x, y)
-    around = cv2.GaussianBlur(strength, (0, 0), max(2.0, gray.shape[1] * _NEIGHBOURHOOD))
+    around = cv2.GaussianBlur(strength, (0, 0), max(2.0, gray.shape[1] * _NEIGHBORHOOD))
     count = strength.size if seen is None else max(1, int(np.count_nonzero(seen)))
     floor = _FLOOR * float(strength.sum()) / count + np.finfo(np.float32).tiny
     weight = strength / (strength + around + floor)
@@ -61,7 +61,7 @@ def warped(gray: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple
 
 
 def agreement(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
-    """Return the normalised correlation, -1 to 1, of two descriptions (H x W x 4) within seen (H x W bool)."""
+    """Return the normalized correlation, -1 to 1, of two descriptions (H x W x 4) within seen (H x W bool)."""
     one, other = one[seen], other[seen]
     energy = float(np.square(one).sum()) * float(np.square(other).sum())
     return float((one * other).sum()) / (energy ** 0.5 or 1.0)

@@ -125,7 +125,7 @@ def _jacobian(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _scaling(points: np.ndarray) -> np.ndarray:
-    """3 x 3 matrix that moves the points' centre to 0 and their mean distance from it to 1."""
-    centre = points.mean(axis=0)
-    scale = 1 / max(1e-9, float(np.hypot(*(points - centre).T).mean()))
-    return np.array([[scale, 0, -scale * centre[0]], [0, scale, -scale * centre[1]], [0, 0, 1]])
+    """3 x 3 matrix that moves the points' center to 0 and their mean distance from it to 1."""
+    center = points.mean(axis=0)
+    scale = 1 / max(1e-9, float(np.hypot(*(points - center).T).mean()))
+    return np.array([[scale, 0, -scale * center[0]], [0, scale, -scale * center[1]], [0, 0, 1]])

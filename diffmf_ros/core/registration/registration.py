@@ -23,7 +23,7 @@ _FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0), (640, Blo
 _SEARCH_WIDTH = 176
 # Starts that are followed, and how many of them remain after each rough step.
 _STARTS = (20, 4, 1)
-# Widths of the fields of view, thermal by RGB, rotations, and shifts of the centre (relative to the RGB image) that are
+# Widths of the fields of view, thermal by RGB, rotations, and shifts of the center (relative to the RGB image) that are
 # searched where no start is given.
 FIELD_RATIOS, ANGLES_DEG, LARGEST_SHIFT = (0.5, 2.0), (-12.0, 12.0), 0.25
 _RATIO_STEP, _ANGLE_STEP_DEG = 1.06, 3.0
@@ -54,7 +54,7 @@ class Registration:
     correspondences are the blocks found in all pairs together, inliers those that the alignment explains,
     residual_px their RMS distance from it, in RGB pixels. coverage is the part of the common field in which
     inliers lie; uncertainty_px the expected error (RMS over the common field), RGB pixels. field_ratio is the
-    width of the thermal field of view over that of RGB, rotation_deg (clockwise) and shift_px (of the centre of
+    width of the thermal field of view over that of RGB, rotation_deg (clockwise) and shift_px (of the center of
     thermal from that of RGB, in RGB pixels) belong to the middle of the thermal image. confidence is 'good', or
     'fair': look at the overlay.
     """
@@ -229,8 +229,8 @@ def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registrat
 def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[float, float]]:
     """(ratio of the fields of view, rotation in degrees, shift (x, y) in RGB pixels) at the middle of thermal."""
     (rgb_width, rgb_height), (width, height) = sizes
-    centre = np.array([[(width - 1) / 2, (height - 1) / 2]])
-    moved = mapped(matrix, np.vstack((centre, centre + [1, 0], centre + [0, 1])))
+    center = np.array([[(width - 1) / 2, (height - 1) / 2]])
+    moved = mapped(matrix, np.vstack((center, center + [1, 0], center + [0, 1])))
     across, down = moved[1] - moved[0], moved[2] - moved[0]
     scale = abs(across[0] * down[1] - across[1] * down[0]) ** 0.5
     rotation = np.degrees(np.arctan2(across[1] - down[0], across[0] + down[1]))

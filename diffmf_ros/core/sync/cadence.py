@@ -137,6 +137,6 @@ def single_step_ns(gaps_ns: np.ndarray) -> float | None:
     fits[steps > _FAR_STEPS] = _CHANCE
     score = fits.mean(axis=1)
     period_ns = gaps_ns[score >= score.max() - _AS_GOOD].max()
-    for _ in range(4):  # towards the mean of all single steps: a quantised or jittering stamp has no bias there
+    for _ in range(4):  # towards the mean of all single steps: a quantized or jittering stamp has no bias there
         period_ns = gaps_ns[(gaps_ns > 0.5 * period_ns) & (gaps_ns < 1.5 * period_ns)].mean()
     return float(period_ns)

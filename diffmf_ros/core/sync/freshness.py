@@ -40,11 +40,11 @@ class StreamHealth:
 
     LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none yet. A
     message that cannot be decoded and a frame of the newest stamp again are no fresh frames.
-    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one colour, or the
+    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one color, or the
     driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing. A camera that
     sends every image several times (Stillness.usual) is frozen with one more than that.
     STALE: the next frame is late, by three usual periods and at least 0.2 s, but not yet lost.
-    Back to OK with the second good frame, one that differs from the one before and is not of one colour.
+    Back to OK with the second good frame, one that differs from the one before and is not of one color.
 
     settings may be assigned at any time. Counters are since the beginning: `frames` (fresh ones),
     `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped` (stamp zero).
@@ -220,7 +220,7 @@ class StreamHealth:
         if self._shutter:
             return 'the shutter is closed'
         if self._blank:
-            return 'images of one colour'
+            return 'images of one color'
         return 'equal images' if self._stopped else 'it moves again'
 
     def _age_ns(self, now_ns: int) -> float:

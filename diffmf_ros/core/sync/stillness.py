@@ -13,7 +13,7 @@ _SAMPLE_COLUMNS = 32
 
 
 class Stillness:
-    """How many of the newest images in a row are equal, and how many are of one colour.
+    """How many of the newest images in a row are equal, and how many are of one color.
 
     It keeps a reference to the newest pixels and compares without a copy: whoever hands them in must not
     change them afterwards. A moving image costs a look at some 500 pixels; only where those agree is the
@@ -46,7 +46,7 @@ class Stillness:
         """Take the next image, H x W [x C] of any 1, 2, 4 or 8 byte type; return whether it shows something new.
 
         Afterwards `equal` counts the equal images that end with this one (1: it differs from the one
-        before) and `uniform` the images of one colour that do (0: it has several values).
+        before) and `uniform` the images of one color that do (0: it has several values).
         """
         bits = _bits(pixels)
         same = self._newest is not None and _same(self._newest, bits)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernel of the depth-wise 3x3 convolution of tokens, with its neighbours. Imported only where triton is.
+"""Triton kernel of the depth-wise 3x3 convolution of tokens, with its neighbors. Imported only where triton is.
 
 cuDNN takes many times as long for it in channels-last storage. A program makes some tokens: it reads
-their nine neighbours, which the cache keeps, adds the bias, applies SiLU and, where asked for,
+their nine neighbors, which the cache keeps, adds the bias, applies SiLU and, where asked for,
 multiplies with the matrix that makes the records of a scan, while the values are in registers.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fusion metrics: how much of an infrared and a visible image a fused image keeps.
 
-Every metric takes grey float64 images of one shape H x W with levels 0..255; `score` takes uint8 too and
-checks them. Of a colour image, pass the luminance. `ir` and `vi_y` are the sources, and every metric of two
+Every metric takes gray float64 images of one shape H x W with levels 0..255; `score` takes uint8 too and
+checks them. Of a color image, pass the luminance. `ir` and `vi_y` are the sources, and every metric of two
 sources here is symmetric in them; those of ours (perception.py, targets.py, appearance.py) are not. The values
 are those of the evaluator of MMIF-CDDFuse, which most tables published since 2023 were made with, except for
 PSNR (peak 255; there the largest level that occurs in the fused image) and Nabf (which it lacks).
@@ -63,7 +63,7 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
         'SSIM_dr255': partial(structural_similarity, data_range=255.0),
         'CC': correlation,
         'PSNR': peak_signal_to_noise,
-        'Nabf': fusion_artefacts,
+        'Nabf': fusion_artifacts,
         'salience': salience,
         'detail': detail,
         'thermal_detail': thermal_detail,
@@ -77,19 +77,19 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
 
 
 def entropy(fused: np.ndarray) -> float:
-    """EN: Shannon entropy of the grey levels, rounded to integers, in bits (0..8)."""
+    """EN: Shannon entropy of the gray levels, rounded to integers, in bits (0..8)."""
     share = np.bincount(_levels(fused).ravel(), minlength=256) / fused.size
     share = share[share > 0]
     return np.sum(share * np.log2(1 / share))
 
 
 def standard_deviation(fused: np.ndarray) -> float:
-    """SD: standard deviation of the population, in grey levels."""
+    """SD: standard deviation of the population, in gray levels."""
     return fused.std()
 
 
 def spatial_frequency(fused: np.ndarray) -> float:
-    """SF: root of the summed mean squares of neighbour differences along rows and columns."""
+    """SF: root of the summed mean squares of neighbor differences along rows and columns."""
     return np.sqrt(np.mean(np.diff(fused, axis=1) ** 2) + np.mean(np.diff(fused, axis=0) ** 2))
 
 
@@ -100,7 +100,7 @@ def average_gradient(fused: np.ndarray) -> float:
 
 
 def mutual_information(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """MI: mutual information of the grey levels, rounded to integers, in nats; summed over the sources."""
+    """MI: mutual information of the gray levels, rounded to integers, in nats; summed over the sources."""
     return sum(_shared_information(source, fused) for source in (ir, vi_y))
 
 
@@ -159,7 +159,7 @@ def edge_transfer(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     return kept / total if total else 0.0
 
 
-def fusion_artefacts(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
+def fusion_artifacts(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """Nabf: edges of the fused image that neither source has (0..1, lower is better).
 
     Petrovic 2007 as modified by Shreyamsha Kumar 2013: gradients of an eighth of Sobel's, mirrored border.
@@ -183,7 +183,7 @@ def _checked(**images: np.ndarray) -> list[np.ndarray]:
     shapes = {name: np.shape(image) for name, image in images.items()}
     first = shapes['fused']
     if len(first) != 2 or min(first) < SMALLEST_SIDE or set(shapes.values()) != {first}:
-        raise MetricError('metrics need three grey images of one shape, at least '
+        raise MetricError('metrics need three gray images of one shape, at least '
                           f'{SMALLEST_SIDE} x {SMALLEST_SIDE}; got {shapes}')
     arrays = {name: np.asarray(image, np.float64) for name, image in images.items()}
     for name, array in arrays.items():

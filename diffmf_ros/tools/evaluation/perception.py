@@ -14,7 +14,7 @@ import numpy as np
 
 HOT_PERCENTILE = 98
 SURROUND_SHARE = 1 / 30  # radius of the surround over the shorter side: 16 pixels of 480
-SMALLEST_CONTRAST = 1.0  # grey level; a ratio to less than that says nothing
+SMALLEST_CONTRAST = 1.0  # gray level; a ratio to less than that says nothing
 FLAT_SIGMA = 1.5  # the noise of a thermal camera is not structure
 FLAT_LEVELS = 2.0  # per pixel
 FLAT_WINDOW = 5
@@ -28,7 +28,7 @@ def salience(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     Hot is what is at or above the 98th percentile of ir, its surround the rest of what lies within
     1/30 of the shorter side of it. Contrast is mean(hot) - mean(surround). 1 is as salient as in the
     maximum, negative darker than the surround. NaN where nothing is hotter than the rest and where the
-    maximum shows less than a grey level of contrast (bright surround in vi_y): it sets no standard then.
+    maximum shows less than a gray level of contrast (bright surround in vi_y): it sets no standard then.
     """
     hot = (ir >= np.percentile(ir, HOT_PERCENTILE)).astype(np.uint8)
     radius = max(1, round(min(ir.shape) * SURROUND_SHARE))
@@ -79,7 +79,7 @@ def _kept_where_flat(flat_source: np.ndarray, source: np.ndarray, fused: np.ndar
 
 @dataclass(frozen=True)
 class Flicker:
-    """Mean change from frame to frame in static areas, in grey levels, and the share of pixels they are."""
+    """Mean change from frame to frame in static areas, in gray levels, and the share of pixels they are."""
 
     fused: float
     ir: float

@@ -63,7 +63,7 @@ def fused_levels(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """round(0.299 R + 0.587 G + 0.114 B) of an H x W x 3 uint8 image in BGR order, as H x W uint8; grey as it is.
+    """round(0.299 R + 0.587 G + 0.114 B) of an H x W x 3 uint8 image in BGR order, as H x W uint8; gray as it is.
 
     In float32 with ties to even, as the field's common evaluator has it: OpenCV's integers differ in a few pixels.
     """
@@ -79,7 +79,7 @@ def colored(levels: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """
     if visible.ndim == 2:
         return levels
-    return paint(levels, split_luma(visible, 'bgr8')[1], encoding='bgr8', colour='keep_chroma')[0]
+    return paint(levels, split_luma(visible, 'bgr8')[1], encoding='bgr8', color='keep_chroma')[0]
 
 
 def read_luma(visible: Path, infrared: Path) -> LumaPair:

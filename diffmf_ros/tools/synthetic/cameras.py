@@ -2,7 +2,7 @@
 """The two cameras of the synthetic drive: pinhole geometry, mounting, clocks, and the exact homography.
 
 Axes are those of an optical frame (REP-103: x right, y down, z forward); a pixel's integer coordinate
-is its centre. The RGB camera is the origin of the rig. Both cameras have a global shutter and an
+is its center. The RGB camera is the origin of the rig. Both cameras have a global shutter and an
 exposure that is short against every motion in the scene, so a frame shows one instant: its mid-exposure.
 """
 
@@ -22,7 +22,7 @@ class DriveError(DiffmfError):
 class Camera:
     """A distortion-free pinhole camera and its clock.
 
-    rotation_deg (yaw, pitch, roll) turns the rig axes into the camera's; position_m is the camera centre
+    rotation_deg (yaw, pitch, roll) turns the rig axes into the camera's; position_m is the camera center
     in rig axes. A frame exposed at time t carries the stamp t + stamp_delay_ms and is recorded
     latency_ms after that stamp.
     """
@@ -31,7 +31,7 @@ class Camera:
     width: int
     height: int
     focal_px: float
-    centre_px: tuple[float, float]
+    center_px: tuple[float, float]
     rate_hz: int
     position_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -41,7 +41,7 @@ class Camera:
     @property
     def k(self) -> np.ndarray:
         """Intrinsic matrix, 3 x 3 float64, pixels."""
-        return intrinsics(self.focal_px, *self.centre_px)
+        return intrinsics(self.focal_px, *self.center_px)
 
     @property
     def rotation(self) -> np.ndarray:
@@ -77,7 +77,7 @@ class Rig:
     """An RGB and a thermal camera on one mount, height_m above the road.
 
     plane_m is the depth at which `rgb_from_thermal` is exact. Thermal stamps are late by the thermal
-    camera's stamp_delay_ms; thermal_offset_ms is what a synchroniser has to add to correct that.
+    camera's stamp_delay_ms; thermal_offset_ms is what a synchronizer has to add to correct that.
     """
 
     rgb: Camera
@@ -95,13 +95,13 @@ class Rig:
 
         Exact for the fronto-parallel plane at depth_m (default: plane_m) in front of the RGB camera:
         H = K_rgb (R^T + c (R n)^T / (d - n.c)) K_thermal^-1 (Hartley and Zisserman, section 13.1, with
-        R, c the thermal camera's rotation and centre and n = (0, 0, 1)). At another depth Z the error
+        R, c the thermal camera's rotation and center and n = (0, 0, 1)). At another depth Z the error
         is the parallax focal * |c| * |1/Z - 1/plane_m|: 1.5 px at 9 m and at infinity.
         """
         depth_m = self.plane_m if depth_m is None else depth_m
-        rotation, centre = self.thermal.rotation, np.array(self.thermal.position_m)
+        rotation, center = self.thermal.rotation, np.array(self.thermal.position_m)
         normal = np.array([0.0, 0.0, 1.0])
-        plane = np.outer(centre, rotation @ normal) / (depth_m - normal @ centre)
+        plane = np.outer(center, rotation @ normal) / (depth_m - normal @ center)
         homography = self.rgb.k @ (rotation.T + plane) @ np.linalg.inv(self.thermal.k)
         return homography / homography[2, 2]
 

@@ -146,9 +146,9 @@ class Painter:
         strip = self.scene.ground[0 if self.kind == VISIBLE else 1]
         texels = strip.view(z + depth, across)
         if self.kind == VISIBLE:
-            colour = texels[..., :3]
+            color = texels[..., :3]
             lamps = [texels[..., 3] * light for light in self.scene.environment.lamp]
-            texels = np.dstack([colour, colour * cv2.merge(lamps), np.ones_like(lamps[0])])
+            texels = np.dstack([color, color * cv2.merge(lamps), np.ones_like(lamps[0])])
         else:
             texels = np.dstack([texels + self.scene.environment.air_c, np.ones_like(texels)])
         outside = np.abs(across) >= HALF_WIDTH_M
@@ -184,7 +184,7 @@ class Painter:
         elevation = np.clip((view.cy - np.arange(view.height)) / view.focal_px / 0.45, 0, 1)[:, None, None]
         values = np.ones((view.height, view.width, _CHANNELS[self.kind]), np.float32)
         if self.kind == VISIBLE:
-            top, low = (np.array(colour, np.float32) for colour in environment.sky)
+            top, low = (np.array(color, np.float32) for color in environment.sky)
             values[..., :3], values[..., 3:6] = 0.0, low + (top - low) * elevation**0.7
             below = np.arange(view.height) > view.cy + 1
             values[below, :, :3], values[below, :, 3:6] = .08, 0.0
@@ -242,7 +242,7 @@ class Sketch:
             return None
         fine = 4 if (x1 - x0) * (y1 - y0) < 3_000 else 2
         number = np.zeros(((y1 - y0) * fine, (x1 - x0) * fine), np.uint8)
-        # Pixel centres are integers; on the finer grid the same point lies at (p + 0.5) * fine - 0.5.
+        # Pixel centers are integers; on the finer grid the same point lies at (p + 0.5) * fine - 0.5.
         scaled = ((corners - (x0, y0) + 0.5) * fine - 0.5) * 2**_SHIFT
         scaled = np.round(scaled).astype(np.int32)
         for index, (start, end) in enumerate(self.spans, start=1):

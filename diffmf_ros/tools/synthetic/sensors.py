@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a geometry buffer to what a camera delivers: light, smoke, optics, noise, quantisation.
+"""From a geometry buffer to what a camera delivers: light, smoke, optics, noise, quantization.
 
 Noise is drawn anew for every frame from (seed, stream, frame index), so any frame can be rendered alone.
 """
@@ -35,9 +35,9 @@ class VisibleSensor:
 
     def __post_init__(self):
         camera = self.camera
-        self.view = View(camera.width, camera.height, camera.focal_px, *camera.centre_px)
-        x = (np.arange(camera.width) - camera.centre_px[0])[None, :] / camera.focal_px
-        y = (np.arange(camera.height) - camera.centre_px[1])[:, None] / camera.focal_px
+        self.view = View(camera.width, camera.height, camera.focal_px, *camera.center_px)
+        x = (np.arange(camera.width) - camera.center_px[0])[None, :] / camera.focal_px
+        y = (np.arange(camera.height) - camera.center_px[1])[:, None] / camera.focal_px
         # cos^4 law of illumination towards the edge of the field.
         vignette = (1 + x**2 + y**2)**-2
         self._gain = cv2.merge([(self.environment.exposure * vignette).astype(np.float32)] * 3)
@@ -116,7 +116,7 @@ class ThermalSensor:
 
     def __post_init__(self):
         camera, pad = self.camera, 40
-        cx, cy = (2 * centre + 0.5 for centre in camera.centre_px)
+        cx, cy = (2 * center + 0.5 for center in camera.center_px)
         self.view = View(2 * camera.width + 2 * pad, 2 * camera.height + 2 * pad, 2 * camera.focal_px,
                          cx + pad, cy + pad)
         upright = intrinsics(self.view.focal_px, self.view.cx, self.view.cy)
@@ -128,7 +128,7 @@ class ThermalSensor:
                          + 0.30 * textures.soft_noise(rng, shape, (90, 110))).astype(np.float32)
 
     def develop(self, buffer: Buffer, t_s: float, index: int) -> np.ndarray:
-        """Return the frame, H x W: uint8 white-hot grey, or uint16 14-bit counts."""
+        """Return the frame, H x W: uint8 white-hot gray, or uint16 14-bit counts."""
         celsius, camera = buffer.values[..., 0], self.camera
         if self.veil is not None:
             passes = cv2.exp(-self.veil.infrared * self.veil.veil(self.view, buffer.depth_m, t_s)[0])

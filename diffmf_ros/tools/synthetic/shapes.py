@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands and moves on the road, as coloured, warm polygons: people, lamps, signs, trees.
+"""What stands and moves on the road, as colored, warm polygons: people, lamps, signs, trees.
 
 A shape is a list of parts in painting order. Coordinates are metres: x right, height up, z away from
-the camera, from the point where the shape touches the ground. Colours are linear reflectances (R, G, B)
+the camera, from the point where the shape touches the ground. Colors are linear reflectances (R, G, B)
 in 0..1, emission is radiance on the scale where a lit white wall is about 1, temperatures are degrees
 Celsius above the air.
 """

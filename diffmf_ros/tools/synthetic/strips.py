@@ -29,7 +29,7 @@ class Strip:
         self._sum[1:] = np.cumsum(texels - self._mean, axis=0, dtype=np.float64)
 
     def lines(self, edges_m: np.ndarray) -> np.ndarray:
-        """Return the mean texels between neighbouring edges along the road, (n - 1) x across x channels."""
+        """Return the mean texels between neighboring edges along the road, (n - 1) x across x channels."""
         running = self._running(edges_m)
         extent = (np.diff(edges_m) / self._along_m).astype(np.float32)[:, None, None]
         return np.diff(running, axis=0) / extent + self._mean

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Procedural textures of the street: road and pavement, house fronts, soft periodic noise.
 
-Colours are linear (R, G, B) reflectances, light is linear radiance, temperatures are kelvin above air.
+Colors are linear (R, G, B) reflectances, light is linear radiance, temperatures are kelvin above air.
 """
 
 import cv2
@@ -40,22 +40,22 @@ def make_ground(rng: np.random.Generator, light: Light, *, heat: float = 1.0,
     crossing = (z > CROSS_STREET_M[0]) & (z < CROSS_STREET_M[1])
     road = (np.abs(x) < ROAD_M) | crossing
     asphalt = _asphalt(rng, (rows, columns))
-    grey = np.where(road, asphalt, _paving(rng, x, z))
+    gray = np.where(road, asphalt, _paving(rng, x, z))
     kerb = (np.abs(np.abs(x) - ROAD_M - .12) < .12) & ~crossing
-    grey = np.where(kerb, .30 + .02 * soft_noise(rng, grey.shape, (12, 12)), grey)
-    paint = _markings(x, z) * np.clip(.82 + .22 * soft_noise(rng, grey.shape, (5, 5)), .15, 1.0)
-    grey = grey * (1 - paint) + .62 * paint
-    colour = np.where(road[..., None], (1.0, .99, .97), (1.04, .98, .90))
+    gray = np.where(kerb, .30 + .02 * soft_noise(rng, gray.shape, (12, 12)), gray)
+    paint = _markings(x, z) * np.clip(.82 + .22 * soft_noise(rng, gray.shape, (5, 5)), .15, 1.0)
+    gray = gray * (1 - paint) + .62 * paint
+    color = np.where(road[..., None], (1.0, .99, .97), (1.04, .98, .90))
     irradiance = light.irradiance(z, x, 0.0)
-    visible = np.dstack([np.maximum(grey, .01)[..., None] * colour, irradiance])
-    coarse = grey[::4, ::4].shape
+    visible = np.dstack([np.maximum(gray, .01)[..., None] * color, irradiance])
+    coarse = gray[::4, ::4].shape
     near_wheels = np.exp(-((np.abs(np.abs(x) - 1.75) - .75) / .35)**2)[:, ::4]
     warm = np.where(road[::4, ::4], 1.6 + .35 * near_wheels, .2) - .25 * paint[::4, ::4]
     warm = warm + .35 * soft_noise(rng, coarse, (90, 40)) + .12 * soft_noise(rng, coarse, (12, 12))
     warm = heat * warm + light.sun_k * irradiance[::4, ::4]
     if snow:
         cover = _snow_cover(rng, x, z, snow)
-        white = .78 + .03 * soft_noise(rng, grey.shape, (40, 30))
+        white = .78 + .03 * soft_noise(rng, gray.shape, (40, 30))
         visible[..., :3] += cover[..., None] * (white[..., None] * (.97, .99, 1.02) - visible[..., :3])
         warm -= cover[::4, ::4] * (warm + 1.2)
     step = 4 * _GROUND_STEP
@@ -73,21 +73,21 @@ def _snow_cover(rng: np.random.Generator, x: np.ndarray, z: np.ndarray, share: f
 
 def _asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     grain = rng.standard_normal(shape, dtype=np.float32) * .014
-    grey = .085 + grain + .008 * soft_noise(rng, shape, (120, 60)) + .005 * soft_noise(rng, shape, (8, 8))
+    gray = .085 + grain + .008 * soft_noise(rng, shape, (120, 60)) + .005 * soft_noise(rng, shape, (8, 8))
     for _ in range(9):  # repaired patches
         row, column = rng.integers(0, shape[0] - 200), rng.integers(150, shape[1] - 250)
         height, width = rng.integers(50, 180), rng.integers(30, 90)
-        grey[row:row + height, column:column + width] *= rng.choice([.72, .8, 1.25])
+        gray[row:row + height, column:column + width] *= rng.choice([.72, .8, 1.25])
     canvas = np.zeros(shape, np.uint8)
     for _ in range(26):  # cracks
         start = rng.integers((140, 0), (shape[1] - 140, shape[0]))
         walk = np.cumsum(rng.integers((-14, 6), (15, 40), (14, 2)), axis=0) + start
         cv2.polylines(canvas, [walk.astype(np.int32)], False, 255, 1, cv2.LINE_AA)
     for _ in range(7):  # manholes
-        centre = int(rng.integers(220, shape[1] - 220)), int(rng.integers(20, shape[0] - 20))
-        cv2.circle(canvas, centre, 13, 255, 2, cv2.LINE_AA)
-        cv2.circle(canvas, centre, 8, 110, 3, cv2.LINE_AA)
-    return grey * (1 - canvas.astype(np.float32) / 255 * .55)
+        center = int(rng.integers(220, shape[1] - 220)), int(rng.integers(20, shape[0] - 20))
+        cv2.circle(canvas, center, 13, 255, 2, cv2.LINE_AA)
+        cv2.circle(canvas, center, 8, 110, 3, cv2.LINE_AA)
+    return gray * (1 - canvas.astype(np.float32) / 255 * .55)
 
 
 def _paving(rng: np.random.Generator, x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def _paving(rng: np.random.Generator, x: np.ndarray, z: np.ndarray) -> np.ndarra
 
 
 def _markings(x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Return the white paint, 0..1: centre dashes, edge lines, stop lines and zebra crossings."""
+    """Return the white paint, 0..1: center dashes, edge lines, stop lines and zebra crossings."""
     zebra = (z > 60.5) & (z < 63.5)
     clear = (z < 59) | (z > CROSS_STREET_M[1] + 1)
     dash = (np.abs(x) < .07) & (z % 6 < 3) & clear
@@ -186,11 +186,11 @@ def _window(rng, light: Light, place: tuple[int, int, int, int], albedo, glow, w
     albedo[glass] = .05
     warm[glass] -= .35
     if light.windows and rng.uniform() < .34:
-        colour = np.array(_LAMPLIGHT[rng.integers(len(_LAMPLIGHT))], np.float32)
+        color = np.array(_LAMPLIGHT[rng.integers(len(_LAMPLIGHT))], np.float32)
         shade = np.linspace(1.0, .55, height, dtype=np.float32)[::-1] ** 1.2
         curtain = np.where(np.abs(np.linspace(-1, 1, width)) > rng.uniform(.45, 1.0), .45, 1.0)
         level = light.windows * rng.uniform(.10, .42)
-        glow[glass] = level * curtain[:, None, None] * shade[None, :, None] * colour
+        glow[glass] = level * curtain[:, None, None] * shade[None, :, None] * color
     for bar in (np.s_[left + width // 2, low:low + height], np.s_[left:left + width, low + 2 * height // 3]):
         albedo[bar], glow[bar] = .35, glow[bar] * .15
 
@@ -201,7 +201,7 @@ def _shop(rng, light: Light, span: tuple[int, int], albedo, glow, warm) -> None:
     low, high = round(.55 / _WALL_STEP), round(2.5 / _WALL_STEP)
     lit = bool(light.windows) and rng.uniform() < .40
     albedo[a:b, :low] *= .6
-    colour = np.array(_LAMPLIGHT[rng.integers(len(_LAMPLIGHT))], np.float32)
+    color = np.array(_LAMPLIGHT[rng.integers(len(_LAMPLIGHT))], np.float32)
     left, pane = a + round(.5 / _WALL_STEP), round(1.7 / _WALL_STEP)
     while left + pane < b - round(.4 / _WALL_STEP):
         glass = np.s_[left:left + pane, low:high]
@@ -209,7 +209,7 @@ def _shop(rng, light: Light, span: tuple[int, int], albedo, glow, warm) -> None:
         warm[glass] -= .3
         if lit:
             goods = .55 + .3 * soft_noise(rng, (pane, high - low), (7, 9))
-            glow[glass] = light.windows * .03 * np.clip(goods, .1, 1.2)[..., None] * colour
+            glow[glass] = light.windows * .03 * np.clip(goods, .1, 1.2)[..., None] * color
         left += pane + round(.22 / _WALL_STEP)
     board = np.s_[a + 12:b - 12, round(2.62 / _WALL_STEP):round(3.02 / _WALL_STEP)]
     neon = np.array(_NEON[rng.integers(len(_NEON))], np.float32)

@@ -48,7 +48,7 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 
 
 class Trainer:
-    """Network, running average of its weights, optimiser, and the iteration they are at.
+    """Network, running average of its weights, optimizer, and the iteration they are at.
 
     Raises TrainingError for a batch, device or precision that cannot be had here.
     """
@@ -62,7 +62,7 @@ class Trainer:
         if config.start:
             _start_from(config.start, self.network, config)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = loss_scaler(config.precision, self.device)
         if (fitting := self.network.sides.padded(config.crop)) != config.crop:
             raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
@@ -81,7 +81,7 @@ class Trainer:
         Raises TrainingError when the gradient is not finite, in all processes alike.
         """
         ir, vi_y, rate = batch.ir, batch.vi_y, learning_rate(self.config, self.iteration)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group['lr'] = rate
         fused, share = map(self.processes.whole, self._fuse(ir[self._own], vi_y[self._own], with_share=True))
         terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share, taught=self._taught(ir, vi_y),
@@ -101,15 +101,15 @@ class Trainer:
 
     def _descend(self, loss):
         """Change the weights by the gradient of loss, clipped, and return its norm before that."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         # The mean over the processes is taken of gradients, each of which is that of its own images alone.
         self.scaler.scale(loss * self.processes.count).backward()
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         if not norm.isfinite() and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE):
             raise TrainingError(f'non-finite gradient at iteration {self.iteration + 1}: lower learning_rate, or '
                                 'lengthen warmup, and start anew in another folder (--out)')
-        self.scaler.step(self.optimiser)  # leaves the weights alone where scaling made the gradient overflow
+        self.scaler.step(self.optimizer)  # leaves the weights alone where scaling made the gradient overflow
         self.scaler.update()
         return norm
 
@@ -122,12 +122,12 @@ class Trainer:
     def state(self) -> dict:
         """Return everything that a resumed training needs."""
         return {'network': self.network.state_dict(), 'average': self.average, 'iteration': self.iteration,
-                'optimiser': self.optimiser.state_dict(), 'scaler': self.scaler.state_dict()}
+                'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict()}
 
     def restore(self, state: dict) -> None:
         """Continue exactly where state was taken."""
         self.network.load_state_dict(state['network'])
-        self.optimiser.load_state_dict(state['optimiser'])
+        self.optimizer.load_state_dict(state['optimizer'])
         self.scaler.load_state_dict(state['scaler'])
         self.average = {name: value.to(self.device) for name, value in state['average'].items()}
         self.iteration = state['iteration']

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a network that knows ImageNet sees in a source or a fused image: S4Fusion's saliency and uncertainty.
 
-Restated from the compiled loss of S4Fusion's authors. The temperature, and how a grey image becomes three channels, are
+Restated from the compiled loss of S4Fusion's authors. The temperature, and how a gray image becomes three channels, are
 not known; ours are a parameter, and copies with ImageNet's mean and deviation.
 """
 
@@ -38,9 +38,9 @@ class Perception:
         return torch.stack([_edges(stage).square().mean((1, 2, 3)) for stage in stages]).mean(0)
 
 
-def _as_rgb(grey):
-    mean, std = (grey.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return (grey - mean) / std
+def _as_rgb(gray):
+    mean, std = (gray.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (gray - mean) / std
 
 
 def _edges(features):

@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """B x 3 x H x W, normalised -> the outputs of the four stages, and the logits of ImageNet's classes."""
+    """B x 3 x H x W, normalized -> the outputs of the four stages, and the logits of ImageNet's classes."""
 
     def __init__(self):
         super().__init__()

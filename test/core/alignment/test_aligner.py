@@ -65,7 +65,7 @@ def same(mapping, other):
 @pytest.mark.parametrize('grid, size', [('rgb', (640, 480)), ('thermal', (320, 256))])
 def test_without_a_file_the_other_image_is_resized(grid, size):
     aligner = Aligner(AlignmentSettings(output_grid=grid))
-    heat, colour = (np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((256, 320), (480, 640, 3)))
+    heat, color = (np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((256, 320), (480, 640, 3)))
 
     mapping = aligner.mapping(**SIZES)
 
@@ -73,8 +73,8 @@ def test_without_a_file_the_other_image_is_resized(grid, size):
     assert mapping.thermal_tables is None and mapping.rgb_tables is None and mapping.seen.shape == size[::-1]
     interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
     assert np.array_equal(mapping.thermal_on_grid(heat), heat if grid == 'thermal' else cv2.resize(heat, size))
-    assert np.array_equal(mapping.rgb_on_grid(colour),
-                          colour if grid == 'rgb' else cv2.resize(colour, size, interpolation=interpolation))
+    assert np.array_equal(mapping.rgb_on_grid(color),
+                          color if grid == 'rgb' else cv2.resize(color, size, interpolation=interpolation))
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -148,7 +148,7 @@ def test_live_images_of_other_sizes_are_aligned_alike(rig_file):
     x, y = ((table[::2, ::2] + table[1::2, ::2] + table[::2, 1::2] + table[1::2, 1::2]) / 4
             for table in whole.thermal_tables)
     inner = np.s_[20:220, 20:300]
-    # The centre of a pixel is the middle of four; thermal pixels are twice as large.
+    # The center of a pixel is the middle of four; thermal pixels are twice as large.
     assert np.abs((mapping.thermal_tables[0] * 2 + 0.5 - x)[inner]).max() < 0.01
     assert np.abs((mapping.thermal_tables[1] * 2 + 0.5 - y)[inner]).max() < 0.01
 

@@ -15,7 +15,7 @@ from diffmf_ros.core.alignment.camera import CalibrationError, CameraModel, outp
 from diffmf_ros.io.bag_messages import camera_info_message
 
 K = ((1040.0, 0.0, 633.0), (0.0, 1046.0, 489.5), (0.0, 0.0, 1.0))
-# Of the right camera of a stereo rig: another centre and focal length than K, and a baseline.
+# Of the right camera of a stereo rig: another center and focal length than K, and a baseline.
 P = ((1010.0, 0.0, 640.5, -121.2), (0.0, 1010.0, 470.25, 0.0), (0.0, 0.0, 1.0, 0.0))
 D = (-0.32, 0.12, 8e-4, -5e-4, -0.02)
 R = cv2.Rodrigues(np.array((0.01, -0.02, 0.005)))[0]
@@ -37,9 +37,9 @@ def full_pixels():
     return raw, np.array((x / z, y / z))
 
 
-def blob(size, centre, sigma=9.0):
+def blob(size, center, sigma=9.0):
     """A bright spot: what a lens makes of a point."""
-    x, y = np.arange(size[0]) - centre[0], np.arange(size[1])[:, None] - centre[1]
+    x, y = np.arange(size[0]) - center[0], np.arange(size[1])[:, None] - center[1]
     return np.exp(-(x * x + y * y) / (2 * sigma * sigma)).astype(np.float32)
 
 

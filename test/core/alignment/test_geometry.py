@@ -14,7 +14,7 @@ TILTED = ((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0))
 
 
 def smooth(width, height, seed=0):
-    """A picture without sharp edges, so that interpolation errors stay below a grey level or two."""
+    """A picture without sharp edges, so that interpolation errors stay below a gray level or two."""
     noise = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
     blurred = cv2.GaussianBlur(noise, (0, 0), 8)
     return cv2.normalize(blurred, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
@@ -112,7 +112,7 @@ def test_the_scale_of_the_matrix_does_not_matter(scale):
     assert np.abs(image.astype(int) - expected).max() <= 1
 
 
-def test_measured_sizes_are_rescaled_with_the_pixel_centre():
+def test_measured_sizes_are_rescaled_with_the_pixel_center():
     alignment = Alignment(TILTED, rgb_size=(640, 480), thermal_size=(320, 256))
     large = smooth(640, 512)
     measured = cv2.resize(large, (320, 256), interpolation=cv2.INTER_AREA)
@@ -121,7 +121,7 @@ def test_measured_sizes_are_rescaled_with_the_pixel_centre():
     from_large, _ = alignment.warp(large, rgb_size=(640, 480))
     half, half_mask = alignment.warp(measured, rgb_size=(320, 240))
 
-    # Half a pixel of misplacement would be 4 grey levels here; see the slope of the picture.
+    # Half a pixel of misplacement would be 4 gray levels here; see the slope of the picture.
     inner = away_from_edges(full_mask)
     assert np.abs(np.gradient(full.astype(float))[1][inner]).max() > 8
     assert np.abs(from_large.astype(int) - full)[inner].max() <= 3

@@ -38,8 +38,8 @@ def true_sources(grid, this, depth_m):
         points = np.column_stack((rays, np.ones(len(rays)))) * depth_m
         return projected(this.thermal, points, ROTATION, TRANSLATION_M)
     rays = this.thermal.rays(pixel_grid(this.thermal.size))
-    rays, centre = np.column_stack((rays, np.ones(len(rays)))) @ ROTATION, -ROTATION.T @ TRANSLATION_M
-    return projected(this.rgb, centre + rays * ((depth_m - centre[2]) / rays[:, 2])[:, None])
+    rays, center = np.column_stack((rays, np.ones(len(rays)))) @ ROTATION, -ROTATION.T @ TRANSLATION_M
+    return projected(this.rgb, center + rays * ((depth_m - center[2]) / rays[:, 2])[:, None])
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -88,9 +88,9 @@ def test_the_parallax_off_the_plane_is_predicted_within_five_percent(depth_m):
     predicted = this.parallax_px(depth_m, plane_depth_m=PLANE_M, at=points)
     assert rms(predicted) > 1.3
     assert rms(moved - predicted) < 0.05 * rms(predicted)
-    centre = np.abs(points - (319.5, 239.5)).max(1) < 40
-    at_centre = this.parallax_px(depth_m, plane_depth_m=PLANE_M)
-    assert np.linalg.norm(moved[centre].mean(0) - at_centre) < 0.05 * np.linalg.norm(at_centre)
+    center = np.abs(points - (319.5, 239.5)).max(1) < 40
+    at_center = this.parallax_px(depth_m, plane_depth_m=PLANE_M)
+    assert np.linalg.norm(moved[center].mean(0) - at_center) < 0.05 * np.linalg.norm(at_center)
 
 
 def test_the_parallax_of_parallel_cameras_is_focal_length_times_baseline_times_difference_of_inverse_depths():

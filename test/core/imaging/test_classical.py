@@ -174,7 +174,7 @@ def test_texture_stays_under_thermal_that_only_shades():
     assert np.corrcoef(fuse(shade, visible).ravel(), visible.ravel())[0, 1] > 0.95
 
 
-def test_noise_of_a_fraction_of_a_grey_level_leaves_the_visible_image():
+def test_noise_of_a_fraction_of_a_gray_level_leaves_the_visible_image():
     noise = np.random.default_rng(0).normal(0.5, 0.1 / 255, SHAPE).astype(np.float32)
 
     assert np.abs(fuse(noise, flat(0.3)) - 0.3).max() < 0.5 / 255

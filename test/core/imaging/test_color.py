@@ -30,12 +30,12 @@ def test_split_is_bt601_in_every_channel_order(encoding):
     pixels = random_image(4 if 'a' in encoding else 3)
     rgb = pixels[..., :3] if encoding.startswith('rgb') else pixels[..., 2::-1]
 
-    y, colour = split_luma(pixels, encoding)
+    y, color = split_luma(pixels, encoding)
 
     expected_y, expected_chroma = reference_split(rgb)
-    assert y.dtype == colour.dtype == np.uint8
+    assert y.dtype == color.dtype == np.uint8
     assert np.abs(y - expected_y).max() <= 0.51
-    assert np.abs(colour[..., 1:] - expected_chroma).max() <= 1.0
+    assert np.abs(color[..., 1:] - expected_chroma).max() <= 1.0
 
 
 @pytest.mark.parametrize('encoding, output', [('rgb8', 'rgb8'), ('rgba8', 'rgb8'), ('mono8', 'rgb8'),
@@ -52,31 +52,31 @@ def test_join_is_bt601_in_the_output_order(encoding, output):
 
 def test_an_unchanged_luminance_gives_the_image_back():
     pixels = random_image(size=(48, 64))
-    y, colour = split_luma(pixels, 'bgr8')
-    before = y.copy(), colour.copy()
+    y, color = split_luma(pixels, 'bgr8')
+    before = y.copy(), color.copy()
 
-    joined = join_luma(y, colour, 'bgr8')
+    joined = join_luma(y, color, 'bgr8')
 
     assert np.abs(joined.astype(int) - pixels).max() <= 3
-    assert np.array_equal(y, before[0]) and np.array_equal(colour, before[1])
+    assert np.array_equal(y, before[0]) and np.array_equal(color, before[1])
 
 
-def test_grey_stays_exactly_grey():
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+def test_gray_stays_exactly_gray():
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
-    joined = join_luma(*split_luma(grey, 'mono8'), 'mono8')
+    joined = join_luma(*split_luma(gray, 'mono8'), 'mono8')
 
-    assert np.array_equal(joined, np.repeat(grey[..., None], 3, 2))
+    assert np.array_equal(joined, np.repeat(gray[..., None], 3, 2))
 
 
 def test_strided_read_only_views_are_read_right():
     padded = random_image(size=(6, 9))
     padded.flags.writeable = False
 
-    y, colour = split_luma(padded[:, 2:7], 'rgb8')
+    y, color = split_luma(padded[:, 2:7], 'rgb8')
 
     expected = split_luma(padded[:, 2:7].copy(), 'rgb8')
-    assert np.array_equal(y, expected[0]) and np.array_equal(colour, expected[1])
+    assert np.array_equal(y, expected[0]) and np.array_equal(color, expected[1])
 
 
 @pytest.mark.parametrize('encoding', ['mono16', '32FC1'])
@@ -86,26 +86,26 @@ def test_what_is_not_8_bit_is_refused(encoding):
 
 
 @pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8'])
-def test_every_colour_encoding_becomes_rgb8(encoding):
+def test_every_color_encoding_becomes_rgb8(encoding):
     pixels = random_image(4 if 'a' in encoding else 3)
 
     rgb = pixels[..., :3] if encoding.startswith('rgb') else pixels[..., 2::-1]
     assert np.array_equal(to_rgb8(pixels, encoding), rgb)
 
 
-def test_grey_becomes_rgb8_and_16_bits_are_refused():
-    grey = random_image()[..., 0]
+def test_gray_becomes_rgb8_and_16_bits_are_refused():
+    gray = random_image()[..., 0]
 
-    assert np.array_equal(to_rgb8(grey, 'mono8'), np.stack((grey,) * 3, -1))
+    assert np.array_equal(to_rgb8(gray, 'mono8'), np.stack((gray,) * 3, -1))
     with pytest.raises(FrameError, match='expected an 8-bit'):
-        to_rgb8(grey.astype(np.uint16), 'mono16')
+        to_rgb8(gray.astype(np.uint16), 'mono16')
 
 
 @pytest.mark.parametrize('encoding, first', [('rgb8', 'red'), ('bgr8', 'blue')])
-def test_a_palette_colours_the_luminance_in_the_channel_order_of_the_camera(encoding, first):
+def test_a_palette_colors_the_luminance_in_the_channel_order_of_the_camera(encoding, first):
     luma = np.array([[0, 128, 255]], np.uint8)
 
-    pixels, painted = paint(luma, None, encoding=encoding, colour='hot')
+    pixels, painted = paint(luma, None, encoding=encoding, color='hot')
 
     assert painted == encoding and pixels.shape == (1, 3, 3)
     warm = pixels[0, 1].tolist()  # half way up, `hot` is red to orange
@@ -115,25 +115,25 @@ def test_a_palette_colours_the_luminance_in_the_channel_order_of_the_camera(enco
 def test_gray_is_the_luminance_itself():
     luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
-    pixels, encoding = paint(luma, None, encoding='rgb8', colour='gray')
+    pixels, encoding = paint(luma, None, encoding='rgb8', color='gray')
 
     assert encoding == 'mono8' and np.array_equal(pixels, luma)
 
 
-def test_keep_chroma_joins_the_colour_of_the_camera():
+def test_keep_chroma_joins_the_color_of_the_camera():
     image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     luma, ycrcb = split_luma(image, 'bgr8')
 
     expected = join_luma(luma, ycrcb, 'bgr8')
-    for colour, levels in (('raw_chroma', 0), ('keep_chroma', 1)):
-        pixels, encoding = paint(luma, ycrcb, encoding='bgr8', colour=colour)
+    for color, levels in (('raw_chroma', 0), ('keep_chroma', 1)):
+        pixels, encoding = paint(luma, ycrcb, encoding='bgr8', color=color)
         assert encoding == 'bgr8' and np.abs(pixels.astype(int) - expected).max() <= levels
 
 
 def test_every_choice_of_the_setting_can_be_painted():
     luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    choices = next(item.choices for item in describe() if item.name == 'output.colour')
+    choices = next(item.choices for item in describe() if item.name == 'output.color')
 
-    for colour in choices:
-        pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', colour=colour)
-        assert pixels.shape[:2] == luma.shape, colour
+    for color in choices:
+        pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', color=color)
+        assert pixels.shape[:2] == luma.shape, color

@@ -15,9 +15,9 @@ def plain(rgb, size=SIZE):
     return np.full((*size, 3), rgb, np.uint8)
 
 
-def fused(image, luma, colour='keep_chroma', **more):
+def fused(image, luma, color='keep_chroma', **more):
     """The fused image, rgb8, of an rgb8 image and its new luminance."""
-    return paint(luma, split_luma(image, 'rgb8')[1], encoding='rgb8', colour=colour, **more)[0]
+    return paint(luma, split_luma(image, 'rgb8')[1], encoding='rgb8', color=color, **more)[0]
 
 
 def saturation(image):
@@ -65,8 +65,8 @@ def test_colored_noise_of_the_dark_does_not_show_on_a_lifted_target():
     luma = split_luma(image, 'rgb8')[0].copy()
     luma[PATCH] = 200
     # when it is joined with and without color trust
-    spread = {colour: np.ptp(fused(image, luma, colour)[PATCH].astype(int), -1).mean()
-              for colour in ('keep_chroma', 'raw_chroma')}
+    spread = {color: np.ptp(fused(image, luma, color)[PATCH].astype(int), -1).mean()
+              for color in ('keep_chroma', 'raw_chroma')}
     # then the target is gray
     assert spread['raw_chroma'] > 8
     assert spread['keep_chroma'] < 2
@@ -85,7 +85,7 @@ def test_saturated_color_of_little_luminance_is_trusted(rgb):
     image = plain(rgb)
     y, _ = split_luma(image, 'rgb8')
 
-    raw, kept = (fused(image, y + np.uint8(25), colour) for colour in ('raw_chroma', 'keep_chroma'))
+    raw, kept = (fused(image, y + np.uint8(25), color) for color in ('raw_chroma', 'keep_chroma'))
 
     assert saturation(kept) > 0.95 * saturation(raw)
 
@@ -116,7 +116,7 @@ def test_color_is_in_the_order_of_the_camera():
     luma = cv2.add(split_luma(image, 'rgb8')[0], 30)
 
     ycrcb = split_luma(image[..., ::-1], 'bgr8')[1]
-    result, encoding = paint(luma, ycrcb, encoding='bgr8', colour='keep_chroma')
+    result, encoding = paint(luma, ycrcb, encoding='bgr8', color='keep_chroma')
 
     assert encoding == 'bgr8' and np.array_equal(result[..., ::-1], fused(image, luma))
 

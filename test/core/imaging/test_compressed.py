@@ -36,20 +36,20 @@ def gray(shape=(48, 64)):
     'jpeg', 'jpg', 'JPEG', '', 'rgb8; jpeg compressed bgr8', 'bgr8; jpeg compressed bgr8',
     'bgra8; jpeg compressed bgr8', 'bayer_rggb8; jpeg compressed bgr8', 'rgb8; png compressed bgr8'])
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_a_colour_image_keeps_its_colours_whatever_was_compressed(format, suffix):
+def test_a_color_image_keeps_its_colors_whatever_was_compressed(format, suffix):
     pixels, encoding = decode(packed(red(), suffix), format)
 
     assert encoding == 'bgr8' and pixels.shape == (48, 64, 3)
     assert np.abs(pixels.astype(int) - RED_BGR).max() <= 3
 
 
-def test_colours_compressed_in_another_order_are_named_so():
+def test_colors_compressed_in_another_order_are_named_so():
     assert decode(packed(red(), '.jpg'), 'bgr8; jpeg compressed rgb8')[1] == 'rgb8'
 
 
 @pytest.mark.parametrize('format', [
     'jpeg', 'mono8; jpeg compressed ', 'mono8; jpeg compressed', '8UC1; jpeg compressed '])
-def test_a_grey_jpeg_becomes_mono8(format):
+def test_a_gray_jpeg_becomes_mono8(format):
     pixels, encoding = decode(packed(gray(), '.jpg', cv2.IMWRITE_JPEG_QUALITY, 95), format)
 
     assert encoding == 'mono8' and pixels.dtype == np.uint8

@@ -105,11 +105,11 @@ def test_a_frame_without_dead_rows_is_the_very_same_and_one_with_keeps_all_but_i
     assert np.array_equal(np.delete(repaired.pixels, 30, 0), np.delete(frame.pixels, 30, 0))
 
 
-def test_repair_can_be_switched_off_and_leaves_colour_alone():
+def test_repair_can_be_switched_off_and_leaves_color_alone():
     spoiled = scene('mono8')
     spoiled[30] = 0
     frame = Frame(THERMAL, 17, 'lwir', spoiled, 'mono8')
-    colour = replace(frame, pixels=np.dstack([spoiled] * 3), encoding='bgr8')
+    color = replace(frame, pixels=np.dstack([spoiled] * 3), encoding='bgr8')
 
     assert GainControl(ThermalSettings(repair_rows=False)).repaired(frame) is frame
-    assert GainControl(ThermalSettings()).repaired(colour) is colour
+    assert GainControl(ThermalSettings()).repaired(color) is color

@@ -109,9 +109,9 @@ def test_each_defect_has_its_own_error(changes, words):
 
 
 @pytest.mark.parametrize('encoding', ['bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8'])
-def test_a_bayer_pattern_becomes_the_colour_that_it_was_taken_of(encoding):
-    colour = {'r': 200, 'g': 120, 'b': 40}
-    first, second, third, fourth = (colour[letter] for letter in encoding[6:10])
+def test_a_bayer_pattern_becomes_the_color_that_it_was_taken_of(encoding):
+    color = {'r': 200, 'g': 120, 'b': 40}
+    first, second, third, fourth = (color[letter] for letter in encoding[6:10])
     raw = np.tile(np.array([[first, second], [third, fourth]], np.uint8), (8, 10))
 
     pixels, canonical = decode(height=16, width=20, encoding=encoding, step=20, is_bigendian=False, data=raw.tobytes())
@@ -122,7 +122,7 @@ def test_a_bayer_pattern_becomes_the_colour_that_it_was_taken_of(encoding):
 
 @pytest.mark.parametrize('encoding, order', [('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'),
                                              ('yuyv', 'yuyv')])
-def test_packed_yuv_becomes_colour(encoding, order):
+def test_packed_yuv_becomes_color(encoding, order):
     # BT.601, video range: Y 81, U 90, V 240 is pure red.
     values = iter({'y': 81, 'u': 90, 'v': 240}[letter] for letter in order)
     raw = np.tile(np.array(list(values), np.uint8), (4, 3))

@@ -41,7 +41,7 @@ def test_mono8_passes_without_a_copy():
     assert to_gray(pixels, 'mono8', SETTINGS) is pixels
 
 
-def test_8_bit_colour_becomes_its_luminance():
+def test_8_bit_color_becomes_its_luminance():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
 
     assert np.array_equal(to_gray(pixels, 'bgr8', SETTINGS), split_luma(pixels, 'bgr8')[0])

@@ -72,7 +72,7 @@ def test_a_hot_object_that_enters_changes_white_little_by_little_and_black_not_a
     assert levels[5].high < 8200 and levels[-1].high > 9400
 
 
-def test_the_hot_object_is_white_from_its_first_frame_and_the_ground_keeps_its_grey():
+def test_the_hot_object_is_white_from_its_first_frame_and_the_ground_keeps_its_gray():
     scenes = [ground()] * 5 + [with_hot_object(ground())]
     before, after = (to_gray(scene.astype(np.uint16), 'mono16', level).astype(int)
                      for scene, level in zip(scenes[-2:], followed(BOUNDED, scenes)[-2:], strict=True))

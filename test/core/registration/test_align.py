@@ -29,8 +29,8 @@ def world(seed, *, shapes=160):
     random = np.random.default_rng(seed)
     visible, thermal = (np.full((WORLD, WORLD), level, np.uint8) for level in (110, 70))
     for _ in range(shapes):
-        centre, axes = random.integers(0, WORLD, 2), random.integers(12, 90, 2)
-        box = cv2.boxPoints((centre.tolist(), axes.tolist(), float(random.uniform(0, 180)))).astype(np.int32)
+        center, axes = random.integers(0, WORLD, 2), random.integers(12, 90, 2)
+        box = cv2.boxPoints((center.tolist(), axes.tolist(), float(random.uniform(0, 180)))).astype(np.int32)
         for image in (visible, thermal):
             cv2.fillPoly(image, [box], int(random.integers(0, 256)))
     noise = random.normal(0, 6, (2, WORLD, WORLD))
@@ -39,7 +39,7 @@ def world(seed, *, shapes=160):
 
 
 def truth(*, ratio=0.8, angle_deg=4.0, shift=(30.0, -20.0), perspective=(0.02, -0.01)):
-    """Return rgb_from_thermal: thermal's field is ratio as wide as that of RGB, turned about its centre, shifted."""
+    """Return rgb_from_thermal: thermal's field is ratio as wide as that of RGB, turned about its center, shifted."""
     scale, angle = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], np.radians(angle_deg)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = [np.eye(3), np.eye(3)]
@@ -297,7 +297,7 @@ def diffmf(*arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with vi/ and ir/ of three pairs with truth(), in colour and grey."""
+    """A folder with vi/ and ir/ of three pairs with truth(), in color and gray."""
     for name in ('vi', 'ir'):
         (tmp_path / name).mkdir()
     for seed in (31, 32, 33):
@@ -321,7 +321,7 @@ def test_two_files_give_an_alignment_file_an_overlay_and_a_report(folder):
         assert words in done.stdout
     picture = cv2.imread(str(folder / 'o.png'))
     assert picture.shape == (480, 640, 3)
-    assert (picture != picture[..., :1]).any(axis=2).sum() > 1000  # coloured edges on a grey picture
+    assert (picture != picture[..., :1]).any(axis=2).sum() > 1000  # colored edges on a gray picture
 
 
 def test_two_folders_and_a_rough_start_are_taken(folder):

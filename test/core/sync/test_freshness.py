@@ -132,14 +132,14 @@ def test_equal_images_between_new_ones_do_not_count_as_recovery():
     assert camera.send() == [State.OK]
 
 
-def test_images_of_one_colour_are_frozen_even_if_the_colour_changes():
+def test_images_of_one_color_are_frozen_even_if_the_color_changes():
     camera = Camera()
     camera.send(10)
 
     states = [camera.send(pixels=np.full((24, 32), value, np.uint16))[0] for value in (1, 2, 3)]
 
     assert states == [State.OK, State.OK, State.FROZEN]
-    assert camera.health.detail(camera.now_ns) == 'FROZEN (images of one colour)'
+    assert camera.health.detail(camera.now_ns) == 'FROZEN (images of one color)'
 
 
 def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_found_frozen():

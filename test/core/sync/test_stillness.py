@@ -43,14 +43,14 @@ def test_equal_images_of_nan_are_equal():
     assert (still.equal, still.uniform) == (2, 0)
 
 
-def test_one_colour_is_uniform_and_two_are_not():
-    colour = np.full((24, 32, 3), (10, 20, 30), np.uint8)
+def test_one_color_is_uniform_and_two_are_not():
+    color = np.full((24, 32, 3), (10, 20, 30), np.uint8)
     still = Stillness()
 
-    assert not still.add(colour) and still.uniform == 1
-    colour = colour.copy()
-    colour[-1, -1, 2] = 31
-    assert still.add(colour) and still.uniform == 0
+    assert not still.add(color) and still.uniform == 1
+    color = color.copy()
+    color[-1, -1, 2] = 31
+    assert still.add(color) and still.uniform == 0
 
 
 def test_another_size_or_type_is_another_image():

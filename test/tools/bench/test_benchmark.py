@@ -32,10 +32,10 @@ CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
 MACHINE = Machine('a processor', 2, ('avx2',), 8.0, '', 'an OS')
 
 
-def row(network_ms, *, size=(640, 480), preset='light', floor_ms=10.0, colour_ms=1.0):
+def row(network_ms, *, size=(640, 480), preset='light', floor_ms=10.0, color_ms=1.0):
     """A row with made-up samples of two stages."""
     configuration = Configuration(updated(DEFAULTS, {'preset': preset}), size)
-    stages = {'colour': [colour_ms] * len(network_ms), 'network': list(network_ms)}
+    stages = {'color': [color_ms] * len(network_ms), 'network': list(network_ms)}
     timings = Benchmark(configuration, 'cpu float32', stages, 1.9, 'no counters', 'abc')
     return Row(timings, Startup(2.0, 500.0, None), Floor(floor_ms, 1e9, 1e8, 1e11, 1e10))
 
@@ -60,7 +60,7 @@ def test_configurations_take_turns(monkeypatch):
 
 def test_a_pair_goes_through_every_stage():
     result = benchmark.measure(CLASSICAL, size=(64, 48), frames=3)
-    assert {'decode', 'align', 'network', 'colour'} <= set(result.stages_ms)
+    assert {'decode', 'align', 'network', 'color'} <= set(result.stages_ms)
     assert all(len(samples) == 3 and min(samples) > 0 for samples in result.stages_ms.values())
     assert result.busy_cores > 0
     assert result.totals_ms() == pytest.approx(np.sum(list(result.stages_ms.values()), axis=0))

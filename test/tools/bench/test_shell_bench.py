@@ -168,11 +168,11 @@ def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
     # when the usual way passes luminance through
     image, info = fusion(rgb, thermal, stage)
 
-    # then the image is the RGB image but for the rounding of the colour conversion, under its header
+    # then the image is the RGB image but for the rounding of the color conversion, under its header
     before, after = (np.frombuffer(message.data, np.uint8).astype(int) for message in (rgb, image))
     assert np.abs(before - after).max() <= 3
     assert image.header == info.header == rgb.header
-    assert list(stage.timings_ms) == ['decode', 'align', 'colour', 'network', 'messages']
+    assert list(stage.timings_ms) == ['decode', 'align', 'color', 'network', 'messages']
 
 
 @needs_ros
@@ -216,7 +216,7 @@ def test_everything_is_measured_over_real_dds(domain, tmp_path):
     assert done.returncode == 0, done.stderr
     whole = json.loads((tmp_path / 'shell.json').read_text())
     stages = whole['cost'][OURS]['stages_ms']
-    assert {'decode', 'pair', 'align', 'colour', 'messages'} <= set(stages)
+    assert {'decode', 'pair', 'align', 'color', 'messages'} <= set(stages)
     assert all(len(stage['samples']) == 20 and min(stage['samples']) > 0 for stage in stages.values())
     measured = whole['overload'][OURS]
     # The cameras send faster than the network is, and no image is younger than it takes to make one.

@@ -29,15 +29,15 @@ def scene(seed, shape=SIZE):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Three colour and thermal pairs and their average; returns {'rgb': folder, ...}."""
+    """Three color and thermal pairs and their average; returns {'rgb': folder, ...}."""
     found = {name: tmp_path / name for name in ('rgb', 'thermal', 'fused')}
     for folder in found.values():
         folder.mkdir()
     for number, name in enumerate('abc'):
-        colour, ir = scene(number, (*SIZE, 3)), scene(10 + number)
-        cv2.imwrite(str(found['rgb'] / f'{name}.png'), colour)
+        color, ir = scene(number, (*SIZE, 3)), scene(10 + number)
+        cv2.imwrite(str(found['rgb'] / f'{name}.png'), color)
         cv2.imwrite(str(found['thermal'] / f'{name}.bmp'), ir)
-        cv2.imwrite(str(found['fused'] / f'{name}.png'), (colour // 2 + ir[..., None] // 2))
+        cv2.imwrite(str(found['fused'] / f'{name}.png'), (color // 2 + ir[..., None] // 2))
     return found
 
 

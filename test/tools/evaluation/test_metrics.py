@@ -38,8 +38,8 @@ def test_golden_values():
     # Given the images of the public evaluator, their luminance rounded in float32 as it does
     for row in json.loads(GOLDEN.read_text()):
         folder, name = row['pair'].split('_', 1)
-        colour = cv2.imread(str(SHARED / 'data' / 'val' / folder / 'vi' / f'{name}.jpg'))
-        vi_y = luminance(colour)
+        color = cv2.imread(str(SHARED / 'data' / 'val' / folder / 'vi' / f'{name}.jpg'))
+        vi_y = luminance(color)
         ir, fused = (cv2.imread(str(GOLDEN.parent / f'{row["pair"]}__{kind}.png'), cv2.IMREAD_GRAYSCALE)
                      for kind in ('ir', row['fusion']))
         # when they are scored
@@ -104,10 +104,10 @@ def test_edge_transfer_of_kept_and_of_lost_edges():
     assert metrics.edge_transfer(step * 0, step * 0, step) == 0.0
 
 
-def test_artefacts_are_edges_that_no_source_has():
+def test_artifacts_are_edges_that_no_source_has():
     flat, noisy = np.full((48, 48), 100.0), np.random.default_rng(5).uniform(0, 255, (48, 48))
-    assert metrics.fusion_artefacts(flat, flat, noisy) > 0.99
-    assert metrics.fusion_artefacts(noisy, flat, flat) == 0.0
+    assert metrics.fusion_artifacts(flat, flat, noisy) > 0.99
+    assert metrics.fusion_artifacts(noisy, flat, flat) == 0.0
 
 
 def test_every_metric_of_the_literature_is_symmetric_in_the_sources():
@@ -160,7 +160,7 @@ def test_edge_metrics_follow_their_definitions():
     ir, vi_y, fused = scene(16, 41), scene(17, 41), scene(18, 41)
     fused[15:30, 15:30] = ir[15:30, 15:30]  # equal strengths too
     assert metrics.edge_transfer(ir, vi_y, fused) == near(_slow_qabf(ir, vi_y, fused))
-    assert metrics.fusion_artefacts(ir, vi_y, fused) == near(_slow_nabf(ir, vi_y, fused))
+    assert metrics.fusion_artifacts(ir, vi_y, fused) == near(_slow_nabf(ir, vi_y, fused))
 
 
 @pytest.mark.parametrize(('images', 'words'), [

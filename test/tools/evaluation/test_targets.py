@@ -127,7 +127,7 @@ def test_means_pool_the_targets_of_all_images():
 
 
 def test_haze_is_the_lift_of_dark_pixels_that_are_not_hot():
-    # Given a visible image with a dark third, a hot walker in it, and grey thermal
+    # Given a visible image with a dark third, a hot walker in it, and gray thermal
     dark = np.s_[:, :100]
     vi_y, ir = picture(200, (dark, 10)), picture(60, (WALKER, 250))
     # when the dark third is lifted by 30 levels and the walker by more

@@ -349,7 +349,7 @@ def test_strip_view_is_the_box_filter_of_its_texture():
 
 def test_view_projects_like_the_camera():
     camera = make_rig().rgb
-    view = View(640, 480, camera.focal_px, *camera.centre_px, position=(1.0, 1.5, 0.0))
+    view = View(640, 480, camera.focal_px, *camera.center_px, position=(1.0, 1.5, 0.0))
 
     pixels = view.project(np.array([[1.0, 1.5, 7.0], [2.0, 0.5, 10.0]]))
 

@@ -208,7 +208,7 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('data: a\n', 'lacks out'),
     ('- a\n', 'must hold a mapping'),
     ('data: [\n', 'cannot be read as YAML'),
-    ('data: a\nout: b\nloss: {colour: 1}\n', 'unknown colour; known: contrast, distil, '),
+    ('data: a\nout: b\nloss: {color: 1}\n', 'unknown color; known: contrast, distil, '),
     ('data: a\nout: b\nprecision: half\n', "precision must be one of float32, bfloat16, float16, not 'half'"),
     ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
     ('data: a\nout: b\nteacher: t.safetensors\n', "needs both a teacher .* got teacher 't.safetensors' and distil 0.0"),

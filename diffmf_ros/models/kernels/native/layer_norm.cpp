@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layer normalisation of short rows, rounded to the type of the layer that follows: library kernels spend
+// Layer normalization of short rows, rounded to the type of the layer that follows: library kernels spend
 // their time on setting up each row, of which an image has as many as pixels.
 
 #include "vectors.h"
@@ -10,7 +10,7 @@ constexpr int ROWS = 4;  // in step, to hide the sums across a vector
 
 // N rows of NV vectors, the last of which has `last` channels; inside is 1 in those lanes of it.
 template <int NV, int N, typename From, typename To>
-INLINE void normalise_rows(const From *x, const vec *weight, const vec *bias, float epsilon, To *y, int channels,
+INLINE void normalize_rows(const From *x, const vec *weight, const vec *bias, float epsilon, To *y, int channels,
                            int last, vec inside) {
     vec v[N * NV], mean[N] = {}, scale[N] = {};
     const float share = 1.0f / channels;
@@ -28,7 +28,7 @@ INLINE void normalise_rows(const From *x, const vec *weight, const vec *bias, fl
 }
 
 template <int NV, typename From, typename To>
-INLINE void normalise(const From *x, const float *weight, const float *bias, float epsilon, To *y, long rows, int channels) {
+INLINE void normalize(const From *x, const float *weight, const float *bias, float epsilon, To *y, long rows, int channels) {
     const int last = channels - (NV - 1) * LANES;
     vec w[NV], b[NV], inside = {};
     for (int i = 0; i < last; ++i) inside[i] = 1;
@@ -36,19 +36,19 @@ INLINE void normalise(const From *x, const float *weight, const float *bias, flo
     EACH(i, NV) b[i] = load(bias + i * LANES, i == NV - 1 ? last : LANES);
     long row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        normalise_rows<NV, ROWS>(x + row * channels, w, b, epsilon, y + row * channels, channels, last, inside);
+        normalize_rows<NV, ROWS>(x + row * channels, w, b, epsilon, y + row * channels, channels, last, inside);
     for (; row < rows; ++row)
-        normalise_rows<NV, 1>(x + row * channels, w, b, epsilon, y + row * channels, channels, last, inside);
+        normalize_rows<NV, 1>(x + row * channels, w, b, epsilon, y + row * channels, channels, last, inside);
 }
 
 template <typename From, typename To>
 INLINE void any_width(const From *x, const float *weight, const float *bias, float epsilon, To *y, long rows, int channels) {
     const int vectors = (channels + LANES - 1) / LANES;
-    if (vectors == 1) normalise<1>(x, weight, bias, epsilon, y, rows, channels);
-    else if (vectors == 2) normalise<2>(x, weight, bias, epsilon, y, rows, channels);
-    else if (vectors == 3) normalise<3>(x, weight, bias, epsilon, y, rows, channels);
-    else if (vectors == 4) normalise<4>(x, weight, bias, epsilon, y, rows, channels);
-    else if (vectors == 8) normalise<8>(x, weight, bias, epsilon, y, rows, channels);
+    if (vectors == 1) normalize<1>(x, weight, bias, epsilon, y, rows, channels);
+    else if (vectors == 2) normalize<2>(x, weight, bias, epsilon, y, rows, channels);
+    else if (vectors == 3) normalize<3>(x, weight, bias, epsilon, y, rows, channels);
+    else if (vectors == 4) normalize<4>(x, weight, bias, epsilon, y, rows, channels);
+    else if (vectors == 8) normalize<8>(x, weight, bias, epsilon, y, rows, channels);
 }
 
 template <typename From, typename To>

@@ -20,7 +20,7 @@
 #define INLINE static ALWAYS
 
 constexpr int LANES = 16;
-constexpr int TOGETHER = 4;  // vectors of neighbouring tokens that a scan computes in step
+constexpr int TOGETHER = 4;  // vectors of neighboring tokens that a scan computes in step
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef uint16_t hvec __attribute__((vector_size(LANES * sizeof(uint16_t))));

@@ -16,7 +16,7 @@ SLOP_S = 0.05
 
 
 def synchronizer(inputs: list, callback: Callable[[Image, Image], None]):
-    """Return the approximate synchroniser of message_filters on its filters inputs. Raises ImportError without it."""
+    """Return the approximate synchronizer of message_filters on its filters inputs. Raises ImportError without it."""
     from message_filters import ApproximateTimeSynchronizer
 
     synchronizer = ApproximateTimeSynchronizer(inputs, QUEUE, SLOP_S)
@@ -39,11 +39,11 @@ class UsualFusion:
         with stage('align'):
             gray = cv2.normalize(counts, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
             warped = cv2.warpPerspective(gray, self._homography, (rgb.width, rgb.height))
-        with stage('colour'):
+        with stage('color'):
             y, cr, cb = cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb))
         with stage('network'):
             fused = self._network(warped, y)
-        with stage('colour'):
+        with stage('color'):
             picture = cv2.cvtColor(cv2.merge((fused, cr, cb)), cv2.COLOR_YCrCb2BGR)
         with stage('messages'):
             return _message(picture, rgb), CameraInfo(header=rgb.header, width=rgb.width, height=rgb.height)
