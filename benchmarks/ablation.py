@@ -26,12 +26,11 @@ from diffmf_ros.inference.engine import pad_to, prepare
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.io.folders import pair_files, read_pair
 from diffmf_ros.tools.evaluation.appearance import haze, saturation
-from diffmf_ros.tools.evaluation.boxes import Boxes, read_boxes
+from diffmf_ros.tools.evaluation.detection_scores import Boxes, read_boxes
 from diffmf_ros.tools.evaluation.detector import Detector
-from diffmf_ros.tools.evaluation.metric_names import HEADLINE, cells
 from diffmf_ros.tools.evaluation.metrics import ImageScores
 from diffmf_ros.tools.evaluation.perception import detail, thermal_detail
-from diffmf_ros.tools.evaluation.scoring import Fuse, colored, fused_pairs, means
+from diffmf_ros.tools.evaluation.scoring import HEADLINE, Fuse, cells, colored, fused_pairs, means
 from diffmf_ros.tools.evaluation.targets import summary, targets
 from diffmf_ros.tools.training.config import TrainConfig
 from diffmf_ros.tools.training.data import CropSampler

@@ -23,7 +23,7 @@ from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.weights import load_weights
 from diffmf_ros.inference.weights_header import SHIPPED
 from diffmf_ros.io.folders import pair_files
-from diffmf_ros.tools.evaluation.boxes import Boxes, read_boxes
+from diffmf_ros.tools.evaluation.detection_scores import Boxes, read_boxes
 from diffmf_ros.tools.evaluation.detector import Detector
 from diffmf_ros.tools.evaluation.metrics import ImageScores
 from diffmf_ros.tools.evaluation.perception import Flicker, FlickerMeter

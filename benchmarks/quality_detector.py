@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmf_ros.io.folders import pair_files
-from diffmf_ros.tools.evaluation.boxes import Boxes
-from diffmf_ros.tools.evaluation.detection_scores import sure
+from diffmf_ros.tools.evaluation.detection_scores import Boxes, sure
 from diffmf_ros.tools.evaluation.detector import Detector, pooled
 from diffmf_ros.tools.evaluation.detector_trial import POOLED, RGB, THERMAL, DetectorTrial, Table
 from diffmf_ros.tools.evaluation.scoring import Fuse, colored, fused_levels, read_pair

@@ -4,10 +4,9 @@
 from quality_bars import Bar, BySet, Scores
 
 from diffmf_ros.tools.evaluation.detector_trial import COLUMNS, Table
-from diffmf_ros.tools.evaluation.eval_report import detector_cells, shown_sets
-from diffmf_ros.tools.evaluation.metric_names import METRICS, cells
+from diffmf_ros.tools.evaluation.eval_page import detector_cells, shown_sets
 from diffmf_ros.tools.evaluation.perception import Flicker
-from diffmf_ros.tools.evaluation.scoring import means
+from diffmf_ros.tools.evaluation.scoring import METRICS, cells, means
 
 TWO_DIGITS = ('EN', 'SD', 'SF', 'AG', 'MI')
 

@@ -127,7 +127,7 @@ def test_a_wrong_arrow_is_found(module, source, imported):
     ('diffmf_ros.core.imaging.thermal', 'from ..frames import Frame', 'diffmf_ros.core.frames'),
     ('diffmf_ros.core.imaging.thermal', 'import cv2', 'cv2'),
     ('diffmf_ros.core.imaging.thermal', 'from dataclasses import dataclass', 'dataclasses'),
-    ('diffmf_ros.core.checks.blindness', 'from ..imaging import color', 'diffmf_ros.core.imaging.color'),
+    ('diffmf_ros.core.checks.sight_monitor', 'from ..imaging import color', 'diffmf_ros.core.imaging.color'),
     ('diffmf_ros.ros.fusion_node', 'import rclpy', 'rclpy'),
     ('diffmf_ros.tools.bench.probes.shell', 'from ....ros import fuser', 'diffmf_ros.ros.fuser'),
     ('diffmf_ros.cli.demo', 'from ..tools import demo', 'diffmf_ros.tools.demo'),

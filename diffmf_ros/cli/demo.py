@@ -41,7 +41,7 @@ def demo(
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused."""
     from ..tools import demo as product
-    from ..tools.demo_pictures import draw
+    from ..tools.demo import draw
     from ..tools.synthetic.record import recorded_drive
 
     scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
@@ -67,7 +67,7 @@ def demo(
 
 def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, inputs: Sequence[Path | None]) -> None:
     """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace what it must not."""
-    from ..io.bag_files import BagError, require_bag_output
+    from ..io.bag_recovery import BagError, require_bag_output
     from ..io.writing import require_output
     from ..tools.demo import DemoError
     from ..tools.synthetic.record import recorded_drive
@@ -86,7 +86,7 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, input
 
 def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
     """Render the scenes, one after the other on one clock; return their bags."""
-    from ..tools.demo_pictures import drive_of
+    from ..tools.demo import drive_of
     from ..tools.synthetic.drive import DriveSettings
     from ..tools.synthetic.record import record
 

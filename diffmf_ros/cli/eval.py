@@ -40,8 +40,8 @@ def eval(
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
     from ..io.writing import require_output
-    from ..tools.evaluation import eval_files, eval_report, evaluate, scoring
-    from ..tools.evaluation.boxes import read_boxes
+    from ..tools.evaluation import eval_files, eval_page, evaluate, scoring
+    from ..tools.evaluation.detection_scores import read_boxes
     from ..tools.evaluation.detector_trial import DetectorTrial
     from ..tools.evaluation.eval_page import Page
 
@@ -63,7 +63,7 @@ def eval(
             show=page.add if page else None,
             report=lambda done, total: progress.update(task, completed=done, total=total))
     if json:
-        eval_report.write_json(json, evaluation)
+        eval_page.write_json(json, evaluation)
     if page:
         page.write(evaluation)
     _print(evaluation)
@@ -72,13 +72,13 @@ def eval(
 
 
 def _print(evaluation) -> None:
-    from ..tools.evaluation import eval_report
+    from ..tools.evaluation import eval_page
 
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
-    console.print(eval_report.table(evaluation))
+    console.print(eval_page.table(evaluation))
     if evaluation.detector:
-        console.print(eval_report.detector_table(evaluation))
+        console.print(eval_page.detector_table(evaluation))
     for problem in evaluation.problems:
         typer.echo(f'not scored: {problem.file}: {problem.reason}', err=True)
     if evaluation.problems:

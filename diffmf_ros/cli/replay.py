@@ -37,7 +37,7 @@ def replay(
     Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is read from there.
     """
     from ..inference.pipeline import FusionPipeline
-    from ..io.bag_files import require_bag_output
+    from ..io.bag_recovery import require_bag_output
     from ..io.bags import BagReader, BagWriter, image_topic
     from ..io.writing import require_output
     from ..tools.evaluation.detector_counts import DetectorCounts

@@ -23,7 +23,7 @@ def sample_pairs(
     from ..io.writing import require_output, write_text
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.environments import ENVIRONMENTS
-    from ..tools.synthetic.pairs import write_pairs
+    from ..tools.synthetic.record import write_pairs
 
     path = out / 'boxes.json'
     require_output(path, overwrite=overwrite)

@@ -20,9 +20,8 @@ def train(
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first."""
     from ..tools.training.config import load_config
-    from ..tools.training.distributed import is_first
+    from ..tools.training.distributed import Stop, is_first
     from ..tools.training.loop import train as run
-    from ..tools.training.stopping import Stop
 
     given = {'out': out, 'data': data}
     settings = dataclasses.replace(load_config(config), **{k: str(v) for k, v in given.items() if v is not None})

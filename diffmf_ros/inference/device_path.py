@@ -19,12 +19,10 @@ from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
 from ..core.sync.pacing import steps_from
 from ..models.kernels import triton
 from ..models.scan import ScanError
-from .color_trust_tensors import trusted_chroma
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
 from .host_path import UNIT
-from .scaled_tensors import ScaledFusion
-from .warp_tensors import TensorWarp
+from .image_tensors import ScaledFusion, TensorWarp, trusted_chroma
 
 # Plans that are ready at a time: every working size of one camera. Each holds device memory.
 READY = len(steps_from(1.0))

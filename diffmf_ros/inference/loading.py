@@ -15,7 +15,7 @@ from .errors import EngineError
 from .guard import Live, Offline
 from .memory import give_back_memory
 from .network import Job, Network, name_of
-from .onnx_file import read_sealed
+from .onnx_engine import read_sealed
 from .watchdog import FIRST_CALL_S
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.

@@ -3,7 +3,7 @@
 
 `sources` makes both luminances of the bytes of both images. Behind the network, `halved` and
 `color_factors` decide at half size how much chroma a pixel gets, and `painted` makes the bytes of the
-fused image. The plain forms are in device_path.py, warp_tensors.py and color_trust_tensors.py.
+fused image. The plain forms are in device_path.py and image_tensors.py.
 """
 
 import torch
@@ -12,7 +12,7 @@ import triton.language as tl
 
 from ..core.alignment.warp import shrinks
 from ..core.frames import RGB
-from ..core.imaging import color_trust
+from ..core.imaging import color
 from ..models.kernels.triton_mixing import between
 
 PIXELS = 256  # of a program
@@ -20,9 +20,9 @@ AS_IT_IS, RESIZED, MAPPED = 0, 1, 2  # how thermal comes to the grid
 BYTES, COUNTS, FLOATS = 0, 1, 2  # what a thermal image consists of
 THERMAL_KINDS = {'mono16': COUNTS, '32FC1': FLOATS}
 
-NEUTRAL = tl.constexpr(float(color_trust.NEUTRAL))
-UNTRUSTED, RAMP = tl.constexpr(color_trust.UNTRUSTED_LEVELS), tl.constexpr(color_trust.RAMP_LEVELS)
-LIFT, LARGEST_GAIN = tl.constexpr(color_trust.LIFT_LEVELS), tl.constexpr(color_trust.LARGEST_GAIN)
+NEUTRAL = tl.constexpr(float(color.NEUTRAL))
+UNTRUSTED, RAMP = tl.constexpr(color.UNTRUSTED_LEVELS), tl.constexpr(color.RAMP_LEVELS)
+LIFT, LARGEST_GAIN = tl.constexpr(color.LIFT_LEVELS), tl.constexpr(color.LARGEST_GAIN)
 ROUNDING = tl.constexpr(12582912.0)  # 1.5 * 2^23: behind its point a float32 has no digits
 UNIT = tl.constexpr(0.003921568859368563)  # 1 / 255 as a float32
 

@@ -9,8 +9,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from .header_text import number_text
-from .weights_header import FORMAT, WeightsError, not_whole, read_header
+from .weights_header import FORMAT, WeightsError, not_whole, number_text, read_header
 
 MOST_LISTED = 8  # problems of the tensors of a file; those of another network have hundreds
 

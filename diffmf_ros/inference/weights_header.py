@@ -10,7 +10,31 @@ from ..core.file_kinds import explained
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models import PRESETS
-from .header_text import number_of
+from ..models.input_size import SizeRule
+
+UNKNOWN = 'unknown'  # what was trained elsewhere does not say how long
+
+
+def number_text(number: int | None) -> str:
+    """Return the entry for a number, or for None, which is not known."""
+    return UNKNOWN if number is None else str(number)
+
+
+def number_of(text: str) -> int | None:
+    """Undo number_text."""
+    return None if text == UNKNOWN else int(text)
+
+
+def sides_text(sides: SizeRule) -> str:
+    """Return the entry for the sides of a network: multiple, remainder, and 1 if centered."""
+    return f'{sides.multiple} {sides.remainder} {int(sides.centered)}'
+
+
+def sides_of(text: str) -> SizeRule:
+    """Undo sides_text."""
+    multiple, remainder, centered = map(int, text.split())
+    return SizeRule(multiple, remainder, centered=bool(centered))
+
 
 # 1: networks painted the whole image; 2: other names of tensors; 3: networks corrected the maximum.
 FORMAT = 'diffmf_ros 4'

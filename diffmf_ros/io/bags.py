@@ -27,8 +27,17 @@ from ..core.file_kinds import explained
 from ..core.frames import RGB, THERMAL, Frame, FrameError
 from ..core.imaging import compressed
 from ..core.imaging.encodings import decode_message
-from .bag_files import EXTRA_FILES, METADATA, BagError, place, require_bag_output
-from .bag_recovery import STORAGE_SUFFIXES, opened, storage_of, wrong_files
+from .bag_recovery import (
+    EXTRA_FILES,
+    METADATA,
+    STORAGE_SUFFIXES,
+    BagError,
+    opened,
+    place,
+    require_bag_output,
+    storage_of,
+    wrong_files,
+)
 from .writing import reason_of
 
 IMAGE = 'sensor_msgs/msg/Image'

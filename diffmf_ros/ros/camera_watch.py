@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from ..core.sync.freshness import MANY_MISSING, State, StreamHealth
 from ..io.resources import fastdds_environment
-from .stream_topics import COMPRESSED, StreamTopics
+from .qos import COMPRESSED, StreamTopics
 
 SILENT_S = 3.0
 # A loss that goes on is said again this much later.

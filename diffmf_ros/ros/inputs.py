@@ -20,7 +20,7 @@ from ..core.imaging.camera_picture import CameraPicture
 from ..core.settings import Settings
 from . import messages, qos
 from .camera_watch import MESSAGES, CameraWatch
-from .stream_topics import StreamTopics
+from .qos import StreamTopics
 
 SHUTTER = 'thermal/shutter'
 RANGE = 'range'

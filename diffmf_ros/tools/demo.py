@@ -6,15 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from ..core.frames import DiffmfError
-from ..core.settings import Settings, describe
-from ..io.bags import BagReader
+from ..core.imaging.color import join_luma, split_luma
+from ..core.imaging.encodings import decode_message
+from ..core.settings import Settings, describe, updated
+from ..inference.pipeline import FusionPipeline
+from ..io.bags import BagReader, stamp_of
+from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
-from .replay import FUSED_INFO_TOPIC, FUSED_TOPIC, RGB_TOPIC, THERMAL_TOPIC
+from .replay import FUSED_INFO_TOPIC, FUSED_TOPIC, RGB_TOPIC, THERMAL_TOPIC, pairs_of
+from .synthetic.drive import Drive, DriveSettings
+from .synthetic.people import Sighting, sightings
+from .synthetic.record import recorded_drive
 
 DIAGNOSTICS_TOPIC = '/diagnostics'
 START_TIMEOUT_S = 120  # for the node to load its network on a slow machine
@@ -124,3 +135,101 @@ def _stop(demo: DemoRun, name: str, process) -> None:
 def _failure(demo: DemoRun, name: str, process) -> DemoError:
     tail = (demo.logs / f'{name}.txt').read_text().strip().splitlines()[-15:]
     return DemoError(f'{name} ended with exit code {process.returncode}:\n' + '\n'.join(tail))
+
+
+SHEET_ROWS = 5
+
+
+@dataclass
+class SceneCount:
+    """How many people stood out in RGB, thermal and fused, over all pictures of a scene that were fused."""
+
+    scene: str
+    people: int = 0
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(3, int))
+
+    def add(self, found: Sequence[Sighting]) -> None:
+        """Count the people of one picture."""
+        self.people += len(found)
+        self.seen += np.sum([person.seen for person in found], axis=0, dtype=int) if found else 0
+
+
+@cache
+def drive_of(settings: DriveSettings) -> Drive:
+    """Return the drive of these settings; making one takes a second, so it is kept."""
+    return Drive(settings)
+
+
+def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, Triple]]:
+    """Yield the stamp and (rgb, thermal on its grid, fused) of every fused image of a bag, color as rgb8."""
+    pipeline = FusionPipeline(updated(settings, {'model': 'classical'}))  # it aligns; nothing is fused
+    with BagReader(bag) as source, BagReader(fused) as recorded:
+        pairs = pairs_of(source, settings.sync)
+        pair = next(pairs, None)
+        for message in recorded.messages([FUSED_TOPIC]):
+            image = recorded.deserialize(message.raw, message.msgtype)
+            stamp_ns = stamp_of(image)
+            while pair is not None and pair.rgb.stamp_ns < stamp_ns:
+                pair = next(pairs, None)
+            if pair is None or pair.rgb.stamp_ns != stamp_ns:
+                continue  # of another bag; or live, another partner was the closest that arrived
+            pixels, _ = decode_message(image)
+            pixels = pixels[:, :, ::-1] if image.encoding == 'bgr8' else pixels
+            rgb = join_luma(*split_luma(pair.rgb.pixels, pair.rgb.encoding), 'rgb8')
+            yield stamp_ns, (rgb, pipeline.align(pair)[0], pixels)
+
+
+def rows(bag: Path, fused: Path, settings: Settings, counts: list[SceneCount]) -> Iterator[tuple[Row, int]]:
+    """Yield a row for every fused image of a bag, and how many people it shows; of a rendered drive, with marks.
+
+    Appends the count of a rendered drive to counts and keeps it up to date.
+    """
+    recorded = recorded_drive(bag)
+    if recorded is None:
+        for _, images in pictures(bag, fused, settings):
+            yield Row(images), 0
+        return
+    drive, count = drive_of(recorded.settings), SceneCount(recorded.settings.scene)
+    counts.append(count)
+    for stamp_ns, images in pictures(bag, fused, settings):
+        found = sightings(drive.truth(recorded.exposures_ns[stamp_ns]), *images)
+        count.add(found)
+        yield _marked(images, count.scene, found), len(found)
+
+
+def _marked(images: Triple, scene: str, found: Sequence[Sighting]) -> Row:
+    seen = [sum(person.seen[k] for person in found) for k in range(3)]
+    captions = tuple(f'{scene}, {title}: {number} of {len(found)} people stand out'
+                     for title, number in zip(TITLES, seen, strict=True))
+    marks = tuple([(person.actor.box_px, person.seen[k]) for person in found] for k in range(3))
+    return Row(images, captions, marks)
+
+
+def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[SceneCount],
+         total: int) -> Iterator[int]:
+    """Write fused.mp4 and fused.png beside the fused bag, a row for each bag; yields the frames drawn so far.
+
+    The picture of one bag shows five of its `total` instants; of several bags, the one with most people of each.
+    """
+    chosen = {round((i + 0.5) * total / SHEET_ROWS) for i in range(SHEET_ROWS)}
+    sheet: list[Row] = []
+    best: list[tuple[Row, int]] = []
+
+    def frames() -> Iterator[list[Row]]:
+        columns = [rows(bag, fused, settings, counts) for bag in bags]
+        for index, together in enumerate(zip(*columns, strict=False)):
+            # Of equals the last one: the first of a bag may be the image of one camera alone.
+            best[:] = [max(pair, key=lambda item: item[1]) for pair in zip(together, best or together, strict=True)]
+            if index in chosen:
+                sheet.append(together[0][0])
+            yield [row for row, _ in together]
+
+    yield from write_video(fused.with_suffix('.mp4'), frames(), fps=frame_rate(fused))
+    write_contact_sheet(fused.with_suffix('.png'), sheet if len(bags) == 1 else [row for row, _ in best])
+
+
+def frame_rate(bag: Path) -> float:
+    """Return the images a second of a fused bag, by its stamps; 1 for a single image."""
+    with BagReader(bag) as reader:
+        stamps = [stamp_of(reader.deserialize(m.raw, m.msgtype)) for m in reader.messages([FUSED_INFO_TOPIC])]
+    return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 1.0

@@ -12,7 +12,7 @@ import pytest
 from diffmf_ros.core.alignment.alignment_file import load_alignment
 from diffmf_ros.core.file_kinds import what_holds, what_is
 from diffmf_ros.core.frames import RGB, DiffmfError
-from diffmf_ros.inference.onnx_file import read_sealed
+from diffmf_ros.inference.onnx_engine import read_sealed
 from diffmf_ros.inference.weights_header import read_header
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, BagError, BagReader, BagWriter

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
-from diffmf_ros.inference import onnx_file  # noqa: E402
+from diffmf_ros.inference import onnx_engine  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import EngineError  # noqa: E402
 from diffmf_ros.inference.weights import (  # noqa: E402
@@ -70,13 +70,13 @@ def test_exact_weights_stay_float32_and_may_not_say_how_they_were_trained(networ
 
 @pytest.mark.parametrize('iterations, refused', [('unknown', False), ('7', False), ('0', True)])
 def test_an_exported_network_may_not_say_how_long_it_was_trained(iterations, refused):
-    metadata = {**dict.fromkeys(onnx_file.KEYS, ''), 'format': onnx_file.FORMAT, 'model': 's4fusion',
+    metadata = {**dict.fromkeys(onnx_engine.KEYS, ''), 'format': onnx_engine.FORMAT, 'model': 's4fusion',
                 'sides': '12 1 1', 'size': 'any', 'iterations': iterations, 'seed': 'unknown'}
     if refused:
         with pytest.raises(EngineError, match='untrained'):
-            onnx_file.read_header('n.onnx', metadata)
+            onnx_engine.read_header('n.onnx', metadata)
     else:
-        assert onnx_file.read_header('n.onnx', metadata).model == 's4fusion'
+        assert onnx_engine.read_header('n.onnx', metadata).model == 's4fusion'
 
 
 def test_missing_file_says_how_to_get_the_shipped_ones(tmp_path):

@@ -13,7 +13,7 @@ from diffmf_ros.cli import demo as command  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
 from diffmf_ros.io.bags import BagError, BagReader  # noqa: E402
 from diffmf_ros.tools import demo  # noqa: E402
-from diffmf_ros.tools.demo_pictures import draw  # noqa: E402
+from diffmf_ros.tools.demo import draw  # noqa: E402
 from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
 GREEN = (90, 205, 90)

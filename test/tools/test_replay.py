@@ -26,8 +26,7 @@ from diffmf_ros.io.bags import (
     stamp_of,
     type_store,
 )
-from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, fuse_bag, pairs_of
-from diffmf_ros.tools.replay_counts import ReplayError
+from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, ReplayError, fuse_bag, pairs_of
 
 SETTINGS = updated(DEFAULTS, {'model': 'classical'})
 

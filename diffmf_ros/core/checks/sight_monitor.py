@@ -1,12 +1,159 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hysteresis over the frames of a pair of cameras for what their images show."""
 
+from enum import Enum
 from typing import Any
 
+import cv2
+import numpy as np
+
 from ..frames import RGB, THERMAL, Issue
-from .blindness import Sight, issue_of, rgb_sight, thermal_sight
 from .hidden_targets import TARGETS_HIDDEN
-from .thumbnails import Thumbnails
+from .thumbnails import Thumbnails, halved
+
+# Images with fewer rows or columns are not judged.
+_LEAST_SIDE = 32
+# A pixel of the thumbnail belongs to a structure when it is 7 deviations of the noise, and more
+# than 4 gray levels, from the mean of its row and column.
+_NOISE_FACTOR, _LEAST_STEP = 7.0, 4.0
+# This share of them (or 2) may be defective pixels.
+_FEW = 3e-4
+# Deviation of one full-size pixel, in gray levels: beyond it noise counts as a texture. Twice what
+# gain control leaves of a flat 16-bit scene.
+_MOST_NOISE = 24.0
+# The means of the rows, and of the columns, of a flat image differ by at most so many gray levels.
+_MOST_SHADING = 40.0
+_BLACK_BELOW, _WHITE_FROM = 40, 240
+# Nine tenths of the pixels of a dark image are below this level.
+_DARK_BELOW = 24
+# One of 8 x 10 tiles is veiled when thermal has structure there and RGB is bright without any. The
+# measure is the root mean square of the halved thumbnail minus its mean over 7 x 7 pixels.
+_TILES = (10, 8)
+_TILE_SURROUND = (7, 7)
+_TILE_THERMAL_FROM, _TILE_LUMA_BELOW, _TILE_BRIGHT_FROM = 12.0, 4.0, 80.0
+_LEAST_TILES = 8
+# Veiled tiles among those with thermal structure: at most 0.32 in clear real scenes, 0.5 to 1 in
+# dense smoke and fog.
+_VEILED_FROM, _VEILED_UNTIL = 0.42, 0.35
+# Mean |x[i-1, j-1] - 2 x[i-1, j] ... + x[i+1, j+1]| of white noise of deviation 1.
+_NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+_NOISE_RESPONSE = 4.787
+
+
+class Sight(str, Enum):
+    """What a camera shows. FLAT, BLACK and WHITE: nothing at all."""
+
+    CLEAR = 'clear'
+    FLAT = 'flat'
+    BLACK = 'black'
+    WHITE = 'white'
+    VEILED = 'veiled'
+    DARK = 'dark'
+
+    @property
+    def blind(self) -> bool:
+        """Whether the image shows nothing."""
+        return self in (Sight.FLAT, Sight.BLACK, Sight.WHITE)
+
+
+_TEXTS = {
+    (THERMAL, Sight.FLAT): 'thermal is flat: no structure beyond its noise (shutter, lens cap?)',
+    (RGB, Sight.BLACK): 'rgb is black: no structure beyond its noise (lens cap, no light?)',
+    (RGB, Sight.WHITE): 'rgb is white: saturated everywhere (exposure, glare?)',
+    (RGB, Sight.VEILED): 'rgb is veiled: bright and empty where thermal is not (smoke, glare?)',
+    (RGB, Sight.DARK): 'rgb is dark',
+}
+
+
+def issue_of(stream: str, sight: Sight) -> Issue | None:
+    """Return what is to be said about a camera; None when its view is clear."""
+    text = _TEXTS.get((stream, sight))
+    return Issue(f'{stream}_{sight.value}', text, stream, blind=sight.blind) if text else None
+
+
+def thermal_sight(images: Thumbnails) -> Sight:
+    """Judge the thermal image of a pair: CLEAR or FLAT."""
+    return Sight.FLAT if is_flat(images.thermal, images.thermal_factor) else Sight.CLEAR
+
+
+def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
+    """Judge the RGB image of a pair.
+
+    Args:
+        images: thumbnails of both images.
+        before: the judgement of the previous pair, for hysteresis.
+    """
+    luma = images.luma
+    if min(luma.shape) * images.luma_factor < _LEAST_SIDE:
+        return Sight.CLEAR
+    if is_flat(luma, images.luma_factor):
+        level = np.median(luma)
+        if level < _BLACK_BELOW:
+            return Sight.BLACK
+        return Sight.WHITE if level >= _WHITE_FROM else Sight.VEILED
+    if veiled_share(images) >= (_VEILED_UNTIL if before is Sight.VEILED else _VEILED_FROM):
+        return Sight.VEILED
+    if np.count_nonzero(luma < _DARK_BELOW) > 0.9 * luma.size:
+        return Sight.DARK
+    return Sight.CLEAR
+
+
+def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
+    """Tell whether an image has no structure beyond its noise.
+
+    The border does not count, nor does what the pixels of a row or a column have in common: shading
+    of the optics, and the stripes of uncooled sensors.
+
+    Args:
+        gray: h x w uint8, a thumbnail.
+        factor: by how much its sides were reduced.
+    """
+    height, width = gray.shape
+    if min(height, width) * factor < _LEAST_SIDE:
+        return False
+    inside = gray[height // 16:height - height // 16, width // 16:width - width // 16]
+    rows, columns = (cv2.reduce(inside, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F) for axis in (1, 0))
+    if max(np.ptp(rows), np.ptp(columns)) > _MOST_SHADING:
+        return False
+    noise = _noise(inside)
+    if factor * noise > _MOST_NOISE:
+        return False
+    away = np.abs(inside - rows - (columns - columns.mean()))
+    structure = np.count_nonzero(away > max(_LEAST_STEP, _NOISE_FACTOR * noise))
+    return bool(structure <= max(2, _FEW * inside.size))
+
+
+def veiled_share(images: Thumbnails) -> float:
+    """Return the share (0 to 1) of tiles with thermal structure where RGB is bright and empty."""
+    thermal, luma = images.thermal_on_grid, images.luma_on_grid
+    if min(luma.shape) < 4 * max(_TILES):
+        return 0.0
+    luma = halved(luma)
+    veiled = cv2.resize(luma, _TILES, interpolation=cv2.INTER_AREA) > _TILE_BRIGHT_FROM
+    veiled &= _tile_structure(luma) < _TILE_LUMA_BELOW
+    if not veiled.any():
+        return 0.0
+    structured = _tile_structure(halved(thermal)) > _TILE_THERMAL_FROM
+    if not images.seen.all():
+        seen = images.seen.astype(np.float32)
+        structured &= cv2.resize(seen, _TILES, interpolation=cv2.INTER_AREA) > 0.99
+    tiles = max(int(np.count_nonzero(structured)), _LEAST_TILES)
+    return int(np.count_nonzero(veiled & structured)) / tiles
+
+
+def _tile_structure(gray: np.ndarray) -> np.ndarray:
+    """Return the root mean square of the fine structure in each tile, 8 x 10 float32."""
+    fine = cv2.subtract(gray, cv2.blur(gray, _TILE_SURROUND), dtype=cv2.CV_32F)
+    return np.sqrt(cv2.resize(fine * fine, _TILES, interpolation=cv2.INTER_AREA))
+
+
+def _noise(gray: np.ndarray) -> float:
+    """Estimate the deviation of the noise of a thumbnail: in the quietest fifth of its patches."""
+    second = cv2.convertScaleAbs(cv2.filter2D(gray, cv2.CV_16S, _NOISE_KERNEL)[1:-1, 1:-1])
+    size = max(1, second.shape[1] // 8), max(1, second.shape[0] // 8)
+    patches = np.sort(cv2.resize(second, size, interpolation=cv2.INTER_AREA), axis=None)
+    return float(patches[patches.size // 5]) / _NOISE_RESPONSE
+
 
 # Pairs in a row that have to agree: that a blind camera sees again, and for any other change.
 _SEES_AGAIN, _CHANGED = 2, 3

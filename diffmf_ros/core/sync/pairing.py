@@ -28,8 +28,16 @@ from statistics import median_low
 from ..frames import RGB, Frame, Pair
 from ..settings import SyncSettings
 from .clock_jumps import ClockJumps, Verdict
-from .holding import AutomaticHold, FixedHold
-from .partners import NEVER_NS, closest_rgb, closest_thermal, final_pairs, held_thermal, reach_of
+from .partners import (
+    NEVER_NS,
+    AutomaticHold,
+    FixedHold,
+    closest_rgb,
+    closest_thermal,
+    final_pairs,
+    held_thermal,
+    reach_of,
+)
 
 _CAPACITY = 64
 _RECENT = 16

@@ -20,8 +20,8 @@ from ...inference.device_path import Program
 from ...inference.engine import fuse_padded, use_backend
 from ...models.blocks import cast_layers
 from ...models.kernels import meta_stands_for_cuda
-from .plan_costs import Kernel
 from .plan_devices import GPUS
+from .plan_operations import Kernel
 from .plan_recorder import record
 from .roofs import Work, work_of_preset
 

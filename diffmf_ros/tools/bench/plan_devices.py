@@ -12,7 +12,7 @@ times their clock, which is a guess; nothing but the H200 was measured.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .plan_costs import Kernel
+from .plan_operations import Kernel
 
 # Measured on the H200, 640x480 float16 features (docs/performance.md).
 DEPTHWISE_S = 56e-12  # an output element of cuDNN's depth-wise 3x3 in half precision

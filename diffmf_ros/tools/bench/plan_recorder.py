@@ -2,7 +2,7 @@
 """Recording what a function of tensors would launch on a GPU, on a machine without one.
 
 The tensors are on torch's meta device, where they have shapes and no values, so nothing is
-computed. Every operation that torch dispatches is costed by `plan_costs`. An operation of this
+computed. Every operation that torch dispatches is costed by `plan_operations`. An operation of this
 package, such as diffmf_ros::ss2d, runs its own code, and each Triton kernel that it would launch
 is recorded instead.
 """
@@ -19,8 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...models import kernels
-from .plan_costs import Kernel, is_channels_last, moved_bytes, tensors_in
-from .plan_operations import kernels_of
+from .plan_operations import Kernel, is_channels_last, kernels_of, moved_bytes, tensors_in
 
 has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 OURS = 'diffmf_ros'

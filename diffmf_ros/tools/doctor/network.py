@@ -110,9 +110,8 @@ def _scans(device: str, dtype) -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from ...inference.header_text import number_text
     from ...inference.weights import load_weights
-    from ...inference.weights_header import SHIPPED
+    from ...inference.weights_header import SHIPPED, number_text
     default = f'{DEFAULTS.model}_{DEFAULTS.network_preset}.safetensors'
     for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
         try:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .boxes import Boxes, Truth
-from .detection_scores import average_precision, found_again, objects_found, sure
+from .detection_scores import Boxes, Truth, average_precision, found_again, objects_found, sure
 from .detector import Detections, Detector, pooled
 
 RGB, THERMAL, POOLED = 'rgb', 'thermal', 'pooled'

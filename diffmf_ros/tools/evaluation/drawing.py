@@ -4,8 +4,7 @@
 import cv2
 import numpy as np
 
-from .boxes import Truth
-from .detection_scores import sure
+from .detection_scores import Truth, sure
 from .detector import Detections
 
 # BGR

@@ -11,7 +11,7 @@ import numpy as np
 from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
 from .appearance import flat_thermal
-from .boxes import Boxes
+from .detection_scores import Boxes
 from .detector_trial import RGB, THERMAL, DetectorTrial, Look, Table
 from .eval_files import (
     EvaluationError,

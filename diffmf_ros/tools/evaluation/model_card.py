@@ -3,13 +3,12 @@
 
 from pathlib import Path
 
-from ...inference.header_text import UNKNOWN
 from ...inference.weights import load_weights
+from ...inference.weights_header import UNKNOWN
 from ...io.writing import write_text
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
-from .metric_names import HEADLINE
-from .scoring import BASELINES, by_set, means, score_pairs
+from .scoring import BASELINES, HEADLINE, by_set, means, score_pairs
 from .scoring import method as method_of
 
 SHOWN = (*HEADLINE, 'EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'Nabf',

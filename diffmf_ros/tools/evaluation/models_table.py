@@ -20,8 +20,7 @@ from ...io.writing import write_text
 from ..bench.benchmark import Configuration, compare, with_weights
 from ..bench.startup import measure_startup
 from ..machine import Machine, this_machine
-from .metric_names import HEADLINE
-from .scoring import by_set, means, method, score_pairs
+from .scoring import HEADLINE, by_set, means, method, score_pairs
 
 FORMAT = 'diffmf_ros models 1'
 METRICS = (*HEADLINE, 'EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'salience')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ways of fusing by their names, and their scores on a folder of registered pairs."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,43 @@ from ...io.images import read_frame
 from ...io.images import read_luma as image_luma
 from .metrics import ImageScores, score
 from .targets import summary
+
+# What a fused image is for comes first; the metrics of the literature are there to compare.
+HEADLINE = (
+    'target',
+    'target_worst',
+    'target_dark',
+    'thermal_detail',
+    'detail',
+    'haze',
+    'saturation',
+)
+LITERATURE = (
+    'EN',
+    'SD',
+    'SF',
+    'AG',
+    'MI',
+    'SCD',
+    'VIF',
+    'Qabf',
+    'SSIM_dr2',
+    'SSIM_dr255',
+    'CC',
+    'PSNR',
+    'Nabf',
+)
+METRICS = (*HEADLINE, *LITERATURE, 'salience')
+
+
+def cells(scores: dict[str, float], names: tuple[str, ...]) -> list[str]:
+    """Return scores as text, three decimals, '-' for what is not defined."""
+    return [_text(scores.get(name, math.nan)) for name in names]
+
+
+def _text(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.3f}'
+
 
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (ir, vi_y) -> fused, H x W float32 in [0, 1]
 THERMAL_SHARE = 0.85

@@ -13,10 +13,9 @@ import torch
 
 from ... import models
 from ...core.frames import DiffmfError
-from ...inference.header_text import number_text, sides_text
-from ...inference.onnx_file import ANY_SIZE, FORMAT, UNSEALED, seal
+from ...inference.onnx_engine import ANY_SIZE, FORMAT, UNSEALED, seal
 from ...inference.weights import Weights, digest, load_into, load_weights
-from ...inference.weights_header import shipped
+from ...inference.weights_header import number_text, shipped, sides_text
 from ...io.writing import write_bytes
 
 LARGEST_DIFFERENCE = 1e-3
@@ -85,7 +84,7 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     """
     onnx = _exporter()
     from . import scans, ss2d, ssd
-    from .functions import DOMAIN, OPSET
+    from .scans import DOMAIN, OPSET
 
     width, height = size or reversed(_sizes_of(network, TRACED))
     # Two tensors: the exporter takes one and the same for a single input.

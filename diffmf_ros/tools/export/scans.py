@@ -5,11 +5,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import onnx
 import torch
+from onnx import parser
 
 from ...models import scan
 from ...models.kernels.composed import ssd_with
-from .functions import DOMAIN
+
+DOMAIN = 'diffmf_ros.tools.export'
+OPSET = 18
+
+
+def parse(text: str) -> onnx.FunctionProto:
+    """Return the function that text defines; it may call others of DOMAIN."""
+    return parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>{text}')
 
 
 @contextmanager

@@ -11,7 +11,7 @@ channel do not meet before they are added: they are the first axis of the state.
 
 import onnx
 
-from .functions import DOMAIN, parse
+from .scans import DOMAIN, parse
 
 # One direction. x: T x B x M x D (T tokens in each of M lines); records: T x B x M x (R + 2N); w: R x D; bias: D;
 # A: N x D. delta is softplus(low w + bias), but Softplus alone takes most of onnxruntime's time: it is

@@ -8,7 +8,7 @@ steps between. Those sums have terms of one sign and no cancellation, unlike dif
 
 import onnx
 
-from .functions import DOMAIN, parse
+from .scans import DOMAIN, parse
 
 # Decay from the end of step s to the end of step t, 0 for t before s: ... x n -> ... x n (t) x n (s).
 DECAY = """

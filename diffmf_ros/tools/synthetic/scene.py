@@ -14,8 +14,7 @@ import numpy as np
 from . import textures
 from .cameras import DriveError
 from .cars import Car
-from .casts import Mover, Pose, path_of
-from .environments import ENVIRONMENTS, Environment
+from .environments import ENVIRONMENTS, Environment, Mover, Pose, path_of
 from .light import CROSS_STREET_M, LAMP_X_M, Light, lamps
 from .shapes import Part, Person, box, cyclist, ground_shadow, lamp_post, sign, tree
 

@@ -14,17 +14,14 @@ from ...inference.memory import keep_freed_memory
 from ...inference.weights import load_into, load_weights, save_weights
 from ...io.folders import pair_files, read_pair
 from ...io.writing import replacing
-from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .config import TrainConfig
 from .data import Batch, CropSampler
-from .distributed import Processes, device_of, joined_processes
-from .errors import TrainingError
-from .log import Log, plot_log
+from .distributed import Processes, Stop, StopRequests, device_of, joined_processes
+from .log import Log, fingerprint, plot_log, read_checkpoint, write_checkpoint
 from .losses import fusion_loss
 from .perception import Perception
-from .precision import in_precision, loss_scaler
+from .precision import TrainingError, in_precision, loss_scaler
 from .resnet50 import load_resnet50
-from .stopping import Stop, StopRequests
 
 SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
 

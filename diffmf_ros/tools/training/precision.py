@@ -12,8 +12,12 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ...core.frames import DiffmfError
 from ...models.blocks import cast_layers
-from .errors import TrainingError
+
+
+class TrainingError(DiffmfError):
+    """A training that cannot start, resume or go on as asked."""
 
 
 class MixedPrecision(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import max_pool2d, relu
 
 from ...inference.weights import misfits
-from .errors import TrainingError
+from .precision import TrainingError
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
 WIDENING = 4

@@ -131,7 +131,7 @@ def test_raw_chroma_is_all_of_the_cameras():
 
 def test_the_median_on_tensors_is_that_of_opencv():
     torch = pytest.importorskip('torch', reason='torch is not installed')
-    from diffmf_ros.inference.color_trust_tensors import _median
+    from diffmf_ros.inference.image_tensors import _median
     image = np.random.default_rng(4).integers(0, 256, (21, 34), np.uint8)
 
     there = _median(torch.from_numpy(image).float()[None])[0].numpy()

@@ -19,8 +19,8 @@ from diffmf_ros.inference.engine import use_backend  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
 from diffmf_ros.tools.bench import plan as planning  # noqa: E402
-from diffmf_ros.tools.bench.plan_costs import Kernel  # noqa: E402
 from diffmf_ros.tools.bench.plan_devices import GPUS, H200  # noqa: E402
+from diffmf_ros.tools.bench.plan_operations import Kernel  # noqa: E402
 from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
 from diffmf_ros.tools.bench.plan_step import plan_step  # noqa: E402
 

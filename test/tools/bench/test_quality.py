@@ -19,9 +19,9 @@ from quality_bars import AGAINST_PEERS, LEAST, Measured, bars, read_peers  # noq
 from quality_detector import shifted  # noqa: E402
 from quality_flat import passes_rgb_on  # noqa: E402
 
-from diffmf_ros.tools.evaluation.metric_names import HEADLINE, METRICS  # noqa: E402
 from diffmf_ros.tools.evaluation.metrics import score  # noqa: E402
 from diffmf_ros.tools.evaluation.perception import Flicker  # noqa: E402
+from diffmf_ros.tools.evaluation.scoring import HEADLINE, METRICS  # noqa: E402
 
 # Good enough everywhere; classical has 1 in every metric, and so has the median peer.
 GOOD = dict.fromkeys(METRICS, 1.5) | LEAST | {'haze': 6.0}

@@ -6,13 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from diffmf_ros.tools.evaluation.boxes import BoxesError, Truth, read_boxes
 from diffmf_ros.tools.evaluation.detection_scores import (
+    BoxesError,
+    Truth,
     average_precision,
     found_again,
     matches,
     objects_found,
     overlaps,
+    read_boxes,
 )
 from diffmf_ros.tools.evaluation.detector import Detections
 from diffmf_ros.tools.evaluation.detector_trial import DetectorTrial

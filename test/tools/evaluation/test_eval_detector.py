@@ -15,7 +15,7 @@ pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from detector_files import write_constant, write_hot_spot  # noqa: E402
 
-from diffmf_ros.tools.evaluation.boxes import Truth  # noqa: E402
+from diffmf_ros.tools.evaluation.detection_scores import Truth  # noqa: E402
 from diffmf_ros.tools.evaluation.detector import Detections, Detector  # noqa: E402
 from diffmf_ros.tools.evaluation.detector_trial import DetectorTrial  # noqa: E402
 from diffmf_ros.tools.evaluation.drawing import OTHER, TRUTH, WANTED, drawn  # noqa: E402

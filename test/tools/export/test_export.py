@@ -22,8 +22,11 @@ from diffmf_ros.core.frames import Frame, Mode, Pair  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import EngineError, NetworkFailure  # noqa: E402
-from diffmf_ros.inference.onnx_engine import OnnxEngine  # noqa: E402
-from diffmf_ros.inference.onnx_file import UNSEALED, seal  # noqa: E402
+from diffmf_ros.inference.onnx_engine import (  # noqa: E402
+    UNSEALED,
+    OnnxEngine,  # noqa: E402
+    seal,
+)
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
@@ -31,8 +34,8 @@ from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 from diffmf_ros.tools.export import network as exporting  # noqa: E402
 from diffmf_ros.tools.export import scans, ss2d, ssd  # noqa: E402
-from diffmf_ros.tools.export.functions import DOMAIN, OPSET  # noqa: E402
 from diffmf_ros.tools.export.network import ExportError, export, graph  # noqa: E402
+from diffmf_ros.tools.export.scans import DOMAIN, OPSET  # noqa: E402
 
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not hasattr(torch.onnx, 'ops'), reason='exporting needs torch 2.8 or newer')]

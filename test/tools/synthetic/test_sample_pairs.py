@@ -12,8 +12,7 @@ from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.io.folders import pair_files
 from diffmf_ros.tools.synthetic.cameras import DriveError
 from diffmf_ros.tools.synthetic.drive import ActorTruth, Drive, DriveSettings
-from diffmf_ros.tools.synthetic.pairs import boxes_of, instants
-from diffmf_ros.tools.synthetic.record import alignment_of
+from diffmf_ros.tools.synthetic.record import alignment_of, boxes_of, instants
 
 
 def actor(kind='person', height=60, visible=500, silhouette=600):

@@ -12,7 +12,6 @@ from safetensors.torch import save_file  # noqa: E402
 
 from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
 from diffmf_ros.tools.training.data import Batch  # noqa: E402
-from diffmf_ros.tools.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer  # noqa: E402
 from diffmf_ros.tools.training.losses import (  # noqa: E402
     PRESETS,
@@ -23,6 +22,7 @@ from diffmf_ros.tools.training.losses import (  # noqa: E402
     ssim,
 )
 from diffmf_ros.tools.training.perception import Perception  # noqa: E402
+from diffmf_ros.tools.training.precision import TrainingError  # noqa: E402
 from diffmf_ros.tools.training.resnet50 import ResNet50, load_resnet50  # noqa: E402
 
 SOURCES = LossWeights(intensity=0, gradient=0, ssim=0, source_l1=1, source_ssim=1)

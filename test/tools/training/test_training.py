@@ -20,10 +20,10 @@ from diffmf_ros.inference.weights import digest, load_weights  # noqa: E402
 from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
 from diffmf_ros.tools.training.data import Batch, CropSampler  # noqa: E402
 from diffmf_ros.tools.training.degradations import Degradations  # noqa: E402
-from diffmf_ros.tools.training.errors import TrainingError  # noqa: E402
+from diffmf_ros.tools.training.distributed import Stop  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer, learning_rate, train  # noqa: E402
 from diffmf_ros.tools.training.losses import LossWeights  # noqa: E402
-from diffmf_ros.tools.training.stopping import Stop  # noqa: E402
+from diffmf_ros.tools.training.precision import TrainingError  # noqa: E402
 
 RECIPES = sorted((Path(__file__).parents[3] / 'config' / 'train').glob('*.yaml'))
 

@@ -13,9 +13,9 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros.tools.training.config import load_config  # noqa: E402
 from diffmf_ros.tools.training.distributed import Processes  # noqa: E402
-from diffmf_ros.tools.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.tools.training.log import read_log  # noqa: E402
 from diffmf_ros.tools.training.loop import train  # noqa: E402
+from diffmf_ros.tools.training.precision import TrainingError  # noqa: E402
 
 CPU = torch.device('cpu')
 DEADLINE_S = 120
@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from diffmf_ros.tools.training.config import load_config
 from diffmf_ros.tools.training.data import CropSampler
-from diffmf_ros.tools.training.errors import TrainingError
+from diffmf_ros.tools.training.precision import TrainingError
 from diffmf_ros.tools.training.loop import train
 
 path, rank, whole = sys.argv[1], os.environ['RANK'], CropSampler.batch

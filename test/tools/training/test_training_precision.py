@@ -15,10 +15,9 @@ from diffmf_ros import models  # noqa: E402
 from diffmf_ros.models.blocks import cast_layers  # noqa: E402
 from diffmf_ros.tools.training.config import TrainConfig  # noqa: E402
 from diffmf_ros.tools.training.data import Batch  # noqa: E402
-from diffmf_ros.tools.training.errors import TrainingError  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer  # noqa: E402
 from diffmf_ros.tools.training.losses import LossWeights  # noqa: E402
-from diffmf_ros.tools.training.precision import MixedPrecision  # noqa: E402
+from diffmf_ros.tools.training.precision import MixedPrecision, TrainingError  # noqa: E402
 
 
 def trainer(**entries):
