@@ -80,7 +80,7 @@ class CameraWatch:
 
     def judge(self, health: StreamHealth, now_ns: int) -> None:
         """Say in the log that frames do not arrive, and why; call it now and then with the state of the stream."""
-        late = health.state(now_ns) in (State.STALE, State.LOST)
+        late = health.status(now_ns).state in (State.STALE, State.LOST)
         self._late_yet_alive.append(late and health.frames > self._frames)
         self._frames = health.frames
         why, now_s = self._why_missing(health), time.monotonic()

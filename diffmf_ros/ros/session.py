@@ -140,13 +140,13 @@ class Session:
             self._tally.count('pairs')
             self.fuser.scale.arrived(pair)
         for work in self._fallback.serve(frame, pairs, now_ns):
-            if self._worker.put(self._job(work, now_ns)):
+            if self._worker.put(self._job(work)):
                 self._tally.drop('overtaken')
         self._log_sources()
 
-    def _job(self, work: Pair | Frame, now_ns: int) -> Job:
-        fallback = self._fallback
-        return Job(work, fallback.rgb.state(now_ns), fallback.thermal.state(now_ns), fallback.reason)
+    def _job(self, work: Pair | Frame) -> Job:
+        statuses = self._fallback.statuses
+        return Job(work, statuses[RGB].state, statuses[THERMAL].state, self._fallback.reason)
 
     def _log_sources(self) -> None:
         """Say in the log that other cameras are used than before."""

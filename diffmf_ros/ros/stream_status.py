@@ -22,15 +22,17 @@ def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: boo
     issues are sentences about what its newest image shows.
     starting: a camera that has not been seen is a warning yet, no error.
     """
-    state = health.state(now_ns)
+    status = health.status(now_ns)
+    state = status.state
     found = [f'{count} refused: {reason}' for reason, count in sorted(newly_refused.items()) if count]
     found += issues
     found += filter(None, (ZERO_STAMPS if unstamped(health) else '', health.hint))
     level = DiagnosticStatus.WARN if starting and not health.seen else _LEVELS[state]
     if found:
         level = max(level, DiagnosticStatus.WARN)
-    summary = health.detail(now_ns) if health.seen or health.refused_count else 'no frames'
-    values = _values(health, now_ns) | {f'refused.{reason}': str(count) for reason, count in sorted(refused.items())}
+    summary = status.detail if status.seen or health.refused_count else 'no frames'
+    values = _values(health, state, now_ns)
+    values |= {f'refused.{reason}': str(count) for reason, count in sorted(refused.items())}
     return DiagnosticStatus(level=level, name=name, message='; '.join(filter(None, (summary, *found))) or state.value,
                             values=key_values(values | greenwave_values(health)))
 
@@ -78,9 +80,9 @@ def greenwave_values(health: StreamHealth) -> dict[str, str]:
     }
 
 
-def _values(health: StreamHealth, now_ns: int) -> dict[str, str]:
+def _values(health: StreamHealth, state: State, now_ns: int) -> dict[str, str]:
     return {
-        'state': health.state(now_ns).value,
+        'state': state.value,
         'rate_hz': number(health.rate_hz(now_ns), 2),
         'age_ms': number(health.age_ms(now_ns)),
         'frames': str(health.frames),

@@ -15,6 +15,7 @@ OUTLIER_SHARE = 0.5
 class Cadence:
     """The newest instants of a rising sequence, in fixed memory: up to `capacity`, 512 by default.
 
+    `usual_ns` is the median of the newest 15 gaps; None before the first.
     `outliers` counts the gaps ever seen that were further from the usual one than OUTLIER_SHARE of it.
     """
 
@@ -22,11 +23,13 @@ class Cadence:
         self._times_ns: deque[int] = deque(maxlen=capacity)
         self._gaps_ns: deque[int] = deque(maxlen=_GAPS_FOR_USUAL)
         self.outliers = 0
+        self.usual_ns: int | None = None
 
     def reset(self) -> None:
         """Forget all instants; the count of outliers stays."""
         self._times_ns.clear()
         self._gaps_ns.clear()
+        self.usual_ns = None
 
     def add(self, time_ns: int) -> None:
         """Take the next instant; one that is earlier than the newest starts the sequence again."""
@@ -37,12 +40,8 @@ class Cadence:
             usual_ns = self.usual_ns
             self.outliers += usual_ns is not None and abs(gap_ns - usual_ns) > OUTLIER_SHARE * usual_ns
             self._gaps_ns.append(gap_ns)
+            self.usual_ns = sorted(self._gaps_ns)[len(self._gaps_ns) // 2]
         self._times_ns.append(time_ns)
-
-    @property
-    def usual_ns(self) -> int | None:
-        """The median of the newest 15 gaps; None before the first."""
-        return sorted(self._gaps_ns)[len(self._gaps_ns) // 2] if self._gaps_ns else None
 
     def rate_hz(self, now_ns: int | None = None) -> float:
         """Instants a second over RATE_WINDOW_S up to now (default: the newest one); 0 for fewer than two.

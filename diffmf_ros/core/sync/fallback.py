@@ -8,7 +8,7 @@ from enum import Enum
 from ..frames import RGB, THERMAL, Frame, Pair
 from ..settings import HealthSettings, SyncSettings
 from .clock_jumps import JUMP_NS
-from .freshness import State, StreamHealth
+from .freshness import State, StreamHealth, StreamStatus
 
 
 class Sources(str, Enum):
@@ -34,9 +34,9 @@ class Fallback:
     source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
     changes, pairs are waited for again for a moment.
 
-    `latest` is what sources said last. sync, by which offsets are proposed, may be assigned. base is
-    the stream whose stamps the fused images bear (setting alignment.output_grid). `dropped` counts
-    what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and
+    `latest` is what sources said last, by the `statuses` of both streams at that time. sync, by which offsets are
+    proposed, may be assigned. base is the stream whose stamps the fused images bear (setting alignment.output_grid).
+    `dropped` counts what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and
     'already_out' (no newer than what was put out before).
     """
 
@@ -70,6 +70,7 @@ class Fallback:
         self._newest_out_ns: int | None = None
         self.starting = True
         self.latest = Sources.NONE
+        self.statuses: dict[str, StreamStatus] = {}
 
     @property
     def alarm(self) -> bool:
@@ -85,9 +86,12 @@ class Fallback:
         if self._start_ns is None or now_ns < self._start_ns:
             self._start_ns = now_ns
         self.starting = self._recent(self._start_ns, now_ns)
-        if self._first_frame_ns is None and (self.rgb.seen or self.thermal.seen):
+        self.statuses = {name: stream.status(now_ns) for name, stream in self.streams.items()}
+        if self._first_frame_ns is None and any(status.seen for status in self.statuses.values()):
             self._first_frame_ns = now_ns
-        out = [name for name, stream in self.streams.items() if not self._expected(stream, now_ns)]
+        waited_for = self.starting if self._first_frame_ns is None else self._recent(self._first_frame_ns, now_ns)
+        out = [name for name, status in self.statuses.items()
+               if not (status.usable or (waited_for and not status.seen))]
         self.latest, self.reason = self._decide(out, now_ns)
         return self.latest
 
@@ -111,40 +115,38 @@ class Fallback:
                 return self._rising([frame] if frame.stream == stream else [getattr(pair, stream) for pair in pairs])
         return []
 
-    def _expected(self, stream: StreamHealth, now_ns: int) -> bool:
-        waited_for = self.starting if self._first_frame_ns is None else self._recent(self._first_frame_ns, now_ns)
-        return stream.usable(now_ns) or (waited_for and not stream.seen)
-
     def _recent(self, since_ns: int, now_ns: int) -> bool:
         return now_ns - since_ns <= self._settings.source_timeout_s * 1e9
 
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
         """Sources and reason, from the streams that are out."""
-        if len(out) == 2 or not (self.rgb.seen or self.thermal.seen):
-            return Sources.NONE, self._complaints(now_ns)
+        complaints = self._complaints()
+        if len(out) == 2 or not any(status.seen for status in self.statuses.values()):
+            return Sources.NONE, complaints
         if out:
             survivor = THERMAL if out == [RGB] else RGB
-            return _ALONE[survivor], f'{self._complaints(now_ns)}: {survivor} alone'
+            return _ALONE[survivor], f'{complaints}: {survivor} alone'
         if self._unpaired(now_ns):
             return Sources.RGB_ONLY, f'{self._why_unpaired()}: rgb alone'
-        complaints = self._complaints(now_ns)
         return Sources.BOTH, complaints and f'{complaints}: waiting'
 
-    def _complaints(self, now_ns: int) -> str:
-        found = [f'{name} is {stream.detail(now_ns)}' if stream.seen or stream.refused_count else f'no {name} frames'
-                 for name, stream in self.streams.items() if stream.state(now_ns) is not State.OK]
+    def _complaints(self) -> str:
+        found = [f'{name} is {status.detail}' if status.seen or self.streams[name].refused_count
+                 else f'no {name} frames'
+                 for name, status in self.statuses.items() if status.state is not State.OK]
         return '; '.join(found)
 
     def _unpaired(self, now_ns: int) -> bool:
         """Whether both cameras have been sending for long without a pair."""
-        if any(stream.state(now_ns) not in (State.OK, State.STALE) for stream in self.streams.values()):
+        statuses = self.statuses.values()
+        if any(status.state not in (State.OK, State.STALE) for status in statuses):
             self._waiting_since_ns = None
             return False
         if self._waiting_since_ns is None or now_ns < self._waiting_since_ns:
             self._waiting_since_ns = now_ns
         waited_ns = now_ns - self._waiting_since_ns
-        return (waited_ns > max(self.rgb.lost_after_ns, self.thermal.lost_after_ns)
-                and not any(stream.clock_changed(now_ns) for stream in self.streams.values()))
+        return (waited_ns > max(status.lost_after_ns for status in statuses)
+                and not any(status.clock_changed for status in statuses))
 
     def _why_unpaired(self) -> str:
         said = f'no pair for {self._settings.source_timeout_s:g} s although both cameras send: '

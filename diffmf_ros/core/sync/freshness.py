@@ -3,6 +3,7 @@
 
 import math
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 from statistics import median_low
 
@@ -33,6 +34,26 @@ class State(str, Enum):
     STALE = 'STALE'
     FROZEN = 'FROZEN'
     LOST = 'LOST'
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What is known about a stream at one instant.
+
+    detail: why the state is not OK, in words that stay the same while it lasts; empty for OK. usable: whether its
+    frames are worth waiting for: it is OK or STALE, or a good frame has just come and one is to follow. seen: a frame
+    has come since the beginning or the last reset. age_ns: since the newest fresh frame, inf before the first.
+    lost_after_ns: silence after which it is LOST. clock_changed: its stamps have just jumped, within three usual
+    periods, after a calm time.
+    """
+
+    state: State
+    detail: str
+    usable: bool
+    seen: bool
+    age_ns: float
+    lost_after_ns: int
+    clock_changed: bool
 
 
 class StreamHealth:
@@ -80,17 +101,18 @@ class StreamHealth:
             self.duplicates += 1
             self.not_increasing += 1
             return
-        before = self.state(now_ns)
+        status = self.status(now_ns)
+        before = status.state
         if before is not State.OK and self._returning_from is None:
             self._good = 0
         self._returning_from = None if before is State.OK else before
-        age_ns = self._age_ns(now_ns)
         self.arrivals.add(now_ns)
-        if age_ns > self.lost_after_ns:  # not in a row, nor a slow camera, whose period is known by now
+        lost_after_ns = self.lost_after_ns
+        if status.age_ns > lost_after_ns:  # not in a row, nor a slow camera, whose period is known by now
             self._good = 0
         self._arrived_ns = now_ns
         self.frames += 1
-        self._take_stamp(frame.stamp_ns, clock_ns)
+        self._take_stamp(frame.stamp_ns, clock_ns, lost_after_ns)
         if frame.stamp_ns:
             self._leads_ns.append(frame.stamp_ns - now_ns)
         self._judge_pixels(frame)
@@ -112,41 +134,34 @@ class StreamHealth:
             self._good = 0
             self._returning_from = State.FROZEN
 
-    def state(self, now_ns: int) -> State:
-        """The state at now_ns."""
-        age_ns = self._age_ns(now_ns)
-        if age_ns > self.lost_after_ns:
-            return State.LOST
-        if self._frozen:
-            return State.FROZEN
-        if self._returning_from is not None:
-            return self._returning_from
-        return State.STALE if age_ns > self._stale_after_ns else State.OK
-
-    def usable(self, now_ns: int) -> bool:
-        """Whether its frames are worth waiting for: OK or STALE, or a good frame has just come and one is to follow."""
-        if self.state(now_ns) in (State.OK, State.STALE):
-            return True
-        usual_ns = self.arrivals.usual_ns or self.lost_after_ns
-        return self._good > 0 and self._age_ns(now_ns) <= LOST_PERIODS * usual_ns
-
-    def clock_changed(self, now_ns: int) -> bool:
-        """Whether its stamps have just jumped, within three usual periods, after a calm time."""
-        changed_ns = self._clock_changed_ns
-        return changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS * (self.arrivals.usual_ns or 0)
-
-    def detail(self, now_ns: int) -> str:
-        """Why the state is not OK, in words that stay the same while it lasts; empty for OK."""
-        state = self.state(now_ns)
+    def status(self, now_ns: int) -> StreamStatus:
+        """Judge the stream at now_ns: call it once an arrival, and when somebody asks in between."""
+        if self._arrived_ns is not None:  # a clock that went back must not hide a loss
+            self._arrived_ns = min(self._arrived_ns, now_ns)
+        age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns
+        usual_ns, lost_after_ns, still = self.arrivals.usual_ns or 0, self.lost_after_ns, self._why_still()
+        if age_ns > lost_after_ns:
+            state = State.LOST
+        elif still:
+            state = State.FROZEN
+        elif self._returning_from is not None:
+            state = self._returning_from
+        else:
+            state = State.STALE if age_ns > max(STALE_FLOOR_S * 1e9, STALE_PERIODS * usual_ns) else State.OK
+        coming_back = self._good > 0 and age_ns <= LOST_PERIODS * (usual_ns or lost_after_ns)
         if state is State.OK:
-            return ''
-        if self._good and state is not State.STALE and self.usable(now_ns):
-            return 'starting' if self._new else f'{state.value}, coming back'
-        if state is State.FROZEN:
-            return f'FROZEN ({self._still_reason()})'
-        if state is State.LOST and self._refused_since:
-            return 'LOST (its messages are refused)'
-        return state.value
+            detail = ''
+        elif coming_back and state is not State.STALE:
+            detail = 'starting' if self._new else f'{state.value}, coming back'
+        elif state is State.FROZEN:
+            detail = f'FROZEN ({still or "it moves again"})'
+        else:
+            detail = 'LOST (its messages are refused)' if state is State.LOST and self._refused_since else state.value
+        changed_ns = self._clock_changed_ns
+        return StreamStatus(
+            state, detail, usable=state in (State.OK, State.STALE) or coming_back, seen=self.seen, age_ns=age_ns,
+            lost_after_ns=lost_after_ns,
+            clock_changed=changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS * usual_ns)
 
     @property
     def seen(self) -> bool:
@@ -192,44 +207,20 @@ class StreamHealth:
 
     def age_ms(self, now_ns: int) -> float:
         """Milliseconds since the newest fresh frame; nan before the first."""
-        return self._age_ns(now_ns) / 1e6 if self.seen else math.nan
+        return self.status(now_ns).age_ns / 1e6 if self.seen else math.nan
 
-    @property
-    def _stale_after_ns(self) -> float:
-        return max(STALE_FLOOR_S * 1e9, STALE_PERIODS * (self.arrivals.usual_ns or 0))
-
-    @property
-    def _frozen(self) -> bool:
-        return self._shutter or self._stopped or self._blank
-
-    @property
-    def _stopped(self) -> bool:
-        """Whether it repeats an image more often than it is asked to allow, and than it usually does."""
-        return self._limit > 0 and self._stillness.equal >= max(self._limit, self._stillness.usual + 1)
-
-    @property
-    def _blank(self) -> bool:
-        return 0 < self._limit <= self._stillness.uniform
-
-    @property
-    def _limit(self) -> int:
-        """frozen_frames; one image is equal to nothing."""
-        return self.settings.frozen_frames and max(2, self.settings.frozen_frames)
-
-    def _still_reason(self) -> str:
+    def _why_still(self) -> str:
+        """Return why it is FROZEN now, or '': it repeats an image more often than it may and usually does."""
         if self._shutter:
             return 'the shutter is closed'
-        if self._blank:
+        if not self.settings.frozen_frames:
+            return ''
+        limit, still = max(2, self.settings.frozen_frames), self._stillness  # one image is equal to nothing
+        if still.uniform >= limit:
             return 'images of one color'
-        return 'equal images' if self._stopped else 'it moves again'
+        return 'equal images' if still.equal >= max(limit, still.usual + 1) else ''
 
-    def _age_ns(self, now_ns: int) -> float:
-        if self._arrived_ns is None:
-            return math.inf
-        self._arrived_ns = min(self._arrived_ns, now_ns)  # a clock that went back must not hide a loss
-        return now_ns - self._arrived_ns
-
-    def _take_stamp(self, stamp_ns: int, clock_ns: int | None) -> None:
+    def _take_stamp(self, stamp_ns: int, clock_ns: int | None, lost_after_ns: int) -> None:
         excused, self._refused_since = self._refused_since, 0
         if not stamp_ns:
             self.unstamped += 1
@@ -242,9 +233,9 @@ class StreamHealth:
         if -JUMP_NS <= gap_ns < 0:
             self._missing.late()
             return
-        if 0 < gap_ns <= self.lost_after_ns:
+        if 0 < gap_ns <= lost_after_ns:
             self._missing.gap(gap_ns, excused=excused)
-        self._follow_clock(jumped=gap_ns < 0 or gap_ns > self.lost_after_ns)
+        self._follow_clock(jumped=gap_ns < 0 or gap_ns > lost_after_ns)
         self.stamps.add(stamp_ns)
         self.newest_stamp_ns = stamp_ns
 
@@ -262,7 +253,7 @@ class StreamHealth:
         if self.settings.frozen_frames == 0:
             self._stillness.reset()
         new = self.settings.frozen_frames == 0 or self._stillness.add(frame.pixels)
-        if self._frozen:
+        if self._why_still():
             self._good = 0
         elif new:
             self._good += 1

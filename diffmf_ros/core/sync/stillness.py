@@ -15,6 +15,9 @@ _SAMPLE_COLUMNS = 32
 class Stillness:
     """How many of the newest images in a row are equal, and how many are of one color.
 
+    `usual` is how often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of its 27. It is the
+    lower median of the newest six runs of equal images, so that one shutter among them is no habit; 1 before there
+    are six, and for runs of more than 8.
     It keeps a reference to the newest pixels and compares without a copy: whoever hands them in must not
     change them afterwards. A moving image costs a look at some 500 pixels; only where those agree is the
     whole image read.
@@ -27,20 +30,9 @@ class Stillness:
         """Forget all images."""
         self.equal = 0
         self.uniform = 0
+        self.usual = 1
         self._runs: deque[int] = deque(maxlen=_RUNS)
         self._newest: np.ndarray | None = None
-
-    @property
-    def usual(self) -> int:
-        """How often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of its 27.
-
-        The lower median of the newest six runs of equal images, so that one shutter among them is no habit; 1
-        before there are six, and for runs of more than 8.
-        """
-        if len(self._runs) < _RUNS:
-            return 1
-        usual = sorted(self._runs)[(_RUNS - 1) // 2]
-        return usual if usual <= _LONGEST_HABIT else 1
 
     def add(self, pixels: np.ndarray) -> bool:
         """Take the next image, H x W [x C] of any 1, 2, 4 or 8 byte type; return whether it shows something new.
@@ -53,6 +45,8 @@ class Stillness:
         flat = _same(np.broadcast_to(bits[:1, :1], bits.shape), bits)
         if self.equal and not same:
             self._runs.append(self.equal)
+            usual = sorted(self._runs)[(_RUNS - 1) // 2] if len(self._runs) == _RUNS else 1
+            self.usual = usual if usual <= _LONGEST_HABIT else 1
         self.equal = self.equal + 1 if same else 1
         self.uniform = self.uniform + 1 if flat else 0
         self._newest = bits

@@ -52,7 +52,7 @@ class Rig:
                 health.arrived(frame, now_ns)
                 served = self.fallback.serve(frame, self.pairing.add(frame), now_ns)
                 self.out += [(at_s, item) for item in served]
-            self.log.append((at_s, stream, health.state(now_ns), self.fallback.sources(now_ns)))
+            self.log.append((at_s, stream, health.status(now_ns).state, self.fallback.sources(now_ns)))
         return self
 
     def _frames(self, seconds):
@@ -340,4 +340,4 @@ def test_reset_starts_again():
     rig.fallback.reset()
 
     assert rig.fallback.sources(0) is NONE and not rig.fallback.alarm
-    assert rig.fallback.rgb.state(0) is State.LOST
+    assert rig.fallback.rgb.status(0).state is State.LOST

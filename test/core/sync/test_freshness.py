@@ -41,12 +41,12 @@ class Camera:
             image = self.newest = SCENES[self._scene % len(SCENES)] if pixels is None else pixels
             self.health.arrived(Frame('thermal', stamp, 'lwir', image, 'mono16'), self.now_ns,
                                 clock_ns=EPOCH_NS + self.now_ns + 4 * MS)
-            states.append(self.health.state(self.now_ns))
+            states.append(self.health.status(self.now_ns).state)
         return states
 
     def after(self, seconds):
         """The state that many seconds after the newest arrival."""
-        return self.health.state(self.now_ns + round(seconds * 1e9))
+        return self.health.status(self.now_ns + round(seconds * 1e9)).state
 
 
 def test_a_stream_is_lost_before_its_first_frame_and_ok_from_its_second():
@@ -139,7 +139,7 @@ def test_images_of_one_color_are_frozen_even_if_the_color_changes():
     states = [camera.send(pixels=np.full((24, 32), value, np.uint16))[0] for value in (1, 2, 3)]
 
     assert states == [State.OK, State.OK, State.FROZEN]
-    assert camera.health.detail(camera.now_ns) == 'FROZEN (images of one color)'
+    assert camera.health.status(camera.now_ns).detail == 'FROZEN (images of one color)'
 
 
 def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_found_frozen():
@@ -234,7 +234,7 @@ def test_garbage_is_no_sign_of_life():
 
     assert camera.after(0.99) is State.STALE
     assert camera.after(1.01) is State.LOST
-    assert camera.health.detail(camera.now_ns + 2 * SECOND) == 'LOST (its messages are refused)'
+    assert camera.health.status(camera.now_ns + 2 * SECOND).detail == 'LOST (its messages are refused)'
     assert camera.health.refused_count == 40
 
 
@@ -364,9 +364,9 @@ def test_in_any_sequence_ok_means_two_frames_no_silence_and_no_standstill(events
         else:
             camera.send(pixels={'dark': DARK, 'same': camera.newest}.get(kind), wait_ns=wait_ms * MS)
             frames += 1
-        state = camera.health.state(camera.now_ns)
+        state = camera.health.status(camera.now_ns).state
         age_ns = camera.health.age_ms(camera.now_ns) * 1e6
         assert (state is State.LOST) or age_ns <= max(limit_ns, camera.health.lost_after_ns)
         if state is State.OK:
             assert frames >= 2 and camera.health.equal_images < 3
-        assert camera.health.state(camera.now_ns + 100 * SECOND) is State.LOST
+        assert camera.health.status(camera.now_ns + 100 * SECOND).state is State.LOST

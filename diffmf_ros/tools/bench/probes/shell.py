@@ -71,7 +71,7 @@ class Ours:
             frame = messages.to_frame(message, stream, arrival_ns=now_ns)
         with stage('pair'):
             fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
-            return [Job(work, fallback.rgb.state(now_ns), fallback.thermal.state(now_ns), fallback.reason)
+            return [Job(work, fallback.statuses[RGB].state, fallback.statuses[THERMAL].state, fallback.reason)
                     for work in fallback.serve(frame, self._pairing.add(frame), now_ns)]
 
 
