@@ -26,6 +26,9 @@ from .session import Session, require_packages
 # What needs another network; everything else changes within a frame.
 NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_backend', 'threads')
 
+# A lifecycle manager waits 5 s for a transition by default; a network that needs longer than this is loaded aside.
+LOADING_S = 3.0
+
 
 class FusionNode(LifecycleNode):
     """Fuses rgb/image_raw and thermal/image_raw into fused/image, with fused/camera_info beside it."""
@@ -39,6 +42,7 @@ class FusionNode(LifecycleNode):
         self._pipeline = self._loader = self._outputs = None
         self._session = None
         self._enabled = True
+        self._starts_itself = False
         parameters.declare(self)
         parameters.guard(self, self._apply)
         self.create_service(SetBool, '~/enable', self._on_enable)
@@ -51,7 +55,11 @@ class FusionNode(LifecycleNode):
     def start(self) -> bool:
         """Configure and activate; return whether both worked (the reason of a failure is logged)."""
         success = TransitionCallbackReturn.SUCCESS
-        return self.trigger_configure() == success and self.trigger_activate() == success
+        self._starts_itself = True  # nobody waits for an answer, so it does for its network
+        try:
+            return self.trigger_configure() == success and self.trigger_activate() == success
+        finally:
+            self._starts_itself = False
 
     def finish(self) -> None:
         """Shut down, unless a lifecycle transition has done so."""
@@ -111,14 +119,40 @@ class FusionNode(LifecycleNode):
     def _configure(self) -> None:
         settings = parameters.read(self)
         require_packages(settings)
-        self._pipeline = self._make_pipeline(settings, watchdog=True)
-        self._settings = self._in_use = settings
-        self._loader = Loader(self, self._pipeline, self._on_loaded)
+        self._settings = settings
+        if self._starts_itself or settings.model == 'classical' or not self._loaded_in_time(settings):
+            self._pipeline = self._make_pipeline(settings, watchdog=True)
+            self._in_use = settings
+            self._loader = Loader(self, self._pipeline, self._on_loaded)
         self._outputs = Outputs(self)
         self.get_logger().info(f'configured: {self._pipeline.description} on {self._pipeline.device}')
 
+    def _loaded_in_time(self, settings: Settings) -> bool:
+        """Load the network aside and wait for it, but not for long; return whether it is there, or will be.
+
+        False for one that cannot be loaded: making its pipeline says why, or what it does without.
+        """
+        classical = replace(settings, model='classical')
+        pipeline = self._make_pipeline(classical, watchdog=True)
+        pipeline.update(settings)
+        loader = Loader(self, pipeline, self._on_loaded)
+        loader.request(settings)
+        outcome = loader.wait(LOADING_S)
+        if outcome is not None and outcome[1] is None:
+            loader.close()
+            pipeline.close()
+            return False
+        self._pipeline, self._loader, self._in_use = pipeline, loader, classical
+        if outcome is not None:
+            self._on_loaded(*outcome)
+        else:
+            self.get_logger().info(f'{settings.model} {settings.network_preset} is loaded aside: fusing classically '
+                                   'until it is ready')
+        return True
+
     def _activate(self) -> None:
-        self._pipeline.warm_up(self._settings.warm_up)
+        if not self._loader.busy:  # what is loaded aside is warmed up aside
+            self._pipeline.warm_up(self._settings.warm_up)
         self._session = Session(self, self._settings, self._pipeline, self._outputs)
         self._session.enable(self._enabled)
         self.get_logger().info(f'active: {self._pipeline.description} on {self._pipeline.device}'

@@ -35,6 +35,24 @@ class Loader:
         if self._thread is None:
             self._start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a network is being loaded."""
+        return self._thread is not None
+
+    def wait(self, timeout_s: float) -> tuple | None:
+        """Return (settings, loaded, error) of the network that is being loaded in place of done().
+
+        None when it takes longer than timeout_s; done() then gets it later. In the executor's thread.
+        """
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return None
+        with self._lock:
+            outcome, self._outcome = self._outcome, None
+        self._thread = None
+        return outcome
+
     def close(self) -> None:
         """Deliver nothing any more; wait a little for the thread, which a driver that hangs may keep for ever."""
         with self._lock:
