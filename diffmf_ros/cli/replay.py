@@ -14,10 +14,10 @@ from .progress import progress
 from .setting_options import files_of, takes_settings
 
 
-@takes_settings(but=('alignment.from_tf',))
+@takes_settings()
 def replay(
     bag: Annotated[Path, typer.Argument(help='a rosbag2 folder, or a .db3 or .mcap file')],
-    out: Annotated[Path, typer.Argument(help='the bag folder to make')],
+    out: Annotated[Path, typer.Argument(help='what to make: the folder of a bag, NAME.mp4, or files such as FOLDER/{}.png')],
     settings: Settings,
     params: Path | None,
     rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
@@ -32,19 +32,19 @@ def replay(
     detect_every: Annotated[int, typer.Option(min=1, help='look at every n-th pair')] = 10,
     detect_json: Annotated[Path | None, typer.Option(help='file to write with the counts of every pair')] = None,
 ) -> None:
-    """Fuse every pair of a recorded bag into a new bag; the same input gives the same bytes.
+    """Fuse every pair of a recorded bag into a new bag, a video or PNG files; the same input gives the same bytes.
 
     Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is read from there.
     """
     from ..inference.pipeline import FusionPipeline
-    from ..io.bag_recovery import require_bag_output
-    from ..io.bags import BagReader, BagWriter, image_topic
+    from ..io.bags import BagReader, image_topic
     from ..io.writing import require_output
     from ..tools.evaluation.detector_counts import DetectorCounts
     from ..tools.replay import fuse_bag
+    from ..tools.replay_outputs import output, require_free
 
     inputs = (bag, detector, classes, *files_of(settings, params))
-    require_bag_output(out, overwrite=overwrite, inputs=inputs)
+    require_free(out, overwrite=overwrite, inputs=inputs)
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     require_output(rrd, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
@@ -53,15 +53,18 @@ def replay(
                                       every=detect_every)
     judges = [judge] if judge else []
     with ExitStack() as stack, BagReader(bag) as reader:
-        reader.require(*(image_topic(reader, topic) for topic in (rgb_topic, thermal_topic)))
+        topics = [image_topic(reader, topic) for topic in (rgb_topic, thermal_topic)]
+        reader.require(*topics)
+        rate_hz = reader.rate_hz(topics[0])
         pipeline = FusionPipeline(settings)
         if rrd is not None:
             from ..tools.rerun_file import rerun_recording
             judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal, overwrite=overwrite)))
-        with BagWriter(out, overwrite=overwrite, inputs=inputs) as writer, \
+        with output(out, rate_hz=rate_hz, overwrite=overwrite, inputs=inputs) as written, \
                 progress('fusing', reader.duration_ns / 1e9, unit='s') as done:
             counts = fuse_bag(
-                reader, writer, pipeline, settings.sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+                reader, written, pipeline, settings.sync, from_tf=settings.alignment.from_tf,
+                rgb_topic=rgb_topic, thermal_topic=thermal_topic,
                 judge=lambda pair, result: [look(pair, result) for look in judges],
                 report=lambda pair: done((pair.rgb.arrival_ns - reader.start_ns) / 1e9))
     options.write_json(json, {'out': str(out), **counts.as_dict()})

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -137,6 +137,12 @@ class BagReader:
             there = ', '.join(f'{name} ({t.msgtype}, {t.count})' for name, t in sorted(self.topics.items()))
             raise BagError(f'the bag {self.path} has no messages on {", ".join(missing)}; it has {there}')
 
+    def rate_hz(self, name: str) -> float:
+        """Return the usual number of messages a second of a topic, by its first hundred; at least 1."""
+        stamps_ns = [message.stamp_ns for message in islice(self.messages([name]), 100)]
+        steps_ns = sorted(b - a for a, b in pairwise(stamps_ns))
+        return max(1.0, 1e9 / max(steps_ns[len(steps_ns) // 2], 10**6)) if steps_ns else 1.0
+
     def messages(self, topics: list[str] | tuple[str, ...] | None = None) -> Iterator[Message]:
         """Yield the messages of the named topics (None: of all) in the order of their recording.
 
@@ -179,6 +185,16 @@ class BagReader:
             return self._store.deserialize_cdr(raw, msgtype)
         except Exception as error:  # a short buffer surfaces as struct, index, value or assertion error
             raise BagError(f'a {msgtype} of the bag {self.path} is damaged: {error}') from error
+
+    def require_readable(self, message: Message) -> Any:
+        """Return the message object. Raises FrameError for a damaged one, BagError for a bag of compressed ones."""
+        try:
+            return self.deserialize(message.raw, message.msgtype)
+        except BagError as error:
+            if is_compressed(message.raw):
+                raise BagError(f'the messages of {self.path} are compressed: open the folder of the bag, with its '
+                               f'{METADATA}, which says how') from error
+            raise FrameError(str(error), reason='damaged_message') from error
 
 
 class BagWriter:
@@ -350,15 +366,14 @@ def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
                     arrival_ns=recorded.stamp_ns)
 
 
+def is_compressed(raw: bytes) -> bool:
+    """Whether rosbag2 has compressed this message by itself."""
+    return raw.startswith(_ZSTD)
+
+
 def _decoded(reader: BagReader, recorded: Message) -> tuple[Any, Any, str]:
     """Return message, pixels and encoding. Raises FrameError for one bad message, BagError for a bag of such."""
-    try:
-        message = reader.deserialize(recorded.raw, recorded.msgtype)
-    except BagError as error:
-        if recorded.raw.startswith(_ZSTD):
-            raise BagError(f'the messages of {reader.path} are compressed: open the folder of the bag, with its '
-                           f'{METADATA}, which says how') from error
-        raise FrameError(str(error), reason='damaged_message') from error
+    message = reader.require_readable(recorded)
     if recorded.msgtype == COMPRESSED:
         return message, *compressed.decode(message.data, message.format)
     return message, *decode_message(message)

@@ -115,10 +115,7 @@ def write_film(path: str | Path, results: Iterable[FusionResult], *, fps: float,
     A side of an odd number of pixels loses one. Raises MediaError and WriteError as write_video does, MediaError also
     for images of different sizes, and WriteError for a file that exists unless overwrite is True.
     """
-    colors = {'rgb8': cv2.COLOR_RGB2BGR, 'mono8': cv2.COLOR_GRAY2BGR}
-    pictures = (cv2.cvtColor(result.pixels, colors[result.encoding]) if result.encoding in colors else result.pixels
-                for result in results)
-    yield from _stored(path, pictures, fps=fps, overwrite=overwrite)
+    yield from _stored(path, map(bgr, results), fps=fps, overwrite=overwrite)
 
 
 def require_film(path: Path) -> None:
@@ -127,27 +124,62 @@ def require_film(path: Path) -> None:
         raise MediaError(f'expected a video to write with the ending .mp4, got {path}')
 
 
-def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float, overwrite: bool) -> Iterator[int]:
-    """Write H x W x 3 uint8 pictures in B G R; yields the number of frames written so far, one by one."""
-    with replacing(path, overwrite=overwrite) as partial:
-        writer, written, shape = None, 0, None
-        try:
-            for picture in pictures:
-                # The encoder wants even sides, and leaves out what has another size than the first without a word.
-                picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
-                if shape not in (None, picture.shape):
-                    raise MediaError(f'the pictures of a video have one size; got {shape[1]}x{shape[0]} and then '
-                                     f'{picture.shape[1]}x{picture.shape[0]}')
-                writer, shape = writer or _open(partial, fps, picture.shape), picture.shape
-                writer.write(picture)
-                written += 1
-                yield written
-        finally:
-            if writer is not None:
-                writer.release()
-        if writer is None:
-            raise MediaError('a video needs at least one fused frame, got none')
-        _require_frames(partial, written)
+def bgr(result: FusionResult) -> np.ndarray:
+    """Return the pixels of a fused image as H x W x 3 uint8 B G R."""
+    code = {'rgb8': cv2.COLOR_RGB2BGR, 'mono8': cv2.COLOR_GRAY2BGR}.get(result.encoding)
+    return result.pixels if code is None else cv2.cvtColor(result.pixels, code)
+
+
+class FilmWriter:
+    """Writes an MP4 (a context manager), which appears under its name only when it is complete.
+
+    `written` is the number of frames so far. Leaving the block raises MediaError when OpenCV lacks
+    the encoder, there is no frame, or not all were stored, and WriteError as replacing() does.
+    """
+
+    def __init__(self, path: str | Path, *, fps: float, overwrite: bool = False):
+        self.written = 0
+        self._fps, self._replacing = fps, replacing(path, overwrite=overwrite)
+        self._film: cv2.VideoWriter | None = None
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> 'FilmWriter':
+        self._partial = self._replacing.__enter__()
+        return self
+
+    def write(self, picture: np.ndarray) -> None:
+        """Append H x W x 3 uint8 B G R; an odd side loses a pixel. Raises MediaError."""
+        # The encoder wants even sides, and leaves out a picture of another size without a word.
+        picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
+        if self._film is None:
+            self._shape, self._film = picture.shape, _open(self._partial, self._fps, picture.shape)
+        if picture.shape != self._shape:
+            was, now = (f'{shape[1]}x{shape[0]}' for shape in (self._shape, picture.shape))
+            raise MediaError(f'the pictures of a video have one size; got {was} and then {now}')
+        self._film.write(picture)
+        self.written += 1
+
+    def __exit__(self, *error) -> None:
+        if self._film is not None:
+            self._film.release()
+        if error[0] is None:
+            try:
+                if self._film is None:
+                    raise MediaError('a video needs at least one fused frame, got none')
+                _require_frames(self._partial, self.written)
+            except MediaError as wrong:
+                error = type(wrong), wrong, wrong.__traceback__
+                self._replacing.__exit__(*error)
+                raise
+        self._replacing.__exit__(*error)
+
+
+def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float,
+            overwrite: bool) -> Iterator[int]:
+    with FilmWriter(path, fps=fps, overwrite=overwrite) as film:
+        for picture in pictures:
+            film.write(picture)
+            yield film.written
 
 
 def _require_frames(path: Path, count: int) -> None:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rosgraph_msgs.msg import Clock
 
-from ..core.frames import DiffmfError
-from ..io.bags import BagReader
+from ..core.frames import DiffmfError, FrameError
+from ..io.bags import BagReader, Message, is_compressed
 from . import process, qos
 from .messages import NS_PER_S, MessageTypeError, make_header, message_class
 
@@ -46,12 +46,13 @@ class BagPlayer:
         if clock:
             self._clock = node.create_publisher(Clock, '/clock', qos.profile('reliable', depth=1))
         self._clock_due_s = 0.0
-        self.published = 0
+        self.published = self.damaged = 0
         self.latest_ms = 0.0
 
     def _make_publishers(self, topics: list[str] | None, profile) -> dict:
         publishers = {}
-        for topic in topics if topics is not None else self._reader.topics:
+        with_messages = [name for name, topic in self._reader.topics.items() if topic.count]
+        for topic in topics if topics is not None else with_messages:
             try:
                 message_type = message_class(self._reader.topics[topic].msgtype)
             except MessageTypeError as error:
@@ -60,6 +61,9 @@ class BagPlayer:
                 self._node.get_logger().warning(f'leaving out {topic}: {error}')
                 continue
             publishers[topic] = self._node.create_publisher(message_type, topic, profile)
+        if not publishers:
+            there = ', '.join(f'{name} ({topic.msgtype})' for name, topic in sorted(self._reader.topics.items()))
+            raise PlayError('no topic of the bag has messages of a type that is installed here; it has ' + there)
         return publishers
 
     @property
@@ -102,10 +106,24 @@ class BagPlayer:
             self._sleep_until(due_s, message.stamp_ns)
             if self._stop.requested:
                 return
-            self._publishers[message.topic].publish(message.raw)
-            self.published += 1
+            if self._usable(message):
+                self._publishers[message.topic].publish(message.raw)
+                self.published += 1
             self.latest_ms = max(self.latest_ms, (time.monotonic() - due_s) * 1e3)
             progress.advance(task)
+
+    def _usable(self, message: Message) -> bool:
+        """Whether a message can be read, and count it if not. Raises BagError when the bag compresses messages."""
+        if message.msgtype not in IMAGE_TYPES and not is_compressed(message.raw):
+            return True
+        try:
+            self._reader.require_readable(message)
+        except FrameError as error:
+            self.damaged += 1
+            if self.damaged == 1:
+                self._node.get_logger().warning(f'left out: {error}')
+            return False
+        return True
 
     def drain(self) -> None:
         """Give lost pieces of the last messages a moment to be sent again.
@@ -180,7 +198,8 @@ def run(reader: BagReader, options: argparse.Namespace, stop: process.StopReques
         took_s = time.monotonic() - start_s
         player.drain()
         node.get_logger().info(f'published {player.published} messages in {took_s:.1f} s, '
-                               f'at most {player.latest_ms:.1f} ms late')
+                               f'at most {player.latest_ms:.1f} ms late'
+                               + (f'; {player.damaged} damaged ones were left out' if player.damaged else ''))
     finally:
         node.destroy_node()
 

@@ -13,8 +13,9 @@ from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, FusionRe
 from ..core.settings import SyncSettings
 from ..core.sync.pairing import ClosestPairing
 from ..inference.pipeline import FusionPipeline
-from ..io.bag_messages import image_message, model_message
-from ..io.bags import CAMERA_INFO, IMAGE, BagReader, BagWriter, frames
+from ..io.bags import BagError, BagReader, frames
+from .bag_transforms import bag_extrinsics
+from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC, BagOutput, FilmOutput, PictureOutput
 
 # Reasons of the pairing, which are no fault of a frame.
 _PAIRING = {
@@ -115,8 +116,8 @@ def _typical_distance_ms(rgb_ns: list[int], thermal_ns: list[int]) -> float:
     return float(np.median(np.take_along_axis(away, np.abs(away).argmin(axis=0)[None], axis=0))) / 1e6
 
 
-RGB_TOPIC, THERMAL_TOPIC, FUSED_TOPIC = '/rgb/image_raw', '/thermal/image_raw', '/fused/image'
-FUSED_INFO_TOPIC = '/fused/camera_info'
+__all__ = ['FUSED_INFO_TOPIC', 'FUSED_TOPIC', 'RGB_TOPIC', 'THERMAL_TOPIC', 'fuse_bag', 'pairs_of']
+RGB_TOPIC, THERMAL_TOPIC = '/rgb/image_raw', '/thermal/image_raw'
 
 
 def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC,
@@ -132,13 +133,13 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
     counts.unmatched(pairing.dropped, max_distance_ms=sync.max_distance_ms)
 
 
-def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, sync: SyncSettings, *,
-             rgb_topic: str = RGB_TOPIC, thermal_topic: str = THERMAL_TOPIC,
+def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput, pipeline: FusionPipeline,
+             sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC, thermal_topic: str = THERMAL_TOPIC, from_tf: bool = False,
              report: Callable[[Pair], None] = lambda pair: None,
              judge: Callable[[Pair, FusionResult], None] = lambda pair, result: None) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.
 
-    judge gets every pair and what it was fused to.
+    judge gets every pair and what it was fused to. from_tf takes the mounting from the TF messages of the bag.
 
     A message is recorded at the time at which the later frame of its pair was. The first camera infos beside the two
     image topics describe the cameras, also for the alignment. The info of the output grid's camera goes out at the
@@ -153,6 +154,12 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
                for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     for stream, camera in cameras.items():
         pipeline.aligner.set_camera(stream, camera)
+    if from_tf:
+        mounting = bag_extrinsics(reader, cameras)
+        if isinstance(mounting, str):
+            counts.problems.add(mounting)
+        else:
+            pipeline.aligner.set_extrinsics(mounting)
     for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic, counts=counts):
         counts.pairs += 1
         try:
@@ -163,11 +170,7 @@ def fuse_bag(reader: BagReader, writer: BagWriter, pipeline: FusionPipeline, syn
         counts.problems.update(pipeline.aligner.problems)
         counts.problems.update(issue.text for issue in result.issues)
         recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
-        about = {'stamp_ns': result.stamp_ns, 'frame_id': result.frame_id}
-        writer.write(FUSED_TOPIC, IMAGE, image_message(result.pixels, result.encoding, **about), recorded_ns)
-        info = _info(cameras[result.grid], result, counts)
-        size = result.pixels.shape[1::-1]
-        writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, model_message(info, size=size, **about), recorded_ns)
+        out.write(result, _info(cameras[result.grid], result, counts), recorded_ns)
         counts.fused(result)
         judge(pair, result)
         report(pair)
@@ -182,12 +185,12 @@ def _info_topic(topic: str) -> str:
 
 def _camera(reader: BagReader, topic: str, counts: ReplayCounts) -> CameraModel | None:
     """Return what the first camera info on topic says, or None."""
-    if topic not in reader.topics:
+    if topic not in reader.topics or not reader.topics[topic].count:
         return None
     message = next(reader.messages([topic]))
     try:
         return CameraModel.from_info(reader.deserialize(message.raw, message.msgtype))
-    except CalibrationError as error:
+    except (BagError, CalibrationError) as error:  # a message that is cut, too
         counts.problems.add(f'{topic}: {error}')
         return None
 

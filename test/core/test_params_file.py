@@ -88,7 +88,7 @@ def test_an_unknown_name_in_the_file_is_refused_with_the_one_that_may_be_meant(t
 
 @pytest.mark.parametrize(
     'command, left_out',
-    [('fuse', ('sync.', 'alignment.from_tf')), ('replay', ('alignment.from_tf',))],
+    [('fuse', ('sync.', 'alignment.from_tf')), ('replay', ())],
 )
 def test_every_setting_that_counts_offline_is_an_option(command, left_out):
     known = {info.name: info.callback for info in application().registered_commands}

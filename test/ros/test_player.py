@@ -5,10 +5,11 @@ import signal
 from itertools import pairwise
 
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from diffmf_ros.io.bags import START_NS
+from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagReader, type_store
 from diffmf_ros.ros.messages import stamp_ns
 
 PLAYER = 'diffmf_ros.ros.bag_player'
@@ -73,6 +74,38 @@ def test_a_missing_bag_is_an_error(tmp_path, start):
     assert player.wait() == 1
     assert f'there is no bag at {tmp_path / "nothing"}' in player.output
     assert 'Traceback' not in player.output
+
+
+def test_a_bag_with_empty_topics_and_cut_messages_is_played(small_bag, tmp_path, start, peer):
+    with BagReader(small_bag) as reader, Writer(tmp_path / 'all', version=8,
+                                                storage_plugin=StoragePlugin.SQLITE3) as writer:
+        writer.add_connection('/camera_info', CAMERA_INFO, typestore=type_store())
+        topic = writer.add_connection('/rgb/image_raw', IMAGE, typestore=type_store())
+        for number, message in enumerate(reader.messages(['/rgb/image_raw'])):
+            writer.write(topic, message.stamp_ns, message.raw[:50] if number == 3 else message.raw)
+    images = peer.collect(Image, '/rgb/image_raw')
+
+    player = start(PLAYER, tmp_path / 'all', '--rate', 4, '--wait-for-subscribers', 20)
+    peer.wait_for(lambda: len(images) == 29, '29 images')
+
+    assert player.wait() == 0, player.output
+    assert 'published 29 messages' in player.output and '1 damaged ones were left out' in player.output
+
+
+@pytest.mark.parametrize('msgtype, raw, words', [
+    ('my_pkg/msg/Custom', b'\0\1\0\0abcd', 'no topic of the bag has messages of a type that is installed here'),
+    (IMAGE, b'\x28\xb5\x2f\xfdabcd', 'are compressed: open the folder of the bag'),
+])
+def test_a_bag_that_cannot_be_played_is_one_message(tmp_path, start, msgtype, raw, words):
+    with Writer(tmp_path / 'bag', version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        about = {'typestore': type_store()} if msgtype == IMAGE else {'msgdef': 'uint8 x\n', 'rihs01': 'RIHS01_' + '0' * 64}
+        topic = writer.add_connection('/topic', msgtype, **about)
+        writer.write(topic, START_NS, raw)
+
+    player = start(PLAYER, tmp_path / 'bag')
+
+    assert player.wait() == 1
+    assert words in player.output and 'Traceback' not in player.output
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

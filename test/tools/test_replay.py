@@ -3,11 +3,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
+from bad_inputs import ran
 from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, shifts, views
 
 from diffmf_ros.core.imaging.encodings import decode_message
@@ -27,13 +29,15 @@ from diffmf_ros.io.bags import (
     type_store,
 )
 from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, ReplayError, fuse_bag, pairs_of
+from diffmf_ros.tools.replay_outputs import output
 
 SETTINGS = updated(DEFAULTS, {'model': 'classical'})
 
 
 def fuse(source, target, settings=SETTINGS):
-    with BagReader(source) as reader, BagWriter(target) as writer:
-        return fuse_bag(reader, writer, FusionPipeline(settings), settings.sync)
+    with BagReader(source) as reader, output(Path(target), rate_hz=30.0, overwrite=False) as out:
+        return fuse_bag(reader, out, FusionPipeline(settings), settings.sync,
+                        from_tf=settings.alignment.from_tf)
 
 
 def first(path, topic):
@@ -270,3 +274,101 @@ def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):
     with pytest.raises(BagError, match=r'no messages on /rgb/image_raw, /thermal/image_raw; it has /front/image'):
         fuse(tmp_path / 'other', tmp_path / 'fused')
     assert not (tmp_path / 'fused').exists()
+
+
+def test_a_video_shows_every_image_as_long_as_the_recording_did(small_bag, tmp_path):
+    # Given a recording of 30 images in which the ten in the middle are lost
+    kept = tmp_path / 'gap'
+    with BagReader(small_bag) as reader, BagWriter(kept) as writer:
+        for m in reader.messages(['/rgb/image_raw', '/thermal/image_raw']):
+            number = round((stamp_of(reader.deserialize(m.raw, m.msgtype)) - reader.start_ns) / 1e9 * 30)
+            if not 10 <= number < 20:
+                writer.write(m.topic, m.msgtype, m.raw, m.stamp_ns)
+
+    counts = fuse(kept, tmp_path / 'fused.mp4')
+
+    film = cv2.VideoCapture(str(tmp_path / 'fused.mp4'))
+    lasts_s = film.get(cv2.CAP_PROP_FRAME_COUNT) / film.get(cv2.CAP_PROP_FPS)
+    with BagReader(kept) as reader:
+        assert reader.rate_hz('/rgb/image_raw') == pytest.approx(30, rel=1e-3)
+        assert lasts_s == pytest.approx(reader.duration_ns / 1e9, abs=0.07)
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) > sum(counts.modes.values()) - 2
+    assert not list(tmp_path.glob('.*partial*'))
+
+
+def test_files_have_the_stamp_in_their_name_and_the_pixels_of_the_bag(small_bag, tmp_path):
+    fuse(small_bag, tmp_path / 'frames' / 'fused_{}.png')
+    fuse(small_bag, tmp_path / 'bag')
+
+    files = sorted((tmp_path / 'frames').iterdir())
+    image = first(tmp_path / 'bag', FUSED_TOPIC)
+    assert len(files) == 30 and files[0].name == f'fused_{stamp_of(image)}.png'
+    pixels = decode_message(image)[0]
+    written = cv2.imread(str(files[0]))
+    assert np.array_equal(written[:, :, ::-1] if image.encoding == 'rgb8' else written, pixels)
+
+
+def test_an_image_that_is_there_is_replaced_only_when_asked(small_bag, tmp_path):
+    (tmp_path / 'fused_1.png').write_bytes(b'mine')
+    command = ['replay', str(small_bag), str(tmp_path / 'fused_{}.png'), '--model', 'classical']
+
+    refused = ran(command)
+
+    assert refused.code == 2 and 'fused_1.png exists already; --overwrite' in refused.said
+    assert ran([*command, '--overwrite']).code == 0
+
+
+def transform(parent, child, rotation, translation_m):
+    """A TF message of one transform: x_parent = R x_child + t."""
+    types = type_store().types
+    quaternion = cv2_quaternion(rotation)
+    stamp = types['builtin_interfaces/msg/Time'](1, 0)
+    return types['tf2_msgs/msg/TFMessage']([types['geometry_msgs/msg/TransformStamped'](
+        types['std_msgs/msg/Header'](stamp, parent), child, types['geometry_msgs/msg/Transform'](
+            types['geometry_msgs/msg/Vector3'](*translation_m), types['geometry_msgs/msg/Quaternion'](*quaternion)))])
+
+
+def cv2_quaternion(rotation):
+    """x, y, z, w of a 3 x 3 rotation by less than half a turn."""
+    axis = cv2.Rodrigues(np.asarray(rotation, float))[0].ravel()
+    angle = np.linalg.norm(axis)
+    return *(np.sin(angle / 2) * axis / max(angle, 1e-12)), np.cos(angle / 2)
+
+
+def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
+    # Given a bag with both infos whose cameras hang on one body, and the mounting of them as an alignment file
+    plane = write_plane_bag(tmp_path / 'plane')
+    turn = cv2.Rodrigues(np.array((0.2, -0.1, 0.3)))[0]
+    rotation, shift = np.asarray(EXTRINSICS.rotation), np.asarray(EXTRINSICS.translation_m)
+    # x_body = turn x_rgb + (1, 2, 3), and x_rgb = R' (x_thermal - t)
+    to_body = turn @ rotation.T, np.array((1, 2, 3)) - turn @ rotation.T @ shift
+    with BagReader(plane) as reader, BagWriter(tmp_path / 'with_tf') as writer:
+        for m in reader.messages():
+            writer.write(m.topic, m.msgtype, m.raw, m.stamp_ns)
+        for child, mounting in (('rgb_optical', (turn, (1.0, 2.0, 3.0))), ('thermal_optical', to_body)):
+            writer.write('/tf_static', 'tf2_msgs/msg/TFMessage', transform('body', child, *mounting), START_NS)
+    settings = plane_settings(tmp_path)
+
+    by_file = fuse(tmp_path / 'with_tf', tmp_path / 'a', settings)
+    by_tf = fuse(tmp_path / 'with_tf', tmp_path / 'b', updated(settings, {'alignment.file': '',
+                                                                           'alignment.from_tf': True}))
+    without = fuse(plane, tmp_path / 'c', updated(settings, {'alignment.file': '', 'alignment.from_tf': True}))
+
+    a, b, c = (first(tmp_path / name, FUSED_TOPIC).data.astype(int) for name in 'abc')
+    assert by_file.problems == by_tf.problems == set()
+    assert np.abs(a - b).max() <= 2 and np.abs(a - c).max() > 50
+    assert any('no transform from rgb_optical to thermal_optical on /tf_static and /tf' in problem
+               for problem in without.problems)
+
+
+def test_an_empty_camera_info_topic_is_as_none(small_bag, tmp_path):
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    with BagReader(small_bag) as reader, Writer(tmp_path / 'empty', version=8,
+                                                storage_plugin=StoragePlugin.SQLITE3) as writer:
+        writer.add_connection('/rgb/camera_info', CAMERA_INFO, typestore=type_store())
+        topics = {name: writer.add_connection(name, IMAGE, typestore=type_store())
+                  for name in ('/rgb/image_raw', '/thermal/image_raw')}
+        for m in reader.messages(list(topics)):
+            writer.write(topics[m.topic], m.stamp_ns, m.raw)
+
+    assert fuse(tmp_path / 'empty', tmp_path / 'fused').modes == {'CLASSICAL': 30}

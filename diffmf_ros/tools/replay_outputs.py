@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the fused images of a recording go, by the name of the output: a bag, a video, PNG files."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..core.alignment.camera import CameraModel
+from ..core.frames import FusionResult
+from ..io.bag_recovery import require_bag_output
+from ..io.bag_messages import image_message, model_message
+from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
+from ..io.images import write_image
+from ..io.media import FilmWriter, bgr
+from ..io.writing import WriteError, require_output
+
+FUSED_TOPIC, FUSED_INFO_TOPIC = '/fused/image', '/fused/camera_info'
+STAMP = '{}'  # in a name: the stamp of the image in nanoseconds
+LONGEST_HOLD_S = 10.0  # in a video, of a picture that no other one follows
+
+
+class BagOutput:
+    """Writes images and their camera infos to a bag."""
+
+    def __init__(self, writer: BagWriter):
+        self._writer = writer
+
+    def __enter__(self) -> 'BagOutput':
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._writer.__exit__(*error)
+
+    def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
+        """Append an image; camera describes it (None: uncalibrated)."""
+        about = {'stamp_ns': result.stamp_ns, 'frame_id': result.frame_id}
+        image = image_message(result.pixels, result.encoding, **about)
+        info = model_message(camera, size=result.pixels.shape[1::-1], **about)
+        self._writer.write(FUSED_TOPIC, IMAGE, image, recorded_ns)
+        self._writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, info, recorded_ns)
+
+
+class FilmOutput(FilmWriter):
+    """Writes an MP4 in which every picture stands as long as it did in the recording."""
+
+    def __init__(self, path: Path, *, rate_hz: float, overwrite: bool):
+        super().__init__(path, fps=rate_hz, overwrite=overwrite)
+        self._rate_hz, self._last, self._due = rate_hz, None, 0.0
+
+    def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
+        """Append an image; before it the last one is held as long as the stamps ask for."""
+        if self._last is not None:
+            picture, stamp_ns = self._last
+            self._due += min((result.stamp_ns - stamp_ns) / 1e9, LONGEST_HOLD_S) * self._rate_hz
+            while self.written < round(self._due):
+                super().write(picture)
+        self._last = bgr(result), result.stamp_ns
+        super().write(self._last[0])
+
+
+class PictureOutput:
+    """Writes PNG files whose names have the stamp."""
+
+    def __init__(self, pattern: Path, *, overwrite: bool):
+        self._pattern, self._overwrite = pattern, overwrite
+
+    def __enter__(self) -> 'PictureOutput':
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
+        """Write an image. Raises WriteError."""
+        path = self._pattern.with_name(self._pattern.name.replace(STAMP, str(result.stamp_ns)))
+        write_image(path, result.pixels, result.encoding, overwrite=self._overwrite)
+
+
+def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
+    """Raise BagError or WriteError, before long work begins, unless out may be written."""
+    if STAMP in out.name:
+        there = sorted(out.parent.glob(out.name.replace(STAMP, '*')))
+        if there and not overwrite:
+            raise WriteError(f'{there[0]} exists already; --overwrite replaces such files')
+        require_output(there[0] if there else out, overwrite=overwrite, inputs=inputs)
+    elif out.suffix.lower() == '.mp4':
+        require_output(out, overwrite=overwrite, inputs=inputs)
+    else:
+        require_bag_output(out, overwrite=overwrite, inputs=inputs)
+
+
+def output(out: Path, *, rate_hz: float, overwrite: bool,
+           inputs: Iterable = ()) -> BagOutput | FilmOutput | PictureOutput:
+    """Return a context manager that writes to out.
+
+    Args:
+        out: NAME.mp4 for a video, a name with {} such as frames/{}.png for files by stamp, else the
+            folder of a bag.
+        rate_hz: of the pictures of a video.
+        overwrite: whether what exists may be replaced.
+        inputs: files and folders that are read.
+    """
+    if STAMP in out.name:
+        return PictureOutput(out, overwrite=overwrite)
+    if out.suffix.lower() == '.mp4':
+        return FilmOutput(out, rate_hz=rate_hz, overwrite=overwrite)
+    return BagOutput(BagWriter(out, overwrite=overwrite, inputs=inputs))
