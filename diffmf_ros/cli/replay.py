@@ -17,7 +17,8 @@ from .setting_options import files_of, takes_settings
 @takes_settings()
 def replay(
     bag: Annotated[Path, typer.Argument(help='a rosbag2 folder, or a .db3 or .mcap file')],
-    out: Annotated[Path, typer.Argument(help='what to make: the folder of a bag, NAME.mp4, or files such as FOLDER/{}.png')],
+    out: Annotated[Path, typer.Argument(help='what to make: the folder of a bag, NAME.mp4, or files such as '
+                                        'FOLDER/{}.png')],
     settings: Settings,
     params: Path | None,
     rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',

@@ -134,7 +134,8 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
 
 
 def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput, pipeline: FusionPipeline,
-             sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC, thermal_topic: str = THERMAL_TOPIC, from_tf: bool = False,
+             sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC, thermal_topic: str = THERMAL_TOPIC,
+             from_tf: bool = False,
              report: Callable[[Pair], None] = lambda pair: None,
              judge: Callable[[Pair, FusionResult], None] = lambda pair, result: None) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.

@@ -28,7 +28,7 @@ class BagOutput:
         self._writer.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._writer.__exit__(*error)
 
     def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
@@ -67,7 +67,7 @@ class PictureOutput:
     def __enter__(self) -> 'PictureOutput':
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
     def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:

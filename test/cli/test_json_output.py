@@ -16,8 +16,9 @@ CLASSICAL = ('--model', 'classical')
 @pytest.fixture
 def images(tmp_path):
     random = np.random.default_rng(0)
-    for name in ('rgb', 'thermal'):
-        write_image(tmp_path / f'{name}.png', random.integers(0, 256, (48, 64, 3), np.uint8), 'rgb8')
+    for name, shape in (('rgb', (48, 64, 3)), ('thermal', (48, 64))):
+        write_image(tmp_path / f'{name}.png', random.integers(0, 256, shape, np.uint8),
+                    'rgb8' if name == 'rgb' else 'mono8')
     return tmp_path
 
 

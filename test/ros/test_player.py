@@ -98,7 +98,8 @@ def test_a_bag_with_empty_topics_and_cut_messages_is_played(small_bag, tmp_path,
 ])
 def test_a_bag_that_cannot_be_played_is_one_message(tmp_path, start, msgtype, raw, words):
     with Writer(tmp_path / 'bag', version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
-        about = {'typestore': type_store()} if msgtype == IMAGE else {'msgdef': 'uint8 x\n', 'rihs01': 'RIHS01_' + '0' * 64}
+        about = {'typestore': type_store()} if msgtype == IMAGE else {
+            'msgdef': 'uint8 x\n', 'rihs01': 'RIHS01_' + '0' * 64}
         topic = writer.add_connection('/topic', msgtype, **about)
         writer.write(topic, START_NS, raw)
 
