@@ -22,7 +22,8 @@ from ..inference.pipeline import FusionPipeline
 from ..io.bags import BagReader, stamp_of
 from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
-from .replay import FUSED_INFO_TOPIC, FUSED_TOPIC, RGB_TOPIC, THERMAL_TOPIC, pairs_of
+from .replay import RGB_TOPIC, THERMAL_TOPIC, pairs_of
+from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC
 from .synthetic.drive import Drive, DriveSettings
 from .synthetic.people import Sighting, sightings
 from .synthetic.record import recorded_drive

@@ -15,7 +15,7 @@ from ..core.sync.pairing import ClosestPairing
 from ..inference.pipeline import FusionPipeline
 from ..io.bags import BagError, BagReader, frames
 from .bag_transforms import bag_extrinsics
-from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC, BagOutput, FilmOutput, PictureOutput
+from .replay_outputs import FUSED_INFO_TOPIC, BagOutput, FilmOutput, PictureOutput
 
 # Reasons of the pairing, which are no fault of a frame.
 _PAIRING = {
@@ -116,7 +116,6 @@ def _typical_distance_ms(rgb_ns: list[int], thermal_ns: list[int]) -> float:
     return float(np.median(np.take_along_axis(away, np.abs(away).argmin(axis=0)[None], axis=0))) / 1e6
 
 
-__all__ = ['FUSED_INFO_TOPIC', 'FUSED_TOPIC', 'RGB_TOPIC', 'THERMAL_TOPIC', 'fuse_bag', 'pairs_of']
 RGB_TOPIC, THERMAL_TOPIC = '/rgb/image_raw', '/thermal/image_raw'
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..core.alignment.camera import CameraModel
 from ..core.frames import FusionResult
-from ..io.bag_recovery import require_bag_output
 from ..io.bag_messages import image_message, model_message
+from ..io.bag_recovery import require_bag_output
 from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
 from ..io.images import write_image
 from ..io.media import FilmWriter, bgr

@@ -28,8 +28,8 @@ from diffmf_ros.io.bags import (
     stamp_of,
     type_store,
 )
-from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC, ReplayError, fuse_bag, pairs_of
-from diffmf_ros.tools.replay_outputs import output
+from diffmf_ros.tools.replay import ReplayError, fuse_bag, pairs_of
+from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC, output
 
 SETTINGS = updated(DEFAULTS, {'model': 'classical'})
 
