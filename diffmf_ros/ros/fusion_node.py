@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import NoReturn
 
 from lifecycle_msgs.msg import State
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
+from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from ..core.frames import DiffmfError
@@ -46,6 +48,11 @@ class FusionNode(LifecycleNode):
         parameters.declare(self)
         parameters.guard(self, self._apply)
         self.create_service(SetBool, '~/enable', self._on_enable)
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Set parameters, all or none. A read-only one that keeps its value is no change: dumps load again whole."""
+        changes = [parameter for parameter in parameter_list if not parameters.is_kept(self, parameter)]
+        return super().set_parameters_atomically(changes) if changes else SetParametersResult(successful=True)
 
     @property
     def autostart(self) -> bool:

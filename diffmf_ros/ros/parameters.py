@@ -45,6 +45,13 @@ def read(node: Node, changes: dict | None = None) -> Settings:
     return updated(DEFAULTS, given | (changes or {}))
 
 
+def is_kept(node: Node, parameter: Parameter) -> bool:
+    """Whether a parameter is read-only and has this value already."""
+    if not node.has_parameter(parameter.name) or not node.describe_parameter(parameter.name).read_only:
+        return False
+    return node.get_parameter(parameter.name).value == parameter.value
+
+
 def write(node: Node, settings: Settings) -> None:
     """Set the parameters of node to settings, where they differ."""
     different = [Parameter(item.name, value=item.value) for item in describe(settings)

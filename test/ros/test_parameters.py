@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rclpy.exceptions import InvalidParameterValueException
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from diffmf_ros.core.settings import DEFAULTS, describe
@@ -133,3 +134,24 @@ def test_an_unconfigured_node_refuses_what_no_configure_would_take(make_node):
     for name, value in (('model', 'clasical'), ('scale', 'large'), ('threads', -1)):
         assert not node.set_parameters([Parameter(name, value=value)])[0].successful, name
     assert parameters.read(node) == DEFAULTS
+
+
+def test_what_is_dumped_loads_again_whole(make_node, peer):
+    # given all parameters of a node with publishers, those of its quality of service included, as a dump has them
+    node = make_node(model='classical')
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    names = sorted(node._parameters)
+    dumped = [node.get_parameter(name) for name in names]
+    assert sum(name.startswith('qos_overrides.') for name in names) >= 24
+
+    # when they are loaded at once, as they are and with one change
+    unchanged = node.set_parameters_atomically(dumped)
+    changed = node.set_parameters_atomically(
+        [Parameter('scale', value=0.5) if parameter.name == 'scale' else parameter for parameter in dumped])
+
+    # then nothing is refused, and what is read-only still is
+    assert unchanged.successful and changed.successful, (unchanged.reason, changed.reason)
+    assert node.get_parameter('scale').value == 0.5
+    fixed = next(name for name in names if name.endswith('.depth') and name.startswith('qos_overrides.'))
+    refused = node.set_parameters_atomically([Parameter(fixed, value=7)])
+    assert not refused.successful and 'read-only' in refused.reason
