@@ -12,7 +12,8 @@ from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagReader, BagWriter, stamp_of
 from diffmf_ros.io.images import read_frame, write_image
-from diffmf_ros.tools.replay import FUSED_TOPIC, fuse_bag, pairs_of
+from diffmf_ros.tools.replay import fuse_bag, pairs_of
+from diffmf_ros.tools.replay_outputs import FUSED_TOPIC, BagOutput
 
 PERIOD_NS = 1_000_000_000 // 30
 NETWORKS = ('diffmf', 'refinefuse', 's4fusion')
@@ -52,7 +53,7 @@ def write_bag(path, *, count, bits=16, thermal_later_ns=lambda index: 7_000_000)
 
 def replayed(bag, out, settings):
     """Return {stamp in ns: bytes of the fused image}, and the hash that the command reports."""
-    with BagReader(bag) as reader, BagWriter(out) as writer:
+    with BagReader(bag) as reader, BagOutput(BagWriter(out)) as writer:
         counts = fuse_bag(reader, writer, FusionPipeline(settings), settings.sync)
     return images_of(out), counts.sha256
 

@@ -14,7 +14,7 @@ from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
 from diffmf_ros.io.bags import BagError, BagReader  # noqa: E402
 from diffmf_ros.tools import demo  # noqa: E402
 from diffmf_ros.tools.demo import draw  # noqa: E402
-from diffmf_ros.tools.replay import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
+from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
 GREEN = (90, 205, 90)
 CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
