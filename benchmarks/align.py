@@ -3,12 +3,14 @@
 
 python benchmarks/align.py DATA [--cases 40] [--seed 0]
 
-DATA holds registered pairs (folders vi and ir somewhere below). From every drawn pair two cameras are made up: RGB of
-640x480 and thermal of 320x256 with a field of view 0.6 to 1.6 times as wide, turned by up to 10 degrees, shifted by up
-to 15 % of the width, with some perspective. `real`: visible and infrared, as well registered as the data are.
-`inverted`: thermal is the visible image, inverted, bent and noisy, so that the truth is exact. `drive`: the synthetic
-drive, whose homography is exact for 18 m. Errors are those of the four corners of the smaller field of view, in pixels
-of the RGB image (RMS); a share is one of all cases, the median one of the results that were not refused.
+DATA holds registered pairs (folders vi and ir somewhere below). From every drawn pair two cameras
+are made up: RGB of 640x480 and thermal of 320x256 with a field of view 0.6 to 1.6 times as wide,
+turned by up to 10 degrees, shifted by up to 15 % of the width, with some perspective. `real`:
+visible and infrared, as well registered as the data are. `inverted`: thermal is the visible image,
+inverted, bent and noisy, so that the truth is exact. `drive`: the synthetic drive, whose
+homography is exact for 18 m. Errors are those of the four corners of the smaller field of view, in
+pixels of the RGB image (RMS); a share is one of all cases, the median one of the results that were
+not refused.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import numpy as np
 
 from diffmf_ros.core.alignment.homography import Alignment, resampling
 from diffmf_ros.core.imaging.color import split_luma
-from diffmf_ros.core.registration.planar import mapped
+from diffmf_ros.core.registration.planar import transform_points
 from diffmf_ros.core.registration.registration import RegistrationError, register
 from diffmf_ros.io.folders import pair_files
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
@@ -45,10 +47,13 @@ class Case:
 
 def random_homography(random: np.random.Generator) -> np.ndarray:
     """rgb_from_thermal of a made-up rig."""
-    ratio, angle = np.exp(random.uniform(np.log(0.6), np.log(1.6))), np.radians(random.uniform(-10, 10))
-    scale, shift = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], random.uniform(-0.15, 0.15, 2) * RGB_SIZE[0]
+    ratio, angle = np.exp(random.uniform(np.log(0.6),
+                                         np.log(1.6))), np.radians(random.uniform(-10, 10))
+    scale, shift = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], random.uniform(
+        -0.15, 0.15, 2) * RGB_SIZE[0]
     core = np.eye(3)
-    core[:2, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    core[:2, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)],
+                                     [np.sin(angle), np.cos(angle)]])
     core[2, :2] = random.uniform(-0.04, 0.04, 2) / (np.array(THERMAL_SIZE) / 2)
     moved = np.eye(3)
     moved[:2, 2] = (np.array(RGB_SIZE) - 1) / 2 + shift
@@ -60,7 +65,7 @@ def random_homography(random: np.random.Generator) -> np.ndarray:
 
 def views(visible: np.ndarray, infrared: np.ndarray, truth: np.ndarray) -> Images:
     """What the two cameras of a rig see of a registered pair: as much of it as fits both."""
-    reach = np.vstack((mapped(truth, corners(THERMAL_SIZE)), corners(RGB_SIZE)))
+    reach = np.vstack((transform_points(truth, corners(THERMAL_SIZE)), corners(RGB_SIZE)))
     low, high = reach.min(axis=0), reach.max(axis=0)
     size = np.array(visible.shape[::-1])
     zoom = float((size / (high - low)).min())
@@ -71,7 +76,8 @@ def views(visible: np.ndarray, infrared: np.ndarray, truth: np.ndarray) -> Image
                                   (infrared, source_from_rgb @ truth, THERMAL_SIZE)):
         coarser = abs(np.linalg.det(matrix[:2, :2])) ** 0.5
         image = cv2.GaussianBlur(image, (0, 0), 0.4 * coarser) if coarser > 1 else image
-        both.append(cv2.warpPerspective(image, matrix, target, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        both.append(cv2.warpPerspective(image, matrix, target,
+                                        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                                         borderMode=cv2.BORDER_REFLECT_101))
     return both[0], both[1]
 
@@ -84,9 +90,10 @@ def corners(size: tuple[int, int]) -> np.ndarray:
 def corner_error_px(found: np.ndarray, truth: np.ndarray) -> float:
     """RMS distance of the corners of the smaller field of view."""
     points = corners(THERMAL_SIZE)
-    if np.prod(np.ptp(mapped(truth, points), axis=0)) > np.prod(RGB_SIZE):
-        points = mapped(np.linalg.inv(truth), corners(RGB_SIZE))
-    return float(np.sqrt(np.square(mapped(found, points) - mapped(truth, points)).sum(axis=1).mean()))
+    if np.prod(np.ptp(transform_points(truth, points), axis=0)) > np.prod(RGB_SIZE):
+        points = transform_points(np.linalg.inv(truth), corners(RGB_SIZE))
+    return float(np.sqrt(np.square(transform_points(found, points)
+                                   - transform_points(truth, points)).sum(axis=1).mean()))
 
 
 def inverted(visible: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -95,8 +102,12 @@ def inverted(visible: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(bent, 0, 255).astype(np.uint8)
 
 
-def drawn_cases(data: Path, *, pooled: int, count: int, seed: int, exact: bool = False) -> list[Case]:
-    """Cases of `pooled` pairs of one data set each, the data sets in turn; exact: infrared is inverted()."""
+def drawn_cases(data: Path, *, pooled: int, count: int, seed: int,
+                exact: bool = False) -> list[Case]:
+    """Cases of `pooled` pairs of one data set each, the data sets in turn.
+
+    Exact: infrared is inverted().
+    """
     sets: dict[Path, list[tuple[Path, Path]]] = {}
     for files in pair_files(data):
         sets.setdefault(files[0].parent.parent, []).append(files)
@@ -105,7 +116,8 @@ def drawn_cases(data: Path, *, pooled: int, count: int, seed: int, exact: bool =
     for index in range(count if usable else 0):
         files, truth = usable[index % len(usable)], random_homography(random)
         chosen = [files[k] for k in random.choice(len(files), pooled, replace=False)]
-        images = [tuple(cv2.resize(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), RGB_SIZE) for file in pair)
+        images = [tuple(cv2.resize(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), RGB_SIZE)
+                        for file in pair)
                   for pair in chosen]
         if exact:
             images = [(visible, inverted(visible, random)) for visible, _ in images]
@@ -121,7 +133,8 @@ def drive_cases(*, pooled: int) -> list[Case]:
             drive = Drive(DriveSettings(scene=scene, seed=seed, seconds=6, thermal_rate_hz=30))
             pairs = [(split_luma(drive.frame('rgb', index).frame.pixels, 'rgb8')[0],
                       drive.frame('thermal', index).frame.pixels) for index in DRIVE_FRAMES]
-            cases += [Case(pairs[k:k + pooled], drive.rig.rgb_from_thermal()) for k in range(0, len(pairs), pooled)]
+            cases += [Case(pairs[k:k + pooled], drive.rig.rgb_from_thermal())
+                      for k in range(0, len(pairs), pooled)]
     return cases
 
 
@@ -139,7 +152,10 @@ def ours(case: Case) -> np.ndarray | None:
 
 
 def ours_from_truth(case: Case) -> np.ndarray | None:
-    """diffmf align started at the truth: what remains is what thermal and RGB of the data disagree about."""
+    """diffmf align started at the truth.
+
+    What remains is what thermal and RGB of the data disagree about.
+    """
     try:
         start = Alignment(tuple(map(tuple, case.truth.tolist())), RGB_SIZE, THERMAL_SIZE)
         return np.array(register(case.pairs, start=start).alignment.rgb_from_thermal)
@@ -147,8 +163,10 @@ def ours_from_truth(case: Case) -> np.ndarray | None:
         return None
 
 
-def features(detector: Callable, norm: int, *, ratio: float = 0.8) -> Callable[[Case], np.ndarray | None]:
-    """Key points, ratio test, MAGSAC, with thermal enlarged to the scale of RGB, all pairs pooled."""
+def features(detector: Callable, norm: int, *,
+             ratio: float = 0.8) -> Callable[[Case], np.ndarray | None]:
+    """Key points, ratio test, MAGSAC, with thermal enlarged to the scale of RGB, all pairs pooled.
+    """
     def measure(case: Case) -> np.ndarray | None:
         enlarged = resampling(THERMAL_SIZE, RGB_SIZE)
         source, target = [], []
@@ -163,8 +181,8 @@ def features(detector: Callable, norm: int, *, ratio: float = 0.8) -> Callable[[
                     target.append(b[best[0].trainIdx].pt)
         if len(source) < 8:
             return None
-        matrix, _ = cv2.findHomography(np.array(source), np.array(target), cv2.USAC_MAGSAC, 3.0, maxIters=10_000,
-                                       confidence=0.999)
+        matrix, _ = cv2.findHomography(np.array(source), np.array(target), cv2.USAC_MAGSAC, 3.0,
+                                       maxIters=10_000, confidence=0.999)
         return None if matrix is None else matrix @ enlarged
     return measure
 
@@ -175,10 +193,12 @@ def ecc(prepare: Callable[[np.ndarray], np.ndarray]) -> Callable[[Case], np.ndar
         rgb, thermal = (prepare(cv2.resize(image, RGB_SIZE)) for image in case.pairs[0])
         criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-5)
         try:
-            _, affine = cv2.findTransformECC(rgb, thermal, np.eye(2, 3, dtype=np.float32), cv2.MOTION_AFFINE,
+            _, affine = cv2.findTransformECC(rgb, thermal, np.eye(2, 3, dtype=np.float32),
+                                             cv2.MOTION_AFFINE,
                                              criteria, None, 5)
             start = np.vstack((affine, [0, 0, 1])).astype(np.float32)
-            _, matrix = cv2.findTransformECC(rgb, thermal, start, cv2.MOTION_HOMOGRAPHY, criteria, None, 5)
+            _, matrix = cv2.findTransformECC(rgb, thermal, start, cv2.MOTION_HOMOGRAPHY, criteria,
+                                             None, 5)
         except cv2.error:  # it does not converge
             return None
         return np.linalg.inv(matrix.astype(float)) @ resampling(THERMAL_SIZE, RGB_SIZE)
@@ -213,8 +233,9 @@ def row(name: str, method: Callable[[Case], np.ndarray | None], cases: list[Case
     errors = np.array(errors)
     given = errors[~np.isnan(errors)]
     middle = f'{np.median(given):.1f}' if len(given) else '-'
-    return (f'| {name} | {np.mean(errors < GOOD_PX):.0%} | {np.mean(errors < FAIR_PX):.0%} | {middle} | '
-            f'{np.mean(np.isnan(errors)):.0%} | {np.mean(errors > WRONG_PX):.0%} | {np.median(seconds):.2f} |')
+    return (f'| {name} | {np.mean(errors < GOOD_PX):.0%} | {np.mean(errors < FAIR_PX):.0%} | '
+            f'{middle} | ' f'{np.mean(np.isnan(errors)):.0%} | {np.mean(errors > WRONG_PX):.0%} | '
+            f'{np.median(seconds):.2f} |')
 
 
 def main() -> None:
@@ -226,11 +247,13 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     drawn = {'count': options.cases, 'seed': options.seed}
-    groups = {f'{what}, {count} pair{"s"[:count > 1]}': cases for count in (1, POOLED) for what, cases in (
+    groups = {f'{what}, {count} pair{"s"[:count > 1]}': cases for count in (1, POOLED) for what,
+              cases in (
         ('real', drawn_cases(options.data, pooled=count, **drawn)),
         ('inverted', drawn_cases(options.data, pooled=count, exact=True, **drawn)),
         ('drive', drive_cases(pooled=count)))}
-    print(f'| method | < {GOOD_PX:g} px | < {FAIR_PX:g} px | median px | refused | > {WRONG_PX:g} px | s |')
+    print(f'| method | < {GOOD_PX:g} px | < {FAIR_PX:g} px | median px | refused | > {WRONG_PX:g} '
+          f'px | s |')
     print('|---' * 7 + '|')
     for group, cases in groups.items():
         print(f'| **{group}, {len(cases)} cases** |' + ' |' * 6)

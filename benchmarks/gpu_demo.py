@@ -7,7 +7,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.tools import demo
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 from diffmf_ros.tools.synthetic.record import record, recorded_drive
@@ -32,7 +32,7 @@ def main() -> None:
         recorded = recorded_drive(bag)
         wanted = {'model': 'diffmf', 'preset': options.preset, 'device': options.device, 'warm_up_size': '640x480',
                   'alignment.file': str(recorded.alignment), 'sync.thermal_offset_ms': recorded.thermal_offset_ms}
-        values = demo.run(demo.DemoRun((bag,), folder / 'fused', folder / 'log', 1.0, updated(DEFAULTS, wanted)))
+        values = demo.run(demo.DemoRun((bag,), folder / 'fused', folder / 'log', 1.0, with_changes(DEFAULTS, wanted)))
     figures = {'fused': int(values['fused']), 'pairs': options.seconds * RATE_HZ,
                'latency_p50_ms': first_number(values.get('latency_p50_ms', '')),
                'values': values}

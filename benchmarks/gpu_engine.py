@@ -25,7 +25,7 @@ from data_path import messages, outgoing
 from diffmf_ros import models
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.imaging.encodings import decode
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference import weights, weights_header
 from diffmf_ros.inference.pipeline import FusionPipeline
 
@@ -43,13 +43,13 @@ def settings_of(name: str, folder: Path, device: str, **changes):
     wanted = {'model': model, 'preset': preset, 'device': device, 'precision': precision, **changes}
     try:
         weights_header.shipped(model, preset)
-        return updated(DEFAULTS, wanted), True
+        return with_changes(DEFAULTS, wanted), True
     except weights_header.WeightsError:
         torch.manual_seed(0)
         path = folder / f'{model}_{preset}.safetensors'
         network = models.build(model, preset)
         weights.save_weights(path, network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
-        return updated(DEFAULTS, {**wanted, 'weights': str(path)}), False
+        return with_changes(DEFAULTS, {**wanted, 'weights': str(path)}), False
 
 
 class Bench:

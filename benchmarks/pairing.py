@@ -49,7 +49,7 @@ def closest(stamps: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def best_of(stamps: dict[str, np.ndarray]) -> set[tuple[int, int]]:
-    """All (rgb, thermal) stamps in reach that are each other's closest."""
+    """All (rgb, thermal) stamps in max_cost that are each other's closest."""
     rgb, thermal = stamps[RGB], stamps[THERMAL]
     partner = closest(rgb, thermal)
     mutual = (closest(thermal, rgb)[partner] == np.arange(len(rgb))) & (abs(thermal[partner] - rgb) <= MAX_DISTANCE_NS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Mode, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.io.folders import pair_files
 from diffmf_ros.tools.evaluation.appearance import FLAT_LEVELS, flat_thermal
@@ -39,7 +39,7 @@ def passes_rgb_on(pictures: list[np.ndarray]) -> bool:
     pictures are H x W x 3 BGR or H x W, uint8. That is judged before a pair is fused, so it does not
     depend on the method.
     """
-    pipeline = FusionPipeline(updated(DEFAULTS, {'model': 'classical'}))
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
     stamp_ns, modes = 0, set()
     for picture in pictures:
         for level in FLAT_LEVELS:

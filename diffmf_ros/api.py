@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .core.frames import RGB, THERMAL, DiffmfError, Frame, FusionResult, Mode, Pair
-from .core.settings import DEFAULTS, LIVE_ONLY, Settings, SettingsError, describe, updated
+from .core.settings import DEFAULTS, LIVE_ONLY, Settings, SettingsError, iter_specs, with_changes
 from .inference.pipeline import FusionPipeline
 
 __all__ = ['DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode', 'fuse']
@@ -126,7 +126,7 @@ class Fuser:
 
 def _settings_of(keywords: dict[str, Any]) -> Settings:
     """Return the default settings with keywords changed. Raises SettingsError."""
-    known = {item.name.replace('.', '__'): item.name for item in describe()
+    known = {item.name.replace('.', '__'): item.name for item in iter_specs()
              if not item.name.startswith(_NODE_ONLY)} | _ALIASES
     changes = {}
     for keyword, value in keywords.items():
@@ -135,12 +135,12 @@ def _settings_of(keywords: dict[str, Any]) -> Settings:
             raise SettingsError(f'unknown setting {keyword!r}' + (f', did you mean {close[0]}?' if close else '')
                                 + f' Expected one of {", ".join(known)}')
         changes[known[keyword]] = str(value) if isinstance(value, Path) else value
-    return updated(DEFAULTS, changes)
+    return with_changes(DEFAULTS, changes)
 
 
 @lru_cache(maxsize=1)
 def _kept_fuser(settings: Settings, times: tuple[int | None, ...]) -> Fuser:
-    changes = {item.name.replace('.', '__'): item.value for item in describe(settings)
+    changes = {item.name.replace('.', '__'): item.value for item in iter_specs(settings)
                if not item.name.startswith(_NODE_ONLY)}
     return Fuser(**changes)
 

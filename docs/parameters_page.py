@@ -4,7 +4,7 @@
 from itertools import groupby
 from pathlib import Path
 
-from diffmf_ros.core.settings import Item, describe
+from diffmf_ros.core.settings import ParameterSpec, iter_specs
 
 PAGE = Path(__file__).with_name('parameters.md')
 BEGIN, END = '<!-- begin of docs/parameters_page.py -->', '<!-- end of docs/parameters_page.py -->'
@@ -26,7 +26,7 @@ def tables() -> str:
     Raises KeyError for a group without a title.
     """
     parts = []
-    for group, items in groupby(describe(), key=lambda item: item.name.rpartition('.')[0]):
+    for group, items in groupby(iter_specs(), key=lambda item: item.name.rpartition('.')[0]):
         rows = [f'| `{item.name}` | `{shown(item.value)}` | {meaning(item)} |' for item in items]
         heading = f'## {GROUPS[group]}', '', '| parameter | default | |', '|---|---|---|'
         parts.append('\n'.join((*heading, *rows)))
@@ -38,7 +38,7 @@ def shown(value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) if value != '' else "''"
 
 
-def meaning(item: Item) -> str:
+def meaning(item: ParameterSpec) -> str:
     """Return the description with the choices, or the range."""
     if item.choices:
         return f'{item.description} ({", ".join(item.choices)})'

@@ -10,7 +10,7 @@ import pytest
 
 import diffmf_ros
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 HEIGHT, WIDTH = 48, 64
@@ -49,7 +49,7 @@ def test_every_public_name_is_there_and_others_are_not():
 @pytest.mark.parametrize('model', ['classical', 'diffmf'])
 def test_the_result_is_that_of_the_pipeline(rgb, thermal, model):
     pair = Pair(Frame(RGB, 0, '', rgb, 'rgb8'), Frame(THERMAL, 0, '', thermal, 'mono16'), offset_ns=0)
-    expected = FusionPipeline(updated(DEFAULTS, {'model': model, 'device': 'cpu'})).fuse(pair)
+    expected = FusionPipeline(with_changes(DEFAULTS, {'model': model, 'device': 'cpu'})).fuse(pair)
 
     fused = diffmf_ros.fuse(rgb, thermal, model=model, device='cpu')
 

@@ -7,7 +7,7 @@ import pytest
 from diffmf_ros import Fuser
 from diffmf_ros.cli.main import run
 from diffmf_ros.core.frames import RGB
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagReader, BagWriter, stamp_of
@@ -22,7 +22,7 @@ NETWORKS = ('diffmf', 'refinefuse', 's4fusion')
 def settings_of(model, **changes):
     """Return settings for a CPU. float32: that of `auto` depends on the processor."""
     preset = {'preset': 'nano'} if model == 'diffmf' else {'preset': 'light'} if model in NETWORKS else {}
-    return updated(DEFAULTS, {'model': model, 'device': 'cpu', 'precision': 'float32', **preset, **changes})
+    return with_changes(DEFAULTS, {'model': model, 'device': 'cpu', 'precision': 'float32', **preset, **changes})
 
 
 def scene(index, *, bits=16):

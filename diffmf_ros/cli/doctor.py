@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-STYLE = {'good': 'green', 'lacks': 'yellow', 'error': 'bold red', 'blocks': 'red'}
+STYLE = {'good': 'green', 'warn': 'yellow', 'error': 'bold red', 'fail': 'red'}
 
 
 def doctor(json: Annotated[bool, typer.Option('--json', help='print JSON instead of a table')] = False) -> None:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ..core.settings import DEFAULTS, Settings, describe, updated
+from ..core.settings import DEFAULTS, Settings, iter_specs, with_changes
 from ..io.writing import require_output, write_text
 
 SCREEN = Path('-')
-_described = {item.name: item for item in describe()}
+_described = {item.name: item for item in iter_specs()}
 
 
 def _option(setting: str, type_):
@@ -47,7 +47,7 @@ def settings_from(**options) -> Settings:
     """
     changes = {name.replace('__', '.'): str(value) if isinstance(value, Path) else value
                for name, value in options.items() if value is not None}
-    return updated(DEFAULTS, changes)
+    return with_changes(DEFAULTS, changes)
 
 
 def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:

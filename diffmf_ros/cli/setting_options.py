@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..core.params_file import read_params
-from ..core.settings import DEFAULTS, LIVE_ONLY, Item, Settings, SettingsError, describe, updated
+from ..core.settings import DEFAULTS, LIVE_ONLY, ParameterSpec, Settings, SettingsError, iter_specs, with_changes
 
 PATHS = ('weights', 'alignment.file')
 NAMES = {'alignment.file': 'alignment'}  # others are called as the last part of their name
@@ -35,7 +35,7 @@ def takes_settings(*, but: tuple[str, ...] = (), **defaults: Any) -> Callable:
     """
     offered = {
         _option_name(item): item
-        for item in describe()
+        for item in iter_specs()
         if not item.name.startswith((*LIVE_ONLY, *but))
     }
 
@@ -69,15 +69,15 @@ def files_of(settings: Settings, params: Path | None = None) -> tuple[str | Path
 
 def _settings(base: dict[str, Any], params: Path | None, given: dict[str, Any]) -> Settings:
     """Return the defaults, changed by the file, then by the options. Raises SettingsError."""
-    settings = updated(DEFAULTS, base)
+    settings = with_changes(DEFAULTS, base)
     if params is not None:
         try:
-            settings = updated(settings, read_params(params))
+            settings = with_changes(settings, read_params(params))
         except SettingsError as error:
             raise SettingsError(
                 str(error) if str(params) in str(error) else f'{params}: {error}'
             ) from error
-    return updated(
+    return with_changes(
         settings,
         {
             name: str(value) if isinstance(value, Path) else value
@@ -87,7 +87,7 @@ def _settings(base: dict[str, Any], params: Path | None, given: dict[str, Any]) 
     )
 
 
-def _option_name(item: Item) -> str:
+def _option_name(item: ParameterSpec) -> str:
     return NAMES.get(item.name, item.name.rpartition('.')[2])
 
 
@@ -97,7 +97,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     )
 
 
-def _annotation(item: Item, default: Any) -> Any:
+def _annotation(item: ParameterSpec, default: Any) -> Any:
     """Return what typer makes an option of; the settings check the values, as in the node."""
     shown = item.value if default is None else default
     allowed = f' ({" | ".join(item.choices)})' if item.choices else ''

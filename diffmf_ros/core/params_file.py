@@ -24,7 +24,7 @@ def read_params(path: str | Path) -> dict[str, Any]:
 
     Raises:
         SettingsError: the file cannot be read, is no parameter file, or has nothing for the node.
-            core.settings.updated checks the names and the values.
+            core.settings.with_changes checks the names and the values.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))

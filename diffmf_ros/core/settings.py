@@ -277,7 +277,7 @@ class Settings:
     qos: QosSettings = _group(QosSettings)
 
     def __post_init__(self) -> None:
-        for item in describe(self):
+        for item in iter_specs(self):
             item.check(item.value)
         if self.warm_up_size and not re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', self.warm_up_size):
             raise SettingsError(f'warm_up_size must be like 640x480, or empty; got {self.warm_up_size!r}')
@@ -295,7 +295,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Item:
+class ParameterSpec:
     """One setting: dotted name, value, and what is allowed."""
 
     name: str
@@ -315,24 +315,24 @@ class Item:
             raise SettingsError(f'{self.name} must lie in {self.low} to {self.high}, got {value}')
 
 
-def describe(settings: Any = None, prefix: str = '') -> Iterator[Item]:
+def iter_specs(settings: Any = None, prefix: str = '') -> Iterator[ParameterSpec]:
     """Yield every setting with its current value (default: the defaults), groups dotted."""
     settings = DEFAULTS if settings is None else settings
     for f in fields(settings):
         value = getattr(settings, f.name)
         if is_dataclass(value):
-            yield from describe(value, f'{prefix}{f.name}.')
+            yield from iter_specs(value, f'{prefix}{f.name}.')
         else:
-            yield Item(prefix + f.name, value, **f.metadata)
+            yield ParameterSpec(prefix + f.name, value, **f.metadata)
 
 
-def updated(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """Return settings with the dotted names in changes replaced, all or nothing.
 
     An int is accepted where a float is expected. Raises SettingsError for an unknown name (it lists
     the known ones), a wrong type, or a value out of range.
     """
-    known = {item.name: item for item in describe(settings)}
+    known = {item.name: item for item in iter_specs(settings)}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in known:

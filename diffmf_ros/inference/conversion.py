@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of S4Fusion's authors as a weights file of this package: offline, and nothing of it is executed."""
+"""The checkpoint of S4Fusion's authors as a weights file of this package.
+
+Offline, and nothing of it is executed.
+"""
 
 import hashlib
 import pickletools
@@ -21,15 +24,18 @@ from safetensors.torch import load
 from .. import models
 from ..core.file_kinds import CHECKPOINT, explained
 from ..core.frames import DiffmfError
-from .weights import listed, misfits, save_weights
+from .weights import listed, save_weights, state_dict_mismatches
 
 MODEL, PRESET = 's4fusion', 'base'
 PREFIX = 'vmunet.'  # of every name in the authors' file
 PARALLEL = 'module.'  # of every name in what was saved from torch's DataParallel
 PUBLISHED = 'ec101bb3e8cd84fab46e12266813687a61f2a82e'  # git blob id of the authors' model.pkl
-SAFE_TORCH = '2.10'  # with weights_only an older one can still be made to run code: CVE-2025-32434, CVE-2026-24747
-LEGACY_PICKLES = 5  # magic number, version, byte order, what was saved, keys of the numbers that follow
-RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}  # Python 2's names, which torch.save writes
+# with weights_only an older one can still be made to run code: CVE-2025-32434, CVE-2026-24747
+SAFE_TORCH = '2.10'
+# magic number, version, byte order, what was saved, keys of the numbers that follow
+LEGACY_PICKLES = 5
+# Python 2's names, which torch.save writes
+RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 
 
 class ConversionError(DiffmfError):
@@ -54,23 +60,29 @@ class Converted:
 def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> Converted:
     """Write the authors' checkpoint, source, as float32 weights of s4fusion base to out.
 
-    source: what torch.save wrote, or a .safetensors file; the state dict itself or below the key 'model', names with
-    or without the prefix 'vmunet.'. Raises ConversionError when source is not read, wants more than tensors, or does
-    not fit the network tensor for tensor, and when out is there already (without overwrite) or cannot be written.
+    source: what torch.save wrote, or a .safetensors file; the state dict itself or below the key
+    'model', names with or without the prefix 'vmunet.'. Raises ConversionError when source is not
+    read, wants more than tensors, or does not fit the network tensor for tensor, and when out is
+    there already (without overwrite) or cannot be written.
     """
     source, out = Path(source), Path(out)
     if not out.parent.is_dir():
-        raise ConversionError(f'there is no folder {out.parent} to write {out.name} to; make it first')
+        raise ConversionError(f'there is no folder {out.parent} to write {out.name} to; make it '
+                              f'first')
     if out.is_dir() or (out.exists() and not overwrite):
-        raise ConversionError(f'{out} is there already; name another file or, unless it is a folder, use --overwrite')
+        raise ConversionError(f'{out} is there already; name another file or, unless it is a '
+                              f'folder, use --overwrite')
     try:
         data = source.read_bytes()
     except OSError as error:
         raise ConversionError(f'cannot read {source}: {error.strerror}') from error
-    state = load_safetensors(source, data) if source.suffix == '.safetensors' else load_checkpoint(source, data)
+    state = load_safetensors(source,
+                             data) if source.suffix == '.safetensors' else load_checkpoint(
+                                 source, data)
     tensors = fitted(source, state)
     _write(out, tensors)
-    return Converted(out, len(tensors), sum(tensor.numel() for tensor in tensors.values()), blob_id(data))
+    return Converted(out, len(tensors), sum(tensor.numel() for tensor in tensors.values()),
+                     blob_id(data))
 
 
 def blob_id(data: bytes) -> str:
@@ -92,11 +104,14 @@ def load_safetensors(source: Path, data: bytes) -> dict[str, torch.Tensor]:
 def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
     """Return the state dict in data, the content of a file of torch.save, without executing anything of it.
 
-    Raises ConversionError listing what the pickle would import beyond tensors, or saying what else was found.
+    Raises ConversionError listing what the pickle would import beyond tensors, or saying what else
+    was found.
     """
     if torch.__version__ < SAFE_TORCH:
-        raise ConversionError(f'{source} was not opened: torch {torch.__version__} does not read pickles safely (CVE-'
-                              f'2025-32434, CVE-2026-24747); install torch {SAFE_TORCH} or newer, on any computer')
+        raise ConversionError(f'{source} was not opened: torch {torch.__version__} does not read '
+                              f'pickles safely (CVE-' f'2025-32434, CVE-2026-24747); install '
+                              f'torch {SAFE_TORCH} or newer, '
+                              f'on any computer')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the refusal below says it in words for users
@@ -105,12 +120,13 @@ def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
         raise _refusal(source, data, error) from error
     state = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(state, dict):
-        raise ConversionError(f"{source} holds {_kind(state)}; expected a state dict, or a dict with one at 'model'")
+        raise ConversionError(f"{source} holds {_kind(state)}; expected a state dict, or a dict "
+                              f"with one at 'model'")
     others = [f'{name!r} is {_kind(value)}' for name, value in state.items()
               if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if others:
-        raise ConversionError(f"{source} is not a state dict, nor a dict with one at 'model': expected tensors by "
-                              f'name, but {listed(others, between=", ")}')
+        raise ConversionError(f"{source} is not a state dict, nor a dict with one at 'model': "
+                              f"expected tensors by " f'name, but {listed(others, between=", ")}')
     return state
 
 
@@ -119,29 +135,34 @@ def fitted(source: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
     A further prefix of DataParallel before all names is taken away.
 
-    Raises ConversionError naming the tensors that are missing, unexpected, of another shape, not of floating point
-    or not finite.
+    Raises ConversionError naming the tensors that are missing, unexpected, of another shape, not
+    of floating point or not finite.
     """
     if state and all(name.startswith(PARALLEL) for name in state):
         state = {name.removeprefix(PARALLEL): tensor for name, tensor in state.items()}
     prefix = PREFIX if any(name.startswith(PREFIX) for name in state) else ''
-    problems = misfits({prefix + name: tensor for name, tensor in models.build(MODEL, PRESET).state_dict().items()},
+    problems = state_dict_mismatches({prefix + name: tensor for name,
+                                      tensor in models.build(MODEL, PRESET).state_dict().items()},
                        state)
-    problems += [f'{name} holds {tensor.layout} {tensor.dtype} on {tensor.device}, expected dense floating point'
-                 for name, tensor in state.items() if not _is_plain(tensor)]
+    problems += [f'{name} holds {tensor.layout} {tensor.dtype} on {tensor.device}, expected dense '
+                 f'floating point' for name, tensor in state.items() if not _is_plain(tensor)]
     if not problems:
         # Copies: tensors that share their memory in the checkpoint cannot be written.
         tensors = {name: tensor.detach().float().clone(memory_format=torch.contiguous_format)
                    for name, tensor in state.items()}
         problems = [f'{name} is not finite in float32 ({wrong} of {tensor.numel()} numbers)'
-                    for name, tensor in tensors.items() if (wrong := int((~tensor.isfinite()).sum()))]
+                    for name, tensor in tensors.items()
+                    if (wrong := int((~tensor.isfinite()).sum()))]
     if problems:
         raise ConversionError(f'{source} does not fit {MODEL} {PRESET}: ' + listed(problems))
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def imports_of(data: bytes) -> set[str]:
-    """Return module.name of all that a file of torch.save, data, asks for when unpickled; it is only read."""
+    """Return module.name of all that a file of torch.save, data, asks for when unpickled.
+
+    It is only read.
+    """
     found = set()
     try:
         for stream in _pickles(data):
@@ -165,7 +186,10 @@ def _pickles(data: bytes) -> Iterator[BinaryIO]:
 
 
 def _imports(stream: BinaryIO) -> Iterator[str]:
-    """Yield what one pickle imports. In newer protocols the two names are the strings pushed last."""
+    """Yield what one pickle imports.
+
+    In newer protocols the two names are the strings pushed last.
+    """
     pushed, memo = deque([None, None], maxlen=2), {}
     for code, argument, _ in pickletools.genops(stream):
         if code.name.endswith('PUT'):
@@ -187,14 +211,17 @@ def _refusal(source: Path, data: bytes, error: Exception) -> ConversionError:
     refused = sorted(imports_of(data) - set(allowed))
     if refused:
         return ConversionError(
-            f'{source} was not opened: beyond tensors its pickle asks for {", ".join(refused)}, and an import can run '
-            'anything; get a file that holds only the state dict, or where you trust this one, load it yourself on a '
-            'machine with nothing to lose and save its state dict with safetensors')
+            f'{source} was not opened: beyond tensors its pickle asks for {", ".join(refused)}, '
+            f'and an import can run '
+            'anything; get a file that holds only the state dict, or where you trust this one, '
+            'load it yourself on a ' 'machine with nothing to lose and save its state dict with '
+            'safetensors')
     # The first sentence: the next ones advise to open the file unsafely.
     reason = re.split(r'\n|\. ', str(error).rpartition('WeightsUnpickler error: ')[2].strip())[0]
-    return ConversionError(f'{source} is not a checkpoint that torch opens safely ({type(error).__name__}: '
-                           f'{_printable(reason)}); ' + explained(
-                               'expected a whole file of torch.save with tensors only', source, but=(CHECKPOINT,)))
+    return ConversionError(f'{source} is not a checkpoint that torch opens safely '
+                           f'({type(error).__name__}: ' f'{_printable(reason)}); ' + explained(
+                               'expected a whole file of torch.save with tensors only', source,
+                               but=(CHECKPOINT,)))
 
 
 def _printable(text: str) -> str:
@@ -206,14 +233,16 @@ def _kind(value) -> str:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout is torch.strided and tensor.device.type == 'cpu'
+    return tensor.is_floating_point(
+        ) and tensor.layout is torch.strided and tensor.device.type == 'cpu'
 
 
 def _write(out: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write all of out or nothing."""
     partial = out.with_name(f'.{out.name}.partial')
     try:
-        save_weights(partial, tensors, model=MODEL, preset=PRESET, iterations=None, seed=None, exact=True)
+        save_weights(partial, tensors, model=MODEL, preset=PRESET, iterations=None, seed=None,
+                     exact=True)
         partial.replace(out)
     except (OSError, safetensors.SafetensorError) as error:
         raise ConversionError(f'cannot write {out}: {error}') from error

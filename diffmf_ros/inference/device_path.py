@@ -16,7 +16,7 @@ from ..core.alignment.warp import Mapping
 from ..core.frames import RGB, Pair
 from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit
 from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
-from ..core.sync.pacing import steps_from
+from ..core.sync.adaptive_scale import steps_from
 from ..models.kernels import triton
 from ..models.scan import ScanError
 from .errors import NetworkFailure

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a network that fails is tried again, and at which working size. Counts pairs; looks at no clock."""
+"""When a network that fails is tried again, and at which working size.
 
-from ..core.sync.pacing import steps_from
+Counts pairs; looks at no clock.
+"""
 
-# Pairs without the network after one failure, two in a row, three ... : 1, 2, 4 ... up to this, 2 s at 30 Hz.
+from ..core.sync.adaptive_scale import steps_from
+
+# Pairs without the network after one failure, two in a row, three ... : 1, 2, 4 ... up to this, 2
+# s at 30 Hz.
 LONGEST_PAUSE = 64
 # A size that failed so often in a row is too much.
 FAILURES_PER_STEP = 2
-# Pairs in a row after which a failure is over: a second at 30 Hz, so that a report every second shows each one.
+# Pairs in a row after which a failure is over: a second at 30 Hz, so that a report every second
+# shows each one.
 RECOVERED = 32
 LONGEST_PATIENCE = 4096
 
@@ -15,11 +20,12 @@ LONGEST_PATIENCE = 4096
 class Ladder:
     """Steps down when the network fails and up again when it works. For one thread at a time.
 
-    After every failure the network rests for some pairs, longer for each failure in a row. After two in a
-    row, or when memory ran out, the working size goes one step down (core/sync/pacing.py). At the smallest size it
-    stays, and what is left is classical fusion with an attempt every LONGEST_PAUSE pairs. After RECOVERED pairs
-    that worked the size goes one step up; a step up that is undone doubles the number of pairs to wait for,
-    up to LONGEST_PATIENCE, until a size has held for longer than that.
+    After every failure the network rests for some pairs, longer for each failure in a row. After
+    two in a row, or when memory ran out, the working size goes one step down
+    (core/sync/adaptive_scale.py). At the smallest size it stays, and what is left is classical
+    fusion with an attempt every LONGEST_PAUSE pairs. After RECOVERED pairs that worked the size
+    goes one step up; a step up that is undone doubles the number of pairs to wait for, up to
+    LONGEST_PATIENCE, until a size has held for longer than that.
     """
 
     def __init__(self):

@@ -10,7 +10,7 @@ import numpy as np
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.imaging.thermal import Levels
 from ..core.settings import Settings
-from ..core.sync.pacing import steps_from
+from ..core.sync.adaptive_scale import steps_from
 from .errors import EngineError
 from .guard import Live, Offline
 from .memory import give_back_memory

@@ -69,7 +69,7 @@ def load_weights(path: str | Path) -> Weights:
     return Weights(header.path, header.model, header.preset, header.iterations, header.seed, tensors)
 
 
-def misfits(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> list[str]:
+def state_dict_mismatches(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> list[str]:
     """Return one text for every tensor of found that is missing, unexpected or of another shape than wanted."""
     wanted, found = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (wanted, found))
     return [
@@ -87,7 +87,7 @@ def listed(problems: list[str], *, between: str = '; ') -> str:
 
 def load_into(network: torch.nn.Module, weights: Weights) -> None:
     """Copy weights into network, strictly. Raises WeightsError listing every tensor that does not fit."""
-    problems = misfits(network.state_dict(), weights.tensors)
+    problems = state_dict_mismatches(network.state_dict(), weights.tensors)
     if problems:
         raise WeightsError(f'{weights.path} ({weights.model} {weights.preset}) does not fit the network: '
                            + listed(problems))

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..core.sync.freshness import MANY_MISSING, State, StreamHealth
+from ..core.sync.stream_health import MANY_MISSING, StreamHealth, StreamState
 from ..io.resources import fastdds_environment
 from .qos import COMPRESSED, StreamTopics
 
@@ -80,7 +80,7 @@ class CameraWatch:
 
     def judge(self, health: StreamHealth, now_ns: int) -> None:
         """Say in the log that frames do not arrive, and why; call it now and then with the state of the stream."""
-        late = health.status(now_ns).state in (State.STALE, State.LOST)
+        late = health.status(now_ns).state in (StreamState.STALE, StreamState.LOST)
         self._late_yet_alive.append(late and health.frames > self._frames)
         self._frames = health.frames
         why, now_s = self._why_missing(health), time.monotonic()

@@ -13,7 +13,7 @@ from builtin_interfaces.msg import Time
 
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.settings import SyncSettings
-from ..core.sync.clock_jumps import ClockJumps, Verdict
+from ..core.sync.clock_jumps import ClockJumpDetector, StampKind
 from ..core.sync.pairing import ClosestPairing
 
 QUEUE_SIZE = 10
@@ -43,7 +43,7 @@ class FilterPairing:
         self._offsets_ns = {RGB: round(settings.rgb_offset_ms * 1e6), THERMAL: round(settings.thermal_offset_ms * 1e6)}
         self.dropped: Counter[str] = Counter()
         self.hold_ms = 0.0  # see ClosestPairing
-        self._jumps = ClockJumps()
+        self._jumps = ClockJumpDetector()
         self._start()
 
     @property
@@ -58,10 +58,10 @@ class FilterPairing:
             self._drop('bad_stamp', 1)
             return []
         verdict = self._jumps.judge(frame.stream, stamp_ns)
-        if verdict is Verdict.BEFORE:
+        if verdict is StampKind.STALE:
             self._drop('clock_jump', 1)
             return []
-        if verdict is Verdict.BACK:
+        if verdict is StampKind.JUMP:
             self._drop('clock_jump', self.pending)
             self._start()
         refusal = self._refusal(frame.stream, stamp_ns)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..core.alignment.camera import CameraModel
 from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Pair
 from ..core.settings import Settings
-from ..core.sync.freshness import State
+from ..core.sync.stream_health import StreamState
 from . import status
 from .outputs import Outputs
 from .working_scale import WorkingScale
@@ -24,8 +24,8 @@ class Job:
     """A pair, or the one frame that there is, with the state of both cameras when it was sent off."""
 
     work: Pair | Frame
-    rgb: State
-    thermal: State
+    rgb: StreamState
+    thermal: StreamState
     reason: str = ''
 
     @property

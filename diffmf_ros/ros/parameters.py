@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..core.frames import DiffmfError
-from ..core.settings import DEFAULTS, Item, Settings, describe, updated
+from ..core.settings import DEFAULTS, ParameterSpec, Settings, iter_specs, with_changes
 
 
 def declare(node: Node) -> None:
@@ -20,11 +20,11 @@ def declare(node: Node) -> None:
 
     Raises rclpy's ParameterException when an override lies outside the range of its setting.
     """
-    for item in describe():
+    for item in iter_specs():
         node.declare_parameter(item.name, item.value, descriptor(item))
 
 
-def descriptor(item: Item) -> ParameterDescriptor:
+def descriptor(item: ParameterSpec) -> ParameterDescriptor:
     """Return what `ros2 param describe` shows of one setting.
 
     Typing is dynamic because `scale:=1` is an integer to ROS; the settings check the type themselves.
@@ -41,8 +41,8 @@ def descriptor(item: Item) -> ParameterDescriptor:
 
 def read(node: Node, changes: dict | None = None) -> Settings:
     """Return the settings that the parameters of node describe, with changes on top. Raises SettingsError."""
-    given = {item.name: node.get_parameter(item.name).value for item in describe()}
-    return updated(DEFAULTS, given | (changes or {}))
+    given = {item.name: node.get_parameter(item.name).value for item in iter_specs()}
+    return with_changes(DEFAULTS, given | (changes or {}))
 
 
 def is_kept(node: Node, parameter: Parameter) -> bool:
@@ -54,7 +54,7 @@ def is_kept(node: Node, parameter: Parameter) -> bool:
 
 def write(node: Node, settings: Settings) -> None:
     """Set the parameters of node to settings, where they differ."""
-    different = [Parameter(item.name, value=item.value) for item in describe(settings)
+    different = [Parameter(item.name, value=item.value) for item in iter_specs(settings)
                  if node.get_parameter(item.name).value != item.value]
     if different:
         node.set_parameters_atomically(different)
@@ -66,7 +66,7 @@ def guard(node: Node, apply: Callable[[Settings], None]) -> None:
     apply(settings) puts the settings into effect; what it raises (a DiffmfError) is the reason of a
     refusal. Parameters that are not settings, such as use_sim_time, are left alone.
     """
-    names = {item.name for item in describe()}
+    names = {item.name for item in iter_specs()}
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
         changes = {p.name: p.value for p in parameters if p.name in names}

@@ -14,7 +14,7 @@ from rclpy.duration import Duration
 from ..core.alignment.camera import CameraModel
 from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair, refuse_too_large
 from ..core.settings import Settings
-from ..core.sync.fallback import Fallback, Sources
+from ..core.sync.source_selector import Sources, SourceSelector
 from .filter_pairing import make_pairing
 from .fuser import Fuser, Job
 from .inputs import Handlers, Inputs
@@ -37,7 +37,7 @@ class Session:
         """Start fusing with pipeline into outputs. Raises DiffmfError for settings that cannot work here."""
         self._node, self._settings, self._pipeline, self._outputs = node, settings, pipeline, outputs
         self._pairing = make_pairing(settings.sync)
-        self._fallback = Fallback(settings.health, base=settings.alignment.output_grid)
+        self._fallback = SourceSelector(settings.health, base=settings.alignment.output_grid)
         self._fallback.sync = settings.sync
         self._calibrations: dict[str, CameraModel] = {}
         self._tally = Tally()
@@ -139,7 +139,7 @@ class Session:
         for pair in pairs:
             self._tally.count('pairs')
             self.fuser.scale.arrived(pair)
-        for work in self._fallback.serve(frame, pairs, now_ns):
+        for work in self._fallback.select(frame, pairs, now_ns):
             if self._worker.put(self._job(work)):
                 self._tally.drop('overtaken')
         self._log_sources()

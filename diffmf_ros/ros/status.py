@@ -11,9 +11,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from ..core.frames import FusionResult, Issue, Mode
-from ..core.sync.fallback import Fallback
-from ..core.sync.freshness import State
 from ..core.sync.latency import LatencyMeter
+from ..core.sync.source_selector import SourceSelector
+from ..core.sync.stream_health import StreamState
 from .messages import make_header
 from .stream_status import ZERO_STAMPS, key_values, number, stream_status, unstamped
 
@@ -115,7 +115,7 @@ class Reporter:
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
     def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str], problems: Sequence[str],
-                fallback: Fallback, now_ns: int, incompatible: Mapping[str, str] | None = None,
+                fallback: SourceSelector, now_ns: int, incompatible: Mapping[str, str] | None = None,
                 memory: Mapping[str, int] | None = None, notes: Sequence[str] = (), disabled: bool = False) -> None:
         """Publish one report.
 
@@ -154,7 +154,7 @@ class Reporter:
     def _name(self) -> str:
         return self._node.get_fully_qualified_name().lstrip('/')
 
-    def _cameras(self, totals: Totals, fallback: Fallback, now_ns: int) -> list[DiagnosticStatus]:
+    def _cameras(self, totals: Totals, fallback: SourceSelector, now_ns: int) -> list[DiagnosticStatus]:
         cameras = []
         for name, health in fallback.streams.items():
             refused = totals.refused.get(name, {})
@@ -215,7 +215,7 @@ def values_of(totals: Totals) -> dict[str, str]:
     return values | {'mode': totals.mode, 'last_error': totals.last_error}
 
 
-def sources_values(fallback: Fallback, now_ns: int, notes: Sequence[str] = ()) -> dict[str, str]:
+def sources_values(fallback: SourceSelector, now_ns: int, notes: Sequence[str] = ()) -> dict[str, str]:
     """Return the key values of a report that stem from the two cameras and what is used of them."""
     zero = [f'{name}: {ZERO_STAMPS}' for name, health in fallback.streams.items() if unstamped(health)]
     return {'sources': fallback.sources(now_ns).value, 'fallback': fallback.reason,
@@ -223,7 +223,7 @@ def sources_values(fallback: Fallback, now_ns: int, notes: Sequence[str] = ()) -
             'rate_thermal_hz': number(fallback.thermal.rate_hz(now_ns), 2), 'notes': '; '.join([*notes, *zero])}
 
 
-def status_message(result: FusionResult, *, name: str, rgb: State, thermal: State, model: str, scale: float,
+def status_message(result: FusionResult, *, name: str, rgb: StreamState, thermal: StreamState, model: str, scale: float,
                    offset_ms: float | None = None, held: bool = False, reason: str = '') -> DiagnosticArray:
     """Return the message for fused/status that belongs to an image: same header, one status.
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from ..core.sync.cadence import OUTLIER_SHARE
-from ..core.sync.freshness import State, StreamHealth
+from ..core.sync.stream_health import StreamHealth, StreamState
+from ..core.sync.stream_rate import OUTLIER_SHARE
 
 ZERO_STAMPS = 'zero stamps: arrival time is used'
-_LEVELS = {State.OK: DiagnosticStatus.OK, State.STALE: DiagnosticStatus.WARN,
-           State.FROZEN: DiagnosticStatus.WARN, State.LOST: DiagnosticStatus.ERROR}
+_LEVELS = {StreamState.OK: DiagnosticStatus.OK, StreamState.STALE: DiagnosticStatus.WARN,
+           StreamState.FROZEN: DiagnosticStatus.WARN, StreamState.LOST: DiagnosticStatus.ERROR}
 
 
 def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: bool,
@@ -60,15 +60,15 @@ def greenwave_values(health: StreamHealth) -> dict[str, str]:
     against the usual gap of the stream itself: nobody has to configure an expected frequency, so that is
     what stands there, with the tolerance in percent beyond which a gap counts as an outlier.
     """
-    usual_ns = health.stamps.usual_ns
+    median_period_ns = health.stamps.median_period_ns
     mean_node_us, max_node_us = health.arrivals.jitter_us()
     mean_msg_us, max_msg_us = health.stamps.jitter_us()
     return {
         'frame_rate_node': number(health.arrivals.rate_hz(), 3),
         'frame_rate_msg': number(health.stamps.rate_hz(), 3),
         'current_delay_from_realtime_ms': number(health.delay_ms, 3),
-        'expected_frequency': number(1e9 / usual_ns if usual_ns else 0.0, 3),
-        'tolerance': number(100 * OUTLIER_SHARE if usual_ns else 0.0, 3),
+        'expected_frequency': number(1e9 / median_period_ns if median_period_ns else 0.0, 3),
+        'tolerance': number(100 * OUTLIER_SHARE if median_period_ns else 0.0, 3),
         'num_non_increasing_msg': str(health.not_increasing),
         'num_jitter_outliers_msg': str(health.stamps.outliers),
         'num_jitter_outliers_node': str(health.arrivals.outliers),
@@ -80,7 +80,7 @@ def greenwave_values(health: StreamHealth) -> dict[str, str]:
     }
 
 
-def _values(health: StreamHealth, state: State, now_ns: int) -> dict[str, str]:
+def _values(health: StreamHealth, state: StreamState, now_ns: int) -> dict[str, str]:
     return {
         'state': state.value,
         'rate_hz': number(health.rate_hz(now_ns), 2),

@@ -9,7 +9,7 @@ import yaml
 from rclpy.node import Node
 
 from ..core.params_file import OF_ROS, PARAMETERS
-from ..core.settings import describe
+from ..core.settings import iter_specs
 from ..core.spelling import meant
 
 
@@ -20,7 +20,7 @@ def unused(node: Node, arguments: Sequence[str]) -> list[str]:
         node: with all its parameters declared.
         arguments: the command line of the process.
     """
-    known = [item.name for item in describe()]
+    known = [item.name for item in iter_specs()]
     said = [f'unknown parameter {name}{meant(name, known)}'
             for name in sorted(node._parameter_overrides)  # what was given; rclpy has no public name for it
             if not node.has_parameter(name) and not name.startswith(OF_ROS)]

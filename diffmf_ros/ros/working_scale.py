@@ -5,7 +5,7 @@ import threading
 
 from ..core.frames import FusionResult, Mode, Pair
 from ..core.settings import Settings
-from ..core.sync.pacing import AdaptiveScale
+from ..core.sync.adaptive_scale import AdaptiveScale
 
 
 class WorkingScale:

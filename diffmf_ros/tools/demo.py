@@ -17,7 +17,7 @@ import numpy as np
 from ..core.frames import DiffmfError
 from ..core.imaging.color import join_luma, split_luma
 from ..core.imaging.encodings import decode_message
-from ..core.settings import Settings, describe, updated
+from ..core.settings import Settings, iter_specs, with_changes
 from ..inference.pipeline import FusionPipeline
 from ..io.bags import BagReader, stamp_of
 from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
@@ -88,7 +88,7 @@ def domain() -> int:
 
 def _parameters(settings: Settings) -> list[str]:
     """Return ROS arguments for every setting that is not the default."""
-    changed = [item for item, default in zip(describe(settings), describe()) if item.value != default.value]
+    changed = [item for item, default in zip(iter_specs(settings), iter_specs()) if item.value != default.value]
     return [text for item in changed for text in ('-p', f'{item.name}:={item.value}')]
 
 
@@ -163,7 +163,7 @@ def drive_of(settings: DriveSettings) -> Drive:
 
 def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, Triple]]:
     """Yield the stamp and (rgb, thermal on its grid, fused) of every fused image of a bag, color as rgb8."""
-    pipeline = FusionPipeline(updated(settings, {'model': 'classical'}))  # it aligns; nothing is fused
+    pipeline = FusionPipeline(with_changes(settings, {'model': 'classical'}))  # it aligns; nothing is fused
     with BagReader(bag) as source, BagReader(fused) as recorded:
         pairs = pairs_of(source, settings.sync)
         pair = next(pairs, None)

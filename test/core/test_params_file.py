@@ -8,7 +8,7 @@ from bad_inputs import ran
 
 from diffmf_ros.cli.main import application
 from diffmf_ros.core.params_file import read_params
-from diffmf_ros.core.settings import DEFAULTS, LIVE_ONLY, SettingsError, describe, updated
+from diffmf_ros.core.settings import DEFAULTS, LIVE_ONLY, SettingsError, iter_specs, with_changes
 
 SHIPPED = Path(__file__).parents[2] / 'config' / 'fusion.yaml'
 
@@ -22,8 +22,8 @@ def write(tmp_path, text):
 def test_the_shipped_file_is_every_default():
     values = read_params(SHIPPED)
 
-    assert values.keys() == {item.name for item in describe()}
-    assert updated(DEFAULTS, values) == DEFAULTS
+    assert values.keys() == {item.name for item in iter_specs()}
+    assert with_changes(DEFAULTS, values) == DEFAULTS
 
 
 def test_a_node_by_name_wins_over_every_node_and_ros_keeps_its_own(tmp_path):
@@ -94,6 +94,6 @@ def test_every_setting_that_counts_offline_is_an_option(command, left_out):
     known = {info.name: info.callback for info in application().registered_commands}
     options = {name for name in known[command].__annotations__}
 
-    for item in describe():
+    for item in iter_specs():
         name = {'alignment.file': 'alignment'}.get(item.name, item.name.rpartition('.')[2])
         assert (name in options) == (not item.name.startswith((*LIVE_ONLY, *left_out))), item.name

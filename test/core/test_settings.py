@@ -12,13 +12,13 @@ from diffmf_ros.core.settings import (
     Settings,
     SettingsError,
     SyncSettings,
-    describe,
-    updated,
+    iter_specs,
+    with_changes,
 )
 
 
 def test_every_setting_is_listed_once_with_a_description_and_an_allowed_default():
-    items = list(describe())
+    items = list(iter_specs())
 
     names = [item.name for item in items]
     assert len(names) == len(set(names))
@@ -32,32 +32,32 @@ def test_every_setting_is_listed_once_with_a_description_and_an_allowed_default(
 def test_a_listing_shows_the_values_of_the_given_settings():
     changed = Settings(scale=0.5, sync=SyncSettings(max_distance_ms=7.0))
 
-    values = {item.name: item.value for item in describe(changed)}
+    values = {item.name: item.value for item in iter_specs(changed)}
 
     assert values['scale'] == 0.5 and values['sync.max_distance_ms'] == 7.0
     assert values['model'] == DEFAULTS.model
 
 
 def test_updated_changes_what_is_named_and_nothing_else():
-    changed = updated(DEFAULTS, {'scale': 0.5, 'sync.rgb_offset_ms': -3.0, 'sync.thermal_offset_ms': 4.0})
+    changed = with_changes(DEFAULTS, {'scale': 0.5, 'sync.rgb_offset_ms': -3.0, 'sync.thermal_offset_ms': 4.0})
 
-    before = {item.name: item.value for item in describe(DEFAULTS)}
-    after = {item.name: item.value for item in describe(changed)}
+    before = {item.name: item.value for item in iter_specs(DEFAULTS)}
+    after = {item.name: item.value for item in iter_specs(changed)}
     assert after == {**before, 'scale': 0.5, 'sync.rgb_offset_ms': -3.0, 'sync.thermal_offset_ms': 4.0}
-    assert updated(changed, {}) == changed
+    assert with_changes(changed, {}) == changed
 
 
 def test_every_setting_can_be_set_by_its_listed_name():
-    for item in describe():
-        assert updated(DEFAULTS, {item.name: item.value}) == DEFAULTS
+    for item in iter_specs():
+        assert with_changes(DEFAULTS, {item.name: item.value}) == DEFAULTS
 
 
 def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
-    changed = updated(DEFAULTS, {'sync.max_distance_ms': 40})
+    changed = with_changes(DEFAULTS, {'sync.max_distance_ms': 40})
 
     assert type(changed.sync.max_distance_ms) is float and changed.sync.max_distance_ms == 40.0
     with pytest.raises(SettingsError, match='qos.depth must be of type int, got 2.0'):
-        updated(DEFAULTS, {'qos.depth': 2.0})
+        with_changes(DEFAULTS, {'qos.depth': 2.0})
 
 
 @pytest.mark.parametrize('changes, words', [
@@ -73,7 +73,7 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
 ])
 def test_each_wrong_change_is_refused_with_its_reason(changes, words):
     with pytest.raises(SettingsError, match=words):
-        updated(DEFAULTS, {'autostart': False, **changes})
+        with_changes(DEFAULTS, {'autostart': False, **changes})
 
 
 def test_the_constructor_checks_too():

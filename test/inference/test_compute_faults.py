@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference import guard, stand_in, watchdog
 from diffmf_ros.inference.ladder import LONGEST_PAUSE, RECOVERED
 from diffmf_ros.inference.onnx_engine import OnnxEngine
@@ -19,17 +19,20 @@ from diffmf_ros.models.input_size import SizeRule
 
 DEADLINE_S = 20.0
 PATIENT, IMPATIENT = {'health.compute_timeout_s': 60.0}, {'health.compute_timeout_s': 0.1}
-CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 
 
 def make_pair(seed=0, thermal_encoding='mono8'):
     random = np.random.default_rng(seed)
-    return Pair(Frame(RGB, 10 + seed, 'rgb_optical', random.integers(0, 256, (48, 64, 3), np.uint8), 'rgb8'),
-                Frame(THERMAL, 11 + seed, 'heat', random.integers(0, 256, (24, 32), np.uint8), thermal_encoding), 1)
+    return Pair(Frame(RGB, 10 + seed, 'rgb_optical',
+                      random.integers(0, 256, (48, 64, 3), np.uint8), 'rgb8'),
+                Frame(THERMAL, 11 + seed, 'heat', random.integers(0, 256, (24, 32), np.uint8),
+                      thermal_encoding), 1)
 
 
 class Fake:
-    """An engine of numpy that fuses by the maximum, unless `fault` is set: that is called instead."""
+    """An engine of numpy that fuses by the maximum, unless `fault` is set: that is called instead.
+    """
 
     device, description, problems = 'cpu', 'a stand-in', ()
 
@@ -74,7 +77,8 @@ def build(monkeypatch, network):
 
     def build(*, watchdog=True, **changes):
         monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: network)
-        made.append(FusionPipeline(updated(DEFAULTS, {**PATIENT, **changes}), watchdog=watchdog))
+        made.append(FusionPipeline(with_changes(DEFAULTS, {**PATIENT, **changes}),
+                                   watchdog=watchdog))
         return made[-1]
     yield build
     for pipeline in made:
@@ -88,14 +92,17 @@ def live(build):
 
 @pytest.fixture
 def hang(live, network):
-    """Let the network of live hang in the next pair; return hang() -> (the result of that pair, the fault)."""
+    """Let the network of live hang in the next pair.
+
+    Return hang() -> (the result of that pair, the fault).
+    """
     def hang():
         assert modes(live, 2) == ['FUSED'] * 2  # from now on it is known how long a pair takes
         network.fault = fault = Hang()
         faults.append(fault)
-        live.update(updated(DEFAULTS, IMPATIENT))
+        live.update(with_changes(DEFAULTS, IMPATIENT))
         result = live.fuse(make_pair(0))
-        live.update(updated(DEFAULTS, PATIENT))
+        live.update(with_changes(DEFAULTS, PATIENT))
         network.fault = None
         return result, fault
     faults = []
@@ -130,18 +137,24 @@ def raises(error):
 OUT_OF_MEMORY = {
     'MemoryError': MemoryError('no memory for the states'),
     'CUDA': RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'),
-    'torch on a CPU': RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-    'onnxruntime': Exception('BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer'),
+    'torch on a CPU': RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to "
+                                   "allocate 8 bytes"),
+    'onnxruntime': Exception('BFCArena::AllocateRawInternal Failed to allocate memory for '
+                             'requested buffer'),
 }
 FAULTS = {
-    'RuntimeError': (raises(RuntimeError('kernel launch failed')), 'raised RuntimeError: kernel launch failed'),
+    'RuntimeError': (raises(RuntimeError('kernel launch failed')),
+                     'raised RuntimeError: kernel launch failed'),
     'ValueError': (raises(ValueError('no')), 'raised ValueError: no'),
     'KeyError': (raises(KeyError('layer')), "raised KeyError: 'layer'"),
     'NaN': (lambda ir, y: np.where(y > 0.5, np.nan, y).astype(np.float32), 'not finite'),
     'infinity': (lambda ir, y: np.full_like(y, np.inf), 'not finite'),
-    'too small': (lambda ir, y: np.zeros((16, 16), np.float32), 'the shape .*16, 16.*, expected .*48, 64'),
-    'too large': (lambda ir, y: np.zeros((64, 64), np.float32), 'the shape .*64, 64.*, expected .*48, 64'),
-    **{f'out of memory ({who})': (raises(error), 'raised') for who, error in OUT_OF_MEMORY.items()},
+    'too small': (lambda ir, y: np.zeros((16, 16), np.float32),
+                  'the shape .*16, 16.*, expected .*48, 64'),
+    'too large': (lambda ir, y: np.zeros((64, 64), np.float32),
+                  'the shape .*64, 64.*, expected .*48, 64'),
+    **{f'out of memory ({who})': (raises(error), 'raised') for who,
+       error in OUT_OF_MEMORY.items()},
 }
 
 
@@ -154,14 +167,20 @@ def real_engine(request, monkeypatch, network):
     if request.param == 'torch':
         torch = pytest.importorskip('torch', reason='torch is not installed')
         from diffmf_ros.models.diffmf import DiffMF
-        pipeline = FusionPipeline(updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu', **PATIENT}), watchdog=True)
-        monkeypatch.setattr(DiffMF, 'forward', lambda self, *images: torch.from_numpy(on_arrays(images)))
+        pipeline = FusionPipeline(with_changes(DEFAULTS,
+                                               {'preset': 'nano', 'device': 'cpu', **PATIENT}),
+                                  watchdog=True)
+        monkeypatch.setattr(DiffMF, 'forward', lambda self,
+                            *images: torch.from_numpy(on_arrays(images)))
     else:
         engine = object.__new__(OnnxEngine)
         engine._session = SimpleNamespace(run=lambda names, images: [on_arrays(images.values())])
-        engine._header, engine.device, engine.problems = SimpleNamespace(sides=SizeRule(16), size=None), 'cpu', ()
+        engine._header, engine.device, engine.problems = SimpleNamespace(
+            sides=SizeRule(16), size=None), 'cpu', ()
         monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
-        pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx', **PATIENT}), watchdog=True)
+        pipeline = FusionPipeline(with_changes(DEFAULTS,
+                                               {'engine': 'onnx', 'weights': 'x.onnx', **PATIENT}),
+                                  watchdog=True)
     yield pipeline
     pipeline.close()
 
@@ -187,17 +206,19 @@ def test_an_output_of_another_number_of_channels_is_refused():
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference.engine import Engine
     from diffmf_ros.inference.errors import NetworkFailure
-    engine = Engine(updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu'}))
+    engine = Engine(with_changes(DEFAULTS, {'preset': 'nano', 'device': 'cpu'}))
 
     def both(ir, y):
         return torch.cat((ir, y), dim=1)
 
     both.sides, engine.network = engine.network.sides, both
-    with pytest.raises(NetworkFailure, match=r'returned the shape \(1, 2, 48, 64\), expected \(1, 1, 48, 64\)'):
+    with pytest.raises(NetworkFailure,
+                       match=r'returned the shape \(1, 2, 48, 64\), expected \(1, 1, 48, 64\)'):
         engine(*np.zeros((2, 48, 64), np.float32))
 
 
-def test_a_network_that_keeps_failing_is_tried_ever_more_rarely_and_always_in_the_same_pairs(live, network):
+def test_a_network_that_keeps_failing_is_tried_ever_more_rarely_and_always_in_the_same_pairs(
+        live, network):
     network.fault = raises(RuntimeError('gone'))
 
     calls = []
@@ -209,10 +230,12 @@ def test_a_network_that_keeps_failing_is_tried_ever_more_rarely_and_always_in_th
     tried = np.flatnonzero(calls)
     assert tried[:7].tolist() == [0, 2, 5, 10, 19, 36, 69]
     assert set(np.diff(tried[7:])) == {LONGEST_PAUSE + 1}
-    assert live.problems == ('the network failed 12 times in a row: the network raised RuntimeError: gone',)
+    assert live.problems == ('the network failed 12 times in a row: the network raised '
+                             'RuntimeError: gone',)
 
 
-def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_with_success(live, network):
+def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_with_success(
+        live, network):
     network.fault = lambda ir, y: np.maximum(ir, y) if y.shape[0] <= 24 else 1 / 0
 
     result, _ = until(live, Mode.FUSED)
@@ -227,12 +250,16 @@ def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_wit
     assert live.fuse(make_pair()).warnings == ()
 
 
-def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(live, network, monkeypatch):
+def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(
+        live, network, monkeypatch):
     given_back = []
-    monkeypatch.setattr(guard, 'give_back_memory', lambda: given_back.append(live._loaded.guard.network.path))
+    monkeypatch.setattr(guard, 'give_back_memory',
+                        lambda: given_back.append(live._loaded.guard.network.path))
     assert modes(live, 1) == ['FUSED']
     path = live._loaded.guard.network.path
-    network.fault = lambda ir, y: np.maximum(ir, y) if y.shape[0] < 48 else raises(MemoryError('no'))(ir, y)
+    network.fault = lambda ir, y: np.maximum(ir,
+                                             y) if y.shape[0] < 48 else raises(MemoryError('no'))(
+                                                 ir, y)
 
     assert modes(live, 3) == ['CLASSICAL', 'CLASSICAL', 'FUSED']
 
@@ -245,7 +272,8 @@ def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(live, n
     others = [live.fuse(make_pair(seed)) for seed in range(1, 150)]
 
     assert first.mode is Mode.CLASSICAL
-    assert first.warnings == ('the network gave no result within 0.1 s; this pair was fused classically',)
+    assert first.warnings == ('the network gave no result within 0.1 s; this pair was fused '
+                              'classically',)
     assert {(result.mode, *result.warnings) for result in others} == {
         (Mode.CLASSICAL, 'the network hangs; this pair was fused classically')}
     assert np.array_equal(others[4].pixels, classical_image(5))
@@ -255,7 +283,8 @@ def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(live, n
     assert modes(live, 3) == ['CLASSICAL', 'FUSED', 'FUSED']
 
 
-def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay_as_they_were(live, hang):
+def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay_as_they_were(
+        live, hang):
     expected = live.fuse(make_pair(7)).pixels
     _, fault = hang()
     before = [image.copy() for image in fault.images]
@@ -309,7 +338,8 @@ def test_a_first_pair_that_never_ends_is_a_failure(build, network, monkeypatch):
     pipeline.fuse(make_pair(0))
     monkeypatch.setattr(watchdog, 'FIRST_CALL_S', 0.0)
 
-    assert pipeline.fuse(make_pair(1)).warnings == ('the network hangs; this pair was fused classically',)
+    assert pipeline.fuse(make_pair(1)).warnings == ('the network hangs; this pair was fused '
+                                                    'classically',)
     assert 'the network hangs' in pipeline.problems[0]
     fault.go.set()
 
@@ -328,11 +358,13 @@ def test_a_slow_first_pair_that_fails_in_the_end_counts_as_a_failure(build, netw
 
 
 @pytest.mark.parametrize('grid, mode', [('rgb', Mode.RGB_ONLY), ('thermal', Mode.THERMAL_ONLY)])
-def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed_on(build, network, monkeypatch, grid,
+def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed_on(
+        build, network, monkeypatch, grid,
                                                                                     mode):
     works = stand_in.classical.fuse
     fault = raises(MemoryError('nothing left'))
-    monkeypatch.setattr(stand_in.classical, 'fuse', lambda ir, y: fault(ir, y) if network.fault else works(ir, y))
+    monkeypatch.setattr(stand_in.classical, 'fuse', lambda ir,
+                        y: fault(ir, y) if network.fault else works(ir, y))
     pipeline = build(**{'alignment.output_grid': grid})
     network.fault = fault
     pair = make_pair()
@@ -340,8 +372,10 @@ def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed
     result = pipeline.fuse(pair)
 
     frame = pair.rgb if grid == 'rgb' else pair.thermal
-    assert (result.mode, result.grid, result.stamp_ns, result.frame_id) == (mode, grid, frame.stamp_ns, frame.frame_id)
-    assert np.array_equal(result.pixels, pair.rgb.pixels if grid == 'rgb' else np.dstack([pair.thermal.pixels] * 3))
+    assert (result.mode, result.grid, result.stamp_ns,
+            result.frame_id) == (mode, grid, frame.stamp_ns, frame.frame_id)
+    assert np.array_equal(result.pixels, pair.rgb.pixels if grid == 'rgb'
+                          else np.dstack([pair.thermal.pixels] * 3))
     assert result.warnings == (
         'the network raised MemoryError: nothing left; this pair was fused classically',
         f'classical fusion raised MemoryError: nothing left; the {grid} image was passed on')
@@ -351,7 +385,8 @@ def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed
     assert 'classical fusion raised MemoryError: nothing left' not in pipeline.problems
 
 
-def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(build, network, monkeypatch):
+def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(
+        build, network, monkeypatch):
     monkeypatch.setattr(stand_in.classical, 'fuse', raises(MemoryError('nothing left')))
     live = build()
     network.fault = raises(RuntimeError('gone'))
@@ -378,7 +413,8 @@ def test_offline_a_failure_concerns_its_pair_alone(build, network):
         network.fault = raises(MemoryError('for a moment')) if seed in (1, 2, 3) else None
         results.append(pipeline.fuse(make_pair(seed)))
 
-    assert [result.mode.value for result in results] == ['FUSED'] + ['CLASSICAL'] * 3 + ['FUSED'] * 2
+    assert [result.mode.value
+            for result in results] == ['FUSED'] + ['CLASSICAL'] * 3 + ['FUSED'] * 2
     assert all(np.array_equal(results[seed].pixels, undisturbed[seed]) for seed in (0, 4, 5))
     assert network.sizes == [(48, 64)] * 12
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.cli import main  # noqa: E402
-from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.inference import conversion  # noqa: E402
 from diffmf_ros.inference.conversion import (  # noqa: E402
     ConversionError,
@@ -104,7 +104,7 @@ def test_the_engine_gives_what_the_network_gives(authors, converted, out):
             module.backend = 'portable'
     with torch.inference_mode():
         raw = network(*(torch.from_numpy(image)[None, None] for image in pair))[0, 0].numpy()
-    fused = Engine(updated(DEFAULTS, {
+    fused = Engine(with_changes(DEFAULTS, {
         'model': 's4fusion', 'preset': 'base', 'weights': str(out), 'precision': 'float32', 'device': 'cpu',
         'scan_backend': 'portable', 'threads': torch.get_num_threads()}))(*pair)
     # then both agree in every bit, where the network's output lies in the range of an image.

@@ -14,8 +14,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from diffmf_ros.core.alignment.geometry import Alignment, Mapping  # noqa: E402
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair  # noqa: E402
 from diffmf_ros.core.imaging.thermal import levels_of  # noqa: E402
-from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, updated  # noqa: E402
-from diffmf_ros.core.sync.pacing import AdaptiveScale  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, with_changes  # noqa: E402
+from diffmf_ros.core.sync.adaptive_scale import AdaptiveScale  # noqa: E402
 from diffmf_ros.inference import device_path  # noqa: E402
 from diffmf_ros.inference.device_path import DevicePath, Plan  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
@@ -228,7 +228,7 @@ def test_tables_stay_where_a_captured_graph_reads_them(device):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('scale', [1.0, 0.5])
 def test_the_network_gives_the_picture_of_the_host_path(scale, device):
-    engine = Engine(updated(DEFAULTS, {'device': device, 'precision': 'float32'}))
+    engine = Engine(with_changes(DEFAULTS, {'device': device, 'precision': 'float32'}))
     pair = Pair(rgb_frame((46, 61)), thermal_frame((40, 52)), 0)
 
     host, there = on_both_paths(pair, alignment=TILTED, scale=scale, engine=engine)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another network, loaded beside the one in use and swapped in between pairs; and settings changed between pairs."""
+"""Another network, loaded beside the one in use and swapped in between pairs.
+
+And settings changed between pairs.
+"""
 
 import gc
 import sys
@@ -13,7 +16,7 @@ import pytest
 import diffmf_ros
 from diffmf_ros.core.alignment.geometry import AlignmentError
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Mode, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.errors import EngineError
 from diffmf_ros.inference.pipeline import FusionPipeline
 
@@ -23,16 +26,19 @@ from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
 from diffmf_ros.models.diffmf import DiffMF  # noqa: E402
 
 DEADLINE_S = 60.0
-NANO = updated(DEFAULTS, {'preset': 'nano', 'device': 'cpu', 'precision': 'float32'})
-LIGHT = updated(NANO, {'preset': 'light'})
-S4FUSION, REFINEFUSE = (updated(LIGHT, {'model': model}) for model in ('s4fusion', 'refinefuse'))
-CLASSICAL = updated(NANO, {'model': 'classical'})
+NANO = with_changes(DEFAULTS, {'preset': 'nano', 'device': 'cpu', 'precision': 'float32'})
+LIGHT = with_changes(NANO, {'preset': 'light'})
+S4FUSION, REFINEFUSE = (with_changes(LIGHT, {'model': model})
+                        for model in ('s4fusion', 'refinefuse'))
+CLASSICAL = with_changes(NANO, {'model': 'classical'})
 
 
 def make_pair(seed=0):
     random = np.random.default_rng(seed)
-    return Pair(Frame(RGB, 10, 'rgb_optical', random.integers(0, 256, (48, 64, 3), np.uint8), 'rgb8'),
-                Frame(THERMAL, 11, 'heat', random.integers(0, 256, (24, 32), np.uint8), 'mono8'), 1)
+    return Pair(Frame(RGB, 10, 'rgb_optical', random.integers(0, 256, (48, 64, 3), np.uint8),
+                      'rgb8'),
+                Frame(THERMAL, 11, 'heat', random.integers(0, 256, (24, 32), np.uint8), 'mono8'),
+                1)
 
 
 def fused_by(settings):
@@ -70,7 +76,8 @@ def missing(folder):
 
 def damaged(folder):
     path = folder / 'damaged.safetensors'
-    content = bytearray((Path(diffmf_ros.__file__).parent / 'weights/diffmf_light.safetensors').read_bytes())
+    content = bytearray((Path(diffmf_ros.__file__).parent
+                         / 'weights/diffmf_light.safetensors').read_bytes())
     content[-100] ^= 255
     path.write_bytes(content)
     return path
@@ -84,11 +91,12 @@ def untrained(folder):
 
 @pytest.mark.parametrize('weights, words', [(missing, 'does not exist'), (damaged, 'is damaged'),
                                             (untrained, 'untrained')])
-def test_weights_that_are_no_good_are_refused_and_the_old_network_goes_on(pipeline, tmp_path, weights, words):
+def test_weights_that_are_no_good_are_refused_and_the_old_network_goes_on(
+        pipeline, tmp_path, weights, words):
     before = pipeline.fuse(make_pair()).pixels
 
     with pytest.raises(WeightsError, match=words):
-        pipeline.load(updated(LIGHT, {'weights': str(weights(tmp_path))}))
+        pipeline.load(with_changes(LIGHT, {'weights': str(weights(tmp_path))}))
 
     result = pipeline.fuse(make_pair())
     assert (result.mode, pipeline.description) == (Mode.FUSED, 'diffmf nano')
@@ -100,30 +108,35 @@ def test_a_network_that_fails_on_the_sizes_in_use_is_refused(pipeline, monkeypat
     forward = DiffMF.forward
 
     def too_small_a_device(network, ir, y):
-        if network is not pipeline._loaded.guard.network._engine.network and y.shape[2:] == (48, 64):
+        if network is not pipeline._loaded.guard.network._engine.network and y.shape[2:] == (
+                48, 64):
             raise torch.OutOfMemoryError('CUDA out of memory')
         return forward(network, ir, y)
     monkeypatch.setattr(DiffMF, 'forward', too_small_a_device)
 
-    with pytest.raises(EngineError, match='diffmf light was loaded, but the network raised OutOfMemoryError: CUDA'):
+    with pytest.raises(EngineError, match='diffmf light was loaded, but the network raised '
+                       'OutOfMemoryError: CUDA'):
         pipeline.load(LIGHT)
 
     assert np.array_equal(pipeline.fuse(make_pair()).pixels, before)
     assert pipeline.problems == ()
 
 
-def test_a_device_without_memory_for_a_second_network_is_an_error_that_says_so(pipeline, monkeypatch):
+def test_a_device_without_memory_for_a_second_network_is_an_error_that_says_so(
+        pipeline, monkeypatch):
     def no_memory(network, **options):
         raise RuntimeError('CUDA out of memory. Tried to allocate 20.00 MiB')
     monkeypatch.setattr('diffmf_ros.inference.engine.prepare', no_memory)
-    with pytest.raises(EngineError, match='diffmf light cannot be loaded: RuntimeError: CUDA out of memory'):
+    with pytest.raises(EngineError,
+                       match='diffmf light cannot be loaded: RuntimeError: CUDA out of memory'):
         pipeline.load(LIGHT)
 
 
 def test_without_torch_a_network_cannot_be_loaded(pipeline, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine')
-    with pytest.raises(EngineError, match='diffmf light needs torch and einops, which cannot be imported'):
+    with pytest.raises(EngineError,
+                       match='diffmf light needs torch and einops, which cannot be imported'):
         pipeline.load(LIGHT)
 
 
@@ -143,12 +156,13 @@ def sizes(monkeypatch):
 def test_the_new_network_is_warm_for_the_size_in_use_or_the_one_that_is_set(sizes):
     pipeline = FusionPipeline(CLASSICAL)
 
-    pipeline.load(updated(NANO, {'warm_up_size': '32x16'}))
+    pipeline.load(with_changes(NANO, {'warm_up_size': '32x16'}))
     pipeline.fuse(make_pair())
-    pipeline.load(updated(NANO, {'warm_up_size': '32x16'}))
-    pipeline.load(updated(NANO, {'adaptive_scale': True, 'scale': 0.5}))
+    pipeline.load(with_changes(NANO, {'warm_up_size': '32x16'}))
+    pipeline.load(with_changes(NANO, {'adaptive_scale': True, 'scale': 0.5}))
 
-    assert sizes == [(16, 32)] * 2 + [(48, 64)] * 2 + [(24, 32)] * 2 + [(17, 22)] * 2 + [(12, 16)] * 2
+    assert sizes == [(16, 32)] * 2 + [(48, 64)] * 2 + [(24,
+                                                        32)] * 2 + [(17, 22)] * 2 + [(12, 16)] * 2
 
 
 def test_loading_in_another_thread_does_not_disturb_the_network_in_use(pipeline, monkeypatch):
@@ -163,7 +177,7 @@ def test_loading_in_another_thread_does_not_disturb_the_network_in_use(pipeline,
     (running, _), = counts
 
     with ThreadPoolExecutor(1) as loader:
-        loading = loader.submit(pipeline.load, updated(LIGHT, {'threads': by_itself + 1}))
+        loading = loader.submit(pipeline.load, with_changes(LIGHT, {'threads': by_itself + 1}))
         pairs = 0
         while not loading.done() or pairs < 5:
             result = pipeline.fuse(make_pair())
@@ -208,7 +222,8 @@ def test_what_a_device_path_keeps_is_freed_at_once():
 
 def test_other_settings_are_in_effect_from_the_next_pair_on_and_the_network_stays(pipeline):
     pipeline.fuse(make_pair())
-    pipeline.update(updated(LIGHT, {'output.color': 'gray', 'alignment.output_grid': 'thermal', 'max_pixels': 4000}))
+    pipeline.update(with_changes(LIGHT, {'output.color': 'gray',
+                                         'alignment.output_grid': 'thermal', 'max_pixels': 4000}))
     result = pipeline.fuse(make_pair())
     assert (result.pixels.shape, result.encoding) == ((24, 32), 'mono8')
     assert (result.grid, result.frame_id) == ('thermal', 'heat')
@@ -217,7 +232,7 @@ def test_other_settings_are_in_effect_from_the_next_pair_on_and_the_network_stay
 
 def test_thermal_settings_and_the_scale_change_live(pipeline, sizes):
     white = pipeline.align(make_pair())[0]
-    pipeline.update(updated(NANO, {'thermal.polarity': 'black_hot', 'scale': 0.5}))
+    pipeline.update(with_changes(NANO, {'thermal.polarity': 'black_hot', 'scale': 0.5}))
     pipeline.fuse(make_pair())
     assert sizes == [(24, 32)]
     assert np.abs(pipeline.align(make_pair())[0].astype(int) - (255 - white)).max() <= 1
@@ -226,7 +241,8 @@ def test_thermal_settings_and_the_scale_change_live(pipeline, sizes):
 def test_settings_of_which_one_is_no_good_change_nothing(pipeline, tmp_path):
     before = pipeline.fuse(make_pair())
     with pytest.raises(AlignmentError, match='cannot read'):
-        pipeline.update(updated(NANO, {'alignment.file': str(tmp_path / 'missing.yaml'), 'output.color': 'gray',
+        pipeline.update(with_changes(NANO, {'alignment.file': str(tmp_path / 'missing.yaml'),
+                                            'output.color': 'gray',
                                        'thermal.polarity': 'black_hot'}))
     after = pipeline.fuse(make_pair())
     assert after.encoding == before.encoding == 'rgb8'
@@ -246,7 +262,8 @@ def test_warm_up_prepares_the_size_and_leaves_the_gain_control_alone(pipeline, s
 def test_a_warm_up_that_fails_is_shown_as_a_problem(pipeline, monkeypatch):
     monkeypatch.setattr(DiffMF, 'forward', lambda net, ir, y: 1 / 0)
     pipeline.warm_up((32, 16))
-    assert pipeline.problems == ('the network failed: the network raised ZeroDivisionError: division by zero',)
+    assert pipeline.problems == ('the network failed: the network raised ZeroDivisionError: '
+                                 'division by zero',)
 
 
 def test_memory_is_told_in_bytes(pipeline):

@@ -9,7 +9,7 @@ from blind_scenes import noisy, pair, rgb_scene, smoke, thermal_scene
 
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.frames import Mode, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 SIZE, SHAPE = (160, 120), (120, 160)
@@ -20,7 +20,7 @@ RGB, THERMAL = rgb_scene(size=SIZE), thermal_scene(size=SIZE)
 
 def pipeline_of(**changes):
     usual = {'model': 'classical', 'device': 'cpu', 'threads': 1, 'warm_up_size': ''}
-    return FusionPipeline(updated(DEFAULTS, {**usual, **changes}))
+    return FusionPipeline(with_changes(DEFAULTS, {**usual, **changes}))
 
 
 @pytest.fixture(scope='module', params=['classical', 'nano'])

@@ -9,11 +9,11 @@ from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.imaging.color import to_rgb8
 from diffmf_ros.core.imaging.thermal import levels_of, to_gray
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.errors import NetworkFailure
 from diffmf_ros.inference.pipeline import FusionPipeline
 
-CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 RANDOM = np.random.default_rng(0)
 RGB_PIXELS = {'mono8': RANDOM.integers(0, 256, (48, 64), np.uint8),
               **{encoding: RANDOM.integers(0, 256, (48, 64, channels), np.uint8)
@@ -30,7 +30,7 @@ def thermal_frame(pixels=HEAT, encoding='mono16', stamp_ns=200):
 
 
 def pipeline_for(**changes):
-    return FusionPipeline(updated(CLASSICAL, changes))
+    return FusionPipeline(with_changes(CLASSICAL, changes))
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 
 from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.errors import NetworkFailure
 from diffmf_ros.inference.pipeline import FusionPipeline
 
-CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 
 
 def pair_of(rgb, thermal, rgb_encoding='rgb8', thermal_encoding='mono8'):
@@ -37,7 +37,7 @@ def engine_settings(tmp_path):
     path = tmp_path / 'w.safetensors'
     save_weights(path, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
                  iterations=1, seed=0)
-    return updated(DEFAULTS, {'preset': 'light', 'weights': str(path)})
+    return with_changes(DEFAULTS, {'preset': 'light', 'weights': str(path)})
 
 
 @pytest.mark.parametrize('height, width', [(1, 1), (7, 30), (48, 64), (61, 73)])
@@ -54,7 +54,7 @@ def test_the_sister_networks_take_every_size(tmp_path, model, preset, height, wi
         last.bias.copy_(torch.tensor([20 / 255] if preset == 'base' else [20, -20, 0, 20 / 255]))
     save_weights(tmp_path / 'w.safetensors', network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
     # when gray images of any size are fused,
-    pipeline = FusionPipeline(updated(DEFAULTS, {'model': model, 'preset': preset, 'health.detect_blind': False,
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': model, 'preset': preset, 'health.detect_blind': False,
                                                  'weights': str(tmp_path / 'w.safetensors')}))
     thermal = np.random.default_rng(0).integers(0, 200, (height, width), np.uint8)
     result = pipeline.fuse(pair_of(np.zeros((height, width), np.uint8), thermal, 'mono8'))
@@ -82,7 +82,7 @@ def test_color_is_that_of_the_rgb_image():
 
 def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
     Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48), (32, 24)).save(tmp_path / 'a.yaml')
-    pipeline = FusionPipeline(updated(CLASSICAL, {'alignment.file': str(tmp_path / 'a.yaml')}))
+    pipeline = FusionPipeline(with_changes(CLASSICAL, {'alignment.file': str(tmp_path / 'a.yaml')}))
     _, seen = pipeline.align(textured)
     difference = np.abs(pipeline.fuse(textured).pixels.astype(int) - textured.rgb.pixels)
     assert 0.1 < seen.mean() < 0.4
@@ -173,7 +173,7 @@ def stand_in(monkeypatch):
     def build(device='cpu', **changes):
         engine = Recording(device)
         monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: engine)
-        return FusionPipeline(updated(DEFAULTS, changes)), engine
+        return FusionPipeline(with_changes(DEFAULTS, changes)), engine
     return build
 
 
@@ -229,7 +229,7 @@ def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(
     monkeypatch.setitem(sys.modules, 'diffmf_ros.inference.onnx_engine', module)
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine', raising=False)
-    pipeline = FusionPipeline(updated(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}))
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {'engine': 'onnx', 'weights': 'x.onnx'}))
 
     assert pipeline.fuse(textured).mode == Mode.FUSED
     assert pipeline.device == 'a stand-in' and engine.sizes == [(48, 64)]
@@ -262,16 +262,16 @@ def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeyp
 def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings):
     from diffmf_ros.inference.engine import Engine, EngineError
     with pytest.raises(EngineError, match='float16 on a CPU .* use precision auto, float32 or bfloat16'):
-        Engine(updated(engine_settings, {'precision': 'float16', 'device': 'cpu'}))
+        Engine(with_changes(engine_settings, {'precision': 'float16', 'device': 'cpu'}))
 
 
 def test_the_device_line_names_the_scan_that_runs(engine_settings):
     from diffmf_ros.inference.engine import Engine
     from diffmf_ros.models.kernels import cpu
-    settings = updated(engine_settings, {'device': 'cpu', 'precision': 'float32'})
+    settings = with_changes(engine_settings, {'device': 'cpu', 'precision': 'float32'})
     fastest = 'portable' if cpu.unavailable() else 'cpu'
     assert Engine(settings).description == f'cpu float32, scan {fastest}'
-    assert Engine(updated(settings, {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
+    assert Engine(with_changes(settings, {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
 
 
 def test_compiled_scan_is_refused_where_it_was_not_built(engine_settings, monkeypatch):
@@ -279,7 +279,7 @@ def test_compiled_scan_is_refused_where_it_was_not_built(engine_settings, monkey
     from diffmf_ros.models.kernels import cpu
     monkeypatch.setattr(cpu, 'unavailable', lambda: 'no compiler')
     with pytest.raises(EngineError, match="scan backend 'cpu' cannot run: no compiler; use backend auto"):
-        Engine(updated(engine_settings, {'scan_backend': 'cpu', 'device': 'cpu'}))
+        Engine(with_changes(engine_settings, {'scan_backend': 'cpu', 'device': 'cpu'}))
 
 
 def test_cuda_without_a_gpu_is_refused(engine_settings):
@@ -287,7 +287,7 @@ def test_cuda_without_a_gpu_is_refused(engine_settings):
 
     from diffmf_ros.inference.engine import Engine, EngineError
     if torch.cuda.is_available():
-        assert Engine(updated(engine_settings, {'device': 'cuda'})).device == 'cuda'
+        assert Engine(with_changes(engine_settings, {'device': 'cuda'})).device == 'cuda'
     else:
         with pytest.raises(EngineError, match='sees no CUDA device'):
-            Engine(updated(engine_settings, {'device': 'cuda'}))
+            Engine(with_changes(engine_settings, {'device': 'cuda'}))

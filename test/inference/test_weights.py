@@ -11,7 +11,7 @@ import safetensors  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
-from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.inference import onnx_engine  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import EngineError  # noqa: E402
@@ -141,7 +141,7 @@ def test_a_pickle_is_never_opened(tmp_path):
 
 
 def test_weights_of_another_preset_are_refused(saved):
-    settings = updated(DEFAULTS, {'weights': str(saved()), 'preset': 'base'})
+    settings = with_changes(DEFAULTS, {'weights': str(saved()), 'preset': 'base'})
     with pytest.raises(WeightsError, match='is for diffmf light, but diffmf base was asked for'):
         Engine(settings)
 

@@ -9,10 +9,10 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from diffmf_ros.core.frames import DiffmfError
-from diffmf_ros.core.settings import DEFAULTS, describe
+from diffmf_ros.core.settings import DEFAULTS, iter_specs
 from diffmf_ros.ros import parameters
 
-BEFORE = {item.name: item.value for item in describe()}
+BEFORE = {item.name: item.value for item in iter_specs()}
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
 
 

@@ -10,13 +10,13 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from diffmf_ros.core.settings import DEFAULTS, describe
+from diffmf_ros.core.settings import DEFAULTS, iter_specs
 from diffmf_ros.io.resources import find
 from diffmf_ros.ros import parameters
 from diffmf_ros.ros.fusion_node import FusionNode
 
 NODE = 'diffmf_ros.ros.fusion_node'
-ITEMS = {item.name: item for item in describe()}
+ITEMS = {item.name: item for item in iter_specs()}
 ROOT = Path(__file__).parents[2]
 
 

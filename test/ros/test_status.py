@@ -11,8 +11,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode
 from diffmf_ros.core.settings import HealthSettings
-from diffmf_ros.core.sync.fallback import Fallback
-from diffmf_ros.core.sync.freshness import State
+from diffmf_ros.core.sync.source_selector import SourceSelector
+from diffmf_ros.core.sync.stream_health import StreamState
 from diffmf_ros.ros import status
 from diffmf_ros.ros.status import Reporter, Tally, Totals, judge, status_message
 from diffmf_ros.ros.stream_status import greenwave_values
@@ -40,8 +40,10 @@ def test_unequal_rates_and_overtaken_pairs_are_ok():
 
 
 def test_a_fallback_in_use_is_a_warning_and_none_left_is_an_error():
-    assert judge(after(), BEFORE, [], reason='thermal is LOST: rgb alone') == (WARN, 'thermal is LOST: rgb alone')
-    assert judge(after(fused=0), BEFORE, [], reason='both are LOST', alarm=True) == (ERROR, 'both are LOST')
+    assert judge(after(), BEFORE, [],
+                 reason='thermal is LOST: rgb alone') == (WARN, 'thermal is LOST: rgb alone')
+    assert judge(after(fused=0), BEFORE, [], reason='both are LOST',
+                 alarm=True) == (ERROR, 'both are LOST')
 
 
 def test_a_bad_frame_and_a_complaint_are_warnings_until_they_stop():
@@ -67,7 +69,8 @@ def test_a_problem_is_an_error_while_fusion_goes_on():
     level, message = judge(after(), BEFORE, [], problems)
     assert (level, message) == (ERROR, '; '.join(problems))
 
-    level, message = judge(after(), BEFORE, ['no calibration'], problems[:1], reason='no thermal frames: waiting')
+    level, message = judge(after(), BEFORE, ['no calibration'], problems[:1],
+                           reason='no thermal frames: waiting')
     assert level == ERROR
     assert message == f'{problems[0]}; no thermal frames: waiting; no calibration'
 
@@ -95,7 +98,8 @@ def test_the_tally_adds_up():
     assert totals.modes == {'FUSED': 3, 'RGB_ONLY': 1}
     assert totals.dropped == {'short_buffer': 1, 'overtaken': 1, 'unpaired': 4}
     assert totals.refused == {RGB: {'short_buffer': 1}}
-    assert (totals.latency_p50_ms, totals.mode, totals.last_error) == (20.0, 'RGB_ONLY', 'too short')
+    assert (totals.latency_p50_ms, totals.mode,
+            totals.last_error) == (20.0, 'RGB_ONLY', 'too short')
 
 
 def test_the_age_of_the_newest_image_goes_on(monkeypatch):
@@ -130,11 +134,11 @@ class FakeNode:
 
 
 class Reports:
-    """A Reporter over a Fallback that gets two cameras of 30 Hz."""
+    """A Reporter over a SourceSelector that gets two cameras of 30 Hz."""
 
     def __init__(self, **settings):
         self.node = FakeNode()
-        self.fallback = Fallback(HealthSettings(**settings))
+        self.fallback = SourceSelector(HealthSettings(**settings))
         self.fallback.sources(0)
         self.tally = Tally()
         self.reporter = Reporter(self.node, model='diffmf light', device='cpu')
@@ -147,17 +151,21 @@ class Reports:
             self._frame += 1
             for name in streams:
                 stamp_ns = EPOCH_NS + self.now_ns if stamped else 0
-                frame = Frame(name, stamp_ns, name, SCENES[self._frame % 7], 'mono16', arrival_ns=self.now_ns)
-                self.fallback.streams[name].arrived(frame, self.now_ns, clock_ns=EPOCH_NS + self.now_ns + 5_000_000)
+                frame = Frame(name, stamp_ns, name, SCENES[self._frame % 7], 'mono16',
+                              arrival_ns=self.now_ns)
+                self.fallback.streams[name].arrived(frame, self.now_ns,
+                                                    clock_ns=EPOCH_NS + self.now_ns + 5_000_000)
                 self.fallback.paired(self.now_ns)
                 self.tally.count(f'{name}_in')
 
     def report(self, **given):
         """Publish a report and return the statuses by their last name."""
         given = {'scale': 1.0, 'complaints': [], 'problems': ()} | given
-        self.reporter.publish(self.tally.totals({}), fallback=self.fallback, now_ns=self.now_ns, **given)
+        self.reporter.publish(self.tally.totals({}), fallback=self.fallback, now_ns=self.now_ns,
+                              **given)
         statuses = self.node.published[-1].status
-        assert [s.name for s in statuses] == [f'left/fusion_node: {name}' for name in ('fusion', RGB, THERMAL)]
+        assert [s.name for s in statuses] == [f'left/fusion_node: {name}'
+                                              for name in ('fusion', RGB, THERMAL)]
         return {s.name.rpartition(' ')[2]: s for s in statuses}
 
 
@@ -176,13 +184,16 @@ def test_two_good_cameras_are_three_good_statuses():
     assert [s.level for s in report.values()] == [OK, OK, OK]
     assert [s.message for s in report.values()] == ['fusing', 'OK', 'OK']
     fusion = values_of(report['fusion'])
-    assert (fusion['rate_rgb_hz'], fusion['rate_thermal_hz'], fusion['rate_out_hz']) == ('30.00', '30.00', '0.50')
+    assert (fusion['rate_rgb_hz'], fusion['rate_thermal_hz'],
+            fusion['rate_out_hz']) == ('30.00', '30.00', '0.50')
     assert (fusion['mode'], fusion['sources'], fusion['fallback']) == ('FUSED', 'BOTH', '')
     assert (fusion['model'], fusion['device'], fusion['scale']) == ('diffmf light', 'cpu', '1')
     assert (fusion['memory_rss_mb'], fusion['memory_cuda_mb']) == ('512.0', '2.0')
-    assert fusion['latency_p50_ms'] == fusion['latency_p99_ms'] == '12.0' and float(fusion['age_ms']) >= 12
+    assert fusion['latency_p50_ms'] == fusion['latency_p99_ms'] == '12.0' and float(
+        fusion['age_ms']) >= 12
     thermal = values_of(report['thermal'])
-    assert (thermal['state'], thermal['rate_hz'], thermal['missing'], thermal['frames']) == ('OK', '30.00', '0', '60')
+    assert (thermal['state'], thermal['rate_hz'], thermal['missing'],
+            thermal['frames']) == ('OK', '30.00', '0', '60')
     assert thermal['age_ms'] == '0.0'
 
 
@@ -197,16 +208,17 @@ def test_each_camera_has_the_keys_of_greenwave_monitor():
     assert values['current_delay_from_realtime_ms'] == '5.000'
     assert (values['expected_frequency'], values['tolerance']) == ('30.000', '50.000')
     for name in ('num_non_increasing_msg', 'num_jitter_outliers_msg', 'num_jitter_outliers_node',
-                 'max_abs_jitter_msg', 'max_abs_jitter_node', 'mean_abs_jitter_msg', 'mean_abs_jitter_node',
-                 'total_dropped_frames'):
+                 'max_abs_jitter_msg', 'max_abs_jitter_node', 'mean_abs_jitter_msg',
+                 'mean_abs_jitter_node', 'total_dropped_frames'):
         assert values[name] == '0', name
 
 
 def test_before_the_first_frame_greenwaves_keys_are_there_and_say_so():
-    values = greenwave_values(Fallback(HealthSettings()).rgb)
+    values = greenwave_values(SourceSelector(HealthSettings()).rgb)
 
     assert values['current_delay_from_realtime_ms'] == 'N/A'
-    assert (values['frame_rate_node'], values['expected_frequency'], values['tolerance']) == ('0.000',) * 3
+    assert (values['frame_rate_node'], values['expected_frequency'],
+            values['tolerance']) == ('0.000',) * 3
 
 
 def test_no_frames_is_a_warning_first_and_then_an_error():
@@ -234,7 +246,8 @@ def test_a_lost_camera_is_an_error_of_its_own_and_a_warning_of_the_fusion():
     assert [s.level for s in report.values()] == [WARN, OK, ERROR]
     assert report['fusion'].message == 'thermal is LOST: rgb alone'
     assert values_of(report['fusion'])['sources'] == 'RGB_ONLY'
-    assert (report['thermal'].message, values_of(report['thermal'])['rate_hz']) == ('LOST', '15.00')
+    assert (report['thermal'].message,
+            values_of(report['thermal'])['rate_hz']) == ('LOST', '15.00')
 
 
 def test_a_frozen_camera_is_a_warning():
@@ -282,9 +295,11 @@ def test_zero_stamps_are_said():
 
     report = reports.report(notes=['a note'])
 
-    assert report['rgb'].message == 'zero stamps: arrival time is used' and report['rgb'].level == WARN
+    assert report['rgb'].message == 'zero stamps: arrival time is used' and report[
+        'rgb'].level == WARN
     assert values_of(report['fusion'])['notes'] == (
-        'a note; rgb: zero stamps: arrival time is used; thermal: zero stamps: arrival time is used')
+        'a note; rgb: zero stamps: arrival time is used; thermal: zero stamps: arrival time is '
+        'used')
 
 
 def test_incompatible_qos_is_a_warning_with_a_key():
@@ -330,11 +345,13 @@ def test_another_model_is_reported_from_then_on():
 
 
 def result(mode, *warnings):
-    return FusionResult(EPOCH_NS + 7, 'rgb_optical', np.zeros((2, 2, 3), np.uint8), 'rgb8', mode, warnings)
+    return FusionResult(EPOCH_NS + 7, 'rgb_optical', np.zeros((2, 2, 3), np.uint8), 'rgb8', mode,
+                        warnings)
 
 
 def message_of(*given, **other):
-    other = {'rgb': State.OK, 'thermal': State.OK, 'model': 'diffmf light', 'scale': 0.5} | other
+    other = {'rgb': StreamState.OK, 'thermal': StreamState.OK, 'model': 'diffmf light',
+             'scale': 0.5} | other
     return status_message(result(*given), name='fusion_node: image', **other)
 
 
@@ -350,7 +367,8 @@ def test_the_status_of_an_image_has_its_header_and_says_how_it_was_made():
 
 
 def test_the_status_of_an_image_of_one_camera_is_a_warning_with_the_reason():
-    message = message_of(Mode.RGB_ONLY, thermal=State.FROZEN, reason='thermal is FROZEN (equal images): rgb alone')
+    message = message_of(Mode.RGB_ONLY, thermal=StreamState.FROZEN,
+                         reason='thermal is FROZEN (equal images): rgb alone')
 
     assert (message.status[0].level, message.status[0].message) == (
         WARN, 'thermal is FROZEN (equal images): rgb alone')
@@ -359,7 +377,8 @@ def test_the_status_of_an_image_of_one_camera_is_a_warning_with_the_reason():
 
 
 def test_a_classical_image_is_an_error_only_where_a_network_is_in_use():
-    failed = message_of(Mode.CLASSICAL, 'the network returned NaN; this pair was fused classically').status[0]
+    failed = message_of(Mode.CLASSICAL,
+                        'the network returned NaN; this pair was fused classically').status[0]
     wanted = message_of(Mode.CLASSICAL, model='classical').status[0]
 
     assert (failed.level, wanted.level, wanted.message) == (ERROR, OK, 'CLASSICAL')
@@ -406,7 +425,8 @@ def test_hidden_targets_are_a_warning_of_the_fusion_alone():
 
 
 def test_the_status_of_an_image_has_the_codes_of_its_issues():
-    about = dict(name='n', rgb=State.OK, thermal=State.OK, model='classical', scale=1.0)
+    about = dict(name='n', rgb=StreamState.OK, thermal=StreamState.OK, model='classical',
+                 scale=1.0)
     blind = replace(result(Mode.RGB_ONLY, FLAT.text, VEILED.text), issues=(FLAT, VEILED))
 
     message = status_message(blind, **about).status[0]

@@ -95,4 +95,4 @@ def test_pair_takes_short_path(recorder, make_cameras, model, most_files, most_c
     assert len({file for file, _ in calls}) <= most_files
     assert len(calls) <= most_calls
     # the state of a stream before its frame, and of both streams after it
-    assert calls.count(('core/sync/freshness.py', 'status')) <= 6
+    assert calls.count(('core/sync/stream_health.py', 'status')) <= 6

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.ros.working_scale import WorkingScale
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 
 
 def working_scale(**changes):
-    return WorkingScale(updated(DEFAULTS, changes))
+    return WorkingScale(with_changes(DEFAULTS, changes))
 
 
 def fuse(scale, pairs, *, busy_ms, mode=Mode.FUSED):

@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from diffmf_ros.cli import demo as command  # noqa: E402
-from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.io.bags import BagError, BagReader  # noqa: E402
 from diffmf_ros.tools import demo  # noqa: E402
 from diffmf_ros.tools.demo import draw  # noqa: E402
 from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
 GREEN = (90, 205, 90)
-CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_pa
 
 
 def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):
-    settings = updated(CLASSICAL, {'alignment.file': '/nowhere/alignment.yaml'})
+    settings = with_changes(CLASSICAL, {'alignment.file': '/nowhere/alignment.yaml'})
     with pytest.raises(demo.DemoError, match='(?s)fusion_node ended with exit code 1.*cannot read the alignment file'):
         demo.run(run_of(small_bag, settings))
 

@@ -12,10 +12,10 @@ import pytest
 
 from diffmf_ros.io.resources import find
 from diffmf_ros.tools.doctor import Diagnosis, jetson, ros, system
-from diffmf_ros.tools.doctor.finding import Finding, Imported, State, try_imports
+from diffmf_ros.tools.doctor.finding import Finding, Imported, Severity, try_imports
 from diffmf_ros.tools.doctor.jetson import release
 
-GOOD, LACKS, ERROR, BLOCKS = State
+GOOD, WARN, ERROR, FAIL = Severity
 
 
 def by_name(findings):
@@ -45,19 +45,19 @@ def test_a_library_may_talk_when_it_is_imported(tmp_path, monkeypatch):
 
 
 def test_a_blocking_finding_stops_the_node_and_its_advice_comes_first():
-    lacks, blocks = Finding('a', 'x', 'no', LACKS, 'later'), Finding('b', 'y', 'no', BLOCKS, 'now')
+    lacks, blocks = Finding('a', 'x', 'no', WARN, 'later'), Finding('b', 'y', 'no', FAIL, 'now')
     assert Diagnosis((lacks,)).node_can_run
     both = Diagnosis((lacks, blocks, blocks))
     assert not both.node_can_run
     assert both.advice() == ['now', 'later']
-    assert both.as_dict()['findings'][1]['state'] == 'blocks'
+    assert both.as_dict()['findings'][1]['state'] == 'fail'
 
 
 def test_needed_and_optional_libraries_are_told_apart(monkeypatch):
     missing = {'cv2': 'ImportError: libGL', 'torch': 'OSError: libcudart'}
     monkeypatch.setattr(system, 'try_imports', lambda names: {n: Imported('1', missing.get(n, '')) for n in names})
     found = by_name(system.libraries())
-    assert (found['cv2'].state, found['torch'].state, found['numpy'].state) == (BLOCKS, LACKS, GOOD)
+    assert (found['cv2'].state, found['torch'].state, found['numpy'].state) == (FAIL, WARN, GOOD)
     assert 'opencv-python-headless' in found['cv2'].advice
     assert found['torch'].text == 'OSError: libcudart: the node fuses classically'
 
@@ -66,9 +66,9 @@ def test_without_rclpy_the_node_cannot_run(monkeypatch):
     monkeypatch.setattr(ros, 'try_imports', lambda names: {
         name: Imported(reason='' if name == 'sensor_msgs.msg' else 'not found') for name in names})
     found = by_name(ros.libraries())
-    assert found['rclpy'].state is BLOCKS and 'setup.bash' in found['rclpy'].advice
+    assert found['rclpy'].state is FAIL and 'setup.bash' in found['rclpy'].advice
     assert found['sensor_msgs.msg'].state is GOOD
-    assert found['cv_bridge'].state is LACKS
+    assert found['cv_bridge'].state is WARN
     assert 'middleware' not in found
 
 
@@ -76,7 +76,7 @@ def test_a_middleware_that_does_not_load_blocks(monkeypatch):
     monkeypatch.setattr(ros, 'try_imports', lambda names: {name: Imported('1') for name in names})
     monkeypatch.setattr(ros, 'try_code', lambda code: Imported(reason='librmw_x.so: cannot open'))
     found = by_name(ros.libraries())
-    assert found['middleware'].state is BLOCKS
+    assert found['middleware'].state is FAIL
     assert 'RMW_IMPLEMENTATION' in found['middleware'].advice
 
 
@@ -98,8 +98,8 @@ def test_the_shipped_profile_fits_a_large_system(tmp_path, monkeypatch):
 
 def test_a_container_has_too_little_room(tmp_path, monkeypatch):
     found = transport(tmp_path, free_mb=20, rmem_max=212_992, monkeypatch=monkeypatch)
-    assert found['shared memory'].state is LACKS and '--shm-size' in found['shared memory'].advice
-    assert found['UDP buffer'].state is LACKS
+    assert found['shared memory'].state is WARN and '--shm-size' in found['shared memory'].advice
+    assert found['UDP buffer'].state is WARN
     assert found['UDP buffer'].advice.endswith('sysctl -w net.core.rmem_max=4194304')
 
 
@@ -110,12 +110,12 @@ def test_a_profile_of_the_user_is_looked_at(tmp_path, monkeypatch):
                       environ={'FASTDDS_DEFAULT_PROFILES_FILE': str(own)})
     assert found['Fast DDS profile'].text == f'FASTDDS_DEFAULT_PROFILES_FILE={own}'
     assert not found['Fast DDS profile'].advice
-    assert found['shared memory'].state is LACKS and 'segment_size' in found['shared memory'].advice
+    assert found['shared memory'].state is WARN and 'segment_size' in found['shared memory'].advice
 
 
 def test_a_profile_that_is_not_there_says_so(tmp_path):
     finding, = ros.transport({'FASTDDS_DEFAULT_PROFILES_FILE': str(tmp_path / 'none.xml')})
-    assert finding.state is LACKS and 'none.xml' in finding.text
+    assert finding.state is WARN and 'none.xml' in finding.text
 
 
 def test_energy_is_reported_or_the_reason(monkeypatch):
@@ -155,12 +155,12 @@ class TestJetson:
 
     def test_torch_of_another_gpu(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, torch='2.8.0, CUDA 13.0, sm_90')
-        assert found['torch on the GPU'].state is LACKS and 'no sm_87' in found['torch on the GPU'].text
+        assert found['torch on the GPU'].state is WARN and 'no sm_87' in found['torch on the GPU'].text
 
     def test_torch_from_the_index(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, torch='no GPU')
         assert "NVIDIA's torch wheel" in found['torch on the GPU'].advice
-        assert found['fused kernels'].state is LACKS
+        assert found['fused kernels'].state is WARN
 
     def test_without_triton_it_is_an_error(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, triton='')
@@ -172,7 +172,7 @@ class TestJetson:
 
     def test_without_tensorrt_it_says_what_to_install(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, onnxruntime='CPUExecutionProvider')
-        assert found['TensorRT'].state is LACKS and 'trtexec' in found['TensorRT'].advice
+        assert found['TensorRT'].state is WARN and 'trtexec' in found['TensorRT'].advice
 
 
 class TestNetwork:
@@ -212,14 +212,14 @@ class TestNetwork:
         def broken():
             raise RuntimeError('CUDA driver version is insufficient')
         finding, = network.gpus(SimpleNamespace(cuda=SimpleNamespace(is_available=broken)))
-        assert finding.state is LACKS
+        assert finding.state is WARN
         assert finding.text == 'RuntimeError: CUDA driver version is insufficient'
 
     def test_a_wrong_scan_backend_is_reported_and_one_right_one_is_enough(self, network, monkeypatch):
         from diffmf_ros.inference import selfcheck
         monkeypatch.setattr(selfcheck, 'check', lambda name, **kind: None if name == 'portable' else 'gave NaN')
         found = by_name(network.examine())
-        assert (found['scan portable'].state, found['scan reference'].state) == (GOOD, LACKS)
+        assert (found['scan portable'].state, found['scan reference'].state) == (GOOD, WARN)
         assert 'please report' in found['scan reference'].advice
         assert 'scans' not in found
         assert found['scan auto'].state is GOOD
@@ -237,13 +237,13 @@ class TestNetwork:
         from diffmf_ros.models.kernels import mamba_ssm
         monkeypatch.setattr(mamba_ssm, 'missing', lambda: ('no extension', 'no chunk scan'))
         parts = [finding for finding in network.examine() if finding.name == 'mamba_ssm']
-        assert [(part.text, part.state) for part in parts] == [('no extension', LACKS), ('no chunk scan', LACKS)]
+        assert [(part.text, part.state) for part in parts] == [('no extension', WARN), ('no chunk scan', WARN)]
 
     def test_no_right_scan_backend_blocks(self, network, monkeypatch):
         from diffmf_ros.inference import selfcheck
         monkeypatch.setattr(selfcheck, 'check', lambda name, **kind: 'gave NaN')
         found = by_name(network.examine())
-        assert found['scans'].state is BLOCKS
+        assert found['scans'].state is FAIL
 
     def test_shipped_weights_are_verified(self, network):
         found = by_name(network.examine())
@@ -255,8 +255,8 @@ class TestNetwork:
         (tmp_path / 'diffmf_base.safetensors').write_bytes(b'nothing')
         monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
         found = by_name(network.examine())
-        assert found['diffmf_base'].state is LACKS
-        assert found['diffmf_nano'].state is BLOCKS
+        assert found['diffmf_base'].state is WARN
+        assert found['diffmf_nano'].state is FAIL
         assert 'does not exist' in found['diffmf_nano'].text
 
 
@@ -272,7 +272,7 @@ def test_the_exit_code_says_whether_the_node_can_run():
     assert code == (0 if report['node_can_run'] else 1)
     sections = dict.fromkeys(finding['section'] for finding in report['findings'])
     assert list(sections) == ['machine', 'libraries', 'network', 'weights', 'ros', 'transport', 'energy']
-    assert {finding['state'] for finding in report['findings']} <= {'good', 'lacks', 'blocks'}
+    assert {finding['state'] for finding in report['findings']} <= {'good', 'warn', 'fail'}
 
 
 def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
     _, report = run_doctor()
     texts = [finding['text'] for finding in report['findings'] if finding['name'] == 'torch']
     assert len(texts) == 2 and all('OSError: libcudart.so.12' in text for text in texts)
-    assert 'torch' not in [finding['name'] for finding in report['findings'] if finding['state'] == 'blocks']
+    assert 'torch' not in [finding['name'] for finding in report['findings'] if finding['state'] == 'fail']
 
 
 def test_without_rclpy_the_exit_code_is_1(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from bad_inputs import ran
 from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, shifts, views
 
 from diffmf_ros.core.imaging.encodings import decode_message
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.io.bag_messages import image_message, model_message
 from diffmf_ros.io.bags import (
@@ -31,7 +31,7 @@ from diffmf_ros.io.bags import (
 from diffmf_ros.tools.replay import ReplayError, fuse_bag, pairs_of
 from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC, output
 
-SETTINGS = updated(DEFAULTS, {'model': 'classical'})
+SETTINGS = with_changes(DEFAULTS, {'model': 'classical'})
 
 
 def fuse(source, target, settings=SETTINGS):
@@ -64,7 +64,7 @@ def plane_settings(folder, **changes):
     mounting = {'rotation': [list(row) for row in EXTRINSICS.rotation],
                 'translation_m': list(EXTRINSICS.translation_m)}
     (folder / 'rig.yaml').write_text(yaml.safe_dump({'thermal_from_rgb': mounting}), encoding='utf-8')
-    return updated(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'), 'alignment.plane_depth_m': 12.0,
+    return with_changes(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'), 'alignment.plane_depth_m': 12.0,
                               'output.color': 'gray', **changes})
 
 
@@ -190,7 +190,7 @@ def shifted(topic, message, index, *, ms):
 @pytest.mark.parametrize('ms', [-30.0, 10_000.0])
 def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(small_bag, tmp_path, ms):
     bag = rewritten(small_bag, tmp_path / 'late', lambda *item: shifted(*item, ms=ms))
-    settings = updated(SETTINGS, {'sync.max_distance_ms': 5.0, 'sync.hold_last_ms': 0.0})
+    settings = with_changes(SETTINGS, {'sync.max_distance_ms': 5.0, 'sync.hold_last_ms': 0.0})
 
     with pytest.raises(ReplayError) as error:
         fuse(bag, tmp_path / 'fused', settings)
@@ -259,7 +259,7 @@ def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, t
 
 def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(small_bag, tmp_path):
     a, b = (json.loads(json.dumps(fuse(small_bag, tmp_path / name).as_dict())) for name in 'ab')
-    gray = fuse(small_bag, tmp_path / 'c', updated(SETTINGS, {'output.color': 'raw_chroma'})).as_dict()
+    gray = fuse(small_bag, tmp_path / 'c', with_changes(SETTINGS, {'output.color': 'raw_chroma'})).as_dict()
 
     assert a == b
     assert (a['frames'], a['rgb_frames'], a['thermal_frames'], a['pairs']) == (60, 30, 30, 30)

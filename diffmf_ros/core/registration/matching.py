@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where blocks of thermal images lie in RGB images: all shifts of the whole for a start, then block by block."""
+"""Where blocks of thermal images lie in RGB images.
+
+All shifts of the whole for a start, then block by block.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +12,8 @@ import numpy as np
 
 from ..alignment.homography import resampling
 from ..alignment.warp import translation
-from .orientation import Search, agreement, describe, warped
-from .planar import mapped
+from .orientation import Search, descriptor, ncc, warped
+from .planar import transform_points
 
 # A block agrees with its best place by at least this much (the correlation lies in -1 to 1).
 _LEAST_AGREEMENT = 0.15
@@ -18,7 +21,9 @@ _LEAST_AGREEMENT = 0.15
 
 @dataclass(frozen=True)
 class Matches:
-    """Correspondences: thermal and rgb are N x 2 pixel coordinates; block N, the number of the block each is of.
+    """Correspondences: thermal and rgb are N x 2 pixel coordinates.
+
+    Block N, the number of the block each is of.
 
     tried is the number of blocks, the same for all pairs of images, that both cameras see.
     """
@@ -38,17 +43,20 @@ class Blocks:
     reach_px: int
 
 
-class Scaled:
+class PyramidLevel:
     """RGB images at a working width, described, beside their thermal images."""
 
     def __init__(self, rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], *, width: int):
         """Images are H x W float32; all of rgb have one size, all of thermal another."""
-        self._rgb_size, self._thermal, self._thermal_size = _size(rgb[0]), list(thermal), _size(thermal[0])
+        self._rgb_size, self._thermal, self._thermal_size = _size(rgb[0]), list(thermal), _size(
+            thermal[0])
         self.size = width, max(1, round(width * self._rgb_size[1] / self._rgb_size[0]))
         self.from_rgb = resampling(self._rgb_size, self.size)
-        self._described = [describe(cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)) for image in rgb]
+        self._described = [descriptor(cv2.resize(image, self.size, interpolation=cv2.INTER_AREA))
+                           for image in rgb]
 
-    def _views(self, matrix: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _views(self, matrix: np.ndarray,
+               size: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (described, seen) of every thermal image under a matrix from its pixels to a grid of size."""
         zoom = abs(np.linalg.det(matrix[:2, :2])) ** 0.5
         small = tuple(max(8, round(side * min(1.0, zoom))) for side in self._thermal_size)
@@ -57,32 +65,36 @@ class Scaled:
             # Warping alone would alias where the grid is coarser than the image.
             smaller = cv2.resize(image, small, interpolation=cv2.INTER_AREA) if zoom < 1 else image
             view, seen = warped(smaller, matrix, size)
-            yield describe(view, seen), seen
+            yield descriptor(view, seen), seen
 
-    def agreement(self, matrix: np.ndarray) -> float:
+    def ncc(self, matrix: np.ndarray) -> float:
         """Return how well all pairs agree under rgb_from_thermal, times the root of the part of RGB seen."""
         views = zip(self._described, self._views(self.from_rgb @ matrix, self.size), strict=True)
-        return float(np.mean([agreement(one, other, seen) * seen.mean() ** 0.5 for one, (other, seen) in views]))
+        return float(np.mean([ncc(one, other, seen) * seen.mean() ** 0.5 for one,
+                              (other, seen) in views]))
 
     def search(self, scales: Sequence[float], angles_deg: Sequence[float], *, largest_shift: float
                ) -> list[tuple[float, np.ndarray]]:
         """Return (score, rgb_from_thermal) of the best shift for each scale and rotation, the best first.
 
-        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its center; largest_shift, of
-        the centers, is relative to the RGB size.
+        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its center;
+        largest_shift, of the centers, is relative to the RGB size.
         """
         search = Search(self._described, largest_shift=largest_shift)
         found = []
         for scale in scales:
             for angle in angles_deg:
-                centerd = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle)
-                views = list(self._views(search.to_canvas @ centerd, search.canvas))  # type: ignore[arg-type]
+                centerd = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0],
+                                  angle)
+                # type: ignore[arg-type]
+                views = list(self._views(search.to_canvas @ centerd, search.canvas))
                 score, (x, y) = search.best([view for view, _ in views], views[0][1])
                 found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centerd))
         return sorted(found, key=lambda item: -item[0])
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
-        """Return where the blocks of all pairs are, found near where rgb_from_thermal puts them."""
+        """Return where the blocks of all pairs are, found near where rgb_from_thermal puts them.
+        """
         places, block, corners = [], [], np.zeros((0, 2), int)
         views = self._views(self.from_rgb @ matrix, self.size)
         for described, (view, seen) in zip(self._described, views, strict=True):
@@ -95,7 +107,8 @@ class Scaled:
         found = np.array(places, float).reshape(-1, 4)
         centers = found[:, :2] + (blocks.side_px - 1) / 2
         to_rgb = np.linalg.inv(self.from_rgb)
-        return Matches(mapped(np.linalg.inv(self.from_rgb @ matrix), centers), mapped(to_rgb, centers + found[:, 2:]),
+        return Matches(transform_points(np.linalg.inv(self.from_rgb @ matrix), centers),
+                       transform_points(to_rgb, centers + found[:, 2:]),
                        np.array(block, int), len(corners))
 
 
@@ -103,7 +116,8 @@ def _size(image: np.ndarray) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
 
 
-def _turned(size: tuple[int, int], target: tuple[int, int], scale: float, angle_deg: float) -> np.ndarray:
+def _turned(size: tuple[int, int], target: tuple[int, int], scale: float,
+            angle_deg: float) -> np.ndarray:
     """3 x 3 matrix that scales and turns an image of size about its center, which it moves to that of target."""
     angle = np.radians(angle_deg)
     c, s = scale * np.cos(angle), scale * np.sin(angle)
@@ -115,13 +129,16 @@ def _corners(seen: np.ndarray, blocks: Blocks) -> np.ndarray:
     """N x 2 top left (x, y) of the blocks that lie wholly in seen."""
     height, width = seen.shape
     side = blocks.side_px
-    y, x = np.mgrid[0:height - side + 1:blocks.step_px, 0:width - side + 1:blocks.step_px].reshape(2, -1)
+    y, x = np.mgrid[0:height - side + 1:blocks.step_px,
+                    0:width - side + 1:blocks.step_px].reshape(2, -1)
     sums = cv2.integral(seen.astype(np.uint8))
-    whole = sums[y + side, x + side] - sums[y, x + side] - sums[y + side, x] + sums[y, x] == side * side
+    whole = sums[y + side, x + side] - sums[y, x + side] - sums[y + side,
+                                                                x] + sums[y, x] == side * side
     return np.c_[x, y][whole]
 
 
-def _shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int], blocks: Blocks) -> tuple[float, float] | None:
+def _shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int],
+           blocks: Blocks) -> tuple[float, float] | None:
     """(x, y) by which a block of thermal must move to agree best with rgb, or None when no place stands out."""
     (x, y), side, reach = corner, blocks.side_px, blocks.reach_px
     height, width = rgb.shape[:2]
@@ -137,7 +154,10 @@ def _shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int], blocks
 
 
 def _peak(around: np.ndarray) -> tuple[float, float] | None:
-    """(x, y) of the top of the parabola through 3 x 3 values, from the middle one; None where it has none near."""
+    """(x, y) of the top of the parabola through 3 x 3 values, from the middle one.
+
+    None where it has none near.
+    """
     slope = np.array([around[1, 2] - around[1, 0], around[2, 1] - around[0, 1]]) / 2
     xx, yy = (side[0] - 2 * side[1] + side[2] for side in (around[1], around[:, 1]))
     xy = (around[2, 2] - around[2, 0] - around[0, 2] + around[0, 0]) / 4

@@ -27,7 +27,7 @@ _SECOND_HARMONIC = 0.8
 _LEAST_OVERLAP = 0.2
 
 
-def describe(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
     """Return the orientations of an image, H x W x 4 float32: real and imaginary parts of both harmonics.
 
     gray is H x W float32 of any unit. seen (H x W bool): the rest is described as flat (0), without the false
@@ -60,7 +60,7 @@ def warped(gray: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple
     return image, seen
 
 
-def agreement(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
+def ncc(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
     """Return the normalized correlation, -1 to 1, of two descriptions (H x W x 4) within seen (H x W bool)."""
     one, other = one[seen], other[seen]
     energy = float(np.square(one).sum()) * float(np.square(other).sum())

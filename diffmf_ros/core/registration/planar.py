@@ -27,7 +27,7 @@ class Fit:
     """A map from source to target pixels.
 
     matrix is 3 x 3; inliers N bool; residual_px the RMS distance of their targets. covariance, of the model's
-    parameters, belongs to points scaled by scaling (source, target), both 3 x 3: see spread_px().
+    parameters, belongs to points scaled by scaling (source, target), both 3 x 3: see transfer_std_px().
     """
 
     model: str
@@ -37,16 +37,16 @@ class Fit:
     covariance: np.ndarray = field(repr=False)
     scaling: tuple[np.ndarray, np.ndarray] = field(repr=False)
 
-    def spread_px(self, points: np.ndarray) -> float:
+    def transfer_std_px(self, points: np.ndarray) -> float:
         """Return by how much the targets of points (N x 2) are uncertain: RMS of the standard deviations."""
         source, target = self.scaling
         scaled = target @ self.matrix @ np.linalg.inv(source)
-        jacobian = _jacobian(scaled / scaled[2, 2], mapped(source, points)) @ _PARAMETERS[self.model]
+        jacobian = _jacobian(scaled / scaled[2, 2], transform_points(source, points)) @ _PARAMETERS[self.model]
         variance = np.einsum('nij,jk,nik->n', jacobian, self.covariance, jacobian)
         return float(np.sqrt(variance.mean())) / target[0, 0]
 
 
-def mapped(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the points (N x 2) moved by a 3 x 3 matrix."""
     homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
     return homogeneous[:, :2] / homogeneous[:, 2:]
@@ -69,7 +69,7 @@ def fit(source: np.ndarray, target: np.ndarray, model: str, *, threshold_px: flo
         found = _least_squares(source, target, inliers, model, samples_per_match)
         if found is None:
             return None
-        again = np.hypot(*(mapped(found.matrix, source) - target).T) < threshold_px
+        again = np.hypot(*(transform_points(found.matrix, source) - target).T) < threshold_px
         if (again == inliers).all():
             break
         inliers = again
@@ -95,18 +95,18 @@ def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, 
                    samples_per_match: float) -> Fit | None:
     """Fit to the inliers by Gauss-Newton, or None when they do not determine the model."""
     scaling = _scaling(source[inliers]), _scaling(target[inliers])
-    a, b = mapped(scaling[0], source[inliers]), mapped(scaling[1], target[inliers])
+    a, b = transform_points(scaling[0], source[inliers]), transform_points(scaling[1], target[inliers])
     basis = _PARAMETERS[model]
     matrix = np.eye(3)
     for _ in range(_STEPS):
         jacobian = (_jacobian(matrix, a) @ basis).reshape(2 * len(a), -1)
-        residual = (b - mapped(matrix, a)).ravel()
+        residual = (b - transform_points(matrix, a)).ravel()
         normal = jacobian.T @ jacobian
         if np.linalg.cond(normal) > 1e10:
             return None
         step = basis @ np.linalg.solve(normal, jacobian.T @ residual)
         matrix = matrix + np.append(step, 0).reshape(3, 3)
-    residual = (b - mapped(matrix, a)).ravel()
+    residual = (b - transform_points(matrix, a)).ravel()
     square = float(residual @ residual)
     covariance = np.linalg.inv(normal) * square / max(1, len(residual) - basis.shape[1]) / samples_per_match
     matrix = np.linalg.inv(scaling[1]) @ matrix @ scaling[0]
@@ -115,9 +115,9 @@ def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, 
 
 
 def _jacobian(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """N x 2 x 8 derivatives of mapped(matrix, points) by h0 .. h7."""
+    """N x 2 x 8 derivatives of transform_points(matrix, points) by h0 .. h7."""
     x, y = points.T
-    u, v = mapped(matrix, points).T
+    u, v = transform_points(matrix, points).T
     depth = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
     one, zero = np.ones_like(x), np.zeros_like(x)
     rows = np.array([[x, y, one, zero, zero, zero, -u * x, -u * y], [zero, zero, zero, x, y, one, -v * x, -v * y]])

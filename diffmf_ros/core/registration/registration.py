@@ -13,8 +13,8 @@ import numpy as np
 
 from ..alignment.homography import Alignment, AlignmentError, resampling
 from ..frames import DiffmfError
-from .matching import Blocks, Matches, Scaled
-from .planar import MODELS, Fit, fit, mapped
+from .matching import Blocks, Matches, PyramidLevel
+from .planar import MODELS, Fit, fit, transform_points
 
 # Steps after the search: width of the RGB image, blocks, distance up to which a match is an inlier. The last step looks
 # so much further than that distance that matches agree by chance in one case out of eight: it tells right from wrong.
@@ -97,13 +97,13 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     _check_pairs(pairs)
     rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
-    scaled = {width: Scaled(rgb, thermal, width=min(width, sizes[0][0]))
+    scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {_SEARCH_WIDTH, *(width for width, _, _ in (*_ROUGH, *_FINE))}}
     starts = [_resized(start, sizes)] if start else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio)  # type: ignore[arg-type]
     for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
         level = scaled[step[0]]
         ways = [way[0].matrix for matrix in starts if (way := _followed(matrix, scaled, [step], sizes))]  # type: ignore[arg-type]
-        starts = sorted(ways, key=level.agreement, reverse=True)[:count]
+        starts = sorted(ways, key=level.ncc, reverse=True)[:count]
     way = _followed(starts[0], scaled, _FINE, sizes) if starts else None  # type: ignore[arg-type]
     if way is None:
         raise RegistrationError(
@@ -148,7 +148,7 @@ def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
             @ resampling(sizes[1], start.thermal_size))  # type: ignore[arg-type]
 
 
-def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
+def _starts(scaled: PyramidLevel, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
     """The most promising similarities that differ from each other."""
     low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO)
     count = 1 + int(np.ceil(np.log(high / low) / np.log(_RATIO_STEP)))
@@ -158,7 +158,7 @@ def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.
     points = _grid(sizes[1])
     chosen: list[tuple[np.ndarray, np.ndarray]] = []
     for _, matrix in found:
-        places = mapped(matrix, points)
+        places = transform_points(matrix, points)
         if all(np.hypot(*(places - other).T).mean() > 0.04 * sizes[0][0] for _, other in chosen):
             chosen.append((matrix, places))
         if len(chosen) == _STARTS[0]:
@@ -166,7 +166,7 @@ def _starts(scaled: Scaled, sizes: Sizes, field_ratio: float | None) -> list[np.
     return [matrix for matrix, _ in chosen]
 
 
-def _followed(matrix: np.ndarray, scaled: dict[int, Scaled], steps: Sequence[tuple],
+def _followed(matrix: np.ndarray, scaled: dict[int, PyramidLevel], steps: Sequence[tuple],
               sizes: Sizes) -> tuple[Fit, Matches] | None:
     """The fit after matching in each of steps, each beginning where the last one ended; None when one fails."""
     found = None
@@ -189,7 +189,7 @@ def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, siz
         if found is None or not _possible(found.matrix, sizes):
             continue
         last = found
-        if found.spread_px(_common(found.matrix, sizes)) <= _DETERMINED * sizes[0][0]:
+        if found.transfer_std_px(_common(found.matrix, sizes)) <= _DETERMINED * sizes[0][0]:
             return found
     return last
 
@@ -210,7 +210,7 @@ def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registrat
     inliers, count = int(np.count_nonzero(found.inliers)), len(matches.rgb)
     share = inliers / count
     coverage = len(np.unique(matches.block[found.inliers])) / matches.tried
-    uncertainty_px = found.spread_px(_common(found.matrix, sizes))
+    uncertainty_px = found.transfer_std_px(_common(found.matrix, sizes))
     uncertainty = uncertainty_px / sizes[0][0]
     for what, wrong in (
             (f'{inliers} blocks fit one alignment, {LEAST_INLIERS} are needed', inliers < LEAST_INLIERS),
@@ -230,7 +230,7 @@ def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[f
     """(ratio of the fields of view, rotation in degrees, shift (x, y) in RGB pixels) at the middle of thermal."""
     (rgb_width, rgb_height), (width, height) = sizes
     center = np.array([[(width - 1) / 2, (height - 1) / 2]])
-    moved = mapped(matrix, np.vstack((center, center + [1, 0], center + [0, 1])))
+    moved = transform_points(matrix, np.vstack((center, center + [1, 0], center + [0, 1])))
     across, down = moved[1] - moved[0], moved[2] - moved[0]
     scale = abs(across[0] * down[1] - across[1] * down[0]) ** 0.5
     rotation = np.degrees(np.arctan2(across[1] - down[0], across[0] + down[1]))
@@ -246,7 +246,7 @@ def _grid(size: tuple[int, int]) -> np.ndarray:
 def _common(matrix: np.ndarray, sizes: Sizes) -> np.ndarray:
     """N x 2 thermal pixels that RGB sees, all over."""
     points = _grid(sizes[1])
-    x, y = mapped(matrix, points).T
+    x, y = transform_points(matrix, points).T
     return points[(x >= 0) & (x <= sizes[0][0] - 1) & (y >= 0) & (y <= sizes[0][1] - 1)]
 
 

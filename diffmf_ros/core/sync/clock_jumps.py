@@ -14,15 +14,15 @@ from ..frames import RGB, THERMAL
 JUMP_NS = 250_000_000
 
 
-class Verdict(Enum):
+class StampKind(Enum):
     """What a stamp means: it goes ON, it goes BACK (forget both streams), or it is from BEFORE the jump (refuse it)."""
 
-    ON = 'on'
-    BACK = 'back'
-    BEFORE = 'before'
+    NORMAL = 'normal'
+    JUMP = 'jump'
+    STALE = 'stale'
 
 
-class ClockJumps:
+class ClockJumpDetector:
     """Watches the stamps of both streams in the order of arrival."""
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class ClockJumps:
         self._behind: str | None = None
         self._middle_ns = 0
 
-    def judge(self, stream: str, stamp_ns: int) -> Verdict:
+    def judge(self, stream: str, stamp_ns: int) -> StampKind:
         """Take the next stamp of a stream, after the offsets."""
         other = THERMAL if stream == RGB else RGB
         newest_ns = self._newest_ns.get(stream, stamp_ns)
         if stamp_ns < newest_ns - JUMP_NS:
             self._newest_ns = {stream: stamp_ns}
             self._behind, self._middle_ns = other, (newest_ns + stamp_ns) // 2
-            return Verdict.BACK
+            return StampKind.JUMP
         if stream == self._behind:
             if stamp_ns > self._middle_ns and self._newest_ns[other] <= self._middle_ns:
-                return Verdict.BEFORE
+                return StampKind.STALE
             self._behind = None
         self._newest_ns[stream] = max(newest_ns, stamp_ns)
-        return Verdict.ON
+        return StampKind.NORMAL

@@ -27,8 +27,8 @@ from statistics import median_low
 
 from ..frames import RGB, Frame, Pair
 from ..settings import SyncSettings
-from .clock_jumps import ClockJumps, Verdict
-from .partners import (
+from .clock_jumps import ClockJumpDetector, StampKind
+from .stamp_matching import (
     NEVER_NS,
     AutomaticHold,
     FixedHold,
@@ -36,7 +36,7 @@ from .partners import (
     closest_thermal,
     final_pairs,
     held_thermal,
-    reach_of,
+    max_cost_of,
 )
 
 _CAPACITY = 64
@@ -130,9 +130,9 @@ class ClosestPairing:
         self._rgb = _Stream(settings.rgb_offset_ms)
         self._thermal = _Stream(settings.thermal_offset_ms)
         self._max_distance_ns = round(settings.max_distance_ms * 1e6)
-        self._reach = reach_of(self._max_distance_ns)
+        self._max_cost = max_cost_of(self._max_distance_ns)
         self._hold = AutomaticHold() if settings.hold_last_ms < 0 else FixedHold(round(settings.hold_last_ms * 1e6))
-        self._jumps = ClockJumps()
+        self._jumps = ClockJumpDetector()
 
     @property
     def hold_ms(self) -> float:
@@ -153,10 +153,10 @@ class ClosestPairing:
         own, other = (self._rgb, self._thermal) if frame.stream == RGB else (self._thermal, self._rgb)
         stamp_ns = frame.stamp_ns + own.offset_ns
         verdict = self._jumps.judge(frame.stream, stamp_ns)
-        if verdict is Verdict.BEFORE:
+        if verdict is StampKind.STALE:
             self._drop('clock_jump', 1)
             return []
-        if verdict is Verdict.BACK:
+        if verdict is StampKind.JUMP:
             self._forget_all(stamp_ns)
         refusal = own.refusal(stamp_ns)
         if refusal:
@@ -206,15 +206,15 @@ class ClosestPairing:
         rgb_next_ns = NEVER_NS if ended else rgb.next_ns(thermal)
         thermal_next_ns = NEVER_NS if ended else thermal.next_ns(rgb)
         left = (0, 0)
-        for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns, self._reach):
+        for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns, self._max_cost):
             pairs.append(self._pair(indices[0] - left[0], indices[1] - left[1]))
             thermal.forget(1)
             left = indices[0] + 1, indices[1] + 1
         while rgb.frames and closest_thermal(
-                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach) == (None, True):
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._max_cost) == (None, True):
             self._drop('unpaired', rgb.forget(1))
         while thermal.frames and closest_rgb(
-                thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns, self._reach) == (None, True):
+                thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns, self._max_cost) == (None, True):
             self._drop('unpaired', thermal.forget(1))
         return pairs
 
@@ -224,7 +224,7 @@ class ClosestPairing:
         thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
         while rgb.frames:
             index, certain = held_thermal(
-                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._reach, hold_ns)
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._max_cost, hold_ns)
             if not certain:
                 break
             if index is None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ... import __version__
-from ...core.settings import LIVE_ONLY, Settings, describe
+from ...core.settings import LIVE_ONLY, Settings, iter_specs
 from ...inference.weights_header import shipped
 from ...io.writing import cannot_write
 
@@ -40,7 +40,7 @@ class Ledger:
         # The number of threads changes the time alone.
         values = {
             item.name: item.value
-            for item in describe(settings)
+            for item in iter_specs(settings)
             if item.name != 'threads' and not item.name.startswith(LIVE_ONLY)
         }
         self._basis = [__version__, values, _stat(weights), _stat(settings.alignment.file)]

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...core.frames import DiffmfError
-from ...core.settings import Settings, updated
+from ...core.settings import Settings, with_changes
 from ...inference.pipeline import FusionPipeline
 from ...io.images import read_image_pair, write_image
 from ...io.writing import WriteError
@@ -82,7 +82,7 @@ def fused_files(
         yield from (_fused(task, settings, overwrite) for task in tasks)
         return
     if not settings.threads:
-        settings = updated(settings, {'threads': max(1, cores() // jobs)})
+        settings = with_changes(settings, {'threads': max(1, cores() // jobs)})
     # Of a fresh interpreter: a copy of this one, with the threads of torch and OpenCV, may hang.
     pool = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context('spawn'), initializer=_start

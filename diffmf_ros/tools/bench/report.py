@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from ...core.settings import describe
+from ...core.settings import iter_specs
 from ..machine import Machine, this_machine
 from .benchmark import Benchmark, Configuration, compare, with_weights
 from .shell_bench import run_probe
@@ -76,7 +76,7 @@ class Report:
         return {
             'name': configuration.name, 'size': configuration.size, 'runs_on': timings.runs_on,
             'trained_weights': configuration.trained,
-            'config': {item.name: item.value for item in describe(configuration.settings)},
+            'config': {item.name: item.value for item in iter_specs(configuration.settings)},
             'input_sha256': timings.input_sha256,
             'metrics': frame_metrics(timings.totals_ms()),
             'stages_ms': {stage: {'p50': timings.quantile(stage, 0.5), 'p99': timings.quantile(stage, 0.99),

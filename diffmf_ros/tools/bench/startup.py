@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.frames import DiffmfError
-from ...core.settings import DEFAULTS, describe, updated
+from ...core.settings import DEFAULTS, iter_specs, with_changes
 from .benchmark import Configuration, fuse_messages, raw_images
 
 TIMEOUT_S = 600
@@ -32,7 +32,7 @@ class Startup:
 
 def measure_startup(configuration: Configuration) -> Startup:
     """Start a process that fuses with configuration. Raises DiffmfError, with what it said, when it fails."""
-    job = {'settings': {item.name: item.value for item in describe(configuration.settings)},
+    job = {'settings': {item.name: item.value for item in iter_specs(configuration.settings)},
            'size': configuration.size, 'started_s': time.monotonic()}
     done = subprocess.run([sys.executable, '-m', __name__, json.dumps(job)], capture_output=True, text=True,
                           timeout=TIMEOUT_S, check=False)
@@ -46,7 +46,7 @@ def main() -> None:
     from ...inference.pipeline import FusionPipeline
 
     job = json.loads(sys.argv[1])
-    pipeline = FusionPipeline(updated(DEFAULTS, job['settings']))
+    pipeline = FusionPipeline(with_changes(DEFAULTS, job['settings']))
     messages = raw_images(job['size'])
     fuse_messages(pipeline, messages)
     first_frame_s = time.monotonic() - job['started_s']  # this clock is the same in every process

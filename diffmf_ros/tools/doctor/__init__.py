@@ -3,7 +3,7 @@
 
 from dataclasses import asdict, dataclass
 
-from .finding import Finding, State
+from .finding import Finding, Severity
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Diagnosis:
     @property
     def node_can_run(self) -> bool:
         """Whether the node can start here with its default settings."""
-        return all(finding.state is not State.BLOCKS for finding in self.findings)
+        return all(finding.state is not Severity.FAIL for finding in self.findings)
 
     def advice(self) -> list[str]:
         """What to do, the blocking first, then errors, without doubles."""
-        urgency = {State.BLOCKS: 0, State.ERROR: 1}
+        urgency = {Severity.FAIL: 0, Severity.ERROR: 1}
         ordered = sorted(self.findings, key=lambda finding: urgency.get(finding.state, 2))
         return list(dict.fromkeys(finding.advice for finding in ordered if finding.advice))
 

@@ -14,13 +14,13 @@ VERSION = 'import {0} as module; answer = getattr(module, "__version__", "")'
 MARK = 'answer:'  # libraries print at import
 
 
-class State(str, Enum):
+class Severity(str, Enum):
     """Good; something is not there but the node runs; it runs far too slowly; it cannot run."""
 
     GOOD = 'good'
-    LACKS = 'lacks'
+    WARN = 'warn'
     ERROR = 'error'
-    BLOCKS = 'blocks'
+    FAIL = 'fail'
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finding:
     section: str
     name: str
     text: str
-    state: State = State.GOOD
+    state: Severity = Severity.GOOD
     advice: str = ''
 
 

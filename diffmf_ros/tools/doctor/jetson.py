@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..machine import this_machine
-from .finding import Finding, State, try_code
+from .finding import Finding, Severity, try_code
 
 TEGRA_RELEASE = Path('/etc/nv_tegra_release')
 # Compute capability by what the board calls itself.
@@ -33,13 +33,14 @@ def examine() -> Iterator[Finding]:
     yield Finding('jetson', 'board', f'{board or "Jetson"}, {release()}{of_board}')
     active = _torch(capability)
     yield active
-    yield _triton(capability, torch_active=active.state is State.GOOD)
+    yield _triton(capability, torch_active=active.state is Severity.GOOD)
     yield _tensorrt()
 
 
 def release(path: Path = TEGRA_RELEASE) -> str:
     """Return the release of Jetson Linux, such as 'R36.4', or that it is not known."""
-    found = re.search(r'R(\d+) \(release\), REVISION: ([\d.]+)', path.read_text()) if path.exists() else None
+    found = re.search(r'R(\d+) \(release\), REVISION: ([\d.]+)',
+                      path.read_text()) if path.exists() else None
     return f'Jetson Linux R{found[1]}.{found[2]}' if found else 'Jetson Linux of unknown release'
 
 
@@ -47,28 +48,34 @@ def _torch(capability) -> Finding:
     """Whether torch has kernels for this GPU."""
     found = try_code(TORCH)
     if found.reason or found.version == 'no GPU':
-        return Finding('jetson', 'torch on the GPU', f'not active: {found.reason or "torch sees no GPU"}', State.LACKS,
-                       "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no CUDA for it")
+        return Finding('jetson', 'torch on the GPU',
+                       f'not active: {found.reason or "torch sees no GPU"}', Severity.WARN,
+                       "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no "
+                       "CUDA for it")
     architecture = 'sm_{}{}'.format(*capability) if capability else ''
     if architecture and architecture not in found.version:
-        return Finding('jetson', 'torch on the GPU', f'{found.version}: no {architecture}', State.LACKS,
-                       f'install a torch wheel that is built for {architecture}')
+        return Finding('jetson', 'torch on the GPU', f'{found.version}: no {architecture}',
+                       Severity.WARN, f'install a torch wheel that is built for {architecture}')
     return Finding('jetson', 'torch on the GPU', f'active: {found.version}')
 
 
 def _triton(capability, *, torch_active: bool) -> Finding:
     """Whether the fused kernels can be compiled here."""
     if capability and capability < OLDEST_CAPABILITY:
-        return Finding('jetson', 'fused kernels', 'not active: the GPU is older than Ampere; scans run in plain torch, '
-                       'which is many times slower', State.ERROR, 'use the engine onnx with TensorRT, or a newer board')
+        return Finding('jetson', 'fused kernels',
+                       'not active: the GPU is older than Ampere; scans run in plain torch, '
+                       'which is many times slower', Severity.ERROR,
+                       'use the engine onnx with TensorRT, or a newer board')
     found = try_code('import triton; answer = triton.__version__')
     if found.reason:
-        return Finding('jetson', 'fused kernels', f'not active: {found.reason}; scans run in plain torch, '
-                       'which is many times slower', State.ERROR,
+        return Finding('jetson', 'fused kernels',
+                       f'not active: {found.reason}; scans run in plain torch, '
+                       'which is many times slower', Severity.ERROR,
                        'pip install triton (3.4 or newer has wheels for aarch64)')
     if not torch_active:
-        return Finding('jetson', 'fused kernels', f'not active: torch does not run on the GPU; triton {found.text} is '
-                       'there', State.LACKS)
+        return Finding('jetson', 'fused kernels',
+                       f'not active: torch does not run on the GPU; triton {found.text} is '
+                       'there', Severity.WARN)
     return Finding('jetson', 'fused kernels', f'active: triton {found.text}')
 
 
@@ -78,6 +85,6 @@ def _tensorrt() -> Finding:
     if not found.reason and TENSORRT in found.version:
         return Finding('jetson', 'TensorRT', 'active for engine: onnx')
     reason = found.reason or f'onnxruntime has {found.version}'
-    return Finding('jetson', 'TensorRT', f'not active: {reason}', State.LACKS,
-                   "for engine: onnx install NVIDIA's onnxruntime-gpu wheel for this JetPack; or build an engine of "
-                   'an exported network with trtexec, see docs/gpu.md')
+    return Finding('jetson', 'TensorRT', f'not active: {reason}', Severity.WARN,
+                   "for engine: onnx install NVIDIA's onnxruntime-gpu wheel for this JetPack; or "
+                   "build an engine of " 'an exported network with trtexec, see docs/gpu.md')

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
-from .finding import Finding, State
+from .finding import Finding, Severity
 from .jetson import is_jetson
 
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
@@ -21,7 +21,7 @@ def examine() -> Iterator[Finding]:
         from ... import models  # noqa: F401 (needs einops)
         from ...inference import engine, selfcheck, weights  # noqa: F401 (needs safetensors)
     except Exception as error:  # a half installed torch raises anything
-        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses classically', State.LACKS)
+        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses classically', Severity.WARN)
         return
     yield from gpus(torch)
     yield from _precision_and_scans()
@@ -42,7 +42,7 @@ def gpus(torch) -> Iterator[Finding]:
         reason, advice = why_no_gpu(torch.version.cuda)
     except Exception as error:  # a driver that does not fit its library raises anything
         reason, advice = f'{type(error).__name__}: {error}', 'repair the NVIDIA driver'
-    yield Finding('network', 'GPU', reason, State.LACKS, advice)
+    yield Finding('network', 'GPU', reason, Severity.WARN, advice)
 
 
 def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: bool | None = None) -> tuple[str, str]:
@@ -74,12 +74,12 @@ def _precision_and_scans() -> Iterator[Finding]:
     try:
         device, dtype = device_and_precision(DEFAULTS)
     except DiffmfError as error:
-        yield Finding('network', 'precision', str(error), State.BLOCKS, str(error))
+        yield Finding('network', 'precision', str(error), Severity.FAIL, str(error))
         return
     yield Finding('network', 'precision auto', f'{str(dtype).removeprefix("torch.")} on {device}')
     yield from _scans(device, dtype)
     for reason in mamba_ssm.missing():
-        yield Finding('network', 'mamba_ssm', reason, State.LACKS)
+        yield Finding('network', 'mamba_ssm', reason, Severity.WARN)
 
 
 def _scans(device: str, dtype) -> Iterator[Finding]:
@@ -90,23 +90,23 @@ def _scans(device: str, dtype) -> Iterator[Finding]:
     for name in BACKENDS:
         reason = selfcheck.unusable(name, device=device, dtype=dtype)
         if reason is not None:
-            yield Finding('network', f'scan {name}', reason, State.LACKS)
+            yield Finding('network', f'scan {name}', reason, Severity.WARN)
             continue
         wrong = selfcheck.check(name, device=device, dtype=dtype)
         passed += wrong is None
         yield Finding('network', f'scan {name}', wrong or 'right on the golden inputs',
-                      State.LACKS if wrong else State.GOOD,
+                      Severity.WARN if wrong else Severity.GOOD,
                       f'scan backend {name} {wrong}: please report this' if wrong else '')
     try:
         choice = selfcheck.choose_backends(device=device, dtype=dtype) if passed else None
     except ScanError:
         choice = None
     if choice is None:
-        yield Finding('network', 'scans', 'no scan backend gives right values', State.BLOCKS,
+        yield Finding('network', 'scans', 'no scan backend gives right values', Severity.FAIL,
                       'set model: classical until a scan backend works')
         return
     slow = choice.slow
-    yield Finding('network', 'scan auto', slow or choice.name, State.ERROR if slow else State.GOOD, slow)
+    yield Finding('network', 'scan auto', slow or choice.name, Severity.ERROR if slow else Severity.GOOD, slow)
 
 
 def _weights() -> Iterator[Finding]:
@@ -118,5 +118,5 @@ def _weights() -> Iterator[Finding]:
             weights = load_weights(path)
             yield Finding('weights', path.stem, f'{number_text(weights.iterations)} iterations, checksum matches')
         except DiffmfError as error:
-            state = State.BLOCKS if path.name == default else State.LACKS
+            state = Severity.FAIL if path.name == default else Severity.WARN
             yield Finding('weights', path.stem, str(error), state, 'install the package again')

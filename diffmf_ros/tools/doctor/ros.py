@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...core.frames import DiffmfError
 from ...io.resources import FASTDDS_VARIABLES, find
-from .finding import Finding, State, try_code, try_imports
+from .finding import Finding, Severity, try_code, try_imports
 
 NEEDED = ('rclpy', 'sensor_msgs.msg', 'diagnostic_msgs.msg', 'diffmf_ros.ros.fusion_node')
 MIDDLEWARE = 'import rclpy.utilities; answer = rclpy.utilities.get_rmw_implementation_identifier()'
@@ -27,17 +27,21 @@ def libraries() -> Iterator[Finding]:
     found = try_imports([*NEEDED, *OPTIONAL])
     for name in NEEDED:
         blocks = bool(found[name].reason)
-        yield Finding('ros', name, found[name].text, State.BLOCKS if blocks else State.GOOD, GET_ROS if blocks else '')
+        yield Finding('ros', name, found[name].text, Severity.FAIL if blocks else Severity.GOOD,
+                      GET_ROS if blocks else '')
     for name, effect in OPTIONAL.items():
         if found[name].reason:
-            yield Finding('ros', name, f'{found[name].reason}: {effect}', State.LACKS)
+            yield Finding('ros', name, f'{found[name].reason}: {effect}', Severity.WARN)
         else:
             yield Finding('ros', name, found[name].text)
     if not found['rclpy'].reason:
-        yield Finding('ros', 'distribution', os.environ.get('ROS_DISTRO') or 'none is sourced (wheels)')
+        yield Finding('ros', 'distribution', os.environ.get('ROS_DISTRO')
+                      or 'none is sourced (wheels)')
         middleware = try_code(MIDDLEWARE)
-        yield Finding('ros', 'middleware', middleware.text, State.BLOCKS if middleware.reason else State.GOOD,
-                      'install the middleware that RMW_IMPLEMENTATION names, or unset it' if middleware.reason else '')
+        yield Finding('ros', 'middleware', middleware.text,
+                      Severity.FAIL if middleware.reason else Severity.GOOD,
+                      'install the middleware that RMW_IMPLEMENTATION names, or unset it'
+                      if middleware.reason else '')
 
 
 def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/shm'),
@@ -48,13 +52,15 @@ def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/sh
         path = Path(environ[name]) if name else find('config/fastdds.xml')
         profile = path.read_text()
     except (DiffmfError, OSError) as error:
-        yield Finding('transport', 'Fast DDS profile', str(error), State.LACKS if name else State.BLOCKS,
+        yield Finding('transport', 'Fast DDS profile', str(error),
+                      Severity.WARN if name else Severity.FAIL,
                       f'correct {name}' if name else 'install the package again')
         return
     text = f'{name}={path}' if name else f'{path}, set by the node itself'
-    advice = '' if name else (f'camera drivers and bag players need the profile too: export {FASTDDS_VARIABLES[0]} and '
+    advice = '' if name else (f'camera drivers and bag players need the profile too: export '
+                              f'{FASTDDS_VARIABLES[0]} and '
                               f'{FASTDDS_VARIABLES[1]}={path}')
-    yield Finding('transport', 'Fast DDS profile', text, State.GOOD, advice)
+    yield Finding('transport', 'Fast DDS profile', text, Severity.GOOD, advice)
     yield _segment(profile, shm)
     yield _buffers(profile, proc / 'sys/net/core/rmem_max')
 
@@ -63,14 +69,16 @@ def _segment(profile: str, shm: Path) -> Finding:
     """The shared-memory segment of each participant against the free space of /dev/shm."""
     segment_mb = _first_number(profile, 'segment_size') / 2 ** 20
     if segment_mb < ENOUGH_SEGMENT_MB:
-        return Finding('transport', 'shared memory', f'a segment of {segment_mb:.1f} MB', State.LACKS,
+        return Finding('transport', 'shared memory', f'a segment of {segment_mb:.1f} MB',
+                       Severity.WARN,
                        'images over 512 KB get lost: give the profile a segment_size of 16777216')
     if not shm.is_dir():
-        return Finding('transport', 'shared memory', f'there is no {shm}', State.LACKS, 'images travel by UDP')
+        return Finding('transport', 'shared memory', f'there is no {shm}', Severity.WARN,
+                       'images travel by UDP')
     free_mb = shutil.disk_usage(shm).free / 2 ** 20
     text = f'a segment of {segment_mb:.0f} MB for each participant, {free_mb:.0f} MB free in {shm}'
     if free_mb < 2 * segment_mb:
-        return Finding('transport', 'shared memory', text, State.LACKS,
+        return Finding('transport', 'shared memory', text, Severity.WARN,
                        f'make room in {shm}; in a container: --shm-size=1g, or --ipc=host')
     return Finding('transport', 'shared memory', text)
 
@@ -79,12 +87,14 @@ def _buffers(profile: str, limit: Path) -> Finding:
     """The UDP buffer asked for against what the kernel allows; it silently gives less."""
     wanted = _first_number(profile, 'receiveBufferSize')
     if not limit.exists():  # in containers with a network of their own
-        return Finding('transport', 'UDP buffer', f'{wanted / 2 ** 20:.1f} MB wanted, the limit cannot be read here')
+        return Finding('transport', 'UDP buffer',
+                       f'{wanted / 2 ** 20:.1f} MB wanted, the limit cannot be read here')
     allowed = int(limit.read_text())
     text = f'{wanted / 2 ** 20:.1f} MB wanted, {allowed / 2 ** 20:.1f} MB allowed'
     if allowed < wanted:
-        return Finding('transport', 'UDP buffer', text, State.LACKS,
-                       f'images over the network get lost: sudo sysctl -w net.core.rmem_max={wanted}')
+        return Finding('transport', 'UDP buffer', text, Severity.WARN,
+                       f'images over the network get lost: sudo sysctl -w '
+                       f'net.core.rmem_max={wanted}')
     return Finding('transport', 'UDP buffer', text)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..bench.energy import find_meter
 from ..machine import this_machine
-from .finding import Finding, State, try_imports
+from .finding import Finding, Severity, try_imports
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
 # library -> what the node does without it, and how to get it; nothing runs without those of NEEDED.
@@ -28,7 +28,7 @@ def machine() -> Iterator[Finding]:
     """Python, system, processor and memory."""
     here, (oldest, newest) = this_machine(), SUPPORTED_PYTHON
     supported = oldest <= sys.version_info[:2] <= newest
-    yield Finding('machine', 'Python', platform.python_version(), State.GOOD if supported else State.LACKS,
+    yield Finding('machine', 'Python', platform.python_version(), Severity.GOOD if supported else Severity.WARN,
                   '' if supported else 'Python 3.10 to 3.13 are tested; another one may not work')
     yield Finding('machine', 'system', here.os)
     yield Finding('machine', 'processor', f'{here}; {", ".join(here.extensions) or "no vector extensions known to us"}')
@@ -40,11 +40,11 @@ def libraries() -> Iterator[Finding]:
     found = try_imports([*NEEDED, *OPTIONAL])
     for name, remedy in NEEDED.items():
         blocks = bool(found[name].reason)
-        yield Finding('libraries', name, found[name].text, State.BLOCKS if blocks else State.GOOD,
+        yield Finding('libraries', name, found[name].text, Severity.FAIL if blocks else Severity.GOOD,
                       remedy if blocks else '')
     for name, (effect, remedy) in OPTIONAL.items():
         if found[name].reason:
-            yield Finding('libraries', name, f'{found[name].reason}: {effect}', State.LACKS, remedy)
+            yield Finding('libraries', name, f'{found[name].reason}: {effect}', Severity.WARN, remedy)
         else:
             yield Finding('libraries', name, found[name].text)
 
@@ -53,6 +53,6 @@ def energy() -> Iterator[Finding]:
     """Whether `diffmf bench` can say what a frame costs."""
     meter = find_meter()
     if isinstance(meter, str):
-        yield Finding('energy', 'readings', f'not reported: {meter}', State.LACKS)
+        yield Finding('energy', 'readings', f'not reported: {meter}', Severity.WARN)
     else:
         yield Finding('energy', 'readings', meter.source)

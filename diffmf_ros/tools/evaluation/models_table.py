@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every network and preset in one table: size, work, trained weights and, where asked for, time, memory and scores.
+"""Every network and preset in one table.
+
+Size, work, trained weights and, where asked for, time, memory and scores.
 
 Nothing is filled in that was not counted or measured: the cell is '-'.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from ... import models
 from ...core.frames import DiffmfError
-from ...core.settings import DEFAULTS, updated
+from ...core.settings import DEFAULTS, with_changes
 from ...inference.network import LibraryMissing
 from ...inference.weights_header import WeightsError, read_header, shipped
 from ...io.writing import write_text
@@ -35,7 +37,10 @@ class ModelsTableError(DiffmfError):
 
 @dataclass(frozen=True)
 class Trained:
-    """Weights that come with the package: name of the file, iterations of the training, bytes of the file."""
+    """Weights that come with the package.
+
+    Name of the file, iterations of the training, bytes of the file.
+    """
 
     file: str
     iterations: int
@@ -44,7 +49,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Timing:
-    """Measured on runs_on (device, precision, scan): the network stage of a pair in ms, and peaks of memory in MB."""
+    """Measured on runs_on (device, precision, scan).
+
+    The network stage of a pair in ms, and peaks of memory in MB.
+    """
 
     runs_on: str
     p50_ms: float
@@ -54,12 +62,16 @@ class Timing:
 
     def quantiles(self, device: str) -> str:
         """Return p50 and p95 as text if it ran on this kind of device."""
-        return f'{self.p50_ms:.1f} / {self.p95_ms:.1f}' if self.runs_on.startswith(device) else NONE
+        return f'{self.p50_ms:.1f} / {self.p95_ms:.1f}' if self.runs_on.startswith(
+            device) else NONE
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network with a preset. timing and scores are None where nobody asked; scores are {} without weights."""
+    """A network with a preset. timing and scores are None where nobody asked.
+
+    Scores are {} without weights.
+    """
 
     model: str
     preset: str
@@ -87,7 +99,8 @@ class Host:
 
     def __str__(self):
         threads = f'{self.threads} thread{"s" * (self.threads > 1)}'
-        return ', '.join(filter(None, (str(self.machine), self.gpu, threads, f'torch {self.torch}', *self.runs_on)))
+        return ', '.join(filter(None, (str(self.machine), self.gpu, threads, f'torch {self.torch}',
+                                       *self.runs_on)))
 
 
 @dataclass(frozen=True)
@@ -100,27 +113,38 @@ class ModelsTable:
     notes: tuple[str, ...] = ()
 
     def columns(self) -> dict[str, list[str]]:
-        """Return the cells of every column by its heading; time and scores only where somebody asked for them."""
+        """Return the cells of every column by its heading.
+
+        Time and scores only where somebody asked for them.
+        """
         kinds = {'network': lambda row: row.model, 'preset': lambda row: row.preset,
                  'parameters': lambda row: f'{row.parameters:,}',
-                 f'multiply-adds at {self.size[0]}x{self.size[1]}': lambda row: f'{row.multiply_adds / 1e9:.3g} G'}
+                 f'multiply-adds at '
+                 f'{self.size[0]}x{self.size[1]}': lambda row: f'{row.multiply_adds / 1e9:.3g} G'}
         kinds |= _WEIGHTS
         if any(row.timing for row in self.rows):
             kinds |= _TIMING
         if any(row.scores is not None for row in self.rows):
-            kinds |= {name: lambda row, name=name: _fixed((row.scores or {}).get(name), 3) for name in METRICS}
+            kinds |= {name: lambda row, name=name: _fixed((row.scores or {}).get(name), 3)
+                      for name in METRICS}
         return {heading: [cell(row) for row in self.rows] for heading, cell in kinds.items()}
 
     def below(self) -> list[str]:
-        """Return the lines that belong under the table: the machine, and what a reader has to know."""
-        return [str(self.host)] * (self.host is not None) + [f'note: {note}' for note in self.notes]
+        """Return the lines that belong under the table.
+
+        The machine, and what a reader has to know.
+        """
+        return [str(self.host)] * (self.host is not None) + [f'note: {note}'
+                                                             for note in self.notes]
 
     def as_markdown(self) -> str:
         """Return the table, and what belongs under it as a paragraph for each line."""
         columns = self.columns()
-        lines = [list(columns), ['---' if heading in TEXT_COLUMNS else '---:' for heading in columns],
+        lines = [list(columns),
+                 ['---' if heading in TEXT_COLUMNS else '---:' for heading in columns],
                  *zip(*columns.values())]
-        return '\n\n'.join(['\n'.join(f'| {" | ".join(cells)} |' for cells in lines), *self.below()])
+        return '\n\n'.join(['\n'.join(f'| {" | ".join(cells)} |' for cells in lines),
+                            *self.below()])
 
     def as_json(self) -> str:
         """Return strict JSON; what was not measured or is not defined is null."""
@@ -143,7 +167,8 @@ _TIMING = {
     'GPU memory, MB': lambda row: _fixed(row.timing and row.timing.device_memory_mb, 0)}
 
 
-def listed(*, size: tuple[int, int], only_models: Sequence[str] = (), only_presets: Sequence[str] = ()) -> ModelsTable:
+def listed(*, size: tuple[int, int], only_models: Sequence[str] = (),
+           only_presets: Sequence[str] = ()) -> ModelsTable:
     """Return a row for every network and preset, or those that are named, without anything measured.
 
     Raises ModelsTableError for a name that selects nothing, and LibraryMissing without torch.
@@ -154,21 +179,29 @@ def listed(*, size: tuple[int, int], only_models: Sequence[str] = (), only_prese
     if unused := {*only_models, *only_presets}.difference(*chosen):
         raise ModelsTableError(f'there is nothing to list for {", ".join(sorted(unused))}; known: '
                                f'{", ".join(map(" ".join, known))}')
-    return ModelsTable(size, tuple(Row(*names, *_counted(*names, size), _trained(*names)) for names in chosen))
+    return ModelsTable(size, tuple(Row(*names, *_counted(*names, size), _trained(*names))
+                                   for names in chosen))
 
 
 def timed(table: ModelsTable, *, frames: int, device: str = DEFAULTS.device,
           report: Report = lambda done: None) -> ModelsTable:
-    """Return table with time and memory of every row, all in turn; see benchmark.compare and measure_startup."""
-    settings = [updated(DEFAULTS, {'model': row.model, 'preset': row.preset, 'device': device}) for row in table.rows]
+    """Return table with time and memory of every row, all in turn.
+
+    See benchmark.compare and measure_startup.
+    """
+    settings = [with_changes(DEFAULTS, {'model': row.model, 'preset': row.preset,
+                                        'device': device}) for row in table.rows]
     with with_weights([Configuration(one, table.size) for one in settings]) as ready:
         results = compare(ready, frames=frames, report=report)
         startups = [measure_startup(configuration) for configuration in ready]
-    timings = [Timing(result.runs_on, result.quantile('network', 0.5), result.quantile('network', 0.95),
-                      startup.peak_memory_mb, startup.device_memory_mb)
+    timings = [Timing(result.runs_on, result.quantile('network', 0.5),
+                      result.quantile('network', 0.95), startup.peak_memory_mb,
+                      startup.device_memory_mb)
                for result, startup in zip(results, startups)]
-    fresh = ', '.join(row.name for row, configuration in zip(table.rows, ready) if not configuration.trained)
-    notes = [f'timed with fresh weights, as no trained ones come with this package: {fresh}'] if fresh else []
+    fresh = ', '.join(row.name for row, configuration in zip(table.rows, ready)
+                      if not configuration.trained)
+    notes = [f'timed with fresh weights, as no trained ones come with this package: '
+             f'{fresh}'] if fresh else []
     notes += dict.fromkeys(problem for result in results for problem in result.problems)
     rows = tuple(replace(row, timing=timing) for row, timing in zip(table.rows, timings))
     return _measured(replace(table, rows=rows), (timing.runs_on for timing in timings), notes)
@@ -178,17 +211,20 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
            report: Report = lambda done: None) -> ModelsTable:
     """Return table with the means over all pairs below folder, for every row with trained weights.
 
-    The cells show METRICS, the JSON has every metric. report is called with the number of images scored so far.
-    Raises DiffmfError as score_pairs and Engine do.
+    The cells show METRICS, the JSON has every metric. report is called with the number of images
+    scored so far. Raises DiffmfError as score_pairs and Engine do.
     """
-    engines = {row.name: method(row.model, preset=row.preset, device=device)[1] for row in table.rows if row.weights}
+    engines = {row.name: method(row.model, preset=row.preset, device=device)[1]
+               for row in table.rows if row.weights}
     if not engines:
-        return replace(table, notes=(*table.notes, 'nothing was scored: no row has trained weights'))
+        return replace(table,
+                       notes=(*table.notes, 'nothing was scored: no row has trained weights'))
     pairs = by_set(score_pairs(engines, folder, report=report))['all']
     found = {name: means(scores) for name, scores in pairs.items()}
     rows = tuple(replace(row, scores=found.get(row.name, {})) for row in table.rows)
     note = f'scores: mean over {len(next(iter(pairs.values())))} pairs below {folder}; {ABOUT_METRICS}'
-    return _measured(replace(table, rows=rows), (engine.description for engine in engines.values()), [note])
+    return _measured(replace(table, rows=rows),
+                     (engine.description for engine in engines.values()), [note])
 
 
 def write_json(path: Path, table: ModelsTable) -> None:
@@ -203,7 +239,8 @@ def _counted(model: str, preset: str, size: tuple[int, int]) -> tuple[int, float
 
         from ..bench.roofs import work_of_preset
         with torch.device('meta'):
-            parameters = sum(parameter.numel() for parameter in models.build(model, preset).parameters())
+            parameters = sum(parameter.numel()
+                             for parameter in models.build(model, preset).parameters())
         return parameters, work_of_preset(model, preset, size).operations / 2
     except ImportError as error:
         raise LibraryMissing('the table of networks needs torch', error) from error
@@ -233,5 +270,6 @@ def _fixed(value: float | None, decimals: int) -> str:
 
 def _plain(row: Row) -> dict:
     """Without values that strict JSON lacks."""
-    scores = {metric: value if math.isfinite(value) else None for metric, value in (row.scores or {}).items()}
+    scores = {metric: value if math.isfinite(value) else None for metric,
+              value in (row.scores or {}).items()}
     return asdict(row) | {'scores': scores or None}

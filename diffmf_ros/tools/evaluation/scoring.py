@@ -12,7 +12,7 @@ import numpy as np
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
-from ...core.settings import DEFAULTS, updated
+from ...core.settings import DEFAULTS, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame
 from ...io.images import read_luma as image_luma
@@ -90,9 +90,9 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
     if name not in models.PRESETS:
         raise UnknownMethod(f'unknown model {name!r}; known: {", ".join([*models.PRESETS, *BASELINES])}')
     if preset is None:
-        preset = load_weights(weights).preset if weights else updated(DEFAULTS, {'model': name}).network_preset
+        preset = load_weights(weights).preset if weights else with_changes(DEFAULTS, {'model': name}).network_preset
     settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
-    return f'{name} {preset}', Engine(updated(DEFAULTS, settings))
+    return f'{name} {preset}', Engine(with_changes(DEFAULTS, settings))
 
 
 def fused_levels(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from .losses import PRESETS, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
 # What may differ between the runs of one training: where it runs, where its files are, how its weights are written.
-ELSEWHERE = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
+NOT_PART_OF_RESULT = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
 
 
 class ConfigError(DiffmfError):
@@ -89,7 +89,7 @@ def differences(before: dict, now: dict) -> list[str]:
     before, now, defaults = (_flat(entries) for entries in (before, now, TrainConfig(data='', out='').as_dict()))
     before = {**defaults, **before}
     return [f'{name}: {before.get(name)} there, {now.get(name)} here' for name in sorted(before.keys() | now.keys())
-            if name not in ELSEWHERE and before.get(name) != now.get(name)]
+            if name not in NOT_PART_OF_RESULT and before.get(name) != now.get(name)]
 
 
 def _flat(entries: dict, prefix: str = '') -> dict:
@@ -105,7 +105,7 @@ def _loss(path, entries) -> LossWeights:
     if not isinstance(entries, dict):
         raise ConfigError(f'{path}: loss must hold a mapping such as {{preset: target, share: 1}}, not {entries!r}')
     factors = {name: value for name, value in entries.items() if name != 'preset'}
-    preset = entries.get('preset', 'ancestors')
+    preset = entries.get('preset', 'swinfusion')
     if preset not in PRESETS:
         raise ConfigError(f'{path}: unknown loss preset {preset!r}; known: {", ".join(PRESETS)}')
     return replace(PRESETS[preset], **_known(path, factors, LossWeights))

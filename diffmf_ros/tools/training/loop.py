@@ -164,7 +164,7 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         pairs = [read_pair(*files) for files in pair_files(config.data)]
         sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed,
                               degradations=config.degradations)
-        books = _Books(trainer, data=fingerprint(pairs), report=report)
+        books = _RunFiles(trainer, data=fingerprint(pairs), report=report)
         books.resume()
         stop = Stop.NO
         while trainer.iteration < config.iterations and not stop:
@@ -174,7 +174,7 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         return books.close(stop if trainer.iteration < config.iterations else Stop.NO)
 
 
-class _Books:
+class _RunFiles:
     """The files of a training, which the first process writes: checkpoint, log, plot, weights."""
 
     def __init__(self, trainer: Trainer, *, data: str, report):

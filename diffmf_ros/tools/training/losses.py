@@ -51,7 +51,7 @@ class LossWeights:
 
 
 PRESETS = {
-    'ancestors': LossWeights(),
+    'swinfusion': LossWeights(),
     # What the shipped weights are trained with: docs/training.md has what each term is worth.
     'target': LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5,
                           target_edges=10, contrast=20, share=3),

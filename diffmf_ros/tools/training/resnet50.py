@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import max_pool2d, relu
 
-from ...inference.weights import misfits
+from ...inference.weights import state_dict_mismatches
 from .precision import TrainingError
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, stride
@@ -75,7 +75,7 @@ def load_resnet50(path: str | Path) -> ResNet50:
                             f'({type(error).__name__}: {str(error).partition(chr(10))[0]})') from error
     with torch.device('meta'):
         network = ResNet50()
-    problems = misfits(network.state_dict(), state)
+    problems = state_dict_mismatches(network.state_dict(), state)
     if problems:
         more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
         raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: {'; '.join(problems[:SHOWN])}{more}")

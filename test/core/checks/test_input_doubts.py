@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 RANDOM = np.random.default_rng(4)
@@ -20,7 +20,7 @@ def codes(thermal, **changes):
     encoding = {'uint8': 'mono8', 'uint16': 'mono16', 'float32': '32FC1'}[thermal.dtype.name]
     settings = {'model': 'classical'} | {name.replace('__', '.'): value for name, value in changes.items()}
     pair = Pair(Frame(RGB, 1, 'rgb', RGB_PIXELS, 'rgb8'), Frame(THERMAL, 1, 'lwir', thermal, encoding), 0)
-    result = FusionPipeline(updated(DEFAULTS, settings)).fuse(pair)
+    result = FusionPipeline(with_changes(DEFAULTS, settings)).fuse(pair)
     assert all(issue.text in result.warnings for issue in result.issues)
     return {issue.code for issue in result.issues}
 

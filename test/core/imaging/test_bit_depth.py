@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.imaging.bit_depth import BitDepth
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 
@@ -49,7 +49,7 @@ def test_a_12_bit_image_is_fused_as_its_8_bit_copy():
     wide[0, 0] = 4095
     eight[0, 0] = 255
     heat = Frame(THERMAL, 1_000_000, 'lwir', random.integers(7000, 9000, (48, 64), np.uint16), 'mono16')
-    settings = updated(DEFAULTS, {'model': 'classical'})
+    settings = with_changes(DEFAULTS, {'model': 'classical'})
 
     results = [FusionPipeline(settings).fuse(Pair(frame(pixels, encoding), heat, 0))
                for pixels, encoding in ((wide, 'bgr16'), (eight, 'bgr8'))]

@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.core.imaging.color import join_luma, output_encoding, paint, split_luma, to_rgb8
-from diffmf_ros.core.settings import describe
+from diffmf_ros.core.settings import iter_specs
 
 
 def random_image(channels=3, size=(7, 5), seed=0):
@@ -132,7 +132,7 @@ def test_keep_chroma_joins_the_color_of_the_camera():
 
 def test_every_choice_of_the_setting_can_be_painted():
     luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    choices = next(item.choices for item in describe() if item.name == 'output.color')
+    choices = next(item.choices for item in iter_specs() if item.name == 'output.color')
 
     for color in choices:
         pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', color=color)

@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.imaging.extra_rows import ExtraRows
-from diffmf_ros.core.settings import DEFAULTS, SettingsError, ThermalSettings, updated
+from diffmf_ros.core.settings import DEFAULTS, SettingsError, ThermalSettings, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 
@@ -52,7 +52,7 @@ def test_rows_that_are_named_are_cut_off_once():
 def test_what_is_fused_is_the_picture_alone():
     frame, picture = thermal(160, 120, bottom=2)
     rgb = Frame(RGB, 1, 'rgb', np.random.default_rng(1).integers(40, 200, (120, 160, 3), np.uint8), 'rgb8')
-    settings = updated(DEFAULTS, {'model': 'classical'})
+    settings = with_changes(DEFAULTS, {'model': 'classical'})
 
     results = [FusionPipeline(settings).fuse(Pair(rgb, Frame(THERMAL, 1, 'lwir', pixels, 'mono16'), 0))
                for pixels in (frame.pixels, picture)]

@@ -7,7 +7,7 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.imaging.false_color import CYCLIC, GRAY, PALETTES, UNKNOWN, FalseColor
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 RANDOM = np.random.default_rng(7)
@@ -113,7 +113,7 @@ def test_a_camera_that_changes_its_palette_is_followed():
 
 @pytest.mark.parametrize('palette', ['jet', 'inferno'])
 def test_what_is_hot_is_bright_in_the_fused_image(palette):
-    pipeline = FusionPipeline(updated(DEFAULTS, {'model': 'classical'}))
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
     rgb = Frame(RGB, 1, 'rgb', np.full((120, 160, 3), 60, np.uint8) + RANDOM.integers(0, 20, (120, 160, 3), np.uint8),
                 'rgb8')
     gray = scene(40, 250)

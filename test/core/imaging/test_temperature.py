@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair
 from diffmf_ros.core.imaging.temperature import temperatures
-from diffmf_ros.core.settings import DEFAULTS, SettingsError, ThermalSettings, updated
+from diffmf_ros.core.settings import DEFAULTS, SettingsError, ThermalSettings, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 CELSIUS = np.linspace(-20, 60, 24 * 32).reshape(24, 32)
@@ -64,15 +64,15 @@ def test_what_is_no_temperature_is_refused(pixels, encoding, unit, words):
 def test_a_fixed_range_in_kelvin_needs_a_unit():
     for changes in ({'thermal.gain_control': 'radiometric'}, {'thermal.min_span_k': 3.0}):
         with pytest.raises(SettingsError, match='need thermal.radiometric_unit'):
-            updated(DEFAULTS, changes)
-        assert updated(DEFAULTS, {**changes, 'thermal.radiometric_unit': 'centikelvin'})
+            with_changes(DEFAULTS, changes)
+        assert with_changes(DEFAULTS, {**changes, 'thermal.radiometric_unit': 'centikelvin'})
 
 
 def test_temperatures_lie_on_the_grid_of_the_fused_image(tmp_path):
     # given thermal that is 8 columns and 4 rows into the RGB image
     path = tmp_path / 'alignment.yaml'
     path.write_text(ALIGNMENT)
-    settings = updated(DEFAULTS, {'model': 'classical', 'alignment.file': str(path),
+    settings = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': str(path),
                                   'thermal.radiometric_unit': 'celsius'})
     celsius = CELSIUS.astype(np.float32)
     pair = Pair(Frame(RGB, 1, 'rgb', np.full((48, 64, 3), 90, np.uint8), 'rgb8'), thermal(celsius, '32FC1'), 0)

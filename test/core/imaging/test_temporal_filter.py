@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.imaging.temporal_filter import TemporalFilter
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 FRAME_NS = 33_333_333
@@ -79,7 +79,7 @@ def test_images_are_not_changed():
 def test_pipeline_filters_what_it_fuses(keep, least, most):
     """Noise of RGB between fused images, over that without the filter: unchanged, or calmer."""
     def fused(keep):
-        pipeline = FusionPipeline(updated(DEFAULTS, {
+        pipeline = FusionPipeline(with_changes(DEFAULTS, {
             'model': 'classical', 'health.detect_blind': False,
             'output.temporal_filter': keep}))
         thermal = np.tile(np.linspace(60, 90, 64).astype(np.uint8), (48, 1))

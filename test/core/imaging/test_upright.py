@@ -11,7 +11,7 @@ from diffmf_ros.core.alignment.camera import CalibrationError, CameraModel
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair
 from diffmf_ros.core.imaging.camera_picture import CameraPicture
 from diffmf_ros.core.imaging.upright import cropped, turned, turned_camera
-from diffmf_ros.core.settings import DEFAULTS, ORIENTATIONS, SettingsError, updated
+from diffmf_ros.core.settings import DEFAULTS, ORIENTATIONS, SettingsError, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 K = ((310.0, 0.0, 170.0), (0.0, 305.0, 112.5), (0.0, 0.0, 1.0))
@@ -47,7 +47,8 @@ def test_the_calibration_turns_with_the_image(orientation, lens):
     # when both are turned
     upright = turned_camera(camera, orientation)
 
-    # then the same pixels, wherever they are now, see the same things in the axes of the turned image
+    # then the same pixels, wherever they are now, see the same things in the axes of the turned
+    # image
     found = np.array([moved(pixel, camera.size, orientation) for pixel in pixels])
     x = -x if orientation.startswith('mirrored') else x
     for _ in range({'90': 1, '180': 2, '270': 3}.get(orientation.rpartition('_')[2], 0)):
@@ -57,7 +58,8 @@ def test_the_calibration_turns_with_the_image(orientation, lens):
 
 
 def test_the_projection_of_the_rectified_image_turns_too():
-    camera = replace(model(), p=((300.0, 0.0, 160.0, -30.0), (0.0, 300.0, 120.0, 0.0), (0.0, 0.0, 1.0, 0.0)))
+    camera = replace(model(), p=((300.0, 0.0, 160.0, -30.0), (0.0, 300.0, 120.0, 0.0),
+                                 (0.0, 0.0, 1.0, 0.0)))
 
     upright = camera.rotated_right()
 
@@ -70,7 +72,8 @@ def test_the_projection_of_the_rectified_image_turns_too():
 def test_four_quarters_and_two_mirrors_are_nothing():
     camera = model('thin_prism')
 
-    again = camera.rotated_right().rotated_right().rotated_right().rotated_right().mirrored().mirrored()
+    again = camera.rotated_right().rotated_right().rotated_right().rotated_right().mirrored(
+        ).mirrored()
 
     np.testing.assert_allclose(again.k, camera.k)
     np.testing.assert_allclose(again.d, camera.d)
@@ -78,7 +81,8 @@ def test_four_quarters_and_two_mirrors_are_nothing():
 
 
 def test_a_tilted_sensor_cannot_be_turned():
-    camera = CameraModel((320, 240), K, (*LENSES['thin_prism'], 0.01, 0.0), distortion_model='tilted')
+    camera = CameraModel((320, 240), K, (*LENSES['thin_prism'], 0.01, 0.0),
+                         distortion_model='tilted')
     with pytest.raises(CalibrationError, match='tilted sensor'):
         camera.rotated_right()
 
@@ -90,7 +94,8 @@ def thermal(pixels):
 
 def test_a_picture_above_raw_data_is_cropped_and_turned_once():
     pixels = np.arange(384 * 256, dtype=np.uint16).reshape(384, 256)
-    settings = updated(DEFAULTS, {'input.thermal_crop': '256x192+0+0', 'input.thermal_orientation': 'rotated_90'})
+    settings = with_changes(DEFAULTS, {'input.thermal_crop': '256x192+0+0',
+                                       'input.thermal_orientation': 'rotated_90'})
     picture = CameraPicture(THERMAL)
 
     found = picture.of(thermal(pixels), settings)
@@ -98,7 +103,8 @@ def test_a_picture_above_raw_data_is_cropped_and_turned_once():
     assert found.size == (192, 256)
     assert np.array_equal(found.pixels, np.rot90(pixels[:192], -1))
     assert picture.of(found, settings) is found
-    # the calibration of the whole image, of the same at twice the size, and that of the picture alone
+    # the calibration of the whole image, of the same at twice the size, and that of the picture
+    # alone
     k = ((200.0, 0.0, 127.5), (0.0, 200.0, 90.0), (0.0, 0.0, 1.0))
     whole, alone = CameraModel((256, 384), k), CameraModel((256, 192), k)
     for camera in (whole, whole.scaled_to((512, 768)), alone):
@@ -122,7 +128,7 @@ def test_a_crop_beyond_the_image_and_one_that_is_none_are_refused():
     with pytest.raises(FrameError, match='200x100.*got 160x120'):
         cropped(np.zeros((120, 160)), (0, 0, 200, 100))
     with pytest.raises(SettingsError, match='input.rgb_crop must be like 256x192'):
-        updated(DEFAULTS, {'input.rgb_crop': '0,0,20,10'})
+        with_changes(DEFAULTS, {'input.rgb_crop': '0,0,20,10'})
 
 
 @pytest.mark.parametrize('orientation', ['rotated_180', 'mirrored', 'rotated_270'])
@@ -131,11 +137,15 @@ def test_a_turned_camera_is_fused_as_an_upright_one(orientation):
     heat = cv2.GaussianBlur(random.random((120, 160)), (0, 0), 4)
     heat = np.uint16(7000 + 2000 * (heat - heat.min()) / np.ptp(heat))
     rgb = Frame(RGB, 1, 'rgb', random.integers(40, 200, (120, 160, 3), np.uint8), 'rgb8')
-    back = {'rotated_180': 'rotated_180', 'mirrored': 'mirrored', 'rotated_270': 'rotated_90'}[orientation]
+    back = {'rotated_180': 'rotated_180', 'mirrored': 'mirrored',
+            'rotated_270': 'rotated_90'}[orientation]
     sent = turned(heat, back)
 
-    upright = FusionPipeline(updated(DEFAULTS, {'model': 'classical'})).fuse(Pair(rgb, thermal(heat), 0))
-    found = FusionPipeline(updated(DEFAULTS, {'model': 'classical', 'input.thermal_orientation': orientation})).fuse(
+    upright = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'})).fuse(
+        Pair(rgb, thermal(heat), 0))
+    found = FusionPipeline(with_changes(DEFAULTS,
+                                        {'model': 'classical',
+                                         'input.thermal_orientation': orientation})).fuse(
         Pair(rgb, thermal(sent), 0))
 
     assert np.array_equal(found.pixels, upright.pixels)

@@ -11,8 +11,8 @@ import pytest
 
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.imaging.color import split_luma
-from diffmf_ros.core.registration.orientation import Search, agreement, describe
-from diffmf_ros.core.registration.planar import fit, mapped
+from diffmf_ros.core.registration.orientation import Search, descriptor, ncc
+from diffmf_ros.core.registration.planar import fit, transform_points
 from diffmf_ros.core.registration.registration import RegistrationError, register
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter
@@ -25,17 +25,22 @@ WORLD = 1200  # pixels a side
 
 
 def world(seed, *, shapes=160):
-    """Return (visible, thermal), WORLD x WORLD uint8: the same shapes, with unrelated brightness and texture."""
+    """Return (visible, thermal), WORLD x WORLD uint8.
+
+    The same shapes, with unrelated brightness and texture.
+    """
     random = np.random.default_rng(seed)
     visible, thermal = (np.full((WORLD, WORLD), level, np.uint8) for level in (110, 70))
     for _ in range(shapes):
         center, axes = random.integers(0, WORLD, 2), random.integers(12, 90, 2)
-        box = cv2.boxPoints((center.tolist(), axes.tolist(), float(random.uniform(0, 180)))).astype(np.int32)
+        box = cv2.boxPoints((center.tolist(), axes.tolist(),
+                             float(random.uniform(0, 180)))).astype(np.int32)
         for image in (visible, thermal):
             cv2.fillPoly(image, [box], int(random.integers(0, 256)))
     noise = random.normal(0, 6, (2, WORLD, WORLD))
     return tuple(np.clip(image + extra, 0, 255).astype(np.uint8)
-                 for image, extra in zip((visible, cv2.GaussianBlur(thermal, (0, 0), 2.0)), noise, strict=True))
+                 for image, extra in zip((visible, cv2.GaussianBlur(thermal, (0, 0), 2.0)), noise,
+                                         strict=True))
 
 
 def truth(*, ratio=0.8, angle_deg=4.0, shift=(30.0, -20.0), perspective=(0.02, -0.01)):
@@ -54,9 +59,11 @@ def seen_by(scene, rgb_from_thermal):
     """Return the pair (RGB luminance, thermal) that two cameras take of a world."""
     visible, thermal = scene
     world_from_rgb = np.array([[1.0, 0, 280], [0, 1, 360], [0, 0, 1]])
-    return tuple(cv2.warpPerspective(image, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return tuple(cv2.warpPerspective(image, matrix, size,
+                                     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
                  for image, matrix, size in ((visible, world_from_rgb, RGB_SIZE),
-                                             (thermal, world_from_rgb @ rgb_from_thermal, THERMAL_SIZE)))
+                                             (thermal, world_from_rgb @ rgb_from_thermal,
+                                              THERMAL_SIZE)))
 
 
 def corners(size):
@@ -67,11 +74,13 @@ def error_px(found, expected):
     """Mean distance of the corners of thermal, in RGB pixels."""
     matrix = np.array(found.alignment.rgb_from_thermal)
     points = corners(THERMAL_SIZE)
-    return float(np.hypot(*(mapped(matrix, points) - mapped(expected, points)).T).mean())
+    return float(np.hypot(*(transform_points(matrix, points)
+                            - transform_points(expected, points)).T).mean())
 
 
 @pytest.mark.parametrize('change', [
-    {}, {'ratio': 1.3, 'angle_deg': -8.0, 'shift': (-60.0, 40.0)}, {'ratio': 0.65, 'shift': (90.0, 60.0)}])
+    {}, {'ratio': 1.3, 'angle_deg': -8.0, 'shift': (-60.0, 40.0)},
+    {'ratio': 0.65, 'shift': (90.0, 60.0)}])
 def test_one_pair_of_unrelated_brightness_gives_the_corners_within_2_px(change):
     expected = truth(**change)
 
@@ -171,18 +180,21 @@ def test_images_that_do_not_tell_are_refused_with_advice(spoilt):
         register([pair])
 
 
-@pytest.mark.parametrize('start', [truth(ratio=0.8, angle_deg=60.0), truth(ratio=0.15)], ids=['turned', 'tiny'])
+@pytest.mark.parametrize('start', [truth(ratio=0.8, angle_deg=60.0), truth(ratio=0.15)],
+                         ids=['turned', 'tiny'])
 def test_an_implausible_alignment_is_refused_even_where_images_agree_with_it(start):
     pair = seen_by(world(10, shapes=1500), start)
 
-    with pytest.raises(RegistrationError, match='more than 45 degrees, or with a field ratio outside 0.2 to 5'):
+    with pytest.raises(RegistrationError,
+                       match='more than 45 degrees, or with a field ratio outside 0.2 to 5'):
         register([pair], start=Alignment(tuple(map(tuple, start)), RGB_SIZE, THERMAL_SIZE))
 
 
 @pytest.mark.parametrize('pairs, words', [
     ([], 'at least one pair'),
     ([(np.zeros((480, 640, 3), np.uint8), np.zeros((256, 320), np.uint8))], 'height x width'),
-    ([(np.zeros((480, 640)), np.zeros((256, 320))), (np.zeros((480, 640)), np.zeros((128, 160)))], 'different sizes'),
+    ([(np.zeros((480, 640)), np.zeros((256, 320))), (np.zeros((480, 640)), np.zeros((128, 160)))],
+     'different sizes'),
     ([(np.zeros((480, 640)), np.zeros((24, 32)))], '64x64'),
     ([(np.zeros((480, 640)), np.full((256, 320), np.nan))], 'finite'),
 ])
@@ -194,7 +206,8 @@ def test_images_that_cannot_be_used_are_named(pairs, words):
 @pytest.mark.parametrize('scene', ['night', 'smoke'])
 def test_the_synthetic_drive_is_aligned_within_5_px_of_its_exact_homography(scene):
     drive = Drive(DriveSettings(scene=scene, seed=1, seconds=6, thermal_rate_hz=30))
-    pairs = [(split_luma(drive.frame('rgb', index).frame.pixels, 'rgb8')[0], drive.frame('thermal', index).frame.pixels)
+    pairs = [(split_luma(drive.frame('rgb', index).frame.pixels, 'rgb8')[0],
+              drive.frame('thermal', index).frame.pixels)
              for index in (20, 80, 140)]
 
     found = register(pairs)
@@ -209,14 +222,16 @@ def test_an_inverted_image_is_described_alike_and_an_edge_across_is_not():
     image = np.tile(np.float32(128) + 100 * np.sin(np.arange(96, dtype=np.float32) / 6), (96, 1))
     everywhere = np.ones(image.shape, bool)
 
-    assert agreement(describe(image), describe(255 - image), everywhere) == pytest.approx(1.0, abs=1e-3)
-    assert agreement(describe(image), describe(image.T.copy()), everywhere) < 0.1
+    assert ncc(descriptor(image), descriptor(255 - image),
+               everywhere) == pytest.approx(1.0, abs=1e-3)
+    assert ncc(descriptor(image), descriptor(image.T.copy()), everywhere) < 0.1
 
 
 def test_the_search_finds_a_shift_in_any_direction():
-    image = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (200, 260)).astype(np.float32), (0, 0), 3.0)
+    image = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (200, 260)).astype(np.float32),
+                             (0, 0), 3.0)
     for x, y in ((11, -7), (-20, 9), (0, 0)):
-        search = Search([describe(image[50:150, 60:190])], largest_shift=0.25)
+        search = Search([descriptor(image[50:150, 60:190])], largest_shift=0.25)
         width, height = search.canvas
         moved = np.zeros((height, width), np.float32)
         seen = np.zeros((height, width), bool)
@@ -226,45 +241,50 @@ def test_the_search_finds_a_shift_in_any_direction():
         moved[offset_y:offset_y + 100, offset_x:offset_x + 130] = part
         seen[offset_y:offset_y + 100, offset_x:offset_x + 130] = True
 
-        assert search.best([describe(moved, seen)], seen)[1] == (x, y)
+        assert search.best([descriptor(moved, seen)], seen)[1] == (x, y)
 
 
 def correspondences(matrix, *, count, outliers, noise_px, seed, box=(0, 0, 319, 255)):
     random = np.random.default_rng(seed)
     source = random.uniform(box[:2], box[2:], (count, 2))
-    target = mapped(matrix, source) + random.normal(0, noise_px, (count, 2))
+    target = transform_points(matrix, source) + random.normal(0, noise_px, (count, 2))
     target[:outliers] = random.uniform(0, 500, (outliers, 2))
     return source, target
 
 
 @pytest.mark.parametrize('model, change', [
-    ('homography', {}), ('affine', {'perspective': (0, 0)}), ('similarity', {'perspective': (0, 0)})])
+    ('homography', {}), ('affine', {'perspective': (0, 0)}),
+    ('similarity', {'perspective': (0, 0)})])
 def test_a_third_of_outliers_does_not_spoil_a_fit(model, change):
     expected = truth(**change)
     source, target = correspondences(expected, count=120, outliers=40, noise_px=0.3, seed=1)
 
     found = fit(source, target, model, threshold_px=1.5)
 
-    assert np.abs(mapped(found.matrix, corners(THERMAL_SIZE)) - mapped(expected, corners(THERMAL_SIZE))).max() < 0.6
+    assert np.abs(transform_points(found.matrix, corners(THERMAL_SIZE))
+                  - transform_points(expected, corners(THERMAL_SIZE))).max() < 0.6
     assert np.count_nonzero(found.inliers[40:]) >= 78
     assert found.residual_px == pytest.approx(0.3 * 2 ** 0.5, rel=0.2)
 
 
 def test_the_spread_of_a_fit_is_what_repetition_shows():
     expected, points = truth(), corners(THERMAL_SIZE)
-    fits = [fit(*correspondences(expected, count=60, outliers=0, noise_px=1.0, seed=seed), 'homography',
-                threshold_px=8.0) for seed in range(60)]
-    errors = np.array([mapped(found.matrix, points) - mapped(expected, points) for found in fits])
+    fits = [fit(*correspondences(expected, count=60, outliers=0, noise_px=1.0, seed=seed),
+                'homography', threshold_px=8.0) for seed in range(60)]
+    errors = np.array([transform_points(found.matrix, points) - transform_points(expected, points)
+                       for found in fits])
     measured = float(np.sqrt(np.square(errors).sum(axis=2).mean()))
 
-    assert np.mean([found.spread_px(points) for found in fits]) == pytest.approx(measured, rel=0.2)
+    assert np.mean([found.transfer_std_px(points) for found in fits]) == pytest.approx(
+        measured, rel=0.2)
 
 
 def test_matches_in_one_corner_determine_a_homography_far_less_than_a_similarity():
     expected = truth(perspective=(0, 0))
-    source, target = correspondences(expected, count=30, outliers=0, noise_px=0.5, seed=3, box=(0, 0, 100, 80))
+    source, target = correspondences(expected, count=30, outliers=0, noise_px=0.5, seed=3,
+                                     box=(0, 0, 100, 80))
 
-    spreads = [fit(source, target, model, threshold_px=3.0).spread_px(corners(THERMAL_SIZE))
+    spreads = [fit(source, target, model, threshold_px=3.0).transfer_std_px(corners(THERMAL_SIZE))
                for model in ('homography', 'affine', 'similarity')]
 
     assert all(richer > 1.3 * poorer for richer, poorer in pairwise(spreads))
@@ -291,7 +311,8 @@ def test_items_are_spread_over_the_whole_of_them(count, most, expected):
 # The command.
 
 def diffmf(*arguments):
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'align', *map(str, arguments)],
+    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'align',
+                           *map(str, arguments)],
                           capture_output=True, text=True, timeout=120)
 
 
@@ -308,28 +329,32 @@ def folder(tmp_path):
 
 
 def test_two_files_give_an_alignment_file_an_overlay_and_a_report(folder):
-    done = diffmf(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml', '--overlay', folder / 'o.png')
+    done = diffmf(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml', '--overlay',
+                  folder / 'o.png')
 
     assert done.returncode == 0, done.stderr
     found = Alignment.load(folder / 'a.yaml')
     assert (found.rgb_size, found.thermal_size) == (RGB_SIZE, THERMAL_SIZE)
     points = corners(THERMAL_SIZE)
-    distance = mapped(np.array(found.rgb_from_thermal), points) - mapped(truth(), points)
+    distance = transform_points(np.array(found.rgb_from_thermal),
+                                points) - transform_points(truth(), points)
     assert np.hypot(*distance.T).max() < 3.0
-    for words in ('homography from 1 pair', 'confidence good', 'inliers of', 'residual', 'coverage', 'field ratio 0.8',
-                  'rotation +4.'):
+    for words in ('homography from 1 pair', 'confidence good', 'inliers of', 'residual',
+                  'coverage', 'field ratio 0.8', 'rotation +4.'):
         assert words in done.stdout
     picture = cv2.imread(str(folder / 'o.png'))
     assert picture.shape == (480, 640, 3)
-    assert (picture != picture[..., :1]).any(axis=2).sum() > 1000  # colored edges on a gray picture
+    # colored edges on a gray picture
+    assert (picture != picture[..., :1]).any(axis=2).sum() > 1000
 
 
 def test_two_folders_and_a_rough_start_are_taken(folder):
     rough = truth(ratio=0.83, angle_deg=3.0, shift=(20.0, -10.0), perspective=(0, 0))
-    Alignment(tuple(map(tuple, rough.tolist())), RGB_SIZE, THERMAL_SIZE).save(folder / 'rough.yaml')
+    Alignment(tuple(map(tuple, rough.tolist())), RGB_SIZE,
+              THERMAL_SIZE).save(folder / 'rough.yaml')
 
-    done = diffmf(folder / 'vi', folder / 'ir', '-o', folder / 'a.yaml', '--init', folder / 'rough.yaml',
-                  '--max-pairs', 2)
+    done = diffmf(folder / 'vi', folder / 'ir', '-o', folder / 'a.yaml', '--init',
+                  folder / 'rough.yaml', '--max-pairs', 2)
 
     assert done.returncode == 0, done.stderr
     assert 'from 2 pairs' in done.stdout
@@ -343,7 +368,8 @@ def test_pairs_of_a_bag_are_taken(folder):
                 flag = cv2.IMREAD_COLOR if name == 'rgb' else cv2.IMREAD_GRAYSCALE
                 pixels = cv2.imread(str(folder / kind / f'{seed}.png'), flag)
                 bag.write(f'/{name}/image_raw', IMAGE,
-                          image_message(pixels, encoding, stamp_ns=stamp_ns, frame_id=name), stamp_ns)
+                          image_message(pixels, encoding, stamp_ns=stamp_ns, frame_id=name),
+                          stamp_ns)
 
     done = diffmf('--bag', folder / 'bag', '-o', folder / 'a.yaml')
 
@@ -352,7 +378,8 @@ def test_pairs_of_a_bag_are_taken(folder):
 
 
 def test_a_refused_alignment_writes_nothing_and_exits_with_1(folder):
-    done = diffmf(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay', folder / 'o.png')
+    done = diffmf(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay',
+                  folder / 'o.png')
 
     assert done.returncode == 1
     assert '--init' in done.stderr
@@ -372,7 +399,8 @@ def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(folder):
 
 
 @pytest.mark.parametrize('arguments', [
-    (), ('vi',), ('vi', 'ir', '--bag', 'bag'), ('vi', 'ir', '--init', 'a.yaml', '--fov-ratio', '1'),
+    (), ('vi',), ('vi', 'ir', '--bag', 'bag'),
+    ('vi', 'ir', '--init', 'a.yaml', '--fov-ratio', '1'),
     ('vi', 'ir/31.png'), ('none.png', 'ir/31.png')])
 def test_wrong_arguments_exit_with_2(folder, monkeypatch, arguments):
     monkeypatch.chdir(folder)

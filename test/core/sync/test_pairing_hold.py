@@ -13,13 +13,17 @@ from diffmf_ros.core.sync.pairing import ClosestPairing
 
 
 def brute_force(rgb_ns, thermal_ns, max_ns, hold_ns):
-    """(rgb, thermal, held) of each RGB stamp: the closest thermal stamp in reach, else the newest that may be held."""
+    """(rgb, thermal, held) of each RGB stamp.
+
+    The closest thermal stamp in max_cost, else the newest that may be held.
+    """
     expected, last = [], None
     for rgb in np.sort(rgb_ns).tolist():
         closest = [t for t in thermal_ns.tolist() if abs(t - rgb) <= max_ns]
         older = [t for t in thermal_ns.tolist() if 0 <= rgb - t <= hold_ns]
         if closest or older:
-            thermal = min(closest, key=lambda t: (abs(t - rgb), t < rgb)) if closest else max(older)
+            thermal = min(closest,
+                          key=lambda t: (abs(t - rgb), t < rgb)) if closest else max(older)
             expected.append((rgb, thermal, thermal == last or rgb - thermal > max_ns))
             last = thermal
     return expected
@@ -33,10 +37,12 @@ def run(pairing, arrivals, flush=True):
 
 
 @settings(max_examples=200, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), rates=st.sampled_from(RATES), hold_ms=st.sampled_from([20.0, 150.0, 2000.0]),
-       drops=st.sampled_from([0.0, 0.1, 0.5]), delay_ms=st.sampled_from([0.0, 20.0, 150.0, 600.0]),
+@given(seed=st.integers(0, 2**32 - 1), rates=st.sampled_from(RATES),
+       hold_ms=st.sampled_from([20.0, 150.0, 2000.0]), drops=st.sampled_from([0.0, 0.1, 0.5]),
+       delay_ms=st.sampled_from([0.0, 20.0, 150.0, 600.0]),
        late=st.sampled_from([RGB, THERMAL]))
-def test_cameras_with_drops_and_delay_equal_brute_force(seed, rates, hold_ms, drops, delay_ms, late):
+def test_cameras_with_drops_and_delay_equal_brute_force(seed, rates, hold_ms, drops, delay_ms,
+                                                        late):
     rng = np.random.default_rng(seed)
     rgb, thermal = stamps(rng, rates[0], seconds=2), stamps(rng, rates[1], seconds=2)
     # Of three in a row one at most, or what is usual could not be known.
@@ -44,11 +50,13 @@ def test_cameras_with_drops_and_delay_equal_brute_force(seed, rates, hold_ms, dr
     delays_ms = {'rgb_delay_ms': delay_ms} if late == RGB else {'thermal_delay_ms': delay_ms}
     pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_ms))
 
-    pairs = run(pairing, by_arrival(rgb, thermal, **{'rgb_delay_ms': 5.0, 'thermal_delay_ms': 5.0, **delays_ms}))
+    pairs = run(pairing, by_arrival(rgb, thermal,
+                                    **{'rgb_delay_ms': 5.0, 'thermal_delay_ms': 5.0, **delays_ms}))
 
     assert pairs == brute_force(rgb, thermal, 25 * MS, hold_ms * MS)
     unused = len(thermal) - len({used for _, used, _ in pairs})
-    assert sum(pairing.dropped.values()) == pairing.dropped['unpaired'] == len(rgb) - len(pairs) + unused
+    assert sum(pairing.dropped.values()) == pairing.dropped['unpaired'] == len(rgb) - len(
+        pairs) + unused
 
 
 @pytest.mark.parametrize('jitter', [0.01, 0.03, 0.16])
@@ -87,7 +95,8 @@ def test_a_frame_that_no_thermal_frame_can_be_closer_to_does_not_wait():
     run(pairing, by_arrival(rgb, thermal, thermal_delay_ms=5.0), flush=False)
     last = int(thermal[-1])
 
-    # The next thermal frame comes 111 ms after the last one: 26 and 24 ms after the last two of these.
+    # The next thermal frame comes 111 ms after the last one: 26 and 24 ms after the last two of
+    # these.
     next_rgb = [(RGB, last + after * MS) for after in (38, 85, 87)]
     pairs = [run(pairing, [arrival], flush=False) for arrival in next_rgb]
 
@@ -107,16 +116,19 @@ def test_a_pause_of_thermal_holds_its_last_frame_for_as_long_as_set():
 
     held = [(rgb_ns, used) for rgb_ns, used, is_held in pairs if is_held]
     assert held == [(int(rgb[i]), int(thermal[49])) for i in range(50, 74)]
-    assert [rgb_ns for rgb_ns, _, is_held in pairs if not is_held] == [*rgb[:50].tolist(), *rgb[90:].tolist()]
+    assert [rgb_ns for rgb_ns, _, is_held in pairs
+            if not is_held] == [*rgb[:50].tolist(), *rgb[90:].tolist()]
     assert pairing.dropped['unpaired'] == 90 - 74
 
 
 def test_a_thermal_frame_used_twice_is_held_the_second_time():
     pairing = ClosestPairing(SyncSettings(hold_last_ms=50.0))
 
-    pairs = run(pairing, [(RGB, 100 * MS), (THERMAL, 110 * MS), (RGB, 120 * MS), (RGB, 160 * MS), (RGB, 161 * MS)])
+    pairs = run(pairing, [(RGB, 100 * MS), (THERMAL, 110 * MS), (RGB, 120 * MS), (RGB, 160 * MS),
+                          (RGB, 161 * MS)])
 
-    assert pairs == [(100 * MS, 110 * MS, False), (120 * MS, 110 * MS, True), (160 * MS, 110 * MS, True)]
+    assert pairs == [(100 * MS, 110 * MS, False), (120 * MS, 110 * MS, True),
+                     (160 * MS, 110 * MS, True)]
     assert pairing.dropped == {'unpaired': 1}
 
 
@@ -140,19 +152,23 @@ def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
 def at_rates(rgb_hz, thermal_hz, seed=2, seconds=10):
     """Return the (stream, stamp) arrivals of two cameras with a little jitter."""
     rng = np.random.default_rng(seed)
-    rgb, thermal = stamps(rng, rgb_hz, seconds=seconds, jitter=0.01), stamps(rng, thermal_hz, seconds=seconds,
+    rgb, thermal = stamps(rng, rgb_hz, seconds=seconds,
+                          jitter=0.01), stamps(rng, thermal_hz, seconds=seconds,
                                                                              jitter=0.01)
     return by_arrival(rgb, thermal, rgb_delay_ms=5.0, thermal_delay_ms=10.0)
 
 
-@pytest.mark.parametrize('rgb_hz, thermal_hz, longest_ms', [(30, 9, 139), (30, 15, 83), (60, 25, 50), (10, 2, 625)])
-def test_by_default_a_thermal_frame_is_held_for_about_a_period_of_a_slower_camera(rgb_hz, thermal_hz, longest_ms):
+@pytest.mark.parametrize('rgb_hz, thermal_hz, longest_ms',
+                         [(30, 9, 139), (30, 15, 83), (60, 25, 50), (10, 2, 625)])
+def test_by_default_a_thermal_frame_is_held_for_about_a_period_of_a_slower_camera(
+        rgb_hz, thermal_hz, longest_ms):
     arrivals = at_rates(rgb_hz, thermal_hz)
     pairing = ClosestPairing(SyncSettings())
 
     pairs = run(pairing, arrivals)
 
-    # All RGB frames leave but those of the first five thermal periods, in which the rates are measured.
+    # All RGB frames leave but those of the first five thermal periods, in which the rates are
+    # measured.
     assert len(pairs) >= rgb_hz * (10 - 5 / thermal_hz) - 2
     assert max(rgb - thermal for rgb, thermal, _ in pairs) <= 1.02 * longest_ms * MS
     assert pairing.hold_ms == 0  # what comes after the end is measured afresh

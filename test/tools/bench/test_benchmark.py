@@ -11,7 +11,7 @@ import pytest
 
 from diffmf_ros.cli import bench
 from diffmf_ros.core.frames import DiffmfError
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.tools.bench import (
     benchmark,
     energy,
@@ -28,13 +28,13 @@ from diffmf_ros.tools.bench.report import Floor, Report, Row, frame_metrics
 from diffmf_ros.tools.bench.startup import Startup
 from diffmf_ros.tools.machine import Machine, this_machine
 
-CLASSICAL = updated(DEFAULTS, {'model': 'classical'})
+CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 MACHINE = Machine('a processor', 2, ('avx2',), 8.0, '', 'an OS')
 
 
 def row(network_ms, *, size=(640, 480), preset='light', floor_ms=10.0, color_ms=1.0):
     """A row with made-up samples of two stages."""
-    configuration = Configuration(updated(DEFAULTS, {'preset': preset}), size)
+    configuration = Configuration(with_changes(DEFAULTS, {'preset': preset}), size)
     stages = {'color': [color_ms] * len(network_ms), 'network': list(network_ms)}
     timings = Benchmark(configuration, 'cpu float32', stages, 1.9, 'no counters', 'abc')
     return Row(timings, Startup(2.0, 500.0, None), Floor(floor_ms, 1e9, 1e8, 1e11, 1e10))
@@ -89,8 +89,8 @@ def test_presets_without_trained_weights_get_fresh_ones(tmp_path, monkeypatch):
     pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference import weights, weights_header
     monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
-    nano = Configuration(updated(DEFAULTS, {'preset': 'nano'}), (64, 48))
-    namesakes = [Configuration(updated(DEFAULTS, {'model': model}), (64, 48)) for model in ('diffmf', 's4fusion')]
+    nano = Configuration(with_changes(DEFAULTS, {'preset': 'nano'}), (64, 48))
+    namesakes = [Configuration(with_changes(DEFAULTS, {'model': model}), (64, 48)) for model in ('diffmf', 's4fusion')]
     # when configurations are made ready
     with benchmark.with_weights([nano, Configuration(CLASSICAL, (64, 48)), *namesakes]) as (fresh, classical, *two):
         # then each network gets a file of its own that loads, for as long as it is needed
@@ -165,7 +165,7 @@ def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
     calls = []
     monkeypatch.setattr(roofs, 'measure_roofs', lambda device, dtype: calls.append(device) or roofs.Roofs(
         device, 'float32', 1e12, 10e9, 4))
-    light = updated(DEFAULTS, {'preset': 'light', 'precision': 'float32'})
+    light = with_changes(DEFAULTS, {'preset': 'light', 'precision': 'float32'})
     configurations = [Configuration(CLASSICAL, (640, 480)), Configuration(light, (640, 480)),
                       Configuration(light, (320, 240))]
     # when their floors are asked for
@@ -181,7 +181,7 @@ def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
 def test_without_torch_there_are_no_floors_and_a_note(monkeypatch):
     monkeypatch.setitem(sys.modules, 'diffmf_ros.tools.bench.roofs', None)
     notes = []
-    onnx = updated(DEFAULTS, {'engine': 'onnx'})
+    onnx = with_changes(DEFAULTS, {'engine': 'onnx'})
     assert bench_report._floors([Configuration(onnx, (64, 48))], notes) == [None]
     assert 'no floors: they need torch' in notes[0]
 
@@ -198,7 +198,7 @@ def test_start_is_measured_in_a_process_of_its_own():
 
 
 def test_a_start_that_fails_says_why():
-    missing = updated(DEFAULTS, {'model': 'classical', 'alignment.file': '/nowhere.yaml'})
+    missing = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': '/nowhere.yaml'})
     with pytest.raises(DiffmfError, match='/nowhere.yaml'):
         startup.measure_startup(Configuration(missing, (64, 48)))
 

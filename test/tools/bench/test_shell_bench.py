@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf bench --shell`: what is measured, how it is judged, and the whole of it in small. No time is asserted."""
+"""`diffmf bench --shell`: what is measured, how it is judged, and the whole of it in small.
+
+No time is asserted.
+"""
 
 import importlib.util
 import json
@@ -16,7 +19,8 @@ from diffmf_ros.tools.bench.shell_bench import OURS, USUAL, Cost, Overload, Shel
 from diffmf_ros.tools.machine import Machine
 
 MACHINE = Machine('a processor', 2, ('avx2',), 8.0, '', 'an OS')
-needs_ros = pytest.mark.skipif(importlib.util.find_spec('rclpy') is None, reason='rclpy is not installed')
+needs_ros = pytest.mark.skipif(importlib.util.find_spec('rclpy') is None,
+                               reason='rclpy is not installed')
 
 
 def cost(*, pair=(1.0, 1.0, 1.0, 1.0), align=(2.0, 2.0, 2.0, 9.0)):
@@ -62,8 +66,8 @@ def test_throughput_compares_with_the_time_of_the_network():
 
 
 def test_a_node_that_is_as_asked_meets_every_bar():
-    assert met() == {'cost p50': True, 'cost p99': True, 'age p99': True, 'growth of the age': True,
-                     'throughput': True}
+    assert met() == {'cost p50': True, 'cost p99': True, 'age p99': True,
+                     'growth of the age': True, 'throughput': True}
 
 
 @pytest.mark.parametrize('missed, parts', [
@@ -88,11 +92,13 @@ def test_json_has_bars_quantiles_and_every_sample():
     assert whole['host']['cpu'] == 'a processor' and whole['host']['load_before'] == 0.3
     assert whole['size'] == [640, 512] and whole['notes'] == ['a note']
     assert whole['cost'][OURS]['total_ms'] == {'p50': 3.0, 'p99': pytest.approx(9.79)}
-    assert whole['cost'][OURS]['cpu_ms'] == {'p50': 5.5, 'p99': pytest.approx(6.97), 'samples': [4.0, 5.0, 6.0, 7.0]}
+    assert whole['cost'][OURS]['cpu_ms'] == {'p50': 5.5, 'p99': pytest.approx(6.97),
+                                             'samples': [4.0, 5.0, 6.0, 7.0]}
     assert whole['cost'][USUAL]['stages_ms']['align']['samples'] == [2.0, 2.0, 2.0, 9.0]
-    assert whole['overload'][OURS]['age_p50_ms'] == 80 and len(whole['overload'][OURS]['age_ms']) == 30
-    assert whole['bars'][0] == {'what': 'cost p50', 'value': 3.0, 'limit': 5.0, 'unit': 'ms', 'at_least': False,
-                                'met': True}
+    assert whole['overload'][OURS]['age_p50_ms'] == 80 and len(
+        whole['overload'][OURS]['age_ms']) == 30
+    assert whole['bars'][0] == {'what': 'cost p50', 'value': 3.0, 'limit': 5.0, 'unit': 'ms',
+                                'at_least': False, 'met': True}
 
 
 def test_tables_show_both_ways_and_a_missed_bar(capsys):
@@ -103,7 +109,8 @@ def test_tables_show_both_ways_and_a_missed_bar(capsys):
     bench_shell.show(Console(width=180), report(costs=costs, overloads=slow, notes=('a note',)))
 
     shown = capsys.readouterr().out
-    assert all(text in shown for text in ('4 pairs of 640x512', '3.00 / 9.79', '1.00 / 1.00', '8.00 / 8.00'))
+    assert all(text in shown for text in ('4 pairs of 640x512', '3.00 / 9.79', '1.00 / 1.00',
+                                          '8.00 / 8.00'))
     assert '400.0 / 400.0' in shown and 'note: a note' in shown
     missed, = (line for line in shown.splitlines() if 'age p99' in line)
     assert '120.0 ms' in missed and 'at most 100 ms' in missed and 'no' in missed
@@ -124,8 +131,10 @@ def test_without_message_filters_the_conversions_are_compared(monkeypatch):
         asked.append((module, '--usual' in arguments))
         if module == 'shell':
             return {'stages_ms': {OURS: dict(cost().stages_ms), USUAL: {'align': [1.0]}},
-                    'cpu_ms': {OURS: [4.0] * 4, USUAL: [1.0]}, 'message_filters': False, 'versions': {}}
-        return {'times_capacity': 3.0, 'not_fused': 0, 'received_s': [i / 20 for i in range(30)], 'age_ms': [80.0] * 30}
+                    'cpu_ms': {OURS: [4.0] * 4, USUAL: [1.0]}, 'message_filters': False,
+                    'versions': {}}
+        return {'times_capacity': 3.0, 'not_fused': 0, 'received_s': [i / 20 for i in range(30)],
+                'age_ms': [80.0] * 30}
 
     monkeypatch.setattr(shell_bench, 'run_probe', run_probe)
     monkeypatch.setattr(shell_bench, 'find_spec', lambda name: name)
@@ -140,7 +149,8 @@ def test_without_message_filters_the_conversions_are_compared(monkeypatch):
 
 
 def test_a_probe_that_fails_says_why():
-    with pytest.raises(DiffmfError, match='no_such_probe could not measure:(.|\n)*No module named'):
+    with pytest.raises(DiffmfError,
+                       match='no_such_probe could not measure:(.|\n)*No module named'):
         shell_bench.run_probe('no_such_probe', timeout_s=60)
 
 
@@ -148,7 +158,8 @@ def test_a_probe_that_fails_says_why():
     (('--shell', '--preset', 'nano'), 'not with --shell: --preset'),
     (('--compute-ms', 20), 'with --shell alone: --compute-ms')])
 def test_options_that_would_be_ignored_are_refused(arguments, complaint):
-    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'bench', *map(str, arguments)],
+    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'bench',
+                           *map(str, arguments)],
                           capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert complaint in done.stderr
@@ -157,8 +168,8 @@ def test_options_that_would_be_ignored_are_refused(arguments, complaint):
 @needs_ros
 def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
     from diffmf_ros.inference.stages import StageClock
+    from diffmf_ros.tools.bench.probes.baseline_fusion import UsualFusion
     from diffmf_ros.tools.bench.probes.scene import homography, moving_images
-    from diffmf_ros.tools.bench.probes.usual_fusion import UsualFusion
 
     # given a network that returns what it gets of thermal, and equal pairs
     (rgb, *_), (thermal, *_) = moving_images((64, 48), seed=0)
@@ -168,7 +179,8 @@ def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
     # when the usual way passes luminance through
     image, info = fusion(rgb, thermal, stage)
 
-    # then the image is the RGB image but for the rounding of the color conversion, under its header
+    # then the image is the RGB image but for the rounding of the color conversion, under its
+    # header
     before, after = (np.frombuffer(message.data, np.uint8).astype(int) for message in (rgb, image))
     assert np.abs(before - after).max() <= 3
     assert image.header == info.header == rgb.header
@@ -180,22 +192,25 @@ def test_moving_images_differ_from_one_to_the_next():
     from diffmf_ros.tools.bench.probes.scene import FRAMES, moving_images
 
     for stream, encoding in zip(moving_images((64, 48), seed=0), ('bgr8', 'mono16')):
-        assert {(message.width, message.height, message.encoding) for message in stream} == {(64, 48, encoding)}
+        assert {(message.width, message.height, message.encoding)
+                for message in stream} == {(64, 48, encoding)}
         assert len({bytes(message.data) for message in stream}) == FRAMES
 
 
 @needs_ros
 def test_the_network_of_fixed_time_fuses_through_the_whole_pipeline(tmp_path):
     from diffmf_ros.core.frames import RGB, THERMAL, Mode, Pair
-    from diffmf_ros.core.settings import DEFAULTS, updated
+    from diffmf_ros.core.settings import DEFAULTS, with_changes
     from diffmf_ros.ros.messages import to_frame
     from diffmf_ros.tools.bench.probes.scene import moving_images, write_alignment
-    from diffmf_ros.tools.bench.probes.timed_network import timed_pipeline
+    from diffmf_ros.tools.bench.probes.stub_network import timed_pipeline
 
     (rgb, *_), (thermal, *_) = moving_images((64, 48), seed=0)
-    settings = updated(DEFAULTS, {'model': 'classical', 'alignment.file': str(write_alignment(tmp_path, (64, 48)))})
+    settings = with_changes(DEFAULTS, {'model': 'classical',
+                                       'alignment.file': str(write_alignment(tmp_path, (64, 48)))})
     pipeline = timed_pipeline(settings, watchdog=True, compute_ms=5.0)
-    result = pipeline.fuse(Pair(to_frame(rgb, RGB, arrival_ns=0), to_frame(thermal, THERMAL, arrival_ns=0), 0))
+    result = pipeline.fuse(Pair(to_frame(rgb, RGB, arrival_ns=0),
+                                to_frame(thermal, THERMAL, arrival_ns=0), 0))
     pipeline.close()
 
     assert (result.mode, result.warnings) == (Mode.FUSED, ())
@@ -208,7 +223,8 @@ def test_the_network_of_fixed_time_fuses_through_the_whole_pipeline(tmp_path):
 def test_everything_is_measured_over_real_dds(domain, tmp_path):
     # when the command runs with small images, for a short time
     done = subprocess.run(
-        [sys.executable, '-m', 'diffmf_ros.cli.main', 'bench', '--shell', '--size', '64x48', '--frames', '20',
+        [sys.executable, '-m', 'diffmf_ros.cli.main', 'bench', '--shell', '--size', '64x48',
+         '--frames', '20',
          '--compute-ms', '20', '--overload-s', '3', '--json', tmp_path / 'shell.json'],
         capture_output=True, text=True, timeout=300, check=False)
 
@@ -217,9 +233,11 @@ def test_everything_is_measured_over_real_dds(domain, tmp_path):
     whole = json.loads((tmp_path / 'shell.json').read_text())
     stages = whole['cost'][OURS]['stages_ms']
     assert {'decode', 'pair', 'align', 'color', 'messages'} <= set(stages)
-    assert all(len(stage['samples']) == 20 and min(stage['samples']) > 0 for stage in stages.values())
+    assert all(len(stage['samples']) == 20 and min(stage['samples']) > 0
+               for stage in stages.values())
     measured = whole['overload'][OURS]
-    # The cameras send faster than the network is, and no image is younger than it takes to make one.
+    # The cameras send faster than the network is, and no image is younger than it takes to make
+    # one.
     assert measured['times_capacity'] > 1 and measured['throughput'] <= 1
     assert len(measured['age_ms']) == len(measured['received_s']) and min(measured['age_ms']) > 20
     assert [bar['what'] for bar in whole['bars']] == [

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported networks: every scan, the whole network and the engine against torch; what is refused."""
+"""Exported networks: every scan, the whole network and the engine against torch.
+
+What is refused.
+"""
 
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from typer.testing import CliRunner  # noqa: E402
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.core.frames import Frame, Mode, Pair  # noqa: E402
-from diffmf_ros.core.settings import DEFAULTS, updated  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import EngineError, NetworkFailure  # noqa: E402
 from diffmf_ros.inference.onnx_engine import (  # noqa: E402
@@ -38,22 +41,27 @@ from diffmf_ros.tools.export.network import ExportError, export, graph  # noqa: 
 from diffmf_ros.tools.export.scans import DOMAIN, OPSET  # noqa: E402
 
 pytestmark = [pytest.mark.slow,
-              pytest.mark.skipif(not hasattr(torch.onnx, 'ops'), reason='exporting needs torch 2.8 or newer')]
+              pytest.mark.skipif(not hasattr(torch.onnx, 'ops'),
+                                 reason='exporting needs torch 2.8 or newer')]
 
 TINY = {
-    's4fusion': models.PRESETS['s4fusion']['light'] | {'width': 8, 'depths': (1, 1, 1), 'states': 2, 'cross_states': 3},
+    's4fusion': models.PRESETS['s4fusion']['light']
+    | {'width': 8, 'depths': (1, 1, 1), 'states': 2, 'cross_states': 3},
     'refinefuse': {'widths': (8, 8, 32, 32)},
 }
 
 
 def settings_for(path, **changes):
-    return updated(DEFAULTS, {'preset': 'light', 'engine': 'onnx', 'weights': str(path), 'threads': 1, **changes})
+    return with_changes(DEFAULTS, {'preset': 'light', 'engine': 'onnx', 'weights': str(path),
+                                   'threads': 1, **changes})
 
 
 def scene(height, width):
-    """A smooth textured luminance and a thermal image with a hot target, H x W float32 in [0, 1]."""
+    """A smooth textured luminance and a thermal image with a hot target, H x W float32 in [0, 1].
+    """
     random = np.random.default_rng(3)
-    vi_y, ir = (cv2.GaussianBlur(random.random((height, width), np.float32), (0, 0), sigma) for sigma in (1.5, 4))
+    vi_y, ir = (cv2.GaussianBlur(random.random((height, width), np.float32), (0, 0), sigma)
+                for sigma in (1.5, 4))
     vi_y, ir = ((image - image.min()) / np.ptp(image) for image in (vi_y, ir))
     ir[height // 3:height // 2, width // 4:width // 2] = 0.95
     return ir, vi_y
@@ -69,7 +77,7 @@ def light(tmp_path_factory):
 def engines(light):
     """(onnxruntime's, torch's) for the light network."""
     return OnnxEngine(settings_for(light.path)), Engine(
-        updated(DEFAULTS, {'preset': 'light', 'precision': 'float32', 'threads': 1}))
+        with_changes(DEFAULTS, {'preset': 'light', 'precision': 'float32', 'threads': 1}))
 
 
 @pytest.fixture(scope='module')
@@ -77,10 +85,10 @@ def nano(tmp_path_factory):
     """A random network with the weights that it was exported from, for 30 x 20 pixels and what they are padded to."""
     folder = tmp_path_factory.mktemp('nano')
     torch.manual_seed(0)
-    save_weights(folder / 'nano.safetensors', dict(models.build('diffmf', 'nano').state_dict()), model='diffmf',
-                 preset='nano', iterations=7, seed=5)
-    return export(folder / 'nano.onnx', model='diffmf', preset='nano', weights=folder / 'nano.safetensors',
-                  size=(30, 20))
+    save_weights(folder / 'nano.safetensors', dict(models.build('diffmf', 'nano').state_dict()),
+                 model='diffmf', preset='nano', iterations=7, seed=5)
+    return export(folder / 'nano.onnx', model='diffmf', preset='nano',
+                  weights=folder / 'nano.safetensors', size=(30, 20))
 
 
 @pytest.fixture(scope='module', params=TINY)
@@ -91,39 +99,51 @@ def fresh(request, tmp_path_factory):
         patched.setitem(models.PRESETS[name], 'light', TINY[name])
         torch.manual_seed(0)
         network = models.build(name, 'light')
-        save_weights(path, dict(network.state_dict()), model=name, preset='light', iterations=1, seed=0)
+        save_weights(path, dict(network.state_dict()), model=name, preset='light', iterations=1,
+                     seed=0)
         yield name, path
 
 
 def run_function(name, *inputs):
     """Run one of the project's ONNX functions on float32 tensors."""
     names = [f'input{i}' for i in range(len(inputs))]
-    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, list(x.shape)) for n, x in zip(names, inputs)]
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, list(x.shape)) for n,
+              x in zip(names, inputs)]
     result = helper.make_tensor_value_info('result', onnx.TensorProto.FLOAT, None)
     proto = helper.make_model(
-        helper.make_graph([helper.make_node(name, names, ['result'], domain=DOMAIN)], name, values, [result]),
+        helper.make_graph([helper.make_node(name, names, ['result'], domain=DOMAIN)], name, values,
+                          [result]),
         functions=[*ss2d.functions(), *ssd.functions()], ir_version=10,
         opset_imports=[helper.make_opsetid('', OPSET), helper.make_opsetid(DOMAIN, 1)])
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
-    return torch.from_numpy(session.run(None, {n: x.contiguous().numpy() for n, x in zip(names, inputs)})[0])
+    session = onnxruntime.InferenceSession(proto.SerializeToString(),
+                                           providers=['CPUExecutionProvider'])
+    return torch.from_numpy(session.run(None, {n: x.contiguous().numpy() for n,
+                                               x in zip(names, inputs)})[0])
 
 
 def relative_error(got, expected):
-    """Largest error over the mean magnitude of what was expected; NaN and infinity stay what they are."""
+    """Largest error over the mean magnitude of what was expected.
+
+    NaN and infinity stay what they are.
+    """
     return float((got.double() - expected).abs().max() / expected.abs().mean())
 
 
-@pytest.mark.parametrize('height, width, states', [(1, 1, 1), (1, 9, 4), (7, 1, 2), (13, 21, 6), (48, 37, 1)])
+@pytest.mark.parametrize('height, width, states',
+                         [(1, 1, 1), (1, 9, 4), (7, 1, 2), (13, 21, 6), (48, 37, 1)])
 @pytest.mark.parametrize('low_bias, high_bias', [(-7, -2), (-4, 9), (-120, 120)])
 def test_ss2d_equals_the_loop(monkeypatch, height, width, states, low_bias, high_bias):
     # Given two images with records, and scans whose graph runs at once,
     monkeypatch.setattr(scans, 'call', run_function)
     torch.manual_seed(height + width)
-    us, projs = torch.randn(2, 2, height, width, 8), torch.randn(2, 2, height, width, 4, 3 + 2 * states)
+    us, projs = torch.randn(2, 2, height, width, 8), torch.randn(2, 2, height, width, 4,
+                                                                 3 + 2 * states)
     dynamics = (torch.randn(4, 8, 3) / 2, torch.empty(4, 8).uniform_(low_bias, high_bias),
                 -torch.rand(4, 8, states) * 16, torch.randn(4, 8))
     # when one is scanned, and when both take turns,
-    one, both = scans.ss2d(us[0], projs[0], *dynamics), scans.interleaved_ss2d(us.unbind(), projs.unbind(), *dynamics)
+    one, both = scans.ss2d(us[0], projs[0],
+                           *dynamics), scans.interleaved_ss2d(us.unbind(), projs.unbind(),
+                                                              *dynamics)
     # then each is what the loop over all tokens gives in float64.
     us, projs, *dynamics = (x.double() for x in (us, projs, *dynamics))
     assert relative_error(one, reference.ss2d(us[0], projs[0], *dynamics)) < 1e-5
@@ -169,14 +189,18 @@ def test_the_engine_equals_torch_at_every_size(engines, height, width):
     assert np.ptp(fused) > 0.3
 
 
-@pytest.mark.parametrize('size, shapes', [(None, [(97, 131), (64, 48), (5, 3)]), ((50, 40), [(40, 50), (38, 57)])])
+@pytest.mark.parametrize('size, shapes',
+                         [(None, [(97, 131), (64, 48), (5, 3)]), ((50, 40), [(40, 50), (38, 57)])])
 def test_the_other_networks_equal_torch(fresh, tmp_path, size, shapes):
     # Given a network that was exported for every size or for one,
     name, weights = fresh
-    written = export(tmp_path / 'fresh.onnx', model=name, preset='light', weights=weights, size=size)
+    written = export(tmp_path / 'fresh.onnx', model=name, preset='light', weights=weights,
+                     size=size)
     engine = OnnxEngine(settings_for(written.path, model=name))
-    torchs = Engine(updated(DEFAULTS, {'model': name, 'weights': str(weights), 'precision': 'float32', 'threads': 1}))
-    # when it fuses images that have to be padded, then it gives what torch gives, and neither camera's image.
+    torchs = Engine(with_changes(DEFAULTS, {'model': name, 'weights': str(weights),
+                                            'precision': 'float32', 'threads': 1}))
+    # when it fuses images that have to be padded, then it gives what torch gives, and neither
+    # camera's image.
     assert written.size == (size and {'s4fusion': (61, 49), 'refinefuse': (64, 48)}[name])
     for images in (scene(*shape) for shape in shapes):
         fused, expected = engine(*images), torchs(*images)
@@ -193,7 +217,8 @@ def test_the_file_holds_standard_operators_and_nothing_of_this_machine(light):
     assert {node.domain for node in proto.graph.node} == {''}
     operators = {node.op_type for node in proto.graph.node}
     assert 'Scan' in operators
-    assert not {name for name in operators if name.startswith('Sequence') or name in ('Loop', 'If')}
+    assert not {name for name in operators if name.startswith('Sequence')
+                or name in ('Loop', 'If')}
     assert all(not tensor.external_data for tensor in proto.graph.initializer)
     assert b'.py' not in data
 
@@ -203,8 +228,10 @@ def test_the_metadata_say_what_the_file_is(nano):
 
     metadata = session.get_modelmeta().custom_metadata_map
 
-    assert {key: metadata[key] for key in ('format', 'model', 'preset', 'sides', 'iterations', 'seed', 'size')} == {
-        'format': 'diffmf_ros onnx 2', 'model': 'diffmf', 'preset': 'nano', 'sides': '16 0 0', 'iterations': '7',
+    assert {key: metadata[key] for key in ('format', 'model', 'preset', 'sides', 'iterations',
+                                           'seed', 'size')} == {
+        'format': 'diffmf_ros onnx 2', 'model': 'diffmf', 'preset': 'nano', 'sides': '16 0 0',
+        'iterations': '7',
         'seed': '5', 'size': '{}x{}'.format(*nano.size)}
     assert len(metadata['sha256']) == len(metadata['weights_sha256']) == 64
 
@@ -213,14 +240,17 @@ def pair(height, width):
     random = np.random.default_rng(0)
     rgb = cv2.GaussianBlur(random.integers(0, 256, (height, width, 3), np.uint8), (0, 0), 2)
     thermal = random.integers(7000, 9000, (height // 2, width // 2), np.uint16)
-    return Pair(Frame('rgb', 1, 'rgb', rgb, 'rgb8'), Frame('thermal', 1, 'thermal', thermal, 'mono16'), 0)
+    return Pair(Frame('rgb', 1, 'rgb', rgb, 'rgb8'),
+                Frame('thermal', 1, 'thermal', thermal, 'mono16'), 0)
 
 
 def test_a_pair_fuses_as_with_torch(light):
     pipeline = FusionPipeline(settings_for(light.path))
     result = pipeline.fuse(pair(75, 101))
 
-    expected = FusionPipeline(updated(DEFAULTS, {'preset': 'light', 'precision': 'float32'})).fuse(pair(75, 101))
+    expected = FusionPipeline(with_changes(DEFAULTS,
+                                           {'preset': 'light', 'precision': 'float32'})).fuse(
+                                               pair(75, 101))
     assert (result.mode, result.warnings, pipeline.problems) == (Mode.FUSED, (), ())
     assert (pipeline.description, pipeline.device) == ('diffmf light', 'onnxruntime cpu')
     assert np.abs(result.pixels.astype(int) - expected.pixels).max() <= 1
@@ -228,19 +258,21 @@ def test_a_pair_fuses_as_with_torch(light):
 
 def test_a_machine_without_torch_fuses(light, tmp_path):
     program = (
-        'import sys; sys.modules.update(dict.fromkeys(("torch", "onnx", "safetensors", "rclpy")))\n'
+        'import sys; sys.modules.update(dict.fromkeys(("torch", "onnx", "safetensors", '
+        '"rclpy")))\n'
         'import numpy as np\n'
         'from diffmf_ros.core.frames import Frame, Pair\n'
-        'from diffmf_ros.core.settings import DEFAULTS, updated\n'
+        'from diffmf_ros.core.settings import DEFAULTS, with_changes\n'
         'from diffmf_ros.inference.pipeline import FusionPipeline\n'
         'rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)\n'
-        'frames = Frame("rgb", 1, "rgb", rgb, "rgb8"), Frame("thermal", 1, "t", rgb[..., 0], "mono8")\n'
-        'onnx = {"preset": "light", "engine": "onnx", "threads": 1}\n'
-        f'settings = updated(DEFAULTS, onnx | {{"weights": {str(light.path)!r}}})\n'
+        'frames = Frame("rgb", 1, "rgb", rgb, "rgb8"), Frame("thermal", 1, "t", rgb[..., 0], '
+        '"mono8")\n' 'onnx = {"preset": "light", "engine": "onnx", "threads": 1}\n'
+        f'settings = with_changes(DEFAULTS, onnx | {{"weights": {str(light.path)!r}}})\n'
         'result = FusionPipeline(settings).fuse(Pair(*frames, 0))\n'
         'print(result.mode.value, result.pixels.shape, result.warnings)')
 
-    done = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True,
+                          text=True, check=False)
 
     assert (done.stderr, done.stdout) == ('', 'FUSED (40, 50, 3) ()\n')
 
@@ -250,7 +282,8 @@ def test_a_fixed_size_takes_what_pads_to_it_and_names_what_does_not(nano):
     assert nano.size == (32, 32)
     for size in ((20, 30), (32, 32)):
         assert engine(*scene(*size)).shape == size
-    with pytest.raises(NetworkFailure, match=r'exported for 32x32 pixels and cannot fuse 60x33; .*--size 64x48, or'):
+    with pytest.raises(NetworkFailure, match=r'exported for 32x32 pixels and cannot fuse 60x33; '
+                       r'.*--size 64x48, or'):
         engine(*scene(33, 60))
 
 
@@ -271,7 +304,8 @@ def changed_bytes(data):
 def metadata_without(data, **changes):
     """A whole file again, with metadata changed or (None) left out."""
     proto = onnx.load_from_string(data)
-    metadata = {entry.key: entry.value for entry in proto.metadata_props} | {'sha256': UNSEALED} | changes
+    metadata = {entry.key: entry.value
+                for entry in proto.metadata_props} | {'sha256': UNSEALED} | changes
     del proto.metadata_props[:]
     for key, value in metadata.items():
         if value is not None:
@@ -283,11 +317,14 @@ def metadata_without(data, **changes):
     (changed_bytes, 'is damaged: its checksum does not match'),
     (lambda data: data[:-1000], 'was not written by `diffmf export --onnx`, or only a part'),
     (lambda data: b'PK\x03\x04' + bytes(100), 'was not written by `diffmf export --onnx`'),
-    (lambda data: metadata_without(data, sha256=None), 'was not written by `diffmf export --onnx`'),
-    (lambda data: metadata_without(data, sides=None), 'does not say what it is for: expected the metadata'),
+    (lambda data: metadata_without(data, sha256=None),
+     'was not written by `diffmf export --onnx`'),
+    (lambda data: metadata_without(data, sides=None),
+     'does not say what it is for: expected the metadata'),
     (lambda data: metadata_without(data, format='other'), "got format 'other'"),
     (lambda data: metadata_without(data, iterations='0'), 'untrained network'),
-    (lambda data: metadata_without(data, preset='light'), 'is for diffmf light, but diffmf nano was asked for'),
+    (lambda data: metadata_without(data, preset='light'),
+     'is for diffmf light, but diffmf nano was asked for'),
     (lambda data: seal(b'\x0a\x06sha256\x12\x40' + UNSEALED.encode()), 'cannot load'),
 ])
 def test_files_that_are_not_whole_are_refused(nano, tmp_path, change, words):
@@ -301,19 +338,21 @@ def test_files_that_are_not_whole_are_refused(nano, tmp_path, change, words):
 @pytest.mark.parametrize('changes, words', [
     ({'weights': ''}, 'write one with `diffmf export --onnx FILE`'),
     ({'weights': 'none.onnx'}, 'none.onnx does not exist'),
-    ({'precision': 'float16'}, 'run in float32, not float16; use precision auto or float32, or engine torch'),
+    ({'precision': 'float16'}, 'run in float32, not float16; use precision auto or float32, or '
+     'engine torch'),
     ({'precision': 'bfloat16'}, 'run in float32, not bfloat16'),
     ({'scan_backend': 'cpu'}, 'scan_backend cpu belongs to engine torch'),
 ])
 def test_settings_that_it_cannot_follow_are_refused(nano, changes, words):
     with pytest.raises(EngineError, match=words):
-        OnnxEngine(updated(settings_for(nano.path, preset='nano'), changes))
+        OnnxEngine(with_changes(settings_for(nano.path, preset='nano'), changes))
 
 
 def test_cuda_without_its_provider_is_refused(nano, monkeypatch):
     monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: ['CPUExecutionProvider'])
 
-    with pytest.raises(EngineError, match='has no CUDA provider; install onnxruntime-gpu, or use device auto or cpu'):
+    with pytest.raises(EngineError, match='has no CUDA provider; install onnxruntime-gpu, or use '
+                       'device auto or cpu'):
         OnnxEngine(settings_for(nano.path, preset='nano', device='cuda'))
 
 
@@ -327,7 +366,8 @@ def test_a_provider_that_does_not_start_is_a_problem_or_an_error(nano, monkeypat
     engine = OnnxEngine(settings_for(nano.path, preset='nano'))
 
     assert engine.description == 'onnxruntime cpu'
-    assert engine.problems == ('onnxruntime has a CUDA provider but could not start it: the network runs on the CPU',)
+    assert engine.problems == ('onnxruntime has a CUDA provider but could not start it: the '
+                               'network runs on the CPU',)
     with pytest.raises(EngineError, match='could not start its CUDA provider'):
         OnnxEngine(settings_for(nano.path, preset='nano', device='cuda'))
 
@@ -355,10 +395,11 @@ def test_a_network_that_answers_otherwise_is_not_written(nano, tmp_path, monkeyp
     monkeypatch.setattr(exporting, 'graph', lambda network, size: onnx.load(str(nano.path)))
     torch.manual_seed(1)
     other = tmp_path / 'other.safetensors'
-    save_weights(other, dict(models.build('diffmf', 'nano').state_dict()), model='diffmf', preset='nano',
-                 iterations=7, seed=5)
+    save_weights(other, dict(models.build('diffmf', 'nano').state_dict()), model='diffmf',
+                 preset='nano', iterations=7, seed=5)
 
-    with pytest.raises(ExportError, match='onnxruntime and torch differ by .* nothing was written'):
+    with pytest.raises(ExportError,
+                       match='onnxruntime and torch differ by .* nothing was written'):
         export(tmp_path / 'out.onnx', model='diffmf', preset='nano', weights=other, size=nano.size)
 
     assert not (tmp_path / 'out.onnx').exists()
@@ -378,7 +419,8 @@ def test_networks_without_trained_weights_are_not_exported(nano, tmp_path):
 def test_what_cannot_be_exported_is_refused_with_the_cause():
     network = models.build('diffmf', 'nano').double()
 
-    with pytest.raises(ExportError, match=r'cannot export this network: ScanError: .* in float32, not torch.float64'):
+    with pytest.raises(ExportError, match=r'cannot export this network: ScanError: .* in float32, '
+                       r'not torch.float64'):
         graph(network, size=(16, 16))
 
     assert network.rounds[0].own_i[0].self_attention.backend == 'auto'
@@ -386,19 +428,23 @@ def test_what_cannot_be_exported_is_refused_with_the_cause():
 
 def test_the_command_says_what_it_wrote(nano, monkeypatch):
     asked = {}
-    monkeypatch.setattr(exporting, 'export', lambda path, **options: asked.update(path=path, **options) or nano)
+    monkeypatch.setattr(exporting, 'export', lambda path,
+                        **options: asked.update(path=path, **options) or nano)
 
     done = CliRunner().invoke(
-        application(), ['export', '--onnx', str(nano.path), '--overwrite', '--preset', 'nano', '--size', '30x20'])
+        application(), ['export', '--onnx', str(nano.path), '--overwrite', '--preset', 'nano',
+                        '--size', '30x20'])
 
     assert done.exit_code == 0, done.output
-    assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano', 'weights': None, 'size': (30, 20)}
+    assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano', 'weights': None,
+                     'size': (30, 20)}
     assert 'diffmf nano for 32x32, ' in done.output
     assert f'at most {nano.largest_difference:.1e}' in done.output
 
 
 def test_the_command_refuses_a_size_that_is_none(nano):
-    done = CliRunner().invoke(application(), ['export', '--onnx', str(nano.path), '--overwrite', '--size', 'big'])
+    done = CliRunner().invoke(application(),
+                              ['export', '--onnx', str(nano.path), '--overwrite', '--size', 'big'])
 
     assert done.exit_code == 2
     assert 'WIDTHxHEIGHT' in done.output

@@ -150,7 +150,7 @@ def test_another_network_is_refused_with_what_does_not_fit(tmp_path):
 @pytest.mark.parametrize('text, message', [
     ('loss: {uncertainty: 1}', "uncertainty needs perception: a file with torchvision's ImageNet weights"),
     ('loss: target', "loss must hold a mapping such as {preset: target, share: 1}, not 'target'"),
-    ('loss: {preset: best}', "unknown loss preset 'best'; known: ancestors, target, s4fusion, medical"),
+    ('loss: {preset: best}', "unknown loss preset 'best'; known: swinfusion, target, s4fusion, medical"),
 ])
 def test_loss_that_cannot_be_had_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(f'data: a\nout: b\n{text}\n')

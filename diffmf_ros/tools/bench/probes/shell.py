@@ -2,7 +2,7 @@
 """Measures what a pair costs the node beside the network: `diffmf bench --shell` runs it where ROS is installed.
 
 From two received messages to three that are ready to be published, without the middleware on either side, in
-turn with the usual way to write it (usual_fusion.py) in one process, at 30 Hz on two cores. Prints one JSON
+turn with the usual way to write it (baseline_fusion.py) in one process, at 30 Hz on two cores. Prints one JSON
 object: milliseconds of every pair by stage of both ways, those of processor time in all threads (which other
 processes of a busy machine do not touch), whether message_filters is installed, and versions.
 """
@@ -21,17 +21,17 @@ from sensor_msgs.msg import Image
 
 from ....core.alignment.camera import CameraModel
 from ....core.frames import RGB, THERMAL, FusionResult, Pair
-from ....core.settings import DEFAULTS, updated
-from ....core.sync.fallback import Fallback
+from ....core.settings import DEFAULTS, with_changes
+from ....core.sync.source_selector import SourceSelector
 from ....inference.stages import StageClock
 from ....ros import messages
 from ....ros.filter_pairing import make_pairing
 from ....ros.fuser import Fuser, Job
 from ....ros.outputs import Outputs
 from ....ros.status import Tally
+from .baseline_fusion import UsualFusion, synchronizer
 from .scene import FRAMES, homography, moving_images, write_alignment
-from .timed_network import timed_pipeline
-from .usual_fusion import UsualFusion, synchronizer
+from .stub_network import timed_pipeline
 
 CORES = 2
 WARM_UP = 10
@@ -43,8 +43,8 @@ class Ours:
     """All that the node does with two messages, but for receiving, publishing, and the network."""
 
     def __init__(self, size: tuple[int, int], alignment: str):
-        settings = updated(DEFAULTS, {'model': 'classical', 'alignment.file': alignment})
-        self._pairing, self._fallback = make_pairing(settings.sync), Fallback(settings.health)
+        settings = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': alignment})
+        self._pairing, self._fallback = make_pairing(settings.sync), SourceSelector(settings.health)
         self._pipeline = _Watched(timed_pipeline(settings, watchdog=True, compute_ms=0.0))
         nowhere = _Nowhere()
         self._fuser = Fuser(nowhere, self._pipeline, Outputs(nowhere), Tally(), settings)
@@ -72,7 +72,7 @@ class Ours:
         with stage('pair'):
             fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
             return [Job(work, fallback.statuses[RGB].state, fallback.statuses[THERMAL].state, fallback.reason)
-                    for work in fallback.serve(frame, self._pairing.add(frame), now_ns)]
+                    for work in fallback.select(frame, self._pairing.add(frame), now_ns)]
 
 
 class _Watched:
@@ -118,7 +118,7 @@ class _Nowhere:
 
 
 class Usual:
-    """The same by usual_fusion.py; without message_filters, all but the pairing."""
+    """The same by baseline_fusion.py; without message_filters, all but the pairing."""
 
     def __init__(self, size: tuple[int, int]):
         self._fusion = UsualFusion(homography(size), lambda thermal, y: y)

@@ -58,24 +58,24 @@ def cost(offset_ns: int) -> int:
     return 2 * abs(offset_ns) + (offset_ns < 0)
 
 
-def reach_of(distance_ns: int) -> int:
+def max_cost_of(distance_ns: int) -> int:
     """Above the cost of every pair at most distance_ns apart, at most that of all others."""
     return 2 * distance_ns + 2
 
 
-def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, reach: int) -> tuple[int | None, bool]:
-    """Index of the thermal stamp closest to an RGB stamp (None: none in reach), and whether that is final."""
-    return _closest(stamp_ns, thermal_ns, next_ns, reach, 1)
+def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cost: int) -> tuple[int | None, bool]:
+    """Index of the thermal stamp closest to an RGB stamp (None: none in max_cost), and whether that is final."""
+    return _closest(stamp_ns, thermal_ns, next_ns, max_cost, 1)
 
 
-def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int, reach: int) -> tuple[int | None, bool]:
-    """Index of the RGB stamp closest to a thermal stamp (None: none in reach), and whether that is final."""
-    return _closest(stamp_ns, rgb_ns, next_ns, reach, -1)
+def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int, max_cost: int) -> tuple[int | None, bool]:
+    """Index of the RGB stamp closest to a thermal stamp (None: none in max_cost), and whether that is final."""
+    return _closest(stamp_ns, rgb_ns, next_ns, max_cost, -1)
 
 
-def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, reach: int,
+def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, max_cost: int,
              sign: int) -> tuple[int | None, bool]:
-    best, best_cost = None, reach
+    best, best_cost = None, max_cost
     after = bisect_left(others_ns, stamp_ns)
     for index in range(max(after - 1, 0), min(after + 1, len(others_ns))):
         candidate = cost(sign * (others_ns[index] - stamp_ns))
@@ -85,7 +85,7 @@ def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, reach: int,
 
 
 def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: int, thermal_next_ns: int,
-                reach: int) -> list[tuple[int, int]]:
+                max_cost: int) -> list[tuple[int, int]]:
     """Indices (rgb, thermal) of the pairs that nothing still to come can change, both rising.
 
     The first mutually closest pair splits the stamps: to its left nothing can come any more, to its right the same
@@ -94,29 +94,29 @@ def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: i
     if not rgb_ns:
         return []
     for thermal, stamp_ns in enumerate(thermal_ns):
-        rgb, certain = closest_rgb(stamp_ns, rgb_ns, rgb_next_ns, reach)
+        rgb, certain = closest_rgb(stamp_ns, rgb_ns, rgb_next_ns, max_cost)
         if not certain:
             return []
         if rgb is None:
             continue
-        back, certain = closest_thermal(rgb_ns[rgb], thermal_ns, thermal_next_ns, reach)
+        back, certain = closest_thermal(rgb_ns[rgb], thermal_ns, thermal_next_ns, max_cost)
         if back != thermal:
             continue
         if not certain:
             return []
-        left = final_pairs(rgb_ns[:rgb], thermal_ns[:thermal], NEVER_NS, NEVER_NS, reach)
-        right = final_pairs(rgb_ns[rgb + 1:], thermal_ns[thermal + 1:], rgb_next_ns, thermal_next_ns, reach)
+        left = final_pairs(rgb_ns[:rgb], thermal_ns[:thermal], NEVER_NS, NEVER_NS, max_cost)
+        right = final_pairs(rgb_ns[rgb + 1:], thermal_ns[thermal + 1:], rgb_next_ns, thermal_next_ns, max_cost)
         return [*left, (rgb, thermal), *((r + rgb + 1, t + thermal + 1) for r, t in right)]
     return []
 
 
-def held_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, reach: int,
+def held_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cost: int,
                  hold_ns: int) -> tuple[int | None, bool]:
     """Index of the thermal stamp for an RGB stamp, which may be used again, and whether that is final.
 
-    That is the closest one in reach, else the newest that is at most hold_ns older, else None.
+    That is the closest one in max_cost, else the newest that is at most hold_ns older, else None.
     """
-    index, certain = closest_thermal(stamp_ns, thermal_ns, next_ns, reach)
+    index, certain = closest_thermal(stamp_ns, thermal_ns, next_ns, max_cost)
     if index is None:
         older = bisect_right(thermal_ns, stamp_ns) - 1
         if older >= 0 and stamp_ns - thermal_ns[older] <= hold_ns:

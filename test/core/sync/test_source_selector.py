@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.settings import HealthSettings, SyncSettings
-from diffmf_ros.core.sync.fallback import Fallback, Sources
-from diffmf_ros.core.sync.freshness import State
 from diffmf_ros.core.sync.pairing import ClosestPairing
+from diffmf_ros.core.sync.source_selector import Sources, SourceSelector
+from diffmf_ros.core.sync.stream_health import StreamState
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -31,7 +31,7 @@ class Rig:
     """
 
     def __init__(self, *, rates=None, faults=None, base=RGB, **health):
-        self.fallback = Fallback(HealthSettings(**health), base=base)
+        self.fallback = SourceSelector(HealthSettings(**health), base=base)
         self.pairing = ClosestPairing(SyncSettings())
         self.rates = {RGB: 30.0, THERMAL: 30.0} | (rates or {})
         self.faults = faults or {}
@@ -50,7 +50,7 @@ class Rig:
             else:
                 frame = replace(frame, arrival_ns=now_ns)
                 health.arrived(frame, now_ns)
-                served = self.fallback.serve(frame, self.pairing.add(frame), now_ns)
+                served = self.fallback.select(frame, self.pairing.add(frame), now_ns)
                 self.out += [(at_s, item) for item in served]
             self.log.append((at_s, stream, health.status(now_ns).state, self.fallback.sources(now_ns)))
         return self
@@ -125,7 +125,7 @@ def test_a_frozen_camera_is_out_within_three_frames_and_back_within_two(frozen, 
     rig = Rig(faults={frozen: between(2, 3, fault)}).run(5)
 
     states = [(at_s, state) for at_s, stream, state, _ in rig.log if stream == frozen and at_s >= 2]
-    assert [state for _, state in states[:3]] == [State.OK, State.OK, State.FROZEN]
+    assert [state for _, state in states[:3]] == [StreamState.OK, StreamState.OK, StreamState.FROZEN]
     assert rig.first(survivor, 2.0) <= 3 / 30
     assert rig.modes(2.1, 3) == {survivor}
     assert rig.first(BOTH, 3.0) <= 2 / 30
@@ -177,7 +177,7 @@ def test_both_frozen_is_silence_and_an_alarm():
 
 
 def test_nothing_seen_is_no_alarm_until_the_timeout():
-    fallback = Fallback(HealthSettings(source_timeout_s=1.0))
+    fallback = SourceSelector(HealthSettings(source_timeout_s=1.0))
 
     assert fallback.sources(7 * SECOND) is NONE and not fallback.alarm
     assert fallback.sources(8 * SECOND) is NONE and not fallback.alarm
@@ -327,7 +327,7 @@ def test_a_recording_that_starts_again_is_put_out_again():
 
 
 def test_settings_reach_both_streams():
-    fallback = Fallback(HealthSettings())
+    fallback = SourceSelector(HealthSettings())
 
     fallback.settings = HealthSettings(source_timeout_s=0.2)
 
@@ -340,4 +340,4 @@ def test_reset_starts_again():
     rig.fallback.reset()
 
     assert rig.fallback.sources(0) is NONE and not rig.fallback.alarm
-    assert rig.fallback.rgb.status(0).state is State.LOST
+    assert rig.fallback.rgb.status(0).state is StreamState.LOST

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffmf_ros.core.frames import Frame
 from diffmf_ros.core.settings import HealthSettings
-from diffmf_ros.core.sync.freshness import State, StreamHealth
+from diffmf_ros.core.sync.stream_health import StreamHealth, StreamState
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -52,8 +52,8 @@ class Camera:
 def test_a_stream_is_lost_before_its_first_frame_and_ok_from_its_second():
     camera = Camera()
 
-    assert camera.after(0) is State.LOST and not camera.health.seen
-    assert camera.send(3) == [State.LOST, State.OK, State.OK]
+    assert camera.after(0) is StreamState.LOST and not camera.health.seen
+    assert camera.send(3) == [StreamState.LOST, StreamState.OK, StreamState.OK]
 
 
 @pytest.mark.parametrize('rate_hz', [0.4, 1.0, 9.0, 30.0, 60.0])
@@ -62,8 +62,8 @@ def test_a_regular_stream_of_any_rate_stays_ok(rate_hz):
 
     states = camera.send(40)
 
-    assert states[1:] == [State.OK] * 39
-    assert camera.after(1.4 / rate_hz) is State.OK
+    assert states[1:] == [StreamState.OK] * 39
+    assert camera.after(1.4 / rate_hz) is StreamState.OK
     assert camera.health.rate_hz(camera.now_ns) == pytest.approx(rate_hz if rate_hz >= 1 else 0.4, rel=0.01)
 
 
@@ -72,21 +72,21 @@ def test_silence_is_stale_after_three_periods_and_lost_after_the_timeout(rate_hz
     camera = Camera(rate_hz=rate_hz, source_timeout_s=1.0)
     camera.send(20)
 
-    assert camera.after(stale_s - 0.001) is State.OK
-    assert camera.after(stale_s + 0.001) is State.STALE
-    assert camera.after(1.0) is State.STALE
-    assert camera.after(1.001) is State.LOST
+    assert camera.after(stale_s - 0.001) is StreamState.OK
+    assert camera.after(stale_s + 0.001) is StreamState.STALE
+    assert camera.after(1.0) is StreamState.STALE
+    assert camera.after(1.001) is StreamState.LOST
 
 
 def test_a_slow_camera_is_lost_half_a_period_late():
     camera = Camera(rate_hz=1, source_timeout_s=0.3)
     camera.send(10)
 
-    assert camera.after(1.499) is State.OK
-    assert camera.after(1.501) is State.LOST
+    assert camera.after(1.499) is StreamState.OK
+    assert camera.after(1.501) is StreamState.LOST
 
 
-@pytest.mark.parametrize('outage_s, state', [(0.5, State.STALE), (3.0, State.LOST)])
+@pytest.mark.parametrize('outage_s, state', [(0.5, StreamState.STALE), (3.0, StreamState.LOST)])
 def test_a_stream_is_ok_again_with_its_second_frame(outage_s, state):
     camera = Camera()
     camera.send(20)
@@ -94,14 +94,14 @@ def test_a_stream_is_ok_again_with_its_second_frame(outage_s, state):
     first = camera.send(wait_ns=round(outage_s * 1e9))
 
     assert first == [state]
-    assert camera.send(2) == [State.OK, State.OK]
+    assert camera.send(2) == [StreamState.OK, StreamState.OK]
 
 
 def test_single_frames_far_apart_do_not_bring_a_stream_back():
     camera = Camera()
     camera.send(30)
 
-    assert camera.send(6, wait_ns=2 * SECOND) == [State.LOST] * 6
+    assert camera.send(6, wait_ns=2 * SECOND) == [StreamState.LOST] * 6
 
 
 @pytest.mark.parametrize('frozen_frames, found', [(1, 2), (2, 2), (3, 3), (10, 10)])
@@ -111,7 +111,7 @@ def test_a_frozen_image_is_found_with_the_third_equal_one(frozen_frames, found):
 
     states = camera.send(12, pixels=STUCK)
 
-    assert states == [State.OK] * (found - 1) + [State.FROZEN] * (13 - found)
+    assert states == [StreamState.OK] * (found - 1) + [StreamState.FROZEN] * (13 - found)
     assert camera.health.equal_images == 12
 
 
@@ -120,7 +120,7 @@ def test_a_thawed_image_is_ok_with_its_second_frame():
     camera.send(10)
     camera.send(5, pixels=STUCK)
 
-    assert camera.send(2) == [State.FROZEN, State.OK]
+    assert camera.send(2) == [StreamState.FROZEN, StreamState.OK]
 
 
 def test_equal_images_between_new_ones_do_not_count_as_recovery():
@@ -128,8 +128,8 @@ def test_equal_images_between_new_ones_do_not_count_as_recovery():
     camera.send(5)
     camera.send(5, pixels=STUCK)
 
-    assert camera.send(2, pixels=STUCK + np.uint16(1)) == [State.FROZEN, State.FROZEN]
-    assert camera.send() == [State.OK]
+    assert camera.send(2, pixels=STUCK + np.uint16(1)) == [StreamState.FROZEN, StreamState.FROZEN]
+    assert camera.send() == [StreamState.OK]
 
 
 def test_images_of_one_color_are_frozen_even_if_the_color_changes():
@@ -138,7 +138,7 @@ def test_images_of_one_color_are_frozen_even_if_the_color_changes():
 
     states = [camera.send(pixels=np.full((24, 32), value, np.uint16))[0] for value in (1, 2, 3)]
 
-    assert states == [State.OK, State.OK, State.FROZEN]
+    assert states == [StreamState.OK, StreamState.OK, StreamState.FROZEN]
     assert camera.health.status(camera.now_ns).detail == 'FROZEN (images of one color)'
 
 
@@ -150,18 +150,18 @@ def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_f
         return [state for i in range(number) for state in camera.send(3, pixels=SCENES[i % len(SCENES)])]
 
     states = images(30)
-    assert State.FROZEN in states[:21]  # nobody can know in the first second
-    assert states[24:] == [State.OK] * 66
+    assert StreamState.FROZEN in states[:21]  # nobody can know in the first second
+    assert states[24:] == [StreamState.OK] * 66
 
     stuck = camera.send(6, pixels=STUCK)
-    assert stuck == [State.OK] * 3 + [State.FROZEN] * 3
-    assert images(5)[4:] == [State.OK] * 11
+    assert stuck == [StreamState.OK] * 3 + [StreamState.FROZEN] * 3
+    assert images(5)[4:] == [StreamState.OK] * 11
 
 
 def test_zero_frozen_frames_never_finds_a_frozen_camera():
     camera = Camera(frozen_frames=0)
 
-    assert camera.send(30, pixels=DARK)[1:] == [State.OK] * 29
+    assert camera.send(30, pixels=DARK)[1:] == [StreamState.OK] * 29
 
 
 def test_the_flag_of_the_driver_freezes_at_once_and_until_a_new_image_after_it():
@@ -169,12 +169,12 @@ def test_the_flag_of_the_driver_freezes_at_once_and_until_a_new_image_after_it()
     camera.send(10)
 
     camera.health.shutter(True)
-    assert camera.after(0) is State.FROZEN
-    assert camera.send(3) == [State.FROZEN] * 3
+    assert camera.after(0) is StreamState.FROZEN
+    assert camera.send(3) == [StreamState.FROZEN] * 3
     camera.health.shutter(False)
-    assert camera.after(0) is State.FROZEN
-    assert camera.send(pixels=camera.newest) == [State.FROZEN]  # still the image of the shutter
-    assert camera.send(2) == [State.OK, State.OK]
+    assert camera.after(0) is StreamState.FROZEN
+    assert camera.send(pixels=camera.newest) == [StreamState.FROZEN]  # still the image of the shutter
+    assert camera.send(2) == [StreamState.OK, StreamState.OK]
 
 
 def test_a_flag_that_is_repeated_while_the_shutter_is_open_changes_nothing():
@@ -184,14 +184,14 @@ def test_a_flag_that_is_repeated_while_the_shutter_is_open_changes_nothing():
 
     camera.health.shutter(False)
 
-    assert camera.send(2) == [State.FROZEN, State.OK]
+    assert camera.send(2) == [StreamState.FROZEN, StreamState.OK]
 
 
 def test_a_camera_that_falls_silent_while_frozen_is_lost():
     camera = Camera()
     camera.send(5, pixels=STUCK)
 
-    assert camera.after(1.1) is State.LOST
+    assert camera.after(1.1) is StreamState.LOST
 
 
 def test_the_same_stamp_again_is_neither_frozen_nor_alive():
@@ -201,8 +201,8 @@ def test_the_same_stamp_again_is_neither_frozen_nor_alive():
 
     states = camera.send(40, stamp_ns=stamp_ns, pixels=STUCK)
 
-    assert State.FROZEN not in states
-    assert states[28] is State.STALE and states[30] is State.LOST  # 30 periods are the timeout
+    assert StreamState.FROZEN not in states
+    assert states[28] is StreamState.STALE and states[30] is StreamState.LOST  # 30 periods are the timeout
     assert camera.health.duplicates == 40 and camera.health.frames == 10
 
 
@@ -212,7 +212,7 @@ def test_a_stream_with_each_frame_twice_is_ok():
 
     for _ in range(20):
         camera.send()
-        assert camera.send(stamp_ns=camera.health.newest_stamp_ns, wait_ns=MS) == [State.OK]
+        assert camera.send(stamp_ns=camera.health.newest_stamp_ns, wait_ns=MS) == [StreamState.OK]
 
     assert camera.health.duplicates == 20 and camera.health.missing == 0
 
@@ -220,7 +220,7 @@ def test_a_stream_with_each_frame_twice_is_ok():
 def test_zero_stamps_are_counted_and_the_stream_is_ok():
     camera = Camera()
 
-    assert camera.send(10, stamp_ns=0)[1:] == [State.OK] * 9
+    assert camera.send(10, stamp_ns=0)[1:] == [StreamState.OK] * 9
     assert camera.health.unstamped == 10 and camera.health.duplicates == 0
     assert math.isnan(camera.health.delay_ms)
 
@@ -232,8 +232,8 @@ def test_garbage_is_no_sign_of_life():
     for i in range(40):
         camera.health.refused(camera.now_ns + i * camera.period_ns)
 
-    assert camera.after(0.99) is State.STALE
-    assert camera.after(1.01) is State.LOST
+    assert camera.after(0.99) is StreamState.STALE
+    assert camera.after(1.01) is StreamState.LOST
     assert camera.health.status(camera.now_ns + 2 * SECOND).detail == 'LOST (its messages are refused)'
     assert camera.health.refused_count == 40
 
@@ -283,7 +283,7 @@ def test_frames_out_of_order_are_ok_and_not_missing():
     for _ in range(10):
         newest_ns = camera.health.newest_stamp_ns
         states = [camera.send(stamp_ns=newest_ns + step * camera.period_ns)[0] for step in (2, 1)]
-        assert states == [State.OK, State.OK]
+        assert states == [StreamState.OK, StreamState.OK]
 
     assert camera.health.missing == 0 and camera.health.not_increasing == 10
 
@@ -313,8 +313,8 @@ def test_a_clock_jump_costs_at_most_two_frames(jump_s):
     camera.now_ns += jump_s * SECOND
     states = camera.send(3)
 
-    assert states[1:] == [State.OK, State.OK]
-    assert camera.after(1.01) is State.LOST
+    assert states[1:] == [StreamState.OK, StreamState.OK]
+    assert camera.after(1.01) is StreamState.LOST
 
 
 def test_a_clock_that_went_back_does_not_hide_a_loss():
@@ -322,8 +322,8 @@ def test_a_clock_that_went_back_does_not_hide_a_loss():
     camera.send(20)
     camera.now_ns -= 3600 * SECOND
 
-    assert camera.after(0) is State.OK
-    assert camera.after(1.01) is State.LOST
+    assert camera.after(0) is StreamState.OK
+    assert camera.after(1.01) is StreamState.LOST
 
 
 def test_reset_forgets_the_stream_but_not_the_counts():
@@ -332,8 +332,8 @@ def test_reset_forgets_the_stream_but_not_the_counts():
 
     camera.health.reset()
 
-    assert camera.after(0) is State.LOST and camera.health.frames == 20
-    assert camera.send(2) == [State.LOST, State.OK]
+    assert camera.after(0) is StreamState.LOST and camera.health.frames == 20
+    assert camera.send(2) == [StreamState.LOST, StreamState.OK]
 
 
 def test_settings_change_at_once():
@@ -343,9 +343,9 @@ def test_settings_change_at_once():
 
     camera.health.settings = replace(camera.health.settings, frozen_frames=5, source_timeout_s=0.25)
 
-    assert camera.after(0) is State.FROZEN and camera.send() == [State.FROZEN]
-    assert camera.send() == [State.OK]
-    assert camera.after(0.26) is State.LOST
+    assert camera.after(0) is StreamState.FROZEN and camera.send() == [StreamState.FROZEN]
+    assert camera.send() == [StreamState.OK]
+    assert camera.after(0.26) is StreamState.LOST
 
 
 @given(events=st.lists(st.tuples(st.sampled_from(['new', 'same', 'dark', 'garbage', 'duplicate']),
@@ -366,7 +366,7 @@ def test_in_any_sequence_ok_means_two_frames_no_silence_and_no_standstill(events
             frames += 1
         state = camera.health.status(camera.now_ns).state
         age_ns = camera.health.age_ms(camera.now_ns) * 1e6
-        assert (state is State.LOST) or age_ns <= max(limit_ns, camera.health.lost_after_ns)
-        if state is State.OK:
+        assert (state is StreamState.LOST) or age_ns <= max(limit_ns, camera.health.lost_after_ns)
+        if state is StreamState.OK:
             assert frames >= 2 and camera.health.equal_images < 3
-        assert camera.health.status(camera.now_ns + 100 * SECOND).state is State.LOST
+        assert camera.health.status(camera.now_ns + 100 * SECOND).state is StreamState.LOST

@@ -12,24 +12,25 @@ RATE_WINDOW_S = 5.0
 OUTLIER_SHARE = 0.5
 
 
-class Cadence:
+class RateEstimator:
     """The newest instants of a rising sequence, in fixed memory: up to `capacity`, 512 by default.
 
-    `usual_ns` is the median of the newest 15 gaps; None before the first.
-    `outliers` counts the gaps ever seen that were further from the usual one than OUTLIER_SHARE of it.
+    `median_period_ns` is the median of the newest 15 gaps; None before the first.
+    `outliers` counts the gaps ever seen that were further from the usual one than OUTLIER_SHARE of
+    it.
     """
 
     def __init__(self, *, capacity: int = 512):
         self._times_ns: deque[int] = deque(maxlen=capacity)
         self._gaps_ns: deque[int] = deque(maxlen=_GAPS_FOR_USUAL)
         self.outliers = 0
-        self.usual_ns: int | None = None
+        self.median_period_ns: int | None = None
 
     def reset(self) -> None:
         """Forget all instants; the count of outliers stays."""
         self._times_ns.clear()
         self._gaps_ns.clear()
-        self.usual_ns = None
+        self.median_period_ns = None
 
     def add(self, time_ns: int) -> None:
         """Take the next instant; one that is earlier than the newest starts the sequence again."""
@@ -37,14 +38,16 @@ class Cadence:
             self.reset()
         if self._times_ns:
             gap_ns = time_ns - self._times_ns[-1]
-            usual_ns = self.usual_ns
-            self.outliers += usual_ns is not None and abs(gap_ns - usual_ns) > OUTLIER_SHARE * usual_ns
+            median_period_ns = self.median_period_ns
+            self.outliers += median_period_ns is not None and abs(gap_ns - median_period_ns) > OUTLIER_SHARE * median_period_ns
             self._gaps_ns.append(gap_ns)
-            self.usual_ns = sorted(self._gaps_ns)[len(self._gaps_ns) // 2]
+            self.median_period_ns = sorted(self._gaps_ns)[len(self._gaps_ns) // 2]
         self._times_ns.append(time_ns)
 
     def rate_hz(self, now_ns: int | None = None) -> float:
-        """Instants a second over RATE_WINDOW_S up to now (default: the newest one); 0 for fewer than two.
+        """Instants a second over RATE_WINDOW_S up to now (default: the newest one).
+
+        0 for fewer than two.
 
         A gap that is still open counts as soon as it is longer than the usual one.
         """
@@ -55,15 +58,20 @@ class Cadence:
         recent = [t for t in self._times_ns if t > now_ns - RATE_WINDOW_S * _NS_PER_S]
         if len(recent) < 2:
             return 0.0
-        span_ns = max(newest_ns, now_ns - self.usual_ns) - recent[0]  # type: ignore[operator]
+        # type: ignore[operator]
+        span_ns = max(newest_ns, now_ns - self.median_period_ns) - recent[0]
         return (len(recent) - 1) * _NS_PER_S / span_ns if span_ns else 0.0
 
     def jitter_us(self) -> tuple[float, float]:
-        """Mean and largest distance of the kept gaps from the usual one, in microseconds; 0 before two gaps."""
+        """Mean and largest distance of the kept gaps from the usual one, in microseconds.
+
+        0 before two gaps.
+        """
         if len(self._gaps_ns) < 2:
             return 0.0, 0.0
-        usual_ns = self.usual_ns
-        distances = [abs(b - a - usual_ns) / 1e3 for a, b in pairwise(self._times_ns)]  # type: ignore[operator]
+        median_period_ns = self.median_period_ns
+        # type: ignore[operator]
+        distances = [abs(b - a - median_period_ns) / 1e3 for a, b in pairwise(self._times_ns)]
         return sum(distances) / len(distances), max(distances)
 
 
@@ -80,9 +88,10 @@ _AS_GOOD = 0.06
 class MissingFrames:
     """Counts the frames that a stream's stamps promise and that did not come.
 
-    A gap of n periods promises n - 1 frames. The period is that of the single steps even where most frames
-    are lost. What rounding leaves over is carried to the next gap, so that jitter, late stamps and frames
-    out of order even out. `total` is since the beginning, `share` that of the newest 32 gaps, 0 to 1.
+    A gap of n periods promises n - 1 frames. The period is that of the single steps even where
+    most frames are lost. What rounding leaves over is carried to the next gap, so that jitter,
+    late stamps and frames out of order even out. `total` is since the beginning, `share` that of
+    the newest 32 gaps, 0 to 1.
     """
 
     def __init__(self) -> None:
@@ -97,11 +106,14 @@ class MissingFrames:
         self._carry = 0.0
 
     def gap(self, gap_ns: int, *, excused: int = 0) -> None:
-        """Take the distance of two stamps, above 0; excused frames came in between and were not usable."""
+        """Take the distance of two stamps, above 0.
+
+        Excused frames came in between and were not usable.
+        """
         self._gaps_ns.append(gap_ns / (1 + excused))
         self._since_refresh += 1
         if self._period_ns is None or self._since_refresh >= _REFRESH:
-            self._period_ns = single_step_ns(np.array(self._gaps_ns))
+            self._period_ns = estimate_period_ns(np.array(self._gaps_ns))
             self._since_refresh = 0
         if self._period_ns is None:
             return
@@ -122,12 +134,14 @@ class MissingFrames:
         return max(0.0, 1.0 - len(self._gaps_ns) * self._period_ns / sum(self._gaps_ns))
 
 
-def single_step_ns(gaps_ns: np.ndarray) -> float | None:
-    """Return the period of a stream of which some frames are lost, from its gaps; None for fewer than eight.
+def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
+    """Return the period of a stream of which some frames are lost, from its gaps.
 
-    It is the largest gap of which the others are multiples, give or take a fifth of it. Those of more than
-    five steps say little about it and count as much as any gap does by chance. A few gaps that fit to
-    nothing, such as those of frames stamped in a bunch, do not count against it.
+    None for fewer than eight.
+
+    It is the largest gap of which the others are multiples, give or take a fifth of it. Those of
+    more than five steps say little about it and count as much as any gap does by chance. A few
+    gaps that fit to nothing, such as those of frames stamped in a bunch, do not count against it.
     """
     if len(gaps_ns) < _GAPS_TO_TRUST:
         return None
@@ -136,6 +150,7 @@ def single_step_ns(gaps_ns: np.ndarray) -> float | None:
     fits[steps > _FAR_STEPS] = _CHANCE
     score = fits.mean(axis=1)
     period_ns = gaps_ns[score >= score.max() - _AS_GOOD].max()
-    for _ in range(4):  # towards the mean of all single steps: a quantized or jittering stamp has no bias there
+    # towards the mean of all single steps: a quantized or jittering stamp has no bias there
+    for _ in range(4):
         period_ns = gaps_ns[(gaps_ns > 0.5 * period_ns) & (gaps_ns < 1.5 * period_ns)].mean()
     return float(period_ns)

@@ -12,7 +12,7 @@ _SAMPLE_ROWS = 16
 _SAMPLE_COLUMNS = 32
 
 
-class Stillness:
+class FreezeDetector:
     """How many of the newest images in a row are equal, and how many are of one color.
 
     `usual` is how often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of its 27. It is the
@@ -28,9 +28,9 @@ class Stillness:
 
     def reset(self) -> None:
         """Forget all images."""
-        self.equal = 0
-        self.uniform = 0
-        self.usual = 1
+        self.repeat_count = 0
+        self.flat_count = 0
+        self.usual_repeats = 1
         self._runs: deque[int] = deque(maxlen=_RUNS)
         self._newest: np.ndarray | None = None
 
@@ -43,12 +43,12 @@ class Stillness:
         bits = _bits(pixels)
         same = self._newest is not None and _same(self._newest, bits)
         flat = _same(np.broadcast_to(bits[:1, :1], bits.shape), bits)
-        if self.equal and not same:
-            self._runs.append(self.equal)
+        if self.repeat_count and not same:
+            self._runs.append(self.repeat_count)
             usual = sorted(self._runs)[(_RUNS - 1) // 2] if len(self._runs) == _RUNS else 1
-            self.usual = usual if usual <= _LONGEST_HABIT else 1
-        self.equal = self.equal + 1 if same else 1
-        self.uniform = self.uniform + 1 if flat else 0
+            self.usual_repeats = usual if usual <= _LONGEST_HABIT else 1
+        self.repeat_count = self.repeat_count + 1 if same else 1
+        self.flat_count = self.flat_count + 1 if flat else 0
         self._newest = bits
         return not (same or flat)
 

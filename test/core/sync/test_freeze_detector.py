@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmf_ros.core.sync.stillness import Stillness
+from diffmf_ros.core.sync.freeze_detector import FreezeDetector
 
 SCENES = np.random.default_rng(3).integers(7000, 9000, (8, 24, 32), dtype=np.uint16)
 
 
 def test_the_last_pixel_alone_makes_a_difference():
-    still, image = Stillness(), SCENES[0].copy()
+    still, image = FreezeDetector(), SCENES[0].copy()
     still.add(image)
     changed = image.copy()
     changed[-1, -1] += 1
 
-    assert still.add(changed) and still.equal == 1
-    assert not still.add(changed.copy()) and still.equal == 2
+    assert still.add(changed) and still.repeat_count == 1
+    assert not still.add(changed.copy()) and still.repeat_count == 2
 
 
 def test_views_of_padded_rows_are_compared_by_their_pixels():
@@ -26,35 +26,35 @@ def test_views_of_padded_rows_are_compared_by_their_pixels():
     padded[:, :32] = np.random.default_rng(1).integers(0, 255, (24, 32, 3))
     other = padded.copy()
     other[:, 32:] = 99
-    still = Stillness()
+    still = FreezeDetector()
     still.add(padded[:, :32])
 
     assert not still.add(other[:, :32])
-    assert still.equal == 2
+    assert still.repeat_count == 2
 
 
 def test_equal_images_of_nan_are_equal():
     image = np.full((24, 32), np.nan, np.float32)
     image[0, 0] = 1
-    still = Stillness()
+    still = FreezeDetector()
     still.add(image)
 
     assert not still.add(image.copy())
-    assert (still.equal, still.uniform) == (2, 0)
+    assert (still.repeat_count, still.flat_count) == (2, 0)
 
 
 def test_one_color_is_uniform_and_two_are_not():
     color = np.full((24, 32, 3), (10, 20, 30), np.uint8)
-    still = Stillness()
+    still = FreezeDetector()
 
-    assert not still.add(color) and still.uniform == 1
+    assert not still.add(color) and still.flat_count == 1
     color = color.copy()
     color[-1, -1, 2] = 31
-    assert still.add(color) and still.uniform == 0
+    assert still.add(color) and still.flat_count == 0
 
 
 def test_another_size_or_type_is_another_image():
-    still = Stillness()
+    still = FreezeDetector()
     still.add(SCENES[0])
 
     assert still.add(SCENES[0][:-1]) and still.add(SCENES[0][:-1].astype(np.uint8))
@@ -64,20 +64,20 @@ def test_another_size_or_type_is_another_image():
     ([1] * 6, 1), ([3] * 5, 1), ([3] * 6, 3), ([3, 3, 2, 3, 3, 3], 3), ([1, 1, 15, 1, 1, 1], 1),
     ([3, 3, 30, 3, 3, 3], 3), ([9] * 6, 1)])
 def test_the_habit_of_a_camera_is_the_median_of_its_runs(runs, usual):
-    still = Stillness()
+    still = FreezeDetector()
 
     for number, length in enumerate([*runs, 1]):
         for _ in range(length):
             still.add(SCENES[number % 2].copy())
 
-    assert still.usual == usual
+    assert still.usual_repeats == usual
 
 
 @given(st.lists(st.sampled_from(range(3)), min_size=1, max_size=20))
 def test_runs_are_counted_like_the_slow_way(scenes):
-    still = Stillness()
+    still = FreezeDetector()
 
     for i, scene in enumerate(scenes):
         still.add(SCENES[scene].copy())
         run = next((n for n in range(i + 1) if scenes[i - n] != scene), i + 1)
-        assert still.equal == run
+        assert still.repeat_count == run

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmf_ros.core.sync.cadence import Cadence, MissingFrames, single_step_ns
+from diffmf_ros.core.sync.stream_rate import MissingFrames, RateEstimator, estimate_period_ns
 
 MS = 1_000_000
 START_NS = 1_700_000_000_000_000_000
 
 
 def cadence_of(times_ns):
-    cadence = Cadence()
+    rate = RateEstimator()
     for time_ns in times_ns:
-        cadence.add(int(time_ns))
-    return cadence
+        rate.add(int(time_ns))
+    return rate
 
 
 def missing_of(stamps_ns):
@@ -36,19 +36,19 @@ def stamps(*, rate_hz, frames, jitter=0.0, seed=0):
 @pytest.mark.parametrize('rate_hz', [1.0, 9.0, 30.0, 60.0])
 def test_a_regular_stream_has_its_rate_and_period(rate_hz):
     times = stamps(rate_hz=rate_hz, frames=200)
-    cadence = cadence_of(times)
+    rate = cadence_of(times)
 
-    assert cadence.rate_hz() == pytest.approx(rate_hz, rel=1e-6)
-    assert cadence.rate_hz(times[-1] + 10 * MS) == pytest.approx(rate_hz, rel=0.21)
-    assert cadence.usual_ns == pytest.approx(1e9 / rate_hz, rel=1e-6)
-    assert cadence.outliers == 0 and max(cadence.jitter_us()) < 0.01
+    assert rate.rate_hz() == pytest.approx(rate_hz, rel=1e-6)
+    assert rate.rate_hz(times[-1] + 10 * MS) == pytest.approx(rate_hz, rel=0.21)
+    assert rate.median_period_ns == pytest.approx(1e9 / rate_hz, rel=1e-6)
+    assert rate.outliers == 0 and max(rate.jitter_us()) < 0.01
 
 
 def test_the_rate_falls_while_nothing_comes():
     times = stamps(rate_hz=30, frames=300)
-    cadence = cadence_of(times)
+    rate = cadence_of(times)
 
-    after = [cadence.rate_hz(times[-1] + int(s * 1e9)) for s in (0, 1, 2.5, 5)]
+    after = [rate.rate_hz(times[-1] + int(s * 1e9)) for s in (0, 1, 2.5, 5)]
 
     assert after[0] == pytest.approx(30, rel=0.01)
     assert after[1] == pytest.approx(24, rel=0.02) and after[2] == pytest.approx(15, rel=0.02)
@@ -58,17 +58,17 @@ def test_the_rate_falls_while_nothing_comes():
 def test_an_outage_does_not_change_the_usual_period():
     times = [*range(0, 30 * 33 * MS, 33 * MS), 10_000 * MS, 10_033 * MS]
 
-    cadence = cadence_of(times)
+    rate = cadence_of(times)
 
-    assert cadence.usual_ns == 33 * MS
-    assert cadence.outliers == 1
-    assert cadence.jitter_us()[1] == pytest.approx((10_000 - 29 * 33 - 33) * 1000)
+    assert rate.median_period_ns == 33 * MS
+    assert rate.outliers == 1
+    assert rate.jitter_us()[1] == pytest.approx((10_000 - 29 * 33 - 33) * 1000)
 
 
 def test_a_clock_that_goes_back_starts_the_sequence_again():
-    cadence = cadence_of([100 * MS, 133 * MS, 5 * MS])
+    rate = cadence_of([100 * MS, 133 * MS, 5 * MS])
 
-    assert cadence.usual_ns is None and cadence.rate_hz() == 0
+    assert rate.median_period_ns is None and rate.rate_hz() == 0
 
 
 def test_a_clock_that_stands_has_no_rate():
@@ -128,4 +128,4 @@ def test_two_frames_stamped_in_a_bunch_are_not_missing():
 
 
 def test_too_few_gaps_tell_no_period():
-    assert single_step_ns(np.ones(7)) is None
+    assert estimate_period_ns(np.ones(7)) is None

@@ -14,7 +14,7 @@ from ....inference.pipeline import FusionPipeline
 from ....inference.stages import StageClock
 
 
-class TimedNetwork:
+class StubNetwork:
     """In place of inference.network.Network: returns luminance after compute_ms.
 
     The thread sleeps meanwhile, as one does that waits for a GPU; 0 returns at once.
@@ -43,8 +43,8 @@ class TimedNetwork:
 
 
 def timed_pipeline(settings: Settings, *, watchdog: bool = False, compute_ms: float) -> FusionPipeline:
-    """Return a FusionPipeline with a TimedNetwork. settings must name the classical model: none is loaded."""
+    """Return a FusionPipeline with a StubNetwork. settings must name the classical model: none is loaded."""
     pipeline = FusionPipeline(settings, watchdog=watchdog)
-    network = TimedNetwork(compute_ms)
+    network = StubNetwork(compute_ms)
     pipeline.swap(Loaded((Live if watchdog else Offline)(network), network.name, network.device))
     return pipeline

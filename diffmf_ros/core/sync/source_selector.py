@@ -8,7 +8,7 @@ from enum import Enum
 from ..frames import RGB, THERMAL, Frame, Pair
 from ..settings import HealthSettings, SyncSettings
 from .clock_jumps import JUMP_NS
-from .freshness import State, StreamHealth, StreamStatus
+from .stream_health import StreamHealth, StreamState, StreamStatus
 
 
 class Sources(str, Enum):
@@ -25,7 +25,7 @@ _OTHER_CLOCK_NS = 1_000_000_000
 _ALONE = {RGB: Sources.RGB_ONLY, THERMAL: Sources.THERMAL_ONLY}
 
 
-class Fallback:
+class SourceSelector:
     """Decides between pairs and a survivor. No clock: all calls share one now_ns, as in StreamHealth.
 
     A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is waited for
@@ -95,7 +95,7 @@ class Fallback:
         self.latest, self.reason = self._decide(out, now_ns)
         return self.latest
 
-    def serve(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
+    def select(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
         """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.
 
         frame has just been given to its StreamHealth and to the pairing, which returned pairs. Stamps of
@@ -133,13 +133,13 @@ class Fallback:
     def _complaints(self) -> str:
         found = [f'{name} is {status.detail}' if status.seen or self.streams[name].refused_count
                  else f'no {name} frames'
-                 for name, status in self.statuses.items() if status.state is not State.OK]
+                 for name, status in self.statuses.items() if status.state is not StreamState.OK]
         return '; '.join(found)
 
     def _unpaired(self, now_ns: int) -> bool:
         """Whether both cameras have been sending for long without a pair."""
         statuses = self.statuses.values()
-        if any(status.state not in (State.OK, State.STALE) for status in statuses):
+        if any(status.state not in (StreamState.OK, StreamState.STALE) for status in statuses):
             self._waiting_since_ns = None
             return False
         if self._waiting_since_ns is None or now_ns < self._waiting_since_ns:

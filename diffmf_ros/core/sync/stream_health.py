@@ -9,25 +9,28 @@ from statistics import median_low
 
 from ..frames import Frame
 from ..settings import HealthSettings
-from .cadence import Cadence, MissingFrames
 from .clock_jumps import JUMP_NS
-from .stillness import Stillness
+from .freeze_detector import FreezeDetector
+from .stream_rate import MissingFrames, RateEstimator
 
 GOOD_FRAMES = 2
 STALE_PERIODS = 3.0
 STALE_FLOOR_S = 0.2
-# A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a period late.
+# A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a
+# period late.
 LOST_PERIODS = 1.5
 NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
-# So many frames on one clock make the next jump of the stamps a change worth waiting for, not noise.
+# So many frames on one clock make the next jump of the stamps a change worth waiting for, not
+# noise.
 CALM_FRAMES = 8
-# From here on it is not chance: the default transport loses most large images, the profile nearly none.
+# From here on it is not chance: the default transport loses most large images, the profile nearly
+# none.
 MANY_MISSING = 0.2
 # Frames by which the clock of a camera is compared with that of the arrivals.
 _LEADS = 15
 
 
-class State(str, Enum):
+class StreamState(str, Enum):
     """What is known about a camera now."""
 
     OK = 'OK'
@@ -40,14 +43,16 @@ class State(str, Enum):
 class StreamStatus:
     """What is known about a stream at one instant.
 
-    detail: why the state is not OK, in words that stay the same while it lasts; empty for OK. usable: whether its
-    frames are worth waiting for: it is OK or STALE, or a good frame has just come and one is to follow. seen: a frame
-    has come since the beginning or the last reset. age_ns: since the newest fresh frame, inf before the first.
-    lost_after_ns: silence after which it is LOST. clock_changed: its stamps have just jumped, within three usual
-    periods, after a calm time.
+    detail: why the state is not OK, in words that stay the same while it lasts; empty for OK.
+    usable: whether its
+    frames are worth waiting for: it is OK or STALE, or a good frame has just come and one is to
+    follow. seen: a frame has come since the beginning or the last reset. age_ns: since the newest
+    fresh frame, inf before the first.
+    lost_after_ns: silence after which it is LOST. clock_changed: its stamps have just jumped,
+    within three usual periods, after a calm time.
     """
 
-    state: State
+    state: StreamState
     detail: str
     usable: bool
     seen: bool
@@ -57,32 +62,41 @@ class StreamStatus:
 
 
 class StreamHealth:
-    """Watches one stream. now_ns is any clock that all calls share; it should not go back: see reset.
+    """Watches one stream. now_ns is any clock that all calls share.
 
-    LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none yet. A
-    message that cannot be decoded and a frame of the newest stamp again are no fresh frames.
-    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one color, or the
-    driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing. A camera that
-    sends every image several times (Stillness.usual) is frozen with one more than that.
+    It should not go back: see reset.
+
+    LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none
+    yet. A message that cannot be decoded and a frame of the newest stamp again are no fresh
+    frames.
+    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one color, or
+    the driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing. A
+    camera that sends every image several times (FreezeDetector.usual) is frozen with one more than
+    that.
     STALE: the next frame is late, by three usual periods and at least 0.2 s, but not yet lost.
-    Back to OK with the second good frame, one that differs from the one before and is not of one color.
+    Back to OK with the second good frame, one that differs from the one before and is not of one
+    color.
 
     settings may be assigned at any time. Counters are since the beginning: `frames` (fresh ones),
-    `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped` (stamp zero).
+    `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped`
+    (stamp zero).
     """
 
     def __init__(self, settings: HealthSettings):
         self.settings = settings
         self.frames = self.refused_count = self.duplicates = self.not_increasing = self.unstamped = 0
-        self.arrivals, self.stamps = Cadence(), Cadence()
+        self.arrivals, self.stamps = RateEstimator(), RateEstimator()
         self._missing = MissingFrames()
-        self._stillness = Stillness()
+        self._freeze = FreezeDetector()
         self._shutter = False
         self.reset()
 
     def reset(self) -> None:
-        """Forget the stream, as when the node's clock jumped: LOST until it comes again. Counters stay."""
-        for part in (self.arrivals, self.stamps, self._missing, self._stillness):
+        """Forget the stream, as when the node's clock jumped: LOST until it comes again.
+
+        Counters stay.
+        """
+        for part in (self.arrivals, self.stamps, self._missing, self._freeze):
             part.reset()
         self.newest_stamp_ns: int | None = None
         self.delay_ms = math.nan
@@ -91,7 +105,7 @@ class StreamHealth:
         self._calm = 0
         self._clock_changed_ns: int | None = None
         self._good = 0
-        self._returning_from: State | None = None
+        self._returning_from: StreamState | None = None
         self._new = True
         self._leads_ns: deque[int] = deque(maxlen=_LEADS)
 
@@ -103,12 +117,13 @@ class StreamHealth:
             return
         status = self.status(now_ns)
         before = status.state
-        if before is not State.OK and self._returning_from is None:
+        if before is not StreamState.OK and self._returning_from is None:
             self._good = 0
-        self._returning_from = None if before is State.OK else before
+        self._returning_from = None if before is StreamState.OK else before
         self.arrivals.add(now_ns)
         lost_after_ns = self.lost_after_ns
-        if status.age_ns > lost_after_ns:  # not in a row, nor a slow camera, whose period is known by now
+        # not in a row, nor a slow camera, whose period is known by now
+        if status.age_ns > lost_after_ns:
             self._good = 0
         self._arrived_ns = now_ns
         self.frames += 1
@@ -118,50 +133,59 @@ class StreamHealth:
         self._judge_pixels(frame)
 
     def refused(self, now_ns: int) -> None:
-        """Count a message that could not be decoded: no sign of life, but no loss on the way either."""
+        """Count a message that could not be decoded.
+
+        No sign of life, but no loss on the way either.
+        """
         self.refused_count += 1
         self._refused_since += 1
 
     def shutter(self, closed: bool) -> None:
         """Take the driver's flag: while it is true the stream is FROZEN.
 
-        The first image after it may have been handled before it, so it counts as seen when the shutter opens.
+        The first image after it may have been handled before it, so it counts as seen when the
+        shutter opens.
         """
         if self._shutter and not closed:
             self._good = GOOD_FRAMES - 1
         self._shutter = closed
         if closed:
             self._good = 0
-            self._returning_from = State.FROZEN
+            self._returning_from = StreamState.FROZEN
 
     def status(self, now_ns: int) -> StreamStatus:
-        """Judge the stream at now_ns: call it once an arrival, and when somebody asks in between."""
+        """Judge the stream at now_ns: call it once an arrival, and when somebody asks in between.
+        """
         if self._arrived_ns is not None:  # a clock that went back must not hide a loss
             self._arrived_ns = min(self._arrived_ns, now_ns)
         age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns
-        usual_ns, lost_after_ns, still = self.arrivals.usual_ns or 0, self.lost_after_ns, self._why_still()
+        median_period_ns, lost_after_ns, still = self.arrivals.median_period_ns or 0, self.lost_after_ns, self._why_still()
         if age_ns > lost_after_ns:
-            state = State.LOST
+            state = StreamState.LOST
         elif still:
-            state = State.FROZEN
+            state = StreamState.FROZEN
         elif self._returning_from is not None:
             state = self._returning_from
         else:
-            state = State.STALE if age_ns > max(STALE_FLOOR_S * 1e9, STALE_PERIODS * usual_ns) else State.OK
-        coming_back = self._good > 0 and age_ns <= LOST_PERIODS * (usual_ns or lost_after_ns)
-        if state is State.OK:
+            state = StreamState.STALE if age_ns > max(STALE_FLOOR_S * 1e9, STALE_PERIODS
+                                                      * median_period_ns) else StreamState.OK
+        coming_back = self._good > 0 and age_ns <= LOST_PERIODS * (median_period_ns
+                                                                   or lost_after_ns)
+        if state is StreamState.OK:
             detail = ''
-        elif coming_back and state is not State.STALE:
+        elif coming_back and state is not StreamState.STALE:
             detail = 'starting' if self._new else f'{state.value}, coming back'
-        elif state is State.FROZEN:
+        elif state is StreamState.FROZEN:
             detail = f'FROZEN ({still or "it moves again"})'
         else:
-            detail = 'LOST (its messages are refused)' if state is State.LOST and self._refused_since else state.value
+            detail = 'LOST (its messages are refused)' if state is StreamState.LOST and self._refused_since else state.value
         changed_ns = self._clock_changed_ns
         return StreamStatus(
-            state, detail, usable=state in (State.OK, State.STALE) or coming_back, seen=self.seen, age_ns=age_ns,
+            state, detail, usable=state in (StreamState.OK, StreamState.STALE) or coming_back,
+            seen=self.seen, age_ns=age_ns,
             lost_after_ns=lost_after_ns,
-            clock_changed=changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS * usual_ns)
+            clock_changed=changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS
+            * median_period_ns)
 
     @property
     def seen(self) -> bool:
@@ -170,7 +194,10 @@ class StreamHealth:
 
     @property
     def missing(self) -> int:
-        """Frames that the stamps promise and that did not come, nor were refused; gaps of a lost camera apart."""
+        """Frames that the stamps promise and that did not come, nor were refused.
+
+        Gaps of a lost camera apart.
+        """
         return self._missing.total
 
     @property
@@ -189,16 +216,20 @@ class StreamHealth:
     @property
     def equal_images(self) -> int:
         """How many of the newest images in a row are equal; 1: it moves."""
-        return self._stillness.equal
+        return self._freeze.repeat_count
 
     @property
     def lost_after_ns(self) -> int:
         """Silence after which the stream is LOST."""
-        return round(max(self.settings.source_timeout_s * 1e9, LOST_PERIODS * (self.arrivals.usual_ns or 0)))
+        return round(max(self.settings.source_timeout_s * 1e9,
+                         LOST_PERIODS * (self.arrivals.median_period_ns or 0)))
 
     @property
     def lead_ns(self) -> int | None:
-        """How far its stamps are ahead of the clock of the arrivals, usually; None before the first."""
+        """How far its stamps are ahead of the clock of the arrivals, usually.
+
+        None before the first.
+        """
         return median_low(self._leads_ns) if self._leads_ns else None
 
     def rate_hz(self, now_ns: int) -> float:
@@ -210,15 +241,19 @@ class StreamHealth:
         return self.status(now_ns).age_ns / 1e6 if self.seen else math.nan
 
     def _why_still(self) -> str:
-        """Return why it is FROZEN now, or '': it repeats an image more often than it may and usually does."""
+        """Return why it is FROZEN now, or ''.
+
+        It repeats an image more often than it may and usually does.
+        """
         if self._shutter:
             return 'the shutter is closed'
         if not self.settings.frozen_frames:
             return ''
-        limit, still = max(2, self.settings.frozen_frames), self._stillness  # one image is equal to nothing
-        if still.uniform >= limit:
+        # one image is equal to nothing
+        limit, still = max(2, self.settings.frozen_frames), self._freeze
+        if still.flat_count >= limit:
             return 'images of one color'
-        return 'equal images' if still.equal >= max(limit, still.usual + 1) else ''
+        return 'equal images' if still.repeat_count >= max(limit, still.usual_repeats + 1) else ''
 
     def _take_stamp(self, stamp_ns: int, clock_ns: int | None, lost_after_ns: int) -> None:
         excused, self._refused_since = self._refused_since, 0
@@ -251,8 +286,8 @@ class StreamHealth:
 
     def _judge_pixels(self, frame: Frame) -> None:
         if self.settings.frozen_frames == 0:
-            self._stillness.reset()
-        new = self.settings.frozen_frames == 0 or self._stillness.add(frame.pixels)
+            self._freeze.reset()
+        new = self.settings.frozen_frames == 0 or self._freeze.add(frame.pixels)
         if self._why_still():
             self._good = 0
         elif new:
