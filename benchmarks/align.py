@@ -57,9 +57,9 @@ def random_homography(random: np.random.Generator) -> np.ndarray:
     core[2, :2] = random.uniform(-0.04, 0.04, 2) / (np.array(THERMAL_SIZE) / 2)
     moved = np.eye(3)
     moved[:2, 2] = (np.array(RGB_SIZE) - 1) / 2 + shift
-    centerd = np.eye(3)
-    centerd[:2, 2] = -(np.array(THERMAL_SIZE) - 1) / 2
-    matrix = moved @ core @ centerd
+    centered = np.eye(3)
+    centered[:2, 2] = -(np.array(THERMAL_SIZE) - 1) / 2
+    matrix = moved @ core @ centered
     return matrix / matrix[2, 2]
 
 

@@ -350,9 +350,9 @@ def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
     settings = plane_settings(tmp_path)
 
     by_file = fuse(tmp_path / 'with_tf', tmp_path / 'a', settings)
-    by_tf = fuse(tmp_path / 'with_tf', tmp_path / 'b', updated(settings, {'alignment.file': '',
+    by_tf = fuse(tmp_path / 'with_tf', tmp_path / 'b', with_changes(settings, {'alignment.file': '',
                                                                            'alignment.from_tf': True}))
-    without = fuse(plane, tmp_path / 'c', updated(settings, {'alignment.file': '', 'alignment.from_tf': True}))
+    without = fuse(plane, tmp_path / 'c', with_changes(settings, {'alignment.file': '', 'alignment.from_tf': True}))
 
     a, b, c = (first(tmp_path / name, FUSED_TOPIC).data.astype(int) for name in 'abc')
     assert by_file.problems == by_tf.problems == set()

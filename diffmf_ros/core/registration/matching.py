@@ -84,12 +84,11 @@ class PyramidLevel:
         found = []
         for scale in scales:
             for angle in angles_deg:
-                centerd = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0],
+                centered = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0],
                                   angle)
-                # type: ignore[arg-type]
-                views = list(self._views(search.to_canvas @ centerd, search.canvas))
+                views = list(self._views(search.to_canvas @ centered, search.canvas))  # type: ignore[arg-type]
                 score, (x, y) = search.best([view for view, _ in views], views[0][1])
-                found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centerd))
+                found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centered))
         return sorted(found, key=lambda item: -item[0])
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:

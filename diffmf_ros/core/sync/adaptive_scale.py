@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The working size that keeps up with the cameras, from how long pairs took and how often they come."""
+"""Adaptive working size: keeps up with the cameras by the duration and rate of pairs."""
 
 import statistics
 from collections import deque
@@ -7,7 +7,8 @@ from collections import deque
 # Each costs about half of the one before it. Few, because a GPU prepares every size once.
 STEPS = (0.75, 0.5, 0.35, 0.25)
 _BUSY_SHARE = 0.95
-# Go up only when the larger size would leave a fifth of the period free, so that noise does not undo it.
+# Go up only when the larger size would leave a fifth of the period free, so that noise does not
+# undo it.
 _FREE_FOR_UP = 0.8
 _KEPT = 32
 _RECENT_MS = 1000.0
@@ -23,19 +24,22 @@ def steps_from(scale: float) -> tuple[float, ...]:
 
 
 class AdaptiveScale:
-    """Chooses the working size of the network, at most `largest`: `scale` is the one for the next pair.
+    """Controller of the network's working size, at most `largest`; `scale` is that of the next pair.
 
-    Down: when the 95th percentile of the newest busy times, those of about the last second, exceeds the
-    time between pairs (the median distance of their stamps). The size is then the largest that fits if
-    time goes with the square of the scale. One late pair may be a hiccup, unless it took over a second.
-    Up, one step: when 32 pairs and more were fused at this size and, by the same rule, the next size would
-    take at most 0.8 of the time between pairs. Part of a busy time does not shrink with the size, so the
-    true time is below this guess. A step down that undoes a step up doubles the number of pairs to wait
-    for, up to 4096: on a load that comes and goes the size settles at what fits the worse half. One that
-    held for longer than that was right; then 32 pairs suffice again.
-    The first pair at a new size is not counted: it pays for buffers, and on a GPU for recording a graph.
-    When the stamps go back (a bag starts again, a clock is set) their distances are measured afresh, and
-    until then nothing changes. Size and busy times stay, for the machine is as fast as before.
+    Down: when the 95th percentile of the newest busy times, those of about the last second,
+    exceeds the time between pairs (the median distance of their stamps). The size is then the
+    largest that fits if time goes with the square of the scale. One late pair may be a hiccup,
+    unless it took over a second.
+    Up, one step: when 32 pairs and more were fused at this size and, by the same rule, the next
+    size would take at most 0.8 of the time between pairs. Part of a busy time does not shrink with
+    the size, so the true time is below this guess. A step down that undoes a step up doubles the
+    number of pairs to wait
+    for, up to 4096: on a load that comes and goes the size settles at what fits the worse half.
+    One that held for longer than that was right; then 32 pairs suffice again.
+    The first pair at a new size is not counted: it pays for buffers, and on a GPU for recording a
+    graph. When the stamps go back (a bag starts again, a clock is set) their distances are
+    measured afresh, and until then nothing changes. Size and busy times stay, for the machine is
+    as fast as before.
 
     It looks at no clock. Not locked: one call at a time.
     """
@@ -65,7 +69,10 @@ class AdaptiveScale:
         self._newest_ns = stamp_ns
 
     def fused(self, busy_ms: float) -> None:
-        """Note how long fusing and publishing a pair at `scale` took; choose the size for the next one."""
+        """Note how long fusing and publishing a pair at `scale` took.
+
+        Choose the size for the next one.
+        """
         self._pairs += 1
         if self._pairs > 1:
             self._busy_ms.append(busy_ms)
@@ -105,7 +112,7 @@ class AdaptiveScale:
         self._busy_ms: deque[float] = deque(maxlen=_KEPT)
 
     def _ratio(self, step: int) -> float:
-        """How much longer than now a pair would take at step, if time went with the number of pixels."""
+        """Return the duration of a pair at step relative to now, if time goes with pixels."""
         return (self.steps[step] / self.scale) ** 2
 
     def _recent(self) -> list[float]:
@@ -119,5 +126,6 @@ class AdaptiveScale:
 
 
 def _high(values: list[float]) -> float:
-    """The 95th percentile by the nearest lower rank: of 2 to 21 values it leaves out the largest."""
+    """The 95th percentile by the nearest lower rank: of 2 to 21 values it leaves out the largest.
+    """
     return sorted(values)[int(_BUSY_SHARE * (len(values) - 1))]

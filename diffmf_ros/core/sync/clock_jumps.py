@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells when the stamps of two streams start again, as when a recording is looped.
+"""Detection of clock jumps: stamps of two streams that start again, as in a looped recording.
 
-A stamp more than 0.25 s behind the newest of its stream is a jump; less is one frame that overtook another. Two frames
-of a 9 Hz camera span 0.22 s, and a transport that keeps only the newest frames does not reorder more; a shorter
-recording in a loop cannot be told from that. The other stream jumps a little later: its frames that are still under
-way lie beyond the middle of the jump and are refused, until one does not, or until the first stream gets there itself.
+A stamp more than 0.25 s behind the newest of its stream is a jump; less is one frame that overtook
+another. Two frames of a 9 Hz camera span 0.22 s, and a transport that keeps only the newest frames
+does not reorder more; a shorter recording in a loop cannot be told from that. Until the other
+stream jumps too, its stamps above the midpoint of the jump are old and are dropped; this ends too
+when the first stream reaches the midpoint itself.
 """
 
 from enum import Enum
@@ -15,7 +16,7 @@ JUMP_NS = 250_000_000
 
 
 class StampKind(Enum):
-    """What a stamp means: it goes ON, it goes BACK (forget both streams), or it is from BEFORE the jump (refuse it)."""
+    """Kind of a stamp: NORMAL, JUMP (forget both streams), STALE (before the jump: refuse it)."""
 
     NORMAL = 'normal'
     JUMP = 'jump'
@@ -23,7 +24,7 @@ class StampKind(Enum):
 
 
 class ClockJumpDetector:
-    """Watches the stamps of both streams in the order of arrival."""
+    """Detector of jumps in the stamps of both streams, in the order of arrival."""
 
     def __init__(self) -> None:
         self.reset()
@@ -35,7 +36,7 @@ class ClockJumpDetector:
         self._middle_ns = 0
 
     def judge(self, stream: str, stamp_ns: int) -> StampKind:
-        """Take the next stamp of a stream, after the offsets."""
+        """Return the kind of the next stamp of a stream, after the offsets."""
         other = THERMAL if stream == RGB else RGB
         newest_ns = self._newest_ns.get(stream, stamp_ns)
         if stamp_ns < newest_ns - JUMP_NS:

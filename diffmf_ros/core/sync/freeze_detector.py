@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the images of a camera still change? A closed shutter and a dead sensor repeat themselves; noise never does."""
+"""Frozen-image detection: noise never repeats, a closed shutter or a dead sensor does."""
 
 from collections import deque
 
 import numpy as np
 
-# Runs of equal images by which the habit of a camera is known, and the longest that passes for a habit.
+# Runs of equal images by which the habit of a camera is known, and the longest that passes for a
+# habit.
 _RUNS = 6
 _LONGEST_HABIT = 8
 _SAMPLE_ROWS = 16
@@ -13,14 +14,14 @@ _SAMPLE_COLUMNS = 32
 
 
 class FreezeDetector:
-    """How many of the newest images in a row are equal, and how many are of one color.
+    """Detector of repeated images, and of images of one color.
 
-    `usual` is how often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of its 27. It is the
-    lower median of the newest six runs of equal images, so that one shutter among them is no habit; 1 before there
-    are six, and for runs of more than 8.
-    It keeps a reference to the newest pixels and compares without a copy: whoever hands them in must not
-    change them afterwards. A moving image costs a look at some 500 pixels; only where those agree is the
-    whole image read.
+    `usual` is how often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of
+    its 27. It is the lower median of the newest six runs of equal images, so that one shutter
+    among them is no habit; 1 before there are six, and for runs of more than 8.
+    It keeps a reference to the newest pixels and compares without a copy: whoever hands them in
+    must not change them afterwards. A moving image costs a look at some 500 pixels; only where
+    those agree is the whole image read.
     """
 
     def __init__(self) -> None:
@@ -35,10 +36,12 @@ class FreezeDetector:
         self._newest: np.ndarray | None = None
 
     def add(self, pixels: np.ndarray) -> bool:
-        """Take the next image, H x W [x C] of any 1, 2, 4 or 8 byte type; return whether it shows something new.
+        """Take the next image, H x W [x C] of any 1, 2, 4 or 8 byte type.
 
-        Afterwards `equal` counts the equal images that end with this one (1: it differs from the one
-        before) and `uniform` the images of one color that do (0: it has several values).
+        Return whether it shows something new.
+
+        Afterwards `equal` counts the equal images that end with this one (1: it differs from the
+        one before) and `uniform` the images of one color that do (0: it has several values).
         """
         bits = _bits(pixels)
         same = self._newest is not None and _same(self._newest, bits)

@@ -20,14 +20,19 @@ class LatencyMeter:
         self.count = 0
 
     def add(self, duration_ms: float) -> None:
-        """Record a duration. Raises ValueError when it is not finite: a quantile of NaN says nothing."""
+        """Record a duration.
+
+        Raises ValueError when it is not finite: a quantile of NaN says nothing.
+        """
         if not math.isfinite(duration_ms):
             raise ValueError(f'expected a finite duration, got {duration_ms}')
         self._recent_ms[self.count % len(self._recent_ms)] = duration_ms
         self.count += 1
 
     def quantile(self, q: float) -> float:
-        """The q-quantile (0 to 1, interpolated linearly) of the kept durations in ms; NaN before the first.
+        """The q-quantile (0 to 1, interpolated linearly) of the kept durations in ms.
+
+        NaN before the first.
 
         Raises ValueError for q outside 0 to 1.
         """

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Closest-stamp pairing of an RGB and a thermal stream of any rates.
 
-The rule, without a hold. Take all combinations of an RGB and a thermal frame at most max_distance apart (after
-the offsets), closest first; of two equally close ones of a frame the one comes first in which RGB is earlier. A
-combination becomes a pair when both frames are free and it crosses no pair that was made before. So frames that are
-each other's closest are always a pair, and what they leave over between them is matched in the same way: two cameras
-of one rate half a period apart, whose closest partners disagree under jitter, lose half as many frames by that.
+The rule, without a hold. Take all combinations of an RGB and a thermal frame at most max_distance
+apart (after the offsets), closest first; of two equally close ones of a frame the one comes first
+in which RGB is earlier. A combination becomes a pair when both frames are free and it crosses no
+pair that was made before. So frames that are each other's closest are always a pair, and what they
+leave over between them is matched in the same way: two cameras of one rate half a period apart,
+whose closest partners disagree under jitter, lose half as many frames by that.
 
-The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see holding.py). Every RGB frame is
-for itself: it gets the closest thermal frame that is at most max_distance apart (of two equally close the later), else
-the newest one that is at most the hold older, else it leaves unpaired. `Pair.held` marks the latter, and a thermal
-frame that was in the pair before already.
+The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see holding.py).
+Every RGB frame is for itself: it gets the closest thermal frame that is at most max_distance apart
+(of two equally close the later), else the newest one that is at most the hold older, else it
+leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the pair before
+already.
 
-A pair comes out as soon as no frame that can still arrive would change it, together with what was left over before it;
-a frame leaves unpaired when all that can still arrive is too far away; nothing waits for a further pair. What can still
-arrive is predicted, because to wait for the next frame of the slower camera would cost up to its whole period. A stream
-is trusted to keep at least half of the smallest of its recent gaps, and to be no more than a second behind the other
-one: for so long, and no longer, a silent camera holds frames up. With a hold RGB frames should not wait, and a
-wrong guess costs little. So what is usual counts then: the next gap is as far below the smallest recent one as that is
-below the median, and a stream is no more behind the other than it was of late, and one frame.
+A pair comes out as soon as no frame that can still arrive would change it, together with what was
+left over before it; a frame leaves unpaired when all that can still arrive is too far away;
+nothing waits for a further pair. What can still arrive is predicted, because to wait for the next
+frame of the slower camera would cost up to its whole period. A stream is trusted to keep at least
+half of the smallest of its recent gaps, and to be no more than a second behind the other one: for
+so long, and no longer, a silent camera holds frames up. With a hold RGB frames should not wait,
+and a wrong guess costs little. So what is usual counts then: the next gap is as far below the
+smallest recent one as that is below the median, and a stream is no more behind the other than it
+was of late, and one frame.
 """
 
 from bisect import bisect_left, bisect_right
@@ -48,7 +52,8 @@ _PATIENCE_NS = 1_000_000_000
 class _Stream:
     """Frames of one camera that have not left, in the order of their corrected stamps.
 
-    left_ns is the newest stamp that left in a pair; with a hold that thermal frame itself may still be here.
+    left_ns is the newest stamp that left in a pair; with a hold that thermal frame itself may
+    still be here.
     """
 
     def __init__(self, offset_ms: float):
@@ -57,7 +62,7 @@ class _Stream:
         self.clear(-NEVER_NS)
 
     def clear(self, stamp_ns: int) -> None:
-        """Start again at stamp_ns: forget everything but the offset, and what has left only if that is not older."""
+        """Start again at stamp_ns: keep the offset, and the newest stamp that left if it is older."""
         self.stamps_ns: list[int] = []
         self.frames: list[Frame] = []
         self.newest_ns = -NEVER_NS
@@ -89,7 +94,8 @@ class _Stream:
         gap_ns = lag_ns = 0
         if len(self.gaps_ns) >= _ENOUGH:
             gap_ns = max(2 * min(self.gaps_ns) - median_low(self.gaps_ns), 0)
-        lag_ns = max(0, *self.lags_ns) + other.shortest_gap_ns if len(self.lags_ns) >= _ENOUGH else _PATIENCE_NS
+        lag_ns = max(0, *self.lags_ns) + other.shortest_gap_ns if len(
+            self.lags_ns) >= _ENOUGH else _PATIENCE_NS
         return max(self.newest_ns + gap_ns, other.newest_ns - min(lag_ns, _PATIENCE_NS))
 
     def refusal(self, stamp_ns: int) -> str | None:
@@ -120,9 +126,10 @@ class _Stream:
 class ClosestPairing:
     """Pairs the frames of two streams while they arrive.
 
-    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (none was close enough and free),
-    'late' (older than one of its stream that has left in a pair), 'duplicate' (of a stamp that is here or left last),
-    'clock_jump' (stamps went back, see clock_jumps.py, or reset) and 'overflow' (more than 64 frames were waiting).
+    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (none was close
+    enough and free), 'late' (older than one of its stream that has left in a pair), 'duplicate'
+    (of a stamp that is here or left last), 'clock_jump' (stamps went back, see clock_jumps.py, or
+    reset) and 'overflow' (more than 64 frames were waiting).
     """
 
     def __init__(self, settings: SyncSettings):
@@ -131,12 +138,16 @@ class ClosestPairing:
         self._thermal = _Stream(settings.thermal_offset_ms)
         self._max_distance_ns = round(settings.max_distance_ms * 1e6)
         self._max_cost = max_cost_of(self._max_distance_ns)
-        self._hold = AutomaticHold() if settings.hold_last_ms < 0 else FixedHold(round(settings.hold_last_ms * 1e6))
+        self._hold = AutomaticHold() if settings.hold_last_ms < 0 else FixedHold(
+            round(settings.hold_last_ms * 1e6))
         self._jumps = ClockJumpDetector()
 
     @property
     def hold_ms(self) -> float:
-        """How much older than its RGB frame a thermal frame may be that is held, now; 0: none is held."""
+        """How much older than its RGB frame a thermal frame may be that is held, now.
+
+        0: none is held.
+        """
         return self._hold.hold_ns / 1e6
 
     @property
@@ -147,10 +158,12 @@ class ClosestPairing:
     def add(self, frame: Frame) -> list[Pair]:
         """Take a frame; return the pairs that are now certain.
 
-        RGB stamps rise strictly from pair to pair, thermal stamps too unless the frame is held, until the clock jumps.
-        Frames of one stream may overtake each other as long as no newer one has left in a pair.
+        RGB stamps rise strictly from pair to pair, thermal stamps too unless the frame is held,
+        until the clock jumps. Frames of one stream may overtake each other as long as no newer one
+        has left in a pair.
         """
-        own, other = (self._rgb, self._thermal) if frame.stream == RGB else (self._thermal, self._rgb)
+        own, other = (self._rgb,
+                      self._thermal) if frame.stream == RGB else (self._thermal, self._rgb)
         stamp_ns = frame.stamp_ns + own.offset_ns
         verdict = self._jumps.judge(frame.stream, stamp_ns)
         if verdict is StampKind.STALE:
@@ -178,7 +191,7 @@ class ClosestPairing:
         return pairs
 
     def reset(self) -> None:
-        """Forget all frames and stamps, because the clock of the node was set back or a new recording starts."""
+        """Forget all frames and stamps: the clock was set back, or a new recording starts."""
         self._forget_all(-NEVER_NS)
         self._jumps.reset()
 
@@ -206,12 +219,14 @@ class ClosestPairing:
         rgb_next_ns = NEVER_NS if ended else rgb.next_ns(thermal)
         thermal_next_ns = NEVER_NS if ended else thermal.next_ns(rgb)
         left = (0, 0)
-        for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns, self._max_cost):
+        for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns,
+                                   self._max_cost):
             pairs.append(self._pair(indices[0] - left[0], indices[1] - left[1]))
             thermal.forget(1)
             left = indices[0] + 1, indices[1] + 1
         while rgb.frames and closest_thermal(
-                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns, self._max_cost) == (None, True):
+                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns,
+                self._max_cost) == (None, True):
             self._drop('unpaired', rgb.forget(1))
         while thermal.frames and closest_rgb(
                 thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns, self._max_cost) == (None, True):
@@ -219,7 +234,7 @@ class ClosestPairing:
         return pairs
 
     def _settle_held(self, ended: bool, hold_ns: int) -> list[Pair]:
-        """Let all RGB frames leave whose thermal frame is certain, and thermal frames that a later one replaces."""
+        """Release RGB frames whose thermal frame is certain, and thermal frames that were replaced."""
         rgb, thermal, pairs = self._rgb, self._thermal, []
         thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
         while rgb.frames:
@@ -232,7 +247,8 @@ class ClosestPairing:
             else:
                 pairs.append(self._pair(0, index))
         oldest_ns = rgb.stamps_ns[0] if rgb.frames else rgb.next_ns(thermal)
-        self._drop('unpaired', thermal.forget(max(bisect_right(thermal.stamps_ns, oldest_ns) - 1, 0)))
+        self._drop('unpaired',
+                   thermal.forget(max(bisect_right(thermal.stamps_ns, oldest_ns) - 1, 0)))
         return pairs
 
     def _pair(self, rgb_index: int, thermal_index: int) -> Pair:
@@ -241,7 +257,8 @@ class ClosestPairing:
         self._drop('unpaired', rgb.forget(rgb_index) + thermal.forget(thermal_index))
         rgb_ns, thermal_ns = rgb.stamps_ns[0], thermal.stamps_ns[0]
         held = thermal_ns == thermal.left_ns or rgb_ns - thermal_ns > self._max_distance_ns
-        pair = Pair(rgb=rgb.frames[0], thermal=thermal.frames[0], offset_ns=thermal_ns - rgb_ns, held=held)
+        pair = Pair(rgb=rgb.frames[0], thermal=thermal.frames[0], offset_ns=thermal_ns - rgb_ns,
+                    held=held)
         rgb.left_ns, thermal.left_ns = rgb_ns, thermal_ns
         rgb.forget(1)
         return pair

@@ -20,24 +20,29 @@ class Sources(str, Enum):
     NONE = 'NONE'
 
 
-# The output stamp goes back by this much only when another clock takes over: no delay that is tolerated is longer.
+# The output stamp goes back by this much only when another clock takes over: no delay that is
+# tolerated is longer.
 _OTHER_CLOCK_NS = 1_000_000_000
 _ALONE = {RGB: Sources.RGB_ONLY, THERMAL: Sources.THERMAL_ONLY}
 
 
 class SourceSelector:
-    """Decides between pairs and a survivor. No clock: all calls share one now_ns, as in StreamHealth.
+    """Decides between pairs and a survivor.
 
-    A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is waited for
-    from its first good frame on, so that the pair of the second is fused. A camera not seen yet is waited
-    for until source_timeout_s after the first frame of the other one. When both are OK but no pair has come out for
-    source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one does; when a clock then
-    changes, pairs are waited for again for a moment.
+    No clock: all calls share one now_ns, as in StreamHealth.
 
-    `latest` is what sources said last, by the `statuses` of both streams at that time. sync, by which offsets are
-    proposed, may be assigned. base is the stream whose stamps the fused images bear (setting alignment.output_grid).
-    `dropped` counts what serve left out: 'outdated' pairs (a frame of them had arrived source_timeout_s before) and
-    'already_out' (no newer than what was put out before).
+    A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is
+    waited for from its first good frame on, so that the pair of the second is fused. A camera not
+    seen yet is waited for until source_timeout_s after the first frame of the other one. When both
+    are OK but no pair has come out for source_timeout_s (a wrong clock, a delay, an offset), RGB
+    is used alone until one does; when a clock then changes, pairs are waited for again for a
+    moment.
+
+    `latest` is what sources said last, by the `statuses` of both streams at that time. sync, by
+    which offsets are proposed, may be assigned. base is the stream whose stamps the fused images
+    bear (setting alignment.output_grid). `dropped` counts what serve left out: 'outdated' pairs (a
+    frame of them had arrived source_timeout_s before) and 'already_out' (no newer than what was
+    put out before).
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
@@ -82,14 +87,18 @@ class SourceSelector:
         self._waiting_since_ns = now_ns
 
     def sources(self, now_ns: int) -> Sources:
-        """Which cameras to use at now_ns; `reason` is then a sentence, empty when nothing is amiss."""
+        """Which cameras to use at now_ns.
+
+        `reason` is then a sentence, empty when nothing is amiss.
+        """
         if self._start_ns is None or now_ns < self._start_ns:
             self._start_ns = now_ns
         self.starting = self._recent(self._start_ns, now_ns)
         self.statuses = {name: stream.status(now_ns) for name, stream in self.streams.items()}
         if self._first_frame_ns is None and any(status.seen for status in self.statuses.values()):
             self._first_frame_ns = now_ns
-        waited_for = self.starting if self._first_frame_ns is None else self._recent(self._first_frame_ns, now_ns)
+        waited_for = self.starting if self._first_frame_ns is None else self._recent(
+            self._first_frame_ns, now_ns)
         out = [name for name, status in self.statuses.items()
                if not (status.usable or (waited_for and not status.seen))]
         self.latest, self.reason = self._decide(out, now_ns)
@@ -98,8 +107,9 @@ class SourceSelector:
     def select(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
         """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.
 
-        frame has just been given to its StreamHealth and to the pairing, which returned pairs. Stamps of
-        the output rise strictly, until the clock of a camera jumps back. Age is told by Frame.arrival_ns.
+        frame has just been given to its StreamHealth and to the pairing, which returned pairs.
+        Stamps of the output rise strictly, until the clock of a camera jumps back. Age is told by
+        Frame.arrival_ns.
         """
         self._follow_jump(frame)
         fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]
@@ -112,7 +122,8 @@ class SourceSelector:
             return self._rising(fresh)
         for stream, alone in _ALONE.items():
             if sources is alone:
-                return self._rising([frame] if frame.stream == stream else [getattr(pair, stream) for pair in pairs])
+                return self._rising([frame] if frame.stream == stream
+                                    else [getattr(pair, stream) for pair in pairs])
         return []
 
     def _recent(self, since_ns: int, now_ns: int) -> bool:
@@ -160,22 +171,28 @@ class SourceSelector:
         if lossy and abs(apart_ns) <= _OTHER_CLOCK_NS:
             return said + ' and '.join(lossy)
         corrected = ', with the offsets' if offset_ns else ''
-        return (f'{said}the newest thermal stamp is {apart_ns / 1e9:+.3f} s from that of rgb{corrected} (check the '
-                f'clocks, sync.thermal_offset_ms and sync.max_distance_ms{self._proposal(offset_ns)})')
+        return (f'{said}the newest thermal stamp is {apart_ns / 1e9:+.3f} s from that of '
+                f'rgb{corrected} (check the ' f'clocks, sync.thermal_offset_ms and '
+                f'sync.max_distance_ms{self._proposal(offset_ns)})')
 
     def _proposal(self, offset_ns: int) -> str:
-        """Return the offset by which frames that arrive together would be paired, as words; empty if it is small.
+        """Return the offset by which frames that arrive together would be paired, as words.
 
-        By arrivals and not by the newest stamps, of which one is up to a period older than the other.
+        Empty if it is small.
+
+        By arrivals and not by the newest stamps, of which one is up to a period older than the
+        other.
         """
         apart_ns = self.thermal.lead_ns - self.rgb.lead_ns + offset_ns  # type: ignore[operator]
         if abs(apart_ns) <= self.sync.max_distance_ms * 1e6:
             return ''
-        return (f'; by the arrivals, sync.thermal_offset_ms: {self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '
+        return (f'; by the arrivals, sync.thermal_offset_ms: '
+                f'{self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '
                 'make up for it')
 
     def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
-        first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
+        first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns,
+                                                             pair.thermal.arrival_ns)
         return arrival_ns - first_ns > self._settings.source_timeout_s * 1e9
 
     def _follow_jump(self, frame: Frame) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Partners of a frame: which frame of the other camera is final, and how long a thermal frame is held."""
+"""Matching of stamps: final pairs of two streams, and how long a thermal frame is held."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-# Held from a thermal period of this many RGB periods on: beside 30 Hz, that is 21 Hz and less. Cameras of nearly one
-# rate lose few frames, and a pair of their closest frames is worth more.
+# Held from a thermal period of this many RGB periods on: beside 30 Hz, that is 21 Hz and less.
+# Cameras of nearly one rate lose few frames, and a pair of their closest frames is worth more.
 BEGIN_RATIO = 1.4
 END_RATIO = 1.25
 # A period and this part of it, for jitter: a frame that is dropped is not replaced.
@@ -28,10 +28,14 @@ class AutomaticHold:
         self.hold_ns = 0
 
     def follow(self, rgb_period_ns: int, thermal_period_ns: int) -> int:
-        """Return hold_ns by the present periods; 0 for one that is not known, which changes nothing."""
+        """Return hold_ns by the present periods.
+
+        0 for one that is not known, which changes nothing.
+        """
         if rgb_period_ns and thermal_period_ns:
             slower = thermal_period_ns / rgb_period_ns
-            held = slower >= (END_RATIO if self.hold_ns else BEGIN_RATIO) and thermal_period_ns <= LONGEST_PERIOD_NS
+            held = slower >= (END_RATIO if self.hold_ns
+                              else BEGIN_RATIO) and thermal_period_ns <= LONGEST_PERIOD_NS
             self.hold_ns = round(MARGIN * thermal_period_ns) if held else 0
         return self.hold_ns
 
@@ -54,7 +58,10 @@ NEVER_NS = 1 << 63
 
 
 def cost(offset_ns: int) -> int:
-    """Distance (offset is thermal minus RGB) without ties: of two equal ones the later thermal wins."""
+    """Distance (offset is thermal minus RGB) without ties.
+
+    Of two equal ones the later thermal wins.
+    """
     return 2 * abs(offset_ns) + (offset_ns < 0)
 
 
@@ -63,13 +70,21 @@ def max_cost_of(distance_ns: int) -> int:
     return 2 * distance_ns + 2
 
 
-def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cost: int) -> tuple[int | None, bool]:
-    """Index of the thermal stamp closest to an RGB stamp (None: none in max_cost), and whether that is final."""
+def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int,
+                    max_cost: int) -> tuple[int | None, bool]:
+    """Index of the thermal stamp closest to an RGB stamp (None.
+
+    None in max_cost), and whether that is final.
+    """
     return _closest(stamp_ns, thermal_ns, next_ns, max_cost, 1)
 
 
-def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int, max_cost: int) -> tuple[int | None, bool]:
-    """Index of the RGB stamp closest to a thermal stamp (None: none in max_cost), and whether that is final."""
+def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int,
+                max_cost: int) -> tuple[int | None, bool]:
+    """Index of the RGB stamp closest to a thermal stamp (None.
+
+    None in max_cost), and whether that is final.
+    """
     return _closest(stamp_ns, rgb_ns, next_ns, max_cost, -1)
 
 
@@ -84,12 +99,13 @@ def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, max_cost: in
     return best, cost(sign * max(next_ns - stamp_ns, 0)) >= best_cost
 
 
-def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: int, thermal_next_ns: int,
-                max_cost: int) -> list[tuple[int, int]]:
+def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: int,
+                thermal_next_ns: int, max_cost: int) -> list[tuple[int, int]]:
     """Indices (rgb, thermal) of the pairs that nothing still to come can change, both rising.
 
-    The first mutually closest pair splits the stamps: to its left nothing can come any more, to its right the same
-    question is asked again. Behind a thermal stamp that must wait all others must: what is unknown lies in the future.
+    The first mutually closest pair splits the stamps: to its left nothing can come any more, to
+    its right the same question is asked again. Behind a thermal stamp that must wait all others
+    must: what is unknown lies in the future.
     """
     if not rgb_ns:
         return []
@@ -105,14 +121,15 @@ def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: i
         if not certain:
             return []
         left = final_pairs(rgb_ns[:rgb], thermal_ns[:thermal], NEVER_NS, NEVER_NS, max_cost)
-        right = final_pairs(rgb_ns[rgb + 1:], thermal_ns[thermal + 1:], rgb_next_ns, thermal_next_ns, max_cost)
+        right = final_pairs(rgb_ns[rgb + 1:], thermal_ns[thermal + 1:], rgb_next_ns,
+                            thermal_next_ns, max_cost)
         return [*left, (rgb, thermal), *((r + rgb + 1, t + thermal + 1) for r, t in right)]
     return []
 
 
 def held_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cost: int,
                  hold_ns: int) -> tuple[int | None, bool]:
-    """Index of the thermal stamp for an RGB stamp, which may be used again, and whether that is final.
+    """Return the index of the thermal stamp for an RGB stamp, reused or not, and if it is final.
 
     That is the closest one in max_cost, else the newest that is at most hold_ns older, else None.
     """

@@ -84,7 +84,8 @@ class StreamHealth:
 
     def __init__(self, settings: HealthSettings):
         self.settings = settings
-        self.frames = self.refused_count = self.duplicates = self.not_increasing = self.unstamped = 0
+        self.frames = self.refused_count = 0
+        self.duplicates = self.not_increasing = self.unstamped = 0
         self.arrivals, self.stamps = RateEstimator(), RateEstimator()
         self._missing = MissingFrames()
         self._freeze = FreezeDetector()
@@ -110,7 +111,13 @@ class StreamHealth:
         self._leads_ns: deque[int] = deque(maxlen=_LEADS)
 
     def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
-        """Take a decoded frame. clock_ns is the time at its arrival on the clock of its stamp, if known."""
+        """Take a decoded frame.
+
+        Args:
+            frame: The frame.
+            now_ns: Time of arrival.
+            clock_ns: The same time on the clock of its stamp, if known.
+        """
         if frame.stamp_ns == self.newest_stamp_ns and frame.stamp_ns:
             self.duplicates += 1
             self.not_increasing += 1
@@ -159,7 +166,8 @@ class StreamHealth:
         if self._arrived_ns is not None:  # a clock that went back must not hide a loss
             self._arrived_ns = min(self._arrived_ns, now_ns)
         age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns
-        median_period_ns, lost_after_ns, still = self.arrivals.median_period_ns or 0, self.lost_after_ns, self._why_still()
+        median_period_ns, lost_after_ns = self.arrivals.median_period_ns or 0, self.lost_after_ns
+        still = self._why_still()
         if age_ns > lost_after_ns:
             state = StreamState.LOST
         elif still:
@@ -178,7 +186,8 @@ class StreamHealth:
         elif state is StreamState.FROZEN:
             detail = f'FROZEN ({still or "it moves again"})'
         else:
-            detail = 'LOST (its messages are refused)' if state is StreamState.LOST and self._refused_since else state.value
+            refused = state is StreamState.LOST and self._refused_since
+            detail = 'LOST (its messages are refused)' if refused else state.value
         changed_ns = self._clock_changed_ns
         return StreamStatus(
             state, detail, usable=state in (StreamState.OK, StreamState.STALE) or coming_back,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The beat of a stream: usual period, rate and jitter of its arrivals, and which frames its stamps miss."""
+"""Period, rate, jitter and dropped frames of a stream, from its timestamps."""
 
 from collections import deque
 from itertools import pairwise
@@ -7,13 +7,15 @@ from itertools import pairwise
 import numpy as np
 
 _NS_PER_S = 1_000_000_000
-_GAPS_FOR_USUAL = 15
-RATE_WINDOW_S = 5.0
-OUTLIER_SHARE = 0.5
+_GAPS_FOR_USUAL = 15  # half a second at 30 Hz: follows a new rate at once, one stall is outvoted
+RATE_WINDOW_S = 5.0  # the rate is steady to the eye that reads /diagnostics once a second
+OUTLIER_SHARE = 0.5  # of the period: half way to a missing frame
 
 
 class RateEstimator:
-    """The newest instants of a rising sequence, in fixed memory: up to `capacity`, 512 by default.
+    """Estimator of the rate of a rising sequence of instants, in fixed memory.
+
+    It keeps up to `capacity` instants, 512 by default.
 
     `median_period_ns` is the median of the newest 15 gaps; None before the first.
     `outliers` counts the gaps ever seen that were further from the usual one than OUTLIER_SHARE of
@@ -38,8 +40,9 @@ class RateEstimator:
             self.reset()
         if self._times_ns:
             gap_ns = time_ns - self._times_ns[-1]
-            median_period_ns = self.median_period_ns
-            self.outliers += median_period_ns is not None and abs(gap_ns - median_period_ns) > OUTLIER_SHARE * median_period_ns
+            period_ns = self.median_period_ns
+            self.outliers += (period_ns is not None
+                              and abs(gap_ns - period_ns) > OUTLIER_SHARE * period_ns)
             self._gaps_ns.append(gap_ns)
             self.median_period_ns = sorted(self._gaps_ns)[len(self._gaps_ns) // 2]
         self._times_ns.append(time_ns)
@@ -58,8 +61,7 @@ class RateEstimator:
         recent = [t for t in self._times_ns if t > now_ns - RATE_WINDOW_S * _NS_PER_S]
         if len(recent) < 2:
             return 0.0
-        # type: ignore[operator]
-        span_ns = max(newest_ns, now_ns - self.median_period_ns) - recent[0]
+        span_ns = max(newest_ns, now_ns - self.median_period_ns) - recent[0]  # type: ignore[operator]
         return (len(recent) - 1) * _NS_PER_S / span_ns if span_ns else 0.0
 
     def jitter_us(self) -> tuple[float, float]:
@@ -70,28 +72,28 @@ class RateEstimator:
         if len(self._gaps_ns) < 2:
             return 0.0, 0.0
         median_period_ns = self.median_period_ns
-        # type: ignore[operator]
-        distances = [abs(b - a - median_period_ns) / 1e3 for a, b in pairwise(self._times_ns)]
+        distances = [abs(b - a - median_period_ns) / 1e3 for a, b in pairwise(self._times_ns)]  # type: ignore[operator]
         return sum(distances) / len(distances), max(distances)
 
 
-_WINDOW = 32
-_GAPS_TO_TRUST = 8
-_REFRESH = 8
-_FORGET = 0.9
-_NEAR = 0.2
-_FAR_STEPS = 5.5
-_CHANCE = 2 * _NEAR
-_AS_GOOD = 0.06
+# Chosen on simulated streams of 5 to 60 Hz with jitter, losses and bunches (test_stream_rate.py).
+_WINDOW = 32  # gaps: one second at 30 Hz
+_GAPS_TO_TRUST = 8  # fewer fit several periods equally well
+_REFRESH = 8  # gaps between two estimates, which cost a 32 x 32 table
+_FORGET = 0.9  # of the carried rest, so that an error of the period does not add up
+_NEAR = 0.2  # of a period: a multiple, give or take so much
+_FAR_STEPS = 5.5  # periods: beyond, 20 % jitter a step reaches the next multiple
+_CHANCE = 2 * _NEAR  # share of random gaps that are near a multiple
+_AS_GOOD = 0.06  # of the score: two of 32 gaps may fit no period
 
 
 class MissingFrames:
-    """Counts the frames that a stream's stamps promise and that did not come.
+    """Counter of dropped frames, from the gaps between stamps.
 
-    A gap of n periods promises n - 1 frames. The period is that of the single steps even where
-    most frames are lost. What rounding leaves over is carried to the next gap, so that jitter,
-    late stamps and frames out of order even out. `total` is since the beginning, `share` that of
-    the newest 32 gaps, 0 to 1.
+    A gap of n periods means n - 1 dropped frames. The period is that of the single steps even
+    where most frames are lost. What rounding leaves over is carried to the next gap, so that
+    jitter, late stamps and frames out of order even out. `total` is since the beginning, `share`
+    that of the newest 32 gaps, 0 to 1.
     """
 
     def __init__(self) -> None:
@@ -123,7 +125,7 @@ class MissingFrames:
         self.total = max(0, self.total + whole - 1 - excused)
 
     def late(self) -> None:
-        """A frame came after a newer one: it is not missing any more."""
+        """Count a frame that came after a newer one as not missing."""
         self.total = max(0, self.total - 1)
 
     @property
