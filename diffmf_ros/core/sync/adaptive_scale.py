@@ -126,6 +126,5 @@ class AdaptiveScale:
 
 
 def _high(values: list[float]) -> float:
-    """The 95th percentile by the nearest lower rank: of 2 to 21 values it leaves out the largest.
-    """
+    """The 95th percentile by the nearest lower rank: of 2 to 21 values it leaves out the largest."""
     return sorted(values)[int(_BUSY_SHARE * (len(values) - 1))]
