@@ -45,7 +45,7 @@ def kernel(suffix: str, options: list[str]) -> Extension:
 
 def shared(folder: str) -> list[tuple[str, list[str]]]:
     """Return data_files entries for the files of folder and of the folders below it."""
-    kinds = '.py', '.xml', '.yaml', '.json', '.rviz'
+    kinds = '.py', '.xml', '.yaml', '.json', '.rviz', '.service'
     files = sorted(path for path in Path(folder).rglob('*') if path.suffix in kinds)
     return [(f'share/{NAME}/{path.parent}', [str(path)]) for path in files]
 

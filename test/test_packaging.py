@@ -113,7 +113,7 @@ def test_wheel_holds_what_ros_needs(wheel):
                 *(f'lib/diffmf_ros/{name}' for name in EXECUTABLES),
                 *(f'share/diffmf_ros/{path.relative_to(ROOT)}'
                   for folder in ('launch', 'config') for path in (ROOT / folder).rglob('*')
-                  if path.suffix in ('.py', '.xml', '.yaml', '.json', '.rviz'))}
+                  if path.suffix in ('.py', '.xml', '.yaml', '.json', '.rviz', '.service'))}
     # when a wheel is built
     data = {name.partition('.data/data/')[2]: wheel.getinfo(name) for name in wheel.namelist()}
     # then all of it is there, and the executables are executable
