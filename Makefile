@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 OUT ?= out/demo
+REPLACE := $(or $(OVERWRITE),$(filter out/demo,$(OUT)))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -17,9 +18,11 @@ IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
-demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder, RATE=factor
+demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder (OVERWRITE=1 replaces), RATE=factor
+	@[ ! -e '$(OUT)/fused' ] || [ -n '$(REPLACE)' ] || { \
+		echo "$(OUT) has an earlier demo: add OVERWRITE=1 to replace it, or choose another OUT" >&2; exit 2; }
 	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(foreach s,$(SCENE),--scene '$(s)') \
-		$(if $(RATE),--rate '$(RATE)') $(if $(filter out/demo,$(OUT)),--overwrite)
+		$(if $(RATE),--rate '$(RATE)') $(if $(REPLACE),--overwrite)
 
 test: SHELL := bash
 test: venv ## every test: on all cores first, then one after another those that talk DDS

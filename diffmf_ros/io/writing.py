@@ -3,9 +3,13 @@
 
 import errno
 import os
+import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from ..core.frames import DiffmfError
@@ -24,6 +28,7 @@ _REASONS = {
 }
 # Of a name, in a temporary one: with what is added it must fit the 255 bytes of a file system.
 _KEPT_CHARACTERS = 40
+_PARTIAL = re.compile(r'\..*\.(\d+)\.partial')
 # What no command looks for in a folder of inputs.
 _NEVER_READ = ('.json', '.html', '.mp4', '.csv')
 
@@ -97,8 +102,9 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             yield path
             return
         real = Path(os.path.realpath(path))
-        partial = real.with_name(f'.{real.stem[:_KEPT_CHARACTERS]}.{os.getpid()}.partial{real.suffix}')
+        partial = real.with_name(partial_name(real.stem) + real.suffix)
         real.parent.mkdir(parents=True, exist_ok=True)
+        clear_stale(real.parent)
         os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666))
         yield partial
         sync(partial)
@@ -111,6 +117,41 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         if partial is not None:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def partial_name(stem: str) -> str:
+    """Return how the name of a file or folder begins that this process is still writing."""
+    return f'.{stem[:_KEPT_CHARACTERS]}.{os.getpid()}.partial'
+
+
+@lru_cache(maxsize=256)
+def clear_stale(folder: Path) -> None:
+    """Remove, once a process, what processes that were killed have left half written in folder, and say so."""
+    removed = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _PARTIAL.match(entry.name)
+            if not found or _alive(int(found[1])):
+                continue
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+                removed.append(entry.name)
+    if removed:
+        print(f'removed from {folder} what a run that was killed had left half written: '
+              f'{", ".join(sorted(removed)[:3])}{" ..." if len(removed) > 3 else ""}', file=sys.stderr)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:

@@ -262,3 +262,23 @@ def test_no_command_replaces_what_it_must_not(files, monkeypatch, arguments):
         'exists already', 'is read as an input', 'is a file, not a folder')), done.stderr
     assert {path: path.read_bytes() for path in files.rglob('*') if path.is_file()} == before
     assert time.monotonic() - started < 60
+
+
+def test_what_a_killed_process_left_is_removed_and_said_and_that_of_others_stays(tmp_path, capsys):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    stale = [tmp_path / f'.a.{dead.pid}.partial.png', tmp_path / f'.bag.{dead.pid}.partial-x1y2']
+    stale[0].write_bytes(b'half')
+    stale[1].mkdir()
+    (stale[1] / 'bag.db3').write_bytes(b'half')
+    kept = [tmp_path / f'.b.{os.getppid()}.partial.png', tmp_path / '.mine.partial.png', tmp_path / 'a.png']
+    for path in kept:
+        path.write_bytes(b'mine')
+
+    write_bytes(tmp_path / 'new.png', b'whole')
+    write_bytes(tmp_path / 'newer.png', b'whole')
+
+    assert [path.exists() for path in (*stale, *kept)] == [False] * 2 + [True] * 3
+    said = capsys.readouterr().err
+    assert said.count('what a run that was killed had left half written') == 1
+    assert all(path.name in said for path in stale)
