@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small recordings with known faults, and the numbers that come out of them."""

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings with faults in simulated time: how many images, in which modes, when, how late, and which pixels."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+
+from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.io.bags import BagReader, frames
+
+from .recordings import FIRST_BAD, FIRST_GOOD, frozen, jumping, lost, play, runs, slow, write
+
+SETTINGS = updated(DEFAULTS, {'model': 'classical', 'health.source_timeout_s': 0.4})
+CLASSICAL, RGB_ONLY, THERMAL_ONLY = 'CLASSICAL', 'RGB_ONLY', 'THERMAL_ONLY'
+
+
+def played(folder, *, prefix='', **faults):
+    """Return what comes out of a recording with these faults."""
+    bag = write(folder / 'bag', **faults)
+    with BagReader(bag) as reader:
+        return play(frames(reader, f'{prefix}/rgb/image_raw', f'{prefix}/thermal/image_raw'), SETTINGS)
+
+
+def digest(outputs):
+    return hashlib.sha256(b''.join(output.result.pixels.tobytes() for output in outputs)).hexdigest()[:16]
+
+
+# Modes over time, and the first 16 digits of the hash of all pixels.
+@pytest.mark.parametrize('faults, modes, pixels', [
+    ({}, [(CLASSICAL, 80)], 'a03632a4a7af606e'),
+    ({'thermal': frozen}, [(CLASSICAL, 22), (RGB_ONLY, 29), (CLASSICAL, 29)], '4cb06e7578dd6041'),
+    ({'rgb': frozen}, [(CLASSICAL, 22), (THERMAL_ONLY, 28), (CLASSICAL, 30)], 'd52e263eec2e6532'),
+    ({'thermal': lost}, [(CLASSICAL, 20), (RGB_ONLY, 19), (CLASSICAL, 29)], '5a895a9d7b860e23'),
+    ({'rgb': lost}, [(CLASSICAL, 20), (THERMAL_ONLY, 18), (CLASSICAL, 30)], 'c21961e172a21980'),
+    ({'rgb': jumping, 'thermal': jumping}, [(CLASSICAL, 80)], '71fc8d74a3567404'),
+    ({'thermal': jumping}, [(CLASSICAL, 20), (RGB_ONLY, 48)], '35637b0cb4859db8'),
+    ({'thermal': slow}, [(CLASSICAL, 70)], '957b669305fc3208'),
+], ids=['healthy', 'thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost', 'clock back', 'thermal clock back',
+        '30 and 9 Hz'])
+def test_count_modes_and_pixels_of_a_recording(faults, modes, pixels, tmp_path):
+    outputs = played(tmp_path, **faults)
+
+    assert runs(outputs) == modes
+    assert digest(outputs) == pixels
+
+
+@pytest.mark.parametrize('faults, alone, found_by, fused_by', [
+    ({'thermal': frozen}, RGB_ONLY, FIRST_BAD + 2, FIRST_GOOD + 1),
+    ({'rgb': frozen}, THERMAL_ONLY, FIRST_BAD + 2, FIRST_GOOD + 1),
+    ({'thermal': lost}, RGB_ONLY, FIRST_BAD + 12, FIRST_GOOD + 1),
+    ({'rgb': lost}, THERMAL_ONLY, FIRST_BAD + 12, FIRST_GOOD + 1),
+], ids=['thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost'])
+def test_a_fault_is_found_and_left_in_time(faults, alone, found_by, fused_by, tmp_path):
+    """A frozen camera is found with its third equal image, a lost one after 0.4 s; fused again with the second."""
+    outputs = played(tmp_path, **faults)
+
+    ticks = {mode: [output.now_tick for output in outputs if output.result.mode.value == mode]
+             for mode in (alone, CLASSICAL)}
+    assert ticks[alone][0] == found_by
+    assert FIRST_GOOD <= next(tick for tick in ticks[CLASSICAL] if tick > found_by) <= fused_by
+
+
+def test_latency_is_the_delay_of_the_cameras_and_one_period_at_most(tmp_path):
+    latencies_ms = [output.latency_ms for output in played(tmp_path)]
+
+    assert np.median(latencies_ms) == 8.0
+    assert max(latencies_ms) == pytest.approx(8.0 + 33.3, abs=0.1)
+
+
+def test_between_the_frames_of_a_slow_camera_the_last_one_is_held(tmp_path):
+    outputs = played(tmp_path, thermal=slow)
+
+    assert sum(output.work.held for output in outputs) == 46
+    assert max(abs(output.work.offset_ns) for output in outputs) < 1.25e9 / 9
+
+
+def test_compressed_recordings_give_the_same_values(tmp_path):
+    raw, compressed = played(tmp_path / 'raw'), played(tmp_path / 'compressed', compressed=True)
+
+    assert [output.at_ns for output in raw] == [output.at_ns for output in compressed]
+    assert {output.result.encoding for output in compressed} == {'bgr8'}
+    worst = max(np.abs(a.result.pixels.astype(int) - b.result.pixels[..., ::-1]).max()
+                for a, b in zip(raw, compressed))
+    assert worst <= 1
+
+
+def test_two_rigs_do_not_know_of_each_other(tmp_path):
+    front = played(tmp_path / 'front', prefix='/front', rig='front', seed=1)
+    rear = played(tmp_path / 'rear', prefix='/rear', rig='rear', seed=2, thermal=lost)
+
+    assert runs(front) == [(CLASSICAL, 80)] and digest(front) == 'bea950738b20cda7'
+    assert runs(rear) == [(CLASSICAL, 20), (RGB_ONLY, 19), (CLASSICAL, 29)]
+    assert {output.result.frame_id for output in front} == {'frontrgb'}
+
+
+@pytest.mark.parametrize('model, preset', [('diffmf', 'nano'), ('refinefuse', 'light'), ('s4fusion', 'light')])
+def test_the_pixels_of_a_network_are_those_stored(model, preset, tmp_path, pytestconfig):
+    """99.9 % of the values are within one level."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    settings = updated(SETTINGS, {'model': model, 'preset': preset, 'device': 'cpu', 'precision': 'float32'})
+    bag = write(tmp_path / 'bag')
+    with BagReader(bag) as reader:
+        every = list(frames(reader, '/rgb/image_raw', '/thermal/image_raw'))[:4]
+    pixels = play(iter(every), settings)[0].result.pixels
+    file = str(pytestconfig.rootpath / 'test' / 'regression' / f'{model}_{preset}.png')
+
+    expected = cv2.imread(file)[..., ::-1]
+
+    assert (np.abs(pixels.astype(int) - expected) <= 1).mean() >= 0.999
