@@ -19,6 +19,7 @@ EXTRAS = {
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
     'docs': ['mkdocs-material'],
+    'test': ['pytest', 'pytest-timeout', 'hypothesis'],  # by this name colcon test takes pytest
     'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'types-PyYAML'],
 }
 

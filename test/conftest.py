@@ -57,6 +57,16 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path, parent):
+    """Collect every file as pytest does.
+
+    The plugin of launch_testing, part of every ROS installation, would import each file outside of its collection:
+    the first one that is skipped as a whole then ends the collection of all others.
+    """
+    return pytest.Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark every test that takes the fixture dds, directly or through another one, and those of training."""
     for item in items:

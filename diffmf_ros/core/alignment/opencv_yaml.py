@@ -10,9 +10,12 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that knows OpenCV's matrices, which become {rows, cols, dt, data}."""
 
 
+def _matrix(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    return loader.construct_mapping(node, deep=True)
+
+
 for kind in ('opencv-matrix', 'opencv-nd-matrix'):
-    _Loader.add_constructor(f'tag:yaml.org,2002:{kind}',
-                            lambda loader, node: loader.construct_mapping(node, deep=True))
+    _Loader.add_constructor(f'tag:yaml.org,2002:{kind}', _matrix)
 
 
 def load(text: str) -> Any:
