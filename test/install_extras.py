@@ -35,7 +35,7 @@ USES = {
     'view': [['diffmf', 'bench', '--model', 'classical', '--frames', '2', '--plot', 'plot.png']],
     'rerun': [['python', '-c', 'import diffmf_ros.tools.rerun_file']],
     'triton': [['python', '-c', 'import triton']],
-    'ros': [['diffmf', 'doctor'], ['fusion_node', '--help'], ['viewer', '--help'], ['bag_player', '--help'],
+    'ros': [['diffmf', 'doctor'], ['viewer', '--help'], ['bag_player', '--help'],
             ['diffmf', 'bench', '--model', 'classical', '--frames', '2']],
     'docs': [['mkdocs', '--version']],
     'dev': [['pytest', '--version'], ['ruff', '--version']],
