@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every place of the commands that takes a file, and every kind of bad file: the rows and columns of one matrix.
+"""Every place of the commands that takes a file, and every kind of bad file.
+
+The rows and columns of one matrix.
 
 `python test/bad_inputs.py` writes the matrix into docs/commands.md.
 """
@@ -68,11 +70,13 @@ CONTENTS = {
     'text': b'Hello, this is no image and nothing else that anybody wants.\n',
     'zeros': bytes(20_000),
     'random bytes': _random.bytes(20_000),
-    'Git LFS pointer': b'version https://git-lfs.github.com/spec/v1\noid sha256:' + b'a' * 64 + b'\nsize 12\n',
+    'Git LFS pointer': b'version https://git-lfs.github.com/spec/v1\noid sha256:' + b'a' * 64
+    + b'\nsize 12\n',
     'HTML page': b'<!DOCTYPE html><html><head><title>Sign in</title></head><body>404</body></html>\n',
     'cut PNG': encoded('.png', PICTURE)[:3000],
     'cut JPEG': encoded('.jpg', PICTURE)[:900],
-    'PNG with a flipped byte': encoded('.png', PICTURE)[:500] + b'\xff' + encoded('.png', PICTURE)[501:],
+    'PNG with a flipped byte': encoded('.png', PICTURE)[:500] + b'\xff'
+    + encoded('.png', PICTURE)[501:],
     '16-bit color PNG': encoded('.png', PICTURE.astype(np.uint16) * 257),
     'float64 TIFF': encoded('.tiff', COUNTS.astype(np.float64)),
     'TIFF of NaN': encoded('.tiff', np.full((48, 64), np.nan, np.float32)),
@@ -90,8 +94,8 @@ CONTENTS = {
     'MCAP that ends at once': b'\x89MCAP0\r\n',
 }
 # Kinds that are no file with a content.
-PLACES = ('missing', 'folder', 'dangling link', 'link to itself', 'below a file', 'name of 300 characters',
-          'name that is not UTF-8', '/dev/null', 'no name')
+PLACES = ('missing', 'folder', 'dangling link', 'link to itself', 'below a file',
+          'name of 300 characters', 'name that is not UTF-8', '/dev/null', 'no name')
 KINDS = (*PLACES, *CONTENTS)
 
 
@@ -99,8 +103,8 @@ KINDS = (*PLACES, *CONTENTS)
 class Slot:
     """One argument or option that takes a file or folder.
 
-    arguments has the command line, with BAD for the file or folder. suffix is the ending of the file; in a slot that
-    takes a folder, inside names where in it the file lies.
+    arguments has the command line, with BAD for the file or folder. suffix is the ending of the
+    file; in a slot that takes a folder, inside names where in it the file lies.
     """
 
     name: str
@@ -124,7 +128,8 @@ SLOTS = (
     Slot('align RGB', ('align', BAD, 'thermal.png', '-o', 'new.yaml')),
     Slot('align RGB_DIR', ('align', BAD, 'ir', '-o', 'new.yaml'), inside='0.png'),
     Slot('align --bag', ('align', '--bag', BAD, '-o', 'new.yaml'), '.db3'),
-    Slot('align --init', ('align', 'rgb.png', 'thermal.png', '--init', BAD, '-o', 'new.yaml'), '.yaml'),
+    Slot('align --init', ('align', 'rgb.png', 'thermal.png', '--init', BAD, '-o', 'new.yaml'),
+         '.yaml'),
     Slot('replay BAG', ('replay', BAD, 'new', *CLASSICAL), '.mcap'),
     Slot('replay BAG_DIR', ('replay', BAD, 'new', *CLASSICAL), inside='metadata.yaml'),
     Slot('replay --alignment', ('replay', 'bag', 'new', *CLASSICAL, '--alignment', BAD), '.yaml'),
@@ -134,24 +139,30 @@ SLOTS = (
     Slot('eval --rgb', ('eval', '--rgb', BAD, '--thermal', 'ir', '--fused', 'vi'), inside='0.png'),
     Slot('eval --pairs', ('eval', '--pairs', BAD, '--model', 'average'), inside='ir/0.png'),
     Slot('eval --boxes', ('eval', '--pairs', '.', '--model', 'average', '--boxes', BAD), '.json'),
-    Slot('eval --weights', ('eval', '--pairs', '.', '--model', 'diffmf', '--weights', BAD), '.safetensors'),
+    Slot('eval --weights', ('eval', '--pairs', '.', '--model', 'diffmf', '--weights', BAD),
+         '.safetensors'),
     Slot('train CONFIG', ('train', BAD, '--out', 'new'), '.yaml'),
-    Slot('train --data', ('train', 'config.yaml', '--data', BAD, '--out', 'new'), inside='vi/0.png'),
+    Slot('train --data', ('train', 'config.yaml', '--data', BAD, '--out', 'new'),
+         inside='vi/0.png'),
     Slot('model-card CONFIG', ('model-card', BAD, '.'), '.yaml'),
     Slot('model-card SCORED_ON', ('model-card', 'config.yaml', BAD), inside='vi/0.png'),
-    Slot('models --score', ('models', '--score', BAD, '--model', 'diffmf', '--preset', 'nano'), inside='ir/0.png'),
-    Slot('bench --weights', ('bench', '--weights', BAD, '--size', '64x48', '--frames', '1'), '.safetensors'),
+    Slot('models --score', ('models', '--score', BAD, '--model', 'diffmf', '--preset', 'nano'),
+         inside='ir/0.png'),
+    Slot('bench --weights', ('bench', '--weights', BAD, '--size', '64x48', '--frames', '1'),
+         '.safetensors'),
     Slot('export --weights', ('export', '--onnx', 'new.onnx', '--weights', BAD), '.safetensors'),
     Slot('convert-weights', ('convert-weights', BAD, '-o', 'new.safetensors'), '.pth'),
     Slot('demo --bag', ('demo', '--bag', BAD, '--out', 'new'), '.mcap'),
-    Slot('demo --alignment', ('demo', '--bag', 'empty_bag', '--alignment', BAD, '--out', 'new'), '.yaml'),
+    Slot('demo --alignment', ('demo', '--bag', 'empty_bag', '--alignment', BAD, '--out', 'new'),
+         '.yaml'),
 )
 
 
 def furnish(folder: Path) -> None:
-    """Make what the commands take besides the bad file: images, a folder of pairs, bags, a recipe."""
-    pictures = {'rgb.png': PICTURE, 'thermal.png': COUNTS, 'vi/0.png': PICTURE, 'ir/0.png': PICTURE[:, :, 0],
-                'vi/1.png': PICTURE, 'ir/1.png': PICTURE[:, :, 1]}
+    """Make what the commands take besides the bad file: images, a folder of pairs, bags, a recipe.
+    """
+    pictures = {'rgb.png': PICTURE, 'thermal.png': COUNTS, 'vi/0.png': PICTURE,
+                'ir/0.png': PICTURE[:, :, 0], 'vi/1.png': PICTURE, 'ir/1.png': PICTURE[:, :, 1]}
     for name in ('vi', 'ir'):
         (folder / name).mkdir(parents=True)
     for name, pixels in pictures.items():
@@ -159,11 +170,14 @@ def furnish(folder: Path) -> None:
     film = cv2.VideoWriter(str(folder / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
     film.write(PICTURE)
     film.release()
-    for name, topics in (('bag', ('/rgb/image_raw', '/thermal/image_raw')), ('empty_bag', ('/other',))):
+    for name, topics in (('bag', ('/rgb/image_raw', '/thermal/image_raw')),
+                         ('empty_bag', ('/other',))):
         with BagWriter(folder / name) as bag:
             for topic in topics:
-                bag.write(topic, IMAGE, image_message(PICTURE[:, :, 0], 'mono8', stamp_ns=1, frame_id=''), 1)
-    (folder / 'config.yaml').write_text('data: none\nout: out\npreset: nano\niterations: 1\nbatch: 1\ncrop: 16\n'
+                bag.write(topic, IMAGE,
+                          image_message(PICTURE[:, :, 0], 'mono8', stamp_ns=1, frame_id=''), 1)
+    (folder / 'config.yaml').write_text('data: none\nout: out\npreset: nano\niterations: '
+                                        '1\nbatch: 1\ncrop: 16\n'
                                         'device: cpu\n')
     (folder / 'out').mkdir()
     shutil.copy(shipped('diffmf', 'nano'), folder / 'out')
@@ -171,7 +185,10 @@ def furnish(folder: Path) -> None:
 
 
 def place(folder: Path, slot: Slot, kind: str) -> str:
-    """Make the bad file of a kind for a slot; return the argument that names it, relative to folder."""
+    """Make the bad file of a kind for a slot.
+
+    Return the argument that names it, relative to folder.
+    """
     name = f'bad{slot.suffix}' if not slot.inside else 'bad'
     path = folder / name
     if kind in CONTENTS:
@@ -188,12 +205,14 @@ def place(folder: Path, slot: Slot, kind: str) -> str:
     elif kind == 'name that is not UTF-8':
         name = f'{LATIN_1}{slot.suffix}'
         (folder / name).write_bytes(CONTENTS['text'])
-    return {'below a file': f'config.yaml/{name}', 'name of 300 characters': 'x' * 300 + slot.suffix,
+    return {'below a file': f'config.yaml/{name}',
+            'name of 300 characters': 'x' * 300 + slot.suffix,
             '/dev/null': kind, 'no name': ''}.get(kind, name)
 
 
 def _good_folder(path: Path, slot: Slot) -> Path:
-    """Make a folder of good pairs, or of images of one camera, in which the bad file then takes the place of one."""
+    """Make a folder of good pairs, or of images of one camera, in which the bad file then takes
+    the place of one."""
     if slot.inside.endswith('.png'):
         for camera in ('vi', 'ir') if '/' in slot.inside else ('',):
             (path / camera).mkdir(parents=True, exist_ok=True)
@@ -205,7 +224,8 @@ def _good_folder(path: Path, slot: Slot) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: exit code, what it said, the traceback, and what it did to other files."""
+    """What a command did: exit code, what it said, the traceback, and what it did to other files.
+    """
 
     code: int
     said: str
@@ -220,7 +240,10 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def tried(folder: Path, slot: Slot, kind: str) -> Outcome:
-    """Run the command of a slot with a bad file, in a folder that furnish() has made; leave it as it was."""
+    """Run the command of a slot with a bad file, in a folder that furnish() has made.
+
+    Leave it as it was.
+    """
     there, here = set(os.listdir(folder)), os.getcwd()
     os.chdir(folder)
     try:
@@ -266,11 +289,14 @@ def table() -> str:
 
 def documented() -> dict[tuple[str, str], str]:
     """Return {(kind, slot): cell} of the matrix in docs/commands.md."""
-    lines = DOCS.read_text(encoding='utf-8').partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    lines = DOCS.read_text(encoding='utf-8').partition(BEGIN)[2].partition(END)[0].strip(
+        ).splitlines()
     rows = [[entry.strip() for entry in line.strip('|').split('|')] for line in lines]
-    return {(row[0], slot): entry for row in rows[2:] for slot, entry in zip(rows[0][1:], row[1:], strict=True)}
+    return {(row[0], slot): entry for row in rows[2:] for slot,
+            entry in zip(rows[0][1:], row[1:], strict=True)}
 
 
 if __name__ == '__main__':
     before, _, rest = DOCS.read_text(encoding='utf-8').partition(BEGIN)
-    DOCS.write_text(f'{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}', encoding='utf-8')
+    DOCS.write_text(f'{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}',
+                    encoding='utf-8')

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera driver of a process of its own: python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE [AHEAD_S]]].
+"""A camera driver of a process of its own.
 
-TYPE is Image, CompressedImage or None, which sends nothing. It sends bgr8 images of SIZE, 640x480 unless given,
-at RATE, 30 Hz unless given, with stamps that are AHEAD_S, 0 unless given.
+Python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE [AHEAD_S]]].
+
+TYPE is Image, CompressedImage or None, which sends nothing. It sends bgr8 images of SIZE, 640x480
+unless given, at RATE, 30 Hz unless given, with stamps that are AHEAD_S, 0 unless given.
 """
 
 import sys

@@ -28,7 +28,10 @@ DEADLINE_S = 30.0
 
 @contextmanager
 def ros_domain(folder: Path):
-    """Yield a ROS domain that no other test of this machine uses now, set up in the environment; logs go to folder."""
+    """Yield a ROS domain that no other test of this machine uses now, set up in the environment.
+
+    Logs go to folder.
+    """
     for number in range(1, LAST_DOMAIN + 1):
         lock = open(Path(tempfile.gettempdir()) / f'ros_domain_{number}.lock', 'w')
         try:
@@ -39,7 +42,8 @@ def ros_domain(folder: Path):
     else:
         pytest.fail('every ROS domain is in use')
     settings = {'ROS_DOMAIN_ID': str(number), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-                'ROS_LOG_DIR': str(folder / 'log'), 'OMP_NUM_THREADS': '1', **fastdds_environment({})}
+                'ROS_LOG_DIR': str(folder / 'log'), 'OMP_NUM_THREADS': '1',
+                **fastdds_environment({})}
     with lock, pytest.MonkeyPatch.context() as environment:
         for variable in FASTDDS_VARIABLES:
             environment.delenv(variable, raising=False)
@@ -68,7 +72,8 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark every test that takes the fixture dds, directly or through another one, and those of training."""
+    """Mark every test that takes the fixture dds, directly or through another one, and those of
+    training."""
     for item in items:
         if 'dds' in item.fixturenames:
             item.add_marker('dds')
@@ -95,7 +100,8 @@ class Child:
         self._log = log
         with log.open('w') as output:
             self.process = subprocess.Popen([sys.executable, '-m', module, *map(str, arguments)],
-                                            stdout=output, stderr=subprocess.STDOUT, env=os.environ)
+                                            stdout=output, stderr=subprocess.STDOUT,
+                                            env=os.environ)
 
     @property
     def output(self) -> str:
@@ -114,7 +120,10 @@ class Child:
 
 @pytest.fixture
 def start(domain, tmp_path):
-    """Return start(module, *arguments) -> Child on the test's domain; survivors are killed at the end."""
+    """Return start(module, *arguments) -> Child on the test's domain.
+
+    Survivors are killed at the end.
+    """
     children = []
 
     def start_child(module: str, *arguments: object) -> Child:
@@ -141,12 +150,14 @@ class Peer:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
 
-    def collect(self, message_type: type, topic: str, *, reliability: str = 'reliable', depth: int = 1000):
+    def collect(self, message_type: type, topic: str, *, reliability: str = 'reliable',
+                depth: int = 1000):
         """Return a list that grows with the messages of topic."""
         from diffmf_ros.ros.qos import profile
 
         received = []
-        self.node.create_subscription(message_type, topic, received.append, profile(reliability, depth=depth))
+        self.node.create_subscription(message_type, topic, received.append,
+                                      profile(reliability, depth=depth))
         return received
 
     def wait_for(self, condition, what: str, *, timeout_s: float = DEADLINE_S):
@@ -173,7 +184,8 @@ def peer(domain):
     peer.close()
 
 
-def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int], thermal_size: tuple[int, int]) -> Path:
+def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int],
+              thermal_size: tuple[int, int]) -> Path:
     """Write a bag of two 30 Hz cameras: bgr8 with camera info, and mono16 stamped 7 ms later."""
     rng = np.random.default_rng(1)
     (rgb_w, rgb_h), (thermal_w, thermal_h) = rgb_size, thermal_size
@@ -186,9 +198,11 @@ def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int], thermal_si
             rgb = {'stamp_ns': stamp_ns, 'frame_id': 'rgb_optical'}
             info = camera_info_message(k, width=rgb_w, height=rgb_h, **rgb)
             writer.write('/rgb/camera_info', CAMERA_INFO, info, stamp_ns)
-            writer.write('/rgb/image_raw', IMAGE, image_message(colors[i % 4], 'bgr8', **rgb), stamp_ns)
+            writer.write('/rgb/image_raw', IMAGE, image_message(colors[i % 4], 'bgr8', **rgb),
+                         stamp_ns)
             stamp_ns += 7_000_000
-            thermal = image_message(heats[i % 4], 'mono16', stamp_ns=stamp_ns, frame_id='thermal_optical')
+            thermal = image_message(heats[i % 4], 'mono16', stamp_ns=stamp_ns,
+                                    frame_id='thermal_optical')
             writer.write('/thermal/image_raw', IMAGE, thermal, stamp_ns)
     return path
 
@@ -233,7 +247,8 @@ class Cameras:
 
         name = f'{self.namespace}/{topic}'
         if name not in self._publishers:
-            self._publishers[name] = self.peer.node.create_publisher(message_type, name, profile('reliable', depth=10))
+            self._publishers[name] = self.peer.node.create_publisher(message_type, name,
+                                                                     profile('reliable', depth=10))
         publisher = self._publishers[name]
         self.peer.wait_for(publisher.get_subscription_count, f'a subscription to {topic}')
         return publisher
@@ -258,11 +273,15 @@ class Cameras:
         self.publisher(self.images[stream], f'{stream}/image_raw').publish(message)
 
     def next(self):
-        """Go on to the stamps of the next frames, at 30 Hz. The content of real images changes too."""
+        """Go on to the stamps of the next frames, at 30 Hz.
+
+        The content of real images changes too.
+        """
         self.stamp_ns += 33_333_333
 
     def pair(self):
-        """Publish a good pair of the next stamp, with some noise so that no image equals the one before."""
+        """Publish a good pair of the next stamp, with some noise so that no image equals the one
+        before."""
         self.next()
         noise = np.random.default_rng(self.stamp_ns)
         self.rgb(noise.integers(60, 120, (48, 64, 3), dtype=np.uint8))
@@ -295,7 +314,8 @@ class Cameras:
 
     def values(self):
         """Return the key values of the newest report."""
-        return {item.key: item.value for item in self.reports[-1].status[0].values} if self.reports else {}
+        return {item.key: item.value
+                for item in self.reports[-1].status[0].values} if self.reports else {}
 
     def message(self):
         """Return the summary of the newest report."""
@@ -304,7 +324,8 @@ class Cameras:
 
 @pytest.fixture
 def make_cameras(peer):
-    """Return make_cameras(name__of=value, ...) -> Cameras around an active classical node in the peer's executor."""
+    """Return make_cameras(name__of=value, ...) -> Cameras around an active classical node in the
+    peer's executor."""
     from rclpy.parameter import Parameter
 
     from diffmf_ros.ros.fusion_node import FusionNode
@@ -315,7 +336,8 @@ def make_cameras(peer):
         given = {'model': 'classical', 'qos.depth': 10, 'qos.reliability': 'reliable'}
         given |= {name.replace('__', '.'): value for name, value in overrides.items()}
         node = FusionNode(context=peer.context, namespace=namespace or None,
-                          parameter_overrides=[Parameter(name, value=value) for name, value in given.items()])
+                          parameter_overrides=[Parameter(name, value=value) for name,
+                                               value in given.items()])
         peer.executor.add_node(node)
         nodes.append(node)
         assert node.start()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of Triton kernels share: running cases in their own process, compiling for GPUs that are not here."""
+"""What tests of Triton kernels share.
+
+Running cases in their own process, compiling for GPUs that are not here.
+"""
 
 import os
 import subprocess
@@ -24,7 +27,10 @@ def run_cases(cases, **environment):
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """Have launches compile for a GPU that need not be here, and launch nothing; return set_capability and kernels."""
+    """Have launches compile for a GPU that need not be here, and launch nothing.
+
+    Return set_capability and kernels.
+    """
     pytest.importorskip('triton', reason='triton is not installed')
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -37,8 +43,10 @@ def compiled(monkeypatch, tmp_path):
 
     def set_capability(number):
         # A device number of its own: what a kernel has been compiled for is remembered by it.
-        driver.set_active(SimpleNamespace(get_current_device=lambda: number, get_current_stream=lambda device: 0,
-                                          get_current_target=lambda: GPUTarget('cuda', number, 32)))
+        driver.set_active(SimpleNamespace(get_current_device=lambda: number,
+                                          get_current_stream=lambda device: 0,
+                                          get_current_target=lambda: GPUTarget(
+                                              'cuda', number, 32)))
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     monkeypatch.setattr(JITFunction, 'run', compile_only)
@@ -56,5 +64,6 @@ def bytes_spilled(kernel, folder):
         return 0
     file = folder / 'kernel.cubin'
     file.write_bytes(kernel.asm['cubin'])
-    said = subprocess.run([tool, '-res-usage', file], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([tool, '-res-usage', file], capture_output=True, text=True,
+                          check=True).stdout
     return int(said.partition('STACK:')[2].split()[0])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills a process that writes, at a random moment, and reads what is there.
 
-`python test/random_kills.py 200` does so 200 times and says how many results were whole, not there, or unreadable.
+`python test/random_kills.py 200` does so 200 times and says how many results were whole, not
+there, or unreadable.
 """
 
 import os
@@ -27,7 +28,8 @@ from diffmf_ros.io.images import read_frame, write_image
 from diffmf_ros.io.media import Row, write_video
 from diffmf_ros.io.writing import write_text
 
-# Of the time that one result takes, up to when a process is killed; of a recording, up to when in seconds.
+# Of the time that one result takes, up to when a process is killed; of a recording, up to when in
+# seconds.
 LONGEST, LONGEST_S = 3.0, 0.8
 SIDE, MESSAGES, FRAMES = 200, 12, 4
 WHOLE, ABSENT = 'whole', 'not there'
@@ -94,11 +96,15 @@ def _read_bag(folder: Path) -> None:
     with BagReader(folder / 'a') as reader:
         values = [set(reader.deserialize(message.raw, message.msgtype).data.tolist())
                   for message in reader.messages(['/a'])]
-    _require(len(values) == MESSAGES and len(set.union(*values)) == 1, f'the bag has {len(values)} messages')
+    _require(len(values) == MESSAGES and len(set.union(*values)) == 1,
+             f'the bag has {len(values)} messages')
 
 
 def _record(folder: Path, value: int, *, storage: str) -> None:
-    """Record without end, as the recorder does; the number of what was committed is in committed.txt."""
+    """Record without end, as the recorder does.
+
+    The number of what was committed is in committed.txt.
+    """
     with BagWriter(folder / 'a', storage, keep=True) as bag:
         for number in range(1_000_000):
             bag.write('/a', IMAGE, _message(number, number), number)
@@ -113,19 +119,23 @@ def _read_recording(folder: Path) -> None:
     with BagReader(folder / 'a.unfinished' / 'a') as reader:
         for number, message in enumerate(reader.messages(['/a'])):
             image = reader.deserialize(message.raw, message.msgtype)
-            _require(message.stamp_ns == number and (image.data == number % 256).all(), f'message {number} is wrong')
+            _require(message.stamp_ns == number and (image.data == number % 256).all(),
+                     f'message {number} is wrong')
     _require(number + 1 >= committed, f'{number + 1} of {committed} committed messages are there')
 
 
-# Kind -> (writes one result over another, reads and compares it, what is there when there is anything to read).
+# Kind -> (writes one result over another, reads and compares it, what is there when there is
+# anything to read).
 KINDS: dict[str, tuple[Callable, Callable, str]] = {
     'image': (_write_png, _read_png, 'a.png'),
     'text': (_write_text, _read_text, 'a.json'),
     'video': (_write_mp4, _read_mp4, 'a.mp4'),
     'bag, sqlite3': (lambda *args: _write_bag(*args, storage='sqlite3'), _read_bag, 'a'),
     'bag, mcap': (lambda *args: _write_bag(*args, storage='mcap'), _read_bag, 'a'),
-    'recording, sqlite3': (lambda *args: _record(*args, storage='sqlite3'), _read_recording, 'committed.txt'),
-    'recording, mcap': (lambda *args: _record(*args, storage='mcap'), _read_recording, 'committed.txt'),
+    'recording, sqlite3': (lambda *args: _record(*args, storage='sqlite3'), _read_recording,
+                           'committed.txt'),
+    'recording, mcap': (lambda *args: _record(*args, storage='mcap'), _read_recording,
+                        'committed.txt'),
 }
 
 
@@ -143,7 +153,9 @@ def _write_until_killed(write: Callable, folder: Path) -> None:
 
 
 def outcomes(kind: str, *, count: int, seed: int) -> Iterator[str]:
-    """Kill `count` processes that write results of a kind, each at a random moment; yield what each one left.
+    """Kill `count` processes that write results of a kind, each at a random moment.
+
+    Yield what each one left.
 
     Raises:
         Exception: whatever reading a result that is not whole raises.
@@ -179,7 +191,10 @@ def _typical_s(kind: str) -> float:
 
 
 def main(count: int, seed: int) -> int:
-    """Kill `count` processes, the kinds in turn; print what they left. Returns 1 when anything was unreadable."""
+    """Kill `count` processes, the kinds in turn; print what they left.
+
+    Returns 1 when anything was unreadable.
+    """
     cv2.setNumThreads(1)
     found: dict[str, Counter] = {kind: Counter() for kind in KINDS}
     for number in range(count):
@@ -189,7 +204,8 @@ def main(count: int, seed: int) -> int:
         except Exception as error:
             found[kind][f'unreadable: {error}'] += 1
     for kind, counts in found.items():
-        print(f'{kind}: {", ".join(f"{number} {what}" for what, number in sorted(counts.items()))}')
+        print(
+            f'{kind}: {", ".join(f"{number} {what}" for what, number in sorted(counts.items()))}')
     return int(any(what not in (WHOLE, ABSENT) for counts in found.values() for what in counts))
 
 

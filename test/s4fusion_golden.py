@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic weights of S4Fusion as a function of the names and shapes of its tensors, for golden values."""
+"""Synthetic weights of S4Fusion as a function of the names and shapes of its tensors, for golden
+values."""
 
 import math
 import zlib
@@ -18,7 +19,8 @@ def synthetic(name: str, shape: tuple[int, ...]) -> np.ndarray:
     elif leaf == 'Ds':
         value = 1 + 0.2 * random.standard_normal(shape)
     elif leaf == 'dt_projs_bias':
-        step = np.exp(random.random_sample(shape) * (math.log(0.1) - math.log(0.001)) + math.log(0.001))
+        step = np.exp(random.random_sample(shape) * (math.log(0.1) - math.log(0.001))
+                      + math.log(0.001))
         value = step + np.log(-np.expm1(-step))
     elif leaf == 'dt_projs_weight':
         value = (2 * random.random_sample(shape) - 1) * shape[-1] ** -0.5

@@ -44,24 +44,30 @@ def stamps(rng, rate, *, seconds=12, jitter=0.0, drops=0.0):
 def by_arrival(rgb_ns, thermal_ns, *, rgb_delay_ms=5.0, thermal_delay_ms=15.0):
     """(stream, stamp) in the order of stamp plus delay; a delay is a number or one per frame."""
     arrivals = []
-    for stream, stamps_ns, delay_ms in ((RGB, rgb_ns, rgb_delay_ms), (THERMAL, thermal_ns, thermal_delay_ms)):
+    for stream, stamps_ns, delay_ms in ((RGB, rgb_ns, rgb_delay_ms),
+                                        (THERMAL, thermal_ns, thermal_delay_ms)):
         at_ns = stamps_ns + np.multiply(delay_ms, MS)
         arrivals += [(at, stream, int(stamp)) for at, stamp in zip(at_ns, stamps_ns, strict=True)]
     return [(stream, stamp) for _, stream, stamp in sorted(arrivals)]
 
 
 def costs(rgb, thermal):
-    """Sorted stamps of both streams as columns and rows, their offsets, and these as distances without ties."""
+    """Sorted stamps of both streams as columns and rows, their offsets, and these as distances
+    without ties."""
     rgb, thermal = np.sort(rgb).astype(np.int64), np.sort(thermal).astype(np.int64)
     offset = thermal[None] - rgb[:, None]  # rgb x thermal
     return rgb, thermal, offset, 2 * np.abs(offset) + (offset < 0)
 
 
 def brute_force(rgb_ns, thermal_ns, max_ns):
-    """All in reach, closest first (of equals RGB first): each whose frames are free and that crosses none before it."""
+    """All in reach, closest first (of equals RGB first).
+
+    Each whose frames are free and that crosses none before it.
+    """
     rgb, thermal, offset, cost = costs(rgb_ns, thermal_ns)
     pairs = []
-    for i, j in sorted(np.argwhere(np.abs(offset) <= max_ns).tolist(), key=lambda ij: cost[tuple(ij)]):
+    for i, j in sorted(np.argwhere(np.abs(offset) <= max_ns).tolist(),
+                       key=lambda ij: cost[tuple(ij)]):
         if all((i - other_i) * (j - other_j) > 0 for other_i, other_j in pairs):
             pairs.append((i, j))
     return [(int(rgb[i]), int(thermal[j])) for i, j in sorted(pairs)]

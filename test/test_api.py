@@ -33,8 +33,8 @@ def thermal():
 
 def test_importing_the_package_loads_nothing_heavy_and_using_it_does():
     code = ('import sys, diffmf_ros; '
-            'print([name for name in ("torch", "cv2", "numpy", "rclpy", "yaml") if name in sys.modules]); '
-            'print(callable(diffmf_ros.fuse), "rclpy" in sys.modules)')
+            'print([name for name in ("torch", "cv2", "numpy", "rclpy", "yaml") if name in '
+            'sys.modules]); print(callable(diffmf_ros.fuse), "rclpy" in sys.modules)')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split('\n')[:2] == ['[]', 'True False'], done.stderr
 
@@ -48,7 +48,8 @@ def test_every_public_name_is_there_and_others_are_not():
 
 @pytest.mark.parametrize('model', ['classical', 'diffmf'])
 def test_the_result_is_that_of_the_pipeline(rgb, thermal, model):
-    pair = Pair(Frame(RGB, 0, '', rgb, 'rgb8'), Frame(THERMAL, 0, '', thermal, 'mono16'), offset_ns=0)
+    pair = Pair(Frame(RGB, 0, '', rgb, 'rgb8'), Frame(THERMAL, 0, '', thermal, 'mono16'),
+                offset_ns=0)
     expected = FusionPipeline(with_changes(DEFAULTS, {'model': model, 'device': 'cpu'})).fuse(pair)
 
     fused = diffmf_ros.fuse(rgb, thermal, model=model, device='cpu')
@@ -90,7 +91,8 @@ def test_settings_change_the_image(rgb, thermal):
     black_hot = diffmf_ros.fuse(rgb, thermal, model='classical', thermal__polarity='black_hot')
     white_hot = diffmf_ros.fuse(rgb, thermal, model='classical')
     assert black_hot[16:32, 44:56].mean() < white_hot[16:32, 44:56].mean() - 20
-    gray = diffmf_ros.fuse(rgb[:, :, 0], thermal.astype(np.uint8), model='classical', output__color='gray')
+    gray = diffmf_ros.fuse(rgb[:, :, 0], thermal.astype(np.uint8), model='classical',
+                           output__color='gray')
     assert gray.shape == (HEIGHT, WIDTH)
 
 
@@ -99,30 +101,38 @@ def test_an_alignment_file_is_used_and_read_again_when_it_changes(rgb, thermal, 
     images = []
     for shift in (0.0, 20.0):
         file.write_text(f'rgb_from_thermal: [[2, 0, {-shift}], [0, 2, 0], [0, 0, 1]]\n'
-                        f'rgb_size: [{WIDTH}, {HEIGHT}]\nthermal_size: [{WIDTH // 2}, {HEIGHT // 2}]\n')
+                        f'rgb_size: [{WIDTH}, {HEIGHT}]\nthermal_size: '
+                        f'[{WIDTH // 2}, {HEIGHT // 2}]\n')
         images.append(diffmf_ros.fuse(rgb, thermal, model='classical', alignment=file).astype(int))
     body = np.s_[18:30, 46:54]
     assert images[0][body].mean() > images[1][body].mean() + 20
 
 
 WRONG = {
-    'float of 0 to 1': (lambda rgb, thermal: (rgb / 255, thermal), r'rgb: expected a uint8 .*got float64 .*255 \* rgb'),
-    '16-bit rgb': (lambda rgb, thermal: (rgb.astype(np.uint16), thermal), 'rgb: .*got uint16 .*scale the values'),
-    'channels first': (lambda rgb, thermal: (np.moveaxis(rgb, 2, 0), thermal), r'moveaxis\(rgb, 0, -1\)'),
+    'float of 0 to 1': (lambda rgb, thermal: (rgb / 255, thermal),
+                        r'rgb: expected a uint8 .*got float64 .*255 \* rgb'),
+    '16-bit rgb': (lambda rgb, thermal: (rgb.astype(np.uint16), thermal),
+                   'rgb: .*got uint16 .*scale the values'),
+    'channels first': (lambda rgb, thermal: (np.moveaxis(rgb, 2, 0), thermal),
+                       r'moveaxis\(rgb, 0, -1\)'),
     'one channel': (lambda rgb, thermal: (rgb[:, :, :1], thermal), r'use rgb\[:, :, 0\]'),
-    'two channels': (lambda rgb, thermal: (rgb[:, :, :2], thermal), r'got uint8 of shape \(48, 64, 2\)'),
+    'two channels': (lambda rgb, thermal: (rgb[:, :, :2], thermal),
+                     r'got uint8 of shape \(48, 64, 2\)'),
     'a batch': (lambda rgb, thermal: (rgb[None], thermal), 'one pair at a time'),
     'empty': (lambda rgb, thermal: (rgb[:0], thermal), 'rgb: .*it is empty'),
     'a list': (lambda rgb, thermal: (rgb.tolist(), thermal), r'got list; use numpy.asarray'),
     'no image': (lambda rgb, thermal: (None, thermal), 'got NoneType'),
     'thermal of colors': (lambda rgb, thermal: (rgb, rgb), 'thermal: expected .*false colors'),
-    'thermal of one channel': (lambda rgb, thermal: (rgb, thermal[:, :, None]), r'use thermal\[:, :, 0\]'),
+    'thermal of one channel': (lambda rgb, thermal: (rgb, thermal[:, :, None]),
+                               r'use thermal\[:, :, 0\]'),
     'thermal channels first': (lambda rgb, thermal: (rgb, thermal[None]), r'use thermal\[0\]'),
-    'thermal of doubles': (lambda rgb, thermal: (rgb, thermal.astype(float)), r'astype\(numpy.float32\)'),
+    'thermal of doubles': (lambda rgb, thermal: (rgb, thermal.astype(float)),
+                           r'astype\(numpy.float32\)'),
     'thermal of int32': (lambda rgb, thermal: (rgb, thermal.astype(np.int32)), 'got int32'),
     'empty thermal': (lambda rgb, thermal: (rgb, thermal[:, :0]), 'thermal: .*it is empty'),
     'swapped': (lambda rgb, thermal: (thermal, rgb), 'rgb: expected a uint8'),
-    'no finite value': (lambda rgb, thermal: (rgb, np.full((4, 4), np.nan, 'f4')), 'NaN and infinity alone'),
+    'no finite value': (lambda rgb, thermal: (rgb, np.full((4, 4), np.nan, 'f4')),
+                        'NaN and infinity alone'),
 }
 
 
@@ -136,7 +146,8 @@ def test_a_wrong_array_is_an_error_that_says_what_was_expected(rgb, thermal, cha
     ({'preset': 'huge'}, 'preset must be one of auto, light'),
     ({'scale': 3.0}, r'scale must lie in 0.125 to 1.0, got 3.0'),
     ({'scale': 'half'}, "scale must be of type float, got 'half'"),
-    ({'thermal__polarty': 'black_hot'}, r"unknown setting 'thermal__polarty', did you mean thermal__polarity\?"),
+    ({'thermal__polarty': 'black_hot'},
+     r"unknown setting 'thermal__polarty', did you mean thermal__polarity\?"),
     ({'autostart': False}, "unknown setting 'autostart'"),
     ({'sync__thermal_offset_ms': 3.0}, "unknown setting 'sync__thermal_offset_ms'"),
     ({'weights': 'none.safetensors'}, 'none.safetensors does not exist'),
@@ -173,7 +184,8 @@ def test_a_fuser_says_how_it_was_done_and_follows_a_stream(rgb, thermal):
     with diffmf_ros.Fuser(model='classical') as fuser:
         assert fuser.description == 'classical on cpu'
         first = fuser.fuse(rgb, thermal, stamp_ns=10**9)
-        # The body gets warmer: the levels of a stream follow slowly, those of a single pair at once
+        # The body gets warmer: the levels of a stream follow slowly, those of a single pair at
+        # once
         hot = np.where(thermal > 7500, 8300, thermal).astype(np.uint16)
         of_stream = fuser.fuse(rgb, hot, stamp_ns=10**9 + 30_000_000).pixels.astype(int)
         alone = fuser(rgb, hot).astype(int)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same recording gives the same bytes: twice, in another order of arrival, on other threads, by every way in."""
+"""The same recording gives the same bytes.
+
+Twice, in another order of arrival, on other threads, by every way in.
+"""
 
 import numpy as np
 import pytest
@@ -21,30 +24,41 @@ NETWORKS = ('diffmf', 'refinefuse', 's4fusion')
 
 def settings_of(model, **changes):
     """Return settings for a CPU. float32: that of `auto` depends on the processor."""
-    preset = {'preset': 'nano'} if model == 'diffmf' else {'preset': 'light'} if model in NETWORKS else {}
-    return with_changes(DEFAULTS, {'model': model, 'device': 'cpu', 'precision': 'float32', **preset, **changes})
+    preset = {'preset': 'nano'} if model == 'diffmf' else {
+        'preset': 'light'} if model in NETWORKS else {}
+    return with_changes(DEFAULTS, {'model': model, 'device': 'cpu', 'precision': 'float32',
+                                   **preset, **changes})
 
 
 def scene(index, *, bits=16):
-    """Return an RGB image, 48 x 64 x 3 uint8, and a thermal one, 24 x 32, of a warm spot that moves."""
+    """Return an RGB image, 48 x 64 x 3 uint8, and a thermal one, 24 x 32, of a warm spot that
+    moves."""
     rng = np.random.default_rng(index)
     rows, columns = np.mgrid[:24, :32]
     heat = 40 + 2 * columns + 90 * np.exp(-((columns - 4 - index) ** 2 + (rows - 12) ** 2) / 18)
     heat = heat + rng.normal(0, 1, heat.shape)
-    rgb = np.repeat(np.repeat(80 + 3 * rows, 2, 0), 2, 1)[..., None] + rng.integers(0, 40, (48, 64, 3))
-    thermal = heat.clip(0, 255).astype(np.uint8) if bits == 8 else (7000 + 10 * heat).astype(np.uint16)
+    rgb = np.repeat(np.repeat(80 + 3 * rows, 2, 0), 2, 1)[...,
+                                                          None] + rng.integers(0, 40, (48, 64, 3))
+    thermal = heat.clip(0, 255).astype(np.uint8) if bits == 8 else (7000 + 10 * heat).astype(
+        np.uint16)
     return rgb.clip(0, 255).astype(np.uint8), thermal
 
 
 def write_bag(path, *, count, bits=16, thermal_later_ns=lambda index: 7_000_000):
-    """Write `count` pairs of 30 Hz; thermal_later_ns: how much later than its stamp thermal reaches the recorder."""
+    """Write `count` pairs of 30 Hz; thermal_later_ns.
+
+    How much later than its stamp thermal reaches the recorder.
+    """
     rows = []
     for index in range(count):
         rgb, thermal = scene(index, bits=bits)
         stamp_ns = START_NS + index * PERIOD_NS
-        rows.append((stamp_ns, '/rgb/image_raw', image_message(rgb, 'rgb8', stamp_ns=stamp_ns, frame_id='rgb')))
-        message = image_message(thermal, f'mono{bits}', stamp_ns=stamp_ns + 3_000_000, frame_id='thermal')
-        rows.append((stamp_ns + 3_000_000 + thermal_later_ns(index), '/thermal/image_raw', message))
+        rows.append((stamp_ns, '/rgb/image_raw',
+                     image_message(rgb, 'rgb8', stamp_ns=stamp_ns, frame_id='rgb')))
+        message = image_message(thermal, f'mono{bits}', stamp_ns=stamp_ns + 3_000_000,
+                                frame_id='thermal')
+        rows.append((stamp_ns + 3_000_000 + thermal_later_ns(index), '/thermal/image_raw',
+                     message))
     with BagWriter(path) as writer:
         for recorded_ns, topic, message in sorted(rows, key=lambda row: row[0]):
             writer.write(topic, IMAGE, message, recorded_ns)
@@ -85,7 +99,8 @@ def test_two_runs_give_the_same_bag(model, tmp_path):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_other_orders_of_arrival_give_the_same_images(seed, tmp_path):
-    # Given a recording, and one in which thermal reached the recorder up to 150 ms later, in its own order
+    # Given a recording, and one in which thermal reached the recorder up to 150 ms later, in its
+    # own order
     rng = np.random.default_rng(seed)
     delays_ns = np.maximum.accumulate(rng.integers(0, 150_000_000, 20) + np.arange(20) * PERIOD_NS)
     usual = write_bag(tmp_path / 'usual', count=20)
@@ -103,10 +118,13 @@ def test_one_and_two_threads_give_the_same_image(model):
     # Given an image large enough to be divided among threads
     pytest.importorskip('torch', reason='torch is not installed')
     rng = np.random.default_rng(0)
-    rgb, thermal = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((480, 640, 3), (120, 160)))
-    changes = {'model': model, 'preset': 'nano' if model == 'diffmf' else 'light', 'precision': 'float32'}
+    rgb, thermal = (rng.integers(0, 256, shape, dtype=np.uint8)
+                    for shape in ((480, 640, 3), (120, 160)))
+    changes = {'model': model, 'preset': 'nano' if model == 'diffmf' else 'light',
+               'precision': 'float32'}
 
-    one, two = (Fuser(device='cpu', threads=count, **changes).fuse(rgb, thermal).pixels for count in (1, 2))
+    one, two = (Fuser(device='cpu', threads=count, **changes).fuse(rgb, thermal).pixels
+                for count in (1, 2))
 
     assert one.std() > 10 and one.tobytes() == two.tobytes()
 
@@ -122,11 +140,12 @@ def test_fuse_replay_and_the_python_front_give_the_same_image(tmp_path):
         rgb, thermal = scene(index, bits=8)
         write_image(tmp_path / f'{index}.png', rgb, 'rgb8')
         write_image(tmp_path / f'{index}_t.png', thermal, 'mono8')
-        code = run(['fuse', str(tmp_path / f'{index}.png'), str(tmp_path / f'{index}_t.png'), '--preset', 'nano',
-                    '--device', 'cpu', '-o', str(tmp_path / f'{index}_f.png')])
+        code = run(['fuse', str(tmp_path / f'{index}.png'), str(tmp_path / f'{index}_t.png'),
+                    '--preset', 'nano', '--device', 'cpu', '-o', str(tmp_path / f'{index}_f.png')])
 
         assert code == 0
-        assert read_frame(tmp_path / f'{index}_f.png', stream=RGB).pixels[..., ::-1].tobytes() == data
+        assert read_frame(tmp_path / f'{index}_f.png',
+                          stream=RGB).pixels[..., ::-1].tobytes() == data
         assert fuser(rgb, thermal).tobytes() == data
 
 

@@ -11,8 +11,8 @@ import pytest
 import diffmf_ros
 
 PACKAGE = Path(diffmf_ros.__file__).parent
-# Layer -> layers that it may import besides itself. A module belongs to the longest name that fits: core.frames to
-# core, core.sync.pairing to core.sync.
+# Layer -> layers that it may import besides itself. A module belongs to the longest name that
+# fits: core.frames to core, core.sync.pairing to core.sync.
 CORE = {'core', 'core.sync', 'core.alignment', 'core.registration', 'core.imaging', 'core.checks'}
 PRODUCT = CORE | {'models', 'inference', 'io'}
 ALLOWED = {
@@ -33,9 +33,10 @@ ALLOWED = {
     'api': PRODUCT,
 }
 IMPORTS_ROS = {'ros', 'tools.bench.probes', 'tools.view.viewer'}
-ROS = {'rclpy', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs', 'rcl_interfaces',
-       'rosgraph_msgs', 'builtin_interfaces', 'launch', 'launch_ros', 'cv_bridge', 'message_filters',
-       'tf2_ros'}
+ROS = {'rclpy', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs',
+       'rcl_interfaces', 'rosgraph_msgs', 'builtin_interfaces', 'launch', 'launch_ros',
+       'cv_bridge',
+       'message_filters', 'tf2_ros'}
 CORE_LIBRARIES = {'numpy', 'cv2', 'yaml'}
 CLOCKS_AND_LOGGERS = {'time', 'datetime', 'logging', 'warnings', 'threading', 'random'}
 
@@ -51,7 +52,8 @@ def imported_modules(source, module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package.split('.')[:len(package.split('.')) - node.level + 1] if node.level else []
+            base = package.split('.')[:len(package.split('.')) - node.level
+                                      + 1] if node.level else []
             origin = '.'.join(base + ([node.module] if node.module else []))
             yield origin
             yield from (f'{origin}.{alias.name}' for alias in node.names)
@@ -105,12 +107,15 @@ def test_every_arrow_points_the_allowed_way():
     ('diffmf_ros.io.bags', 'from rclpy.serialization import x', 'rclpy.serialization'),
     ('diffmf_ros.io.bags', 'from ..inference import pipeline', 'diffmf_ros.inference.pipeline'),
     ('diffmf_ros.core.settings', 'from .sync import pairing', 'diffmf_ros.core.sync.pairing'),
-    ('diffmf_ros.core.sync.pairing', 'from ..imaging import color', 'diffmf_ros.core.imaging.color'),
-    ('diffmf_ros.core.alignment.warp', 'from ..imaging.thermal import x', 'diffmf_ros.core.imaging.thermal.x'),
+    ('diffmf_ros.core.sync.pairing', 'from ..imaging import color',
+     'diffmf_ros.core.imaging.color'),
+    ('diffmf_ros.core.alignment.warp', 'from ..imaging.thermal import x',
+     'diffmf_ros.core.imaging.thermal.x'),
     ('diffmf_ros.inference.engine', 'from ..io import images', 'diffmf_ros.io.images'),
     ('diffmf_ros.ros.fusion_node', 'from ..tools import replay', 'diffmf_ros.tools.replay'),
     ('diffmf_ros.tools.demo', 'from ..ros import messages', 'diffmf_ros.ros.messages'),
-    ('diffmf_ros.tools.bench.report', 'from .probes import publish', 'diffmf_ros.tools.bench.probes.publish'),
+    ('diffmf_ros.tools.bench.report', 'from .probes import publish',
+     'diffmf_ros.tools.bench.probes.publish'),
     ('diffmf_ros.tools.demo', 'from ..cli import main', 'diffmf_ros.cli.main'),
     ('diffmf_ros.api', 'from .tools.replay import x', 'diffmf_ros.tools.replay.x'),
 ])
@@ -127,7 +132,8 @@ def test_a_wrong_arrow_is_found(module, source, imported):
     ('diffmf_ros.core.imaging.thermal', 'from ..frames import Frame', 'diffmf_ros.core.frames'),
     ('diffmf_ros.core.imaging.thermal', 'import cv2', 'cv2'),
     ('diffmf_ros.core.imaging.thermal', 'from dataclasses import dataclass', 'dataclasses'),
-    ('diffmf_ros.core.checks.sight_monitor', 'from ..imaging import color', 'diffmf_ros.core.imaging.color'),
+    ('diffmf_ros.core.checks.sight_monitor', 'from ..imaging import color',
+     'diffmf_ros.core.imaging.color'),
     ('diffmf_ros.ros.fusion_node', 'import rclpy', 'rclpy'),
     ('diffmf_ros.tools.bench.probes.shell', 'from ....ros import fuser', 'diffmf_ros.ros.fuser'),
     ('diffmf_ros.cli.demo', 'from ..tools import demo', 'diffmf_ros.tools.demo'),
@@ -139,7 +145,8 @@ def test_a_right_arrow_passes(module, source, imported):
     assert forbidden(module, imported) is None
 
 
-@pytest.mark.parametrize('modules', ['diffmf_ros', 'diffmf_ros.core.frames, diffmf_ros.core.settings'])
+@pytest.mark.parametrize('modules',
+                         ['diffmf_ros', 'diffmf_ros.core.frames, diffmf_ros.core.settings'])
 def test_importing_needs_neither_ros_torch_nor_opencv(modules):
     blocked = "import sys; sys.modules.update(dict.fromkeys(('rclpy', 'torch', 'cv2'))); "
 
@@ -151,7 +158,8 @@ def test_importing_needs_neither_ros_torch_nor_opencv(modules):
 
 def test_the_core_runs_without_ros_and_torch():
     files = sorted((PACKAGE / 'core').rglob('[a-z]*.py'))
-    names = ', '.join('.'.join(('diffmf_ros', *path.relative_to(PACKAGE).with_suffix('').parts)) for path in files)
+    names = ', '.join('.'.join(('diffmf_ros', *path.relative_to(PACKAGE).with_suffix('').parts))
+                      for path in files)
     blocked = "import sys; sys.modules.update(dict.fromkeys(('rclpy', 'torch'))); "
 
     done = subprocess.run([sys.executable, '-c', f'{blocked}import {names}'], cwd=PACKAGE.parent,

@@ -19,8 +19,8 @@ import diffmf_ros
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTABLES = {'fusion_node', 'bag_player', 'recorder', 'viewer'}
 # What the package imports from elsewhere than a ROS distribution.
-PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript', 'rerun', 'rich', 'rosbags',
-               'safetensors', 'torch', 'triton', 'typer', 'yaml'}
+PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript',
+               'rerun', 'rich', 'rosbags', 'safetensors', 'torch', 'triton', 'typer', 'yaml'}
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     source = folder / 'source'
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
         '.*', 'build', 'install', 'log', 'out', '*.egg-info', '*.so', '__pycache__'))
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation',
-                    '--wheel-dir', folder, source], check=True)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
+                    '--no-build-isolation', '--wheel-dir', folder, source], check=True)
     with zipfile.ZipFile(*folder.glob('*.whl')) as archive:
         yield archive
 
@@ -85,19 +85,23 @@ def test_data_files_exist(metadata):
 def test_executables_lie_where_ros2_launch_looks(metadata):
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
-    assert config['develop']['script_dir'] == config['install']['install_scripts'] == '$base/lib/diffmf_ros'
-    assert {Path(source).name for source in dict(metadata['data_files'])['lib/diffmf_ros']} == EXECUTABLES
+    assert config['develop']['script_dir'] == config['install'][
+        'install_scripts'] == '$base/lib/diffmf_ros'
+    assert {Path(source).name
+            for source in dict(metadata['data_files'])['lib/diffmf_ros']} == EXECUTABLES
     scripts = dict(script.split(' = ') for script in metadata['entry_points']['console_scripts'])
     assert scripts.keys() == EXECUTABLES | {'diffmf'}
     for target in scripts.values():
         module, function = target.split(':')
         defined = ast.parse((ROOT / f'{module.replace(".", "/")}.py').read_text()).body
-        assert function in {node.name for node in defined if isinstance(node, ast.FunctionDef)}, target
+        assert function in {node.name for node in defined
+                            if isinstance(node, ast.FunctionDef)}, target
 
 
 def test_ros_pins_agree_with_the_requirements(metadata):
     lines = (ROOT / 'requirements' / 'ros.txt').read_text().splitlines()
-    assert set(metadata['extras_require']['ros']) == {line for line in lines if not line.startswith('#')}
+    assert set(metadata['extras_require']['ros']) == {line for line in lines
+                                                      if not line.startswith('#')}
 
 
 def test_wheel_holds_every_module_and_every_weight_file(wheel):
@@ -109,7 +113,8 @@ def test_wheel_holds_every_module_and_every_weight_file(wheel):
 
 def test_wheel_holds_what_ros_needs(wheel):
     # Given what is to lie under the prefix
-    expected = {'share/ament_index/resource_index/packages/diffmf_ros', 'share/diffmf_ros/package.xml',
+    expected = {'share/ament_index/resource_index/packages/diffmf_ros',
+                'share/diffmf_ros/package.xml',
                 *(f'lib/diffmf_ros/{name}' for name in EXECUTABLES),
                 *(f'share/diffmf_ros/{path.relative_to(ROOT)}'
                   for folder in ('launch', 'config') for path in (ROOT / folder).rglob('*')
@@ -124,4 +129,5 @@ def test_wheel_holds_what_ros_needs(wheel):
 
 @pytest.mark.skipif(not (shutil.which('g++') or shutil.which('c++')), reason='no C++ compiler')
 def test_wheel_holds_the_compiled_kernel(wheel):
-    assert [name for name in wheel.namelist() if name.startswith('diffmf_ros/models/kernels/_cpu.')]
+    assert [name for name in wheel.namelist()
+            if name.startswith('diffmf_ros/models/kernels/_cpu.')]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command with every kind of bad file: one message, the right exit code, nothing lost, no traceback."""
+"""Every command with every kind of bad file.
+
+One message, the right exit code, nothing lost, no traceback.
+"""
 
 import os
 import re
@@ -14,7 +17,8 @@ from bad_inputs import KINDS, SLOTS, cell, documented, furnish, tried  # noqa: E
 
 from diffmf_ros import __version__  # noqa: E402
 
-# What is no error: a path of no name is the working directory, which holds good pairs; images of any size are fused.
+# What is no error: a path of no name is the working directory, which holds good pairs; images of
+# any size are fused.
 FINE = {
     'fuse RGB': ('one pixel', 'image of another size'),
     'fuse THERMAL': ('one pixel', 'image of another size'),
@@ -28,7 +32,8 @@ FINE = {
 }
 # Commands that go on without the bad file, and measurements that images do not allow, end with 1.
 SOME_FAILED = ('eval', 'align', 'fuse RGB_DIR', 'fuse THERMAL_DIR')
-# Folders of images go through the reader of `fuse RGB`: there these kinds, which are no images, say the same.
+# Folders of images go through the reader of `fuse RGB`: there these kinds, which are no images,
+# say the same.
 SAME_READER = KINDS[KINDS.index('pickle that runs code'):]
 MATRIX = documented()
 
@@ -56,7 +61,8 @@ def test_bad_files_are_one_message_and_nothing_is_lost(folder, slot):
             continue
         allowed = (1, 2) if slot.name.startswith(SOME_FAILED) else (2,)
         assert outcome.code in allowed, f'{slot.name}, {kind}: exit code {outcome.code}\n{outcome.said}'
-        errors = [line for line in outcome.said.splitlines() if re.search('error|failed|not scored', line.lower())]
+        errors = [line for line in outcome.said.splitlines()
+                  if re.search('error|failed|not scored', line.lower())]
         assert errors and len(max(errors, key=len)) < 1000, f'{slot.name}, {kind}: {outcome.said}'
         # And docs/commands.md shows it (`python test/bad_inputs.py` writes it anew)
         assert MATRIX[kind, slot.name] == cell(outcome), f'{slot.name}, {kind}'
@@ -70,8 +76,9 @@ def test_the_documented_matrix_is_whole_and_clean():
 
 def diffmf(*arguments, **environment):
     """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *arguments], capture_output=True, text=True,
-                          timeout=120, env={**os.environ, **environment})
+    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *arguments],
+                          capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize('arguments, code, words', [
@@ -97,9 +104,11 @@ def test_exit_codes_of_the_command_itself(arguments, code, words):
     ('torch', ('export', '--onnx', 'new.onnx')),
     ('torch', ('convert-weights', 'config.yaml')),
     ('torch', ('eval', '--pairs', '.', '--model', 'diffmf')),
-    ('matplotlib', ('bench', '--model', 'classical', '--size', '32x24', '--frames', '1', '--plot', 'new.png')),
+    ('matplotlib', ('bench', '--model', 'classical', '--size', '32x24', '--frames', '1', '--plot',
+                    'new.png')),
 ])
-def test_a_library_that_is_missing_is_named_with_what_to_install(folder, tmp_path, monkeypatch, library, arguments):
+def test_a_library_that_is_missing_is_named_with_what_to_install(folder, tmp_path, monkeypatch,
+                                                                 library, arguments):
     # Given a machine without the library
     (tmp_path / f'{library}.py').write_text(
         f'raise ModuleNotFoundError("No module named {library!r}", name={library!r})')

@@ -20,12 +20,14 @@ def images(tmp_path):
 def test_help_lists_every_command():
     done = diffmf('--help')
     assert done.returncode == 0
-    for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench', 'doctor'):
+    for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench',
+                    'doctor'):
         assert command in done.stdout
 
 
 def test_fuse_writes_a_picture_and_says_how(images):
-    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', '-o', images / 'out.png', '--model', 'classical')
+    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', '-o', images / 'out.png',
+                  '--model', 'classical')
     assert done.returncode == 0, done.stderr
     assert 'CLASSICAL by classical on cpu' in done.stdout
     assert cv2.imread(str(images / 'out.png')).shape == (48, 64, 3)
@@ -42,13 +44,14 @@ def test_a_gray_and_a_color_image_are_told_apart_in_either_order(tmp_path, order
     pet[100:156, 100:156] = (20, 60, 200)
     cv2.imwrite(str(tmp_path / 'pet.png'), pet)
     # when they are fused,
-    done = diffmf('fuse', *(tmp_path / f'{name}.png' for name in order), '-o', tmp_path / 'out.png', '--model',
-                  'classical')
+    done = diffmf('fuse', *(tmp_path / f'{name}.png' for name in order), '-o',
+                  tmp_path / 'out.png', '--model', 'classical')
     # then the color is there where it was, the gray one adds none, and a change of places is said.
     fused = cv2.imread(str(tmp_path / 'out.png')).astype(int)
     assert done.returncode == 0, done.stderr
     assert fused[128, 128, 2] - fused[128, 128, 0] > 100
-    # Classical fusion shows a large area with a part of its contrast: at least half of the 90 levels.
+    # Classical fusion shows a large area with a part of its contrast: at least half of the 90
+    # levels.
     assert np.ptp(fused[80, 80]) <= 2 and fused[80, 80].mean() > 45
     assert ('pet.png is in color and' in done.stderr) == (order == ('mri', 'pet'))
 
@@ -56,9 +59,11 @@ def test_a_gray_and_a_color_image_are_told_apart_in_either_order(tmp_path, order
 @pytest.mark.parametrize('arguments, words', [
     (('fuse', 'none.png', 'thermal.png'), 'none.png does not exist'),
     (('fuse', 'rgb.png', 'text.png'), 'text.png cannot be read as an image'),
-    (('fuse', 'rgb.png', 'thermal.png', '--model', 'magic'), 'model must be one of diffmf, s4fusion, refinefuse'),
+    (('fuse', 'rgb.png', 'thermal.png', '--model', 'magic'),
+     'model must be one of diffmf, s4fusion, refinefuse'),
     (('fuse', 'rgb.png', 'thermal.png', '--scale', '3'), 'scale must lie in 0.125 to 1.0'),
-    (('fuse', 'rgb.png', 'thermal.png', '--weights', 'none.safetensors'), 'none.safetensors does not exist'),
+    (('fuse', 'rgb.png', 'thermal.png', '--weights', 'none.safetensors'),
+     'none.safetensors does not exist'),
     (('replay', 'none', 'out'), 'there is no bag at none'),
     (('train', 'none.yaml'), 'none.yaml cannot be read'),
 ])
@@ -72,15 +77,17 @@ def test_errors_are_one_message_and_exit_code_2(images, monkeypatch, arguments, 
 
 
 def test_bench_measures_every_stage_of_every_configuration(domain, tmp_path):
-    done = diffmf('bench', '--model', 'classical', '--preset', 'light,base', '--size', '64x48,32x24', '--frames', 3,
-                  '--json', tmp_path / 'b.json')
+    done = diffmf('bench', '--model', 'classical', '--preset', 'light,base', '--size',
+                  '64x48,32x24', '--frames', 3, '--json', tmp_path / 'b.json')
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'b.json').read_text())['results']
-    assert [result['name'] for result in results] == ['classical 64x48', 'classical 32x24']  # no preset, so no doubles
+    # no preset, so no doubles
+    assert [result['name'] for result in results] == ['classical 64x48', 'classical 32x24']
     for result in results:
         stages = result['stages_ms']
         assert {'decode', 'color', 'align', 'network'} <= set(stages)
-        assert all(len(stage['samples']) == 3 and min(stage['samples']) > 0 for stage in stages.values())
+        assert all(len(stage['samples']) == 3 and min(stage['samples']) > 0
+                   for stage in stages.values())
         assert result['metrics']['P50_LATENCY'] >= stages['network']['p50']
         assert result['startup']['peak_memory_mb'] > 10
         assert result['name'] in done.stdout

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that is full, or a place that takes no files: one message, exit code 2, and what was there stays."""
+"""A disk that is full, or a place that takes no files.
+
+One message, exit code 2, and what was there stays.
+"""
 
 import contextlib
 import errno
@@ -14,20 +17,26 @@ pytest.importorskip('torch', reason='torch is not installed, and half of the com
 from bad_inputs import furnish, ran, state  # noqa: E402
 
 LIMIT_BYTES = 50
-# Command line, with OUT for what it writes; the name of that; and whether --overwrite belongs to it.
+# Command line, with OUT for what it writes; the name of that; and whether --overwrite belongs to
+# it.
 WRITERS = {
     'fuse': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o', 'OUT'), 'new.png'),
-    'fuse --json': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o', '/dev/null.png', '--json', 'OUT'),
+    'fuse --json': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o',
+                     '/dev/null.png', '--json', 'OUT'),
                     'new.json'),
     'make-bag': (('make-bag', '.', 'OUT', '--rate', '10'), 'new'),
-    'make-bag --storage mcap': (('make-bag', '.', 'OUT', '--rate', '10', '--storage', 'mcap'), 'new'),
+    'make-bag --storage mcap': (('make-bag', '.', 'OUT', '--rate', '10', '--storage', 'mcap'),
+                                'new'),
     'replay': (('replay', 'bag', 'OUT', '--model', 'classical'), 'new'),
     'sample-bag': (('sample-bag', 'OUT', '--seconds', '0.2'), 'new'),
-    'sample-pairs': (('sample-pairs', 'OUT', '--scene', 'night', '--count', '1', '--seconds', '1'), 'new'),
+    'sample-pairs': (('sample-pairs', 'OUT', '--scene', 'night', '--count', '1', '--seconds', '1'),
+                     'new'),
     'eval --json': (('eval', '--pairs', '.', '--model', 'average', '--json', 'OUT'), 'new.json'),
     'eval --html': (('eval', '--pairs', '.', '--model', 'average', '--html', 'OUT'), 'new.html'),
-    'models --json': (('models', '--model', 'diffmf', '--preset', 'nano', '--json', 'OUT'), 'new.json'),
-    'bench --json': (('bench', '--model', 'classical', '--size', '64x48', '--frames', '2', '--json', 'OUT'),
+    'models --json': (('models', '--model', 'diffmf', '--preset', 'nano', '--json', 'OUT'),
+                      'new.json'),
+    'bench --json': (('bench', '--model', 'classical', '--size', '64x48', '--frames', '2',
+                      '--json', 'OUT'),
                      'new.json'),
     'export': (('export', '--preset', 'nano', '--size', '64x48', '--onnx', 'OUT'), 'new.onnx'),
     'model-card': (('model-card', 'config.yaml', '.'), 'out/diffmf_nano.md'),
@@ -48,7 +57,10 @@ def furnished(tmp_path_factory):
 
 @pytest.fixture
 def folder(furnished, monkeypatch):
-    """Yield a folder with what the commands take; what a test leaves in it is an error of that test."""
+    """Yield a folder with what the commands take.
+
+    What a test leaves in it is an error of that test.
+    """
     monkeypatch.chdir(furnished)
     before = state(furnished)
     yield furnished
@@ -74,15 +86,17 @@ def command(name, place=''):
     return [f'{place}{out}' if part == 'OUT' else part for part in arguments]
 
 
-# export needs half a minute before it writes, and bench publishes over DDS; both write with the writer of all
-# commands.
-@pytest.mark.parametrize('name', [name for name in WRITERS if name not in ('export', 'bench --json')])
+# export needs half a minute before it writes, and bench publishes over DDS; both write with the
+# writer of all commands.
+@pytest.mark.parametrize('name',
+                         [name for name in WRITERS if name not in ('export', 'bench --json')])
 def test_a_full_disk_is_one_message_and_leaves_nothing(folder, name):
     with full_disk():
         outcome = ran(command(name))
     assert not outcome.traceback, outcome.traceback
     assert outcome.code == 2, outcome.said
-    assert os.strerror(errno.EFBIG).lower() in outcome.said.lower() or 'disk' in outcome.said, outcome.said
+    assert os.strerror(errno.EFBIG).lower() in outcome.said.lower(
+        ) or 'disk' in outcome.said, outcome.said
 
 
 @pytest.mark.parametrize('where', IMPOSSIBLE)

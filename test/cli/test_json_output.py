@@ -37,8 +37,8 @@ def test_fuse_says_in_a_file_and_on_the_screen_what_it_says_in_words(images):
 
 def test_json_that_exists_is_not_replaced(images):
     (images / 'a.json').write_text('dear')
-    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', *CLASSICAL, '-o', images / 'a.png', '--json',
-                  images / 'a.json')
+    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', *CLASSICAL, '-o',
+                  images / 'a.png', '--json', images / 'a.json')
     assert done.returncode == 2 and '--overwrite' in done.stderr
     assert (images / 'a.json').read_text() == 'dear' and not (images / 'a.png').exists()
 
@@ -54,7 +54,8 @@ def test_replay_says_what_came_and_why_frames_were_left_out(small_bag, tmp_path)
     # Then the exit code says that an input failed, and the screen has JSON alone
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
-    assert (told['frames'], told['dropped']['damaged_message'], told['modes']) == (59, 1, {'CLASSICAL': 29})
+    assert (told['frames'], told['dropped']['damaged_message'],
+            told['modes']) == (59, 1, {'CLASSICAL': 29})
     assert 'left out: 1 damaged_message' in done.stderr
 
 
@@ -65,7 +66,8 @@ def test_align_gives_the_matrix_and_how_sure_it_is(tmp_path):
     write_image(tmp_path / 'rgb.png', np.dstack([scene] * 3), 'rgb8')
     write_image(tmp_path / 'thermal.png', np.dstack([scene[::2, ::2]] * 3), 'rgb8')
 
-    done = diffmf('align', tmp_path / 'rgb.png', tmp_path / 'thermal.png', '-o', tmp_path / 'a.yaml', '--json', '-')
+    done = diffmf('align', tmp_path / 'rgb.png', tmp_path / 'thermal.png', '-o',
+                  tmp_path / 'a.yaml', '--json', '-')
 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

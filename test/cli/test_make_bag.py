@@ -56,7 +56,8 @@ def test_pairs_become_frames_with_equal_stamps(folder, tmp_path, storage):
         np.testing.assert_array_equal(thermal[k].pixels, infrared(k))
     with BagReader(tmp_path / 'bag') as bag:
         assert {name: topic.count for name, topic in bag.topics.items()} == {
-            '/rgb/image_raw': 3, '/rgb/camera_info': 3, '/thermal/image_raw': 3, '/thermal/camera_info': 3}
+            '/rgb/image_raw': 3, '/rgb/camera_info': 3, '/thermal/image_raw': 3,
+            '/thermal/camera_info': 3}
 
 
 def test_sixteen_bit_infrared_stays_sixteen_bit(folder, tmp_path):

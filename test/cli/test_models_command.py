@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of networks: counted numbers, what comes with the package, and what is measured only when asked for."""
+"""The table of networks: counted numbers, what comes with the package, and what is measured only
+when asked for."""
 
 import json
 import subprocess
@@ -34,7 +35,8 @@ BARE = Row('diffmf', 'base', 1_838_681, 153e9, None)
 
 def diffmf_models(*arguments):
     """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'models', *map(str, arguments)],
+    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'models',
+                           *map(str, arguments)],
                           capture_output=True, text=True, timeout=240)
 
 
@@ -60,10 +62,13 @@ def pairs(tmp_path):
 
 def test_every_network_and_preset_has_a_row_with_its_size_and_work():
     rows = {row.name: row for row in listed(size=VGA).rows}
-    assert list(rows) == [f'{model} {preset}' for model, presets in PRESETS.items() for preset in presets]
-    assert {name: rows[name].parameters for name in ('diffmf base', 'diffmf light', 's4fusion base',
+    assert list(rows) == [f'{model} {preset}' for model,
+                          presets in PRESETS.items() for preset in presets]
+    assert {name: rows[name].parameters
+            for name in ('diffmf base', 'diffmf light', 's4fusion base',
                                                      'refinefuse base')} == {
-        'diffmf base': 1_840_268, 'diffmf light': 336_200, 's4fusion base': 3_562_981, 'refinefuse base': 3_465_000}
+        'diffmf base': 1_840_268, 'diffmf light': 336_200, 's4fusion base': 3_562_981,
+        'refinefuse base': 3_465_000}
     assert rows['refinefuse base'].multiply_adds == pytest.approx(160e9, rel=0.005)
     assert rows['diffmf light'].multiply_adds == pytest.approx(29.6e9, rel=0.005)
     assert all(row.timing is None and row.scores is None for row in rows.values())
@@ -83,12 +88,15 @@ def test_weights_are_listed_where_they_come_with_the_package(tmp_path, monkeypat
     table = listed(size=VGA, only_models=['diffmf'], only_presets=['light', 'nano'])
     # then the other one has none
     assert [row.weights for row in table.rows] == [
-        Trained('diffmf_light.safetensors', weights_header.read_header(light).iterations, light.stat().st_size), None]
-    assert [table.columns()[heading][1] for heading in ('trained weights', 'iterations', 'MB')] == ['-', '-', '-']
+        Trained('diffmf_light.safetensors', weights_header.read_header(light).iterations,
+                light.stat().st_size), None]
+    assert [table.columns()[heading][1]
+            for heading in ('trained weights', 'iterations', 'MB')] == ['-', '-', '-']
 
 
 def test_names_that_select_nothing_are_refused_with_the_known_ones():
-    with pytest.raises(DiffmfError, match='nothing to list for huge; known: diffmf base, .*refinefuse light'):
+    with pytest.raises(DiffmfError,
+                       match='nothing to list for huge; known: diffmf base, .*refinefuse light'):
         listed(size=VGA, only_presets=['light', 'huge'])
     with pytest.raises(DiffmfError, match='nothing to list for nano, s4fusion'):
         listed(size=VGA, only_models=['s4fusion'], only_presets=['nano'])
@@ -96,8 +104,10 @@ def test_names_that_select_nothing_are_refused_with_the_known_ones():
 
 def test_columns_of_what_nobody_asked_for_are_left_out():
     assert ModelsTable(VGA, (ROW, BARE)).columns() == {
-        'network': ['diffmf', 'diffmf'], 'preset': ['light', 'base'], 'parameters': ['335,405', '1,838,681'],
-        'multiply-adds at 640x480': ['29.4 G', '153 G'], 'trained weights': ['diffmf_light.safetensors', '-'],
+        'network': ['diffmf', 'diffmf'], 'preset': ['light', 'base'],
+        'parameters': ['335,405', '1,838,681'],
+        'multiply-adds at 640x480': ['29.4 G', '153 G'],
+        'trained weights': ['diffmf_light.safetensors', '-'],
         'iterations': ['3,600', '-'], 'MB': ['0.71', '-']}
 
 
@@ -122,13 +132,15 @@ def test_scores_that_are_not_defined_are_no_numbers():
 def test_markdown_aligns_numbers_to_the_right_and_ends_in_the_notes():
     text = ModelsTable(VGA, (ROW, BARE), notes=('a note',)).as_markdown()
     assert text.splitlines() == [
-        '| network | preset | parameters | multiply-adds at 640x480 | trained weights | iterations | MB |',
+        '| network | preset | parameters | multiply-adds at 640x480 | trained weights | '
+        'iterations | MB |',
         '| --- | --- | ---: | ---: | --- | ---: | ---: |',
         '| diffmf | light | 335,405 | 29.4 G | diffmf_light.safetensors | 3,600 | 0.71 |',
         '| diffmf | base | 1,838,681 | 153 G | - | - | - |', '', 'note: a note']
 
 
-def test_scores_are_means_over_all_pairs_and_only_of_what_has_weights(pairs, tmp_path, monkeypatch):
+def test_scores_are_means_over_all_pairs_and_only_of_what_has_weights(pairs, tmp_path,
+                                                                      monkeypatch):
     # given a preset with weights and one without
     nano = weights_header.shipped('diffmf', 'nano')
     (tmp_path / nano.name).write_bytes(nano.read_bytes())
@@ -155,14 +167,16 @@ def test_nothing_to_score_is_said(pairs, tmp_path, monkeypatch):
 
 def test_without_torch_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
-    with pytest.raises(LibraryMissing, match=r'needs torch and einops.*pip install "diffmf_ros\[torch\]"'):
+    with pytest.raises(LibraryMissing,
+                       match=r'needs torch and einops.*pip install "diffmf_ros\[torch\]"'):
         listed(size=VGA)
 
 
 def test_the_command_without_torch_ends_with_2_and_a_message():
     code = ('import sys; sys.modules["torch"] = None; sys.argv = ["diffmf", "models"]; '
             'from diffmf_ros.cli.main import main; main()')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 2
     assert 'needs torch and einops' in done.stderr and 'pip install "diffmf_ros' in done.stderr
     assert 'Traceback' not in done.stderr
@@ -171,16 +185,19 @@ def test_the_command_without_torch_ends_with_2_and_a_message():
 def test_the_command_prints_every_row():
     done = diffmf_models()
     assert done.returncode == 0, done.stderr
-    rows = {tuple(cells(line)[:2]): cells(line) for line in done.stdout.splitlines() if line.startswith('│')}
-    assert set(rows) == {(model, preset) for model, presets in PRESETS.items() for preset in presets}
+    rows = {tuple(cells(line)[:2]): cells(line) for line in done.stdout.splitlines()
+            if line.startswith('│')}
+    assert set(rows) == {(model, preset) for model,
+                         presets in PRESETS.items() for preset in presets}
     assert rows['diffmf', 'light'][2:5] == ['336,200', '29.6 G', 'diffmf_light.safetensors']
     assert rows['refinefuse', 'base'][2:4] == ['3,465,000', '160 G']
 
 
 def test_the_command_measures_in_turn_and_names_the_machine(pairs):
     # given a preset with shipped weights and, by its side, one of the same name of another network
-    arguments = ['--model', 'diffmf,refinefuse', '--preset', 'light', '--time', '--size', '64x48', '--frames', 2,
-                 '--score', pairs, '--device', 'cpu', '--markdown', '--json', pairs / 'models.json']
+    arguments = ['--model', 'diffmf,refinefuse', '--preset', 'light', '--time', '--size', '64x48',
+                 '--frames', 2, '--score', pairs, '--device', 'cpu', '--markdown', '--json',
+                 pairs / 'models.json']
     # when everything is measured
     done = diffmf_models(*arguments)
     # then the table has it, no cell claims a GPU, and the line under it says where
@@ -203,5 +220,6 @@ def test_the_command_measures_in_turn_and_names_the_machine(pairs):
 
 def test_json_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(DiffmfError, match='models.json cannot be written: a part of its path is a file'):
+    with pytest.raises(DiffmfError,
+                       match='models.json cannot be written: a part of its path is a file'):
         models_table.write_json(tmp_path / 'file' / 'models.json', ModelsTable(VGA, (ROW,)))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies there in place of the file that was meant: a pointer, a web page, a checkpoint, an archive."""
+"""What lies there in place of the file that was meant.
+
+A pointer, a web page, a checkpoint, an archive.
+"""
 
 import io
 import pickle
@@ -59,7 +62,8 @@ def test_contents_are_told_apart(content, words):
     assert what_holds(content[:4096]).startswith(words)
 
 
-@pytest.mark.parametrize('content', [b'rgb_size: [1, 2]', b'name,loss\n', b'\x08\x07\x12\x07pytorch', b'{"a": 1}',
+@pytest.mark.parametrize('content', [b'rgb_size: [1, 2]', b'name,loss\n',
+                                     b'\x08\x07\x12\x07pytorch', b'{"a": 1}',
                                      b'P5 1 1'])
 def test_other_contents_are_not_named(content):
     assert what_holds(content) == ''
@@ -86,12 +90,14 @@ def test_every_reader_says_what_it_got_instead(tmp_path, name, kind):
 @pytest.mark.parametrize('with_metadata', [True, False])
 def test_a_bag_whose_storage_is_a_pointer_says_so(tmp_path, storage, name, with_metadata):
     with BagWriter(tmp_path / 'bag', storage) as bag:
-        bag.write('/a', IMAGE, image_message(np.zeros((2, 2), np.uint8), 'mono8', stamp_ns=0, frame_id=''), 0)
+        bag.write('/a', IMAGE,
+                  image_message(np.zeros((2, 2), np.uint8), 'mono8', stamp_ns=0, frame_id=''), 0)
     (tmp_path / 'bag' / name).write_bytes(LFS)
     if not with_metadata:
         (tmp_path / 'bag' / 'metadata.yaml').unlink()
 
-    with pytest.raises(BagError, match=f'{name}: it is a Git LFS pointer'), BagReader(tmp_path / 'bag'):
+    with pytest.raises(BagError, match=f'{name}: it is a Git LFS pointer'), BagReader(
+            tmp_path / 'bag'):
         pass
 
 

@@ -22,7 +22,8 @@ def test_every_setting_is_listed_once_with_a_description_and_an_allowed_default(
 
     names = [item.name for item in items]
     assert len(names) == len(set(names))
-    assert {'model', 'scale', 'sync.max_distance_ms', 'thermal.low_percentile', 'qos.depth'} <= set(names)
+    assert {'model', 'scale', 'sync.max_distance_ms', 'thermal.low_percentile',
+            'qos.depth'} <= set(names)
     for item in items:
         assert len(item.description) > 10
         assert (item.low is None) == (item.high is None)
@@ -39,11 +40,13 @@ def test_a_listing_shows_the_values_of_the_given_settings():
 
 
 def test_updated_changes_what_is_named_and_nothing_else():
-    changed = with_changes(DEFAULTS, {'scale': 0.5, 'sync.rgb_offset_ms': -3.0, 'sync.thermal_offset_ms': 4.0})
+    changed = with_changes(DEFAULTS, {'scale': 0.5, 'sync.rgb_offset_ms': -3.0,
+                                      'sync.thermal_offset_ms': 4.0})
 
     before = {item.name: item.value for item in iter_specs(DEFAULTS)}
     after = {item.name: item.value for item in iter_specs(changed)}
-    assert after == {**before, 'scale': 0.5, 'sync.rgb_offset_ms': -3.0, 'sync.thermal_offset_ms': 4.0}
+    assert after == {**before, 'scale': 0.5, 'sync.rgb_offset_ms': -3.0,
+                     'sync.thermal_offset_ms': 4.0}
     assert with_changes(changed, {}) == changed
 
 
@@ -61,15 +64,18 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
 
 
 @pytest.mark.parametrize('changes, words', [
-    ({'sync.max_distance': 5.0}, "unknown setting 'sync.max_distance', did you mean sync.max_distance_ms.; known: "),
+    ({'sync.max_distance': 5.0}, "unknown setting 'sync.max_distance', did you mean "
+     "sync.max_distance_ms.; known: "),
     ({'sync': 5.0}, "unknown setting 'sync'"),
     ({'scale': '1'}, "scale must be of type float, got '1'"),
     ({'threads': True}, 'threads must be of type int, got True'),
     ({'scale': 1.5}, 'scale must lie in 0.125 to 1.0, got 1.5'),
     ({'scale': float('nan')}, 'scale must lie in'),
     ({'qos.depth': 0}, 'qos.depth must lie in 1 to 10, got 0'),
-    ({'model': 'magic'}, "model must be one of diffmf, s4fusion, refinefuse, classical; got 'magic'"),
-    ({'thermal.low_percentile': 50.0, 'thermal.high_percentile': 50.0}, 'low_percentile must be below'),
+    ({'model': 'magic'}, "model must be one of diffmf, s4fusion, refinefuse, classical; got "
+     "'magic'"),
+    ({'thermal.low_percentile': 50.0, 'thermal.high_percentile': 50.0},
+     'low_percentile must be below'),
 ])
 def test_each_wrong_change_is_refused_with_its_reason(changes, words):
     with pytest.raises(SettingsError, match=words):
@@ -77,7 +83,8 @@ def test_each_wrong_change_is_refused_with_its_reason(changes, words):
 
 
 def test_the_constructor_checks_too():
-    with pytest.raises(SettingsError, match='sync.max_distance_ms must lie in 0.0 to 1000.0, got -1.0'):
+    with pytest.raises(SettingsError,
+                       match='sync.max_distance_ms must lie in 0.0 to 1000.0, got -1.0'):
         Settings(sync=SyncSettings(max_distance_ms=-1.0))
 
 
@@ -85,7 +92,8 @@ def test_settings_and_frames_are_frozen():
     frame = Frame(RGB, 1, 'camera', np.zeros((3, 5), np.uint8), 'mono8')
 
     assert frame.size == (5, 3)
-    for instance, name in ((DEFAULTS, 'scale'), (DEFAULTS.sync, 'rgb_offset_ms'), (frame, 'stamp_ns')):
+    for instance, name in ((DEFAULTS, 'scale'), (DEFAULTS.sync, 'rgb_offset_ms'),
+                           (frame, 'stamp_ns')):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(instance, name, 0)
 

@@ -21,8 +21,9 @@ PICTURES = 16
 class Shot:
     """One message: the picture and the stamp of which tick, and what is wrong with it.
 
-    shift_ns is added to the stamp; zero_stamp: the driver sets none. pixels and encoding, when given,
-    replace the picture; spoil changes the message that is ready to go. usable: whether a node may fuse it.
+    shift_ns is added to the stamp; zero_stamp: the driver sets none. pixels and encoding, when
+    given, replace the picture; spoil changes the message that is ready to go. usable: whether a
+    node may fuse it.
     """
 
     tick: int
@@ -55,9 +56,10 @@ def stuck(tick: int, since: int) -> list[Shot]:
 
 
 def garbage(tick: int, since: int) -> list[Shot]:
-    """Messages that are no images: data cut off, an encoding that nobody knows, no width, steps too small."""
-    spoils = (partial(_set, data=array('B', bytes(7))), partial(_set, encoding='yuv9'), partial(_set, width=0),
-              partial(_set, step=3))
+    """Messages that are no images: data cut off, an encoding that nobody knows, no width, steps
+    too small."""
+    spoils = (partial(_set, data=array('B', bytes(7))), partial(_set, encoding='yuv9'),
+              partial(_set, width=0), partial(_set, step=3))
     return [Shot(tick, spoil=spoils[since % len(spoils)], usable=False)]
 
 
@@ -68,28 +70,33 @@ def wrong_size(tick: int, since: int) -> list[Shot]:
 
 def all_nan(tick: int, since: int) -> list[Shot]:
     """Float pictures without a single number."""
-    return [Shot(tick, pixels=np.full(THERMAL_SIZE[::-1], np.nan, np.float32), encoding='32FC1', usable=False)]
+    return [Shot(tick, pixels=np.full(THERMAL_SIZE[::-1], np.nan, np.float32), encoding='32FC1',
+                 usable=False)]
 
 
 def too_large(tick: int, since: int) -> list[Shot]:
     """Pictures of four times as many pixels, more than max_pixels allows here."""
     size = (2 * RGB_SIZE[0], 2 * RGB_SIZE[1])
-    return [Shot(tick, pixels=_noise(tick, size, np.uint8, 0, 256), encoding='mono8', usable=False)]
+    return [Shot(tick, pixels=_noise(tick, size, np.uint8, 0, 256), encoding='mono8',
+                 usable=False)]
 
 
 def flat_thermal(tick: int, since: int) -> list[Shot]:
     """Counts of a lens cap: one temperature and noise, never twice the same."""
-    return [Shot(tick, pixels=_noise(tick, THERMAL_SIZE, np.uint16, 8000, 8020), encoding='mono16', usable=False)]
+    return [Shot(tick, pixels=_noise(tick, THERMAL_SIZE, np.uint16, 8000, 8020), encoding='mono16',
+                 usable=False)]
 
 
 def black_rgb(tick: int, since: int) -> list[Shot]:
     """A covered lens: black, with noise."""
-    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, np.uint8, 0, 8, channels=(3,)), encoding='bgr8', usable=False)]
+    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, np.uint8, 0, 8, channels=(3,)),
+                 encoding='bgr8', usable=False)]
 
 
 def white_rgb(tick: int, since: int) -> list[Shot]:
     """An exposure that has run away: white, with noise."""
-    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, np.uint8, 248, 256, channels=(3,)), encoding='bgr8', usable=False)]
+    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, np.uint8, 248, 256, channels=(3,)),
+                 encoding='bgr8', usable=False)]
 
 
 def slow(tick: int, since: int) -> list[Shot]:
@@ -168,5 +175,6 @@ def _picture(stream: str, index: int) -> np.ndarray:
     return _noise(index, THERMAL_SIZE, np.uint16, 7000, 9000)
 
 
-def _noise(seed: int, size: tuple[int, int], dtype: type, low: int, high: int, *, channels=()) -> np.ndarray:
+def _noise(seed: int, size: tuple[int, int], dtype: type, low: int, high: int, *,
+           channels=()) -> np.ndarray:
     return np.random.default_rng(seed).integers(low, high, (*size[::-1], *channels), dtype=dtype)

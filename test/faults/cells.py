@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The matrix: every fault, what the node must answer, how fast, and what it must say.
 
-Bounds in frames count the frames of the faulty camera, the first faulty (or good again) one being 1. Bounds in
-seconds are a multiple of the timeout in charge; the half above it is for a busy machine.
+Bounds in frames count the frames of the faulty camera, the first faulty (or good again) one being
+1. Bounds in seconds are a multiple of the timeout in charge; the half above it is for a busy
+machine.
 """
 
 from dataclasses import dataclass
@@ -23,14 +24,16 @@ LOST_S = 1.5 * SOURCE_TIMEOUT_S
 HUNG_S = 1.5 * COMPUTE_TIMEOUT_S
 FROZEN_FRAMES = 3
 BLIND_FRAMES = 3
-# Least share of usable frames that get an answer. Of pairs that a busy machine cannot fuse in time the newest counts.
+# Least share of usable frames that get an answer. Of pairs that a busy machine cannot fuse in time
+# the newest counts.
 ANSWERED_ALONE, ANSWERED_FUSED = 0.8, 0.3
 RECOVERED_FRAMES = 2
 BACK_OFF_FRAMES = LONGEST_PAUSE * 5 // 4  # pairs are counted there, frames here
 
 
 class Says(NamedTuple):
-    """What /diagnostics must say: the status of which part, its least level, and words of its message."""
+    """What /diagnostics must say: the status of which part, its least level, and words of its
+    message."""
 
     status: str
     level: bytes
@@ -41,7 +44,8 @@ class Says(NamedTuple):
 class Cell:
     """A fault and what is required.
 
-    during: the modes of right answers; the first of them is the answer to the fault. None: silence.
+    during: the modes of right answers; the first of them is the answer to the fault. None:
+    silence.
     within_frames: the frame of the fault by which answers are right.
     within_s, not_before_s: the first right answer comes between these times.
     values: key values of every answer in the first mode of during.
@@ -74,14 +78,15 @@ def _lost(stream: str, behavior: Behavior, name: str, *others: Mode, ticks: int 
     """A camera that gives nothing to fuse: after the timeout the other one is passed on alone."""
     survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
     return Cell(f'{stream}: {name}', (survivor, *others), **{stream: behavior}, within_s=LOST_S,
-                not_before_s=SOURCE_TIMEOUT_S, values=((stream, 'LOST'),), says=Says(stream, ERROR, 'LOST'),
-                ticks=ticks)
+                not_before_s=SOURCE_TIMEOUT_S, values=((stream, 'LOST'),),
+                says=Says(stream, ERROR, 'LOST'), ticks=ticks)
 
 
 def _stuck(stream: str) -> Cell:
     survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
-    return Cell(f'{stream}: stuck', (survivor,), **{stream: cameras.stuck}, within_frames=FROZEN_FRAMES,
-                values=((stream, 'FROZEN'),), says=Says(stream, WARN, 'FROZEN'))
+    return Cell(f'{stream}: stuck', (survivor,), **{stream: cameras.stuck},
+                within_frames=FROZEN_FRAMES, values=((stream, 'FROZEN'),),
+                says=Says(stream, WARN, 'FROZEN'))
 
 
 def _blind(stream: str, behavior: Behavior, name: str) -> Cell:
@@ -93,7 +98,10 @@ def _blind(stream: str, behavior: Behavior, name: str) -> Cell:
 
 
 def _harmless(stream: str, behavior: Behavior, name: str) -> Cell:
-    """A fault that costs frames at most: what can be fused is fused, without a single other answer."""
+    """A fault that costs frames at most.
+
+    What can be fused is fused, without a single other answer.
+    """
     return Cell(f'{stream}: {name}', (FUSED,), **{stream: behavior}, within_frames=1)
 
 
@@ -118,9 +126,11 @@ def _of_camera(stream: str) -> list[Cell]:
 
 CAMERAS = [
     *_of_camera('thermal'),
-    Cell('thermal: all NaN', (RGB_ONLY,), thermal=cameras.all_nan, within_s=LOST_S, says=Says('thermal', WARN, '')),
-    Cell('thermal: shutter flag', (RGB_ONLY,), thermal=cameras.stuck, shutter=True, within_frames=FROZEN_FRAMES,
-         values=(('thermal', 'FROZEN'),), says=Says('thermal', WARN, 'shutter')),
+    Cell('thermal: all NaN', (RGB_ONLY,), thermal=cameras.all_nan, within_s=LOST_S,
+         says=Says('thermal', WARN, '')),
+    Cell('thermal: shutter flag', (RGB_ONLY,), thermal=cameras.stuck, shutter=True,
+         within_frames=FROZEN_FRAMES, values=(('thermal', 'FROZEN'),),
+         says=Says('thermal', WARN, 'shutter')),
     _blind('thermal', cameras.flat_thermal, 'flat'),
     *_of_camera('rgb'),
     _blind('rgb', cameras.black_rgb, 'black'),
@@ -132,28 +142,34 @@ CAMERAS = [
 
 ONE_HOUR_S, TEN_S = 3600.0, 10.0
 CLOCKS = [
-    Cell('clock: zero stamps', (FUSED,), rgb=cameras.unstamped, thermal=cameras.unstamped, within_frames=1,
+    Cell('clock: zero stamps', (FUSED,), rgb=cameras.unstamped, thermal=cameras.unstamped,
+         within_frames=1,
          says=Says('thermal', WARN, 'zero stamps')),
     Cell('clock: zero stamps of thermal', (FUSED,), thermal=cameras.unstamped, within_frames=1,
          says=Says('thermal', WARN, 'zero stamps')),
-    Cell('clock: 10 s back', (FUSED,), rgb=cameras.shifted(-TEN_S), thermal=cameras.shifted(-TEN_S),
-         within_frames=RECOVERED_FRAMES, steps_back=1),
-    Cell('clock: 1 h ahead', (FUSED,), rgb=cameras.shifted(ONE_HOUR_S), thermal=cameras.shifted(ONE_HOUR_S),
-         within_frames=RECOVERED_FRAMES, steps_back=1),
+    Cell('clock: 10 s back', (FUSED,), rgb=cameras.shifted(-TEN_S),
+         thermal=cameras.shifted(-TEN_S), within_frames=RECOVERED_FRAMES, steps_back=1),
+    Cell('clock: 1 h ahead', (FUSED,), rgb=cameras.shifted(ONE_HOUR_S),
+         thermal=cameras.shifted(ONE_HOUR_S), within_frames=RECOVERED_FRAMES, steps_back=1),
     Cell('clock: thermal 10 s back', (RGB_ONLY,), thermal=cameras.shifted(-TEN_S), within_s=LOST_S,
          not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
-    Cell('clock: thermal 1 h ahead', (RGB_ONLY,), thermal=cameras.shifted(ONE_HOUR_S), within_s=LOST_S,
-         not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
-    Cell('clock: duplicates', (FUSED,), rgb=cameras.duplicated, thermal=cameras.duplicated, within_frames=1),
-    Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered, within_frames=1),
+    Cell('clock: thermal 1 h ahead', (RGB_ONLY,), thermal=cameras.shifted(ONE_HOUR_S),
+         within_s=LOST_S, not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
+    Cell('clock: duplicates', (FUSED,), rgb=cameras.duplicated, thermal=cameras.duplicated,
+         within_frames=1),
+    Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered,
+         within_frames=1),
 ]
 
 COMPUTE = [
     _breaks('network raises', 'raise', 'injected failure', CLASSICAL),
     _breaks('NaN', 'nan', 'not finite', CLASSICAL),
     _breaks('out of memory', 'out_of_memory', 'out of memory', CLASSICAL),
-    _breaks('out of memory at full size', 'out_of_memory_at_full_size', 'out of memory', FUSED, CLASSICAL),
-    _breaks('network and classical fusion raise', 'raise_everywhere', 'classical fusion raised', RGB_ONLY),
-    Cell('compute: 5 s stall', (CLASSICAL,), compute='stall', within_s=HUNG_S, not_before_s=COMPUTE_TIMEOUT_S,
-         says=Says('fusion', ERROR, 'hangs'), recovered_frames=BACK_OFF_FRAMES, ticks=147),
+    _breaks('out of memory at full size', 'out_of_memory_at_full_size', 'out of memory', FUSED,
+            CLASSICAL),
+    _breaks('network and classical fusion raise', 'raise_everywhere', 'classical fusion raised',
+            RGB_ONLY),
+    Cell('compute: 5 s stall', (CLASSICAL,), compute='stall', within_s=HUNG_S,
+         not_before_s=COMPUTE_TIMEOUT_S, says=Says('fusion', ERROR, 'hangs'),
+         recovered_frames=BACK_OFF_FRAMES, ticks=147),
 ]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real node with a network, or classical fusion too, that fails when a file says so.
 
-The file named by the environment variable FAULT_FILE is read at every call. It holds one of the names in FAULTS, or
-nothing: then everything works.
+The file named by the environment variable FAULT_FILE is read at every call. It holds one of the
+names in FAULTS, or nothing: then everything works.
 """
 
 import os
@@ -44,7 +44,8 @@ def _stall_once(network, inputs, output):
     return output
 
 
-FAULTS = {'raise': _raise, 'raise_everywhere': _raise, 'nan': _nan, 'out_of_memory': _out_of_memory,
+FAULTS = {'raise': _raise, 'raise_everywhere': _raise, 'nan': _nan,
+          'out_of_memory': _out_of_memory,
           'out_of_memory_at_full_size': _out_of_memory_at_full_size, 'stall': _stall_once}
 
 
@@ -52,7 +53,8 @@ def breakable_networks(build):
     """Return models.build, but with networks that fail as FILE says."""
     def build_breakable(*args, **options):
         network = build(*args, **options)
-        network.register_forward_hook(lambda *call: FAULTS[fault](*call) if (fault := FILE.read_text()) else None)
+        network.register_forward_hook(lambda *call: FAULTS[fault](*call)
+                                      if (fault := FILE.read_text()) else None)
         return network
     return build_breakable
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a cell on a rig, measures the answers, and says where they are not what the cell requires."""
+"""Runs a cell on a rig, measures the answers, and says where they are not what the cell requires.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,13 +21,18 @@ PERIOD_MS = PERIOD_NS / 1e6
 
 @dataclass(frozen=True)
 class Measured:
-    """What a cell gave. Frames count from 1, the first faulty (or good again) one; times are on the wire.
+    """What a cell gave.
 
-    found_*: the first right answer. wrong_frames: the last frame of the fault with another answer, 0: none.
-    recovered_*: the first fused answer after the fault; wrong_after_frames: the last frame with another one;
+    Frames count from 1, the first faulty (or good again) one; times are on the wire.
+
+    found_*: the first right answer. wrong_frames: the last frame of the fault with another answer,
+    0: none.
+    recovered_*: the first fused answer after the fault; wrong_after_frames: the last frame with
+    another one;
     full_ms: the first one fused at full size.
-    answered: share of usable frames that got an answer once the fault was found. silence_ms: longest time
-    without an image. said_ms: the first report of /diagnostics with the words of the cell.
+    answered: share of usable frames that got an answer once the fault was found. silence_ms:
+    longest time without an image. said_ms: the first report of /diagnostics with the words of the
+    cell.
     """
 
     name: str
@@ -50,7 +56,8 @@ class Measured:
 
 
 def verdict(cell: Cell, rig: Rig) -> tuple[Measured, list[str]]:
-    """Run cell and return what was measured, and a sentence for everything that is not as required.
+    """Run cell and return what was measured, and a sentence for everything that is not as
+    required.
 
     A run in which this process could not keep the cameras' pace is repeated.
     """
@@ -59,11 +66,15 @@ def verdict(cell: Cell, rig: Rig) -> tuple[Measured, list[str]]:
         if record.late_ns < SOURCE_TIMEOUT_S * 1e9 / 2:
             measured = measure(cell, record)
             return measured, complaints(cell, record, measured)
-    pytest.fail(f'the machine is too busy: the cameras of the test stood still for {record.late_ns / 1e6:.0f} ms')
+    pytest.fail(f'the machine is too busy: the cameras of the test stood still for '
+                f'{record.late_ns / 1e6:.0f} ms')
 
 
 def run(cell: Cell, rig: Rig) -> Record:
-    """Wait until the node fuses; send the fault until the node has said so; wait until it fuses again."""
+    """Wait until the node fuses; send the fault until the node has said so.
+
+    Wait until it fuses again.
+    """
     rig.record = record = Record()
     wait(rig, lambda: settled(record.outputs), FIRST_S)
     record.fault = rig.tick
@@ -71,7 +82,8 @@ def run(cell: Cell, rig: Rig) -> Record:
     if cell.shutter:
         rig.close_shutter(True)
     last = rig.tick + round(SAID_S * 1e9 / PERIOD_NS)
-    while rig.tick < record.fault + cell.ticks or (rig.tick < last and cell.says and not record.said(*cell.says)):
+    while rig.tick < record.fault + cell.ticks or (rig.tick < last and cell.says
+                                                   and not record.said(*cell.says)):
         rig.send(rgb=cell.rgb, thermal=cell.thermal, since=rig.tick - record.fault)
     record.good = rig.tick
     rig.break_network('')
@@ -82,7 +94,10 @@ def run(cell: Cell, rig: Rig) -> Record:
 
 
 def wait(rig: Rig, condition: Callable[[], bool], limit_s: float) -> None:
-    """Send healthy ticks until condition holds, but not for longer than limit_s: what is missing is found later."""
+    """Send healthy ticks until condition holds, but not for longer than limit_s.
+
+    What is missing is found later.
+    """
     last = rig.tick + round(limit_s * 1e9 / PERIOD_NS)
     while rig.tick < last and not condition():
         rig.send(rgb=healthy, thermal=healthy)
@@ -99,7 +114,10 @@ def normal(output: Output) -> bool:
 
 
 def faulty_answers(cell: Cell, record: Record) -> list[Output]:
-    """The answers given with the fault: a frame that the network got after its fault was over may be fused again."""
+    """The answers given with the fault.
+
+    A frame that the network got after its fault was over may be fused again.
+    """
     return [output for output in record.during_fault
             if not cell.compute or output.at_ns < record.sent_ns[record.good]]
 
@@ -108,7 +126,8 @@ def right(cell: Cell, output: Output) -> bool:
     """Whether this is an answer that cell allows during the fault."""
     if cell.during is None or output.mode not in cell.during:
         return False
-    return output.mode != cell.during[0] or all(output.values.get(key) == value for key, value in cell.values)
+    return output.mode != cell.during[0] or all(output.values.get(key) == value for key,
+                                                value in cell.values)
 
 
 def still_said(cell: Cell, record: Record) -> bool:
@@ -125,12 +144,15 @@ def measure(cell: Cell, record: Record) -> Measured:
     said = cell.says and record.said(*cell.says)
     return Measured(
         name=cell.name, answer=' or '.join(cell.during) if cell.during else 'silence',
-        found_frames=found and found.tick - record.fault + 1, found_ms=found and record.ms(record.fault, found.at_ns),
-        wrong_frames=max((o.tick - record.fault + 1 for o in faulty if not right(cell, o)), default=0),
+        found_frames=found and found.tick - record.fault + 1,
+        found_ms=found and record.ms(record.fault, found.at_ns),
+        wrong_frames=max((o.tick - record.fault + 1 for o in faulty if not right(cell, o)),
+                         default=0),
         recovered_frames=recovered and recovered.tick - record.good + 1,
         recovered_ms=recovered and record.ms(record.good, recovered.at_ns),
         full_ms=full and record.ms(record.good, full.at_ns),
-        wrong_after_frames=max((o.tick - record.good + 1 for o in after if o.mode != FUSED), default=0),
+        wrong_after_frames=max((o.tick - record.good + 1 for o in after if o.mode != FUSED),
+                               default=0),
         answered=answered(cell, record, found), silence_ms=silence_ms(record),
         said_ms=said and record.ms(record.fault, said.at_ns),
         message=said.statuses[cell.says.status].message if said else '')
@@ -141,9 +163,12 @@ def answered(cell: Cell, record: Record, found: Output | None) -> float:
     if found is None:
         return float('nan')
     first = found.tick if cell.within_frames is None else record.fault + cell.within_frames - 1
-    used = {'RGB_ONLY': ('rgb',), 'THERMAL_ONLY': ('thermal',)}.get(cell.during[0], ('rgb', 'thermal'))
-    due = set.intersection(*(record.usable[stream] for stream in used)) & set(range(first, record.good))
-    return sum(output.tick >= first for output in faulty_answers(cell, record)) / len(due) if due else float('nan')
+    used = {'RGB_ONLY': ('rgb',), 'THERMAL_ONLY': ('thermal',)}.get(cell.during[0],
+                                                                    ('rgb', 'thermal'))
+    due = set.intersection(*(record.usable[stream] for stream in used)) & set(
+        range(first, record.good))
+    return sum(output.tick >= first for output in faulty_answers(cell, record)) / len(
+        due) if due else float('nan')
 
 
 def silence_ms(record: Record) -> float:
@@ -174,13 +199,15 @@ def of_detection(cell: Cell, record: Record, measured: Measured) -> Iterator[tup
                f'found after {measured.found_ms:.0f} ms already')
     if cell.says is not None:
         said = [(name, status.level, status.message) for report in record.reports
-                if record.fault <= report.tick < record.good for name, status in report.statuses.items()]
+                if record.fault <= report.tick < record.good for name,
+                status in report.statuses.items()]
         yield measured.said_ms is not None, f'/diagnostics never said {tuple(cell.says)}, but at last {said[-3:]}'
 
 
 def of_recovery(cell: Cell, record: Record, measured: Measured) -> Iterator[tuple[bool, str]]:
     """Yield (whether it holds, what is wrong otherwise) of what follows the fault."""
-    yield (measured.recovered_frames is not None and measured.recovered_frames <= cell.recovered_frames,
+    yield (measured.recovered_frames is not None
+           and measured.recovered_frames <= cell.recovered_frames,
            f'fused again from frame {measured.recovered_frames} on')
     yield (measured.wrong_after_frames < cell.recovered_frames,
            f'frame {measured.wrong_after_frames} after the fault was not fused')

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node in a process of its own, two scripted cameras in this one, and a record of what passes the wire."""
+"""A node in a process of its own, two scripted cameras in this one, and a record of what passes
+the wire."""
 
 import os
 import time
@@ -33,7 +34,8 @@ SOURCE_TIMEOUT_S = 0.4
 COMPUTE_TIMEOUT_S = 1.0
 NODE_DEADLINE_S = 60.0
 PARAMETERS = {
-    'preset': 'nano', 'device': 'cpu', 'threads': 1, 'warm_up_size': f'{RGB_SIZE[0]}x{RGB_SIZE[1]}',
+    'preset': 'nano', 'device': 'cpu', 'threads': 1,
+    'warm_up_size': f'{RGB_SIZE[0]}x{RGB_SIZE[1]}',
     'max_pixels': 2 * RGB_SIZE[0] * RGB_SIZE[1], 'qos.reliability': 'reliable', 'qos.depth': 10,
     'health.source_timeout_s': SOURCE_TIMEOUT_S, 'health.compute_timeout_s': COMPUTE_TIMEOUT_S,
     'health.shutter_flag': True,
@@ -42,7 +44,8 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class Output:
-    """One message of fused/status: the tick whose frame it answers, when it came (monotonic), and how it was made."""
+    """One message of fused/status: the tick whose frame it answers, when it came (monotonic), and
+    how it was made."""
 
     tick: int
     at_ns: int
@@ -52,7 +55,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Report:
-    """One message of /diagnostics: after which tick and when it came (monotonic); statuses by their last words."""
+    """One message of /diagnostics: after which tick and when it came (monotonic).
+
+    Statuses by their last words.
+    """
 
     tick: int
     at_ns: int
@@ -68,9 +74,9 @@ class Report:
 class Record:
     """What passed the wire. Ticks before `fault` and from `good` on are healthy.
 
-    headers and images are (stamp in ns, frame id) of fused/status and of fused/image. sent_ns tells when
-    a tick was sent (monotonic), usable the ticks of the good frames of 'rgb' and 'thermal', and late_ns
-    by how much the cameras were behind at worst.
+    headers and images are (stamp in ns, frame id) of fused/status and of fused/image. sent_ns
+    tells when a tick was sent (monotonic), usable the ticks of the good frames of 'rgb' and
+    'thermal', and late_ns by how much the cameras were behind at worst.
     """
 
     outputs: list[Output] = field(default_factory=list)
@@ -106,8 +112,8 @@ class Record:
 class Rig:
     """Sends both cameras' messages tick by tick to the node in child, and records its answers.
 
-    A stamp is the moment when its tick is due. A process that is late by more than a period does not catch
-    up: it goes on from now, so that stamps always measure time.
+    A stamp is the moment when its tick is due. A process that is late by more than a period does
+    not catch up: it goes on from now, so that stamps always measure time.
     """
 
     def __init__(self, peer: Peer, child: Child, fault_file: Path):
@@ -119,13 +125,16 @@ class Rig:
         self._ticks: dict[int, int] = {}
         self._due_ns = 0
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
-        self._images = {stream: self._publisher(Image, f'/{stream}/image_raw') for stream in ('rgb', 'thermal')}
-        self._infos = {stream: self._publisher(CameraInfo, f'/{stream}/camera_info') for stream in ('rgb', 'thermal')}
+        self._images = {stream: self._publisher(Image, f'/{stream}/image_raw')
+                        for stream in ('rgb', 'thermal')}
+        self._infos = {stream: self._publisher(CameraInfo, f'/{stream}/camera_info')
+                       for stream in ('rgb', 'thermal')}
         self._shutter = self._publisher(Bool, '/thermal/shutter')
         for message_type, topic, callback in ((DiagnosticArray, '/fused/status', self._on_status),
                                               (Image, '/fused/image', self._on_image),
                                               (DiagnosticArray, '/diagnostics', self._on_report)):
-            peer.node.create_subscription(message_type, topic, callback, profile('reliable', depth=100))
+            peer.node.create_subscription(message_type, topic, callback,
+                                          profile('reliable', depth=100))
         peer.wait_for(lambda: child.process.poll() is not None
                       or all(p.get_subscription_count() for p in self._images.values()),
                       'the node to subscribe', timeout_s=NODE_DEADLINE_S)
@@ -139,15 +148,20 @@ class Rig:
         """Publish the flag of the thermal driver."""
         self._shutter.publish(Bool(data=closed))
 
-    def send(self, *, rgb: Behavior = healthy, thermal: Behavior = healthy, since: int = 0) -> None:
-        """Send a tick of both cameras and receive until the next one is due; since: ticks since the fault began."""
+    def send(self, *, rgb: Behavior = healthy, thermal: Behavior = healthy,
+             since: int = 0) -> None:
+        """Send a tick of both cameras and receive until the next one is due.
+
+        Since: ticks since the fault began.
+        """
         self._wait_until_due()
         tick = self.tick
         self.record.sent_ns[tick] = time.monotonic_ns()
         if tick % 10 == 0:
             self._send_infos()
         for stream, shots, make, later_ns in (('rgb', rgb(tick, since), rgb_message, 0),
-                                              ('thermal', thermal(tick, since), thermal_message, THERMAL_LATER_NS)):
+                                              ('thermal', thermal(tick, since), thermal_message,
+                                               THERMAL_LATER_NS)):
             for shot in shots:
                 message = make(shot, self._stamps_ns[shot.tick] + later_ns)
                 self._note(shot, stream, stamp_ns(message.header.stamp))
@@ -179,8 +193,8 @@ class Rig:
     def _send_infos(self) -> None:
         for stream, (width, height) in (('rgb', RGB_SIZE), ('thermal', THERMAL_SIZE)):
             k = [100.0, 0.0, width / 2, 0.0, 100.0, height / 2, 0.0, 0.0, 1.0]
-            info = CameraInfo(width=width, height=height, distortion_model='plumb_bob', d=[0.0] * 5, k=k,
-                              r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+            info = CameraInfo(width=width, height=height, distortion_model='plumb_bob',
+                              d=[0.0] * 5, k=k, r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
                               p=[*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0])
             info.header.frame_id = f'{stream}_optical'
             self._infos[stream].publish(info)
@@ -206,17 +220,21 @@ class Rig:
 
 @contextmanager
 def started(module: str, folder: Path) -> Iterator[Rig]:
-    """Yield a Rig around `python -m module`, on a ROS domain of its own; folder takes its log and fault file.
+    """Yield a Rig around `python -m module`, on a ROS domain of its own.
+
+    Folder takes its log and fault file.
 
     Fails the test when the node has not survived, or does not stop cleanly.
     """
     fault_file = folder / 'fault'
     fault_file.write_text('')
-    arguments = [text for name, value in PARAMETERS.items() for text in ('-p', f'{name}:={_yaml(value)}')]
+    arguments = [text for name, value in PARAMETERS.items()
+                 for text in ('-p', f'{name}:={_yaml(value)}')]
     with ros_domain(folder) as domain, pytest.MonkeyPatch.context() as environment:
         environment.setenv('FAULT_FILE', str(fault_file))
         environment.setenv('PYTHONPATH', str(Path(__file__).parents[1]), prepend=os.pathsep)
-        child, peer = Child(module, '--ros-args', *arguments, log=folder / 'node.log'), Peer(domain)
+        child, peer = Child(module, '--ros-args', *arguments,
+                            log=folder / 'node.log'), Peer(domain)
         try:
             yield Rig(peer, child, fault_file)
             assert child.process.poll() is None, child.output

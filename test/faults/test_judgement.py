@@ -19,7 +19,10 @@ MS = 1_000_000
 
 
 def record(modes, *, state='FROZEN', stepped_back=False):
-    """40 faulty ticks of 33 ms among good ones; modes maps a tick to the mode of its answer, else FUSED."""
+    """40 faulty ticks of 33 ms among good ones.
+
+    Modes maps a tick to the mode of its answer, else FUSED.
+    """
     found = Record(fault=FAULT, good=GOOD, sent_ns={tick: 33 * tick * MS for tick in range(END)})
     found.usable = {'rgb': set(range(END)), 'thermal': set(range(FAULT)) | set(range(GOOD, END))}
     for tick in range(END):
@@ -29,8 +32,10 @@ def record(modes, *, state='FROZEN', stepped_back=False):
             stamp = tick - 50 if stepped_back and tick > 70 else tick
             found.headers.append((stamp + 1, 'rgb'))
     found.images = list(found.headers)
-    found.reports = [Report(tick, 33 * tick * MS, {'thermal': DiagnosticStatus(level=level, message=message)})
-                     for tick, level, message in ((30, WARN, 'FROZEN (equal images)'), (70, b'\x00', 'OK'))]
+    found.reports = [Report(tick, 33 * tick * MS,
+                            {'thermal': DiagnosticStatus(level=level, message=message)})
+                     for tick, level,
+                     message in ((30, WARN, 'FROZEN (equal images)'), (70, b'\x00', 'OK'))]
     return found
 
 
@@ -59,13 +64,15 @@ def test_an_answer_in_time_is_as_required_and_measured():
     (alone(FAULT + 2, GOOD + 2), 'fused again from frame 3 on'),
     (alone(FAULT + 2) | {GOOD + 4: RGB_ONLY}, 'frame 5 after the fault was not fused'),
     (dict.fromkeys(range(FAULT, END)), 'no answer was'),
-    (alone(FAULT + 2) | dict.fromkeys(range(FAULT + 10, FAULT + 30)), 'of the usable frames were answered'),
+    (alone(FAULT + 2) | dict.fromkeys(range(FAULT + 10, FAULT + 30)),
+     'of the usable frames were answered'),
 ])
 def test_an_answer_that_is_late_wrong_or_missing_is_found(modes, complaint):
     assert complaint in ' '.join(judged(STUCK, record(modes)))
 
 
-@pytest.mark.parametrize('first, complaint', [(5, 'found after 175 ms already'), (19, 'found only after 637 ms')])
+@pytest.mark.parametrize('first, complaint',
+                         [(5, 'found after 175 ms already'), (19, 'found only after 637 ms')])
 def test_a_loss_that_is_told_too_early_or_too_late_is_found(first, complaint):
     made = record(dict.fromkeys(range(FAULT, FAULT + first)) | alone(FAULT + first))
 
@@ -76,7 +83,8 @@ def test_an_image_of_two_lost_cameras_is_found():
     silent = dict.fromkeys(range(FAULT, GOOD))
 
     assert judged(SILENT, record(silent)) == []
-    assert 'frame 8 of the fault was answered' in judged(SILENT, record(silent | {FAULT + 7: RGB_ONLY}))[0]
+    assert 'frame 8 of the fault was answered' in judged(SILENT,
+                                                         record(silent | {FAULT + 7: RGB_ONLY}))[0]
 
 
 def test_another_state_or_silent_diagnostics_are_found():

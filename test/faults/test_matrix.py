@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fault matrix over real DDS, a cell a test; the numbers go to the test report as the property `measured`."""
+"""The fault matrix over real DDS, a cell a test.
+
+The numbers go to the test report as the property `measured`.
+"""
 
 import pytest
 
@@ -16,14 +19,18 @@ def names(cells):
 
 @pytest.fixture(scope='module')
 def node(dds, tmp_path_factory):
-    """Yield a rig around the node: that every cell ends with fused images makes it fit for the next one."""
+    """Yield a rig around the node: that every cell ends with fused images makes it fit for the
+    next one."""
     with started('diffmf_ros.ros.fusion_node', tmp_path_factory.mktemp('node')) as rig:
         yield rig
 
 
 @pytest.fixture
 def faulty_node(dds, tmp_path):
-    """Yield a rig around the node with a network that can be broken; how it failed before makes it more careful."""
+    """Yield a rig around the node with a network that can be broken.
+
+    How it failed before makes it more careful.
+    """
     with started('faults.faulty_node', tmp_path) as rig:
         yield rig
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Triton kernels of the pixels around a network against plain torch, bytes against bytes.
 
-`test_device_path.py` runs this file in a process of its own, because the interpreter must be chosen
-before triton is imported; on a GPU it runs as it is.
+`test_device_path.py` runs this file in a process of its own, because the interpreter must be
+chosen before triton is imported; on a GPU it runs as it is.
 """
 
 import os
@@ -40,11 +40,13 @@ def frames(rgb_shape, thermal_shape, thermal_encoding):
 
 
 def both_forms(plan, *, fuse=fuse):
-    """(bytes that the kernels make, bytes of plain torch) of one pair, with random tables where it is mapped."""
+    """(bytes that the kernels make, bytes of plain torch) of one pair, with random tables where it
+    is mapped."""
     program = Program(plan, fuse=fuse, device=DEVICE)
     if plan.mapped:
         generator = torch.Generator().manual_seed(4)
-        program._warp.grid.copy_(2.2 * torch.rand(program._warp.grid.shape, generator=generator) - 1.1)
+        program._warp.grid.copy_(2.2 * torch.rand(program._warp.grid.shape, generator=generator)
+                                 - 1.1)
         program._seen.copy_(torch.rand(plan.size, generator=generator) > 0.3)
     assert program._kernels is not None
     inputs = frames(plan.rgb_shape, plan.thermal_shape, plan.thermal_encoding)

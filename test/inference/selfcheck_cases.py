@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels pass the self-check in Triton's interpreter, with products in TF32 as a tensor core has them.
+"""The Triton kernels pass the self-check in Triton's interpreter, with products in TF32 as a
+tensor core has them.
 
-`test_selfcheck.py` runs this file in a process of its own, because the interpreter must be chosen before triton
-is imported.
+`test_selfcheck.py` runs this file in a process of its own, because the interpreter must be chosen
+before triton is imported.
 """
 
 import numpy as np
@@ -42,7 +43,8 @@ def test_ssd(tensor_core, dtype):
     # given the golden case with the step sizes of a trained network
     use = Use('ssd', dtype, states=16, directions=1)
     (case, allowed), = (pair for pair in selfcheck._cases(use, dtype) if 'trained' in pair[0].name)
-    # when the kernel runs, then its errors are well within the limit, and it truncates only in half precision
+    # when the kernel runs, then its errors are well within the limit, and it truncates only in
+    # half precision
     found = case.run('triton', device='cpu', dtype=dtype).double()
     assert ((found - case.expected.double()).abs() / allowed).max() < 0.6
     assert bool(tensor_core[0]) == (dtype != torch.float32)

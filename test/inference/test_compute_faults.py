@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes out while the network raises, returns nonsense, runs out of memory or hangs, and afterwards."""
+"""What comes out while the network raises, returns nonsense, runs out of memory or hangs, and
+afterwards."""
 
 import re
 import threading
@@ -160,7 +161,8 @@ FAULTS = {
 
 @pytest.fixture(params=['torch', 'onnx'])
 def real_engine(request, monkeypatch, network):
-    """A live pipeline on a real engine whose network, behind its tensors of 1 x 1 x H x W, is the fake one."""
+    """A live pipeline on a real engine whose network, behind its tensors of 1 x 1 x H x W, is the
+    fake one."""
     def on_arrays(images):
         return network(*(np.asarray(image[0, 0]) for image in images))[None, None]
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of S4Fusion's authors, with synthetic numbers in their layout, as weights of this package."""
+"""The checkpoint of S4Fusion's authors, with synthetic numbers in their layout, as weights of this
+package."""
 
 import os
 import pickle
@@ -28,14 +29,17 @@ from diffmf_ros.inference.conversion import (  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.weights import load_weights  # noqa: E402
 
-GAMMA, SCALE = PREFIX + 'final_up.norm.weight', PREFIX + 'final_conv.weight'  # shapes (12,) and (1, 12, 1, 1)
+# shapes (12,) and (1, 12, 1, 1)
+GAMMA, SCALE = PREFIX + 'final_up.norm.weight', PREFIX + 'final_conv.weight'
 
 
 @pytest.fixture(scope='module')
 def authors():
     """A state dict with the names and shapes of the authors' checkpoint."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in models.build('s4fusion', 'base').state_dict().items()}
-    return {PREFIX + name: torch.from_numpy(synthetic(PREFIX + name, shape)) for name, shape in shapes.items()}
+    shapes = {name: tuple(tensor.shape) for name,
+              tensor in models.build('s4fusion', 'base').state_dict().items()}
+    return {PREFIX + name: torch.from_numpy(synthetic(PREFIX + name, shape)) for name,
+            shape in shapes.items()}
 
 
 @pytest.fixture
@@ -58,17 +62,20 @@ def without_prefix(state):
 
 def in_one_memory(state):
     """As an optimizer may leave tensors: views of one."""
-    parts = torch.cat([tensor.flatten() for tensor in state.values()]).split([t.numel() for t in state.values()])
+    parts = torch.cat([tensor.flatten() for tensor in state.values()]).split(
+        [t.numel() for t in state.values()])
     return {name: part.view(state[name].shape) for name, part in zip(state, parts)}
 
 
 def assert_holds(path, state):
     weights = load_weights(path)
-    assert (weights.model, weights.preset, weights.iterations, weights.seed) == ('s4fusion', 'base', None, None)
+    assert (weights.model, weights.preset, weights.iterations,
+            weights.seed) == ('s4fusion', 'base', None, None)
     assert weights.tensors.keys() == without_prefix(state).keys()
     for name, tensor in weights.tensors.items():
         assert tensor.dtype == torch.float32
-        assert torch.equal(tensor.view(torch.int32), state[PREFIX + name].float().view(torch.int32)), name
+        assert torch.equal(tensor.view(torch.int32),
+                           state[PREFIX + name].float().view(torch.int32)), name
 
 
 @pytest.mark.parametrize('zipped', [True, False])
@@ -77,7 +84,8 @@ def assert_holds(path, state):
     lambda state: {'model': without_prefix(state)},
     lambda state: state,
     in_one_memory,
-    lambda state: OrderedDict((name, torch.nn.Parameter(tensor)) for name, tensor in without_prefix(state).items()),
+    lambda state: OrderedDict((name, torch.nn.Parameter(tensor)) for name,
+                              tensor in without_prefix(state).items()),
 ])
 def test_every_wrapping_gives_the_tensors_bit_for_bit(authors, converted, out, wrap, zipped):
     written = converted(wrap(authors), _use_new_zipfile_serialization=zipped)
@@ -97,7 +105,8 @@ def test_the_engine_gives_what_the_network_gives(authors, converted, out):
     converted({'model': authors})
     pair = [np.random.default_rng(i).random((61, 73), np.float32) for i in (0, 1)]
     # when the authors' tensors fuse it in a bare network, and the converted file in the engine,
-    network = models.build('s4fusion', 'base').eval().to(memory_format=torch.channels_last)  # convolutions round by it
+    # convolutions round by it
+    network = models.build('s4fusion', 'base').eval().to(memory_format=torch.channels_last)
     network.load_state_dict(without_prefix(authors))
     for module in network.modules():
         if hasattr(module, 'backend'):
@@ -105,7 +114,8 @@ def test_the_engine_gives_what_the_network_gives(authors, converted, out):
     with torch.inference_mode():
         raw = network(*(torch.from_numpy(image)[None, None] for image in pair))[0, 0].numpy()
     fused = Engine(with_changes(DEFAULTS, {
-        'model': 's4fusion', 'preset': 'base', 'weights': str(out), 'precision': 'float32', 'device': 'cpu',
+        'model': 's4fusion', 'preset': 'base', 'weights': str(out), 'precision': 'float32',
+        'device': 'cpu',
         'scan_backend': 'portable', 'threads': torch.get_num_threads()}))(*pair)
     # then both agree in every bit, where the network's output lies in the range of an image.
     assert 0.2 < np.mean((raw > 0) & (raw < 1)) and np.array_equal(fused, raw.clip(0, 1))
@@ -130,19 +140,27 @@ def test_another_network_is_refused_in_a_line_one_can_read(converted):
 
 
 @pytest.mark.parametrize('change, words', [
-    (lambda s: {name: t for name, t in s.items() if name != SCALE}, [f'missing {SCALE} (1, 12, 1, 1)']),
+    (lambda s: {name: t for name, t in s.items() if name != SCALE},
+     [f'missing {SCALE} (1, 12, 1, 1)']),
     (lambda s: {**s, PREFIX + 'extra': torch.zeros(3)}, [f'unexpected {PREFIX}extra (3,)']),
     (lambda s: {**s, GAMMA: torch.zeros(13)}, [f'{GAMMA} has shape (13,), expected (12,)']),
-    (lambda s: {('' if name == GAMMA else PREFIX) + name.removeprefix(PREFIX): t for name, t in s.items()},
+    (lambda s: {('' if name == GAMMA else PREFIX) + name.removeprefix(PREFIX): t for name,
+                t in s.items()},
      [f'missing {GAMMA} (12,)', 'unexpected final_up.norm.weight (12,)']),
-    (lambda s: {**s, GAMMA: torch.zeros(12, dtype=torch.int64)}, [f'{GAMMA} holds torch.strided torch.int64 on cpu']),
-    (lambda s: {**s, GAMMA: torch.zeros(12).to_sparse()}, [f'{GAMMA} holds torch.sparse_coo torch.float32']),
-    (lambda s: {**s, GAMMA: torch.tensor([float('nan')] * 2 + [1.0] * 10)}, [f'{GAMMA} is not finite', '2 of 12']),
-    (lambda s: {**s, GAMMA: torch.full((12,), 1e39, dtype=torch.float64)}, [f'{GAMMA} is not finite', '12 of 12']),
+    (lambda s: {**s, GAMMA: torch.zeros(12, dtype=torch.int64)},
+     [f'{GAMMA} holds torch.strided torch.int64 on cpu']),
+    (lambda s: {**s, GAMMA: torch.zeros(12).to_sparse()},
+     [f'{GAMMA} holds torch.sparse_coo torch.float32']),
+    (lambda s: {**s, GAMMA: torch.tensor([float('nan')] * 2 + [1.0] * 10)},
+     [f'{GAMMA} is not finite', '2 of 12']),
+    (lambda s: {**s, GAMMA: torch.full((12,), 1e39, dtype=torch.float64)},
+     [f'{GAMMA} is not finite', '12 of 12']),
     (lambda s: {'state_dict': s, 'epoch': 3}, ["'state_dict' is dict, 'epoch' is int"]),
-    (lambda s: {'model': list(s.values())}, ["holds list; expected a state dict, or a dict with one at 'model'"]),
+    (lambda s: {'model': list(s.values())},
+     ["holds list; expected a state dict, or a dict with one at 'model'"]),
 ])
-def test_what_does_not_fit_is_listed_and_nothing_is_written(authors, converted, tmp_path, change, words):
+def test_what_does_not_fit_is_listed_and_nothing_is_written(authors, converted, tmp_path, change,
+                                                            words):
     with pytest.raises(ConversionError) as refused:
         converted(change(authors))
     assert all(word in str(refused.value) for word in words), refused.value
@@ -166,7 +184,8 @@ def torch_bytes(content, tmp_path, **how):
 
 @pytest.mark.parametrize('save', [
     lambda bomb, folder: torch_bytes({'model': {'w': torch.zeros(2), 'x': bomb}}, folder),
-    lambda bomb, folder: torch_bytes({'w': torch.zeros(2), 'x': bomb}, folder, _use_new_zipfile_serialization=False),
+    lambda bomb, folder: torch_bytes({'w': torch.zeros(2), 'x': bomb}, folder,
+                                     _use_new_zipfile_serialization=False),
     lambda bomb, folder: torch_bytes({'x': bomb}, folder, pickle_protocol=4),
     lambda bomb, folder: pickle.dumps(bomb, protocol=5),
     lambda bomb, folder: pickle.dumps(bomb, protocol=0),
@@ -177,7 +196,8 @@ def test_a_pickle_that_runs_something_is_refused_unopened(tmp_path, out, save):
     bomb, checkpoint = Bomb(tmp_path / 'exploded'), tmp_path / 'model.pkl'
     checkpoint.write_bytes(save(bomb, tmp_path))
     # when it is converted, then what it would import is named, and nothing else, and nothing ran.
-    with pytest.raises(ConversionError, match=r'not opened: beyond tensors its pickle asks for posix\.system, and an'):
+    with pytest.raises(ConversionError, match=r'not opened: beyond tensors its pickle asks for '
+                       r'posix\.system, and an'):
         convert(checkpoint, out)
     assert not bomb.path.exists() and not out.exists()
 
@@ -185,7 +205,8 @@ def test_a_pickle_that_runs_something_is_refused_unopened(tmp_path, out, save):
 @pytest.mark.parametrize('protocol', [0, 2, 4])
 def test_imports_are_found_where_names_are_pushed_once_and_got_again(protocol):
     data = pickle.dumps([os.system, os.getcwd, OrderedDict, os.system, set], protocol=protocol)
-    assert imports_of(data) == {'posix.system', 'posix.getcwd', 'collections.OrderedDict', 'builtins.set'}
+    assert imports_of(data) == {'posix.system', 'posix.getcwd', 'collections.OrderedDict',
+                                'builtins.set'}
 
 
 def test_names_that_a_pickle_computes_or_hides_are_still_printable():
@@ -193,10 +214,12 @@ def test_names_that_a_pickle_computes_or_hides_are_still_printable():
     assert imports_of(b'cos\nsys\x1b[2Jtem\n.') == {'os.sys\\x1b[2Jtem'}
 
 
-@pytest.mark.parametrize('damage', [lambda data: data[:-1000], lambda data: b'', lambda data: b'no checkpoint at all'])
+@pytest.mark.parametrize('damage', [lambda data: data[:-1000], lambda data: b'',
+                                    lambda data: b'no checkpoint at all'])
 def test_a_damaged_file_says_what_was_expected(authors, tmp_path, out, damage):
     (tmp_path / 'model.pkl').write_bytes(damage(torch_bytes(authors, tmp_path)))
-    with pytest.raises(ConversionError, match='not a checkpoint that torch opens safely .* whole file of torch.save'):
+    with pytest.raises(ConversionError, match='not a checkpoint that torch opens safely .* whole '
+                       'file of torch.save'):
         convert(tmp_path / 'model.pkl', out)
 
 
@@ -215,7 +238,8 @@ def test_an_existing_file_is_kept_unless_it_may_be_replaced(authors, converted, 
     assert_holds(out, authors)
 
 
-def test_a_full_disk_leaves_neither_half_a_file_nor_a_lost_one(authors, converted, tmp_path, out, monkeypatch):
+def test_a_full_disk_leaves_neither_half_a_file_nor_a_lost_one(authors, converted, tmp_path, out,
+                                                               monkeypatch):
     def full(path, tensors, **header):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
@@ -224,7 +248,8 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_a_lost_one(authors, converte
     monkeypatch.setattr(conversion, 'save_weights', full)
     with pytest.raises(ConversionError, match='cannot write .*No space left'):
         convert(tmp_path / 'model.pkl', out, overwrite=True)
-    assert out.read_bytes() == whole and {path.name for path in tmp_path.iterdir()} == {'model.pkl', out.name}
+    assert out.read_bytes() == whole and {path.name for path in tmp_path.iterdir()} == {
+        'model.pkl', out.name}
 
 
 def test_the_identity_is_that_of_git():

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device path gives the picture of the host path; run on a CPU here, on CUDA too where there is one."""
+"""The device path gives the picture of the host path.
+
+Run on a CPU here, on CUDA too where there is one.
+"""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,14 +29,16 @@ from diffmf_ros.inference.scaled import fuse_scaled  # noqa: E402
 from diffmf_ros.models.scan import ScanError  # noqa: E402
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
-TILTED = Alignment(((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0)), (640, 480), (320, 256))
+TILTED = Alignment(((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0)), (640, 480),
+                   (320, 256))
 RESIZED = Alignment.resize()
 RGB_SIZES = {'vga': (480, 640), 'odd': (61, 83), 'single pixel': (1, 1)}
 THERMAL_SIZES = {'lepton': (120, 160), 'odd and larger': (97, 131), 'flat': (1, 7)}
 
 
 class Mix:
-    """Stands for an engine: the fused image is seven tenths of the brighter source and three of the darker."""
+    """Stands for an engine: the fused image is seven tenths of the brighter source and three of
+    the darker."""
 
     def __init__(self, device='cpu'):
         self.device = device
@@ -62,25 +67,28 @@ def rgb_frame(size, encoding='rgb8'):
 def thermal_frame(size, encoding='mono16'):
     heat = scene(size, seed=2)
     pixels = {'mono8': lambda: (255 * heat).astype(np.uint8),
-              'mono16': lambda: (31000 + 5000 * heat).astype(np.uint16),  # beyond the largest int16
+              # beyond the largest int16
+              'mono16': lambda: (31000 + 5000 * heat).astype(np.uint16),
               '32FC1': lambda: 15 + 30 * heat,
               'bgr8': lambda: (255 * scene(size, 3, seed=2)).astype(np.uint8)}[encoding]()
     return Frame(THERMAL, 2, '', pixels, encoding)
 
 
-def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, color='keep_chroma', scale=1.0):
+def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, color='keep_chroma',
+        scale=1.0):
     """(pixels, encoding) of pair."""
     levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
     mapping = alignment if isinstance(alignment, Mapping) else alignment.mapping(
         rgb_size=pair.rgb.size, thermal_size=pair.thermal.size, grid=grid)
-    return path(pair, levels=replace(levels, black_hot=black_hot), mapping=mapping, color=color, scale=scale,
-                stage=lambda name: nullcontext())
+    return path(pair, levels=replace(levels, black_hot=black_hot), mapping=mapping, color=color,
+                scale=scale, stage=lambda name: nullcontext())
 
 
 def on_both_paths(pair, *, device='cpu', engine=None, **about):
     """(image of the host path, image of the device path), as int."""
     engine = engine or Mix(device)
-    (host, encoding), (there, same) = (run(path, pair, **about) for path in (HostPath(engine), DevicePath(engine)))
+    (host, encoding), (there, same) = (run(path, pair, **about)
+                                       for path in (HostPath(engine), DevicePath(engine)))
     assert encoding == same
     return host.astype(int), there.astype(int)
 
@@ -95,7 +103,8 @@ def assert_equal_within_a_level(host, there, level=1, largest=3):
 @pytest.mark.parametrize('alignment', [TILTED, RESIZED], ids=['homography', 'resize'])
 @pytest.mark.parametrize('thermal_encoding', ['mono8', 'mono16', '32FC1', 'bgr8'])
 @pytest.mark.parametrize('rgb_encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8'])
-def test_every_encoding_gives_the_picture_of_the_host_path(rgb_encoding, thermal_encoding, alignment, device):
+def test_every_encoding_gives_the_picture_of_the_host_path(rgb_encoding, thermal_encoding,
+                                                           alignment, device):
     pair = Pair(rgb_frame((120, 160), rgb_encoding), thermal_frame((64, 80), thermal_encoding), 0)
 
     host, there = on_both_paths(pair, alignment=alignment, device=device)
@@ -118,7 +127,8 @@ def mappings():
     """name -> mapping of 320x240 RGB and 160x128 thermal."""
     sizes = {'rgb_size': (320, 240), 'thermal_size': (160, 128)}
     plane = rig()
-    plane = type(plane)(plane.rgb.scaled_to((320, 240)), plane.thermal.scaled_to((160, 128)), plane.thermal_from_rgb)
+    plane = type(plane)(plane.rgb.scaled_to((320, 240)), plane.thermal.scaled_to((160, 128)),
+                        plane.thermal_from_rgb)
     found = {}
     for grid in ('rgb', 'thermal'):
         found[f'resize, {grid}'] = RESIZED.mapping(**sizes, grid=grid)
@@ -130,18 +140,21 @@ def mappings():
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('black_hot', [False, True])
-@pytest.mark.parametrize('rgb_encoding, thermal_encoding', [('rgb8', 'mono16'), ('bgra8', '32FC1'), ('mono8', 'mono8')])
+@pytest.mark.parametrize('rgb_encoding, thermal_encoding',
+                         [('rgb8', 'mono16'), ('bgra8', '32FC1'), ('mono8', 'mono8')])
 @pytest.mark.parametrize('mapping', mappings().values(), ids=mappings())
-def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(mapping, rgb_encoding, thermal_encoding,
+def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(
+        mapping, rgb_encoding, thermal_encoding,
                                                                         black_hot, device):
-    pair = Pair(rgb_frame((240, 320), rgb_encoding), thermal_frame((128, 160), thermal_encoding), 0)
+    pair = Pair(rgb_frame((240, 320), rgb_encoding), thermal_frame((128, 160), thermal_encoding),
+                0)
 
     about = {'alignment': mapping, 'black_hot': black_hot, 'device': device}
     host, there = on_both_paths(pair, **about)
 
     assert host.shape == (*mapping.size[::-1], 3)
-    # Color that is warped is rounded twice: a level of red is up to two after luminance and chroma, and the gain of
-    # the chroma is up to 1.5.
+    # Color that is warped is rounded twice: a level of red is up to two after luminance and
+    # chroma, and the gain of the chroma is up to 1.5.
     level, largest = (1, 3) if mapping.grid == RGB else (2, 4)
     assert_equal_within_a_level(host, there, level, largest)
     assert_equal_within_a_level(*on_both_paths(pair, **about, color='raw_chroma'), level)
@@ -153,7 +166,8 @@ def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(mapping,
 def test_detail_of_a_large_rgb_image_is_averaged_as_on_the_host(device):
     fine = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
     pair = Pair(Frame(RGB, 1, '', fine, 'rgb8'), thermal_frame((97, 131)), 0)
-    mapping = RESIZED.mapping(rgb_size=(700, 500), thermal_size=(131, 97), grid='thermal', trim_px=(1.0, 0.0))
+    mapping = RESIZED.mapping(rgb_size=(700, 500), thermal_size=(131, 97), grid='thermal',
+                              trim_px=(1.0, 0.0))
 
     assert mapping.rgb.averaged == (140, 100)
     assert_equal_within_a_level(*on_both_paths(pair, alignment=mapping, device=device))
@@ -163,23 +177,27 @@ def test_detail_of_a_large_rgb_image_is_averaged_as_on_the_host(device):
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
 def test_where_only_the_camera_of_the_grid_sees_its_image_passes_unchanged(path, grid):
     rgb, thermal = rgb_frame((240, 320)), thermal_frame((128, 160), 'mono8')
-    mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid, trim_px=(80.0, -60.0))
+    mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid,
+                              trim_px=(80.0, -60.0))
 
     pixels, _ = run(path(Mix()), Pair(rgb, thermal, 0), alignment=mapping)
 
     outside = ~mapping.seen
     own = rgb.pixels if grid == 'rgb' else np.repeat(thermal.pixels[..., None], 3, -1)
     assert 0.3 < outside.mean() < 0.6
-    assert np.abs(pixels.astype(int) - own)[outside].max() <= 1 + (grid == 'rgb')  # color there and back rounds
+    # color there and back rounds
+    assert np.abs(pixels.astype(int) - own)[outside].max() <= 1 + (grid == 'rgb')
     assert np.abs(pixels.astype(int) - own)[mapping.seen].max() > 20
 
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
 @pytest.mark.parametrize('rgb_encoding', ['rgb8', 'bgr8', 'mono8'])
-@pytest.mark.parametrize('color, shape', [('keep_chroma', (3,)), ('raw_chroma', (3,)), ('gray', ()),
+@pytest.mark.parametrize('color, shape',
+                         [('keep_chroma', (3,)), ('raw_chroma', (3,)), ('gray', ()),
                                            ('inferno', (3,))])
-def test_every_color_policy_gives_the_picture_of_the_host_path(color, shape, rgb_encoding, grid, device):
+def test_every_color_policy_gives_the_picture_of_the_host_path(color, shape, rgb_encoding, grid,
+                                                               device):
     pair = Pair(rgb_frame((60, 80), rgb_encoding), thermal_frame((48, 64)), 0)
 
     host, there = on_both_paths(pair, color=color, grid=grid, device=device)
@@ -193,22 +211,27 @@ def test_every_color_policy_gives_the_picture_of_the_host_path(color, shape, rgb
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
-def test_a_live_change_of_the_mapping_prepares_nothing_and_is_seen_at_once(grid, device, monkeypatch):
+def test_a_live_change_of_the_mapping_prepares_nothing_and_is_seen_at_once(
+        grid, device, monkeypatch):
     built = []
     program = device_path.Program
-    monkeypatch.setattr(device_path, 'Program', lambda plan, **more: built.append(plan) or program(plan, **more))
+    monkeypatch.setattr(device_path, 'Program', lambda plan,
+                        **more: built.append(plan) or program(plan, **more))
     pair = Pair(rgb_frame((240, 320)), thermal_frame((128, 160)), 0)
     there, host = DevicePath(Mix(device)), HostPath(Mix())
     pictures = []
 
     for trim_px in ((3.0, 0.0), (-40.0, 25.0), (60.5, 3.25), (3.0, 0.0)):
-        mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid, trim_px=trim_px)
+        mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid,
+                                  trim_px=trim_px)
         pictures.append(run(there, pair, alignment=mapping)[0])
         expected = run(host, pair, alignment=mapping)[0]
-        assert_equal_within_a_level(expected.astype(int), pictures[-1].astype(int), level=1 if grid == RGB else 2)
+        assert_equal_within_a_level(expected.astype(int), pictures[-1].astype(int),
+                                    level=1 if grid == RGB else 2)
 
     assert len(built) == 1
-    assert np.array_equal(pictures[0], pictures[3]) and not np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[0], pictures[3]) and not np.array_equal(
+        pictures[0], pictures[1])
 
 
 @pytest.mark.parametrize('device', DEVICES)
@@ -243,7 +266,8 @@ def test_the_network_gives_the_picture_of_the_host_path(scale, device):
 def test_a_smaller_working_size_gives_the_picture_of_the_host_path(size, scale, device):
     pair = Pair(rgb_frame(size), thermal_frame((64, 80)), 0)
 
-    assert_equal_within_a_level(*on_both_paths(pair, alignment=RESIZED, scale=scale, device=device))
+    assert_equal_within_a_level(*on_both_paths(pair, alignment=RESIZED, scale=scale,
+                                               device=device))
 
 
 @pytest.mark.parametrize('scale', [0.75, 0.5, 0.3])
@@ -266,7 +290,8 @@ def test_what_is_not_finite_in_thermal_is_read_as_on_the_host(device):
     flat = Frame(THERMAL, 2, '', np.full((64, 80), -12.5, np.float32), '32FC1')
 
     for frame in (thermal, flat):
-        assert_equal_within_a_level(*on_both_paths(Pair(rgb_frame((64, 80)), frame, 0), alignment=RESIZED,
+        assert_equal_within_a_level(*on_both_paths(Pair(rgb_frame((64, 80)), frame, 0),
+                                                   alignment=RESIZED,
                                                    device=device))
 
 
@@ -303,8 +328,10 @@ def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('fault, words', [
     (lambda ir, y: ir * float('nan'), 'not finite'),
-    (lambda ir, y: (_ for _ in ()).throw(RuntimeError('out of memory')), 'RuntimeError: out of memory'),
-    (lambda ir, y: (_ for _ in ()).throw(ScanError('too many elements')), 'ScanError: too many elements')])
+    (lambda ir, y: (_ for _ in ()).throw(RuntimeError('out of memory')),
+     'RuntimeError: out of memory'),
+    (lambda ir, y: (_ for _ in ()).throw(ScanError('too many elements')),
+     'ScanError: too many elements')])
 def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, device):
     engine = Mix(device)
     engine.fuse_tensors = fault
@@ -320,9 +347,12 @@ def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, 
 
 
 @pytest.mark.parametrize('pair, reason', [
-    (Pair(Frame(RGB, 1, '', np.zeros((4, 4), np.uint16), 'mono16'), thermal_frame((4, 4)), 0), 'not_8_bit'),
-    (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.zeros((4, 4), np.uint8), 'yuv422'), 0), 'not_8_bit'),
-    (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.full((4, 4), np.nan, np.float32), '32FC1'), 0),
+    (Pair(Frame(RGB, 1, '', np.zeros((4, 4), np.uint16), 'mono16'), thermal_frame((4, 4)), 0),
+     'not_8_bit'),
+    (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.zeros((4, 4), np.uint8), 'yuv422'), 0),
+     'not_8_bit'),
+    (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.full((4, 4), np.nan, np.float32), '32FC1'),
+          0),
      'no_finite_value')])
 def test_frames_that_the_host_path_refuses_are_refused_alike(pair, reason):
     messages = []
@@ -342,7 +372,8 @@ def test_only_the_last_few_sizes_stay_ready(monkeypatch):
     monkeypatch.setattr(device_path, 'READY', 4)
     built = []
     program = device_path.Program
-    monkeypatch.setattr(device_path, 'Program', lambda plan, **more: built.append(plan.size) or program(plan, **more))
+    monkeypatch.setattr(device_path, 'Program', lambda plan,
+                        **more: built.append(plan.size) or program(plan, **more))
     path = DevicePath(Mix())
 
     def fuse(height):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replays, uploads and downloads: on a CPU the plain function, on CUDA a graph and pinned memory."""
+"""Replays, uploads and downloads: on a CPU the plain function, on CUDA a graph and pinned memory.
+"""
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_why():
 @pytest.mark.parametrize('device', DEVICES)
 def test_arrays_arrive_bit_by_bit(device):
     random = np.random.default_rng(0)
-    arrays = [random.integers(0, 256, (5, 7, 3), np.uint8), random.integers(0, 65536, (4, 6)).astype(np.uint16),
+    arrays = [random.integers(0, 256, (5, 7, 3), np.uint8),
+              random.integers(0, 65536, (4, 6)).astype(np.uint16),
               np.array([1.5, np.nan, -np.inf], np.float32)]
     uploads = Uploads([(array.shape, array.dtype.name) for array in arrays], device=device)
 
@@ -74,7 +76,8 @@ def test_arrays_arrive_bit_by_bit(device):
         arrived = [tensor.cpu().numpy() for tensor in uploads.take()]
 
         assert np.array_equal(arrived[0], arrays[0])
-        assert arrived[1].dtype == np.int16 and np.array_equal(arrived[1].view(np.uint16), arrays[1])
+        assert arrived[1].dtype == np.int16 and np.array_equal(arrived[1].view(np.uint16),
+                                                               arrays[1])
         assert np.array_equal(arrived[2], arrays[2], equal_nan=True)
         arrays = [array[::-1].copy() for array in arrays]
 
@@ -107,5 +110,6 @@ def test_a_download_brings_the_values(device):
     download = Download(6, device=device)
 
     for start in (0, 100):
-        assert download(torch.arange(start, start + 6, dtype=torch.uint8, device=device)).tolist() == [
+        assert download(torch.arange(start, start + 6, dtype=torch.uint8, device=device)).tolist(
+            ) == [
             *range(start, start + 6)]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One camera alone on the output grid, and thermal levels that are the same whoever makes the image."""
+"""One camera alone on the output grid, and thermal levels that are the same whoever makes the
+image."""
 
 import numpy as np
 import pytest
@@ -44,13 +45,16 @@ def shifted(tmp_path):
 @pytest.mark.parametrize('encoding', RGB_PIXELS)
 def test_rgb_alone_keeps_every_pixel_and_its_header(encoding):
     result = pipeline_for().pass_through(rgb_frame(encoding))
-    assert (result.mode, result.stamp_ns, result.frame_id, result.grid) == (Mode.RGB_ONLY, 100, 'rgb_optical', RGB)
+    assert (result.mode, result.stamp_ns, result.frame_id,
+            result.grid) == (Mode.RGB_ONLY, 100, 'rgb_optical', RGB)
     assert result.encoding == ('bgr8' if encoding.startswith('bgr') else 'rgb8')
-    assert np.array_equal(to_rgb8(result.pixels, result.encoding), to_rgb8(RGB_PIXELS[encoding], encoding)[..., :3])
+    assert np.array_equal(to_rgb8(result.pixels, result.encoding),
+                          to_rgb8(RGB_PIXELS[encoding], encoding)[..., :3])
     assert result.warnings == () and set(result.timings_ms) == {'align'}
 
 
-@pytest.mark.parametrize('color, encoding, shape', [('gray', 'mono8', (48, 64)), ('inferno', 'bgr8', (48, 64, 3))])
+@pytest.mark.parametrize('color, encoding, shape',
+                         [('gray', 'mono8', (48, 64)), ('inferno', 'bgr8', (48, 64, 3))])
 def test_the_color_policy_holds_for_an_rgb_image_alone(color, encoding, shape):
     result = pipeline_for(**{'output.color': color}).pass_through(rgb_frame('bgr8'))
     assert (result.encoding, result.pixels.shape) == (encoding, shape)
@@ -73,7 +77,8 @@ def test_thermal_alone_is_on_the_rgb_grid_under_its_own_stamp_once_rgb_was_seen(
 
     result = pipeline.pass_through(thermal_frame(stamp_ns=300))
 
-    assert (result.mode, result.stamp_ns, result.frame_id, result.grid) == (Mode.THERMAL_ONLY, 300, 'rgb_optical', RGB)
+    assert (result.mode, result.stamp_ns, result.frame_id,
+            result.grid) == (Mode.THERMAL_ONLY, 300, 'rgb_optical', RGB)
     assert (result.pixels.shape, result.encoding) == ((48, 64, 3), 'bgr8')
     assert np.ptp(result.pixels, axis=2).max() == 0
     expected = pipeline.align(Pair(rgb_frame(), thermal_frame(stamp_ns=300), 0))[0]

@@ -18,30 +18,34 @@ CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 
 
 def pair_of(rgb, thermal, rgb_encoding='rgb8', thermal_encoding='mono8'):
-    return Pair(Frame(RGB, 7, 'rgb_optical', rgb, rgb_encoding), Frame(THERMAL, 9, 't', thermal, thermal_encoding), 2)
+    return Pair(Frame(RGB, 7, 'rgb_optical', rgb, rgb_encoding),
+                Frame(THERMAL, 9, 't', thermal, thermal_encoding), 2)
 
 
 @pytest.fixture
 def textured():
     random = np.random.default_rng(0)
-    return pair_of(random.integers(0, 256, (48, 64, 3), np.uint8), random.integers(0, 256, (24, 32), np.uint8))
+    return pair_of(random.integers(0, 256, (48, 64, 3), np.uint8),
+                   random.integers(0, 256, (24, 32), np.uint8))
 
 
 @pytest.fixture
 def engine_settings(tmp_path):
-    """Settings of the light network with weights of one iteration: enough to run, not to look at."""
+    """Settings of the light network with weights of one iteration: enough to run, not to look at.
+    """
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros import models
     from diffmf_ros.inference.weights import save_weights
     torch.manual_seed(0)
     path = tmp_path / 'w.safetensors'
-    save_weights(path, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
-                 iterations=1, seed=0)
+    save_weights(path, models.build('diffmf', 'light').state_dict(), model='diffmf',
+                 preset='light', iterations=1, seed=0)
     return with_changes(DEFAULTS, {'preset': 'light', 'weights': str(path)})
 
 
 @pytest.mark.parametrize('height, width', [(1, 1), (7, 30), (48, 64), (61, 73)])
-@pytest.mark.parametrize('model, preset', [('s4fusion', 'light'), ('s4fusion', 'base'), ('refinefuse', 'light')])
+@pytest.mark.parametrize('model, preset',
+                         [('s4fusion', 'light'), ('s4fusion', 'base'), ('refinefuse', 'light')])
 def test_the_sister_networks_take_every_size(tmp_path, model, preset, height, width):
     # Given a network that takes base and detail of thermal and adds 20 levels, everywhere,
     torch = pytest.importorskip('torch', reason='torch is not installed')
@@ -52,9 +56,12 @@ def test_the_sister_networks_take_every_size(tmp_path, model, preset, height, wi
     torch.nn.init.zeros_(last.weight)
     with torch.no_grad():
         last.bias.copy_(torch.tensor([20 / 255] if preset == 'base' else [20, -20, 0, 20 / 255]))
-    save_weights(tmp_path / 'w.safetensors', network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
+    save_weights(tmp_path / 'w.safetensors', network.state_dict(), model=model, preset=preset,
+                 iterations=1, seed=0)
     # when gray images of any size are fused,
-    pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': model, 'preset': preset, 'health.detect_blind': False,
+    pipeline = FusionPipeline(with_changes(DEFAULTS,
+                                           {'model': model, 'preset': preset,
+                                            'health.detect_blind': False,
                                                  'weights': str(tmp_path / 'w.safetensors')}))
     thermal = np.random.default_rng(0).integers(0, 200, (height, width), np.uint8)
     result = pipeline.fuse(pair_of(np.zeros((height, width), np.uint8), thermal, 'mono8'))
@@ -81,8 +88,10 @@ def test_color_is_that_of_the_rgb_image():
 
 
 def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
-    Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48), (32, 24)).save(tmp_path / 'a.yaml')
-    pipeline = FusionPipeline(with_changes(CLASSICAL, {'alignment.file': str(tmp_path / 'a.yaml')}))
+    Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48),
+              (32, 24)).save(tmp_path / 'a.yaml')
+    pipeline = FusionPipeline(with_changes(CLASSICAL,
+                                           {'alignment.file': str(tmp_path / 'a.yaml')}))
     _, seen = pipeline.align(textured)
     difference = np.abs(pipeline.fuse(textured).pixels.astype(int) - textured.rgb.pixels)
     assert 0.1 < seen.mean() < 0.4
@@ -92,7 +101,8 @@ def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
 
 def test_unusable_frame_is_refused_and_the_next_pair_is_fused(textured):
     pipeline = FusionPipeline(CLASSICAL)
-    dead = pair_of(textured.rgb.pixels, np.full((24, 32), np.nan, np.float32), thermal_encoding='32FC1')
+    dead = pair_of(textured.rgb.pixels, np.full((24, 32), np.nan, np.float32),
+                   thermal_encoding='32FC1')
     with pytest.raises(FrameError):
         pipeline.fuse(dead)
     assert pipeline.fuse(textured).mode == Mode.CLASSICAL
@@ -102,7 +112,8 @@ def test_unusable_frame_is_refused_and_the_next_pair_is_fused(textured):
 def test_network_takes_any_size(engine_settings, size):
     height, width = size
     random = np.random.default_rng(1)
-    pair = pair_of(random.integers(0, 256, (height, width, 3), np.uint8), random.integers(0, 256, size, np.uint8))
+    pair = pair_of(random.integers(0, 256, (height, width, 3), np.uint8),
+                   random.integers(0, 256, size, np.uint8))
     result = FusionPipeline(engine_settings).fuse(pair)
     assert (result.mode, result.pixels.shape) == (Mode.FUSED, (height, width, 3))
 
@@ -126,8 +137,10 @@ def too_large_for_the_scan(network, ir, y):
 
 
 @pytest.mark.parametrize('fault, words', [
-    (out_of_memory, 'out of memory'), (not_a_number, 'not finite'), (too_large_for_the_scan, 'fewer than 2.29')])
-def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured, monkeypatch, fault, words):
+    (out_of_memory, 'out of memory'), (not_a_number, 'not finite'),
+    (too_large_for_the_scan, 'fewer than 2.29')])
+def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured,
+                                                                 monkeypatch, fault, words):
     from diffmf_ros.models.diffmf import DiffMF
     pipeline = FusionPipeline(engine_settings)
     with monkeypatch.context() as patch:
@@ -189,8 +202,10 @@ def test_the_scale_of_a_call_replaces_that_of_the_settings(stand_in, textured):
 def test_an_image_over_the_limit_is_refused_before_any_work(stand_in, textured):
     pipeline, engine = stand_in(max_pixels=48 * 64 - 1)
 
-    with pytest.raises(FrameError, match='at most 3071 pixels .max_pixels., got a rgb image of 64x48 = 3072; '
-                                         'let the camera bin or crop, or raise max_pixels') as caught:
+    with pytest.raises(FrameError, match='at most 3071 pixels .max_pixels., got a rgb image of '
+                       '64x48 = 3072; '
+                                         'let the camera bin or crop, or raise '
+                       'max_pixels') as caught:
         pipeline.fuse(textured)
 
     assert caught.value.reason == 'too_large'
@@ -223,7 +238,8 @@ def test_images_that_were_handed_out_are_not_changed_by_the_next_pair(stand_in, 
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
-def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(monkeypatch, textured, device):
+def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(
+        monkeypatch, textured, device):
     engine = Recording(device)
     module = types.SimpleNamespace(OnnxEngine=lambda settings: engine)
     monkeypatch.setitem(sys.modules, 'diffmf_ros.inference.onnx_engine', module)
@@ -261,7 +277,8 @@ def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeyp
 
 def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings):
     from diffmf_ros.inference.engine import Engine, EngineError
-    with pytest.raises(EngineError, match='float16 on a CPU .* use precision auto, float32 or bfloat16'):
+    with pytest.raises(EngineError,
+                       match='float16 on a CPU .* use precision auto, float32 or bfloat16'):
         Engine(with_changes(engine_settings, {'precision': 'float16', 'device': 'cpu'}))
 
 
@@ -271,14 +288,17 @@ def test_the_device_line_names_the_scan_that_runs(engine_settings):
     settings = with_changes(engine_settings, {'device': 'cpu', 'precision': 'float32'})
     fastest = 'portable' if cpu.unavailable() else 'cpu'
     assert Engine(settings).description == f'cpu float32, scan {fastest}'
-    assert Engine(with_changes(settings, {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
+    assert Engine(
+        with_changes(settings,
+                     {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
 
 
 def test_compiled_scan_is_refused_where_it_was_not_built(engine_settings, monkeypatch):
     from diffmf_ros.inference.engine import Engine, EngineError
     from diffmf_ros.models.kernels import cpu
     monkeypatch.setattr(cpu, 'unavailable', lambda: 'no compiler')
-    with pytest.raises(EngineError, match="scan backend 'cpu' cannot run: no compiler; use backend auto"):
+    with pytest.raises(EngineError,
+                       match="scan backend 'cpu' cannot run: no compiler; use backend auto"):
         Engine(with_changes(engine_settings, {'scan_backend': 'cpu', 'device': 'cpu'}))
 
 

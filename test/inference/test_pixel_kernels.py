@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of the pixels around a network: in the interpreter, and compiled for six GPUs."""
+"""The Triton kernels of the pixels around a network.
+
+In the interpreter, and compiled for six GPUs.
+"""
 
 from pathlib import Path
 

@@ -22,9 +22,13 @@ def subdued_maximum(ir, y):
 
 @pytest.fixture
 def scene():
-    """Return thermal and visible luminance, 96 x 128: smooth and textured parts, an edge, and noise."""
+    """Return thermal and visible luminance, 96 x 128.
+
+    Smooth and textured parts, an edge, and noise.
+    """
     random = np.random.default_rng(0)
-    ir, y = (cv2.GaussianBlur(random.random((96, 128), np.float32), None, sigma) for sigma in (4, 1))
+    ir, y = (cv2.GaussianBlur(random.random((96, 128), np.float32), None, sigma)
+             for sigma in (4, 1))
     ir, y = (cv2.normalize(image, None, 0.1, 0.9, cv2.NORM_MINMAX) for image in (ir, y))
     y[:, 61:] *= 0.5
     return ir, y
@@ -59,7 +63,8 @@ def test_what_is_the_maximum_when_small_is_the_maximum_when_large(scene, scale):
 @pytest.mark.parametrize('network', [average, subdued_maximum])
 def test_fine_texture_comes_back(scene, network, scale):
     whole = network(*scene)
-    small = cv2.resize(network(*(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        network(*(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
                                  for image in scene)), (128, 96))
 
     back = psnr_db(fuse_scaled(network, *scene, scale=scale), whole)

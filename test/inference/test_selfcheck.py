@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a backend gets wrong on this machine is found before a network uses it; the next one does it."""
+"""What a backend gets wrong on this machine is found before a network uses it.
+
+The next one does it.
+"""
 
 import os
 import subprocess
@@ -31,7 +34,8 @@ def backend(**functions):
 
 def choose(monkeypatch, first, *, wanted='auto', dtype=torch.float32):
     """Choose among a backend called first, the portable one and the loop."""
-    monkeypatch.setattr(scan, 'BACKENDS', {'first': first, 'portable': portable, 'reference': reference})
+    monkeypatch.setattr(scan, 'BACKENDS',
+                        {'first': first, 'portable': portable, 'reference': reference})
     return selfcheck.choose_backends(device='cpu', dtype=dtype, wanted=wanted)
 
 
@@ -67,9 +71,11 @@ def test_golden_inputs_reach_the_corners():
 
 @pytest.mark.parametrize('dtype', TYPES, ids=str)
 def test_every_backend_of_this_machine_passes(dtype):
-    usable = [name for name in scan.BACKENDS if selfcheck.unusable(name, device='cpu', dtype=dtype) is None]
+    usable = [name for name in scan.BACKENDS
+              if selfcheck.unusable(name, device='cpu', dtype=dtype) is None]
     assert {'portable', 'reference'} <= set(usable)
-    assert {name: selfcheck.check(name, device='cpu', dtype=dtype) for name in usable} == dict.fromkeys(usable)
+    assert {name: selfcheck.check(name, device='cpu', dtype=dtype)
+            for name in usable} == dict.fromkeys(usable)
 
 
 def test_a_sound_backend_is_taken_without_problems(monkeypatch):
@@ -78,7 +84,8 @@ def test_a_sound_backend_is_taken_without_problems(monkeypatch):
     assert choice.name == 'first'
 
 
-@pytest.mark.parametrize('dtype, factor', [(torch.float32, 1 + 1e-3), (torch.float16, 1.01), (torch.bfloat16, 1.05)])
+@pytest.mark.parametrize('dtype, factor', [(torch.float32, 1 + 1e-3), (torch.float16, 1.01),
+                                           (torch.bfloat16, 1.05)])
 @pytest.mark.parametrize('operation', ['selective_scan', 'ss2d', 'ssd'])
 def test_wrong_values_choose_the_next_for_that_operation(monkeypatch, operation, dtype, factor):
     def wrong(*inputs):
@@ -100,7 +107,8 @@ def test_one_wrong_token_is_found(monkeypatch, dtype):
         y[:, -1, -1] = 0
         return y
 
-    assert choose(monkeypatch, backend(ss2d=last_token_lost), dtype=dtype).backends['ss2d'] == 'portable'
+    assert choose(monkeypatch, backend(ss2d=last_token_lost),
+                  dtype=dtype).backends['ss2d'] == 'portable'
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -122,7 +130,8 @@ def test_a_wrong_shape_chooses_the_next(monkeypatch):
     assert 'gave the shape (1, 1, 15, 24)' in choice.problems[0]
 
 
-@pytest.mark.parametrize('error', [ImportError('wrong ABI'), RuntimeError('no kernel image'), OSError('libcuda')])
+@pytest.mark.parametrize('error', [ImportError('wrong ABI'), RuntimeError('no kernel image'),
+                                   OSError('libcuda')])
 def test_an_exception_chooses_the_next_and_is_kept(monkeypatch, error):
     choice = choose(monkeypatch, backend(ss2d=raising(error)))
     assert choice.backends['ss2d'] == 'portable'
@@ -149,7 +158,8 @@ def test_a_backend_that_cannot_run_here_is_passed_over_in_silence(monkeypatch):
 def test_a_probe_that_raises_counts_as_not_to_be_had(monkeypatch):
     broken = backend(unavailable=raising(OSError('undefined symbol')))
     assert choose(monkeypatch, broken) == selfcheck.Choice(everything('portable'), ())
-    assert selfcheck.unusable('first', device='cpu', dtype=torch.float32) == 'OSError: undefined symbol'
+    assert selfcheck.unusable('first', device='cpu',
+                              dtype=torch.float32) == 'OSError: undefined symbol'
 
 
 def test_asking_for_what_cannot_run_is_an_error(monkeypatch):
@@ -160,7 +170,8 @@ def test_asking_for_what_cannot_run_is_an_error(monkeypatch):
 
 
 def test_nothing_that_works_is_an_error_with_every_reason(monkeypatch):
-    broken = {name: backend(ss2d=raising(RuntimeError(f'{name} died'))) for name in ('first', 'second')}
+    broken = {name: backend(ss2d=raising(RuntimeError(f'{name} died')))
+              for name in ('first', 'second')}
     monkeypatch.setattr(scan, 'BACKENDS', broken)
     with pytest.raises(scan.ScanError, match='first died.*second died'):
         selfcheck.choose_backends(device='cpu', dtype=torch.float32)
@@ -173,11 +184,13 @@ def test_what_a_backend_refuses_is_not_held_against_it(monkeypatch):
     def wrong_for_three_states(*inputs):
         return portable.ss2d(*inputs) * (2 if inputs[4].shape[-1] == 3 else 1)
 
-    assert choose(monkeypatch, backend(refuses=refuses, ss2d=wrong_for_three_states)).name == 'first'
+    assert choose(monkeypatch,
+                  backend(refuses=refuses, ss2d=wrong_for_three_states)).name == 'first'
 
 
 class Truncated(TorchFunctionMode):
-    """Matrix products of float32 as a tensor core computes them in TF32: 13 bits of each factor are cut off."""
+    """Matrix products of float32 as a tensor core computes them in TF32: 13 bits of each factor
+    are cut off."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
@@ -219,7 +232,8 @@ class TestLimits:
             for case, allowed in selfcheck._cases(use, dtype):
                 found = case.run('portable', device='cpu', dtype=dtype).double()
                 shares.append(((found - case.expected.double()).abs() / allowed).max().item())
-        # then the largest is well below one, and in half precision not far below: the limit is no loose one
+        # then the largest is well below one, and in half precision not far below: the limit is no
+        # loose one
         assert len(shares) == 10 and max(shares) < 0.5
         assert dtype == torch.float32 or max(shares) > 0.1
 
@@ -228,7 +242,8 @@ class TestLimits:
         expected, magnitude = torch.tensor([1.0, 1.0]), torch.tensor([100.0, 1.0])
         # then the first may be off by more
         allowed = allowed_errors(expected, magnitude, steps=100, dtype=torch.float16)
-        assert allowed[0] == pytest.approx(100 * (6 * 2.0 ** -11 + 464 * 2.0 ** -24) + 2.0 ** -11, rel=1e-4)
+        assert allowed[0] == pytest.approx(100 * (6 * 2.0 ** -11 + 464 * 2.0 ** -24) + 2.0 ** -11,
+                                           rel=1e-4)
         assert allowed[1] == pytest.approx(7 * 2.0 ** -11 + 464 * 2.0 ** -24, rel=1e-4)
 
 
@@ -271,13 +286,15 @@ class TestPlainTorchOnAGpu:
         """Let 'cuda' be the CPU: the golden inputs stay where they are."""
         run = golden.Case.run
         monkeypatch.setattr(golden.Case, 'run',
-                            lambda case, name, *, device, dtype: run(case, name, device='cpu', dtype=dtype))
+                            lambda case, name, *, device,
+                            dtype: run(case, name, device='cpu', dtype=dtype))
         monkeypatch.setattr(selfcheck, '_on', lambda device, tensor: tensor)
         monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
         monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'a GPU')
 
     def choose(self, monkeypatch, triton, wanted='auto'):
-        monkeypatch.setattr(scan, 'BACKENDS', {'triton': triton, 'portable': portable, 'reference': reference})
+        monkeypatch.setattr(scan, 'BACKENDS',
+                            {'triton': triton, 'portable': portable, 'reference': reference})
         return selfcheck.choose_backends(device='cuda', dtype=torch.float16, wanted=wanted,
                                          uses=selfcheck.all_uses(torch.float16))
 
@@ -297,7 +314,8 @@ class TestPlainTorchOnAGpu:
         choice = self.choose(monkeypatch, backend(ssd=lambda *inputs: portable.ssd(*inputs) * 1.1))
         assert choice.backends == everything('triton', ssd='portable')
         slow, wrong = choice.problems
-        assert 'triton gave wrong values' in wrong and slow.startswith('this GPU runs ssd in plain torch, which')
+        assert 'triton gave wrong values' in wrong and slow.startswith(
+            'this GPU runs ssd in plain torch, which')
 
     def test_whoever_asks_for_it_gets_it_without_a_word(self, gpu, monkeypatch):
         assert self.choose(monkeypatch, backend(), wanted='portable').problems == ()
@@ -321,7 +339,8 @@ class TestPlainTorchOnAGpu:
         selfcheck_cache.path().parent.mkdir()
         selfcheck_cache.path().write_text(content)
         assert self.choose(monkeypatch, backend()).problems == ()
-        assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions, layers torch.float16'})
+        assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions, layers '
+                                       'torch.float16'})
 
     def test_a_folder_that_cannot_be_written_does_no_harm(self, gpu, monkeypatch, tmp_path):
         (tmp_path / 'file').write_text('')
@@ -346,7 +365,8 @@ class TestSteps:
     """The steps between the scans are held to the same kind of limit."""
 
     @pytest.mark.parametrize('features, layers', [
-        (torch.float16, torch.float16), (torch.float32, torch.float16), (torch.float32, torch.float32),
+        (torch.float16, torch.float16), (torch.float32, torch.float16),
+        (torch.float32, torch.float32),
         (torch.bfloat16, torch.bfloat16)])
     @pytest.mark.parametrize('operation', selfcheck_steps.OPERATIONS)
     def test_plain_torch_keeps_a_distance(self, operation, features, layers):
@@ -364,10 +384,12 @@ class TestSteps:
             first.view(-1)[first.abs().argmax()] = 0
             return results
 
-        first = SimpleNamespace(unavailable=lambda: None, refuses=lambda u, *, states: None, **{operation: wrong})
+        first = SimpleNamespace(unavailable=lambda: None, refuses=lambda u, *, states: None,
+                                **{operation: wrong})
         monkeypatch.setattr(scan, 'BACKENDS', {'first': first, 'portable': portable})
         kind = torch.float32 if operation in selfcheck_steps.PIXELS else torch.float16
-        choice = selfcheck.choose_backends(device='cpu', dtype=torch.float16, uses={scan.Use(operation, kind)})
+        choice = selfcheck.choose_backends(device='cpu', dtype=torch.float16,
+                                           uses={scan.Use(operation, kind)})
         # then it is not used for that operation
         assert choice.backends == {operation: 'portable'}
         assert f'is not used for {operation}' in choice.failures[0]

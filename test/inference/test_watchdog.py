@@ -119,7 +119,8 @@ def test_a_first_call_hangs_when_it_exceeds_its_own_limit(dog, monkeypatch):
 def clock(monkeypatch):
     """A clock of the watchdog that stands until clock.tick(seconds)."""
     now_s = [100.0]
-    clock = SimpleNamespace(monotonic=lambda: now_s[0], tick=lambda seconds: now_s.append(now_s.pop() + seconds))
+    clock = SimpleNamespace(monotonic=lambda: now_s[0],
+                            tick=lambda seconds: now_s.append(now_s.pop() + seconds))
     monkeypatch.setattr(watchdog, 'time', clock)
     return clock
 

@@ -34,7 +34,8 @@ def network():
 
 @pytest.fixture
 def saved(network, tmp_path):
-    """Return save(change=..., **header) -> path of a weights file with changed tensors or header."""
+    """Return save(change=..., **header) -> path of a weights file with changed tensors or header.
+    """
     def save(change=lambda tensors: tensors, **header):
         path = tmp_path / 'w.safetensors'
         save_weights(path, change(dict(network.state_dict())), **{**HEADER, **header})
@@ -56,8 +57,8 @@ def test_exact_weights_stay_float32_and_may_not_say_how_they_were_trained(networ
     # Given numbers that half precision cannot hold, from a training that is not ours,
     state = {name: tensor + 1e-7 for name, tensor in network.state_dict().items()}
     # when they are saved as they are and read again,
-    save_weights(tmp_path / 'w.safetensors', state, model='diffmf', preset='light', iterations=None, seed=None,
-                 exact=True)
+    save_weights(tmp_path / 'w.safetensors', state, model='diffmf', preset='light',
+                 iterations=None, seed=None, exact=True)
     weights = load_weights(tmp_path / 'w.safetensors')
     # then no bit has changed, and what is not known is not made up.
     assert weights.tensors.keys() == state.keys()
@@ -70,8 +71,9 @@ def test_exact_weights_stay_float32_and_may_not_say_how_they_were_trained(networ
 
 @pytest.mark.parametrize('iterations, refused', [('unknown', False), ('7', False), ('0', True)])
 def test_an_exported_network_may_not_say_how_long_it_was_trained(iterations, refused):
-    metadata = {**dict.fromkeys(onnx_engine.KEYS, ''), 'format': onnx_engine.FORMAT, 'model': 's4fusion',
-                'sides': '12 1 1', 'size': 'any', 'iterations': iterations, 'seed': 'unknown'}
+    metadata = {**dict.fromkeys(onnx_engine.KEYS, ''), 'format': onnx_engine.FORMAT,
+                'model': 's4fusion', 'sides': '12 1 1', 'size': 'any', 'iterations': iterations,
+                'seed': 'unknown'}
     if refused:
         with pytest.raises(EngineError, match='untrained'):
             onnx_engine.read_header('n.onnx', metadata)
@@ -87,14 +89,17 @@ def test_missing_file_says_how_to_get_the_shipped_ones(tmp_path):
 def test_preset_without_shipped_weights_lists_what_is_there():
     with pytest.raises(WeightsError, match='no trained weights for diffmf light-s4'):
         shipped('diffmf', 'light-s4')
-    with pytest.raises(WeightsError, match='there is no s4fusion nano: s4fusion has base, light; set preset to one'):
+    with pytest.raises(WeightsError, match='there is no s4fusion nano: s4fusion has base, light; '
+                       'set preset to one'):
         shipped('s4fusion', 'nano')
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda t: {k: v for k, v in t.items() if k != 'decoder.full.2.bias'}, 'missing decoder.full.2.bias'),
+    (lambda t: {k: v for k, v in t.items() if k != 'decoder.full.2.bias'},
+     'missing decoder.full.2.bias'),
     (lambda t: {**t, 'extra.weight': torch.zeros(3)}, r'unexpected extra.weight \(3,\)'),
-    (lambda t: {**t, 'stem_i.conv1.bias': torch.zeros(7)}, r'stem_i.conv1.bias has shape \(7,\), expected \(16,\)'),
+    (lambda t: {**t, 'stem_i.conv1.bias': torch.zeros(7)},
+     r'stem_i.conv1.bias has shape \(7,\), expected \(16,\)'),
 ])
 def test_tensors_that_do_not_fit_are_listed(saved, network, change, message):
     with pytest.raises(WeightsError, match=message):

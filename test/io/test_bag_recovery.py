@@ -72,8 +72,10 @@ def test_a_full_disk_loses_nothing_that_was_committed_and_is_said_in_a_line(tmp_
                '        print(error, file=sys.stderr)\n'
                '        return isinstance(error, BagError)\n')
     done = subprocess.run(
-        [sys.executable, '-c', 'import sys\n' + refused + code, tmp_path / 'bag', storage], capture_output=True,
-        text=True, timeout=100, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)))
+        [sys.executable, '-c', 'import sys\n' + refused + code, tmp_path / 'bag', storage],
+        capture_output=True,
+        text=True, timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)))
 
     committed = int(done.stdout.split()[-1])
     assert done.returncode == 0 and committed >= 10
@@ -139,5 +141,6 @@ def test_several_storage_files_without_metadata_are_named(tmp_path):
     for name in ('a.db3', 'b.mcap'):
         (tmp_path / name).write_bytes(b'')
 
-    with pytest.raises(BagError, match='open one of them itself: a.db3, b.mcap'), BagReader(tmp_path):
+    with pytest.raises(BagError, match='open one of them itself: a.db3, b.mcap'), BagReader(
+            tmp_path):
         pass

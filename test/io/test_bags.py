@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rosbag2 without ROS: what is written comes back, and every broken bag says what is wrong with it."""
+"""rosbag2 without ROS: what is written comes back, and every broken bag says what is wrong with
+it."""
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def test_what_is_written_comes_back(tmp_path, storage):
     path = write(tmp_path / 'bag', storage)
 
     with BagReader(path) as bag:
-        assert {name: topic.count for name, topic in bag.topics.items()} == {RGB_TOPIC: 3, THERMAL_TOPIC: 1}
+        assert {name: topic.count for name, topic in bag.topics.items()} == {
+            RGB_TOPIC: 3, THERMAL_TOPIC: 1}
         assert (bag.start_ns, bag.duration_ns) == (0, 200)
         recorded = list(bag.messages())
         decoded = list(frames(bag, RGB_TOPIC, THERMAL_TOPIC))
@@ -92,7 +94,8 @@ def test_other_files_in_the_folder_do_no_harm(tmp_path):
 
 
 def test_missing_path(tmp_path):
-    with pytest.raises(BagError, match='there is no bag at .*nowhere'), BagReader(tmp_path / 'nowhere'):
+    with pytest.raises(BagError, match='there is no bag at .*nowhere'), BagReader(
+            tmp_path / 'nowhere'):
         pass
 
 
@@ -101,7 +104,8 @@ def test_folder_without_metadata(tmp_path):
     (path / 'metadata.yaml').unlink()
     storage_file(path).unlink()
 
-    with pytest.raises(BagError, match='not a finished bag: it has no metadata.yaml'), BagReader(path):
+    with pytest.raises(BagError, match='not a finished bag: it has no metadata.yaml'), BagReader(
+            path):
         pass
 
 
@@ -113,7 +117,8 @@ def test_file_of_another_kind(tmp_path):
         pass
 
 
-@pytest.mark.parametrize('content', ['{', 'just text', 'rosbag2_bagfile_information: {version: 8}'])
+@pytest.mark.parametrize('content',
+                         ['{', 'just text', 'rosbag2_bagfile_information: {version: 8}'])
 def test_broken_metadata(tmp_path, content):
     path = write(tmp_path / 'bag')
     (path / 'metadata.yaml').write_text(content)
@@ -137,7 +142,8 @@ def test_truncated_storage_file(tmp_path, storage, keep):
     content = storage_file(path).read_bytes()
     storage_file(path).write_bytes(content[:int(len(content) * keep)])
 
-    with pytest.raises(BagError, match='cannot read the bag|is damaged|is cut short'), BagReader(path) as bag:
+    with pytest.raises(BagError, match='cannot read the bag|is damaged|is cut short'), BagReader(
+            path) as bag:
         list(bag.messages())
 
 
@@ -145,7 +151,8 @@ def test_empty_bag(tmp_path):
     with Writer(tmp_path / 'bag', version=8):
         pass
 
-    with pytest.raises(BagError, match='is empty: it declares no message'), BagReader(tmp_path / 'bag'):
+    with pytest.raises(BagError, match='is empty: it declares no message'), BagReader(
+            tmp_path / 'bag'):
         pass
 
 
@@ -172,14 +179,16 @@ def test_topic_of_another_type(tmp_path):
 def test_metadata_that_disagrees_with_the_storage_is_not_an_empty_bag(tmp_path):
     path = write(tmp_path / 'bag')
     text = (path / 'metadata.yaml').read_text()
-    qos = ("'[{history: 1, depth: 5, reliability: 1, durability: 2, deadline: {sec: 0, nsec: 0}, lifespan: "
+    qos = ("'[{history: 1, depth: 5, reliability: 1, durability: 2, deadline: {sec: 0, nsec: 0}, "
+           "lifespan: "
            "{sec: 0, nsec: 0}, liveliness: 1, liveliness_lease_duration: {sec: 0, nsec: 0}, "
            "avoid_ros_namespace_conventions: false}]'")
     assert "offered_qos_profiles: ''" in text
     edited = text.replace("offered_qos_profiles: ''", f'offered_qos_profiles: {qos}')
     (path / 'metadata.yaml').write_text(edited)
 
-    with BagReader(path) as bag, pytest.raises(BagError, match='declares 3 messages on .* but yields 0'):
+    with BagReader(path) as bag, pytest.raises(BagError,
+                                               match='declares 3 messages on .* but yields 0'):
         list(bag.messages())
 
 
@@ -260,7 +269,8 @@ def test_bad_arguments_of_the_writer(tmp_path):
     with pytest.raises(BagError, match='must not contain'), BagWriter(tmp_path / 'what?'):
         pass
     (tmp_path / 'file').write_text('')
-    with pytest.raises(BagError, match='cannot write a bag at'), BagWriter(tmp_path / 'file' / 'bag'):
+    with pytest.raises(BagError, match='cannot write a bag at'), BagWriter(
+            tmp_path / 'file' / 'bag'):
         pass
     with BagWriter(tmp_path / 'bag') as bag:
         bag.write(RGB_TOPIC, IMAGE, image(0), 0)

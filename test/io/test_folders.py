@@ -21,7 +21,8 @@ def root(tmp_path):
 
 
 def test_pairs_of_every_folder_below_are_found(root):
-    found = [(vi.relative_to(root).as_posix(), ir.relative_to(root).as_posix()) for vi, ir in pair_files(root)]
+    found = [(vi.relative_to(root).as_posix(), ir.relative_to(root).as_posix()) for vi,
+             ir in pair_files(root)]
     assert found == [(f'{d}/vi/{n}.png', f'{d}/ir/{n}.png') for d in 'xy' for n in 'ab']
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One reader of image files for all commands: any name, any depth, upright, in the order people count."""
+"""One reader of image files for all commands.
+
+Any name, any depth, upright, in the order people count.
+"""
 
 import os
 import subprocess
@@ -26,14 +29,16 @@ def write(path, pixels):
 
 def turned_jpeg(path, pixels, *, orientation):
     """Write a JPEG whose EXIF data says how it is to be turned."""
-    exif = (b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01' + orientation.to_bytes(2, 'big') + b'\0\0\0\0\0\0')
+    exif = (b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01'
+            + orientation.to_bytes(2, 'big') + b'\0\0\0\0\0\0')
     jpeg = cv2.imencode('.jpg', pixels)[1].tobytes()
     path.write_bytes(jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:])
     return path
 
 
 def scene(low, high, shape=(40, 50)):
-    """Return counts from low to high, rising from left to right, as a radiometric camera gives them."""
+    """Return counts from low to high, rising from left to right, as a radiometric camera gives
+    them."""
     return np.tile(np.linspace(low, high, shape[1]), (shape[0], 1)).astype(np.uint16)
 
 
@@ -52,7 +57,8 @@ def test_fuse_takes_and_makes_names_that_are_not_utf_8(tmp_path):
     out = tmp_path / os.fsdecode(b'\xe9.png')
 
     done = subprocess.run(
-        [sys.executable, '-m', 'diffmf_ros.cli.main', 'fuse', tmp_path / LATIN_1, tmp_path / 'thermal.png', '-o', out,
+        [sys.executable, '-m', 'diffmf_ros.cli.main', 'fuse', tmp_path / LATIN_1,
+         tmp_path / 'thermal.png', '-o', out,
          '--model', 'classical'], capture_output=True, timeout=120)
 
     assert done.returncode == 0, done.stderr
@@ -119,10 +125,12 @@ def test_orientation_is_obeyed_by_every_reader(tmp_path, orientation):
 @pytest.mark.parametrize('pixels', [
     np.random.default_rng(1).integers(0, 256, (5, 7), np.uint8),
     np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8),
-    np.random.default_rng(1).integers(0, 65536, (5, 7), np.uint16)], ids=['gray', 'color', '16-bit'])
+    np.random.default_rng(1).integers(0, 65536, (5, 7), np.uint16)],
+                         ids=['gray', 'color', '16-bit'])
 @pytest.mark.parametrize('ending', ['.png', '.tiff'])
 def test_pixels_come_as_they_are(tmp_path, pixels, ending):
-    np.testing.assert_array_equal(read_frame(write(tmp_path / f'a{ending}', pixels), stream=THERMAL).pixels, pixels)
+    np.testing.assert_array_equal(read_frame(write(tmp_path / f'a{ending}', pixels),
+                                             stream=THERMAL).pixels, pixels)
 
 
 def test_transparency_is_left_out(tmp_path):
@@ -162,5 +170,6 @@ def test_scoring_takes_thermal_of_16_bit_through_the_gain_control(tmp_path):
 
     np.testing.assert_array_equal(pair.ir, read_pair(visible, infrared).ir)
     assert len(np.unique(pair.ir)) >= 48 and seen.shape == (40, 50, 3)
-    with pytest.raises(FolderError, match='ir.png is mono16; visible images that are scored have 8 bit'):
+    with pytest.raises(FolderError,
+                       match='ir.png is mono16; visible images that are scored have 8 bit'):
         scoring.read_pair(infrared, infrared)

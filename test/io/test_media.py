@@ -59,7 +59,8 @@ def test_marks_lie_around_their_box_at_the_size_of_the_panel():
 
 
 def test_video_has_every_frame(tmp_path):
-    written = list(write_video(tmp_path / 'film.mp4', ([row(20 * k)] * 2 for k in range(7)), fps=9, width=64))
+    written = list(write_video(tmp_path / 'film.mp4', ([row(20 * k)] * 2 for k in range(7)), fps=9,
+                               width=64))
 
     assert written == [1, 2, 3, 4, 5, 6, 7]
     film = cv2.VideoCapture(str(tmp_path / 'film.mp4'))

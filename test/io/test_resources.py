@@ -13,7 +13,8 @@ from diffmf_ros.io import resources
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """Let neither the checkout, the Python prefix nor AMENT_PREFIX_PATH hold anything."""
-    monkeypatch.setattr(resources, '__file__', str(tmp_path / 'site-packages/diffmf_ros/io/resources.py'))
+    monkeypatch.setattr(resources, '__file__',
+                        str(tmp_path / 'site-packages/diffmf_ros/io/resources.py'))
     monkeypatch.setattr(sys, 'prefix', str(tmp_path / 'prefix'))
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'{tmp_path / "underlay"}:{tmp_path / "overlay"}')
 
@@ -44,7 +45,8 @@ def no_package(name):
     (lambda name: '9.1.2', ('FASTDDS_DEFAULT_PROFILES_FILE',)),  # Kilted warns of the old name
     (no_package, ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')),
 ])
-def test_the_variable_that_the_distribution_reads_names_the_profile(monkeypatch, version_of, variables):
+def test_the_variable_that_the_distribution_reads_names_the_profile(monkeypatch, version_of,
+                                                                    variables):
     monkeypatch.setattr(resources, 'version', version_of)
 
     assert resources.fastdds_environment({}) == dict.fromkeys(

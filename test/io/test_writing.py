@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs: whole or not at all, never an input, never in place of another file unless asked for."""
+"""Outputs: whole or not at all, never an input, never in place of another file unless asked for.
+"""
 
 import os
 import stat
@@ -79,7 +80,8 @@ def test_a_kill_half_way_leaves_the_old_file(tmp_path):
     code = ('import sys, time; from diffmf_ros.io.writing import replacing\n'
             'with replacing(sys.argv[1]) as partial:\n'
             '    partial.write_text("half"); print("there", flush=True); time.sleep(60)')
-    with subprocess.Popen([sys.executable, '-c', code, tmp_path / 'a.txt'], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, '-c', code, tmp_path / 'a.txt'],
+                          stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b'there\n'
         process.kill()
 
@@ -130,7 +132,8 @@ def test_a_link_is_followed_and_stays_one(tmp_path):
 
 
 @pytest.mark.parametrize('name, reason', [
-    ('file/a.txt', 'a part of its path is a file'), ('folder', 'it is a folder'), ('x' * 300, 'the name is too long')])
+    ('file/a.txt', 'a part of its path is a file'), ('folder', 'it is a folder'),
+    ('x' * 300, 'the name is too long')])
 def test_impossible_outputs_are_said_in_one_line_before_the_work(tmp_path, name, reason):
     (tmp_path / 'file').write_text('')
     (tmp_path / 'folder').mkdir()
@@ -244,7 +247,8 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize('arguments', COMMANDS, ids=lambda arguments: ' '.join(arguments[:1] + arguments[-2:]))
+@pytest.mark.parametrize('arguments', COMMANDS,
+                         ids=lambda arguments: ' '.join(arguments[:1] + arguments[-2:]))
 def test_no_command_replaces_what_it_must_not(files, monkeypatch, arguments):
     # Given all that is there
     if arguments[0] == 'demo':

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused steps of the networks in Triton against their plain form in float64. `test_fused.py` runs
-this file in a process of its own, because the interpreter must be chosen before triton is imported;
-on a GPU it runs as it is."""
+"""The fused steps of the networks in Triton against their plain form in float64.
+
+`test_fused.py` runs
+this file in a process of its own, because the interpreter must be chosen before triton is
+imported; on a GPU it runs as it is.
+"""
 
 import copy
 import os
@@ -28,7 +31,8 @@ def module(made, *, dtype=torch.float32):
     with torch.no_grad():
         for i, (name, parameter) in enumerate(made.named_parameters()):
             inputs = max(1, parameter[0].numel()) if parameter.dim() > 1 else 1
-            parameter.copy_(values(*parameter.shape, seed=50 + i) * inputs ** -0.5 + (name == 'weight'
+            parameter.copy_(values(*parameter.shape, seed=50 + i) * inputs ** -0.5
+                            + (name == 'weight'
                                                                                      and inputs == 1))
     return made.to(dtype).requires_grad_(False)
 
@@ -45,7 +49,8 @@ def exact(thing):
 def on_device(thing):
     if isinstance(thing, tuple):
         return tuple(map(on_device, thing))
-    return copy.deepcopy(thing).to(DEVICE) if isinstance(thing, (nn.Module, torch.Tensor)) else thing
+    return copy.deepcopy(thing).to(DEVICE) if isinstance(thing,
+                                                         (nn.Module, torch.Tensor)) else thing
 
 
 def check(operation, inputs, *, half, like=None):
@@ -73,7 +78,10 @@ def check(operation, inputs, *, half, like=None):
 
 
 def open_by(blocks, monkeypatch):
-    """Let the opening of thermal have so many blocks a side; the usual 17 take the interpreter long."""
+    """Let the opening of thermal have so many blocks a side.
+
+    The usual 17 take the interpreter long.
+    """
     from diffmf_ros.models.kernels import triton_mixing
 
     for module_of in (mixing, triton_mixing):
@@ -97,14 +105,16 @@ def test_triton_runs_the_operations():
 ])
 def test_norm_linear(channels, outs, kind, norm, gate, bias, residual):
     shape = 2, 3, 7
-    norms = {'layer': lambda: LayerNorm(channels), 'rms': lambda: RMSNorm(channels, eps=1e-5), None: lambda: None}
+    norms = {'layer': lambda: LayerNorm(channels), 'rms': lambda: RMSNorm(channels, eps=1e-5),
+             None: lambda: None}
     made = norms[norm]()
     inputs = (values(*shape, channels, seed=1) + 0.5, made and module(made),
               module(Linear(channels, outs, bias=bias), dtype=kind),
               values(*shape, channels, seed=2, dtype=kind) if gate else None, gate == 'first',
               values(2, 1, 1, outs, seed=3, dtype=kind) if residual else None,
               values(*shape, outs, seed=4) if residual else None,
-              (values(*shape, channels, seed=5, dtype=kind), values(4, seed=6), 2) if gate == 'first' else None)
+              (values(*shape, channels, seed=5, dtype=kind), values(4, seed=6), 2)
+              if gate == 'first' else None)
 
     y, = check('norm_linear', inputs, half=kind)
 
@@ -118,7 +128,8 @@ def test_norm_linear(channels, outs, kind, norm, gate, bias, residual):
     (130, 20, torch.float16, torch.float16),  # wider than a program: in two kernels
 ])
 def test_mlp(channels, hidden, kind, stream):
-    layers = (module(Linear(*sizes), dtype=kind) for sizes in ((channels, hidden), (hidden, channels)))
+    layers = (module(Linear(*sizes), dtype=kind)
+              for sizes in ((channels, hidden), (hidden, channels)))
     inputs = values(2, 3, 13, channels, dtype=stream), module(LayerNorm(channels)), *layers
 
     y, = check('mlp', inputs, half=kind)
@@ -155,7 +166,8 @@ def test_depthwise(size, channels, kind, bias, silu, storage):
 ])
 def test_depthwise_records(size, channels, record, kind, weights):
     x = values(*size, 2 * channels, dtype=kind)[..., :channels]
-    matrices = (values(4, record, channels, seed=i, dtype=kind) * channels ** -0.5 for i in range(weights))
+    matrices = (values(4, record, channels, seed=i, dtype=kind) * channels ** -0.5
+                for i in range(weights))
     inputs = x, module(depthwise(channels, bias=True), dtype=kind), *matrices
 
     y, *records = check('depthwise_records', inputs, half=kind)
@@ -174,7 +186,8 @@ def test_conv(size, channels, outs, kind, made, stride, mirror, slope, residual)
     layer = module(made(channels, outs, 3, stride=stride, padding=1,
                         padding_mode='reflect' if mirror else 'zeros'), dtype=kind)
     layer = layer.to(memory_format=torch.channels_last)
-    x, more = values(*size, channels), values(size[0], *(-(-side // stride) for side in size[1:]), outs, seed=1)
+    x, more = values(*size, channels), values(size[0], *(-(-side // stride) for side in size[1:]),
+                                              outs, seed=1)
     if made is Conv2d:
         x, more = (t.permute(0, 3, 1, 2) for t in (x, more))
 
@@ -183,7 +196,8 @@ def test_conv(size, channels, outs, kind, made, stride, mirror, slope, residual)
     assert y.dtype == (torch.float32 if residual else kind)
 
 
-@pytest.mark.parametrize('channels, kind', [(20, torch.float16), (64, torch.float32), (300, torch.bfloat16)])
+@pytest.mark.parametrize('channels, kind',
+                         [(20, torch.float16), (64, torch.float32), (300, torch.bfloat16)])
 def test_layer_norm(channels, kind):
     x = values(2, channels, 3, 5, dtype=kind).permute(0, 2, 3, 1) + 1
 
@@ -192,7 +206,8 @@ def test_layer_norm(channels, kind):
     assert y.dtype == kind
 
 
-@pytest.mark.parametrize('channels, outs, kind', [(20, 40, torch.float16), (150, 24, torch.bfloat16)])
+@pytest.mark.parametrize('channels, outs, kind',
+                         [(20, 40, torch.float16), (150, 24, torch.bfloat16)])
 def test_concat_linear(channels, outs, kind):
     """Maps that lie in wider ones, as the scans of two modalities give them."""
     columns, row = values(2, 3, 10, channels), values(2, 3, 10, channels, seed=1, dtype=kind)
@@ -214,7 +229,8 @@ def test_pair(pairing, dtype):
 def test_guide(channels, kind):
     own = values(2, 2, 3, 5, channels, seed=1)
 
-    found = check('guide', (values(2, 3, 5, channels), module(Linear(channels, channels), dtype=kind), *own),
+    found = check('guide', (values(2, 3, 5, channels),
+                            module(Linear(channels, channels), dtype=kind), *own),
                   half=kind)
 
     assert [y.dtype for y in found] == [torch.float32] * 2
@@ -222,10 +238,14 @@ def test_guide(channels, kind):
 
 @pytest.mark.parametrize('make', [
     lambda: diffmf.network(width=16, rounds=1, depth=1, mlp_ratio=2.0, levels=2),
-    lambda: s4fusion.network(width=16, states=2, cross_states=2, cross_blocks=1, mixing=True, unused=False),
+    lambda: s4fusion.network(width=16, states=2, cross_states=2, cross_blocks=1, mixing=True,
+                             unused=False),
     lambda: refinefuse.network(widths=(8, 8, 32, 32))], ids=['diffmf', 's4fusion', 'refinefuse'])
 def test_whole_networks(make, monkeypatch):
-    """A network gives the same picture with and without fused steps; the scans, slow in the interpreter, are plain."""
+    """A network gives the same picture with and without fused steps.
+
+    The scans, slow in the interpreter, are plain.
+    """
     for scan in ('ss2d', 'ssd', 'selective_scan'):
         monkeypatch.delattr(triton, scan)
     open_by(3, monkeypatch)
@@ -248,7 +268,8 @@ def test_first_and_last_step(size, kind, opening, monkeypatch):
     """Sizes that are no multiple of a block, of fewer and of more blocks than the opening."""
     open_by(opening, monkeypatch)
     pair = [values(2, 1, *size, seed=i, dtype=kind).sigmoid() for i in (1, 2)]
-    maps = values(2, *size, 4, seed=3).permute(0, 3, 1, 2)  # channels-last, as a convolution's on a GPU
+    # channels-last, as a convolution's on a GPU
+    maps = values(2, *size, 4, seed=3).permute(0, 3, 1, 2)
 
     check('seen', pair, half=kind)
     fused_image, = check('mix', (*pair, maps), half=kind)
@@ -273,7 +294,8 @@ def test_interleaving_and_back(size, channels, states, rank, kind):
     weight = values(4, channels, rank, seed=2)
     u, delta, B, C = composed.interleave(us, projs, weight)
     with torch.inference_mode():
-        found = triton.interleave([x.to(DEVICE) for x in us], [x.to(DEVICE) for x in projs], weight.to(DEVICE))
+        found = triton.interleave([x.to(DEVICE) for x in us], [x.to(DEVICE) for x in projs],
+                                  weight.to(DEVICE))
         back = triton.separate(found[0], found[0].new_empty((*size, channels)))
     for one, right in zip(found, (u, delta, B, C)):
         torch.testing.assert_close(one.cpu(), right, rtol=1e-5, atol=1e-5)

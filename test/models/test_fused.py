@@ -31,11 +31,15 @@ def test_the_cpu_takes_the_plain_form(monkeypatch):
     with torch.inference_mode():
         forms = {fused.form_of(operation, x) for operation in fused.OPERATIONS}
     assert forms <= {portable, plain}
-    assert all(getattr(portable, operation) is getattr(plain, operation) for operation in fused.OPERATIONS)
+    assert all(getattr(portable, operation) is getattr(plain, operation)
+               for operation in fused.OPERATIONS)
 
 
 def launch(dtype, *, most):
-    """Launch at most so many kernels, of 22: with the sizes of DIFF-MF light, all with those of base and S4Fusion."""
+    """Launch at most so many kernels, of 22.
+
+    With the sizes of DIFF-MF light, all with those of base and S4Fusion.
+    """
     from diffmf_ros.models.kernels import (
         triton_conv,
         triton_depthwise,
@@ -57,10 +61,10 @@ def launch(dtype, *, most):
                             half(inner, channels), None, None, None, *none)
     triton_depthwise.depthwise_records(half(1, 4, 6, inner), half(inner, 1, 3, 3), None,
                                        [half(4, record, inner)])
-    triton_rows.norm_linear(half(1, 4, 6, inner), triton_rows.LAYER_NORM, *norm(inner), None, False,
-                            half(channels, inner), None, None, x, *none)
-    triton_rows.mlp(x, *norm(channels), half(hidden, channels), half(hidden), half(channels, hidden),
-                    half(channels))
+    triton_rows.norm_linear(half(1, 4, 6, inner), triton_rows.LAYER_NORM, *norm(inner), None,
+                            False, half(channels, inner), None, None, x, *none)
+    triton_rows.mlp(x, *norm(channels), half(hidden, channels), half(hidden),
+                    half(channels, hidden), half(channels))
     if most == 4:
         return
     channels_first = x.permute(0, 3, 1, 2)
@@ -70,19 +74,21 @@ def launch(dtype, *, most):
     triton_pairs.guide(half(1, 4, 6, channels), half(channels, channels), half(channels), x, x)
     if most == 7:
         return
-    triton_conv.conv(half(1, 4, 6, channels).permute(0, 3, 1, 2), dense, half(channels), 2, True, 0.2,
-                     half(1, 2, 3, channels), dtype)
+    triton_conv.conv(half(1, 4, 6, channels).permute(0, 3, 1, 2), dense, half(channels), 2, True,
+                     0.2, half(1, 2, 3, channels), dtype)
     triton_pairs.pair(x, x, 'columns', torch.float32)
     triton_pairs.layer_norm(half(1, 4, 6, channels), *norm(channels), dtype)
     triton_depthwise.depthwise(half(1, 4, 6, 192), None, half(192, 1, 3, 3), half(192), True)
     triton_rows.norm_linear(half(1, 4, 6, 64), triton_rows.RMS_NORM, torch.zeros(64), None, 1e-5,
                             half(1, 4, 6, 64), True, half(32, 64), None, half(1, 1, 1, 32),
                             torch.zeros(1, 4, 6, 32), half(1, 4, 6, 64), torch.zeros(2), 2.0)
-    triton_depthwise.depthwise_records(half(2, 4, 6, 288)[..., :144], half(144, 1, 3, 3), half(144),
-                                       [half(4, 30, 144)] * 2)
-    triton_rows.norm_linear(half(1, 4, 6, 144), triton_rows.LAYER_NORM, *norm(144), half(1, 4, 6, 144), False,
-                            half(96, 144), None, None, torch.zeros(1, 4, 6, 96), *none)
-    triton_interleave.interleave([half(1, 4, 6, 144)] * 2, [half(1, 4, 6, 4, 42)] * 2, torch.zeros(4, 144, 6))
+    triton_depthwise.depthwise_records(half(2, 4, 6, 288)[..., :144], half(144, 1, 3, 3),
+                                       half(144), [half(4, 30, 144)] * 2)
+    triton_rows.norm_linear(half(1, 4, 6, 144), triton_rows.LAYER_NORM, *norm(144),
+                            half(1, 4, 6, 144), False, half(96, 144), None, None,
+                            torch.zeros(1, 4, 6, 96), *none)
+    triton_interleave.interleave([half(1, 4, 6, 144)] * 2, [half(1, 4, 6, 4, 42)] * 2,
+                                 torch.zeros(4, 144, 6))
     triton_interleave.separate(half(1, 48, 4, 144), 4, 6)
     image = torch.zeros(1, 1, 16, 24)
     triton_mixing.seen(image, image)
@@ -90,7 +96,8 @@ def launch(dtype, *, most):
 
 
 @pytest.mark.parametrize('capability, dtype, most', [
-    (80, torch.float16, 7), (86, torch.bfloat16, 4), (87, torch.float16, 4), (89, torch.float32, 4),
+    (80, torch.float16, 7), (86, torch.bfloat16, 4), (87, torch.float16, 4),
+    (89, torch.float32, 4),
     (90, torch.float16, 22), (120, torch.bfloat16, 7)])
 def test_kernels_compile_and_fit_in_registers(compiled, capability, dtype, most, tmp_path):  # noqa: F811
     # Given a GPU, when the kernels are launched with the sizes of networks,

@@ -10,12 +10,14 @@ S4FUSION = SizeRule(12, 1, centered=True)
 
 
 @pytest.mark.parametrize('side, fitting', [
-    (1, 13), (13, 13), (14, 25), (240, 241), (320, 325), (480, 481), (640, 649), (768, 769), (1024, 1033)])
+    (1, 13), (13, 13), (14, 25), (240, 241), (320, 325), (480, 481), (640, 649), (768, 769),
+    (1024, 1033)])
 def test_sides_of_s4fusion_are_twelves_and_one(side, fitting):
     assert S4FUSION.padded(side) == fitting
 
 
-@pytest.mark.parametrize('side, missing', [(480, (0, 1)), (640, (4, 5)), (649, (0, 0)), (240, (0, 1)), (1, (6, 6))])
+@pytest.mark.parametrize('side, missing',
+                         [(480, (0, 1)), (640, (4, 5)), (649, (0, 0)), (240, (0, 1)), (1, (6, 6))])
 def test_half_of_what_is_missing_goes_before_rounded_down(side, missing):
     assert S4FUSION.padding(side) == missing
 
@@ -32,12 +34,14 @@ def test_an_image_is_mirrored_without_its_edge(sides, shape):
     from diffmf_ros.inference.engine import pad_to
     image = np.random.default_rng(0).random(shape, np.float32)
     expected = np.pad(image, [sides.padding(side) for side in shape], mode='reflect')
-    assert np.array_equal(pad_to(torch.from_numpy(image)[None, None], sides)[0, 0].numpy(), expected)
+    assert np.array_equal(pad_to(torch.from_numpy(image)[None, None], sides)[0, 0].numpy(),
+                          expected)
 
 
 def test_what_does_not_fit_is_named():
     torch = pytest.importorskip('torch', reason='torch is not installed')
-    with pytest.raises(ValueError, match=r'sides of a multiple of 12 plus 1 pixels; got \(1, 1, 13, 14\)'):
+    with pytest.raises(ValueError, match=r'sides of a multiple of 12 plus 1 pixels; got '
+                       r'\(1, 1, 13, 14\)'):
         S4FUSION.require(*torch.zeros(2, 1, 1, 13, 14))
     with pytest.raises(ValueError, match=r'got \(1, 1, 13, 13\) and \(1, 1, 25, 13\)'):
         S4FUSION.require(torch.zeros(1, 1, 13, 13), torch.zeros(1, 1, 25, 13))

@@ -14,7 +14,8 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs RLIMIT_AS and /proc'),
 ]
 
-# A scan whose states need far more memory than its images, in a process that may not grow by more than 64 MB.
+# A scan whose states need far more memory than its images, in a process that may not grow by more
+# than 64 MB.
 PROGRAM = r"""
 import re
 import resource

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mamba_ssm backend on a stand-in for its extension that refuses what the extension refuses or does wrongly."""
+"""The mamba_ssm backend on a stand-in for its extension that refuses what the extension refuses or
+does wrongly."""
 
 import sys
 from types import ModuleType
@@ -24,20 +25,26 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     """The extension's forward by the loop, with its checks and the conditions of its fast path."""
     batch, channels, length = u.shape
     assert u.dtype == delta.dtype == B.dtype == C.dtype, 'expected one type of activations'
-    assert all(p is None or (p.dtype == torch.float32 and p.stride(-1) == 1) for p in (A, D, delta_bias))
+    assert all(p is None or (p.dtype == torch.float32 and p.stride(-1) == 1)
+               for p in (A, D, delta_bias))
     assert all(x.stride(-1) == 1 for x in (u, delta, B, C)) and z is None
-    assert length % 2048 == 0 and B.shape == C.shape and B.shape[0] == batch and B.shape[3] == length
-    assert delta.shape == u.shape and channels % B.shape[1] == 0 and A.shape == (channels, B.shape[2])
-    forward.delta = torch.nn.functional.softplus(delta + delta_bias[:, None]) if delta_softplus else delta
+    assert length % 2048 == 0 and B.shape == C.shape and B.shape[0] == batch and B.shape[
+        3] == length
+    assert delta.shape == u.shape and channels % B.shape[1] == 0 and A.shape == (
+        channels, B.shape[2])
+    forward.delta = torch.nn.functional.softplus(
+        delta + delta_bias[:, None]) if delta_softplus else delta
     real = [x if x is None else x.double() for x in (u, delta, A, B, C, D, delta_bias)]
     return reference.selective_scan(*real, delta_softplus).to(delta.dtype), None
 
 
 def chunk_scan(x, dt, A, B, C, chunk_size):
     """mamba_chunk_scan_combined by the loop, with its conditions."""
-    assert chunk_size & (chunk_size - 1) == 0 and A.dtype == torch.float32 and B.shape[2] == C.shape[2] == 1
+    assert chunk_size & (chunk_size - 1) == 0 and A.dtype == torch.float32 and B.shape[
+        2] == C.shape[2] == 1
     assert all(t.is_contiguous() for t in (x, dt, B, C)) and B.dtype == C.dtype == x.dtype
-    return reference.ssd_scan(*(t.double() for t in (x, dt, A)), B[:, :, 0].double(), C[:, :, 0].double()).to(x.dtype)
+    return reference.ssd_scan(*(t.double() for t in (x, dt, A)), B[:, :, 0].double(),
+                              C[:, :, 0].double()).to(x.dtype)
 
 
 @pytest.fixture
@@ -58,7 +65,8 @@ def extension(monkeypatch):
 def assert_equal(found, expected, dtype):
     assert found.dtype == dtype and found.shape == expected.shape
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
-    allowed = TOLERANCE * expected.abs().mean() + 2 * rounding * (expected.abs() + expected.abs().mean())
+    allowed = TOLERANCE * expected.abs().mean() + 2 * rounding * (expected.abs()
+                                                                  + expected.abs().mean())
     assert ((found.double().cpu() - expected).abs() <= allowed).all()
 
 
@@ -93,15 +101,18 @@ def test_padding_leaves_the_state_as_it_is(softplus):
 def test_mixed_types_are_brought_to_the_widest():
     u, delta, A, B, C, D, bias = inputs = scan_inputs(5, torch.float16)
     expected = reference.selective_scan(*(x.double() for x in inputs), True)
-    found = mamba_ssm.selective_scan(u, delta.float(), A.double(), B, C, D.double(), bias.double(), True)
+    found = mamba_ssm.selective_scan(u, delta.float(), A.double(), B, C, D.double(), bias.double(),
+                                     True)
     assert_equal(found, expected, torch.float16)
 
 
 @pytest.mark.usefixtures('extension')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize('height, width, channels, states, rank', [(1, 1, 4, 1, 1), (5, 7, 6, 2, 3), (4, 3, 8, 1, 1)])
+@pytest.mark.parametrize('height, width, channels, states, rank',
+                         [(1, 1, 4, 1, 1), (5, 7, 6, 2, 3), (4, 3, 8, 1, 1)])
 def test_ss2d_folds_the_directions_into_groups(height, width, channels, states, rank, dtype):
-    u, proj = random(2, height, width, channels, seed=1), random(2, height, width, 4, rank + 2 * states, seed=2)
+    u, proj = random(2, height, width, channels, seed=1), random(2, height, width, 4,
+                                                                 rank + 2 * states, seed=2)
     parameters = (random(4, channels, rank, seed=3) * 0.3, random(4, channels, seed=4) - 1,
                   -random(4, channels, states, seed=5).abs() - 0.1, random(4, channels, seed=6))
     inputs = u.to(dtype), proj.to(dtype), *parameters
@@ -111,13 +122,15 @@ def test_ss2d_folds_the_directions_into_groups(height, width, channels, states, 
 @pytest.mark.usefixtures('extension')
 @pytest.mark.parametrize('directions', [1, 2])
 def test_ssd_scans_the_way_back_as_a_second_sequence(directions):
-    x, delta, A = random(2, 9, 2, 4, seed=1), random(2, 9, 2, seed=2).abs(), -torch.tensor([1.0, 16.0])
+    x, delta, A = random(2, 9, 2, 4, seed=1), random(2, 9, 2,
+                                                     seed=2).abs(), -torch.tensor([1.0, 16.0])
     B, C = random(2, 9, 6, seed=3).chunk(2, dim=-1)
     expected = reference.ssd(*(t.double() for t in (x, delta, A, B, C)), directions)
     assert_equal(mamba_ssm.ssd(x, delta, A, B, C, directions), expected, torch.float32)
 
 
-@pytest.mark.parametrize('error', [ImportError('libcudart.so.11.0'), RuntimeError('half installed'),
+@pytest.mark.parametrize('error',
+                         [ImportError('libcudart.so.11.0'), RuntimeError('half installed'),
                                    OSError('undefined symbol: _ZN2at'), AttributeError('fwd')])
 def test_an_extension_that_cannot_be_imported_is_a_reason(monkeypatch, error):
     def fail(name):
@@ -129,7 +142,9 @@ def test_an_extension_that_cannot_be_imported_is_a_reason(monkeypatch, error):
     try:
         expected = f'selective_scan_cuda cannot be imported: {type(error).__name__}: {error}'
         assert mamba_ssm.unavailable() == expected and not hasattr(mamba_ssm, 'ssd')
-        assert mamba_ssm.missing() == (expected, expected.replace(*('selective_scan_cuda', mamba_ssm.CHUNK_SCAN[0])))
+        assert mamba_ssm.missing() == (expected,
+                                       expected.replace(*('selective_scan_cuda',
+                                                          mamba_ssm.CHUNK_SCAN[0])))
     finally:
         mamba_ssm._probe.cache_clear()
 
@@ -139,7 +154,8 @@ def test_without_the_triton_kernels_the_scan_remains(monkeypatch):
     # Given a package whose Triton kernels cannot be imported,
     monkeypatch.setitem(sys.modules, 'mamba_ssm.ops.triton.ssd_combined', None)
     # then it runs what it can and has no ssd, so that another backend takes that.
-    assert mamba_ssm.unavailable() is None and not hasattr(mamba_ssm, 'ssd') and len(mamba_ssm.missing()) == 1
+    assert mamba_ssm.unavailable() is None and not hasattr(mamba_ssm,
+                                                           'ssd') and len(mamba_ssm.missing()) == 1
 
 
 @pytest.mark.parametrize('shape, states, expected', [

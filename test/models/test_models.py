@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all networks have in common, and DIFF-MF: sizes, layouts of its scans, symmetries, and that all of it learns."""
+"""What all networks have in common, and DIFF-MF.
+
+Sizes, layouts of its scans, symmetries, and that all of it learns.
+"""
 
 from dataclasses import replace
 
@@ -21,7 +24,8 @@ from diffmf_ros.models.diffmf import (  # noqa: E402
 from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 from diffmf_ros.models.mixing import mix  # noqa: E402
 
-KEPT = 'A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds', 'norm.weight'  # in float32
+# in float32
+KEPT = 'A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds', 'norm.weight'
 TINY = DiffMFConfig(width=8, rounds=1, depth=1, mlp_ratio=1.0, ssd_states=4, ssd_head=8)
 
 
@@ -34,7 +38,8 @@ def images(height=24, width=32, batch=2):
     return torch.rand(2, batch, 1, height, width).unbind()
 
 
-@pytest.mark.parametrize('preset, parameters', [('nano', 98_326), ('light', 336_200), ('base', 1_840_268)])
+@pytest.mark.parametrize('preset, parameters',
+                         [('nano', 98_326), ('light', 336_200), ('base', 1_840_268)])
 def test_presets_have_the_specified_size(preset, parameters):
     network = models.build('diffmf', preset)
     assert sum(p.numel() for p in network.parameters()) == parameters
@@ -89,18 +94,23 @@ def test_every_network_is_called_alike(model, preset):
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match='diffmf base, diffmf light, diffmf light-s4, diffmf nano, s4fusion base, s4'):
+    with pytest.raises(ValueError, match='diffmf base, diffmf light, diffmf light-s4, diffmf '
+                       'nano, s4fusion base, s4'):
         models.build('diffmf', 'huge')
 
 
-@pytest.mark.parametrize('config', [TINY, DiffMFConfig(width=8, rounds=2, depth=1, mlp_ratio=0, states=3, gate=True,
-                                                       ssd_states=4, ssd_head=4, ssd_directions=1, levels=2)])
+@pytest.mark.parametrize('config',
+                         [TINY, DiffMFConfig(width=8, rounds=2, depth=1, mlp_ratio=0, states=3,
+                                             gate=True,
+                                                       ssd_states=4, ssd_head=4, ssd_directions=1,
+                                                       levels=2)])
 def test_every_parameter_gets_a_gradient(config):
     network = DiffMF(config)
     for extraction in network.rounds:  # it starts at zero, which hides what is before it
         torch.nn.init.normal_(extraction.guide[1].weight)
     network(*images()).square().mean().backward()
-    silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    silent = [name for name, p in network.named_parameters() if p.grad is None
+              or not p.grad.abs().sum() > 0]
     assert silent == []
 
 
@@ -114,12 +124,15 @@ def test_an_image_of_the_batch_does_not_see_the_others():
 def scanned(layout):
     """The four sequences of a layout of labels, as SS2D's directions visit it."""
     labels = [label for row in layout for label in row]
-    return [' '.join(labels[i] for i in order) for order in scan_order(len(layout), len(layout[0])).tolist()]
+    return [' '.join(labels[i] for i in order)
+            for order in scan_order(len(layout), len(layout[0])).tolist()]
 
 
 def numbered(x):
-    """Label the tokens of a 1 x H x W x 1 map whose values are 1..4 for infrared, 11..14 for visible."""
-    return [[f'v{int(v) - 10}' if v > 10 else f'i{int(v)}' for v in row] for row in x[0, :, :, 0].tolist()]
+    """Label the tokens of a 1 x H x W x 1 map whose values are 1..4 for infrared, 11..14 for
+    visible."""
+    return [[f'v{int(v) - 10}' if v > 10 else f'i{int(v)}' for v in row]
+            for row in x[0, :, :, 0].tolist()]
 
 
 def test_column_and_row_layouts_scan_as_in_the_authors_figure():
@@ -133,7 +146,8 @@ def test_column_and_row_layouts_scan_as_in_the_authors_figure():
 
 def test_separating_undoes_interleaving():
     a, b = torch.rand(2, 1, 3, 4, 5).unbind()
-    assert all(torch.equal(x, y) for x, y in zip(separate_columns(fused.pair(a, b, 'columns')), (a, b)))
+    assert all(torch.equal(x, y) for x,
+               y in zip(separate_columns(fused.pair(a, b, 'columns')), (a, b)))
 
 
 def test_guidance_starts_neutral_and_then_favors_one_side():
@@ -157,14 +171,17 @@ def test_exchange_gives_each_modality_the_selection_of_the_other(exchanged, gets
     handed = {}
     for name in ('mixer_i', 'mixer_v'):
         mixer = getattr(exchange, name)
-        mixer.mix = lambda x, delta, z, B, C, name=name, **others: handed.update({name: B}) or torch.zeros(1, 6, 6, 8)
+        mixer.mix = lambda x, delta, z, B, C, name=name, **others: handed.update(
+            {name: B}) or torch.zeros(1, 6, 6, 8)
     exchange(i, v)
     assert [name for name, B in handed.items() if torch.equal(B, B_i)] == [gets_B_i]
 
 
 @pytest.mark.parametrize('change, fewer', [
-    ({'guidance': False}, True), ({'exchange': False}, False), ({'mixing': False}, True), ({'levels': 1}, True),
-    ({'scans': ('row',)}, True), ({'scans': ('column',)}, True), ({'scans': ('stacked',)}, True)], ids=str)
+    ({'guidance': False}, True), ({'exchange': False}, False), ({'mixing': False}, True),
+    ({'levels': 1}, True),
+    ({'scans': ('row',)}, True), ({'scans': ('column',)}, True), ({'scans': ('stacked',)}, True)],
+                         ids=str)
 def test_an_idea_switched_off_is_gone(change, fewer):
     torch.manual_seed(0)
     whole, pair = DiffMF(TINY).eval(), images()
@@ -176,7 +193,8 @@ def test_an_idea_switched_off_is_gone(change, fewer):
     assert not torch.equal(without(*pair), whole(*pair))
 
 
-@pytest.mark.parametrize('model, preset', [('diffmf', 'nano'), ('s4fusion', 'light'), ('refinefuse', 'light')])
+@pytest.mark.parametrize('model, preset',
+                         [('diffmf', 'nano'), ('s4fusion', 'light'), ('refinefuse', 'light')])
 def test_maps_of_an_untrained_network_vary_about_the_visible_image(model, preset):
     # Given the bias that a fresh network has in the layer that makes the maps,
     network = models.build(model, preset).eval()

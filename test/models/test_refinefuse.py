@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RefineFuse: sizes of the figure, each module against its formula, and attention that sees the whole image."""
+"""RefineFuse: sizes of the figure, each module against its formula, and attention that sees the
+whole image."""
 
 from dataclasses import replace
 
@@ -34,8 +35,8 @@ def test_parts_of_base_have_the_specified_numbers_of_parameters():
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert count(network) == 3_465_000
     encoders = [2 * count(stage) for stage in network.encoder_a]
-    decoder = [count(part) for part in (network.decode_4, network.decode_3, network.inject, network.decode_2,
-                                        network.decode_1)]
+    decoder = [count(part) for part in (network.decode_4, network.decode_3, network.inject,
+                                        network.decode_2, network.decode_1)]
     assert encoders == [76_288, 147_712, 442_880, 590_336]
     assert [count(module) for module in network.fusion] == [106_946, 106_946, 564_352, 561_280]
     assert decoder == [147_584, 368_832, 184_576, 73_856, 93_412]
@@ -52,7 +53,8 @@ def test_features_have_the_sizes_of_the_authors_figure():
     with torch.inference_mode():
         network(*images(64, 96))
     drawn = {1: (64, 64, 96), 2: (64, 32, 48), 3: (128, 16, 24), 4: (128, 8, 12)}
-    assert sizes == {(place, scale): size for place in ('encoder', 'fusion') for scale, size in drawn.items()}
+    assert sizes == {(place, scale): size for place in ('encoder', 'fusion') for scale,
+                     size in drawn.items()}
 
 
 def test_shallow_interaction_opens_the_other_modality_by_channel_and_by_place():
@@ -71,7 +73,8 @@ def test_shallow_interaction_opens_the_other_modality_by_channel_and_by_place():
 
 
 def test_attention_is_softmax_over_the_reduced_keys_of_the_other():
-    module, tokens, other = CrossAttention(64, 4), torch.randn(1, 96, 64), torch.randn(1, 64, 8, 12)
+    module, tokens, other = CrossAttention(64, 4), torch.randn(1, 96,
+                                                               64), torch.randn(1, 64, 8, 12)
     reduced = module.reduce(other).flatten(2).mT
     keys, values = module.key_value(reduced).split(64, dim=-1)
     queries, heads = module.query(tokens), []
@@ -115,7 +118,8 @@ def test_every_parameter_gets_a_gradient(mixing):
     network = RefineFuse(replace(TINY, mixing=mixing))
     torch.nn.init.normal_(network.inject.shift.weight)  # it starts at zero
     network(*images(batch=2)).square().mean().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [name for name, p in network.named_parameters() if p.grad is None
+            or not p.grad.abs().sum() > 0] == []
 
 
 def test_an_image_of_the_batch_does_not_see_the_others():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S4Fusion: the authors' tensors, their results module by module, and the cross-modal scan spelt out."""
+"""S4Fusion: the authors' tensors, their results module by module, and the cross-modal scan spelt
+out."""
 
 import hashlib
 from pathlib import Path
@@ -22,11 +23,13 @@ from diffmf_ros.models.s4fusion import (  # noqa: E402
     S4FusionConfig,
 )
 
-GOLDEN = Path(__file__).resolve().parents[3] / 'shared' / 'reference' / 's4fusion' / 'unit_and_tiny.npz'
+GOLDEN = Path(__file__).resolve().parents[
+    3] / 'shared' / 'reference' / 's4fusion' / 'unit_and_tiny.npz'
 # Names and shapes of the authors' checkpoint, sorted, one a line.
 TENSORS_SHA256 = 'b13a2850652e7446d5863f0c71be51c9a7c9cf531295876e1d5f057e3f83a9bd'
 NEAR = {'atol': 1e-4, 'rtol': 0}
-TINY = S4FusionConfig(width=8, depths=(1, 1, 1), states=3, cross_states=2, cross_blocks=2, unused=False)
+TINY = S4FusionConfig(width=8, depths=(1, 1, 1), states=3, cross_states=2, cross_blocks=2,
+                      unused=False)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +43,8 @@ def images(height=25, width=37, batch=1):
 
 def test_tensors_of_base_are_those_of_the_authors():
     state = models.build('s4fusion', 'base').state_dict()
-    listed = '\n'.join(sorted(f'{name} {",".join(map(str, tensor.shape))}' for name, tensor in state.items()))
+    listed = '\n'.join(sorted(f'{name} {",".join(map(str, tensor.shape))}' for name,
+                              tensor in state.items()))
     assert (len(state), sum(tensor.numel() for tensor in state.values())) == (304, 3_562_981)
     assert hashlib.sha256(listed.encode()).hexdigest() == TENSORS_SHA256
 
@@ -48,7 +52,8 @@ def test_tensors_of_base_are_those_of_the_authors():
 def test_what_no_result_depends_on_is_held_and_not_computed():
     # Given the authors' network, when all that they never use becomes nonsense,
     network, pair = models.build('s4fusion', 'base').eval(), images()
-    unused = [p for name, p in network.named_parameters() if name.startswith(('fusion_layers.0.', 'final_up.norm.'))]
+    unused = [p for name, p in network.named_parameters()
+              if name.startswith(('fusion_layers.0.', 'final_up.norm.'))]
     before = network(*pair)
     for parameter in unused:
         parameter.data.fill_(float('nan'))
@@ -86,7 +91,8 @@ def backend(request, authors):
 
 
 def test_synthetic_weights_are_those_of_the_golden_arrays(golden, authors):
-    for name, total, first in zip(golden['weights/names'], golden['weights/sum'], golden['weights/first']):
+    for name, total, first in zip(golden['weights/names'], golden['weights/sum'],
+                                  golden['weights/first']):
         tensor = authors.state_dict()[str(name).removeprefix(PREFIX)]
         assert tensor.double().sum().item() == pytest.approx(float(total), rel=1e-4, abs=1e-3)
         assert tensor.flatten()[0].item() == pytest.approx(float(first), rel=1e-6)
@@ -95,9 +101,11 @@ def test_synthetic_weights_are_those_of_the_golden_arrays(golden, authors):
 def test_every_module_gives_what_the_authors_gives(golden, authors, backend):
     found, hooks = {}, []
     for name, module in authors.named_modules():
-        hooks.append(module.register_forward_hook(lambda _, inputs, out, name=name: found.update({name: out})))
+        hooks.append(module.register_forward_hook(lambda _, inputs, out,
+                                                  name=name: found.update({name: out})))
     try:
-        fused = authors(*(torch.from_numpy(golden[f'tiny/{name}'])[None, None] for name in ('ir', 'vi_y')))
+        fused = authors(*(torch.from_numpy(golden[f'tiny/{name}'])[None, None]
+                          for name in ('ir', 'vi_y')))
     finally:
         for hook in hooks:
             hook.remove()
@@ -105,10 +113,12 @@ def test_every_module_gives_what_the_authors_gives(golden, authors, backend):
     found |= {'fold': found['final_up'], 'final_up': authors.final_up.expand(found['layers_up.2'])}
     found |= dict(zip(('fusion_layers.1.layers.0/ir', 'fusion_layers.1.layers.0/vi'),
                       found['fusion_layers.1.layers.0']))
-    compared = [key for key in golden.files if key.startswith('tiny/act/') and 'fusion_layers.0' not in key]
+    compared = [key for key in golden.files if key.startswith('tiny/act/')
+                and 'fusion_layers.0' not in key]
     assert len(compared) == 24
     for key in compared:
-        assert torch.allclose(found[key.removeprefix('tiny/act/')][0], torch.from_numpy(golden[key]), **NEAR), key
+        assert torch.allclose(found[key.removeprefix('tiny/act/')][0],
+                              torch.from_numpy(golden[key]), **NEAR), key
     assert torch.allclose(fused[0, 0], torch.from_numpy(golden['tiny/out']), **NEAR)
 
 
@@ -124,16 +134,19 @@ def test_units_give_what_the_authors_give(golden, authors, backend):
     pair = array['unit/cmsa/in_ir'], array['unit/cmsa/in_vi']
     found = {'unit/ss2d/out': authors.layers_x[1].blocks[0].self_attention(array['unit/ss2d/in']),
              'unit/cmsa_layer/out': authors.fusion_layers['1'](*pair),
-             **dict(zip(('unit/cmsa/out_ir', 'unit/cmsa/out_vi'), authors.fusion_layers['1'].layers[0](*pair)))}
+             **dict(zip(('unit/cmsa/out_ir', 'unit/cmsa/out_vi'),
+                        authors.fusion_layers['1'].layers[0](*pair)))}
     for key, value in found.items():
         assert torch.allclose(value, array[key], **NEAR), key
-    inputs = (torch.from_numpy(golden[f'unit/scan/{name}']) for name in 'u delta A B C D delta_bias'.split())
+    inputs = (torch.from_numpy(golden[f'unit/scan/{name}'])
+              for name in 'u delta A B C D delta_bias'.split())
     scanned = scan.selective_scan(*inputs, True, backend=backend)
     assert torch.allclose(scanned, torch.from_numpy(golden['unit/scan/out']), **NEAR)
 
 
 def interleaved_by_hand(us, projs, dt_weight, dt_bias, A, skip):
-    """As scan.interleaved_ss2d: token by token, infrared before visible in all four directions, in float64."""
+    """As scan.interleaved_ss2d: token by token, infrared before visible in all four directions, in
+    float64."""
     (height, width, channels), rank, states = us[0].shape[1:], dt_weight.shape[2], A.shape[2]
     results = [np.zeros((height * width, channels)) for _ in us]
     for k, order in enumerate(scan_order(height, width).tolist()):
@@ -152,20 +165,24 @@ def test_tokens_of_two_images_take_turns(backend):
     if reason := scan.BACKENDS[backend].unavailable():
         pytest.skip(reason)
     height, width, channels, rank, states = 3, 5, 6, 2, 3
-    us, projs = torch.randn(2, 1, height, width, channels), torch.randn(2, 1, height, width, 4, rank + 2 * states)
-    parameters = (torch.randn(4, channels, rank), torch.randn(4, channels), -torch.rand(4, channels, states) - 0.1,
-                  torch.randn(4, channels))
-    expected = interleaved_by_hand(*(x.double() for x in (us, projs)), *(x.double() for x in parameters))
+    us, projs = torch.randn(2, 1, height, width,
+                            channels), torch.randn(2, 1, height, width, 4, rank + 2 * states)
+    parameters = (torch.randn(4, channels, rank), torch.randn(4, channels),
+                  -torch.rand(4, channels, states) - 0.1, torch.randn(4, channels))
+    expected = interleaved_by_hand(*(x.double() for x in (us, projs)),
+                                   *(x.double() for x in parameters))
     found = scan.interleaved_ss2d(us.unbind(), projs.unbind(), *parameters, backend=backend)
     for own, by_hand in zip(found, expected):
         assert own.shape == (1, height, width, channels)
         assert np.allclose(own[0].flatten(0, 1).numpy(), by_hand, atol=1e-5)
 
 
-@pytest.mark.parametrize('dtype, allowed', [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)], ids=str)
+@pytest.mark.parametrize('dtype, allowed', [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)],
+                         ids=str)
 def test_interleaved_scan_takes_half_precision(dtype, allowed):
     us, projs = torch.randn(2, 1, 4, 6, 8), 0.3 * torch.randn(2, 1, 4, 6, 4, 7)
-    parameters = torch.randn(4, 8, 1), torch.randn(4, 8), -torch.rand(4, 8, 3) - 0.1, torch.randn(4, 8)
+    parameters = torch.randn(4, 8, 1), torch.randn(4, 8), -torch.rand(4, 8,
+                                                                      3) - 0.1, torch.randn(4, 8)
     expected = scan.interleaved_ss2d(us, projs, *parameters)
     found = scan.interleaved_ss2d(us.to(dtype), projs.to(dtype), *parameters)
     for near, exact in zip(found, expected):
@@ -190,14 +207,16 @@ def test_cells_of_four_pixels_merge_and_expand_in_the_authors_orders():
     expand = Expand(4)
     expand.norm = torch.nn.Identity()
     expand.expand.weight.data = torch.arange(8.0)[:, None] * torch.tensor([1.0, 0, 0, 0])
-    assert expand(torch.ones(1, 1, 1, 4)).flatten(0, 2).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]  # row by row
+    # row by row
+    assert expand(torch.ones(1, 1, 1, 4)).flatten(0, 2).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize('mixing', [False, True])
 def test_every_parameter_of_a_network_without_unused_ones_gets_a_gradient(mixing):
     network = S4Fusion(S4FusionConfig(**{**TINY.__dict__, 'mixing': mixing}))
     network(*images(batch=2)).square().mean().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [name for name, p in network.named_parameters() if p.grad is None
+            or not p.grad.abs().sum() > 0] == []
 
 
 def test_sources_are_not_interchangeable_and_batches_are():

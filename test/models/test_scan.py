@@ -13,7 +13,8 @@ from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KERNEL_TOLERANCE = 5e-5  # float32 sums in another order, up to 12 states
-needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None, reason=f'no compiled kernel: {cpu.unavailable()}')
+needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None,
+                                  reason=f'no compiled kernel: {cpu.unavailable()}')
 
 
 def random(*shape, dtype, seed):
@@ -40,7 +41,8 @@ def assert_equal(found, expected, tolerance):
 def scan_inputs(length, dtype, wide):
     """Inputs of a scan: step sizes of a fresh network, or as wide as those of a trained one."""
     b, g, e, n = 2, 2, 3, 5
-    u, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i, s in enumerate([(g, e), (g, n), (g, n)]))
+    u, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i,
+               s in enumerate([(g, e), (g, n), (g, n)]))
     spread = 9.0 if wide else 0.1
     delta = random(b, length, g, e, dtype=dtype, seed=3).abs() * spread / 3 + 1e-4
     A = -torch.arange(1, n + 1, dtype=dtype).repeat(g, e, 1)
@@ -53,14 +55,16 @@ def scan_inputs(length, dtype, wide):
 def test_portable_scan_equals_the_loop(length, wide, dtype):
     inputs = scan_inputs(length, dtype, wide)
     exact = with_gradients(reference.scan, [x.double() for x in inputs])
-    assert_equal(with_gradients(portable.scan, inputs), [x.to(dtype) for x in exact], TOLERANCE[dtype])
+    assert_equal(with_gradients(portable.scan, inputs), [x.to(dtype) for x in exact],
+                 TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
 @pytest.mark.parametrize('length', [1, 63, 64, 65, 150])
 def test_portable_ssd_equals_the_loop(length, dtype):
     b, h, p, n = 2, 2, 4, 6
-    x, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i, s in enumerate([(h, p), (n,), (n,)]))
+    x, B, C = (random(b, length, *s, dtype=dtype, seed=i) for i,
+               s in enumerate([(h, p), (n,), (n,)]))
     delta = random(b, length, h, dtype=dtype, seed=4).abs() * 0.1
     A = -torch.tensor([1.0, 16.0], dtype=dtype)
     exact = with_gradients(reference.ssd_scan, [t.double() for t in (x, delta, A, B, C)])
@@ -69,15 +73,17 @@ def test_portable_ssd_equals_the_loop(length, dtype):
 
 
 def ss2d_inputs(height, width, channels, states, dtype, batch=2, rank=2):
-    shapes = [(batch, height, width, channels), (batch, height, width, 4, rank + 2 * states), (4, channels, rank),
-              (4, channels), (4, channels, states), (4, channels)]
-    u, proj, weight, bias, A, skip = (random(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes))
+    shapes = [(batch, height, width, channels), (batch, height, width, 4, rank + 2 * states),
+              (4, channels, rank), (4, channels), (4, channels, states), (4, channels)]
+    u, proj, weight, bias, A, skip = (random(*s, dtype=dtype, seed=i) for i,
+                                      s in enumerate(shapes))
     return u, proj, weight, bias - 2, -A.abs() - 0.1, skip
 
 
 @needs_kernel
 @pytest.mark.parametrize('height, width, channels, states, batch',
-                         [(1, 1, 16, 1, 1), (5, 7, 64, 1, 2), (9, 4, 72, 3, 1), (6, 6, 24, 12, 3), (3, 33, 150, 1, 1)])
+                         [(1, 1, 16, 1, 1), (5, 7, 64, 1, 2), (9, 4, 72, 3, 1), (6, 6, 24, 12, 3),
+                          (3, 33, 150, 1, 1)])
 def test_compiled_ss2d_equals_the_loop(height, width, channels, states, batch):
     inputs = ss2d_inputs(height, width, channels, states, torch.float32, batch)
     exact = with_gradients(reference.ss2d, [x.double() for x in inputs])
@@ -101,7 +107,8 @@ def test_compiled_ss2d_rounds_only_what_goes_in_and_comes_out_in_bfloat16(states
     found = cpu.ss2d(u, proj, *parameters)
     assert found.dtype == torch.bfloat16
     # Half a unit in the last of its 8 bits, relative to each value.
-    assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-4 * exact.abs().mean()).all()
+    assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-4
+            * exact.abs().mean()).all()
 
 
 def storage(tensor, token_major):
@@ -110,9 +117,11 @@ def storage(tensor, token_major):
 
 
 def selective_scan_inputs(batch, channels, groups, states, length, *, wide, token_major):
-    shapes = [(batch, channels, length)] * 2 + [(channels, states)] + [(batch, groups, states, length)] * 2 + [
+    shapes = [(batch, channels, length)] * 2 + [(channels, states)] + [
+        (batch, groups, states, length)] * 2 + [
         (channels,)] * 2
-    u, delta, A, B, C, D, bias = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
+    u, delta, A, B, C, D, bias = (random(*s, dtype=torch.float32, seed=i) for i,
+                                  s in enumerate(shapes))
     A = -torch.arange(1.0, states + 1).repeat(channels, 1) * (1 + 0.1 * A.abs())
     u, delta = (storage(x, token_major) for x in (u, delta * (3 if wide else 0.3)))
     return u, delta, A, B, C, D, bias - (0 if wide else 4)
@@ -122,10 +131,14 @@ def selective_scan_inputs(batch, channels, groups, states, length, *, wide, toke
 @pytest.mark.parametrize('token_major', [False, True], ids=['channel-major', 'token-major'])
 @pytest.mark.parametrize('wide', [False, True], ids=['fresh', 'wide'])
 @pytest.mark.parametrize('batch, channels, groups, states, length',
-                         [(1, 16, 1, 1, 1), (2, 48, 2, 5, 37), (1, 80, 1, 16, 100), (2, 6, 3, 2, 70)])
-def test_compiled_selective_scan_equals_the_loop(batch, channels, groups, states, length, wide, token_major):
-    inputs = selective_scan_inputs(batch, channels, groups, states, length, wide=wide, token_major=token_major)
-    exact = with_gradients(lambda *x: reference.selective_scan(*x, True), [x.double() for x in inputs])
+                         [(1, 16, 1, 1, 1), (2, 48, 2, 5, 37), (1, 80, 1, 16, 100),
+                          (2, 6, 3, 2, 70)])
+def test_compiled_selective_scan_equals_the_loop(batch, channels, groups, states, length, wide,
+                                                 token_major):
+    inputs = selective_scan_inputs(batch, channels, groups, states, length, wide=wide,
+                                   token_major=token_major)
+    exact = with_gradients(lambda *x: reference.selective_scan(*x, True),
+                           [x.double() for x in inputs])
     found = with_gradients(lambda *x: cpu.selective_scan(*x, True), inputs)
     assert_equal(found, [x.float() for x in exact], KERNEL_TOLERANCE)
 
@@ -134,13 +147,15 @@ def test_compiled_selective_scan_equals_the_loop(batch, channels, groups, states
 def test_compiled_selective_scan_without_skip_bias_and_softplus():
     u, delta, A, B, C, _, _ = selective_scan_inputs(1, 20, 1, 3, 45, wide=False, token_major=False)
     inputs = u, delta.abs(), A, B, C
-    exact = with_gradients(lambda *x: reference.selective_scan(*x, None, None, False), [x.double() for x in inputs])
+    exact = with_gradients(lambda *x: reference.selective_scan(*x, None, None, False),
+                           [x.double() for x in inputs])
     found = with_gradients(lambda *x: cpu.selective_scan(*x, None, None, False), inputs)
     assert_equal(found, [x.float() for x in exact], KERNEL_TOLERANCE)
 
 
 def ssd_inputs(batch, length, heads, width, states):
-    shapes = (batch, length, heads, width), (batch, length, heads), (heads,), (batch, length, states), (
+    shapes = (batch, length, heads, width), (batch, length,
+                                             heads), (heads,), (batch, length, states), (
         batch, length, states)
     x, delta, A, B, C = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
     return x, delta.abs() * 0.1, -A.abs() * 8 - 0.5, B, C
@@ -149,8 +164,8 @@ def ssd_inputs(batch, length, heads, width, states):
 @needs_kernel
 @pytest.mark.parametrize('directions', [1, 2])
 @pytest.mark.parametrize('batch, length, heads, width, states',
-                         [(1, 1, 1, 4, 3), (2, 67, 2, 32, 64), (1, 40, 3, 20, 10), (1, 33, 1, 64, 16),
-                          (3, 16, 2, 5, 40), (2, 170, 2, 16, 33)])
+                         [(1, 1, 1, 4, 3), (2, 67, 2, 32, 64), (1, 40, 3, 20, 10),
+                          (1, 33, 1, 64, 16), (3, 16, 2, 5, 40), (2, 170, 2, 16, 33)])
 def test_compiled_ssd_equals_the_loop(batch, length, heads, width, states, directions):
     inputs = ssd_inputs(batch, length, heads, width, states)
     exact = with_gradients(lambda *x: reference.ssd(*x, directions), [x.double() for x in inputs])
@@ -185,7 +200,8 @@ def test_compiled_ssd_backward_reads_strided_inputs_and_gradients(directions):
         y = split_ssd(together, delta, A, directions, module).flatten(2)
         return torch.cat((y, 2 * y[..., :5]), dim=-1)
 
-    exact = with_gradients(partial(channels_of_two_outputs, module=reference), [t.double() for t in inputs])
+    exact = with_gradients(partial(channels_of_two_outputs, module=reference),
+                           [t.double() for t in inputs])
     found = with_gradients(partial(channels_of_two_outputs, module=cpu), inputs)
     assert_equal(found, [t.float() for t in exact], KERNEL_TOLERANCE)
 
@@ -205,7 +221,8 @@ def test_compiled_ssd_takes_the_gradient_in_any_storage(spread):
 
 
 @needs_kernel
-@pytest.mark.skipif(not cpu._ssd_wins(), reason='SSD is left to the portable form on this processor')
+@pytest.mark.skipif(not cpu._ssd_wins(),
+                    reason='SSD is left to the portable form on this processor')
 def test_compiled_ssd_learns_from_bfloat16_in_float32():
     x, delta, A, B, C = ssd_inputs(1, 40, 2, 16, 8)
     rounded = [x.bfloat16(), delta, A, B.bfloat16(), C.bfloat16()]
@@ -235,7 +252,8 @@ def test_compiled_ssd_reads_strided_bfloat16():
     exact = reference.ssd(x.double(), delta.double(), A.double(), B.double(), C.double(), 2)
     found = cpu.ssd(x, delta, A, B, C, 2)
     assert found.dtype == torch.bfloat16
-    assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-4 * exact.abs().mean()).all()
+    assert ((found.double() - exact).abs() <= exact.abs() * 2 ** -8 + 1e-4
+            * exact.abs().mean()).all()
 
 
 @needs_kernel
@@ -260,7 +278,8 @@ def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
 def test_portable_ss2d_equals_the_loop(dtype):
     inputs = ss2d_inputs(5, 6, 8, 2, dtype)
     exact = with_gradients(reference.ss2d, [x.double() for x in inputs])
-    assert_equal(with_gradients(portable.ss2d, inputs), [x.to(dtype) for x in exact], TOLERANCE[dtype])
+    assert_equal(with_gradients(portable.ss2d, inputs), [x.to(dtype) for x in exact],
+                 TOLERANCE[dtype])
 
 
 def test_selective_scan_takes_the_shapes_of_mamba_ssm():
@@ -282,7 +301,8 @@ def test_selective_scan_takes_the_shapes_of_mamba_ssm():
     exact = with_gradients(loop, [u, delta, A, B, C, D, bias])
     for backend in ('reference', 'portable', 'auto'):
         found = with_gradients(
-            partial(scan.selective_scan, delta_softplus=True, backend=backend), [u, delta, A, B, C, D, bias])
+            partial(scan.selective_scan, delta_softplus=True, backend=backend),
+            [u, delta, A, B, C, D, bias])
         assert_equal(found, exact, 1e-10)
 
 
@@ -292,7 +312,8 @@ def test_compiled_layer_norm_equals_torch_in_float64(channels):
     shapes = (3, 7, channels), (channels,), (channels,)
     x, weight, bias = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
     x = x + 3
-    exact = torch.nn.functional.layer_norm(x.double(), (channels,), weight.double(), bias.double(), 1e-5)
+    exact = torch.nn.functional.layer_norm(x.double(), (channels,), weight.double(), bias.double(),
+                                           1e-5)
     assert_equal([cpu.layer_norm(x, weight, bias, 1e-5, torch.float32)], [exact.float()], 1e-5)
     rounded = cpu.layer_norm(x, weight, bias, 1e-5, torch.bfloat16).double()
     assert ((rounded - exact).abs() <= exact.abs() * 2 ** -8 + 1e-5).all()
@@ -303,7 +324,8 @@ def test_compiled_layer_norm_leaves_to_torch_what_it_does_not_know():
     x, weight = torch.ones(2, 100), torch.ones(100)
     assert cpu.layer_norm(x, weight, weight, 1e-5, torch.float32) is None  # seven vectors
     assert cpu.layer_norm(x[:, :16], weight[:16], weight[:16], 1e-5, torch.float16) is None
-    assert cpu.layer_norm(x[:, :16].requires_grad_(), weight[:16], weight[:16], 1e-5, torch.float32) is None
+    assert cpu.layer_norm(x[:, :16].requires_grad_(), weight[:16], weight[:16], 1e-5,
+                          torch.float32) is None
 
 
 def test_orders_of_the_two_by_two_example():
@@ -324,14 +346,16 @@ def test_backend_that_cannot_take_the_type_says_so():
 def test_wrong_shapes_are_refused():
     zeros = torch.zeros
     with pytest.raises(scan.ScanError, match='g dividing d'):
-        scan.selective_scan(zeros(1, 5, 4), zeros(1, 5, 4), zeros(5, 2), zeros(1, 2, 2, 4), zeros(1, 2, 2, 4))
+        scan.selective_scan(zeros(1, 5, 4), zeros(1, 5, 4), zeros(5, 2), zeros(1, 2, 2, 4),
+                            zeros(1, 2, 2, 4))
 
 
 @needs_kernel
 def test_compiled_kernels_take_parameters_of_a_network_cast_to_bfloat16():
     u, proj, *parameters = ss2d_inputs(5, 6, 16, 1, torch.float32)
     parameters = [x.bfloat16() for x in parameters]
-    assert torch.equal(cpu.ss2d(u, proj, *parameters), cpu.ss2d(u, proj, *(x.float() for x in parameters)))
+    assert torch.equal(cpu.ss2d(u, proj, *parameters),
+                       cpu.ss2d(u, proj, *(x.float() for x in parameters)))
     x, delta, A, B, C = ssd_inputs(1, 20, 2, 16, 8)
     A = A.bfloat16()
     assert torch.equal(cpu.ssd(x, delta, A, B, C, 1), cpu.ssd(x, delta, A.float(), B, C, 1))

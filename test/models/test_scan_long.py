@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scans at the length of a 640x480 image at full resolution: errors must not grow along the sequence."""
+"""The scans at the length of a 640x480 image at full resolution.
+
+Errors must not grow along the sequence.
+"""
 
 import pytest
 
@@ -9,12 +12,16 @@ from diffmf_ros.models.kernels import cpu, portable, reference  # noqa: E402
 
 LENGTH = 640 * 480
 TOLERANCE = 5e-5
-needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None, reason=f'no compiled kernel: {cpu.unavailable()}')
+needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None,
+                                  reason=f'no compiled kernel: {cpu.unavailable()}')
 
 
 @pytest.fixture(scope='module', params=[0.1, 9.0], ids=['fresh', 'wide'])
 def inputs(request):
-    """u, delta, A, B, C, D of a selective scan: step sizes of a fresh network, or as wide as those of a trained one."""
+    """u, delta, A, B, C, D of a selective scan.
+
+    Step sizes of a fresh network, or as wide as those of a trained one.
+    """
     torch.manual_seed(0)
     u, delta = torch.randn(2, 1, 4, LENGTH)
     B, C = torch.randn(2, 1, 1, 2, LENGTH)
@@ -51,6 +58,8 @@ def test_compiled_gradients_equal_the_portable_ones_in_float64(inputs):
         (scan(*learning, None, False) * weighting).sum().backward()
         return [x.grad for x in learning]
 
-    found, wanted = gradients(cpu.selective_scan, torch.float32), gradients(portable.selective_scan, torch.float64)
-    errors = {name: relative_error(f, w) for name, f, w in zip(('u', 'delta', 'A', 'B', 'C', 'D'), found, wanted)}
+    found, wanted = gradients(cpu.selective_scan,
+                              torch.float32), gradients(portable.selective_scan, torch.float64)
+    errors = {name: relative_error(f, w) for name, f,
+              w in zip(('u', 'delta', 'A', 'B', 'C', 'D'), found, wanted)}
     assert max(errors.values()) <= TOLERANCE, errors

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend: its cases in Triton's interpreter on the CPU, and on a GPU where there is one."""
+"""The Triton backend: its cases in Triton's interpreter on the CPU, and on a GPU where there is
+one."""
 
 import os
 import subprocess
@@ -23,7 +24,8 @@ def test_cases_in_the_interpreter():
     run_cases(CASES, TRITON_INTERPRET='1')
 
 
-@pytest.mark.parametrize('capability, dtype', [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)])
+@pytest.mark.parametrize('capability, dtype',
+                         [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)])
 def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capability, dtype):  # noqa: F811
     # The interpreter takes what the compiler refuses. Given the sizes of a network,
     from diffmf_ros.models.kernels import triton_scan, triton_ssd
@@ -37,16 +39,18 @@ def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capa
     # when the scans are launched,
     parameters = (torch.zeros(s) for s in ((4, 128, 4), (4, 128), (4, 128, 1), (4, 128)))
     triton_scan.ss2d(zeros(1, 4, 6, 128), zeros(1, 4, 6, 4, 6), *parameters)
-    triton_scan.selective_scan(zeros(2, 6, 9), zeros(2, 6, 9), torch.zeros(6, 3), zeros(2, 2, 3, 9),
-                               zeros(2, 2, 3, 9), torch.zeros(6), None, True)
-    triton_ssd.ssd(zeros(1, 70, 4, 32), zeros(1, 70, 4), torch.zeros(4), zeros(1, 70, 64), zeros(1, 70, 64), 2)
+    triton_scan.selective_scan(zeros(2, 6, 9), zeros(2, 6, 9), torch.zeros(6, 3),
+                               zeros(2, 2, 3, 9), zeros(2, 2, 3, 9), torch.zeros(6), None, True)
+    triton_ssd.ssd(zeros(1, 70, 4, 32), zeros(1, 70, 4), torch.zeros(4), zeros(1, 70, 64),
+                   zeros(1, 70, 64), 2)
     # then each kernel compiles, and only carry and ssd exchange values between threads.
     assert [kernel.name for kernel in kernels] == [
         'chunk_states', 'carry', 'outputs', 'outputs', 'chunk_states', 'carry', 'outputs',
         'span_states', 'carry', 'outputs']
     assert all(kernel.asm['cubin'] for kernel in kernels)
     assert [kernels[i].metadata.shared for i in (0, 2, 3, 4, 6)] == [0] * 5
-    assert max(kernel.metadata.shared for kernel in kernels) <= 99 * 1024  # what every GPU since Ampere has
+    # what every GPU since Ampere has
+    assert max(kernel.metadata.shared for kernel in kernels) <= 99 * 1024
 
 
 @needs_gpu
@@ -107,6 +111,6 @@ def test_kernels_that_cannot_be_imported_are_a_reason_not_an_error(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_the_benchmark_without_a_gpu_says_so():
     command = [sys.executable, str(CASES.parents[2] / 'benchmarks' / 'gpu_scan.py')]
-    done = subprocess.run(command, env={**os.environ, 'PYTHONPATH': str(CASES.parents[2])}, capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(command, env={**os.environ, 'PYTHONPATH': str(CASES.parents[2])},
+                          capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr == 'no CUDA device: nothing is measured\n'

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels against the loop in float64. `test_triton.py` runs this file in a process of its own,
-because the interpreter must be chosen before triton is imported; on a GPU it runs as it is."""
+"""The Triton kernels against the loop in float64.
+
+`test_triton.py` runs this file in a process of its own,
+because the interpreter must be chosen before triton is imported; on a GPU it runs as it is.
+"""
 
 import os
 
@@ -20,17 +23,24 @@ def random(*shape, seed, dtype=torch.float32):
 
 
 def step_sizes(*shape, wide):
-    """Step sizes as performance.md has them: of a fresh network, up to 0.67, or of a trained one, up to 9.3."""
+    """Step sizes as performance.md has them.
+
+    Of a fresh network, up to 0.67, or of a trained one, up to 9.3.
+    """
     uniform = torch.rand(*shape, generator=torch.Generator().manual_seed(7))
     return torch.exp(uniform * 9.0 - 6.8) if wide else torch.exp(uniform * 6.5 - 6.9)
 
 
 def assert_equal(found, inputs, expected, *, products=0.0):
-    """Inputs are exact in float64, so what is left is 5e-5 of the mean magnitude, what shortened factors of matrix
-    products explain (products, like expected), and the rounding of the output."""
+    """Inputs are exact in float64, so what is left is 5e-5 of the mean magnitude, what shortened
+    factors of matrix
+    products explain (products, like expected), and the rounding of the output.
+    """
     assert found.dtype == inputs.dtype and found.shape == expected.shape
-    ulps = {torch.float32: 0.0, torch.float16: 0.5, torch.bfloat16: 1.0 if INTERPRETED else 0.5}[found.dtype]
-    rounding = ulps * torch.finfo(found.dtype).eps * expected.abs()  # the interpreter cuts off to bfloat16
+    ulps = {torch.float32: 0.0, torch.float16: 0.5,
+            torch.bfloat16: 1.0 if INTERPRETED else 0.5}[found.dtype]
+    # the interpreter cuts off to bfloat16
+    rounding = ulps * torch.finfo(found.dtype).eps * expected.abs()
     allowed = KERNEL_TOLERANCE * expected.abs().mean() + products + 1.01 * rounding
     excess = ((found.double().cpu() - expected).abs() / allowed).max().item()
     assert excess <= 1, f'{excess:.2f} times the allowed error'
@@ -71,7 +81,8 @@ def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states
     check_ss2d(image(height, width, 8, states, 1, wide=True))
 
 
-@pytest.mark.parametrize('dtype, wide', [(torch.float16, False), (torch.float16, True), (torch.bfloat16, True)])
+@pytest.mark.parametrize('dtype, wide',
+                         [(torch.float16, False), (torch.float16, True), (torch.bfloat16, True)])
 def test_ss2d_takes_half_precision_and_keeps_float32_inside(dtype, wide):
     check_ss2d(image(3, 7, 20, 2, 2, wide=wide, dtype=dtype))
 
@@ -99,7 +110,8 @@ def test_each_direction_of_ss2d_alone(direction):
     (33, 8, 2, 1, torch.bfloat16, False, True),
     (34, 16, 18, 4, torch.float32, False, True),  # S4Fusion's two images in turn
 ])
-def test_selective_scan_equals_the_loop(length, channels, states, groups, dtype, wide, token_major):
+def test_selective_scan_equals_the_loop(length, channels, states, groups, dtype, wide,
+                                        token_major):
     u = random(2, channels, length, seed=1, dtype=dtype)
     delta = step_sizes(2, channels, length, wide=wide).to(dtype)
     B, C = (random(2, groups, states, length, seed=i, dtype=dtype) for i in (2, 3))
@@ -108,11 +120,13 @@ def test_selective_scan_equals_the_loop(length, channels, states, groups, dtype,
     A, D = -torch.arange(1.0, states + 1).repeat(channels, 1), random(channels, seed=4)
     inputs = u, delta, A, B, C, D
     expected = reference.selective_scan(*(x.double() for x in inputs), None, False)
-    assert_equal(scan.selective_scan(*(x.to(DEVICE) for x in inputs), backend='triton'), u, expected)
+    assert_equal(scan.selective_scan(*(x.to(DEVICE) for x in inputs), backend='triton'), u,
+                 expected)
 
 
 def test_selective_scan_adds_the_bias_before_softplus():
-    u, delta, B, C = random(1, 5, 9, seed=1), random(1, 5, 9, seed=2) * 4, *random(2, 1, 1, 2, 9, seed=3)
+    u, delta, B, C = random(1, 5, 9, seed=1), random(1, 5, 9,
+                                                     seed=2) * 4, *random(2, 1, 1, 2, 9, seed=3)
     inputs = u, delta, -random(5, 2, seed=4).abs(), B, C, None, random(5, seed=5)
     exact = [x if x is None else x.double() for x in inputs]
     given = [x if x is None else x.to(DEVICE) for x in inputs]
@@ -129,7 +143,8 @@ def test_carry_over_more_chunks_than_one_tile(monkeypatch):
     # and step sizes so small that a state outlives all of them,
     inputs = u, torch.full_like(u, 1e-3), -torch.ones(2, 1), B, C, None, None
     expected = reference.selective_scan(*(x if x is None else x.double() for x in inputs), False)
-    found = scan.selective_scan(*(x if x is None else x.to(DEVICE) for x in inputs), backend='triton')
+    found = scan.selective_scan(*(x if x is None else x.to(DEVICE) for x in inputs),
+                                backend='triton')
     assert_equal(found, u, expected)
 
 
@@ -149,9 +164,10 @@ def test_ssd_equals_the_loop(length, heads, head, states, directions, dtype, wid
     inputs = x, delta, -torch.linspace(1, 16, heads), B, C
     expected = reference.ssd(*(t.double() for t in inputs), directions)
     found = scan.ssd(*(t.to(DEVICE) for t in inputs), directions=directions, backend='triton')
-    # A tensor core cuts two factors of each term off to the 10 bits of TF32; the interpreter multiplies in float32.
-    terms = reference.ssd(x.double().abs(), delta.double(), inputs[2].double(), B.double().abs(), C.double().abs(),
-                          directions)
+    # A tensor core cuts two factors of each term off to the 10 bits of TF32; the interpreter
+    # multiplies in float32.
+    terms = reference.ssd(x.double().abs(), delta.double(), inputs[2].double(), B.double().abs(),
+                          C.double().abs(), directions)
     tf32 = 0.0 if INTERPRETED or dtype == torch.float32 else 2 * 2.0 ** -10
     assert_equal(found, x, expected, products=tf32 * terms)
 
@@ -164,7 +180,8 @@ def test_ssd_in_spans_of_several_chunks(monkeypatch):
     x, B, C = random(1, 300, 1, 8, seed=1), random(1, 300, 4, seed=2), random(1, 300, 4, seed=3)
     inputs = x, step_sizes(1, 300, 1, wide=False), torch.tensor([-2.0]), B, C
     expected = reference.ssd(*(t.double() for t in inputs), 2)
-    assert_equal(scan.ssd(*(t.to(DEVICE) for t in inputs), directions=2, backend='triton'), x, expected)
+    assert_equal(scan.ssd(*(t.to(DEVICE) for t in inputs), directions=2, backend='triton'), x,
+                 expected)
 
 
 def test_results_are_the_same_each_time():
@@ -196,5 +213,6 @@ def test_the_operators_can_be_traced_without_data():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode() as mode:
-        y = torch.ops.diffmf_ros.ss2d(*(mode.from_tensor(x) for x in image(3, 5, 20, 1, 2, dtype=torch.float16)))
+        y = torch.ops.diffmf_ros.ss2d(*(mode.from_tensor(x)
+                                        for x in image(3, 5, 20, 1, 2, dtype=torch.float16)))
     assert y.shape == (1, 3, 5, 20) and y.dtype == torch.float16

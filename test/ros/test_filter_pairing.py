@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairing by message_filters behind our interface; most of it needs message_filters, which a bare machine has not."""
+"""Pairing by message_filters behind our interface.
+
+Most of it needs message_filters, which a bare machine has not.
+"""
 
 import sys
 
@@ -35,13 +38,15 @@ def test_the_closest_policy_needs_no_message_filters(monkeypatch):
 def test_without_message_filters_the_error_says_what_to_install(monkeypatch, policy):
     monkeypatch.setitem(sys.modules, 'message_filters', None)
 
-    with pytest.raises(DiffmfError, match=f'sync.policy {policy} needs .*ros-<distro>-message-filters.*closest'):
+    with pytest.raises(DiffmfError, match=f'sync.policy {policy} needs '
+                       f'.*ros-<distro>-message-filters.*closest'):
         make_pairing(SyncSettings(policy=policy))
 
 
 @BOTH
 def test_message_filters_cannot_hold_a_frame(policy):
-    with pytest.raises(DiffmfError, match=f'hold_last_ms is 200 and sync.policy is {policy}.*set hold_last_ms to 0'):
+    with pytest.raises(DiffmfError, match=f'hold_last_ms is 200 and sync.policy is {policy}.*set '
+                       f'hold_last_ms to 0'):
         make_pairing(SyncSettings(policy=policy, hold_last_ms=200.0))
 
 
@@ -69,18 +74,21 @@ def test_approximate_pairs_lie_in_reach_rise_and_account_for_every_frame(filters
 def test_the_largest_distance_is_included(filters, distance_ns, count):
     arrivals = [(RGB, 10**18), (THERMAL, 10**18 + distance_ns)]
 
-    assert len(run(FilterPairing(SyncSettings(policy='approximate', max_distance_ms=25.0)), arrivals)) == count
+    assert len(run(FilterPairing(SyncSettings(policy='approximate', max_distance_ms=25.0)),
+                   arrivals)) == count
 
 
 def test_exact_pairs_equal_stamps_after_the_offsets(filters):
     rgb = np.arange(30) * 33 * MS
     thermal = rgb[::3] + 40 * MS
-    pairing = FilterPairing(SyncSettings(policy='exact', rgb_offset_ms=-10.0, thermal_offset_ms=-50.0))
+    pairing = FilterPairing(SyncSettings(policy='exact', rgb_offset_ms=-10.0,
+                                         thermal_offset_ms=-50.0))
 
     pairs = [pair for stream, stamp in by_arrival(rgb, thermal, thermal_delay_ms=-30.0)
              for pair in pairing.add(frame(stream, stamp))]
 
-    assert [(pair.rgb.stamp_ns, pair.thermal.stamp_ns) for pair in pairs] == list(zip(rgb[::3], thermal, strict=True))
+    assert [(pair.rgb.stamp_ns, pair.thermal.stamp_ns) for pair in pairs] == list(
+        zip(rgb[::3], thermal, strict=True))
     assert {pair.offset_ns for pair in pairs} == {0} and not any(pair.held for pair in pairs)
 
 
@@ -120,7 +128,8 @@ def test_what_cannot_be_in_a_pair_is_counted_by_reason(filters, policy):
     pairing = FilterPairing(SyncSettings(policy=policy))
     first = run(pairing, [(RGB, 10**9), (THERMAL, 10**9), (RGB, 2 * 10**9)], flush=False)
 
-    again = run(pairing, [(THERMAL, 10**9), (THERMAL, 10**9 - 1), (RGB, 2 * 10**9), (RGB, -2 * 10**9),
+    again = run(pairing,
+                [(THERMAL, 10**9), (THERMAL, 10**9 - 1), (RGB, 2 * 10**9), (RGB, -2 * 10**9),
                           (THERMAL, 2**31 * 10**9)], flush=False)
     pairing.reset()
 
@@ -132,8 +141,8 @@ def test_pairs_out_of_order_are_dropped(filters):
     pairing = FilterPairing(SyncSettings(policy='approximate', max_distance_ms=100.0))
 
     # RGB 50 takes thermal 60; then RGB 70 takes what still waits, the older thermal 5.
-    pairs = run(pairing, [(THERMAL, 5 * MS), (THERMAL, 60 * MS), (RGB, 50 * MS), (RGB, 70 * MS), (RGB, 90 * MS),
-                          (THERMAL, 91 * MS)])
+    pairs = run(pairing, [(THERMAL, 5 * MS), (THERMAL, 60 * MS), (RGB, 50 * MS), (RGB, 70 * MS),
+                          (RGB, 90 * MS), (THERMAL, 91 * MS)])
 
     assert pairs == [(50 * MS, 60 * MS), (90 * MS, 91 * MS)]
     assert pairing.dropped == {'out_of_order': 2}

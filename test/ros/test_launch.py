@@ -13,19 +13,25 @@ import pytest
 from diffmf_ros.io.resources import FASTDDS_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
-FUSION_ARGUMENTS = {'namespace', 'use_sim_time', 'autostart', 'use_respawn', 'shutdown_on_exit', 'log_level',
-                    'rgb_image', 'rgb_camera_info', 'thermal_image', 'thermal_camera_info', 'fused_image', 'record',
-                    'fusion_params_file', 'fusion_model', 'fusion_preset', 'fusion_weights', 'fusion_device',
-                    'alignment_file', 'rgb_transport', 'thermal_transport', 'rgb_offset_ms', 'thermal_offset_ms',
-                    'hold_last_ms'}
-# What other packages call things of their own, so that a launch file that includes this one would hand it down.
+FUSION_ARGUMENTS = {'namespace', 'use_sim_time', 'autostart', 'use_respawn', 'shutdown_on_exit',
+                    'log_level', 'rgb_image', 'rgb_camera_info', 'thermal_image',
+                    'thermal_camera_info',
+                    'fused_image', 'record', 'fusion_params_file', 'fusion_model', 'fusion_preset',
+                    'fusion_weights',
+                    'fusion_device', 'alignment_file', 'rgb_transport', 'thermal_transport',
+                    'rgb_offset_ms',
+                    'thermal_offset_ms', 'hold_last_ms'}
+# What other packages call things of their own, so that a launch file that includes this one would
+# hand it down.
 COMMON_NAMES = {'model', 'preset', 'weights', 'device', 'params_file', 'config', 'rate'}
 DEADLINE_S = 60.0
 HUGE_PAGES = 'THP_MEM_ALLOC_ENABLE'
 
-# Our own launch/ folder is importable as a namespace, so ask for a module that only the real one has.
+# Our own launch/ folder is importable as a namespace, so ask for a module that only the real one
+# has.
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('launch.actions') is None or importlib.util.find_spec('launch_ros') is None,
+    importlib.util.find_spec('launch.actions') is None
+    or importlib.util.find_spec('launch_ros') is None,
     reason='launch is not installed')
 
 
@@ -51,15 +57,17 @@ def iter_specs(path: Path):
 
 
 def arguments_of(description) -> dict[str, list]:
-    """Every argument that `ros2 launch --show-args` lists, included files too, with its default."""
-    return {argument.name: argument.default_value for argument in description.get_launch_arguments()}
+    """Every argument that `ros2 launch --show-args` lists, included files too, with its default.
+    """
+    return {argument.name: argument.default_value
+            for argument in description.get_launch_arguments()}
 
 
 def run(description, *, until=lambda printed: False) -> tuple[dict[str, int], str]:
     """Run a launch until it ends by itself, or until(all that was printed) is true.
 
-    Return the exit code of each process, by its name or, of several of one name, by name and number, and
-    all that they printed.
+    Return the exit code of each process, by its name or, of several of one name, by name and
+    number, and all that they printed.
     """
     from launch import LaunchDescription, LaunchService
     from launch.actions import EmitEvent, RegisterEventHandler, Shutdown, TimerAction
@@ -70,7 +78,8 @@ def run(description, *, until=lambda printed: False) -> tuple[dict[str, int], st
 
     def collect(event):
         printed.append(event.text.decode())
-        return EmitEvent(event=ShutdownEvent(reason='seen enough')) if until(''.join(printed)) else None
+        return EmitEvent(event=ShutdownEvent(reason='seen enough')) if until(
+            ''.join(printed)) else None
 
     def note_exit(event, context):
         name = event.process_name.rpartition('-')[0]
@@ -100,7 +109,8 @@ def test_replay_needs_a_bag_and_takes_every_argument_of_fusion(installed):
 def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monkeypatch):
     # Given a user who has set neither transports nor huge pages
     for variable in (*FASTDDS_VARIABLES, HUGE_PAGES):
-        monkeypatch.setenv(variable, '')  # so that what the launch sets is taken away after the test
+        # so that what the launch sets is taken away after the test
+        monkeypatch.setenv(variable, '')
         monkeypatch.delenv(variable)
     # when the bag of 1 s is replayed into the weight-free fusion
     from launch.actions import IncludeLaunchDescription
@@ -119,8 +129,9 @@ def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monke
 
 def launch_node(installed, **arguments) -> subprocess.CompletedProcess:
     """Run fusion.launch.py as `ros2 launch` does, in a process of its own."""
-    code = ('import runpy, sys; from launch import LaunchService; service = LaunchService(argv=sys.argv[2:]); '
-            'given = (item.split(":=", 1) for item in sys.argv[2:]); '
+    code = ('import runpy, sys; from launch import LaunchService; service = '
+            'LaunchService(argv=sys.argv[2:]); given = (item.split(":=", 1) for item in '
+            'sys.argv[2:]); '
             'service.context.launch_configurations.update(given); '
             'describe = runpy.run_path(sys.argv[1])["generate_launch_description"]; '
             'service.include_launch_description(iter_specs()); sys.exit(service.run())')
@@ -144,7 +155,8 @@ def test_no_argument_has_a_name_that_other_packages_are_likely_to_use(installed)
 
 
 def test_arguments_that_do_not_exist_are_named_with_the_one_that_was_meant(installed, domain):
-    ended = launch_node(installed, modell='classical', fusion_device='cuba', shutdown_on_exit='true', detector='yolo')
+    ended = launch_node(installed, modell='classical', fusion_device='cuba',
+                        shutdown_on_exit='true', detector='yolo')
 
     printed = ended.stdout + ended.stderr
     assert 'modell is not an argument of fusion.launch.py, did you mean fusion_model?' in printed
@@ -162,14 +174,17 @@ def test_a_params_file_that_does_not_exist_is_refused(installed, domain):
 def test_the_arguments_reach_the_node(installed, domain, tmp_path):
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource
-    given = {'fusion_model': 'classical', 'rgb_image': '/camera/image_raw', 'thermal_transport': 'compressed',
-             'thermal_image': '/lepton/image', 'fused_image': '/front/fused', 'record': str(tmp_path / 'bag'),
-             'rgb_offset_ms': '1', 'thermal_offset_ms': '-37000.5', 'hold_last_ms': '50'}
+    given = {'fusion_model': 'classical', 'rgb_image': '/camera/image_raw',
+             'thermal_transport': 'compressed', 'thermal_image': '/lepton/image',
+             'fused_image': '/front/fused',
+             'record': str(tmp_path / 'bag'), 'rgb_offset_ms': '1',
+             'thermal_offset_ms': '-37000.5', 'hold_last_ms': '50'}
 
     _, printed = run(IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(installed / 'launch' / 'fusion.launch.py')),
         launch_arguments=given.items()),
-        until=lambda printed: 'recording /front/fused ' in printed and 'thermal: listening to' in printed)
+        until=lambda printed: 'recording /front/fused ' in printed
+                     and 'thermal: listening to' in printed)
 
     assert 'rgb: listening to /camera/image_raw (sensor_msgs/msg/Image)' in printed
     assert 'thermal: listening to /lepton/image/compressed (sensor_msgs/msg/CompressedImage)' in printed
@@ -187,12 +202,14 @@ def test_what_the_user_has_set_stays(installed, monkeypatch):
 def test_rigs_starts_a_node_for_every_entry_with_its_own_arguments(installed, domain, tmp_path):
     rigs = tmp_path / 'rigs.yaml'
     rigs.write_text('- {namespace: front, fusion_model: classical}\n'
-                    '- {namespace: rear, fusion_model: diffmf, fusion_preset: nano, autostart: true}\n')
+                    '- {namespace: rear, fusion_model: diffmf, fusion_preset: nano, autostart: '
+                    'true}\n')
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     codes, printed = run(
-        IncludeLaunchDescription(PythonLaunchDescriptionSource(str(installed / 'launch' / 'rigs.launch.py')),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(installed / 'launch' / 'rigs.launch.py')),
                                  launch_arguments={'rigs': str(rigs)}.items()),
         until=lambda printed: printed.count('configured: ') == 2)
 

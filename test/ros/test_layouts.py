@@ -13,11 +13,13 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 from diffmf_ros.ros import outputs, status  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parents[2] / 'config'
-TOPICS = {'/rgb/image_raw', '/thermal/image_raw', '/diagnostics', *(f'/{topic}' for topic in outputs.TYPES)}
+TOPICS = {'/rgb/image_raw', '/thermal/image_raw', '/diagnostics',
+          *(f'/{topic}' for topic in outputs.TYPES)}
 
 
 def test_rviz_shows_topics_of_the_node_reliably_where_the_node_sends_so():
-    displays = yaml.safe_load((CONFIG / 'view.rviz').read_text())['Visualization Manager']['Displays']
+    displays = yaml.safe_load((CONFIG / 'view.rviz').read_text())['Visualization Manager'][
+        'Displays']
 
     topics = {one['Topic']['Value']: one['Topic']['Reliability Policy'] for one in displays}
     assert topics.keys() <= TOPICS and len(topics) == 4
@@ -41,4 +43,5 @@ def test_foxglove_shows_topics_and_keys_of_the_node():
 
 def panels_of(split) -> list[str]:
     """The panels of a layout, which is split in two again and again."""
-    return [split] if isinstance(split, str) else panels_of(split['first']) + panels_of(split['second'])
+    return [split] if isinstance(split, str) else panels_of(split['first']) + panels_of(
+        split['second'])

@@ -26,7 +26,8 @@ def test_a_stamp_survives_the_way_through_a_header(stamp_ns):
 
 
 @pytest.mark.parametrize('encoding, dtype, channels', [
-    ('mono8', np.uint8, 1), ('mono16', np.uint16, 1), ('32FC1', np.float32, 1), ('bgr8', np.uint8, 3),
+    ('mono8', np.uint8, 1), ('mono16', np.uint16, 1), ('32FC1', np.float32, 1),
+    ('bgr8', np.uint8, 3),
     ('rgba8', np.uint8, 4)])
 def test_an_image_survives_the_way_to_a_frame(encoding, dtype, channels):
     shape = (5, 7) if channels == 1 else (5, 7, channels)
@@ -76,14 +77,16 @@ def test_a_result_becomes_an_image_under_the_header_of_its_base():
     image = messages.result_image(result)
 
     assert isinstance(image, Image)
-    assert (messages.stamp_ns(image.header.stamp), image.header.frame_id) == (STAMP_NS, 'rgb_optical')
+    assert (messages.stamp_ns(image.header.stamp),
+            image.header.frame_id) == (STAMP_NS, 'rgb_optical')
     assert (image.encoding, image.width, image.height, image.step) == ('rgb8', 8, 6, 24)
     assert bytes(image.data) == pixels.tobytes()
 
 
 def test_a_compressed_image_becomes_a_frame():
     counts = np.random.default_rng(0).integers(6000, 9000, (5, 7)).astype(np.uint16)
-    message = CompressedImage(header=messages.make_header(STAMP_NS, 'lwir'), format='16UC1; png compressed ')
+    message = CompressedImage(header=messages.make_header(STAMP_NS, 'lwir'),
+                              format='16UC1; png compressed ')
     message.data.frombytes(cv2.imencode('.png', counts)[1].tobytes())
 
     frame = messages.compressed_to_frame(message, THERMAL, arrival_ns=42)
@@ -104,21 +107,26 @@ def test_a_compressed_message_without_data_is_refused():
     ('rgb8', 'rgb8; jpeg compressed bgr8'), ('bgr8', 'bgr8; jpeg compressed bgr8'),
     ('mono8', 'mono8; jpeg compressed ')])
 def test_a_compressed_result_is_the_picture_under_the_header_of_its_base(encoding, format):
-    pixels = np.full((48, 64, 3), (200, 60, 40), np.uint8) if encoding != 'mono8' else np.full((48, 64), 77, np.uint8)
+    pixels = np.full((48, 64, 3), (200, 60, 40),
+                     np.uint8) if encoding != 'mono8' else np.full((48, 64), 77, np.uint8)
     result = FusionResult(STAMP_NS, 'rgb_optical', pixels, encoding, Mode.FUSED)
 
     message = messages.compressed_result(result, quality=95)
     frame = messages.compressed_to_frame(message, RGB, arrival_ns=0)
 
     assert (frame.stamp_ns, frame.frame_id, message.format) == (STAMP_NS, 'rgb_optical', format)
-    expected = pixels[..., ::-1] if encoding == 'rgb8' else pixels  # frames of compressed color are bgr8
+    # frames of compressed color are bgr8
+    expected = pixels[..., ::-1] if encoding == 'rgb8' else pixels
     assert np.abs(frame.pixels.astype(int) - expected).max() <= 3
 
 
 def test_a_calibration_comes_back_as_it_was():
-    k, p = [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0], [400.0, 0.0, 320.0, 0.0, 0.0, 400.0, 240.0, 0.0]
-    calibration = CameraInfo(width=640, height=480, distortion_model='plumb_bob', d=[0.1, 0.0, 0.0, 0.0, 0.0], k=k,
-                             r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], p=[*p, 0.0, 0.0, 1.0, 0.0])
+    k, p = [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0], [400.0, 0.0, 320.0, 0.0, 0.0,
+                                                                   400.0, 240.0, 0.0]
+    calibration = CameraInfo(width=640, height=480, distortion_model='plumb_bob',
+                             d=[0.1, 0.0, 0.0, 0.0, 0.0], k=k,
+                             r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+                             p=[*p, 0.0, 0.0, 1.0, 0.0])
 
     info = messages.make_camera_info(messages.make_header(STAMP_NS, 'new'), size=(640, 480),
                                      camera=CameraModel.from_info(calibration))
@@ -161,7 +169,8 @@ def test_an_unknown_encoding_is_left_to_cv_bridge(monkeypatch):
     frame = messages.to_frame(unknown_image('nv24'), RGB, arrival_ns=1)
     assert frame.encoding == 'bgr8' and (frame.pixels == 7).all()
 
-    with pytest.raises(FrameError, match='cv_bridge cannot convert it either: Unrecognized') as refused:
+    with pytest.raises(FrameError,
+                       match='cv_bridge cannot convert it either: Unrecognized') as refused:
         messages.to_frame(unknown_image('yuv9'), RGB, arrival_ns=1)
     assert refused.value.reason == 'unknown_encoding'
 

@@ -13,7 +13,8 @@ from diffmf_ros.core.settings import DEFAULTS, iter_specs
 from diffmf_ros.ros import parameters
 
 BEFORE = {item.name: item.value for item in iter_specs()}
-needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
+needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
+                                 reason='torch is not installed')
 
 
 def change(cameras, **changes):
@@ -43,17 +44,23 @@ def test_a_change_holds_from_the_next_frame_on(cameras):
 def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
     cameras.fuse_one()
     others = {
-        'scale': 0.5, 'adaptive_scale': True, 'max_pixels': 1_000_000, 'warm_up_size': '', 'threads': 1,
-        'input.rgb_transport': 'compressed', 'input.thermal_transport': 'compressed', 'sync.max_distance_ms': 10.0,
-        'sync.hold_last_ms': 100.0, 'sync.rgb_offset_ms': 1.0, 'sync.thermal_offset_ms': 1.0,
-        'thermal.gain_control': 'linear', 'thermal.low_percentile': 2.0, 'thermal.high_percentile': 98.0,
-        'thermal.time_constant_s': 1.0, 'thermal.max_change': 0.5, 'thermal.radiometric_unit': 'kelvin',
-        'thermal.radiometric_low_k': 250.0, 'thermal.radiometric_high_k': 350.0, 'thermal.linear_low': 1.0,
-        'thermal.linear_high': 9000.0, 'thermal.polarity': 'black_hot', 'thermal.repair_rows': False,
-        'alignment.plane_depth_m': 5.0, 'alignment.depth_from_range': True, 'alignment.trim_x_px': 1.0,
-        'alignment.trim_y_px': 1.0, 'alignment.output_grid': 'thermal', 'health.source_timeout_s': 2.0,
-        'health.frozen_frames': 5, 'health.shutter_flag': True, 'health.compute_timeout_s': 3.0,
-        'output.color': 'gray', 'output.jpeg_quality': 50, 'qos.reliability': 'auto', 'qos.depth': 5}
+        'scale': 0.5, 'adaptive_scale': True, 'max_pixels': 1_000_000, 'warm_up_size': '',
+        'threads': 1,
+        'input.rgb_transport': 'compressed', 'input.thermal_transport': 'compressed',
+        'sync.max_distance_ms': 10.0, 'sync.hold_last_ms': 100.0, 'sync.rgb_offset_ms': 1.0,
+        'sync.thermal_offset_ms': 1.0,
+        'thermal.gain_control': 'linear', 'thermal.low_percentile': 2.0,
+        'thermal.high_percentile': 98.0, 'thermal.time_constant_s': 1.0, 'thermal.max_change': 0.5,
+        'thermal.radiometric_unit': 'kelvin', 'thermal.radiometric_low_k': 250.0,
+        'thermal.radiometric_high_k': 350.0,
+        'thermal.linear_low': 1.0, 'thermal.linear_high': 9000.0, 'thermal.polarity': 'black_hot',
+        'thermal.repair_rows': False, 'alignment.plane_depth_m': 5.0,
+        'alignment.depth_from_range': True,
+        'alignment.trim_x_px': 1.0, 'alignment.trim_y_px': 1.0, 'alignment.output_grid': 'thermal',
+        'health.source_timeout_s': 2.0, 'health.frozen_frames': 5, 'health.shutter_flag': True,
+        'health.compute_timeout_s': 3.0,
+        'output.color': 'gray', 'output.jpeg_quality': 50, 'qos.reliability': 'auto',
+        'qos.depth': 5}
 
     for name, value in others.items():
         result = change(cameras, **{name: value})
@@ -65,7 +72,8 @@ def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
 
 
 def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
-    refused = change(cameras, output__color='gray', thermal__low_percentile=50.0, thermal__high_percentile=50.0)
+    refused = change(cameras, output__color='gray', thermal__low_percentile=50.0,
+                     thermal__high_percentile=50.0)
 
     assert not refused.successful
     assert 'thermal.low_percentile must be below thermal.high_percentile' in refused.reason
@@ -79,8 +87,10 @@ def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
     ('model', 'clasical', 'one of diffmf, s4fusion, refinefuse, classical'),
     ('scale', 'large', 'must be of type float'),
     ('preset', 'base', 's4fusion')])
-def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(cameras, name, value, words):
-    models = {'weights': 'diffmf', 'preset': 's4fusion'}  # the authors' S4Fusion has no weights of ours
+def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(
+        cameras, name, value, words):
+    # the authors' S4Fusion has no weights of ours
+    models = {'weights': 'diffmf', 'preset': 's4fusion'}
     wanted = {'model': models[name], name: value} if name in models else {name: value}
     cameras.fuse_one()
 
@@ -93,7 +103,8 @@ def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(cameras,
     assert cameras.state()['mode'] == 'CLASSICAL'
 
 
-@pytest.mark.skipif(importlib.util.find_spec('message_filters') is not None, reason='message_filters is installed')
+@pytest.mark.skipif(importlib.util.find_spec('message_filters') is not None,
+                    reason='message_filters is installed')
 def test_a_policy_of_message_filters_needs_message_filters(cameras):
     refused = change(cameras, sync__policy='approximate')
 
@@ -119,7 +130,8 @@ def test_a_network_is_swapped_in_between_frames_and_out_again(cameras):
     assert cameras.state()['model'] == 'diffmf nano'
 
     assert change(cameras, model='classical').successful
-    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL', 'the classical fusion')
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL',
+                       'the classical fusion')
     # Not one pair was lost on the way.
     assert [m.header for m in cameras.fused] == [m.header for m in cameras.states]
     gaps = np.diff([m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in cameras.fused])
@@ -131,7 +143,8 @@ def test_all_three_networks_follow_one_another(cameras):
     cameras.fuse_one()
     for model in ('diffmf', 's4fusion', 'refinefuse'):
         assert change(cameras, model=model, preset='light', threads=1).successful
-        cameras.fuse_until(lambda image, model=model: cameras.state()['model'] == f'{model} light', model)
+        cameras.fuse_until(lambda image, model=model: cameras.state()['model'] == f'{model} light',
+                           model)
         assert cameras.state()['mode'] == 'FUSED'
     assert [m.header for m in cameras.fused] == [m.header for m in cameras.states]
 
@@ -144,8 +157,10 @@ def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(came
         raise DiffmfError('the self-check found NaN')
 
     monkeypatch.setattr(cameras.node._pipeline, 'load', fail)
-    assert change(cameras, model='diffmf', preset='nano').successful  # all that can be seen at once is right
-    cameras.fuse_until(lambda image: cameras.node.get_parameter('model').value == 'classical', 'the way back')
+    # all that can be seen at once is right
+    assert change(cameras, model='diffmf', preset='nano').successful
+    cameras.fuse_until(lambda image: cameras.node.get_parameter('model').value == 'classical',
+                       'the way back')
 
     cameras.peer.wait_for(lambda: 'the self-check found NaN' in cameras.message(), 'the reason')
     assert cameras.reports[-1].status[0].level == b'\x02'
@@ -154,7 +169,8 @@ def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(came
 
 
 @needs_torch
-def test_a_network_that_was_loaded_just_before_the_node_stopped_is_there_when_it_starts_again(cameras):
+def test_a_network_that_was_loaded_just_before_the_node_stopped_is_there_when_it_starts_again(
+        cameras):
     cameras.fuse_one()
     fuser = cameras.node._session.fuser
     assert change(cameras, model='diffmf', preset='nano', threads=1).successful
@@ -174,7 +190,8 @@ def test_counters_go_on_when_the_pairing_changes(cameras):
     cameras.rgb(np.random.default_rng(5).integers(60, 120, (48, 64, 3), dtype=np.uint8))
     cameras.stamp_ns += 200_000_000
     cameras.fuse_one()
-    cameras.peer.wait_for(lambda: cameras.values().get('dropped.unpaired') == '1', 'one frame without a partner')
+    cameras.peer.wait_for(lambda: cameras.values().get('dropped.unpaired') == '1',
+                          'one frame without a partner')
 
     assert change(cameras, sync__max_distance_ms=10.0).successful
     cameras.fuse_one()
@@ -188,7 +205,8 @@ def test_a_disabled_node_neither_listens_nor_publishes_until_it_is_enabled(camer
 
     answer = call(cameras, False)
     assert answer.success and answer.message == 'disabled'
-    cameras.peer.wait_for(lambda: not publisher.get_subscription_count(), 'the subscription to end')
+    cameras.peer.wait_for(lambda: not publisher.get_subscription_count(),
+                          'the subscription to end')
     cameras.peer.wait_for(lambda: cameras.message() == 'disabled', 'a report')
     assert cameras.reports[-1].status[0].level == b'\x00'
 

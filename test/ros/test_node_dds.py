@@ -17,7 +17,8 @@ NODE = 'diffmf_ros.ros.fusion_node'
 PLAYER = 'diffmf_ros.ros.bag_player'
 RECORDER = 'diffmf_ros.ros.recorder'
 CLASSICAL = ('--ros-args', '-p', 'model:=classical')
-# The outputs keep one message; a recorder that waits for its disk while two are published needs more.
+# The outputs keep one message; a recorder that waits for its disk while two are published needs
+# more.
 KEEP_TEN = [text for topic in ('/fused/image', '/fused/camera_info')
             for text in ('-p', f'qos_overrides.{topic}.publisher.depth:=10')]
 
@@ -29,7 +30,8 @@ def recorded(path, topic):
 
 
 def expected_headers(path):
-    """Return (stamp_ns, frame_id) of the base image of every pair that the stamps of a bag allow."""
+    """Return (stamp_ns, frame_id) of the base image of every pair that the stamps of a bag allow.
+    """
     pairing = ClosestPairing(DEFAULTS.sync)
     with BagReader(path) as reader:
         pairs = [pair for frame in frames(reader, '/rgb/image_raw', '/thermal/image_raw')
@@ -51,14 +53,17 @@ def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     reports = peer.collect(DiagnosticArray, '/diagnostics')
     node = start(NODE, *CLASSICAL, *KEEP_TEN)
     recorder = start(RECORDER, tmp_path / 'fused', 'fused/image', 'fused/camera_info')
-    peer.wait_for(lambda: recorder.output.count('recording /fused/') == 2, 'the recorder to subscribe')
+    peer.wait_for(lambda: recorder.output.count('recording /fused/') == 2,
+                  'the recorder to subscribe')
 
-    # When the bag is played, at half speed because the subject is what DDS loses, and the node is stopped
+    # When the bag is played, at half speed because the subject is what DDS loses, and the node is
+    # stopped
     player = start(PLAYER, camera_bag, '--reliability', 'best_effort', '--rate', 0.5,
                    '--wait-for-subscribers', 20)
     peer.wait_for(lambda: player.process.poll() is not None, 'the end of the bag')
     assert player.process.returncode == 0, player.output
-    # A node that ends takes along what nobody has acknowledged yet: let the last images arrive first.
+    # A node that ends takes along what nobody has acknowledged yet: let the last images arrive
+    # first.
     so_far = len(reports)
     peer.wait_for(lambda: len(reports) > so_far + 1, 'two more reports')
     assert node.stop(signal.SIGTERM) == 0, node.output
@@ -75,8 +80,10 @@ def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     assert len(headers) >= 0.95 * len(expected), (len(headers), values_of(reports[-1]))
     # and each with the calibration of the RGB camera
     assert [header_of(info) for info in infos] == headers
-    assert {(image.width, image.height, len(image.data)) for image in images} == {(640, 480, 640 * 480 * 3)}
-    assert {(info.width, info.height, info.k[0], info.k[2]) for info in infos} == {(640, 480, 500.0, 320.0)}
+    assert {(image.width, image.height, len(image.data)) for image in images} == {
+        (640, 480, 640 * 480 * 3)}
+    assert {(info.width, info.height, info.k[0], info.k[2])
+            for info in infos} == {(640, 480, 500.0, 320.0)}
     # and the node, in the report that it sends when it stops, counts the same.
     peer.wait_for(lambda: values_of(reports[-1])['fused'] == str(len(headers)), 'the last report')
     values = values_of(reports[-1])
@@ -124,58 +131,68 @@ def offered(peer, topic, reliability):
 
 def requested(peer, topic):
     """Return the reliabilities that the subscriptions of a topic request."""
-    return [info.qos_profile.reliability.name for info in peer.node.get_subscriptions_info_by_topic(topic)]
+    return [info.qos_profile.reliability.name
+            for info in peer.node.get_subscriptions_info_by_topic(topic)]
 
 
 def test_reliability_follows_what_every_publisher_offers(start, peer):
     start(NODE, *CLASSICAL)
-    peer.wait_for(lambda: requested(peer, '/rgb/image_raw') == ['BEST_EFFORT'], 'a first subscription')
+    peer.wait_for(lambda: requested(peer, '/rgb/image_raw') == ['BEST_EFFORT'],
+                  'a first subscription')
 
     reliable = offered(peer, '/rgb/image_raw', 'reliable')
-    peer.wait_for(lambda: requested(peer, '/rgb/image_raw') == ['RELIABLE'], 'a reliable subscription')
+    peer.wait_for(lambda: requested(peer, '/rgb/image_raw') == ['RELIABLE'],
+                  'a reliable subscription')
     peer.wait_for(reliable.get_subscription_count, 'a match')
 
     offered(peer, '/rgb/image_raw', 'best_effort')
-    peer.wait_for(lambda: requested(peer, '/rgb/image_raw') == ['BEST_EFFORT'], 'a best-effort subscription')
+    peer.wait_for(lambda: requested(peer, '/rgb/image_raw') == ['BEST_EFFORT'],
+                  'a best-effort subscription')
 
 
 def test_an_incompatible_publisher_is_a_warning(start, peer):
     reports = peer.collect(DiagnosticArray, '/diagnostics')
     start(NODE, *CLASSICAL, '-p', 'qos.reliability:=reliable')
-    peer.wait_for(lambda: requested(peer, '/thermal/image_raw') == ['RELIABLE'], 'a reliable subscription')
+    peer.wait_for(lambda: requested(peer, '/thermal/image_raw') == ['RELIABLE'],
+                  'a reliable subscription')
 
     offered(peer, '/thermal/image_raw', 'best_effort')
     complaint = 'thermal/image_raw: a publisher offers incompatible RELIABILITY'
     peer.wait_for(lambda: reports and complaint in reports[-1].status[0].message, 'the complaint')
 
     assert complaint == values_of(reports[-1])['incompatible_qos']
-    assert reports[-1].status[0].level in (b'\x01', b'\x02')  # an error from when both cameras count as lost
+    # an error from when both cameras count as lost
+    assert reports[-1].status[0].level in (b'\x01', b'\x02')
 
 
 def test_an_adaptive_node_steps_down_until_it_fuses_more_pairs(camera_bag, start, peer):
     # Given a network that takes far longer than the time between pairs, on whatever machine
     pytest.importorskip('torch', reason='torch is not installed')
     reports = peer.collect(DiagnosticArray, '/diagnostics')
-    node = start(NODE, '--ros-args', '-p', 'preset:=light', '-p', 'adaptive_scale:=true', '-p', 'device:=cpu',
-                 '-p', 'threads:=1')
+    node = start(NODE, '--ros-args', '-p', 'preset:=light', '-p', 'adaptive_scale:=true', '-p',
+                 'device:=cpu', '-p', 'threads:=1')
 
     def counts(report):
         values = values_of(report)
         return int(values['fused']), int(values['pairs'])
 
     def reports_at(wanted):
-        return [report for report in reports if wanted(float(values_of(report)['scale'])) and counts(report)[0]]
+        return [report for report in reports if wanted(float(values_of(report)['scale']))
+                and counts(report)[0]]
 
     # When 30 pairs a second come in
     start(PLAYER, camera_bag, '--loop', 0, '--wait-for-subscribers', 20)
-    peer.wait_for(lambda: len(reports_at(lambda scale: scale < 1)) > 5, 'a smaller scale', timeout_s=3 * DEADLINE_S)
+    peer.wait_for(lambda: len(reports_at(lambda scale: scale < 1)) > 5, 'a smaller scale',
+                  timeout_s=3 * DEADLINE_S)
 
     # Then the scale has fallen, and a much larger share of the pairs is fused
     scales = [float(values_of(report)['scale']) for report in reports]
     assert scales[0] == 1.0 and scales[-1] < 1.0, scales
     fused, pairs = counts(reports_at(lambda scale: scale == 1)[-1])
-    (fused_from, pairs_from), (fused_to, pairs_to) = (counts(reports_at(lambda scale: scale < 1)[i]) for i in (0, -1))
-    assert (fused_to - fused_from) / (pairs_to - pairs_from) > 3 * fused / pairs, (scales, node.output)
+    (fused_from, pairs_from), (fused_to, pairs_to) = (
+        counts(reports_at(lambda scale: scale < 1)[i]) for i in (0, -1))
+    assert (fused_to - fused_from) / (pairs_to - pairs_from) > 3 * fused / pairs, (
+        scales, node.output)
     assert 'working scale is now' in node.output and 'Traceback' not in node.output
 
 
@@ -190,7 +207,8 @@ def test_scale_without_effect_is_a_warning(start, peer):
 
 def test_the_recorder_makes_no_bag_when_nothing_came(start, peer, tmp_path):
     recorder = start(RECORDER, tmp_path / 'empty', '/nobody/publishes')
-    peer.wait_for(lambda: any(name == 'recorder' for name in peer.node.get_node_names()), 'the recorder')
+    peer.wait_for(lambda: any(name == 'recorder' for name in peer.node.get_node_names()),
+                  'the recorder')
 
     assert recorder.stop() == 1
     assert 'no message was written' in recorder.output and 'Traceback' not in recorder.output

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node that fails is gone at once, with a reason; one that is told to stop obeys in any state."""
+"""A node that fails is gone at once, with a reason.
+
+One that is told to stop obeys in any state.
+"""
 
 import signal
 import time
@@ -23,7 +26,8 @@ GONE_S = 10.0  # far below the 20 s after which DDS gives up a participant that 
 def start_dying(start, monkeypatch):
     """Return start(fault) -> Child: a node of classical fusion with one of dying_node.FAULTS."""
     monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parents[1]), prepend=':')
-    # A subscription of automatic reliability is made anew for the cameras of the test: a frame can be lost.
+    # A subscription of automatic reliability is made anew for the cameras of the test: a frame can
+    # be lost.
     return lambda fault: start('dying_node', fault, '--ros-args', '-p', 'model:=classical',
                                '-p', 'qos.reliability:=reliable')
 

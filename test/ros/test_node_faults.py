@@ -24,14 +24,16 @@ def test_a_bad_rgb_image_is_counted_and_the_next_one_is_fused(cameras, reason, b
     cameras.rgb(**broken)
     bad_ns = cameras.stamp_ns
     cameras.fuse_one()
-    cameras.peer.wait_for(lambda: cameras.values().get(f'dropped.{reason}') == '1', f'one {reason}')
+    cameras.peer.wait_for(lambda: cameras.values().get(f'dropped.{reason}') == '1',
+                          f'one {reason}')
 
     assert bad_ns not in [stamp_ns(m.header.stamp) for m in cameras.fused]
     values = cameras.values()
     counted = {key for key in values if key.startswith('dropped.')}
     assert counted - {'dropped.unpaired', 'dropped.overtaken'} == {f'dropped.{reason}'}
     assert values['last_error'].startswith('rgb frame refused: ')
-    report = next(r.status[0] for r in cameras.reports if f'1 dropped: {reason}' in r.status[0].message)
+    report = next(r.status[0] for r in cameras.reports
+                  if f'1 dropped: {reason}' in r.status[0].message)
     assert report.level == b'\x01'
 
 
@@ -42,7 +44,8 @@ def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
     cameras.rgb()
     cameras.thermal(np.full((24, 32), np.nan, np.float32), '32FC1')
     bad_ns = cameras.stamp_ns
-    cameras.peer.wait_for(lambda: cameras.values().get('dropped.no_finite_value') == '1', 'one NaN image')
+    cameras.peer.wait_for(lambda: cameras.values().get('dropped.no_finite_value') == '1',
+                          'one NaN image')
     cameras.fuse_one()
 
     assert bad_ns not in [stamp_ns(m.header.stamp) for m in cameras.fused]
@@ -72,10 +75,12 @@ def test_an_rgb_camera_that_cannot_be_fused_leaves_thermal_alone(make_cameras):
                 any(item.value == 'THERMAL_ONLY' for item in state.status[0].values)]
 
     cameras.peer.wait_for(thermal_alone, 'thermal alone')
-    cameras.peer.wait_for(lambda: 'got 32FC1' in cameras.values().get('last_error', ''), 'the reason')
+    cameras.peer.wait_for(lambda: 'got 32FC1' in cameras.values().get('last_error', ''),
+                          'the reason')
 
 
-def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(cameras, monkeypatch):
+def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
+        cameras, monkeypatch):
     cameras.fuse_one()
     pipeline, calls = cameras.node._pipeline, []
     fuse = pipeline.fuse
@@ -117,12 +122,14 @@ def test_without_calibration_the_output_is_marked_uncalibrated(cameras):
     info = cameras.infos[0]
     assert info.header == image.header
     assert (info.width, info.height) == (64, 48) and not info.k.any()
-    cameras.peer.wait_for(lambda: 'nothing received on rgb/camera_info' in cameras.message(), 'a warning')
+    cameras.peer.wait_for(lambda: 'nothing received on rgb/camera_info' in cameras.message(),
+                          'a warning')
 
 
 def test_a_calibration_of_another_shape_is_not_passed_on(cameras):
     publisher = cameras.publisher(CameraInfo, 'rgb/camera_info')
-    publisher.publish(CameraInfo(width=128, height=128, k=[100.0, 0.0, 64.0, 0.0, 100.0, 64.0, 0.0, 0.0, 1.0]))
+    publisher.publish(CameraInfo(width=128, height=128,
+                                 k=[100.0, 0.0, 64.0, 0.0, 100.0, 64.0, 0.0, 0.0, 1.0]))
 
     def another_info():
         cameras.fuse_one()
@@ -134,7 +141,8 @@ def test_a_calibration_of_another_shape_is_not_passed_on(cameras):
 
 
 def test_a_missing_weights_file_fails_configure_with_a_message(start, tmp_path):
-    pytest.importorskip('torch', reason='without torch the node fuses classically and needs no weights')
+    pytest.importorskip('torch', reason='without torch the node fuses classically and needs no '
+                        'weights')
     path = tmp_path / 'missing.safetensors'
 
     node = start(NODE, '--ros-args', '-p', f'weights:={path}')

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every transition does what it says: loads, warms up, listens, lets go, frees, and can be done again."""
+"""Every transition does what it says.
+
+Loads, warms up, listens, lets go, frees, and can be done again.
+"""
 
 import gc
 import weakref
@@ -32,7 +35,8 @@ def state_of(node):
 
 
 def test_a_node_listens_only_while_it_is_active(cameras):
-    cameras.peer.wait_for(lambda: listeners(cameras) == 4 and talkers(cameras) == 1, 'the subscriptions')
+    cameras.peer.wait_for(lambda: listeners(cameras) == 4 and talkers(cameras) == 1,
+                          'the subscriptions')
 
     assert cameras.node.trigger_deactivate() == SUCCESS
     cameras.peer.wait_for(lambda: listeners(cameras) == 0, 'the subscriptions to end')
@@ -50,7 +54,8 @@ def test_cleanup_lets_go_of_the_network_and_everything_can_be_done_again(cameras
         assert cameras.node.trigger_deactivate() == SUCCESS
         assert cameras.node.trigger_cleanup() == SUCCESS
         # The executor lets go of the callbacks that it knew when it looks for new ones.
-        cameras.peer.wait_for(lambda gone=pipeline: gc.collect() >= 0 and gone() is None, 'the pipeline to go')
+        cameras.peer.wait_for(lambda gone=pipeline: gc.collect() >= 0 and gone() is None,
+                              'the pipeline to go')
 
         assert cameras.node.start()
         cameras.stamp_ns += 10**9
@@ -61,14 +66,16 @@ def test_activation_warms_up_before_it_listens(cameras, monkeypatch):
     cameras.node.trigger_deactivate()
     cameras.peer.wait_for(lambda: listeners(cameras) == 0, 'the subscriptions to end')
     seen = []
-    monkeypatch.setattr(FusionPipeline, 'warm_up', lambda self, size: seen.append((size, listeners(cameras))))
+    monkeypatch.setattr(FusionPipeline, 'warm_up', lambda self,
+                        size: seen.append((size, listeners(cameras))))
 
     assert cameras.node.trigger_activate() == SUCCESS
 
     assert seen == [((640, 480), 0)]
 
 
-def test_an_activation_that_fails_leaves_the_node_inactive_and_says_why(cameras, monkeypatch, capfd):
+def test_an_activation_that_fails_leaves_the_node_inactive_and_says_why(
+        cameras, monkeypatch, capfd):
     cameras.node.trigger_deactivate()
 
     def fail(self, size):
@@ -83,7 +90,8 @@ def test_an_activation_that_fails_leaves_the_node_inactive_and_says_why(cameras,
     assert cameras.fuse_one()
 
 
-def test_an_unforeseen_error_of_configure_leaves_the_node_unconfigured(cameras, monkeypatch, capfd):
+def test_an_unforeseen_error_of_configure_leaves_the_node_unconfigured(
+        cameras, monkeypatch, capfd):
     cameras.node.trigger_deactivate()
     cameras.node.trigger_cleanup()
 
@@ -99,12 +107,14 @@ def test_an_unforeseen_error_of_configure_leaves_the_node_unconfigured(cameras, 
 def test_what_was_published_last_has_arrived_when_the_node_is_inactive(cameras):
     cameras.fuse_one()
     cameras.pair()
-    cameras.peer.wait_for(lambda: cameras.node._session._tally.totals({}).counted['fused'] == 2, 'the second image')
+    cameras.peer.wait_for(lambda: cameras.node._session._tally.totals({}).counted['fused'] == 2,
+                          'the second image')
 
     cameras.node.trigger_deactivate()
 
     # Nobody has to publish any more for it to come.
-    cameras.peer.wait_for(lambda: cameras.of(cameras.fused) and cameras.of(cameras.infos), 'the last image')
+    cameras.peer.wait_for(lambda: cameras.of(cameras.fused) and cameras.of(cameras.infos),
+                          'the last image')
 
 
 @pytest.mark.parametrize('message_type', [Image, CameraInfo])
@@ -115,4 +125,5 @@ def test_shutdown_from_every_state_frees_everything(make_cameras, message_type):
     assert cameras.node.trigger_shutdown() == SUCCESS
 
     assert state_of(cameras.node) == State.PRIMARY_STATE_FINALIZED
-    cameras.peer.wait_for(lambda: listeners(cameras) == 0 and talkers(cameras) == 0, 'everything to go')
+    cameras.peer.wait_for(lambda: listeners(cameras) == 0 and talkers(cameras) == 0,
+                          'everything to go')

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes in and what comes out beside the fused image: compressed, calibrated, on either grid, debug pictures."""
+"""What goes in and what comes out beside the fused image.
+
+Compressed, calibrated, on either grid, debug pictures.
+"""
 
 import cv2
 import numpy as np
@@ -29,9 +32,11 @@ def calibrate(cameras, stream, size, *, focal_px):
     """Publish the calibration of an ideal camera until the node has it."""
     width, height = size
     info = CameraInfo(width=width, height=height, distortion_model='plumb_bob', d=[0.0] * 5,
-                      k=[focal_px, 0.0, (width - 1) / 2, 0.0, focal_px, (height - 1) / 2, 0.0, 0.0, 1.0],
+                      k=[focal_px, 0.0, (width - 1) / 2, 0.0, focal_px, (height - 1) / 2, 0.0, 0.0,
+                         1.0],
                       r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-                      p=[focal_px, 0.0, (width - 1) / 2, 0.0, 0.0, focal_px, (height - 1) / 2, 0.0, 0.0, 0.0, 1.0, 0.0])
+                      p=[focal_px, 0.0, (width - 1) / 2, 0.0, 0.0, focal_px, (height - 1) / 2, 0.0,
+                         0.0, 0.0, 1.0, 0.0])
     info.header.frame_id = {'rgb': 'rgb', 'thermal': 'lwir'}[stream]
     cameras.publisher(CameraInfo, f'{stream}/camera_info').publish(info)
     known = cameras.node._session.fuser
@@ -39,7 +44,8 @@ def calibrate(cameras, stream, size, *, focal_px):
 
 
 def test_compressed_cameras_are_fused_as_raw_ones_are(make_cameras):
-    cameras = make_cameras(input__rgb_transport='compressed', input__thermal_transport='compressed')
+    cameras = make_cameras(input__rgb_transport='compressed',
+                           input__thermal_transport='compressed')
     cameras.next()
     rng = np.random.default_rng(1)
     rgb = cv2.GaussianBlur(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), (0, 0), 3)
@@ -52,18 +58,22 @@ def test_compressed_cameras_are_fused_as_raw_ones_are(make_cameras):
 
     fused = cameras.peer.wait_for(lambda: cameras.of(cameras.fused), 'a fused image')[0]
 
-    assert (fused.width, fused.height, fused.encoding, fused.header.frame_id) == (64, 48, 'bgr8', 'rgb')
+    assert (fused.width, fused.height, fused.encoding,
+            fused.header.frame_id) == (64, 48, 'bgr8', 'rgb')
     assert cameras.state()['mode'] == 'CLASSICAL'
 
 
 def test_a_cut_compressed_image_is_counted(make_cameras):
     cameras = make_cameras(input__rgb_transport='compressed')
-    data = cv2.imencode('.jpg', np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8))[1].tobytes()
-    message = CompressedImage(header=make_header(1, 'rgb'), format='jpeg', data=data[:len(data) // 2])
+    data = cv2.imencode('.jpg', np.random.default_rng(1).integers(0, 256, (48, 64, 3),
+                                                                  dtype=np.uint8))[1].tobytes()
+    message = CompressedImage(header=make_header(1, 'rgb'), format='jpeg',
+                              data=data[:len(data) // 2])
 
     cameras.publisher(CompressedImage, 'rgb/image_raw/compressed').publish(message)
 
-    cameras.peer.wait_for(lambda: 'rgb frame refused' in cameras.values().get('last_error', ''), 'the refusal')
+    cameras.peer.wait_for(lambda: 'rgb frame refused' in cameras.values().get('last_error', ''),
+                          'the refusal')
 
 
 def test_the_compressed_output_is_the_image_under_the_same_header(cameras):
@@ -74,7 +84,8 @@ def test_the_compressed_output_is_the_image_under_the_same_header(cameras):
 
     assert compressed.header == image.header
     decoded = cv2.imdecode(np.frombuffer(compressed.data, np.uint8), cv2.IMREAD_COLOR)
-    gray = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(int) for picture in (decoded, pixels_of(image, 3))]
+    gray = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(int)
+            for picture in (decoded, pixels_of(image, 3))]
     assert decoded.shape == (48, 64, 3) and np.abs(gray[0] - gray[1]).mean() < 8
 
 
@@ -82,7 +93,8 @@ def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
     made = []
     for name in ('overlay', 'side_by_side'):
         work = getattr(outputs, name)
-        monkeypatch.setattr(outputs, name, lambda *args, name=name, work=work: made.append(name) or work(*args))
+        monkeypatch.setattr(outputs, name, lambda *args, name=name,
+                            work=work: made.append(name) or work(*args))
     cameras.fuse_one()
     cameras.fuse_one()
     assert made == []
@@ -93,12 +105,15 @@ def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
     cameras.peer.wait_for(lambda: all(map(cameras.of, received.values())), 'all of one stamp')
 
     shown = {name: cameras.of(messages)[0] for name, messages in received.items()}
-    assert {name: (image.width, image.height, image.encoding) for name, image in shown.items()} == {
-        'aligned_thermal': (64, 48, 'mono8'), 'side_by_side': (192, 48, 'rgb8'), 'overlay': (64, 48, 'rgb8'),
+    assert {name: (image.width, image.height, image.encoding) for name,
+            image in shown.items()} == {
+        'aligned_thermal': (64, 48, 'mono8'), 'side_by_side': (192, 48, 'rgb8'),
+        'overlay': (64, 48, 'rgb8'),
         'mask': (64, 48, 'mono8')}
     assert all(image.header == fused.header for image in shown.values())
     assert (pixels_of(shown['mask']) == 255).all()
-    assert np.array_equal(pixels_of(shown['side_by_side'], 3)[:, 128:], pixels_of(fused, 3)[..., ::-1])
+    assert np.array_equal(pixels_of(shown['side_by_side'], 3)[:, 128:],
+                          pixels_of(fused, 3)[..., ::-1])
 
 
 def test_temperatures_have_the_header_of_the_fused_image(make_cameras):
@@ -119,7 +134,8 @@ def test_temperatures_have_the_header_of_the_fused_image(make_cameras):
 def test_why_there_are_no_temperatures_is_said(cameras):
     received = cameras.peer.collect(Image, '/fused/temperature')
 
-    cameras.fuse_until(lambda image: 'set thermal.radiometric_unit' in cameras.message(), 'the reason')
+    cameras.fuse_until(lambda image: 'set thermal.radiometric_unit' in cameras.message(),
+                       'the reason')
 
     assert not received
 
@@ -132,11 +148,13 @@ def test_every_image_has_a_status_of_its_own(cameras):
 
     status = cameras.of(cameras.states)[0]
     assert status.header == image.header and len(status.status) == 1
-    assert (state['mode'], state['rgb'], state['thermal'], state['held']) == ('CLASSICAL', 'OK', 'OK', 'false')
+    assert (state['mode'], state['rgb'], state['thermal'],
+            state['held']) == ('CLASSICAL', 'OK', 'OK', 'false')
     assert float(state['offset_ms']) == 0 and state['model'] == 'classical'
 
 
-def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calibration(make_cameras):
+def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calibration(
+        make_cameras):
     cameras = make_cameras(alignment__output_grid='thermal')
     calibrate(cameras, 'thermal', (64, 48), focal_px=100.0)
 
@@ -152,7 +170,8 @@ def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calib
 def test_depth_and_trim_move_the_thermal_image_live(make_cameras, tmp_path):
     path = tmp_path / 'rig.yaml'
     path.write_text(EXTRINSICS)
-    cameras = make_cameras(alignment__file=str(path), alignment__depth_from_range=True, alignment__plane_depth_m=10.0)
+    cameras = make_cameras(alignment__file=str(path), alignment__depth_from_range=True,
+                           alignment__plane_depth_m=10.0)
     # A baseline of 0.1 m and 100 px of focal length: 1 px at 10 m, 10 px at 1 m.
     calibrate(cameras, 'rgb', (64, 48), focal_px=100.0)
     calibrate(cameras, 'thermal', (64, 48), focal_px=100.0)
@@ -171,12 +190,14 @@ def test_depth_and_trim_move_the_thermal_image_live(make_cameras, tmp_path):
         shown = cameras.peer.wait_for(lambda: cameras.of(received), 'the aligned thermal image')[0]
         return int(np.argmax(np.diff(pixels_of(shown)[24].astype(int)))) + 1
 
-    # X_thermal = X_rgb + 0.1 m: what is at column 32 in thermal is 1 px to the left in RGB at 10 m.
+    # X_thermal = X_rgb + 0.1 m: what is at column 32 in thermal is 1 px to the left in RGB at 10
+    # m.
     assert edge() == 31
     ranges = cameras.publisher(Range, 'range')
     ranges.publish(Range(range=1.0, min_range=0.2, max_range=50.0))
     cameras.peer.wait_for(lambda: edge() == 22, 'the alignment of the plane at 1 m')
-    ranges.publish(Range(range=float('inf'), min_range=0.2, max_range=50.0))  # REP-117: nothing detected
+    # REP-117: nothing detected
+    ranges.publish(Range(range=float('inf'), min_range=0.2, max_range=50.0))
     cameras.node.set_parameters([Parameter('alignment.trim_x_px', value=5.0)])
     assert edge() == 27
 
@@ -229,7 +250,8 @@ def test_a_camera_on_its_side_is_turned_with_its_calibration(make_cameras):
 
     info = cameras.peer.wait_for(lambda: cameras.of(cameras.infos), 'a camera info')[0]
     assert (image.width, image.height, info.width, info.height) == (40, 64, 40, 64)
-    # The center was at (31.5, 23.5), in the crop at (31.5, 15.5): 15.5 rows from the top are 24 - 0.5 from the right.
+    # The center was at (31.5, 23.5), in the crop at (31.5, 15.5): 15.5 rows from the top are 24 -
+    # 0.5 from the right.
     assert (info.k[0], info.k[2], info.k[5]) == (100.0, 39 - 15.5, 31.5)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the log of a starting node says: where it listens, who publishes, and why no image comes."""
+"""What the log of a starting node says: where it listens, who publishes, and why no image comes.
+"""
 
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def start_camera(start, monkeypatch):
     return lambda *arguments: start('camera_process', *arguments)
 
 
-def test_the_log_says_where_the_node_listens_and_who_publishes_there(start_node, start_camera, peer):
+def test_the_log_says_where_the_node_listens_and_who_publishes_there(start_node, start_camera,
+                                                                     peer):
     start_camera('/camera/image_raw', 'Image', 'best_effort', '64x48')
 
     node = start_node('-r', 'rgb/image_raw:=/camera/image_raw', '-r', '__ns:=/front')
@@ -36,39 +38,49 @@ def test_the_log_says_where_the_node_listens_and_who_publishes_there(start_node,
     for said in ('rgb: listening to /camera/image_raw (sensor_msgs/msg/Image)',
                  'thermal: listening to /front/thermal/image_raw (sensor_msgs/msg/Image)',
                  'active: classical on cpu',
-                 'rgb: /camera/image_raw is published by /driver as sensor_msgs/msg/Image, best_effort'):
+                 'rgb: /camera/image_raw is published by /driver as sensor_msgs/msg/Image, '
+                 'best_effort'):
         peer.wait_for(lambda said=said: said in node.output, said)
     assert 'deprecated' not in node.output
 
 
 WHY_NONE = {
-    'nobody': ([], (), 'no rgb images: nobody publishes /rgb/image_raw, nor any other image: is the driver running, '
+    'nobody': ([], (), 'no rgb images: nobody publishes /rgb/image_raw, nor any other image: is '
+               'the driver running, '
                        'in ROS_DOMAIN_ID {domain}?'),
     'another name': (['/camera/image_raw', 'Image'], (),
-                     'no rgb images: nobody publishes /rgb/image_raw; images are published on /camera/image_raw: '
-                     'remap, as in rgb_image:=/camera/image_raw (fusion.launch.py) or '
+                     'no rgb images: nobody publishes /rgb/image_raw; images are published on '
+                     '/camera/image_raw: remap, as in rgb_image:=/camera/image_raw '
+                     '(fusion.launch.py) or '
                      '-r rgb/image_raw:=/camera/image_raw'),
     'compressed only': (['/rgb/image_raw/compressed', 'CompressedImage'], (),
-                        'no rgb images: nobody publishes /rgb/image_raw, but /rgb/image_raw/compressed is published: '
+                        'no rgb images: nobody publishes /rgb/image_raw, but '
+                        '/rgb/image_raw/compressed is published: '
                         'set input.rgb_transport to compressed'),
     'raw only': (['/rgb/image_raw', 'None'], ('-p', 'input.rgb_transport:=compressed'),
-                 'no rgb images: nobody publishes /rgb/image_raw/compressed, but /rgb/image_raw is published: '
-                 'set input.rgb_transport to raw'),
+                 'no rgb images: nobody publishes /rgb/image_raw/compressed, but /rgb/image_raw '
+                 'is published: set input.rgb_transport to raw'),
     'another type': (['/rgb/image_raw', 'CompressedImage'], (),
-                     'no rgb images: /rgb/image_raw is published as sensor_msgs/msg/CompressedImage, not as '
+                     'no rgb images: /rgb/image_raw is published as '
+                     'sensor_msgs/msg/CompressedImage, not as '
                      'sensor_msgs/msg/Image: set input.rgb_transport to compressed and remap '
                      'rgb/image_raw/compressed:=/rgb/image_raw'),
     'silent': (['/rgb/image_raw', 'None'], (),
-               'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, reliable, but nothing '
-               'has come for 3 s: does the camera send (ros2 topic hz /rgb/image_raw)?'),
-    'quality of service': (['/rgb/image_raw', 'Image', 'best_effort', '64x48'], ('-p', 'qos.reliability:=reliable'),
-                           'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, '
-                           'best_effort, which does not match in reliability: set qos.reliability to auto'),
+               'no rgb images: /rgb/image_raw is published by /driver as sensor_msgs/msg/Image, '
+               'reliable, but nothing has come for 3 s: does the camera send (ros2 topic hz '
+               '/rgb/image_raw)?'),
+    'quality of service': (['/rgb/image_raw', 'Image', 'best_effort', '64x48'],
+                           ('-p', 'qos.reliability:=reliable'),
+                           'no rgb images: /rgb/image_raw is published by /driver as '
+                           'sensor_msgs/msg/Image, best_effort, which does not match in '
+                           'reliability: set qos.reliability '
+                           'to auto'),
 }
 
 
 @pytest.mark.parametrize('case', WHY_NONE)
-def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_camera, peer, domain, case):
+def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_camera, peer,
+                                                             domain, case):
     camera, arguments, said = WHY_NONE[case]
     if camera:
         start_camera(*camera, *('Image', 'reliable')[len(camera) - 1:])
@@ -78,7 +90,8 @@ def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_c
     node = start_node(*arguments)
 
     peer.wait_for(lambda: said in node.output and 'no thermal images' in node.output, said)
-    peer.wait_for(lambda: reports and said in reports[-1].status[0].message, 'the same in the diagnostics')
+    peer.wait_for(lambda: reports and said in reports[-1].status[0].message,
+                  'the same in the diagnostics')
 
 
 def test_lost_frames_are_said_with_their_reason(start_node, start_camera, peer, monkeypatch):
@@ -100,7 +113,8 @@ def test_lost_frames_are_said_with_their_reason(start_node, start_camera, peer, 
 
 @pytest.mark.parametrize('latched', [True, False])
 def test_the_calibration_beside_the_image_topic_arrives(start_node, start_camera, peer, latched):
-    # Given a driver that sends its calibration with the images, or once and latched before the node starts
+    # Given a driver that sends its calibration with the images, or once and latched before the
+    # node starts
     info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
     publisher = peer.node.create_publisher(
         CameraInfo, '/camera/camera_info', profile('reliable', depth=1, latched=latched))
@@ -129,7 +143,8 @@ def test_every_rgb_frame_leaves_beside_a_slower_thermal_camera(start_node, start
         values = values_of(reports[-1]) if reports else {}
         return [float(values.get(f'rate_{name}_hz', 'nan')) for name in ('out', 'rgb', 'thermal')]
 
-    peer.wait_for(lambda: rates()[0] > 0.8 * rates()[1] > 2 * rates()[2], 'the rate of the RGB camera')
+    peer.wait_for(lambda: rates()[0] > 0.8 * rates()[1] > 2 * rates()[2],
+                  'the rate of the RGB camera')
     assert 'are fused with the last thermal frame, up to 1' in values_of(reports[-1])['notes']
     assert 'thermal comes at ' in node.output
     assert {values_of(state)['held'] for state in states[-20:]} == {'true', 'false'}
@@ -152,7 +167,8 @@ def test_clocks_that_differ_by_a_constant_are_fused_with_the_offset_that_the_log
     peer.wait_for(lambda: states and values_of(states[-1])['mode'] == 'CLASSICAL', 'fused images')
 
 
-def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibration(start_node, start_camera, peer):
+def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibration(
+        start_node, start_camera, peer):
     info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0],
                       distortion_model='plumb_bob', d=[-0.3, 0.1, 0.0, 0.0, 0.0],
                       p=[40.0, 0.0, 31.0, 0.0, 0.0, 40.0, 23.0, 0.0, 0.0, 0.0, 1.0, 0.0])
@@ -169,22 +185,26 @@ def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibrati
     node.stop()
 
     node = start_node(*remapped, '-p', 'alignment.rgb_rectified:=true')
-    peer.wait_for(lambda: infos and infos[-1].k[0] == 40.0, 'the calibration of the rectified image')
+    peer.wait_for(lambda: infos and infos[-1].k[0] == 40.0,
+                  'the calibration of the rectified image')
     assert not any(infos[-1].d) and doubt not in node.output
 
 
-def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(start, peer, tmp_path):
+def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(
+        start, peer, tmp_path):
     for name, content in {'keys.yaml': '/**:\n  ros__parameters:\n    model: classical\n'
                                        '    sync: {max_distance: 3.0}\n',
-                          'node.yaml': 'fusion:\n  ros__parameters:\n    output.color: gray\n'}.items():
+                          'node.yaml': 'fusion:\n  ros__parameters:\n    output.color: '
+                          'gray\n'}.items():
         (tmp_path / name).write_text(content)
 
-    node = start(NODE, '--ros-args', '--params-file', tmp_path / 'keys.yaml', '--params-file', tmp_path / 'node.yaml',
-                 '-p', 'modell:=classical')
+    node = start(NODE, '--ros-args', '--params-file', tmp_path / 'keys.yaml', '--params-file',
+                 tmp_path / 'node.yaml', '-p', 'modell:=classical')
 
     for said in ('unknown parameter modell, did you mean model?',
                  'unknown parameter sync.max_distance, did you mean sync.max_distance_ms?',
-                 f'nothing of {tmp_path / "node.yaml"} is used: its parameters are for /fusion, and this node is '
+                 f'nothing of {tmp_path / "node.yaml"} is used: its parameters are for /fusion, '
+                 f'and this node is '
                  '/fusion_node (/** means every node)', 'active: classical on cpu'):
         peer.wait_for(lambda said=said: said in node.output, said)
     assert 'keys.yaml is used' not in node.output
@@ -192,18 +212,21 @@ def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(sta
 
 @pytest.mark.parametrize('arguments, said', [
     (('--log-level', 'verbose'), "Couldn't parse log level: '--log-level verbose'"),
-    (('--params-file', '/nowhere/a.yaml'), "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
+    (('--params-file', '/nowhere/a.yaml'),
+     "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
 ])
 def test_ros_arguments_that_cannot_be_read_are_one_sentence(start, domain, arguments, said):
     node = start(NODE, '--ros-args', *arguments)
 
     assert node.wait() == 1
     assert f'cannot start: failed to initialize rcl: {said}' in node.output
-    assert 'Traceback' not in node.output and '/project/' not in node.output.partition('cannot start')[2]
+    assert 'Traceback' not in node.output and '/project/' not in node.output.partition(
+        'cannot start')[2]
 
 
 @pytest.mark.parametrize('pattern, name, means', [
-    ('/**', '/a/fusion_node', True), ('/fusion_node', '/fusion_node', True), ('/fusion_node', '/a/fusion_node', False),
+    ('/**', '/a/fusion_node', True), ('/fusion_node', '/fusion_node', True),
+    ('/fusion_node', '/a/fusion_node', False),
     ('/*/fusion_node', '/a/fusion_node', True), ('/*/fusion_node', '/fusion_node', False),
     ('/**/fusion_node', '/a/b/fusion_node', True), ('/fusion', '/fusion_node', False)])
 def test_a_name_of_a_params_file_means_a_node_as_in_rcl(pattern, name, means):

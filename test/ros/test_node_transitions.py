@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transitions are answered in time for a lifecycle manager, however long the network takes to load."""
+"""Transitions are answered in time for a lifecycle manager, however long the network takes to
+load."""
 
 import importlib.util
 import threading
@@ -17,24 +18,29 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 # What nav2's lifecycle manager waits for a transition by default.
 MANAGER_S = 5.0
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
+                                reason='torch is not installed')
 
 
 @pytest.fixture
 def managed(cameras):
-    """Return Cameras around an unconfigured node that is to fuse with a network, driven from outside."""
+    """Return Cameras around an unconfigured node that is to fuse with a network, driven from
+    outside."""
     cameras.node.trigger_deactivate()
     cameras.node.trigger_cleanup()
     cameras.stamp_ns += 10**9
-    cameras.node.set_parameters([Parameter('model', value='diffmf'), Parameter('preset', value='nano'),
-                                 Parameter('threads', value=1), Parameter('warm_up_size', value='64x48')])
+    cameras.node.set_parameters([Parameter('model', value='diffmf'),
+                                 Parameter('preset', value='nano'),
+                                 Parameter('threads', value=1),
+                                 Parameter('warm_up_size', value='64x48')])
     return cameras
 
 
 def test_a_network_that_loads_slowly_follows_later(managed, monkeypatch, capfd):
     # given a machine that needs until somebody lets it go on
     go_on, load = threading.Event(), FusionPipeline.load
-    monkeypatch.setattr(FusionPipeline, 'load', lambda self, settings: go_on.wait(60) and load(self, settings))
+    monkeypatch.setattr(FusionPipeline, 'load', lambda self,
+                        settings: go_on.wait(60) and load(self, settings))
 
     # when a manager configures and activates the node
     times = []

@@ -26,7 +26,8 @@ def make_node(peer):
     nodes = []
 
     def make(**overrides):
-        given = [Parameter(name.replace('__', '.'), value=value) for name, value in overrides.items()]
+        given = [Parameter(name.replace('__', '.'), value=value) for name,
+                 value in overrides.items()]
         nodes.append(FusionNode(context=peer.context, parameter_overrides=given))
         return nodes[-1]
 
@@ -40,7 +41,8 @@ def flat(tree, prefix=''):
     """Return a nested mapping as one with dotted names."""
     result = {}
     for name, value in tree.items():
-        result |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+        result |= flat(value, f'{prefix}{name}.') if isinstance(value,
+                                                                dict) else {prefix + name: value}
     return result
 
 
@@ -56,13 +58,15 @@ def test_every_setting_is_declared_with_its_default_and_range(make_node):
         for bounds in [*shown.floating_point_range, *shown.integer_range]:
             assert (bounds.from_value, bounds.to_value) == (item.low, item.high)
         assert bool(shown.floating_point_range or shown.integer_range) == (item.low is not None)
-        assert shown.additional_constraints == (f'one of: {", ".join(item.choices)}' if item.choices else '')
+        assert shown.additional_constraints == (f'one of: {", ".join(item.choices)}'
+                                                if item.choices else '')
 
 
 def test_the_yaml_shows_every_default_under_its_description():
     text = find('config/fusion.yaml').read_text()
 
-    assert flat(yaml.safe_load(text)['/**']['ros__parameters']) == {n: i.value for n, i in ITEMS.items()}
+    assert flat(yaml.safe_load(text)['/**']['ros__parameters']) == {n: i.value for n,
+                                                                    i in ITEMS.items()}
     for name, item in ITEMS.items():
         line = rf'# {re.escape(item.description)}[^\n]*\n +{name.rpartition(".")[2]}:'
         assert re.search(line, text), f'{name} needs its description in the line above'
@@ -70,7 +74,8 @@ def test_the_yaml_shows_every_default_under_its_description():
 
 def listed_in(page):
     """Return {name: default} of the rows of settings in the tables of a page."""
-    rows = re.findall(r'^\|\s*`([\w.]+)`\s*\|\s*`([^`]*)`\s*\|', (ROOT / page).read_text(), re.MULTILINE)
+    rows = re.findall(r'^\|\s*`([\w.]+)`\s*\|\s*`([^`]*)`\s*\|', (ROOT / page).read_text(),
+                      re.MULTILINE)
     return {name: yaml.safe_load(value) if value not in ("''", '') else '' for name, value in rows
             if name in ITEMS}
 
@@ -91,7 +96,8 @@ def test_overrides_are_read_and_integers_pass_for_floats(make_node):
 
     settings = parameters.read(node)
 
-    assert (settings.model, settings.scale, settings.sync.max_distance_ms) == ('classical', 1.0, 40.0)
+    assert (settings.model, settings.scale, settings.sync.max_distance_ms) == (
+        'classical', 1.0, 40.0)
     assert type(settings.scale) is float
 
 
@@ -111,7 +117,8 @@ def test_a_value_out_of_range_is_refused_at_once(make_node):
 
 
 def test_the_process_names_a_bad_value_and_ends_with_1(start):
-    for override, expected in (('model:=clasical', 'one of diffmf, s4fusion, refinefuse'), ('scale:=7.0', 'scale')):
+    for override, expected in (('model:=clasical', 'one of diffmf, s4fusion, refinefuse'),
+                               ('scale:=7.0', 'scale')):
         node = start(NODE, '--ros-args', '-p', override)
 
         assert node.wait() == 1
@@ -137,7 +144,8 @@ def test_an_unconfigured_node_refuses_what_no_configure_would_take(make_node):
 
 
 def test_what_is_dumped_loads_again_whole(make_node, peer):
-    # given all parameters of a node with publishers, those of its quality of service included, as a dump has them
+    # given all parameters of a node with publishers, those of its quality of service included, as
+    # a dump has them
     node = make_node(model='classical')
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     names = sorted(node._parameters)
@@ -147,11 +155,13 @@ def test_what_is_dumped_loads_again_whole(make_node, peer):
     # when they are loaded at once, as they are and with one change
     unchanged = node.set_parameters_atomically(dumped)
     changed = node.set_parameters_atomically(
-        [Parameter('scale', value=0.5) if parameter.name == 'scale' else parameter for parameter in dumped])
+        [Parameter('scale', value=0.5) if parameter.name == 'scale' else parameter
+         for parameter in dumped])
 
     # then nothing is refused, and what is read-only still is
     assert unchanged.successful and changed.successful, (unchanged.reason, changed.reason)
     assert node.get_parameter('scale').value == 0.5
-    fixed = next(name for name in names if name.endswith('.depth') and name.startswith('qos_overrides.'))
+    fixed = next(name for name in names if name.endswith('.depth')
+                 and name.startswith('qos_overrides.'))
     refused = node.set_parameters_atomically([Parameter(fixed, value=7)])
     assert not refused.successful and 'read-only' in refused.reason

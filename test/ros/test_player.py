@@ -17,11 +17,13 @@ STAMPS = [START_NS + i * 1_000_000_000 // 30 for i in range(30)]
 
 
 def test_every_message_arrives_with_its_own_stamp(small_bag, start, peer):
-    images, infos = peer.collect(Image, '/rgb/image_raw'), peer.collect(CameraInfo, '/rgb/camera_info')
+    images, infos = peer.collect(Image, '/rgb/image_raw'), peer.collect(
+        CameraInfo, '/rgb/camera_info')
     thermal = peer.collect(Image, '/thermal/image_raw')
 
     player = start(PLAYER, small_bag, '--rate', 4, '--wait-for-subscribers', 20)
-    peer.wait_for(lambda: len(images) == len(infos) == len(thermal) == 30, '30 messages on each topic')
+    peer.wait_for(lambda: len(images) == len(infos) == len(thermal) == 30,
+                  '30 messages on each topic')
 
     assert player.wait() == 0, player.output
     assert [stamp_ns(m.header.stamp) for m in images] == STAMPS
@@ -35,8 +37,8 @@ def test_every_message_arrives_with_its_own_stamp(small_bag, start, peer):
 def test_a_loop_starts_again_and_sets_the_clock_back(small_bag, start, peer):
     images, clock = peer.collect(Image, '/rgb/image_raw'), peer.collect(Clock, '/clock')
 
-    player = start(PLAYER, small_bag, '--rate', 2, '--loop', 2, '--clock', '--topics', '/rgb/image_raw',
-                   '--wait-for-subscribers', 20)
+    player = start(PLAYER, small_bag, '--rate', 2, '--loop', 2, '--clock', '--topics',
+                   '/rgb/image_raw', '--wait-for-subscribers', 20)
     peer.wait_for(lambda: len(images) == 60, '60 images')
     ticks = [stamp_ns(tick.clock) for tick in clock]
 
@@ -44,7 +46,8 @@ def test_a_loop_starts_again_and_sets_the_clock_back(small_bag, start, peer):
     assert [stamp_ns(m.header.stamp) for m in images] == STAMPS * 2
     assert sum(b < a for a, b in pairwise(ticks)) == 1
     assert all(STAMPS[0] <= tick <= STAMPS[-1] for tick in ticks)
-    # 2 passes of 29/30 s at twice the speed, 100 ticks a second of real time; a busy machine ticks less.
+    # 2 passes of 29/30 s at twice the speed, 100 ticks a second of real time; a busy machine ticks
+    # less.
     assert 20 <= len(ticks) <= 100
 
 
@@ -93,7 +96,8 @@ def test_a_bag_with_empty_topics_and_cut_messages_is_played(small_bag, tmp_path,
 
 
 @pytest.mark.parametrize('msgtype, raw, words', [
-    ('my_pkg/msg/Custom', b'\0\1\0\0abcd', 'no topic of the bag has messages of a type that is installed here'),
+    ('my_pkg/msg/Custom', b'\0\1\0\0abcd',
+     'no topic of the bag has messages of a type that is installed here'),
     (IMAGE, b'\x28\xb5\x2f\xfdabcd', 'are compressed: open the folder of the bag'),
 ])
 def test_a_bag_that_cannot_be_played_is_one_message(tmp_path, start, msgtype, raw, words):

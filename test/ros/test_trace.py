@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path of one steady pair through the node, from two messages to the published image, within bounds.
+"""The path of one steady pair through the node, from two messages to the published image, within
+bounds.
 
-Counted are the calls of functions and methods of the package, in every thread, without those of models/ (the
-network's own layers), comprehensions and generator expressions. `pytest -s` prints the path.
+Counted are the calls of functions and methods of the package, in every thread, without those of
+models/ (the network's own layers), comprehensions and generator expressions. `pytest -s` prints
+the path.
 """
 
 import sys
@@ -31,12 +33,14 @@ class Recorder:
         if self.calls is None or event != 'call' or not code.co_filename.startswith(PACKAGE):
             return
         file = code.co_filename[len(PACKAGE) + 1:]
-        if not file.startswith('models/') and not code.co_name.startswith('<') and not of_the_test(frame):
+        if not file.startswith('models/') and not code.co_name.startswith('<') and not of_the_test(
+                frame):
             self.calls.append((file, code.co_name))
 
 
 def of_the_test(frame):
-    """Return whether the package was entered from a file of the tests, and not from an executor or a thread."""
+    """Return whether the package was entered from a file of the tests, and not from an executor or
+    a thread."""
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
     return frame is not None and Path(frame.f_code.co_filename).is_relative_to(TESTS)
@@ -54,7 +58,8 @@ def recorder():
 
 
 def traced(cameras, recorder):
-    """Return the calls of the shortest of some pairs in a row during which no timer of the node fired."""
+    """Return the calls of the shortest of some pairs in a row during which no timer of the node
+    fired."""
     for _ in range(WARM_PAIRS):
         cameras.fuse_one()
     found = []
@@ -70,13 +75,15 @@ def traced(cameras, recorder):
 
 
 def shown(calls):
-    """Return the path as text: each file in the order in which it is entered, its functions and their calls."""
+    """Return the path as text: each file in the order in which it is entered, its functions and
+    their calls."""
     files = dict.fromkeys(file for file, _ in calls)
     counts = Counter(calls)
     lines = [f'{len(calls)} calls, {len(counts)} functions, {len(files)} files']
     for file in files:
         lines.append(f'{file}: ' + ', '.join(f'{name} {count}' if count > 1 else name
-                                             for (of, name), count in counts.items() if of == file))
+                                             for (of, name),
+                                             count in counts.items() if of == file))
     return '\n'.join(lines)
 
 
@@ -85,7 +92,8 @@ def shown(calls):
     ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 48, 440),
 ], ids=['classical', 'nano'])
 def test_pair_takes_short_path(recorder, make_cameras, model, most_files, most_calls):
-    """One pair, message in to message out, passes few files and calls, and asks each camera's state once a frame."""
+    """One pair, message in to message out, passes few files and calls, and asks each camera's
+    state once a frame."""
     if model['model'] != 'classical':
         pytest.importorskip('torch', reason='torch is not installed')
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extrinsics from TF. tf2_ros is C++ and not on a bare machine, so a buffer with its one method stands in."""
+"""Extrinsics from TF. tf2_ros is C++ and not on a bare machine, so a buffer with its one method
+stands in."""
 
 from types import SimpleNamespace
 
@@ -77,7 +78,8 @@ def test_what_is_missing_is_said(buffer):
     assert transforms.complaint == 'alignment.from_tf waits for thermal/camera_info'
 
     transforms.refresh(CAMERAS, aligner)
-    assert transforms.complaint.startswith('no transform from rgb_optical to lwir_optical on TF: "lwir_optical"')
+    assert transforms.complaint.startswith('no transform from rgb_optical to lwir_optical on TF: '
+                                           '"lwir_optical"')
     assert aligner.given == []
 
 

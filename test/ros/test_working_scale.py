@@ -20,8 +20,10 @@ def fuse(scale, pairs, *, busy_ms, mode=Mode.FUSED):
     changed = 0
     for i in range(pairs):
         stamp_ns = i * 33_000_000
-        scale.arrived(Pair(Frame(RGB, stamp_ns, 'rgb', PIXELS, 'rgb8'), Frame(THERMAL, 0, 't', PIXELS, 'rgb8'), 0))
-        changed += scale.fused(FusionResult(stamp_ns, 'rgb', PIXELS, 'rgb8', mode), busy_ms=busy_ms)
+        scale.arrived(Pair(Frame(RGB, stamp_ns, 'rgb', PIXELS, 'rgb8'),
+                           Frame(THERMAL, 0, 't', PIXELS, 'rgb8'), 0))
+        changed += scale.fused(FusionResult(stamp_ns, 'rgb', PIXELS, 'rgb8', mode),
+                               busy_ms=busy_ms)
     return changed
 
 

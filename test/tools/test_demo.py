@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo as a whole: processes over real DDS, a fused bag, a picture, a video and the node's report."""
+"""The demo as a whole: processes over real DDS, a fused bag, a picture, a video and the node's
+report."""
 
 import re
 
@@ -23,7 +24,8 @@ CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 @pytest.fixture
 def run_of(dds, tmp_path):
     def make(bag, settings=CLASSICAL):
-        return demo.DemoRun(bags=(bag,), fused=tmp_path / 'fused', logs=tmp_path / 'log', rate=1.0, settings=settings)
+        return demo.DemoRun(bags=(bag,), fused=tmp_path / 'fused', logs=tmp_path / 'log', rate=1.0,
+                            settings=settings)
     return make
 
 
@@ -38,13 +40,15 @@ def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, tmp_path):
         recorded, infos = (reader.topics[topic].count for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC))
     assert 0.95 * fused <= min(recorded, infos) <= max(recorded, infos) <= fused
     counts = []
-    assert list(draw(run.bags, run.fused, run.settings, counts, fused)) == list(range(1, recorded + 1))
+    assert list(draw(run.bags, run.fused, run.settings, counts, fused)) == list(
+        range(1, recorded + 1))
     assert counts == []  # nothing is known about the people of this bag
     assert cv2.imread(str(tmp_path / 'fused.png')).shape[0] > 5 * 250
     assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
-def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_path, monkeypatch, capsys):
+def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_path, monkeypatch,
+                                                                     capsys):
     # Given drives short enough for a test
     monkeypatch.setattr(command, 'EACH_S', 0.8)
 
@@ -52,11 +56,12 @@ def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_pa
 
     # Then both went through one node, one after the other
     printed = capsys.readouterr().out
-    assert [path.name for path in sorted(tmp_path.glob('drive_*'))] == ['drive_night', 'drive_smoke']
+    assert [path.name for path in sorted(tmp_path.glob('drive_*'))] == [
+        'drive_night', 'drive_smoke']
     with BagReader(tmp_path / 'fused') as reader:
         recorded = reader.topics[FUSED_TOPIC].count
-    # 15 thermal frames beside 48 RGB frames, each of which takes the newest thermal frame; between the bags RGB can go
-    # out alone, once or twice, and a starved machine overtakes some.
+    # 15 thermal frames beside 48 RGB frames, each of which takes the newest thermal frame; between
+    # the bags RGB can go out alone, once or twice, and a starved machine overtakes some.
     assert 15 <= recorded <= 50
     # And the picture has a row of each, with who stands out
     sheet = cv2.imread(str(tmp_path / 'fused.png'))
@@ -72,7 +77,8 @@ def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_pa
 
 def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):
     settings = with_changes(CLASSICAL, {'alignment.file': '/nowhere/alignment.yaml'})
-    with pytest.raises(demo.DemoError, match='(?s)fusion_node ended with exit code 1.*cannot read the alignment file'):
+    with pytest.raises(demo.DemoError, match='(?s)fusion_node ended with exit code 1.*cannot read '
+                       'the alignment file'):
         demo.run(run_of(small_bag, settings))
 
 

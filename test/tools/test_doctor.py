@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf doctor` finds out what is there, survives every kind of broken library, and says what to do."""
+"""`diffmf doctor` finds out what is there, survives every kind of broken library, and says what to
+do."""
 
 import json
 import shutil
@@ -23,10 +24,12 @@ def by_name(findings):
 
 
 @pytest.mark.parametrize('source, reason', [
-    ('import no_such_module_of_ours', "ModuleNotFoundError: No module named 'no_such_module_of_ours'"),
+    ('import no_such_module_of_ours',
+     "ModuleNotFoundError: No module named 'no_such_module_of_ours'"),
     ('raise ImportError("undefined symbol: _ZN3c10")', 'ImportError: undefined symbol: _ZN3c10'),
     ('raise RuntimeError("no CUDA")', 'RuntimeError: no CUDA'),
-    ('raise OSError("libGL.so.1: cannot open shared object file")', 'OSError: libGL.so.1: cannot open'),
+    ('raise OSError("libGL.so.1: cannot open shared object file")',
+     'OSError: libGL.so.1: cannot open'),
     ('import os; os.abort()', 'importing it ends the process with SIGABRT'),
     ('import sys; sys.exit(3)', 'exit code 3'),
 ])
@@ -55,7 +58,8 @@ def test_a_blocking_finding_stops_the_node_and_its_advice_comes_first():
 
 def test_needed_and_optional_libraries_are_told_apart(monkeypatch):
     missing = {'cv2': 'ImportError: libGL', 'torch': 'OSError: libcudart'}
-    monkeypatch.setattr(system, 'try_imports', lambda names: {n: Imported('1', missing.get(n, '')) for n in names})
+    monkeypatch.setattr(system, 'try_imports',
+                        lambda names: {n: Imported('1', missing.get(n, '')) for n in names})
     found = by_name(system.libraries())
     assert (found['cv2'].state, found['torch'].state, found['numpy'].state) == (FAIL, WARN, GOOD)
     assert 'opencv-python-headless' in found['cv2'].advice
@@ -135,7 +139,8 @@ class TestJetson:
 
     def look(self, monkeypatch, tmp_path, board='NVIDIA Jetson AGX Orin', **libraries):
         """Findings by name; a library of '' is not installed."""
-        (tmp_path / 'release').write_text('# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n')
+        (tmp_path / 'release').write_text('# R36 (release), REVISION: 4.3, GCID: 1, BOARD: '
+                                          'generic\n')
         monkeypatch.setattr(jetson, 'this_machine', lambda: SimpleNamespace(board=board))
         monkeypatch.setattr(jetson, 'release', lambda: release(tmp_path / 'release'))
         there = self.ARCHITECTURES | libraries
@@ -149,13 +154,15 @@ class TestJetson:
 
     def test_a_complete_orin(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path)
-        assert found['board'].text == 'NVIDIA Jetson AGX Orin, Jetson Linux R36.4.3, capability 8.7'
+        assert found[
+            'board'].text == 'NVIDIA Jetson AGX Orin, Jetson Linux R36.4.3, capability 8.7'
         assert {finding.state for finding in found.values()} == {GOOD}
         assert found['fused kernels'].text == 'active: triton 3.4.0'
 
     def test_torch_of_another_gpu(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, torch='2.8.0, CUDA 13.0, sm_90')
-        assert found['torch on the GPU'].state is WARN and 'no sm_87' in found['torch on the GPU'].text
+        assert found['torch on the GPU'].state is WARN and 'no sm_87' in found[
+            'torch on the GPU'].text
 
     def test_torch_from_the_index(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, torch='no GPU')
@@ -167,8 +174,10 @@ class TestJetson:
         assert found['fused kernels'].state is ERROR and 'aarch64' in found['fused kernels'].advice
 
     def test_an_old_board_cannot_have_the_kernels(self, monkeypatch, tmp_path):
-        found = self.look(monkeypatch, tmp_path, board='NVIDIA Jetson AGX Xavier', torch='2.1, CUDA 11.4, sm_72')
-        assert found['fused kernels'].state is ERROR and 'older than Ampere' in found['fused kernels'].text
+        found = self.look(monkeypatch, tmp_path, board='NVIDIA Jetson AGX Xavier',
+                          torch='2.1, CUDA 11.4, sm_72')
+        assert found['fused kernels'].state is ERROR and 'older than Ampere' in found[
+            'fused kernels'].text
 
     def test_without_tensorrt_it_says_what_to_install(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, onnxruntime='CPUExecutionProvider')
@@ -202,8 +211,10 @@ class TestNetwork:
 
     def test_gpus_are_listed(self, network):
         cuda = SimpleNamespace(
-            is_available=lambda: True, device_count=lambda: 1, get_device_capability=lambda index: (9, 0),
-            get_device_name=lambda index: 'H200', get_device_properties=lambda index: SimpleNamespace(
+            is_available=lambda: True, device_count=lambda: 1,
+            get_device_capability=lambda index: (9, 0),
+            get_device_name=lambda index: 'H200',
+            get_device_properties=lambda index: SimpleNamespace(
                 total_memory=140 * 2 ** 30))
         finding, = network.gpus(SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda='12.8')))
         assert finding.text == 'H200, capability 9.0, 140.0 GB, CUDA 12.8'
@@ -215,9 +226,11 @@ class TestNetwork:
         assert finding.state is WARN
         assert finding.text == 'RuntimeError: CUDA driver version is insufficient'
 
-    def test_a_wrong_scan_backend_is_reported_and_one_right_one_is_enough(self, network, monkeypatch):
+    def test_a_wrong_scan_backend_is_reported_and_one_right_one_is_enough(
+            self, network, monkeypatch):
         from diffmf_ros.inference import selfcheck
-        monkeypatch.setattr(selfcheck, 'check', lambda name, **kind: None if name == 'portable' else 'gave NaN')
+        monkeypatch.setattr(selfcheck, 'check', lambda name,
+                            **kind: None if name == 'portable' else 'gave NaN')
         found = by_name(network.examine())
         assert (found['scan portable'].state, found['scan reference'].state) == (GOOD, WARN)
         assert 'please report' in found['scan reference'].advice
@@ -237,7 +250,8 @@ class TestNetwork:
         from diffmf_ros.models.kernels import mamba_ssm
         monkeypatch.setattr(mamba_ssm, 'missing', lambda: ('no extension', 'no chunk scan'))
         parts = [finding for finding in network.examine() if finding.name == 'mamba_ssm']
-        assert [(part.text, part.state) for part in parts] == [('no extension', WARN), ('no chunk scan', WARN)]
+        assert [(part.text, part.state) for part in parts] == [('no extension', WARN),
+                                                               ('no chunk scan', WARN)]
 
     def test_no_right_scan_backend_blocks(self, network, monkeypatch):
         from diffmf_ros.inference import selfcheck
@@ -262,8 +276,9 @@ class TestNetwork:
 
 def run_doctor():
     """Return the exit code and the report of the command."""
-    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'doctor', '--json'], capture_output=True,
-                          text=True, cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'doctor', '--json'],
+                          capture_output=True, text=True, cwd=Path(__file__).parents[2],
+                          check=False)
     return done.returncode, json.loads(done.stdout)
 
 
@@ -271,17 +286,20 @@ def test_the_exit_code_says_whether_the_node_can_run():
     code, report = run_doctor()
     assert code == (0 if report['node_can_run'] else 1)
     sections = dict.fromkeys(finding['section'] for finding in report['findings'])
-    assert list(sections) == ['machine', 'libraries', 'network', 'weights', 'ros', 'transport', 'energy']
+    assert list(sections) == ['machine', 'libraries', 'network', 'weights', 'ros', 'transport',
+                              'energy']
     assert {finding['state'] for finding in report['findings']} <= {'good', 'warn', 'fail'}
 
 
 def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
-    (tmp_path / 'torch.py').write_text('raise OSError("libcudart.so.12: cannot open shared object file")')
+    (tmp_path / 'torch.py').write_text('raise OSError("libcudart.so.12: cannot open shared object '
+                                       'file")')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     _, report = run_doctor()
     texts = [finding['text'] for finding in report['findings'] if finding['name'] == 'torch']
     assert len(texts) == 2 and all('OSError: libcudart.so.12' in text for text in texts)
-    assert 'torch' not in [finding['name'] for finding in report['findings'] if finding['state'] == 'fail']
+    assert 'torch' not in [finding['name'] for finding in report['findings']
+                           if finding['state'] == 'fail']
 
 
 def test_without_rclpy_the_exit_code_is_1(tmp_path, monkeypatch):

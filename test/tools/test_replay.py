@@ -47,24 +47,32 @@ def first(path, topic):
 
 
 def write_plane_bag(path, *, thermal_info=WIDE_THERMAL):
-    """A bag of one pair: a plane at 12 m seen by two cameras with lens distortion, and both camera infos."""
+    """A bag of one pair: a plane at 12 m seen by two cameras with lens distortion, and both camera
+    infos."""
     rgb, heat = views(rig(), 12.0)
-    images = {'rgb': (np.repeat(rgb[..., None], 3, -1), 'rgb8', RGB_CAMERA), 'thermal': (heat, 'mono8', thermal_info)}
+    images = {'rgb': (np.repeat(rgb[..., None], 3, -1), 'rgb8', RGB_CAMERA),
+              'thermal': (heat, 'mono8', thermal_info)}
     with BagWriter(path) as writer:
         for stream, (pixels, encoding, camera) in images.items():
             about = {'stamp_ns': START_NS, 'frame_id': f'{stream}_optical'}
             info = model_message(camera, size=pixels.shape[1::-1], **about)
             writer.write(f'/{stream}/camera_info', CAMERA_INFO, info, START_NS)
-            writer.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), START_NS)
+            writer.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about),
+                         START_NS)
     return path
 
 
 def plane_settings(folder, **changes):
-    """Classical fusion, gray, aligned by the mounting that a file holds; the cameras are described by their infos."""
+    """Classical fusion, gray, aligned by the mounting that a file holds.
+
+    The cameras are described by their infos.
+    """
     mounting = {'rotation': [list(row) for row in EXTRINSICS.rotation],
                 'translation_m': list(EXTRINSICS.translation_m)}
-    (folder / 'rig.yaml').write_text(yaml.safe_dump({'thermal_from_rgb': mounting}), encoding='utf-8')
-    return with_changes(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'), 'alignment.plane_depth_m': 12.0,
+    (folder / 'rig.yaml').write_text(yaml.safe_dump({'thermal_from_rgb': mounting}),
+                                     encoding='utf-8')
+    return with_changes(SETTINGS, {'alignment.file': str(folder / 'rig.yaml'),
+                                   'alignment.plane_depth_m': 12.0,
                               'output.color': 'gray', **changes})
 
 
@@ -80,8 +88,10 @@ def test_every_pair_is_fused_under_the_header_of_its_rgb_image(small_bag, tmp_pa
     assert (counts.frames, counts.pairs, dict(counts.modes)) == (60, 30, {'CLASSICAL': 30})
     with BagReader(tmp_path / 'fused') as reader:
         for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC):
-            headers = [reader.deserialize(m.raw, m.msgtype).header for m in reader.messages([topic])]
-            assert [(h.stamp.sec * 10**9 + h.stamp.nanosec, h.frame_id) for h in headers] == expected
+            headers = [reader.deserialize(m.raw, m.msgtype).header
+                       for m in reader.messages([topic])]
+            assert [(h.stamp.sec * 10**9 + h.stamp.nanosec, h.frame_id)
+                    for h in headers] == expected
 
 
 def test_camera_info_of_the_rgb_camera_is_passed_on(small_bag, tmp_path):
@@ -91,16 +101,19 @@ def test_camera_info_of_the_rgb_camera_is_passed_on(small_bag, tmp_path):
                         ((source, '/rgb/camera_info'), (fused, FUSED_INFO_TOPIC)))
         sent, passed = (fused.deserialize(m.raw, m.msgtype) for m in (sent, passed))
     assert sent.k[0] > 0
-    assert (list(passed.k), list(passed.p), passed.width) == (list(sent.k), list(sent.p), sent.width)
+    assert (list(passed.k), list(passed.p), passed.width) == (list(sent.k), list(sent.p),
+                                                              sent.width)
 
 
 @pytest.mark.parametrize('grid, camera', [('rgb', RGB_CAMERA), ('thermal', WIDE_THERMAL)])
 def test_the_infos_of_both_cameras_align_a_plane_on_the_grid_of_either(tmp_path, grid, camera):
     bag = write_plane_bag(tmp_path / 'plane')
 
-    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path, **{'alignment.output_grid': grid}))
+    counts = fuse(bag, tmp_path / 'fused',
+                  plane_settings(tmp_path, **{'alignment.output_grid': grid}))
 
-    image, info = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    image, info = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'fused',
+                                                                FUSED_INFO_TOPIC)
     assert counts.problems == set()
     assert (image.width, image.height) == (info.width, info.height) == camera.size
     assert image.header.frame_id == info.header.frame_id == f'{grid}_optical'
@@ -118,7 +131,8 @@ def test_a_bag_without_the_info_of_thermal_says_that_thermal_was_resized(tmp_pat
     counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path))
 
     assert counts.problems == {
-        '/thermal/camera_info: expected a calibration, got a camera info whose K is zero: calibrate the camera',
+        '/thermal/camera_info: expected a calibration, got a camera info whose K is zero: '
+        'calibrate the camera',
         'waiting for a calibration on thermal/camera_info: thermal is resized meanwhile'}
 
 
@@ -132,7 +146,8 @@ def test_an_info_of_a_larger_image_of_the_same_shape_is_scaled(small_bag, tmp_pa
 
     counts = fuse(tmp_path / 'larger', tmp_path / 'fused')
 
-    sent, passed = first(small_bag, '/rgb/camera_info'), first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    sent, passed = first(small_bag, '/rgb/camera_info'), first(tmp_path / 'fused',
+                                                               FUSED_INFO_TOPIC)
     assert (passed.width, passed.height, counts.problems) == (64, 48, set())
     assert passed.k[0] == sent.k[0] / 2 and passed.k[2] == (sent.k[2] + 0.5) / 2 - 0.5
 
@@ -172,7 +187,8 @@ def test_a_bad_frame_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
 
 
 def rewritten(source, target, change):
-    """Write a bag of what change(topic, message, index) returns of the images of another: (topic, type, message)."""
+    """Write a bag of what change(topic, message, index) returns of the images of another: (topic,
+    type, message)."""
     with BagReader(source) as reader, BagWriter(target) as writer:
         for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
             writer.write(*change(m.topic, reader.deserialize(m.raw, m.msgtype), index), m.stamp_ns)
@@ -188,7 +204,8 @@ def shifted(topic, message, index, *, ms):
 
 
 @pytest.mark.parametrize('ms', [-30.0, 10_000.0])
-def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(small_bag, tmp_path, ms):
+def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(
+        small_bag, tmp_path, ms):
     bag = rewritten(small_bag, tmp_path / 'late', lambda *item: shifted(*item, ms=ms))
     settings = with_changes(SETTINGS, {'sync.max_distance_ms': 5.0, 'sync.hold_last_ms': 0.0})
 
@@ -200,7 +217,8 @@ def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(smal
     # And the distance is the median of those that a search through all stamps finds
     with BagReader(bag) as reader:
         found = list(frames(reader, '/rgb/image_raw', '/thermal/image_raw'))
-    rgb_ns, thermal_ns = ([f.stamp_ns for f in found if f.stream == stream] for stream in ('rgb', 'thermal'))
+    rgb_ns, thermal_ns = ([f.stamp_ns for f in found if f.stream == stream]
+                          for stream in ('rgb', 'thermal'))
     expected = np.median([min((t - r for r in rgb_ns), key=abs) for t in thermal_ns]) / 1e6
     said = float(re.search(r'typically ([+-][0-9.]+) ms', str(error.value))[1])
     assert said == pytest.approx(expected, abs=0.06) and abs(said) > 5
@@ -229,7 +247,8 @@ def test_a_truncated_message_is_counted_and_the_rest_is_fused(small_bag, tmp_pat
 
     counts = fuse(tmp_path / 'cut', tmp_path / 'fused')
 
-    assert (counts.dropped['damaged_message'], counts.refused, counts.modes['CLASSICAL']) == (1, 1, 29)
+    assert (counts.dropped['damaged_message'], counts.refused,
+            counts.modes['CLASSICAL']) == (1, 1, 29)
     assert 'is damaged' in counts.reasons['damaged_message']
 
 
@@ -238,28 +257,33 @@ def test_messages_that_the_bag_has_compressed_are_named(small_bag, tmp_path):
         for m in reader.messages(['/rgb/image_raw', '/thermal/image_raw']):
             writer.write(m.topic, IMAGE, b'\x28\xb5\x2f\xfd' + m.raw[:40], m.stamp_ns)
 
-    with pytest.raises(BagError, match='compressed: open the folder of the bag, with its metadata.yaml'):
+    with pytest.raises(BagError, match='compressed: open the folder of the bag, with its '
+                       'metadata.yaml'):
         fuse(tmp_path / 'zstd', tmp_path / 'fused')
 
 
 def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, tmp_path):
     def compress(topic, message, index):
         pixels, encoding = decode_message(message)
-        data = cv2.imencode('.png', pixels[:, :, ::-1] if encoding == 'rgb8' else pixels)[1].ravel()
-        return f'{topic}/compressed', COMPRESSED, type_store().types[COMPRESSED](message.header, 'png', data)
+        data = cv2.imencode('.png', pixels[:, :, ::-1] if encoding == 'rgb8'
+                            else pixels)[1].ravel()
+        return f'{topic}/compressed', COMPRESSED, type_store().types[COMPRESSED](
+            message.header, 'png', data)
 
     counts = fuse(rewritten(small_bag, tmp_path / 'compressed', compress), tmp_path / 'fused')
     fuse(small_bag, tmp_path / 'of_raw')
 
     assert counts.modes == {'CLASSICAL': 30} and not counts.dropped
     image, of_raw = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'of_raw', FUSED_TOPIC)
-    pixels, expected = (decode_message(one)[0][:, :, ::-1 if one.encoding == 'bgr8' else 1] for one in (image, of_raw))
+    pixels, expected = (decode_message(one)[0][:, :, ::-1 if one.encoding == 'bgr8' else 1]
+                        for one in (image, of_raw))
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
 def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(small_bag, tmp_path):
     a, b = (json.loads(json.dumps(fuse(small_bag, tmp_path / name).as_dict())) for name in 'ab')
-    gray = fuse(small_bag, tmp_path / 'c', with_changes(SETTINGS, {'output.color': 'raw_chroma'})).as_dict()
+    gray = fuse(small_bag, tmp_path / 'c',
+                with_changes(SETTINGS, {'output.color': 'raw_chroma'})).as_dict()
 
     assert a == b
     assert (a['frames'], a['rgb_frames'], a['thermal_frames'], a['pairs']) == (60, 30, 30, 30)
@@ -271,7 +295,8 @@ def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):
     with BagWriter(tmp_path / 'other') as writer:
         writer.write('/front/image', IMAGE, image_message(
             np.zeros((4, 4), np.uint8), 'mono8', stamp_ns=1, frame_id=''), 1)
-    with pytest.raises(BagError, match=r'no messages on /rgb/image_raw, /thermal/image_raw; it has /front/image'):
+    with pytest.raises(BagError, match=r'no messages on /rgb/image_raw, /thermal/image_raw; it '
+                       r'has /front/image'):
         fuse(tmp_path / 'other', tmp_path / 'fused')
     assert not (tmp_path / 'fused').exists()
 
@@ -281,7 +306,8 @@ def test_a_video_shows_every_image_as_long_as_the_recording_did(small_bag, tmp_p
     kept = tmp_path / 'gap'
     with BagReader(small_bag) as reader, BagWriter(kept) as writer:
         for m in reader.messages(['/rgb/image_raw', '/thermal/image_raw']):
-            number = round((stamp_of(reader.deserialize(m.raw, m.msgtype)) - reader.start_ns) / 1e9 * 30)
+            number = round((stamp_of(reader.deserialize(m.raw, m.msgtype)) - reader.start_ns) / 1e9
+                           * 30)
             if not 10 <= number < 20:
                 writer.write(m.topic, m.msgtype, m.raw, m.stamp_ns)
 
@@ -325,7 +351,8 @@ def transform(parent, child, rotation, translation_m):
     stamp = types['builtin_interfaces/msg/Time'](1, 0)
     return types['tf2_msgs/msg/TFMessage']([types['geometry_msgs/msg/TransformStamped'](
         types['std_msgs/msg/Header'](stamp, parent), child, types['geometry_msgs/msg/Transform'](
-            types['geometry_msgs/msg/Vector3'](*translation_m), types['geometry_msgs/msg/Quaternion'](*quaternion)))])
+            types['geometry_msgs/msg/Vector3'](*translation_m),
+            types['geometry_msgs/msg/Quaternion'](*quaternion)))])
 
 
 def cv2_quaternion(rotation):
@@ -336,7 +363,8 @@ def cv2_quaternion(rotation):
 
 
 def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
-    # Given a bag with both infos whose cameras hang on one body, and the mounting of them as an alignment file
+    # Given a bag with both infos whose cameras hang on one body, and the mounting of them as an
+    # alignment file
     plane = write_plane_bag(tmp_path / 'plane')
     turn = cv2.Rodrigues(np.array((0.2, -0.1, 0.3)))[0]
     rotation, shift = np.asarray(EXTRINSICS.rotation), np.asarray(EXTRINSICS.translation_m)
@@ -345,14 +373,18 @@ def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
     with BagReader(plane) as reader, BagWriter(tmp_path / 'with_tf') as writer:
         for m in reader.messages():
             writer.write(m.topic, m.msgtype, m.raw, m.stamp_ns)
-        for child, mounting in (('rgb_optical', (turn, (1.0, 2.0, 3.0))), ('thermal_optical', to_body)):
-            writer.write('/tf_static', 'tf2_msgs/msg/TFMessage', transform('body', child, *mounting), START_NS)
+        for child, mounting in (('rgb_optical', (turn, (1.0, 2.0, 3.0))),
+                                ('thermal_optical', to_body)):
+            writer.write('/tf_static', 'tf2_msgs/msg/TFMessage',
+                         transform('body', child, *mounting), START_NS)
     settings = plane_settings(tmp_path)
 
     by_file = fuse(tmp_path / 'with_tf', tmp_path / 'a', settings)
-    by_tf = fuse(tmp_path / 'with_tf', tmp_path / 'b', with_changes(settings, {'alignment.file': '',
+    by_tf = fuse(tmp_path / 'with_tf', tmp_path / 'b',
+                 with_changes(settings, {'alignment.file': '',
                                                                            'alignment.from_tf': True}))
-    without = fuse(plane, tmp_path / 'c', with_changes(settings, {'alignment.file': '', 'alignment.from_tf': True}))
+    without = fuse(plane, tmp_path / 'c',
+                   with_changes(settings, {'alignment.file': '', 'alignment.from_tf': True}))
 
     a, b, c = (first(tmp_path / name, FUSED_TOPIC).data.astype(int) for name in 'abc')
     assert by_file.problems == by_tf.problems == set()

@@ -33,9 +33,11 @@ def test_every_pair_is_in_the_recording(small_bag, tmp_path):
 
     printed = subprocess.run(
         [sys.executable, '-m', 'rerun', 'rrd', 'print', str(tmp_path / 'x.rrd')],
-        env={**os.environ, 'HOME': str(tmp_path)}, capture_output=True, text=True, check=True).stdout
+        env={**os.environ, 'HOME': str(tmp_path)}, capture_output=True, text=True,
+        check=True).stdout
     rows = Counter()
     for count, entity in CHUNK.findall(printed):
         rows[entity] += int(count)
-    assert {entity: rows[entity] for entity in ('/rgb', '/thermal', '/fused', '/offset_ms', '/mode')} == dict.fromkeys(
+    assert {entity: rows[entity] for entity in ('/rgb', '/thermal', '/fused', '/offset_ms',
+                                                '/mode')} == dict.fromkeys(
         ('/rgb', '/thermal', '/fused', '/offset_ms', '/mode'), 30)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The aligner: which mapping the settings, the alignment file, the camera infos, TF and the depth give."""
+"""The aligner: which mapping the settings, the alignment file, the camera infos, TF and the depth
+give."""
 
 import threading
 from dataclasses import replace
@@ -18,7 +19,8 @@ from diffmf_ros.core.settings import AlignmentSettings
 SIZES = {'rgb_size': (640, 480), 'thermal_size': (320, 256)}
 HOMOGRAPHY = Alignment(((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0)), **SIZES)
 GRIDS = ['rgb', 'thermal']
-MOUNTING = {'rotation': [list(row) for row in EXTRINSICS.rotation], 'translation_m': list(EXTRINSICS.translation_m)}
+MOUNTING = {'rotation': [list(row) for row in EXTRINSICS.rotation],
+            'translation_m': list(EXTRINSICS.translation_m)}
 
 
 def block(camera):
@@ -38,7 +40,8 @@ def file(tmp_path):
 
 @pytest.fixture
 def rig_file(file):
-    return file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA), 'thermal_camera': block(WIDE_THERMAL)})
+    return file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA),
+                 'thermal_camera': block(WIDE_THERMAL)})
 
 
 @pytest.fixture
@@ -65,16 +68,20 @@ def same(mapping, other):
 @pytest.mark.parametrize('grid, size', [('rgb', (640, 480)), ('thermal', (320, 256))])
 def test_without_a_file_the_other_image_is_resized(grid, size):
     aligner = Aligner(AlignmentSettings(output_grid=grid))
-    heat, color = (np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in ((256, 320), (480, 640, 3)))
+    heat, color = (np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+                   for shape in ((256, 320), (480, 640, 3)))
 
     mapping = aligner.mapping(**SIZES)
 
-    assert (mapping.grid, mapping.size, mapping.everywhere, aligner.problems) == (grid, size, True, ())
+    assert (mapping.grid, mapping.size, mapping.everywhere,
+            aligner.problems) == (grid, size, True, ())
     assert mapping.thermal_tables is None and mapping.rgb_tables is None and mapping.seen.shape == size[::-1]
     interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
-    assert np.array_equal(mapping.thermal_on_grid(heat), heat if grid == 'thermal' else cv2.resize(heat, size))
+    assert np.array_equal(mapping.thermal_on_grid(heat),
+                          heat if grid == 'thermal' else cv2.resize(heat, size))
     assert np.array_equal(mapping.rgb_on_grid(color),
-                          color if grid == 'rgb' else cv2.resize(color, size, interpolation=interpolation))
+                          color if grid == 'rgb'
+                          else cv2.resize(color, size, interpolation=interpolation))
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -85,7 +92,8 @@ def test_a_homography_file_is_used(homography_file, grid):
 
 
 def test_on_the_thermal_grid_a_homography_is_the_inverse():
-    scene = cv2.GaussianBlur(np.random.default_rng(0).random((480, 640)).astype(np.float32), (0, 0), 9)
+    scene = cv2.GaussianBlur(np.random.default_rng(0).random((480, 640)).astype(np.float32),
+                             (0, 0), 9)
     scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     on_thermal = HOMOGRAPHY.mapping(**SIZES, grid='thermal')
 
@@ -106,13 +114,15 @@ def test_a_file_of_both_cameras_and_their_mounting_needs_no_camera_info(rig_file
 
 
 def test_a_camera_without_a_block_is_described_by_its_camera_info_and_until_then_thermal_is_resized(file):
-    aligner = Aligner(AlignmentSettings(file=file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA)})))
+    aligner = Aligner(AlignmentSettings(
+        file=file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA)})))
 
     before, problems = aligner.mapping(**SIZES), aligner.problems
     aligner.set_camera('thermal', WIDE_THERMAL)
 
     assert before.thermal_tables is None and before.everywhere
-    assert problems == ('waiting for a calibration on thermal/camera_info: thermal is resized meanwhile',)
+    assert problems == ('waiting for a calibration on thermal/camera_info: thermal is resized '
+                        'meanwhile',)
     assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
 
 
@@ -127,8 +137,9 @@ def test_a_block_of_the_file_wins_over_the_camera_info(rig_file):
 def test_tf_gives_the_mounting_of_cameras_with_camera_infos():
     aligner = Aligner(AlignmentSettings(from_tf=True))
     aligner.mapping(**SIZES)
-    assert aligner.problems == ('waiting for a calibration on rgb/camera_info and a calibration on thermal/camera_info '
-                                'and TF between the two cameras: thermal is resized meanwhile',)
+    assert aligner.problems == ('waiting for a calibration on rgb/camera_info and a calibration '
+                                'on thermal/camera_info and TF between the two cameras: thermal '
+                                'is resized meanwhile',)
 
     aligner.set_camera('rgb', RGB_CAMERA)
     aligner.set_camera('thermal', WIDE_THERMAL)
@@ -168,7 +179,8 @@ def test_a_calibration_that_does_not_fit_the_image_is_a_problem_and_thermal_is_r
 
 @pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
 def test_trim_shifts_thermal_by_pixels_of_the_live_rgb_image(source, rig_file, homography_file):
-    settings = AlignmentSettings(file={'resize': '', 'homography': homography_file, 'rig': rig_file}[source])
+    settings = AlignmentSettings(file={'resize': '', 'homography': homography_file,
+                                       'rig': rig_file}[source])
     aligner = Aligner(settings)
     _, heat = views(rig(), 20.0)
     before = aligner.mapping(**SIZES).thermal_on_grid(heat)
@@ -182,17 +194,21 @@ def test_trim_shifts_thermal_by_pixels_of_the_live_rgb_image(source, rig_file, h
 
 
 @pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
-def test_on_the_thermal_grid_the_same_trim_aligns_the_same_pixels(source, rig_file, homography_file):
-    settings = AlignmentSettings(file={'resize': '', 'homography': homography_file, 'rig': rig_file}[source],
+def test_on_the_thermal_grid_the_same_trim_aligns_the_same_pixels(source, rig_file,
+                                                                  homography_file):
+    settings = AlignmentSettings(file={'resize': '', 'homography': homography_file,
+                                       'rig': rig_file}[source],
                                  trim_x_px=7.0, trim_y_px=-4.0)
     on_rgb = Aligner(settings).mapping(**SIZES)
     on_thermal = Aligner(replace(settings, output_grid='thermal')).mapping(**SIZES)
 
-    # From the pixel (160, 128) of thermal to RGB by one table and back, by interpolation, through the other.
+    # From the pixel (160, 128) of thermal to RGB by one table and back, by interpolation, through
+    # the other.
     u, v = ((float(table[128, 160]) + 0.5) * 640 / (on_thermal.rgb.averaged or (640,))[0] - 0.5
             for table in on_thermal.rgb_tables)
     at = np.float32([[u]]), np.float32([[v]])
-    back = [float(cv2.remap(table, *at, cv2.INTER_LINEAR)[0, 0]) for table in on_rgb.thermal_tables]
+    back = [float(cv2.remap(table, *at, cv2.INTER_LINEAR)[0, 0])
+            for table in on_rgb.thermal_tables]
     assert back == pytest.approx((160, 128), abs=0.01)
 
 
@@ -237,7 +253,8 @@ def test_settings_that_are_not_usable_are_refused_and_the_old_ones_stay(rig_file
     with pytest.raises(AlignmentError, match='away from what the RGB camera sees'):
         aligner.set_extrinsics(None)
         aligner.configure(AlignmentSettings(file=file({
-            'thermal_from_rgb': {'rotation': [[-1, 0, 0], [0, 1, 0], [0, 0, -1]], 'translation_m': [0, 0, 0]},
+            'thermal_from_rgb': {'rotation': [[-1, 0, 0], [0, 1, 0], [0, 0, -1]],
+                                 'translation_m': [0, 0, 0]},
             'rgb_camera': block(RGB_CAMERA), 'thermal_camera': block(WIDE_THERMAL)})))
 
     assert aligner.mapping(**SIZES) is before
@@ -254,7 +271,8 @@ def test_what_tf_says_is_refused_when_it_turns_the_thermal_camera_away():
 
 
 def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is_resized():
-    aligner = with_infos(AlignmentSettings(from_tf=True), rgb=replace(RGB_CAMERA, distortion_model='fisheye624'))
+    aligner = with_infos(AlignmentSettings(from_tf=True),
+                         rgb=replace(RGB_CAMERA, distortion_model='fisheye624'))
     with pytest.raises(AlignmentError, match='expected the lens model'):
         aligner.set_extrinsics(EXTRINSICS)
 
@@ -269,13 +287,18 @@ def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is
 @pytest.mark.parametrize('content, from_tf, words', [
     ({'thermal_from_rgb': MOUNTING}, True, 'so would TF'),
     ({'rgb_camera': block(RGB_CAMERA)}, False, 'not how they are mounted'),
-    ({'thermal_from_rgb': MOUNTING, 'rgb_from_thermal': []}, False, 'expected the keys rgb_from_thermal'),
-    ({'thermal_from_rgb': [1, 2]}, False, 'thermal_from_rgb: expected the keys rotation, translation_m'),
-    ({'thermal_from_rgb': {**MOUNTING, 'rotation': 'none'}}, False, 'thermal_from_rgb: expected numbers'),
-    ({'thermal_from_rgb': {**MOUNTING, 'rotation': [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}}, False, 'mirrors'),
-    ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {'size': [640, 480]}}, False, 'rgb_camera: expected the keys'),
-    ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {**block(RGB_CAMERA), 'k': [[0, 0, 0]] * 3}}, False,
-     'rgb_camera: expected k to be'),
+    ({'thermal_from_rgb': MOUNTING, 'rgb_from_thermal': []}, False,
+     'expected the keys rgb_from_thermal'),
+    ({'thermal_from_rgb': [1, 2]}, False,
+     'thermal_from_rgb: expected the keys rotation, translation_m'),
+    ({'thermal_from_rgb': {**MOUNTING, 'rotation': 'none'}}, False,
+     'thermal_from_rgb: expected numbers'),
+    ({'thermal_from_rgb': {**MOUNTING, 'rotation': [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}}, False,
+     'mirrors'),
+    ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {'size': [640, 480]}}, False,
+     'rgb_camera: expected the keys'),
+    ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {**block(RGB_CAMERA), 'k': [[0, 0, 0]] * 3}},
+     False, 'rgb_camera: expected k to be'),
     ({'thermal_from_rgb': MOUNTING,
       'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'double_sphere'}}, False,
      'thermal_camera: expected the lens model'),
@@ -287,7 +310,8 @@ def test_each_unusable_rig_file_has_its_own_error(file, content, from_tf, words)
 
 def test_a_block_of_the_lens_may_be_left_out(file):
     plain = {'size': [640, 480], 'k': [list(row) for row in RGB_CAMERA.k]}
-    path = file({'thermal_from_rgb': MOUNTING, 'rgb_camera': plain, 'thermal_camera': block(WIDE_THERMAL)})
+    path = file({'thermal_from_rgb': MOUNTING, 'rgb_camera': plain,
+                 'thermal_camera': block(WIDE_THERMAL)})
 
     mapping = Aligner(AlignmentSettings(file=path)).mapping(**SIZES)
 
@@ -297,14 +321,15 @@ def test_a_block_of_the_lens_may_be_left_out(file):
 def test_a_range_without_extrinsics_is_a_problem(homography_file):
     for path in ('', homography_file):
         aligner = Aligner(AlignmentSettings(file=path, depth_from_range=True))
-        assert aligner.problems == ('alignment.depth_from_range has no effect without extrinsics (alignment.file or '
-                                    'alignment.from_tf)',)
+        assert aligner.problems == ('alignment.depth_from_range has no effect without extrinsics '
+                                    '(alignment.file or alignment.from_tf)',)
 
 
 def test_the_parallax_needs_the_extrinsics_and_follows_depth_and_live_size(rig_file):
     aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=12.0))
 
-    assert aligner.parallax_px(6.0, **SIZES) == pytest.approx(tuple(rig().parallax_px(6.0, plane_depth_m=12.0)))
+    assert aligner.parallax_px(6.0, **SIZES) == pytest.approx(
+        tuple(rig().parallax_px(6.0, plane_depth_m=12.0)))
     half = aligner.parallax_px(6.0, rgb_size=(320, 240), thermal_size=(320, 256))
     assert np.multiply(half, 2) == pytest.approx(aligner.parallax_px(6.0, **SIZES))
     with pytest.raises(AlignmentError, match='needs the extrinsics'):
@@ -337,19 +362,23 @@ def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig
 
 
 def test_rectified_images_with_the_infos_of_the_raw_ones_are_aligned_by_their_projections():
-    # Given cameras whose drivers rectify, with other focal lengths and, of a stereo pair, turned axes
+    # Given cameras whose drivers rectify, with other focal lengths and, of a stereo pair, turned
+    # axes
     turn = cv2.Rodrigues(np.array((0.02, -0.03, 0.01)))[0]
     p = ((480.0, 0.0, 325.0, 0.0), (0.0, 480.0, 238.0, 0.0), (0.0, 0.0, 1.0, 0.0))
     rgb = replace(RGB_CAMERA, p=p, r=tuple(map(tuple, turn.tolist())))
-    thermal = replace(WIDE_THERMAL, p=((230.0, 0.0, 160.0, 0.0), (0.0, 230.0, 127.0, 0.0), (0.0, 0.0, 1.0, 0.0)))
-    aligner = Aligner(AlignmentSettings(from_tf=True, rgb_rectified=True, thermal_rectified=True, plane_depth_m=15.0))
+    thermal = replace(WIDE_THERMAL,
+                      p=((230.0, 0.0, 160.0, 0.0), (0.0, 230.0, 127.0, 0.0), (0.0, 0.0, 1.0, 0.0)))
+    aligner = Aligner(AlignmentSettings(from_tf=True, rgb_rectified=True, thermal_rectified=True,
+                                        plane_depth_m=15.0))
     aligner.set_camera('rgb', rgb)
     aligner.set_camera('thermal', thermal)
     aligner.set_extrinsics(EXTRINSICS)
 
     x, y = aligner.mapping(**SIZES).thermal_tables
 
-    # then an RGB pixel is where OpenCV finds its point, on the plane across the rectified view, in rectified thermal
+    # then an RGB pixel is where OpenCV finds its point, on the plane across the rectified view, in
+    # rectified thermal
     ray = np.array(((600 - 325.0) / 480.0, (440 - 238.0) / 480.0, 1.0)) * 15.0
     point = np.array(EXTRINSICS.rotation) @ (turn.T @ ray) + EXTRINSICS.translation_m
     assert (x[440, 600], y[440, 600]) == pytest.approx(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibrations as Kalibr, ROS and OpenCV write them are read as what they are, or refused with what to do."""
+"""Calibrations as Kalibr, ROS and OpenCV write them are read as what they are, or refused with
+what to do."""
 
 import cv2
 import numpy as np
@@ -69,7 +70,8 @@ def written(folder, text, name='rig.yaml'):
 
 
 def test_a_camchain_is_two_cameras_and_their_mounting(tmp_path):
-    rig = load_alignment(written(tmp_path, CAMCHAIN.format(first='/cam0/image_raw', second='/cam1/image_raw')))
+    rig = load_alignment(written(tmp_path, CAMCHAIN.format(first='/cam0/image_raw',
+                                                           second='/cam1/image_raw')))
 
     assert isinstance(rig, RigFile)
     assert (rig.rgb.size, rig.thermal.size) == ((640, 480), (320, 256))
@@ -80,7 +82,8 @@ def test_a_camchain_is_two_cameras_and_their_mounting(tmp_path):
 
 
 def test_the_topic_says_which_camera_of_a_camchain_is_thermal(tmp_path):
-    rig = load_alignment(written(tmp_path, CAMCHAIN.format(first='/flir_boson/image_raw', second='/color/image_raw')))
+    rig = load_alignment(written(tmp_path, CAMCHAIN.format(first='/flir_boson/image_raw',
+                                                           second='/color/image_raw')))
 
     assert (rig.rgb.size, rig.thermal.size) == ((320, 256), (640, 480))
     # X_0 = R^T (X_1 - t)
@@ -92,11 +95,13 @@ def test_the_topic_says_which_camera_of_a_camchain_is_thermal(tmp_path):
 def test_a_camera_of_ros_stands_in_a_block_or_in_its_own_file(tmp_path, as_path):
     written(tmp_path, ROS_CAMERA, 'lepton.yaml')
     indented = ROS_CAMERA.replace('\n', '\n  ')
-    path = written(tmp_path, MOUNTED + ('thermal_camera: lepton.yaml' if as_path else 'thermal_camera:' + indented))
+    path = written(tmp_path, MOUNTED
+                   + ('thermal_camera: lepton.yaml' if as_path else 'thermal_camera:' + indented))
 
     rig = load_alignment(path)
 
-    assert (rig.rgb, rig.thermal.size, rig.thermal.d) == (None, (320, 256), (-0.1, 0.02, 0.0, 0.0, 0.0))
+    assert (rig.rgb, rig.thermal.size, rig.thermal.d) == (None, (320, 256),
+                                                          (-0.1, 0.02, 0.0, 0.0, 0.0))
     assert rig.thermal.p[1] == (0.0, 291.0, 128.0, 0.0)
     assert rig.extrinsics.rotation == ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
@@ -129,10 +134,12 @@ def test_what_opencv_writes_of_two_cameras_is_read(tmp_path):
 
 @pytest.mark.parametrize('text, words', [
     (ROS_CAMERA, 'calibration of one camera.*thermal_from_rgb'),
-    (CAMCHAIN.format(first='a', second='b').replace('radtan', 'fov'), 'cam0: expected camera_model pinhole'),
+    (CAMCHAIN.format(first='a', second='b').replace('radtan', 'fov'),
+     'cam0: expected camera_model pinhole'),
     (CAMCHAIN.format(first='a', second='b').replace('  T_cn_cnm1', '  T_imu'), 'no T_cn_cnm1'),
     (CAMCHAIN.format(first='a', second='b').partition('cam1')[0], 'two cameras, got cam0'),
-    (CAMCHAIN.format(first='a', second='b').replace('-0.05]', '-50.0]'), 'metres, not in millimetres'),
+    (CAMCHAIN.format(first='a', second='b').replace('-0.05]', '-50.0]'),
+     'metres, not in millimetres'),
     ('rgb_camera: other.yaml\n' + MOUNTED, 'other.yaml')])
 def test_what_is_missing_is_said(tmp_path, text, words):
     with pytest.raises(AlignmentError, match=words):
@@ -147,7 +154,8 @@ def test_opencv_without_an_image_size_is_refused(tmp_path):
 
 def test_images_of_another_shape_than_the_calibration_are_a_problem(tmp_path):
     path = written(tmp_path, CAMCHAIN.format(first='/rgb/image', second='/thermal/image').replace(
-        '[0.0, -1.0, 0.0, -0.05]', '[1.0, 0.0, 0.0, -0.05]').replace('[1.0, 0.0, 0.0, 0.01]', '[0.0, 1.0, 0.0, 0.01]'))
+        '[0.0, -1.0, 0.0, -0.05]', '[1.0, 0.0, 0.0, -0.05]').replace('[1.0, 0.0, 0.0, 0.01]',
+                                                                     '[0.0, 1.0, 0.0, 0.01]'))
     aligner = Aligner(AlignmentSettings(file=str(path)))
 
     aligner.mapping(rgb_size=(640, 480), thermal_size=(160, 128))
@@ -159,12 +167,15 @@ def test_images_of_another_shape_than_the_calibration_are_a_problem(tmp_path):
 
 def test_align_starts_at_the_plane_of_a_calibration(tmp_path):
     path = written(tmp_path, CAMCHAIN.format(first='/rgb/image', second='/thermal/image').replace(
-        '[0.0, -1.0, 0.0, -0.05]', '[1.0, 0.0, 0.0, -0.05]').replace('[1.0, 0.0, 0.0, 0.01]', '[0.0, 1.0, 0.0, 0.01]'))
+        '[0.0, -1.0, 0.0, -0.05]', '[1.0, 0.0, 0.0, -0.05]').replace('[1.0, 0.0, 0.0, 0.01]',
+                                                                     '[0.0, 1.0, 0.0, 0.01]'))
     frames = [Frame(stream, 1, stream, np.zeros((height, width), np.uint8), 'mono8')
               for stream, width, height in ((RGB, 640, 480), (THERMAL, 320, 256))]
 
     start = rough_alignment(path, Pair(*frames, offset_ns=0), plane_depth_m=20.0)
 
     x, y, z = np.array(start.rgb_from_thermal) @ (159.5, 127.5, 1)
-    # the middle of thermal looks along its axis: 5 cm to the right of and 1 cm above that of RGB, 20 m away
-    assert (x / z, y / z) == pytest.approx((319.5 + 520 * 0.05 / 20, 239.5 - 521 * 0.01 / 20), abs=0.6)
+    # the middle of thermal looks along its axis: 5 cm to the right of and 1 cm above that of RGB,
+    # 20 m away
+    assert (x / z, y / z) == pytest.approx((319.5 + 520 * 0.05 / 20, 239.5 - 521 * 0.01 / 20),
+                                           abs=0.6)

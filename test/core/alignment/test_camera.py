@@ -24,10 +24,13 @@ ROI = {'x_offset': 420, 'y_offset': 120, 'width': 640, 'height': 320}
 
 
 def info(**changes):
-    roi = {'x_offset': 0, 'y_offset': 0, 'width': 0, 'height': 0, 'do_rectify': False, **changes.pop('roi', {})}
-    fields = {'width': 1280, 'height': 960, 'distortion_model': 'plumb_bob', 'd': list(D), 'k': np.ravel(K),
-              'r': R.ravel(), 'p': np.ravel(P), 'binning_x': 0, 'binning_y': 0, **changes}
-    return SimpleNamespace(header=SimpleNamespace(frame_id='rgb_optical'), roi=SimpleNamespace(**roi), **fields)
+    roi = {'x_offset': 0, 'y_offset': 0, 'width': 0, 'height': 0, 'do_rectify': False,
+           **changes.pop('roi', {})}
+    fields = {'width': 1280, 'height': 960, 'distortion_model': 'plumb_bob', 'd': list(D),
+              'k': np.ravel(K), 'r': R.ravel(), 'p': np.ravel(P), 'binning_x': 0, 'binning_y': 0,
+              **changes}
+    return SimpleNamespace(header=SimpleNamespace(frame_id='rgb_optical'),
+                           roi=SimpleNamespace(**roi), **fields)
 
 
 def full_pixels():
@@ -49,21 +52,26 @@ def centroid(image):
 
 
 def cropped(image, roi):
-    return image[roi['y_offset']:roi['y_offset'] + roi['height'], roi['x_offset']:roi['x_offset'] + roi['width']]
+    return image[roi['y_offset']:roi['y_offset'] + roi['height'],
+                 roi['x_offset']:roi['x_offset'] + roi['width']]
 
 
 DELIVERED = {
     'as calibrated': ({}, lambda full: full),
     'halved': ({}, lambda full: cv2.resize(full, (640, 480), interpolation=cv2.INTER_AREA)),
-    'a third, rounded': ({}, lambda full: cv2.resize(full, (427, 320), interpolation=cv2.INTER_AREA)),
+    'a third, rounded': ({},
+                         lambda full: cv2.resize(full, (427, 320), interpolation=cv2.INTER_AREA)),
     'enlarged': ({}, lambda full: cv2.resize(full, (1920, 1440))),
     'cropped': ({'roi': ROI}, lambda full: cropped(full, ROI)),
-    'binned by 2': ({'binning_x': 2, 'binning_y': 2}, lambda full: cv2.resize(full, (640, 480), interpolation=3)),
+    'binned by 2': ({'binning_x': 2, 'binning_y': 2},
+                    lambda full: cv2.resize(full, (640, 480), interpolation=3)),
     'binned by 4 and 2': ({'binning_x': 4, 'binning_y': 2},
                           lambda full: cv2.resize(full, (320, 480), interpolation=cv2.INTER_AREA)),
     'cropped and binned': ({'roi': ROI, 'binning_x': 2, 'binning_y': 2},
-                           lambda full: cv2.resize(cropped(full, ROI), (320, 160), interpolation=cv2.INTER_AREA)),
-    'cropped, binned and halved': ({'roi': ROI, 'binning_x': 2, 'binning_y': 2}, lambda full: cv2.resize(
+                           lambda full: cv2.resize(cropped(full, ROI), (320, 160),
+                                                   interpolation=cv2.INTER_AREA)),
+    'cropped, binned and halved': ({'roi': ROI, 'binning_x': 2, 'binning_y': 2},
+                                   lambda full: cv2.resize(
         cropped(full, ROI), (160, 80), interpolation=cv2.INTER_AREA)),
 }
 
@@ -79,7 +87,8 @@ def test_k_and_p_project_a_known_point_onto_the_delivered_image(changes, deliver
     assert model.size == size
     assert np.abs(model.project(POINT) - centroid(raw)).max() < 0.1
     assert np.abs((x / z, y / z) - centroid(rectified)).max() < 0.1
-    assert (model.d, model.r, model.distortion_model) == (D, tuple(map(tuple, R.tolist())), 'plumb_bob')
+    assert (model.d, model.r, model.distortion_model) == (D, tuple(map(tuple, R.tolist())),
+                                                          'plumb_bob')
 
 
 def test_the_info_of_an_image_as_calibrated_keeps_every_bit():
@@ -89,7 +98,8 @@ def test_the_info_of_an_image_as_calibrated_keeps_every_bit():
 
 
 def test_an_image_of_another_shape_has_no_calibration():
-    with pytest.raises(CalibrationError, match='is for 1280x960, the image has 640x512, .*region of interest'):
+    with pytest.raises(CalibrationError,
+                       match='is for 1280x960, the image has 640x512, .*region of interest'):
         output_info(CameraModel.from_info(info()), (640, 512))
 
 
@@ -133,7 +143,8 @@ def test_zeros_for_r_and_p_mean_that_nothing_is_rectified():
     ({'p': np.full(12, np.inf)}, 'rows of 4 finite numbers for p'),
     ({'d': [float('nan')]}, 'finite distortion'),
     ({'width': 0}, 'both at least 1'),
-    ({'roi': {**ROI, 'x_offset': 700}}, r'region of interest inside 1280x960, got 640x320 at \(700, 120\)'),
+    ({'roi': {**ROI, 'x_offset': 700}},
+     r'region of interest inside 1280x960, got 640x320 at \(700, 120\)'),
 ])
 def test_a_camera_info_that_is_not_usable_is_refused_with_the_reason(changes, words):
     with pytest.raises(CalibrationError, match=words):
@@ -146,19 +157,23 @@ def test_a_lens_model_that_is_not_known_has_an_output_info_but_no_rays(model, d)
     camera = CameraModel.from_info(info(distortion_model=model, d=list(d)))
 
     assert output_info(camera, (640, 480)).k[0][0] == 520.0
-    with pytest.raises(CalibrationError, match=f'expected the lens model plumb_bob.*with {len(d)}: calibrate'):
+    with pytest.raises(CalibrationError,
+                       match=f'expected the lens model plumb_bob.*with {len(d)}: calibrate'):
         camera.rays(np.zeros((1, 2)))
 
 
-@pytest.mark.parametrize('model, d', [('', ()), ('none', ()), ('None', (0.0,) * 5), ('plumb_bob', (0.0,) * 5),
-                                      ('rational_polynomial', (0.0,) * 14), ('Inverse Brown Conrady', (0.0,) * 5)])
+@pytest.mark.parametrize('model, d',
+                         [('', ()), ('none', ()), ('None', (0.0,) * 5), ('plumb_bob', (0.0,) * 5),
+                                      ('rational_polynomial', (0.0,) * 14),
+                                      ('Inverse Brown Conrady', (0.0,) * 5)])
 def test_a_lens_without_distortion_needs_no_model(model, d):
     camera = CameraModel((640, 480), K, d, distortion_model=model)
 
     assert np.allclose(camera.rays((633.0 + 104, 489.5)), (0.1, 0))
 
 
-@pytest.mark.parametrize('camera', [RGB_CAMERA, *THERMAL_CAMERAS.values()], ids=['rgb', *THERMAL_CAMERAS])
+@pytest.mark.parametrize('camera', [RGB_CAMERA, *THERMAL_CAMERAS.values()],
+                         ids=['rgb', *THERMAL_CAMERAS])
 def test_rays_and_projection_agree_with_opencv_all_over_the_image(camera):
     pixels = pixel_grid(camera.size, 7)
 
@@ -174,8 +189,10 @@ def test_rays_and_projection_agree_with_opencv_all_over_the_image(camera):
 MANY = (0.9, 0.2, 3e-4, -2e-4, 0.01, 1.1, 0.35, 0.03, 2e-3, -1e-3, -1.5e-3, 8e-4, 0.012, -0.02)
 
 
-@pytest.mark.parametrize('model, count', [('radtan', 4), ('Brown-Conrady', 5), ('plumb_bob', 8), ('thin_prism', 12),
-                                          ('rational_polynomial', 12), ('plumb_bob', 14), ('opencv', 14)])
+@pytest.mark.parametrize('model, count', [('radtan', 4), ('Brown-Conrady', 5), ('plumb_bob', 8),
+                                          ('thin_prism', 12),
+                                          ('rational_polynomial', 12), ('plumb_bob', 14),
+                                          ('opencv', 14)])
 def test_a_lens_of_opencv_is_known_by_every_name_and_number_of_coefficients(model, count):
     d = MANY[:count] if count > 5 else D[:count]
     camera = CameraModel((320, 256), THERMAL_CAMERAS['plumb_bob'].k, d, distortion_model=model)
@@ -210,7 +227,8 @@ def test_inverse_brown_conrady_removes_what_the_other_adds():
 
 
 def test_what_is_behind_or_beyond_the_lens_model_has_no_pixel():
-    barrel = CameraModel((640, 480), RGB_CAMERA.k, (-0.3,))  # r (1 - 0.3 r^2) turns back at r = 1.054
+    # r (1 - 0.3 r^2) turns back at r = 1.054
+    barrel = CameraModel((640, 480), RGB_CAMERA.k, (-0.3,))
 
     inside, folded, behind = barrel.project(((1.0, 0, 1), (1.1, 0, 1), (0, 0, -1)))
 
@@ -219,7 +237,8 @@ def test_what_is_behind_or_beyond_the_lens_model_has_no_pixel():
 
 
 def test_a_pixel_that_no_ray_reaches_has_none():
-    barrel = CameraModel((2000, 480), RGB_CAMERA.k, (-0.3,))  # images up to 0.703 from the axis: column 682
+    # images up to 0.703 from the axis: column 682
+    barrel = CameraModel((2000, 480), RGB_CAMERA.k, (-0.3,))
 
     rays = barrel.rays(((680.0, 244.5), (690.0, 244.5)))
 

@@ -14,7 +14,8 @@ TILTED = ((1.8, -0.063, 34.0), (0.063, 1.79, 12.0), (1e-5, -2e-5, 1.0))
 
 
 def smooth(width, height, seed=0):
-    """A picture without sharp edges, so that interpolation errors stay below a gray level or two."""
+    """A picture without sharp edges, so that interpolation errors stay below a gray level or two.
+    """
     noise = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
     blurred = cv2.GaussianBlur(noise, (0, 0), 8)
     return cv2.normalize(blurred, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
@@ -82,7 +83,8 @@ def test_a_shift_leaves_zero_and_false_outside():
     matrix = ((1.0, 0.0, 5.0), (0.0, 1.0, -3.0), (0.0, 0.0, 1.0))
     thermal = np.full((20, 30), 200, np.uint8)
 
-    image, mask = Alignment(matrix, rgb_size=(30, 20), thermal_size=(30, 20)).warp(thermal, rgb_size=(30, 20))
+    image, mask = Alignment(matrix, rgb_size=(30, 20),
+                            thermal_size=(30, 20)).warp(thermal, rgb_size=(30, 20))
 
     assert not mask[:, :5].any() and not mask[17:].any() and mask[:17, 5:].all()
     assert np.array_equal(image, np.where(mask, 200, 0))
@@ -94,7 +96,8 @@ def test_pixels_behind_the_horizon_are_outside():
 
     image, mask = alignment.warp(np.full((30, 40), 9, np.uint8), rgb_size=(40, 100))
 
-    # Thermal rows -0.5 to 29.5 land on y / (1 + 0.02 y) = -0.51 to 18.6; rows beyond 50 map to w < 0.
+    # Thermal rows -0.5 to 29.5 land on y / (1 + 0.02 y) = -0.51 to 18.6; rows beyond 50 map to w <
+    # 0.
     assert mask[:19].any(1).all() and not mask[19:].any()
     assert not image[19:].any()
 
@@ -131,7 +134,8 @@ def test_measured_sizes_are_rescaled_with_the_pixel_center():
     assert np.abs(half.astype(int) - shrunk)[inner].max() <= 2
 
 
-@pytest.mark.parametrize('size, interpolation', [((64, 48), cv2.INTER_LINEAR), ((16, 12), cv2.INTER_AREA)])
+@pytest.mark.parametrize('size, interpolation',
+                         [((64, 48), cv2.INTER_LINEAR), ((16, 12), cv2.INTER_AREA)])
 def test_resize_is_a_plain_resize_with_everything_seen(size, interpolation):
     thermal = smooth(32, 26)
 
@@ -148,21 +152,24 @@ def test_resize_agrees_with_the_homography_of_equal_fields_of_view():
     image, mask = alignment.warp(thermal, rgb_size=(64, 48))
 
     assert mask.all()
-    assert np.abs(image.astype(int) - Alignment.resize().warp(thermal, rgb_size=(64, 48))[0]).max() <= 1
+    assert np.abs(image.astype(int) - Alignment.resize().warp(thermal, rgb_size=(64, 48))[0]).max(
+        ) <= 1
 
 
 def test_strided_read_only_views_are_read_right():
     data = bytes(range(200))
     view = np.ndarray((5, 8), np.uint16, data, strides=(19, 2))
 
-    image, _ = Alignment(IDENTITY, rgb_size=(8, 5), thermal_size=(8, 5)).warp(view, rgb_size=(8, 5))
+    image, _ = Alignment(IDENTITY, rgb_size=(8, 5),
+                         thermal_size=(8, 5)).warp(view, rgb_size=(8, 5))
     resized, _ = Alignment.resize().warp(view, rgb_size=(8, 5))
 
     assert np.array_equal(image, view) and np.array_equal(resized, view)
 
 
 def test_the_mask_cannot_be_spoiled_for_the_next_frame():
-    for alignment in (Alignment.resize(), Alignment(IDENTITY, rgb_size=(8, 5), thermal_size=(8, 5))):
+    for alignment in (Alignment.resize(),
+                      Alignment(IDENTITY, rgb_size=(8, 5), thermal_size=(8, 5))):
         _, mask = alignment.warp(np.zeros((5, 8), np.uint8), rgb_size=(8, 5))
 
         with pytest.raises(ValueError, match='read-only'):
@@ -170,7 +177,8 @@ def test_the_mask_cannot_be_spoiled_for_the_next_frame():
 
 
 def test_a_saved_alignment_loads_equal(tmp_path):
-    alignment = Alignment(((1 / 3, 1e-17, 7.0), (0.0, 0.3, 1e-5), (1e-9, 0.0, 1.0)), (640, 480), (320, 256))
+    alignment = Alignment(((1 / 3, 1e-17, 7.0), (0.0, 0.3, 1e-5), (1e-9, 0.0, 1.0)), (640, 480),
+                          (320, 256))
 
     alignment.save(tmp_path / 'a.yaml')
 
@@ -182,7 +190,8 @@ def test_numbers_that_yaml_takes_for_text_are_read(tmp_path):
     path.write_text('rgb_from_thermal: [[1, 0, 2], [0, 1, 0], [1e-5, 0, 1]]\n'
                     'rgb_size: [640, 480]\nthermal_size: [320, 256]\n')
 
-    assert Alignment.load(path).rgb_from_thermal == ((1.0, 0.0, 2.0), (0.0, 1.0, 0.0), (1e-5, 0.0, 1.0))
+    assert Alignment.load(path).rgb_from_thermal == ((1.0, 0.0, 2.0), (0.0, 1.0, 0.0),
+                                                     (1e-5, 0.0, 1.0))
 
 
 @pytest.mark.parametrize('changes, words', [
@@ -193,7 +202,8 @@ def test_numbers_that_yaml_takes_for_text_are_read(tmp_path):
     ({'thermal_size': 320}, 'expected numbers in nested lists'),
     ({'rgb_from_thermal': [[1, 0], [0, 1]]}, '3 rows of 3 numbers'),
     ({'rgb_from_thermal': [1, 2, 3]}, 'expected numbers in nested lists'),
-    ({'rgb_from_thermal': [['a', 0, 0], [0, 1, 0], [0, 0, 1]]}, 'expected numbers in nested lists'),
+    ({'rgb_from_thermal': [['a', 0, 0], [0, 1, 0], [0, 0, 1]]},
+     'expected numbers in nested lists'),
     ({'rgb_from_thermal': [[float('nan'), 0, 0], [0, 1, 0], [0, 0, 1]]}, 'must be finite'),
     ({'rgb_from_thermal': [[1, 2, 0], [2, 4, 0], [0, 0, 1]]}, 'singular'),
     ({'rgb_from_thermal': [[0, 0, 0], [0, 0, 0], [0, 0, 0]]}, 'through infinity'),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two calibrated cameras and a plane, against OpenCV's projection and against images of a synthetic scene."""
+"""Two calibrated cameras and a plane, against OpenCV's projection and against images of a
+synthetic scene."""
 
 import numpy as np
 import pytest
@@ -32,13 +33,17 @@ def rms(errors):
 
 
 def true_sources(grid, this, depth_m):
-    """For every pixel of the grid, N x 2: the pixel of the other camera that sees the same point, by OpenCV."""
+    """For every pixel of the grid, N x 2.
+
+    The pixel of the other camera that sees the same point, by OpenCV.
+    """
     if grid == 'rgb':
         rays = this.rgb.rays(pixel_grid(this.rgb.size))
         points = np.column_stack((rays, np.ones(len(rays)))) * depth_m
         return projected(this.thermal, points, ROTATION, TRANSLATION_M)
     rays = this.thermal.rays(pixel_grid(this.thermal.size))
-    rays, center = np.column_stack((rays, np.ones(len(rays)))) @ ROTATION, -ROTATION.T @ TRANSLATION_M
+    rays, center = np.column_stack(
+        (rays, np.ones(len(rays)))) @ ROTATION, -ROTATION.T @ TRANSLATION_M
     return projected(this.rgb, center + rays * ((depth_m - center[2]) / rays[:, 2])[:, None])
 
 
@@ -95,9 +100,11 @@ def test_the_parallax_off_the_plane_is_predicted_within_five_percent(depth_m):
 
 def test_the_parallax_of_parallel_cameras_is_focal_length_times_baseline_times_difference_of_inverse_depths():
     camera = CameraModel((640, 480), ((500.0, 0.0, 320.0), (0.0, 500.0, 240.0), (0.0, 0.0, 1.0)))
-    this = Rig(camera, camera, Extrinsics(IDENTITY, (-0.1, 0.0, 0.0)))  # thermal 10 cm to the right
+    # thermal 10 cm to the right
+    this = Rig(camera, camera, Extrinsics(IDENTITY, (-0.1, 0.0, 0.0)))
 
-    assert this.parallax_px(5.0, plane_depth_m=20.0) == pytest.approx((-500 * 0.1 * (1 / 5 - 1 / 20), 0))
+    assert this.parallax_px(5.0, plane_depth_m=20.0) == pytest.approx(
+        (-500 * 0.1 * (1 / 5 - 1 / 20), 0))
     assert this.parallax_px(20.0, plane_depth_m=20.0) == pytest.approx((0, 0), abs=1e-9)
 
 
@@ -116,15 +123,18 @@ def test_a_depth_after_others_gives_the_mapping_of_a_fresh_rig():
 
     fresh = rig().mapping(7.0)
 
-    assert np.array_equal(last.thermal_tables, fresh.thermal_tables) and np.array_equal(last.seen, fresh.seen)
+    assert np.array_equal(last.thermal_tables,
+                          fresh.thermal_tables) and np.array_equal(last.seen, fresh.seen)
 
 
 def test_detail_of_a_large_rgb_image_is_averaged_and_not_skipped_on_the_thermal_grid():
     camera = CameraModel((1280, 1024), ((980.0, 0.0, 639.5), (0.0, 980.0, 511.5), (0.0, 0.0, 1.0)))
     small = CameraModel((320, 256), ((245.0, 0.0, 159.5), (0.0, 245.0, 127.5), (0.0, 0.0, 1.0)))
-    fine = np.indices((1024, 1280)).sum(0).astype(np.uint8) % 2 * 200  # a chequerboard of single pixels
+    # a chequerboard of single pixels
+    fine = np.indices((1024, 1280)).sum(0).astype(np.uint8) % 2 * 200
 
-    mapping = Rig(camera, small, Extrinsics(IDENTITY, (0.0, 0.0, 0.0))).mapping(10.0, grid='thermal')
+    mapping = Rig(camera, small, Extrinsics(IDENTITY, (0.0, 0.0, 0.0))).mapping(
+        10.0, grid='thermal')
 
     assert mapping.everywhere and mapping.rgb.averaged == (320, 256)
     assert (mapping.rgb_on_grid(fine) == 100).all()
@@ -138,7 +148,8 @@ def test_cameras_of_one_field_of_view_see_all_of_each_other():
 
 
 def test_what_a_wide_lens_images_twice_is_outside():
-    narrow = CameraModel((320, 256), WIDE_THERMAL.k, (-0.6,))  # turns back at r = 0.75, before the corners of RGB
+    # turns back at r = 0.75, before the corners of RGB
+    narrow = CameraModel((320, 256), WIDE_THERMAL.k, (-0.6,))
     wide = CameraModel((640, 480), ((260.0, 0.0, 319.5), (0.0, 260.0, 239.5), (0.0, 0.0, 1.0)))
 
     mapping = Rig(wide, narrow, Extrinsics(IDENTITY, (0.0, 0.0, 0.0))).mapping(10.0)
@@ -168,7 +179,8 @@ def test_a_thermal_camera_that_looks_back_is_refused():
 
 @pytest.mark.parametrize('depth_m', [0.0, -3.0, 0.4, float('nan'), float('inf')])
 def test_a_plane_that_is_not_in_front_of_both_cameras_is_refused(depth_m):
-    this = Rig(RGB_CAMERA, WIDE_THERMAL, Extrinsics(IDENTITY, (0.0, 0.0, -0.5)))  # thermal half a metre in front
+    # thermal half a metre in front
+    this = Rig(RGB_CAMERA, WIDE_THERMAL, Extrinsics(IDENTITY, (0.0, 0.0, -0.5)))
     with pytest.raises(AlignmentError, match=r'farther than 0.5 m, got a depth of '):
         this.mapping(depth_m)
 
@@ -180,7 +192,9 @@ def test_a_base_line_in_millimetres_is_refused():
 
 def test_a_lens_that_is_not_known_is_refused():
     with pytest.raises(CalibrationError, match='got fisheye624 with 1'):
-        Rig(RGB_CAMERA, CameraModel((320, 256), WIDE_THERMAL.k, (0.1,), distortion_model='fisheye624'), EXTRINSICS)
+        Rig(RGB_CAMERA,
+            CameraModel((320, 256), WIDE_THERMAL.k, (0.1,), distortion_model='fisheye624'),
+            EXTRINSICS)
 
 
 @pytest.mark.parametrize('length', [1.0, 3.0])
@@ -191,7 +205,8 @@ def test_a_quaternion_of_tf_is_the_rotation_of_its_axis_and_angle(length):
     extrinsics = Extrinsics.from_quaternion(tuple(quaternion), (0.1, 0.2, 0.3))
 
     cross = np.array(((0, -axis[2], axis[1]), (axis[2], 0, -axis[0]), (-axis[1], axis[0], 0)))
-    assert np.allclose(extrinsics.rotation, np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
+    assert np.allclose(extrinsics.rotation,
+                       np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
     assert extrinsics.translation_m == (0.1, 0.2, 0.3)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranges that do not fit, 8-bit thermal that is hardly used, and cameras that see nothing in common are said."""
+"""Ranges that do not fit, 8-bit thermal that is hardly used, and cameras that see nothing in
+common are said."""
 
 import numpy as np
 import pytest
@@ -12,14 +13,17 @@ from diffmf_ros.inference.pipeline import FusionPipeline
 RANDOM = np.random.default_rng(4)
 RGB_PIXELS = RANDOM.integers(40, 200, (96, 128, 3), np.uint8)
 # Bodies of 280 to 310 K, side by side.
-KELVIN = np.kron(RANDOM.uniform(280, 310, (6, 8)), np.ones((16, 16))) + RANDOM.normal(0, 0.1, (96, 128))
+KELVIN = np.kron(RANDOM.uniform(280, 310, (6, 8)),
+                 np.ones((16, 16))) + RANDOM.normal(0, 0.1, (96, 128))
 
 
 def codes(thermal, **changes):
     """Return the codes of the issues of a pair with this thermal image."""
     encoding = {'uint8': 'mono8', 'uint16': 'mono16', 'float32': '32FC1'}[thermal.dtype.name]
-    settings = {'model': 'classical'} | {name.replace('__', '.'): value for name, value in changes.items()}
-    pair = Pair(Frame(RGB, 1, 'rgb', RGB_PIXELS, 'rgb8'), Frame(THERMAL, 1, 'lwir', thermal, encoding), 0)
+    settings = {'model': 'classical'} | {name.replace('__', '.'): value for name,
+                                         value in changes.items()}
+    pair = Pair(Frame(RGB, 1, 'rgb', RGB_PIXELS, 'rgb8'),
+                Frame(THERMAL, 1, 'lwir', thermal, encoding), 0)
     result = FusionPipeline(with_changes(DEFAULTS, settings)).fuse(pair)
     assert all(issue.text in result.warnings for issue in result.issues)
     return {issue.code for issue in result.issues}
@@ -28,16 +32,19 @@ def codes(thermal, **changes):
 UNITS = {  # counts of KELVIN, and the settings that say so
     'centikelvin': (KELVIN * 100, {'thermal__radiometric_unit': 'centikelvin'}),
     'decikelvin': (KELVIN * 10, {'thermal__radiometric_unit': 'decikelvin'}),
-    '1/64 K': (KELVIN * 64, {'thermal__radiometric_unit': 'custom', 'thermal__kelvin_per_count': 1 / 64}),
+    '1/64 K': (KELVIN * 64,
+               {'thermal__radiometric_unit': 'custom', 'thermal__kelvin_per_count': 1 / 64}),
     'tenths of a degree above -100': ((KELVIN - 173.15) * 10, {
-        'thermal__radiometric_unit': 'custom', 'thermal__kelvin_per_count': 0.1, 'thermal__kelvin_at_zero': 173.15}),
+        'thermal__radiometric_unit': 'custom', 'thermal__kelvin_per_count': 0.1,
+        'thermal__kelvin_at_zero': 173.15}),
 }
 
 
 @pytest.mark.parametrize('unit', UNITS)
 def test_a_range_in_the_unit_of_the_camera_fits(unit):
     counts, settings = UNITS[unit]
-    assert codes(counts.astype(np.uint16), thermal__gain_control='radiometric', **settings) == set()
+    assert codes(counts.astype(np.uint16), thermal__gain_control='radiometric',
+                 **settings) == set()
 
 
 def test_celsius_in_floats_fits():
@@ -50,7 +57,8 @@ def test_celsius_in_floats_fits():
                                        'thermal__radiometric_unit': 'centikelvin'}),
     ((KELVIN - 273.15).astype(np.float32), {'thermal__gain_control': 'radiometric',
                                             'thermal__radiometric_unit': 'kelvin'}),
-    ((KELVIN * 100).astype(np.uint16), {'thermal__gain_control': 'linear', 'thermal__linear_high': 20_000.0}),
+    ((KELVIN * 100).astype(np.uint16),
+     {'thermal__gain_control': 'linear', 'thermal__linear_high': 20_000.0}),
 ])
 def test_a_range_that_fits_nothing_is_said(counts, settings):
     assert 'thermal_range' in codes(counts, **settings)
@@ -70,4 +78,5 @@ def test_8_bit_thermal_that_uses_a_sliver_of_its_range_is_said(span, said):
 def test_cameras_that_see_little_in_common_are_said(tmp_path, matrix, said):
     path = tmp_path / 'a.yaml'
     Alignment(matrix, (128, 96), (128, 96)).save(path)
-    assert ('little_overlap' in codes((KELVIN * 100).astype(np.uint16), alignment__file=str(path))) is said
+    assert ('little_overlap' in codes((KELVIN * 100).astype(np.uint16),
+                                      alignment__file=str(path))) is said

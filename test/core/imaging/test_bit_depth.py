@@ -15,7 +15,8 @@ def frame(pixels, encoding):
 
 
 @pytest.mark.parametrize('bits', [10, 12, 14, 16])
-@pytest.mark.parametrize('encoding, eight, shape', [('mono16', 'mono8', (8, 32)), ('bgr16', 'bgr8', (8, 32, 3)),
+@pytest.mark.parametrize('encoding, eight, shape',
+                         [('mono16', 'mono8', (8, 32)), ('bgr16', 'bgr8', (8, 32, 3)),
                                                     ('rgba16', 'rgba8', (8, 16, 4))])
 def test_all_bits_of_the_sensor_span_all_of_the_8(bits, encoding, eight, shape):
     pixels = np.linspace(0, 2 ** bits - 1, np.prod(shape)).astype(np.uint16).reshape(shape)
@@ -48,7 +49,8 @@ def test_a_12_bit_image_is_fused_as_its_8_bit_copy():
     wide = (eight.astype(np.uint32) * 4095 // 255).astype(np.uint16)
     wide[0, 0] = 4095
     eight[0, 0] = 255
-    heat = Frame(THERMAL, 1_000_000, 'lwir', random.integers(7000, 9000, (48, 64), np.uint16), 'mono16')
+    heat = Frame(THERMAL, 1_000_000, 'lwir', random.integers(7000, 9000, (48, 64), np.uint16),
+                 'mono16')
     settings = with_changes(DEFAULTS, {'model': 'classical'})
 
     results = [FusionPipeline(settings).fuse(Pair(frame(pixels, encoding), heat, 0))

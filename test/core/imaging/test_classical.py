@@ -17,7 +17,8 @@ PERSON = (slice(90, 150), slice(140, 165))
 def texture(shape=SHAPE, low=0.1, high=0.9, seed=0):
     """A checked pattern with noise: edges at several scales."""
     rows, columns = np.indices(shape)
-    pattern = 0.6 * ((rows // 12 + columns // 16) % 2) + 0.4 * np.random.default_rng(seed).uniform(size=shape)
+    pattern = 0.6 * ((rows // 12 + columns // 16) % 2) + 0.4 * np.random.default_rng(seed).uniform(
+        size=shape)
     return (low + (high - low) * pattern).astype(np.float32)
 
 

@@ -38,7 +38,8 @@ def test_split_is_bt601_in_every_channel_order(encoding):
     assert np.abs(color[..., 1:] - expected_chroma).max() <= 1.0
 
 
-@pytest.mark.parametrize('encoding, output', [('rgb8', 'rgb8'), ('rgba8', 'rgb8'), ('mono8', 'rgb8'),
+@pytest.mark.parametrize('encoding, output',
+                         [('rgb8', 'rgb8'), ('rgba8', 'rgb8'), ('mono8', 'rgb8'),
                                               ('bgr8', 'bgr8'), ('bgra8', 'bgr8')])
 def test_join_is_bt601_in_the_output_order(encoding, output):
     ycc = random_image(seed=1)

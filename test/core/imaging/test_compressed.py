@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed images: what the compressed transport and camera drivers send, and what must be refused."""
+"""Compressed images: what the compressed transport and camera drivers send, and what must be
+refused."""
 
 import array
 
@@ -34,7 +35,8 @@ def gray(shape=(48, 64)):
 
 @pytest.mark.parametrize('format', [
     'jpeg', 'jpg', 'JPEG', '', 'rgb8; jpeg compressed bgr8', 'bgr8; jpeg compressed bgr8',
-    'bgra8; jpeg compressed bgr8', 'bayer_rggb8; jpeg compressed bgr8', 'rgb8; png compressed bgr8'])
+    'bgra8; jpeg compressed bgr8', 'bayer_rggb8; jpeg compressed bgr8',
+    'rgb8; png compressed bgr8'])
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
 def test_a_color_image_keeps_its_colors_whatever_was_compressed(format, suffix):
     pixels, encoding = decode(packed(red(), suffix), format)
@@ -81,14 +83,21 @@ def test_any_buffer_of_bytes_is_read(wrap):
 
 @pytest.mark.parametrize('content, format, reason, words', [
     (b'', 'jpeg', 'empty_data', "no data .format 'jpeg'"),
-    (b'\x00\x00\x00\x01\x67', 'h264', 'unknown_format', "format 'h264' and data that starts with 00 00 00 01 67"),
-    (packed(gray(), '.tiff'), 'mono8; tiff compressed ', 'unknown_format', 'publish raw images or compressed ones in'),
-    (bytes(12) + packed(counts(), '.png'), '16UC1; compressedDepth png', 'unknown_format', 'compressedDepth'),
-    (packed(gray(), '.jpg'), 'mono16; jpeg compressed ', 'lossy_16_bit', 'compressed transport to png'),
+    (b'\x00\x00\x00\x01\x67', 'h264', 'unknown_format',
+     "format 'h264' and data that starts with 00 00 00 01 67"),
+    (packed(gray(), '.tiff'), 'mono8; tiff compressed ', 'unknown_format',
+     'publish raw images or compressed ones in'),
+    (bytes(12) + packed(counts(), '.png'), '16UC1; compressedDepth png', 'unknown_format',
+     'compressedDepth'),
+    (packed(gray(), '.jpg'), 'mono16; jpeg compressed ', 'lossy_16_bit',
+     'compressed transport to png'),
     (packed(gray(), '.jpg'), '16UC1; jpeg compressed ', 'lossy_16_bit', 'keeps 8 of the bits'),
-    (packed(np.dstack([counts()] * 3), '.png'), 'bgr16; png compressed bgr16', 'unknown_encoding', 'uint16 of shape'),
-    (packed(gray(), '.jpg'), 'bayer_rggb8; jpeg compressed ', 'unknown_encoding', 'let the camera driver convert'),
-    (packed(gray(), '.png')[:40] + packed(gray(), '.png')[60:], 'png', 'corrupt', 'cannot be decoded'),
+    (packed(np.dstack([counts()] * 3), '.png'), 'bgr16; png compressed bgr16', 'unknown_encoding',
+     'uint16 of shape'),
+    (packed(gray(), '.jpg'), 'bayer_rggb8; jpeg compressed ', 'unknown_encoding',
+     'let the camera driver convert'),
+    (packed(gray(), '.png')[:40] + packed(gray(), '.png')[60:], 'png', 'corrupt',
+     'cannot be decoded'),
     (b'\xff\xd8\xff\xe0 no image at all \xff\xd9', 'jpeg', 'truncated', 'without its end marker'),
 ])
 def test_what_is_no_usable_image_is_refused_with_its_reason(content, format, reason, words):
@@ -110,7 +119,8 @@ def test_an_image_cut_anywhere_is_refused(suffix, part):
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
-@given(content=st.binary(min_size=1, max_size=200), start=st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n']),
+@given(content=st.binary(min_size=1, max_size=200),
+       start=st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n']),
        end=st.sampled_from([b'', b'\xff\xd9', b'IEND\xaeB`\x82']))
 def test_garbage_is_refused_and_nothing_worse(content, start, end):
     with pytest.raises(FrameError):

@@ -16,13 +16,16 @@ DTYPES = {'mono8': np.uint8, 'mono16': np.uint16, '32FC1': np.float32}
 
 
 def scene(encoding='mono16', seed=0):
-    """A thermal image of 128 x 160 with structure of every size, blurred by optics, and sensor noise."""
+    """A thermal image of 128 x 160 with structure of every size, blurred by optics, and sensor
+    noise."""
     rng = np.random.default_rng(seed)
-    layers = (cv2.GaussianBlur(rng.normal(0, sigma, (128, 160)), (0, 0), sigma) for sigma in (1.2, 4, 12))
+    layers = (cv2.GaussianBlur(rng.normal(0, sigma, (128, 160)), (0, 0), sigma)
+              for sigma in (1.2, 4, 12))
     values = sum(layers) * 100 + 7500 + rng.normal(0, 4, (128, 160))
     if encoding == 'mono8':
         values = np.clip((values - 7100) / 4, 0, 255)
-    return values.astype(DTYPES[encoding]) if encoding == '32FC1' else values.round().astype(DTYPES[encoding])
+    return values.astype(DTYPES[encoding]) if encoding == '32FC1' else values.round().astype(
+        DTYPES[encoding])
 
 
 @pytest.mark.parametrize('encoding', DTYPES)
@@ -41,7 +44,8 @@ def test_a_dead_row_is_interpolated_and_all_others_stay(encoding, first, count, 
     assert np.array_equal(repaired[others], whole[others])
     between = np.linspace(whole[first - 1], whole[first + count], count + 2)[1:-1]
     assert np.abs(repaired[rows] - between).max() <= (1e-3 if encoding == '32FC1' else 0.5)
-    assert spoiled[first, 0] != repaired[first, 0]  # the input, which may be a message, is as it was
+    # the input, which may be a message, is as it was
+    assert spoiled[first, 0] != repaired[first, 0]
 
 
 def test_a_row_of_nan_is_dead():
@@ -61,8 +65,9 @@ def test_several_dead_rows_are_all_found():
     assert repaired_rows(spoiled).min() > 6000
 
 
-@pytest.mark.parametrize('name', ['mono8', 'mono16', '32FC1', 'flat', 'sky', 'gradient', 'stripes', 'target', 'pipe',
-                                  'interlaced', 'telemetry', 'three_rows', 'tiny'])
+@pytest.mark.parametrize('name', ['mono8', 'mono16', '32FC1', 'flat', 'sky', 'gradient', 'stripes',
+                                  'target', 'pipe', 'interlaced', 'telemetry', 'three_rows',
+                                  'tiny'])
 def test_what_is_not_a_dead_row_is_the_very_same_array(name):
     values = scene(name if name in DTYPES else 'mono16')
     if name == 'flat':

@@ -41,16 +41,19 @@ def valid(**changes):
     return {**message, **changes}
 
 
-@given(encoding=st.sampled_from(sorted(FORMATS)), height=st.integers(1, 5), width=st.integers(1, 6),
-       padding=st.integers(0, 7), big=st.booleans(), padded=st.booleans(), seed=st.integers(0, 2**16))
+@given(encoding=st.sampled_from(sorted(FORMATS)), height=st.integers(1, 5),
+       width=st.integers(1, 6), padding=st.integers(0, 7), big=st.booleans(), padded=st.booleans(),
+       seed=st.integers(0, 2**16))
 def test_every_encoding_step_and_byte_order(encoding, height, width, padding, big, padded, seed):
     canonical, code, channels = FORMATS[encoding]
     dtype = np.dtype(DTYPES[code])
-    raw = np.random.default_rng(seed).integers(0, 256 if code == 'B' else 65536, (height, width, channels))
+    raw = np.random.default_rng(seed).integers(0, 256 if code == 'B' else 65536,
+                                               (height, width, channels))
     expected = raw.astype(dtype)
     step = width * channels * dtype.itemsize + padding
 
-    pixels, found = decode(height=height, width=width, encoding=encoding, step=step, is_bigendian=big,
+    pixels, found = decode(height=height, width=width, encoding=encoding, step=step,
+                           is_bigendian=big,
                            data=pack(expected, code, step=step, big=big, padded=padded))
 
     assert found == canonical
@@ -114,20 +117,23 @@ def test_a_bayer_pattern_becomes_the_color_that_it_was_taken_of(encoding):
     first, second, third, fourth = (color[letter] for letter in encoding[6:10])
     raw = np.tile(np.array([[first, second], [third, fourth]], np.uint8), (8, 10))
 
-    pixels, canonical = decode(height=16, width=20, encoding=encoding, step=20, is_bigendian=False, data=raw.tobytes())
+    pixels, canonical = decode(height=16, width=20, encoding=encoding, step=20, is_bigendian=False,
+                               data=raw.tobytes())
 
     assert canonical == 'bgr8' and pixels.shape == (16, 20, 3)
     assert (pixels == (40, 120, 200)).all()
 
 
-@pytest.mark.parametrize('encoding, order', [('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'),
+@pytest.mark.parametrize('encoding, order',
+                         [('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'),
                                              ('yuyv', 'yuyv')])
 def test_packed_yuv_becomes_color(encoding, order):
     # BT.601, video range: Y 81, U 90, V 240 is pure red.
     values = iter({'y': 81, 'u': 90, 'v': 240}[letter] for letter in order)
     raw = np.tile(np.array(list(values), np.uint8), (4, 3))
 
-    pixels, canonical = decode(height=4, width=6, encoding=encoding, step=12, is_bigendian=False, data=raw.tobytes())
+    pixels, canonical = decode(height=4, width=6, encoding=encoding, step=12, is_bigendian=False,
+                               data=raw.tobytes())
 
     assert canonical == 'bgr8' and pixels.shape == (4, 6, 3)
     assert np.abs(pixels.astype(int) - (0, 0, 255)).max() <= 3

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telemetry rows of thermal images are cut off: those of the usual sensors, and those that are named."""
+"""Telemetry rows of thermal images are cut off.
+
+Those of the usual sensors, and those that are named.
+"""
 
 import numpy as np
 import pytest
@@ -13,13 +16,16 @@ from diffmf_ros.inference.pipeline import FusionPipeline
 def thermal(width, height, *, top=0, bottom=0, telemetry=0):
     """Return a thermal frame with rows of telemetry above and below the picture."""
     random = np.random.default_rng(height)
-    picture = np.kron(random.integers(7000, 8000, (height // 4, width // 2)), np.ones((4, 2))).astype(np.uint16)
-    picture = np.pad(picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1])), mode='edge')
+    picture = np.kron(random.integers(7000, 8000, (height // 4, width // 2)),
+                      np.ones((4, 2))).astype(np.uint16)
+    picture = np.pad(picture, ((0, height - picture.shape[0]), (0, width - picture.shape[1])),
+                     mode='edge')
     rows = [np.full((count, width), telemetry, np.uint16) for count in (top, bottom)]
     return Frame(THERMAL, 1, 'lwir', np.vstack((rows[0], picture, rows[1])), 'mono16'), picture
 
 
-@pytest.mark.parametrize('size, top, bottom', [((160, 120), 0, 2), ((80, 60), 0, 3), ((160, 120), 2, 0),
+@pytest.mark.parametrize('size, top, bottom',
+                         [((160, 120), 0, 2), ((80, 60), 0, 3), ((160, 120), 2, 0),
                                                ((640, 512), 1, 0), ((320, 256), 0, 2)])
 @pytest.mark.parametrize('telemetry', [0, 65535])
 def test_the_rows_of_usual_sensors_are_cut_off(size, top, bottom, telemetry):
@@ -31,7 +37,8 @@ def test_the_rows_of_usual_sensors_are_cut_off(size, top, bottom, telemetry):
     assert ExtraRows().without(cut, ThermalSettings()) is cut
 
 
-@pytest.mark.parametrize('size', [(160, 120), (80, 60), (640, 512), (336, 252), (160, 130), (100, 122)])
+@pytest.mark.parametrize('size',
+                         [(160, 120), (80, 60), (640, 512), (336, 252), (160, 130), (100, 122)])
 def test_other_images_stay_as_they_are(size):
     frame, _ = thermal(*size)
 
@@ -51,10 +58,12 @@ def test_rows_that_are_named_are_cut_off_once():
 
 def test_what_is_fused_is_the_picture_alone():
     frame, picture = thermal(160, 120, bottom=2)
-    rgb = Frame(RGB, 1, 'rgb', np.random.default_rng(1).integers(40, 200, (120, 160, 3), np.uint8), 'rgb8')
+    rgb = Frame(RGB, 1, 'rgb', np.random.default_rng(1).integers(40, 200, (120, 160, 3), np.uint8),
+                'rgb8')
     settings = with_changes(DEFAULTS, {'model': 'classical'})
 
-    results = [FusionPipeline(settings).fuse(Pair(rgb, Frame(THERMAL, 1, 'lwir', pixels, 'mono16'), 0))
+    results = [FusionPipeline(settings).fuse(Pair(rgb, Frame(THERMAL, 1, 'lwir', pixels, 'mono16'),
+                                                  0))
                for pixels in (frame.pixels, picture)]
 
     assert np.array_equal(results[0].pixels, results[1].pixels)

@@ -47,7 +47,8 @@ def test_a_palette_is_undone_after_jpeg_with_a_logo(palette):
     gray = scene(20, 230)
     image = colored(gray, palette)
     image[4:14, 4:44] = (255, 0, 255)
-    image = cv2.imdecode(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1], cv2.IMREAD_COLOR)
+    image = cv2.imdecode(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1],
+                         cv2.IMREAD_COLOR)
     false_color = FalseColor()
 
     found = false_color.to_gray(thermal(image)).pixels.astype(int)
@@ -78,13 +79,15 @@ def test_a_palette_that_rises_in_luminance_is_read_by_it():
     # given a palette of nobody: black, violet, orange, white
     knots = np.array(((0, 0, 0), (110, 10, 120), (190, 120, 60), (255, 255, 255)), float)
     levels = np.arange(256)
-    palette = np.stack([np.interp(levels, (0, 85, 170, 255), knots[:, i]) for i in range(3)], axis=1)
+    palette = np.stack([np.interp(levels, (0, 85, 170, 255), knots[:, i]) for i in range(3)],
+                       axis=1)
     gray, false_color = scene(), FalseColor()
 
     found = false_color.to_gray(thermal(palette[gray].astype(np.uint8), 'rgb8'))
 
     assert false_color.palette == UNKNOWN
-    order = [found.pixels[gray == level].mean() for level in range(0, 256, 16) if (gray == level).any()]
+    order = [found.pixels[gray == level].mean() for level in range(0, 256, 16)
+             if (gray == level).any()]
     assert (np.diff(order) > 0).all()
 
 
@@ -114,7 +117,8 @@ def test_a_camera_that_changes_its_palette_is_followed():
 @pytest.mark.parametrize('palette', ['jet', 'inferno'])
 def test_what_is_hot_is_bright_in_the_fused_image(palette):
     pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
-    rgb = Frame(RGB, 1, 'rgb', np.full((120, 160, 3), 60, np.uint8) + RANDOM.integers(0, 20, (120, 160, 3), np.uint8),
+    rgb = Frame(RGB, 1, 'rgb', np.full((120, 160, 3), 60, np.uint8)
+                + RANDOM.integers(0, 20, (120, 160, 3), np.uint8),
                 'rgb8')
     gray = scene(40, 250)
 

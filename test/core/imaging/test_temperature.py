@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Temperatures of radiometric cameras: units, pixels without a measurement, and the grid of the fused image."""
+"""Temperatures of radiometric cameras.
+
+Units, pixels without a measurement, and the grid of the fused image.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +26,8 @@ def thermal(pixels, encoding='mono16'):
 
 
 @pytest.mark.parametrize('unit, counts, encoding', [
-    ({'radiometric_unit': 'centikelvin'}, np.round((CELSIUS + 273.15) * 100).astype(np.uint16), 'mono16'),
+    ({'radiometric_unit': 'centikelvin'}, np.round((CELSIUS + 273.15) * 100).astype(np.uint16),
+     'mono16'),
     ({'radiometric_unit': 'kelvin'}, (CELSIUS + 273.15).astype(np.float32), '32FC1'),
     ({'radiometric_unit': 'celsius'}, CELSIUS.astype(np.float32), '32FC1'),
     ({'radiometric_unit': 'custom', 'kelvin_per_count': 0.1, 'kelvin_at_zero': 173.15},
@@ -52,7 +56,8 @@ def test_no_measurement_is_nan():
 @pytest.mark.parametrize('pixels, encoding, unit, words', [
     (np.zeros((4, 4), np.uint8), 'mono8', 'centikelvin', 'got mono8, which holds no temperatures'),
     (np.full((4, 4), 30000, np.uint16), 'mono16', 'unknown', 'set thermal.radiometric_unit'),
-    (np.full((4, 4), 8000, np.uint16), 'mono16', 'centikelvin', '-193 degrees Celsius'),  # 14 bits of a core
+    # 14 bits of a core
+    (np.full((4, 4), 8000, np.uint16), 'mono16', 'centikelvin', '-193 degrees Celsius'),
     (np.full((4, 4), 30000, np.uint16), 'mono16', 'decikelvin', '2727 degrees Celsius')])
 def test_what_is_no_temperature_is_refused(pixels, encoding, unit, words):
     with pytest.raises(FrameError, match=words) as caught:
@@ -75,7 +80,8 @@ def test_temperatures_lie_on_the_grid_of_the_fused_image(tmp_path):
     settings = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': str(path),
                                   'thermal.radiometric_unit': 'celsius'})
     celsius = CELSIUS.astype(np.float32)
-    pair = Pair(Frame(RGB, 1, 'rgb', np.full((48, 64, 3), 90, np.uint8), 'rgb8'), thermal(celsius, '32FC1'), 0)
+    pair = Pair(Frame(RGB, 1, 'rgb', np.full((48, 64, 3), 90, np.uint8), 'rgb8'),
+                thermal(celsius, '32FC1'), 0)
     pipeline = FusionPipeline(settings)
 
     # when it is fused, and thermal then is alone

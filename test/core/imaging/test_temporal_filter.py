@@ -35,7 +35,8 @@ def test_noise_at_rest_calms_as_theory_says(shape, keep, ratio):
 
 
 def test_motion_leaves_no_trail():
-    """A square 30 levels brighter moves by its own width: two levels at its old corners are all."""
+    """A square 30 levels brighter moves by its own width: two levels at its old corners are all.
+    """
     filtered = TemporalFilter()
     for step in range(4):
         image = np.full((96, 128), 90, np.uint8)

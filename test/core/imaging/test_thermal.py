@@ -48,7 +48,8 @@ def test_8_bit_color_becomes_its_luminance():
 
 
 @pytest.mark.parametrize('encoding, dtype, gain, offset', [
-    ('mono16', np.uint16, 1, 0), ('32FC1', np.float32, 0.01, -60.0), ('32FC1', np.float32, 1e-6, 0.0)])
+    ('mono16', np.uint16, 1, 0), ('32FC1', np.float32, 0.01, -60.0),
+    ('32FC1', np.float32, 1e-6, 0.0)])
 def test_counts_and_temperatures_are_stretched_by_percentiles(encoding, dtype, gain, offset):
     values = (scene() * gain + offset).astype(dtype)
     settings = ThermalSettings(low_percentile=2.0, high_percentile=98.0)
@@ -121,7 +122,8 @@ def test_a_small_target_on_flat_ground_stays_visible():
 def test_rows_of_odd_step_are_read_right():
     values = scene((5, 6))
     data = b''.join(row.tobytes() + b'\xee' for row in values.astype('<u2'))
-    pixels, encoding = decode(height=5, width=6, encoding='mono16', step=13, is_bigendian=False, data=data)
+    pixels, encoding = decode(height=5, width=6, encoding='mono16', step=13, is_bigendian=False,
+                              data=data)
 
     assert np.array_equal(to_gray(pixels, encoding, SETTINGS), to_gray(values, 'mono16', SETTINGS))
 
@@ -151,20 +153,23 @@ def test_a_value_that_is_not_a_number_is_cold_in_black_hot_too():
 
 @pytest.mark.parametrize('unit, counts_per_k', [('kelvin', 1), ('centikelvin', 100)])
 @pytest.mark.parametrize('encoding, dtype', [('mono16', np.uint16), ('32FC1', np.float32)])
-def test_radiometric_levels_are_temperatures_whatever_the_scene(unit, counts_per_k, encoding, dtype):
-    settings = ThermalSettings(gain_control='radiometric', radiometric_unit=unit, radiometric_low_k=250.0,
-                               radiometric_high_k=352.0)
+def test_radiometric_levels_are_temperatures_whatever_the_scene(unit, counts_per_k, encoding,
+                                                                dtype):
+    settings = ThermalSettings(gain_control='radiometric', radiometric_unit=unit,
+                               radiometric_low_k=250.0, radiometric_high_k=352.0)
     kelvin = np.array([[200, 250, 260, 301, 352, 400]])
 
     gray = to_gray((counts_per_k * kelvin).astype(dtype), encoding, settings)
 
-    assert gray.tolist() == [[0, 0, 25, 128, 255, 255]]  # 2.5 levels per kelvin, halves to the even one
+    # 2.5 levels per kelvin, halves to the even one
+    assert gray.tolist() == [[0, 0, 25, 128, 255, 255]]
 
 
 def test_linear_levels_are_counts():
     settings = ThermalSettings(gain_control='linear', linear_low=1000.0, linear_high=1510.0)
 
-    assert to_gray(np.array([[0, 1000, 1100, 1510, 60000]], np.uint16), 'mono16', settings).tolist() == [
+    assert to_gray(np.array([[0, 1000, 1100, 1510, 60000]], np.uint16), 'mono16',
+                   settings).tolist() == [
         [0, 0, 50, 255, 255]]
 
 
@@ -178,10 +183,12 @@ def test_nothing_finite_is_refused_by_every_gain_control(gain_control):
 
 
 def test_levels_of_counts_are_whole_below_and_never_equal():
-    radiometric = ThermalSettings(gain_control='radiometric', radiometric_unit='centikelvin', radiometric_low_k=273.151,
+    radiometric = ThermalSettings(gain_control='radiometric', radiometric_unit='centikelvin',
+                                  radiometric_low_k=273.151,
                                   radiometric_high_k=273.152)
 
-    assert levels_of(np.zeros((2, 2), np.uint16), 'mono16', radiometric) == Levels(27315.0, 27316.0)
+    assert levels_of(np.zeros((2, 2), np.uint16), 'mono16',
+                     radiometric) == Levels(27315.0, 27316.0)
     assert levels_of(np.full((2, 2), 9, np.uint16), 'mono16', SETTINGS) == Levels(9.0, 10.0)
 
 

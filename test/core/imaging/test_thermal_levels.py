@@ -27,7 +27,8 @@ def ground(seed=0, shape=(120, 160)):
 
 def frame(values, time_s, encoding='mono16', arrival_ns=0):
     dtype = np.uint16 if encoding == 'mono16' else np.float32
-    return Frame(THERMAL, START_NS + round(1e9 * time_s), 't', values.astype(dtype), encoding, arrival_ns=arrival_ns)
+    return Frame(THERMAL, START_NS + round(1e9 * time_s), 't', values.astype(dtype), encoding,
+                 arrival_ns=arrival_ns)
 
 
 def followed(settings, scenes, rate_hz=30.0, encoding='mono16'):
@@ -59,7 +60,8 @@ def test_levels_come_by_the_time_constant_whatever_the_frame_rate(rate_hz):
 def test_a_time_constant_of_zero_takes_every_frame_by_itself():
     scenes = [ground(), with_hot_object(ground(1)), ground(2) + 77]
 
-    assert followed(replace(SETTINGS, time_constant_s=0.0), scenes) == [by_itself(scene) for scene in scenes]
+    assert followed(replace(SETTINGS, time_constant_s=0.0),
+                    scenes) == [by_itself(scene) for scene in scenes]
 
 
 def test_a_hot_object_that_enters_changes_white_little_by_little_and_black_not_at_all():
@@ -75,7 +77,8 @@ def test_a_hot_object_that_enters_changes_white_little_by_little_and_black_not_a
 def test_the_hot_object_is_white_from_its_first_frame_and_the_ground_keeps_its_gray():
     scenes = [ground()] * 5 + [with_hot_object(ground())]
     before, after = (to_gray(scene.astype(np.uint16), 'mono16', level).astype(int)
-                     for scene, level in zip(scenes[-2:], followed(BOUNDED, scenes)[-2:], strict=True))
+                     for scene,
+                     level in zip(scenes[-2:], followed(BOUNDED, scenes)[-2:], strict=True))
 
     assert after[40:72, 60:84].min() == 255
     assert np.abs(after[:, :50] - before[:, :50]).max() <= 0.1 * 255
@@ -86,7 +89,8 @@ def high_gain(scene):
 
 
 @pytest.mark.parametrize('low_gain', [
-    lambda scene: scene / 3.5, lambda scene: 7600 + (scene - 7600) / 4, lambda scene: scene + 1500],
+    lambda scene: scene / 3.5, lambda scene: 7600 + (scene - 7600) / 4,
+    lambda scene: scene + 1500],
     ids=['about_zero', 'about_the_middle', 'offset'])
 @pytest.mark.parametrize('there_and_back', [False, True])
 def test_a_gain_mode_jump_is_followed_at_once(low_gain, there_and_back):
@@ -97,13 +101,15 @@ def test_a_gain_mode_jump_is_followed_at_once(low_gain, there_and_back):
 
 
 @pytest.mark.parametrize('scene', [
-    with_hot_object(ground(1)), ground(1) + 100, ground(1) * 1.04, np.where(ground(1) < 7300, 6000, ground(1))],
+    with_hot_object(ground(1)), ground(1) + 100, ground(1) * 1.04,
+    np.where(ground(1) < 7300, 6000, ground(1))],
     ids=['hot_object', 'drift', 'warmer', 'cold_sky'])
 def test_a_change_of_the_scene_is_not_a_gain_mode_jump(scene):
     levels = followed(BOUNDED, [ground(0), scene])
 
     largest = 0.1 * (levels[0].high - levels[0].low) + 1
-    assert abs(levels[1].low - levels[0].low) <= largest and abs(levels[1].high - levels[0].high) <= largest
+    assert abs(levels[1].low - levels[0].low) <= largest and abs(
+        levels[1].high - levels[0].high) <= largest
     assert levels[1] != by_itself(scene)
 
 
@@ -122,12 +128,14 @@ def test_the_same_stamp_asked_again_has_the_same_levels_and_moves_nothing():
         assert [twice.levels(frame(scene, k / 30)) for _ in range(3)] == [expected] * 3
 
 
-@pytest.mark.parametrize('time_s', [-0.1, 5.1], ids=['a stamp going back', 'a gap of ten time constants'])
+@pytest.mark.parametrize('time_s', [-0.1, 5.1],
+                         ids=['a stamp going back', 'a gap of ten time constants'])
 def test_levels_start_afresh_after(time_s):
     control = GainControl(BOUNDED)
     control.levels(frame(ground(), 0))
 
-    assert control.levels(frame(with_hot_object(ground()), time_s)) == by_itself(with_hot_object(ground()))
+    assert control.levels(frame(with_hot_object(ground()), time_s)) == by_itself(
+        with_hot_object(ground()))
 
 
 def test_without_a_stamp_the_arrival_counts():
@@ -163,7 +171,8 @@ def test_after_a_reset_the_next_frame_is_the_first():
     control.levels(frame(ground(), 0))
     control.reset()
 
-    assert control.levels(frame(with_hot_object(ground()), 0.03)) == by_itself(with_hot_object(ground()))
+    assert control.levels(frame(with_hot_object(ground()), 0.03)) == by_itself(
+        with_hot_object(ground()))
 
 
 def test_an_unusable_frame_changes_nothing():
@@ -175,11 +184,13 @@ def test_an_unusable_frame_changes_nothing():
     with pytest.raises(FrameError, match='NaN and infinity'):
         control.levels(frame(np.full((4, 4), np.nan), 0.03, '32FC1'))
 
-    assert control.levels(frame(scenes[1], 0.06, '32FC1')) == undisturbed.levels(frame(scenes[1], 0.06, '32FC1'))
+    assert control.levels(frame(scenes[1], 0.06, '32FC1')) == undisturbed.levels(
+        frame(scenes[1], 0.06, '32FC1'))
 
 
 def test_frames_of_8_bit_and_fixed_ranges_have_no_memory():
-    control = GainControl(replace(BOUNDED, gain_control='radiometric', radiometric_unit='centikelvin'))
+    control = GainControl(replace(BOUNDED, gain_control='radiometric',
+                                  radiometric_unit='centikelvin'))
     gray = Frame(THERMAL, START_NS, 't', np.zeros((4, 4), np.uint8), 'mono8')
 
     first, second = control.levels(frame(ground(), 0)), control.levels(frame(ground() + 900, 0.03))
@@ -190,9 +201,11 @@ def test_frames_of_8_bit_and_fixed_ranges_have_no_memory():
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**16), max_change=st.sampled_from([0.02, 0.1, 0.5]), encoding=st.sampled_from(
+@given(seed=st.integers(0, 2**16), max_change=st.sampled_from([0.02, 0.1, 0.5]),
+       encoding=st.sampled_from(
     ['mono16', '32FC1']))
-def test_levels_are_deterministic_and_their_change_is_bounded_unless_they_jump(seed, max_change, encoding):
+def test_levels_are_deterministic_and_their_change_is_bounded_unless_they_jump(
+        seed, max_change, encoding):
     rng = np.random.default_rng(seed)
     scenes = []
     for _ in range(8):

@@ -30,7 +30,8 @@ def model(lens='plumb_bob'):
 
 
 def moved(point, size, orientation):
-    """Return where a pixel of an image of this size is in the turned image, by turning an image of it."""
+    """Return where a pixel of an image of this size is in the turned image, by turning an image of
+    it."""
     axes = np.meshgrid(np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32))
     x, y = (turned(axis, orientation) for axis in axes)
     row, column = np.unravel_index(np.hypot(x - point[0], y - point[1]).argmin(), x.shape)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf align`: the homography between a thermal and an RGB camera, measured on images whose truth is known."""
+"""`diffmf align`: the homography between a thermal and an RGB camera, measured on images whose
+truth is known."""
 
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def world(seed, *, shapes=160):
 
 
 def truth(*, ratio=0.8, angle_deg=4.0, shift=(30.0, -20.0), perspective=(0.02, -0.01)):
-    """Return rgb_from_thermal: thermal's field is ratio as wide as that of RGB, turned about its center, shifted."""
+    """Return rgb_from_thermal: thermal's field is ratio as wide as that of RGB, turned about its
+    center, shifted."""
     scale, angle = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], np.radians(angle_deg)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = [np.eye(3), np.eye(3)]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The working size that keeps up with the cameras: where it settles, how soon, and that it rests there."""
+"""The working size that keeps up with the cameras.
+
+Where it settles, how soon, and that it rests there.
+"""
 
 import random
 from itertools import count, pairwise
@@ -14,7 +17,10 @@ MS = 1_000_000
 
 
 class Machine:
-    """Cameras and a network that takes the newest pair: busy time pixels_ms * scale^2 + overhead_ms, with noise."""
+    """Cameras and a network that takes the newest pair.
+
+    Busy time pixels_ms * scale^2 + overhead_ms, with noise.
+    """
 
     def __init__(self, pacing, *, period_ms, pixels_ms, overhead_ms=1.0, noise=0.0, seed=0):
         self.pacing = pacing
@@ -68,7 +74,8 @@ def test_a_network_that_keeps_up_runs_at_the_largest_size():
     assert set(machine(0.6, period_ms=33.3, pixels_ms=28, noise=0.1).fuse(2000)) == {0.6}
 
 
-@pytest.mark.parametrize('pixels_ms, settled', [(45, 0.75), (100, 0.5), (200, 0.35), (400, 0.25), (1400, 0.25)])
+@pytest.mark.parametrize('pixels_ms, settled',
+                         [(45, 0.75), (100, 0.5), (200, 0.35), (400, 0.25), (1400, 0.25)])
 def test_a_slow_network_goes_straight_to_the_size_that_fits(pixels_ms, settled):
     scales = machine(period_ms=33.3, pixels_ms=pixels_ms).fuse(500)
 
@@ -81,8 +88,8 @@ def test_a_slow_network_goes_straight_to_the_size_that_fits(pixels_ms, settled):
        noise=st.floats(0, 0.15), seed=st.integers(0, 1 << 16))
 def test_on_steady_input_it_settles_where_it_fits(period_ms, load, overhead, noise, seed):
     # Given a network whose time at full size is any multiple of the period
-    simulated = machine(period_ms=period_ms, pixels_ms=load * period_ms, overhead_ms=overhead * period_ms,
-                        noise=noise, seed=seed)
+    simulated = machine(period_ms=period_ms, pixels_ms=load * period_ms,
+                        overhead_ms=overhead * period_ms, noise=noise, seed=seed)
 
     scales = simulated.fuse(1500)
 
@@ -201,7 +208,8 @@ def test_a_clock_that_jumps_back_starts_the_period_afresh_at_the_same_size():
     # When a bag starts again, this time at 2 Hz
     scales = Machine(pacing, period_ms=500, pixels_ms=100).fuse(100)
 
-    # Then nothing is decided until four distances are known, and those from before the jump do not count
+    # Then nothing is decided until four distances are known, and those from before the jump do not
+    # count
     assert set(scales[:5]) == {0.5}
     assert changes(scales) == [(0.5, 0.75), (0.75, 1.0)]
     assert scales.index(0.75) <= 7

@@ -33,7 +33,8 @@ def test_random_streams_equal_brute_force(rates, thermal_delay_ms, jitter, drops
 
 @st.composite
 def two_streams(draw):
-    """Two streams of less than a second in whole ms, whose gaps stay within a factor of two, in any interleaving."""
+    """Two streams of less than a second in whole ms, whose gaps stay within a factor of two, in
+    any interleaving."""
     streams = []
     for stream in (RGB, THERMAL):
         gap, start = draw(st.integers(1, 14)), draw(st.integers(-60, 60))
@@ -48,9 +49,11 @@ def two_streams(draw):
 @given(two_streams())
 def test_any_interleaving_equals_brute_force(case):
     arrivals, max_ms = case
-    rgb, thermal = ([stamp for name, stamp in arrivals if name == stream] for stream in (RGB, THERMAL))
+    rgb, thermal = ([stamp for name, stamp in arrivals if name == stream]
+                    for stream in (RGB, THERMAL))
 
-    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms))), arrivals)
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms))),
+                arrivals)
 
     assert pairs == brute_force(rgb, thermal, max_ms * MS)
 
@@ -101,15 +104,18 @@ def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
 def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
     rng = np.random.default_rng(3)
     rgb, thermal = stamps(rng, 30, jitter=0.1), stamps(rng, 9, jitter=0.1)
-    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms,
+                                          thermal_offset_ms=thermal_ms))
 
     pairs = run(pairing, by_arrival(rgb, thermal))
-    first = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms, thermal_offset_ms=thermal_ms))
+    first = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms,
+                                        thermal_offset_ms=thermal_ms))
     assert first.add(frame(RGB, 100 * MS - rgb_ms * MS)) == []
     emitted = first.add(frame(THERMAL, 103 * MS - thermal_ms * MS)) + first.flush()
 
     relative = thermal + np.int64((thermal_ms - rgb_ms) * MS)
-    assert [(r, t + (thermal_ms - rgb_ms) * MS) for r, t in pairs] == brute_force(rgb, relative, 25 * MS)
+    assert [(r, t + (thermal_ms - rgb_ms) * MS) for r,
+            t in pairs] == brute_force(rgb, relative, 25 * MS)
     assert [pair.offset_ns for pair in emitted] == [3 * MS]
 
 
@@ -118,20 +124,23 @@ def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
 def test_the_largest_distance_is_included(distance_ns, count, sign):
     arrivals = [(RGB, 10**18), (THERMAL, 10**18 + sign * distance_ns)]
 
-    assert len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=25.0)), arrivals)) == count
+    assert len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=25.0)),
+                   arrivals)) == count
 
 
 def test_distance_zero_pairs_equal_stamps():
     arrivals = [(RGB, 5), (THERMAL, 5), (RGB, 9), (THERMAL, 10)]
 
-    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=0.0)), arrivals, flush=False) == [(5, 5)]
+    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=0.0)), arrivals,
+               flush=False) == [(5, 5)]
 
 
 def test_half_a_period_out_of_step_every_frame_is_paired():
     rgb = np.arange(90) * 40 * MS
     thermal = rgb + 20 * MS
 
-    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), by_arrival(rgb, thermal, thermal_delay_ms=5.0))
+    pairs = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)),
+                by_arrival(rgb, thermal, thermal_delay_ms=5.0))
 
     assert pairs == list(zip(rgb.tolist(), thermal.tolist(), strict=True))
 
@@ -148,18 +157,21 @@ def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
 
     for number, (stream, stamp) in enumerate(arrivals):
         for pair in pairing.add(frame(stream, stamp)):
-            newer = max(arrived_at[RGB, pair.rgb.stamp_ns], arrived_at[THERMAL, pair.thermal.stamp_ns])
+            newer = max(arrived_at[RGB, pair.rgb.stamp_ns],
+                        arrived_at[THERMAL, pair.thermal.stamp_ns])
             if pair.rgb.stamp_ns > 10 * 1e9 / min(rates):
                 waited.append(rgb_so_far[number] - rgb_so_far[newer])
 
     assert len(waited) > 80 and max(waited) <= 1
 
 
-@pytest.mark.parametrize('after_rgb_ms, waits', [(1, False), (7, False), (9, True), (15, True), (18, False)])
+@pytest.mark.parametrize('after_rgb_ms, waits',
+                         [(1, False), (7, False), (9, True), (15, True), (18, False)])
 def test_within_a_quarter_of_the_rgb_period_no_pair_waits(after_rgb_ms, waits):
     rgb = np.arange(40) * 32 * MS
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
-    run(pairing, by_arrival(rgb[:30], rgb[:30:3] + after_rgb_ms * MS, thermal_delay_ms=5.0), flush=False)
+    run(pairing, by_arrival(rgb[:30], rgb[:30:3] + after_rgb_ms * MS, thermal_delay_ms=5.0),
+        flush=False)
 
     at_rgb = run(pairing, [(RGB, rgb[30])], flush=False)
     at_thermal = run(pairing, [(THERMAL, rgb[30] + after_rgb_ms * MS)], flush=False)
@@ -177,7 +189,8 @@ def test_cameras_half_a_period_apart_lose_half_as_many_frames_to_jitter():
     rng = np.random.default_rng(5)
     mutual, found = 0, 0
     for _ in range(4):
-        rgb, thermal = (np.arange(400) * 33 * MS + np.int64(phase * MS) + rng.integers(-2 * MS, 2 * MS, 400)
+        rgb, thermal = (np.arange(400) * 33 * MS + np.int64(phase * MS)
+                        + rng.integers(-2 * MS, 2 * MS, 400)
                         for phase in (0.0, 16.5))
         mutual += len(each_others_closest(rgb, thermal, 25 * MS))
         found += len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), by_arrival(rgb, thermal)))
@@ -189,7 +202,10 @@ def test_cameras_half_a_period_apart_lose_half_as_many_frames_to_jitter():
 
 @st.composite
 def cameras(draw):
-    """Two cameras as they are: rates, phase, jitter, drops; one may come late, and the other one out of order."""
+    """Two cameras as they are: rates, phase, jitter, drops.
+
+    One may come late, and the other one out of order.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rates = draw(st.sampled_from(RATES))
     jitter = draw(st.sampled_from([0.0, 0.01, 0.06, 0.16]))
@@ -201,9 +217,11 @@ def cameras(draw):
         count = 2 * rate
         periods = np.arange(count) + rng.uniform(-jitter, jitter, count)
         # Never two in a row, or the shortest gap could not be known.
-        kept = (rng.uniform(size=count) > draw(st.sampled_from([0.0, 0.1, 0.9]))) | (np.arange(count) % 3 < 2)
+        kept = (rng.uniform(size=count) > draw(st.sampled_from([0.0, 0.1, 0.9]))) | (
+            np.arange(count) % 3 < 2)
         streams.append((periods[kept] * 1e9 / rate + phase_ms * MS).astype(np.int64))
-    first, behind_ms = draw(st.sampled_from([0, 1])), draw(st.sampled_from([0.0, 20.0, 150.0, 700.0]))
+    first, behind_ms = draw(st.sampled_from([0, 1])), draw(
+        st.sampled_from([0.0, 20.0, 150.0, 700.0]))
     delays_ms = [5.0, 5.0 + behind_ms] if first == 0 else [5.0 + behind_ms, 5.0]
     if behind_ms > 2.5 * 1000 / rates[first] + 1000 / rates[1 - first]:
         delays_ms[first] = rng.uniform(0, 1800 / rates[first], len(streams[first]))
@@ -215,7 +233,8 @@ def cameras(draw):
 def test_cameras_with_jitter_drops_reordering_and_delay_equal_brute_force(case):
     rgb, thermal, arrivals = case
 
-    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals) == brute_force(rgb, thermal, 25 * MS)
+    assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0)),
+               arrivals) == brute_force(rgb, thermal, 25 * MS)
 
 
 @pytest.mark.parametrize('stream', [RGB, THERMAL])

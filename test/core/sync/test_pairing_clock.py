@@ -29,7 +29,8 @@ def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms)
     expected = run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once, flush=False)
     assert loops == [expected] * 3
     assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once))
-    assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped['overflow'] == 0
+    assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped[
+        'overflow'] == 0
 
 
 def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
@@ -75,7 +76,8 @@ def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
     pairs = run(pairing, [(RGB, 10**9), (THERMAL, 10**9)], flush=False)
 
     back = 10**9 - 250 * MS
-    more = run(pairing, [(RGB, 10**9), (RGB, 10**9 - 1), (THERMAL, back), (THERMAL, 10**9)], flush=False)
+    more = run(pairing, [(RGB, 10**9), (RGB, 10**9 - 1), (THERMAL, back), (THERMAL, 10**9)],
+               flush=False)
 
     assert pairs == [(10**9, 10**9)] and more == []
     assert pairing.dropped == {'duplicate': 2, 'late': 2}
@@ -92,7 +94,8 @@ def test_after_a_flush_a_new_recording_starts():
 @pytest.mark.parametrize('hold_last_ms', [0.0, 300.0])
 @pytest.mark.parametrize('seconds', [0.35, 0.5, 0.9])
 @pytest.mark.parametrize('rates', RATES)
-def test_a_bag_of_less_than_a_second_in_a_loop_gives_the_same_pairs_each_time(rates, seconds, hold_last_ms):
+def test_a_bag_of_less_than_a_second_in_a_loop_gives_the_same_pairs_each_time(
+        rates, seconds, hold_last_ms):
     once = by_arrival(*(np.arange(int(rate * seconds)) * 10**9 // rate + shift * MS
                         for rate, shift in zip(rates, (0, 7), strict=True)))
     pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_last_ms))
@@ -116,12 +119,15 @@ def test_one_wild_stamp_costs_a_few_pairs(rates, thermal_delay_ms, stream, wild_
                           thermal_delay_ms=thermal_delay_ms)
     sync = SyncSettings(hold_last_ms=hold_last_ms)
     expected = run(ClosestPairing(sync), arrivals)
-    number = next(i for i, (name, _) in enumerate(arrivals) if name == stream and i > len(arrivals) // 2)
-    wild = [*arrivals[:number], (stream, arrivals[number][1] + wild_s * 10**9), *arrivals[number + 1:]]
+    number = next(i for i, (name, _) in enumerate(arrivals) if name == stream
+                  and i > len(arrivals) // 2)
+    wild = [*arrivals[:number], (stream, arrivals[number][1] + wild_s * 10**9),
+            *arrivals[number + 1:]]
 
     pairs = run(ClosestPairing(sync), wild)
 
-    # All that is lost lies within the delay of thermal and two of its periods, and no output goes back.
+    # All that is lost lies within the delay of thermal and two of its periods, and no output goes
+    # back.
     lost = sorted(rgb for rgb, _ in set(expected) - set(pairs))
     spread_ms = (lost[-1] - lost[0]) / MS if lost else 0.0
     assert spread_ms <= thermal_delay_ms + 2000 / min(rates) + 10
@@ -142,8 +148,10 @@ def test_after_a_wild_stamp_what_has_left_does_not_come_again():
 
 
 def test_offsets_do_not_hide_a_jump():
-    arrivals = by_arrival(np.arange(30) * 33 * MS, np.arange(30) * 33 * MS + 900 * MS, thermal_delay_ms=-890.0)
-    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=-100.0, thermal_offset_ms=-1000.0))
+    arrivals = by_arrival(np.arange(30) * 33 * MS, np.arange(30) * 33 * MS + 900 * MS,
+                          thermal_delay_ms=-890.0)
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=-100.0,
+                                          thermal_offset_ms=-1000.0))
 
     loops = [run(pairing, arrivals, flush=False) for _ in range(3)]
 
@@ -166,12 +174,15 @@ def test_a_reset_forgets_all_frames_and_counts_them(hold_last_ms):
 
 @pytest.fixture
 def bag_with_a_quiet_end(tmp_path):
-    """Return a bag of 30 and 9 Hz of one second, then nothing for another until its last camera info."""
+    """Return a bag of 30 and 9 Hz of one second, then nothing for another until its last camera
+    info."""
     with BagWriter(tmp_path / 'bag') as writer:
-        for stream, encoding, dtype, rate in ((RGB, 'mono8', np.uint8, 30), (THERMAL, 'mono16', np.uint16, 9)):
+        for stream, encoding, dtype, rate in ((RGB, 'mono8', np.uint8, 30),
+                                              (THERMAL, 'mono16', np.uint16, 9)):
             for number in range(rate):
                 stamp_ns = START_NS + number * 10**9 // rate
-                image = image_message(np.zeros((4, 4), dtype), encoding, stamp_ns=stamp_ns, frame_id=stream)
+                image = image_message(np.zeros((4, 4), dtype), encoding, stamp_ns=stamp_ns,
+                                      frame_id=stream)
                 writer.write(f'/{stream}/image_raw', IMAGE, image, stamp_ns)
         end_ns = START_NS + 2 * 10**9
         info = camera_info_message(None, width=4, height=4, stamp_ns=end_ns, frame_id=RGB)
@@ -195,7 +206,8 @@ def test_a_bag_played_three_times_gives_the_same_number_of_pairs_each_time(
     for stream in (RGB, THERMAL):
         peer.node.create_subscription(image_type, f'/{stream}/image_raw', partial(receive, stream),
                                       profile('reliable', depth=100))
-    player = start(PLAYER, bag_with_a_quiet_end, '--loop', 3, '--rate', 4, '--wait-for-subscribers', 20)
+    player = start(PLAYER, bag_with_a_quiet_end, '--loop', 3, '--rate', 4,
+                   '--wait-for-subscribers', 20)
     peer.wait_for(lambda: len(arrived) == 3 * 39, 'three times 39 frames')
 
     assert player.wait() == 0, player.output

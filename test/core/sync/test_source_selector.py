@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes out while cameras fail and come back: two simulated cameras, the pairing, and the fallback."""
+"""What goes out while cameras fail and come back.
+
+Two simulated cameras, the pairing, and the fallback.
+"""
 
 from dataclasses import replace
 
@@ -52,7 +55,8 @@ class Rig:
                 health.arrived(frame, now_ns)
                 served = self.fallback.select(frame, self.pairing.add(frame), now_ns)
                 self.out += [(at_s, item) for item in served]
-            self.log.append((at_s, stream, health.status(now_ns).state, self.fallback.sources(now_ns)))
+            self.log.append((at_s, stream, health.status(now_ns).state,
+                             self.fallback.sources(now_ns)))
         return self
 
     def _frames(self, seconds):
@@ -78,15 +82,21 @@ class Rig:
     def first(self, kind, after_s):
         """When the first output of this kind came after a time, in seconds after it."""
         return next(at_s for at_s, item in self.out
-                    if at_s >= after_s and (BOTH if isinstance(item, Pair) else ALONE[item.stream]) is kind) - after_s
+                    if at_s >= after_s
+                    and (BOTH if isinstance(item, Pair) else ALONE[item.stream]) is kind) - after_s
 
     def stamps(self, base=RGB):
-        return [(getattr(item, base) if isinstance(item, Pair) else item).stamp_ns for _, item in self.out]
+        return [(getattr(item, base) if isinstance(item, Pair) else item).stamp_ns for _,
+                item in self.out]
 
 
 def between(start_s, end_s, fault):
-    """A camera that fails from one time to another; fault is what it does then, or a function of the pixels."""
-    return lambda at_s, pixels: (fault(pixels) if callable(fault) else fault) if start_s <= at_s < end_s else {}
+    """A camera that fails from one time to another.
+
+    Fault is what it does then, or a function of the pixels.
+    """
+    return lambda at_s, pixels: (fault(pixels) if callable(fault)
+                                 else fault) if start_s <= at_s < end_s else {}
 
 
 STUCK = {'pixels': SCENES[0] + np.uint16(1)}
@@ -124,8 +134,10 @@ def test_a_frozen_camera_is_out_within_three_frames_and_back_within_two(frozen, 
 
     rig = Rig(faults={frozen: between(2, 3, fault)}).run(5)
 
-    states = [(at_s, state) for at_s, stream, state, _ in rig.log if stream == frozen and at_s >= 2]
-    assert [state for _, state in states[:3]] == [StreamState.OK, StreamState.OK, StreamState.FROZEN]
+    states = [(at_s, state) for at_s, stream, state,
+              _ in rig.log if stream == frozen and at_s >= 2]
+    assert [state for _, state in states[:3]] == [StreamState.OK, StreamState.OK,
+                                                  StreamState.FROZEN]
     assert rig.first(survivor, 2.0) <= 3 / 30
     assert rig.modes(2.1, 3) == {survivor}
     assert rig.first(BOTH, 3.0) <= 2 / 30
@@ -137,7 +149,8 @@ def test_a_frozen_camera_leaves_no_gap_in_the_output():
 
     gaps = np.diff([at_s for at_s, _ in rig.out if at_s > 1])
 
-    # The frame that waited for a partner goes out with the frozen one; the other side skips one at most.
+    # The frame that waited for a partner goes out with the frozen one; the other side skips one at
+    # most.
     assert gaps.max() < 0.08 and len(rig.out) >= 5 * 30 - 3
 
 
@@ -225,8 +238,8 @@ def test_a_wrong_clock_gives_rgb_alone_and_names_the_difference(ahead_s):
 def test_frames_that_do_not_arrive_are_no_fault_of_the_clocks():
     # Given a transport that gives of every pair of frames one or none
     arrives = np.random.default_rng(5).choice([RGB, THERMAL, None], 300, p=[0.4, 0.4, 0.2])
-    lossy = {stream: lambda at_s, pixels, stream=stream: {} if arrives[round(at_s * 30)] == stream else None
-             for stream in (RGB, THERMAL)}
+    lossy = {stream: lambda at_s, pixels, stream=stream: {} if arrives[round(at_s * 30)] == stream
+             else None for stream in (RGB, THERMAL)}
 
     rig = Rig(faults=lossy).run(8)
 
@@ -235,8 +248,10 @@ def test_frames_that_do_not_arrive_are_no_fault_of_the_clocks():
     assert 'clock' not in rig.fallback.reason
 
 
-@pytest.mark.parametrize('ahead_s, so_far_ms', [(37.0, 0.0), (-2.4, 0.0), (37.0, 1500.0), (-1.7e9, 0.0)])
-def test_the_offset_that_makes_up_for_a_constant_difference_of_the_clocks_is_proposed(ahead_s, so_far_ms):
+@pytest.mark.parametrize('ahead_s, so_far_ms',
+                         [(37.0, 0.0), (-2.4, 0.0), (37.0, 1500.0), (-1.7e9, 0.0)])
+def test_the_offset_that_makes_up_for_a_constant_difference_of_the_clocks_is_proposed(
+        ahead_s, so_far_ms):
     rig = Rig(faults={THERMAL: between(0, 9, {'stamp_s': ahead_s})}, rates={THERMAL: 9.0})
     rig.fallback.sync = SyncSettings(thermal_offset_ms=so_far_ms)
     rig.pairing = ClosestPairing(rig.fallback.sync)
@@ -244,7 +259,8 @@ def test_the_offset_that_makes_up_for_a_constant_difference_of_the_clocks_is_pro
     rig.run(5)
 
     proposed_ms = float(rig.fallback.reason.partition('thermal_offset_ms: ')[2].partition(' ')[0])
-    assert proposed_ms == pytest.approx(-1000 * ahead_s, abs=6)  # thermal is on its way for 6 ms, RGB for none
+    # thermal is on its way for 6 ms, RGB for none
+    assert proposed_ms == pytest.approx(-1000 * ahead_s, abs=6)
     # A rig with that offset fuses.
     again = Rig(faults={THERMAL: between(0, 9, {'stamp_s': ahead_s})}, rates={THERMAL: 9.0})
     again.pairing = ClosestPairing(SyncSettings(thermal_offset_ms=proposed_ms))
@@ -266,7 +282,8 @@ def test_a_clock_that_is_right_again_is_fused_again(ahead_s):
 def test_a_clock_that_never_settles_does_not_silence_the_other_camera():
     rng = np.random.default_rng(5)
 
-    rig = Rig(faults={THERMAL: lambda at_s, pixels: {'stamp_s': rng.uniform(-1e4, 1e4) if at_s >= 2 else 0}}).run(6)
+    rig = Rig(faults={THERMAL: lambda at_s,
+                      pixels: {'stamp_s': rng.uniform(-1e4, 1e4) if at_s >= 2 else 0}}).run(6)
 
     assert rig.modes(3.3, 6) == {RGB_ONLY}
     assert sum(at_s >= 3.3 for at_s, _ in rig.out) >= 2.7 * 30 - 3
@@ -286,7 +303,8 @@ def test_a_stream_delayed_by_less_than_the_timeout_is_fused():
 
 
 @pytest.mark.parametrize('rate_hz, out_hz', [(9.0, 30.0), (1.0, 1.0)])
-def test_a_slow_thermal_camera_is_fused_at_the_rate_of_rgb_and_a_very_slow_one_at_its_own(rate_hz, out_hz):
+def test_a_slow_thermal_camera_is_fused_at_the_rate_of_rgb_and_a_very_slow_one_at_its_own(
+        rate_hz, out_hz):
     rig = Rig(rates={THERMAL: rate_hz}).run(12)
 
     assert rig.modes(2.2, 12) == {BOTH}
@@ -295,16 +313,22 @@ def test_a_slow_thermal_camera_is_fused_at_the_rate_of_rgb_and_a_very_slow_one_a
 
 @pytest.mark.parametrize('base', [RGB, THERMAL])
 @settings(deadline=None, max_examples=30)
-@given(spans=st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.floats(0, 4), st.floats(0.05, 2),
-                                st.sampled_from([None, 'garbage', 'stuck', 'dark', 'late'])), max_size=4))
+@given(spans=st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.floats(0, 4),
+                                st.floats(0.05, 2),
+                                st.sampled_from([None, 'garbage', 'stuck', 'dark', 'late'])),
+                      max_size=4))
 def test_whatever_fails_stamps_rise_and_only_sound_cameras_are_passed_on(base, spans):
-    kinds = {'stuck': STUCK, 'dark': DARK, 'late': {'late_s': 0.2}}  # later ones would be a clock jump
+    # later ones would be a clock jump
+    kinds = {'stuck': STUCK, 'dark': DARK, 'late': {'late_s': 0.2}}
 
     def fault_of(stream):
-        own = [(start, start + length, kinds.get(kind, kind)) for name, start, length, kind in spans if name == stream]
-        return lambda at_s, pixels: next((fault for start, end, fault in own if start <= at_s < end), {})
+        own = [(start, start + length, kinds.get(kind, kind)) for name, start, length,
+               kind in spans if name == stream]
+        return lambda at_s, pixels: next(
+            (fault for start, end, fault in own if start <= at_s < end), {})
 
-    rig = Rig(faults={RGB: fault_of(RGB), THERMAL: fault_of(THERMAL)}, base=base, source_timeout_s=0.5).run(8)
+    rig = Rig(faults={RGB: fault_of(RGB), THERMAL: fault_of(THERMAL)}, base=base,
+              source_timeout_s=0.5).run(8)
 
     stamps = rig.stamps(base)
     assert all(a < b for a, b in zip(stamps, stamps[1:], strict=False))
@@ -317,7 +341,8 @@ def test_whatever_fails_stamps_rise_and_only_sound_cameras_are_passed_on(base, s
 
 
 def test_a_recording_that_starts_again_is_put_out_again():
-    rig = Rig(faults={name: lambda at_s, pixels: {'stamp_s': -0.6 if at_s >= 3 else 0} for name in (RGB, THERMAL)})
+    rig = Rig(faults={name: lambda at_s, pixels: {'stamp_s': -0.6 if at_s >= 3 else 0}
+                      for name in (RGB, THERMAL)})
 
     rig.run(5)
 

@@ -32,7 +32,10 @@ class Camera:
         self.newest = None
 
     def send(self, frames=1, *, pixels=None, stamp_ns=None, wait_ns=None):
-        """Let frames arrive, a period apart unless wait_ns is given; return the state after each."""
+        """Let frames arrive, a period apart unless wait_ns is given.
+
+        Return the state after each.
+        """
         states = []
         for _ in range(frames):
             self.now_ns += self.period_ns if wait_ns is None else wait_ns
@@ -64,7 +67,8 @@ def test_a_regular_stream_of_any_rate_stays_ok(rate_hz):
 
     assert states[1:] == [StreamState.OK] * 39
     assert camera.after(1.4 / rate_hz) is StreamState.OK
-    assert camera.health.rate_hz(camera.now_ns) == pytest.approx(rate_hz if rate_hz >= 1 else 0.4, rel=0.01)
+    assert camera.health.rate_hz(camera.now_ns) == pytest.approx(rate_hz if rate_hz >= 1 else 0.4,
+                                                                 rel=0.01)
 
 
 @pytest.mark.parametrize('rate_hz, stale_s', [(30, 0.2), (9, 3 / 9)])
@@ -147,7 +151,8 @@ def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_f
     camera = Camera(rate_hz=27)
 
     def images(number):
-        return [state for i in range(number) for state in camera.send(3, pixels=SCENES[i % len(SCENES)])]
+        return [state for i in range(number)
+                for state in camera.send(3, pixels=SCENES[i % len(SCENES)])]
 
     states = images(30)
     assert StreamState.FROZEN in states[:21]  # nobody can know in the first second
@@ -173,7 +178,8 @@ def test_the_flag_of_the_driver_freezes_at_once_and_until_a_new_image_after_it()
     assert camera.send(3) == [StreamState.FROZEN] * 3
     camera.health.shutter(False)
     assert camera.after(0) is StreamState.FROZEN
-    assert camera.send(pixels=camera.newest) == [StreamState.FROZEN]  # still the image of the shutter
+    # still the image of the shutter
+    assert camera.send(pixels=camera.newest) == [StreamState.FROZEN]
     assert camera.send(2) == [StreamState.OK, StreamState.OK]
 
 
@@ -202,7 +208,8 @@ def test_the_same_stamp_again_is_neither_frozen_nor_alive():
     states = camera.send(40, stamp_ns=stamp_ns, pixels=STUCK)
 
     assert StreamState.FROZEN not in states
-    assert states[28] is StreamState.STALE and states[30] is StreamState.LOST  # 30 periods are the timeout
+    # 30 periods are the timeout
+    assert states[28] is StreamState.STALE and states[30] is StreamState.LOST
     assert camera.health.duplicates == 40 and camera.health.frames == 10
 
 
@@ -234,7 +241,8 @@ def test_garbage_is_no_sign_of_life():
 
     assert camera.after(0.99) is StreamState.STALE
     assert camera.after(1.01) is StreamState.LOST
-    assert camera.health.status(camera.now_ns + 2 * SECOND).detail == 'LOST (its messages are refused)'
+    assert camera.health.status(camera.now_ns + 2
+                                * SECOND).detail == 'LOST (its messages are refused)'
     assert camera.health.refused_count == 40
 
 
@@ -341,7 +349,8 @@ def test_settings_change_at_once():
     camera.send(10)
     camera.send(4, pixels=STUCK)
 
-    camera.health.settings = replace(camera.health.settings, frozen_frames=5, source_timeout_s=0.25)
+    camera.health.settings = replace(camera.health.settings, frozen_frames=5,
+                                     source_timeout_s=0.25)
 
     assert camera.after(0) is StreamState.FROZEN and camera.send() == [StreamState.FROZEN]
     assert camera.send() == [StreamState.OK]
@@ -362,7 +371,8 @@ def test_in_any_sequence_ok_means_two_frames_no_silence_and_no_standstill(events
         elif kind == 'duplicate' and stamp_ns:
             camera.send(stamp_ns=stamp_ns, wait_ns=wait_ms * MS)
         else:
-            camera.send(pixels={'dark': DARK, 'same': camera.newest}.get(kind), wait_ns=wait_ms * MS)
+            camera.send(pixels={'dark': DARK, 'same': camera.newest}.get(kind),
+                        wait_ns=wait_ms * MS)
             frames += 1
         state = camera.health.status(camera.now_ns).state
         age_ns = camera.health.age_ms(camera.now_ns) * 1e6

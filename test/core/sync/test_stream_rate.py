@@ -75,7 +75,8 @@ def test_a_clock_that_stands_has_no_rate():
     assert cadence_of([7, 7, 7]).rate_hz(7) == 0
 
 
-@given(rate_hz=st.sampled_from([1.0, 9.0, 25.0, 29.97, 60.0]), jitter=st.floats(0, 0.2), seed=st.integers(0, 10_000))
+@given(rate_hz=st.sampled_from([1.0, 9.0, 25.0, 29.97, 60.0]), jitter=st.floats(0, 0.2),
+       seed=st.integers(0, 10_000))
 def test_without_losses_next_to_nothing_is_missing(rate_hz, jitter, seed):
     missing = missing_of(stamps(rate_hz=rate_hz, frames=300, jitter=jitter, seed=seed))
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark: turns, statistics on known numbers, JSON, energy counters, and a start in its own process."""
+"""The benchmark: turns, statistics on known numbers, JSON, energy counters, and a start in its own
+process."""
 
 import json
 import sys
@@ -44,7 +45,8 @@ def test_configurations_take_turns(monkeypatch):
     # given two configurations that record when they fuse
     order = []
     monkeypatch.setattr(benchmark, 'fuse_messages',
-                        lambda pipeline, messages: order.append(messages[0]['width']) or {'network': 1.0})
+                        lambda pipeline, messages: order.append(messages[0]['width'])
+                        or {'network': 1.0})
     a, b = (Configuration(CLASSICAL, (width, 8)) for width in (10, 20))
     done = []
 
@@ -80,7 +82,8 @@ def test_the_input_is_the_same_every_time():
     assert (rgb['encoding'], len(rgb['data'])) == ('rgb8', 64 * 48 * 3)
     assert (thermal['encoding'], len(thermal['data'])) == ('mono16', 32 * 24 * 2)
     assert benchmark.raw_images((64, 48)) == (rgb, thermal)
-    first, second = (benchmark.measure(CLASSICAL, size=(16, 8), frames=1).input_sha256 for _ in range(2))
+    first, second = (benchmark.measure(CLASSICAL, size=(16, 8), frames=1).input_sha256
+                     for _ in range(2))
     assert first == second and len(first) == 64
 
 
@@ -90,12 +93,15 @@ def test_presets_without_trained_weights_get_fresh_ones(tmp_path, monkeypatch):
     from diffmf_ros.inference import weights, weights_header
     monkeypatch.setattr(weights_header, 'SHIPPED', tmp_path)
     nano = Configuration(with_changes(DEFAULTS, {'preset': 'nano'}), (64, 48))
-    namesakes = [Configuration(with_changes(DEFAULTS, {'model': model}), (64, 48)) for model in ('diffmf', 's4fusion')]
+    namesakes = [Configuration(with_changes(DEFAULTS, {'model': model}), (64, 48))
+                 for model in ('diffmf', 's4fusion')]
     # when configurations are made ready
-    with benchmark.with_weights([nano, Configuration(CLASSICAL, (64, 48)), *namesakes]) as (fresh, classical, *two):
+    with benchmark.with_weights([nano, Configuration(CLASSICAL, (64, 48)), *namesakes]) as (
+            fresh, classical, *two):
         # then each network gets a file of its own that loads, for as long as it is needed
         assert weights.load_weights(fresh.settings.weights).preset == 'nano'
-        assert [weights.load_weights(one.settings.weights).model for one in two] == ['diffmf', 's4fusion']
+        assert [weights.load_weights(one.settings.weights).model
+                for one in two] == ['diffmf', 's4fusion']
         assert not fresh.trained
     assert not Path(fresh.settings.weights).exists()
     assert classical == Configuration(CLASSICAL, (64, 48))
@@ -110,7 +116,8 @@ def test_metrics_of_known_latencies():
     assert (metrics['MIN_JITTER'], metrics['MEAN_JITTER'], metrics['MAX_JITTER']) == (10, 15, 20)
     assert metrics['STD_DEV_JITTER'] == 5
     assert (metrics['FIRST_INPUT_LATENCY'], metrics['LAST_INPUT_LATENCY']) == (10, 30)
-    assert (metrics['MIN_LATENCY'], metrics['MEAN_LATENCY'], metrics['MAX_LATENCY']) == (10, 25, 40)
+    assert (metrics['MIN_LATENCY'], metrics['MEAN_LATENCY'],
+            metrics['MAX_LATENCY']) == (10, 25, 40)
     assert (metrics['P50_LATENCY'], metrics['P99_LATENCY']) == (25, pytest.approx(39.7))
     assert (metrics['NUM_FRAMES_SENT'], metrics['NUM_MISSED_FRAMES']) == (4, 0)
 
@@ -135,7 +142,9 @@ def test_problems_come_before_the_tables(capsys):
     # given one row on a GPU that runs something in plain torch, in a report of two
     problem = 'this GPU runs ssd in plain torch, which costs much time'
     slow = row([20, 30])
-    report = Report(MACHINE, {}, [row([20, 30]), replace(slow, timings=replace(slow.timings, problems=(problem,)))])
+    report = Report(MACHINE, {},
+                    [row([20, 30]),
+                     replace(slow, timings=replace(slow.timings, problems=(problem,)))])
     # when it is shown, then the first line says so
     bench._show(report)
     assert capsys.readouterr().out.splitlines()[0] == f'ERROR: {problem}'
@@ -145,17 +154,22 @@ def test_json_holds_host_config_input_and_percentiles():
     report = Report(MACHINE, {'python': '3.11'}, [row([20, 30, 40])], ['a note'])
     whole = json.loads(report.as_json())
     assert whole['format'] == bench_report.FORMAT
-    assert whole['host']['cpu'] == 'a processor' and whole['host']['versions'] == {'python': '3.11'}
+    assert whole['host']['cpu'] == 'a processor' and whole['host']['versions'] == {
+        'python': '3.11'}
     assert whole['notes'] == ['a note']
     result, = whole['results']
     assert set(result) == {
-        'name', 'size', 'runs_on', 'trained_weights', 'config', 'input_sha256', 'metrics', 'stages_ms', 'speed_up',
+        'name', 'size', 'runs_on', 'trained_weights', 'config', 'input_sha256', 'metrics',
+        'stages_ms', 'speed_up',
         'busy_cores', 'joules_per_frame', 'startup', 'problems', 'floor'}
-    assert result['config']['preset'] == 'light' and result['config']['sync.max_distance_ms'] == 25.0
-    assert result['stages_ms']['network'] == {'p50': 30, 'p99': pytest.approx(39.8), 'samples': [20, 30, 40]}
+    assert result['config']['preset'] == 'light' and result['config'][
+        'sync.max_distance_ms'] == 25.0
+    assert result['stages_ms']['network'] == {'p50': 30, 'p99': pytest.approx(39.8),
+                                              'samples': [20, 30, 40]}
     assert result['metrics']['MEAN_LATENCY'] == 31
     assert result['floor']['times_floor'] == 3 and result['floor']['operations'] == 1e9
-    assert result['startup'] == {'first_frame_s': 2.0, 'peak_memory_mb': 500.0, 'device_memory_mb': None}
+    assert result['startup'] == {'first_frame_s': 2.0, 'peak_memory_mb': 500.0,
+                                 'device_memory_mb': None}
     assert result['joules_per_frame'] == 'no counters'
 
 
@@ -163,7 +177,8 @@ def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
     # given a device of 1 T operations and 10 GB a second, measured once for both sizes
     roofs = pytest.importorskip('diffmf_ros.tools.bench.roofs', reason='torch is not installed')
     calls = []
-    monkeypatch.setattr(roofs, 'measure_roofs', lambda device, dtype: calls.append(device) or roofs.Roofs(
+    monkeypatch.setattr(roofs, 'measure_roofs', lambda device,
+                        dtype: calls.append(device) or roofs.Roofs(
         device, 'float32', 1e12, 10e9, 4))
     light = with_changes(DEFAULTS, {'preset': 'light', 'precision': 'float32'})
     configurations = [Configuration(CLASSICAL, (640, 480)), Configuration(light, (640, 480)),
@@ -240,7 +255,8 @@ def rapl(tmp_path, name, microjoules):
 
 
 def test_rapl_counters_are_added_and_may_wrap(tmp_path):
-    first, second = rapl(tmp_path, 'intel-rapl:0', 1_000_000), rapl(tmp_path, 'intel-rapl:1', 9_500_000)
+    first, second = rapl(tmp_path, 'intel-rapl:0', 1_000_000), rapl(tmp_path, 'intel-rapl:1',
+                                                                    9_500_000)
     meter = energy.find_meter(tmp_path)
     first.write_text('3000000')
     second.write_text('500000')
@@ -286,7 +302,8 @@ def test_no_sensors_is_a_reason(tmp_path):
 
 
 def test_machine_is_read_from_linux(tmp_path):
-    write(tmp_path / 'proc/cpuinfo', 'model name\t: ARMv8 Processor rev 1\nFeatures\t: fp asimd bf16')
+    write(tmp_path / 'proc/cpuinfo',
+          'model name\t: ARMv8 Processor rev 1\nFeatures\t: fp asimd bf16')
     write(tmp_path / 'proc/meminfo', 'MemTotal:       16777216 kB')
     write(tmp_path / 'proc/device-tree/model', 'NVIDIA Jetson AGX Orin\0')
     write(tmp_path / 'etc/os-release', 'NAME=x\nPRETTY_NAME="Ubuntu 22.04"')

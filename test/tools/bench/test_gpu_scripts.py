@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts that measure on a lent GPU: what is cut off, resumed, counted and packed, without a GPU."""
+"""The scripts that measure on a lent GPU.
+
+What is cut off, resumed, counted and packed, without a GPU.
+"""
 
 import io
 import json
@@ -31,13 +34,14 @@ def new_run(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_run, 'machine', lambda device: {'device': 'a GPU', 'code': '1'})
 
     def make(minutes=1.0, **changes):
-        options = {'out': tmp_path / 'gpu', 'minutes': minutes, 'device': 'cpu', 'data': None, 'recipe': 'x'}
+        options = {'out': tmp_path / 'gpu', 'minutes': minutes, 'device': 'cpu', 'data': None,
+                   'recipe': 'x'}
         return gpu_run.Run(SimpleNamespace(**options | changes))
     return make
 
 
-FIGURES = {'p50_ms': 4.0, 'runs_on': 'cuda float16', 'first_pair_ms': 2000.0, 'problems': [], 'replay_ms': 3.5,
-           'predicted_h200_ms': 3.7}
+FIGURES = {'p50_ms': 4.0, 'runs_on': 'cuda float16', 'first_pair_ms': 2000.0, 'problems': [],
+           'replay_ms': 3.5, 'predicted_h200_ms': 3.7}
 WRITE = f"import sys, json; open(sys.argv[1], 'w').write(json.dumps({FIGURES}))"
 
 
@@ -66,7 +70,8 @@ def test_a_part_that_takes_too_long_is_cut_off_and_tried_again(new_run):
     run = new_run()
     run.do(slow)
     found = run.state['parts'][slow.name]
-    assert found['ended'] == 'cut off' and found['last_lines'] == ['began'] and found['wall_s'] < 20
+    assert found['ended'] == 'cut off' and found['last_lines'] == ['began'] and found[
+        'wall_s'] < 20
     run.do(python('pass'))
     assert run.state['parts'][slow.name]['ended'] == 'done'
 
@@ -86,7 +91,8 @@ def test_what_needs_a_gpu_is_passed_over_by_a_stand_in(new_run):
 
 def test_failed_tests_are_named_at_once_and_on_the_page(new_run, tmp_path, capsys):
     lines = ['test/test_a.py::test_one PASSED [ 33%]', 'test/test_a.py::test_two FAILED [ 66%]',
-             'test/test_a.py::test_three SKIPPED (no) [100%]', 'FAILED test/test_a.py::test_two - assert']
+             'test/test_a.py::test_three SKIPPED (no) [100%]',
+             'FAILED test/test_a.py::test_two - assert']
     run = new_run()
     run.do(python(f'print({chr(10).join(lines)!r}); raise SystemExit(1)', name='tests a'))
     assert run.state['parts']['tests a']['figures'] == {
@@ -101,11 +107,13 @@ def test_the_order_is_that_of_worth(tmp_path):
     assert names[:3] == ['first diffmf/nano', 'first diffmf/light', 'first diffmf/base']
     assert len(names) == len(set(names))
     assert all(part.limit_s <= 90 for part in gpu_run.parts(options, tmp_path))
-    assert all(part.limit_s <= 60 for part in gpu_run.parts(options, tmp_path) if part.name.startswith('tests'))
+    assert all(part.limit_s <= 60 for part in gpu_run.parts(options, tmp_path)
+               if part.name.startswith('tests'))
 
 
 def test_bars_hold_in_their_direction():
-    parts = {'full diffmf/light': {'ended': 'done', 'figures': {'eager_over_graph': 2.5, 'p99_over_p50': 1.2}},
+    parts = {'full diffmf/light': {'ended': 'done',
+                                   'figures': {'eager_over_graph': 2.5, 'p99_over_p50': 1.2}},
              'start cold diffmf/light': {'ended': 'done', 'figures': {'start_s': 12.0}}}
     text = gpu_page.table(parts)
     assert 'eager_over_graph 2.5 (bar >= 2: met)' in text
@@ -120,7 +128,8 @@ class TestPack:
     def wheels(self, tmp_path):
         folder = tmp_path / 'wheels'
         folder.mkdir()
-        with zipfile.ZipFile(folder / 'a-1.0-py3-none-any.whl', 'w', zipfile.ZIP_DEFLATED) as wheel:
+        with zipfile.ZipFile(folder / 'a-1.0-py3-none-any.whl', 'w',
+                             zipfile.ZIP_DEFLATED) as wheel:
             wheel.writestr('a/__init__.py', 'x = 1\n' * 5000)
             wheel.writestr('a-1.0.dist-info/RECORD', 'a/__init__.py,,\n')
         return folder
@@ -154,13 +163,15 @@ class TestPack:
         assert 8 <= found['pairs'] <= 12 and found['pairs'] + found['left out'] == 20
         assert found['bytes'] <= 270_000
         with tarfile.open(tmp_path / 'pack.tar') as archive:
-            kept = sorted(int(Path(name).stem) for name in archive.getnames() if name.startswith('data/ir'))
+            kept = sorted(int(Path(name).stem) for name in archive.getnames()
+                          if name.startswith('data/ir'))
         assert max(b - a for a, b in zip(kept, kept[1:])) <= 3
 
     def test_a_tar_of_pairs_will_do(self, wheels, data, tmp_path):
         with tarfile.open(tmp_path / 'pairs.tar', 'w') as archive:
             archive.add(data, 'train')
-        found = offline_pack.pack(tmp_path / 'pack.tar', wheels, tmp_path / 'pairs.tar', most_bytes=10 ** 6)
+        found = offline_pack.pack(tmp_path / 'pack.tar', wheels, tmp_path / 'pairs.tar',
+                                  most_bytes=10 ** 6)
         assert found['pairs'] == 20
 
     def test_what_cannot_be_packed_says_why(self, wheels, data, tmp_path):
@@ -168,10 +179,12 @@ class TestPack:
             offline_pack.pack(tmp_path / 'pack.tar', data, None, most_bytes=10 ** 6)
         with pytest.raises(offline_pack.PackError, match='holds no pairs'):
             offline_pack.pack(tmp_path / 'pack.tar', wheels, wheels, most_bytes=10 ** 6)
-        with pytest.raises(offline_pack.PackError, match=r'more than .*: a \(0.0 MB\) are the largest'):
+        with pytest.raises(offline_pack.PackError,
+                           match=r'more than .*: a \(0.0 MB\) are the largest'):
             offline_pack.pack(tmp_path / 'pack.tar', wheels, None, most_bytes=100)
 
 
 def test_the_state_is_json(new_run, tmp_path):
     new_run().do(python('pass'))
-    assert json.loads((tmp_path / 'gpu' / 'gpu.json').read_text())['parts']['first a/net']['ended'] == 'done'
+    assert json.loads((tmp_path / 'gpu' / 'gpu.json').read_text())['parts']['first a/net'][
+        'ended'] == 'done'

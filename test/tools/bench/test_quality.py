@@ -26,7 +26,8 @@ from diffmf_ros.tools.evaluation.scoring import HEADLINE, METRICS  # noqa: E402
 # Good enough everywhere; classical has 1 in every metric, and so has the median peer.
 GOOD = dict.fromkeys(METRICS, 1.5) | LEAST | {'haze': 6.0}
 EVEN = dict.fromkeys(METRICS, 1.0)
-PEERS = {'MSRS': {name: dict.fromkeys(AGAINST_PEERS, value) for name, value in (('a', 0.5), ('b', 1.0), ('c', 2.0))}}
+PEERS = {'MSRS': {name: dict.fromkeys(AGAINST_PEERS, value) for name,
+                  value in (('a', 0.5), ('b', 1.0), ('c', 2.0))}}
 
 
 def verdicts(everything=None, *, msrs=None, share=1.0, **more):
@@ -38,12 +39,14 @@ def verdicts(everything=None, *, msrs=None, share=1.0, **more):
 
 def looks(**ap40):
     """Detector scores of the methods, by name: (AP40, found, other classes by day)."""
-    return {method: {'AP40': ap, 'found': found, 'day_others': others} for method, (ap, found, others) in ap40.items()}
+    return {method: {'AP40': ap, 'found': found, 'day_others': others} for method,
+            (ap, found, others) in ap40.items()}
 
 
 def test_peers_are_twelve_networks_on_msrs_and_nine_elsewhere():
     peers = read_peers()
-    assert {dataset: len(methods) for dataset, methods in peers.items()} == {'MSRS': 12, 'RoadScene': 9, 'all': 9}
+    assert {dataset: len(methods) for dataset,
+            methods in peers.items()} == {'MSRS': 12, 'RoadScene': 9, 'all': 9}
     assert peers['MSRS']['LDRepFM']['EN'] == 7.07
     assert all(metric in network for network in peers['MSRS'].values() for metric in AGAINST_PEERS)
 
@@ -92,11 +95,13 @@ def test_classical_is_passed_in_six():
 
 def test_the_detector_finds_as_much_as_on_the_better_camera_and_the_blend():
     cameras = {'rgb': (0.9, 9, 20), 'thermal': (0.5, 5, 3), 'blend': (0.8, 8, 9)}
-    table = {'north': looks(net=(0.89, 0, 0), **cameras), 'south': looks(net=(0.889, 0, 0), **cameras),
+    table = {'north': looks(net=(0.89, 0, 0), **cameras),
+             'south': looks(net=(0.889, 0, 0), **cameras),
              'unknown': looks(net=(np.nan, 0, 0), rgb=(np.nan, 0, 0), thermal=(np.nan, 0, 0)),
              'all': looks(net=(0.8, 0, 19), **cameras)}
     found = verdicts(detector=table, shifted={'net': 0.721})
-    assert (found['AP40 to the better camera, north'], found['AP40 to the better camera, south']) == (True, False)
+    assert (found['AP40 to the better camera, north'],
+            found['AP40 to the better camera, south']) == (True, False)
     assert 'AP40 to the better camera, unknown' not in found
     assert found['AP40 to the 0.85 blend, all'] and not found['other classes by day, to RGB']
     assert found['AP40 shifted by 8 px']
@@ -104,10 +109,14 @@ def test_the_detector_finds_as_much_as_on_the_better_camera_and_the_blend():
 
 
 def test_the_rendered_drives_and_the_smoke_clip_have_counts():
-    drives = {'smoke': looks(net=(0, 22, 0), thermal=(0, 16, 0), rgb=(0, 5, 0), classical=(0, 22, 0)),
-              'night': looks(net=(0, 19, 0), thermal=(0, 18, 0), rgb=(0, 17, 0), classical=(0, 9, 0))}
-    found = verdicts(drives=drives, finds={'smoke_1': {'net': {'found': 20}}, 'road': {'net': {'found': 0}}})
-    assert [met for name, met in found.items() if name.startswith('rendered smoke')] == [True, True]
+    drives = {'smoke': looks(net=(0, 22, 0), thermal=(0, 16, 0), rgb=(0, 5, 0),
+                             classical=(0, 22, 0)),
+              'night': looks(net=(0, 19, 0), thermal=(0, 18, 0), rgb=(0, 17, 0),
+                             classical=(0, 9, 0))}
+    found = verdicts(drives=drives,
+                     finds={'smoke_1': {'net': {'found': 20}}, 'road': {'net': {'found': 0}}})
+    assert [met for name, met in found.items() if name.startswith('rendered smoke')] == [
+        True, True]
     assert not found['rendered night, to 1.1 x the better camera']  # 19 of 19.8
     assert found['finds, smoke_1'] and 'finds, road' not in found
 
@@ -150,13 +159,14 @@ def test_tables_go_between_the_marks(tmp_path):
 def test_published_figures_keep_their_digits():
     lines = quality_tables.score_lines({'MSRS': {'maximum': [EVEN]}}, read_peers())
     row = next(line for line in lines if line.startswith('| IFCNN |'))
-    assert row == (f'| IFCNN{" | -" * len(HEADLINE)} | 6.09 | 29.55 | 13.35 | 4.34 | 1.31 | 1.381 | 0.635 | 0.541 | '
-                   f'0.918 | 1.375{" | -" * 4} |')
+    assert row == (f'| IFCNN{" | -" * len(HEADLINE)} | 6.09 | 29.55 | 13.35 | 4.34 | 1.31 | 1.381 '
+                   f'| 0.635 | 0.541 | 0.918 | 1.375{" | -" * 4} |')
 
 
 def test_flicker_is_shown_to_the_mean_and_to_the_noisier_input():
     measured = Flicker(fused=1.5, ir=1.0, vi_y=2.0, static_share=0.8)
-    lines = quality_tables.flicker_lines({'clip': {'maximum': measured}}, {'MSRS': {'peer': {'flicker_clip': 2.35}}})
+    lines = quality_tables.flicker_lines({'clip': {'maximum': measured}},
+                                         {'MSRS': {'peer': {'flicker_clip': 2.35}}})
     assert '| clip | maximum | 1.00 | 0.75 | 1.50 | 1.00 | 2.00 | 80% |' in lines
     assert '| clip | peer | 2.35 | - | - | - | - | - |' in lines
 
@@ -167,12 +177,16 @@ def test_methods_are_measured_by_data_set_and_over_all(tmp_path):
     for dataset in ('north', 'south'):
         for kind in ('ir', 'vi'):
             (tmp_path / dataset / kind).mkdir(parents=True)
-            cv2.imwrite(str(tmp_path / dataset / kind / 'a.png'), random.integers(0, 256, (48, 56), np.uint8))
+            cv2.imwrite(str(tmp_path / dataset / kind / 'a.png'),
+                        random.integers(0, 256, (48, 56), np.uint8))
     # when the maximum is measured with processes of its own
     table = quality.measure({'maximum': np.maximum}, tmp_path)
     # then the scores are those of the metrics, and the table has them all
-    images = [cv2.imread(str(tmp_path / 'south' / kind / 'a.png'), cv2.IMREAD_GRAYSCALE) for kind in ('ir', 'vi')]
+    images = [cv2.imread(str(tmp_path / 'south' / kind / 'a.png'), cv2.IMREAD_GRAYSCALE)
+              for kind in ('ir', 'vi')]
     assert list(table) == ['north', 'south', 'all']
-    assert table['south']['maximum'] == [pytest.approx(score(*images, np.maximum(*images)), nan_ok=True)]
-    assert [row['SD'] for row in table['all']['maximum']] == [table[d]['maximum'][0]['SD'] for d in ('north', 'south')]
+    assert table['south']['maximum'] == [pytest.approx(score(*images, np.maximum(*images)),
+                                                       nan_ok=True)]
+    assert [row['SD'] for row in table['all']['maximum']] == [table[d]['maximum'][0]['SD']
+                                                              for d in ('north', 'south')]
     assert '### south (1 pairs)' in quality_tables.score_lines(table, {})

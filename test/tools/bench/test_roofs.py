@@ -27,8 +27,10 @@ class TwoImages(torch.nn.Module):
 def test_a_convolution_and_a_linear_layer():
     # given a 3x3 convolution from 1 to 8 channels with stride 2, then a linear layer from 8 to 5
     with torch.device('meta'):
-        network = TwoImages(lambda layers, x: layers['linear'](layers['conv'](x.permute(0, 2, 3, 1))),
-                            conv=TokenConv2d(1, 8, 3, stride=2, padding=1), linear=torch.nn.Linear(8, 5, bias=False))
+        network = TwoImages(lambda layers,
+                            x: layers['linear'](layers['conv'](x.permute(0, 2, 3, 1))),
+                            conv=TokenConv2d(1, 8, 3, stride=2, padding=1),
+                            linear=torch.nn.Linear(8, 5, bias=False))
     # when it is counted on 6x10
     work = count(network, 6, 10)
     # then each of 3x5 tokens takes 8 x 9 and 5 x 8 multiply-adds
@@ -48,12 +50,15 @@ def test_a_depthwise_convolution_sees_one_channel_each():
 def test_a_four_direction_scan():
     # given SS2D from 16 channels: 32 inner channels, one state, rank 1, 4 x (1 + 2) values a token
     with torch.device('meta'):
-        network = TwoImages(lambda layers, x: layers['ss2d'](x.permute(0, 2, 3, 1).expand(1, 6, 10, 16)),
+        network = TwoImages(lambda layers,
+                            x: layers['ss2d'](x.permute(0, 2, 3, 1).expand(1, 6, 10, 16)),
                             ss2d=SS2D(16))
     layers = Work(2 * 60 * (32 * 16 + 32 * 9 + 12 * 32 + 16 * 32),
                   60 * (16 + 32 + 32 + 32 + 32 + 12 + 32 + 16), 512 + 288 + 384 + 512)
-    # then the scan adds 9 operations a state, 1 for the skip and 2 a rank, per token, channel and direction
-    assert count(network, 6, 10) == layers + Work(4 * 60 * 32 * (9 + 1 + 2), 60 * (2 * 4 * 32 + 12))
+    # then the scan adds 9 operations a state, 1 for the skip and 2 a rank, per token, channel and
+    # direction
+    assert count(network, 6, 10) == layers + Work(4 * 60 * 32 * (9 + 1 + 2),
+                                                  60 * (2 * 4 * 32 + 12))
 
 
 def test_a_two_direction_ssd():
@@ -67,11 +72,13 @@ def test_a_two_direction_ssd():
     width = 32 + (32 + 16) + 2
     layers = Work(2 * 60 * (16 * width + 48 * 9 + 32 * 16),
                   60 * (16 + width + 48 + 48 + 32 + 16), 16 * width + 48 * 9 + 48 + 512)
-    assert count(network, 6, 10) == layers + Work(2 * 60 * 32 * (9 * 8 + 1), 60 * (2 * 2 * 32 + 16 + 2))
+    assert count(network, 6, 10) == layers + Work(2 * 60 * 32 * (9 * 8 + 1),
+                                                  60 * (2 * 2 * 32 + 16 + 2))
 
 
 def test_a_scan_through_the_tokens_of_two_images():
-    # given the cross-modal scan of 16 channels: 24 inner channels, 3 states, rank 1, 4 x (1 + 6) values a token
+    # given the cross-modal scan of 16 channels: 24 inner channels, 3 states, rank 1, 4 x (1 + 6)
+    # values a token
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -82,7 +89,8 @@ def test_a_scan_through_the_tokens_of_two_images():
 
     with torch.device('meta'):
         work = count(Network(), 6, 10)
-    # then the layers see 120 tokens, the mark 60 places, and the scan takes turns through 120 tokens
+    # then the layers see 120 tokens, the mark 60 places, and the scan takes turns through 120
+    # tokens
     layers = 120 * (48 * 16 + 24 * 9 + 28 * 24 + 16 * 24) + 60 * 48 * 24
     assert work.operations == 2 * layers + 4 * 120 * 24 * (9 * 3 + 1 + 2)
     assert work.parameters == 768 + (216 + 24) + 2 * 28 * 24 + 48 * 24 + 384
@@ -109,15 +117,18 @@ def test_attention_is_quadratic_in_the_pixels():
     ('diffmf', 'light', 29.6e9), ('diffmf', 'base', 153e9), ('refinefuse', 'base', 160e9),
     ('s4fusion', 'base', 24.3e9)])
 def test_presets_take_what_the_documentation_says(model, preset, multiply_adds):
-    assert work_of_preset(model, preset, (640, 480)).operations / 2 == pytest.approx(multiply_adds, rel=0.02)
+    assert work_of_preset(model, preset, (640, 480)).operations / 2 == pytest.approx(
+        multiply_adds, rel=0.02)
 
 
 def test_work_follows_the_pixels_that_the_network_sees():
     small, large = (work_of_preset('diffmf', 'light', size) for size in ((320, 240), (640, 480)))
-    assert large.operations == pytest.approx(4 * small.operations, rel=1e-3)  # but for one pooled layer
+    # but for one pooled layer
+    assert large.operations == pytest.approx(4 * small.operations, rel=1e-3)
     assert work_of_preset('diffmf', 'light', (640, 480), scale=0.5) == small
     assert work_of_preset('diffmf', 'light', (633, 475)) == large  # padded to multiples of 8
-    assert work_of_preset('s4fusion', 'light', (640, 480)) == work_of_preset('s4fusion', 'light', (649, 481))
+    assert work_of_preset('s4fusion', 'light',
+                          (640, 480)) == work_of_preset('s4fusion', 'light', (649, 481))
 
 
 def test_the_floor_is_the_slower_of_the_two():

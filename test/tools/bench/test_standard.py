@@ -43,7 +43,8 @@ def report(*results):
 
 
 def test_metrics_are_those_of_all_repeats():
-    # Given ten pairs of which eight come after 20 and 30 ms in turn, and ten that all come after 40
+    # Given ten pairs of which eight come after 20 and 30 ms in turn, and ten that all come after
+    # 40
     metrics = result(run([20, 30] * 4, lost=2), run([40] * 10, cpu_s=1.5)).metrics()
 
     assert (metrics['NUM_FRAMES_SENT'], metrics['NUM_MISSED_FRAMES']) == (20, 2)

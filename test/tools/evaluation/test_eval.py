@@ -23,7 +23,8 @@ SIZE = 56, 64  # height, width
 def scene(seed, shape=SIZE):
     """A smooth random image, uint8."""
     noise = np.random.default_rng(seed).uniform(0, 255, shape).astype(np.float32)
-    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255,
+                         cv2.NORM_MINMAX).astype(np.uint8)
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def strict(text):
 
 def diffmf_eval(*arguments):
     """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'eval', *map(str, arguments)],
+    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'eval',
+                           *map(str, arguments)],
                           capture_output=True, text=True, timeout=120)
 
 
@@ -64,7 +66,8 @@ def test_fused_files_are_scored_on_their_luminance(folders):
     assert [image.name for image in got.images] == ['a', 'b', 'c']
     assert got.problems == []
     ir, visible, fused = (cv2.imread(str(folders[kind] / file), cv2.IMREAD_UNCHANGED)
-                          for kind, file in (('thermal', 'b.bmp'), ('rgb', 'b.png'), ('fused', 'b.png')))
+                          for kind,
+                          file in (('thermal', 'b.bmp'), ('rgb', 'b.png'), ('fused', 'b.png')))
     expected = score(ir, luminance(visible), luminance(fused), colors=(visible, fused))
     assert got.images[1].scores[FROM_FILES] == pytest.approx(expected, nan_ok=True)
 
@@ -79,7 +82,8 @@ def test_baselines_stand_beside_it_and_means_are_over_the_images(folders):
 
 
 def test_files_that_do_not_fit_are_named_and_the_rest_is_scored(folders):
-    # Given a missing partner, another size, no image at all, two of one stem, a cut JPEG and a tiny pair
+    # Given a missing partner, another size, no image at all, two of one stem, a cut JPEG and a
+    # tiny pair
     rgb, thermal, fused = folders.values()
     (thermal / 'a.bmp').unlink()
     cv2.imwrite(str(fused / 'b.png'), scene(1, (30, 64)))
@@ -98,7 +102,8 @@ def test_files_that_do_not_fit_are_named_and_the_rest_is_scored(folders):
     found = {problem.name: (problem.file, problem.reason) for problem in got.problems}
     assert sorted(found) == ['a', 'b', 'd', 'e', 'f', 'g']
     assert found['a'] == (str(thermal / 'a'), f'no thermal image of this name in {thermal}')
-    assert found['b'][0] == str(fused / 'b.png') and '64x30 pixels, but the visible image has 64x56' in found['b'][1]
+    assert found['b'][0] == str(
+        fused / 'b.png') and '64x30 pixels, but the visible image has 64x56' in found['b'][1]
     assert found['d'] == (str(fused / 'd.png'), 'cannot be read as an image')
     assert 'the same stem' in found['e'][1]
     assert found['f'][0] == str(rgb / 'f.jpg') and 'ends early' in found['f'][1]
@@ -113,7 +118,8 @@ def test_visible_of_16_bit_is_refused(folders):
 
 
 def test_thermal_of_16_bit_goes_through_the_gain_control(folders):
-    # Given 16-bit thermal that is 8-bit thermal on an offset, so that the stretch nearly gives it back
+    # Given 16-bit thermal that is 8-bit thermal on an offset, so that the stretch nearly gives it
+    # back
     ir = scene(10)
     (folders['thermal'] / 'a.bmp').unlink()
     cv2.imwrite(str(folders['thermal'] / 'a.png'), 7000 + ir.astype(np.uint16))
@@ -125,7 +131,8 @@ def test_thermal_of_16_bit_goes_through_the_gain_control(folders):
 
 
 def test_a_sequence_has_flicker(folders):
-    got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']), sequence=True)
+    got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']),
+                   sequence=True)
     assert set(got.flicker) == set(BASELINES)
     content = strict(as_json(got))
     assert set(content['flicker']['average']) == {'fused', 'ir', 'vi_y', 'static_share', 'ratio'}
@@ -134,7 +141,8 @@ def test_a_sequence_has_flicker(folders):
 
 def test_a_frame_that_cannot_be_read_interrupts_the_sequence(folders):
     (folders['thermal'] / 'b.bmp').unlink()
-    got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']), sequence=True)
+    got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']),
+                   sequence=True)
     assert np.isnan(got.flicker['average'].static_share)  # a and c do not follow each other
 
 
@@ -148,7 +156,8 @@ def test_json_has_null_for_what_is_not_defined(folders):
     row = got['images'][0]
     assert list(row) == ['name', *METRICS]
     assert row['salience'] is row['detail'] is row['PSNR'] is None
-    assert got['mean']['PSNR'] == pytest.approx(np.mean([image['PSNR'] for image in got['images'][1:]]))
+    assert got['mean']['PSNR'] == pytest.approx(
+        np.mean([image['PSNR'] for image in got['images'][1:]]))
     assert set(got['baselines']) == set(BASELINES)
 
 
@@ -175,7 +184,8 @@ def test_page_is_self_contained_and_escaped(folders, tmp_path):
     (folders['rgb'] / 'a.png').rename(folders['rgb'] / 'a"<b>.png')
     (folders['thermal'] / 'a.bmp').rename(folders['thermal'] / 'a"<b>.bmp')
     page = eval_page.Page(tmp_path / 'page.html', count=3)
-    page.write(evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']), show=page.add))
+    page.write(evaluate(folders['rgb'], folders['thermal'],
+                        method=('average', BASELINES['average']), show=page.add))
     text = (tmp_path / 'page.html').read_text(encoding='utf-8')
     assert text.count('src="data:image/jpeg;base64,') == 9
     assert '<b>.png' not in text and '<h2>a&quot;&lt;b&gt;</h2>' in text
@@ -186,7 +196,8 @@ def test_page_is_self_contained_and_escaped(folders, tmp_path):
 
 def test_pictures_of_many_images_lie_beside_the_page(folders, tmp_path):
     page = eval_page.Page(tmp_path / 'page.html', count=eval_page.EMBEDDED + 1)
-    page.write(evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']), show=page.add))
+    page.write(evaluate(folders['rgb'], folders['thermal'],
+                        method=('average', BASELINES['average']), show=page.add))
     sources = re.findall(r'src="([^"]+)"', (tmp_path / 'page.html').read_text(encoding='utf-8'))
     assert len(sources) == 9
     for source in sources:
@@ -194,8 +205,8 @@ def test_pictures_of_many_images_lie_beside_the_page(folders, tmp_path):
 
 
 def test_command_scores_and_writes(folders, tmp_path):
-    done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model', 'classical',
-                       '--json', tmp_path / 'e.json', '--html', tmp_path / 'e.html')
+    done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model',
+                       'classical', '--json', tmp_path / 'e.json', '--html', tmp_path / 'e.html')
     assert done.returncode == 0, done.stderr
     assert 'mean, classical' in done.stdout and 'mean, maximum' in done.stdout
     content = strict((tmp_path / 'e.json').read_text())
@@ -206,8 +217,8 @@ def test_command_scores_and_writes(folders, tmp_path):
 
 def test_command_says_what_it_could_not_score(folders, tmp_path):
     (folders['thermal'] / 'a.bmp').unlink()
-    done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--fused', folders['fused'],
-                       '--json', tmp_path / 'e.json')
+    done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--fused',
+                       folders['fused'], '--json', tmp_path / 'e.json')
     assert done.returncode == 1
     assert f'not scored: {folders["thermal"] / "a"}: no thermal image' in done.stderr
     assert '2 scored, 1 problems' in done.stderr
@@ -217,8 +228,8 @@ def test_command_says_what_it_could_not_score(folders, tmp_path):
 def test_command_with_nothing_that_fits_scores_nothing(folders, tmp_path):
     for file in folders['thermal'].iterdir():
         file.rename(file.with_stem(f'other_{file.stem}'))
-    done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model', 'average',
-                       '--json', tmp_path / 'e.json')
+    done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model',
+                       'average', '--json', tmp_path / 'e.json')
     assert done.returncode == 1
     assert '0 scored, 6 problems' in done.stderr
     content = strict((tmp_path / 'e.json').read_text())

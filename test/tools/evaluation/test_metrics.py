@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fusion metrics against golden values, against their definitions spelt out, and on plain images."""
+"""The fusion metrics against golden values, against their definitions spelt out, and on plain
+images."""
 
 import json
 from math import atan, exp, hypot, log, pi, sqrt
@@ -40,7 +41,8 @@ def test_golden_values():
         folder, name = row['pair'].split('_', 1)
         color = cv2.imread(str(SHARED / 'data' / 'val' / folder / 'vi' / f'{name}.jpg'))
         vi_y = luminance(color)
-        ir, fused = (cv2.imread(str(GOLDEN.parent / f'{row["pair"]}__{kind}.png'), cv2.IMREAD_GRAYSCALE)
+        ir, fused = (cv2.imread(str(GOLDEN.parent / f'{row["pair"]}__{kind}.png'),
+                                cv2.IMREAD_GRAYSCALE)
                      for kind in ('ir', row['fusion']))
         # when they are scored
         got = score(ir, vi_y, fused)
@@ -93,7 +95,8 @@ def test_correlations():
 
 def test_peak_signal_to_noise_of_a_known_error():
     image = scene(4) / 2 + 20
-    assert metrics.peak_signal_to_noise(image - 5, image + 5, image) == near(20 * np.log10(255 / 5))
+    assert metrics.peak_signal_to_noise(image - 5, image + 5,
+                                        image) == near(20 * np.log10(255 / 5))
 
 
 def test_edge_transfer_of_kept_and_of_lost_edges():
@@ -113,16 +116,18 @@ def test_artifacts_are_edges_that_no_source_has():
 def test_every_metric_of_the_literature_is_symmetric_in_the_sources():
     ir, vi_y, fused = scene(6), scene(7), scene(8)
     one, other = score(ir, vi_y, fused), score(vi_y, ir, fused)
-    literature = ['EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255', 'CC', 'PSNR', 'Nabf']
-    assert list(one) == [*literature, 'salience', 'detail', 'thermal_detail', 'haze', 'saturation', 'target',
-                         'target_worst', 'target_dark']
+    literature = ['EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255',
+                  'CC', 'PSNR', 'Nabf']
+    assert list(one) == [*literature, 'salience', 'detail', 'thermal_detail', 'haze', 'saturation',
+                         'target', 'target_worst', 'target_dark']
     for name in literature:
         assert one[name] == near(other[name]), name
 
 
 def test_bytes_and_floats_score_alike():
     images = scene(9), scene(10), scene(11)
-    assert score(*(image.astype(np.uint8) for image in images)) == pytest.approx(score(*images), nan_ok=True)
+    assert score(*(image.astype(np.uint8) for image in images)) == pytest.approx(
+        score(*images), nan_ok=True)
 
 
 @pytest.mark.parametrize('data_range', (2.0, 255.0))
@@ -130,10 +135,12 @@ def test_structural_similarity_follows_its_definition(data_range):
     a, f = scene(12), scene(13)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     per_window = []
-    for x, y in zip(*(sliding_window_view(image, (7, 7)).reshape(-1, 49) for image in (a, f)), strict=True):
+    for x, y in zip(*(sliding_window_view(image, (7, 7)).reshape(-1, 49) for image in (a, f)),
+                    strict=True):
         (vx, cxy), (_, vy) = np.cov(x, y)
         mx, my = x.mean(), y.mean()
-        per_window.append((2 * mx * my + c1) * (2 * cxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2)))
+        per_window.append((2 * mx * my + c1) * (2 * cxy + c2)
+                          / ((mx * mx + my * my + c1) * (vx + vy + c2)))
     # Here in float64; the published values, and so ours, are in float32.
     assert metrics.structural_similarity(a, a, f, data_range=data_range) == pytest.approx(
         2 * np.mean(per_window), rel=5e-6)
@@ -178,7 +185,8 @@ def test_images_that_cannot_be_scored(images, words):
 def test_smallest_image():
     got = score(scene(19, 41), scene(20, 41), scene(21, 41))
     ours = {'detail', 'thermal_detail', 'saturation', 'target', 'target_worst', 'target_dark'}
-    assert all(np.isfinite(got[name]) for name in got.keys() - ours)  # flat nowhere, no color, no blobs
+    # flat nowhere, no color, no blobs
+    assert all(np.isfinite(got[name]) for name in got.keys() - ours)
 
 
 def _slow_vifp(reference, distorted):
@@ -223,7 +231,8 @@ def _slow_qabf(ir, vi_y, fused):
         for g, a in sources:
             ratio = gf / g if g > gf else g / gf if g < gf else gf
             turn = 1 - abs(a - af) / (pi / 2)
-            quality = 0.9994 / (1 + exp(-15 * (ratio - 0.5))) * 0.9879 / (1 + exp(-22 * (turn - 0.8)))
+            quality = 0.9994 / (1 + exp(-15 * (ratio - 0.5))) * 0.9879 / (
+                1 + exp(-22 * (turn - 0.8)))
             kept, total = kept + quality * g, total + g
     return kept / total
 
@@ -235,7 +244,8 @@ def _slow_nabf(ir, vi_y, fused):
         for g, a in sources:
             ratio = min(g, gf) / max(g, gf) if g and gf else 0.0
             turn = abs(abs(a - af) - pi / 2) * 2 / pi
-            quality = sqrt(0.9999 / (1 + exp(-19 * (ratio - 0.5))) * 0.9995 / (1 + exp(-22 * (turn - 0.5))))
+            quality = sqrt(0.9999 / (1 + exp(-19 * (ratio - 0.5))) * 0.9995
+                           / (1 + exp(-22 * (turn - 0.5))))
             weight = g ** 1.5 if g >= 2 else 0.001
             total += weight
             if all(gf > other for other, _ in sources):

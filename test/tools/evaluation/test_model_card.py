@@ -32,10 +32,12 @@ def pairs(tmp_path):
 
 def test_baselines_are_scored_on_every_pair(pairs):
     folder, images = pairs
-    found = {(dataset, method): scores for dataset, method, scores in score_pairs(BASELINES, folder)}
+    found = {(dataset, method): scores for dataset, method,
+             scores in score_pairs(BASELINES, folder)}
     assert set(found) == {(d, m) for d in images for m in BASELINES}
     for dataset, (ir, y) in images.items():
-        assert found[dataset, 'maximum'] == pytest.approx(score(ir, y, np.maximum(ir, y)), rel=1e-9,
+        assert found[dataset, 'maximum'] == pytest.approx(score(ir, y, np.maximum(ir, y)),
+                                                          rel=1e-9,
                                                              nan_ok=True)  # noise is flat nowhere
 
 
@@ -53,16 +55,18 @@ def test_card_says_how_it_was_trained_and_what_it_scores(pairs, tmp_path):
     folder, images = pairs
     torch.manual_seed(0)
     weights = tmp_path / 'diffmf_light.safetensors'
-    save_weights(weights, models.build('diffmf', 'light').state_dict(), model='diffmf', preset='light',
-                 iterations=40, seed=3)
+    save_weights(weights, models.build('diffmf', 'light').state_dict(), model='diffmf',
+                 preset='light', iterations=40, seed=3)
     with (tmp_path / 'log.csv').open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(('iteration', 'total', 'intensity', 'detail', 'gradient_norm', 'learning_rate', 'seconds'))
+        writer.writerow(('iteration', 'total', 'intensity', 'detail', 'gradient_norm',
+                         'learning_rate', 'seconds'))
         writer.writerows((i, i / 10, 0.5, 0.25, 1, 1, 1) for i in (20, 40))
     done = []
 
-    card = write_card(weights, config=TrainConfig(data='', out='', seed=3), log=tmp_path / 'log.csv',
-                      scored_on=folder, about_data='Three words here.', report=done.append)
+    card = write_card(weights, config=TrainConfig(data='', out='', seed=3),
+                      log=tmp_path / 'log.csv', scored_on=folder, about_data='Three words here.',
+                      report=done.append)
 
     text = card.read_text()
     assert card == tmp_path / 'diffmf_light.md'

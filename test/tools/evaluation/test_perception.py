@@ -53,7 +53,8 @@ def test_salience_that_no_image_defines_is_nan():
     ir, vi_y = night()
     flat = np.full(SHAPE, 77, np.uint8)
     assert np.isnan(salience(flat, vi_y, vi_y))  # all is equally hot
-    assert np.isnan(salience(ir, np.full(SHAPE, 240, np.uint8), vi_y))  # the maximum shows no target
+    # the maximum shows no target
+    assert np.isnan(salience(ir, np.full(SHAPE, 240, np.uint8), vi_y))
 
 
 def test_detail_of_the_visible_image_is_one_and_of_a_flat_one_nothing():
@@ -74,10 +75,12 @@ def test_detail_is_the_share_of_the_gradient_along_the_visible_one(fused, kept):
 
 
 def test_detail_counts_only_where_thermal_is_flat():
-    # Given thermal with structure in the lower half, and a fused image that lost the visible one there
+    # Given thermal with structure in the lower half, and a fused image that lost the visible one
+    # there
     vi_y, structure = stripes(), stripes(200)[:, ::-1]
     lower = np.arange(SHAPE[0])[:, None] >= 60
-    ir, fused = np.where(lower, structure, 100).astype(np.uint8), np.where(lower, 30, vi_y).astype(np.uint8)
+    ir, fused = np.where(lower, structure, 100).astype(np.uint8), np.where(lower, 30, vi_y).astype(
+        np.uint8)
     # then nothing of what counts is missing, and with structure everywhere nothing counts
     assert detail(ir, vi_y, fused) == pytest.approx(1)
     assert detail(np.full(SHAPE, 90, np.uint8), vi_y, fused) == pytest.approx(0.5, abs=0.01)
@@ -100,7 +103,8 @@ def test_thermal_detail_mirrors_detail():
 
 
 def test_thermal_noise_is_no_detail_to_keep():
-    # Given stripes in the left half of thermal and gradients below 2 levels a pixel in the right one
+    # Given stripes in the left half of thermal and gradients below 2 levels a pixel in the right
+    # one
     flat, right = np.full(SHAPE, 90.0), np.arange(SHAPE[1]) >= 80
     weak = 100 + 1.5 * (np.arange(SHAPE[1]) % 2)[None, :].repeat(SHAPE[0], axis=0)
     ir = np.where(right, weak, stripes())
@@ -116,7 +120,8 @@ def noisy(seed, sigma, base):
 
 
 def test_flicker_is_the_change_over_that_of_the_inputs():
-    # Given inputs whose noise changes by twice and by once the same amount, and fused frames with the sum of both
+    # Given inputs whose noise changes by twice and by once the same amount, and fused frames with
+    # the sum of both
     steps = [np.random.default_rng(seed).choice([-1.0, 1.0], SHAPE) for seed in range(5)]
     frames = [(100 + 2 * step, 100 + step, 100 + 3 * step) for step in steps]
     # when it is measured
@@ -130,7 +135,8 @@ def test_flicker_is_the_change_over_that_of_the_inputs():
 
 
 def test_what_moves_does_not_count_as_flicker():
-    # Given noise in the whole image and a square that moves, and jumps in brightness where it is fused
+    # Given noise in the whole image and a square that moves, and jumps in brightness where it is
+    # fused
     frames = []
     for k in range(4):
         ir, vi_y = noisy(k, 2, 60), noisy(10 + k, 2, 100)
@@ -145,7 +151,8 @@ def test_what_moves_does_not_count_as_flicker():
 
 
 def test_a_fused_brightness_that_pumps_is_flicker():
-    frames = [(noisy(k, 1, 60), noisy(10 + k, 1, 100), np.full(SHAPE, 80.0 + 10 * (k % 2))) for k in range(4)]
+    frames = [(noisy(k, 1, 60), noisy(10 + k, 1, 100), np.full(SHAPE, 80.0 + 10 * (k % 2)))
+              for k in range(4)]
     assert flicker(frames).fused == pytest.approx(10)
     assert flicker(frames).ratio > 5
 

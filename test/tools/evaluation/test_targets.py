@@ -28,7 +28,8 @@ def snow():
 
 
 def test_hot_blobs_are_people_and_nothing_else():
-    # Given a walker, a wall broader than people, a speck of 9 pixels, a blob of 40 levels and a kerb
+    # Given a walker, a wall broader than people, a speck of 9 pixels, a blob of 40 levels and a
+    # kerb
     wall, speck, cool = np.s_[20:140, 240:280], np.s_[20:23, 20:23], np.s_[180:210, 60:72]
     kerb = np.s_[220:224, 100:150]
     ir = picture(60, (WALKER, 160), (wall, 200), (speck, 250), (cool, 100), (kerb, 160))

@@ -82,7 +82,8 @@ def engines(light):
 
 @pytest.fixture(scope='module')
 def nano(tmp_path_factory):
-    """A random network with the weights that it was exported from, for 30 x 20 pixels and what they are padded to."""
+    """A random network with the weights that it was exported from, for 30 x 20 pixels and what
+    they are padded to."""
     folder = tmp_path_factory.mktemp('nano')
     torch.manual_seed(0)
     save_weights(folder / 'nano.safetensors', dict(models.build('diffmf', 'nano').state_dict()),

@@ -80,12 +80,13 @@ def test_every_picture_is_judged_and_color_counts_as_luminance():
 
 
 def test_only_people_who_count_are_judged():
-    people = (actor(), actor(2, (80, 20, 90, 64)), actor(3, (5, 10, 20, 60), hidden=0.6), actor(4, (95, 10, 110, 60),
-              'cyclist'), actor(5, (60, 75, 100, 99), 'car'))
+    people = (actor(), actor(2, (80, 20, 90, 64)), actor(3, (5, 10, 20, 60), hidden=0.6),
+              actor(4, (95, 10, 110, 60), 'cyclist'), actor(5, (60, 75, 100, 99), 'car'))
     truth = scene(*people)
 
     assert [counts(one) for one in people] == [True, False, False, True, False]
-    assert [found.actor.label for found in sightings(truth, painted(truth, 9, 99, 99, 99, 99, 99))] == [1, 4]
+    assert [found.actor.label
+            for found in sightings(truth, painted(truth, 9, 99, 99, 99, 99, 99))] == [1, 4]
 
 
 def test_a_picture_of_another_size_is_refused():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Aligned pairs of the synthetic drive for evaluation: files, boxes, and who is left out of them."""
+"""Aligned pairs of the synthetic drive for evaluation: files, boxes, and who is left out of them.
+"""
 
 import json
 
@@ -62,12 +63,14 @@ def test_sample_pairs_writes_what_the_drive_shows(tmp_path):
     files = pair_files(tmp_path)
     boxes = json.loads((tmp_path / 'boxes.json').read_text())
     assert [vi.relative_to(tmp_path).as_posix() for vi, _ in files] == [
-        f'{scene}/vi/{scene}_3_{index}.png' for scene in ('night', 'smoke') for index in ('0000', '0015')]
+        f'{scene}/vi/{scene}_3_{index}.png' for scene in ('night', 'smoke')
+        for index in ('0000', '0015')]
     assert [ir.stem for _, ir in files] == list(boxes)
     drive = Drive(DriveSettings(scene='smoke', seed=3, seconds=1.0, thermal_rate_hz=30))
     vi, ir = (cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in files[3])
     np.testing.assert_array_equal(vi[:, :, ::-1], drive.frame(RGB, 15).frame.pixels)
-    warped, _ = alignment_of(drive).warp(drive.frame(THERMAL, 15).frame.pixels, rgb_size=(640, 480))
+    warped, _ = alignment_of(drive).warp(drive.frame(THERMAL, 15).frame.pixels,
+                                         rgb_size=(640, 480))
     np.testing.assert_array_equal(ir, warped)
     truth = drive.truth(5 * 10**8)
     everybody = sorted(list(a.box_px) for a in truth.actors if a.kind != 'car')
@@ -80,8 +83,9 @@ def test_silhouette_counts_what_stands_before_an_actor():
     drive = Drive(DriveSettings(scene='smoke'))
 
     # The walker on the right goes behind the parked car and comes out again.
-    shares = [next((a.visible_px / a.silhouette_px for a in drive.truth(t * 10**9).actors if a.label == 5), 0.0)
-              for t in (0, 4)]
+    shares = [
+        next((a.visible_px / a.silhouette_px for a in drive.truth(t * 10**9).actors
+              if a.label == 5), 0.0) for t in (0, 4)]
 
     assert shares[0] < 0.3
     assert 0.95 < shares[1] <= 1.0

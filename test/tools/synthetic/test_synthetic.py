@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The synthetic drive: equal for equal seeds, true to its stated geometry and clocks, and as its scenes say."""
+"""The synthetic drive: equal for equal seeds, true to its stated geometry and clocks, and as its
+scenes say."""
 
 import json
 from functools import cache
@@ -79,7 +80,8 @@ def test_counts_and_stamps_are_exact(rate, expected):
     ride = drive(thermal_rate_hz=rate)
 
     assert (ride.count(RGB), ride.count(THERMAL)) == (180, expected)
-    assert [ride.rig.rgb.stamp_ns(k) for k in (0, 1, 2, 3, 30)] == [0, 33333333, 66666667, 10**8, 10**9]
+    assert [ride.rig.rgb.stamp_ns(k) for k in (0, 1, 2, 3, 30)] == [0, 33333333, 66666667, 10**8,
+                                                                    10**9]
     assert ride.rig.thermal.exposure_ns(rate * 2) == 2 * 10**9
     assert ride.rig.thermal_offset_ms == -12.0
     for index in (0, 1, 7):
@@ -100,7 +102,8 @@ def test_frames_come_in_the_order_of_their_recording():
     assert [timed.frame.stream for timed in got[:3]] == [RGB, THERMAL, RGB]
 
 
-@pytest.mark.parametrize(('bits', 'encoding', 'dtype'), [(8, 'mono8', np.uint8), (16, 'mono16', np.uint16)])
+@pytest.mark.parametrize(('bits', 'encoding', 'dtype'),
+                         [(8, 'mono8', np.uint8), (16, 'mono16', np.uint16)])
 def test_formats(bits, encoding, dtype):
     ride = drive(thermal_bits=bits)
 
@@ -161,7 +164,8 @@ def test_parallax_off_the_plane_is_as_documented():
     rig = make_rig()
     for depth in (9.0, 1e9):
         points = np.array([[0.0, 0.0, depth]])
-        mapped = cv2.perspectiveTransform(projected(rig.thermal, points)[None], rig.rgb_from_thermal())[0]
+        mapped = cv2.perspectiveTransform(projected(rig.thermal, points)[None],
+                                          rig.rgb_from_thermal())[0]
         assert np.hypot(*(mapped - projected(rig.rgb, points))[0]) == pytest.approx(1.5, abs=0.06)
 
 
@@ -192,7 +196,8 @@ def test_stated_homography_puts_warm_people_on_their_masks(scene):
                 continue
             # When thermal is warped for their own depth, for the stated plane, or only resized
             mask = truth.labels == actor.label
-            exact = cv2.warpPerspective(thermal, rig.rgb_from_thermal(actor.distance_m), (640, 480))
+            exact = cv2.warpPerspective(thermal, rig.rgb_from_thermal(actor.distance_m),
+                                        (640, 480))
             own.append(best_shift(exact, mask, actor.box_px))
             plane.append(best_shift(warped, mask, actor.box_px))
             resized.append(best_shift(cv2.resize(thermal, (640, 480)), mask, actor.box_px))
@@ -222,7 +227,10 @@ def test_a_moving_actor_is_where_the_true_time_says_not_where_the_stamp_says():
 
 @cache
 def contrasts(scene):
-    """Rows (luma, thermal, distance) of everybody of at least 200 visible pixels: mean less that of its surround."""
+    """Rows (luma, thermal, distance) of everybody of at least 200 visible pixels.
+
+    Mean less that of its surround.
+    """
     rows = []
     for k in INSTANTS:
         luma, _, warped, truth = seen(scene, k)
@@ -231,7 +239,8 @@ def contrasts(scene):
             if actor.visible_px >= 200:
                 inside = truth.labels == actor.label
                 around = grown(inside, 8) & ~anyone
-                rows.append((*(float(image[inside].mean() - image[around].mean()) for image in (luma, warped)),
+                rows.append((*(float(image[inside].mean() - image[around].mean())
+                               for image in (luma, warped)),
                              actor.distance_m))
     assert len(rows) >= 20
     return np.array(rows).T
@@ -317,7 +326,8 @@ def test_truth_boxes_hold_the_labels():
         left, top, right, bottom = actor.box_px
         mask = truth.labels == actor.label
         assert mask.sum() == actor.visible_px == mask[top:bottom, left:right].sum()
-        assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
+        assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[
+            :, right - 1].any()
         assert 15 < actor.temperature_c < 45
         assert actor.visible_px <= actor.silhouette_px
 
@@ -336,7 +346,8 @@ def test_strip_view_is_the_box_filter_of_its_texture():
     rng = np.random.default_rng(0)
     texture = rng.uniform(0, 1, (40, 16, 5)).astype(np.float32)
     strip = Strip(texture, step_m=(0.5, 0.25), across_m=-2.0)
-    edges = np.array([50.0, 33.0, 21.3, 20.9, 20.8, 3.2])  # far to near, more than two periods of 20 m
+    # far to near, more than two periods of 20 m
+    edges = np.array([50.0, 33.0, 21.3, 20.9, 20.8, 3.2])
     across = np.tile((np.arange(16) + 0.5) * 0.25 - 2.0, (5, 1))
 
     got = strip.view(edges, across)
@@ -359,15 +370,17 @@ def test_view_projects_like_the_camera():
 # The bag
 
 def test_sample_bag_holds_the_drive_its_alignment_and_its_truth(tmp_path):
-    settings = DriveSettings(scene='smoke', seed=5, seconds=0.3, thermal_rate_hz=30, thermal_bits=16)
+    settings = DriveSettings(scene='smoke', seed=5, seconds=0.3, thermal_rate_hz=30,
+                             thermal_bits=16)
 
-    sample_bag(tmp_path / 'bag', seconds=0.3, seed=5, scene='smoke', thermal_rate=30, thermal_bits=16,
-               storage='mcap', overwrite=False)
+    sample_bag(tmp_path / 'bag', seconds=0.3, seed=5, scene='smoke', thermal_rate=30,
+               thermal_bits=16, storage='mcap', overwrite=False)
 
     ride = Drive(settings)
     with BagReader(tmp_path / 'bag') as bag:
         assert {name: topic.count for name, topic in bag.topics.items()} == {
-            '/rgb/image_raw': 9, '/rgb/camera_info': 9, '/thermal/image_raw': 9, '/thermal/camera_info': 9}
+            '/rgb/image_raw': 9, '/rgb/camera_info': 9, '/thermal/image_raw': 9,
+            '/thermal/camera_info': 9}
         got = list(frames(bag, '/rgb/image_raw', '/thermal/image_raw'))
         info = next(bag.messages(['/thermal/camera_info']))
         k = bag.deserialize(info.raw, info.msgtype).k
@@ -379,21 +392,23 @@ def test_sample_bag_holds_the_drive_its_alignment_and_its_truth(tmp_path):
     assert Alignment.load(tmp_path / 'bag' / 'alignment.yaml') == alignment_of(ride)
     truth = json.loads((tmp_path / 'bag' / 'ground_truth.json').read_text())
     assert truth['thermal_offset_ms'] == -12.0
-    assert truth['settings'] == {'scene': 'smoke', 'seed': 5, 'seconds': 0.3, 'thermal_rate_hz': 30,
-                                 'thermal_bits': 16}
+    assert truth['settings'] == {'scene': 'smoke', 'seed': 5, 'seconds': 0.3,
+                                 'thermal_rate_hz': 30, 'thermal_bits': 16}
     last = truth['frames'][RGB][-1]
     assert last['stamp_ns'] == max(frame.stamp_ns for frame in got if frame.stream == RGB)
     expected = ride.truth(last['exposure_ns']).actors
-    assert [tuple(actor['box_px']) for actor in last['actors']] == [actor.box_px for actor in expected]
-    assert [actor['temperature_c'] for actor in last['actors']] == [a.temperature_c for a in expected]
+    assert [tuple(actor['box_px']) for actor in last['actors']] == [actor.box_px
+                                                                    for actor in expected]
+    assert [actor['temperature_c'] for actor in last['actors']] == [a.temperature_c
+                                                                    for a in expected]
 
 
 def test_sample_bag_refuses_an_existing_path(tmp_path):
     (tmp_path / 'bag').mkdir()
 
     with pytest.raises(BagError, match='exists already'):
-        sample_bag(tmp_path / 'bag', seconds=0.3, seed=0, scene='night', thermal_rate=9, thermal_bits=8,
-                   storage='sqlite3', overwrite=False)
+        sample_bag(tmp_path / 'bag', seconds=0.3, seed=0, scene='night', thermal_rate=9,
+                   thermal_bits=8, storage='sqlite3', overwrite=False)
 
 
 def test_a_recorded_drive_says_what_it_is(tmp_path):
@@ -415,5 +430,6 @@ def test_other_bags_are_no_recorded_drives_and_broken_truth_is_explained(tmp_pat
 
     (tmp_path / TRUTH_FILE).write_text('{"settings": {"scene": "night"}}')
 
-    with pytest.raises(DriveError, match='expected the ground truth of a rendered drive in .*render the drive again'):
+    with pytest.raises(DriveError, match='expected the ground truth of a rendered drive in '
+                       '.*render the drive again'):
         recorded_drive(tmp_path)

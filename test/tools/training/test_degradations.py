@@ -86,7 +86,8 @@ def test_coats_are_dark_before_a_bright_ground():
     y, ir = np.full((96, 128), 0.5, np.float32), np.zeros((96, 128), np.float32)
     ir[30:60, 40:60] = 1
     for coats, _ in only('dark_coats', y, ir):
-        # then its ground is brighter than it was, and the warm part at most half as bright as that.
+        # then its ground is brighter than it was, and the warm part at most half as bright as
+        # that.
         ground, coat = coats[0, 0], coats[45, 50]
         assert 0.2 + 0.8 * 0.5 <= ground <= 0.6 + 0.4 * 0.5
         assert 0.05 * ground - 1e-6 <= coat <= 0.5 * ground

@@ -50,14 +50,16 @@ def scene():
 def inherited(fused, ir, vi):
     """The terms of SwinFusion in numpy and OpenCV, for H x W float64 in [0, 1]."""
     def slope(image):
-        return sum(np.abs(cv2.Sobel(image, cv2.CV_64F, *d, borderType=cv2.BORDER_CONSTANT)) for d in ((1, 0), (0, 1)))
+        return sum(np.abs(cv2.Sobel(image, cv2.CV_64F, *d, borderType=cv2.BORDER_CONSTANT))
+                   for d in ((1, 0), (0, 1)))
 
     def mean(image):
         return cv2.GaussianBlur(image, (11, 11), 1.5)[5:-5, 5:-5]
 
     def ssim(a, b):
         mean_a, mean_b = mean(a), mean(b)
-        variances, cov = mean(a * a) - mean_a ** 2 + mean(b * b) - mean_b ** 2, mean(a * b) - mean_a * mean_b
+        variances, cov = mean(a * a) - mean_a ** 2 + mean(b * b) - mean_b ** 2, mean(
+            a * b) - mean_a * mean_b
         return np.mean((2 * mean_a * mean_b + 1e-4) * (2 * cov + 9e-4)
                        / ((mean_a ** 2 + mean_b ** 2 + 1e-4) * (variances + 9e-4)))
 
@@ -78,7 +80,8 @@ def test_defaults_are_the_loss_of_the_ancestors(scene):
     for name in ('gradient', 'ssim'):
         assert terms[name].item() == pytest.approx(expected[name], rel=1e-9)
     assert terms['total'].item() == pytest.approx(
-        20 * terms['intensity'].item() + 20 * expected['gradient'] + 10 * expected['ssim'], rel=1e-9)
+        20 * terms['intensity'].item() + 20 * expected['gradient'] + 10 * expected['ssim'],
+        rel=1e-9)
 
 
 @pytest.mark.parametrize('name', TERMS)
@@ -90,7 +93,8 @@ def test_term_of_weight_zero_is_not_computed(scene, monkeypatch, name):
     ir, vi, fused = scene
     terms = fusion_loss(fused, ir, vi, LossWeights(**others))
     assert terms.keys() == {'total', *TERMS} - {name}
-    assert terms['total'].item() == pytest.approx(sum(terms[term].item() for term in terms if term != 'total'))
+    assert terms['total'].item() == pytest.approx(sum(terms[term].item() for term in terms
+                                                      if term != 'total'))
 
 
 def test_loss_is_least_at_the_maximum_of_equal_images():
@@ -125,31 +129,35 @@ def test_intensity_is_quadratic_near_the_brighter_source_and_linear_far_from_it(
     assert value == pytest.approx(expected, rel=0.011)
 
 
-FLAT = {'black': np.zeros((SIDE, SIDE)), 'white': np.full((SIDE, SIDE), 255.0), 'gray': np.full((SIDE, SIDE), 90.0),
-        'textured': textured(1)}
+FLAT = {'black': np.zeros((SIDE, SIDE)), 'white': np.full((SIDE, SIDE), 255.0),
+        'gray': np.full((SIDE, SIDE), 90.0), 'textured': textured(1)}
 
 
 @pytest.mark.parametrize('name', TERMS)
 def test_gradient_of_every_term_is_finite_for_dull_images(name):
     for ir in FLAT.values():
         for vi in FLAT.values():
-            for image in (*FLAT.values(), textured(2)):  # with sources equal to it and sources that are not
+            # with sources equal to it and sources that are not
+            for image in (*FLAT.values(), textured(2)):
                 fused = levels(image).requires_grad_()
                 value = TERMS[name](fused, levels(ir), levels(vi))
                 value.backward()
                 assert torch.isfinite(value) and torch.isfinite(fused.grad).all()
 
 
-TARGET = LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5, target_edges=10, share=3)
+TARGET = LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5,
+                     target_edges=10, share=3)
 LOGIT = 4.0
 
 
 @pytest.fixture
 def pair():
-    """Sources of three stripes each, and their target: the batch of a training, 1 x 1 x 64 x 96, float64.
+    """Sources of three stripes each, and their target.
 
-    From left to right: thermal is flat, both have structure, visible is flat. The target has the visible
-    structure, the thermal one, and the thermal one.
+    The batch of a training, 1 x 1 x 64 x 96, float64.
+
+    From left to right: thermal is flat, both have structure, visible is flat. The target has the
+    visible structure, the thermal one, and the thermal one.
     """
     texture = [textured(seed, side=96)[:64] for seed in (1, 2)]
     ir, vi_y = texture
@@ -157,14 +165,16 @@ def pair():
     target = np.hstack((vi_y[:, :32], ir[:, 32:]))
     warm, share = np.zeros((64, 96)), np.zeros((64, 96))
     warm[20:40, 40:50], share[:, 32:] = 255, 255
-    ir, vi_y, target, warm, share = (levels(x, torch.float64) for x in (ir, vi_y, target, warm, share))
+    ir, vi_y, target, warm, share = (levels(x, torch.float64)
+                                     for x in (ir, vi_y, target, warm, share))
     return Batch(ir, vi_y, ir, vi_y, target, warm, share)
 
 
 def terms_of(fused, batch, weights=TARGET, *, share=None):
     """The terms of the target; the share is right, with certainty, unless it is given."""
     certain = 200 * (batch.share - 0.5)
-    return fusion_loss(fused, batch.ir, batch.vi_y, weights, batch=batch, share=certain if share is None else share)
+    return fusion_loss(fused, batch.ir, batch.vi_y, weights, batch=batch,
+                       share=certain if share is None else share)
 
 
 def test_preset_of_the_target_has_its_five_terms(pair):
@@ -185,21 +195,25 @@ def test_terms_of_the_target_are_zero_at_the_target_and_nowhere_else(pair):
             terms = terms_of(other, cut)
             assert terms['target'].item() > 0.05 and terms['target_ssim'].item() > 0.001
             assert terms['total'].item() == pytest.approx(
-                30 * terms['target'].item() + 5 * terms['target_ssim'].item() + 10 * terms['target_edges'].item())
+                30 * terms['target'].item() + 5 * terms['target_ssim'].item() + 10
+                * terms['target_edges'].item())
 
 
 def test_warm_objects_count_more_by_their_weight(pair):
     # Given an error of 0.2 on the warm object, and the same on as many pixels elsewhere,
     on, off = pair.target + 0.2 * pair.warm, pair.target + 0.2 * pair.warm.roll(40, dims=3)
     # then it costs four times as much where it is warm, and the same without that weight.
-    price = {warm: [terms_of(fused, pair, LossWeights(intensity=0, gradient=0, ssim=0, target=1, warm=warm))[
+    price = {
+        warm: [terms_of(fused, pair,
+                        LossWeights(intensity=0, gradient=0, ssim=0, target=1, warm=warm))[
         'target'].item() for fused in (on, off)] for warm in (0, 3)}
     assert price[0][0] == pytest.approx(price[0][1])
     assert price[0][0] == pytest.approx((0.2 - SOFTNESS) * 200 / (64 * 96), rel=1e-2)
     assert price[3] == pytest.approx([4 * price[0][0], price[0][1]])
 
 
-@pytest.mark.parametrize('person, lost', [(0.7, 0.0), (0.9, 0.0), (0.1, 0.0), (0.6, 0.1), (0.4, 0.3),
+@pytest.mark.parametrize('person, lost',
+                         [(0.7, 0.0), (0.9, 0.0), (0.1, 0.0), (0.6, 0.1), (0.4, 0.3),
                                           (0.3, 0.2)])
 def test_lost_contrast_knows_no_sign(pair, person, lost):
     # Given a warm person of 0.7 on a ground of 0.4 in the target,
@@ -208,7 +222,8 @@ def test_lost_contrast_knows_no_sign(pair, person, lost):
 
     batch = replace(pair, target=image(0.7))
     # then one who is as bright, brighter, or as much darker loses nothing, and gray does.
-    terms = terms_of(image(person), batch, LossWeights(intensity=0, gradient=0, ssim=0, contrast=1))
+    terms = terms_of(image(person), batch,
+                     LossWeights(intensity=0, gradient=0, ssim=0, contrast=1))
     assert terms['contrast'].item() == pytest.approx(lost, rel=0.25, abs=1e-3)
 
 
@@ -226,7 +241,8 @@ def test_nothing_warm_loses_no_contrast(pair):
     (np.s_[38:58], 'target', 'vi_y')])  # neither is
 def test_edges_are_those_of_the_camera_that_has_structure(pair, columns, better, worse):
     # Given a batch whose target itself is flat, but in the middle,
-    flat = Batch(pair.ir, pair.vi_y, pair.ir, pair.vi_y, pair.target.clone(), pair.warm, pair.share)
+    flat = Batch(pair.ir, pair.vi_y, pair.ir, pair.vi_y, pair.target.clone(), pair.warm,
+                 pair.share)
     flat.target[..., :32] = flat.target[..., 64:] = 0.5
     # when either camera's image is what was fused,
     cost = {}
@@ -265,4 +281,5 @@ def test_share_is_charged_by_its_logit(pair):
     price = [terms_of(pair.target, pair, share=share)['share'].item() for share in (
         2 * LOGIT * (pair.share - 0.5), 0 * pair.share, 2 * LOGIT * (0.5 - pair.share))]
     # then they cost what cross entropy says.
-    assert price == pytest.approx([np.log1p(np.exp(-LOGIT)), np.log(2), LOGIT + np.log1p(np.exp(-LOGIT))])
+    assert price == pytest.approx([np.log1p(np.exp(-LOGIT)), np.log(2),
+                                   LOGIT + np.log1p(np.exp(-LOGIT))])

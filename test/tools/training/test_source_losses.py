@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S4Fusion's loss: shares of the sources, uncertainty, and the ResNet-50 that both may come from."""
+"""S4Fusion's loss: shares of the sources, uncertainty, and the ResNet-50 that both may come from.
+"""
 
 import math
 from pathlib import Path
@@ -67,7 +68,8 @@ class Eyes(torch.nn.Module):
 def test_without_perception_both_sources_count_alike(scene):
     fused, ir, vi = scene
     terms = fusion_loss(fused, ir, vi, SOURCES)
-    l1, alike = 0.5 * ((ir - fused).abs() + (vi - fused).abs()).mean(), 0.5 * (ssim(ir, fused) + ssim(vi, fused))
+    l1, alike = 0.5 * ((ir - fused).abs() + (vi - fused).abs()).mean(), 0.5 * (
+        ssim(ir, fused) + ssim(vi, fused))
     assert terms['source_l1'].item() == pytest.approx(l1.item())
     assert terms['source_ssim'].item() == pytest.approx((1 - alike.item()) / 2, rel=1e-5)
     assert terms['total'] == terms['source_l1'] + terms['source_ssim']
@@ -76,12 +78,14 @@ def test_without_perception_both_sources_count_alike(scene):
 def test_shares_follow_the_edges_that_are_seen_image_by_image(scene):
     # Given images of which the first is sharper in infrared and the second in visible,
     fused, ir, vi = scene
-    ir, vi = ir * torch.tensor([1.0, 0.1]).view(2, 1, 1, 1), vi * torch.tensor([0.1, 1.0]).view(2, 1, 1, 1)
+    ir, vi = ir * torch.tensor([1.0, 0.1]).view(2, 1, 1,
+                                                1), vi * torch.tensor([0.1, 1.0]).view(2, 1, 1, 1)
     perception = Perception(Eyes(torch.zeros(2, 10)), temperature=3.0)
     # when their shares are asked for, by the definition spelt out,
     normed = lambda image, mean, std: (image - mean) / std  # noqa: E731
-    saliency = [sum(magnitude(sobel(normed(image, mean, std))).square().mean((1, 2, 3)) for mean, std in
-                    zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))) / 3 for image in (ir, vi)]
+    saliency = [sum(magnitude(sobel(normed(image, mean, std))).square().mean((1, 2, 3)) for mean,
+                    std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))) / 3
+                for image in (ir, vi)]
     expected = 1 / (1 + torch.exp((saliency[1] - saliency[0]) / 3.0))
     share_i, share_v = perception.shares(ir, vi)
     # then they are softmax of the mean squared edges, and weigh the terms.
@@ -92,7 +96,8 @@ def test_shares_follow_the_edges_that_are_seen_image_by_image(scene):
     assert found.item() == pytest.approx((share_i * l1[0] + share_v * l1[1]).mean().item())
 
 
-@pytest.mark.parametrize('logits, nats', [(torch.zeros(2, 1000), math.log(1000)), (100 * torch.eye(2, 1000), 0.0)])
+@pytest.mark.parametrize('logits, nats',
+                         [(torch.zeros(2, 1000), math.log(1000)), (100 * torch.eye(2, 1000), 0.0)])
 def test_uncertainty_is_the_entropy_of_the_classes(scene, logits, nats):
     terms = fusion_loss(*scene, LossWeights(intensity=0, gradient=0, ssim=0, uncertainty=2.0),
                         perception=Perception(Eyes(logits), temperature=1.0))
@@ -110,7 +115,8 @@ def test_medical_preset_is_the_medical_loss_of_mambadfuse(scene):
 
 
 def test_s4fusion_preset_has_the_three_terms_that_need_no_imagenet(scene):
-    assert set(fusion_loss(*scene, PRESETS['s4fusion'])) == {'total', 'gradient', 'source_l1', 'source_ssim'}
+    assert set(fusion_loss(*scene, PRESETS['s4fusion'])) == {'total', 'gradient', 'source_l1',
+                                                             'source_ssim'}
 
 
 def test_resnet_50_has_the_size_of_torchvisions(resnet_file):
@@ -118,14 +124,15 @@ def test_resnet_50_has_the_size_of_torchvisions(resnet_file):
     assert sum(p.numel() for p in network.parameters()) == 25_557_032
     assert len(network.state_dict()) == 320
     stages, logits = network(torch.zeros(1, 3, 64, 64))
-    assert [tuple(stage.shape[1:]) for stage in stages] == [(256, 16, 16), (512, 8, 8), (1024, 4, 4), (2048, 2, 2)]
+    assert [tuple(stage.shape[1:]) for stage in stages] == [(256, 16, 16), (512, 8, 8),
+                                                            (1024, 4, 4), (2048, 2, 2)]
     assert logits.shape == (1, 1000)
 
 
 def test_training_with_perception_uses_it_and_leaves_it_alone(resnet_file, tmp_path):
     loss = LossWeights(intensity=0, gradient=0, ssim=0, source_l1=1, uncertainty=1)
-    config = TrainConfig(data='', out=str(tmp_path), preset='nano', crop=32, batch=2, device='cpu', loss=loss,
-                         perception=str(resnet_file))
+    config = TrainConfig(data='', out=str(tmp_path), preset='nano', crop=32, batch=2, device='cpu',
+                         loss=loss, perception=str(resnet_file))
     trainer = Trainer(config)
     terms = trainer.step(Batch(*torch.rand(7, 2, 1, 32, 32)))
     assert 0 < terms['uncertainty'] <= math.log(1000) + 1e-3 and terms['gradient_norm'] > 0
@@ -137,20 +144,24 @@ def test_weights_of_torch_save_are_read_and_code_in_them_is_not_run(resnet, tmp_
     torch.save(resnet, tmp_path / 'resnet50.pth')
     assert torch.equal(load_resnet50(tmp_path / 'resnet50.pth').fc.weight, resnet['fc.weight'])
     torch.save({'fc.weight': Path(tmp_path)}, tmp_path / 'code.pth')
-    with pytest.raises(TrainingError, match='code.pth is neither safetensors nor a state dict of tensors alone'):
+    with pytest.raises(TrainingError,
+                       match='code.pth is neither safetensors nor a state dict of tensors alone'):
         load_resnet50(tmp_path / 'code.pth')
 
 
 def test_another_network_is_refused_with_what_does_not_fit(tmp_path):
     save_file({'fc.weight': torch.zeros(10, 2048)}, tmp_path / 'other.safetensors')
-    with pytest.raises(TrainingError, match=r"not torchvision's ResNet-50: missing bn1.bias \(64,\); .* and 315 more"):
+    with pytest.raises(TrainingError, match=r"not torchvision's ResNet-50: missing bn1.bias "
+                       r"\(64,\); .* and 315 more"):
         load_resnet50(tmp_path / 'other.safetensors')
 
 
 @pytest.mark.parametrize('text, message', [
-    ('loss: {uncertainty: 1}', "uncertainty needs perception: a file with torchvision's ImageNet weights"),
+    ('loss: {uncertainty: 1}', "uncertainty needs perception: a file with torchvision's ImageNet "
+     "weights"),
     ('loss: target', "loss must hold a mapping such as {preset: target, share: 1}, not 'target'"),
-    ('loss: {preset: best}', "unknown loss preset 'best'; known: swinfusion, target, s4fusion, medical"),
+    ('loss: {preset: best}', "unknown loss preset 'best'; known: swinfusion, target, s4fusion, "
+     "medical"),
 ])
 def test_loss_that_cannot_be_had_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(f'data: a\nout: b\n{text}\n')
@@ -160,12 +171,15 @@ def test_loss_that_cannot_be_had_is_explained(tmp_path, text, message):
 
 def test_preset_of_the_loss_is_changed_by_what_stands_beside_it(tmp_path):
     (tmp_path / 'c.yaml').write_text('data: a\nout: b\nloss: {preset: medical, gradient: 40}\n')
-    assert load_config(tmp_path / 'c.yaml').loss == LossWeights(intensity=20, gradient=40, ssim=0, source_ssim=100)
+    assert load_config(tmp_path / 'c.yaml').loss == LossWeights(intensity=20, gradient=40, ssim=0,
+                                                                source_ssim=100)
 
 
 @pytest.mark.parametrize('change, message', [
-    ({'model': 's4fusion', 'crop': 128}, 'light takes crops of a multiple of 12 plus 1 pixels, not 128: use 133'),
-    ({'model': 'refinefuse', 'crop': 120}, 'takes crops of a multiple of 16 pixels, not 120: use 128'),
+    ({'model': 's4fusion', 'crop': 128},
+     'light takes crops of a multiple of 12 plus 1 pixels, not 128: use 133'),
+    ({'model': 'refinefuse', 'crop': 120},
+     'takes crops of a multiple of 16 pixels, not 120: use 128'),
     ({'model': 's4fusion', 'preset': 'base', 'crop': 121, 'loss': PRESETS['target']},
      's4fusion base does not mix its sources: loss share has nothing to teach, set it to 0'),
 ])

@@ -45,15 +45,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-SIZES = {'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8, 'levels': 2}
+SIZES = {'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8,
+         'levels': 2}
 
 
 @pytest.fixture
 def tiny(monkeypatch, folder):
     """A configuration that trains in a moment."""
     monkeypatch.setitem(models.PRESETS['diffmf'], 'light', SIZES)
-    return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16, warmup=2,
-                       device='cpu')
+    return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16,
+                       warmup=2, device='cpu')
 
 
 def test_learning_rate_rises_then_falls_to_zero():
@@ -84,7 +85,8 @@ def test_interrupted_training_resumes_exactly(tiny, folder):
     assert digest(load_weights(resumed.weights).tensors) == whole
 
 
-@pytest.mark.parametrize('number, stop', [(signal.SIGTERM, Stop.TERMINATED), (signal.SIGINT, Stop.INTERRUPTED)])
+@pytest.mark.parametrize('number, stop',
+                         [(signal.SIGTERM, Stop.TERMINATED), (signal.SIGINT, Stop.INTERRUPTED)])
 def test_stopped_training_loses_nothing(tiny, folder, number, stop):
     # Given a training, when a signal comes in its fourth iteration,
     usual = signal.getsignal(number)
@@ -98,23 +100,27 @@ def test_stopped_training_loses_nothing(tiny, folder, number, stop):
 
 def test_training_ends_when_its_time_is_up_and_goes_on(tiny, folder):
     ends = [train(tiny, quiet, minutes=0) for _ in range(tiny.iterations)]
-    assert [(end.iteration, end.stop) for end in ends] == [*((i, Stop.TIME_IS_UP) for i in range(1, 6)), (6, Stop.NO)]
+    assert [(end.iteration, end.stop) for end in ends] == [
+        *((i, Stop.TIME_IS_UP) for i in range(1, 6)), (6, Stop.NO)]
     assert trained(tiny) == trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
 
 
 def test_command_says_how_far_it_came_and_exits_as_it_ended(tiny, folder, monkeypatch):
     # Given a recipe whose folders are named on the command line,
-    (folder / 'c.yaml').write_text('data: none\nout: none\niterations: 6\nbatch: 2\ncrop: 16\ndevice: cpu\n')
+    (folder / 'c.yaml').write_text('data: none\nout: none\niterations: 6\nbatch: 2\ncrop: '
+                                   '16\ndevice: cpu\n')
     call = ['train', str(folder / 'c.yaml'), '--data', tiny.data, '--out', tiny.out]
     # when its time is up, a signal comes, or it reaches the end,
     timed = CliRunner().invoke(application(), [*call, '--minutes', '0'])
     with monkeypatch.context() as patched:
         whole = CropSampler.batch
-        patched.setattr(CropSampler, 'batch', lambda self, i: signal.raise_signal(signal.SIGTERM) or whole(self, i))
+        patched.setattr(CropSampler, 'batch', lambda self,
+                        i: signal.raise_signal(signal.SIGTERM) or whole(self, i))
         ended = CliRunner().invoke(application(), call)
     complete = CliRunner().invoke(application(), call)
     # then the exit code is 0, that of the signal, or 0.
-    assert [(result.exit_code, result.exception) for result in (timed, complete)] == [(0, None)] * 2
+    assert [(result.exit_code, result.exception) for result in (timed, complete)] == [
+        (0, None)] * 2
     assert 'time is up after iteration 1 of 6; run it again to go on' in timed.output
     assert ended.exit_code == 128 + 15
     assert 'terminated after iteration 2 of 6' in ended.output
@@ -123,7 +129,8 @@ def test_command_says_how_far_it_came_and_exits_as_it_ended(tiny, folder, monkey
 
 @pytest.mark.parametrize('change, message', [
     ({'preset': 'nano'}, 'preset: light there, nano here. Undo'),
-    ({'iterations': 9}, 'iterations: 6 there, 9 here; the learning rate at every iteration depends'),
+    ({'iterations': 9}, 'iterations: 6 there, 9 here; the learning rate at every iteration '
+     'depends'),
     ({'precision': 'bfloat16'}, 'precision: float32 there, bfloat16 here'),
     ({'loss': LossWeights(ssim=4.0)}, 'loss.ssim: 10.0 there, 4.0 here'),
     ({'degradations': Degradations(veil=0.9)}, 'degradations.veil: 0.2 there, 0.9 here'),
@@ -147,10 +154,12 @@ def test_checkpoint_that_does_not_say_what_it_is_of_is_refused(tiny):
 def test_checkpoint_of_other_pairs_is_refused_and_of_the_same_elsewhere_not(tiny, folder):
     train(tiny, quiet, minutes=0)
     (folder / 'set').rename(folder / 'moved')
-    assert train(dataclasses.replace(tiny, threads=1, checkpoint_minutes=9), quiet, minutes=0).iteration == 2
+    assert train(dataclasses.replace(tiny, threads=1, checkpoint_minutes=9), quiet,
+                 minutes=0).iteration == 2
     for sub in ('ir', 'vi'):
         (folder / 'moved' / sub / 'c.png').unlink()
-    with pytest.raises(TrainingError, match=r'training pairs: 3 \(\w{8}\) there, 2 \(\w{8}\) here'):
+    with pytest.raises(TrainingError,
+                       match=r'training pairs: 3 \(\w{8}\) there, 2 \(\w{8}\) here'):
         train(tiny, quiet)
 
 
@@ -175,7 +184,8 @@ def test_student_learns_the_image_of_its_teacher(learning, folder):
     # Given a teacher, and a student that is told to do nothing but what the teacher does,
     teacher = train(learning, quiet).weights
     only = LossWeights(intensity=0, gradient=0, ssim=0, distil=60)
-    config = dataclasses.replace(learning, out=str(folder / 'student'), teacher=str(teacher), loss=only, seed=5)
+    config = dataclasses.replace(learning, out=str(folder / 'student'), teacher=str(teacher),
+                                 loss=only, seed=5)
     # when it is trained,
     losses = []
     train(config, lambda iteration, terms: losses.append(terms['distil']))
@@ -188,18 +198,21 @@ def test_student_learns_the_image_of_its_teacher(learning, folder):
 def test_a_training_starts_from_the_weights_that_it_names(tiny):
     # Given weights, when another training names them, then network and average are those,
     first = train(tiny, quiet).weights
-    trainer, given = Trainer(dataclasses.replace(tiny, start=str(first))), load_weights(first).tensors
+    trainer, given = Trainer(dataclasses.replace(tiny, start=str(first))), load_weights(
+        first).tensors
     for state in (trainer.network.state_dict(), trainer.average):
         assert all(torch.equal(value, given[name].float()) for name, value in state.items())
     # and for another preset they are refused.
-    with pytest.raises(TrainingError, match='start: .* holds diffmf light, this training is of diffmf nano'):
+    with pytest.raises(TrainingError,
+                       match='start: .* holds diffmf light, this training is of diffmf nano'):
         Trainer(dataclasses.replace(tiny, preset='nano', start=str(first)))
 
 
 def test_gradient_that_is_not_finite_stops_the_training(tiny):
     trainer = Trainer(tiny)
     bad = torch.full((1, 1, 16, 16), float('nan'))
-    with pytest.raises(TrainingError, match='non-finite gradient at iteration 1: lower learning_rate'):
+    with pytest.raises(TrainingError,
+                       match='non-finite gradient at iteration 1: lower learning_rate'):
         trainer.step(Batch(*[bad] * 7))
 
 
@@ -209,15 +222,20 @@ def test_gradient_that_is_not_finite_stops_the_training(tiny):
     ('- a\n', 'must hold a mapping'),
     ('data: [\n', 'cannot be read as YAML'),
     ('data: a\nout: b\nloss: {color: 1}\n', 'unknown color; known: contrast, distil, '),
-    ('data: a\nout: b\nprecision: half\n', "precision must be one of float32, bfloat16, float16, not 'half'"),
+    ('data: a\nout: b\nprecision: half\n',
+     "precision must be one of float32, bfloat16, float16, not 'half'"),
     ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
-    ('data: a\nout: b\nteacher: t.safetensors\n', "needs both a teacher .* got teacher 't.safetensors' and distil 0.0"),
+    ('data: a\nout: b\nteacher: t.safetensors\n',
+     "needs both a teacher .* got teacher 't.safetensors' and distil 0.0"),
     ('data: a\nout: b\nloss: {distil: 1}\n', 'needs both a teacher'),
-    ('data: a\nout: b\nloss: {vif: 1}\n', 'unknown vif; known: contrast, distil, gradient, intensity, '),
+    ('data: a\nout: b\nloss: {vif: 1}\n',
+     'unknown vif; known: contrast, distil, gradient, intensity, '),
     ('data: a\nout: b\nstrength: 0.8\n', 'unknown strength; known: batch, '),
-    ('data: a\nout: b\ndegradations: {smoke: 0.5, rain: 1}\n', 'unknown rain, smoke; known: black_hot, blind, dark, '),
+    ('data: a\nout: b\ndegradations: {smoke: 0.5, rain: 1}\n',
+     'unknown rain, smoke; known: black_hot, blind, dark, '),
     ('data: a\nout: b\ndegradations: {veil: 2}\n', 'veil must be a chance from 0 to 1, not 2'),
-    ('data: a\nout: b\ndegradations: {dark: often}\n', "dark must be a chance from 0 to 1, not 'often'"),
+    ('data: a\nout: b\ndegradations: {dark: often}\n',
+     "dark must be a chance from 0 to 1, not 'often'"),
     ('data: a\nout: b\ndegradations: [veil]\n',
      r"degradations must hold a mapping such as \{veil: 0.2\}, not \['veil'\]"),
 ])
@@ -230,7 +248,8 @@ def test_bad_configuration_is_explained(tmp_path, text, message):
 def test_degradations_are_changed_by_what_is_named(tmp_path):
     (tmp_path / 'c.yaml').write_text('data: a\nout: b\ndegradations: {veil: 0.5, shift: 0}\n')
     usual = Degradations()
-    assert load_config(tmp_path / 'c.yaml').degradations == dataclasses.replace(usual, veil=0.5, shift=0)
+    assert load_config(tmp_path / 'c.yaml').degradations == dataclasses.replace(
+        usual, veil=0.5, shift=0)
     (tmp_path / 'c.yaml').write_text('data: a\nout: b\n')
     assert load_config(tmp_path / 'c.yaml').degradations == usual
 

@@ -25,7 +25,8 @@ def quiet(iteration, terms):
     """A report that nobody reads."""
 
 
-# A training that leaves behind what each process saw of its end; the second process alone gets a signal.
+# A training that leaves behind what each process saw of its end; the second process alone gets a
+# signal.
 WORKER = """
 import os
 import signal
@@ -57,17 +58,23 @@ Path(path + rank).write_text(seen)
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """Return recipe(name, **entries): the YAML file of a training of nano on three pairs of 40 x 48 images."""
+    """Return recipe(name, **entries).
+
+    The YAML file of a training of nano on three pairs of 40 x 48 images.
+    """
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     random = np.random.default_rng(0)
     for sub in ('ir', 'vi'):
         (tmp_path / 'set' / sub).mkdir(parents=True)
         for name in 'abc':
-            cv2.imwrite(str(tmp_path / 'set' / sub / f'{name}.png'), random.integers(0, 255, (40, 48), np.uint8))
+            cv2.imwrite(str(tmp_path / 'set' / sub / f'{name}.png'),
+                        random.integers(0, 255, (40, 48), np.uint8))
 
     def write(name, **entries):
-        entries = {'data': str(tmp_path / 'set'), 'out': str(tmp_path / name), 'preset': 'nano', 'iterations': 40,
-                   'batch': 4, 'crop': 16, 'learning_rate': 1e-4, 'warmup': 10, 'device': 'cpu', **entries}
+        entries = {'data': str(tmp_path / 'set'), 'out': str(tmp_path / name), 'preset': 'nano',
+                   'iterations': 40, 'batch': 4, 'crop': 16, 'learning_rate': 1e-4, 'warmup': 10,
+                   'device': 'cpu',
+                   **entries}
         (tmp_path / f'{name}.yaml').write_text(yaml.safe_dump(entries))
         return tmp_path / f'{name}.yaml'
     return write
@@ -79,8 +86,9 @@ def two_processes(tmp_path):
     (tmp_path / 'worker.py').write_text(WORKER)
 
     def run(path, event):
-        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
-                               str(tmp_path / 'worker.py'), str(path), event],
+        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                               '--nproc-per-node=2', str(tmp_path / 'worker.py'), str(path),
+                               event],
                               capture_output=True, text=True, timeout=DEADLINE_S)
         ends = [path.with_name(path.name + rank) for rank in '01']
         return done, [end.read_text() for end in ends if end.exists()]
@@ -90,13 +98,15 @@ def two_processes(tmp_path):
 def test_two_processes_train_as_one_does_stop_together_and_resume(recipe, two_processes, tmp_path):
     # Given a training in one process,
     train(load_config(recipe('one')), quiet)
-    # when two processes train the same, a signal to one of them stops both, and one process goes on,
+    # when two processes train the same, a signal to one of them stops both, and one process goes
+    # on,
     path = recipe('two')
     done, ends = two_processes(path, 'signal')
     assert ends == ['30 TERMINATED'] * 2, done.stderr
     assert train(load_config(path), quiet).iteration == 40
     # then the weights agree to rounding,
-    first, second = (torch.load(tmp_path / name / 'checkpoint.pt', weights_only=True) for name in ('one', 'two'))
+    first, second = (torch.load(tmp_path / name / 'checkpoint.pt', weights_only=True)
+                     for name in ('one', 'two'))
     for part in ('network', 'average'):
         torch.testing.assert_close(second[part], first[part], rtol=0, atol=1e-5)
     # and the log, of 20 iterations in two processes, has the loss of the whole batch.
@@ -106,17 +116,20 @@ def test_two_processes_train_as_one_does_stop_together_and_resume(recipe, two_pr
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    with pytest.raises(TrainingError, match='batch 5 cannot be divided by 2 processes: choose a multiple of 2'):
+    with pytest.raises(TrainingError,
+                       match='batch 5 cannot be divided by 2 processes: choose a multiple of 2'):
         Processes(CPU, rank=0, count=2).share(5)
 
 
 def test_the_processes_share_a_batch():
     shares = [Processes(CPU, rank=rank, count=3).share(12) for rank in range(3)]
-    assert [list(range(12))[share] for share in shares] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [list(range(12))[share] for share in shares] == [[0, 1, 2, 3], [4, 5, 6, 7],
+                                                            [8, 9, 10, 11]]
 
 
 def test_a_gradient_that_is_not_finite_ends_every_process(recipe, two_processes):
-    done, ends = two_processes(recipe('steep', learning_rate=1e30, warmup=1, precision='bfloat16'), 'none')
+    done, ends = two_processes(recipe('steep', learning_rate=1e30, warmup=1, precision='bfloat16'),
+                               'none')
     assert len(ends) == 2, done.stderr
     assert ends[0] == ends[1]
     assert ends[0].startswith('non-finite gradient at iteration 2: lower learning_rate')

@@ -19,14 +19,17 @@ def filled(path, iterations, *, start=0, **terms):
 def test_rows_are_means_of_twenty_iterations_and_columns_what_came(tmp_path):
     rows = read_log(filled(tmp_path / 'log.csv', 45, total=2.0, glare=-1.0))
     assert [list(row) for row in rows] == [['iteration', 'total', 'glare', 'seconds']] * 2
-    assert [(row['iteration'], row['total'], row['glare']) for row in rows] == [('20', '21', '-10.5'),
-                                                                                ('40', '61', '-30.5')]
+    assert [(row['iteration'], row['total'], row['glare'])
+            for row in rows] == [('20', '21', '-10.5'),
+                                                                                ('40', '61',
+                                                                                 '-30.5')]
 
 
 def test_a_resumed_log_drops_what_will_come_again(tmp_path):
     filled(tmp_path / 'log.csv', 60, total=1.0)
     rows = read_log(filled(tmp_path / 'log.csv', 20, start=40, total=3.0))
-    assert [(row['iteration'], row['total']) for row in rows] == [('20', '10.5'), ('40', '30.5'), ('60', '151.5')]
+    assert [(row['iteration'], row['total']) for row in rows] == [('20', '10.5'), ('40', '30.5'),
+                                                                  ('60', '151.5')]
 
 
 def test_a_term_that_comes_later_gets_a_column(tmp_path):

@@ -22,8 +22,8 @@ from diffmf_ros.tools.training.precision import MixedPrecision, TrainingError  #
 
 def trainer(**entries):
     """Return a trainer of nano on the CPU, and a batch of smooth textures for it."""
-    made = Trainer(TrainConfig(**{'data': '', 'out': '', 'preset': 'nano', 'batch': 2, 'warmup': 2, 'device': 'cpu',
-                                  **entries}))
+    made = Trainer(TrainConfig(**{'data': '', 'out': '', 'preset': 'nano', 'batch': 2, 'warmup': 2,
+                                  'device': 'cpu', **entries}))
     generator = torch.Generator().manual_seed(0)
     smooth = avg_pool2d(torch.rand(7, 2, 40, 40, generator=generator), 9, 1)
     smooth = (smooth - smooth.amin()) / (smooth.amax() - smooth.amin())
@@ -40,7 +40,8 @@ def test_rounds_what_inference_rounds():
     with torch.no_grad():
         found, expected = MixedPrecision(network, torch.bfloat16)(*pair), network(*pair)
         assert torch.equal(found, cast_layers(copy.deepcopy(network), torch.bfloat16)(*pair))
-        assert 0 < (found - expected).abs().mean() < 3 * torch.finfo(torch.bfloat16).eps * expected.std()
+        assert 0 < (found - expected).abs().mean() < 3 * torch.finfo(
+            torch.bfloat16).eps * expected.std()
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
@@ -63,7 +64,8 @@ def test_bfloat16_lowers_the_loss():
 
 
 def test_float16_needs_a_gpu():
-    with pytest.raises(TrainingError, match='float16 needs a CUDA device, this training runs on cpu: use bfloat16'):
+    with pytest.raises(TrainingError, match='float16 needs a CUDA device, this training runs on '
+                       'cpu: use bfloat16'):
         trainer(precision='float16')
 
 
