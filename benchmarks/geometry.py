@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What alignment costs: the mapping of a pair, a change of depth, of trim, of the camera info, and the warp itself.
+"""What alignment costs: the mapping of a pair, a change of depth, of trim, of the camera info, and
+the warp itself.
 
-CPU milliseconds (median of the rounds, in turn) for two calibrated cameras with lens distortion, per output grid.
+CPU milliseconds (median of the rounds, in turn) for two calibrated cameras with lens distortion,
+per output grid.
 """
 
 import argparse
@@ -44,7 +46,8 @@ def cases(grid: str, rgb: CameraModel, thermal: CameraModel) -> dict:
         mapping()
 
     def trim():
-        aligner.configure(AlignmentSettings(from_tf=True, output_grid=grid, trim_x_px=0.01 * next(number)))
+        aligner.configure(AlignmentSettings(from_tf=True, output_grid=grid,
+                                            trim_x_px=0.01 * next(number)))
         mapping()
 
     current = mapping()
@@ -58,12 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=100)
-    parser.add_argument('--double', action='store_true', help='1280x960 and 640x512 in place of 640x480 and 320x256')
+    parser.add_argument('--double', action='store_true',
+                        help='1280x960 and 640x512 in place of 640x480 and 320x256')
     options = parser.parse_args()
     keep_freed_memory()
     cv2.setNumThreads(options.threads)
     scale = 2 if options.double else 1
-    rgb, thermal = (camera.scaled_to(tuple(scale * side for side in camera.size)) for camera in (RGB, THERMAL))
+    rgb, thermal = (camera.scaled_to(tuple(scale * side for side in camera.size))
+                    for camera in (RGB, THERMAL))
     for grid in ('rgb', 'thermal'):
         functions = cases(grid, rgb, thermal)
         samples = {name: [] for name in functions}
@@ -73,7 +78,8 @@ def main() -> None:
                 function()
                 samples[name].append((time.process_time_ns() - start) / 1e6)
         print(f'{rgb.size} RGB, {thermal.size} thermal, grid {grid}: '
-              + ', '.join(f'{name} {statistics.median(values):.3f} ms' for name, values in samples.items()))
+              + ', '.join(f'{name} {statistics.median(values):.3f} ms' for name,
+                          values in samples.items()))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real node over DDS at 30 Hz, with a rendered drive of 6 s at full working size: pairs fused, latency."""
+"""The real node over DDS at 30 Hz, with a rendered drive of 6 s at full working size.
+
+Pairs fused, latency.
+"""
 
 import argparse
 import json
@@ -26,13 +29,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bag = folder / 'bag'
-        drive = Drive(DriveSettings(seconds=options.seconds, thermal_rate_hz=RATE_HZ, thermal_bits=16))
+        drive = Drive(DriveSettings(seconds=options.seconds, thermal_rate_hz=RATE_HZ,
+                                    thermal_bits=16))
         for _ in record(drive, bag):
             pass
         recorded = recorded_drive(bag)
-        wanted = {'model': 'diffmf', 'preset': options.preset, 'device': options.device, 'warm_up_size': '640x480',
-                  'alignment.file': str(recorded.alignment), 'sync.thermal_offset_ms': recorded.thermal_offset_ms}
-        values = demo.run(demo.DemoRun((bag,), folder / 'fused', folder / 'log', 1.0, with_changes(DEFAULTS, wanted)))
+        wanted = {'model': 'diffmf', 'preset': options.preset, 'device': options.device,
+                  'warm_up_size': '640x480', 'alignment.file': str(recorded.alignment),
+                  'sync.thermal_offset_ms': recorded.thermal_offset_ms}
+        values = demo.run(demo.DemoRun((bag,), folder / 'fused', folder / 'log', 1.0,
+                                       with_changes(DEFAULTS, wanted)))
     figures = {'fused': int(values['fused']), 'pairs': options.seconds * RATE_HZ,
                'latency_p50_ms': first_number(values.get('latency_p50_ms', '')),
                'values': values}

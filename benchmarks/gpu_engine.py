@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One network on a GPU, from message bytes to message bytes: gpu_engine.py PART MODEL/PRESET --json FILE.
+"""One network on a GPU, from message bytes to message bytes.
+
+Gpu_engine.py PART MODEL/PRESET --json FILE.
 
 first  p50 and the replay of its graph, beside what `diffmf bench --plan` predicts: seconds.
 full   p99, graph against eager, memory, float16 against float32, 1280x1024 against 640x480.
 start  seconds from the start of a process to pairs at steady speed, in this process.
 
-A preset without shipped weights gets fresh ones: their pictures mean nothing, their times do. With --device
-cpu everything that needs no GPU runs, on small images, to try the script.
+A preset without shipped weights gets fresh ones: their pictures mean nothing, their times do. With
+--device cpu everything that needs no GPU runs, on small images, to try the script.
 """
 
 import argparse
@@ -37,10 +39,14 @@ STEADY = 1.5  # a frame within so many medians is at steady speed
 
 
 def settings_of(name: str, folder: Path, device: str, **changes):
-    """Return (settings, whether trained) for model/preset; fresh weights in folder where none are shipped."""
+    """Return (settings, whether trained) for model/preset.
+
+    Fresh weights in folder where none are shipped.
+    """
     model, preset = name.split('/')
     precision = 'float16' if device == 'cuda' else 'auto'
-    wanted = {'model': model, 'preset': preset, 'device': device, 'precision': precision, **changes}
+    wanted = {'model': model, 'preset': preset, 'device': device, 'precision': precision,
+              **changes}
     try:
         weights_header.shipped(model, preset)
         return with_changes(DEFAULTS, wanted), True
@@ -48,7 +54,8 @@ def settings_of(name: str, folder: Path, device: str, **changes):
         torch.manual_seed(0)
         path = folder / f'{model}_{preset}.safetensors'
         network = models.build(model, preset)
-        weights.save_weights(path, network.state_dict(), model=model, preset=preset, iterations=1, seed=0)
+        weights.save_weights(path, network.state_dict(), model=model, preset=preset, iterations=1,
+                             seed=0)
         return with_changes(DEFAULTS, {**wanted, 'weights': str(path)}), False
 
 
@@ -115,7 +122,8 @@ def predicted(bench: Bench) -> dict:
         plan = plan_pair(*bench.name.split('/'), bench.size)
     except PlanError as error:
         return {'predicted': str(error)}
-    return {'predicted_h200_ms': plan.times_ms(H200)['predicted_ms'], 'planned_kernels': len(plan.kernels)}
+    return {'predicted_h200_ms': plan.times_ms(H200)['predicted_ms'],
+            'planned_kernels': len(plan.kernels)}
 
 
 def full(bench: Bench) -> dict:
@@ -132,20 +140,28 @@ def full(bench: Bench) -> dict:
                     'peak_allocated_gib': torch.cuda.max_memory_allocated() / 2 ** 30,
                     'peak_reserved_gib': torch.cuda.max_memory_reserved() / 2 ** 30}
     p50, p99 = np.quantile(samples, (0.5, 0.99))
-    return {**figures, 'p50_ms': float(p50), 'p99_ms': float(p99), 'p99_over_p50': float(p99 / p50),
-            **graph_against_eager(bench, rounds=ROUNDS), **sizes_in_turn(bench), **against_float32(bench)}
+    return {**figures, 'p50_ms': float(p50), 'p99_ms': float(p99),
+            'p99_over_p50': float(p99 / p50), **graph_against_eager(bench, rounds=ROUNDS),
+            **sizes_in_turn(bench),
+            **against_float32(bench)}
 
 
 def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
-    """Replay of the graph, its operations one by one, and the whole path, in turn. Nothing on a CPU."""
+    """Replay of the graph, its operations one by one, and the whole path, in turn.
+
+    Nothing on a CPU.
+    """
     if bench.device != 'cuda':
         return {}
     from diffmf_ros.inference.device_path import Plan
 
-    frames = (Frame(stream, 0, '', *decode(**message)) for stream, message in zip((RGB, THERMAL), bench.messages))
+    frames = (Frame(stream, 0, '', *decode(**message)) for stream,
+              message in zip((RGB, THERMAL), bench.messages))
     pair = Pair(*frames, offset_ns=0)
-    mapping = bench.pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
-    prepared = bench.pipeline._loaded.guard.network.path._prepared(Plan.of(pair, 1.0, mapping=mapping))
+    mapping = bench.pipeline.aligner.mapping(rgb_size=pair.rgb.size,
+                                             thermal_size=pair.thermal.size)
+    prepared = bench.pipeline._loaded.guard.network.path._prepared(
+        Plan.of(pair, 1.0, mapping=mapping))
     inputs = [torch.zeros_like(tensor, device='cuda') for tensor in prepared.uploads.take()]
     inputs[2] += 1
 
@@ -153,7 +169,8 @@ def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
         function(*inputs)
         torch.cuda.synchronize()
 
-    cases = {'replay': lambda: finished(prepared.replay), 'eager': lambda: finished(prepared.replay._function),
+    cases = {'replay': lambda: finished(prepared.replay),
+             'eager': lambda: finished(prepared.replay._function),
              'whole': bench.whole}
     samples = {name: [] for name in cases}
     for _ in range(rounds):
@@ -166,20 +183,24 @@ def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
 
 def sizes_in_turn(bench: Bench) -> dict:
     """1280x1024 against 640x480; a stand-in takes twice its sides."""
-    large = bench.messages_of(LARGE if bench.device == 'cuda' else tuple(2 * side for side in bench.size))
+    large = bench.messages_of(LARGE if bench.device == 'cuda'
+                              else tuple(2 * side for side in bench.size))
     small_ms, large_ms = [], []
     for _ in range(bench.frames(ROUNDS)):
         small_ms.append(timed(bench.whole))
         large_ms.append(timed(bench.whole, large))
-    small, big = (statistics.median(samples[len(samples) // 3:]) for samples in (small_ms, large_ms))
+    small, big = (statistics.median(samples[len(samples) // 3:])
+                  for samples in (small_ms, large_ms))
     return {'large_ms': big, 'large_over_small': big / small}
 
 
 def against_float32(bench: Bench) -> dict:
-    """Share of the values of the 8-bit image that half precision leaves within one level of float32."""
+    """Share of the values of the 8-bit image that half precision leaves within one level of
+    float32."""
     settings, _ = settings_of(bench.name, bench.folder, bench.device, precision='float32')
     exact = FusionPipeline(settings)
-    images = [np.frombuffer(bench.whole(pipeline=one), np.uint8).astype(int) for one in (bench.pipeline, exact)]
+    images = [np.frombuffer(bench.whole(pipeline=one), np.uint8).astype(int)
+              for one in (bench.pipeline, exact)]
     return {'within_a_level_of_float32': float((np.abs(images[0] - images[1]) <= 1).mean())}
 
 

@@ -22,10 +22,12 @@ def page(state: dict) -> str:
     """Return the page of a state as in gpu.json."""
     machine = ', '.join(f'{key} {value}' for key, value in state['machine'].items())
     parts = state['parts']
-    failed = [test for found in parts.values() for test in found.get('figures', {}).get('failed', ())]
+    failed = [test for found in parts.values()
+              for test in found.get('figures', {}).get('failed', ())]
     head = [f'# {state["machine"]["device"]}', '', machine, '']
     if 'in place of a GPU' in machine:
-        head += ['**No figure here says anything about a GPU**: small images on a CPU, to try the scripts.', '']
+        head += ['**No figure here says anything about a GPU**: small images on a CPU, to try the '
+                 'scripts.', '']
     if failed:
         head += ['**Failed tests**', '', *(f'* `{test}`' for test in failed), '']
     return '\n'.join([*head, *_first(parts), '## All parts', '', table(parts), ''])
@@ -43,7 +45,8 @@ def _first(parts: dict) -> list[str]:
         cells = (_number(figures.get(key)) for key in ('p50_ms', 'replay_ms', 'predicted_h200_ms'))
         lines.append(f'| {network} | {figures["runs_on"]} | {" | ".join(cells)} | '
                      f'{figures["first_pair_ms"] / 1e3:.1f} |')
-    problems = dict.fromkeys(problem for figures in rows.values() for problem in figures['problems'])
+    problems = dict.fromkeys(problem for figures in rows.values()
+                             for problem in figures['problems'])
     return [*lines, '', *(f'ERROR: {problem}\n' for problem in problems)]
 
 
@@ -51,7 +54,8 @@ def table(parts: dict) -> str:
     """Return one line for every figure of parts, with its bar."""
     lines = []
     for name, found in parts.items():
-        lines.append(f'* **{name}**: {found["ended"]}' + (f', {found["wall_s"]} s' if 'wall_s' in found else ''))
+        lines.append(f'* **{name}**: {found["ended"]}'
+                     + (f', {found["wall_s"]} s' if 'wall_s' in found else ''))
         lines += [f'    {line}' for line in found.get('last_lines', ())]
         for figure, value in found.get('figures', {}).items():
             if not isinstance(value, (dict, list)) or figure == 'failed':

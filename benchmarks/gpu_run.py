@@ -3,11 +3,12 @@
 
     python benchmarks/gpu_run.py --out FOLDER [--minutes 14] [--only PART ...] [--device cpu]
 
-The first table stands within a minute. Each part is a process of its own that ends within its limit, most
-within 90 s; what is done is not done again when the script is called again with the same folder, GPU and
-code. FOLDER/gpu.json has all that was learned, FOLDER/gpu.md is the same to read, FOLDER/logs the rest.
-The last part, training, takes the time that is left. With --device cpu a CPU stands in for the GPU: small
-images, and the parts without a CPU form are passed over, to try the script.
+The first table stands within a minute. Each part is a process of its own that ends within its
+limit, most within 90 s; what is done is not done again when the script is called again with the
+same folder, GPU and code. FOLDER/gpu.json has all that was learned, FOLDER/gpu.md is the same to
+read, FOLDER/logs the rest. The last part, training, takes the time that is left. With --device cpu
+a CPU stands in for the GPU: small images, and the parts without a CPU form are passed over, to try
+the script.
 """
 
 import argparse
@@ -27,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ('diffmf/nano', 'diffmf/light', 'diffmf/base', 's4fusion/light', 'refinefuse/light',
             'diffmf/light-s4', 's4fusion/base', 'refinefuse/base')  # in order of worth
 LIMIT_S, TESTS_LIMIT_S, DEMO_LIMIT_S = 90, 60, 90
-TEST_FILES = ('triton', 'fused', 'graphs', 'selfcheck', 'device_path', 'mamba_ssm', 'plan', 'training_precision',
-              'pipeline', 'hot_swap', 'memory', 'scan')
+TEST_FILES = ('triton', 'fused', 'graphs', 'selfcheck', 'device_path', 'mamba_ssm', 'plan',
+              'training_precision', 'pipeline', 'hot_swap', 'memory', 'scan')
 LEAST_TRAINING_S = 60
 WAIT_AFTER_TERM_S = 10
 
@@ -55,7 +56,8 @@ class Part:
 def parts(options, caches: Path) -> list[Part]:
     """Return all parts, those that are worth most first."""
     def engine(part, network, **about):
-        command = ('benchmarks/gpu_engine.py', part, network, '--device', options.device, '--json', '{json}')
+        command = ('benchmarks/gpu_engine.py', part, network, '--device', options.device, '--json',
+                   '{json}')
         return Part(f'{part} {network}', command, **about)
 
     def start(network, when):
@@ -64,17 +66,22 @@ def parts(options, caches: Path) -> list[Part]:
             'TRITON_CACHE_DIR': str(own / 'triton'), 'CUDA_CACHE_PATH': str(own / 'cuda'),
             'TORCHINDUCTOR_CACHE_DIR': str(own / 'inductor'), 'XDG_CACHE_HOME': str(own)})
 
-    tests = [Part(f'tests {name}', ('-m', 'pytest', '-v', '-rfE', '--tb=short', '-p', 'no:cacheprovider',
+    tests = [Part(f'tests {name}',
+                  ('-m', 'pytest', '-v', '-rfE', '--tb=short', '-p', 'no:cacheprovider',
                                     str(path.relative_to(ROOT))), TESTS_LIMIT_S)
              for name in TEST_FILES for path in sorted((ROOT / 'test').rglob(f'test_{name}.py'))]
-    scan = 'benchmarks/gpu_scan.py', *([options.mamba_ssm] if options.mamba_ssm else []), '--json', '{json}'
+    scan = 'benchmarks/gpu_scan.py', *([options.mamba_ssm] if options.mamba_ssm
+                                       else []), '--json', '{json}'
     stand_in = ('--seconds', '1') if options.device == 'cpu' else ()
-    demo = [Part(f'demo {preset}', ('benchmarks/gpu_demo.py', '--preset', preset, '--device', options.device,
-                                    '--json', '{json}', *stand_in), DEMO_LIMIT_S) for preset in ('light', 'base')]
+    demo = [Part(f'demo {preset}',
+                 ('benchmarks/gpu_demo.py', '--preset', preset, '--device', options.device,
+                                    '--json', '{json}', *stand_in), DEMO_LIMIT_S)
+            for preset in ('light', 'base')]
     return [*(engine('first', network) for network in NETWORKS[:3]),
             start(NETWORKS[1], 'cold'), start(NETWORKS[1], 'warm'), demo[0],
             *(engine('full', network) for network in NETWORKS[:3]), *tests[:4], demo[1],
-            Part('scans', scan, needs_gpu=True), *(engine('first', network) for network in NETWORKS[3:]), *tests[4:],
+            Part('scans', scan, needs_gpu=True),
+            *(engine('first', network) for network in NETWORKS[3:]), *tests[4:],
             *(start(NETWORKS[2], when) for when in ('cold', 'warm')),
             *(engine('full', network) for network in NETWORKS[3:])]
 
@@ -136,18 +143,23 @@ class Run:
         if seconds < LEAST_TRAINING_S or not self.options.data:
             print(f'no training: {"no data" if not self.options.data else "no time is left"}')
             return
-        command = ('-m', 'diffmf_ros.cli.main', 'train', f'config/train/{self.options.recipe}.yaml', '--out',
-                   str(self.out / self.options.recipe), '--minutes', f'{seconds / 60:.2f}', '--data',
-                   str(self.options.data))
+        command = ('-m', 'diffmf_ros.cli.main', 'train',
+                   f'config/train/{self.options.recipe}.yaml', '--out',
+                   str(self.out / self.options.recipe), '--minutes', f'{seconds / 60:.2f}',
+                   '--data', str(self.options.data))
         self.state['parts'].pop('train', None)
         self.do(Part('train', command, self.left_s))
 
 
 def run(part: Part, figures: Path, log: Path, limit_s: float) -> tuple[str, list[str]]:
-    """Run a process; return how it ended and its lines. Failed tests are printed the moment they fail."""
+    """Run a process; return how it ended and its lines.
+
+    Failed tests are printed the moment they fail.
+    """
     command = [sys.executable, *(word.replace('{json}', str(figures)) for word in part.command)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **part.environment}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **part.environment},
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True)
     lines: list[str] = []
     with log.open('w') as file:
         alarm = subprocess.Popen(['sleep', str(max(1, limit_s))])
@@ -163,7 +175,10 @@ def run(part: Part, figures: Path, log: Path, limit_s: float) -> tuple[str, list
 
 
 def _ends_when(alarm: subprocess.Popen, process: subprocess.Popen):
-    """End process when alarm has run out; the function returned says whether it had to, and stops the alarm."""
+    """End process when alarm has run out.
+
+    The function returned says whether it had to, and stops the alarm.
+    """
     from threading import Thread
 
     ended = []
@@ -199,10 +214,12 @@ def _end(process: subprocess.Popen) -> None:
 
 def counted(lines: list[str]) -> dict:
     """Passed, skipped and failed tests of pytest's verbose output, the failed ones by name."""
-    results = [line.split() for line in lines if '::' in line and not line.startswith(('FAILED', 'ERROR'))]
+    results = [line.split() for line in lines if '::' in line
+               and not line.startswith(('FAILED', 'ERROR'))]
     kinds = [words[1] for words in results if len(words) > 1]
     return {'passed': kinds.count('PASSED'), 'skipped': kinds.count('SKIPPED'),
-            'failed': [words[0] for words in results if len(words) > 1 and words[1] in ('FAILED', 'ERROR')]}
+            'failed': [words[0] for words in results if len(words) > 1
+                       and words[1] in ('FAILED', 'ERROR')]}
 
 
 def slug(name: str) -> str:
@@ -221,8 +238,8 @@ def machine(device: str) -> dict:
     for file in sorted((ROOT / 'diffmf_ros').rglob('*.py')):
         digest.update(file.read_bytes())
     name = torch.cuda.get_device_name() if device == 'cuda' else 'a CPU in place of a GPU'
-    return {'device': name, 'torch': torch.__version__, 'cuda': torch.version.cuda, 'code': digest.hexdigest()[:12],
-            'python': platform.python_version()}
+    return {'device': name, 'torch': torch.__version__, 'cuda': torch.version.cuda,
+            'code': digest.hexdigest()[:12], 'python': platform.python_version()}
 
 
 def main() -> None:
@@ -234,7 +251,8 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', help='parts whose names begin so; train is one')
     parser.add_argument('--data', type=Path, help='folder of training pairs, ir/ and vi/ below it')
     parser.add_argument('--recipe', default='diffmf_base', help='of config/train')
-    parser.add_argument('--mamba-ssm', help='folder of its unpacked source distribution, to compare scans with')
+    parser.add_argument('--mamba-ssm',
+                        help='folder of its unpacked source distribution, to compare scans with')
     options = parser.parse_args()
     os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
     os.environ['PYTHONUNBUFFERED'] = '1'
@@ -246,7 +264,8 @@ def main() -> None:
     if 'train'.startswith(wanted) or 'train' in wanted:
         this.train()
     print(f'written to {this.file} and {this.out / "gpu.md"}')
-    bad = [name for name, found in this.state['parts'].items() if found['ended'] not in ('done', 'passed over')]
+    bad = [name for name, found in this.state['parts'].items()
+           if found['ended'] not in ('done', 'passed over')]
     sys.exit(1 if bad else 0)
 
 

@@ -10,7 +10,8 @@ ROUNDS, REPLAYS = 21, 5
 
 
 def milliseconds(functions: dict[str, Callable]) -> dict[str, float]:
-    """Median GPU milliseconds of one call of each function, captured in a graph and replayed A, B, ..., A, B, ...."""
+    """Median GPU milliseconds of one call of each function, captured in a graph and replayed A, B,
+    ..., A, B, ...."""
     graphs = {name: _captured(function) for name, function in functions.items()}
     times = {name: [] for name in functions}
     for _ in range(ROUNDS):
@@ -26,7 +27,8 @@ def milliseconds(functions: dict[str, Callable]) -> dict[str, float]:
 
 
 def _captured(function: Callable) -> torch.cuda.CUDAGraph:
-    """A graph of one call, captured after the function has run once and compiled what it compiles."""
+    """A graph of one call, captured after the function has run once and compiled what it compiles.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), torch.inference_mode():

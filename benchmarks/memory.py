@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeping freed memory saves: a 640x480 pair with and without it, in processes of their own, in turn."""
+"""What keeping freed memory saves.
+
+A 640x480 pair with and without it, in processes of their own, in turn.
+"""
 
 import json
 import statistics
@@ -28,9 +31,11 @@ def main() -> None:
         samples = {True: [], False: []}
         for keep in [True, False] * ROUNDS:
             command = [sys.executable, __file__, json.dumps(case), json.dumps(keep)]
-            samples[keep].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+            samples[keep].append(
+                float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
         kept, given_back = (statistics.median(samples[keep]) for keep in (True, False))
-        print(f'{case}: kept {kept:.1f} ms, given back {given_back:.1f} ms, ratio {given_back / kept:.1f}', flush=True)
+        print(f'{case}: kept {kept:.1f} ms, given back {given_back:.1f} ms, ratio '
+              f'{given_back / kept:.1f}', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who finds the closest partners: our pairing, and message_filters' approximate policy where that is installed.
+"""Who finds the closest partners.
 
-Two cameras of given rates for a minute, each stamp off by up to 2 % of the period; the images of one take 5 ms to
-arrive, those of the other 20 ms. Columns: pairs that came out; how many of all combinations that are each other's
-closest are among them; how long after the arrival of its later frame a pair came out; CPU time of one add (median of
-the rounds, in turn).
+Our pairing, and message_filters' approximate policy where that is installed.
+
+Two cameras of given rates for a minute, each stamp off by up to 2 % of the period; the images of
+one take 5 ms to arrive, those of the other 20 ms. Columns: pairs that came out; how many of all
+combinations that are each other's closest are among them; how long after the arrival of its later
+frame a pair came out; CPU time of one add (median of the rounds, in turn).
 """
 
 import statistics
@@ -30,14 +32,15 @@ def stamps_of(rates: tuple[int, int], phase: float | None) -> dict[str, np.ndarr
     """Stamps in ns of both streams."""
     rng = np.random.default_rng(0)
     phases_s = [0.0, (rng.uniform() if phase is None else phase) / rates[0]]
-    return {stream: ((np.arange(SECONDS * rate) + rng.uniform(-JITTER, JITTER, SECONDS * rate)) / rate * 1e9
-                     + (shift_s + 1) * 1e9).astype(np.int64)
+    return {stream: ((np.arange(SECONDS * rate) + rng.uniform(-JITTER, JITTER, SECONDS * rate))
+                     / rate * 1e9 + (shift_s + 1) * 1e9).astype(np.int64)
             for stream, rate, shift_s in zip((RGB, THERMAL), rates, phases_s, strict=True)}
 
 
 def arrivals_of(stamps: dict[str, np.ndarray], delay_ns: dict[str, int]) -> list[Frame]:
     """Frames with their time of arrival, in that order."""
-    frames = [Frame(stream, int(stamp), stream, PIXELS, 'mono8', arrival_ns=int(stamp) + delay_ns[stream])
+    frames = [Frame(stream, int(stamp), stream, PIXELS, 'mono8',
+                    arrival_ns=int(stamp) + delay_ns[stream])
               for stream in stamps for stamp in stamps[stream]]
     return sorted(frames, key=lambda frame: frame.arrival_ns)
 
@@ -52,18 +55,21 @@ def best_of(stamps: dict[str, np.ndarray]) -> set[tuple[int, int]]:
     """All (rgb, thermal) stamps in max_cost that are each other's closest."""
     rgb, thermal = stamps[RGB], stamps[THERMAL]
     partner = closest(rgb, thermal)
-    mutual = (closest(thermal, rgb)[partner] == np.arange(len(rgb))) & (abs(thermal[partner] - rgb) <= MAX_DISTANCE_NS)
+    mutual = (closest(thermal, rgb)[partner] == np.arange(len(rgb))) & (
+        abs(thermal[partner] - rgb) <= MAX_DISTANCE_NS)
     return set(zip(rgb[mutual].tolist(), thermal[partner[mutual]].tolist(), strict=True))
 
 
 def run(pairing, frames: list[Frame]) -> tuple[list[tuple[int, int]], list[float], float]:
-    """Pairs of stamps, how long each waited in ms (but the last few), and microseconds of CPU time per add."""
+    """Pairs of stamps, how long each waited in ms (but the last few), and microseconds of CPU time
+    per add."""
     pairs, waits_ms = [], []
     start_s = time.process_time()
     for frame in frames:
         for pair in pairing.add(frame):
             pairs.append((pair.rgb.stamp_ns, pair.thermal.stamp_ns))
-            waits_ms.append((frame.arrival_ns - max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)) / 1e6)
+            waits_ms.append((frame.arrival_ns - max(pair.rgb.arrival_ns, pair.thermal.arrival_ns))
+                            / 1e6)
     cost_us = (time.process_time() - start_s) / len(frames) * 1e6
     pairs += [(pair.rgb.stamp_ns, pair.thermal.stamp_ns) for pair in pairing.flush()]
     return pairs, waits_ms, cost_us
@@ -86,13 +92,15 @@ def pairings() -> dict[str, Callable]:
 def main() -> None:
     """Print the table."""
     makers = pairings()
-    print(f'{"":48}{"":17}{"pairs":>7}{"of closest":>12}{"wait p50":>10}{"p99 ms":>8}{"us/add":>8}')
+    print(
+        f'{"":48}{"":17}{"pairs":>7}{"of closest":>12}{"wait p50":>10}{"p99 ms":>8}{"us/add":>8}')
     for name, (rgb_rate, thermal_rate, phase) in CASES.items():
         stamps = stamps_of((rgb_rate, thermal_rate), phase)
         best = best_of(stamps)
         for which, delay_ns in DELAYS_NS.items():
             frames = arrivals_of(stamps, delay_ns)
-            rounds = [{method: run(make(), frames) for method, make in makers.items()} for _ in range(ROUNDS)]
+            rounds = [{method: run(make(), frames) for method, make in makers.items()}
+                      for _ in range(ROUNDS)]
             for method, (pairs, waits_ms, _) in rounds[0].items():
                 cost_us = statistics.median(results[method][2] for results in rounds)
                 p50, p99 = np.percentile(waits_ms, (50, 99))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Half precision against float32 on real pairs: share of the 8-bit pixels within one gray level.
 
-python benchmarks/precision.py FOLDER [PRESET [MODEL]]: FOLDER holds ir/ and vi/, as for `diffmf train`.
+python benchmarks/precision.py FOLDER [PRESET [MODEL]]: FOLDER holds ir/ and vi/, as for `diffmf
+train`.
 """
 
 import sys
@@ -26,7 +27,8 @@ def main() -> None:
     keep_freed_memory()
     folder, *names = sys.argv[1:]
     settings = replace(DEFAULTS, **dict(zip(('preset', 'model'), names)))
-    half, full = (Engine(replace(settings, precision=precision)) for precision in ('auto', 'float32'))
+    half, full = (Engine(replace(settings, precision=precision))
+                  for precision in ('auto', 'float32'))
     shares, largest = [], 0
     for files in pair_files(folder):
         pair = read_pair(*files)
@@ -34,7 +36,8 @@ def main() -> None:
         shares.append((difference <= 1).mean())
         largest = max(largest, int(difference.max()))
     print(f'{half.description} against {full.description}, {len(shares)} pairs: within one level '
-          f'{np.mean(shares):.4%} of the pixels, {min(shares):.4%} in the worst pair; largest difference {largest}')
+          f'{np.mean(shares):.4%} of the pixels, {min(shares):.4%} in the worst pair; largest '
+          f'difference {largest}')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of the networks and the baselines beside published networks, and which bars they reach.
 
-python benchmarks/quality.py VAL_DIR [--weights FILE ...] [--sequences DIR] [--detector FILE.onnx --boxes FILE.json]
+python benchmarks/quality.py VAL_DIR [--weights FILE ...] [--sequences DIR] [--detector FILE.onnx
+--boxes FILE.json]
     [--drives DIR] [--write docs/quality.md]; the drives are what `diffmf sample-pairs DIR` writes.
 """
 
@@ -48,7 +49,10 @@ ScoresBySet = dict[str, dict[str, list[ImageScores]]]  # by data set and method
 
 
 def networks(files: list[Path]) -> dict[str, Fuse]:
-    """The networks of weights files by their names; two of one preset are told apart by their files."""
+    """The networks of weights files by their names.
+
+    Two of one preset are told apart by their files.
+    """
     found: dict[str, Fuse] = {}
     for file in files:
         name, fuse = method(load_weights(file).model, weights=file)
@@ -59,7 +63,8 @@ def networks(files: list[Path]) -> dict[str, Fuse]:
 def measure(methods: dict[str, Fuse], folder: Path, boxes: Boxes | None = None) -> ScoresBySet:
     """Score every method on every pair below folder, with two processes for the metrics."""
     spawn = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=cv2.setNumThreads,
+                             initargs=(1,)) as pool:
         jobs = []
         for dataset, name, images in fused_pairs(methods, folder):
             truth = boxes.of(dataset, images[0].name) if boxes else None
@@ -92,7 +97,8 @@ def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[st
     return result
 
 
-def measure_all(trained: dict[str, Fuse], options: argparse.Namespace) -> tuple[Measured, list[str]]:
+def measure_all(trained: dict[str, Fuse],
+                options: argparse.Namespace) -> tuple[Measured, list[str]]:
     """Measure what the options ask for; returns it and the tables."""
     methods = BASELINES | trained
     boxes = read_boxes(options.boxes) if options.boxes else None
@@ -100,24 +106,29 @@ def measure_all(trained: dict[str, Fuse], options: argparse.Namespace) -> tuple[
     clips = measure_flicker(methods, options.sequences) if options.sequences else {}
     pictures = first_pictures(options.folder)
     found: dict = {
-        'scores': {dataset: {name: means(scores) for name, scores in rows.items()} for dataset, rows in scored.items()},
+        'scores': {dataset: {name: means(scores) for name, scores in rows.items()} for dataset,
+                   rows in scored.items()},
         'flat_thermal': measure_flat(methods, [luminance(picture) for picture in pictures]),
         'flat_is_rgb': passes_rgb_on(pictures),
-        'flicker': {clip: {name: {'ratio': one.ratio} for name, one in rows.items()} for clip, rows in clips.items()}}
+        'flicker': {clip: {name: {'ratio': one.ratio} for name, one in rows.items()} for clip,
+                    rows in clips.items()}}
     if options.detector:
         detector = Detector(options.detector, threads=1)
         found['detector'] = look_at(methods, options.folder, detector, boxes or Boxes({}))
         if boxes:
             moved = look_at(methods, options.folder, detector, boxes, shift_px=8)
-            found['shifted'] = {name: row['AP40'] for name, row in moved['all'].items() if name in methods}
+            found['shifted'] = {name: row['AP40'] for name,
+                                row in moved['all'].items() if name in methods}
         if options.drives:
-            found['drives'] = look_at(methods, options.drives, detector, read_boxes(options.drives / 'boxes.json'))
+            found['drives'] = look_at(methods, options.drives, detector,
+                                      read_boxes(options.drives / 'boxes.json'))
         if options.sequences:
             found['finds'] = finds_in_clips(methods, options.sequences, detector)
     measured = Measured(**found)
     lines = [*score_lines(scored, read_peers()), *flat_lines(measured.flat_thermal)]
     lines += detector_lines('An unchanged detector', measured.detector)
-    lines += detector_lines('The same on rendered drives', measured.drives) + find_lines(measured.finds)
+    lines += detector_lines('The same on rendered drives',
+                            measured.drives) + find_lines(measured.finds)
     return measured, lines + (flicker_lines(clips, read_peers()) if clips else [])
 
 
@@ -143,12 +154,15 @@ def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('folder', type=Path, help='pairs: folders vi and ir somewhere below')
-    parser.add_argument('--weights', type=Path, nargs='+', default=sorted(SHIPPED.glob('*.safetensors')))
+    parser.add_argument('--weights', type=Path, nargs='+',
+                        default=sorted(SHIPPED.glob('*.safetensors')))
     parser.add_argument('--sequences', type=Path, help='clips: folders vi and ir somewhere below')
     parser.add_argument('--detector', type=Path, help='a detector as an ONNX file')
     parser.add_argument('--boxes', type=Path, help='JSON with the boxes of people in the pairs')
-    parser.add_argument('--drives', type=Path, help='rendered pairs and their boxes.json, for the detector')
-    parser.add_argument('--write', type=Path, help='page to write the tables to, between its marks')
+    parser.add_argument('--drives', type=Path,
+                        help='rendered pairs and their boxes.json, for the detector')
+    parser.add_argument('--write', type=Path,
+                        help='page to write the tables to, between its marks')
     options = parser.parse_args()
     keep_freed_memory()
     trained = networks(options.weights)

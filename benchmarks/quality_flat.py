@@ -36,8 +36,8 @@ def measure_flat(methods: dict[str, Fuse], luminances: list[np.ndarray]) -> dict
 def passes_rgb_on(pictures: list[np.ndarray]) -> bool:
     """Return whether the pipeline calls flat thermal of every level blind and passes RGB on.
 
-    pictures are H x W x 3 BGR or H x W, uint8. That is judged before a pair is fused, so it does not
-    depend on the method.
+    pictures are H x W x 3 BGR or H x W, uint8. That is judged before a pair is fused, so it does
+    not depend on the method.
     """
     pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
     stamp_ns, modes = 0, set()

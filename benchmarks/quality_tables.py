@@ -87,7 +87,8 @@ def flicker_lines(clips: dict[str, dict[str, Flicker]], peers: BySet) -> list[st
     lines = ['### Flicker', '', f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     for clip, methods in clips.items():
         lines += [
-            f'| {clip} | {name} | {found.ratio:.2f} | {found.fused / max(found.ir, found.vi_y):.2f} | '
+            f'| {clip} | {name} | {found.ratio:.2f} | '
+            f'{found.fused / max(found.ir, found.vi_y):.2f} | '
             f'{found.fused:.2f} | {found.ir:.2f} | {found.vi_y:.2f} | {found.static_share:.0%} |'
             for name, found in methods.items()
         ]

@@ -20,8 +20,8 @@ from diffmf_ros.tools.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = '<!-- begin of benchmarks/reliability.py -->', '<!-- end of benchmarks/reliability.py -->'
-HEADER = ('fault', 'answer', 'answered by frame', 'after ms', 'fused again by frame', 'after ms', 'longest silence, ms',
-          '`/diagnostics` says')
+HEADER = ('fault', 'answer', 'answered by frame', 'after ms', 'fused again by frame', 'after ms',
+          'longest silence, ms', '`/diagnostics` says')
 
 Cells = dict[str, list[dict]]  # by name, what test/faults/matrix.py measured in each run
 
@@ -33,8 +33,10 @@ def run(repeat: int) -> tuple[Cells, int]:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / 'report.xml'
             print(f'run {number + 1} of {repeat}', flush=True)
-            subprocess.run([sys.executable, '-m', 'pytest', 'test/faults/test_matrix.py', '-q', f'--junitxml={file}',
-                            '-o', 'junit_family=xunit1'], cwd=ROOT)  # xunit2 has no place for what was measured
+            subprocess.run([sys.executable, '-m', 'pytest', 'test/faults/test_matrix.py', '-q',
+                            f'--junitxml={file}',
+                            # xunit2 has no place for what was measured
+                            '-o', 'junit_family=xunit1'], cwd=ROOT)
             suite = ElementTree.parse(file).getroot().find('testsuite')
         failed += sum(int(suite.get(kind)) for kind in ('failures', 'errors', 'skipped'))
         for measured in suite.iterfind(".//property[@name='measured']"):
@@ -46,13 +48,15 @@ def run(repeat: int) -> tuple[Cells, int]:
 def table(cells: Cells, *, repeat: int, failed: int) -> list[str]:
     """Return the lines of the table in Markdown, and of what it was measured on."""
     tests = repeat * len(cells)
-    lines = [f'{this_machine()}; {repeat} runs, {tests - failed} of {tests} cells as required. Medians, and in '
+    lines = [f'{this_machine()}; {repeat} runs, {tests - failed} of {tests} cells as required. '
+             f'Medians, and in '
              'brackets the worst run where it differs.', '',
              '| ' + ' | '.join(HEADER) + ' |', '|---' * len(HEADER) + '|']
     for name, runs in cells.items():
         numbers = [summary(cell[key] for cell in runs) for key in (
             'found_frames', 'found_ms', 'recovered_frames', 'recovered_ms', 'silence_ms')]
-        message = textwrap.shorten(max((cell['message'] for cell in runs), key=len) or '-', 100, placeholder=' ...')
+        message = textwrap.shorten(max((cell['message'] for cell in runs), key=len) or '-', 100,
+                                   placeholder=' ...')
         lines.append(f'| {" | ".join((name, runs[0]["answer"], *numbers, message))} |')
     return lines
 
@@ -79,7 +83,8 @@ def main() -> int:
     """Return the exit code: 1 when a cell was not as required, or gave no numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--repeat', type=int, default=5, help='so many runs')
-    parser.add_argument('--write', type=Path, help='file with the marks between which the table goes')
+    parser.add_argument('--write', type=Path,
+                        help='file with the marks between which the table goes')
     options = parser.parse_args()
     cells, failed = run(options.repeat)
     lines = table(cells, repeat=options.repeat, failed=failed)

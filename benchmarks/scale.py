@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a smaller working size costs in quality, by the way back to full size: python benchmarks/scale.py FOLDER
+"""What a smaller working size costs in quality, by the way back to full size.
 
-FOLDER holds registered pairs (vi/ and ir/ at or below it). Each way gets the same small fused images. PSNR and
-SSIM compare with the full-size output of the network, in 8 bit; the other columns are fusion metrics. The times
-are of one thread, CPU time, for the way back alone at 640x480, all ways in turn.
+Python benchmarks/scale.py FOLDER
+
+FOLDER holds registered pairs (vi/ and ir/ at or below it). Each way gets the same small fused
+images. PSNR and SSIM compare with the full-size output of the network, in 8 bit; the other columns
+are fusion metrics. The times are of one thread, CPU time, for the way back alone at 640x480, all
+ways in turn.
 """
 
 import sys
@@ -38,7 +41,8 @@ def plain(fused, small_ir, small_y, ir, y):
 def larger_detail(fused, small_ir, small_y, ir, y):
     """Add the larger of the details that shrinking removed from the sources."""
     ir_detail, y_detail = ir - enlarged(small_ir, ir), y - enlarged(small_y, ir)
-    return enlarged(fused, ir) + np.where(np.abs(ir_detail) > np.abs(y_detail), ir_detail, y_detail)
+    return enlarged(fused, ir) + np.where(np.abs(ir_detail) > np.abs(y_detail), ir_detail,
+                                          y_detail)
 
 
 def detail_by_energy(fused, small_ir, small_y, ir, y):
@@ -57,9 +61,11 @@ def one_guide(guide_of, start_of):
 
         guide, rest = guide_of(small_ir, small_y), fused - start_of(small_ir, small_y)
         mean_guide, mean_rest = mean(guide), mean(rest)
-        slope = (mean(guide * rest) - mean_guide * mean_rest) / (mean(guide * guide) - mean_guide ** 2 + 1e-4)
+        slope = (mean(guide * rest) - mean_guide * mean_rest) / (mean(guide * guide)
+                                                                 - mean_guide ** 2 + 1e-4)
         offset = mean_rest - slope * mean_guide
-        return start_of(ir, y) + enlarged(mean(slope), ir) * guide_of(ir, y) + enlarged(mean(offset), ir)
+        return start_of(ir, y) + enlarged(mean(slope),
+                                          ir) * guide_of(ir, y) + enlarged(mean(offset), ir)
     return way
 
 
@@ -100,7 +106,8 @@ def measure(fuse, files, *, with_metrics: bool):
         ir, y = (np.float32(1 / 255) * image for image in (pair.ir, pair.vi_y))
         whole = as_bytes(fuse(ir, y))
         if with_metrics:
-            rows['full size'].append(score(pair.ir, pair.vi_y, whole) | {'PSNR': np.nan, 'SSIM': np.nan})
+            rows['full size'].append(score(pair.ir, pair.vi_y, whole)
+                                     | {'PSNR': np.nan, 'SSIM': np.nan})
         for scale in SCALES:
             small = shrunk(ir, scale), shrunk(y, scale)
             small_fused = fuse(*small)

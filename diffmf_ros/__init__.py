@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thermal + RGB fusion for ROS 2 with DIFF-MF, a difference-driven state-space network.
 
-`fuse` fuses one pair of arrays, `Fuser` a stream of them (docs/python.md). They are loaded when they are first used:
-importing this package alone needs neither rclpy, torch nor OpenCV.
+`fuse` fuses one pair of arrays, `Fuser` a stream of them (docs/python.md). They are loaded when
+they are first used: importing this package alone needs neither rclpy, torch nor OpenCV.
 """
 
 from importlib import import_module

@@ -31,17 +31,19 @@ class FusionWarning(UserWarning):
     """What a user should know about a fused image, such as a camera that sees nothing."""
 
 
-def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb', **settings: Any) -> np.ndarray:
+def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
+         **settings: Any) -> np.ndarray:
     """Fuse one RGB and one thermal image.
 
-    The network of the last settings is kept, so that only the first call takes the time to load it. Calls of several
-    threads take turns.
+    The network of the last settings is kept, so that only the first call takes the time to load
+    it. Calls of several threads take turns.
 
     Args:
         rgb: H x W x 3 or H x W x 4 (alpha is dropped) or H x W, uint8.
         thermal: H x W of any size, uint8, uint16 (raw counts) or float32; warm is bright.
-        order: order of the color channels of rgb, and of the result: rgb, or bgr as OpenCV reads them.
-        **settings: settings as in docs/parameters.md, with two underscores for a dot: preset='light', device='cuda',
+        order: order of the color channels of rgb, and of the result: rgb, or bgr as OpenCV reads
+            them. **settings: settings as in docs/parameters.md, with two underscores for a dot:
+            preset='light', device='cuda',
             alignment='align.yaml', thermal__polarity='black_hot'.
 
     Returns:
@@ -49,7 +51,8 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb', **settings
 
     Raises:
         InputError: an array is not as above.
-        DiffmfError: a setting is wrong, or weights, alignment or device cannot be used, or fusing failed.
+        DiffmfError: a setting is wrong, or weights, alignment or device cannot be used, or fusing
+            failed.
 
     Warns:
         FusionWarning: a camera sees nothing, so that the image of the other one is returned; or other things that
@@ -65,8 +68,8 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb', **settings
 class Fuser:
     """Fuses a stream of pairs with one network; for one thread at a time. A context manager.
 
-    Pairs with stamps are judged as a stream: the gray levels of 16-bit thermal follow the scene smoothly. Pairs
-    without are fused each by itself.
+    Pairs with stamps are judged as a stream: the gray levels of 16-bit thermal follow the scene
+    smoothly. Pairs without are fused each by itself.
     """
 
     def __init__(self, **settings: Any):
@@ -92,14 +95,16 @@ class Fuser:
         _warn(result)
         return result.pixels
 
-    def fuse(self, rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb', stamp_ns: int = 0) -> FusionResult:
+    def fuse(self, rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
+             stamp_ns: int = 0) -> FusionResult:
         """Fuse a pair and return how it was done with it: pixels, mode, warnings, timings_ms.
 
         Args:
             rgb: as that of the function `fuse`.
             thermal: as that of the function `fuse`.
             order: as that of the function `fuse`.
-            stamp_ns: time of the pair in nanoseconds, rising from pair to pair; 0 for a pair by itself.
+            stamp_ns: time of the pair in nanoseconds, rising from pair to pair; 0 for a pair by
+                itself.
 
         Raises:
             InputError: an array is not what is expected.
@@ -107,10 +112,13 @@ class Fuser:
         """
         if order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
-        pair = Pair(_rgb_frame(rgb, order, stamp_ns), _thermal_frame(thermal, stamp_ns), offset_ns=0)
+        pair = Pair(_rgb_frame(rgb, order, stamp_ns), _thermal_frame(thermal, stamp_ns),
+                    offset_ns=0)
         result = self._pipeline.fuse(pair)
-        if result.mode in (Mode.RGB_ONLY, Mode.THERMAL_ONLY) and not any(issue.blind for issue in result.issues):
-            raise DiffmfError(f'the pair could not be fused: {"; ".join(result.warnings) or "no reason was given"}')
+        if result.mode in (Mode.RGB_ONLY, Mode.THERMAL_ONLY) and not any(
+                issue.blind for issue in result.issues):
+            raise DiffmfError(f'the pair could not be fused: '
+                              f'{"; ".join(result.warnings) or "no reason was given"}')
         return result
 
     def close(self) -> None:
@@ -132,7 +140,8 @@ def _settings_of(keywords: dict[str, Any]) -> Settings:
     for keyword, value in keywords.items():
         if keyword not in known:
             close = difflib.get_close_matches(keyword, known, n=1)
-            raise SettingsError(f'unknown setting {keyword!r}' + (f', did you mean {close[0]}?' if close else '')
+            raise SettingsError(f'unknown setting {keyword!r}'
+                                + (f', did you mean {close[0]}?' if close else '')
                                 + f' Expected one of {", ".join(known)}')
         changes[known[keyword]] = str(value) if isinstance(value, Path) else value
     return with_changes(DEFAULTS, changes)
@@ -148,7 +157,8 @@ def _kept_fuser(settings: Settings, times: tuple[int | None, ...]) -> Fuser:
 def _times_of(settings: Settings) -> tuple[int | None, ...]:
     """Return when the files that settings name were written, so that a new file is read anew."""
     paths = (settings.weights, settings.alignment.file)
-    return tuple(os.stat(path).st_mtime_ns if path and os.path.exists(path) else None for path in paths)
+    return tuple(os.stat(path).st_mtime_ns if path and os.path.exists(path) else None
+                 for path in paths)
 
 
 def _warn(result: FusionResult) -> None:
@@ -161,8 +171,9 @@ def _rgb_frame(pixels: np.ndarray, order: str, stamp_ns: int) -> Frame:
     expected = 'rgb: expected a uint8 array of shape H x W x 3 (or H x W x 4, or H x W)'
     got = _checked(pixels, expected)
     if pixels.dtype != np.uint8:
-        hint = ('for values of 0 to 1 use (255 * rgb).round().astype(numpy.uint8)' if pixels.dtype.kind == 'f' else
-                'scale the values to 0 to 255 and use .astype(numpy.uint8)')
+        hint = ('for values of 0 to 1 use (255 * rgb).round().astype(numpy.uint8)'
+                if pixels.dtype.kind == 'f' else 'scale the values to 0 to 255 and use '
+                '.astype(numpy.uint8)')
         raise InputError(f'{expected}, {got}; {hint}')
     if pixels.ndim == 2:
         return _frame(RGB, pixels, 'mono8', stamp_ns)
@@ -178,8 +189,8 @@ def _thermal_frame(pixels: np.ndarray, stamp_ns: int) -> Frame:
     if pixels.ndim != 2:
         hint = _shape_hint(pixels, 'thermal')
         if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-            hint = ('; of a gray picture use thermal[:, :, 0]; false colors are no temperatures: store the raw values '
-                    'or a gray picture')
+            hint = ('; of a gray picture use thermal[:, :, 0]; false colors are no temperatures: '
+                    'store the raw values or a gray picture')
         raise InputError(f'{expected}, {got}{hint}')
     native = pixels.dtype.newbyteorder('=')
     encoding = {'uint8': 'mono8', 'uint16': 'mono16', 'float32': '32FC1'}.get(native.name)
@@ -195,7 +206,8 @@ def _frame(stream: str, pixels: np.ndarray, encoding: str, stamp_ns: int) -> Fra
 def _checked(pixels: Any, expected: str) -> str:
     """Return what pixels is, in words. Raises InputError unless it is an array with content."""
     if not isinstance(pixels, np.ndarray):
-        raise InputError(f'{expected}, got {type(pixels).__name__}; use numpy.asarray(image), and of a torch tensor '
+        raise InputError(f'{expected}, got {type(pixels).__name__}; use numpy.asarray(image), and '
+                         f'of a torch tensor '
                          'tensor.cpu().numpy()')
     got = f'got {pixels.dtype} of shape {pixels.shape}'
     if not pixels.size:
@@ -208,7 +220,8 @@ def _shape_hint(pixels: np.ndarray, name: str) -> str:
     if pixels.ndim == 4:
         return '; one pair at a time'
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (3, 4):
-        return f'; channels come last: use numpy.moveaxis({name}, 0, -1)' if pixels.shape[0] > 1 else f'; use {name}[0]'
+        return f'; channels come last: use numpy.moveaxis({name}, 0, -1)' if pixels.shape[
+            0] > 1 else f'; use {name}[0]'
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         return f'; use {name}[:, :, 0]'
     return ''

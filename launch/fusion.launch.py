@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start the fusion node: ros2 launch diffmf_ros fusion.launch.py [argument:=value ...].
 
-Names that other packages are likely to have too begin with fusion_: a launch file that includes this
-one hands its arguments down by name.
+Names that other packages are likely to have too begin with fusion_: a launch file that includes
+this one hands its arguments down by name.
 """
 
 import os
@@ -22,7 +22,8 @@ from diffmf_ros.core.spelling import nearest
 from diffmf_ros.io.resources import fastdds_environment
 
 PARAMS_FILE = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'fusion.yaml'])
-# Argument: the parameter that it sets, its type, and what it is. Those that are empty leave params_file as it is.
+# Argument: the parameter that it sets, its type, and what it is. Those that are empty leave
+# params_file as it is.
 PARAMETERS = {
     'fusion_model': ('model', str, 'diffmf, s4fusion, refinefuse, classical'),
     'fusion_preset': ('preset', str, 'auto, light, base, light-s4, nano'),
@@ -33,31 +34,41 @@ PARAMETERS = {
     'thermal_transport': ('input.thermal_transport', str, 'raw or compressed'),
     'rgb_offset_ms': ('sync.rgb_offset_ms', float, 'added to every RGB stamp'),
     'thermal_offset_ms': ('sync.thermal_offset_ms', float, 'added to every thermal stamp'),
-    'hold_last_ms': ('sync.hold_last_ms', float, 'how old a thermal frame may be that is used again'),
+    'hold_last_ms': ('sync.hold_last_ms', float,
+                     'how old a thermal frame may be that is used again'),
 }
 ARGUMENTS = (
-    DeclareLaunchArgument('fusion_params_file', default_value=PARAMS_FILE, description='YAML of node parameters'),
-    DeclareLaunchArgument('namespace', default_value='', description='namespace of the node and its topics'),
-    DeclareLaunchArgument('use_sim_time', default_value='false', description='take the time from /clock'),
+    DeclareLaunchArgument('fusion_params_file', default_value=PARAMS_FILE,
+                          description='YAML of node parameters'),
+    DeclareLaunchArgument('namespace', default_value='',
+                          description='namespace of the node and its topics'),
+    DeclareLaunchArgument('use_sim_time', default_value='false',
+                          description='take the time from /clock'),
     DeclareLaunchArgument('autostart', default_value='true',
-                          description='configure and activate; false: wait for lifecycle transitions'),
+                          description='configure and activate; false: wait for lifecycle '
+                          'transitions'),
     DeclareLaunchArgument('use_respawn', default_value='false',
                           description='start the node again 2 s after it has ended'),
     DeclareLaunchArgument('shutdown_on_exit', default_value='false',
                           description='end the launch with the node; 1 when it has died'),
-    DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn, error or fatal'),
-    DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw', description='topic of the RGB images'),
+    DeclareLaunchArgument('log_level', default_value='info',
+                          description='debug, info, warn, error or fatal'),
+    DeclareLaunchArgument('rgb_image', default_value='rgb/image_raw',
+                          description='topic of the RGB images'),
     DeclareLaunchArgument('rgb_camera_info', default_value='',
-                          description='topic of its calibration; empty: camera_info beside the images'),
+                          description='topic of its calibration; empty: camera_info beside the '
+                          'images'),
     DeclareLaunchArgument('thermal_image', default_value='thermal/image_raw',
                           description='topic of the thermal images'),
     DeclareLaunchArgument('thermal_camera_info', default_value='',
-                          description='topic of its calibration; empty: camera_info beside the images'),
+                          description='topic of its calibration; empty: camera_info beside the '
+                          'images'),
     DeclareLaunchArgument('fused_image', default_value='fused/image',
                           description='topic of the fused images; their camera_info is beside it'),
     DeclareLaunchArgument('record', default_value='',
                           description='folder of a bag to make of the fused images; empty: none'),
-    *(DeclareLaunchArgument(name, default_value='', description=f'{text}; empty: as fusion_params_file')
+    *(DeclareLaunchArgument(name, default_value='',
+                            description=f'{text}; empty: as fusion_params_file')
       for name, (_, _, text) in PARAMETERS.items()),
 )
 NAMES = tuple(argument.name for argument in ARGUMENTS)
@@ -76,8 +87,8 @@ def environment(context: LaunchContext) -> list[SetEnvironmentVariable]:
 def check(context: LaunchContext) -> None:
     """Warn of arguments of the command line that look like misspelled ones of this file.
 
-    Others may belong to a launch file that includes this one. Raises RuntimeError for a params file that
-    does not exist.
+    Others may belong to a launch file that includes this one. Raises RuntimeError for a params
+    file that does not exist.
     """
     known = {name.removeprefix('fusion_'): name for name in NAMES}
     for given in (argument.partition(':=')[0] for argument in context.argv):
@@ -96,7 +107,8 @@ def remappings(context: LaunchContext) -> list[tuple[str, str]]:
         'rgb_image', 'thermal_image', 'rgb_camera_info', 'thermal_camera_info', 'fused_image')}
     fused, beside = chosen['fused_image'], chosen['fused_image'].rpartition('/')[0]
     rules = {'rgb/image_raw': chosen['rgb_image'], 'thermal/image_raw': chosen['thermal_image'],
-             'rgb/camera_info': chosen['rgb_camera_info'], 'thermal/camera_info': chosen['thermal_camera_info'],
+             'rgb/camera_info': chosen['rgb_camera_info'],
+             'thermal/camera_info': chosen['thermal_camera_info'],
              'fused/image': fused, 'fused/image/compressed': f'{fused}/compressed',
              'fused/camera_info': f'{beside}/camera_info' if beside else 'camera_info'}
     return [rule for rule in rules.items() if rule[1] and rule[0] != rule[1]]
@@ -145,5 +157,7 @@ def end_launch(exited: ProcessExited, context: LaunchContext) -> Shutdown | None
 
 def generate_launch_description() -> LaunchDescription:
     """Return the arguments, the environment and the node."""
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=check), OpaqueFunction(function=environment),
-                              OpaqueFunction(function=fusion_node), OpaqueFunction(function=recorder)])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=check),
+                              OpaqueFunction(function=environment),
+                              OpaqueFunction(function=fusion_node),
+                              OpaqueFunction(function=recorder)])

@@ -19,11 +19,12 @@ WAIT_S = '30'
 def bag_player(context: LaunchContext) -> list[Node]:
     """Return the player; it starts once somebody subscribes to every image topic that it plays."""
     arguments = [LaunchConfiguration('bag'), '--rate', LaunchConfiguration('rate'),
-                 '--loop', LaunchConfiguration('loop'), '--clock', '--wait-for-subscribers', WAIT_S]
+                 '--loop', LaunchConfiguration('loop'), '--clock', '--wait-for-subscribers',
+                 WAIT_S]
     if topics := LaunchConfiguration('topics').perform(context).split():
         arguments += ['--topics', *topics]
-    return [Node(package='diffmf_ros', executable='bag_player', output='screen', arguments=arguments,
-                 on_exit=Shutdown())]
+    return [Node(package='diffmf_ros', executable='bag_player', output='screen',
+                 arguments=arguments, on_exit=Shutdown())]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -33,7 +34,9 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument('bag', description='a rosbag2 folder, or a .db3 or .mcap file'),
         DeclareLaunchArgument('rate', default_value='1.0', description='bag seconds per second'),
-        DeclareLaunchArgument('loop', default_value='1', description='how often to play; 0: until stopped'),
+        DeclareLaunchArgument('loop', default_value='1',
+                              description='how often to play; 0: until stopped'),
         DeclareLaunchArgument('topics', default_value='',
-                              description='play these only, separated by spaces; empty: all of the bag'),
+                              description='play these only, separated by spaces; empty: all of '
+                              'the bag'),
         fusion, OpaqueFunction(function=bag_player)])

@@ -13,7 +13,9 @@ from . import options
 
 def align(
     rgb: Annotated[Path | None, typer.Argument(help='visible image, or a folder of them')] = None,
-    thermal: Annotated[Path | None, typer.Argument(help='thermal image, or a folder with files of equal names')] = None,
+    thermal: Annotated[Path | None,
+                       typer.Argument(help='thermal image, or a folder with files of equal '
+                                      'names')] = None,
     bag: Annotated[Path | None, typer.Option(help='take the pairs from this bag instead')] = None,
     rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
     thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
@@ -22,9 +24,13 @@ def align(
     init: Annotated[Path | None, typer.Option(
         help='rough alignment to start from: a YAML of align, or a calibration')] = None,
     fov_ratio: Annotated[float | None, typer.Option(
-        min=0.2, max=5.0, help='width of the thermal field of view over that of RGB, if known')] = None,
-    max_pairs: Annotated[int, typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
-    overlay: Annotated[Path | None, typer.Option(help='picture to write: thermal edges on the RGB image')] = None,
+        min=0.2, max=5.0, help='width of the thermal field of view over that of RGB, if '
+        'known')] = None,
+    max_pairs: Annotated[int,
+                         typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
+    overlay: Annotated[Path | None,
+                       typer.Option(help='picture to write: thermal edges on the RGB '
+                                    'image')] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = None,
 ) -> None:
@@ -45,10 +51,12 @@ def align(
         require_format(overlay)
     if bag is not None:
         sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
-        pairs = bag_pairs(bag, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic, most=max_pairs)
+        pairs = bag_pairs(bag, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+                          most=max_pairs)
     else:
         pairs = file_pairs(rgb, thermal, most=max_pairs)
-    start = rough_alignment(init, pairs[0], plane_depth_m=DEFAULTS.alignment.plane_depth_m) if init else None
+    start = rough_alignment(init, pairs[0],
+                            plane_depth_m=DEFAULTS.alignment.plane_depth_m) if init else None
     try:
         found = register([grays(pair) for pair in pairs], start=start, field_ratio=fov_ratio)
     except RegistrationError as error:
@@ -60,4 +68,5 @@ def align(
         write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
     options.write_json(json, {'out': str(out), **asdict(found)})
     options.say(f'{out}: {found.summary}', json=json)
-    options.say(f'use it: ros2 launch diffmf_ros fusion.launch.py alignment_file:={out.resolve()}', json=json)
+    options.say(f'use it: ros2 launch diffmf_ros fusion.launch.py alignment_file:={out.resolve()}',
+                json=json)

@@ -14,8 +14,10 @@ from ..core.settings import DEFAULTS
 from ..io.writing import require_output, write_text
 from . import bench_plan, bench_shell, bench_standard, options
 
-CAPTION = ('floor: operations or bytes over the rates measured in this run (tools/bench/roofs.py); speed-up: against '
-           'the first of the same size; busy cores: CPU time over wall time; first frame: from the start of a process')
+CAPTION = ('floor: operations or bytes over the rates measured in this run '
+           '(tools/bench/roofs.py); speed-up: against the first of the same size; busy cores: CPU '
+           'time over wall time; first frame: from '
+           'the start of a process')
 WIDTH = 180  # of the tables where the output is no terminal
 SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
 # What --shell goes with, and what goes with it alone.
@@ -34,40 +36,63 @@ def bench(
     context: typer.Context,
     model: _several('what fuses') = DEFAULTS.model,
     preset: _several('size of the network') = DEFAULTS.preset,
-    size: _several('of the RGB image, WIDTHxHEIGHT; with --shell one, and 640x512 unless given') = '640x480',
+    size: _several('of the RGB image, WIDTHxHEIGHT; with --shell one, and 640x512 unless '
+                   'given') = '640x480',
     scale: _several('working size of the network, 0.125 to 1') = f'{DEFAULTS.scale:g}',
     precision: _several('auto, float32, float16 or bfloat16') = DEFAULTS.precision,
     scan_backend: _several('selective-scan implementation') = DEFAULTS.scan_backend,
     engine: _several('torch or onnx') = DEFAULTS.engine,
     weights: options.Weights = None,
-    frames: Annotated[int, typer.Option(min=1, help='pairs to fuse with each configuration; with --shell 300 unless '
+    frames: Annotated[int,
+                      typer.Option(min=1, help='pairs to fuse with each configuration; with '
+                                   '--shell 300 unless '
                                               'given')] = 20,
     device: options.Device = DEFAULTS.device,
     threads: options.Threads = DEFAULTS.threads,
-    json: Annotated[Path | None, typer.Option(help='also write everything, with every sample, to this file')] = None,
-    plot: Annotated[Path | None, typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
-    shell: Annotated[bool, typer.Option('--shell', help='measure the node around the network instead')] = False,
-    plan: Annotated[bool, typer.Option('--plan', help='count what a pair and a training step would launch on a GPU '
+    json: Annotated[Path | None,
+                    typer.Option(help='also write everything, with every sample, to this '
+                                 'file')] = None,
+    plot: Annotated[Path | None,
+                    typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
+    shell: Annotated[bool,
+                     typer.Option('--shell',
+                                  help='measure the node around the network instead')] = False,
+    plan: Annotated[bool,
+                    typer.Option('--plan', help='count what a pair and a training step would '
+                                 'launch on a GPU '
                                        'instead, and predict their times; needs no GPU')] = False,
-    compute_ms: Annotated[float, typer.Option(min=1, help='--shell: time of the stand-in network')] = 50.0,
-    overload_s: Annotated[float, typer.Option(min=1, help='--shell: how long to send three times as many pairs as it '
+    compute_ms: Annotated[float,
+                          typer.Option(min=1,
+                                       help='--shell: time of the stand-in network')] = 50.0,
+    overload_s: Annotated[float,
+                          typer.Option(min=1, help='--shell: how long to send three times as many '
+                                       'pairs as it '
                                               'can fuse')] = 60.0,
-    standard: Annotated[bool, typer.Option('--standard', help='measure the installed node, live, with the job that is '
-                                           'the same on every machine (docs/machines.md); takes 2 minutes')] = False,
-    page: Annotated[Path | None, typer.Option(help='--standard: also write a page about this machine (.html)')] = None,
+    standard: Annotated[bool,
+                        typer.Option('--standard',
+                                     help='measure the installed node, live, with the job that is '
+                                           'the same on every machine (docs/machines.md); takes 2 '
+                                           'minutes')] = False,
+    page: Annotated[Path | None,
+                    typer.Option(help='--standard: also write a page about this machine '
+                                 '(.html)')] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Time every stage of fusing a pair. Every combination of the options given takes its turn, pair by pair.
+    """Time every stage of fusing a pair.
 
-    With --standard: images a second, latency, losses and CPU of the node itself, to compare machines.
-    With --plan: what a pair and a training step would launch and move on a GPU, and how long they would take there.
-    With --shell: what a pair costs beside the network, and what the node does when it gets too many, in turn with
-    the same job as it is usually written.
+    Every combination of the options given takes its turn, pair by pair.
+
+    With --standard: images a second, latency, losses and CPU of the node itself, to compare
+    machines. With --plan: what a pair and a training step would launch and move on a GPU, and how
+    long they would take there. With --shell: what a pair costs beside the network, and what the
+    node does when it gets too many, in turn with the same job as it is usually written.
     """
-    given = {name for name in context.params if context.get_parameter_source(name).name == 'COMMANDLINE'}
+    given = {name for name in context.params
+             if context.get_parameter_source(name).name == 'COMMANDLINE'}
     if wrong := sorted(given - WITH_SHELL if shell else given & SHELL_ONLY):
         named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
-        raise typer.BadParameter(f'with --shell alone: {named}' if not shell else f'not with --shell: {named}')
+        raise typer.BadParameter(f'with --shell alone: {named}' if not shell
+                                 else f'not with --shell: {named}')
     if wrong := sorted(given - WITH_STANDARD if standard else given & {'page'}):
         named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
         raise typer.BadParameter(f'{"not with" if standard else "only with"} --standard: {named}')
@@ -81,7 +106,8 @@ def bench(
                      frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)
         return
     if plan and (wrong := sorted(given - WITH_PLAN)):
-        raise typer.BadParameter(f'not with --plan: {", ".join("--" + name.replace("_", "-") for name in wrong)}')
+        raise typer.BadParameter(f'not with --plan: '
+                                 f'{", ".join("--" + name.replace("_", "-") for name in wrong)}')
     from ..tools.bench import plot as bench_plot
     from ..tools.bench import report as bench_report
 
@@ -89,7 +115,8 @@ def bench(
         bench_plot.figure_class()  # before minutes of measuring
     fixed = {'device': device, 'threads': threads, 'weights': weights}
     configurations = _configurations(
-        size, fixed, model=model, preset=preset, scale=scale, precision=precision, scan_backend=scan_backend,
+        size, fixed, model=model, preset=preset, scale=scale, precision=precision,
+        scan_backend=scan_backend,
         engine=engine)
     if plan:
         _bench_plan(configurations, json)
@@ -105,13 +132,14 @@ def bench(
         bench_plot.write_plot(plot, report)
 
 
-def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_s: float, json: Path | None) -> None:
+def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_s: float,
+                 json: Path | None) -> None:
     from ..tools.bench import shell_bench
 
     console = _console()
     with console.status('') as status:
-        report = shell_bench.run(size=size, pairs=pairs, compute_ms=compute_ms, overload_s=overload_s,
-                                 report=status.update)
+        report = shell_bench.run(size=size, pairs=pairs, compute_ms=compute_ms,
+                                 overload_s=overload_s, report=status.update)
     bench_shell.show(console, report)
     if json is not None:
         write_text(json, report.as_json())
@@ -129,7 +157,10 @@ def _bench_plan(configurations: list, json: Path | None) -> None:
 
 
 def _configurations(size: str, fixed: dict, **lists: str) -> list:
-    """Every combination of lists, without doubles: the classical method has none of a network's options."""
+    """Every combination of lists, without doubles.
+
+    The classical method has none of a network's options.
+    """
     from ..tools.bench.benchmark import Configuration
 
     combinations = product(*(text.split(',') for text in lists.values()))
@@ -144,7 +175,8 @@ def _configurations(size: str, fixed: dict, **lists: str) -> list:
             changes['scale'] = _number(changes['scale'])
         settings.append(options.settings_from(**(fixed | changes)))
     sizes = [options.image_size(text) for text in size.split(',')]
-    return [Configuration(*pair) for pair in product(dict.fromkeys(settings), dict.fromkeys(sizes))]
+    return [Configuration(*pair) for pair in product(dict.fromkeys(settings),
+                                                     dict.fromkeys(sizes))]
 
 
 def _console() -> Console:
@@ -154,7 +186,8 @@ def _console() -> Console:
 
 def _show(report) -> None:
     console = _console()
-    for problem in dict.fromkeys(problem for row in report.rows for problem in row.timings.problems):
+    for problem in dict.fromkeys(problem for row in report.rows
+                                 for problem in row.timings.problems):
         console.print(f'ERROR: {problem}', style='bold red', highlight=False, markup=False)
     console.print(_stages(report))
     console.print(_summary(report))
@@ -174,17 +207,19 @@ def _stages(report) -> Table:
 
 
 def _summary(report) -> Table:
-    table = Table('configuration', 'runs on', 'network p50, ms', 'floor, ms', 'times floor', 'speed-up',
-                  'busy cores', 'first frame, s', 'peak memory, MB', 'energy, J',
+    table = Table('configuration', 'runs on', 'network p50, ms', 'floor, ms', 'times floor',
+                  'speed-up', 'busy cores', 'first frame, s', 'peak memory, MB', 'energy, J',
                   title='what it takes', caption=CAPTION)
     for row in report.rows:
         timings, startup = row.timings, row.startup
         floor = (f'{row.floor.floor_ms:.1f}', f'{row.times_floor:.1f}') if row.floor else ('', '')
         device = '' if startup.device_memory_mb is None else f' + {startup.device_memory_mb:.0f} on the device'
         joules = 'not reported' if isinstance(timings.joules, str) else f'{timings.joules:.2f}'
-        table.add_row(timings.configuration.name, timings.runs_on, f'{timings.quantile("network", 0.5):.1f}', *floor,
-                      f'{report.speed_up(row):.3g}', f'{timings.busy_cores:.2f}', f'{startup.first_frame_s:.1f}',
-                      f'{startup.peak_memory_mb:.0f}{device}', joules)
+        table.add_row(timings.configuration.name, timings.runs_on,
+                      f'{timings.quantile("network", 0.5):.1f}', *floor,
+                      f'{report.speed_up(row):.3g}', f'{timings.busy_cores:.2f}',
+                      f'{startup.first_frame_s:.1f}', f'{startup.peak_memory_mb:.0f}{device}',
+                      joules)
     return table
 
 
@@ -192,4 +227,5 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f'expected a number, got {text!r}', param_hint='--scale') from None
+        raise typer.BadParameter(f'expected a number, got {text!r}',
+                                 param_hint='--scale') from None

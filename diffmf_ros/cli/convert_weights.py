@@ -10,11 +10,17 @@ from . import options
 
 
 def convert_weights(
-    checkpoint: Annotated[Path, typer.Argument(help="the authors' model.pkl, or its tensors as .safetensors")],
-    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('s4fusion.safetensors'),
+    checkpoint: Annotated[Path,
+                          typer.Argument(help="the authors' model.pkl, or its tensors as "
+                                         ".safetensors")],
+    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path(
+        's4fusion.safetensors'),
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Turn the checkpoint of S4Fusion's authors into weights of s4fusion base; nothing of it is executed."""
+    """Turn the checkpoint of S4Fusion's authors into weights of s4fusion base.
+
+    Nothing of it is executed.
+    """
     from ..io.writing import require_output
 
     require_output(out, overwrite=overwrite, inputs=(checkpoint,))
@@ -23,4 +29,5 @@ def convert_weights(
     written = convert(checkpoint, out, overwrite=overwrite)
     typer.echo(f'{out}: {MODEL} {PRESET}, {written.tensors} tensors, {written.numbers:,} numbers')
     typer.echo(f'{checkpoint}: git blob id {written.blob}, ' + (
-        "the authors' published file" if written.published else f"note: not the authors' published file ({PUBLISHED})"))
+        "the authors' published file" if written.published
+        else f"note: not the authors' published file ({PUBLISHED})"))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf demo`: the real node on a bag or on rendered drives, then a picture, a video and a table."""
+"""`diffmf demo`: the real node on a bag or on rendered drives, then a picture, a video and a
+table."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -23,10 +24,12 @@ BEGIN_S = 2.0
 
 def demo(
     bag: Annotated[Path | None, typer.Option(help='a rosbag2; default: rendered drives')] = None,
-    out: Annotated[Path, typer.Option(help='folder for the bags, the picture, the video and the logs')]
+    out: Annotated[Path,
+                   typer.Option(help='folder for the bags, the picture, the video and the logs')]
     = Path('out/demo'),
     scene: Annotated[list[str] | None, typer.Option(
-        help=f'of the rendered drive; repeat it for several; default: {" and ".join(SCENES)}. There are '
+        help=f'of the rendered drive; repeat it for several; default: {" and ".join(SCENES)}. '
+        f'There are '
              f'{scene_list()}')] = None,
     rate: Annotated[float, typer.Option(help='bag seconds per second; 1 is real time')] = 0.3,
     model: options.Model = 'diffmf',
@@ -36,7 +39,9 @@ def demo(
     device: options.Device = 'auto',
     alignment: options.AlignmentFile = None,
     thermal_offset_ms: options.ThermalOffset = 0.0,
-    overwrite: Annotated[bool, typer.Option('--overwrite', help='replace the bags, the picture and the video of an '
+    overwrite: Annotated[bool,
+                         typer.Option('--overwrite',
+                                      help='replace the bags, the picture and the video of an '
                                             'earlier demo')] = False,
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused."""
@@ -50,9 +55,11 @@ def demo(
     recorded = recorded_drive(bags[0])
     if alignment is None and recorded is not None:
         alignment, thermal_offset_ms = recorded.alignment, recorded.thermal_offset_ms
-    settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale, device=device,
-                                     alignment__file=alignment, sync__thermal_offset_ms=thermal_offset_ms)
-    run = product.DemoRun(bags=bags, fused=out / 'fused', logs=out / 'log', rate=rate, settings=settings)
+    settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale,
+                                     device=device, alignment__file=alignment,
+                                     sync__thermal_offset_ms=thermal_offset_ms)
+    run = product.DemoRun(bags=bags, fused=out / 'fused', logs=out / 'log', rate=rate,
+                          settings=settings)
     typer.echo(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node\n'
                f'watch it: ROS_DOMAIN_ID={product.domain()} diffmf view')
     values, counts = product.run(run), []
@@ -65,8 +72,10 @@ def demo(
         Console().print(_people_table(counts))
 
 
-def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, inputs: Sequence[Path | None]) -> None:
-    """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace what it must not."""
+def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
+                     inputs: Sequence[Path | None]) -> None:
+    """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace
+    what it must not."""
     from ..io.bag_recovery import BagError, require_bag_output
     from ..io.writing import require_output
     from ..tools.demo import DemoError
@@ -77,11 +86,13 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool, input
         require_bag_output(bag, overwrite=overwrite, inputs=inputs)
     for drive in drives:
         if drive.exists() and recorded_drive(drive) is None:
-            raise BagError(f'{drive} is a bag but not a rendered drive, so it is not replaced: choose another --out')
+            raise BagError(f'{drive} is a bag but not a rendered drive, so it is not replaced: '
+                           f'choose another --out')
     for kind in ('.mp4', '.png'):
         require_output(out / f'fused{kind}', overwrite=overwrite, inputs=inputs)
     if find_spec('rclpy') is None:
-        raise DemoError('rclpy is not installed, and the demo runs the real node: see `diffmf doctor`')
+        raise DemoError('rclpy is not installed, and the demo runs the real node: see `diffmf '
+                        'doctor`')
 
 
 def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
@@ -97,7 +108,8 @@ def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
         drive = drive_of(DriveSettings(scene=scene, seconds=from_s + length_s))
         bag = out / f'drive_{scene}'
         total = len(drive.order(from_s=from_s))
-        for _ in track(record(drive, bag, overwrite=True, from_s=from_s), f'rendering {scene}', total=total):
+        for _ in track(record(drive, bag, overwrite=True, from_s=from_s), f'rendering {scene}',
+                       total=total):
             pass
         bags.append(bag)
     return tuple(bags)
@@ -105,11 +117,13 @@ def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
 
 def _table(values: dict[str, str]) -> Table:
     table = Table('what', 'value', title="the node's own report")
-    dropped = {key.removeprefix('dropped.'): value for key, value in values.items() if key.startswith('dropped.')}
-    rows = {'frames in': f'{values["rgb_in"]} RGB, {values["thermal_in"]} thermal', 'pairs': values['pairs'],
-            'fused': values['fused'],
-            'dropped': ', '.join(f'{count} {reason}' for reason, count in dropped.items()) or 'nothing',
-            'latency p50 / p99': f'{values["latency_p50_ms"]} / {values["latency_p99_ms"]} ms',
+    dropped = {key.removeprefix('dropped.'): value for key,
+               value in values.items() if key.startswith('dropped.')}
+    rows = {'frames in': f'{values["rgb_in"]} RGB, {values["thermal_in"]} thermal',
+            'pairs': values['pairs'], 'fused': values['fused'],
+            'dropped': ', '.join(f'{count} {reason}' for reason, count in dropped.items())
+            or 'nothing', 'latency p50 / p99': f'{values["latency_p50_ms"]} / '
+            f'{values["latency_p99_ms"]} ms',
             'mode': values['mode'], 'model': values['model'], 'device': values['device']}
     for what, value in rows.items():
         table.add_row(what, value)
@@ -119,8 +133,10 @@ def _table(values: dict[str, str]) -> Table:
 def _people_table(counts: Sequence) -> Table:
     from ..tools.synthetic.people import MIN_HEIGHT_PX, VISIBLE_LEVELS
 
-    table = Table('scene', 'people', 'RGB', 'thermal', 'fused', title='people who stand out, over all fused pictures',
-                  caption=f'from {VISIBLE_LEVELS:g} gray levels of contrast to the surround on, by the ground truth; '
+    table = Table('scene', 'people', 'RGB', 'thermal', 'fused',
+                  title='people who stand out, over all fused pictures',
+                  caption=f'from {VISIBLE_LEVELS:g} gray levels of contrast to the surround on, '
+                  f'by the ground truth; '
                           f'people from {MIN_HEIGHT_PX} px height')
     for count in counts:
         table.add_row(count.scene, str(count.people), *map(str, count.seen))

@@ -12,7 +12,9 @@ from rich.text import Text
 STYLE = {'good': 'green', 'warn': 'yellow', 'error': 'bold red', 'fail': 'red'}
 
 
-def doctor(json: Annotated[bool, typer.Option('--json', help='print JSON instead of a table')] = False) -> None:
+def doctor(
+        json: Annotated[bool, typer.Option('--json',
+                                           help='print JSON instead of a table')] = False) -> None:
     """Report what this machine can do, and what to do about the rest."""
     from ..tools.doctor import examine
 

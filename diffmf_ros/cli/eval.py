@@ -16,26 +16,39 @@ WIDTH = 260  # of the table where the output is not a terminal
 
 def eval(
     rgb: Annotated[Path | None, typer.Option(help='folder of visible images')] = None,
-    thermal: Annotated[Path | None, typer.Option(help='folder of thermal images of the same names and sizes')] = None,
-    pairs: Annotated[Path | None, typer.Option(help='instead of both: a folder with vi and ir somewhere below, a '
+    thermal: Annotated[Path | None,
+                       typer.Option(help='folder of thermal images of the same names and '
+                                    'sizes')] = None,
+    pairs: Annotated[Path | None,
+                     typer.Option(help='instead of both: a folder with vi and ir somewhere below, '
+                                  'a '
                                                'data set each')] = None,
-    fused: Annotated[Path | None, typer.Option(help='folder of fused images of the same names; with --pairs it has '
+    fused: Annotated[Path | None,
+                     typer.Option(help='folder of fused images of the same names; with --pairs it '
+                                  'has '
                                                'a folder for each data set')] = None,
-    model: Annotated[str | None, typer.Option(help='what to fuse with instead: diffmf, s4fusion, refinefuse, '
-                                              'classical, average, maximum, blend (0.85 thermal), rgb, '
-                                              'thermal')] = None,
-    preset: Annotated[str | None, typer.Option(help='size of the network; default: that of the weights')] = None,
+    model: Annotated[str | None,
+                     typer.Option(help='what to fuse with instead: diffmf, s4fusion, refinefuse, '
+                                              'classical, average, maximum, blend (0.85 thermal), '
+                                              'rgb, thermal')] = None,
+    preset: Annotated[str | None,
+                      typer.Option(help='size of the network; default: that of the '
+                                   'weights')] = None,
     weights: options.Weights = None,
     device: options.Device = DEFAULTS.device,
-    sequence: Annotated[bool, typer.Option('--sequence', help='the images are consecutive frames: measure '
+    sequence: Annotated[bool, typer.Option('--sequence',
+                                           help='the images are consecutive frames: measure '
                                            'flicker too')] = False,
-    boxes: Annotated[Path | None, typer.Option(help='JSON with the boxes of people (docs/quality.md)')] = None,
+    boxes: Annotated[Path | None,
+                     typer.Option(help='JSON with the boxes of people (docs/quality.md)')] = None,
     detector: detector_options.Detector = None,
     detector_layout: detector_options.DetectorLayout = 'auto',
     detect_class: detector_options.DetectClass = 'person',
     classes: detector_options.Classes = None,
     json: Annotated[Path | None, typer.Option(help='file to write with all scores')] = None,
-    html: Annotated[Path | None, typer.Option(help='page to write with all pictures, sorted by any metric')] = None,
+    html: Annotated[Path | None,
+                    typer.Option(help='page to write with all pictures, sorted by any '
+                                 'metric')] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
@@ -49,17 +62,24 @@ def eval(
         require_output(path, overwrite=overwrite,
                        inputs=(rgb, thermal, pairs, fused, weights, boxes, detector, classes))
     known = read_boxes(boxes) if boxes else None
-    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
-    trial = DetectorTrial(chosen.detector, boxes=known, class_number=chosen.class_number) if chosen else None
-    method = scoring.method(model, preset=preset, weights=weights, device=device) if model else None
-    page = Page(html, count=eval_files.image_count(eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs,
+    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class,
+                                            classes=classes)
+    trial = DetectorTrial(chosen.detector, boxes=known,
+                          class_number=chosen.class_number) if chosen else None
+    method = scoring.method(model, preset=preset, weights=weights,
+                            device=device) if model else None
+    page = Page(html,
+                count=eval_files.image_count(eval_files.data_sets(rgb=rgb, thermal=thermal,
+                                                                  pairs=pairs,
                                                                         fused=fused)),
                 method=method[0] if method else evaluate.FROM_FILES,
-                class_number=chosen.class_number if chosen else 0, overwrite=overwrite) if html else None
+                class_number=chosen.class_number if chosen else 0,
+                overwrite=overwrite) if html else None
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task('scoring', total=None)
         evaluation = evaluate.evaluate(
-            rgb, thermal, pairs=pairs, fused=fused, method=method, sequence=sequence, boxes=known, trial=trial,
+            rgb, thermal, pairs=pairs, fused=fused, method=method, sequence=sequence, boxes=known,
+            trial=trial,
             show=page.add if page else None,
             report=lambda done, total: progress.update(task, completed=done, total=total))
     if json:
@@ -82,4 +102,5 @@ def _print(evaluation) -> None:
     for problem in evaluation.problems:
         typer.echo(f'not scored: {problem.file}: {problem.reason}', err=True)
     if evaluation.problems:
-        typer.echo(f'{len(evaluation.images)} scored, {len(evaluation.problems)} problems', err=True)
+        typer.echo(f'{len(evaluation.images)} scored, {len(evaluation.problems)} problems',
+                   err=True)

@@ -15,7 +15,9 @@ def export(
     model: options.Model = DEFAULTS.model,
     preset: options.Preset = DEFAULTS.preset,
     weights: options.Weights = None,
-    size: Annotated[str | None, typer.Option(help='the only size of image, WIDTHxHEIGHT; without it, every size')]
+    size: Annotated[str | None,
+                    typer.Option(help='the only size of image, WIDTHxHEIGHT; without it, every '
+                                 'size')]
     = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -26,8 +28,10 @@ def export(
     from ..tools.export.network import export as run
 
     settings = options.settings_from(model=model, preset=preset, weights=weights)
-    written = run(onnx, model=settings.model, preset=settings.network_preset, weights=settings.weights or None,
+    written = run(onnx, model=settings.model, preset=settings.network_preset,
+                  weights=settings.weights or None,
                   size=None if size is None else options.image_size(size))
     sizes = 'every size' if written.size is None else '{}x{}'.format(*written.size)
-    typer.echo(f'{onnx}: {settings.model} {settings.network_preset} for {sizes}, {onnx.stat().st_size / 1e6:.1f} MB; '
-               f'onnxruntime differs from torch by at most {written.largest_difference:.1e}')
+    typer.echo(f'{onnx}: {settings.model} {settings.network_preset} for {sizes}, '
+               f'{onnx.stat().st_size / 1e6:.1f} MB; onnxruntime differs from torch by at most '
+               f'{written.largest_difference:.1e}')

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers the sub-commands and turns whatever a user can cause into one message and an exit code.
+"""Registers the sub-commands and turns whatever a user can cause into one message and an exit
+code.
 
-Exit codes: 0 done; 1 some inputs failed, or the answer is no (doctor, align); 2 wrong use, or an input or output that
-cannot be used; 128 + n ended by signal n.
+Exit codes: 0 done; 1 some inputs failed, or the answer is no (doctor, align); 2 wrong use, or an
+input or output that cannot be used; 128 + n ended by signal n.
 """
 
 import signal
@@ -19,17 +20,21 @@ from rich.markup import escape
 from .. import __version__
 from ..core.frames import DiffmfError
 
-COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval', 'model_card', 'bench',
-            'doctor', 'export', 'convert_weights', 'align', 'models', 'view')
+COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval',
+            'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
+            'view')
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 # Library that is not installed -> extra of this package that brings it.
-_EXTRAS = {'torch': 'torch', 'einops': 'torch', 'rclpy': 'ros', 'matplotlib': 'view', 'onnx': 'onnx',
-           'onnxscript': 'onnx', 'onnxruntime': 'onnx', 'rerun': 'rerun'}
+_EXTRAS = {'torch': 'torch', 'einops': 'torch', 'rclpy': 'ros', 'matplotlib': 'view',
+           'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx', 'rerun': 'rerun'}
 
 
 @lru_cache(maxsize=1)
 def application() -> typer.Typer:
-    """Return the command-line application; each module of COMMANDS has a function of its own name."""
+    """Return the command-line application.
+
+    Each module of COMMANDS has a function of its own name.
+    """
     app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
                       context_settings={'help_option_names': ['-h', '--help']})
     app.callback()(_diffmf)
@@ -40,7 +45,10 @@ def application() -> typer.Typer:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command as a user calls it; return its exit code. Errors that are bugs are raised."""
+    """Run one command as a user calls it; return its exit code.
+
+    Errors that are bugs are raised.
+    """
     try:
         application()(args=list(arguments), prog_name='diffmf')
     except SystemExit as end:
@@ -57,7 +65,8 @@ def run(arguments: Sequence[str]) -> int:
                     f'"diffmf_ros[{_EXTRAS[library]}]" (`diffmf doctor` says more)')
     except MemoryError:
         return _say('there is not enough memory for this; try smaller images or a smaller preset')
-    except OSError as error:  # a disk that gets full, a folder that vanishes: nothing to debug here
+    # a disk that gets full, a folder that vanishes: nothing to debug here
+    except OSError as error:
         place = f'{error.filename}: ' if error.filename else ''
         return _say(f'{place}{error.strerror or error}')
     return DONE
@@ -66,7 +75,8 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Entry point of `diffmf`."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='surrogateescape')  # file names that are not UTF-8 are printed as they are
+        # file names that are not UTF-8 are printed as they are
+        stream.reconfigure(errors='surrogateescape')
     sys.exit(run(sys.argv[1:]))
 
 
@@ -77,14 +87,16 @@ def _show_version(wanted: bool) -> None:
 
 
 def _diffmf(
-    version: Annotated[bool, typer.Option('--version', help='print the version and exit', is_eager=True,
+    version: Annotated[bool,
+                       typer.Option('--version', help='print the version and exit', is_eager=True,
                                           callback=_show_version)] = False,
 ) -> None:
     """Thermal + RGB fusion with DIFF-MF, S4Fusion and RefineFuse."""
 
 
 def _say(message: str) -> int:
-    Console(stderr=True).print(f'[red]error:[/] {escape(message)}', highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f'[red]error:[/] {escape(message)}', highlight=False,
+                               soft_wrap=True)
     return WRONG_USE
 
 

@@ -11,9 +11,12 @@ from . import options
 
 
 def make_bag(
-    folder: Annotated[Path, typer.Argument(help='holds vi/ and ir/ with frames of equal names, jpg or png')],
+    folder: Annotated[Path,
+                      typer.Argument(help='holds vi/ and ir/ with frames of equal names, jpg or '
+                                     'png')],
     out: Annotated[Path, typer.Argument(help='the bag folder to make')],
-    rate: Annotated[float | None, typer.Option(help='frames a second; default: from sequence.json')] = None,
+    rate: Annotated[float | None,
+                    typer.Option(help='frames a second; default: from sequence.json')] = None,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',
     overwrite: options.OverwriteBag = False,
 ) -> None:

@@ -12,11 +12,15 @@ from . import options
 
 def model_card(
     config: Annotated[Path, typer.Argument(help='the YAML file of the training')],
-    scored_on: Annotated[Path, typer.Argument(help='folder of held-out pairs: ir/ and vi/ somewhere below')],
-    about_data: Annotated[str, typer.Option(help='a sentence on the training data and its terms')] = '',
+    scored_on: Annotated[Path,
+                         typer.Argument(help='folder of held-out pairs: ir/ and vi/ somewhere '
+                                        'below')],
+    about_data: Annotated[str,
+                          typer.Option(help='a sentence on the training data and its terms')] = '',
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Score the weights of a training and the baselines, and write the model card beside the weights."""
+    """Score the weights of a training and the baselines, and write the model card beside the
+    weights."""
     from ..io.folders import pair_files
     from ..io.writing import require_output
     from ..tools.evaluation.model_card import write_card
@@ -28,7 +32,9 @@ def model_card(
     weights = out / f'{settings.model}_{settings.preset}.safetensors'
     require_output(weights.with_suffix('.md'), overwrite=overwrite)
     with Progress() as progress:
-        task = progress.add_task('scoring', total=len(pair_files(scored_on)) * (len(BASELINES) + 1))
-        card = write_card(weights, config=settings, log=out / 'log.csv', scored_on=scored_on, about_data=about_data,
+        task = progress.add_task('scoring',
+                                 total=len(pair_files(scored_on)) * (len(BASELINES) + 1))
+        card = write_card(weights, config=settings, log=out / 'log.csv', scored_on=scored_on,
+                          about_data=about_data,
                           report=lambda done: progress.update(task, completed=done))
     typer.echo(card)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf models`: every network and preset in one table, measured on this machine where asked for."""
+"""`diffmf models`: every network and preset in one table, measured on this machine where asked
+for."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,23 +20,30 @@ def models(
     model: Annotated[str, typer.Option(help='only these networks; several: a,b')] = '',
     preset: Annotated[str, typer.Option(help='only these presets; several: a,b')] = '',
     size: Annotated[str, typer.Option(help='of the RGB image, WIDTHxHEIGHT')] = '640x480',
-    time: Annotated[bool, typer.Option('--time', help='also time the network stage here, and measure memory')] = False,
+    time: Annotated[bool,
+                    typer.Option('--time', help='also time the network stage here, and measure '
+                                 'memory')] = False,
     frames: Annotated[int, typer.Option(min=1, help='--time: pairs to fuse with each')] = 10,
-    score: Annotated[Path | None, typer.Option(help='also score what has weights on the registered pairs of this '
+    score: Annotated[Path | None,
+                     typer.Option(help='also score what has weights on the registered pairs of '
+                                  'this '
                                                'folder: ir/ and vi/ somewhere below')] = None,
     device: options.Device = DEFAULTS.device,
-    markdown: Annotated[bool, typer.Option('--markdown', help='print Markdown instead of a table')] = False,
+    markdown: Annotated[bool, typer.Option('--markdown',
+                                           help='print Markdown instead of a table')] = False,
     json: Annotated[Path | None, typer.Option(help='also write everything to this file')] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """List every network and preset: size, work, and whether trained weights come with the package."""
+    """List every network and preset: size, work, and whether trained weights come with the
+    package."""
     from ..io.folders import pair_files
     from ..io.writing import require_output
     from ..tools.evaluation import models_table
 
     require_output(json, overwrite=overwrite, inputs=(score,))
     count = len(pair_files(score)) if score else 0  # before minutes of measuring
-    table = models_table.listed(size=options.image_size(size), only_models=_names(model), only_presets=_names(preset))
+    table = models_table.listed(size=options.image_size(size), only_models=_names(model),
+                                only_presets=_names(preset))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         def counter(what: str, total: int):
             task = progress.add_task(what, total=total)
@@ -43,9 +51,11 @@ def models(
 
         if score:
             trained = sum(row.weights is not None for row in table.rows)
-            table = models_table.scored(table, score, device=device, report=counter('scoring', count * trained))
+            table = models_table.scored(table, score, device=device,
+                                        report=counter('scoring', count * trained))
         if time:
-            table = models_table.timed(table, frames=frames, device=device, report=counter('timing', frames))
+            table = models_table.timed(table, frames=frames, device=device,
+                                       report=counter('timing', frames))
     if json is not None:
         models_table.write_json(json, table)
     if markdown:

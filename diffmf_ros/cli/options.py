@@ -34,14 +34,18 @@ OutputGrid = _option('alignment.output_grid', str)
 PlaneDepth = _option('alignment.plane_depth_m', float)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='replace files that exist')]
-Json = Annotated[Path | None, typer.Option('--json', help='also write the result to this file, as JSON; - for the '
+Json = Annotated[Path | None,
+                 typer.Option('--json',
+                              help='also write the result to this file, as JSON; - for the '
                                             'screen, in place of the text')]
 OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]
 AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
 
 
 def settings_from(**options) -> Settings:
-    """Return the default settings with options changed; a path becomes text, None keeps the default.
+    """Return the default settings with options changed.
+
+    A path becomes text, None keeps the default.
 
     A double underscore stands for the dot of a group: sync__thermal_offset_ms.
     """
@@ -57,7 +61,10 @@ def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -
 
 
 def write_json(path: Path | None, content: dict) -> None:
-    """Write content to the file of --json, to the screen, or, for None, nowhere. Raises WriteError."""
+    """Write content to the file of --json, to the screen, or, for None, nowhere.
+
+    Raises WriteError.
+    """
     if path is None:
         return
     text = json.dumps(content, indent=1)
@@ -76,5 +83,6 @@ def image_size(text: str) -> tuple[int, int]:
     """Return (width, height) of a text such as 640x480. Raises BadParameter for others."""
     width, _, height = text.partition('x')
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise typer.BadParameter(f'expected WIDTHxHEIGHT such as 640x480, got {text!r}', param_hint='--size')
+        raise typer.BadParameter(f'expected WIDTHxHEIGHT such as 640x480, got {text!r}',
+                                 param_hint='--size')
     return int(width), int(height)

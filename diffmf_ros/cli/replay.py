@@ -17,7 +17,9 @@ from .setting_options import files_of, takes_settings
 @takes_settings()
 def replay(
     bag: Annotated[Path, typer.Argument(help='a rosbag2 folder, or a .db3 or .mcap file')],
-    out: Annotated[Path, typer.Argument(help='what to make: the folder of a bag, NAME.mp4, or files such as '
+    out: Annotated[Path,
+                   typer.Argument(help='what to make: the folder of a bag, NAME.mp4, or files '
+                                  'such as '
                                         'FOLDER/{}.png')],
     settings: Settings,
     params: Path | None,
@@ -25,17 +27,24 @@ def replay(
     thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
     overwrite: options.OverwriteBag = False,
     json: options.Json = None,
-    rrd: Annotated[Path | None, typer.Option(help='also write a recording for the viewer of Rerun (.rrd)')] = None,
+    rrd: Annotated[Path | None,
+                   typer.Option(help='also write a recording for the viewer of Rerun '
+                                '(.rrd)')] = None,
     detector: detector_options.Detector = None,
     detector_layout: detector_options.DetectorLayout = 'auto',
     detect_class: detector_options.DetectClass = 'person',
     classes: detector_options.Classes = None,
     detect_every: Annotated[int, typer.Option(min=1, help='look at every n-th pair')] = 10,
-    detect_json: Annotated[Path | None, typer.Option(help='file to write with the counts of every pair')] = None,
+    detect_json: Annotated[Path | None,
+                           typer.Option(help='file to write with the counts of every '
+                                        'pair')] = None,
 ) -> None:
-    """Fuse every pair of a recorded bag into a new bag, a video or PNG files; the same input gives the same bytes.
+    """Fuse every pair of a recorded bag into a new bag, a video or PNG files.
 
-    Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is read from there.
+    The same input gives the same bytes.
+
+    Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is
+    read from there.
     """
     from ..inference.pipeline import FusionPipeline
     from ..io.bags import BagReader, image_topic
@@ -49,8 +58,10 @@ def replay(
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     require_output(rrd, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
-    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class, classes=classes)
-    judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal, class_number=chosen.class_number,
+    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class,
+                                            classes=classes)
+    judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal,
+                                      class_number=chosen.class_number,
                                       every=detect_every)
     judges = [judge] if judge else []
     with ExitStack() as stack, BagReader(bag) as reader:
@@ -60,7 +71,8 @@ def replay(
         pipeline = FusionPipeline(settings)
         if rrd is not None:
             from ..tools.rerun_file import rerun_recording
-            judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal, overwrite=overwrite)))
+            judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal,
+                                                              overwrite=overwrite)))
         with output(out, rate_hz=rate_hz, overwrite=overwrite, inputs=inputs) as written, \
                 progress('fusing', reader.duration_ns / 1e9, unit='s') as done:
             counts = fuse_bag(
@@ -84,6 +96,7 @@ def _say(out: Path, counts, json: Path | None) -> None:
         typer.echo(problem, err=True)
     modes = ', '.join(f'{count} {mode}' for mode, count in counts.modes.items())
     came = ', '.join(f'{count} {camera}' for camera, count in sorted(counts.by_camera.items()))
-    options.say(f'{out}: {counts.frames} frames ({came}), {counts.pairs} pairs, {modes}', json=json)
+    options.say(f'{out}: {counts.frames} frames ({came}), {counts.pairs} pairs, {modes}',
+                json=json)
     for line in counts.lines():
         options.say(f'left out: {line}', json=json)

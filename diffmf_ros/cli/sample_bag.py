@@ -17,7 +17,8 @@ def sample_bag(
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
     scene: Annotated[str, typer.Option(help=scene_list())] = 'night',
     thermal_rate: Annotated[int, typer.Option(help='thermal frames a second: 9 | 30')] = 9,
-    thermal_bits: Annotated[int, typer.Option(help='8 (mono8) | 16 (14-bit counts in mono16)')] = 8,
+    thermal_bits: Annotated[int,
+                            typer.Option(help='8 (mono8) | 16 (14-bit counts in mono16)')] = 8,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',
     overwrite: options.OverwriteBag = False,
 ) -> None:
@@ -25,10 +26,12 @@ def sample_bag(
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.record import ALIGNMENT_FILE, record
 
-    drive = Drive(DriveSettings(scene=scene, seed=seed, seconds=seconds, thermal_rate_hz=thermal_rate,
+    drive = Drive(DriveSettings(scene=scene, seed=seed, seconds=seconds,
+                                thermal_rate_hz=thermal_rate,
                                 thermal_bits=thermal_bits))
     total = len(drive.order())
-    for _ in track(record(drive, out, storage=storage, overwrite=overwrite), 'rendering', total=total):
+    for _ in track(record(drive, out, storage=storage, overwrite=overwrite), 'rendering',
+                   total=total):
         pass
     typer.echo(f'{out}: {total} frames; alignment {out / ALIGNMENT_FILE}, '
                f'sync.thermal_offset_ms {drive.rig.thermal_offset_ms:g}')

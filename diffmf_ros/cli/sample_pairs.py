@@ -12,14 +12,20 @@ from . import options
 
 
 def sample_pairs(
-    out: Annotated[Path, typer.Argument(help='folder to write OUT/SCENE/{vi,ir}/NAME.png and OUT/boxes.json to')],
-    scene: Annotated[list[str] | None, typer.Option(help='a scene; repeat it for several; default: every one')] = None,
-    count: Annotated[int, typer.Option(help='pairs of each scene, evenly spaced over the drive')] = 40,
+    out: Annotated[Path,
+                   typer.Argument(help='folder to write OUT/SCENE/{vi,ir}/NAME.png and '
+                                  'OUT/boxes.json to')],
+    scene: Annotated[list[str] | None,
+                     typer.Option(help='a scene; repeat it for several; default: every '
+                                  'one')] = None,
+    count: Annotated[int,
+                     typer.Option(help='pairs of each scene, evenly spaced over the drive')] = 40,
     seconds: Annotated[float, typer.Option(help='length of each drive')] = 20.0,
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Render aligned RGB and thermal pairs with boxes of people, as `diffmf eval --detector` reads them."""
+    """Render aligned RGB and thermal pairs with boxes of people, as `diffmf eval --detector` reads
+    them."""
     from ..io.writing import require_output, write_text
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.environments import ENVIRONMENTS

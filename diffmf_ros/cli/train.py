@@ -11,12 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help='YAML file, such as config/train/diffmf_light.yaml')],
-    out: Annotated[Path | None, typer.Option(help="folder of checkpoints, log and weights, instead of the file's")]
+    config: Annotated[Path,
+                      typer.Argument(help='YAML file, such as config/train/diffmf_light.yaml')],
+    out: Annotated[Path | None,
+                   typer.Option(help="folder of checkpoints, log and weights, instead of the "
+                                "file's")]
     = None,
-    data: Annotated[Path | None, typer.Option(help="folder of training pairs, instead of the file's")] = None,
+    data: Annotated[Path | None,
+                    typer.Option(help="folder of training pairs, instead of the file's")] = None,
     minutes: Annotated[float, typer.Option(
-        help='save and end after so many minutes; run it again to go on', show_default=False)] = math.inf,
+        help='save and end after so many minutes; run it again to go on',
+        show_default=False)] = math.inf,
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first."""
     from ..tools.training.config import load_config
@@ -24,7 +29,8 @@ def train(
     from ..tools.training.loop import train as run
 
     given = {'out': out, 'data': data}
-    settings = dataclasses.replace(load_config(config), **{k: str(v) for k, v in given.items() if v is not None})
+    settings = dataclasses.replace(load_config(config),
+                                   **{k: str(v) for k, v in given.items() if v is not None})
     with Progress(TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
                   TimeRemainingColumn(), disable=not is_first()) as progress:
         task = progress.add_task('training', total=settings.iterations, loss=float('nan'))
@@ -34,8 +40,8 @@ def train(
         for warning in outcome.warnings:
             typer.echo(warning, err=True)
         if outcome.iteration < settings.iterations:
-            typer.echo(f'{outcome.stop.name.replace("_", " ").lower()} after iteration {outcome.iteration} of '
-                       f'{settings.iterations}; run it again to go on')
+            typer.echo(f'{outcome.stop.name.replace("_", " ").lower()} after iteration '
+                       f'{outcome.iteration} of {settings.iterations}; run it again to go on')
         typer.echo(f'weights: {outcome.weights}')
     if outcome.stop > Stop.TIME_IS_UP:
         raise typer.Exit(128 + outcome.stop)  # as a shell reports a process that a signal ended

@@ -4,12 +4,14 @@
 from pathlib import Path
 
 _HEAD_BYTES = 4096
-CHECKPOINT = ('it is a checkpoint of PyTorch, which can run code when it is opened; weights are .safetensors files '
+CHECKPOINT = ('it is a checkpoint of PyTorch, which can run code when it is opened; weights are '
+              '.safetensors files '
                '(`diffmf convert-weights` converts those of the authors of S4Fusion)')
 PNG, JPEG = 'it is a PNG image', 'it is a JPEG image'
 # First bytes of a file -> what it is.
 _STARTS = (
-    (b'version https://git-lfs', 'it is a Git LFS pointer, not the file itself: run `git lfs pull` where it came from'),
+    (b'version https://git-lfs', 'it is a Git LFS pointer, not the file itself: run `git lfs '
+     'pull` where it came from'),
     (b'SQLite format 3\0', 'it is an SQLite database, perhaps the .db3 of a bag'),
     (b'\x89MCAP', 'it is an MCAP recording'),
     (b'#ROSBAG V', 'it is a bag of ROS 1: convert it with `rosbags-convert`'),
@@ -25,7 +27,9 @@ _PICKLES = tuple(bytes((0x80, version)) for version in range(2, 6))
 
 
 def what_is(path: str | Path) -> str:
-    """Return what a file really is, as a clause such as 'it is empty'; empty text when that is not known.
+    """Return what a file really is, as a clause such as 'it is empty'.
+
+    Empty text when that is not known.
 
     Args:
         path: a file; one that cannot be read gives an empty text.

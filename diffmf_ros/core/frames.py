@@ -38,9 +38,9 @@ class Mode(str, Enum):
 class Frame:
     """One decoded image of one camera.
 
-    pixels is an array of shape H x W (mono8: uint8, mono16: uint16 native order, 32FC1: float32) or
-    H x W x 3|4 uint8 (rgb8, bgr8, rgba8, bgra8) or uint16 (rgb16 ...), in the channel order that
-    `encoding` names. It may be a read-only or strided view of the message that it came from.
+    pixels is an array of shape H x W (mono8: uint8, mono16: uint16 native order, 32FC1: float32)
+    or H x W x 3|4 uint8 (rgb8, bgr8, rgba8, bgra8) or uint16 (rgb16 ...), in the channel order
+    that `encoding` names. It may be a read-only or strided view of the message that it came from.
     """
 
     stream: str
@@ -61,8 +61,10 @@ def refuse_too_large(frame: Frame, max_pixels: int) -> None:
     """Raise FrameError (too_large) for an image of more pixels than that."""
     width, height = frame.size
     if width * height > max_pixels:
-        raise FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a {frame.stream} image of '
-                         f'{width}x{height} = {width * height}; let the camera bin or crop, or raise max_pixels if '
+        raise FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a '
+                         f'{frame.stream} image of {width}x{height} = {width * height}; let the '
+                         f'camera bin or crop, or '
+                         f'raise max_pixels if '
                          'time and memory allow', reason='too_large')
 
 
@@ -70,7 +72,8 @@ def refuse_too_large(frame: Frame, max_pixels: int) -> None:
 class Pair:
     """An RGB and a thermal frame that belong together; offset_ns is thermal minus RGB, corrected.
 
-    held: the thermal frame was paired before, or is older than a partner may be: see sync.hold_last_ms.
+    held: the thermal frame was paired before, or is older than a partner may be: see
+    sync.hold_last_ms.
     """
 
     rgb: Frame
@@ -83,8 +86,9 @@ class Pair:
 class Issue:
     """Something amiss that the images of a pair show.
 
-    code is its short snake_case name, such as thermal_flat; text a sentence that stays the same while it
-    lasts; stream the camera that it is about, empty for the fused image. blind: that camera shows nothing.
+    code is its short snake_case name, such as thermal_flat; text a sentence that stays the same
+    while it lasts; stream the camera that it is about, empty for the fused image. blind: that
+    camera shows nothing.
     """
 
     code: str
@@ -97,11 +101,11 @@ class Issue:
 class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
 
-    grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is that of the
-    frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the order that `encoding`
-    (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage (decode, align, network, color, ...) to
-    milliseconds of wall time. issues: what the images of the pair show that is amiss; their texts are among
-    the warnings.
+    grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is
+    that of the frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the
+    order that `encoding` (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage
+    (decode, align, network, color, ...) to milliseconds of wall time. issues: what the images of
+    the pair show that is amiss; their texts are among the warnings.
     """
 
     stamp_ns: int

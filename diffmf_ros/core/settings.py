@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every setting of the product, once: default, range, choices and description.
 
-The node declares its parameters from here, `config/fusion.yaml` and docs/parameters.md show them, and
-a test compares all of them. Nested groups become dotted names: `sync.max_distance_ms`.
+The node declares its parameters from here, `config/fusion.yaml` and docs/parameters.md show them,
+and a test compares all of them. Nested groups become dotted names: `sync.max_distance_ms`.
 """
 
 import re
@@ -31,19 +31,21 @@ def _group(cls: type) -> Any:
 def _require_order(group: str, settings: Any, low: str, high: str) -> None:
     """Raise SettingsError unless the setting named low is below the one named high."""
     if not getattr(settings, low) < getattr(settings, high):
-        raise SettingsError(f'{group}{low} must be below {group}{high}, got {getattr(settings, low)} and '
+        raise SettingsError(f'{group}{low} must be below {group}{high}, got '
+                            f'{getattr(settings, low)} and '
                             f'{getattr(settings, high)}')
 
 
-LONGEST_OFFSET_MS = 4e12  # a century: one clock may count from 1970, the other from when it was switched on
+# a century: one clock may count from 1970, the other from when it was switched on
+LONGEST_OFFSET_MS = 4e12
 ORIENTATIONS = ('as_sent', 'rotated_90', 'rotated_180', 'rotated_270',
                 'mirrored', 'mirrored_90', 'mirrored_180', 'mirrored_270')
 _CROP = re.compile(r'([1-9]\d{0,4})x([1-9]\d{0,4})\+(\d{1,5})\+(\d{1,5})')
 # Settings, or groups of them, that say something to the live node alone.
 LIVE_ONLY = ('autostart', 'adaptive_scale', 'warm_up_size', 'input.rgb_transport',
              'input.thermal_transport', 'qos.', 'sync.policy',
-             'alignment.depth_from_range', 'health.source_timeout_s', 'health.frozen_frames', 'health.shutter_flag',
-             'health.compute_timeout_s', 'output.jpeg_quality')
+             'alignment.depth_from_range', 'health.source_timeout_s', 'health.frozen_frames',
+             'health.shutter_flag', 'health.compute_timeout_s', 'output.jpeg_quality')
 AUTO_PRESET = {'diffmf': 'nano'}  # docs/quality.md: on a CPU the best of its presets; else light
 
 
@@ -52,27 +54,36 @@ class InputSettings:
     """In which form images arrive."""
 
     rgb_transport: str = _setting(
-        'raw', 'raw: rgb/image_raw; compressed: rgb/image_raw/compressed', choices=('raw', 'compressed'))
+        'raw', 'raw: rgb/image_raw; compressed: rgb/image_raw/compressed',
+        choices=('raw', 'compressed'))
     thermal_transport: str = _setting(
-        'raw', 'raw: thermal/image_raw; compressed: thermal/image_raw/compressed (jpeg, 8- or 16-bit png)',
+        'raw', 'raw: thermal/image_raw; compressed: thermal/image_raw/compressed (jpeg, 8- or '
+        '16-bit png)',
         choices=('raw', 'compressed'))
     rgb_crop: str = _setting(
         '', 'the picture in the RGB images, as WIDTHxHEIGHT+LEFT+TOP in their pixels; empty: all')
     thermal_crop: str = _setting(
-        '', 'the same of the thermal images; it takes the place of thermal.extra_rows_top and _bottom')
+        '', 'the same of the thermal images; it takes the place of thermal.extra_rows_top and '
+        '_bottom')
     rgb_orientation: str = _setting(
-        'as_sent', 'how the RGB picture is turned after the crop: mirrored left to right, then clockwise by degrees',
+        'as_sent', 'how the RGB picture is turned after the crop: mirrored left to right, then '
+        'clockwise by degrees',
         choices=ORIENTATIONS)
-    thermal_orientation: str = _setting('as_sent', 'the same of the thermal picture', choices=ORIENTATIONS)
+    thermal_orientation: str = _setting('as_sent', 'the same of the thermal picture',
+                                        choices=ORIENTATIONS)
 
     def __post_init__(self) -> None:
         for name in ('rgb_crop', 'thermal_crop'):
             if (value := getattr(self, name)) and not _CROP.fullmatch(value):
-                raise SettingsError(f'input.{name} must be like 256x192+0+0 (width x height + left + top), or empty; '
+                raise SettingsError(f'input.{name} must be like 256x192+0+0 (width x height + '
+                                    f'left + top), or empty; '
                                     f'got {value!r}')
 
     def crop_of(self, stream: str) -> tuple[int, int, int, int] | None:
-        """Left, top, width and height in pixels of the picture of a stream (rgb or thermal); None: all."""
+        """Left, top, width and height in pixels of the picture of a stream (rgb or thermal).
+
+        None: all.
+        """
         if not (value := getattr(self, f'{stream}_crop')):
             return None
         width, height, left, top = map(int, _CROP.fullmatch(value).groups())  # type: ignore[union-attr]
@@ -88,17 +99,22 @@ class SyncSettings:
     """Which frames belong together."""
 
     policy: str = _setting(
-        'closest', 'closest: the closest partner; approximate, exact: those of message_filters, if installed',
+        'closest', 'closest: the closest partner; approximate, exact: those of message_filters, '
+        'if installed',
         choices=('closest', 'approximate', 'exact'))
     max_distance_ms: float = _setting(
-        25.0, 'largest distance of the two stamps of a pair, after the offsets', low=0.0, high=1000.0)
+        25.0, 'largest distance of the two stamps of a pair, after the offsets', low=0.0,
+        high=1000.0)
     hold_last_ms: float = _setting(
-        -1.0, 'an RGB frame without a partner takes the last thermal frame, up to this much older; 0: never; '
+        -1.0, 'an RGB frame without a partner takes the last thermal frame, up to this much '
+        'older; 0: never; '
         '-1: one period of a thermal camera that is slower than RGB', low=-1.0, high=10_000.0)
     rgb_offset_ms: float = _setting(
-        0.0, 'added to every RGB stamp before pairing', low=-LONGEST_OFFSET_MS, high=LONGEST_OFFSET_MS)
+        0.0, 'added to every RGB stamp before pairing', low=-LONGEST_OFFSET_MS,
+        high=LONGEST_OFFSET_MS)
     thermal_offset_ms: float = _setting(
-        0.0, 'added to every thermal stamp before pairing', low=-LONGEST_OFFSET_MS, high=LONGEST_OFFSET_MS)
+        0.0, 'added to every thermal stamp before pairing', low=-LONGEST_OFFSET_MS,
+        high=LONGEST_OFFSET_MS)
 
 
 @dataclass(frozen=True)
@@ -106,33 +122,42 @@ class ThermalSettings:
     """How raw thermal values become a 0..1 image."""
 
     gain_control: str = _setting(
-        'agc', '16-bit and float thermal: agc follows the percentiles, radiometric and linear are fixed ranges',
+        'agc', '16-bit and float thermal: agc follows the percentiles, radiometric and linear are '
+        'fixed ranges',
         choices=('agc', 'radiometric', 'linear'))
     low_percentile: float = _setting(
         0.5, 'agc: this percentile becomes black', low=0.0, high=50.0)
     high_percentile: float = _setting(
         99.5, 'agc: this percentile becomes white', low=50.0, high=100.0)
     max_tail_share: float = _setting(
-        0.5, 'agc: largest share of the range for the hottest 1 % of the pixels, and for the coldest; 1: no limit',
+        0.5, 'agc: largest share of the range for the hottest 1 % of the pixels, and for the '
+        'coldest; 1: no limit',
         low=0.1, high=1.0)
     min_span_noise: float = _setting(
-        24.0, 'agc: black and white are at least this many times the measured noise apart; 0: no limit',
+        24.0, 'agc: black and white are at least this many times the measured noise apart; 0: no '
+        'limit',
         low=0.0, high=1000.0)
     min_span_k: float = _setting(
-        0.0, 'agc: black and white are at least this many kelvin apart, by thermal.radiometric_unit; 0: no limit',
+        0.0, 'agc: black and white are at least this many kelvin apart, by '
+        'thermal.radiometric_unit; 0: no limit',
         low=0.0, high=1000.0)
     time_constant_s: float = _setting(
-        0.5, 'agc: black and white follow the scene this slowly; 0: every frame by itself', low=0.0, high=60.0)
+        0.5, 'agc: black and white follow the scene this slowly; 0: every frame by itself',
+        low=0.0, high=60.0)
     max_change: float = _setting(
-        0.1, 'agc: largest change of black or white from frame to frame, relative to their distance',
+        0.1, 'agc: largest change of black or white from frame to frame, relative to their '
+        'distance',
         low=0.001, high=1.0)
     radiometric_unit: str = _setting(
-        'unknown', 'what one count is, for radiometric, min_span_k and fused/temperature; custom: kelvin_per_count and '
-        'kelvin_at_zero', choices=('unknown', 'centikelvin', 'decikelvin', 'kelvin', 'celsius', 'custom'))
+        'unknown', 'what one count is, for radiometric, min_span_k and fused/temperature; custom: '
+        'kelvin_per_count and '
+        'kelvin_at_zero',
+        choices=('unknown', 'centikelvin', 'decikelvin', 'kelvin', 'celsius', 'custom'))
     kelvin_per_count: float = _setting(
         0.01, 'radiometric_unit custom: kelvin from one count to the next', low=1e-6, high=1000.0)
     kelvin_at_zero: float = _setting(
-        0.0, 'radiometric_unit custom: temperature of the count 0 in kelvin', low=-1000.0, high=1000.0)
+        0.0, 'radiometric_unit custom: temperature of the count 0 in kelvin', low=-1000.0,
+        high=1000.0)
     radiometric_low_k: float = _setting(
         263.15, 'radiometric: this temperature in kelvin becomes black', low=0.0, high=3000.0)
     radiometric_high_k: float = _setting(
@@ -142,9 +167,11 @@ class ThermalSettings:
     linear_high: float = _setting(
         65535.0, 'linear: this count becomes white', low=-1e9, high=1e9)
     polarity: str = _setting(
-        'white_hot', 'what the camera sends: warm is bright or warm is dark', choices=('white_hot', 'black_hot'))
+        'white_hot', 'what the camera sends: warm is bright or warm is dark',
+        choices=('white_hot', 'black_hot'))
     extra_rows_top: int = _setting(
-        -1, 'rows above the picture that are none (telemetry) and are cut off; -1: those of the usual sensors', low=-1,
+        -1, 'rows above the picture that are none (telemetry) and are cut off; -1: those of the '
+        'usual sensors', low=-1,
         high=256)
     extra_rows_bottom: int = _setting(-1, 'the same below the picture', low=-1, high=256)
     repair_rows: bool = _setting(True, 'replace dead thermal rows by their neighbors')
@@ -152,20 +179,24 @@ class ThermalSettings:
     def __post_init__(self) -> None:
         _require_order('thermal.', self, 'low_percentile', 'high_percentile')
         if (self.extra_rows_top < 0) != (self.extra_rows_bottom < 0):
-            raise SettingsError('thermal.extra_rows_top and thermal.extra_rows_bottom must both be -1 or both be '
-                                f'counts of rows, got {self.extra_rows_top} and {self.extra_rows_bottom}')
+            raise SettingsError('thermal.extra_rows_top and thermal.extra_rows_bottom must both '
+                                'be -1 or both be '
+                                f'counts of rows, got {self.extra_rows_top} and '
+                                f'{self.extra_rows_bottom}')
         _require_order('thermal.', self, 'radiometric_low_k', 'radiometric_high_k')
         _require_order('thermal.', self, 'linear_low', 'linear_high')
-        if self.radiometric_unit == 'unknown' and (self.gain_control == 'radiometric' or self.min_span_k > 0):
-            raise SettingsError('thermal.gain_control radiometric and thermal.min_span_k need thermal.radiometric_unit:'
-                                ' what is one count of the camera?')
+        if self.radiometric_unit == 'unknown' and (self.gain_control == 'radiometric'
+                                                   or self.min_span_k > 0):
+            raise SettingsError('thermal.gain_control radiometric and thermal.min_span_k need '
+                                'thermal.radiometric_unit: what is one count of the camera?')
 
     @property
     def scale_k(self) -> tuple[float, float]:
         """Kelvin from one count to the next, and at the count 0; (1, 0) for an unknown unit."""
         custom = self.kelvin_per_count, self.kelvin_at_zero
-        return {'unknown': (1.0, 0.0), 'centikelvin': (0.01, 0.0), 'decikelvin': (0.1, 0.0), 'kelvin': (1.0, 0.0),
-                'celsius': (1.0, 273.15), 'custom': custom}[self.radiometric_unit]
+        return {'unknown': (1.0, 0.0), 'centikelvin': (0.01, 0.0), 'decikelvin': (0.1, 0.0),
+                'kelvin': (1.0, 0.0), 'celsius': (1.0, 273.15),
+                'custom': custom}[self.radiometric_unit]
 
 
 @dataclass(frozen=True)
@@ -173,23 +204,28 @@ class AlignmentSettings:
     """How the two images come onto one grid."""
 
     file: str = _setting(
-        '', 'path of an alignment YAML (homography, or extrinsics of the two cameras); empty: thermal is resized')
+        '', 'path of an alignment YAML (homography, or extrinsics of the two cameras); empty: '
+        'thermal is resized')
     from_tf: bool = _setting(
         False, 'take the extrinsics from TF, between the frame ids of the two camera infos')
     plane_depth_m: float = _setting(
-        20.0, 'with extrinsics: distance along the optical axis of the RGB camera at which the images coincide',
+        20.0, 'with extrinsics: distance along the optical axis of the RGB camera at which the '
+        'images coincide',
         low=0.1, high=100_000.0)
     depth_from_range: bool = _setting(
         False, 'with extrinsics: the topic range (sensor_msgs/Range) replaces plane_depth_m')
     rgb_rectified: bool = _setting(
-        False, 'the RGB images are rectified: of their camera info the projection P holds, and no lens distortion')
+        False, 'the RGB images are rectified: of their camera info the projection P holds, and no '
+        'lens distortion')
     thermal_rectified: bool = _setting(False, 'the same of the thermal images')
     trim_x_px: float = _setting(
-        0.0, 'shifts thermal to the right by this many pixels of the RGB image', low=-1000.0, high=1000.0)
+        0.0, 'shifts thermal to the right by this many pixels of the RGB image', low=-1000.0,
+        high=1000.0)
     trim_y_px: float = _setting(
         0.0, 'shifts thermal down by this many pixels of the RGB image', low=-1000.0, high=1000.0)
     output_grid: str = _setting(
-        'rgb', "whose pixels the fused image has; its header is that camera's", choices=('rgb', 'thermal'))
+        'rgb', "whose pixels the fused image has; its header is that camera's",
+        choices=('rgb', 'thermal'))
 
 
 @dataclass(frozen=True)
@@ -197,17 +233,22 @@ class HealthSettings:
     """When a camera counts as failed."""
 
     source_timeout_s: float = _setting(
-        1.0, 'a camera silent for longer is lost: the other one is passed on alone', low=0.05, high=60.0)
+        1.0, 'a camera silent for longer is lost: the other one is passed on alone', low=0.05,
+        high=60.0)
     frozen_frames: int = _setting(
-        3, 'so many equal images in a row with advancing stamps are a frozen camera (shutter); 0: never',
+        3, 'so many equal images in a row with advancing stamps are a frozen camera (shutter); 0: '
+        'never',
         low=0, high=1000)
     shutter_flag: bool = _setting(
-        False, 'listen to thermal/shutter (std_msgs/Bool): true while the thermal shutter is closed')
+        False, 'listen to thermal/shutter (std_msgs/Bool): true while the thermal shutter is '
+        'closed')
     compute_timeout_s: float = _setting(
-        2.0, 'a network that takes longer for a pair than this and five usual times counts as hung',
+        2.0, 'a network that takes longer for a pair than this and five usual times counts as '
+        'hung',
         low=0.1, high=600.0)
     detect_blind: bool = _setting(
-        True, 'pass the other camera on when thermal is flat or RGB black or white; warn of veiled or dark RGB and of '
+        True, 'pass the other camera on when thermal is flat or RGB black or white; warn of '
+        'veiled or dark RGB and of '
         'hidden warm targets')
 
 
@@ -218,8 +259,8 @@ class OutputSettings:
     color: str = _setting(
         'keep_chroma', 'keep_chroma: color of the RGB image, less where it is dark and noisy; '
         'raw_chroma: all of it; gray: mono8; else a palette over the fused luminance',
-        choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis', 'turbo',
-                 'jet', 'hot', 'bone'))
+        choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis',
+                 'turbo', 'jet', 'hot', 'bone'))
     temporal_filter: float = _setting(
         0.0, 'share of the average of the images before it in a fused image, where nothing moves: '
         'less noise to the eye; 0: each image for itself', low=0.0, high=0.9)
@@ -244,21 +285,27 @@ class Settings:
         'diffmf', 'what fuses: a network, or the weight-free classical method',
         choices=('diffmf', 's4fusion', 'refinefuse', 'classical'))
     preset: str = _setting(
-        'auto', 'size of the network; auto: nano for diffmf, light for s4fusion and refinefuse, which also have base',
+        'auto', 'size of the network; auto: nano for diffmf, light for s4fusion and refinefuse, '
+        'which also have base',
         choices=('auto', 'light', 'base', 'light-s4', 'nano'))
-    weights: str = _setting('', 'path of a .safetensors file; empty: the shipped weights of the preset')
+    weights: str = _setting('', 'path of a .safetensors file; empty: the shipped weights of the '
+                            'preset')
     engine: str = _setting(
-        'torch', 'what runs the network; onnx: onnxruntime, with weights naming a file of `diffmf export`',
+        'torch', 'what runs the network; onnx: onnxruntime, with weights naming a file of `diffmf '
+        'export`',
         choices=('torch', 'onnx'))
-    device: str = _setting('auto', 'auto: cuda when there is one, else cpu', choices=('auto', 'cpu', 'cuda'))
+    device: str = _setting('auto', 'auto: cuda when there is one, else cpu',
+                           choices=('auto', 'cpu', 'cuda'))
     precision: str = _setting(
-        'auto', 'auto: float16 on cuda, bfloat16 on a CPU that multiplies it natively, else float32',
+        'auto', 'auto: float16 on cuda, bfloat16 on a CPU that multiplies it natively, else '
+        'float32',
         choices=('auto', 'float32', 'float16', 'bfloat16'))
     scale: float = _setting(
         1.0, 'working size of the network relative to the RGB image; below 1 is faster and softer',
         low=0.125, high=1.0)
     adaptive_scale: bool = _setting(
-        False, 'lower the working size while fusing takes longer than the time between pairs, raise it again after')
+        False, 'lower the working size while fusing takes longer than the time between pairs, '
+        'raise it again after')
     max_pixels: int = _setting(
         9_000_000, 'an image with more pixels is refused', low=1, high=1_000_000_000)
     scan_backend: str = _setting(
@@ -266,7 +313,8 @@ class Settings:
         choices=('auto', 'triton', 'mamba_ssm', 'cpu', 'portable', 'reference'))
     threads: int = _setting(0, 'CPU threads of the network; 0: one per core', low=0, high=256)
     warm_up_size: str = _setting(
-        '640x480', 'width x height of the RGB image to prepare for before the first frame; empty: none')
+        '640x480', 'width x height of the RGB image to prepare for before the first frame; empty: '
+        'none')
     autostart: bool = _setting(True, 'configure and activate the node by itself')
     input: InputSettings = _group(InputSettings)
     sync: SyncSettings = _group(SyncSettings)
@@ -280,7 +328,8 @@ class Settings:
         for item in iter_specs(self):
             item.check(item.value)
         if self.warm_up_size and not re.fullmatch(r'[1-9]\d{0,4}x[1-9]\d{0,4}', self.warm_up_size):
-            raise SettingsError(f'warm_up_size must be like 640x480, or empty; got {self.warm_up_size!r}')
+            raise SettingsError(f'warm_up_size must be like 640x480, or empty; got '
+                                f'{self.warm_up_size!r}')
 
     @property
     def network_preset(self) -> str:
@@ -308,9 +357,11 @@ class ParameterSpec:
     def check(self, value: Any) -> None:
         """Raise SettingsError unless value fits this setting."""
         if type(value) is not type(self.value):
-            raise SettingsError(f'{self.name} must be of type {type(self.value).__name__}, got {value!r}')
+            raise SettingsError(f'{self.name} must be of type {type(self.value).__name__}, got '
+                                f'{value!r}')
         if self.choices is not None and value not in self.choices:
-            raise SettingsError(f'{self.name} must be one of {", ".join(self.choices)}; got {value!r}')
+            raise SettingsError(f'{self.name} must be one of {", ".join(self.choices)}; got '
+                                f'{value!r}')
         if self.low is not None and not self.low <= value <= self.high:
             raise SettingsError(f'{self.name} must lie in {self.low} to {self.high}, got {value}')
 
@@ -329,21 +380,23 @@ def iter_specs(settings: Any = None, prefix: str = '') -> Iterator[ParameterSpec
 def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """Return settings with the dotted names in changes replaced, all or nothing.
 
-    An int is accepted where a float is expected. Raises SettingsError for an unknown name (it lists
-    the known ones), a wrong type, or a value out of range.
+    An int is accepted where a float is expected. Raises SettingsError for an unknown name (it
+    lists the known ones), a wrong type, or a value out of range.
     """
     known = {item.name: item for item in iter_specs(settings)}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in known:
-            raise SettingsError(f'unknown setting {name!r}{meant(name, known)}; known: {", ".join(known)}')
+            raise SettingsError(f'unknown setting {name!r}{meant(name, known)}; known: '
+                                f'{", ".join(known)}')
         if type(value) is int and type(known[name].value) is float:
             value = float(value)
         known[name].check(value)
         group, _, leaf = name.rpartition('.')
         groups.setdefault(group, {})[leaf] = value
     top = groups.pop('', {})
-    nested = {group: replace(getattr(settings, group), **leaves) for group, leaves in groups.items()}
+    nested = {group: replace(getattr(settings, group), **leaves) for group,
+              leaves in groups.items()}
     return replace(settings, **top, **nested)
 
 

@@ -13,7 +13,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     Args:
         name: the name that is not known.
-        known: the names that are, with groups by dots; the last part of one counts as the name too.
+        known: the names that are, with groups by dots; the last part of one counts as the name
+            too.
     """
     whole = {item.lower(): item for item in known}
     last = {item.rpartition('.')[2]: known for item, known in whole.items()}

@@ -21,7 +21,8 @@ def _types() -> dict[str, Any]:
 
 
 def _header(stamp_ns: int, frame_id: str) -> Any:
-    stamp = _types()['builtin_interfaces/msg/Time'](sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    stamp = _types()['builtin_interfaces/msg/Time'](sec=stamp_ns // 10**9,
+                                                    nanosec=stamp_ns % 10**9)
     return _types()['std_msgs/msg/Header'](stamp=stamp, frame_id=frame_id)
 
 
@@ -41,7 +42,8 @@ def image_message(pixels: np.ndarray, encoding: str, *, stamp_ns: int, frame_id:
     little_endian = pixels.astype(pixels.dtype.newbyteorder('<'), copy=False)
     data = np.frombuffer(np.ascontiguousarray(little_endian).tobytes(), np.uint8)
     return _types()[IMAGE](
-        header=_header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
+        header=_header(stamp_ns, frame_id), height=height, width=width, encoding=encoding,
+        is_bigendian=0,
         step=width * channels * pixels.dtype.itemsize, data=data)
 
 
@@ -49,20 +51,24 @@ def camera_info_message(k: np.ndarray | None, *, width: int, height: int, stamp_
                         frame_id: str) -> Any:
     """Return a sensor_msgs/CameraInfo of a distortion-free camera (REP-104).
 
-    k is the 3 x 3 intrinsic matrix in pixels, or None for an uncalibrated camera: see model_message.
+    k is the 3 x 3 intrinsic matrix in pixels, or None for an uncalibrated camera: see
+    model_message.
     """
     camera = None if k is None else CameraModel((width, height), nested(k), (0.0,) * 5)
     return model_message(camera, size=(width, height), stamp_ns=stamp_ns, frame_id=frame_id)
 
 
-def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns: int, frame_id: str) -> Any:
+def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns: int,
+                  frame_id: str) -> Any:
     """Return the sensor_msgs/CameraInfo of an image of this (width, height), which camera describes.
 
-    None: K, R and P are zero and the distortion model is empty, which CameraInfo defines as "uncalibrated".
+    None: K, R and P are zero and the distortion model is empty, which CameraInfo defines as
+    "uncalibrated".
     """
     region = _types()['sensor_msgs/msg/RegionOfInterest'](
         x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-    k, r, p = (camera.k, camera.r, camera.p) if camera else (np.zeros(9), np.zeros(9), np.zeros(12))
+    k, r, p = (camera.k, camera.r, camera.p) if camera else (np.zeros(9), np.zeros(9),
+                                                             np.zeros(12))
     return _types()[CAMERA_INFO](
         header=_header(stamp_ns, frame_id), height=size[1], width=size[0],
         distortion_model='' if camera is None else camera.distortion_model,

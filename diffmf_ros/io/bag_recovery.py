@@ -32,8 +32,8 @@ def require_bag_output(path: Path, *, overwrite: bool, inputs: Iterable = ()) ->
         inputs: files and folders that are read; None among them is left out.
 
     Raises:
-        BagError: path holds an input or is one, exists and overwrite is False, is no bag, or has a name
-            that rosbag2 storage cannot open.
+        BagError: path holds an input or is one, exists and overwrite is False, is no bag, or has a
+            name that rosbag2 storage cannot open.
     """
     if any(mark in str(path) for mark in '?#%'):
         raise BagError(f'the path of a bag must not contain ?, # or %, got {path}')
@@ -42,9 +42,11 @@ def require_bag_output(path: Path, *, overwrite: bool, inputs: Iterable = ()) ->
     read = [place for item in inputs if item is not None and Path(item).exists()
             for place in (Path(os.path.realpath(item)), *Path(os.path.realpath(item)).parents)]
     if any(path.samefile(place) for place in read):
-        raise BagError(f'{path} is read as an input, so no bag is written there: choose another path')
+        raise BagError(f'{path} is read as an input, so no bag is written there: choose another '
+                       f'path')
     if not overwrite:
-        raise BagError(f'{path} exists already: choose another path, or --overwrite to replace the bag')
+        raise BagError(f'{path} exists already: choose another path, or --overwrite to replace '
+                       f'the bag')
     if not (path / METADATA).is_file():
         raise BagError(f'{path} exists and is not a bag, so it is not overwritten')
     own_files(path)
@@ -57,16 +59,19 @@ def own_files(folder: Path) -> set[str]:
         about = content['rosbag2_bagfile_information']
         extra = (about.get('custom_data') or {}).get(EXTRA_FILES, '').splitlines()
         # Names alone: rosbag2's readers too look for the files in the folder itself.
-        return {METADATA, *(PurePath(name).name for name in (*about['relative_file_paths'], *extra))}
+        return {METADATA,
+                *(PurePath(name).name for name in (*about['relative_file_paths'], *extra))}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise BagError(f"{folder / METADATA} cannot be read, so it is not known which files are the bag's; "
+        raise BagError(f"{folder / METADATA} cannot be read, so it is not known which files are "
+                       f"the bag's; "
                        'choose another path') from error
 
 
 def place(staged: Path, target: Path) -> None:
     """Move a finished bag to target; of a bag that is there its own files are replaced, others stay.
 
-    Without metadata.yaml while files move, so that a crash leaves no bag that looks whole and is not.
+    Without metadata.yaml while files move, so that a crash leaves no bag that looks whole and is
+    not.
     """
     for file in staged.iterdir():
         sync(file)
@@ -95,21 +100,26 @@ _END = bytes([_FOOTER]) + (20).to_bytes(8, 'little') + bytes(20) + _MAGIC
 
 
 def storage_of(folder: Path) -> Path:
-    """Return the only storage file of a bag folder without metadata. Raises BagError for none or several."""
+    """Return the only storage file of a bag folder without metadata.
+
+    Raises BagError for none or several.
+    """
     files = sorted(path for path in folder.iterdir() if path.suffix in STORAGE_SUFFIXES)
     if not files:
-        raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and no .db3 or .mcap file')
+        raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and no .db3 or '
+                       f'.mcap file')
     if len(files) > 1:
-        raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and several storage files; open one of '
-                       f'them itself: {", ".join(path.name for path in files)}')
+        raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and several storage '
+                       f'files; open one of them itself: {", ".join(path.name for path in files)}')
     return files[0]
 
 
 def wrong_files(path: Path) -> list[str]:
     """Return 'name: what it is' for every file of a bag, or for a storage file, that is not what its ending says."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [f'{file.name}: {what_is(file) or "its content is not that of such a file"}' for file in files
-            if file.is_file() and (file.suffix in _STARTS and not _begins_well(file)
+    return [f'{file.name}: {what_is(file) or "its content is not that of such a file"}'
+            for file in files if file.is_file()
+            and (file.suffix in _STARTS and not _begins_well(file)
                                    or file.name == METADATA and not _is_metadata(file))]
 
 
@@ -121,7 +131,10 @@ def _is_metadata(file: Path) -> bool:
 
 
 def opened(path: Path) -> tuple[object, bool]:
-    """Return what rosbags reads of a storage file, and whether the file was cut short. Raises BagError."""
+    """Return what rosbags reads of a storage file, and whether the file was cut short.
+
+    Raises BagError.
+    """
     if not _begins_well(path):
         raise BagError(f'cannot read the bag {path}: {wrong_files(path)[0].partition(": ")[2]}')
     if path.suffix == '.db3':
@@ -129,7 +142,8 @@ def opened(path: Path) -> tuple[object, bool]:
     with path.open('rb') as file:
         size = file.seek(0, os.SEEK_END)
         if size < len(_MAGIC) + _HEAD:
-            raise BagError(f'cannot read the bag {path}: it ends before the first record, so nothing was stored')
+            raise BagError(f'cannot read the bag {path}: it ends before the first record, so '
+                           f'nothing was stored')
         file.seek(size - len(_MAGIC))
         if file.read() == _MAGIC:
             return path, False
@@ -177,7 +191,8 @@ class _Ended(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._end + len(_END)}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place,
+                 os.SEEK_END: self._end + len(_END)}[whence]
         self._place = start + offset
         return self._place
 
@@ -211,7 +226,10 @@ def _whole_records(file: io.BufferedReader, size: int) -> int:
 
 
 def _rolled_back(path: Path) -> bool:
-    """Return whether a writer of the SQLite file was killed; what it had not committed is undone then."""
+    """Return whether a writer of the SQLite file was killed.
+
+    What it had not committed is undone then.
+    """
     journal = path.with_name(f'{path.name}-journal')
     if not journal.exists() or not journal.stat().st_size:
         return False
@@ -222,6 +240,7 @@ def _rolled_back(path: Path) -> bool:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise BagError(f'{path} was cut short and cannot be brought back to its last commit there ({error}): copy it '
-                       f'and {journal.name} to a folder that can be written to') from error
+        raise BagError(f'{path} was cut short and cannot be brought back to its last commit there '
+                       f'({error}): copy it and {journal.name} to a folder that can be written '
+                       f'to') from error
     return True

@@ -76,8 +76,8 @@ def type_store() -> Typestore:
 class BagReader:
     """A rosbag2 folder, or a single .db3 or .mcap file, opened for reading (a context manager).
 
-    A recording that was cut short is read as far as it was stored; `note` says so then. Entering raises
-    BagError when the path is missing, cannot be read, or holds no message.
+    A recording that was cut short is read as far as it was stored; `note` says so then. Entering
+    raises BagError when the path is missing, cannot be read, or holds no message.
     """
 
     def __init__(self, path: str | Path):
@@ -119,7 +119,8 @@ class BagReader:
         if not self.path.exists():
             raise BagError(f'there is no bag at {self.path}')
         if not self.path.is_dir() and self.path.suffix not in STORAGE_SUFFIXES:
-            raise BagError(explained(f'expected a bag folder or a .db3 or .mcap file, got {self.path}', self.path))
+            raise BagError(explained(f'expected a bag folder or a .db3 or .mcap file, got '
+                                     f'{self.path}', self.path))
 
     def _source(self) -> Any:
         """Return what rosbags opens: the path, or what is left of a recording that was cut short."""
@@ -132,13 +133,19 @@ class BagReader:
 
     def require(self, *names: str) -> None:
         """Raise BagError, listing the topics that exist, unless every name is in the bag with messages."""
-        missing = [name for name in names if name not in self.topics or not self.topics[name].count]
+        missing = [name for name in names if name not in self.topics
+                   or not self.topics[name].count]
         if missing:
-            there = ', '.join(f'{name} ({t.msgtype}, {t.count})' for name, t in sorted(self.topics.items()))
-            raise BagError(f'the bag {self.path} has no messages on {", ".join(missing)}; it has {there}')
+            there = ', '.join(f'{name} ({t.msgtype}, {t.count})' for name,
+                              t in sorted(self.topics.items()))
+            raise BagError(f'the bag {self.path} has no messages on {", ".join(missing)}; it has '
+                           f'{there}')
 
     def rate_hz(self, name: str) -> float:
-        """Return the usual number of messages a second of a topic, by its first hundred; at least 1."""
+        """Return the usual number of messages a second of a topic, by its first hundred.
+
+        At least 1.
+        """
         stamps_ns = [message.stamp_ns for message in islice(self.messages([name]), 100)]
         steps_ns = sorted(b - a for a, b in pairwise(stamps_ns))
         return max(1.0, 1e9 / max(steps_ns[len(steps_ns) // 2], 10**6)) if steps_ns else 1.0
@@ -146,8 +153,8 @@ class BagReader:
     def messages(self, topics: list[str] | tuple[str, ...] | None = None) -> Iterator[Message]:
         """Yield the messages of the named topics (None: of all) in the order of their recording.
 
-        Raises BagError for a missing topic, for damaged storage, and at the end when the storage held
-        another number of messages than the bag declares.
+        Raises BagError for a missing topic, for damaged storage, and at the end when the storage
+        held another number of messages than the bag declares.
         """
         if self._reader is None:
             raise BagError(f'the bag {self.path} is not open: use it in a with statement')
@@ -160,9 +167,12 @@ class BagReader:
             yield message
         for name in wanted:
             if seen[name] != self.topics[name].count:
-                raise BagError(f'the bag {self.path} declares {self.topics[name].count} messages on {name} '
-                               f'but yields {seen[name]}: it is cut short, or its metadata.yaml disagrees '
-                               'with the storage file; opening the .db3 or .mcap file itself may help')
+                raise BagError(f'the bag {self.path} declares {self.topics[name].count} messages '
+                               f'on {name} but yields {seen[name]}: it is cut short, or its '
+                               f'metadata.yaml '
+                               f'disagrees '
+                               'with the storage file; opening the .db3 or .mcap file itself may '
+                               'help')
 
     def _stored(self, wanted: tuple[str, ...]) -> Iterator[Message]:
         assert self._reader is not None, 'messages() opened it'
@@ -173,44 +183,53 @@ class BagReader:
                 connection, stamp_ns, raw = next(stored)
             except StopIteration:
                 return
-            except Exception as error:  # as above; never around the yield, which is the caller's code
+            # as above; never around the yield, which is the caller's code
+            except Exception as error:
                 raise BagError(f'the bag {self.path} is damaged: {error}') from error
             yield Message(connection.topic, stamp_ns, connection.msgtype, bytes(raw))
 
     def deserialize(self, raw: bytes, msgtype: str) -> Any:
-        """Return the rosbags message object of CDR bytes; raise BagError when they do not decode."""
+        """Return the rosbags message object of CDR bytes.
+
+        Raise BagError when they do not decode.
+        """
         if msgtype not in self._store.types:
-            raise BagError(f'the message type {msgtype} is not known, so its messages cannot be decoded')
+            raise BagError(f'the message type {msgtype} is not known, so its messages cannot be '
+                           f'decoded')
         try:
             return self._store.deserialize_cdr(raw, msgtype)
-        except Exception as error:  # a short buffer surfaces as struct, index, value or assertion error
+        # a short buffer surfaces as struct, index, value or assertion error
+        except Exception as error:
             raise BagError(f'a {msgtype} of the bag {self.path} is damaged: {error}') from error
 
     def require_readable(self, message: Message) -> Any:
-        """Return the message object. Raises FrameError for a damaged one, BagError for a bag of compressed ones."""
+        """Return the message object.
+
+        Raises FrameError for a damaged one, BagError for a bag of compressed ones.
+        """
         try:
             return self.deserialize(message.raw, message.msgtype)
         except BagError as error:
             if is_compressed(message.raw):
-                raise BagError(f'the messages of {self.path} are compressed: open the folder of the bag, with its '
-                               f'{METADATA}, which says how') from error
+                raise BagError(f'the messages of {self.path} are compressed: open the folder of '
+                               f'the bag, with its {METADATA}, which says how') from error
             raise FrameError(str(error), reason='damaged_message') from error
 
 
 class BagWriter:
     """Writes a new rosbag2 folder (a context manager).
 
-    The bag grows in a hidden folder beside `path` and takes its place when the block ends without an
-    error, so a failed or interrupted run never leaves a bag that looks valid. An existing path is
-    refused; with overwrite=True the files of an existing *bag* are replaced, others in its folder stay.
-    A path that is one of `inputs`, or holds one, is always refused.
+    The bag grows in a hidden folder beside `path` and takes its place when the block ends without
+    an error, so a failed or interrupted run never leaves a bag that looks valid. An existing path
+    is refused; with overwrite=True the files of an existing *bag* are replaced, others in its
+    folder stay. A path that is one of `inputs`, or holds one, is always refused.
 
-    With keep=True, for what cannot be made again: the bag grows in path.unfinished/, and whatever ends the
-    block or the process, what commit() stored stays there, for BagReader to read.
+    With keep=True, for what cannot be made again: the bag grows in path.unfinished/, and whatever
+    ends the block or the process, what commit() stored stays there, for BagReader to read.
     """
 
-    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False, inputs: Iterable = (),
-                 keep: bool = False):
+    def __init__(self, path: str | Path, storage: str = 'sqlite3', *, overwrite: bool = False,
+                 inputs: Iterable = (), keep: bool = False):
         if storage not in STORAGES:
             raise BagError(f'storage must be one of {", ".join(STORAGES)}; got {storage!r}')
         self.path = Path(path)
@@ -263,13 +282,17 @@ class BagWriter:
             clear_stale(Path(os.path.realpath(self.path.parent)))
             return Path(tempfile.mkdtemp(prefix=f'{partial_name(self.path.name)}-', dir=self.path.parent))
         for number in count(1):
-            folder = self.path.with_name(f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')
+            folder = self.path.with_name(
+                f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')
             with suppress(FileExistsError):
                 folder.mkdir()
                 return folder
 
     def commit(self) -> None:
-        """Bring what was written so far to the disk, where it outlives this process. Raises BagError."""
+        """Bring what was written so far to the disk, where it outlives this process.
+
+        Raises BagError.
+        """
         storage: Any = self._writer and self._writer.storage
         try:
             if self._plugin is StoragePlugin.SQLITE3:
@@ -295,7 +318,10 @@ class BagWriter:
             self._writer.abort()
 
     def _failure(self, error: OSError | sqlite3.Error) -> BagError:
-        """Return what kept the bag from being written as an error of one line; the storage is not finished then."""
+        """Return what kept the bag from being written as an error of one line.
+
+        The storage is not finished then.
+        """
         self._failed = True
         reason = reason_of(error) if isinstance(error, OSError) else error
         text = f'cannot write a bag at {self.path}: {reason}'
@@ -319,7 +345,8 @@ class BagWriter:
 
     def _connection(self, topic: str, msgtype: str) -> Any:
         if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self._store)
+            self._connections[topic] = self._writer.add_connection(topic, msgtype,
+                                                                   typestore=self._store)
         connection = self._connections[topic]
         if connection.msgtype != msgtype:
             raise BagError(f'{topic} carries {connection.msgtype}, got a {msgtype}')
@@ -327,7 +354,10 @@ class BagWriter:
 
     @property
     def folder(self) -> Path:
-        """Where the bag grows: files put here end up in the bag folder; readers ignore all but their own."""
+        """Where the bag grows: files put here end up in the bag folder.
+
+        Readers ignore all but their own.
+        """
         return self._writer.path
 
 
@@ -339,22 +369,25 @@ def stamp_of(message: Any) -> int:
 def image_topic(reader: BagReader, topic: str) -> str:
     """Return topic, or its compressed form (image_transport's name) where the bag has only that."""
     both = topic, f'{topic}/compressed'
-    return next((name for name in both if name in reader.topics and reader.topics[name].count), topic)
+    return next((name for name in both if name in reader.topics and reader.topics[name].count),
+                topic)
 
 
 def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
            refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
     """Yield the decoded frames of both cameras, raw or compressed, in the order of their recording.
 
-    stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its compressed form alone
-    is read from there. A frame that does not decode goes to refused(stream, error) and the next one follows; without
-    `refused` its FrameError is raised. Raises BagError for a topic that is missing or carries no images.
+    stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its
+    compressed form alone is read from there. A frame that does not decode goes to refused(stream,
+    error) and the next one follows; without `refused` its FrameError is raised. Raises BagError
+    for a topic that is missing or carries no images.
     """
     streams = {image_topic(reader, rgb_topic): RGB, image_topic(reader, thermal_topic): THERMAL}
     reader.require(*streams)
     for name in streams:
         if reader.topics[name].msgtype not in (IMAGE, COMPRESSED):
-            raise BagError(f'{name} must carry {IMAGE} or {COMPRESSED}, it carries {reader.topics[name].msgtype}')
+            raise BagError(f'{name} must carry {IMAGE} or {COMPRESSED}, it carries '
+                           f'{reader.topics[name].msgtype}')
     for recorded in reader.messages(tuple(streams)):
         try:
             message, pixels, encoding = _decoded(reader, recorded)
@@ -363,8 +396,8 @@ def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
                 raise
             refused(streams[recorded.topic], error)
             continue
-        yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels, encoding,
-                    arrival_ns=recorded.stamp_ns)
+        yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels,
+                    encoding, arrival_ns=recorded.stamp_ns)
 
 
 def is_compressed(raw: bytes) -> bool:
@@ -373,7 +406,10 @@ def is_compressed(raw: bytes) -> bool:
 
 
 def _decoded(reader: BagReader, recorded: Message) -> tuple[Any, Any, str]:
-    """Return message, pixels and encoding. Raises FrameError for one bad message, BagError for a bag of such."""
+    """Return message, pixels and encoding.
+
+    Raises FrameError for one bad message, BagError for a bag of such.
+    """
     message = reader.require_readable(recorded)
     if recorded.msgtype == COMPRESSED:
         return message, *compressed.decode(message.data, message.format)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of image pairs, vi/ and ir/ files with equal stems: found, read, and written as a rosbag2."""
+"""Folders of image pairs, vi/ and ir/ files with equal stems.
+
+Found, read, and written as a rosbag2.
+"""
 
 import json
 import re
@@ -45,11 +48,14 @@ class TimedPair:
 def pair_files(root: str | Path) -> list[tuple[Path, Path]]:
     """Return (visible, infrared) of every folder at or below root that holds vi/ and ir/, sorted.
 
-    Raises FolderError when there is no such folder, and as read_folder does for one that is incomplete.
+    Raises FolderError when there is no such folder, and as read_folder does for one that is
+    incomplete.
     """
-    folders = sorted({path.parent for name in ('vi', 'ir') for path in Path(root).rglob(name) if path.is_dir()})
+    folders = sorted({path.parent for name in ('vi', 'ir') for path in Path(root).rglob(name)
+                      if path.is_dir()})
     if not folders:
-        raise FolderError(f'no pairs at or below {root}: expected folders vi and ir with files of equal names')
+        raise FolderError(f'no pairs at or below {root}: expected folders vi and ir with files of '
+                          f'equal names')
     return [pair for folder in folders for pair in _matched(folder)]
 
 
@@ -58,9 +64,11 @@ def read_pair(visible: Path, infrared: Path) -> LumaPair:
 
     Raises FolderError naming what does not fit.
     """
-    y, ir = (_read(read_luma, path, stream=stream) for path, stream in ((visible, RGB), (infrared, THERMAL)))
+    y, ir = (_read(read_luma, path, stream=stream) for path,
+             stream in ((visible, RGB), (infrared, THERMAL)))
     if ir.shape != y.shape:
-        raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): a registered '
+        raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): '
+                          f'a registered '
                           'pair has one size')
     return LumaPair(infrared.stem, ir, y)
 
@@ -68,9 +76,9 @@ def read_pair(visible: Path, infrared: Path) -> LumaPair:
 def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[TimedPair]:
     """Return the pairs of a folder in the order of their names, in which numbers count: 2 comes before 10.
 
-    Times come from rate_hz when it is given, else from `timestamps_ns`, else from `fps` in the folder's
-    sequence.json. Raises FolderError for a missing folder, frames without a partner, two files of one
-    stem, or times that are missing, do not rise, or do not fit the frames.
+    Times come from rate_hz when it is given, else from `timestamps_ns`, else from `fps` in the
+    folder's sequence.json. Raises FolderError for a missing folder, frames without a partner, two
+    files of one stem, or times that are missing, do not rise, or do not fit the frames.
     """
     pairs = sorted(_matched(Path(folder)), key=lambda pair: natural(pair[0].stem))
     times = _times(Path(folder), len(pairs), rate_hz)
@@ -78,9 +86,13 @@ def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[Tim
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Return what sorts names as people count: frame_2 before frame_10, and frame_02 beside frame_2."""
+    """Return what sorts names as people count.
+
+    Frame_2 before frame_10, and frame_02 beside frame_2.
+    """
     parts = re.split(r'([0-9]+)', name)  # every second one is a number
-    return [*((int(part), '') if index % 2 else (-1, part) for index, part in enumerate(parts)), (-1, name)]
+    return [*((int(part), '') if index % 2 else (-1, part) for index, part in enumerate(parts)),
+            (-1, name)]
 
 
 def _matched(folder: Path) -> list[tuple[Path, Path]]:
@@ -95,12 +107,14 @@ def _matched(folder: Path) -> list[tuple[Path, Path]]:
 
 def _stems(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise FolderError(f'expected the folders vi and ir with frames of equal names; {folder} is missing')
+        raise FolderError(f'expected the folders vi and ir with frames of equal names; {folder} '
+                          f'is missing')
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             if path.stem in files:
-                raise FolderError(f'{path.name} and {files[path.stem].name} in {folder} share one stem')
+                raise FolderError(f'{path.name} and {files[path.stem].name} in {folder} share one '
+                                  f'stem')
             files[path.stem] = path
     if not files:
         raise FolderError(f'{folder} holds no {", ".join(IMAGE_SUFFIXES)} file')
@@ -125,7 +139,8 @@ def _times(folder: Path, count: int, rate_hz: float | None) -> list[int]:
         raise FolderError(f'expected timestamps_ns (a list) or fps in {path}: {error}') from error
     if len(times) != count:
         raise FolderError(f'{path} has {len(times)} timestamps_ns for {count} frames')
-    if any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)) or times[0] < 0:
+    if any(later <= earlier for earlier,
+           later in zip(times, times[1:], strict=False)) or times[0] < 0:
         raise FolderError(f'timestamps_ns in {path} must rise and must not be negative')
     return times
 
@@ -144,9 +159,11 @@ def _images(pair: TimedPair) -> dict[str, tuple[np.ndarray, str]]:
     thermal = _read(read_frame, pair.infrared, stream=THERMAL)
     if visible.encoding not in ('mono8', 'bgr8'):
         raise FolderError(f'{pair.visible} is {visible.encoding}; visible images have 8 bit')
-    pixels = visible.pixels if visible.pixels.ndim == 3 else cv2.cvtColor(visible.pixels, cv2.COLOR_GRAY2BGR)
+    pixels = visible.pixels if visible.pixels.ndim == 3 else cv2.cvtColor(
+        visible.pixels, cv2.COLOR_GRAY2BGR)
     if thermal.encoding == 'bgr8':
-        return {RGB: (pixels, 'bgr8'), THERMAL: (_read(read_luma, pair.infrared, stream=THERMAL), 'mono8')}
+        return {RGB: (pixels, 'bgr8'),
+                THERMAL: (_read(read_luma, pair.infrared, stream=THERMAL), 'mono8')}
     return {RGB: (pixels, 'bgr8'), THERMAL: (thermal.pixels, thermal.encoding)}
 
 
@@ -154,9 +171,9 @@ def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlit
               overwrite: bool = False, inputs: Iterable = ()) -> Iterator[int]:
     """Write the pairs to a bag at path; yields the number of pairs written so far, one by one.
 
-    Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, mono16 or 32FC1, as the files) and their
-    camera_info, marked as uncalibrated. Raises FolderError for a file that is no image, BagError when
-    the bag cannot be written, or path is one of inputs; nothing is left behind then.
+    Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, mono16 or 32FC1, as the files) and
+    their camera_info, marked as uncalibrated. Raises FolderError for a file that is no image,
+    BagError when the bag cannot be written, or path is one of inputs; nothing is left behind then.
     """
     with BagWriter(path, storage, overwrite=overwrite, inputs=inputs) as bag:
         for written, pair in enumerate(pairs, start=1):
@@ -164,7 +181,8 @@ def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlit
             for stream, (pixels, encoding) in _images(pair).items():
                 about: dict[str, Any] = {'stamp_ns': stamp_ns, 'frame_id': _FRAME_IDS[stream]}
                 height, width = pixels.shape[:2]
-                bag.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about), stamp_ns)
+                bag.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about),
+                          stamp_ns)
                 info = camera_info_message(None, width=width, height=height, **about)
                 bag.write(f'/{stream}/camera_info', CAMERA_INFO, info, stamp_ns)
             yield written

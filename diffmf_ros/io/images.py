@@ -28,17 +28,21 @@ def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
 
     Raises ImageFileError when it is missing, unreadable, or of another type.
     """
-    # Unlike IMREAD_UNCHANGED these flags obey the orientation; they too keep depth and color, and drop alpha.
+    # Unlike IMREAD_UNCHANGED these flags obey the orientation; they too keep depth and color, and
+    # drop alpha.
     pixels = _decoded(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
     if encoding is None:
-        raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected 8-bit gray or '
+        raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected '
+                             f'8-bit gray or '
                              'color, 16-bit gray or float32 gray')
     return Frame(stream, stamp_ns, '', pixels, encoding)
 
 
 def read_luma(path: Path, *, stream: str) -> np.ndarray:
-    """Read an image file as luminance, H x W uint8: thermal of 16 bit or float32 through the gain control.
+    """Read an image file as luminance, H x W uint8.
+
+    Thermal of 16 bit or float32 through the gain control.
 
     Raises ImageFileError as read_frame does, and for a visible image that has not 8 bit.
     """
@@ -46,11 +50,13 @@ def read_luma(path: Path, *, stream: str) -> np.ndarray:
     if frame.encoding == 'mono8':
         return frame.pixels
     if frame.encoding == 'bgr8':
-        return _decoded(path, cv2.IMREAD_GRAYSCALE)  # as the decoder makes it, which training has always seen
+        # as the decoder makes it, which training has always seen
+        return _decoded(path, cv2.IMREAD_GRAYSCALE)
     try:
         if stream == RGB:
             require_8_bit(frame.encoding)
-        return to_gray(frame.pixels, frame.encoding, levels_of(frame.pixels, frame.encoding, DEFAULTS.thermal))
+        return to_gray(frame.pixels, frame.encoding,
+                       levels_of(frame.pixels, frame.encoding, DEFAULTS.thermal))
     except FrameError as error:
         raise ImageFileError(f'{path}: {error}') from error
 
@@ -70,20 +76,23 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
     except cv2.error:  # more pixels than OpenCV opens, say
         pixels = None
     if pixels is None:
-        raise ImageFileError(explained(f'{path} cannot be read as an image', path, but=(PNG, JPEG)))
+        raise ImageFileError(explained(f'{path} cannot be read as an image', path,
+                                       but=(PNG, JPEG)))
     return pixels
 
 
 def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
     """Read two files as a pair, and say which of them lends its color if that is not the first one.
 
-    When only the second one is in color, it takes the place of the visible image: MRI and PET, say, are told apart by
-    that in either order. A file with three equal channels is gray. Raises ImageFileError as read_frame does.
+    When only the second one is in color, it takes the place of the visible image: MRI and PET,
+    say, are told apart by that in either order. A file with three equal channels is gray. Raises
+    ImageFileError as read_frame does.
     """
     frames = {RGB: read_frame(rgb, stream=RGB), THERMAL: read_frame(thermal, stream=THERMAL)}
     note = ''
     if in_color(frames[THERMAL]) and not in_color(frames[RGB]):
-        frames = {RGB: replace(frames[THERMAL], stream=RGB), THERMAL: replace(frames[RGB], stream=THERMAL)}
+        frames = {RGB: replace(frames[THERMAL], stream=RGB),
+                  THERMAL: replace(frames[RGB], stream=THERMAL)}
         note = f'{thermal} is in color and {rgb} is gray: the grid and the color are those of {thermal}'
     return Pair(frames[RGB], frames[THERMAL], offset_ns=0), note
 
@@ -110,5 +119,6 @@ def require_format(path: Path) -> None:
     """Raise ImageFileError unless the ending of path names a format that images can be written in."""
     # By a name without the folder, which need not be UTF-8: OpenCV looks at the ending alone.
     if not path.suffix.isascii() or not cv2.haveImageWriter(f'image{path.suffix}'):
-        raise ImageFileError(f'{path} cannot be written: its ending {path.suffix!r} names no image format; use .png '
+        raise ImageFileError(f'{path} cannot be written: its ending {path.suffix!r} names no '
+                             f'image format; use .png '
                              'or .jpg')

@@ -28,7 +28,8 @@ class Row:
 
     images: uint8, gray H x W or R G B H x W x 3.
     captions: a text above each.
-    marks: for each image, boxes (left, top, right, bottom) in its pixels and whether what is in it is seen.
+    marks: for each image, boxes (left, top, right, bottom) in its pixels and whether what is in it
+    is seen.
     """
 
     images: Triple
@@ -43,20 +44,24 @@ class MediaError(DiffmfError):
 def _panel(image: np.ndarray, size: tuple[int, int], marks: Sequence[Mark]) -> np.ndarray:
     """Return gray H x W or R G B H x W x 3 uint8 as B, G, R of the given (width, height), with its marks."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise MediaError(f'expected H x W or H x W x 3 uint8, got {image.dtype} of shape {image.shape}')
+        raise MediaError(f'expected H x W or H x W x 3 uint8, got {image.dtype} of shape '
+                         f'{image.shape}')
     color = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
     scale = size[0] / image.shape[1]
-    panel = cv2.resize(color, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    panel = cv2.resize(color, size, interpolation=cv2.INTER_AREA if scale < 1
+                       else cv2.INTER_LINEAR)
     for (left, top, right, bottom), seen in marks:
         corners = (round(scale * left) - _MARK_MARGIN_PX, round(scale * top) - _MARK_MARGIN_PX,
-                   round(scale * (right - 1)) + _MARK_MARGIN_PX, round(scale * (bottom - 1)) + _MARK_MARGIN_PX)
+                   round(scale * (right - 1)) + _MARK_MARGIN_PX,
+                   round(scale * (bottom - 1)) + _MARK_MARGIN_PX)
         cv2.rectangle(panel, corners[:2], corners[2:], _MARK_COLORS[seen], 1)
     return panel
 
 
 def _strip(row: Row, size: tuple[int, int]) -> np.ndarray:
     gap = np.full((size[1], _MARGIN, 3), _PAPER, np.uint8)
-    left, middle, right = (_panel(*item) for item in zip(row.images, [size] * 3, row.marks, strict=True))
+    left, middle, right = (_panel(*item)
+                           for item in zip(row.images, [size] * 3, row.marks, strict=True))
     return np.hstack([gap, left, gap, middle, gap, right, gap])
 
 
@@ -64,7 +69,8 @@ def _caption_bar(captions: Sequence[str], size: tuple[int, int]) -> np.ndarray:
     bar = np.full((_BAR, 3 * size[0] + 4 * _MARGIN, 3), _PAPER, np.uint8)
     for column, text in enumerate(captions):
         x = _MARGIN + column * (size[0] + _MARGIN) + 4
-        cv2.putText(bar, text, (x, _BAR - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (_INK,) * 3, 1, cv2.LINE_AA)
+        cv2.putText(bar, text, (x, _BAR - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (_INK,) * 3, 1,
+                    cv2.LINE_AA)
     return bar
 
 
@@ -76,8 +82,8 @@ def _panel_size(row: Row, width: int) -> tuple[int, int]:
 def contact_sheet(rows: Sequence[Row], *, width: int = 400) -> np.ndarray:
     """Return a sheet of rows of pictures, H x W x 3 uint8 B G R.
 
-    Every panel is `width` pixels wide; a row whose captions are those of the row above has none. Raises MediaError
-    when there is no row or an image has another type.
+    Every panel is `width` pixels wide; a row whose captions are those of the row above has none.
+    Raises MediaError when there is no row or an image has another type.
     """
     if not rows:
         raise MediaError('a contact sheet needs at least one fused frame, got none')
@@ -87,7 +93,8 @@ def contact_sheet(rows: Sequence[Row], *, width: int = 400) -> np.ndarray:
         if row.captions != captions:
             parts.append(_caption_bar(row.captions, size))
             captions = row.captions
-        parts += [_strip(row, size), np.full((_MARGIN, 3 * width + 4 * _MARGIN, 3), _PAPER, np.uint8)]
+        parts += [_strip(row, size),
+                  np.full((_MARGIN, 3 * width + 4 * _MARGIN, 3), _PAPER, np.uint8)]
     return np.vstack(parts)
 
 
@@ -98,23 +105,28 @@ def write_contact_sheet(path: str | Path, rows: Sequence[Row], *, width: int = 4
 
 def write_video(path: str | Path, frames: Iterable[Sequence[Row]], *, fps: float,
                 width: int = 480) -> Iterator[int]:
-    """Write an MP4 whose frames are sheets of one or more rows; yields the number of frames written so far, one by one.
+    """Write an MP4 whose frames are sheets of one or more rows.
+
+    Yields the number of frames written so far, one by one.
 
     The file appears under its name only when it is complete.
 
     Raises:
-        MediaError: OpenCV lacks the mp4v encoder, there is no frame, or not all of them were stored.
+        MediaError: OpenCV lacks the mp4v encoder, there is no frame, or not all of them were
+            stored.
         WriteError: the file cannot be written.
     """
-    yield from _stored(path, (contact_sheet(rows, width=width) for rows in frames), fps=fps, overwrite=True)
+    yield from _stored(path, (contact_sheet(rows, width=width) for rows in frames), fps=fps,
+                       overwrite=True)
 
 
 def write_film(path: str | Path, results: Iterable[FusionResult], *, fps: float,
                overwrite: bool = False) -> Iterator[int]:
     """Write fused images as an MP4; yields the number of frames written so far, one by one.
 
-    A side of an odd number of pixels loses one. Raises MediaError and WriteError as write_video does, MediaError also
-    for images of different sizes, and WriteError for a file that exists unless overwrite is True.
+    A side of an odd number of pixels loses one. Raises MediaError and WriteError as write_video
+    does, MediaError also for images of different sizes, and WriteError for a file that exists
+    unless overwrite is True.
     """
     yield from _stored(path, map(bgr, results), fps=fps, overwrite=overwrite)
 
@@ -189,7 +201,8 @@ def _require_frames(path: Path, count: int) -> None:
     stored = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
     film.release()
     if stored != count:
-        raise MediaError(f'only {stored} of {count} frames of the video could be stored in {path.parent}; is the '
+        raise MediaError(f'only {stored} of {count} frames of the video could be stored in '
+                         f'{path.parent}; is the '
                          'disk full?')
 
 
@@ -200,6 +213,8 @@ def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
         raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), fps, (shape[1], shape[0]))
     if not writer.isOpened():
-        raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) has no mp4v '
-                         'encoder, or the folder is not writable; install opencv-python-headless from PyPI')
+        raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) '
+                         f'has no mp4v '
+                         'encoder, or the folder is not writable; install opencv-python-headless '
+                         'from PyPI')
     return writer

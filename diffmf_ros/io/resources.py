@@ -10,7 +10,8 @@ from pathlib import Path
 from ..core.frames import DiffmfError
 
 PACKAGE = 'diffmf_ros'
-# Fast DDS 3 reads the first name (and the second with a deprecation warning), earlier ones only the second.
+# Fast DDS 3 reads the first name (and the second with a deprecation warning), earlier ones only
+# the second.
 FASTDDS_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 # Kilted, whose rclpy has this major version, is the first distribution with Fast DDS 3.
 KILTED_RCLPY = 9
@@ -26,12 +27,15 @@ def find(name: str) -> Path:
     Looks in the source checkout, then under the Python prefix, then along AMENT_PREFIX_PATH.
     Raises ResourceError, listing the places, when it is nowhere.
     """
-    prefixes = [sys.prefix, *filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep))]
-    places = [Path(__file__).resolve().parents[2], *(Path(p) / 'share' / PACKAGE for p in prefixes)]
+    prefixes = [sys.prefix,
+                *filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep))]
+    places = [Path(__file__).resolve().parents[2],
+              *(Path(p) / 'share' / PACKAGE for p in prefixes)]
     for place in places:
         if (place / name).is_file():
             return place / name
-    raise ResourceError(f'{name} is in none of {", ".join(map(str, places))}: install the package again '
+    raise ResourceError(f'{name} is in none of {", ".join(map(str, places))}: install the package '
+                        f'again '
                         'or, with a ROS workspace, source its install/setup.bash')
 
 
@@ -46,7 +50,10 @@ def fastdds_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fastdds_names() -> tuple[str, ...]:
-    """The variables that the installed Fast DDS reads without a warning; both if it is not known."""
+    """The variables that the installed Fast DDS reads without a warning.
+
+    Both if it is not known.
+    """
     try:
         major = int(version('rclpy').partition('.')[0])
     except (PackageNotFoundError, ValueError):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of images to align cameras with, of two files, two folders or a bag; and a picture of the result."""
+"""Pairs of images to align cameras with, of two files, two folders or a bag.
+
+And a picture of the result.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,13 +29,15 @@ class AlignmentPairsError(DiffmfError):
 
 
 def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
-    """Return the pair of two image files, or at most `most` pairs of two folders, files of equal stems, spread evenly.
+    """Return the pair of two image files, or at most `most` pairs of two folders, files of equal
+    stems, spread evenly.
 
-    Raises AlignmentPairsError for a file beside a folder and for stems that only one folder has, ImageFileError
-    for a file that cannot be read.
+    Raises AlignmentPairsError for a file beside a folder and for stems that only one folder has,
+    ImageFileError for a file that cannot be read.
     """
     if rgb.is_dir() != thermal.is_dir():
-        raise AlignmentPairsError(f'expected two image files or two folders; one of {rgb} and {thermal} is a folder')
+        raise AlignmentPairsError(f'expected two image files or two folders; one of {rgb} and '
+                                  f'{thermal} is a folder')
     files = [(rgb, thermal)]
     if rgb.is_dir():
         found, problems = matched({'visible': rgb, 'thermal': thermal})
@@ -40,24 +45,32 @@ def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
             raise AlignmentPairsError(f'{len(problems)} images have no single partner: '
                                       + '; '.join(problem.reason for problem in problems[:3]))
         files = [(paths['visible'], paths['thermal']) for paths in found.values()]
-    return [Pair(read_frame(visible, stream=RGB), read_frame(infrared, stream=THERMAL), offset_ns=0)
+    return [Pair(read_frame(visible, stream=RGB), read_frame(infrared, stream=THERMAL),
+                 offset_ns=0)
             for visible, infrared in spread(files, most)]
 
 
-def bag_pairs(path: Path, sync: SyncSettings, *, rgb_topic: str, thermal_topic: str, most: int) -> list[Pair]:
-    """Return at most `most` pairs of a bag, spread evenly. Raises BagError, or AlignmentPairsError for no pair."""
+def bag_pairs(path: Path, sync: SyncSettings, *, rgb_topic: str, thermal_topic: str,
+              most: int) -> list[Pair]:
+    """Return at most `most` pairs of a bag, spread evenly.
+
+    Raises BagError, or AlignmentPairsError for no pair.
+    """
     from .replay import pairs_of
 
     with BagReader(path) as reader:
-        pairs = spread(pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic), most)
+        pairs = spread(pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic),
+                       most)
     if not pairs:
-        raise AlignmentPairsError(f'no frames on {rgb_topic} and {thermal_topic} of {path} lie within '
-                                  f'{sync.max_distance_ms:g} ms of each other; is --thermal-offset-ms right?')
+        raise AlignmentPairsError(f'no frames on {rgb_topic} and {thermal_topic} of {path} lie '
+                                  f'within {sync.max_distance_ms:g} ms of each other; is '
+                                  f'--thermal-offset-ms right?')
     return pairs
 
 
 def spread(items: Iterable, most: int) -> list:
-    """Return at most `most` of the items at even distances, without holding more than four times as many at once."""
+    """Return at most `most` of the items at even distances, without holding more than four times
+    as many at once."""
     kept, step = [], 1
     for index, item in enumerate(items):
         if index % step == 0:
@@ -81,10 +94,13 @@ def grays(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rough_alignment(path: Path, pair: Pair, *, plane_depth_m: float) -> Alignment:
-    """Return the homography of an alignment file; of two calibrated cameras, that of a plane at this distance.
+    """Return the homography of an alignment file.
+
+    Of two calibrated cameras, that of a plane at this distance.
 
     Raises:
-        AlignmentError: the file is not usable, or does not describe both cameras and their mounting.
+        AlignmentError: the file is not usable, or does not describe both cameras and their
+            mounting.
         CalibrationError: it is not for images of these sizes.
     """
     source = load_alignment(path)
@@ -93,9 +109,11 @@ def rough_alignment(path: Path, pair: Pair, *, plane_depth_m: float) -> Alignmen
     if None in (source.rgb, source.thermal, source.extrinsics):
         raise AlignmentError(f'{path}: expected both cameras and how they are mounted')
     sizes = {'rgb_size': pair.rgb.size, 'thermal_size': pair.thermal.size}
-    rig = Rig(source.rgb.scaled_to(pair.rgb.size), source.thermal.scaled_to(pair.thermal.size), source.extrinsics)
+    rig = Rig(source.rgb.scaled_to(pair.rgb.size), source.thermal.scaled_to(pair.thermal.size),
+              source.extrinsics)
     width, height = pair.thermal.size
-    corners = np.array([(x, y) for x in (0.25 * width, 0.75 * width) for y in (0.25 * height, 0.75 * height)])
+    corners = np.array([(x, y) for x in (0.25 * width, 0.75 * width)
+                        for y in (0.25 * height, 0.75 * height)])
     seen = rig.to_rgb(corners, plane_depth_m)
     if not np.isfinite(seen).all():
         raise AlignmentError(f'{path}: the cameras look in different directions')
@@ -106,5 +124,6 @@ def rough_alignment(path: Path, pair: Pair, *, plane_depth_m: float) -> Alignmen
 def picture(pair: Pair, alignment: Alignment) -> np.ndarray:
     """Return the RGB image, H x W x 3 rgb8, with the edges of aligned thermal."""
     levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
-    thermal, seen = alignment.warp(to_gray(pair.thermal.pixels, pair.thermal.encoding, levels), rgb_size=pair.rgb.size)
+    thermal, seen = alignment.warp(to_gray(pair.thermal.pixels, pair.thermal.encoding, levels),
+                                   rgb_size=pair.rgb.size)
     return overlay(to_rgb8(pair.rgb.pixels, pair.rgb.encoding), thermal, seen)

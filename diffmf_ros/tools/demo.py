@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole product once: player, node and recorder as processes over real DDS, then pictures and numbers."""
+"""The whole product once: player, node and recorder as processes over real DDS, then pictures and
+numbers."""
 
 import os
 import signal
@@ -42,7 +43,8 @@ class DemoError(DiffmfError):
 
 @dataclass(frozen=True)
 class DemoRun:
-    """Where the demo works: the input bags in order of their stamps, the recorded bag, the logs of the processes."""
+    """Where the demo works: the input bags in order of their stamps, the recorded bag, the logs of
+    the processes."""
 
     bags: tuple[Path, ...]
     fused: Path
@@ -64,8 +66,8 @@ def run(demo: DemoRun) -> dict[str, str]:
                   '--overwrite') as recorder:
         with _process(demo, 'fusion_node', '--ros-args', *_parameters(demo.settings)) as node:
             for bag in demo.bags:
-                with _process(demo, 'bag_player', bag, '--rate', demo.rate, '--wait-for-subscribers',
-                              START_TIMEOUT_S, log=False) as player:
+                with _process(demo, 'bag_player', bag, '--rate', demo.rate,
+                              '--wait-for-subscribers', START_TIMEOUT_S, log=False) as player:
                     _watch(demo, player, node, recorder)
             time.sleep(REPORT_S)
             _stop(demo, 'fusion_node', node)
@@ -74,7 +76,10 @@ def run(demo: DemoRun) -> dict[str, str]:
 
 
 def last_diagnostics(bag: Path) -> dict[str, str]:
-    """Return the key values of the last report in a recorded bag. Raises BagError when it has none."""
+    """Return the key values of the last report in a recorded bag.
+
+    Raises BagError when it has none.
+    """
     with BagReader(bag) as reader:
         *_, last = reader.messages([DIAGNOSTICS_TOPIC])
         status = reader.deserialize(last.raw, last.msgtype).status[0]
@@ -88,12 +93,14 @@ def domain() -> int:
 
 def _parameters(settings: Settings) -> list[str]:
     """Return ROS arguments for every setting that is not the default."""
-    changed = [item for item, default in zip(iter_specs(settings), iter_specs()) if item.value != default.value]
+    changed = [item for item, default in zip(iter_specs(settings), iter_specs())
+               if item.value != default.value]
     return [text for item in changed for text in ('-p', f'{item.name}:={item.value}')]
 
 
 def _environment(logs: Path) -> dict[str, str]:
-    """Return a ROS domain of its own on this machine, and the transports that carry camera images."""
+    """Return a ROS domain of its own on this machine, and the transports that carry camera images.
+    """
     return {**os.environ, **fastdds_environment(os.environ), 'ROS_LOG_DIR': str(logs.resolve()),
             'ROS_DOMAIN_ID': str(domain()), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
 
@@ -104,7 +111,8 @@ def _process(demo: DemoRun, name: str, *arguments, log: bool = True):
     with open(demo.logs / f'{name}.txt', 'w') as file:
         process = subprocess.Popen(
             [sys.executable, '-m', f'diffmf_ros.ros.{name}', *map(str, arguments)],
-            stdout=file if log else None, stderr=file if log else None, env=_environment(demo.logs))
+            stdout=file if log else None, stderr=file if log else None,
+            env=_environment(demo.logs))
     try:
         yield process
     finally:
@@ -120,7 +128,8 @@ def _watch(demo: DemoRun, player, node, recorder) -> None:
                 raise _failure(demo, name, process)
         time.sleep(POLL_S)
     if player.returncode:
-        raise DemoError(f'bag_player ended with exit code {player.returncode}; its message is above')
+        raise DemoError(f'bag_player ended with exit code {player.returncode}; its message is '
+                        f'above')
 
 
 def _stop(demo: DemoRun, name: str, process) -> None:
@@ -143,7 +152,8 @@ SHEET_ROWS = 5
 
 @dataclass
 class SceneCount:
-    """How many people stood out in RGB, thermal and fused, over all pictures of a scene that were fused."""
+    """How many people stood out in RGB, thermal and fused, over all pictures of a scene that were
+    fused."""
 
     scene: str
     people: int = 0
@@ -162,8 +172,10 @@ def drive_of(settings: DriveSettings) -> Drive:
 
 
 def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, Triple]]:
-    """Yield the stamp and (rgb, thermal on its grid, fused) of every fused image of a bag, color as rgb8."""
-    pipeline = FusionPipeline(with_changes(settings, {'model': 'classical'}))  # it aligns; nothing is fused
+    """Yield the stamp and (rgb, thermal on its grid, fused) of every fused image of a bag, color
+    as rgb8."""
+    # it aligns; nothing is fused
+    pipeline = FusionPipeline(with_changes(settings, {'model': 'classical'}))
     with BagReader(bag) as source, BagReader(fused) as recorded:
         pairs = pairs_of(source, settings.sync)
         pair = next(pairs, None)
@@ -180,8 +192,11 @@ def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, 
             yield stamp_ns, (rgb, pipeline.align(pair)[0], pixels)
 
 
-def rows(bag: Path, fused: Path, settings: Settings, counts: list[SceneCount]) -> Iterator[tuple[Row, int]]:
-    """Yield a row for every fused image of a bag, and how many people it shows; of a rendered drive, with marks.
+def rows(bag: Path, fused: Path, settings: Settings,
+         counts: list[SceneCount]) -> Iterator[tuple[Row, int]]:
+    """Yield a row for every fused image of a bag, and how many people it shows.
+
+    Of a rendered drive, with marks.
 
     Appends the count of a rendered drive to counts and keeps it up to date.
     """
@@ -208,9 +223,12 @@ def _marked(images: Triple, scene: str, found: Sequence[Sighting]) -> Row:
 
 def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[SceneCount],
          total: int) -> Iterator[int]:
-    """Write fused.mp4 and fused.png beside the fused bag, a row for each bag; yields the frames drawn so far.
+    """Write fused.mp4 and fused.png beside the fused bag, a row for each bag.
 
-    The picture of one bag shows five of its `total` instants; of several bags, the one with most people of each.
+    Yields the frames drawn so far.
+
+    The picture of one bag shows five of its `total` instants; of several bags, the one with most
+    people of each.
     """
     chosen = {round((i + 0.5) * total / SHEET_ROWS) for i in range(SHEET_ROWS)}
     sheet: list[Row] = []
@@ -220,17 +238,20 @@ def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[Sce
         columns = [rows(bag, fused, settings, counts) for bag in bags]
         for index, together in enumerate(zip(*columns, strict=False)):
             # Of equals the last one: the first of a bag may be the image of one camera alone.
-            best[:] = [max(pair, key=lambda item: item[1]) for pair in zip(together, best or together, strict=True)]
+            best[:] = [max(pair, key=lambda item: item[1])
+                       for pair in zip(together, best or together, strict=True)]
             if index in chosen:
                 sheet.append(together[0][0])
             yield [row for row, _ in together]
 
     yield from write_video(fused.with_suffix('.mp4'), frames(), fps=frame_rate(fused))
-    write_contact_sheet(fused.with_suffix('.png'), sheet if len(bags) == 1 else [row for row, _ in best])
+    write_contact_sheet(fused.with_suffix('.png'),
+                        sheet if len(bags) == 1 else [row for row, _ in best])
 
 
 def frame_rate(bag: Path) -> float:
     """Return the images a second of a fused bag, by its stamps; 1 for a single image."""
     with BagReader(bag) as reader:
-        stamps = [stamp_of(reader.deserialize(m.raw, m.msgtype)) for m in reader.messages([FUSED_INFO_TOPIC])]
+        stamps = [stamp_of(reader.deserialize(m.raw, m.msgtype))
+                  for m in reader.messages([FUSED_INFO_TOPIC])]
     return 1e9 * (len(stamps) - 1) / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 1.0

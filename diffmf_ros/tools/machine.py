@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Extensions that decide which kernel or precision is fast, as /proc/cpuinfo spells them (x86, then ARM).
+# Extensions that decide which kernel or precision is fast, as /proc/cpuinfo spells them (x86, then
+# ARM).
 EXTENSIONS = ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16', 'asimd', 'sve', 'bf16')
 
 
@@ -33,7 +34,8 @@ def this_machine(root: Path = Path('/')) -> Machine:
     kilobytes = re.search(r'^MemTotal:\s*(\d+)', _text(root / 'proc/meminfo'), re.M)
     flags = set(_entry(cpuinfo, 'flags|Features').split())
     return Machine(
-        cpu=_entry(cpuinfo, 'model name|Model') or platform.machine(), cores=len(os.sched_getaffinity(0)),
+        cpu=_entry(cpuinfo, 'model name|Model') or platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
         extensions=tuple(name for name in EXTENSIONS if name in flags),
         memory_gb=int(kilobytes[1]) / 2 ** 20 if kilobytes else 0.0,
         board=_text(root / 'proc/device-tree/model').strip('\0\n '),

@@ -35,8 +35,10 @@ class ReplayError(DiffmfError):
 class ReplayCounts:
     """What became of the frames of a bag; modes and dropped are counted by name and reason.
 
-    by_camera: frames that decoded, of each camera. reasons: the first sentence of each reason in dropped.
-    distance_ms: where frames left unpaired, the median of every thermal stamp minus the closest RGB stamp, corrected.
+    by_camera: frames that decoded, of each camera. reasons: the first sentence of each reason in
+    dropped.
+    distance_ms: where frames left unpaired, the median of every thermal stamp minus the closest
+    RGB stamp, corrected.
     problems: what was not as the settings ask for, a sentence each.
     """
 
@@ -81,8 +83,10 @@ class ReplayCounts:
             self.reasons[reason] = _PAIRING.get(reason, reason)
         if dropped['unpaired'] and all(self._stamps_ns.values()):
             self.distance_ms = _typical_distance_ms(*self._stamps_ns.values())
-            self.reasons['unpaired'] += (f' (the thermal stamps are typically {self.distance_ms:+.1f} ms from the '
-                                         f'closest one of rgb; sync.max_distance_ms is {max_distance_ms:g})')
+            self.reasons['unpaired'] += (f' (the thermal stamps are typically '
+                                         f'{self.distance_ms:+.1f} ms from the '
+                                         f'closest one of rgb; sync.max_distance_ms is '
+                                         f'{max_distance_ms:g})')
 
     def fused(self, result: FusionResult) -> None:
         """Count a fused image."""
@@ -92,19 +96,25 @@ class ReplayCounts:
 
     def lines(self) -> list[str]:
         """Return a line for every reason why frames were left out, the most frequent first."""
-        return [f'{count} {reason}: {self.reasons.get(reason, reason)}' for reason, count in self.dropped.most_common()]
+        return [f'{count} {reason}: {self.reasons.get(reason, reason)}' for reason,
+                count in self.dropped.most_common()]
 
     def as_dict(self) -> dict:
         """Return plain types, for JSON."""
-        return {'frames': self.frames, 'rgb_frames': self.by_camera[RGB], 'thermal_frames': self.by_camera[THERMAL],
-                'pairs': self.pairs, 'modes': dict(self.modes), 'dropped': dict(self.dropped), 'reasons': self.reasons,
-                'thermal_minus_rgb_ms': self.distance_ms, 'problems': sorted(self.problems), 'sha256': self.sha256}
+        return {'frames': self.frames, 'rgb_frames': self.by_camera[RGB],
+                'thermal_frames': self.by_camera[THERMAL], 'pairs': self.pairs,
+                'modes': dict(self.modes), 'dropped': dict(self.dropped),
+                'reasons': self.reasons, 'thermal_minus_rgb_ms': self.distance_ms,
+                'problems': sorted(self.problems),
+                'sha256': self.sha256}
 
     def require_images(self) -> None:
         """Raise ReplayError, with the reasons, unless at least one image was fused."""
         if not self.modes:
-            came = ' and '.join(f'{self.by_camera[stream]} of {stream}' for stream in (RGB, THERMAL))
-            raise ReplayError(f'nothing was fused: {came} came; left out: {"; ".join(self.lines()) or "nothing"}')
+            came = ' and '.join(f'{self.by_camera[stream]} of {stream}'
+                                for stream in (RGB, THERMAL))
+            raise ReplayError(f'nothing was fused: {came} came; left out: '
+                              f'{"; ".join(self.lines()) or "nothing"}')
 
 
 def _typical_distance_ms(rgb_ns: list[int], thermal_ns: list[int]) -> float:
@@ -113,18 +123,24 @@ def _typical_distance_ms(rgb_ns: list[int], thermal_ns: list[int]) -> float:
     right = np.searchsorted(rgb, thermal).clip(0, len(rgb) - 1)
     left = (right - 1).clip(0)
     away = np.stack((thermal - rgb[left], thermal - rgb[right]))
-    return float(np.median(np.take_along_axis(away, np.abs(away).argmin(axis=0)[None], axis=0))) / 1e6
+    return float(
+        np.median(np.take_along_axis(away, np.abs(away).argmin(axis=0)[None], axis=0))) / 1e6
 
 
 RGB_TOPIC, THERMAL_TOPIC = '/rgb/image_raw', '/thermal/image_raw'
 
 
 def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC,
-             thermal_topic: str = THERMAL_TOPIC, counts: ReplayCounts | None = None) -> Iterator[Pair]:
-    """Yield the pairs of a bag in the order of their stamps; bad frames are counted in counts.dropped."""
+             thermal_topic: str = THERMAL_TOPIC,
+             counts: ReplayCounts | None = None) -> Iterator[Pair]:
+    """Yield the pairs of a bag in the order of their stamps.
+
+    Bad frames are counted in counts.dropped.
+    """
     counts = ReplayCounts() if counts is None else counts
     pairing = ClosestPairing(sync)
-    offsets_ns = {RGB: round(sync.rgb_offset_ms * 1e6), THERMAL: round(sync.thermal_offset_ms * 1e6)}
+    offsets_ns = {RGB: round(sync.rgb_offset_ms * 1e6),
+                  THERMAL: round(sync.thermal_offset_ms * 1e6)}
     for frame in frames(reader, rgb_topic, thermal_topic, refused=counts.refuse):
         counts.came(frame, offset_ns=offsets_ns[frame.stream])
         yield from pairing.add(frame)
@@ -132,18 +148,22 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
     counts.unmatched(pairing.dropped, max_distance_ms=sync.max_distance_ms)
 
 
-def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput, pipeline: FusionPipeline,
-             sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC, thermal_topic: str = THERMAL_TOPIC,
+def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
+             pipeline: FusionPipeline, sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC,
+             thermal_topic: str = THERMAL_TOPIC,
              from_tf: bool = False,
              report: Callable[[Pair], None] = lambda pair: None,
-             judge: Callable[[Pair, FusionResult], None] = lambda pair, result: None) -> ReplayCounts:
+             judge: Callable[[Pair, FusionResult], None] = lambda pair,
+             result: None) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.
 
-    judge gets every pair and what it was fused to. from_tf takes the mounting from the TF messages of the bag.
+    judge gets every pair and what it was fused to. from_tf takes the mounting from the TF messages
+    of the bag.
 
-    A message is recorded at the time at which the later frame of its pair was. The first camera infos beside the two
-    image topics describe the cameras, also for the alignment. The info of the output grid's camera goes out at the
-    size of the fused image; it is uncalibrated when there is none that fits, and counts.problems says why.
+    A message is recorded at the time at which the later frame of its pair was. The first camera
+    infos beside the two image topics describe the cameras, also for the alignment. The info of the
+    output grid's camera goes out at the size of the fused image; it is uncalibrated when there is
+    none that fits, and counts.problems says why.
 
     Raises:
         ReplayError: nothing was fused; it says why.
@@ -160,7 +180,8 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput, pip
             counts.problems.add(mounting)
         else:
             pipeline.aligner.set_extrinsics(mounting)
-    for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic, counts=counts):
+    for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+                         counts=counts):
         counts.pairs += 1
         try:
             result = pipeline.fuse(pair)
@@ -195,7 +216,8 @@ def _camera(reader: BagReader, topic: str, counts: ReplayCounts) -> CameraModel 
         return None
 
 
-def _info(camera: CameraModel | None, result: FusionResult, counts: ReplayCounts) -> CameraModel | None:
+def _info(camera: CameraModel | None, result: FusionResult,
+          counts: ReplayCounts) -> CameraModel | None:
     """Return the calibration of a fused image, or None."""
     try:
         return camera and output_info(camera, result.pixels.shape[1::-1])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the fused images of a recording go, by the name of the output: a bag, a video, PNG files."""
+"""Where the fused images of a recording go, by the name of the output: a bag, a video, PNG files.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,8 +95,8 @@ def output(out: Path, *, rate_hz: float, overwrite: bool,
     """Return a context manager that writes to out.
 
     Args:
-        out: NAME.mp4 for a video, a name with {} such as frames/{}.png for files by stamp, else the
-            folder of a bag.
+        out: NAME.mp4 for a video, a name with {} such as frames/{}.png for files by stamp, else
+            the folder of a bag.
         rate_hz: of the pictures of a video.
         overwrite: whether what exists may be replaced.
         inputs: files and folders that are read.

@@ -43,7 +43,8 @@ class RerunRecording:
 
 
 @contextmanager
-def rerun_recording(path: Path, thermal: ThermalSettings, *, overwrite: bool) -> Iterator[RerunRecording]:
+def rerun_recording(path: Path, thermal: ThermalSettings, *,
+                    overwrite: bool) -> Iterator[RerunRecording]:
     """Yield a recording that is written to path (.rrd) when the block ends without an error.
 
     Raises:

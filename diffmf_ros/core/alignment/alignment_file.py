@@ -8,11 +8,13 @@ The first has the keys of core/alignment/homography.py. The second:
                  distortion_model: plumb_bob}
     thermal_camera: ...
 
-A camera without a block is described by its camera info. A block wins over the camera info: it was written by hand, and
-calibrated with the mounting. It is for the whole image, so leave it out for a camera that crops. In place of a block
-stands the path of a ROS camera YAML or of OpenCV's, relative to this file, or its content.
+A camera without a block is described by its camera info. A block wins over the camera info: it was
+written by hand, and calibrated with the mounting. It is for the whole image, so leave it out for a
+camera that crops. In place of a block stands the path of a ROS camera YAML or of OpenCV's,
+relative to this file, or its content.
 
-Kalibr's camchain and what is written of OpenCV's stereoCalibrate are read too: core/alignment/calibration_files.py.
+Kalibr's camchain and what is written of OpenCV's stereoCalibrate are read too:
+core/alignment/calibration_files.py.
 """
 
 from collections.abc import Set
@@ -39,7 +41,10 @@ class RigFile:
 
 
 def load_alignment(path: str | Path) -> Alignment | RigFile:
-    """Read and check an alignment YAML. Raises AlignmentError, with path, for one that is not usable."""
+    """Read and check an alignment YAML.
+
+    Raises AlignmentError, with path, for one that is not usable.
+    """
     content = read_yaml(path)
     try:
         if set(content) == set(FIELDS):
@@ -51,10 +56,12 @@ def load_alignment(path: str | Path) -> Alignment | RigFile:
             if is_kind(content):
                 return RigFile(*read(content))
         if calibration_files.is_camera(content):
-            raise AlignmentError(f'this is the calibration of one camera: write a file with {MOUNTING}, and name this '
+            raise AlignmentError(f'this is the calibration of one camera: write a file with '
+                                 f'{MOUNTING}, and name this '
                                  f'one there as {" or ".join(CAMERAS)}')
         raise AlignmentError(f'expected the keys {", ".join(FIELDS)}, or {MOUNTING} and perhaps '
-                             f'{" and ".join(CAMERAS)}; got {", ".join(map(str, content)) or "none"}')
+                             f'{" and ".join(CAMERAS)}; got '
+                             f'{", ".join(map(str, content)) or "none"}')
     except (AlignmentError, CalibrationError) as error:
         raise AlignmentError(f'{path}: {error}') from error
 
@@ -63,9 +70,11 @@ def _rig_file(content: dict, folder: Path) -> RigFile:
     extrinsics = None
     if MOUNTING in content:
         block = _block(content, MOUNTING, {'rotation', 'translation_m'})
-        with_numbers = _matrix(MOUNTING, block['rotation']), _numbers(MOUNTING, [block['translation_m']])[0]
+        with_numbers = _matrix(MOUNTING, block['rotation']), _numbers(MOUNTING,
+                                                                      [block['translation_m']])[0]
         extrinsics = Extrinsics(*with_numbers)
-    return RigFile(extrinsics, *(_camera(content, key, folder) if key in content else None for key in CAMERAS))
+    return RigFile(extrinsics,
+                   *(_camera(content, key, folder) if key in content else None for key in CAMERAS))
 
 
 def _camera(content: dict, key: str, folder: Path) -> CameraModel:
@@ -89,7 +98,8 @@ def _camera(content: dict, key: str, folder: Path) -> CameraModel:
 def _block(content: dict, key: str, needed: set[str], more: Set[str] = frozenset()) -> dict:
     block = content[key]
     if not isinstance(block, dict) or not needed <= set(block) <= needed | more:
-        raise AlignmentError(f'{key}: expected the keys {", ".join(sorted(needed | more))}, got {block}')
+        raise AlignmentError(f'{key}: expected the keys {", ".join(sorted(needed | more))}, got '
+                             f'{block}')
     return block
 
 

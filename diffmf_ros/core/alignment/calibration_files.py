@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibrations as tools write them: Kalibr's camchain, ROS camera YAML, OpenCV's FileStorage.
 
-Of two cameras in one file the thermal one is the one whose topic or name says so, else the second: cam1 of a
-camchain, K2 of OpenCV.
+Of two cameras in one file the thermal one is the one whose topic or name says so, else the second:
+cam1 of a camchain, K2 of OpenCV.
 """
 
 import re
@@ -13,7 +13,8 @@ from .camera import CameraModel
 from .homography import AlignmentError
 from .rig import Extrinsics
 
-_THERMAL = re.compile(r'thermal|lwir|infrared|flir|boson|lepton|seek|(^|[/_])ir([/_\d]|$)', re.IGNORECASE)
+_THERMAL = re.compile(r'thermal|lwir|infrared|flir|boson|lepton|seek|(^|[/_])ir([/_\d]|$)',
+                      re.IGNORECASE)
 _KALIBR_LENSES = {'radtan': 'plumb_bob', 'equidistant': 'equidistant', 'none': 'plumb_bob'}
 _OPENCV_K, _OPENCV_D = ('camera_matrix', 'cameraMatrix', 'K', 'M'), (
     'distortion_coefficients', 'distCoeffs', 'dist_coeffs', 'D')
@@ -36,21 +37,30 @@ def is_stereo(content: dict) -> bool:
 
 
 def camchain(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
-    """Return (thermal from RGB, RGB camera, thermal camera) of a camchain. Raises AlignmentError, CalibrationError."""
-    names = sorted(name for name, block in content.items() if isinstance(block, dict) and 'intrinsics' in block)
+    """Return (thermal from RGB, RGB camera, thermal camera) of a camchain.
+
+    Raises AlignmentError, CalibrationError.
+    """
+    names = sorted(name for name, block in content.items() if isinstance(block, dict)
+                   and 'intrinsics' in block)
     if len(names) != 2:
         raise AlignmentError(f'expected the camchain of two cameras, got {", ".join(names)}')
     first, second = (content[name] for name in names)
     if 'T_cn_cnm1' not in second:
-        raise AlignmentError(f'{names[1]} has no T_cn_cnm1: calibrate both cameras in one run of Kalibr')
+        raise AlignmentError(f'{names[1]} has no T_cn_cnm1: calibrate both cameras in one run of '
+                             f'Kalibr')
     transform = _numbers(second['T_cn_cnm1'], (4, 4), 'T_cn_cnm1')
-    mounting = (Extrinsics(tuple(tuple(row[:3]) for row in transform[:3]), tuple(row[3] for row in transform[:3])),
+    mounting = (Extrinsics(tuple(tuple(row[:3]) for row in transform[:3]),
+                           tuple(row[3] for row in transform[:3])),
                 _kalibr_camera(names[0], first), _kalibr_camera(names[1], second))
     return _in_order(mounting, str(first.get('rostopic', '')), str(second.get('rostopic', '')))
 
 
 def camera(content: dict) -> CameraModel:
-    """Return the camera of a ROS camera YAML or a FileStorage. Raises AlignmentError, CalibrationError."""
+    """Return the camera of a ROS camera YAML or a FileStorage.
+
+    Raises AlignmentError, CalibrationError.
+    """
     r, p = content.get('rectification_matrix'), content.get('projection_matrix')
     k = _numbers(_first(content, _OPENCV_K), (3, 3), 'camera_matrix')
     d = _flat(_first(content, _OPENCV_D) or [], 'distortion_coefficients')
@@ -69,13 +79,16 @@ def stereo(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
     """
     cameras = []
     for number in '12':
-        k, d = (_first(content, [name + number for name in names]) for names in (_OPENCV_K, _OPENCV_D))
+        k, d = (_first(content, [name + number for name in names])
+                for names in (_OPENCV_K, _OPENCV_D))
         if k is None:
-            raise AlignmentError(f'expected the matrix of camera {number} as cameraMatrix{number} or K{number}')
+            raise AlignmentError(f'expected the matrix of camera {number} as cameraMatrix{number} '
+                                 f'or K{number}')
         cameras.append(CameraModel(_size(content, number), _numbers(k, (3, 3), f'K{number}'),
                                    _flat(d or [], f'D{number}')))
     mounting = Extrinsics(_numbers(content['R'], (3, 3), 'R'), _flat(content['T'], 'T'))
-    return _in_order((mounting, *cameras), str(content.get('name1', '')), str(content.get('name2', '')))
+    return _in_order((mounting, *cameras), str(content.get('name1', '')),
+                     str(content.get('name2', '')))
 
 
 def _in_order(mounting: Any, first: str,
@@ -88,14 +101,17 @@ def _in_order(mounting: Any, first: str,
 
 
 def _kalibr_camera(name: str, block: dict) -> CameraModel:
-    kind, lens = str(block.get('camera_model', 'pinhole')), str(block.get('distortion_model', 'none'))
+    kind, lens = str(block.get('camera_model',
+                               'pinhole')), str(block.get('distortion_model', 'none'))
     if kind != 'pinhole' or lens not in _KALIBR_LENSES:
-        raise AlignmentError(f'{name}: expected camera_model pinhole with radtan or equidistant, got {kind} with {lens}'
+        raise AlignmentError(f'{name}: expected camera_model pinhole with radtan or equidistant, '
+                             f'got {kind} with {lens}'
                              ': calibrate with one of these')
     fx, fy, cx, cy = _numbers(block['intrinsics'], (1, 4), f'{name}.intrinsics')[0]
     size = _flat(block.get('resolution', []), f'{name}.resolution')
     if len(size) != 2:
-        raise AlignmentError(f'{name}: expected resolution: [width, height], got {block.get("resolution")}')
+        raise AlignmentError(f'{name}: expected resolution: [width, height], got '
+                             f'{block.get("resolution")}')
     return CameraModel(tuple(map(int, size)), ((fx, 0.0, cx), (0.0, fy, cy), (0.0, 0.0, 1.0)),  # type: ignore[arg-type]
                        _flat(block.get('distortion_coeffs', []), f'{name}.distortion_coeffs'),
                        distortion_model=_KALIBR_LENSES[lens])

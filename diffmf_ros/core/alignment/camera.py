@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A calibrated camera: what sensor_msgs/CameraInfo says (REP-104), at any size of its image.
 
-Axes are those of an optical frame (REP-103: x right, y down, z forward). Pixels are as in core/alignment/warp.py.
+Axes are those of an optical frame (REP-103: x right, y down, z forward). Pixels are as in
+core/alignment/warp.py.
 """
 
 from dataclasses import dataclass, replace
@@ -30,10 +31,12 @@ class Uncalibrated(CalibrationError):
 class CameraModel:
     """A calibration for images of one (width, height).
 
-    k: 3x3 intrinsics, in pixels; d: lens distortion as distortion_model (plumb_bob, rational_polynomial or
-    equidistant; else rays() and project() raise) orders it; r: 3x3 rectification; p: 3x4 projection of the
-    rectified image, None: k; turned: 3x3 rotation from the optical frame to the axes of these images, which differ
-    when the images are rectified. Raises CalibrationError for values that no camera has.
+    k: 3x3 intrinsics, in pixels; d: lens distortion as distortion_model (plumb_bob,
+    rational_polynomial or equidistant; else rays() and project() raise) orders it; r: 3x3
+    rectification; p: 3x4 projection of the
+    rectified image, None: k; turned: 3x3 rotation from the optical frame to the axes of these
+    images, which differ when the images are rectified. Raises CalibrationError for values that no
+    camera has.
     """
 
     size: Size
@@ -54,15 +57,18 @@ class CameraModel:
     def from_info(cls, message: Any) -> 'CameraModel':
         """Return the model of the image that a sensor_msgs/CameraInfo (of ROS or rosbags) comes with.
 
-        That image is the message's region of interest, binned, of the sensor that the message calibrates.
-        Zeros for r and p mean none and k. Raises CalibrationError for an uncalibrated or contradictory message.
+        That image is the message's region of interest, binned, of the sensor that the message
+        calibrates. Zeros for r and p mean none and k. Raises CalibrationError for an uncalibrated
+        or contradictory message.
         """
         k, r, p = (np.asarray(values, float) for values in (message.k, message.r, message.p))
         size = int(message.width), int(message.height)
         if not k.any():
-            raise Uncalibrated('expected a calibration, got a camera info whose K is zero: calibrate the camera')
+            raise Uncalibrated('expected a calibration, got a camera info whose K is zero: '
+                               'calibrate the camera')
         camera = cls(size, nested(k.reshape(3, 3)), tuple(map(float, message.d)),
-                     nested(p.reshape(3, 4)) if p.any() else None, nested(r.reshape(3, 3)) if r.any() else IDENTITY,
+                     nested(p.reshape(3, 4)) if p.any() else None,
+                     nested(r.reshape(3, 3)) if r.any() else IDENTITY,
                      message.distortion_model, message.header.frame_id)
         roi = message.roi
         if roi.width or roi.height:
@@ -70,21 +76,27 @@ class CameraModel:
         across, down = max(1, int(message.binning_x)), max(1, int(message.binning_y))
         if (across, down) == (1, 1):
             return camera
-        return camera._resampled((camera.size[0] // across, camera.size[1] // down), 1 / across, 1 / down)
+        return camera._resampled((camera.size[0] // across, camera.size[1] // down), 1 / across,
+                                 1 / down)
 
     def scaled_to(self, size: Size) -> 'CameraModel':
         """Return the model of the same image delivered at another (width, height).
 
-        Raises CalibrationError when the two sizes differ in shape by more than rounding to whole pixels does.
+        Raises CalibrationError when the two sizes differ in shape by more than rounding to whole
+        pixels does.
         """
         (width, height), (own_width, own_height) = size, self.size
         across, down = width / own_width, height / own_height
-        half_a_pixel = 0.5 * ((1 + across) / own_width + (1 + down) / own_height)  # of rounding, in either size
+        # of rounding, in either size
+        half_a_pixel = 0.5 * ((1 + across) / own_width + (1 + down) / own_height)
         if abs(across - down) > half_a_pixel:
             raise CalibrationError(
-                f'the calibration is for {own_width}x{own_height}, the image has {width}x{height}, which is no scaled '
-                'copy of it: calibrate at this size, or let the camera publish its region of interest (roi)')
-        return self if (width, height) == self.size else self._resampled((width, height), across, down)
+                f'the calibration is for {own_width}x{own_height}, the image has '
+                f'{width}x{height}, which is no scaled '
+                'copy of it: calibrate at this size, or let the camera publish its region of '
+                'interest (roi)')
+        return self if (width, height) == self.size else self._resampled(
+            (width, height), across, down)
 
     @property
     def bends(self) -> bool:
@@ -93,33 +105,40 @@ class CameraModel:
 
     def rectified(self) -> 'CameraModel':
         """Return the model of the rectified image of the same camera: p, without distortion."""
-        return replace(self, k=nested(np.array(self.p)[:, :3]), d=(), r=IDENTITY, distortion_model='plumb_bob',
-                       turned=self.r)
+        return replace(self, k=nested(np.array(self.p)[:, :3]), d=(), r=IDENTITY,
+                       distortion_model='plumb_bob', turned=self.r)
 
     def cropped(self, x: int, y: int, width: int, height: int) -> 'CameraModel':
         """Return the model of the width x height pixels whose upper left one is (x, y).
 
         Raises CalibrationError for a region that reaches beyond the image.
         """
-        if min(x, y) < 0 or min(width, height) < 1 or x + width > self.size[0] or y + height > self.size[1]:
-            raise CalibrationError(f'expected a region of interest inside {self.size[0]}x{self.size[1]}, got '
+        if min(x, y) < 0 or min(
+                width, height) < 1 or x + width > self.size[0] or y + height > self.size[1]:
+            raise CalibrationError(f'expected a region of interest inside '
+                                   f'{self.size[0]}x{self.size[1]}, got '
                                    f'{width}x{height} at ({x}, {y})')
         return replace(self._shifted(-x, -y), size=(int(width), int(height)))
 
     def mirrored(self) -> 'CameraModel':
         """Return the model of the image mirrored left to right.
 
-        The optical frame stays: it is that of the scene, which the image had turned round. Raises CalibrationError
-        for a tilted sensor.
+        The optical frame stays: it is that of the scene, which the image had turned round. Raises
+        CalibrationError for a tilted sensor.
         """
         image = np.array(((-1, 0, self.size[0] - 1), (0, 1, 0), (0, 0, 1)))
         return self._with_axes(self.size, image, np.diag((-1, 1, 1)))
 
     def rotated_right(self) -> 'CameraModel':
-        """Return the model of the image turned clockwise by 90 degrees. Raises CalibrationError for a tilted sensor."""
+        """Return the model of the image turned clockwise by 90 degrees.
+
+        Raises CalibrationError for a tilted sensor.
+        """
         width, height = self.size
-        image, axes = (np.array(((0, -1, offset), (1, 0, 0), (0, 0, 1))) for offset in (height - 1, 0))
-        return replace(self._with_axes((height, width), image, axes), turned=nested(axes @ self.turned))
+        image, axes = (np.array(((0, -1, offset), (1, 0, 0), (0, 0, 1)))
+                       for offset in (height - 1, 0))
+        return replace(self._with_axes((height, width), image, axes),
+                       turned=nested(axes @ self.turned))
 
     def shifted(self, x_px: float, y_px: float) -> 'CameraModel':
         """Return the model of the image whose content is moved right and down by so many pixels."""
@@ -128,8 +147,8 @@ class CameraModel:
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """Return x / z and y / z of what the pixels (... x 2) see, ... x 2 float64, distortion removed.
 
-        NaN where the lens model has none within 90 degrees of the axis. Raises CalibrationError for a lens model
-        that is not known here.
+        NaN where the lens model has none within 90 degrees of the axis. Raises CalibrationError
+        for a lens model that is not known here.
         """
         pixels = np.asarray(pixels, np.float64)
         (fx, _, cx), (_, fy, cy), _ = self.k
@@ -139,8 +158,8 @@ class CameraModel:
     def project(self, points: np.ndarray) -> np.ndarray:
         """Return the pixels, ... x 2 float64, of points (... x 3) in the camera's optical frame.
 
-        NaN for points behind the camera or outside of what the lens model describes; points beside the image get
-        pixels beside it. Raises as rays() does.
+        NaN for points behind the camera or outside of what the lens model describes; points beside
+        the image get pixels beside it. Raises as rays() does.
         """
         x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
         z = np.where(z > 0, z, np.nan)
@@ -154,7 +173,10 @@ class CameraModel:
 
     @cached_property
     def lens(self) -> 'lens.Lens':
-        """The lens of distortion_model and d. Raises CalibrationError for one that is not known."""
+        """The lens of distortion_model and d.
+
+        Raises CalibrationError for one that is not known.
+        """
         try:
             return lens.make_lens(self.distortion_model, self.d)  # type: ignore[return-value]
         except ValueError as error:
@@ -173,7 +195,8 @@ class CameraModel:
         if not any(d[2:]) or isinstance(self.lens, lens.Lens) and self.lens.is_equidistant:
             return self.d
         if any(d[12:]):
-            raise CalibrationError('the lens model has a tilted sensor (tau): its images cannot be turned or mirrored')
+            raise CalibrationError('the lens model has a tilted sensor (tau): its images cannot '
+                                   'be turned or mirrored')
         plane = axes[:2, :2]
         d[3], d[2] = map(float, plane @ (d[3], d[2]))  # p2 moves along x, p1 along y
         for first in (8, 9):
@@ -193,9 +216,9 @@ class CameraModel:
 def output_info(camera: CameraModel, size: Size) -> CameraModel:
     """Return what the camera info of an image of this (width, height) on the camera's grid has to say.
 
-    As a message: width, height = size; d, distortion_model, r, k and p as they are; binning and roi all zero, for
-    they are in k and p. Raises CalibrationError, with a sentence for the operator, when the calibration is for
-    another image; the info is then the uncalibrated one.
+    As a message: width, height = size; d, distortion_model, r, k and p as they are; binning and
+    roi all zero, for they are in k and p. Raises CalibrationError, with a sentence for the
+    operator, when the calibration is for another image; the info is then the uncalibrated one.
     """
     return camera.scaled_to(size)
 
@@ -208,14 +231,16 @@ def nested(matrix: np.ndarray) -> Matrix:
 def _check(camera: CameraModel) -> None:
     """Raise CalibrationError unless the numbers are those of a camera."""
     if len(camera.size) != 2 or min(camera.size) < 1:
-        raise CalibrationError(f'expected a size of [width, height], both at least 1; got {camera.size}')
+        raise CalibrationError(f'expected a size of [width, height], both at least 1; got '
+                               f'{camera.size}')
     for name, shape in (('k', (3, 3)), ('r', (3, 3)), ('p', (3, 4))):
         rows = getattr(camera, name)
         if [len(row) for row in rows] != [shape[1]] * shape[0] or not np.isfinite(rows).all():
-            raise CalibrationError(f'expected {shape[0]} rows of {shape[1]} finite numbers for {name}, got {rows}')
+            raise CalibrationError(f'expected {shape[0]} rows of {shape[1]} finite numbers for '
+                                   f'{name}, got {rows}')
     (fx, skew, _), (zero, fy, _), last = camera.k
     if not (fx > 0 and fy > 0 and skew == zero == 0 and last == (0, 0, 1)):
-        raise CalibrationError(f'expected k to be [fx, 0, cx], [0, fy, cy], [0, 0, 1] with fx and fy above 0, '
-                               f'got {camera.k}')
+        raise CalibrationError(f'expected k to be [fx, 0, cx], [0, fy, cy], [0, 0, 1] with fx and '
+                               f'fy above 0, got {camera.k}')
     if not np.isfinite(camera.d).all():
         raise CalibrationError(f'expected finite distortion coefficients, got {camera.d}')

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which geometry brings the two live images onto one grid: the settings, the camera infos and the mounting together."""
+"""Which geometry brings the two live images onto one grid.
+
+The settings, the camera infos and the mounting together.
+"""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,13 +17,16 @@ from .rig import Extrinsics, Rig
 from .warp import Mapping, Size
 
 __all__ = ['Aligner', 'Alignment', 'AlignmentError', 'Mapping']
-# Mappings that are kept: the one in use, and that of another size in a warm-up or a passed-on frame.
+# Mappings that are kept: the one in use, and that of another size in a warm-up or a passed-on
+# frame.
 _KEPT = 2
 _MEANWHILE = 'thermal is resized meanwhile'
 
 
 class Aligner:
-    """Gives the mapping of a pair. One thread at a time may set; mapping() may run in another one meanwhile.
+    """Gives the mapping of a pair.
+
+    One thread at a time may set; mapping() may run in another one meanwhile.
 
     Raises AlignmentError at construction as configure() does.
     """
@@ -33,23 +39,38 @@ class Aligner:
         self._setup.check()
 
     def configure(self, settings: AlignmentSettings) -> None:
-        """Use other settings; a file is read again. Raises AlignmentError, and then keeps the old ones."""
+        """Use other settings; a file is read again.
+
+        Raises AlignmentError, and then keeps the old ones.
+        """
         self._set(settings=settings, source=_source(settings))
 
     def set_camera(self, stream: str, camera: CameraModel | None) -> None:
-        """Say what the camera info of a stream ('rgb' or 'thermal') is; it need not fit, see problems."""
+        """Say what the camera info of a stream ('rgb' or 'thermal') is.
+
+        It need not fit, see problems.
+        """
         self._setup = replace(self._setup, **{stream: camera})  # type: ignore[arg-type]
 
     def set_extrinsics(self, extrinsics: Extrinsics | None) -> None:
-        """Say how the cameras are mounted, from TF. Raises AlignmentError, and then keeps what was."""
+        """Say how the cameras are mounted, from TF.
+
+        Raises AlignmentError, and then keeps what was.
+        """
         self._set(extrinsics=extrinsics)
 
     def set_depth_m(self, depth_m: float | None) -> None:
-        """Move the plane; None: to plane_depth_m. Raises AlignmentError, and then keeps the old depth."""
+        """Move the plane; None: to plane_depth_m.
+
+        Raises AlignmentError, and then keeps the old depth.
+        """
         self._set(live_depth_m=depth_m)
 
     def mapping(self, *, rgb_size: Size, thermal_size: Size) -> Mapping:
-        """Return the mapping for images of these (width, height); the same object as long as nothing changes."""
+        """Return the mapping for images of these (width, height).
+
+        The same object as long as nothing changes.
+        """
         mapping = self._built(self._setup, tuple(rgb_size), tuple(thermal_size))
         self._mapping_problem = mapping.problem
         return mapping
@@ -65,15 +86,20 @@ class Aligner:
 
     def parallax_px(self, depth_m: float, *, rgb_size: Size, thermal_size: Size,
                     at: tuple[float, float] | None = None) -> tuple[float, float]:
-        """Return how far (x, y), in RGB pixels, thermal lies beside RGB for a point at depth_m: see Rig.parallax_px.
+        """Return how far (x, y), in RGB pixels, thermal lies beside RGB for a point at depth_m.
 
-        Raises AlignmentError when the mounting is not known, and CalibrationError when a calibration does not fit.
+        See Rig.parallax_px.
+
+        Raises AlignmentError when the mounting is not known, and CalibrationError when a
+        calibration does not fit.
         """
         setup = self._setup
         if not setup.has_rig:
-            raise AlignmentError('the parallax needs the extrinsics and both calibrations: set alignment.file or '
-                                 'alignment.from_tf')
-        x, y = self._rig(setup, rgb_size, thermal_size).parallax_px(depth_m, plane_depth_m=setup.depth_m, at=at)
+            raise AlignmentError('the parallax needs the extrinsics and both calibrations: set '
+                                 'alignment.file or alignment.from_tf')
+        x, y = self._rig(setup, rgb_size, thermal_size).parallax_px(depth_m,
+                                                                    plane_depth_m=setup.depth_m,
+                                                                    at=at)
         return float(x), float(y)
 
     def _set(self, **changes: Any) -> None:
@@ -89,7 +115,8 @@ class Aligner:
             homography = Alignment.resize() if isinstance(setup.source, RigFile) else setup.source
             return homography.mapping(**about)  # type: ignore[arg-type]
         try:
-            return self._rig(setup, rgb_size, thermal_size).mapping(setup.depth_m, grid=settings.output_grid)
+            return self._rig(setup, rgb_size, thermal_size).mapping(setup.depth_m,
+                                                                    grid=settings.output_grid)
         except (AlignmentError, CalibrationError) as error:
             return replace(Alignment.resize().mapping(**about), problem=f'{error}; {_MEANWHILE}')  # type: ignore[arg-type]
 
@@ -117,7 +144,8 @@ class _Setup:
         if (of_file := getattr(self.source, stream, None)) is not None:
             return of_file
         of_info = getattr(self, stream)
-        return of_info.rectified() if of_info and getattr(self.settings, f'{stream}_rectified') else of_info
+        return of_info.rectified() if of_info and getattr(self.settings,
+                                                          f'{stream}_rectified') else of_info
 
     @property
     def mounting(self) -> Extrinsics | None:
@@ -135,9 +163,10 @@ class _Setup:
     def missing(self) -> str:
         """What the mapping waits for, as a sentence, or ''."""
         if not isinstance(self.source, RigFile):
-            return ('alignment.depth_from_range has no effect without extrinsics (alignment.file or '
-                    'alignment.from_tf)' if self.settings.depth_from_range else '')
-        needed = [f'a calibration on {stream}/camera_info' for stream in (RGB, THERMAL) if self.camera(stream) is None]
+            return ('alignment.depth_from_range has no effect without extrinsics (alignment.file '
+                    'or alignment.from_tf)' if self.settings.depth_from_range else '')
+        needed = [f'a calibration on {stream}/camera_info' for stream in (RGB, THERMAL)
+                  if self.camera(stream) is None]
         needed += ['TF between the two cameras'] * (self.mounting is None)
         return f'waiting for {" and ".join(needed)}: {_MEANWHILE}' if needed else ''
 
@@ -154,16 +183,21 @@ class _Setup:
 
 
 def _source(settings: AlignmentSettings) -> Alignment | RigFile:
-    """What the settings name. Raises AlignmentError for a file that is not usable, or beside from_tf contradicts."""
+    """What the settings name.
+
+    Raises AlignmentError for a file that is not usable, or beside from_tf contradicts.
+    """
     if not settings.file:
         return RigFile() if settings.from_tf else Alignment.resize()
     source = load_alignment(settings.file)
     described = isinstance(source, Alignment) or source.extrinsics is not None
     if described == settings.from_tf:
         raise AlignmentError(
-            f'{settings.file} says how the cameras are mounted, and so would TF: empty alignment.file, or set '
+            f'{settings.file} says how the cameras are mounted, and so would TF: empty '
+            f'alignment.file, or set '
             'alignment.from_tf to false' if described else
-            f'{settings.file} describes cameras, but not how they are mounted: add thermal_from_rgb, or set '
+            f'{settings.file} describes cameras, but not how they are mounted: add '
+            f'thermal_from_rgb, or set '
             'alignment.from_tf to true')
     return source
 

@@ -51,7 +51,8 @@ class Alignment:
         """
         content = read_yaml(path)
         if set(content) != set(FIELDS):
-            raise AlignmentError(f'{path}: expected the keys {", ".join(FIELDS)}, got {", ".join(map(str, content))}')
+            raise AlignmentError(f'{path}: expected the keys {", ".join(FIELDS)}, got '
+                                 f'{", ".join(map(str, content))}')
         try:
             return cls.from_content(content)
         except AlignmentError as error:
@@ -70,7 +71,8 @@ class Alignment:
     def save(self, path: str | Path) -> None:
         """Write the YAML that load() reads back exactly. Raises AlignmentError for resize()."""
         if self.rgb_from_thermal is None:
-            raise AlignmentError('resizing needs no alignment file; leave the setting `alignment.file` empty')
+            raise AlignmentError('resizing needs no alignment file; leave the setting '
+                                 '`alignment.file` empty')
         content = {'rgb_from_thermal': [list(row) for row in self.rgb_from_thermal],
                    'rgb_size': list(self.rgb_size), 'thermal_size': list(self.thermal_size)}  # type: ignore[arg-type]
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
@@ -78,8 +80,8 @@ class Alignment:
     def warp(self, thermal: np.ndarray, *, rgb_size: Size) -> tuple[np.ndarray, np.ndarray]:
         """Return (thermal on the RGB grid, read-only mask of the pixels that thermal sees).
 
-        thermal is H x W uint8, uint16 or float32 of any size; rgb_size is (width, height) of the live
-        RGB image. For many images of one size keep mapping().
+        thermal is H x W uint8, uint16 or float32 of any size; rgb_size is (width, height) of the
+        live RGB image. For many images of one size keep mapping().
         """
         mapping = self.mapping(rgb_size=rgb_size, thermal_size=thermal.shape[::-1])
         return mapping.thermal_on_grid(thermal), mapping.seen
@@ -98,9 +100,11 @@ class Alignment:
         size = rgb_size if grid == RGB else thermal_size
         other_from_grid = np.linalg.inv(rgb_from_thermal) if grid == RGB else rgb_from_thermal
         x, y = _projected(other_from_grid, size)
-        rgb_per_thermal = abs(np.linalg.det(rgb_from_thermal)) ** 0.5  # along a side, at the center
+        # along a side, at the center
+        rgb_per_thermal = abs(np.linalg.det(rgb_from_thermal)) ** 0.5
         shrink = 1 / rgb_per_thermal if grid == RGB else rgb_per_thermal
-        return table_mapping(x, y, rgb_size=rgb_size, thermal_size=thermal_size, grid=grid, shrink=shrink)
+        return table_mapping(x, y, rgb_size=rgb_size, thermal_size=thermal_size, grid=grid,
+                             shrink=shrink)
 
     def _at(self, rgb_size: Size, thermal_size: Size) -> np.ndarray:
         """rgb_from_thermal at live sizes, scaled to a third coordinate of 1 at the center of the thermal image."""
@@ -113,13 +117,18 @@ class Alignment:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Return the mapping that a YAML file holds. Raises AlignmentError, with path, when it holds none."""
+    """Return the mapping that a YAML file holds.
+
+    Raises AlignmentError, with path, when it holds none.
+    """
     try:
         content = opencv_yaml.load(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}', path)) from error
+        raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}',
+                                       path)) from error
     if not isinstance(content, dict):
-        raise AlignmentError(explained(f'{path}: expected keys with values, got {type(content).__name__}', path))
+        raise AlignmentError(explained(f'{path}: expected keys with values, got '
+                                       f'{type(content).__name__}', path))
     return content
 
 
@@ -147,14 +156,15 @@ def _check(alignment: Alignment) -> None:
     if not (depth / (depth[0] or 1.0) > 0).all():
         raise AlignmentError('rgb_from_thermal sends part of the thermal image through infinity; '
                              'the third row should be close to [0, 0, 1]')
-    # Determinant of the map's derivative at the image center; for an affine map, of its linear part.
+    # Determinant of the map's derivative at the image center; for an affine map, of its linear
+    # part.
     area = np.linalg.det(matrix) / depth[0] ** 3
     if area < 0 and -area > _AREA_SCALE[0]:
-        raise AlignmentError('rgb_from_thermal mirrors the image; were the points of one camera taken from '
-                             'a flipped picture, or x and y swapped?')
+        raise AlignmentError('rgb_from_thermal mirrors the image; were the points of one camera '
+                             'taken from a flipped picture, or x and y swapped?')
     if not _AREA_SCALE[0] <= area <= _AREA_SCALE[1]:
-        raise AlignmentError(f'rgb_from_thermal is singular or out of scale: a thermal pixel would cover '
-                             f'{area:.3g} RGB pixels')
+        raise AlignmentError(f'rgb_from_thermal is singular or out of scale: a thermal pixel '
+                             f'would cover {area:.3g} RGB pixels')
 
 
 def _projected(other_from_grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:

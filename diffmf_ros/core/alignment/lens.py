@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lens distortion: from the direction of a ray to where it meets the image plane at distance 1, and back.
 
-A direction is (x / z, y / z), so only what lies within 90 degrees of the axis has one. The models are OpenCV's, of
-calib3d (with all of its 14 coefficients) and its fisheye part, under the names of sensor_msgs and of the tools that
-drivers take theirs from. NumPy here, and not OpenCV's functions, because those
-are many times slower (80 ms against 1 ms for 640x480 points) and stop undistorting after five steps, 0.4 pixels
-off for a common wide lens.
+A direction is (x / z, y / z), so only what lies within 90 degrees of the axis has one. The models
+are OpenCV's, of calib3d (with all of its 14 coefficients) and its fisheye part, under the names of
+sensor_msgs and of the tools that drivers take theirs from. NumPy here, and not OpenCV's functions,
+because those are many times slower (80 ms against 1 ms for 640x480 points) and stop undistorting
+after five steps, 0.4 pixels off for a common wide lens.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +18,21 @@ Plane = tuple[np.ndarray, np.ndarray]
 _STEPS = 30
 _ACCURACY = 1e-10  # on the plane at distance 1: below a millionth of a pixel
 _DERIVATIVE_STEP = 1e-6
-# Points that are solved together: their arrays stay in the cache of a CPU core, and near the axis few steps do.
+# Points that are solved together: their arrays stay in the cache of a CPU core, and near the axis
+# few steps do.
 _BLOCK = 8192
-# Radii on the plane at distance 1 at which the model is looked at; the last one is 88.9 degrees off the axis.
+# Radii on the plane at distance 1 at which the model is looked at; the last one is 88.9 degrees
+# off the axis.
 _RADII = np.linspace(0.0, 50.0, 100_001)[1:]
 
 
-# Names are compared in lower case with underscores. All of calib3d's have the same coefficients, of which they use
-# some: k1 k2 p1 p2, k3, k4 k5 k6, s1 s2 s3 s4, tau_x tau_y. So their number tells more than the name.
-_CALIB3D = {'plumb_bob', 'rational_polynomial', 'thin_prism', 'tilted', 'radtan', 'radial_tangential', 'brown_conrady',
-            'opencv', 'pinhole', 'perspective'}
-_EQUIDISTANT = {'equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt', 'kannala_brandt4'}
+# Names are compared in lower case with underscores. All of calib3d's have the same coefficients,
+# of which they use some: k1 k2 p1 p2, k3, k4 k5 k6, s1 s2 s3 s4, tau_x tau_y. So their number
+# tells more than the name.
+_CALIB3D = {'plumb_bob', 'rational_polynomial', 'thin_prism', 'tilted', 'radtan',
+            'radial_tangential', 'brown_conrady', 'opencv', 'pinhole', 'perspective'}
+_EQUIDISTANT = {'equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt',
+                'kannala_brandt4'}
 _INVERSE = {'inverse_brown_conrady'}
 _NONE = {'', 'none'}
 
@@ -37,8 +41,8 @@ _NONE = {'', 'none'}
 class Lens:
     """A distortion: scale(r2, d), the radial one of the squared radius, and what calib3d adds to it.
 
-    p1 and p2 are the tangential coefficients, prism the four of a thin prism, tilt the 3x3 matrix of a tilted sensor;
-    empty: none.
+    p1 and p2 are the tangential coefficients, prism the four of a thin prism, tilt the 3x3 matrix
+    of a tilted sensor; empty: none.
     """
 
     scale: Callable
@@ -73,7 +77,10 @@ class Lens:
         return to_x, to_y
 
     def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return the directions (float64) whose rays meet the plane at (x, y); NaN where there is none."""
+        """Return the directions (float64) whose rays meet the plane at (x, y).
+
+        NaN where there is none.
+        """
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
         if not self._bends:
             return x, y
@@ -101,7 +108,8 @@ class Lens:
         step = _DERIVATIVE_STEP
         at_x, at_y = self.distort(x, y)
         dx, dy = self.distort(x + step, y), self.distort(x, y + step)
-        a, b, c, d = (dx[0] - at_x) / step, (dy[0] - at_x) / step, (dx[1] - at_y) / step, (dy[1] - at_y) / step
+        a, b, c, d = (dx[0] - at_x) / step, (dy[0] - at_x) / step, (dx[1] - at_y) / step, (
+            dy[1] - at_y) / step
         error_x, error_y = at_x - goal_x, at_y - goal_y
         determinant = a * d - b * c
         return (error_x, error_y, x - (d * error_x - b * error_y) / determinant,
@@ -119,7 +127,10 @@ class Lens:
 
     @cached_property
     def _fold_r2(self) -> float:
-        """The squared radius from which on a larger one is imaged nearer to the center; inf if there is none."""
+        """The squared radius from which on a larger one is imaged nearer to the center.
+
+        Inf if there is none.
+        """
         imaged = _RADII * self.scale(_RADII ** 2, self.d)
         fold = np.flatnonzero(~(np.diff(imaged, prepend=0.0) > 0))
         return float(_RADII[fold[0]] ** 2) if fold.size else np.inf
@@ -132,18 +143,27 @@ class InverseLens:
     of: Lens
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return where rays of direction (x, y) meet the plane, of their float type; NaN where there is no place."""
+        """Return where rays of direction (x, y) meet the plane, of their float type.
+
+        NaN where there is no place.
+        """
         to_x, to_y = self.of.undistort(x, y)
         kind = np.result_type(x)
         return to_x.astype(kind, copy=False), to_y.astype(kind, copy=False)
 
     def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return the directions (float64) whose rays meet the plane at (x, y); NaN where there is none."""
+        """Return the directions (float64) whose rays meet the plane at (x, y).
+
+        NaN where there is none.
+        """
         return self.of.distort(np.asarray(x, np.float64), np.asarray(y, np.float64))
 
 
 def make_lens(distortion_model: str, d: tuple[float, ...]) -> Lens | InverseLens:
-    """Return the lens of a camera info. Raises ValueError for a model or a number of coefficients not known here."""
+    """Return the lens of a camera info.
+
+    Raises ValueError for a model or a number of coefficients not known here.
+    """
     name = distortion_model.strip().lower().replace('-', '_').replace(' ', '_')
     used = d
     while used and used[-1] == 0:
@@ -156,8 +176,10 @@ def make_lens(distortion_model: str, d: tuple[float, ...]) -> Lens | InverseLens
         return InverseLens(_calib3d(used)) if used else _calib3d(used)
     if name in _NONE and not used:
         return _calib3d(used)
-    raise ValueError(f'expected the lens model plumb_bob, rational_polynomial (either up to 14 coefficients, in '
-                     f'the order of OpenCV) or equidistant (4), got {distortion_model or "none"} with {len(d)}: '
+    raise ValueError(f'expected the lens model plumb_bob, rational_polynomial (either up to 14 '
+                     f'coefficients, in the order of OpenCV) or equidistant (4), got '
+                     f'{distortion_model or "none"} '
+                     f'with {len(d)}: '
                      'calibrate with one of these')
 
 
@@ -165,13 +187,16 @@ def _calib3d(d: tuple[float, ...]) -> Lens:
     """Return the lens of up to 14 coefficients of calib3d."""
     k1, k2, p1, p2, k3, k4, k5, k6, *prism, tau_x, tau_y = (*d, *(0.0,) * (14 - len(d)))
     return Lens(_rational if any((k4, k5, k6)) else _polynomial, (k1, k2, k3, k4, k5, k6), p1, p2,
-                prism=tuple(prism) if any(prism) else (), tilt=_tilt(tau_x, tau_y) if tau_x or tau_y else ())
+                prism=tuple(prism) if any(prism) else (),
+                tilt=_tilt(tau_x, tau_y) if tau_x or tau_y else ())
 
 
 def _tilt(tau_x: float, tau_y: float) -> tuple[tuple[float, ...], ...]:
     """Return the 3x3 matrix of a sensor that is turned by so many radians about its axes."""
-    about_x = np.array(((1, 0, 0), (0, np.cos(tau_x), np.sin(tau_x)), (0, -np.sin(tau_x), np.cos(tau_x))))
-    about_y = np.array(((np.cos(tau_y), 0, -np.sin(tau_y)), (0, 1, 0), (np.sin(tau_y), 0, np.cos(tau_y))))
+    about_x = np.array(((1, 0, 0), (0, np.cos(tau_x), np.sin(tau_x)),
+                        (0, -np.sin(tau_x), np.cos(tau_x))))
+    about_y = np.array(((np.cos(tau_y), 0, -np.sin(tau_y)), (0, 1, 0),
+                        (np.sin(tau_y), 0, np.cos(tau_y))))
     turn = about_y @ about_x
     onto_sensor = np.array(((turn[2, 2], 0, -turn[0, 2]), (0, turn[2, 2], -turn[1, 2]), (0, 0, 1)))
     return tuple(tuple(map(float, row)) for row in onto_sensor @ turn)

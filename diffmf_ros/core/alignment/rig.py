@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two calibrated cameras on one mount: their images coincide on a plane across the view of the RGB camera.
+"""Two calibrated cameras on one mount.
 
-The plane is Z = depth_m in the RGB camera's optical frame. A pixel's ray, its lens distortion removed, meets the plane
-in one point, which the other camera projects, its lens distortion included. What lies off the plane is displaced by
-the parallax. The part of this that does not depend on the depth is kept, so that another depth costs little.
+Their images coincide on a plane across the view of the RGB camera.
+
+The plane is Z = depth_m in the RGB camera's optical frame. A pixel's ray, its lens distortion
+removed, meets the plane in one point, which the other camera projects, its lens distortion
+included. What lies off the plane is displaced by the parallax. The part of this that does not
+depend on the depth is kept, so that another depth costs little.
 """
 
 from dataclasses import dataclass
@@ -26,8 +29,8 @@ LARGEST_BASE_LINE_M = 10.0
 class Extrinsics:
     """thermal_from_rgb: X_thermal = rotation X_rgb + translation_m, both in optical frames.
 
-    In TF's words: lookup_transform(target: frame of the thermal camera, source: frame of the RGB camera). Raises
-    AlignmentError for a matrix that is no rotation.
+    In TF's words: lookup_transform(target: frame of the thermal camera, source: frame of the RGB
+    camera). Raises AlignmentError for a matrix that is no rotation.
     """
 
     rotation: tuple[tuple[float, ...], ...]
@@ -35,27 +38,32 @@ class Extrinsics:
 
     def __post_init__(self) -> None:
         if [len(row) for row in self.rotation] != [3, 3, 3] or len(self.translation_m) != 3:
-            raise AlignmentError('expected a rotation of 3 rows of 3 numbers and a translation_m of 3, got '
+            raise AlignmentError('expected a rotation of 3 rows of 3 numbers and a translation_m '
+                                 'of 3, got '
                                  f'{self.rotation} and {self.translation_m}')
         matrix = np.array(self.rotation)
         if not (np.isfinite(matrix).all() and np.isfinite(self.translation_m).all()):
-            raise AlignmentError(f'expected finite extrinsics, got {self.rotation} and {self.translation_m}')
+            raise AlignmentError(f'expected finite extrinsics, got {self.rotation} and '
+                                 f'{self.translation_m}')
         apart_m = float(np.linalg.norm(self.translation_m))
         if apart_m > LARGEST_BASE_LINE_M:
-            raise AlignmentError(f'expected two cameras on one mount, got a translation of {apart_m:g} m between them: '
+            raise AlignmentError(f'expected two cameras on one mount, got a translation of '
+                                 f'{apart_m:g} m between them: '
                                  'write it in metres, not in millimetres')
         error = np.abs(matrix @ matrix.T - np.eye(3)).max()
         if error > _ORTHONORMAL_TOLERANCE:
-            raise AlignmentError(f'expected a rotation, got a matrix that is off an orthonormal one by {error:.2g}: '
-                                 f'{self.rotation}; write at least four decimals')
+            raise AlignmentError(f'expected a rotation, got a matrix that is off an orthonormal '
+                                 f'one by {error:.2g}: {self.rotation}; write at least four '
+                                 f'decimals')
         if np.linalg.det(matrix) < 0:
-            raise AlignmentError('the rotation mirrors; is an axis of one camera turned round? Optical frames have x '
-                                 'to the right, y down and z forward')
+            raise AlignmentError('the rotation mirrors; is an axis of one camera turned round? '
+                                 'Optical frames have x to the right, y down and z forward')
 
     def between(self, rgb_turned: tuple, thermal_turned: tuple) -> 'Extrinsics':
         """Return the extrinsics between the axes of images that are turned against the optical frames (3x3 each)."""
         rgb, thermal = np.array(rgb_turned), np.array(thermal_turned)
-        return Extrinsics(nested(thermal @ self.rotation @ rgb.T), tuple(map(float, thermal @ self.translation_m)))
+        return Extrinsics(nested(thermal @ self.rotation @ rgb.T),
+                          tuple(map(float, thermal @ self.translation_m)))
 
     @property
     def inverse(self) -> 'Extrinsics':
@@ -64,8 +72,12 @@ class Extrinsics:
         return Extrinsics(nested(rotation), tuple(map(float, -rotation @ self.translation_m)))
 
     @classmethod
-    def from_quaternion(cls, xyzw: tuple[float, ...], translation_m: tuple[float, ...]) -> 'Extrinsics':
-        """Return the extrinsics of a TF transform. Raises AlignmentError for a quaternion of length zero."""
+    def from_quaternion(cls, xyzw: tuple[float, ...],
+                        translation_m: tuple[float, ...]) -> 'Extrinsics':
+        """Return the extrinsics of a TF transform.
+
+        Raises AlignmentError for a quaternion of length zero.
+        """
         length = float(np.linalg.norm(xyzw))
         if not length > 0:
             raise AlignmentError(f'expected a unit quaternion, got {tuple(xyzw)}')
@@ -80,7 +92,8 @@ class Extrinsics:
 class Rig:
     """Two cameras at the sizes of their live images, and how they are mounted.
 
-    Raises AlignmentError when they look away from each other, and CalibrationError for an unknown lens model.
+    Raises AlignmentError when they look away from each other, and CalibrationError for an unknown
+    lens model.
     """
 
     rgb: CameraModel
@@ -91,42 +104,56 @@ class Rig:
         for camera in (self.rgb, self.thermal):
             camera.lens  # noqa: B018 raises
         if self._rotation[2, 2] <= 0:
-            raise AlignmentError('the extrinsics turn the thermal camera away from what the RGB camera sees: '
-                                 f'{self.thermal_from_rgb.rotation}; are they between optical frames (z forward)?')
+            raise AlignmentError('the extrinsics turn the thermal camera away from what the RGB '
+                                 'camera sees: '
+                                 f'{self.thermal_from_rgb.rotation}; are they between optical '
+                                 f'frames (z forward)?')
 
     def mapping(self, depth_m: float, *, grid: str = RGB) -> Mapping:
-        """Return the mapping on which both images coincide at depth_m. Raises AlignmentError: see require_depth()."""
+        """Return the mapping on which both images coincide at depth_m.
+
+        Raises AlignmentError: see require_depth().
+        """
         self.require_depth(depth_m)
         x, y = self._thermal_tables(depth_m) if grid == RGB else self._rgb_tables(depth_m)
         rgb_per_thermal = self.rgb.k[0][0] / self.thermal.k[0][0]  # of a distant object
-        return table_mapping(x, y, rgb_size=self.rgb.size, thermal_size=self.thermal.size, grid=grid,
-                             shrink=1 / rgb_per_thermal if grid == RGB else rgb_per_thermal)
+        return table_mapping(x, y, rgb_size=self.rgb.size, thermal_size=self.thermal.size,
+                             grid=grid, shrink=1 / rgb_per_thermal if grid == RGB
+                             else rgb_per_thermal)
 
     def require_depth(self, depth_m: float) -> None:
         """Raise AlignmentError unless a plane at depth_m lies in front of both cameras."""
         nearest_m = max(0.0, float(self._center[2]))
         if not nearest_m < depth_m < np.inf:
-            raise AlignmentError(f'expected a plane in front of both cameras, farther than {nearest_m:g} m, got a '
-                                 f'depth of {depth_m} m')
+            raise AlignmentError(f'expected a plane in front of both cameras, farther than '
+                                 f'{nearest_m:g} m, got a depth of {depth_m} m')
 
     def to_thermal(self, rgb_px: np.ndarray, depth_m: float) -> np.ndarray:
-        """Return the thermal pixels (... x 2) of what RGB pixels (... x 2) see at depth_m; NaN: none."""
+        """Return the thermal pixels (... x 2) of what RGB pixels (... x 2) see at depth_m.
+
+        NaN: none.
+        """
         rays = self.rgb.rays(rgb_px)
         points = np.concatenate((rays, np.ones((*rays.shape[:-1], 1))), axis=-1) * depth_m
-        return self.thermal.project(points @ self._rotation.T + self.thermal_from_rgb.translation_m)
+        return self.thermal.project(points @ self._rotation.T
+                                    + self.thermal_from_rgb.translation_m)
 
     def to_rgb(self, thermal_px: np.ndarray, depth_m: float) -> np.ndarray:
-        """Return the RGB pixels (... x 2) of what thermal pixels (... x 2) see at depth_m; NaN: none."""
+        """Return the RGB pixels (... x 2) of what thermal pixels (... x 2) see at depth_m.
+
+        NaN: none.
+        """
         rays = self.thermal.rays(thermal_px)
         rays = np.concatenate((rays, np.ones((*rays.shape[:-1], 1))), axis=-1) @ self._rotation
         along = (depth_m - self._center[2]) / np.where(rays[..., 2:] > 0, rays[..., 2:], np.nan)
         return self.rgb.project(self._center + along * rays)
 
-    def parallax_px(self, depth_m: float, *, plane_depth_m: float, at: tuple[float, float] | None = None) -> np.ndarray:
+    def parallax_px(self, depth_m: float, *, plane_depth_m: float,
+                    at: tuple[float, float] | None = None) -> np.ndarray:
         """Return how far (x, y), in RGB pixels, thermal lies beside RGB on the RGB grid for a point at depth_m.
 
-        at: the RGB pixel of the point; None: the center. About f |c| (1 / depth_m - 1 / plane_depth_m) for cameras |c|
-        apart. NaN where a camera does not see it.
+        at: the RGB pixel of the point; None: the center. About f |c| (1 / depth_m - 1 /
+        plane_depth_m) for cameras |c| apart. NaN where a camera does not see it.
         """
         self.require_depth(depth_m)
         self.require_depth(plane_depth_m)
@@ -159,8 +186,12 @@ class Rig:
         return (x / z).astype(np.float32), (y / z).astype(np.float32)
 
     def _thermal_tables(self, depth_m: float) -> tuple[np.ndarray, np.ndarray]:
-        """to_thermal() of all RGB pixels, float32: the rays are scaled to 1 / depth_m of the point."""
-        x, y, z = (ray + float(t / depth_m) for ray, t in zip(self._turned, self.thermal_from_rgb.translation_m))
+        """to_thermal() of all RGB pixels, float32.
+
+        The rays are scaled to 1 / depth_m of the point.
+        """
+        x, y, z = (ray + float(t / depth_m) for ray,
+                   t in zip(self._turned, self.thermal_from_rgb.translation_m))
         inverse = 1 / np.where(z > 0, z, np.nan)
         return self.thermal.pixels(x * inverse, y * inverse)
 

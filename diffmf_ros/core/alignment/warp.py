@@ -24,9 +24,10 @@ _OUTSIDE = np.float32(-2)
 class Warp:
     """One image brought to another size: by tables, or without them by plain resizing.
 
-    source and size are (width, height) of what it takes and gives. tables (x, y), each H x W float32 of
-    the result, say where in the source a pixel comes from; both are -2 where it comes from nowhere. With
-    averaged, the source is first resized to this (width, height) by area, and the tables refer to that.
+    source and size are (width, height) of what it takes and gives. tables (x, y), each H x W
+    float32 of the result, say where in the source a pixel comes from; both are -2 where it comes
+    from nowhere. With averaged, the source is first resized to this (width, height) by area, and
+    the tables refer to that.
     """
 
     source: Size
@@ -37,8 +38,8 @@ class Warp:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Return image (H x W or H x W x C uint8, uint16 or float32 of the source size) at the new size.
 
-        Interpolated linearly, by area where plain resizing shrinks; 0 where it comes from nowhere. It may
-        be image itself.
+        Interpolated linearly, by area where plain resizing shrinks; 0 where it comes from nowhere.
+        It may be image itself.
         """
         if self.tables is None:
             return _resized(image, self.size)
@@ -52,8 +53,9 @@ class Warp:
 class Mapping:
     """Both images on the grid of one camera, at live sizes. Immutable: use it from any thread.
 
-    grid is 'rgb' or 'thermal'; seen (bool, H x W, read-only) is where both cameras see, everywhere whether
-    that is the whole grid. problem is a sentence when this is not the mapping that the settings ask for.
+    grid is 'rgb' or 'thermal'; seen (bool, H x W, read-only) is where both cameras see, everywhere
+    whether that is the whole grid. problem is a sentence when this is not the mapping that the
+    settings ask for.
     """
 
     grid: str
@@ -102,8 +104,12 @@ def translation(x: float, y: float) -> np.ndarray:
     return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
 
 
-def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB, problem: str = '') -> Mapping:
-    """Return the mapping of cameras with one and the same field of view: the other image is resized."""
+def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB,
+                    problem: str = '') -> Mapping:
+    """Return the mapping of cameras with one and the same field of view.
+
+    The other image is resized.
+    """
     size = rgb_size if grid == RGB else thermal_size
     seen = np.ones(size[::-1], bool)
     seen.flags.writeable = False
@@ -114,8 +120,9 @@ def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size:
                   shrink: float) -> Mapping:
     """Return the mapping whose grid pixels come from (x, y) of the other image, in its pixels.
 
-    x and y are H x W of the grid; NaN: from nowhere. shrink: about how many pixels of the other image, along a
-    side, one of the grid covers. From 2 on the other image is averaged first, so that no detail is skipped.
+    x and y are H x W of the grid; NaN: from nowhere. shrink: about how many pixels of the other
+    image, along a side, one of the grid covers. From 2 on the other image is averaged first, so
+    that no detail is skipped.
     """
     own, other = (rgb_size, thermal_size) if grid == RGB else (thermal_size, rgb_size)
     width, height = other
@@ -141,7 +148,8 @@ def _within(values: np.ndarray, seen: np.ndarray, side: int, small: int) -> np.n
     """One table: values of pixels along a side, of an image averaged from side to small pixels."""
     if small != side:
         values = values * (small / side) + (0.5 * small / side - 0.5)
-    # The outer half pixel repeats the edge, as resizing does; -2 is outside for the interpolation too.
+    # The outer half pixel repeats the edge, as resizing does; -2 is outside for the interpolation
+    # too.
     return np.where(seen, np.clip(values, 0, small - 1), _OUTSIDE).astype(np.float32, copy=False)
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is odd about settings and cameras, as far as a pair shows it: ranges that do not fit, little overlap."""
+"""What is odd about settings and cameras, as far as a pair shows it.
+
+Ranges that do not fit, little overlap.
+"""
 
 import numpy as np
 
@@ -11,7 +14,8 @@ from ..settings import ThermalSettings
 
 # A range that the settings fix is doubted when it misses all but this part of the pixels.
 FITTING_SHARE = 0.05
-# An 8-bit camera is doubted when this share of its pixels lies within so few levels, until it fills more.
+# An 8-bit camera is doubted when this share of its pixels lies within so few levels, until it
+# fills more.
 SLIVER_SHARE = 0.99
 SLIVER_LEVELS, FILLED_LEVELS = 24, 40
 # Both cameras are to see this part of the grid.
@@ -27,7 +31,8 @@ class InputDoubts:
     def __init__(self) -> None:
         self._sliver = False
 
-    def judge(self, thermal: Frame, levels: Levels, mapping: Mapping, settings: ThermalSettings) -> tuple[Issue, ...]:
+    def judge(self, thermal: Frame, levels: Levels, mapping: Mapping,
+              settings: ThermalSettings) -> tuple[Issue, ...]:
         """Return what is odd about a pair.
 
         Args:
@@ -36,7 +41,8 @@ class InputDoubts:
             mapping: what brings both images onto one grid.
             settings: those of the gain control.
         """
-        sample = thermal.pixels[::max(1, thermal.size[1] // _SAMPLES), ::max(1, thermal.size[0] // _SAMPLES)]
+        sample = thermal.pixels[::max(1, thermal.size[1] // _SAMPLES),
+                                ::max(1, thermal.size[0] // _SAMPLES)]
         if thermal.encoding in STRETCHED:
             found = _range_issue(sample, levels, settings)
         elif min(thermal.size) < SMALLEST_SIDE_PX:
@@ -50,8 +56,9 @@ class InputDoubts:
         tail = (1 - SLIVER_SHARE) / 2
         low, high = np.quantile(sample, (tail, 1 - tail))
         self._sliver = high - low < (FILLED_LEVELS if self._sliver else SLIVER_LEVELS)
-        return Issue('thermal_sliver', '8-bit thermal uses a small part of its range, and what it shows of the scene '
-                     'is coarse: switch on the gain control of the camera, or let it send 16 bits',
+        return Issue('thermal_sliver', '8-bit thermal uses a small part of its range, and what it '
+                     'shows of the scene is coarse: switch on the gain control of the camera, or '
+                     'let it send 16 bits',
                      THERMAL) if self._sliver else None
 
 
@@ -61,15 +68,17 @@ def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) 
     inside = (sample > levels.low) & (sample < levels.high)
     if inside.mean() >= FITTING_SHARE:
         return None
-    names = {'radiometric': 'thermal.radiometric_unit, _low_k and _high_k', 'linear': 'thermal.linear_low and _high'}
+    names = {'radiometric': 'thermal.radiometric_unit, _low_k and _high_k',
+             'linear': 'thermal.linear_low and _high'}
     return Issue('thermal_range', f'nearly all thermal values lie outside of {levels.low:g} to '
-                 f'{levels.high:g}, the range of thermal.gain_control {settings.gain_control}: check '
-                 f'{names[settings.gain_control]}', THERMAL)
+                 f'{levels.high:g}, the range of thermal.gain_control {settings.gain_control}: '
+                 f'check {names[settings.gain_control]}', THERMAL)
 
 
 def _overlap_issue(mapping: Mapping) -> Issue | None:
     share = mapping.overlap
     if share >= OVERLAP_SHARE:
         return None
-    return Issue('little_overlap', f'the two cameras share {100 * share:.1f} % of the {mapping.grid} image: is the '
+    return Issue('little_overlap', f'the two cameras share {100 * share:.1f} % of the '
+                 f'{mapping.grid} image: is the '
                  'alignment that of these cameras, in this direction, in pixels and metres?')

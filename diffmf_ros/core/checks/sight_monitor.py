@@ -101,8 +101,8 @@ def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
 def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
     """Tell whether an image has no structure beyond its noise.
 
-    The border does not count, nor does what the pixels of a row or a column have in common: shading
-    of the optics, and the stripes of uncooled sensors.
+    The border does not count, nor does what the pixels of a row or a column have in common:
+    shading of the optics, and the stripes of uncooled sensors.
 
     Args:
         gray: h x w uint8, a thumbnail.

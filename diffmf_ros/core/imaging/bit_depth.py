@@ -9,7 +9,8 @@ import numpy as np
 from ..frames import Frame
 from .color import require_8_bit
 
-_EIGHT_BIT = {'mono16': 'mono8', 'rgb16': 'rgb8', 'bgr16': 'bgr8', 'rgba16': 'rgba8', 'bgra16': 'bgra8'}
+_EIGHT_BIT = {'mono16': 'mono8', 'rgb16': 'rgb8', 'bgr16': 'bgr8', 'rgba16': 'rgba8',
+              'bgra16': 'bgra8'}
 # Sensors have so many bits; a message of 16 bits does not say how many.
 DEPTHS = (10, 12, 14, 16)
 
@@ -35,5 +36,6 @@ class BitDepth:
             return frame
         highest = int(frame.pixels.max())
         self._bits = next(bits for bits in DEPTHS if bits >= self._bits and highest < 2 ** bits)
-        pixels = cv2.convertScaleAbs(np.ascontiguousarray(frame.pixels), alpha=255 / (2 ** self._bits - 1))
+        pixels = cv2.convertScaleAbs(np.ascontiguousarray(frame.pixels),
+                                     alpha=255 / (2 ** self._bits - 1))
         return replace(frame, pixels=pixels, encoding=_EIGHT_BIT[frame.encoding])

@@ -2,8 +2,8 @@
 """Luminance and chroma: the networks fuse luminance, color is carried around them.
 
 ITU-R BT.601, full range: Y = 0.299 R + 0.587 G + 0.114 B, Cr = 0.713 (R - Y) + 128,
-Cb = 0.564 (B - Y) + 128; back R = Y + 1.403 (Cr - 128), G = Y - 0.714 (Cr - 128) - 0.344 (Cb - 128),
-B = Y + 1.773 (Cb - 128), clamped to 0..255. These are the coefficients of OpenCV's YCrCb.
+Cb = 0.564 (B - Y) + 128; back R = Y + 1.403 (Cr - 128), G = Y - 0.714 (Cr - 128) - 0.344 (Cb -
+128), B = Y + 1.773 (Cb - 128), clamped to 0..255. These are the coefficients of OpenCV's YCrCb.
 """
 
 import cv2
@@ -105,8 +105,9 @@ def require_8_bit(encoding: str) -> None:
 def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (y H x W uint8, color H x W x 3 uint8 in the order unused, Cr, Cb) of an image.
 
-    pixels is uint8, H x W for mono8 (its Cr and Cb are neutral) or H x W x 3|4 for rgb8, bgr8, rgba8 and
-    bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other encodings.
+    pixels is uint8, H x W for mono8 (its Cr and Cb are neutral) or H x W x 3|4 for rgb8, bgr8,
+    rgba8 and bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other
+    encodings.
     """
     if encoding == 'mono8':
         return pixels, np.full((*pixels.shape, 3), NEUTRAL, np.uint8)
@@ -118,7 +119,8 @@ def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarra
 def join_luma(y: np.ndarray, color: np.ndarray, encoding: str) -> np.ndarray:
     """Return a new H x W x 3 uint8 image of luminance y and the color that split_luma gave.
 
-    encoding is that of the frame which color comes from; the result is in output_encoding(encoding).
+    encoding is that of the frame which color comes from; the result is in
+    output_encoding(encoding).
     """
     bgr = output_encoding(encoding) == 'bgr8'
     image = color.copy()
@@ -159,7 +161,8 @@ def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
     Raises FrameError (not_8_bit) for other encodings.
     """
     require_8_bit(encoding)
-    return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[encoding])
+    return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels),
+                                                          _TO_RGB[encoding])
 
 
 def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, color: str,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compressed images, as the compressed transport of image_transport sends them: JPEG and PNG.
 
-The first bytes of the data say which of the two they are. The format string adds what they do not: the encoding
-of the image before compression, and the order of its colors. '16UC1; png compressed ' is counts of 16 bit,
-'rgb8; jpeg compressed bgr8' an ordinary color JPEG; camera drivers send a bare 'jpeg', 'jpg' or 'png'.
+The first bytes of the data say which of the two they are. The format string adds what they do not:
+the encoding of the image before compression, and the order of its colors. '16UC1; png compressed '
+is counts of 16 bit, 'rgb8; jpeg compressed bgr8' an ordinary color JPEG; camera drivers send a
+bare 'jpeg', 'jpg' or 'png'.
 """
 
 from typing import Any
@@ -21,28 +22,35 @@ _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
 
 
 def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
-    """Return (pixels, encoding) of a compressed image; data is any buffer of bytes, format that of the message.
+    """Return (pixels, encoding) of a compressed image.
 
-    encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colors were compressed in
-    that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag. Raises FrameError with the reason
-    empty_data, unknown_format, truncated (OpenCV would fill the rest with gray), corrupt, lossy_16_bit (a JPEG has
-    8 bits) or unknown_encoding (16-bit color, Bayer mosaics). Damage inside a JPEG, which has no checksum, goes
-    mostly unnoticed.
+    Data is any buffer of bytes, format that of the message.
+
+    encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colors were
+    compressed in that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag.
+    Raises FrameError with the reason empty_data, unknown_format, truncated (OpenCV would fill the
+    rest with gray), corrupt, lossy_16_bit (a JPEG has 8 bits) or unknown_encoding (16-bit color,
+    Bayer mosaics). Damage inside a JPEG, which has no checksum, goes mostly unnoticed.
     """
     content = bytes(memoryview(data))
     if not content:
-        raise FrameError(f'expected a compressed image, got no data (format {format!r})', reason='empty_data')
+        raise FrameError(f'expected a compressed image, got no data (format {format!r})',
+                         reason='empty_data')
     before = format.partition(';')[0].strip()
     _require_known(content, before, format)
     if is_cut(content):
-        raise FrameError(f'expected a whole image, got {len(content)} bytes without its end marker (format '
-                         f'{format!r}); is the link losing data?', reason='truncated')
+        raise FrameError(f'expected a whole image, got {len(content)} bytes without its end '
+                         f'marker (format {format!r}); is the link losing data?',
+                         reason='truncated')
     pixels = _pixels(content, format)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.shape[2] if pixels.ndim == 3 else 1))
     if encoding is None or encoding == 'mono8' and before.startswith(('bayer', 'yuv')):
-        raise FrameError(f'expected 8-bit gray or color or 16-bit gray, got {pixels.dtype} of shape {pixels.shape} '
-                         f'(format {format!r}); let the camera driver convert', reason='unknown_encoding')
-    # JPEG and PNG say what is red; only a publisher that names another order has compressed something else.
+        raise FrameError(f'expected 8-bit gray or color or 16-bit gray, got {pixels.dtype} of '
+                         f'shape {pixels.shape} (format {format!r}); let the camera driver '
+                         f'convert',
+                         reason='unknown_encoding')
+    # JPEG and PNG say what is red; only a publisher that names another order has compressed
+    # something else.
     return pixels, encoding.replace('bgr', 'rgb') if 'compressed rgb' in format else encoding
 
 
@@ -59,10 +67,14 @@ def jpeg_format(encoding: str) -> str:
 
 
 def is_cut(content: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end, which OpenCV decodes all the same. What follows the end does not count."""
+    """Whether a JPEG or PNG lacks its end, which OpenCV decodes all the same.
+
+    What follows the end does not count.
+    """
     if content.startswith(_PNG):
         return _PNG_END not in content
-    # Nothing that is coded in a scan looks like the end marker, but a thumbnail ahead of the first one has its own.
+    # Nothing that is coded in a scan looks like the end marker, but a thumbnail ahead of the first
+    # one has its own.
     return content.startswith(_JPEG) and _JPEG_END not in content[_first_scan(content):]
 
 
@@ -76,12 +88,16 @@ def _first_scan(content: bytes) -> int:
 
 def _require_known(content: bytes, before: str, format: str) -> None:
     if 'compressedDepth' in format or not content.startswith((_JPEG, _PNG)):
-        raise FrameError(f'expected a JPEG or PNG image, got format {format!r} and data that starts with '
-                         f'{content[:8].hex(" ")}; publish raw images or compressed ones in jpeg or png (not '
+        raise FrameError(f'expected a JPEG or PNG image, got format {format!r} and data that '
+                         f'starts with {content[:8].hex(" ")}; publish raw images or compressed '
+                         f'ones in jpeg '
+                         f'or png (not '
                          'compressedDepth, TIFF or video)', reason='unknown_format')
     if before in _SIXTEEN_BIT and content.startswith(_JPEG):
-        raise FrameError(f'expected 16-bit values, got a JPEG, which keeps 8 of the bits (format {format!r}); set the '
-                         "format of the publisher's compressed transport to png", reason='lossy_16_bit')
+        raise FrameError(f'expected 16-bit values, got a JPEG, which keeps 8 of the bits (format '
+                         f'{format!r}); set the '
+                         "format of the publisher's compressed transport to png",
+                         reason='lossy_16_bit')
 
 
 def _pixels(content: bytes, format: str) -> np.ndarray:
@@ -91,7 +107,7 @@ def _pixels(content: bytes, format: str) -> np.ndarray:
     except cv2.error as error:  # a header that promises more pixels than OpenCV takes
         pixels, problem = None, error.err
     if pixels is None:
-        raise FrameError(f'expected a sound image, got {len(content)} bytes that OpenCV refuses (format {format!r}): '
-                         f'{problem}', reason='corrupt')
+        raise FrameError(f'expected a sound image, got {len(content)} bytes that OpenCV refuses '
+                         f'(format {format!r}): {problem}', reason='corrupt')
     return pixels
 

@@ -1,25 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that a thermal sensor fails to read: stuck at a value, or far from what the rows around them show."""
+"""Rows that a thermal sensor fails to read.
+
+Stuck at a value, or far from what the rows around them show.
+"""
 
 import cv2
 import numpy as np
 
-# A dead row is at least so many times further from its neighbors than they are from each other and from the rows
-# beyond them, and than rows of the image mostly are. Rows of 770 real thermal images reach 1.2,
-# two adjacent ones 1.5.
+# A dead row is at least so many times further from its neighbors than they are from each other and
+# from the rows beyond them, and than rows of the image mostly are. Rows of 770 real thermal images
+# reach 1.2, two adjacent ones 1.5.
 _STICKS_OUT = 3.0
-# More than so many adjacent rows may be anything: a slatted wall, the two fields of an interlaced camera in motion.
+# More than so many adjacent rows may be anything: a slatted wall, the two fields of an interlaced
+# camera in motion.
 _MOST_ADJACENT = 2
 _LEAST_COLUMNS = 64
 
 
 def repaired_rows(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels with dead rows interpolated between the rows above and below; pixels itself without any.
+    """Return pixels with dead rows interpolated between the rows above and below.
 
-    pixels is H x W, uint8, uint16 or float32. Found are rows, alone or in twos, that differ from their neighbors
-    along most of their length, while these resemble the rows beyond: a level wire, which optics blur over three
-    rows, is not that. A row that is stuck at a value which fits its surroundings stays, and so do the first and the
-    last row (some cameras send telemetry there).
+    Pixels itself without any.
+
+    pixels is H x W, uint8, uint16 or float32. Found are rows, alone or in twos, that differ from
+    their neighbors along most of their length, while these resemble the rows beyond: a level wire,
+    which optics blur over three rows, is not that. A row that is stuck at a value which fits its
+    surroundings stays, and so do the first and the last row (some cameras send telemetry there).
     """
     repaired = None
     for first, last in _runs(_suspects(pixels)):
@@ -63,7 +69,8 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
 
 def _apart(values: np.ndarray, rows: int) -> np.ndarray:
     """Return the mean absolute difference of each row and the one so many rows below, H - rows, float32."""
-    return cv2.reduce(cv2.absdiff(values[rows:], values[:-rows]), 1, cv2.REDUCE_AVG, dtype=cv2.CV_32F)[:, 0]
+    return cv2.reduce(cv2.absdiff(values[rows:], values[:-rows]), 1, cv2.REDUCE_AVG,
+                      dtype=cv2.CV_32F)[:, 0]
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:

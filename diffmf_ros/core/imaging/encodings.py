@@ -36,7 +36,8 @@ _FORMATS = {
     **{f'bayer_{order}16': ('bgr16', np.uint16, 1) for order in ('rggb', 'bggr', 'gbrg', 'grbg')},
     **{name: ('bgr8', np.uint8, 2) for name in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv')},
 }
-# Raw sensor patterns and subsampled color become bgr8. OpenCV names a pattern by its second row, ROS by its first.
+# Raw sensor patterns and subsampled color become bgr8. OpenCV names a pattern by its second row,
+# ROS by its first.
 _TO_BGR = {
     **{f'bayer_{order}{bits}': code for bits in (8, 16) for order, code in (
         ('rggb', cv2.COLOR_BayerBG2BGR), ('bggr', cv2.COLOR_BayerRG2BGR),
@@ -50,20 +51,21 @@ _TO_BGR = {
 
 def decode_message(message: Any) -> tuple[np.ndarray, str]:
     """Return decode() of an object with the fields of sensor_msgs/Image, of ROS or of a bag."""
-    return decode(height=message.height, width=message.width, encoding=message.encoding, step=message.step,
-                  is_bigendian=bool(message.is_bigendian), data=message.data)
+    return decode(height=message.height, width=message.width, encoding=message.encoding,
+                  step=message.step, is_bigendian=bool(message.is_bigendian), data=message.data)
 
 
 def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
            data: Any) -> tuple[np.ndarray, str]:
     """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.
 
-    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8 or uint16, in native
-    byte order. It is a view of data (any C-contiguous buffer: bytes, array.array, memoryview, ndarray),
-    writable when data is; only items in foreign byte order are copied. The canonical encodings are
-    mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and 32FC1; 8UC3 and 8UC4 are read as bgr8 and
-    bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer patterns and packed YUV 4:2:2 become bgr8 or
-    bgr16. Raises FrameError with the reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
+    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8 or uint16, in
+    native byte order. It is a view of data (any C-contiguous buffer: bytes, array.array,
+    memoryview, ndarray), writable when data is; only items in foreign byte order are copied. The
+    canonical encodings are mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and 32FC1;
+    8UC3 and 8UC4 are read as bgr8 and bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer
+    patterns and packed YUV 4:2:2 become bgr8 or bgr16. Raises FrameError with the reason
+    unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
     """
     if encoding not in _FORMATS:
         raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',
@@ -75,14 +77,14 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     item = np.dtype(item_type)
     row_bytes = width * channels * item.itemsize
     if step < row_bytes:
-        raise FrameError(f'step is too small: {width} pixels of {encoding} need {row_bytes} bytes a row, '
-                         f'step is {step}', reason='step_too_small')
+        raise FrameError(f'step is too small: {width} pixels of {encoding} need {row_bytes} bytes '
+                         f'a row, step is {step}', reason='step_too_small')
     buffer = memoryview(data)
     # Some drivers leave the padding of the last row away.
     needed = step * (height - 1) + row_bytes
     if buffer.nbytes < needed:
-        raise FrameError(f'short buffer: {width}x{height} {encoding} with step {step} needs {needed} bytes, '
-                         f'got {buffer.nbytes}', reason='short_buffer')
+        raise FrameError(f'short buffer: {width}x{height} {encoding} with step {step} needs '
+                         f'{needed} bytes, got {buffer.nbytes}', reason='short_buffer')
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
     foreign = bool(is_bigendian) != (sys.byteorder == 'big')
@@ -98,4 +100,5 @@ def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:
         return cv2.cvtColor(np.ascontiguousarray(view), _TO_BGR[encoding])
     except cv2.error as error:  # an odd width of YUV 4:2:2, which has two pixels in common
         height, width = view.shape[:2]
-        raise FrameError(f'a {width}x{height} image cannot be {encoding}: {error}', reason='bad_size') from error
+        raise FrameError(f'a {width}x{height} image cannot be {encoding}: {error}',
+                         reason='bad_size') from error

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows and columns of a thermal image that are no picture: telemetry and reference pixels beside it."""
+"""Rows and columns of a thermal image that are no picture.
+
+Telemetry and reference pixels beside it.
+"""
 
 from dataclasses import replace
 
@@ -10,8 +13,8 @@ from ..settings import ThermalSettings
 from .gray_range import foreign_rows
 
 # (width, height) of the usual sensors: FLIR Lepton, Boson, Tau, Hadron; Seek; InfiRay and DJI.
-SENSORS = ((80, 60), (160, 120), (320, 240), (320, 256), (640, 480), (640, 512), (336, 256), (206, 156), (256, 192),
-           (384, 288))
+SENSORS = ((80, 60), (160, 120), (320, 240), (320, 256), (640, 480), (640, 512), (336, 256),
+           (206, 156), (256, 192), (384, 288))
 # Telemetry takes 1 (Boson) to 4 rows (Tau), reference pixels 2 columns (Seek).
 MOST_ROWS = 4
 
@@ -19,8 +22,8 @@ MOST_ROWS = 4
 class ExtraRows:
     """Cuts the rows and columns that are no picture off the frames of one thermal camera.
 
-    `cut` has the counts at top, bottom, left and right that were cut off last. Once found they stay, as long as the
-    size of the frames does: the picture must not jump.
+    `cut` has the counts at top, bottom, left and right that were cut off last. Once found they
+    stay, as long as the size of the frames does: the picture must not jump.
     """
 
     def __init__(self) -> None:
@@ -28,7 +31,10 @@ class ExtraRows:
         self._known: tuple | None = None
 
     def without(self, frame: Frame, settings: ThermalSettings) -> Frame:
-        """Return frame without its extra rows; frame itself when it has none, or they were cut off."""
+        """Return frame without its extra rows.
+
+        Frame itself when it has none, or they were cut off.
+        """
         if frame.trimmed:
             return frame
         asked = settings.extra_rows_top, settings.extra_rows_bottom
@@ -40,7 +46,8 @@ class ExtraRows:
         if not any(self.cut):
             return frame
         (width, height), (top, bottom, left, right) = frame.size, self.cut
-        return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right], trimmed=True)
+        return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right],
+                       trimmed=True)
 
     def _found(self, frame: Frame) -> tuple[int, int, int, int]:
         """Return the counts on all sides by the size of a usual sensor and by what the lines hold."""

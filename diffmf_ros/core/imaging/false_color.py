@@ -12,8 +12,8 @@ from .color import require_8_bit, split_luma, to_rgb8
 from .thermal import STRETCHED
 
 GRAY, UNKNOWN = '', 'unknown'
-PALETTES = ('jet', 'inferno', 'hot', 'rainbow', 'turbo', 'magma', 'plasma', 'viridis', 'bone', 'pink', 'parula',
-            'cividis', 'ocean', 'cool', 'autumn', 'winter', 'summer', 'spring')
+PALETTES = ('jet', 'inferno', 'hot', 'rainbow', 'turbo', 'magma', 'plasma', 'viridis', 'bone',
+            'pink', 'parula', 'cividis', 'ocean', 'cool', 'autumn', 'winter', 'summer', 'spring')
 # The coldest and the hottest color of these are alike.
 CYCLIC = ('hsv', 'twilight', 'twilight_shifted')
 # Logos, scales and crosshairs are colored otherwise, and the edges of a JPEG.
@@ -27,8 +27,8 @@ _BITS = 6  # of a channel, in the table from colors to gray
 class FalseColor:
     """Brings the frames of one thermal camera back to gray.
 
-    `palette` is that of the frame before: GRAY, a name of PALETTES, or UNKNOWN for one that is not known here
-    and whose luminance says how warm a pixel is.
+    `palette` is that of the frame before: GRAY, a name of PALETTES, or UNKNOWN for one that is not
+    known here and whose luminance says how warm a pixel is.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class FalseColor:
         """Return frame as mono8; frame itself where it has one channel, or is gray in three.
 
         Raises:
-            FrameError: reason false_color, where luminance says nothing about heat and no palette is recognized.
+            FrameError: reason false_color, where luminance says nothing about heat and no palette
+                is recognized.
         """
         if frame.encoding == 'mono8' or frame.encoding in STRETCHED:
             self.palette = GRAY
@@ -67,11 +68,13 @@ def recognized(colors: np.ndarray) -> str:
     if not fits[name][0]:
         if _rises_with_luminance(colors):
             return UNKNOWN
-        raise FrameError('thermal is a color image whose luminance does not grow with temperature, in no palette that '
-                         'is known here: choose white-hot in the camera, or is this the topic of another camera?',
-                         reason='false_color')
+        raise FrameError('thermal is a color image whose luminance does not grow with '
+                         'temperature, in no palette that is known here: choose white-hot in the '
+                         'camera, or is this the topic of '
+                         'another camera?', reason='false_color')
     if name in CYCLIC:
-        raise FrameError(f'thermal is colored by the palette {name}, in which the coldest and the hottest are alike: '
+        raise FrameError(f'thermal is colored by the palette {name}, in which the coldest and the '
+                         f'hottest are alike: '
                          'choose white-hot in the camera', reason='false_color')
     return name
 
@@ -79,7 +82,8 @@ def recognized(colors: np.ndarray) -> str:
 def _sample(frame: Frame) -> np.ndarray:
     """Return some colors of an image, N x 3 uint8 RGB."""
     rows, columns = (max(1, side // _SAMPLES_A_SIDE) for side in frame.pixels.shape[:2])
-    return to_rgb8(frame.pixels[rows // 2::rows, columns // 2::columns], frame.encoding).reshape(-1, 3)
+    return to_rgb8(frame.pixels[rows // 2::rows, columns // 2::columns],
+                   frame.encoding).reshape(-1, 3)
 
 
 def _fit(colors: np.ndarray, name: str) -> tuple[bool, float]:
@@ -98,7 +102,8 @@ def _rises_with_luminance(colors: np.ndarray) -> bool:
     bins = (y / 8).astype(int)
     deviation = np.zeros(len(bins))
     for plane in chroma:
-        middle = np.array([np.median(plane[bins == i]) if (bins == i).any() else 0 for i in range(32)])
+        middle = np.array([np.median(plane[bins == i]) if (bins == i).any() else 0
+                           for i in range(32)])
         deviation = np.hypot(deviation, plane - middle[bins])
     return _share(deviation, GRAY_CHROMA)
 
@@ -111,7 +116,8 @@ def _indices(rgb: np.ndarray, name: str) -> np.ndarray:
     found = table[codes]
     if (found < 0).any():
         new = np.unique(codes[found < 0])
-        parts = np.stack([(new >> shift) % (1 << _BITS) for shift in (2 * _BITS, _BITS, 0)], axis=1)
+        parts = np.stack([(new >> shift) % (1 << _BITS) for shift in (2 * _BITS, _BITS, 0)],
+                         axis=1)
         middles = (parts + 0.5) * (1 << (8 - _BITS)) - 0.5
         table[new] = _squared_distances(middles, name).argmin(axis=1)
         found = table[codes]
@@ -121,13 +127,16 @@ def _indices(rgb: np.ndarray, name: str) -> np.ndarray:
 @cache
 def _palette(name: str) -> np.ndarray:
     """256 x 3 float32 RGB, from cold to hot."""
-    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], getattr(cv2, f'COLORMAP_{name.upper()}'))
+    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None],
+                            getattr(cv2, f'COLORMAP_{name.upper()}'))
     return bgr[:, 0, ::-1].astype(np.float32)
 
 
 @cache
 def _table(name: str) -> np.ndarray:
-    """The nearest position in a palette of every color of so many bits, int16; -1: not looked for so far.
+    """The nearest position in a palette of every color of so many bits, int16.
+
+    -1: not looked for so far.
 
     An image has some thousands of the colors. Two threads may fill it: they write the same.
     """

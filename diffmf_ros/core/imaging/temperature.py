@@ -23,18 +23,20 @@ def temperatures(frame: Frame, settings: ThermalSettings) -> np.ndarray:
         settings: radiometric_unit, and kelvin_per_count and kelvin_at_zero for custom.
 
     Returns:
-        H x W float32, degrees Celsius. NaN where there is no measurement: NaN and infinity, the counts 0
-        and 65535, and what would lie below absolute zero.
+        H x W float32, degrees Celsius. NaN where there is no measurement: NaN and infinity, the
+        counts 0 and 65535, and what would lie below absolute zero.
 
     Raises:
-        FrameError: reason not_radiometric, for an image of 8 bits, an unknown unit, or temperatures that no
-            scene has.
+        FrameError: reason not_radiometric, for an image of 8 bits, an unknown unit, or
+            temperatures that no scene has.
     """
     if frame.encoding not in STRETCHED:
-        raise FrameError(f'expected thermal of 16 bits or floats, got {frame.encoding}, which holds no temperatures: '
+        raise FrameError(f'expected thermal of 16 bits or floats, got {frame.encoding}, which '
+                         f'holds no temperatures: '
                          'let the camera send its counts', reason='not_radiometric')
     if settings.radiometric_unit == 'unknown':
-        raise FrameError('set thermal.radiometric_unit to what one count of the camera is', reason='not_radiometric')
+        raise FrameError('set thermal.radiometric_unit to what one count of the camera is',
+                         reason='not_radiometric')
     per_count_k, at_zero_k = settings.scale_k
     # float64 in between: the offset is subtracted from values that are far larger than their steps
     celsius = (frame.pixels * per_count_k + (at_zero_k + ABSOLUTE_ZERO_C)).astype(np.float32)
@@ -42,13 +44,18 @@ def temperatures(frame: Frame, settings: ThermalSettings) -> np.ndarray:
     if frame.encoding == 'mono16':
         valid &= ~np.isin(frame.pixels, NO_MEASUREMENT)
     celsius[~valid] = np.nan
-    if valid.any() and not PLAUSIBLE_C[0] <= (median := float(np.nanmedian(celsius))) <= PLAUSIBLE_C[1]:
-        raise FrameError(f'half of the scene would be at {median:.0f} degrees Celsius and more: check '
-                         f'thermal.radiometric_unit, which is {settings.radiometric_unit}', reason='not_radiometric')
+    if valid.any() and not PLAUSIBLE_C[0] <= (
+            median := float(np.nanmedian(celsius))) <= PLAUSIBLE_C[1]:
+        raise FrameError(f'half of the scene would be at {median:.0f} degrees Celsius and more: '
+                         f'check thermal.radiometric_unit, which is {settings.radiometric_unit}',
+                         reason='not_radiometric')
     return celsius
 
 
 def on_grid(celsius: np.ndarray, mapping: Mapping) -> np.ndarray:
-    """Return temperatures (H' x W' float32) on the grid of mapping, H x W; NaN where thermal does not see."""
+    """Return temperatures (H' x W' float32) on the grid of mapping, H x W.
+
+    NaN where thermal does not see.
+    """
     aligned = mapping.thermal_on_grid(celsius)
     return aligned if mapping.everywhere else np.where(mapping.seen, aligned, np.float32(np.nan))

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 BLOCK_PX = 4  # motion is judged on means of such squares: 1/4 of the noise of a pixel
-# Levels of change of such a mean, averaged over 3 x 3 of them: at rest up to the first, moving from
-# the second on. Sensor noise of 8 levels changes the average by 2/3 of a level.
+# Levels of change of such a mean, averaged over 3 x 3 of them: at rest up to the first, moving
+# from the second on. Sensor noise of 8 levels changes the average by 2/3 of a level.
 REST, MOTION = 2.0, 5.0
 LONGEST_GAP_NS = 500_000_000  # between two images that are still averaged
 
@@ -27,8 +27,8 @@ class TemporalFilter:
 
         Args:
             image: H x W or H x W x 3 uint8; not changed.
-            stamp_ns: Its time. Images more than half a second apart, not later than the last one, are
-                not averaged; nor are those of different shapes.
+            stamp_ns: Its time. Images more than half a second apart, not later than the last one,
+                are not averaged; nor are those of different shapes.
             keep: Share of the average so far in an area at rest, 0 to below 1; 0 switches the
                 filter off.
 

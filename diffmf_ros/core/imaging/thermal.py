@@ -21,7 +21,8 @@ SMALLEST_SPAN = float(np.finfo(np.float32).tiny)
 _FORGOTTEN = 10
 # A camera that switches its gain changes the span of its values by a factor of three and more ...
 _GAIN_FACTOR = 2.0
-# ... and moves the coldest, the middle and the hottest of them, each by more than this part of the smaller span.
+# ... and moves the coldest, the middle and the hottest of them, each by more than this part of the
+# smaller span.
 _ALL_MOVED = 0.1
 
 
@@ -40,16 +41,18 @@ class Levels:
 def to_gray(pixels: np.ndarray, encoding: str, levels: Levels) -> np.ndarray:
     """Return the thermal image as H x W uint8, white-hot, full range.
 
-    mono8 passes as it is (no copy) and 8-bit color is reduced to luminance: such cameras have done the gain
-    control. mono16 and 32FC1 (H x W, any unit that grows with temperature) are stretched so that levels.low
-    becomes 0 and levels.high 255; what lies beyond is clipped. All of them are inverted for levels.black_hot.
-    NaN becomes 0, infinities become what lies beyond the levels. Equal levels make everything cold.
+    mono8 passes as it is (no copy) and 8-bit color is reduced to luminance: such cameras have done
+    the gain control. mono16 and 32FC1 (H x W, any unit that grows with temperature) are stretched
+    so that levels.low becomes 0 and levels.high 255; what lies beyond is clipped. All of them are
+    inverted for levels.black_hot. NaN becomes 0, infinities become what lies beyond the levels.
+    Equal levels make everything cold.
     """
     if encoding == 'mono8':
         gray = pixels
     elif encoding not in STRETCHED:
         gray = split_luma(pixels, encoding)[0]
-    elif encoding == 'mono16':  # OpenCV's subtraction and conversion stop at the ends of their types
+    # OpenCV's subtraction and conversion stop at the ends of their types
+    elif encoding == 'mono16':
         gray = cv2.convertScaleAbs(cv2.subtract(np.ascontiguousarray(pixels), levels.low),  # type: ignore[call-overload]
                                    alpha=255 / max(levels.high - levels.low, 1))
     else:
@@ -75,8 +78,8 @@ def _float_to_gray(pixels: np.ndarray, levels: Levels) -> np.ndarray:
 def levels_of(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
     """Return the levels of an image by itself, whatever came before it.
 
-    agc: see gray_range. Images of 8 bit keep their range, 0 to 255. Raises FrameError (no_finite_value)
-    when no value is finite.
+    agc: see gray_range. Images of 8 bit keep their range, 0 to 255. Raises FrameError
+    (no_finite_value) when no value is finite.
     """
     if encoding not in STRETCHED:
         return _made(0, 255, encoding, settings)
@@ -89,10 +92,11 @@ def levels_of(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> L
 class GainControl:
     """The levels of a stream of thermal frames. The same frames always give the same levels.
 
-    With gain_control agc they follow the percentiles with the settings' time constant, by the stamps of the
-    frames (their arrival where a stamp is 0), and by at most max_change of their distance a frame. When the
-    camera switches its gain they follow at once. They start afresh with the first frame, one that is older than
-    the frame before, one after a long gap, and one without any time.
+    With gain_control agc they follow the percentiles with the settings' time constant, by the
+    stamps of the frames (their arrival where a stamp is 0), and by at most max_change of their
+    distance a frame. When the camera switches its gain they follow at once. They start afresh with
+    the first frame, one that is older than the frame before, one after a long gap, and one without
+    any time.
     """
 
     def __init__(self, settings: ThermalSettings):
@@ -127,12 +131,16 @@ class GainControl:
         if before is None or time_ns == 0 or time_ns != before.time_ns:
             spread = gray_range(frame.pixels, settings)
             if before is not None and time_ns != 0:
-                spread = _followed(before.spread, spread, 1e-9 * (time_ns - before.time_ns), settings)
+                spread = _followed(before.spread, spread, 1e-9 * (time_ns - before.time_ns),
+                                   settings)
             self._state = before = _State(time_ns, encoding, spread)
         return _made(before.spread[0], before.spread[2], encoding, settings)
 
     def repaired(self, frame: Frame) -> Frame:
-        """Return frame with dead rows replaced (settings.repair_rows); frame itself when there are none."""
+        """Return frame with dead rows replaced (settings.repair_rows).
+
+        Frame itself when there are none.
+        """
         if not self._settings.repair_rows or frame.pixels.ndim != 2:
             return frame
         pixels = repaired_rows(frame.pixels)
@@ -148,7 +156,8 @@ class _State:
     spread: np.ndarray
 
 
-def _followed(before: np.ndarray, now: np.ndarray, passed_s: float, settings: ThermalSettings) -> np.ndarray:
+def _followed(before: np.ndarray, now: np.ndarray, passed_s: float,
+              settings: ThermalSettings) -> np.ndarray:
     """Return the spread between before and now that is reached passed_s later."""
     if not 0 < passed_s <= _FORGOTTEN * settings.time_constant_s or _jumped(before, now):
         return now
@@ -158,7 +167,10 @@ def _followed(before: np.ndarray, now: np.ndarray, passed_s: float, settings: Th
 
 
 def _jumped(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether the camera's values have become others: a hot object, which leaves the rest as it was, is not that."""
+    """Whether the camera's values have become others.
+
+    A hot object, which leaves the rest as it was, is not that.
+    """
     (low, _, high), smaller, larger = before, *sorted((before[2] - before[0], now[2] - now[0]))
     if low == high or not low <= now[1] <= high:
         return True
@@ -166,7 +178,10 @@ def _jumped(before: np.ndarray, now: np.ndarray) -> bool:
 
 
 def _fixed(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
-    """Return the levels that settings name, whatever pixels hold. Raises FrameError as levels_of does."""
+    """Return the levels that settings name, whatever pixels hold.
+
+    Raises FrameError as levels_of does.
+    """
     if encoding == '32FC1' and not np.isfinite(pixels).any():
         raise no_finite_value(pixels)
     if settings.gain_control == 'linear':

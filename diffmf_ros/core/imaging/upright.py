@@ -12,20 +12,25 @@ _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTE
 
 
 def cropped(pixels: np.ndarray, crop: Crop) -> np.ndarray:
-    """Return the view of pixels (H x W [x C]) that crop names: left, top, width and height in pixels.
+    """Return the view of pixels (H x W [x C]) that crop names.
+
+    Left, top, width and height in pixels.
 
     Raises:
         FrameError: reason crop_outside, when it reaches beyond the image.
     """
     (left, top, width, height), (rows, columns) = crop, pixels.shape[:2]
     if left + width > columns or top + height > rows:
-        raise FrameError(f'expected an image that holds the crop {width}x{height}+{left}+{top}, got {columns}x{rows}',
-                         reason='crop_outside')
+        raise FrameError(f'expected an image that holds the crop {width}x{height}+{left}+{top}, '
+                         f'got {columns}x{rows}', reason='crop_outside')
     return pixels[top:top + height, left:left + width]
 
 
 def turned(pixels: np.ndarray, orientation: str) -> np.ndarray:
-    """Return pixels (H x W [x C]) in one of the orientations of the settings; pixels itself for as_sent."""
+    """Return pixels (H x W [x C]) in one of the orientations of the settings.
+
+    Pixels itself for as_sent.
+    """
     mirrored, quarters = _steps(orientation)
     if mirrored:
         pixels = cv2.flip(np.ascontiguousarray(pixels), 1)
@@ -33,7 +38,10 @@ def turned(pixels: np.ndarray, orientation: str) -> np.ndarray:
 
 
 def turned_camera(camera: CameraModel, orientation: str) -> CameraModel:
-    """Return the model of the image that turned() makes of a camera's image. Raises CalibrationError."""
+    """Return the model of the image that turned() makes of a camera's image.
+
+    Raises CalibrationError.
+    """
     mirrored, quarters = _steps(orientation)
     if mirrored:
         camera = camera.mirrored()

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What thermal and visible images share: where edges are and which way they run, not how bright either side is.
+"""What thermal and visible images share.
 
-A pixel is described by the gradient's orientation modulo 180 degrees, weighted with its strength against the
-neighborhood, in the first two harmonics of the angle: w exp(2 i t) and w exp(4 i t), smoothed. An edge that is
-inverted has the same description, and the product of two descriptions, summed over a region, tells how well their
-orientation histograms agree. The idea is that of dense orientation channels (HOPC, Ye et al. 2017; CFOG, Ye et al.
-2019); the harmonics in place of histogram bins need a third of the channels and no interpolation between bins.
+Where edges are and which way they run, not how bright either side is.
+
+A pixel is described by the gradient's orientation modulo 180 degrees, weighted with its strength
+against the neighborhood, in the first two harmonics of the angle: w exp(2 i t) and w exp(4 i t),
+smoothed. An edge that is inverted has the same description, and the product of two descriptions,
+summed over a region, tells how well their orientation histograms agree. The idea is that of dense
+orientation channels (HOPC, Ye et al. 2017; CFOG, Ye et al. 2019); the harmonics in place of
+histogram bins need a third of the channels and no interpolation between bins.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,8 @@ import numpy as np
 from ..alignment.warp import translation
 
 CHANNELS = 4
-# Gradients are taken at this scale, descriptions smoothed by this much, in pixels of the working image.
+# Gradients are taken at this scale, descriptions smoothed by this much, in pixels of the working
+# image.
 GRADIENT_SIGMA_PX, SMOOTHING_SIGMA_PX = 0.8, 1.2
 # A gradient counts against the mean one within this part of the image's width.
 _NEIGHBORHOOD = 1 / 24
@@ -28,10 +32,12 @@ _LEAST_OVERLAP = 0.2
 
 
 def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
-    """Return the orientations of an image, H x W x 4 float32: real and imaginary parts of both harmonics.
+    """Return the orientations of an image, H x W x 4 float32.
 
-    gray is H x W float32 of any unit. seen (H x W bool): the rest is described as flat (0), without the false
-    edge between them.
+    Real and imaginary parts of both harmonics.
+
+    gray is H x W float32 of any unit. seen (H x W bool): the rest is described as flat (0),
+    without the false edge between them.
     """
     smooth = cv2.GaussianBlur(gray, (0, 0), GRADIENT_SIGMA_PX)
     x, y = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
@@ -52,9 +58,11 @@ def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
     return cv2.GaussianBlur(channels, (0, 0), SMOOTHING_SIGMA_PX)
 
 
-def warped(gray: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def warped(gray: np.ndarray, matrix: np.ndarray,
+           size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return (image, seen) on a grid of size (width, height), which matrix (3 x 3) maps the image to."""
-    image = cv2.warpPerspective(gray, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    image = cv2.warpPerspective(gray, matrix, size, flags=cv2.INTER_LINEAR,
+                                borderMode=cv2.BORDER_REPLICATE)
     whole = np.full(gray.shape, 255, np.uint8)
     seen = cv2.warpPerspective(whole, matrix, size, flags=cv2.INTER_NEAREST) > 0
     return image, seen
@@ -80,9 +88,11 @@ class Search:
         height, width = images[0].shape[:2]
         self.size = width, height
         reach = 1 + 2 * largest_shift
-        self.canvas = tuple(cv2.getOptimalDFTSize(int(np.ceil(reach * side)) + 1) for side in self.size)
+        self.canvas = tuple(cv2.getOptimalDFTSize(int(np.ceil(reach * side)) + 1)
+                            for side in self.size)
         self._limit = tuple(int(largest_shift * side) for side in self.size)
-        self._offset = tuple((big - small) // 2 for big, small in zip(self.canvas, self.size, strict=True))
+        self._offset = tuple((big - small) // 2 for big,
+                             small in zip(self.canvas, self.size, strict=True))
         self._seen = _spectrum(self._placed(np.ones((height, width), np.float32)))
         self._images = [self._spectra(self._placed(image)) for image in images]
 
@@ -94,18 +104,20 @@ class Search:
 
     @staticmethod
     def _spectra(image: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (_spectrum(image[..., :2]), _spectrum(image[..., 2:]), _spectrum(np.square(image).sum(axis=2)))
+        return (_spectrum(image[..., :2]), _spectrum(image[..., 2:]),
+                _spectrum(np.square(image).sum(axis=2)))
 
     @property
     def to_canvas(self) -> np.ndarray:
         """3 x 3 matrix from pixels of the images to those of the canvas."""
         return translation(*self._offset)
 
-    def best(self, others: Sequence[np.ndarray], seen: np.ndarray) -> tuple[float, tuple[int, int]]:
+    def best(self, others: Sequence[np.ndarray],
+             seen: np.ndarray) -> tuple[float, tuple[int, int]]:
         """Return (score, (x, y) shift) of the best shift of others, described on the canvas.
 
-        Others belong to the images in order, all seen in one and the same part. The score is the agreement
-        times the root of the overlap's area, which is what chance agreement falls with.
+        Others belong to the images in order, all seen in one and the same part. The score is the
+        agreement times the root of the overlap's area, which is what chance agreement falls with.
         """
         mask = _spectrum(seen.astype(np.float32))
         product = energy_one = energy_other = 0
@@ -134,7 +146,8 @@ def _spectrum(image: np.ndarray) -> np.ndarray:
 
 def _inverse(spectrum: np.ndarray) -> np.ndarray:
     """Real part of the image of a spectrum, H x W float32."""
-    pairs = np.ascontiguousarray(spectrum, np.complex64).view(np.float32).reshape(*spectrum.shape, 2)
+    pairs = np.ascontiguousarray(spectrum, np.complex64).view(np.float32).reshape(
+        *spectrum.shape, 2)
     return cv2.dft(pairs, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_COMPLEX_OUTPUT)[..., 0]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Similarity, affine map or homography between two images from correspondences, many of which may be wrong.
 
-Points are N x 2 float64, in pixels. They are scaled to about -1 to 1 for solving, so that the eight parameters of a
-homography weigh alike (Hartley and Zisserman, section 4.4).
+Points are N x 2 float64, in pixels. They are scaled to about -1 to 1 for solving, so that the
+eight parameters of a homography weigh alike (Hartley and Zisserman, section 4.4).
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +26,9 @@ _CONFIDENCE, _ITERATIONS = 0.999, 3000
 class Fit:
     """A map from source to target pixels.
 
-    matrix is 3 x 3; inliers N bool; residual_px the RMS distance of their targets. covariance, of the model's
-    parameters, belongs to points scaled by scaling (source, target), both 3 x 3: see transfer_std_px().
+    matrix is 3 x 3; inliers N bool; residual_px the RMS distance of their targets. covariance, of
+    the model's parameters, belongs to points scaled by scaling (source, target), both 3 x 3: see
+    transfer_std_px().
     """
 
     model: str
@@ -41,7 +42,8 @@ class Fit:
         """Return by how much the targets of points (N x 2) are uncertain: RMS of the standard deviations."""
         source, target = self.scaling
         scaled = target @ self.matrix @ np.linalg.inv(source)
-        jacobian = _jacobian(scaled / scaled[2, 2], transform_points(source, points)) @ _PARAMETERS[self.model]
+        jacobian = _jacobian(scaled / scaled[2, 2],
+                             transform_points(source, points)) @ _PARAMETERS[self.model]
         variance = np.einsum('nij,jk,nik->n', jacobian, self.covariance, jacobian)
         return float(np.sqrt(variance.mean())) / target[0, 0]
 
@@ -52,12 +54,14 @@ def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return homogeneous[:, :2] / homogeneous[:, 2:]
 
 
-def fit(source: np.ndarray, target: np.ndarray, model: str, *, threshold_px: float, samples_per_match: float = 1.0
+def fit(source: np.ndarray, target: np.ndarray, model: str, *, threshold_px: float,
+        samples_per_match: float = 1.0
         ) -> Fit | None:
     """Return the map that most correspondences agree with, or None when there is none.
 
-    source and target are N x 2. A target within threshold_px is an inlier. samples_per_match below 1 says that
-    matches share image content, so that N of them tell as much as that many fewer: the covariance grows by it.
+    source and target are N x 2. A target within threshold_px is an inlier. samples_per_match below
+    1 says that matches share image content, so that N of them tell as much as that many fewer: the
+    covariance grows by it.
     """
     if len(source) < 6:
         return None
@@ -82,11 +86,13 @@ def _consensus(source: np.ndarray, target: np.ndarray, model: str,
     if model == 'homography':
         # Older OpenCV (before 4.5) has plain RANSAC alone.
         method = getattr(cv2, 'USAC_MAGSAC', cv2.RANSAC)
-        matrix, mask = cv2.findHomography(source, target, method, threshold_px, maxIters=_ITERATIONS,
+        matrix, mask = cv2.findHomography(source, target, method, threshold_px,
+                                          maxIters=_ITERATIONS,
                                           confidence=_CONFIDENCE)
     else:
         estimate = cv2.estimateAffine2D if model == 'affine' else cv2.estimateAffinePartial2D
-        matrix, mask = estimate(source, target, method=cv2.RANSAC, ransacReprojThreshold=threshold_px,
+        matrix, mask = estimate(source, target, method=cv2.RANSAC,
+                                ransacReprojThreshold=threshold_px,
                                 maxIters=_ITERATIONS, confidence=_CONFIDENCE)
     return np.zeros(len(source), bool) if matrix is None else mask.ravel() > 0
 
@@ -95,7 +101,8 @@ def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, 
                    samples_per_match: float) -> Fit | None:
     """Fit to the inliers by Gauss-Newton, or None when they do not determine the model."""
     scaling = _scaling(source[inliers]), _scaling(target[inliers])
-    a, b = transform_points(scaling[0], source[inliers]), transform_points(scaling[1], target[inliers])
+    a, b = transform_points(scaling[0],
+                            source[inliers]), transform_points(scaling[1], target[inliers])
     basis = _PARAMETERS[model]
     matrix = np.eye(3)
     for _ in range(_STEPS):
@@ -108,7 +115,8 @@ def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, 
         matrix = matrix + np.append(step, 0).reshape(3, 3)
     residual = (b - transform_points(matrix, a)).ravel()
     square = float(residual @ residual)
-    covariance = np.linalg.inv(normal) * square / max(1, len(residual) - basis.shape[1]) / samples_per_match
+    covariance = np.linalg.inv(normal) * square / max(
+        1, len(residual) - basis.shape[1]) / samples_per_match
     matrix = np.linalg.inv(scaling[1]) @ matrix @ scaling[0]
     residual_px = (square / len(a)) ** 0.5 / scaling[1][0, 0]
     return Fit(model, matrix / matrix[2, 2], inliers, residual_px, covariance, scaling)
@@ -120,7 +128,8 @@ def _jacobian(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     u, v = transform_points(matrix, points).T
     depth = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
     one, zero = np.ones_like(x), np.zeros_like(x)
-    rows = np.array([[x, y, one, zero, zero, zero, -u * x, -u * y], [zero, zero, zero, x, y, one, -v * x, -v * y]])
+    rows = np.array([[x, y, one, zero, zero, zero, -u * x, -u * y],
+                     [zero, zero, zero, x, y, one, -v * x, -v * y]])
     return (rows / depth).transpose(2, 0, 1)
 
 

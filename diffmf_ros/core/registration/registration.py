@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the homography between a thermal and an RGB camera from images of both.
 
-Coarse to fine. A search over scale, rotation and shift of the whole image gives a few starts; each is followed by
-matching blocks of growing detail, and the one whose images agree best goes on. The correspondences of all pairs are
-pooled. The richest of homography, affine map and similarity that they determine is taken.
+Coarse to fine. A search over scale, rotation and shift of the whole image gives a few starts; each
+is followed by matching blocks of growing detail, and the one whose images agree best goes on. The
+correspondences of all pairs are pooled. The richest of homography, affine map and similarity that
+they determine is taken.
 """
 
 from collections.abc import Sequence
@@ -16,28 +17,33 @@ from ..frames import DiffmfError
 from .matching import Blocks, Matches, PyramidLevel
 from .planar import MODELS, Fit, fit, transform_points
 
-# Steps after the search: width of the RGB image, blocks, distance up to which a match is an inlier. The last step looks
-# so much further than that distance that matches agree by chance in one case out of eight: it tells right from wrong.
+# Steps after the search: width of the RGB image, blocks, distance up to which a match is an
+# inlier. The last step looks so much further than that distance that matches agree by chance in
+# one case out of eight: it tells right from wrong.
 _ROUGH = ((176, Blocks(44, 11, 10), 4.0), (320, Blocks(48, 24, 10), 4.0))
-_FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0), (640, Blocks(64, 32, 14), 6.0))
+_FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0),
+         (640, Blocks(64, 32, 14), 6.0))
 _SEARCH_WIDTH = 176
 # Starts that are followed, and how many of them remain after each rough step.
 _STARTS = (20, 4, 1)
-# Widths of the fields of view, thermal by RGB, rotations, and shifts of the center (relative to the RGB image) that are
-# searched where no start is given.
+# Widths of the fields of view, thermal by RGB, rotations, and shifts of the center (relative to
+# the RGB image) that are searched where no start is given.
 FIELD_RATIOS, ANGLES_DEG, LARGEST_SHIFT = (0.5, 2.0), (-12.0, 12.0), 0.25
 _RATIO_STEP, _ANGLE_STEP_DEG = 1.06, 3.0
 # A given ratio of the fields of view may be wrong by this factor.
 _KNOWN_RATIO = 1.15
-# A model is determined when its errors, relative to the RGB width, are expected to be below this: 3 px of 640.
+# A model is determined when its errors, relative to the RGB width, are expected to be below this:
+# 3 px of 640.
 _DETERMINED = 3 / 640
 # What is refused. Pairs of different scenes reached shares up to 0.53 and coverages up to 0.2.
 POSSIBLE_RATIOS, LARGEST_ROTATION_DEG = (0.2, 5.0), 45.0
 LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE, LARGEST_UNCERTAINTY = 12, 0.45, 0.2, 4 / 640
 # What is called good; the rest should be looked at.
 _GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 1.5 / 640
-_ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the picture, of a scene at rest, far away and '
-           'by day, or give a rough alignment (--init) or the ratio of the fields of view (--fov-ratio).')
+_ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the picture, of a scene at '
+           'rest, far away and by day, or give a rough alignment (--init) or the ratio of the '
+           'fields of view '
+           '(--fov-ratio).')
 
 
 Sizes = tuple[tuple[int, int], tuple[int, int]]  # (width, height) of RGB and of thermal
@@ -51,12 +57,13 @@ class RegistrationError(DiffmfError):
 class Registration:
     """A measured alignment and how sure it is.
 
-    correspondences are the blocks found in all pairs together, inliers those that the alignment explains,
-    residual_px their RMS distance from it, in RGB pixels. coverage is the part of the common field in which
-    inliers lie; uncertainty_px the expected error (RMS over the common field), RGB pixels. field_ratio is the
-    width of the thermal field of view over that of RGB, rotation_deg (clockwise) and shift_px (of the center of
-    thermal from that of RGB, in RGB pixels) belong to the middle of the thermal image. confidence is 'good', or
-    'fair': look at the overlay.
+    correspondences are the blocks found in all pairs together, inliers those that the alignment
+    explains, residual_px their RMS distance from it, in RGB pixels. coverage is the part of the
+    common field in which inliers lie; uncertainty_px the expected error (RMS over the common
+    field), RGB pixels. field_ratio is the width of the thermal field of view over that of RGB,
+    rotation_deg (clockwise) and shift_px (of the center of thermal from that of RGB, in RGB
+    pixels) belong to the middle of the thermal image. confidence is 'good', or 'fair': look at the
+    overlay.
     """
 
     alignment: Alignment
@@ -80,19 +87,23 @@ class Registration:
         return '\n'.join((
             f'{self.model}{lower} from {self.pairs} pair{"s"[:self.pairs != 1]}',
             f'confidence {self.confidence}{look}',
-            f'{self.inliers} inliers of {self.correspondences} correspondences, residual {self.residual_px:.2f} px RMS',
-            f'coverage {self.coverage:.0%} of the common field, expected error {self.uncertainty_px:.2f} px RMS',
-            f'field ratio {self.field_ratio:.3f} (thermal width by RGB width), rotation {self.rotation_deg:+.2f} '
-            f'degrees, shift {self.shift_px[0]:+.1f} {self.shift_px[1]:+.1f} px'))
+            f'{self.inliers} inliers of {self.correspondences} correspondences, residual '
+            f'{self.residual_px:.2f} px RMS',
+            f'coverage {self.coverage:.0%} of the common field, expected error '
+            f'{self.uncertainty_px:.2f} px RMS',
+            f'field ratio {self.field_ratio:.3f} (thermal width by RGB width), rotation '
+            f'{self.rotation_deg:+.2f} degrees, shift {self.shift_px[0]:+.1f} '
+            f'{self.shift_px[1]:+.1f} px'))
 
 
 def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment | None = None,
              field_ratio: float | None = None) -> Registration:
     """Return the alignment of the cameras that took pairs of (RGB luminance, thermal) images of one instant each.
 
-    Images are H x W of any numeric type and unit; RGB images have one size, thermal images another or the same.
-    start is a rough alignment to begin at; field_ratio the width of thermal's field of view over RGB's, if known.
-    Raises RegistrationError for images that do not fit together and for a result that is not to be trusted.
+    Images are H x W of any numeric type and unit; RGB images have one size, thermal images another
+    or the same. start is a rough alignment to begin at; field_ratio the width of thermal's field
+    of view over RGB's, if known. Raises RegistrationError for images that do not fit together and
+    for a result that is not to be trusted.
     """
     _check_pairs(pairs)
     rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
@@ -107,9 +118,10 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     way = _followed(starts[0], scaled, _FINE, sizes) if starts else None  # type: ignore[arg-type]
     if way is None:
         raise RegistrationError(
-            'thermal and RGB have too little structure in common, or agree only as no two cameras side by side do: '
-            f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field ratio outside '
-            f'{POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
+            'thermal and RGB have too little structure in common, or agree only as no two cameras '
+            'side by side do: '
+            f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field '
+            f'ratio outside {POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
     return _judged(*way, sizes, len(pairs))  # type: ignore[arg-type]
 
 
@@ -119,12 +131,15 @@ def _check_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     for which, images in zip(('RGB', 'thermal'), zip(*pairs, strict=True), strict=True):
         shapes = sorted({image.shape for image in images})
         if len(shapes[0]) != 2:
-            raise RegistrationError(f'expected {which} images of shape height x width, got {shapes[0]}')
+            raise RegistrationError(f'expected {which} images of shape height x width, got '
+                                    f'{shapes[0]}')
         if len(shapes) > 1:
-            raise RegistrationError(f'the {which} images have different sizes (height, width): {shapes}; an alignment '
+            raise RegistrationError(f'the {which} images have different sizes (height, width): '
+                                    f'{shapes}; an alignment '
                                     'belongs to two cameras of fixed sizes')
         if min(shapes[0]) < 64:
-            raise RegistrationError(f'expected {which} images of at least 64x64 pixels, got {shapes[0]}')
+            raise RegistrationError(f'expected {which} images of at least 64x64 pixels, got '
+                                    f'{shapes[0]}')
 
 
 def _levels(image: np.ndarray) -> np.ndarray:
@@ -137,7 +152,8 @@ def _levels(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(image[finite], (0.5, 99.5))
     if low == high:
         return np.zeros(image.shape, np.float32)
-    return (255 / (high - low) * (np.clip(np.where(finite, image, low), low, high) - low)).astype(np.float32)
+    return (255 / (high - low) * (np.clip(np.where(finite, image, low), low, high) - low)).astype(
+        np.float32)
 
 
 def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
@@ -150,7 +166,8 @@ def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
 
 def _starts(scaled: PyramidLevel, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
     """The most promising similarities that differ from each other."""
-    low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO)
+    low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO,
+                                                          field_ratio * _KNOWN_RATIO)
     count = 1 + int(np.ceil(np.log(high / low) / np.log(_RATIO_STEP)))
     angles = np.arange(ANGLES_DEG[0], ANGLES_DEG[1] + 0.1, _ANGLE_STEP_DEG)
     found = scaled.search(np.geomspace(low, high, count) * sizes[0][0] / sizes[1][0], angles,  # type: ignore[arg-type]
@@ -168,7 +185,10 @@ def _starts(scaled: PyramidLevel, sizes: Sizes, field_ratio: float | None) -> li
 
 def _followed(matrix: np.ndarray, scaled: dict[int, PyramidLevel], steps: Sequence[tuple],
               sizes: Sizes) -> tuple[Fit, Matches] | None:
-    """The fit after matching in each of steps, each beginning where the last one ended; None when one fails."""
+    """The fit after matching in each of steps, each beginning where the last one ended.
+
+    None when one fails.
+    """
     found = None
     for width, blocks, threshold in steps:
         unit = sizes[0][0] / scaled[width].size[0]
@@ -180,7 +200,8 @@ def _followed(matrix: np.ndarray, scaled: dict[int, PyramidLevel], steps: Sequen
     return None if found is None else (found, matches)
 
 
-def _chosen(matches: Matches, threshold_px: float, samples_per_match: float, sizes: Sizes) -> Fit | None:
+def _chosen(matches: Matches, threshold_px: float, samples_per_match: float,
+            sizes: Sizes) -> Fit | None:
     """The richest model that the matches determine, or the poorest when they determine none."""
     last = None
     for model in MODELS:
@@ -201,8 +222,8 @@ def _possible(matrix: np.ndarray, sizes: Sizes) -> bool:
     except AlignmentError:  # singular, mirrored, or through infinity
         return False
     ratio, rotation_deg, _ = _parameters(matrix, sizes)
-    return (POSSIBLE_RATIOS[0] <= ratio <= POSSIBLE_RATIOS[1] and abs(rotation_deg) <= LARGEST_ROTATION_DEG
-            and len(_common(matrix, sizes)) > 0)
+    return (POSSIBLE_RATIOS[0] <= ratio <= POSSIBLE_RATIOS[1]
+            and abs(rotation_deg) <= LARGEST_ROTATION_DEG and len(_common(matrix, sizes)) > 0)
 
 
 def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registration:
@@ -213,17 +234,22 @@ def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registrat
     uncertainty_px = found.transfer_std_px(_common(found.matrix, sizes))
     uncertainty = uncertainty_px / sizes[0][0]
     for what, wrong in (
-            (f'{inliers} blocks fit one alignment, {LEAST_INLIERS} are needed', inliers < LEAST_INLIERS),
-            (f'{share:.0%} of the blocks found fit one alignment, {LEAST_SHARE:.0%} are needed', share < LEAST_SHARE),
+            (f'{inliers} blocks fit one alignment, {LEAST_INLIERS} are needed',
+             inliers < LEAST_INLIERS),
+            (f'{share:.0%} of the blocks found fit one alignment, {LEAST_SHARE:.0%} are needed',
+             share < LEAST_SHARE),
             (f'they cover {coverage:.0%} of the common field, {LEAST_COVERAGE:.0%} are needed',
              coverage < LEAST_COVERAGE),
-            (f'errors of {uncertainty_px:.1f} px are to be expected, {LARGEST_UNCERTAINTY * sizes[0][0]:.1f} px are '
+            (f'errors of {uncertainty_px:.1f} px are to be expected, '
+             f'{LARGEST_UNCERTAINTY * sizes[0][0]:.1f} px are '
              'permitted', uncertainty > LARGEST_UNCERTAINTY)):
         if wrong:
             raise RegistrationError(f'no trustworthy alignment: {what}. {_ADVICE}')
     good = share >= _GOOD_SHARE and coverage >= _GOOD_COVERAGE and uncertainty <= _GOOD_UNCERTAINTY
-    return Registration(Alignment(_rows(found.matrix), *sizes), found.model, pairs, count, inliers, found.residual_px,
-                        coverage, uncertainty_px, *_parameters(found.matrix, sizes), 'good' if good else 'fair')
+    return Registration(Alignment(_rows(found.matrix), *sizes), found.model, pairs, count, inliers,
+                        found.residual_px, coverage, uncertainty_px,
+                        *_parameters(found.matrix, sizes),
+                        'good' if good else 'fair')
 
 
 def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[float, float]]:
@@ -240,7 +266,8 @@ def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[f
 
 def _grid(size: tuple[int, int]) -> np.ndarray:
     """N x 2 points all over an image, its corners among them."""
-    return np.stack(np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size)), axis=-1).reshape(-1, 2)
+    return np.stack(np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size)),
+                    axis=-1).reshape(-1, 2)
 
 
 def _common(matrix: np.ndarray, sizes: Sizes) -> np.ndarray:

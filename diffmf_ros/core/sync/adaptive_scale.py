@@ -24,7 +24,9 @@ def steps_from(scale: float) -> tuple[float, ...]:
 
 
 class AdaptiveScale:
-    """Controller of the network's working size, at most `largest`; `scale` is that of the next pair.
+    """Controller of the network's working size, at most `largest`.
+
+    `scale` is that of the next pair.
 
     Down: when the 95th percentile of the newest busy times, those of about the last second,
     exceeds the time between pairs (the median distance of their stamps). The size is then the

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused scans on an NVIDIA GPU, written in Triton: `ss2d`, `ssd` and `selective_scan`, for inference.
 
-The kernels, `triton_scan` and `triton_ssd`, are imported when the backend is first asked for. Sizes of
-tiles follow from the shapes, nothing is tuned at run time, and nothing waits for the GPU: once a size has
-run, its calls can be captured in a CUDA graph. With TRITON_INTERPRET=1 the same kernels run on the CPU,
-slowly, for tests.
+The kernels, `triton_scan` and `triton_ssd`, are imported when the backend is first asked for.
+Sizes of tiles follow from the shapes, nothing is tuned at run time, and nothing waits for the GPU:
+once a size has run, its calls can be captured in a CUDA graph. With TRITON_INTERPRET=1 the same
+kernels run on the CPU, slowly, for tests.
 """
 
 import os
@@ -34,7 +34,8 @@ def _kernels() -> SimpleNamespace | str:
         from . import triton_steps
         from .triton_scan import selective_scan, ss2d
         from .triton_ssd import ssd
-    except Exception as error:  # missing, too old, half installed: the reason is kept, another backend runs
+    # missing, too old, half installed: the reason is kept, another backend runs
+    except Exception as error:
         return f'its kernels cannot be imported: {type(error).__name__}: {error}'
     return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd, steps=triton_steps)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernel of a dense 3x3 convolution with bias, LeakyReLU and residual. Imported only where triton is.
 
-A product over the channels of each of the nine neighbors. It reads any storage and type, mirrors at the
-border where asked for, and writes channels-last, so that no copy stands before it or behind it.
+A product over the channels of each of the nine neighbors. It reads any storage and type, mirrors
+at the border where asked for, and writes channels-last, so that no copy stands before it or behind
+it.
 """
 
 import torch
@@ -47,15 +48,17 @@ def conv_pixels(x, weight, bias, residual, y, pixels, height, width, high, wide,
     if BIAS:
         sums += tl.load(bias + out, mask=out < outs, other=0.0).to(tl.float32)[None, :]
     sums = tl.where(sums < 0, sums * slope, sums)
-    inside, to = (pixel < pixels)[:, None] & (out < outs)[None, :], pixel.to(tl.int64)[:, None] * outs
+    inside, to = (pixel < pixels)[:, None] & (out < outs)[None,
+                                                          :], pixel.to(tl.int64)[:, None] * outs
     if RESIDUAL:
         sums += tl.load(residual + to + out[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(y + to + out[None, :], sums.to(y.dtype.element_ty), mask=inside)
 
 
 @torch.library.custom_op('diffmf_ros::conv', mutates_args=())
-def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, mirror: bool,
-         slope: float, residual: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int,
+         mirror: bool, slope: float, residual: torch.Tensor | None,
+         dtype: torch.dtype) -> torch.Tensor:
     """As `plain.conv` with its module's parameters, without gradients.
 
     x: B x C x H x W; residual like the result: B x H' x W' x C' in dtype, tokens.
@@ -70,9 +73,11 @@ def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, strid
     grid = triton.cdiv(pixels, at_once), triton.cdiv(outs, outs_at_once)
     with torch.cuda.device_of(x):
         conv_pixels[grid](
-            x, weight, weight if bias is None else bias, x if residual is None else residual.contiguous(),
-            y, pixels, height, width, high, wide, channels, outs, *x.stride(), *weight.stride(), slope,
-            STRIDE=stride, MIRROR=mirror, BIAS=bias is not None, RESIDUAL=residual is not None,
+            x, weight, weight if bias is None else bias,
+            x if residual is None else residual.contiguous(),
+            y, pixels, height, width, high, wide, channels, outs, *x.stride(), *weight.stride(),
+            slope, STRIDE=stride, MIRROR=mirror, BIAS=bias is not None,
+            RESIDUAL=residual is not None,
             EXACT=exact, PIXELS=at_once, CHANNELS=channels_at_once, OUTS=outs_at_once, num_warps=4,
             num_stages=2, enable_fp_fusion=True)
     return y

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernel of the depth-wise 3x3 convolution of tokens, with its neighbors. Imported only where triton is.
+"""Triton kernel of the depth-wise 3x3 convolution of tokens, with its neighbors.
 
-cuDNN takes many times as long for it in channels-last storage. A program makes some tokens: it reads
-their nine neighbors, which the cache keeps, adds the bias, applies SiLU and, where asked for,
-multiplies with the matrix that makes the records of a scan, while the values are in registers.
+Imported only where triton is.
+
+cuDNN takes many times as long for it in channels-last storage. A program makes some tokens: it
+reads their nine neighbors, which the cache keeps, adds the bias, applies SiLU and, where asked
+for, multiplies with the matrix that makes the records of a scan, while the values are in
+registers.
 """
 
 import torch
@@ -40,13 +43,15 @@ def _neighbors(x, other, weight, token, column, row, line, height, width, x_toke
 
 @triton.jit(do_not_specialize=['tokens', 'height', 'width'])
 def depthwise_tokens(x, other, weight, bias, matrix, second, y, records, tokens, height, width,
-                     x_token, other_token, channels, outs, DIFFERENCE: tl.constexpr, BIAS: tl.constexpr,
-                     SILU: tl.constexpr, PROJECT: tl.constexpr, SECOND: tl.constexpr,
+                     x_token, other_token, channels, outs, DIFFERENCE: tl.constexpr,
+                     BIAS: tl.constexpr, SILU: tl.constexpr, PROJECT: tl.constexpr,
+                     SECOND: tl.constexpr,
                      EXACT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
                      OUTS: tl.constexpr):
     """The output y: tokens x channels and, with PROJECT, records: tokens x outs.
 
-    The first half of the programs multiplies with matrix and the rest with second; tokens: of a half.
+    The first half of the programs multiplies with matrix and the rest with second; tokens: of a
+    half.
     """
     half = tl.program_id(1)
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -70,9 +75,12 @@ def depthwise_tokens(x, other, weight, bias, matrix, second, y, records, tokens,
         if PROJECT:
             at = out[None, :] * channels + channel[:, None]
             here = (channel < channels)[:, None]
-            block = tl.load(matrix + at, mask=here & (out < tl.where(half == 0, outs, 0))[None, :], other=0.0)
+            block = tl.load(matrix + at, mask=here & (out < tl.where(half == 0, outs, 0))[None, :],
+                            other=0.0)
             if SECOND:
-                block += tl.load(second + at, mask=here & (out < tl.where(half == 1, outs, 0))[None, :], other=0.0)
+                block += tl.load(second + at,
+                                 mask=here & (out < tl.where(half == 1, outs, 0))[None, :],
+                                 other=0.0)
             projected += multiply(values.to(matrix.dtype.element_ty), block, EXACT)
     if PROJECT:
         tl.store(records + token[:, None] * outs + out[None, :],

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels around a scan through two images whose tokens take turns. Imported only where triton is.
+"""Triton kernels around a scan through two images whose tokens take turns.
 
-`interleave` lays both images out in the four orders of SS2D, with step sizes, and `separate` adds the
-directions up again, each in one launch. Orders are computed, no index is read from memory.
+Imported only where triton is.
+
+`interleave` lays both images out in the four orders of SS2D, with step sizes, and `separate` adds
+the directions up again, each in one launch. Orders are computed, no index is read from memory.
 """
 
 import torch
@@ -18,9 +20,14 @@ def _token(step, direction, height, width):
 
 
 @triton.jit(do_not_specialize=['height', 'width'])
-def interleaved(x, y, x_proj, y_proj, weight, u, delta, records, height, width, channels, RANK: tl.constexpr,
-                RECORD: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    """Tokens u, step sizes before their bias, and B and C of one direction: b x 2l x 4 x their width."""
+def interleaved(x, y, x_proj, y_proj, weight, u, delta, records, height, width, channels,
+                RANK: tl.constexpr, RECORD: tl.constexpr, ROWS: tl.constexpr,
+                CHANNELS: tl.constexpr,
+                WIDTH: tl.constexpr):
+    """Tokens u, step sizes before their bias, and B and C of one direction.
+
+    B x 2l x 4 x their width.
+    """
     direction, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tokens = height * width
@@ -32,15 +39,19 @@ def interleaved(x, y, x_proj, y_proj, weight, u, delta, records, height, width, 
     for start in range(0, channels, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
         here = (channel < channels)[None, :]
-        source, goal = at[:, None] * channels + channel[None, :], to[:, None] * channels + channel[None, :]
+        source, goal = at[:, None] * channels + channel[None, :], to[:,
+                                                                     None] * channels + channel[
+                                                                         None, :]
         value = tl.load(x + source, mask=of_x[:, None] & here, other=0.0)
         value += tl.load(y + source, mask=of_y[:, None] & here, other=0.0)
         inside = (place < 2 * tokens)[:, None] & here
         tl.store(u + goal, value, mask=inside)
         step = tl.zeros([ROWS, CHANNELS], tl.float32)
         for r in tl.static_range(RANK):
-            part = tl.load(x_proj + low + r, mask=of_x, other=0.0) + tl.load(y_proj + low + r, mask=of_y, other=0.0)
-            by = tl.load(weight + (direction * channels + channel) * RANK + r, mask=channel < channels, other=0.0)
+            part = tl.load(x_proj + low + r, mask=of_x,
+                           other=0.0) + tl.load(y_proj + low + r, mask=of_y, other=0.0)
+            by = tl.load(weight + (direction * channels + channel) * RANK + r,
+                         mask=channel < channels, other=0.0)
             step += part.to(tl.float32)[:, None] * by.to(tl.float32)[None, :]
         tl.store(delta + goal, step, mask=inside)
     column = tl.arange(0, WIDTH)
@@ -48,11 +59,13 @@ def interleaved(x, y, x_proj, y_proj, weight, u, delta, records, height, width, 
     source = low[:, None] + RANK + column[None, :]
     record = tl.load(x_proj + source, mask=of_x[:, None] & here, other=0.0)
     record += tl.load(y_proj + source, mask=of_y[:, None] & here, other=0.0)
-    tl.store(records + to[:, None] * RECORD + column[None, :], record, mask=(place < 2 * tokens)[:, None] & here)
+    tl.store(records + to[:, None] * RECORD + column[None, :], record,
+             mask=(place < 2 * tokens)[:, None] & here)
 
 
 @triton.jit(do_not_specialize=['height', 'width', 'batch'])
-def separated(scanned, y, height, width, batch, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+def separated(scanned, y, height, width, batch, channels, ROWS: tl.constexpr,
+              CHANNELS: tl.constexpr):
     """The sum of the four directions of scanned: b x 2l x 4 x d, for both images: 2b x l x d."""
     second, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     token, tokens = tl.program_id(0) * ROWS + tl.arange(0, ROWS), height * width
@@ -67,7 +80,8 @@ def separated(scanned, y, height, width, batch, channels, ROWS: tl.constexpr, CH
             if direction >= 2:
                 step = tokens - 1 - step
             at = ((image * tokens + step) * 2 + second) * 4 + direction
-            sums += tl.load(scanned + at[:, None] * channels + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+            sums += tl.load(scanned + at[:, None] * channels + channel[None, :], mask=inside,
+                            other=0.0).to(tl.float32)
         to = ((second * batch + image) * tokens + token)[:, None] * channels + channel[None, :]
         tl.store(y + to, sums.to(y.dtype.element_ty), mask=inside)
 
@@ -88,16 +102,18 @@ def interleave(us: list[torch.Tensor], projs: list[torch.Tensor],
     rank, record = weight.shape[2], projs[0].shape[-1] - weight.shape[2]
     with torch.cuda.device_of(us[0]):
         interleaved[(triton.cdiv(2 * height * width, rows), 4, batch)](
-            *us, *projs, weight.contiguous(), *made, height, width, channels, RANK=rank, RECORD=record,
-            ROWS=rows, CHANNELS=block, WIDTH=triton.next_power_of_2(record), num_warps=4, num_stages=1,
-            enable_fp_fusion=True)
+            *us, *projs, weight.contiguous(), *made, height, width, channels, RANK=rank,
+            RECORD=record,
+            ROWS=rows, CHANNELS=block, WIDTH=triton.next_power_of_2(record), num_warps=4,
+            num_stages=1, enable_fp_fusion=True)
     return made
 
 
 def _laid_out(us, projs, weight):
     (batch, height, width, channels), record = us[0].shape, projs[0].shape[-1] - weight.shape[2]
     tokens = batch, 2 * height * width, 4
-    return (us[0].new_empty((*tokens, channels)), us[0].new_empty((*tokens, channels), dtype=torch.float32),
+    return (us[0].new_empty((*tokens, channels)),
+            us[0].new_empty((*tokens, channels), dtype=torch.float32),
             projs[0].new_empty((*tokens, record)))
 
 

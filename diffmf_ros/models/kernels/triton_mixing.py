@@ -99,9 +99,11 @@ def eroded_and_surround(ir_blocks, vi_blocks, eroded, surround, high, wide, far_
         for right in tl.static_range(-((WINDOW - STEP) // 2), WINDOW - (WINDOW - STEP) // 2):
             there = inside & (row + down >= 0) & (row + down < high)
             there = there & (column + right >= 0) & (column + right < wide)
-            total += tl.load(vi_blocks + (row + down) * wide + column + right, mask=there, other=0.0)
+            total += tl.load(vi_blocks + (row + down) * wide + column + right, mask=there,
+                             other=0.0)
             count += there.to(tl.float32)
-    tl.store(surround + image * far_high * far_wide + at, total / tl.maximum(count, 1), mask=inside)
+    tl.store(surround + image * far_high * far_wide + at, total / tl.maximum(count, 1),
+             mask=inside)
 
 
 @triton.jit(do_not_specialize=['high', 'wide'])
@@ -110,7 +112,8 @@ def dilated(eroded, ground, high, wide, SIDE: tl.constexpr, BLOCK: tl.constexpr)
     image = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < high * wide
-    most = _extreme(eroded + image * high * wide, at // wide, at % wide, high, wide, inside, 1, SIDE)
+    most = _extreme(eroded + image * high * wide, at // wide, at % wide, high, wide, inside, 1,
+                    SIDE)
     tl.store(ground + image * high * wide + at, most, mask=inside)
 
 
@@ -125,7 +128,8 @@ def first_layers(ir, vi, ground, surround, seen_ir, seen_vi, height, width, high
     thermal = tl.load(ir + image * size + at, mask=inside, other=0.0).to(tl.float32)
     visible = tl.load(vi + image * size + at, mask=inside, other=0.0).to(tl.float32)
     below = between(ground + image * high * wide, row, column, high, wide, inside, NEAR)
-    around = between(surround + image * far_high * far_wide, row, column, far_high, far_wide, inside, FAR)
+    around = between(surround + image * far_high * far_wide, row, column, far_high, far_wide,
+                     inside, FAR)
     kind = seen_ir.dtype.element_ty
     to = 2 * image * size + at
     tl.store(seen_ir + to, (4 * thermal - 2).to(kind), mask=inside)
@@ -165,7 +169,8 @@ def _means(ir, vi, window, step):
     high, wide = (_places(side, window, step) for side in (height, width))
     made = [ir.new_empty((batch, high, wide), dtype=torch.float32) for _ in range(2)]
     means_of_pixels[(batch * high * triton.cdiv(wide, MEANS),)](
-        ir, vi, *made, height, width, high, wide, WINDOW=window, STEP=step, MEANS=MEANS, num_warps=4,
+        ir, vi, *made, height, width, high, wide, WINDOW=window, STEP=step, MEANS=MEANS,
+        num_warps=4,
         enable_fp_fusion=True)
     return made
 

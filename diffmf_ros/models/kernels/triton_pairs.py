@@ -2,8 +2,8 @@
 """Triton kernels where two modalities or several scans meet. Imported only where triton is.
 
 `concat_linear` multiplies maps side by side with one matrix without copying them together; `pair`
-lays two maps out as one; `guide` makes the guidance and applies it to both modalities; `layer_norm`
-is for what no linear layer follows.
+lays two maps out as one; `guide` makes the guidance and applies it to both modalities;
+`layer_norm` is for what no linear layer follows.
 """
 
 import torch
@@ -19,11 +19,14 @@ ELEMENTS = 1024
 
 @triton.jit(do_not_specialize=['rows', 'line'])
 def concat_linear_rows(x0, x1, x2, x3, x4, weight, bias, y, rows, line, width, outs, line0, line1,
-                       line2, line3, line4, step0, step1, step2, step3, step4, PIECES: tl.constexpr,
-                       BIAS: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr,
+                       line2, line3, line4, step0, step1, step2, step3, step4,
+                       PIECES: tl.constexpr, BIAS: tl.constexpr, EXACT: tl.constexpr,
+                       ROWS: tl.constexpr,
                        COLUMNS: tl.constexpr, OUTS: tl.constexpr):
-    """The output y: rows x outs; each of x has lines of so many tokens, with steps of their own."""
-    row, out = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * OUTS + tl.arange(0, OUTS)
+    """The output y: rows x outs; each of x has lines of so many tokens, with steps of their own.
+    """
+    row, out = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * OUTS + tl.arange(
+        0, OUTS)
     column, pieces = tl.arange(0, COLUMNS), (x0, x1, x2, x3, x4)
     lines, steps = (line0, line1, line2, line3, line4), (step0, step1, step2, step3, step4)
     kind: tl.constexpr = weight.dtype.element_ty
@@ -34,22 +37,28 @@ def concat_linear_rows(x0, x1, x2, x3, x4, weight, bias, y, rows, line, width, o
             here = start + column
             values = tl.load(pieces[piece] + at[:, None] + here[None, :],
                              mask=(row < rows)[:, None] & (here < width)[None, :], other=0.0)
-            block = tl.load(weight + out[None, :] * (PIECES * width) + (piece * width + here)[:, None],
+            block = tl.load(weight + out[None, :] * (PIECES * width)
+                            + (piece * width + here)[:, None],
                             mask=(here < width)[:, None] & (out < outs)[None, :], other=0.0)
             sums += multiply(values.to(kind), block, EXACT)
     if BIAS:
         sums += tl.load(bias + out, mask=out < outs, other=0.0).to(tl.float32)[None, :]
     to = row.to(tl.int64)[:, None] * outs + out[None, :]
-    tl.store(y + to, sums.to(y.dtype.element_ty), mask=(row < rows)[:, None] & (out < outs)[None, :])
+    tl.store(y + to, sums.to(y.dtype.element_ty),
+             mask=(row < rows)[:, None] & (out < outs)[None, :])
 
 
 @triton.jit(do_not_specialize=['rows', 'line'])
 def pair_rows(a, b, y, rows, line, width, a_row, b_row, MODE: tl.constexpr, BLOCK: tl.constexpr):
-    """Two maps of rows x width as one y: a behind the other, taking turns, or side by side in lines."""
+    """Two maps of rows x width as one y.
+
+    A behind the other, taking turns, or side by side in lines.
+    """
     second = tl.program_id(1)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row, column = at // width, at % width
-    values = tl.load(a + row * a_row + column, mask=row < tl.where(second == 0, rows, 0), other=0.0)
+    values = tl.load(a + row * a_row + column, mask=row < tl.where(second == 0, rows, 0),
+                     other=0.0)
     values = values.to(tl.float32)
     values += tl.load(b + row * b_row + column, mask=row < tl.where(second == 1, rows, 0),
                       other=0.0).to(tl.float32)
@@ -66,7 +75,8 @@ def pair_rows(a, b, y, rows, line, width, a_row, b_row, MODE: tl.constexpr, BLOC
 def guide_rows(x, weight, bias, a, b, more_a, more_b, rows, width, outs, x_row, a_row, b_row,
                EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, OUTS: tl.constexpr):
     """a * (1 + gain) and b * (2 - gain) with gain = sigmoid of the linear layer of x."""
-    row, out = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * OUTS + tl.arange(0, OUTS)
+    row, out = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * OUTS + tl.arange(
+        0, OUTS)
     row, column = row.to(tl.int64), tl.arange(0, COLUMNS)
     kind: tl.constexpr = weight.dtype.element_ty
     sums = tl.zeros([ROWS, OUTS], tl.float32)
@@ -92,14 +102,16 @@ def layer_norm_rows(x, gamma, beta, y, rows, width, x_row, epsilon, ROWS: tl.con
     """The output y of x: rows x width, each normalized."""
     row, column = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < width)[None, :]
-    values = tl.load(x + row.to(tl.int64)[:, None] * x_row + column[None, :], mask=inside, other=0.0)
+    values = tl.load(x + row.to(tl.int64)[:, None] * x_row + column[None, :], mask=inside,
+                     other=0.0)
     values = values.to(tl.float32)
     mean = tl.sum(values, 1) / width
     values = tl.where((column < width)[None, :], values - mean[:, None], 0.0)
     values *= tl.rsqrt(tl.sum(values * values, 1) / width + epsilon)[:, None]
     values *= tl.load(gamma + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
     values += tl.load(beta + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
-    tl.store(y + row.to(tl.int64)[:, None] * width + column[None, :], values.to(y.dtype.element_ty), mask=inside)
+    tl.store(y + row.to(tl.int64)[:, None] * width + column[None, :],
+             values.to(y.dtype.element_ty), mask=inside)
 
 
 def _lines(x):
@@ -109,8 +121,12 @@ def _lines(x):
 
 
 @torch.library.custom_op('diffmf_ros::concat_linear', mutates_args=())
-def concat_linear(maps: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """As `plain.concat_linear` with its layer's parameters, without gradients; at most five maps."""
+def concat_linear(maps: list[torch.Tensor], weight: torch.Tensor,
+                  bias: torch.Tensor | None) -> torch.Tensor:
+    """As `plain.concat_linear` with its layer's parameters, without gradients.
+
+    At most five maps.
+    """
     y, weight, pieces = _concatenated(maps, weight), weight.contiguous(), [_lines(x) for x in maps]
     (_, line, width), outs, rows = pieces[0].shape, len(weight), maps[0][..., 0].numel()
     pieces += pieces[:1] * (MOST_PIECES - len(maps))
@@ -118,10 +134,11 @@ def concat_linear(maps: list[torch.Tensor], weight: torch.Tensor, bias: torch.Te
     at_once, outs_at_once = tile(columns, outs, weight.dtype)
     with torch.cuda.device_of(y):
         concat_linear_rows[(triton.cdiv(rows, at_once), triton.cdiv(outs, outs_at_once))](
-            *pieces, weight, weight if bias is None else bias.contiguous(), y, rows, line, width, outs,
+            *pieces, weight, weight if bias is None else bias.contiguous(), y, rows, line, width,
+            outs,
             *(x.stride(0) for x in pieces), *(x.stride(1) for x in pieces), PIECES=len(maps),
-            BIAS=bias is not None, EXACT=weight.dtype == torch.float32, ROWS=at_once, COLUMNS=columns,
-            OUTS=outs_at_once, num_warps=4, num_stages=2, enable_fp_fusion=True)
+            BIAS=bias is not None, EXACT=weight.dtype == torch.float32, ROWS=at_once,
+            COLUMNS=columns, OUTS=outs_at_once, num_warps=4, num_stages=2, enable_fp_fusion=True)
     return y
 
 
@@ -188,7 +205,8 @@ def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon
     at_once = max(1, 2048 // columns)
     with torch.cuda.device_of(x):
         layer_norm_rows[(triton.cdiv(rows, at_once),)](
-            tokens, gamma.contiguous(), beta.contiguous(), y, rows, width, tokens.stride(0), epsilon,
+            tokens, gamma.contiguous(), beta.contiguous(), y, rows, width, tokens.stride(0),
+            epsilon,
             ROWS=at_once, COLUMNS=columns, num_warps=4, enable_fp_fusion=True)
     return y
 

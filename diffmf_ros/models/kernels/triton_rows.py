@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernels of linear layers with what stands before and behind them. Imported only where triton is.
+"""Triton kernels of linear layers with what stands before and behind them.
+
+Imported only where triton is.
 
 `norm_linear` normalizes a token, gates it, multiplies it with a matrix and adds it to the residual
 stream; `mlp` does both layers of a block. A program takes some tokens with all their channels, so
@@ -44,7 +46,8 @@ def multiply(a, b, EXACT: tl.constexpr):
 def _tile(x, gate, row, column, rows, width, x_row, gate_row, GATED: tl.constexpr, skip, factor,
           skip_row, head, gain, SKIP: tl.constexpr):
     """ROWS x COLUMNS values of tokens in float32, plus gain * factor * skip if SKIP, where each factor
-    is that of head channels, times silu(gate) if GATED; zero outside."""
+    is that of head channels, times silu(gate) if GATED; zero outside.
+    """
     inside = (row < rows)[:, None] & (column < width)[None, :]
     values = tl.load(x + row[:, None] * x_row + column[None, :], mask=inside, other=0.0)
     values = values.to(tl.float32)
@@ -67,8 +70,8 @@ def _moments(x, gate, row, rows, width, x_row, gate_row, epsilon, NORM: tl.const
     if NORM == 1:
         for start in range(0, width, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
-            mean += tl.sum(_tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1, skip,
-                                 factor, skip_row, head, gain, SKIP), 1)
+            mean += tl.sum(_tile(x, gate, row, column, rows, width, x_row, gate_row, GATE == 1,
+                                 skip, factor, skip_row, head, gain, SKIP), 1)
         mean /= width
     for start in range(0, width, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
@@ -146,10 +149,11 @@ def norm_linear_rows(x, skip, factor, gate, gamma, beta, weight, bias, scale, re
         for start in range(0, outs, OUTS):
             out = start + tl.arange(0, OUTS)
             sums = multiply(values, _block(weight, out, column, outs, width), EXACT)
-            sums = _finished(sums, bias, scale, residual, row, out, rows, outs, per_image, residual_row,
-                             BIAS, SCALE, RESIDUAL)
+            sums = _finished(sums, bias, scale, residual, row, out, rows, outs, per_image,
+                             residual_row, BIAS, SCALE, RESIDUAL)
             inside = (row < rows)[:, None] & (out < outs)[None, :]
-            tl.store(y + row[:, None] * outs + out[None, :], sums.to(y.dtype.element_ty), mask=inside)
+            tl.store(y + row[:, None] * outs + out[None, :], sums.to(y.dtype.element_ty),
+                     mask=inside)
     else:
         if NORM != 0:
             mean, deviation = _moments(x, gate, row, rows, width, x_row, gate_row, epsilon, NORM,
@@ -160,15 +164,16 @@ def norm_linear_rows(x, skip, factor, gate, gamma, beta, weight, bias, scale, re
             sums = tl.zeros([ROWS, OUTS], tl.float32)
             for first in range(0, width, COLUMNS):
                 at = first + column
-                values = _tile(x, gate, row, at, rows, width, x_row, gate_row, GATE == 1, skip, factor,
-                               skip_row, head, gain, SKIP)
-                values = _prepared(values, gate, gamma, beta, mean, deviation, row, at, rows, width,
-                                   gate_row, NORM, GATE)
+                values = _tile(x, gate, row, at, rows, width, x_row, gate_row, GATE == 1, skip,
+                               factor, skip_row, head, gain, SKIP)
+                values = _prepared(values, gate, gamma, beta, mean, deviation, row, at, rows,
+                                   width, gate_row, NORM, GATE)
                 sums += multiply(values.to(kind), _block(weight, out, at, outs, width), EXACT)
-            sums = _finished(sums, bias, scale, residual, row, out, rows, outs, per_image, residual_row,
-                             BIAS, SCALE, RESIDUAL)
+            sums = _finished(sums, bias, scale, residual, row, out, rows, outs, per_image,
+                             residual_row, BIAS, SCALE, RESIDUAL)
             inside = (row < rows)[:, None] & (out < outs)[None, :]
-            tl.store(y + row[:, None] * outs + out[None, :], sums.to(y.dtype.element_ty), mask=inside)
+            tl.store(y + row[:, None] * outs + out[None, :], sums.to(y.dtype.element_ty),
+                     mask=inside)
 
 
 @triton.jit(do_not_specialize=['rows'])
@@ -180,11 +185,13 @@ def mlp_rows(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, y, rows, wi
     row = row.to(tl.int64)
     column = tl.arange(0, COLUMNS)
     kind: tl.constexpr = widen.dtype.element_ty
-    residual = _tile(x, x, row, column, rows, width, x_row, x_row, False, x, x, x_row, 1, 0.0, False)
+    residual = _tile(x, x, row, column, rows, width, x_row, x_row, False, x, x, x_row, 1, 0.0,
+                     False)
     mean = tl.sum(residual, 1) / width
     around = tl.where((column < width)[None, :], residual - mean[:, None], 0.0)
     deviation = tl.rsqrt(tl.sum(around * around, 1) / width + epsilon)
-    values = _prepared(residual, x, gamma, beta, mean, deviation, row, column, rows, width, x_row, 1, 0)
+    values = _prepared(residual, x, gamma, beta, mean, deviation, row, column, rows, width, x_row,
+                       1, 0)
     values = values.to(kind)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, hidden, HIDDEN):
@@ -218,12 +225,14 @@ def tile(columns: int, outs: int, kind: torch.dtype) -> tuple[int, int]:
 @torch.library.custom_op('diffmf_ros::norm_linear', mutates_args=())
 def norm_linear(x: torch.Tensor, norm: int, gamma: torch.Tensor | None, beta: torch.Tensor | None,
                 epsilon: float, gate: torch.Tensor | None, gate_first: bool, weight: torch.Tensor,
-                bias: torch.Tensor | None, scale: torch.Tensor | None, residual: torch.Tensor | None,
-                skip: torch.Tensor | None, factor: torch.Tensor | None, gain: float) -> torch.Tensor:
+                bias: torch.Tensor | None, scale: torch.Tensor | None,
+                residual: torch.Tensor | None, skip: torch.Tensor | None,
+                factor: torch.Tensor | None,
+                gain: float) -> torch.Tensor:
     """As `plain.norm_linear` with its modules' parameters, without gradients.
 
-    norm: NO_NORM, LAYER_NORM or RMS_NORM, with weight gamma and, of a layer norm, bias beta; to x is
-    added gain * factor * skip, where factor has one value for every head of channels.
+    norm: NO_NORM, LAYER_NORM or RMS_NORM, with weight gamma and, of a layer norm, bias beta; to x
+    is added gain * factor * skip, where factor has one value for every head of channels.
     """
     y = _like(x, weight, residual)
     tokens, weight = rows_of(x), weight.contiguous()
@@ -258,13 +267,15 @@ def _like(x, weight, residual):
 
 
 @norm_linear.register_fake
-def _(x, norm, gamma, beta, epsilon, gate, gate_first, weight, bias, scale, residual, skip, factor, gain):
+def _(x, norm, gamma, beta, epsilon, gate, gate_first, weight, bias, scale, residual, skip, factor,
+      gain):
     return _like(x, weight, residual)
 
 
 @torch.library.custom_op('diffmf_ros::mlp', mutates_args=())
-def mlp(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float, widen: torch.Tensor,
-        widen_bias: torch.Tensor, narrow: torch.Tensor, narrow_bias: torch.Tensor) -> torch.Tensor:
+def mlp(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float,
+        widen: torch.Tensor, widen_bias: torch.Tensor, narrow: torch.Tensor,
+        narrow_bias: torch.Tensor) -> torch.Tensor:
     """As `plain.mlp` with its modules' parameters, without gradients; at most WIDEST channels."""
     y, tokens = _like(x, narrow, x), rows_of(x)
     (rows, width), hidden = tokens.shape, len(widen)

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernels of the selective scan and of SS2D. Imported only where triton is.
 
-A sequence is cut into chunks, and a program walks one chunk of one block of channels, token by token,
-with the state in registers. Three steps: the state at the end of every chunk as if it began at zero; the
-carry over the chunks; every chunk again, from the state that enters it, with output. A chunk of SS2D lies
-within one row or column, so that a direction is a first token and a step. Nothing waits for another
-program and nothing is added atomically: results do not depend on the order of execution, and the launches
-can be captured in a CUDA graph.
+A sequence is cut into chunks, and a program walks one chunk of one block of channels, token by
+token, with the state in registers. Three steps: the state at the end of every chunk as if it began
+at zero; the carry over the chunks; every chunk again, from the state that enters it, with output.
+A chunk of SS2D lies within one row or column, so that a direction is a first token and a step.
+Nothing waits for another program and nothing is added atomically: results do not depend on the
+order of execution, and the launches can be captured in a CUDA graph.
 
-SS2D writes its output in two launches, the rows and then the columns. A program walks its chunk forwards and
-then backwards while the chunk is in the cache, so that it alone touches these tokens, and the float32 sum of
-the directions goes to memory and back once. A buffer for each direction would go there four times, a launch
-for each direction three times.
+SS2D writes its output in two launches, the rows and then the columns. A program walks its chunk
+forwards and then backwards while the chunk is in the cache, so that it alone touches these tokens,
+and the float32 sum of the directions goes to memory and back once. A buffer for each direction
+would go there four times, a launch for each direction three times.
 
 Every factor is an exponential of something negative: nothing overflows. Storage is token-major,
 b x l x g x e with g = 1 for SS2D; parameters of the scan k of an image or sequence are k x e x n.
@@ -28,7 +28,10 @@ CARRY_CHUNKS = 512
 
 @triton.jit
 def _softplus(x):
-    """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|); log1p(e) / e as a polynomial, to 1.5e-6."""
+    """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|).
+
+    Log1p(e) / e as a polynomial, to 1.5e-6.
+    """
     e = tl.exp2(tl.abs(x) * -LOG2E)
     p = 0.0138744845 * e - 0.0655903064
     p = p * e + 0.148294134
@@ -52,12 +55,16 @@ def _columns(matrix, rows, inside, scale, WIDTH: tl.constexpr):
 def _parameters(weight, bias, A, row, inside, RANK: tl.constexpr, STATES: tl.constexpr):
     """(weights of the low rank, bias, rates in powers of two) of the channels in these rows."""
     biases = tl.load(bias + row, mask=inside, other=0.0)
-    return _columns(weight, row, inside, 1.0, RANK), biases, _columns(A, row, inside, LOG2E, STATES)
+    return _columns(weight, row, inside, 1.0, RANK), biases, _columns(A, row, inside, LOG2E,
+                                                                      STATES)
 
 
 @triton.jit
 def _walk(chunk, columns, back, height, width, CHUNK: tl.constexpr):
-    """(first token, step, tokens, place in the order of visits) of a chunk; after the last chunk it has no tokens."""
+    """(first token, step, tokens, place in the order of visits) of a chunk.
+
+    After the last chunk it has no tokens.
+    """
     length = tl.where(columns, height, width)
     lines = tl.where(columns, width, height)
     per_line = tl.cdiv(length, CHUNK)
@@ -66,12 +73,14 @@ def _walk(chunk, columns, back, height, width, CHUNK: tl.constexpr):
     step = tl.where(columns, width, 1)
     first = tl.where(columns, start * width + line, line * width + start)
     visit = tl.where(back & (count > 0), lines * per_line - 1 - chunk, chunk)
-    return tl.where(back, first + (count - 1) * step, first).to(tl.int64), tl.where(back, -step, step), count, visit
+    return tl.where(back, first + (count - 1) * step,
+                    first).to(tl.int64), tl.where(back, -step, step), count, visit
 
 
 @triton.jit
-def _start(deltas, B, C, batch, scan, first, tokens, channel, u_stride, channels, batch_stride, scan_stride,
-           record_stride, RANK: tl.constexpr, STATES: tl.constexpr, IMAGE: tl.constexpr):
+def _start(deltas, B, C, batch, scan, first, tokens, channel, u_stride, channels, batch_stride,
+           scan_stride, record_stride, RANK: tl.constexpr, STATES: tl.constexpr,
+           IMAGE: tl.constexpr):
     """(offset in u, pointers to delta or its low rank, B and C) of the first token of a chunk."""
     to_u = (batch * tokens + first) * u_stride + channel
     record = batch * batch_stride + scan * scan_stride + first * record_stride
@@ -88,7 +97,10 @@ def _start(deltas, B, C, batch, scan, first, tokens, channel, u_stride, channels
 @triton.jit
 def _token(state, valid, inside, u, deltas, B, C, state_stride, weight, bias, A, skip,
            RANK: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """One step of the scan: (the new state, the output, delta). Where not valid the state stays as it is."""
+    """One step of the scan: (the new state, the output, delta).
+
+    Where not valid the state stays as it is.
+    """
     x = tl.load(u, mask=inside, other=0.0).to(tl.float32)
     delta = bias
     if RANK == 0:
@@ -109,8 +121,10 @@ def _token(state, valid, inside, u, deltas, B, C, state_stride, weight, bias, A,
 @triton.jit(do_not_specialize=['height', 'width', 'chunks'])
 def chunk_states(u, deltas, B, C, weight, bias, A, states, sums, height, width, channels, chunks,
                  batch_stride, scan_stride, record_stride, state_stride,
-                 SCANS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr,
-                 IMAGE: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+                 SCANS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
+                 SOFTPLUS: tl.constexpr, IMAGE: tl.constexpr, CHUNK: tl.constexpr,
+                 GROUP: tl.constexpr,
+                 BLOCK: tl.constexpr):
     """States b x k x chunk x n x e at the ends of chunks that start at zero, and sums b x k x chunk x e of delta."""
     program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -120,8 +134,10 @@ def chunk_states(u, deltas, B, C, weight, bias, A, states, sums, height, width, 
     first, step, count, visit = _walk(chunk, columns, back, height, width, CHUNK)
     inside, row = channel < channels, scan * channels + channel
     u_stride = channels if IMAGE else channels * SCANS
-    to_u, deltas_at, B_at, C_at = _start(deltas, B, C, batch, scan, first, height * width, channel, u_stride, channels,
-                                         batch_stride, scan_stride, record_stride, RANK, STATES, IMAGE)
+    to_u, deltas_at, B_at, C_at = _start(deltas, B, C, batch, scan, first, height * width, channel,
+                                         u_stride, channels,
+                                         batch_stride, scan_stride, record_stride, RANK, STATES,
+                                         IMAGE)
     u_step, step = step * u_stride, step * record_stride
     weights, biases, rates = _parameters(weight, bias, A, row, inside, RANK, STATES)
     total, state = tl.zeros_like(biases), ()
@@ -131,8 +147,10 @@ def chunk_states(u, deltas, B, C, weight, bias, A, states, sums, height, width, 
         for i in tl.static_range(GROUP):
             at = tl.minimum(t + i, count - 1)
             state, _output, delta = _token(
-                state, t + i < count, inside, u + to_u + at * u_step, deltas_at + at * (step if RANK else u_step),
-                B_at + at * step, C_at + at * step, state_stride, weights, biases, rates, 0.0, RANK, STATES, SOFTPLUS)
+                state, t + i < count, inside, u + to_u + at * u_step,
+                deltas_at + at * (step if RANK else u_step),
+                B_at + at * step, C_at + at * step, state_stride, weights, biases, rates, 0.0,
+                RANK, STATES, SOFTPLUS)
             total += delta
     to = sequence * chunks + visit
     tl.store(sums + to * channels + channel, total, mask=inside)
@@ -156,7 +174,8 @@ def carry(states, sums, A, chunks, channels, scans, A_scan, A_state, A_channel, 
     channel = (program % blocks * BLOCK + tl.arange(0, BLOCK))[None, :]
     n, sequence = program // blocks % STATES, (program // blocks // STATES).to(tl.int64)
     inside = channel < channels
-    rate = tl.load(A + sequence % scans * A_scan + n * A_state + channel * A_channel, mask=inside, other=0.0) * LOG2E
+    rate = tl.load(A + sequence % scans * A_scan + n * A_state + channel * A_channel, mask=inside,
+                   other=0.0) * LOG2E
     row = tl.arange(0, ROWS)[:, None]
     sum_width = tl.where(sum_channel == 0, 1, channels)
     before = tl.zeros([1, BLOCK], tl.float32)
@@ -173,22 +192,27 @@ def carry(states, sums, A, chunks, channels, scans, A_scan, A_state, A_channel, 
 
 
 @triton.jit(do_not_specialize=['height', 'width', 'chunks'])
-def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, width, channels, chunks,
-            batch_stride, scan_stride, record_stride, state_stride,
+def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, width, channels,
+            chunks, batch_stride, scan_stride, record_stride, state_stride,
             COLUMNS: tl.constexpr, SCANS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
             SOFTPLUS: tl.constexpr, IMAGE: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
             BLOCK: tl.constexpr):
-    """The output y like u, of one scan; of an image, of the rows into total: b x l x e, or with the columns into y."""
+    """The output y like u, of one scan.
+
+    Of an image, of the rows into total: b x l x e, or with the columns into y.
+    """
     program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
     chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
     inside, u_stride = channel < channels, channels if IMAGE else channels * SCANS
     for back in tl.static_range(2 if IMAGE else 1):
-        batch, scan = (sequence, COLUMNS + 2 * back) if IMAGE else (sequence // SCANS, sequence % SCANS)
+        batch, scan = (sequence, COLUMNS + 2 * back) if IMAGE else (sequence // SCANS,
+                                                                    sequence % SCANS)
         first, step, count, visit = _walk(chunk, COLUMNS == 1, back == 1, height, width, CHUNK)
         row = scan * channels + channel
         to_u, deltas_at, B_at, C_at = _start(
-            deltas, B, C, batch, scan, first, height * width, channel, u_stride, channels, batch_stride, scan_stride,
+            deltas, B, C, batch, scan, first, height * width, channel, u_stride, channels,
+            batch_stride, scan_stride,
             record_stride, RANK, STATES, IMAGE)
         u_step, step = step * u_stride, step * record_stride
         weights, biases, rates = _parameters(weight, bias, A, row, inside, RANK, STATES)
@@ -196,7 +220,8 @@ def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, wi
         state = ()
         entering = ((batch * SCANS + scan) * chunks + visit - 1) * STATES * channels + channel
         for n in tl.static_range(STATES):
-            h = tl.load(states + entering + n * channels, mask=channel < tl.where(visit > 0, channels, 0), other=0.0)
+            h = tl.load(states + entering + n * channels,
+                        mask=channel < tl.where(visit > 0, channels, 0), other=0.0)
             state = state + (h,)
         if back == 1:
             tl.debug_barrier()  # what the way forwards has written to total is read now
@@ -205,13 +230,15 @@ def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, wi
             for i in tl.static_range(GROUP):
                 at = tl.minimum(t + i, count - 1)
                 state, result, _delta = _token(
-                    state, t + i < count, inside, u + to_u + at * u_step, deltas_at + at * (step if RANK else u_step),
-                    B_at + at * step, C_at + at * step, state_stride, weights, biases, rates, skips,
-                    RANK, STATES, SOFTPLUS)
+                    state, t + i < count, inside, u + to_u + at * u_step,
+                    deltas_at + at * (step if RANK else u_step),
+                    B_at + at * step, C_at + at * step, state_stride, weights, biases, rates,
+                    skips, RANK, STATES, SOFTPLUS)
                 if COLUMNS + back > 0:
                     result += tl.load(total + to_u + at * u_step, mask=inside, other=0.0)
                 results = results + (result,)
-            # Stored together: loads of the next tokens need not wait behind a store that might alias them.
+            # Stored together: loads of the next tokens need not wait behind a store that might
+            # alias them.
             for i in tl.static_range(GROUP):
                 to = to_u + (t + i) * u_step
                 mask = channel < tl.where(t + i < count, channels, 0)
@@ -222,48 +249,63 @@ def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, wi
 
 
 def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus):
-    """Launch the three steps; u, deltas: token-major, size: (height, width), strides: of B and C. Returns y like u."""
+    """Launch the three steps; u, deltas: token-major, size: (height, width), strides: of B and C.
+
+    Returns y like u.
+    """
     scans, channels, states = A.shape
-    chunk = min(128, max(32, 8 * triton.next_power_of_2(states)))  # few states to store beside the tokens to read
+    # few states to store beside the tokens to read
+    chunk = min(128, max(32, 8 * triton.next_power_of_2(states)))
     height, width = size
-    lanes = 4 if states <= 4 else 2 if states <= 16 else 1  # channels whose states a thread can hold
+    # channels whose states a thread can hold
+    lanes = 4 if states <= 4 else 2 if states <= 16 else 1
     block = min(32 * lanes, max(32, triton.next_power_of_2(channels)))
     chunks = height * triton.cdiv(width, chunk)
     chunks = max(chunks, width * triton.cdiv(height, chunk)) if image else chunks
-    fixed = {'SCANS': scans, 'RANK': weight.shape[2], 'STATES': states, 'SOFTPLUS': softplus, 'IMAGE': image,
-             'CHUNK': chunk, 'GROUP': 4 if states <= 4 else 2, 'BLOCK': block, 'num_warps': 1,
+    fixed = {'SCANS': scans, 'RANK': weight.shape[2], 'STATES': states, 'SOFTPLUS': softplus,
+             'IMAGE': image, 'CHUNK': chunk, 'GROUP': 4 if states <= 4 else 2, 'BLOCK': block,
+             'num_warps': 1,
              'enable_fp_fusion': True}
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))
     ends = A.new_empty(batch, scans, chunks, states, channels)
     sums = A.new_empty(batch, scans, chunks, channels)
     y = torch.empty_like(u)
-    total = y if u.dtype == torch.float32 or not image else torch.empty_like(u, dtype=torch.float32)
+    total = y if u.dtype == torch.float32 or not image else torch.empty_like(
+        u, dtype=torch.float32)
     programs = batch * chunks * triton.cdiv(channels, block)
     shape = height, width, channels, chunks, *strides
     with torch.cuda.device_of(u):
-        chunk_states[(programs * scans,)](u, deltas, B, C, weight, bias, A, ends, sums, *shape, **fixed)
+        chunk_states[(programs * scans,)](u, deltas, B, C, weight, bias, A, ends, sums, *shape,
+                                          **fixed)
         run_carry(ends, sums, A, channels=channels)
         for columns in (0, 1) if image else (0,):
             outputs[(programs if image else programs * scans,)](
-                u, deltas, B, C, weight, bias, A, skip, ends, total, y, *shape, COLUMNS=columns, **fixed)
+                u, deltas, B, C, weight, bias, A, skip, ends, total, y, *shape, COLUMNS=columns,
+                **fixed)
     return y
 
 
 def run_carry(ends, sums, A, *, channels):
-    """Launch carry on ends: b x k x chunk x n x channels and sums: b x k x chunk x (channels or 1).
+    """Launch carry on ends: b x k x chunk x n x channels and sums.
 
-    A: scans x (channels or 1) x n, the rates; those of the k-th scan of a batch are at k modulo scans.
+    B x k x chunk x (channels or 1).
+
+    A: scans x (channels or 1) x n, the rates; those of the k-th scan of a batch are at k modulo
+    scans.
     """
     batch, scans, chunks, states = ends.shape[:4]
-    strides = A.stride(0), A.stride(2), A.stride(1) if A.shape[1] > 1 else 0, int(sums.shape[3] > 1)
+    strides = A.stride(0), A.stride(2), A.stride(1) if A.shape[1] > 1 else 0, int(
+        sums.shape[3] > 1)
     programs = batch * scans * states * triton.cdiv(channels, CARRY_CHANNELS)
-    carry[(programs,)](ends, sums, A, chunks, channels, len(A), *strides, STATES=states, BLOCK=CARRY_CHANNELS,
-                       ROWS=min(CARRY_CHUNKS, triton.next_power_of_2(chunks)), enable_fp_fusion=True)
+    carry[(programs,)](ends, sums, A, chunks, channels, len(A), *strides, STATES=states,
+                       BLOCK=CARRY_CHANNELS,
+                       ROWS=min(CARRY_CHUNKS, triton.next_power_of_2(chunks)),
+                       enable_fp_fusion=True)
 
 
 @torch.library.custom_op('diffmf_ros::ss2d', mutates_args=())
-def ss2d(u: torch.Tensor, proj: torch.Tensor, dt_weight: torch.Tensor, dt_bias: torch.Tensor, A: torch.Tensor,
-         skip: torch.Tensor) -> torch.Tensor:
+def ss2d(u: torch.Tensor, proj: torch.Tensor, dt_weight: torch.Tensor, dt_bias: torch.Tensor,
+         A: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
     """As `scan.ss2d`, fused, without gradients."""
     u, proj = u.contiguous(), proj.contiguous()
     strides = proj.stride(0), proj.stride(3), proj.stride(2), 1
@@ -277,9 +319,13 @@ def _(u, proj, dt_weight, dt_bias, A, skip):
 
 
 @torch.library.custom_op('diffmf_ros::selective_scan', mutates_args=())
-def selective_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
-                   D: torch.Tensor | None, delta_bias: torch.Tensor | None, delta_softplus: bool) -> torch.Tensor:
-    """As `scan.selective_scan`, without gradients; u and delta in channel-major storage are copied."""
+def selective_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
+                   C: torch.Tensor, D: torch.Tensor | None, delta_bias: torch.Tensor | None,
+                   delta_softplus: bool) -> torch.Tensor:
+    """As `scan.selective_scan`, without gradients.
+
+    U and delta in channel-major storage are copied.
+    """
     groups = B.shape[1]
     tokens = [x.mT.contiguous() for x in (u, delta)]
     if B.stride() != C.stride():
@@ -287,7 +333,8 @@ def selective_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: tor
     A, none = A.unflatten(0, (groups, -1)), A.new_zeros(len(A))
     bias, skip = ((none if p is None else p).view(groups, -1) for p in (delta_bias, D))
     y = _scan(*tokens, B, C, A[:, :, :0], bias, A, skip, batch=u.shape[0], size=(1, u.shape[2]),
-              strides=(*B.stride()[:2], B.stride(3), B.stride(2)), image=False, softplus=delta_softplus)
+              strides=(*B.stride()[:2], B.stride(3), B.stride(2)), image=False,
+              softplus=delta_softplus)
     return y.mT
 
 

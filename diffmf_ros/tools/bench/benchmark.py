@@ -24,7 +24,8 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is timed: settings, the size (width, height) of the RGB image, and whether the weights are trained."""
+    """What is timed: settings, the size (width, height) of the RGB image, and whether the weights
+    are trained."""
 
     settings: Settings
     size: tuple[int, int]
@@ -47,8 +48,9 @@ class Configuration:
 class Benchmark:
     """Timings of one configuration.
 
-    runs_on: device, precision and scan backend; stages_ms: all samples by stage, in the order of the
-    data flow; busy_cores: CPU time over wall time; joules: per frame, or why they are not known.
+    runs_on: device, precision and scan backend; stages_ms: all samples by stage, in the order of
+    the data flow; busy_cores: CPU time over wall time; joules: per frame, or why they are not
+    known.
     """
 
     configuration: Configuration
@@ -65,7 +67,8 @@ class Benchmark:
 
     def quantile(self, stage: str, q: float) -> float:
         """Quantile q of a stage in ms; 'total' adds the stages of each frame."""
-        return float(np.quantile(self.totals_ms() if stage == 'total' else self.stages_ms[stage], q))
+        return float(np.quantile(self.totals_ms() if stage == 'total' else self.stages_ms[stage],
+                                 q))
 
 
 def measure(settings: Settings, *, size: tuple[int, int], frames: int) -> Benchmark:
@@ -76,10 +79,12 @@ def measure(settings: Settings, *, size: tuple[int, int], frames: int) -> Benchm
 
 def compare(configurations: Sequence[Configuration], *, frames: int,
             report: Callable[[int], None] = lambda done: None) -> list[Benchmark]:
-    """Fuse frames pairs with each configuration, in turn (A, B, A, B ...), so that a slow minute slows all.
+    """Fuse frames pairs with each configuration, in turn (A, B, A, B ...), so that a slow minute
+    slows all.
 
-    The pairs are random images: rgb8, and mono16 of half its sides. report is called with the number
-    of pairs that every configuration has fused. Raises DiffmfError as the pipeline does, and when a
+    The pairs are random images: rgb8, and mono16 of half its sides. report is called with the
+    number of pairs that every configuration has fused. Raises DiffmfError as the pipeline does,
+    and when a
     result carries warnings: then something else than the configuration was timed.
     """
     subjects = [_Subject(configuration) for configuration in configurations]
@@ -92,7 +97,10 @@ def compare(configurations: Sequence[Configuration], *, frames: int,
 
 @contextmanager
 def with_weights(configurations: Sequence[Configuration]) -> Iterator[list[Configuration]]:
-    """Yield configurations that all have weights: presets without trained ones get fresh ones in a file."""
+    """Yield configurations that all have weights.
+
+    Presets without trained ones get fresh ones in a file.
+    """
     with TemporaryDirectory() as folder:
         yield [_with_weights(configuration, Path(folder)) for configuration in configurations]
 
@@ -112,7 +120,8 @@ def _with_weights(configuration: Configuration, folder: Path) -> Configuration:
         if not path.exists():
             tensors = models.build(settings.model, settings.network_preset).state_dict()
             # One iteration, though there was none: a file without any is refused.
-            save_weights(path, tensors, model=settings.model, preset=settings.network_preset, iterations=1, seed=0)
+            save_weights(path, tensors, model=settings.model, preset=settings.network_preset,
+                         iterations=1, seed=0)
         return replace(configuration, settings=replace(settings, weights=str(path)), trained=False)
 
 
@@ -147,8 +156,8 @@ class _Subject:
         """What was measured."""
         sha = hashlib.sha256(b''.join(message['data'] for message in self._messages)).hexdigest()
         joules = self._meter if isinstance(self._meter, str) else self._joules / self._frames
-        return Benchmark(self._configuration, self._pipeline.device, self._stages_ms, self._cpu_s / self._wall_s,
-                         joules, sha, self._pipeline.problems)
+        return Benchmark(self._configuration, self._pipeline.device, self._stages_ms,
+                         self._cpu_s / self._wall_s, joules, sha, self._pipeline.problems)
 
 
 def raw_images(size: tuple[int, int]) -> tuple[dict, dict]:
@@ -159,16 +168,21 @@ def raw_images(size: tuple[int, int]) -> tuple[dict, dict]:
     rgb = random.integers(0, 256, height * width * 3, np.uint8)
     thermal = random.integers(7000, 9000, thermal_height * thermal_width, np.uint16)
     common = {'is_bigendian': False}
-    return ({'width': width, 'height': height, 'encoding': 'rgb8', 'step': 3 * width, 'data': rgb.tobytes(), **common},
-            {'width': thermal_width, 'height': thermal_height, 'encoding': 'mono16', 'step': 2 * thermal_width,
-             'data': thermal.tobytes(), **common})
+    return ({'width': width, 'height': height, 'encoding': 'rgb8', 'step': 3 * width,
+             'data': rgb.tobytes(), **common},
+            {'width': thermal_width, 'height': thermal_height, 'encoding': 'mono16',
+             'step': 2 * thermal_width, 'data': thermal.tobytes(), **common})
 
 
 def fuse_messages(pipeline: FusionPipeline, messages: tuple[dict, dict]) -> dict[str, float]:
-    """Decode and fuse two image messages; return milliseconds by stage. Raises DiffmfError on a warning."""
+    """Decode and fuse two image messages; return milliseconds by stage.
+
+    Raises DiffmfError on a warning.
+    """
     start = time.perf_counter()
     pixels = [decode(**message) for message in messages]
-    pair = Pair(*(Frame(stream, 0, '', *decoded) for stream, decoded in zip((RGB, THERMAL), pixels)), offset_ns=0)
+    pair = Pair(*(Frame(stream, 0, '', *decoded) for stream,
+                  decoded in zip((RGB, THERMAL), pixels)), offset_ns=0)
     decode_ms = 1e3 * (time.perf_counter() - start)
     result = pipeline.fuse(pair)
     if result.warnings:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-WHOLE_BOARD = ('VDD_IN', 'POM_5V_IN', 'VIN')  # a rail that feeds the others; without one the rails are added
+# a rail that feeds the others; without one the rails are added
+WHOLE_BOARD = ('VDD_IN', 'POM_5V_IN', 'VIN')
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,16 @@ class CounterMeter:
 
     def __init__(self, zones: list[Path]):
         self.source = 'RAPL ' + ', '.join(_text(zone / 'name') for zone in zones)
-        self._zones = [(zone / 'energy_uj', int(_text(zone / 'max_energy_range_uj'))) for zone in zones]
+        self._zones = [(zone / 'energy_uj', int(_text(zone / 'max_energy_range_uj')))
+                       for zone in zones]
         self._last = [_number(path) for path, _ in self._zones]
         self._joules = 0.0
 
     def joules(self) -> float:
-        """Energy since this meter was made; call it more often than the counter wraps (about a minute)."""
+        """Energy since this meter was made.
+
+        Call it more often than the counter wraps (about a minute).
+        """
         now = [_number(path) for path, _ in self._zones]
         self._joules += 1e-6 * sum((new - old) % (limit + 1) for new, old, (_, limit) in
                                    zip(now, self._last, self._zones))
@@ -65,7 +70,8 @@ def find_meter(sys: Path = Path('/sys')) -> CounterMeter | PowerMeter | str:
         whole = [rail for rail in rails if rail.name in WHOLE_BOARD]
         return PowerMeter(whole or rails)
     # A zone of a package; its own parts are intel-rapl:0:1 and so on.
-    zones = [zone for zone in sorted(sys.glob('class/powercap/intel-rapl:*')) if zone.name.count(':') == 1]
+    zones = [zone for zone in sorted(sys.glob('class/powercap/intel-rapl:*'))
+             if zone.name.count(':') == 1]
     if not zones:
         return 'this machine has neither RAPL counters nor INA3221 sensors'
     closed = [zone for zone in zones if not os.access(zone / 'energy_uj', os.R_OK)]
@@ -84,7 +90,8 @@ def _hwmon_rails(sys: Path) -> list[Rail]:
             volts, amperes = sensor / f'in{channel}_input', sensor / f'curr{channel}_input'
             label = _text(sensor / f'in{channel}_label')
             if label not in ('', 'NC') and volts.exists() and amperes.exists():
-                rails.append(Rail(label, lambda v=volts, a=amperes: 1e-6 * _number(v) * _number(a)))
+                rails.append(Rail(label, lambda v=volts,
+                                  a=amperes: 1e-6 * _number(v) * _number(a)))
     return rails
 
 
@@ -93,7 +100,8 @@ def _iio_rails(sys: Path) -> list[Rail]:
     rails = []
     for power in sorted(sys.glob('bus/i2c/drivers/ina3221x/*/iio:device*/in_power*_input')):
         channel = power.name.removeprefix('in_power').removesuffix('_input')
-        rails.append(Rail(_text(power.with_name(f'rail_name_{channel}')), lambda p=power: 1e-3 * _number(p)))
+        rails.append(Rail(_text(power.with_name(f'rail_name_{channel}')),
+                          lambda p=power: 1e-3 * _number(p)))
     return rails
 
 

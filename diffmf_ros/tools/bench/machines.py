@@ -21,9 +21,10 @@ COLUMNS = (
     'memory, MB',
 )
 CAPTION = (
-    '640x480, two cameras, the installed node over DDS; latency from the publishing of a pair to the receipt '
-    'of its image; left out: pairs that a newer one overtook; cores of others: what else the machine did '
-    'meanwhile'
+    '640x480, two cameras, the installed node over DDS; latency from the publishing of a pair to '
+    'the receipt '
+    'of its image; left out: pairs that a newer one overtook; cores of others: what else the '
+    'machine did meanwhile'
 )
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>diffmf_ros on {title}</title>
@@ -83,7 +84,8 @@ def about(report: Mapping) -> str:
     host = report['host']
     versions = ', '.join(f'{name} {number}' for name, number in host['versions'].items())
     return (
-        f'{host["os"]}, {host["memory_gb"]:.0f} GB, {", ".join(host["extensions"]) or "no extensions"}; '
+        f'{host["os"]}, {host["memory_gb"]:.0f} GB, '
+        f'{", ".join(host["extensions"]) or "no extensions"}; '
         f'diffmf_ros {report["diffmf_ros"]}, {versions}; measured {report["date"]}'
     )
 

@@ -2,9 +2,9 @@
 """Recording what a function of tensors would launch on a GPU, on a machine without one.
 
 The tensors are on torch's meta device, where they have shapes and no values, so nothing is
-computed. Every operation that torch dispatches is costed by `plan_operations`. An operation of this
-package, such as diffmf_ros::ss2d, runs its own code, and each Triton kernel that it would launch
-is recorded instead.
+computed. Every operation that torch dispatches is costed by `plan_operations`. An operation of
+this package, such as diffmf_ros::ss2d, runs its own code, and each Triton kernel that it would
+launch is recorded instead.
 """
 
 import ast

@@ -13,7 +13,10 @@ class PlotError(DiffmfError):
 
 
 def figure_class():
-    """Return matplotlib's Figure. Raises PlotError, saying how to install it, when it cannot be imported."""
+    """Return matplotlib's Figure.
+
+    Raises PlotError, saying how to install it, when it cannot be imported.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -25,16 +28,19 @@ def figure_class():
 def write_plot(path: Path, report: Report) -> None:
     """Draw the network stage, p50 with the range to p99, over the pixels of the image.
 
-    The format is that of the file's ending. Raises PlotError without matplotlib or for another ending.
+    The format is that of the file's ending. Raises PlotError without matplotlib or for another
+    ending.
     """
     figure = figure_class()(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(
-        title=f'network stage on {report.machine}', xlabel='megapixels of the RGB image', ylabel='ms per pair')
+        title=f'network stage on {report.machine}', xlabel='megapixels of the RGB image',
+        ylabel='ms per pair')
     for name, rows in lines(report).items():
         pixels = [_megapixels(row) for row in rows]
         p50 = [row.timings.quantile('network', 0.5) for row in rows]
         above = [row.timings.quantile('network', 0.99) - middle for row, middle in zip(rows, p50)]
-        drawn = axes.errorbar(pixels, p50, yerr=[[0] * len(rows), above], marker='o', capsize=3, label=name)
+        drawn = axes.errorbar(pixels, p50, yerr=[[0] * len(rows), above], marker='o', capsize=3,
+                              label=name)
         if all(row.floor for row in rows):
             axes.plot(pixels, [row.floor.floor_ms for row in rows], linestyle='--', marker='.',
                       color=drawn[0].get_color(), label=f'{name}: floor')

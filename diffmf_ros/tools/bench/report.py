@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole benchmark: timings, start, publishing and floors of several configurations, and its JSON.
+"""A whole benchmark: timings, start, publishing and floors of several configurations, and its
+JSON.
 
 The names in capitals are those of NVIDIA's ros2_benchmark, with times in milliseconds. They are
 computed as if the frames of a configuration had followed each other directly.
@@ -27,7 +28,10 @@ PROBE_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time of the network stage: what it has to do over the rates measured in the same run."""
+    """The least time of the network stage.
+
+    What it has to do over the rates measured in the same run.
+    """
 
     floor_ms: float
     operations: float
@@ -52,7 +56,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All rows, in the order they took turns, the machine they ran on, and what a reader has to know."""
+    """All rows, in the order they took turns, the machine they ran on, and what a reader has to
+    know."""
 
     machine: Machine
     versions: dict[str, str]
@@ -68,7 +73,8 @@ class Report:
     def as_json(self) -> str:
         """Everything, with all samples."""
         return json.dumps({
-            'format': FORMAT, 'host': {'name': platform.node(), **asdict(self.machine), 'versions': self.versions},
+            'format': FORMAT,
+            'host': {'name': platform.node(), **asdict(self.machine), 'versions': self.versions},
             'results': [self._row(row) for row in self.rows], 'notes': self.notes}, indent=1)
 
     def _row(self, row: Row) -> dict:
@@ -79,19 +85,22 @@ class Report:
             'config': {item.name: item.value for item in iter_specs(configuration.settings)},
             'input_sha256': timings.input_sha256,
             'metrics': frame_metrics(timings.totals_ms()),
-            'stages_ms': {stage: {'p50': timings.quantile(stage, 0.5), 'p99': timings.quantile(stage, 0.99),
-                                  'samples': samples} for stage, samples in timings.stages_ms.items()},
-            'speed_up': self.speed_up(row), 'busy_cores': timings.busy_cores, 'joules_per_frame': timings.joules,
-            'startup': asdict(row.startup), 'problems': timings.problems,
+            'stages_ms': {stage: {'p50': timings.quantile(stage, 0.5),
+                                  'p99': timings.quantile(stage, 0.99),
+                                  'samples': samples} for stage,
+                          samples in timings.stages_ms.items()},
+            'speed_up': self.speed_up(row), 'busy_cores': timings.busy_cores,
+            'joules_per_frame': timings.joules, 'startup': asdict(row.startup),
+            'problems': timings.problems,
             'floor': {**asdict(row.floor), 'times_floor': row.times_floor} if row.floor else None}
 
 
 def frame_metrics(latencies_ms: Sequence[float]) -> dict[str, float]:
     """Metrics of frames that took latencies_ms, one after the other.
 
-    Jitter is the difference between two successive frame intervals (their second difference of arrival
-    times). MEAN_FRAME_RATE divides the n - 1 intervals by the time between first and last arrival;
-    ros2_benchmark divides n. What too few frames do not define is left out.
+    Jitter is the difference between two successive frame intervals (their second difference of
+    arrival times). MEAN_FRAME_RATE divides the n - 1 intervals by the time between first and last
+    arrival; ros2_benchmark divides n. What too few frames do not define is left out.
     """
     latencies = np.asarray(latencies_ms, float)
     intervals = latencies[1:]
@@ -99,30 +108,38 @@ def frame_metrics(latencies_ms: Sequence[float]) -> dict[str, float]:
     metrics = {
         'NUM_FRAMES_SENT': len(latencies), 'NUM_MISSED_FRAMES': 0,
         'FIRST_INPUT_LATENCY': latencies[0], 'LAST_INPUT_LATENCY': latencies[-1],
-        'MIN_LATENCY': latencies.min(), 'MEAN_LATENCY': latencies.mean(), 'MAX_LATENCY': latencies.max(),
+        'MIN_LATENCY': latencies.min(), 'MEAN_LATENCY': latencies.mean(),
+        'MAX_LATENCY': latencies.max(),
         **{f'P{q}_LATENCY': np.percentile(latencies, q) for q in (50, 95, 99)},
         'RECEIVED_DURATION': intervals.sum()}
     if len(intervals):
         metrics['MEAN_FRAME_RATE'] = 1e3 * len(intervals) / intervals.sum()
     if len(jitter):
-        metrics |= {'MIN_JITTER': jitter.min(), 'MEAN_JITTER': jitter.mean(), 'MAX_JITTER': jitter.max(),
-                    'STD_DEV_JITTER': jitter.std()}
-    return {name: int(value) if name.startswith('NUM') else float(value) for name, value in metrics.items()}
+        metrics |= {'MIN_JITTER': jitter.min(), 'MEAN_JITTER': jitter.mean(),
+                    'MAX_JITTER': jitter.max(), 'STD_DEV_JITTER': jitter.std()}
+    return {name: int(value) if name.startswith('NUM') else float(value) for name,
+            value in metrics.items()}
 
 
 def run(configurations: Sequence[Configuration], *, frames: int,
         report: Callable[[int], None] = lambda done: None) -> Report:
-    """Measure everything. Raises DiffmfError as compare, measure_startup and the publishing probe do."""
+    """Measure everything.
+
+    Raises DiffmfError as compare, measure_startup and the publishing probe do.
+    """
     notes: list[str] = []
     with with_weights(configurations) as ready:
         timings = _with_publishing(compare(ready, frames=frames, report=report), frames, notes)
         startups = [measure_startup(configuration) for configuration in ready]
     for network in dict.fromkeys(c.network for c in ready if not c.trained):
-        notes.append(f'{network}: no trained weights come with this package; timed with fresh ones, whose pictures '
+        notes.append(f'{network}: no trained weights come with this package; timed with fresh '
+                     f'ones, whose pictures '
                      'mean nothing')
-    notes += dict.fromkeys(f'energy is not reported: {t.joules}' for t in timings if isinstance(t.joules, str))
+    notes += dict.fromkeys(f'energy is not reported: {t.joules}' for t in timings
+                           if isinstance(t.joules, str))
     floors = _floors(ready, notes)
-    return Report(this_machine(), _versions(), [Row(*row) for row in zip(timings, startups, floors)], notes)
+    return Report(this_machine(), _versions(),
+                  [Row(*row) for row in zip(timings, startups, floors)], notes)
 
 
 def _floors(configurations: Sequence[Configuration], notes: list[str]) -> list[Floor | None]:
@@ -139,9 +156,11 @@ def _floors(configurations: Sequence[Configuration], notes: list[str]) -> list[F
     for configuration in configurations:
         settings, floor = configuration.settings, None
         if settings.model != 'classical':
-            work = work_of_preset(settings.model, settings.network_preset, configuration.size, scale=settings.scale)
+            work = work_of_preset(settings.model, settings.network_preset, configuration.size,
+                                  scale=settings.scale)
             roofs = measure(*_device_and_precision(settings))
-            floor = Floor(roofs.floor_ms(work), work.operations, work.elements * roofs.element_bytes,
+            floor = Floor(roofs.floor_ms(work), work.operations,
+                          work.elements * roofs.element_bytes,
                           roofs.operations_per_s, roofs.bytes_per_s)
         floors.append(floor)
     return floors
@@ -156,11 +175,13 @@ def _device_and_precision(settings):
 
 
 def _with_publishing(timings: list[Benchmark], frames: int, notes: list[str]) -> list[Benchmark]:
-    """Add the stages 'encode' and 'publish', measured once for each size in processes of their own."""
+    """Add the stages 'encode' and 'publish', measured once for each size in processes of their
+    own."""
     if find_spec('rclpy') is None:
         notes.append('encode and publish are not measured: rclpy is not installed')
         return timings
-    stages = {size: _publish(size, frames) for size in dict.fromkeys(t.configuration.size for t in timings)}
+    stages = {size: _publish(size, frames)
+              for size in dict.fromkeys(t.configuration.size for t in timings)}
     return [replace(t, stages_ms=t.stages_ms | stages[t.configuration.size]) for t in timings]
 
 
@@ -171,5 +192,7 @@ def _publish(size: tuple[int, int], frames: int) -> dict[str, list[float]]:
 
 def _versions() -> dict[str, str]:
     """Versions of what the numbers depend on, as far as it is loaded."""
-    modules = {name: sys.modules.get(name) for name in ('numpy', 'cv2', 'torch', 'triton', 'onnxruntime')}
-    return {'python': platform.python_version(), **{n: str(m.__version__) for n, m in modules.items() if m}}
+    modules = {name: sys.modules.get(name)
+               for name in ('numpy', 'cv2', 'torch', 'triton', 'onnxruntime')}
+    return {'python': platform.python_version(),
+            **{n: str(m.__version__) for n, m in modules.items() if m}}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node costs around the network, and what it does under overload, beside the usual way to write it.
+"""What the node costs around the network, and what it does under overload, beside the usual way to
+write it.
 
-Everything is measured by probes/shell.py and probes/overload.py in processes of their own; this module runs
-them, judges what they print, and makes the JSON.
+Everything is measured by probes/shell.py and probes/overload.py in processes of their own; this
+module runs them, judges what they print, and makes the JSON.
 """
 
 import json
@@ -33,27 +34,33 @@ MIN_IMAGES = 12
 class Cost:
     """Milliseconds per pair: all samples by stage, in the order of the data flow.
 
-    cpu_ms is the processor time of all threads, which other processes of a busy machine do not touch.
+    cpu_ms is the processor time of all threads, which other processes of a busy machine do not
+    touch.
     """
 
     stages_ms: Mapping[str, list[float]] = field(repr=False)
     cpu_ms: list[float] = field(repr=False)
 
     def quantile(self, stage: str, q: float) -> float:
-        """Quantile q of a stage in ms; 'total' adds the stages of each pair, 'cpu' is the processor time."""
+        """Quantile q of a stage in ms; 'total' adds the stages of each pair, 'cpu' is the
+        processor time."""
         if stage == 'cpu':
             return float(np.quantile(self.cpu_ms, q))
-        samples = np.sum(list(self.stages_ms.values()), axis=0) if stage == 'total' else self.stages_ms[stage]
+        samples = np.sum(list(self.stages_ms.values()),
+                         axis=0) if stage == 'total' else self.stages_ms[stage]
         return float(np.quantile(samples, q))
 
 
 @dataclass(frozen=True)
 class Overload:
-    """The images of an overloaded node: when each was received, and its age then, since its RGB image was sent.
+    """The images of an overloaded node.
 
-    compute_ms is the time of the stand-in network, times_capacity how many pairs were sent for each that it
-    can fuse. Images that the node says it made without the network are counted in not_fused alone. Raises
-    DiffmfError at construction when there are too few images to say anything.
+    When each was received, and its age then, since its RGB image was sent.
+
+    compute_ms is the time of the stand-in network, times_capacity how many pairs were sent for
+    each that it can fuse. Images that the node says it made without the network are counted in
+    not_fused alone. Raises DiffmfError at construction when there are too few images to say
+    anything.
     """
 
     compute_ms: float
@@ -64,7 +71,8 @@ class Overload:
 
     def __post_init__(self):
         if len(self.age_ms) < MIN_IMAGES:
-            raise DiffmfError(f'expected at least {MIN_IMAGES} images under overload, got {len(self.age_ms)}; '
+            raise DiffmfError(f'expected at least {MIN_IMAGES} images under overload, got '
+                              f'{len(self.age_ms)}; '
                               'let it last longer (--overload-s)')
 
     def age_quantile_ms(self, q: float) -> float:
@@ -108,7 +116,8 @@ class Bar:
 class ShellReport:
     """Cost and overload of ours and of the usual way ('usual', where it could be measured).
 
-    load is the mean number of busy processes of the minute before: above 0, the machine had other work.
+    load is the mean number of busy processes of the minute before: above 0, the machine had other
+    work.
     """
 
     machine: Machine
@@ -124,10 +133,12 @@ class ShellReport:
         cost, overload = self.costs[OURS], self.overloads[OURS]
         return [Bar('cost p50', cost.quantile('total', 0.5), TOTAL_P50_MS, 'ms'),
                 Bar('cost p99', cost.quantile('total', 0.99), TOTAL_P99_MS, 'ms'),
-                Bar('age p99', overload.age_quantile_ms(0.99), AGE_PERIODS * overload.compute_ms, 'ms'),
-                Bar('growth of the age', overload.growth_ms, GROWTH_PERIODS * overload.compute_ms, 'ms'),
-                Bar('throughput', 100 * overload.throughput, 100 * THROUGHPUT, '% of 1 / compute time',
-                    at_least=True)]
+                Bar('age p99', overload.age_quantile_ms(0.99), AGE_PERIODS * overload.compute_ms,
+                    'ms'),
+                Bar('growth of the age', overload.growth_ms, GROWTH_PERIODS * overload.compute_ms,
+                    'ms'),
+                Bar('throughput', 100 * overload.throughput, 100 * THROUGHPUT,
+                    '% of 1 / compute time', at_least=True)]
 
     def as_json(self) -> str:
         """Everything, with all samples."""
@@ -138,7 +149,8 @@ class ShellReport:
             'size': self.size,
             'cost': {name: _cost(cost) for name, cost in self.costs.items()},
             'overload': {name: _overload(overload) for name, overload in self.overloads.items()},
-            'bars': [{**asdict(bar), 'met': bar.met} for bar in self.bars()], 'notes': self.notes}, indent=1)
+            'bars': [{**asdict(bar), 'met': bar.met} for bar in self.bars()], 'notes': self.notes},
+                          indent=1)
 
 
 def _cost(cost: Cost) -> dict:
@@ -150,17 +162,22 @@ def _cost(cost: Cost) -> dict:
 
 
 def _overload(overload: Overload) -> dict:
-    return {'age_p50_ms': overload.age_quantile_ms(0.5), 'age_p99_ms': overload.age_quantile_ms(0.99),
-            'growth_ms': overload.growth_ms, 'rate_hz': overload.rate_hz, 'throughput': overload.throughput,
-            **asdict(overload)}
+    return {'age_p50_ms': overload.age_quantile_ms(0.5),
+            'age_p99_ms': overload.age_quantile_ms(0.99), 'growth_ms': overload.growth_ms,
+            'rate_hz': overload.rate_hz,
+            'throughput': overload.throughput, **asdict(overload)}
 
 
 def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: float,
         report: Callable[[str], None] = lambda what: None) -> ShellReport:
-    """Measure everything; report is called with what begins. Raises DiffmfError without ROS, or when a probe fails."""
+    """Measure everything; report is called with what begins.
+
+    Raises DiffmfError without ROS, or when a probe fails.
+    """
     if find_spec('rclpy') is None:
-        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and rclpy is not '
-                          'installed; on a bare x86_64 machine: pip install "diffmf_ros[ros]"')
+        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and '
+                          'rclpy is not installed; on a bare x86_64 machine: pip install '
+                          '"diffmf_ros[ros]"')
     machine, load = this_machine(), os.getloadavg()[0]
     side = '{}x{}'.format(*size)
     report(f'cost of {pairs} pairs')
@@ -168,8 +185,9 @@ def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: flo
     overloads = {}
     for name in (OURS, USUAL) if cost['message_filters'] else (OURS,):
         report(f'overload of {name}, {overload_s:g} s')
-        measured = run_probe('overload', '--size', side, '--compute-ms', compute_ms, '--seconds', overload_s,
-                             *(['--usual'] if name == USUAL else []), timeout_s=PROBE_START_S + overload_s)
+        measured = run_probe('overload', '--size', side, '--compute-ms', compute_ms, '--seconds',
+                             overload_s, *(['--usual'] if name == USUAL else []),
+                             timeout_s=PROBE_START_S + overload_s)
         overloads[name] = Overload(compute_ms, **measured)
     notes = () if cost['message_filters'] else (
         'message_filters is not installed: of the usual way only the conversions were measured',)
@@ -178,15 +196,18 @@ def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: flo
 
 
 def run_probe(module: str, *arguments: object, timeout_s: float) -> dict:
-    """Run a module of the folder probes in a process of its own and return the JSON that it prints last.
+    """Run a module of the folder probes in a process of its own and return the JSON that it prints
+    last.
 
     Raises DiffmfError, with what it wrote, when it fails or takes longer than timeout_s.
     """
     command = [sys.executable, '-m', f'{__package__}.probes.{module}', *map(str, arguments)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s,
+                              check=False)
     except subprocess.TimeoutExpired as error:
-        raise DiffmfError(f'{module} took longer than {timeout_s:g} s; is the machine busy?') from error
+        raise DiffmfError(f'{module} took longer than {timeout_s:g} s; is the machine '
+                          f'busy?') from error
     if done.returncode:
         raise DiffmfError(f'{module} could not measure:\n{done.stderr.strip()}')
     return json.loads(done.stdout.splitlines()[-1])

@@ -2,8 +2,8 @@
 """The benchmark that everybody can repeat: the installed node, live, always with the same job.
 
 Two cameras of 640x480 at 10 and at 30 Hz into the real node over DDS, with the classical method
-and with the default network. The names in capitals are those of NVIDIA's ros2_benchmark, with times in
-milliseconds.
+and with the default network. The names in capitals are those of NVIDIA's ros2_benchmark, with
+times in milliseconds.
 """
 
 import json

@@ -31,13 +31,17 @@ class Startup:
 
 
 def measure_startup(configuration: Configuration) -> Startup:
-    """Start a process that fuses with configuration. Raises DiffmfError, with what it said, when it fails."""
+    """Start a process that fuses with configuration.
+
+    Raises DiffmfError, with what it said, when it fails.
+    """
     job = {'settings': {item.name: item.value for item in iter_specs(configuration.settings)},
            'size': configuration.size, 'started_s': time.monotonic()}
-    done = subprocess.run([sys.executable, '-m', __name__, json.dumps(job)], capture_output=True, text=True,
-                          timeout=TIMEOUT_S, check=False)
+    done = subprocess.run([sys.executable, '-m', __name__, json.dumps(job)], capture_output=True,
+                          text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode:
-        raise DiffmfError(f'the start of {configuration.name} could not be measured:\n{done.stderr.strip()}')
+        raise DiffmfError(f'the start of {configuration.name} could not be '
+                          f'measured:\n{done.stderr.strip()}')
     return Startup(**json.loads(done.stdout.splitlines()[-1]))
 
 

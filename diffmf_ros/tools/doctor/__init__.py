@@ -30,7 +30,8 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Look at everything; takes some seconds, because libraries are imported in processes of their own."""
+    """Look at everything; takes some seconds, because libraries are imported in processes of their
+    own."""
     from . import jetson, network, ros, system
     looks = (system.machine, system.libraries, network.examine, jetson.examine, ros.libraries,
              ros.transport, system.energy)

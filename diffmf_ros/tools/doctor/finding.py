@@ -48,7 +48,10 @@ class Imported:
 
 
 def try_imports(names: Iterable[str]) -> dict[str, Imported]:
-    """Import each library in a process of its own: a wrong ABI may raise anything, or kill its process."""
+    """Import each library in a process of its own.
+
+    A wrong ABI may raise anything, or kill its process.
+    """
     names = list(names)
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(lambda name: try_code(VERSION.format(name)), names)))
@@ -57,12 +60,15 @@ def try_imports(names: Iterable[str]) -> dict[str, Imported]:
 def try_code(code: str) -> Imported:
     """Run Python code in a process of its own; what it leaves in `answer` is the version."""
     try:
-        done = subprocess.run([sys.executable, '-c', f'{code}; print({MARK!r}, answer)'], capture_output=True,
-                              text=True, errors='replace', timeout=TIMEOUT_S, check=False)
+        done = subprocess.run([sys.executable, '-c', f'{code}; print({MARK!r}, answer)'],
+                              capture_output=True, text=True, errors='replace', timeout=TIMEOUT_S,
+                              check=False)
     except subprocess.TimeoutExpired:
         return Imported(reason=f'importing it took more than {TIMEOUT_S} s')
     if done.returncode < 0:
-        return Imported(reason=f'importing it ends the process with {signal.Signals(-done.returncode).name}')
+        return Imported(reason=f'importing it ends the process with '
+                        f'{signal.Signals(-done.returncode).name}')
     if done.returncode:
-        return Imported(reason=(done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1])
+        return Imported(reason=(done.stderr.strip().splitlines()
+                                or [f'exit code {done.returncode}'])[-1])
     return Imported(version=done.stdout.rpartition(MARK)[2].strip())

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Jetson has of all that the node can use there: JetPack, torch for its GPU, Triton, TensorRT."""
+"""What a Jetson has of all that the node can use there: JetPack, torch for its GPU, Triton,
+TensorRT."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ def is_jetson() -> bool:
 
 
 def examine() -> Iterator[Finding]:
-    """Nothing on another machine; on a Jetson a finding for each way to its GPU, whether it is active."""
+    """Nothing on another machine; on a Jetson a finding for each way to its GPU, whether it is
+    active."""
     if not is_jetson():
         return
     board = this_machine().board

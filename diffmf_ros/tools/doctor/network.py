@@ -21,7 +21,8 @@ def examine() -> Iterator[Finding]:
         from ... import models  # noqa: F401 (needs einops)
         from ...inference import engine, selfcheck, weights  # noqa: F401 (needs safetensors)
     except Exception as error:  # a half installed torch raises anything
-        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses classically', Severity.WARN)
+        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses '
+                      f'classically', Severity.WARN)
         return
     yield from gpus(torch)
     yield from _precision_and_scans()
@@ -35,7 +36,8 @@ def gpus(torch) -> Iterator[Finding]:
         for index in range(count):
             major, minor = torch.cuda.get_device_capability(index)
             memory_gb = torch.cuda.get_device_properties(index).total_memory / 2 ** 30
-            yield Finding('network', f'GPU {index}', f'{torch.cuda.get_device_name(index)}, capability '
+            yield Finding('network', f'GPU {index}',
+                          f'{torch.cuda.get_device_name(index)}, capability '
                           f'{major}.{minor}, {memory_gb:.1f} GB, CUDA {torch.version.cuda}')
         if count:
             return
@@ -45,17 +47,20 @@ def gpus(torch) -> Iterator[Finding]:
     yield Finding('network', 'GPU', reason, Severity.WARN, advice)
 
 
-def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: bool | None = None) -> tuple[str, str]:
+def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None,
+               driver: bool | None = None) -> tuple[str, str]:
     """Return (reason, advice) for a torch that sees no CUDA device.
 
-    cuda_of_torch: the CUDA version that torch was built for, None without; tegra: this is a Jetson;
+    cuda_of_torch: the CUDA version that torch was built for, None without; tegra: this is a
+    Jetson;
     driver: an NVIDIA driver is loaded. The last two are found out when None.
     """
     tegra = is_jetson() if tegra is None else tegra
     driver = NVIDIA_DRIVER.exists() if driver is None else driver
     if tegra:
         return (f'this is a Jetson, but torch (CUDA {cuda_of_torch}) sees no GPU',
-                "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no CUDA for it")
+                "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no CUDA for "
+                "it")
     if not driver:
         return 'no NVIDIA driver is loaded', ''
     if cuda_of_torch is None:
@@ -63,7 +68,8 @@ def why_no_gpu(cuda_of_torch: str | None, *, tegra: bool | None = None, driver: 
                 'install a torch build with CUDA')
     hidden = os.environ.get('CUDA_VISIBLE_DEVICES')
     if hidden is not None:
-        return (f'CUDA_VISIBLE_DEVICES={hidden!r} hides the GPU from torch', 'unset CUDA_VISIBLE_DEVICES')
+        return (f'CUDA_VISIBLE_DEVICES={hidden!r} hides the GPU from torch',
+                'unset CUDA_VISIBLE_DEVICES')
     return (f'an NVIDIA driver is loaded, but torch (CUDA {cuda_of_torch}) sees no device',
             f'update the driver to one for CUDA {cuda_of_torch}, or install an older torch')
 
@@ -106,7 +112,8 @@ def _scans(device: str, dtype) -> Iterator[Finding]:
                       'set model: classical until a scan backend works')
         return
     slow = choice.slow
-    yield Finding('network', 'scan auto', slow or choice.name, Severity.ERROR if slow else Severity.GOOD, slow)
+    yield Finding('network', 'scan auto', slow or choice.name,
+                  Severity.ERROR if slow else Severity.GOOD, slow)
 
 
 def _weights() -> Iterator[Finding]:
@@ -116,7 +123,8 @@ def _weights() -> Iterator[Finding]:
     for path in sorted({*SHIPPED.glob('*.safetensors'), SHIPPED / default}):
         try:
             weights = load_weights(path)
-            yield Finding('weights', path.stem, f'{number_text(weights.iterations)} iterations, checksum matches')
+            yield Finding('weights', path.stem,
+                          f'{number_text(weights.iterations)} iterations, checksum matches')
         except DiffmfError as error:
             state = Severity.FAIL if path.name == default else Severity.WARN
             yield Finding('weights', path.stem, str(error), state, 'install the package again')

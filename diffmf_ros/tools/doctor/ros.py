@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS and how images travel: libraries, middleware, the Fast DDS profile, shared memory and buffers."""
+"""ROS and how images travel: libraries, middleware, the Fast DDS profile, shared memory and
+buffers."""
 
 import os
 import re

@@ -10,11 +10,14 @@ from ..machine import this_machine
 from .finding import Finding, Severity, try_imports
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
-# library -> what the node does without it, and how to get it; nothing runs without those of NEEDED.
-NEEDED = {'numpy': 'pip install numpy', 'cv2': 'pip install opencv-python-headless (with ROS: apt python3-opencv)',
+# library -> what the node does without it, and how to get it; nothing runs without those of
+# NEEDED.
+NEEDED = {'numpy': 'pip install numpy',
+          'cv2': 'pip install opencv-python-headless (with ROS: apt python3-opencv)',
           'yaml': 'pip install PyYAML (with ROS: apt python3-yaml)'}
 OPTIONAL = {
-    'torch': ('the node fuses classically', 'pip install "diffmf_ros[torch]"; on a Jetson NVIDIA\'s own wheel'),
+    'torch': ('the node fuses classically',
+              'pip install "diffmf_ros[torch]"; on a Jetson NVIDIA\'s own wheel'),
     'einops': ('the node fuses classically', 'pip install einops'),
     'safetensors': ('the node fuses classically', 'pip install safetensors'),
     'triton': ('no Triton kernels, which need a GPU anyway', ''),
@@ -28,10 +31,12 @@ def machine() -> Iterator[Finding]:
     """Python, system, processor and memory."""
     here, (oldest, newest) = this_machine(), SUPPORTED_PYTHON
     supported = oldest <= sys.version_info[:2] <= newest
-    yield Finding('machine', 'Python', platform.python_version(), Severity.GOOD if supported else Severity.WARN,
+    yield Finding('machine', 'Python', platform.python_version(),
+                  Severity.GOOD if supported else Severity.WARN,
                   '' if supported else 'Python 3.10 to 3.13 are tested; another one may not work')
     yield Finding('machine', 'system', here.os)
-    yield Finding('machine', 'processor', f'{here}; {", ".join(here.extensions) or "no vector extensions known to us"}')
+    yield Finding('machine', 'processor',
+                  f'{here}; {", ".join(here.extensions) or "no vector extensions known to us"}')
     yield Finding('machine', 'memory', f'{here.memory_gb:.1f} GB')
 
 
@@ -40,11 +45,13 @@ def libraries() -> Iterator[Finding]:
     found = try_imports([*NEEDED, *OPTIONAL])
     for name, remedy in NEEDED.items():
         blocks = bool(found[name].reason)
-        yield Finding('libraries', name, found[name].text, Severity.FAIL if blocks else Severity.GOOD,
+        yield Finding('libraries', name, found[name].text,
+                      Severity.FAIL if blocks else Severity.GOOD,
                       remedy if blocks else '')
     for name, (effect, remedy) in OPTIONAL.items():
         if found[name].reason:
-            yield Finding('libraries', name, f'{found[name].reason}: {effect}', Severity.WARN, remedy)
+            yield Finding('libraries', name, f'{found[name].reason}: {effect}', Severity.WARN,
+                          remedy)
         else:
             yield Finding('libraries', name, found[name].text)
 

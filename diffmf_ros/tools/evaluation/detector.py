@@ -17,7 +17,8 @@ AUTO = 'auto'
 
 
 class Detections(NamedTuple):
-    """Objects in a picture: boxes N x 4 float32 (x0, y0, x1, y1 px), scores N float32, classes N."""
+    """Objects in a picture: boxes N x 4 float32 (x0, y0, x1, y1 px), scores N float32, classes N.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of visible, thermal and fused images of equal stems: matched, read, and what is wrong with each."""
+"""Folders of visible, thermal and fused images of equal stems.
+
+Matched, read, and what is wrong with each.
+"""
 
 import os
 from dataclasses import dataclass, field
@@ -39,7 +42,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one stem, all uint8 of one size; visible and fused as in their files: H x W, or x 3 in BGR."""
+    """The images of one stem, all uint8 of one size.
+
+    Visible and fused as in their files: H x W, or x 3 in BGR.
+    """
 
     name: str
     visible: np.ndarray = field(repr=False)
@@ -50,7 +56,9 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one stem of a data set, by kind; empty where something is missing, which is a problem then.
+    """The files of one stem of a data set, by kind.
+
+    Empty where something is missing, which is a problem then.
 
     name tells the images of several data sets apart: DATASET/STEM there, else the stem.
     """
@@ -63,28 +71,33 @@ class Source:
 
 def data_sets(*, rgb: Path | None, thermal: Path | None, pairs: Path | None,
               fused: Path | None) -> dict[str, dict[str, Path]]:
-    """Return {data set: {kind: folder}} of rgb and thermal, or of every folder below pairs with vi and ir.
+    """Return {data set: {kind: folder}} of rgb and thermal, or of every folder below pairs with vi
+    and ir.
 
-    A data set is called after the folder that holds its images. fused, where given, holds the fused images, with
-    pairs in a folder for each set. Raises EvaluationError for other combinations and where there is nothing.
+    A data set is called after the folder that holds its images. fused, where given, holds the
+    fused images, with pairs in a folder for each set. Raises EvaluationError for other
+    combinations and where there is nothing.
     """
     if pairs is None:
         if rgb is None or thermal is None:
-            raise EvaluationError('expected two folders of images (--rgb and --thermal), or one with vi and ir below '
-                                  '(--pairs)')
+            raise EvaluationError('expected two folders of images (--rgb and --thermal), or one '
+                                  'with vi and ir below (--pairs)')
         name = Path(os.path.realpath(rgb)).parent.name  # realpath takes links in a circle, too
         return {name: {'visible': rgb, 'thermal': thermal} | ({'fused': fused} if fused else {})}
     if rgb or thermal:
         raise EvaluationError('expected --pairs, or --rgb and --thermal, not both')
     homes = sorted(path.parent for path in pairs.rglob('vi') if (path.parent / 'ir').is_dir())
     if not homes:
-        raise EvaluationError(f'no pairs at or below {pairs}: expected folders vi and ir with files of equal names')
+        raise EvaluationError(f'no pairs at or below {pairs}: expected folders vi and ir with '
+                              f'files of equal names')
     return {Path(os.path.realpath(home)).name: {'visible': home / 'vi', 'thermal': home / 'ir'}
-            | ({'fused': fused / home.name if home != pairs else fused} if fused else {}) for home in homes}
+            | ({'fused': fused / home.name if home != pairs else fused} if fused else {})
+            for home in homes}
 
 
 def sources(sets: dict[str, dict[str, Path]]) -> tuple[list[Source], list[Problem]]:
-    """Return the images of data_sets by set and stem, and a problem for everything that one lacks."""
+    """Return the images of data_sets by set and stem, and a problem for everything that one lacks.
+    """
     result, problems = [], []
     for dataset, folders in sets.items():
         found, wrong = matched(folders)
@@ -99,16 +112,18 @@ def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[
     """Return {stem: {kind: file}} of what every folder has, and a problem for every other stem.
 
     Stems are in the order of natural(): 2 before 10.
-    folders maps 'visible', 'thermal' and perhaps 'fused' to a folder. Raises EvaluationError when one is
-    missing or holds no image.
+    folders maps 'visible', 'thermal' and perhaps 'fused' to a folder. Raises EvaluationError when
+    one is missing or holds no image.
     """
     files = {kind: _by_stem(folder) for kind, folder in folders.items()}
     found, problems = {}, []
     for stem in sorted(set().union(*files.values()), key=natural):
         there = {kind: paths.get(stem, []) for kind, paths in files.items()}
-        wrong = [Problem(stem, str(folders[kind] / stem), f'no {kind} image of this name in {folders[kind]}')
+        wrong = [Problem(stem, str(folders[kind] / stem),
+                         f'no {kind} image of this name in {folders[kind]}')
                  for kind, paths in there.items() if not paths]
-        wrong += [Problem(stem, str(paths[1]), f'{paths[0].name} has the same stem; which of them is meant?')
+        wrong += [Problem(stem, str(paths[1]),
+                          f'{paths[0].name} has the same stem; which of them is meant?')
                   for paths in there.values() if len(paths) > 1]
         problems += wrong
         if not wrong:
@@ -117,21 +132,26 @@ def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[
 
 
 def image_count(sets: dict[str, dict[str, Path]]) -> int:
-    """Return the number of visible images of data_sets. Raises EvaluationError for a folder that has none."""
+    """Return the number of visible images of data_sets.
+
+    Raises EvaluationError for a folder that has none.
+    """
     return sum(len(_by_stem(folders['visible'])) for folders in sets.values())
 
 
 def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> Images:
     """Read the files of one stem; thermal of 16 bit goes through the gain control of the node.
 
-    Raises UnusableImage: unreadable, not 8-bit (visible, fused), without a finite value, or sizes that differ.
+    Raises UnusableImage: unreadable, not 8-bit (visible, fused), without a finite value, or sizes
+    that differ.
     """
     pixels = {'fused': None}
     for kind, file in files.items():
         try:
             frame = read_frame(file, stream=THERMAL if kind == 'thermal' else RGB)
             if kind == 'thermal':
-                pixels[kind] = to_gray(frame.pixels, frame.encoding, levels_of(frame.pixels, frame.encoding, thermal))
+                pixels[kind] = to_gray(frame.pixels, frame.encoding,
+                                       levels_of(frame.pixels, frame.encoding, thermal))
             else:
                 require_8_bit(frame.encoding)
                 pixels[kind] = frame.pixels
@@ -141,9 +161,11 @@ def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> 
     for kind, file in files.items():
         own_height, own_width = pixels[kind].shape[:2]
         if (own_height, own_width) != (height, width):
-            raise UnusableImage(file, f'{own_width}x{own_height} pixels, but the visible image has {width}x{height}: '
+            raise UnusableImage(file, f'{own_width}x{own_height} pixels, but the visible image '
+                                f'has {width}x{height}: '
                                 'a registered pair has one size')
-    return Images(name, pixels['visible'], luminance(pixels['visible']), pixels['thermal'], pixels['fused'])
+    return Images(name, pixels['visible'], luminance(pixels['visible']), pixels['thermal'],
+                  pixels['fused'])
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
@@ -154,5 +176,6 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             files.setdefault(path.stem, []).append(path)
     if not files:
-        raise EvaluationError(f'{folder} holds no image ({", ".join(IMAGE_SUFFIXES)}); subfolders are not searched')
+        raise EvaluationError(f'{folder} holds no image ({", ".join(IMAGE_SUFFIXES)}); subfolders '
+                              f'are not searched')
     return files

@@ -19,8 +19,9 @@ from .eval_files import EvaluationError, Images
 from .evaluate import FLAT_THERMAL, Evaluation, Scores
 from .scoring import METRICS, cells
 
-CAPTION = ('More is better but for haze (levels, 0 is none), Nabf and flicker. MI in nats; VIF and SSIM summed over '
-           'both sources. Means of target are over all targets. -: not defined for this image')
+CAPTION = ('More is better but for haze (levels, 0 is none), Nabf and flicker. MI in nats; VIF '
+           'and SSIM summed over both sources. Means of target are over all targets. -: not '
+           'defined for this image')
 DECIMALS = {'AP40': 3, 'AP50': 3, 'day_again': 2}
 
 
@@ -72,10 +73,11 @@ def detector_cells(scores: Scores) -> list[str]:
 
 
 def as_json(evaluation: Evaluation) -> str:
-    """Return strict JSON: images, mean, baselines (their means), problems and what else was measured.
+    """Return strict JSON: images, mean, baselines (their means), problems and what else was
+    measured.
 
-    sets has the means by data set where there are several, flicker those of a sequence, detector its
-    scores by data set and method. What is not defined or not finite is null.
+    sets has the means by data set where there are several, flicker those of a sequence, detector
+    its scores by data set and method. What is not defined or not finite is null.
     """
     names, mean = columns(evaluation), evaluation.means()
     rows = {method: _plain(scores, names) for method, scores in mean.items()}
@@ -89,13 +91,15 @@ def as_json(evaluation: Evaluation) -> str:
     }
     sets = evaluation.set_means()
     if len(sets) > 2:
-        content['sets'] = {dataset: {method: _plain(scores, METRICS) for method, scores in found.items()}
+        content['sets'] = {dataset: {method: _plain(scores, METRICS) for method,
+                                     scores in found.items()}
                            for dataset, found in sets.items()}
     if evaluation.flicker:
         content['flicker'] = {method: _plain(asdict(measured) | {'ratio': measured.ratio})
                               for method, measured in evaluation.flicker.items()}
     if evaluation.detector:
-        content['detector'] = {dataset: {method: _plain(scores) for method, scores in found.items()}
+        content['detector'] = {dataset: {method: _plain(scores) for method,
+                                         scores in found.items()}
                                for dataset, found in shown_sets(evaluation.detector).items()}
     return json.dumps(content, indent=1, allow_nan=False)
 
@@ -105,10 +109,12 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
     write_text(path, as_json(evaluation))
 
 
-def _add_means(result: Table, rows: dict[str, Scores], names: tuple[str, ...], method: str, *, about: str) -> None:
+def _add_means(result: Table, rows: dict[str, Scores], names: tuple[str, ...], method: str, *,
+               about: str) -> None:
     result.add_section()
     for way, scores in rows.items():
-        result.add_row(f'{about}, {way}', *cells(scores, names), style='bold' if way == method else None)
+        result.add_row(f'{about}, {way}', *cells(scores, names),
+                       style='bold' if way == method else None)
 
 
 def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, float | None]:
@@ -162,10 +168,15 @@ document.querySelectorAll('nav button').forEach(b => b.onclick = () => sortBy(b.
 
 
 class Page:
-    """Collects scored images for a page; their pictures are inside it, or of many images in a folder beside it."""
+    """Collects scored images for a page.
 
-    def __init__(self, path: Path, *, count: int, method: str = '', class_number: int = 0, overwrite: bool = True):
-        """Start a page; the folder of its pictures is made, with overwrite also where there is one."""
+    Their pictures are inside it, or of many images in a folder beside it.
+    """
+
+    def __init__(self, path: Path, *, count: int, method: str = '', class_number: int = 0,
+                 overwrite: bool = True):
+        """Start a page; the folder of its pictures is made, with overwrite also where there is
+        one."""
         self._path, self._sections = path, []
         self._method, self._class_number = method, class_number
         self._folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
@@ -174,22 +185,28 @@ class Page:
             if self._folder:
                 self._folder.mkdir(exist_ok=overwrite)
         except FileExistsError as error:
-            raise EvaluationError(f'{self._folder} exists already; --overwrite replaces its pictures') from error
+            raise EvaluationError(f'{self._folder} exists already; --overwrite replaces its '
+                                  f'pictures') from error
         except OSError as error:
             raise cannot_write(self._folder or path, error) from error
 
-    def add(self, images: Images, fused: np.ndarray, scores: Scores, look: Look | None = None) -> None:
-        """Add one image, the fused picture (H x W or H x W x 3 BGR uint8), its metrics and what a detector finds."""
+    def add(self, images: Images, fused: np.ndarray, scores: Scores,
+            look: Look | None = None) -> None:
+        """Add one image, the fused picture (H x W or H x W x 3 BGR uint8), its metrics and what a
+        detector finds."""
         pictures = {'RGB': images.visible, 'thermal': images.ir, 'fused': fused}
         if look:
             ways = dict(zip(pictures, (RGB, THERMAL, self._method)))
-            pictures = {kind: drawn(picture, look.found[ways[kind]], look.truth, wanted=self._class_number)
+            pictures = {kind: drawn(picture, look.found[ways[kind]], look.truth,
+                                    wanted=self._class_number)
                         for kind, picture in pictures.items()}
         figures = ''.join(
-            f'<figure><img loading="lazy" alt="{kind}" src="{self._source(images.name, kind, pixels)}">'
+            f'<figure><img loading="lazy" alt="{kind}" '
+            f'src="{self._source(images.name, kind, pixels)}">'
             f'<figcaption>{kind}</figcaption></figure>' for kind, pixels in pictures.items())
         values = {name: scores[name] if math.isfinite(scores[name]) else None for name in METRICS}
-        listed = ' '.join(f'{name} <b>{text}</b>' for name, text in zip(METRICS, cells(scores, METRICS)))
+        listed = ' '.join(f'{name} <b>{text}</b>' for name,
+                          text in zip(METRICS, cells(scores, METRICS)))
         data = escape(json.dumps({'name': images.name, **values}, allow_nan=False))
         self._sections.append(f'<section data-scores="{data}"><h2>{escape(images.name)}</h2>'
                               f'<div class="pictures">{figures}</div><p>{listed}</p></section>')
@@ -197,9 +214,11 @@ class Page:
     def write(self, evaluation: Evaluation) -> None:
         """Write the page. Raises WriteError when that is not possible."""
         title = f'{evaluation.method}: {len(evaluation.images)} images'
-        buttons = ' '.join(f'<button data-name="{name}">{name}</button>' for name in ('name', *METRICS))
-        text = TEMPLATE.format(title=escape(title), summary=_summary(evaluation), caption=escape(CAPTION),
-                               buttons=buttons, sections='\n'.join(self._sections))
+        buttons = ' '.join(f'<button data-name="{name}">{name}</button>'
+                           for name in ('name', *METRICS))
+        text = TEMPLATE.format(title=escape(title), summary=_summary(evaluation),
+                               caption=escape(CAPTION), buttons=buttons,
+                               sections='\n'.join(self._sections))
         write_text(self._path, text)
 
     def _source(self, name: str, kind: str, pixels: np.ndarray) -> str:
@@ -214,9 +233,12 @@ class Page:
 def _summary(evaluation: Evaluation) -> str:
     names = columns(evaluation)
     head = ''.join(f'<th>{name}</th>' for name in ('mean', *names))
-    rows = ''.join('<tr>' + ''.join(f'<td>{escape(text)}</td>' for text in (method, *cells(scores, names))) + '</tr>'
+    rows = ''.join('<tr>'
+                   + ''.join(f'<td>{escape(text)}</td>'
+                             for text in (method, *cells(scores, names))) + '</tr>'
                    for method, scores in evaluation.means().items())
-    wrong = ''.join(f'<li>{escape(f"{problem.file}: {problem.reason}")}</li>' for problem in evaluation.problems)
+    wrong = ''.join(f'<li>{escape(f"{problem.file}: {problem.reason}")}</li>'
+                    for problem in evaluation.problems)
     return f'<table><tr>{head}</tr>{rows}</table>' + _detector(evaluation) + (
         f'<p>{len(evaluation.problems)} not scored:</p><ul>{wrong}</ul>' if wrong else '')
 
@@ -227,6 +249,8 @@ def _detector(evaluation: Evaluation) -> str:
     head = ''.join(f'<th>{name}</th>' for name in ('an unchanged detector', *COLUMNS))
     lines = [(f'{dataset}, {method}', *detector_cells(scores)) for dataset, methods in
              shown_sets(evaluation.detector).items() for method, scores in methods.items()]
-    rows = ''.join('<tr>' + ''.join(f'<td>{escape(text)}</td>' for text in line) + '</tr>' for line in lines)
-    return (f'<p></p><table><tr>{head}</tr>{rows}</table><p>{escape(ABOUT)}. Boxes: objects green, regions to ignore '
+    rows = ''.join('<tr>' + ''.join(f'<td>{escape(text)}</td>' for text in line) + '</tr>'
+                   for line in lines)
+    return (f'<p></p><table><tr>{head}</tr>{rows}</table><p>{escape(ABOUT)}. Boxes: objects '
+            f'green, regions to ignore '
             'gray, detections orange, of other classes blue.</p>')

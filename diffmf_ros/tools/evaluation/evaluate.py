@@ -46,8 +46,9 @@ class Scored:
 class Evaluation:
     """What evaluate found for method and the baselines.
 
-    flicker is by method, empty without a sequence; flat_thermal is by method, over the first image of
-    every data set, empty for fused files; detector is what DetectorTrial.table returns, empty without one.
+    flicker is by method, empty without a sequence; flat_thermal is by method, over the first image
+    of every data set, empty for fused files; detector is what DetectorTrial.table returns, empty
+    without one.
     """
 
     method: str
@@ -102,7 +103,8 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
             that is missing or without images.
     """
     if (fused is None) == (method is None):
-        raise EvaluationError('expected either a folder of fused images (--fused) or a model to fuse with (--model)')
+        raise EvaluationError('expected either a folder of fused images (--fused) or a model to '
+                              'fuse with (--model)')
     name, fuse = method or (FROM_FILES, None)
     ways = {name: fuse} | {way: function for way, function in BASELINES.items() if way != name}
     found, problems = sources(data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
@@ -142,14 +144,16 @@ class _Result:
         return trial.look(source.dataset, source.stem, pictures | cameras, self.images.vi_y)
 
 
-def _score(source: Source, ways: dict[str, Fuse | None], boxes: Boxes | None) -> '_Result | Problem':
+def _score(source: Source, ways: dict[str, Fuse | None],
+           boxes: Boxes | None) -> '_Result | Problem':
     truth = boxes.of(source.dataset, source.stem) if boxes else None
     known = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
     try:
         images = read_images(source.name, source.files, DEFAULTS.thermal)
-        levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse else luminance(images.fused)
-                  for way, fuse in ways.items()}
-        scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]), **known)
+        levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse
+                  else luminance(images.fused) for way, fuse in ways.items()}
+        scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]),
+                             **known)
                   for way, y in levels.items()}
         return _Result(images, levels, scores)
     except UnusableImage as error:
@@ -158,8 +162,10 @@ def _score(source: Source, ways: dict[str, Fuse | None], boxes: Boxes | None) ->
         return Problem(source.name, str(source.files['visible']), str(error))
 
 
-def _colors(images: Images, fused_y: np.ndarray, *, fuse: Fuse | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """The visible and the fused image in BGR (the file where there is no fuse), or None where the visible is gray."""
+def _colors(images: Images, fused_y: np.ndarray, *,
+            fuse: Fuse | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The visible and the fused image in BGR (the file where there is no fuse), or None where the
+    visible is gray."""
     if images.visible.ndim == 2:
         return None
     fused = colored(fused_y, images.visible) if fuse else images.fused
@@ -168,7 +174,10 @@ def _colors(images: Images, fused_y: np.ndarray, *, fuse: Fuse | None) -> tuple[
 
 @dataclass
 class _Run:
-    """What is measured over several images: flicker, and flat thermal on the first image of a data set."""
+    """What is measured over several images.
+
+    Flicker, and flat thermal on the first image of a data set.
+    """
 
     ways: dict[str, Fuse | None]
     meters: dict[str, FlickerMeter]
@@ -177,7 +186,8 @@ class _Run:
     measured: set[str] = field(default_factory=set)
 
     def take(self, dataset: str, result: '_Result | Problem | None') -> None:
-        """Take the next image; one that could not be scored interrupts the frames of a sequence."""
+        """Take the next image; one that could not be scored interrupts the frames of a sequence.
+        """
         usable = isinstance(result, _Result)
         for way, meter in self.meters.items():
             if dataset != self.dataset or not usable:

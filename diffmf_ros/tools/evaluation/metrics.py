@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fusion metrics: how much of an infrared and a visible image a fused image keeps.
 
-Every metric takes gray float64 images of one shape H x W with levels 0..255; `score` takes uint8 too and
-checks them. Of a color image, pass the luminance. `ir` and `vi_y` are the sources, and every metric of two
-sources here is symmetric in them; those of ours (perception.py, targets.py, appearance.py) are not. The values
-are those of the evaluator of MMIF-CDDFuse, which most tables published since 2023 were made with, except for
-PSNR (peak 255; there the largest level that occurs in the fused image) and Nabf (which it lacks).
+Every metric takes gray float64 images of one shape H x W with levels 0..255; `score` takes uint8
+too and checks them. Of a color image, pass the luminance. `ir` and `vi_y` are the sources, and
+every metric of two sources here is symmetric in them; those of ours (perception.py, targets.py,
+appearance.py) are not. The values are those of the evaluator of MMIF-CDDFuse, which most tables
+published since 2023 were made with, except for PSNR (peak 255; there the largest level that occurs
+in the fused image) and Nabf (which it lacks).
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from .appearance import haze, saturation
 from .perception import detail, salience, thermal_detail
 from .targets import Box, Target, summary, targets
 
-SMALLEST_SIDE = 41  # what the four scales of VIF, each halved after its window, leave valid pixels of
+# what the four scales of VIF, each halved after its window, leave valid pixels of
+SMALLEST_SIDE = 41
 TINY = 1e-10
 
 
@@ -28,7 +30,8 @@ class MetricError(DiffmfError):
 
 
 class ImageScores(dict[str, float]):
-    """Metrics of one image by name; beside them its targets, because means over images pool those."""
+    """Metrics of one image by name; beside them its targets, because means over images pool those.
+    """
 
     def __init__(self, values: dict[str, float], targets: Sequence[Target] = ()):
         super().__init__(values)
@@ -43,17 +46,20 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
     Args:
         ir, vi_y, fused: H x W, uint8 or float, levels 0..255, at least 41 pixels high and wide.
         colors: the visible and the fused image, H x W x 3 uint8 BGR, for saturation.
-        boxes, ignore: boxes of the targets (see targets.targets); without them hot blobs are the targets.
+        boxes, ignore: boxes of the targets (see targets.targets); without them hot blobs are the
+            targets.
 
     Returns:
-        The metrics. SSIM_dr2 has the data range 2 of published tables, SSIM_dr255 the range that the images
-        have. Those of ours that the images do not define are NaN, saturation without colors too.
+        The metrics. SSIM_dr2 has the data range 2 of published tables, SSIM_dr255 the range that
+        the images have. Those of ours that the images do not define are NaN, saturation without
+        colors too.
 
     Raises:
         MetricError: other shapes, levels outside 0..255, values that are not finite.
     """
     ir, vi_y, fused = _checked(ir=ir, vi_y=vi_y, fused=fused)
-    alone = {'EN': entropy, 'SD': standard_deviation, 'SF': spatial_frequency, 'AG': average_gradient}
+    alone = {'EN': entropy, 'SD': standard_deviation, 'SF': spatial_frequency,
+             'AG': average_gradient}
     against_sources = {
         'MI': mutual_information,
         'SCD': correlation_of_differences,
@@ -94,13 +100,19 @@ def spatial_frequency(fused: np.ndarray) -> float:
 
 
 def average_gradient(fused: np.ndarray) -> float:
-    """AG: mean length of the gradient over root two; central differences, one-sided at the border."""
+    """AG: mean length of the gradient over root two.
+
+    Central differences, one-sided at the border.
+    """
     down, right = np.gradient(fused)
     return np.mean(np.sqrt((down ** 2 + right ** 2) / 2))
 
 
 def mutual_information(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """MI: mutual information of the gray levels, rounded to integers, in nats; summed over the sources."""
+    """MI: mutual information of the gray levels, rounded to integers, in nats.
+
+    Summed over the sources.
+    """
     return sum(_shared_information(source, fused) for source in (ir, vi_y))
 
 
@@ -118,25 +130,33 @@ def correlation_of_differences(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarr
 
 
 def peak_signal_to_noise(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """PSNR: in dB, with peak 255 and the squared error averaged over the sources; inf when all are equal."""
+    """PSNR: in dB, with peak 255 and the squared error averaged over the sources.
+
+    Inf when all are equal.
+    """
     error = (np.mean((ir - fused) ** 2) + np.mean((vi_y - fused) ** 2)) / 2
     return 10 * np.log10(255.0 ** 2 / error) if error else np.inf
 
 
-def structural_similarity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *, data_range: float) -> float:
-    """SSIM: uniform 7 x 7 windows, sample covariance, K1 0.01, K2 0.03; summed over the sources (up to 2).
+def structural_similarity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
+                          data_range: float) -> float:
+    """SSIM: uniform 7 x 7 windows, sample covariance, K1 0.01, K2 0.03.
 
-    Wang et al. 2004; computed in float32 as scikit-image 0.19 does. With a data_range of 2, as in published
-    tables, flat and dark areas score low.
+    Summed over the sources (up to 2).
+
+    Wang et al. 2004; computed in float32 as scikit-image 0.19 does. With a data_range of 2, as in
+    published tables, flat and dark areas score low.
     """
     return sum(_ssim(source, fused, data_range=data_range) for source in (ir, vi_y))
 
 
 def information_fidelity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """VIF: visual information fidelity, pixel domain, four scales; summed over the sources (about 0..2).
+    """VIF: visual information fidelity, pixel domain, four scales.
 
-    Sheikh and Bovik 2006 with a noise variance of 2; the source is the reference. A source that is flat
-    at every scale carries no information to lose: it counts 1.
+    Summed over the sources (about 0..2).
+
+    Sheikh and Bovik 2006 with a noise variance of 2; the source is the reference. A source that is
+    flat at every scale carries no information to lose: it counts 1.
     """
     return sum(_vifp(source, fused) for source in (ir, vi_y))
 
@@ -144,7 +164,8 @@ def information_fidelity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) ->
 def edge_transfer(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """Qabf: edges of the sources that the fused image has, weighted by their strength (0..0.99).
 
-    Xydeas and Petrovic 2000. Outside the image is black, so its rim counts as an edge; 0 for black sources.
+    Xydeas and Petrovic 2000. Outside the image is black, so its rim counts as an edge; 0 for black
+    sources.
     """
     strength, angle = _edges(fused)
     kept = total = 0.0
@@ -162,7 +183,8 @@ def edge_transfer(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
 def fusion_artifacts(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """Nabf: edges of the fused image that neither source has (0..1, lower is better).
 
-    Petrovic 2007 as modified by Shreyamsha Kumar 2013: gradients of an eighth of Sobel's, mirrored border.
+    Petrovic 2007 as modified by Shreyamsha Kumar 2013: gradients of an eighth of Sobel's, mirrored
+    border.
     """
     strength, angle = _edges(fused, gain=1 / 8, border=cv2.BORDER_REFLECT_101)
     invented = np.ones(fused.shape, bool)
@@ -189,7 +211,8 @@ def _checked(**images: np.ndarray) -> list[np.ndarray]:
     for name, array in arrays.items():
         # Written so that a NaN fails it too.
         if not (array.min() >= 0 and array.max() <= 255):
-            raise MetricError(f'metrics need levels 0..255; {name} has {array.min()} to {array.max()}')
+            raise MetricError(f'metrics need levels 0..255; {name} has {array.min()} to '
+                              f'{array.max()}')
     return list(arrays.values())
 
 
@@ -214,7 +237,10 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ssim(a: np.ndarray, b: np.ndarray, *, data_range: float, window: int = 7) -> float:
-    """In float32 as published tables were made: with a data range of 2 its rounding shows in the fifth digit."""
+    """In float32 as published tables were made.
+
+    With a data range of 2 its rounding shows in the fifth digit.
+    """
     def mean(image):
         # Sums in float64, rounded to float32 after each direction: scipy.ndimage.uniform_filter.
         for size in ((1, window), (window, 1)):
@@ -224,13 +250,15 @@ def _ssim(a: np.ndarray, b: np.ndarray, *, data_range: float, window: int = 7) -
     a, b = a.astype(np.float32), b.astype(np.float32)
     mean_a, mean_b = mean(a), mean(b)
     unbiased = np.float32(window ** 2 / (window ** 2 - 1))
-    # No variance of whole levels comes out negative; of others it could, and the quotient would explode.
+    # No variance of whole levels comes out negative; of others it could, and the quotient would
+    # explode.
     variances = np.maximum(unbiased * (mean(a * a) - mean_a * mean_a), 0)
     variances += np.maximum(unbiased * (mean(b * b) - mean_b * mean_b), 0)
     covariance = unbiased * (mean(a * b) - mean_a * mean_b)
     c1, c2 = (np.float32((share * data_range) ** 2) for share in (0.01, 0.03))
     similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    return np.mean(similar / ((mean_a ** 2 + mean_b ** 2 + c1) * (variances + c2)), dtype=np.float64)
+    return np.mean(similar / ((mean_a ** 2 + mean_b ** 2 + c1) * (variances + c2)),
+                   dtype=np.float64)
 
 
 def _vifp(reference: np.ndarray, distorted: np.ndarray, *, noise: float = 2.0) -> float:
@@ -241,7 +269,8 @@ def _vifp(reference: np.ndarray, distorted: np.ndarray, *, noise: float = 2.0) -
             return _inside(cv2.sepFilter2D(image, cv2.CV_64F, taps, taps), window)
 
         if window < 17:
-            reference, distorted = mean(reference)[::2, ::2].copy(), mean(distorted)[::2, ::2].copy()
+            reference, distorted = mean(reference)[::2,
+                                                   ::2].copy(), mean(distorted)[::2, ::2].copy()
         mean_r, mean_d = mean(reference), mean(distorted)
         variance_r = np.maximum(mean(reference * reference) - mean_r ** 2, 0)
         variance_d = np.maximum(mean(distorted * distorted) - mean_d ** 2, 0)
@@ -262,7 +291,8 @@ def _inside(filtered: np.ndarray, window: int) -> np.ndarray:
 
 
 def _edges(image: np.ndarray, *, gain: float = 1.0, border: int = cv2.BORDER_CONSTANT):
-    """Return strength and angle (-pi/2..pi/2, modulo a half turn) of Sobel's gradient, both H x W."""
+    """Return strength and angle (-pi/2..pi/2, modulo a half turn) of Sobel's gradient, both H x W.
+    """
     right = cv2.Sobel(image, cv2.CV_64F, 1, 0, scale=gain, borderType=border)
     up = -cv2.Sobel(image, cv2.CV_64F, 0, 1, scale=gain, borderType=border)
     slope = np.divide(up, right, out=np.full(image.shape, np.inf), where=right != 0)

@@ -89,7 +89,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Host:
-    """What measured: the machine, its GPU ('' when none took part), threads, and the version of torch."""
+    """What measured: the machine, its GPU ('' when none took part), threads, and the version of
+    torch."""
 
     machine: Machine
     gpu: str
@@ -169,7 +170,8 @@ _TIMING = {
 
 def listed(*, size: tuple[int, int], only_models: Sequence[str] = (),
            only_presets: Sequence[str] = ()) -> ModelsTable:
-    """Return a row for every network and preset, or those that are named, without anything measured.
+    """Return a row for every network and preset, or those that are named, without anything
+    measured.
 
     Raises ModelsTableError for a name that selects nothing, and LibraryMissing without torch.
     """

@@ -56,7 +56,8 @@ def _text(value: float) -> str:
     return '-' if math.isnan(value) else f'{value:.3f}'
 
 
-Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (ir, vi_y) -> fused, H x W float32 in [0, 1]
+# (ir, vi_y) -> fused, H x W float32 in [0, 1]
+Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 THERMAL_SHARE = 0.85
 # What needs no network, and each camera alone.
 BASELINES: dict[str, Fuse] = {
@@ -75,9 +76,12 @@ class UnknownMethod(DiffmfError):
 
 def method(name: str, *, preset: str | None = None, weights: Path | None = None,
            device: str = DEFAULTS.device) -> tuple[str, Fuse]:
-    """Return a full name and the function: of a baseline, or of the network with the shipped or given weights.
+    """Return a full name and the function.
 
-    Without a preset it is that of the weights. Raises UnknownMethod, or as Engine and load_weights do.
+    Of a baseline, or of the network with the shipped or given weights.
+
+    Without a preset it is that of the weights. Raises UnknownMethod, or as Engine and load_weights
+    do.
     """
     if name in BASELINES:
         if preset or weights:
@@ -88,22 +92,28 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
     from ...inference.weights import load_weights
 
     if name not in models.PRESETS:
-        raise UnknownMethod(f'unknown model {name!r}; known: {", ".join([*models.PRESETS, *BASELINES])}')
+        raise UnknownMethod(f'unknown model {name!r}; known: '
+                            f'{", ".join([*models.PRESETS, *BASELINES])}')
     if preset is None:
-        preset = load_weights(weights).preset if weights else with_changes(DEFAULTS, {'model': name}).network_preset
+        preset = load_weights(weights).preset if weights else with_changes(
+            DEFAULTS, {'model': name}).network_preset
     settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
     return f'{name} {preset}', Engine(with_changes(DEFAULTS, settings))
 
 
 def fused_levels(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
     """Fuse two H x W uint8 images as the node does, on one scale 0..1, and round to uint8."""
-    return np.rint(255 * fuse(*(np.float32(1 / 255) * image for image in (ir, vi_y)))).astype(np.uint8)
+    return np.rint(255 * fuse(*(np.float32(1 / 255) * image for image in (ir, vi_y)))).astype(
+        np.uint8)
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """round(0.299 R + 0.587 G + 0.114 B) of an H x W x 3 uint8 image in BGR order, as H x W uint8; gray as it is.
+    """round(0.299 R + 0.587 G + 0.114 B) of an H x W x 3 uint8 image in BGR order, as H x W uint8.
 
-    In float32 with ties to even, as the field's common evaluator has it: OpenCV's integers differ in a few pixels.
+    Gray as it is.
+
+    In float32 with ties to even, as the field's common evaluator has it: OpenCV's integers differ
+    in a few pixels.
     """
     if image.ndim == 2:
         return image
@@ -113,7 +123,8 @@ def luminance(image: np.ndarray) -> np.ndarray:
 def colored(levels: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Return a fused luminance (H x W uint8) in the color of visible, as the node does by default.
 
-    visible is H x W x 3 uint8 BGR, and so is the result; where it is gray (H x W), levels come back.
+    visible is H x W x 3 uint8 BGR, and so is the result; where it is gray (H x W), levels come
+    back.
     """
     if visible.ndim == 2:
         return levels
@@ -121,7 +132,8 @@ def colored(levels: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def read_luma(visible: Path, infrared: Path) -> LumaPair:
-    """Read a registered pair of files for scoring, thermal of 16 bit or float32 through the gain control.
+    """Read a registered pair of files for scoring, thermal of 16 bit or float32 through the gain
+    control.
 
     Raises ImageFileError or FolderError for what does not fit.
     """
@@ -129,40 +141,53 @@ def read_luma(visible: Path, infrared: Path) -> LumaPair:
 
 
 def read_pair(visible: Path, infrared: Path) -> tuple[LumaPair, np.ndarray]:
-    """Read a registered pair of files as read_luma, and the visible image as it is (gray or BGR uint8)."""
-    seen, heat = (read_frame(file, stream=stream) for file, stream in ((visible, RGB), (infrared, THERMAL)))
+    """Read a registered pair of files as read_luma, and the visible image as it is (gray or BGR
+    uint8)."""
+    seen, heat = (read_frame(file, stream=stream) for file,
+                  stream in ((visible, RGB), (infrared, THERMAL)))
     if seen.encoding not in ('mono8', 'bgr8'):
-        raise FolderError(f'{visible} is {seen.encoding}; visible images that are scored have 8 bit')
+        raise FolderError(f'{visible} is {seen.encoding}; visible images that are scored have 8 '
+                          f'bit')
     y = luminance(seen.pixels)
-    ir = luminance(heat.pixels) if heat.encoding in ('mono8', 'bgr8') else image_luma(infrared, stream=THERMAL)
+    ir = luminance(heat.pixels) if heat.encoding in ('mono8', 'bgr8') else image_luma(
+        infrared, stream=THERMAL)
     if ir.shape != y.shape:
-        raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): a registered '
+        raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): '
+                          f'a registered '
                           'pair has one size')
     return LumaPair(infrared.stem, ir, y), seen.pixels
 
 
 def score_fused(pair: LumaPair, visible: np.ndarray, fused: np.ndarray, **boxes) -> ImageScores:
-    """Return the metrics of fused (H x W uint8) for a pair that read_pair gave, color included; boxes as in score."""
+    """Return the metrics of fused (H x W uint8) for a pair that read_pair gave, color included.
+
+    Boxes as in score.
+    """
     colors = (visible, colored(fused, visible)) if visible.ndim == 3 else None
     return score(pair.ir, pair.vi_y, fused, colors=colors, **boxes)
 
 
 def fused_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[
         tuple[str, str, tuple[LumaPair, np.ndarray, np.ndarray]]]:
-    """Yield (data set, method, (pair, visible, fused)) for every pair below folder and every method.
+    """Yield (data set, method, (pair, visible, fused)) for every pair below folder and every
+    method.
 
-    The data set is the folder that holds ir/ and vi/; the images are uint8. Raises FolderError for a folder
-    without pairs.
+    The data set is the folder that holds ir/ and vi/; the images are uint8. Raises FolderError for
+    a folder without pairs.
     """
     for vi_file, ir_file in pair_files(folder):
         pair, visible = read_pair(vi_file, ir_file)
         for name, fuse in methods.items():
-            yield ir_file.parent.parent.name, name, (pair, visible, fused_levels(fuse, pair.ir, pair.vi_y))
+            yield ir_file.parent.parent.name, name, (pair, visible,
+                                                     fused_levels(fuse, pair.ir, pair.vi_y))
 
 
 def score_pairs(methods: dict[str, Fuse], folder: Path, *,
-                report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str, ImageScores]]:
-    """Yield (data set, method, metrics) for every pair below folder and every method; see fused_pairs.
+                report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str,
+                                                                                     ImageScores]]:
+    """Yield (data set, method, metrics) for every pair below folder and every method.
+
+    See fused_pairs.
 
     report is called with the number of images that were scored and taken.
     """
@@ -171,8 +196,14 @@ def score_pairs(methods: dict[str, Fuse], folder: Path, *,
         report(done)
 
 
-def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Gather what score_pairs yields as {data set: {method: metrics of every pair}}; the last set, 'all', is of all."""
+def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str,
+                                                                        dict[str,
+                                                                             list[dict[str,
+                                                                                       float]]]]:
+    """Gather what score_pairs yields as {data set: {method: metrics of every pair}}.
+
+    The last set, 'all', is of all.
+    """
     table = defaultdict(lambda: defaultdict(list))
     for dataset, method, scores in scored:
         for key in (dataset, 'all'):
@@ -184,11 +215,13 @@ def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str, dic
 def means(scores: list[dict[str, float]]) -> dict[str, float]:
     """Mean of every metric over the images that define it (finite values); NaN where none does.
 
-    Those of targets are over the targets of all images together (see targets.summary), not over images.
+    Those of targets are over the targets of all images together (see targets.summary), not over
+    images.
     """
     columns = {metric: np.array([row[metric] for row in scores]) for metric in scores[0]}
     finite = {metric: values[np.isfinite(values)] for metric, values in columns.items()}
-    mean = {metric: float(values.mean()) if values.size else np.nan for metric, values in finite.items()}
+    mean = {metric: float(values.mean()) if values.size else np.nan for metric,
+            values in finite.items()}
     if all(isinstance(row, ImageScores) for row in scores):
         mean |= summary([target for row in scores for target in row.targets])
     return mean

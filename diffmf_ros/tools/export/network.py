@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network as a self-contained ONNX file of standard operators, compared with torch before it is written."""
+"""A network as a self-contained ONNX file of standard operators, compared with torch before it is
+written."""
 
 import logging
 import warnings
@@ -19,7 +20,8 @@ from ...inference.weights_header import number_text, shipped, sides_text
 from ...io.writing import write_bytes
 
 LARGEST_DIFFERENCE = 1e-3
-# Height and width in multiples of the network. The first one checked has more than one group of the SSD.
+# Height and width in multiples of the network. The first one checked has more than one group of
+# the SSD.
 TRACED, CHECKED = (32, 40), ((17, 19), (2, 3))
 
 
@@ -40,14 +42,16 @@ def export(path: str | Path, *, model: str, preset: str, weights: str | Path | N
            size: tuple[int, int] | None = None) -> Exported:
     """Export trained weights (None: the shipped ones of the preset) to path.
 
-    size is the (width, height) that the network will get, extended to what it takes; None: every size.
-    Raises WeightsError for missing, damaged, untrained or foreign weights, and ExportError.
+    size is the (width, height) that the network will get, extended to what it takes; None: every
+    size. Raises WeightsError for missing, damaged, untrained or foreign weights, and ExportError.
     """
     if not Path(path).parent.is_dir():
-        raise ExportError(f'there is no folder {Path(path).parent} to write {Path(path).name} to; make it first')
+        raise ExportError(f'there is no folder {Path(path).parent} to write {Path(path).name} to; '
+                          f'make it first')
     loaded = load_weights(weights or shipped(model, preset))
     if (loaded.model, loaded.preset) != (model, preset):
-        raise ExportError(f'{loaded.path} is for {loaded.model} {loaded.preset}, but {model} {preset} was asked for; '
+        raise ExportError(f'{loaded.path} is for {loaded.model} {loaded.preset}, but {model} '
+                          f'{preset} was asked for; '
                           'set model and preset to match')
     network = models.build(model, preset)
     load_into(network, loaded)
@@ -62,7 +66,8 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
         size = tuple(map(network.sides.padded, size))
     proto = graph(network, size=size)
     for key, value in {
-            'format': FORMAT, 'model': weights.model, 'preset': weights.preset, 'sides': sides_text(network.sides),
+            'format': FORMAT, 'model': weights.model, 'preset': weights.preset,
+            'sides': sides_text(network.sides),
             'iterations': number_text(weights.iterations), 'seed': number_text(weights.seed),
             'weights_sha256': digest(weights.tensors),
             'size': f'{size[0]}x{size[1]}' if size else ANY_SIZE, 'sha256': UNSEALED}.items():
@@ -70,17 +75,21 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
     data = seal(proto.SerializeToString(deterministic=True))
     difference = largest_difference(data, network, size=size)
     if not difference <= LARGEST_DIFFERENCE:
-        raise ExportError(f'onnxruntime and torch differ by {difference:.3g} of a luminance in [0, 1], more than '
-                          f'{LARGEST_DIFFERENCE:g}: nothing was written; try other versions of torch and onnxruntime')
+        raise ExportError(f'onnxruntime and torch differ by {difference:.3g} of a luminance in '
+                          f'[0, 1], more than {LARGEST_DIFFERENCE:g}: nothing was written; try '
+                          f'other versions of '
+                          f'torch and onnxruntime')
     write_bytes(path, data)
     return Exported(Path(path), size, difference)
 
 
 def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
-    """Return network as an onnx.ModelProto of standard operators: ir, vi_y -> fused_y, B x 1 x H x W.
+    """Return network as an onnx.ModelProto of standard operators.
 
-    B is 1; size is (width, height), or None for every size that fits network.sides. Raises ExportError
-    when torch, onnx or onnxscript cannot do it.
+    Ir, vi_y -> fused_y, B x 1 x H x W.
+
+    B is 1; size is (width, height), or None for every size that fits network.sides. Raises
+    ExportError when torch, onnx or onnxscript cannot do it.
     """
     onnx = _exporter()
     from . import scans, ss2d, ssd
@@ -91,11 +100,14 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     images = torch.rand(1, 1, height, width), torch.rand(1, 1, height, width)
     try:
         with torch.no_grad(), _quiet(), scans.recorded(network):
-            program = torch.onnx.export(network, images, dynamo=True, opset_version=OPSET, verbose=False,
-                                        input_names=['ir', 'vi_y'], output_names=['fused_y'],
-                                        dynamic_shapes=None if size else _every_size(network.sides))
+            program = torch.onnx.export(network, images, dynamo=True, opset_version=OPSET,
+                                        verbose=False, input_names=['ir', 'vi_y'],
+                                        output_names=['fused_y'],
+                                        dynamic_shapes=None if size
+                                        else _every_size(network.sides))
     except Exception as error:  # the exporter has many kinds, and its own texts bury the cause
-        raise ExportError(f'torch {torch.__version__} cannot export this network: {_cause(error)}') from error
+        raise ExportError(f'torch {torch.__version__} cannot export this network: '
+                          f'{_cause(error)}') from error
     proto = program.model_proto
     proto.functions.extend([*ss2d.functions(), *ssd.functions()])
     proto = onnx.inliner.inline_local_functions(proto)
@@ -107,8 +119,10 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     return proto
 
 
-def largest_difference(data: bytes, network: torch.nn.Module, *, size: tuple[int, int] | None) -> float:
-    """Return the largest difference of onnxruntime from torch on random images, at size or at two sizes."""
+def largest_difference(data: bytes, network: torch.nn.Module, *,
+                       size: tuple[int, int] | None) -> float:
+    """Return the largest difference of onnxruntime from torch on random images, at size or at two
+    sizes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=['CPUExecutionProvider'])
@@ -124,7 +138,10 @@ def largest_difference(data: bytes, network: torch.nn.Module, *, size: tuple[int
 
 
 def _exporter():
-    """Return the onnx package. Raises ExportError when something that the export needs is not there."""
+    """Return the onnx package.
+
+    Raises ExportError when something that the export needs is not there.
+    """
     try:
         import onnx
         import onnx.checker
@@ -133,8 +150,9 @@ def _exporter():
         import onnxscript  # noqa: F401
         torch.onnx.ops.symbolic  # noqa: B018
     except (ImportError, AttributeError) as error:
-        raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime ({error}; torch is '
-                          f'{torch.__version__}); pip install "diffmf_ros[onnx]"') from error
+        raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime '
+                          f'({error}; torch is {torch.__version__}); pip install '
+                          f'"diffmf_ros[onnx]"') from error
     return onnx
 
 
@@ -151,12 +169,16 @@ def _sizes_of(network, multiples: tuple[int, int]) -> tuple[int, int]:
 
 def _every_size(sides) -> tuple[dict, dict]:
     height, width = (torch.export.Dim(name) for name in ('h', 'w'))
-    shape = {axis: sides.multiple * side + sides.remainder for axis, side in ((2, height), (3, width))}
+    shape = {axis: sides.multiple * side + sides.remainder for axis,
+             side in ((2, height), (3, width))}
     return shape, shape
 
 
 def _forget_the_source(proto) -> None:
-    """Drop the stack traces that the exporter notes at every value: they name files of this machine."""
+    """Drop the stack traces that the exporter notes at every value.
+
+    They name files of this machine.
+    """
     whole = proto.graph
     for part in (whole, *whole.node, *whole.initializer, *whole.input, *whole.output):
         part.ClearField('metadata_props')

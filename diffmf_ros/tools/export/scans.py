@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scan backend that writes calls of SS2D and SSD into an ONNX graph instead of computing them."""
+"""A scan backend that writes calls of SS2D and SSD into an ONNX graph instead of computing them.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ OPSET = 18
 
 def parse(text: str) -> onnx.FunctionProto:
     """Return the function that text defines; it may call others of DOMAIN."""
-    return parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>{text}')
+    return parser.parse_function(f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}, "{DOMAIN}" : '
+                                 f'1]>{text}')
 
 
 @contextmanager
@@ -54,7 +56,8 @@ def ss2d(u, proj, dt_weight, dt_bias, A, skip):
 
 def interleaved_ss2d(us, projs, dt_weight, dt_bias, A, skip):
     """As `models.scan.interleaved_ss2d`, for any number of images."""
-    return call('SS2D', torch.stack(us), torch.stack(projs), dt_weight.mT, dt_bias, A.mT, skip).unbind()
+    return call('SS2D', torch.stack(us), torch.stack(projs), dt_weight.mT, dt_bias, A.mT,
+                skip).unbind()
 
 
 def ssd(*inputs):
@@ -64,4 +67,5 @@ def ssd(*inputs):
 
 def call(name, x, *others):
     """Call a function of `ss2d` or `ssd` in the graph; its output is like x."""
-    return torch.onnx.ops.symbolic(f'{DOMAIN}::{name}', (x, *others), dtype=x.dtype, shape=x.shape, version=1)
+    return torch.onnx.ops.symbolic(f'{DOMAIN}::{name}', (x, *others), dtype=x.dtype, shape=x.shape,
+                                   version=1)

@@ -2,21 +2,22 @@
 """SS2D in ONNX operators: all lines of an image at once, then the carry from line to line.
 
 A scan of the whole image would be one step per token. Here a `Scan` walks along the lines (rows or
-columns) and handles one token of every line in a step, each line starting from an empty state; a second,
-short one walks over the lines and finds the state that enters each of them. The state is linear in
-what entered, so y = y of an empty start + (C times the decay since the start of the line) * entered.
-Every factor is exp of something negative: nothing overflows, whatever the step sizes. The N states of a
-channel do not meet before they are added: they are the first axis of the state.
+columns) and handles one token of every line in a step, each line starting from an empty state; a
+second, short one walks over the lines and finds the state that enters each of them. The state is
+linear in what entered, so y = y of an empty start + (C times the decay since the start of the
+line) * entered. Every factor is exp of something negative: nothing overflows, whatever the step
+sizes. The N states of a channel do not meet before they are added: they are the first axis of the
+state.
 """
 
 import onnx
 
 from .scans import DOMAIN, parse
 
-# One direction. x: T x B x M x D (T tokens in each of M lines); records: T x B x M x (R + 2N); w: R x D; bias: D;
-# A: N x D. delta is softplus(low w + bias), but Softplus alone takes most of onnxruntime's time: it is
-# max(0, raw) + log1p(exp(-|raw|)) here, and log1p(e) is log(1 + e) plus what rounding 1 + e lost, which
-# keeps small step sizes exact.
+# One direction. x: T x B x M x D (T tokens in each of M lines); records: T x B x M x (R + 2N); w:
+# R x D; bias: D; A: N x D. delta is softplus(low w + bias), but Softplus alone takes most of
+# onnxruntime's time: it is max(0, raw) + log1p(exp(-|raw|)) here, and log1p(e) is log(1 + e) plus
+# what rounding 1 + e lost, which keeps small step sizes exact.
 LINES = """
 NAME (x, records, w, bias, A) => (y)
 {
@@ -97,10 +98,11 @@ NAME (x, records, w, bias, A) => (y)
 }
 """
 
-# As `models.scan.ss2d` for S images whose tokens take turns; with one it is that, with two `interleaved_ss2d`.
-# u: S x B x H x W x D; proj: S x B x H x W x 4 x (R + 2N); w: 4 x R x D; bias, skip: 4 x D; A: 4 x N x D.
-# Taking turns in raster order is the raster order of one image whose columns are of each image in turn, and so for
-# rows. The reverse directions begin at the end of such an image: there the last of the images has to be the first.
+# As `models.scan.ss2d` for S images whose tokens take turns; with one it is that, with two
+# `interleaved_ss2d`. u: S x B x H x W x D; proj: S x B x H x W x 4 x (R + 2N); w: 4 x R x D; bias,
+# skip: 4 x D; A: 4 x N x D. Taking turns in raster order is the raster order of one image whose
+# columns are of each image in turn, and so for rows. The reverse directions begin at the end of
+# such an image: there the last of the images has to be the first.
 SS2D = """
 SS2D (u, proj, w, bias, A, skip) => (y)
 {
@@ -120,11 +122,15 @@ SS2D (u, proj, w, bias, A, skip) => (y)
 }
 """
 # Lines are rows or columns: S x B x H x W x C -> T x S x B x M x C, and back.
-LAYOUTS = {'rows': ('[3, 0, 1, 2, 4]', '[1, 2, 3, 0, 4]'), 'columns': ('[2, 0, 1, 3, 4]', '[1, 2, 0, 3, 4]')}
+LAYOUTS = {'rows': ('[3, 0, 1, 2, 4]', '[1, 2, 3, 0, 4]'),
+           'columns': ('[2, 0, 1, 3, 4]', '[1, 2, 0, 3, 4]')}
 
 
 def _direction(k: int, images: str, name: str, lines: str) -> str:
-    """Return the part of SS2D that scans direction k with function name; images: what u and proj end with."""
+    """Return the part of SS2D that scans direction k with function name.
+
+    Images: what u and proj end with.
+    """
     layout, undone = LAYOUTS[lines]
     return f"""
   k{k} = Constant <value = int64 {{{k}}}> ()
@@ -152,5 +158,6 @@ def functions() -> list[onnx.FunctionProto]:
     ways = ('Lines', '', '0'), ('LinesBackwards', '_turned', '1')
     directions = [(images, name, lines) for name, images, _ in ways for lines in LAYOUTS]
     parts = ''.join(_direction(k, *which) for k, which in enumerate(directions))
-    return [*(parse(LINES.replace('NAME', name).replace('BACKWARDS', flag)) for name, _, flag in ways),
+    return [*(parse(LINES.replace('NAME', name).replace('BACKWARDS', flag)) for name, _,
+              flag in ways),
             parse(SS2D.replace('DIRECTIONS', parts))]

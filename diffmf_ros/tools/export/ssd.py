@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mamba-2's scan in ONNX operators: matrix products on chunks, and two levels of carry (Dao and Gu 2024).
+"""Mamba-2's scan in ONNX operators.
 
-64 tokens make a chunk and 64 chunks a group. Inside a chunk, from chunk to chunk inside a group and from
-group to group, everything is a product with a triangle of decays, each the exponential of a sum over the
-steps between. Those sums have terms of one sign and no cancellation, unlike differences of running sums.
+Matrix products on chunks, and two levels of carry (Dao and Gu 2024).
+
+64 tokens make a chunk and 64 chunks a group. Inside a chunk, from chunk to chunk inside a group
+and from group to group, everything is a product with a triangle of decays, each the exponential of
+a sum over the steps between. Those sums have terms of one sign and no cancellation, unlike
+differences of running sums.
 """
 
 import onnx
 
 from .scans import DOMAIN, parse
 
-# Decay from the end of step s to the end of step t, 0 for t before s: ... x n -> ... x n (t) x n (s).
+# Decay from the end of step s to the end of step t, 0 for t before s: ... x n -> ... x n (t) x n
+# (s).
 DECAY = """
 DecayBetween (log_decay) => (decay)
 {
@@ -41,7 +45,8 @@ OneLater (x) => (later)
   later = Pad (all_but_last, pads, empty, axis)
 }
 """
-# B x L x H x M -> B x H x groups x 64 x 64 x M, padded with zeros, which leave the state unchanged.
+# B x L x H x M -> B x H x groups x 64 x 64 x M, padded with zeros, which leave the state
+# unchanged.
 GROUPED = """
 Grouped (x) => (grouped)
 {
@@ -61,8 +66,8 @@ Grouped (x) => (grouped)
   grouped = Reshape (heads_first, shape)
 }
 """
-# State that enters every chunk. added: B x H x groups x 64 x M, what each chunk adds; log_decay: the same
-# without M, of whole chunks.
+# State that enters every chunk. added: B x H x groups x 64 x M, what each chunk adds; log_decay:
+# the same without M, of whole chunks.
 ENTERING = """
 Entering (added, log_decay) => (entering)
 {
@@ -92,7 +97,8 @@ Entering (added, log_decay) => (entering)
   entering = Reshape (entering_flat, shape)
 }
 """
-# As `models.kernels.reference.ssd_scan`. x: B x L x H x P; delta: B x L x H; A: H; b, c: B x L x N.
+# As `models.kernels.reference.ssd_scan`. x: B x L x H x P; delta: B x L x H; A: H; b, c: B x L x
+# N.
 SSD = """
 SSD (x, delta, A, b, c) => (y)
 {
@@ -147,4 +153,5 @@ SSD (x, delta, A, b, c) => (y)
 
 def functions() -> list[onnx.FunctionProto]:
     """Return SSD, and the functions it calls."""
-    return [parse(text.replace('DOMAIN', DOMAIN)) for text in (DECAY, LATER, GROUPED, ENTERING, SSD)]
+    return [parse(text.replace('DOMAIN', DOMAIN))
+            for text in (DECAY, LATER, GROUPED, ENTERING, SSD)]

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two cameras of the synthetic drive: pinhole geometry, mounting, clocks, and the exact homography.
+"""The two cameras of the synthetic drive.
 
-Axes are those of an optical frame (REP-103: x right, y down, z forward); a pixel's integer coordinate
-is its center. The RGB camera is the origin of the rig. Both cameras have a global shutter and an
-exposure that is short against every motion in the scene, so a frame shows one instant: its mid-exposure.
+Pinhole geometry, mounting, clocks, and the exact homography.
+
+Axes are those of an optical frame (REP-103: x right, y down, z forward); a pixel's integer
+coordinate is its center. The RGB camera is the origin of the rig. Both cameras have a global
+shutter and an exposure that is short against every motion in the scene, so a frame shows one
+instant: its mid-exposure.
 """
 
 import math
@@ -22,9 +25,9 @@ class DriveError(DiffmfError):
 class Camera:
     """A distortion-free pinhole camera and its clock.
 
-    rotation_deg (yaw, pitch, roll) turns the rig axes into the camera's; position_m is the camera center
-    in rig axes. A frame exposed at time t carries the stamp t + stamp_delay_ms and is recorded
-    latency_ms after that stamp.
+    rotation_deg (yaw, pitch, roll) turns the rig axes into the camera's; position_m is the camera
+    center in rig axes. A frame exposed at time t carries the stamp t + stamp_delay_ms and is
+    recorded latency_ms after that stamp.
     """
 
     frame_id: str
@@ -76,8 +79,9 @@ def intrinsics(focal_px: float, cx: float, cy: float) -> np.ndarray:
 class Rig:
     """An RGB and a thermal camera on one mount, height_m above the road.
 
-    plane_m is the depth at which `rgb_from_thermal` is exact. Thermal stamps are late by the thermal
-    camera's stamp_delay_ms; thermal_offset_ms is what a synchronizer has to add to correct that.
+    plane_m is the depth at which `rgb_from_thermal` is exact. Thermal stamps are late by the
+    thermal camera's stamp_delay_ms; thermal_offset_ms is what a synchronizer has to add to correct
+    that.
     """
 
     rgb: Camera
@@ -87,16 +91,19 @@ class Rig:
 
     @property
     def thermal_offset_ms(self) -> float:
-        """The value of `sync.thermal_offset_ms` that undoes the clock error of the thermal stamps."""
+        """The value of `sync.thermal_offset_ms` that undoes the clock error of the thermal stamps.
+        """
         return self.rgb.stamp_delay_ms - self.thermal.stamp_delay_ms
 
     def rgb_from_thermal(self, depth_m: float | None = None) -> np.ndarray:
-        """Return the 3 x 3 homography that maps thermal pixels to RGB pixels, scaled to H[2, 2] = 1.
+        """Return the 3 x 3 homography that maps thermal pixels to RGB pixels, scaled to H[2, 2] =
+        1.
 
-        Exact for the fronto-parallel plane at depth_m (default: plane_m) in front of the RGB camera:
-        H = K_rgb (R^T + c (R n)^T / (d - n.c)) K_thermal^-1 (Hartley and Zisserman, section 13.1, with
-        R, c the thermal camera's rotation and center and n = (0, 0, 1)). At another depth Z the error
-        is the parallax focal * |c| * |1/Z - 1/plane_m|: 1.5 px at 9 m and at infinity.
+        Exact for the fronto-parallel plane at depth_m (default: plane_m) in front of the RGB
+        camera: H = K_rgb (R^T + c (R n)^T / (d - n.c)) K_thermal^-1 (Hartley and Zisserman,
+        section 13.1, with R, c the thermal camera's rotation and center and n = (0, 0, 1)). At
+        another depth Z the error is the parallax focal * |c| * |1/Z - 1/plane_m|: 1.5 px at 9 m
+        and at infinity.
         """
         depth_m = self.plane_m if depth_m is None else depth_m
         rotation, center = self.thermal.rotation, np.array(self.thermal.position_m)
@@ -113,5 +120,6 @@ def make_rig(*, thermal_rate_hz: int = 9) -> Rig:
     rgb = Camera('rgb_camera_optical_frame', 640, 480, 520.0, (319.2, 228.5), 30, latency_ms=8.0)
     thermal = Camera(
         'thermal_camera_optical_frame', 320, 256, 248.0, (160.4, 125.1), thermal_rate_hz,
-        position_m=(0.05, -0.015, 0.0), rotation_deg=(0.6, -0.4, 0.9), stamp_delay_ms=12.0, latency_ms=3.0)
+        position_m=(0.05, -0.015, 0.0), rotation_deg=(0.6, -0.4, 0.9), stamp_delay_ms=12.0,
+        latency_ms=3.0)
     return Rig(rgb, thermal)

@@ -18,8 +18,9 @@ _MATERIALS = {'glass': (.02, .022, .026), 'rubber': (.015, .015, .015), 'dark': 
 _SNOW = (.76, .77, .79)
 _TAIL = 3.0  # tail lamps do not grow with the headlamps
 _W, _R, _FRONT, _REAR = .86, .62, 2.1, -2.0
-# Faces that span the car: layer, (x, x) at the lower and upper edge, (height, z) of both edges, material,
-# warmth in K when the engine runs, and warmth of a parked car (its top faces the cold sky).
+# Faces that span the car: layer, (x, x) at the lower and upper edge, (height, z) of both edges,
+# material, warmth in K when the engine runs, and warmth of a parked car (its top faces the cold
+# sky).
 _ENDS = (
     (0, (_W, -_W), (_W, -_W), (.28, _FRONT), (.72, _FRONT), 'paint', 15, 0),
     (1, (.5, -.5), (.5, -.5), (.36, _FRONT), (.62, _FRONT), 'dark', 26, 0),
@@ -51,7 +52,8 @@ def _half_width(height: float) -> float:
     return _W - (_W - _R) * min(max((height - .95) / .47, 0.0), 1.0)
 
 
-# Both flanks: layer, outline (z, height), how far it stands out, material, warmth running and parked.
+# Both flanks: layer, outline (z, height), how far it stands out, material, warmth running and
+# parked.
 _FLANKS = (
     (0, ((_REAR, .28), (_REAR, .95), (.95, .95), (_FRONT, .72), (_FRONT, .28)), 0, 'paint', 7, -1),
     (0, ((_REAR, .95), (-1.2, 1.45), (.25, 1.42), (.95, .95)), 0, 'paint', 6, -1),
@@ -81,7 +83,9 @@ def _faces(running: bool) -> tuple[tuple[int, np.ndarray, str, float], ...]:
 
 @dataclass(frozen=True)
 class Car:
-    """A small hatchback; paint as reflectance; running cars are warm at engine, wheels and exhaust.
+    """A small hatchback; paint as reflectance.
+
+    Running cars are warm at engine, wheels and exhaust.
 
     headlamps: radiance of its lamps, 0 when off. snow: whether it lies on bonnet and roof.
     """
@@ -92,18 +96,22 @@ class Car:
     snow: bool = False
 
     def parts(self, heading: tuple[float, float], eye: tuple[float, float, float]) -> list[Part]:
-        """Return the faces that the eye (x, height, z relative to the car) sees, far ones first."""
+        """Return the faces that the eye (x, height, z relative to the car) sees, far ones first.
+        """
         yaw = math.atan2(heading[0], heading[1])
-        turn = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
+        turn = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0],
+                         [-math.sin(yaw), 0, math.cos(yaw)]])
         seen = []
         for layer, points, material, warmth in _faces(self.running):
             placed = points @ turn.T
             a, b = placed[1] - placed[0], placed[2] - placed[0]
-            outward = (b[1] * a[2] - b[2] * a[1], b[2] * a[0] - b[0] * a[2], b[0] * a[1] - b[1] * a[0])
+            outward = (b[1] * a[2] - b[2] * a[1], b[2] * a[0] - b[0] * a[2],
+                       b[0] * a[1] - b[1] * a[0])
             towards = eye - placed[:4].mean(axis=0)
             if np.dot(outward, towards) > 0:
                 level = outward[1] > .7 * math.hypot(*outward)
-                seen.append((layer, -math.hypot(*towards), self._part(placed, material, warmth, level)))
+                seen.append((layer, -math.hypot(*towards),
+                             self._part(placed, material, warmth, level)))
         return [part for _, _, part in sorted(seen, key=lambda item: item[:2])]
 
     def _part(self, points: np.ndarray, material: str, warmth: float, level: bool) -> Part:
@@ -111,5 +119,6 @@ class Car:
             return Part(points, _SNOW, -1.5)
         albedo = self.paint if material == 'paint' else _MATERIALS[material]
         tint = {'lens': (1.0, .93, .80), 'tail': (.12, .006, .004)}.get(material, (0.0, 0.0, 0.0))
-        return Part(points, albedo, warmth, tuple(min(self.headlamps, _TAIL) * channel if material == 'tail' else
+        return Part(points, albedo, warmth,
+                    tuple(min(self.headlamps, _TAIL) * channel if material == 'tail' else
                                                   self.headlamps * channel for channel in tint))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The synthetic drive: timed frames of an RGB and a thermal camera, and the truth about them.
 
-Times are true times in nanoseconds after the start of the drive. A header stamp is START_NS plus the
-true time, plus, for thermal, the clock error that `Rig.thermal_offset_ms` undoes.
+Times are true times in nanoseconds after the start of the drive. A header stamp is START_NS plus
+the true time, plus, for thermal, the clock error that `Rig.thermal_offset_ms` undoes.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,8 @@ class DriveSettings:
 
     def __post_init__(self):
         if self.scene not in ENVIRONMENTS:
-            raise DriveError(f'the scene must be one of {", ".join(ENVIRONMENTS)}; got {self.scene!r}')
+            raise DriveError(f'the scene must be one of {", ".join(ENVIRONMENTS)}; got '
+                             f'{self.scene!r}')
         if self.thermal_bits not in (8, 16):
             raise DriveError(f'thermal has 8 or 16 bits, got {self.thermal_bits}')
         if not 0.2 <= self.seconds <= 600:
@@ -47,8 +48,8 @@ class ActorTruth:
     """One visible actor on the RGB grid at one instant.
 
     box_px is (left, top, right, bottom), right and bottom exclusive, around its visible pixels;
-    silhouette_px is how many it would cover in the picture if nothing stood before it; temperature_c is
-    the mean surface temperature of the visible ones.
+    silhouette_px is how many it would cover in the picture if nothing stood before it;
+    temperature_c is the mean surface temperature of the visible ones.
     """
 
     label: int
@@ -62,7 +63,8 @@ class ActorTruth:
 
 @dataclass(frozen=True)
 class Truth:
-    """The truth at one instant: labels H x W uint8 on the RGB grid (0: no actor), and the actors."""
+    """The truth at one instant: labels H x W uint8 on the RGB grid (0: no actor), and the actors.
+    """
 
     labels: np.ndarray
     actors: tuple[ActorTruth, ...]
@@ -70,7 +72,8 @@ class Truth:
 
 @dataclass(frozen=True)
 class DriveFrame:
-    """A frame as the camera delivered it, and when it was truly exposed, after the start of the drive."""
+    """A frame as the camera delivered it, and when it was truly exposed, after the start of the
+    drive."""
 
     frame: Frame
     index: int
@@ -96,7 +99,8 @@ class Drive:
                                    settings.thermal_bits)}
         rgb_view = self._sensors[RGB].view
         self._painters = {RGB: Painter(self.scene, rgb_view, VISIBLE),
-                          THERMAL: Painter(self.scene, self._sensors[THERMAL].view, THERMAL_VALUES)}
+                          THERMAL: Painter(self.scene, self._sensors[THERMAL].view,
+                                           THERMAL_VALUES)}
         self._truth_painter = Painter(self.scene, rgb_view, THERMAL_VALUES)
         self._last_rgb: tuple[int, Buffer] | None = None
 
@@ -122,8 +126,10 @@ class Drive:
         return DriveFrame(frame, index, exposure_ns)
 
     def order(self, *, from_s: float = 0.0) -> list[tuple[str, int]]:
-        """Return (stream, index) of all frames exposed since from_s, in the order in which they reach a recorder."""
-        every = [(stream, index) for stream in (RGB, THERMAL) for index in range(self.count(stream))
+        """Return (stream, index) of all frames exposed since from_s, in the order in which they
+        reach a recorder."""
+        every = [(stream, index) for stream in (RGB, THERMAL)
+                 for index in range(self.count(stream))
                  if self.camera(stream).exposure_ns(index) >= round(from_s * 1e9)]
         return sorted(every, key=lambda item: self.camera(item[0]).recorded_ns(item[1]))
 
@@ -133,7 +139,8 @@ class Drive:
             yield self.frame(stream, index)
 
     def truth(self, exposure_ns: int) -> Truth:
-        """Return the truth on the RGB grid at a true time, which need not be that of an RGB frame."""
+        """Return the truth on the RGB grid at a true time, which need not be that of an RGB frame.
+        """
         if self._last_rgb is not None and self._last_rgb[0] == exposure_ns:
             buffer = self._last_rgb[1]
         else:

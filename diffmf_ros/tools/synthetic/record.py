@@ -25,13 +25,17 @@ TRUTH_FILE = 'ground_truth.json'
 def alignment_of(drive: Drive) -> Alignment:
     """Return the exact alignment of the drive's cameras for the plane at `rig.plane_m`."""
     rgb, thermal = drive.rig.rgb, drive.rig.thermal
-    homography = tuple(tuple(float(value) for value in row) for row in drive.rig.rgb_from_thermal())
+    homography = tuple(tuple(float(value) for value in row)
+                       for row in drive.rig.rgb_from_thermal())
     return Alignment(homography, (rgb.width, rgb.height), (thermal.width, thermal.height))
 
 
 @dataclass(frozen=True)
 class RecordedDrive:
-    """What the folder of a recorded drive says about it; exposures_ns: true time of each RGB stamp."""
+    """What the folder of a recorded drive says about it.
+
+    Exposures_ns: true time of each RGB stamp.
+    """
 
     settings: DriveSettings
     alignment: Path
@@ -54,7 +58,8 @@ def recorded_drive(bag: str | Path) -> RecordedDrive | None:
         return RecordedDrive(DriveSettings(**truth['settings']), path.with_name(ALIGNMENT_FILE),
                              truth['thermal_offset_ms'], exposures_ns)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DriveError(f'expected the ground truth of a rendered drive in {path}, got {error!r}; render the drive '
+        raise DriveError(f'expected the ground truth of a rendered drive in {path}, got '
+                         f'{error!r}; render the drive '
                          'again, or remove the file to use the bag as any other') from error
 
 
@@ -64,9 +69,9 @@ def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3', overwrit
 
     What was exposed before from_s seconds is left out.
 
-    Topics: /rgb/image_raw, /rgb/camera_info, /thermal/image_raw, /thermal/camera_info. The folder also
-    gets alignment.yaml and ground_truth.json. Raises BagError when the bag cannot be written; nothing is
-    left behind then, nor when the iteration is given up half-way.
+    Topics: /rgb/image_raw, /rgb/camera_info, /thermal/image_raw, /thermal/camera_info. The folder
+    also gets alignment.yaml and ground_truth.json. Raises BagError when the bag cannot be written;
+    nothing is left behind then, nor when the iteration is given up half-way.
     """
     truths = {RGB: [], THERMAL: []}
     with BagWriter(path, storage, overwrite=overwrite) as bag:
@@ -78,7 +83,8 @@ def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3', overwrit
             bag.write(f'/{frame.stream}/image_raw', IMAGE, image, frame.arrival_ns)
             bag.write(f'/{frame.stream}/camera_info', CAMERA_INFO, info, frame.arrival_ns)
             actors = drive.truth(timed.exposure_ns).actors
-            truths[frame.stream].append({'stamp_ns': frame.stamp_ns, 'exposure_ns': timed.exposure_ns,
+            truths[frame.stream].append({'stamp_ns': frame.stamp_ns,
+                                         'exposure_ns': timed.exposure_ns,
                                          'actors': [asdict(actor) for actor in actors]})
             yield written
         alignment_of(drive).save(bag.folder / ALIGNMENT_FILE)
@@ -87,10 +93,12 @@ def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3', overwrit
 
 
 def ground_truth(drive: Drive, truths: dict[str, list[dict]]) -> dict:
-    """Return the content of ground_truth.json: settings, geometry, clocks, and the actors of every frame.
+    """Return the content of ground_truth.json.
 
-    Boxes lie on the RGB grid, those of thermal frames too. Label images are not stored: a `Drive` with
-    the same settings gives them (`Drive.truth(exposure_ns).labels`).
+    Settings, geometry, clocks, and the actors of every frame.
+
+    Boxes lie on the RGB grid, those of thermal frames too. Label images are not stored: a `Drive`
+    with the same settings gives them (`Drive.truth(exposure_ns).labels`).
     """
     return {
         'settings': asdict(drive.settings),
@@ -132,15 +140,20 @@ def instants(drive: Drive, count: int) -> list[tuple[int, int]]:
     rgb_hz, thermal_hz = (drive.camera(stream).rate_hz for stream in (RGB, THERMAL))
     both_hz = int(np.gcd(rgb_hz, thermal_hz))
     rgb_step, thermal_step = rgb_hz // both_hz, thermal_hz // both_hz
-    available = min((drive.count(RGB) - 1) // rgb_step, (drive.count(THERMAL) - 1) // thermal_step) + 1
+    available = min((drive.count(RGB) - 1) // rgb_step,
+                    (drive.count(THERMAL) - 1) // thermal_step) + 1
     if not 1 <= count <= available:
-        raise DriveError(f'expected 1 to {available} pairs of a drive of {drive.settings.seconds:g} s, got {count}; '
+        raise DriveError(f'expected 1 to {available} pairs of a drive of '
+                         f'{drive.settings.seconds:g} s, got {count}; '
                          'a longer drive has more')
-    return [(k * rgb_step, k * thermal_step) for k in (i * available // count for i in range(count))]
+    return [(k * rgb_step, k * thermal_step)
+            for k in (i * available // count for i in range(count))]
 
 
-def aligned_pair(drive: Drive, rgb_index: int, thermal_index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render one pair: RGB H x W x 3 uint8, and thermal H x W on its grid, warped by the true alignment."""
+def aligned_pair(drive: Drive, rgb_index: int,
+                 thermal_index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Render one pair: RGB H x W x 3 uint8, and thermal H x W on its grid, warped by the true
+    alignment."""
     rgb = drive.frame(RGB, rgb_index).frame
     thermal = drive.frame(THERMAL, thermal_index).frame
     warped, _ = alignment_of(drive).warp(thermal.pixels, rgb_size=rgb.size)
@@ -152,7 +165,8 @@ def write_pairs(drive: Drive, folder: str | Path, *, count: int,
     """Write folder/vi/NAME.png and folder/ir/NAME.png for `count` instants of a drive.
 
     Args:
-        drive: the drive; with thermal at 30 Hz every RGB frame has a thermal frame of the same instant.
+        drive: the drive; with thermal at 30 Hz every RGB frame has a thermal frame of the same
+            instant.
         folder: made when it is missing.
         count: number of pairs, evenly spaced over the drive.
         overwrite: whether files of these names may be replaced.

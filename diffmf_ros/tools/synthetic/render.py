@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From scene and view to a geometry buffer: surface values, depth and labels for every pixel.
 
-Painter's algorithm: far background, ground, walls, then props and actors from far to near, each with
-an anti-aliased alpha. One code path serves both cameras; only the values differ: 'visible' has
-reflectance R G B and emission R G B, 'thermal' has the temperature in degrees Celsius. Every array of
-values carries alpha as its last channel, which makes painting one multiplication and one addition.
+Painter's algorithm: far background, ground, walls, then props and actors from far to near, each
+with an anti-aliased alpha. One code path serves both cameras; only the values differ: 'visible'
+has reflectance R G B and emission R G B, 'thermal' has the temperature in degrees Celsius. Every
+array of values carries alpha as its last channel, which makes painting one multiplication and one
+addition.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,10 @@ _SHIFT = 4  # fractional bits of polygon corners
 
 @dataclass(frozen=True)
 class View:
-    """An upright pinhole view along the street; position is (x, height, z) in metres of the world."""
+    """An upright pinhole view along the street.
+
+    Position is (x, height, z) in metres of the world.
+    """
 
     width: int
     height: int
@@ -47,18 +51,23 @@ class View:
 
 @dataclass
 class Buffer:
-    """values H x W x C float32 (alpha last, 1), depth_m H x W float32, label H x W uint8 (0: no actor)."""
+    """values H x W x C float32 (alpha last, 1), depth_m H x W float32, label H x W uint8 (0.
+
+    No actor).
+    """
 
     values: np.ndarray
     depth_m: np.ndarray
     label: np.ndarray
 
     def over(self, origin: tuple[int, int], layer: np.ndarray, depth_m, label: int = 0) -> None:
-        """Paint a layer h x w x C, premultiplied by its last channel, with its corner at origin (x, y)."""
+        """Paint a layer h x w x C, premultiplied by its last channel, with its corner at origin
+        (x, y)."""
         x, y = origin
         region = np.s_[y:y + layer.shape[0], x:x + layer.shape[1]]
         alpha = layer[..., -1]
-        # Alpha in every channel: numpy is several times slower when it broadcasts over a short last axis.
+        # Alpha in every channel: numpy is several times slower when it broadcasts over a short
+        # last axis.
         self.values[region] *= cv2.merge([1 - alpha] * layer.shape[2])
         self.values[region] += layer
         solid = alpha > 0.5
@@ -75,44 +84,52 @@ class Painter:
         self._props = [Sketch(prop.parts, kind, scene.environment.air_c) if prop.parts else None
                        for prop in scene.props]
         shadows = scene.shadows if kind == VISIBLE else {}
-        self._shadows = {of: Sketch(parts, kind, scene.environment.air_c) for of, parts in shadows.items()}
+        self._shadows = {of: Sketch(parts, kind, scene.environment.air_c) for of,
+                         parts in shadows.items()}
 
     def paint(self, t_s: float, offset_m: tuple[float, float, float]) -> Buffer:
-        """Return the buffer at time t_s, seen offset_m (x, height, z) from the rig's origin at the road."""
+        """Return the buffer at time t_s, seen offset_m (x, height, z) from the rig's origin at the
+        road."""
         view = self._view_at(t_s, offset_m)
         buffer = Buffer(self._background.values.copy(), self._background.depth_m.copy(),
                         np.zeros((view.height, view.width), np.uint8))
         self._paint_ground(buffer, view)
         for side in (-1.0, 1.0):
             self._paint_wall(buffer, view, side)
-        for ahead, x, label, sketch in sorted(self._things(view, t_s), key=lambda thing: -thing[0]):
+        for ahead, x, label, sketch in sorted(self._things(view, t_s),
+                                              key=lambda thing: -thing[0]):
             placed = sketch.draw(view, x, ahead, light=self._lamps_at(x, view.position[2] + ahead))
             if placed is None:
                 continue
             (left, top), layer = placed
             if abs(x) > HALF_WIDTH_M:  # in the side street: the house fronts may hide it
-                wall = buffer.depth_m[top:top + layer.shape[0], left:left + layer.shape[1]] < ahead - 3.0
+                wall = buffer.depth_m[top:top + layer.shape[0],
+                                      left:left + layer.shape[1]] < ahead - 3.0
                 layer[wall] = 0.0
             buffer.over((left, top), layer, depth_m=ahead, label=label)
         return buffer
 
     def draw_actor(self, actor: Actor, t_s: float, offset_m: tuple[float, float, float]):
-        """Return ((x, y), premultiplied layer) of one actor alone, or None when it is out of sight."""
+        """Return ((x, y), premultiplied layer) of one actor alone, or None when it is out of
+        sight."""
         view = self._view_at(t_s, offset_m)
         ahead, x, _, sketch = self._actor(actor, view, t_s)
         return sketch.draw(view, x, ahead)
 
     def _view_at(self, t_s: float, offset_m: tuple[float, float, float]) -> View:
-        return self.view.at(LANE_X_M + offset_m[0], offset_m[1], self.scene.rig_z_m(t_s) + offset_m[2])
+        return self.view.at(LANE_X_M + offset_m[0], offset_m[1],
+                            self.scene.rig_z_m(t_s) + offset_m[2])
 
     def _things(self, view: View, t_s: float):
-        """Yield (distance ahead, x, label, sketch) of everything that stands or moves in the street."""
+        """Yield (distance ahead, x, label, sketch) of everything that stands or moves in the
+        street."""
         x, height, z = view.position
         for prop, sketch in zip(self.scene.props, self._props, strict=True):
             ahead = (prop.z_m - z - 2.4) % PERIOD_M + 2.4
             if prop.car is not None:
                 eye = (x - prop.x_m, height, -ahead)
-                sketch = Sketch(prop.car.parts((0.0, 1.0), eye), self.kind, self.scene.environment.air_c)
+                sketch = Sketch(prop.car.parts((0.0, 1.0), eye), self.kind,
+                                self.scene.environment.air_c)
                 yield from self._shadow('car', ahead, prop.x_m)
             yield ahead, prop.x_m, 0, sketch
         for actor in self.scene.actors:
@@ -132,7 +149,8 @@ class Painter:
 
     def _lamps_at(self, x_m: float, z_m: float) -> np.ndarray:
         """Fixed lights on the camera's side of something upright: half of a level surface's."""
-        return 0.5 * float(self.scene.light.irradiance(z_m, x_m, 1.2)) * np.array(self.scene.environment.lamp)
+        return 0.5 * float(self.scene.light.irradiance(z_m, x_m, 1.2)) * np.array(
+            self.scene.environment.lamp)
 
     def _paint_ground(self, buffer: Buffer, view: View) -> None:
         """The road: below the horizon every row has one depth."""
@@ -175,13 +193,16 @@ class Painter:
         if side < 0:
             layer, middle, columns = layer[:, ::-1], middle[::-1], columns[::-1]
         if self.kind == THERMAL:
-            layer = np.dstack([layer[..., 0] + layer[..., 1] * self.scene.environment.air_c, layer[..., 1]])
-        buffer.over((round(columns[0]), 0), np.ascontiguousarray(layer), middle[None, :].astype(np.float32))
+            layer = np.dstack([layer[..., 0] + layer[..., 1] * self.scene.environment.air_c,
+                               layer[..., 1]])
+        buffer.over((round(columns[0]), 0), np.ascontiguousarray(layer),
+                    middle[None, :].astype(np.float32))
 
     def _paint_background(self) -> Buffer:
         """Sky, and a skyline so far away that it does not move."""
         view, environment = self.view, self.scene.environment
-        elevation = np.clip((view.cy - np.arange(view.height)) / view.focal_px / 0.45, 0, 1)[:, None, None]
+        elevation = np.clip((view.cy - np.arange(view.height)) / view.focal_px / 0.45, 0,
+                            1)[:, None, None]
         values = np.ones((view.height, view.width, _CHANNELS[self.kind]), np.float32)
         if self.kind == VISIBLE:
             top, low = (np.array(color, np.float32) for color in environment.sky)
@@ -221,28 +242,33 @@ class Sketch:
         self.spans = list(zip([0, *ends[:-1]], ends, strict=True))
         self.table = np.zeros((len(parts) + 1, _CHANNELS[kind]), np.float32)
         for row, part in zip(self.table[1:], parts, strict=True):
-            row[:] = (*part.albedo, *part.emission, 1.0) if kind == VISIBLE else (part.warmth_k + air_c, 1.0)
+            row[:] = (*part.albedo, *part.emission,
+                      1.0) if kind == VISIBLE else (part.warmth_k + air_c, 1.0)
             row *= part.alpha
 
     def draw(self, view: View, x_m: float, ahead_m: float, *, light: np.ndarray | None = None):
-        """Return ((x, y), premultiplied layer) with the foot at x_m, ahead_m; None when out of sight.
+        """Return ((x, y), premultiplied layer) with the foot at x_m, ahead_m.
+
+        None when out of sight.
 
         light (R, G, B) is irradiance that does not come from the camera; it is added as emission.
 
-        Polygons are filled as part numbers on a finer grid, looked up, and averaged: exact coverage,
-        and one fill a part whatever the number of channels.
+        Polygons are filled as part numbers on a finer grid, looked up, and averaged: exact
+        coverage, and one fill a part whatever the number of channels.
         """
         placed = self.points + (x_m, 0.0, ahead_m)
         if placed[:, 2].min() < 0.8:
             return None
         corners = view.project(placed)
         x0, y0 = np.maximum(np.floor(corners.min(axis=0) - 1), 0).astype(int)
-        x1, y1 = np.minimum(np.ceil(corners.max(axis=0) + 2), (view.width, view.height)).astype(int)
+        x1, y1 = np.minimum(np.ceil(corners.max(axis=0) + 2),
+                            (view.width, view.height)).astype(int)
         if x1 <= x0 or y1 <= y0:
             return None
         fine = 4 if (x1 - x0) * (y1 - y0) < 3_000 else 2
         number = np.zeros(((y1 - y0) * fine, (x1 - x0) * fine), np.uint8)
-        # Pixel centers are integers; on the finer grid the same point lies at (p + 0.5) * fine - 0.5.
+        # Pixel centers are integers; on the finer grid the same point lies at (p + 0.5) * fine -
+        # 0.5.
         scaled = ((corners - (x0, y0) + 0.5) * fine - 0.5) * 2**_SHIFT
         scaled = np.round(scaled).astype(np.int32)
         for index, (start, end) in enumerate(self.spans, start=1):

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world of the synthetic drive: a street, its weather, and who moves on it; a function of seed and time.
+"""The world of the synthetic drive: a street, its weather, and who moves on it.
 
-World axes: x right of the street's middle, height above the road, z along the street, all in metres.
-The street repeats every PERIOD_M; people and cars of the cast live in a window that travels with the
-rig, so a drive may be as long as one likes.
+A function of seed and time.
+
+World axes: x right of the street's middle, height above the road, z along the street, all in
+metres. The street repeats every PERIOD_M; people and cars of the cast live in a window that
+travels with the rig, so a drive may be as long as one likes.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,10 @@ _SHADOW_M = {'person': (.42, .26), 'cyclist': (.30, .85), 'car': (.98, 2.2)}
 
 @dataclass(frozen=True)
 class Actor:
-    """One mover. shape(pose, eye) gives its parts; path(t_s) its pose. label is its value in label images."""
+    """One mover. shape(pose, eye) gives its parts.
+
+    Path(t_s) its pose. label is its value in label images.
+    """
 
     label: int
     kind: str
@@ -35,7 +40,10 @@ class Actor:
 
 @dataclass(frozen=True)
 class Prop:
-    """Something that stands in the street and is as warm as the air; flat props always face the camera."""
+    """Something that stands in the street and is as warm as the air.
+
+    Flat props always face the camera.
+    """
 
     x_m: float
     z_m: float
@@ -51,14 +59,16 @@ class Scene:
             raise DriveError(f'the scene must be one of {", ".join(ENVIRONMENTS)}; got {name!r}')
         environment = self.environment = ENVIRONMENTS[name]
         rng = np.random.default_rng([seed, 1])
-        self.light = Light(environment.lamp, environment.windows, environment.sun, environment.sun_k)
-        self.ground = textures.make_ground(rng, self.light, heat=environment.heat, snow=environment.snow)
+        self.light = Light(environment.lamp, environment.windows, environment.sun,
+                           environment.sun_k)
+        self.ground = textures.make_ground(rng, self.light, heat=environment.heat,
+                                           snow=environment.snow)
         self.walls = {side: textures.make_wall(rng, self.light, side, heat=environment.heat)
                       for side in (-1.0, 1.0)}
         self.props = tuple(_props(rng, environment))
         self.actors = tuple(_actors(rng, environment, seed))
-        self.shadows = {kind: ground_shadow(size, environment.shadow) for kind, size in _SHADOW_M.items()
-                        if environment.shadow}
+        self.shadows = {kind: ground_shadow(size, environment.shadow) for kind,
+                        size in _SHADOW_M.items() if environment.shadow}
 
     def rig_z_m(self, t_s: float) -> float:
         """Position of the rig along the street at time t_s."""
@@ -112,9 +122,11 @@ def _actors(rng: np.random.Generator, environment: Environment, seed: int):
 
 def _shape(rng: np.random.Generator, environment: Environment, mover: Mover) -> Callable:
     if mover.kind == 'person':
-        tint = rng.uniform(*environment.coats) * rng.uniform(1 - environment.hues, 1 + environment.hues, 3)
+        tint = rng.uniform(*environment.coats) * rng.uniform(1 - environment.hues,
+                                                             1 + environment.hues, 3)
         trousers = tint[::-1] * environment.trousers
-        figure = Person(mover.height_m, tuple(tint), tuple(trousers), environment.skin_k, environment.clothing)
+        figure = Person(mover.height_m, tuple(tint), tuple(trousers), environment.skin_k,
+                        environment.clothing)
         return lambda pose, eye: figure.parts(pose.phase, pose.heading)
     if mover.kind == 'car':
         tone = environment.car_paint

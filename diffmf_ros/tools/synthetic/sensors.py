@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a geometry buffer to what a camera delivers: light, smoke, optics, noise, quantization.
 
-Noise is drawn anew for every frame from (seed, stream, frame index), so any frame can be rendered alone.
+Noise is drawn anew for every frame from (seed, stream, frame index), so any frame can be rendered
+alone.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from .weather import Fog, Smoke, Snowfall
 
 # 14-bit counts: 7300 at 0 degrees Celsius, 30 per kelvin.
 COUNTS_AT_ZERO, COUNTS_PER_K = 7300.0, 30.0
-# Automatic gain of the 8-bit thermal camera: the level of the median, that of the warmest hundredth, and the
-# most levels per kelvin.
+# Automatic gain of the 8-bit thermal camera: the level of the median, that of the warmest
+# hundredth, and the most levels per kelvin.
 _GAIN_MIDDLE, _GAIN_TOP, _GAIN_LIMIT = 112.0, 245.0, 26.0
 _FLAKE = 0.72  # radiance of a snowflake
 
@@ -43,7 +44,8 @@ class VisibleSensor:
         self._gain = cv2.merge([(self.environment.exposure * vignette).astype(np.float32)] * 3)
         self._beam = _low_beam(x, y)
         snows = self.environment.snow > 0
-        self._snowfall = Snowfall(self.seed, speed_m_s=self.environment.speed_m_s) if snows else None
+        self._snowfall = Snowfall(self.seed,
+                                  speed_m_s=self.environment.speed_m_s) if snows else None
 
     def develop(self, buffer: Buffer, t_s: float, index: int) -> np.ndarray:
         """Return the frame as H x W x 3 uint8, R G B."""
@@ -56,7 +58,8 @@ class VisibleSensor:
         light = self._through_air(light, buffer.depth_m, t_s)
         light += _glow(light, environment.scatter)
         light *= self._gain
-        noise = np.random.default_rng([self.seed, 3, index]).standard_normal(light.shape, np.float32)
+        noise = np.random.default_rng([self.seed, 3, index]).standard_normal(
+            light.shape, np.float32)
         light += noise * np.sqrt(0.000015 + 0.0006 * light)
         curve = np.clip(1 - cv2.exp(-light), 0, 1)
         return np.round(255 * cv2.pow(curve, 1 / 2.2)).astype(np.uint8)
@@ -67,7 +70,8 @@ class VisibleSensor:
             optical_depth, bright = self.veil.veil(self.view, depth_m, t_s)
             passes = cv2.exp(-optical_depth)
             veiled = (1 - passes) * bright
-            light = light * cv2.merge([passes] * 3) + cv2.merge([veiled * channel for channel in self.veil.color])
+            light = light * cv2.merge([passes] * 3) + cv2.merge([veiled * channel
+                                                                 for channel in self.veil.color])
         if self._snowfall is not None:
             cover = self._snowfall.cover(self.view, t_s)
             light = light + cover * (_FLAKE - light)
@@ -75,7 +79,8 @@ class VisibleSensor:
 
 
 def _low_beam(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the intensity of a low beam per direction (tangents x, y down): 1 just under the cut-off."""
+    """Return the intensity of a low beam per direction (tangents x, y down): 1 just under the
+    cut-off."""
     cut_off = np.where(x > 0, 0.03 * np.minimum(x / 0.2, 1.0), 0.0)
     down = y + cut_off + 0.004
     under = 1 / (1 + (np.maximum(down - 0.03, 0) / 0.075)**2)
@@ -91,7 +96,8 @@ def _glow(light: np.ndarray, scatter: float) -> np.ndarray:
     """
     small = cv2.resize(light, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     bright = np.maximum(small - 0.22, 0) * (small.mean() < 0.25 + 4 * scatter)
-    halo = 0.22 * cv2.GaussianBlur(bright, (0, 0), 2.5) + 0.30 * cv2.GaussianBlur(bright, (0, 0), 9.0)
+    halo = 0.22 * cv2.GaussianBlur(bright, (0, 0),
+                                   2.5) + 0.30 * cv2.GaussianBlur(bright, (0, 0), 9.0)
     if scatter:
         tiny = cv2.resize(bright, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
         wide = scatter * cv2.GaussianBlur(tiny, (0, 0), 6.5)
@@ -117,21 +123,23 @@ class ThermalSensor:
     def __post_init__(self):
         camera, pad = self.camera, 40
         cx, cy = (2 * center + 0.5 for center in camera.center_px)
-        self.view = View(2 * camera.width + 2 * pad, 2 * camera.height + 2 * pad, 2 * camera.focal_px,
-                         cx + pad, cy + pad)
+        self.view = View(2 * camera.width + 2 * pad, 2 * camera.height + 2 * pad,
+                         2 * camera.focal_px, cx + pad, cy + pad)
         upright = intrinsics(self.view.focal_px, self.view.cx, self.view.cy)
         turned = intrinsics(2 * camera.focal_px, cx, cy)
         self._turn = turned @ camera.rotation @ np.linalg.inv(upright)
         rng = np.random.default_rng([self.seed, 4])
         shape = camera.height, camera.width
-        self._pattern = (0.10 * rng.standard_normal(shape) + 0.10 * rng.standard_normal((1, shape[1]))
+        self._pattern = (0.10 * rng.standard_normal(shape) + 0.10
+                         * rng.standard_normal((1, shape[1]))
                          + 0.30 * textures.soft_noise(rng, shape, (90, 110))).astype(np.float32)
 
     def develop(self, buffer: Buffer, t_s: float, index: int) -> np.ndarray:
         """Return the frame, H x W: uint8 white-hot gray, or uint16 14-bit counts."""
         celsius, camera = buffer.values[..., 0], self.camera
         if self.veil is not None:
-            passes = cv2.exp(-self.veil.infrared * self.veil.veil(self.view, buffer.depth_m, t_s)[0])
+            passes = cv2.exp(-self.veil.infrared
+                             * self.veil.veil(self.view, buffer.depth_m, t_s)[0])
             celsius = celsius * passes + (1 - passes) * (self.environment.air_c + 3.0)
         turned = cv2.warpPerspective(celsius, self._turn, (2 * camera.width, 2 * camera.height),
                                      flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -141,14 +149,16 @@ class ThermalSensor:
         celsius = celsius + self._pattern + 0.15 * rng.standard_normal(celsius.shape, np.float32)
         celsius += 0.05 * rng.standard_normal((camera.height, 1), np.float32)
         if self.bits == 16:
-            return np.round(np.clip(COUNTS_AT_ZERO + COUNTS_PER_K * celsius, 0, 2**14 - 1)).astype(np.uint16)
+            return np.round(np.clip(COUNTS_AT_ZERO + COUNTS_PER_K * celsius, 0, 2**14 - 1)).astype(
+                np.uint16)
         return self._gray(celsius)
 
     def _gray(self, celsius: np.ndarray) -> np.ndarray:
         environment = self.environment
         if environment.auto_gain:
             middle, top = np.percentile(celsius[::2, ::2], (50, 99.0))
-            levels = _GAIN_MIDDLE + min((_GAIN_TOP - _GAIN_MIDDLE) / (top - middle), _GAIN_LIMIT) * (celsius - middle)
+            levels = _GAIN_MIDDLE + min((_GAIN_TOP - _GAIN_MIDDLE) / (top - middle),
+                                        _GAIN_LIMIT) * (celsius - middle)
         else:
             black, white = (environment.air_c + edge for edge in environment.gray_range_k)
             levels = 255 * (celsius - black) / (white - black)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands and moves on the road, as colored, warm polygons: people, lamps, signs, trees.
 
-A shape is a list of parts in painting order. Coordinates are metres: x right, height up, z away from
-the camera, from the point where the shape touches the ground. Colors are linear reflectances (R, G, B)
-in 0..1, emission is radiance on the scale where a lit white wall is about 1, temperatures are degrees
-Celsius above the air.
+A shape is a list of parts in painting order. Coordinates are metres: x right, height up, z away
+from the camera, from the point where the shape touches the ground. Colors are linear reflectances
+(R, G, B) in 0..1, emission is radiance on the scale where a lit white wall is about 1,
+temperatures are degrees Celsius above the air.
 """
 
 import math
@@ -53,7 +53,10 @@ def limb(start: tuple[float, float], end: tuple[float, float], r0: float, r1: fl
 
 
 def ground_shadow(half_m: tuple[float, float], darkness: float) -> list[Part]:
-    """Return the soft shadow of something half_m (x, z) large on the ground below it; darkness below 0.5."""
+    """Return the soft shadow of something half_m (x, z) large on the ground below it.
+
+    Darkness below 0.5.
+    """
     parts = []
     for grown, alpha in ((1.25, .35), (1.1, .7), (.9, 1.0)):
         flat = disc(0.0, 0.0, (half_m[0] * grown, half_m[1] * grown))[:, [0, 2, 1]]
@@ -67,7 +70,8 @@ def _below(point: tuple[float, float], length: float, angle: float) -> tuple[flo
 
 @dataclass(frozen=True)
 class Person:
-    """A walker: height in metres, clothes as reflectances, skin_k how much warmer the face is than air.
+    """A walker: height in metres, clothes as reflectances, skin_k how much warmer the face is than
+    air.
 
     clothing: how much of the usual warmth the clothes let out; thick coats have less than 1.
     """
@@ -92,24 +96,29 @@ class Person:
         half = (0.045 + 0.045 * (1 - abs(side))) * h
         legs = [self._leg((offset * half, hip), phase + turn, swing * direction)
                 for offset, turn in ((-0.7, 0.0), (0.7, math.pi))]
-        arms = [self._arm((offset * (half + 0.045 * h), shoulder - 0.02 * h), phase + turn, swing * direction)
+        arms = [self._arm((offset * (half + 0.045 * h), shoulder - 0.02 * h), phase + turn,
+                          swing * direction)
                 for offset, turn in ((-1.0, math.pi), (1.0, 0.0))]
         lean = 0.02 * h * direction * abs(side)
         body = self._torso(half, hip, lean)
-        return arms[0] + legs[0] + legs[1] + body + self._head(lean, away, direction * abs(side)) + arms[1]
+        return arms[0] + legs[0] + legs[1] + body + self._head(lean, away,
+                                                               direction * abs(side)) + arms[1]
 
     def _torso(self, half: float, hip: float, lean: float) -> list[Part]:
         h = self.height_m
         # How far out in half widths, height, and share of the lean, up one side.
-        side = ((1.25, hip - 0.05 * h, 0.0), (1.2, 0.66 * h, 0.5), (1.5, 0.79 * h, 1.0), (0.9, 0.835 * h, 1.0))
-        right, left = (np.array([(sign * half * out + share * lean, height, 0.0) for out, height, share in side])
+        side = ((1.25, hip - 0.05 * h, 0.0), (1.2, 0.66 * h, 0.5), (1.5, 0.79 * h, 1.0),
+                (0.9, 0.835 * h, 1.0))
+        right, left = (np.array([(sign * half * out + share * lean, height, 0.0) for out, height,
+                                 share in side])
                        for sign in (1, -1))
         inner = right[::-1] - (0.45 * half, 0.0, 0.0)
         # The light comes a little from the left, so the right flank is darker.
         shade = tuple(0.75 * channel for channel in self.coat)
         return [Part(np.concatenate([right, left[::-1]]), self.coat, 0.56 * self._cloth_k),
                 Part(np.concatenate([right, inner]), shade, 0.56 * self._cloth_k),
-                Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat, 0.64 * self._cloth_k)]
+                Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat,
+                     0.64 * self._cloth_k)]
 
     def _leg(self, hip: tuple[float, float], phase: float, swing: float) -> list[Part]:
         h = self.height_m
@@ -121,7 +130,8 @@ class Person:
         toe = ankle[0] + reach, ankle[1] - 0.018 * h
         return [Part(limb(hip, knee, 0.052 * h, 0.038 * h), self.trousers, 0.50 * self._cloth_k),
                 Part(limb(knee, ankle, 0.036 * h, 0.024 * h), self.trousers, 0.42 * self._cloth_k),
-                Part(limb(ankle, toe, 0.024 * h, 0.020 * h), (0.03, 0.03, 0.03), 0.25 * self._cloth_k)]
+                Part(limb(ankle, toe, 0.024 * h, 0.020 * h), (0.03, 0.03, 0.03),
+                     0.25 * self._cloth_k)]
 
     def _arm(self, shoulder: tuple[float, float], phase: float, swing: float) -> list[Part]:
         h = self.height_m
@@ -130,13 +140,15 @@ class Person:
         hand = _below(wrist, 0.03 * h, 0.0)
         return [Part(limb(shoulder, elbow, 0.032 * h, 0.027 * h), self.coat, 0.48 * self._cloth_k),
                 Part(limb(elbow, wrist, 0.026 * h, 0.020 * h), self.coat, 0.45 * self._cloth_k),
-                Part(limb(wrist, hand, 0.020 * h, 0.017 * h), (0.22, 0.14, 0.10), 0.80 * self.skin_k)]
+                Part(limb(wrist, hand, 0.020 * h, 0.017 * h), (0.22, 0.14, 0.10),
+                     0.80 * self.skin_k)]
 
     def _head(self, lean: float, away: bool, side: float) -> list[Part]:
         h = self.height_m
         skin, hair = (0.22, 0.14, 0.10), (0.03, 0.025, 0.02)
         x = lean * 1.4
-        neck = Part(limb((lean, 0.82 * h), (x, 0.88 * h), 0.032 * h, 0.03 * h), skin, 0.85 * self.skin_k)
+        neck = Part(limb((lean, 0.82 * h), (x, 0.88 * h), 0.032 * h, 0.03 * h), skin,
+                    0.85 * self.skin_k)
         skull = Part(disc(x, 0.932 * h, (0.05 * h, 0.066 * h)), hair, 0.62 * self.skin_k)
         if away:
             return [neck, skull]
@@ -154,7 +166,8 @@ def cyclist(phase: float, skin_k: float) -> list[Part]:
         hip, knee = (0.10 * side, 0.98), (0.16 * side, 0.66 + up)
         parts += [Part(limb(hip, knee, 0.09, 0.065), dark, 0.55 * skin_k),
                   Part(limb(knee, (0.12 * side, 0.26 + up), 0.06, 0.045), dark, 0.48 * skin_k),
-                  Part(limb((0.19 * side, 1.38), (0.30 * side, 1.05), 0.05, 0.04), coat, 0.5 * skin_k)]
+                  Part(limb((0.19 * side, 1.38), (0.30 * side, 1.05), 0.05, 0.04), coat,
+                       0.5 * skin_k)]
     torso = np.array([[-.17, .92, 0], [.17, .92, 0], [.21, 1.25, 0], [.23, 1.42, 0], [.1, 1.5, 0],
                       [-.1, 1.5, 0], [-.23, 1.42, 0], [-.21, 1.25, 0]])
     parts += [Part(torso, coat, 0.58 * skin_k),
@@ -185,7 +198,8 @@ def sign(kind: str) -> list[Part]:
         return [post, *face]
     triangle = np.array([[-.2, 2.16, 0], [.2, 2.16, 0], [0, 2.52, 0]])
     return [post, Part(box(-.31, 2.02, .31, 2.64), (.05, .14, .60), -0.3),
-            Part(triangle, (.9, .9, .9), -0.3), Part(disc(0, 2.42, (.03, .03)), (.02, .02, .02), -0.3),
+            Part(triangle, (.9, .9, .9), -0.3),
+            Part(disc(0, 2.42, (.03, .03)), (.02, .02, .02), -0.3),
             Part(limb((0, 2.37), (0.02, 2.2), .03, .04), (.02, .02, .02), -0.3)]
 
 
@@ -195,7 +209,8 @@ def tree(rng: np.random.Generator, *, snow: float = 0.0) -> list[Part]:
     snow: how much of the upper leaves it covers, 0 to 1.
     """
     height, spread = rng.uniform(4.6, 6.2), rng.uniform(1.3, 1.8)
-    parts = [Part(limb((0, 0), (rng.uniform(-.15, .15), height * .55), .14, .08), (.06, .045, .03), -0.2)]
+    parts = [Part(limb((0, 0), (rng.uniform(-.15, .15), height * .55), .14, .08), (.06, .045, .03),
+                  -0.2)]
     for k in range(90):
         level = (k / 90 + rng.uniform(-.15, .15)) * .5
         angle, reach = rng.uniform(0, 2 * math.pi), math.sqrt(rng.uniform(0, 1))
@@ -205,5 +220,6 @@ def tree(rng: np.random.Generator, *, snow: float = 0.0) -> list[Part]:
         white = snow * min(max(2 * level, 0.0), 1.0) * .6
         leaf = tuple(channel * tone * (1 - white) + .75 * white for channel in (.05, .075, .028))
         size = rng.uniform(.16, .42)
-        parts.append(Part(disc(x, middle, (size, size * rng.uniform(.6, .9)), 9), leaf, rng.uniform(-.5, .1)))
+        parts.append(Part(disc(x, middle, (size, size * rng.uniform(.6, .9)), 9), leaf,
+                          rng.uniform(-.5, .1)))
     return parts

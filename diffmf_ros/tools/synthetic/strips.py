@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Anti-aliased views of long, periodic, textured planes: the road, and the house fronts beside it.
 
-Seen from a camera that looks along the road, every image row of the ground (every column of a wall)
-has one depth. So the exact box filter along the road is a difference of a running sum, and only the
-filter across it needs a small pyramid. Without this the far lane markings flicker.
+Seen from a camera that looks along the road, every image row of the ground (every column of a
+wall) has one depth. So the exact box filter along the road is a difference of a running sum, and
+only the filter across it needs a small pyramid. Without this the far lane markings flicker.
 """
 
 import cv2
@@ -15,8 +15,8 @@ _LEVELS = 4
 class Strip:
     """A texture of shape length x across x channels that repeats along the road.
 
-    Channels are premultiplied by alpha where the texture has one. step_m is (along, across) the size of
-    a texel, across_m the position of the first texel's edge across the road.
+    Channels are premultiplied by alpha where the texture has one. step_m is (along, across) the
+    size of a texel, across_m the position of the first texel's edge across the road.
     """
 
     def __init__(self, texels: np.ndarray, *, step_m: tuple[float, float], across_m: float):
@@ -29,7 +29,8 @@ class Strip:
         self._sum[1:] = np.cumsum(texels - self._mean, axis=0, dtype=np.float64)
 
     def lines(self, edges_m: np.ndarray) -> np.ndarray:
-        """Return the mean texels between neighboring edges along the road, (n - 1) x across x channels."""
+        """Return the mean texels between neighboring edges along the road, (n - 1) x across x
+        channels."""
         running = self._running(edges_m)
         extent = (np.diff(edges_m) / self._along_m).astype(np.float32)[:, None, None]
         return np.diff(running, axis=0) / extent + self._mean
@@ -43,7 +44,8 @@ class Strip:
         return below + fraction * (self._sum[index + 1] - below)
 
     def view(self, edges_m: np.ndarray, across_m: np.ndarray) -> np.ndarray:
-        """Return n x m x channels: line i covers edges_m[i]..edges_m[i + 1], its pixels lie at across_m[i].
+        """Return n x m x channels: line i covers edges_m[i]..edges_m[i + 1], its pixels lie at
+        across_m[i].
 
         Positions across the road outside the texture give zero in every channel.
         """

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Procedural textures of the street: road and pavement, house fronts, soft periodic noise.
 
-Colors are linear (R, G, B) reflectances, light is linear radiance, temperatures are kelvin above air.
+Colors are linear (R, G, B) reflectances, light is linear radiance, temperatures are kelvin above
+air.
 """
 
 import cv2
@@ -16,7 +17,8 @@ _GROUND_STEP = 0.025
 _WALL_STEP = 0.04
 
 
-def soft_noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[int, int]) -> np.ndarray:
+def soft_noise(rng: np.random.Generator, shape: tuple[int, int],
+               cell: tuple[int, int]) -> np.ndarray:
     """Return smooth noise of about unit variance, periodic along both axes, of the given shape."""
     rows, columns = max(2, shape[0] // cell[0]), max(2, shape[1] // cell[1])
     grid = rng.standard_normal((rows, columns), dtype=np.float32)
@@ -30,7 +32,8 @@ def soft_noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[int
 
 def make_ground(rng: np.random.Generator, light: Light, *, heat: float = 1.0,
                 snow: float = 0.0) -> tuple[Strip, Strip]:
-    """Return the street's surface: (reflectance R G B, irradiance of the fixed lights) and (warmth in kelvin).
+    """Return the street's surface: (reflectance R G B, irradiance of the fixed lights) and (warmth
+    in kelvin).
 
     heat is how much of the day's warmth it holds, snow the share that lies under snow.
     """
@@ -56,24 +59,28 @@ def make_ground(rng: np.random.Generator, light: Light, *, heat: float = 1.0,
     if snow:
         cover = _snow_cover(rng, x, z, snow)
         white = .78 + .03 * soft_noise(rng, gray.shape, (40, 30))
-        visible[..., :3] += cover[..., None] * (white[..., None] * (.97, .99, 1.02) - visible[..., :3])
+        visible[..., :3] += cover[..., None] * (white[..., None] * (.97, .99, 1.02)
+                                                - visible[..., :3])
         warm -= cover[::4, ::4] * (warm + 1.2)
     step = 4 * _GROUND_STEP
     return (Strip(visible, step_m=(_GROUND_STEP, _GROUND_STEP), across_m=-HALF_WIDTH_M),
             Strip(warm[..., None], step_m=(step, step), across_m=-HALF_WIDTH_M))
 
 
-def _snow_cover(rng: np.random.Generator, x: np.ndarray, z: np.ndarray, share: float) -> np.ndarray:
+def _snow_cover(rng: np.random.Generator, x: np.ndarray, z: np.ndarray,
+                share: float) -> np.ndarray:
     """Return how much snow lies on the ground, 0..1: worn away under wheels and in patches."""
     shape = len(z), x.shape[1]
-    thick = soft_noise(rng, shape, (200, 60)) + .5 * soft_noise(rng, shape, (30, 16)) + 3 * share - 1
+    thick = soft_noise(rng, shape, (200, 60)) + .5 * soft_noise(rng, shape,
+                                                                (30, 16)) + 3 * share - 1
     wheels = np.exp(-((np.abs(np.abs(x) - 1.75) - .75) / .25)**2) * 3.4
     return np.clip(.5 + thick - wheels, 0.0, 1.0).astype(np.float32)
 
 
 def _asphalt(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     grain = rng.standard_normal(shape, dtype=np.float32) * .014
-    gray = .085 + grain + .008 * soft_noise(rng, shape, (120, 60)) + .005 * soft_noise(rng, shape, (8, 8))
+    gray = .085 + grain + .008 * soft_noise(rng, shape,
+                                            (120, 60)) + .005 * soft_noise(rng, shape, (8, 8))
     for _ in range(9):  # repaired patches
         row, column = rng.integers(0, shape[0] - 200), rng.integers(150, shape[1] - 250)
         height, width = rng.integers(50, 180), rng.integers(30, 90)
@@ -112,13 +119,15 @@ def _markings(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return (dash | edge | stop | bars | bays | second).astype(np.float32)
 
 
-def make_wall(rng: np.random.Generator, light: Light, side: float, *, heat: float = 1.0) -> tuple[Strip, Strip]:
+def make_wall(rng: np.random.Generator, light: Light, side: float, *,
+              heat: float = 1.0) -> tuple[Strip, Strip]:
     """Return a row of house fronts at x = side * HALF_WIDTH_M, premultiplied by alpha.
 
     Visible channels: reflectance R G B, emission R G B, alpha. Thermal channels: warmth, alpha.
     """
     rows, columns = round(PERIOD_M / _WALL_STEP), round(WALL_HEIGHT_M / _WALL_STEP)
-    albedo, glow = np.zeros((rows, columns, 3), np.float32), np.zeros((rows, columns, 3), np.float32)
+    albedo, glow = np.zeros((rows, columns, 3), np.float32), np.zeros((rows, columns, 3),
+                                                                      np.float32)
     alpha, warm = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
     start = 0.0
     while start < CROSS_STREET_M[0]:
@@ -132,7 +141,8 @@ def make_wall(rng: np.random.Generator, light: Light, side: float, *, heat: floa
     lit = light.irradiance(z, np.array(side * (HALF_WIDTH_M - 1.5)), np.minimum(height, 5.0))
     glow += albedo * (.55 * lit)[..., None] * np.array(light.lamp, np.float32)
     albedo *= (1 + .06 * soft_noise(rng, alpha.shape, (30, 20)))[..., None]
-    warm += .5 * soft_noise(rng, alpha.shape, (220, 80)) + .15 * soft_noise(rng, alpha.shape, (25, 25))
+    warm += .5 * soft_noise(rng, alpha.shape, (220, 80)) + .15 * soft_noise(
+        rng, alpha.shape, (25, 25))
     warm += 1.5 * (heat - 1) + .8 * light.sun_k * lit
     visible = np.dstack([albedo, glow, np.ones_like(alpha)]) * alpha[..., None]
     thermal = (np.dstack([warm, np.ones_like(alpha)]) * alpha[..., None])[::2, ::2]
@@ -166,7 +176,8 @@ def _house(rng, light: Light, span: tuple[float, float], albedo, glow, alpha, wa
     margin = ((b - a) % pitch + pitch - width) // 2
     for floor in np.arange(3.9, top * _WALL_STEP - 1.9, 2.8):
         for left in range(a + margin, b - width, pitch):
-            _window(rng, light, (left, round(floor / _WALL_STEP), width, height), albedo, glow, warm)
+            _window(rng, light, (left, round(floor / _WALL_STEP), width, height), albedo, glow,
+                    warm)
 
 
 def _bricks(rng, wall: np.ndarray) -> None:
@@ -191,7 +202,8 @@ def _window(rng, light: Light, place: tuple[int, int, int, int], albedo, glow, w
         curtain = np.where(np.abs(np.linspace(-1, 1, width)) > rng.uniform(.45, 1.0), .45, 1.0)
         level = light.windows * rng.uniform(.10, .42)
         glow[glass] = level * curtain[:, None, None] * shade[None, :, None] * color
-    for bar in (np.s_[left + width // 2, low:low + height], np.s_[left:left + width, low + 2 * height // 3]):
+    for bar in (np.s_[left + width // 2, low:low + height],
+                np.s_[left:left + width, low + 2 * height // 3]):
         albedo[bar], glow[bar] = .35, glow[bar] * .15
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hangs and falls in the air of the synthetic street: smoke, fog, snowflakes.
 
-Smoke and fog hide what is behind them: with optical depth d a share exp(-d) of its light passes, the rest
-is the color of the veil.
+Smoke and fog hide what is behind them: with optical depth d a share exp(-d) of its light passes,
+the rest is the color of the veil.
 """
 
 import cv2
@@ -12,9 +12,10 @@ from . import textures
 from .environments import Environment
 from .render import View
 
-# Depth of the smoke sheets ahead of the rig, their share of the optical depth, their drift (x, up), and how
-# bright each is: the near ones lie in the shade of the others.
-_SHEETS = ((6.5, 0.26, (0.30, 0.16), 0.90), (9.5, 0.38, (-0.22, 0.20), 0.98), (15.0, 0.36, (0.40, 0.12), 1.08))
+# Depth of the smoke sheets ahead of the rig, their share of the optical depth, their drift (x,
+# up), and how bright each is: the near ones lie in the shade of the others.
+_SHEETS = ((6.5, 0.26, (0.30, 0.16), 0.90), (9.5, 0.38, (-0.22, 0.20), 0.98),
+           (15.0, 0.36, (0.40, 0.12), 1.08))
 _SMOKE_CELL_M = 0.05
 
 
@@ -28,12 +29,14 @@ class Smoke:
         self.density, self.color = density, color
         rng = np.random.default_rng([seed, 2])
         cells = (10, 26, 64, 110)
-        layers = [sum(textures.soft_noise(rng, (256, 512), (cell, cell)) * cell**0.8 for cell in cells)
+        layers = [sum(textures.soft_noise(rng, (256, 512), (cell, cell)) * cell**0.8
+                      for cell in cells)
                   for _ in _SHEETS]
         self._sheets = [np.clip(0.9 + 0.6 * layer / layer.std(), 0.04, 2.6) for layer in layers]
 
     def veil(self, view: View, depth_m: np.ndarray, t_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the optical depth and the brightness (about 1) in front of every pixel, H x W float32."""
+        """Return the optical depth and the brightness (about 1) in front of every pixel, H x W
+        float32."""
         total = np.full((view.height, view.width), 1e-6, np.float32)
         bright = total.copy()
         for sheet, (away, share, drift, tone) in zip(self._sheets, _SHEETS, strict=True):
@@ -70,7 +73,8 @@ class Fog:
         self.per_m, self.color = per_m, color
 
     def veil(self, view: View, depth_m: np.ndarray, t_s: float) -> tuple[np.ndarray, float]:
-        """Return the optical depth in front of every pixel, H x W float32, and the brightness, 1."""
+        """Return the optical depth in front of every pixel, H x W float32, and the brightness, 1.
+        """
         return np.float32(self.per_m) * depth_m, 1.0
 
 
@@ -102,10 +106,11 @@ class Snowfall:
         tail = place - self._velocity * self._EXPOSURE_S
         width_px = 2 * self._FLAKE_M * scale
         cover = np.zeros((view.height, view.width), np.uint8)
-        for (x, y), (u, v), width in zip(self._pixels(view, place), self._pixels(view, tail), width_px, strict=True):
+        for (x, y), (u, v), width in zip(self._pixels(view, place), self._pixels(view, tail),
+                                         width_px, strict=True):
             strength = int(200 * min(1.0, width))
-            cv2.line(cover, (int(x * 8), int(y * 8)), (int(u * 8), int(v * 8)), strength, max(1, round(width)),
-                     cv2.LINE_AA, 3)
+            cv2.line(cover, (int(x * 8), int(y * 8)), (int(u * 8), int(v * 8)), strength,
+                     max(1, round(width)), cv2.LINE_AA, 3)
         return (cv2.GaussianBlur(cover, (3, 3), 0).astype(np.float32) / 255)[..., None]
 
     def _pixels(self, view: View, place: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from .degradations import Degradations
 from .losses import PRESETS, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
-# What may differ between the runs of one training: where it runs, where its files are, how its weights are written.
+# What may differ between the runs of one training: where it runs, where its files are, how its
+# weights are written.
 NOT_PART_OF_RESULT = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
 
 
@@ -22,7 +23,10 @@ class ConfigError(DiffmfError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run; every entry of the YAML file. Raises ConfigError for a device or precision not in CHOICES."""
+    """A training run; every entry of the YAML file.
+
+    Raises ConfigError for a device or precision not in CHOICES.
+    """
 
     data: str  # folder with ir/ and vi/ below it
     out: str  # folder of checkpoints, log and weights
@@ -40,7 +44,8 @@ class TrainConfig:
     checkpoint_minutes: float = 3.0
     device: str = 'auto'  # cuda when there is one, else cpu
     threads: int = 0  # 0: torch's own choice
-    perception: str = ''  # ImageNet weights of a ResNet-50, for S4Fusion's saliency and uncertainty
+    # ImageNet weights of a ResNet-50, for S4Fusion's saliency and uncertainty
+    perception: str = ''
     start: str = ''  # weights of the same network to start from; empty: fresh ones
     teacher: str = ''  # weights of a larger network whose result this one learns too (loss distil)
     loss: LossWeights = field(default_factory=LossWeights)
@@ -49,15 +54,19 @@ class TrainConfig:
     def __post_init__(self):
         for entry, allowed in CHOICES.items():
             if getattr(self, entry) not in allowed:
-                raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not {getattr(self, entry)!r}')
+                raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not '
+                                  f'{getattr(self, entry)!r}')
         for name, chance in asdict(self.degradations).items():
             if not isinstance(chance, (int, float)) or not 0 <= chance <= 1:
-                raise ConfigError(f'degradations: {name} must be a chance from 0 to 1, not {chance!r}')
+                raise ConfigError(f'degradations: {name} must be a chance from 0 to 1, not '
+                                  f'{chance!r}')
         if bool(self.teacher) != bool(self.loss.distil):
-            raise ConfigError('distillation needs both a teacher (a weights file) and a loss distil above 0; '
+            raise ConfigError('distillation needs both a teacher (a weights file) and a loss '
+                              'distil above 0; '
                               f'got teacher {self.teacher!r} and distil {self.loss.distil}')
         if self.loss.uncertainty and not self.perception:
-            raise ConfigError("loss uncertainty needs perception: a file with torchvision's ImageNet weights of "
+            raise ConfigError("loss uncertainty needs perception: a file with torchvision's "
+                              "ImageNet weights of "
                               'ResNet-50')
 
     def as_dict(self) -> dict:
@@ -72,7 +81,8 @@ def load_config(path: str | Path) -> TrainConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(explained(f'{path} cannot be read as YAML: {error}', path)) from error
     if not isinstance(entries, dict):
-        raise ConfigError(explained(f'{path} must hold a mapping of entries such as data: and out:', path))
+        raise ConfigError(explained(f'{path} must hold a mapping of entries such as data: and '
+                                    f'out:', path))
     entries['loss'] = _loss(path, entries.get('loss') or {})
     entries['degradations'] = _degradations(path, entries.get('degradations') or {})
     config = _known(path, entries, TrainConfig)
@@ -86,24 +96,29 @@ def differences(before: dict, now: dict) -> list[str]:
 
     Both are as TrainConfig.as_dict returns them; an entry that before lacks had its default.
     """
-    before, now, defaults = (_flat(entries) for entries in (before, now, TrainConfig(data='', out='').as_dict()))
+    before, now, defaults = (_flat(entries)
+                             for entries in (before, now, TrainConfig(data='', out='').as_dict()))
     before = {**defaults, **before}
-    return [f'{name}: {before.get(name)} there, {now.get(name)} here' for name in sorted(before.keys() | now.keys())
-            if name not in NOT_PART_OF_RESULT and before.get(name) != now.get(name)]
+    return [f'{name}: {before.get(name)} there, {now.get(name)} here'
+            for name in sorted(before.keys() | now.keys()) if name not in NOT_PART_OF_RESULT
+            and before.get(name) != now.get(name)]
 
 
 def _flat(entries: dict, prefix: str = '') -> dict:
     """{'loss': {'ssim': 1}} -> {'loss.ssim': 1}."""
     flat = {}
     for name, value in entries.items():
-        flat |= _flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+        flat |= _flat(value, f'{prefix}{name}.') if isinstance(value,
+                                                               dict) else {prefix + name: value}
     return flat
 
 
 def _loss(path, entries) -> LossWeights:
-    """Return the factors of a preset (the ancestors' without one) with those that are named beside it."""
+    """Return the factors of a preset (the ancestors' without one) with those that are named beside
+    it."""
     if not isinstance(entries, dict):
-        raise ConfigError(f'{path}: loss must hold a mapping such as {{preset: target, share: 1}}, not {entries!r}')
+        raise ConfigError(f'{path}: loss must hold a mapping such as {{preset: target, share: '
+                          f'1}}, not {entries!r}')
     factors = {name: value for name, value in entries.items() if name != 'preset'}
     preset = entries.get('preset', 'swinfusion')
     if preset not in PRESETS:
@@ -114,12 +129,14 @@ def _loss(path, entries) -> LossWeights:
 def _degradations(path, entries) -> Degradations:
     """Return the chances that are named, the others as they are by default."""
     if not isinstance(entries, dict):
-        raise ConfigError(f'{path}: degradations must hold a mapping such as {{veil: 0.2}}, not {entries!r}')
+        raise ConfigError(f'{path}: degradations must hold a mapping such as {{veil: 0.2}}, not '
+                          f'{entries!r}')
     return replace(Degradations(), **_known(path, entries, Degradations))
 
 
 def _known(path, entries, cls):
     names = {f.name for f in fields(cls)}
     if unknown := entries.keys() - names:
-        raise ConfigError(f'{path}: unknown {", ".join(sorted(unknown))}; known: {", ".join(sorted(names))}')
+        raise ConfigError(f'{path}: unknown {", ".join(sorted(unknown))}; known: '
+                          f'{", ".join(sorted(names))}')
     return entries

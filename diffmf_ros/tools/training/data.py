@@ -63,7 +63,8 @@ class CropSampler:
                  degradations: Degradations = USUAL):
         usable = [p for p in pairs if min(p.ir.shape) >= crop]
         if not usable:
-            raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a smaller '
+            raise DataError(f'every image is smaller than the crop of {crop} pixels; choose a '
+                            f'smaller '
                             'crop')
         self._pairs, self._crop, self._batch, self._seed = usable, crop, batch, seed
         self._degradations = degradations

@@ -20,7 +20,10 @@ from .precision import TrainingError
 
 
 class Stop(IntEnum):
-    """Why a training ends early; a number, for the processes to agree on. Signals have their own."""
+    """Why a training ends early; a number, for the processes to agree on.
+
+    Signals have their own.
+    """
 
     NO = 0
     TIME_IS_UP = 1
@@ -29,7 +32,8 @@ class Stop(IntEnum):
 
 
 class StopRequests:
-    """While this context is open, SIGINT and SIGTERM are requests, and minutes after it opened is one too.
+    """While this context is open, SIGINT and SIGTERM are requests, and minutes after it opened is
+    one too.
 
     A second signal does what it did before. Outside the main thread signals are left alone.
     """
@@ -74,7 +78,10 @@ class Processes:
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """Return which images of a batch are computed here. Raises TrainingError when it cannot be divided."""
+        """Return which images of a batch are computed here.
+
+        Raises TrainingError when it cannot be divided.
+        """
         if batch % self.count:
             raise TrainingError(f'batch {batch} cannot be divided by {self.count} processes: '
                                 f'choose a multiple of {self.count}, or other --nproc-per-node')
@@ -85,15 +92,21 @@ class Processes:
         """Return network so that its gradients become the mean over the processes."""
         if self.count == 1:
             return network
-        # It says once that copying the gradients of depth-wise convolutions could be faster: they are a few kB.
+        # It says once that copying the gradients of depth-wise convolutions could be faster: they
+        # are a few kB.
         warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')
-        return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == 'cuda' else None)
+        return DistributedDataParallel(network, device_ids=[self.device]
+                                       if self.device.type == 'cuda' else None)
 
     def whole(self, own: torch.Tensor) -> torch.Tensor:
-        """Join what every process computed of its share, B / count x ..., to B x ...; the gradient stays here."""
+        """Join what every process computed of its share, B / count x ..., to B x ....
+
+        The gradient stays here.
+        """
         if self.count == 1:
             return own
-        shares = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.count)]
+        shares = [torch.empty_like(own, memory_format=torch.contiguous_format)
+                  for _ in range(self.count)]
         dist.all_gather(shares, own.detach().contiguous())
         shares[self.rank] = own
         return torch.cat(shares)
@@ -111,9 +124,9 @@ class Processes:
 def joined_processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, if it did; device is auto, cpu or cuda.
 
-    They talk through nccl on GPUs, one each, and through gloo on CPUs. Raises TrainingError without the
-    GPUs that were asked for. After an error nothing is said to the others, which may be waiting for
-    something else: torchrun ends them when this process ends.
+    They talk through nccl on GPUs, one each, and through gloo on CPUs. Raises TrainingError
+    without the GPUs that were asked for. After an error nothing is said to the others, which may
+    be waiting for something else: torchrun ends them when this process ends.
     """
     rank, count, local = (int(os.environ.get(name, default)) for name, default in
                           (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
@@ -132,12 +145,14 @@ def is_first() -> bool:
 
 
 def device_of(device: str, local_rank: int = 0) -> torch.device:
-    """Return the device that auto, cpu or cuda means for a process of this machine, and make it current."""
+    """Return the device that auto, cpu or cuda means for a process of this machine, and make it
+    current."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == 'cpu' or (device == 'auto' and not gpus):
         return torch.device('cpu')
     if not gpus:
-        raise TrainingError(f'device cuda was asked for, but torch {torch.__version__} sees no CUDA device: '
+        raise TrainingError(f'device cuda was asked for, but torch {torch.__version__} sees no '
+                            f'CUDA device: '
                             'use device auto or cpu')
     if local_rank >= gpus:
         raise TrainingError(f'each process needs a GPU of its own and this machine has {gpus}: '

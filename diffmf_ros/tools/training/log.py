@@ -17,7 +17,9 @@ from .precision import TrainingError
 
 
 def write_checkpoint(path: Path, state: dict, config: TrainConfig, *, data: str) -> None:
-    """Write state; data is the fingerprint of the pairs. A crash while writing leaves the previous file.
+    """Write state; data is the fingerprint of the pairs.
+
+    A crash while writing leaves the previous file.
 
     Raises WriteError when it cannot be written.
     """
@@ -27,19 +29,26 @@ def write_checkpoint(path: Path, state: dict, config: TrainConfig, *, data: str)
 
 
 def read_checkpoint(path: Path, config: TrainConfig, *, data: str) -> dict:
-    """Return the state, on the CPU. Raises TrainingError when it is that of another training, saying how."""
+    """Return the state, on the CPU.
+
+    Raises TrainingError when it is that of another training, saying how.
+    """
     state = torch.load(path, map_location='cpu', weights_only=True)
     if 'config' not in state:
-        raise TrainingError(f'{path} does not say which configuration it is of, an earlier version wrote it: '
+        raise TrainingError(f'{path} does not say which configuration it is of, an earlier '
+                            f'version wrote it: '
                             'choose another folder (--out), or delete it to start anew')
     found = differences(state['config'], config.as_dict())
-    found += [f'training pairs: {state["data"]} there, {data} here'] if state['data'] != data else []
+    found += [f'training pairs: {state["data"]} there, {data} '
+              f'here'] if state['data'] != data else []
     if not found:
         return state
     if any(line.startswith('iterations:') for line in found):
         found.append('the learning rate at every iteration depends on the number of iterations')
-    raise TrainingError(f'{path}, at iteration {state["iteration"]}, is of another training: {"; ".join(found)}. '
-                        'Undo the change, choose another folder (--out), or delete the checkpoint to start anew')
+    raise TrainingError(f'{path}, at iteration {state["iteration"]}, is of another training: '
+                        f'{"; ".join(found)}. '
+                        'Undo the change, choose another folder (--out), or delete the checkpoint '
+                        'to start anew')
 
 
 def fingerprint(pairs: list[LumaPair]) -> str:
@@ -60,7 +69,8 @@ class Log:
 
     def __init__(self, path: Path, iteration: int):
         self._path, self._sums, self._count, self._start = path, {}, 0, time.monotonic()
-        self._rows = [row for row in read_log(path) if int(row['iteration']) <= iteration] if path.exists() else []
+        self._rows = [row for row in read_log(path)
+                      if int(row['iteration']) <= iteration] if path.exists() else []
         self._columns = list(self._rows[0]) if self._rows else []
         self._write_all()
 
@@ -71,7 +81,8 @@ class Log:
             self._sums[name] = self._sums.get(name, 0.0) + value
         if iteration % EVERY:
             return
-        row = {'iteration': iteration, **{name: f'{value / self._count:.6g}' for name, value in self._sums.items()},
+        row = {'iteration': iteration,
+               **{name: f'{value / self._count:.6g}' for name, value in self._sums.items()},
                'seconds': f'{(time.monotonic() - self._start) / self._count:.3f}'}
         self._sums, self._count, self._start = {}, 0, time.monotonic()
         self._rows.append(row)
@@ -99,10 +110,12 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def plot_log(log: Path, image: Path) -> str | None:
-    """Draw the loss and each of its terms over the iterations: every row, and the mean of a twentieth of them.
+    """Draw the loss and each of its terms over the iterations.
 
-    An axis is logarithmic where its values are positive and span a factor of 3. Returns why nothing was drawn,
-    or None.
+    Every row, and the mean of a twentieth of them.
+
+    An axis is logarithmic where its values are positive and span a factor of 3. Returns why
+    nothing was drawn, or None.
     """
     try:
         from matplotlib.figure import Figure
@@ -120,7 +133,8 @@ def plot_log(log: Path, image: Path) -> str | None:
         axes.plot(iterations, values, linewidth=0.5, alpha=0.5)
         mean = np.convolve(values, np.full(window, 1 / window), 'valid')
         axes.plot(iterations[window // 2:][:len(mean)], mean)
-        axes.set(ylabel=name, yscale='log' if 0 < 3 * np.nanmin(values) < np.nanmax(values) else 'linear')
+        axes.set(ylabel=name, yscale='log' if 0 < 3 * np.nanmin(values) < np.nanmax(values)
+                 else 'linear')
     axes.set_xlabel('iteration')
     figure.savefig(image)
     return None

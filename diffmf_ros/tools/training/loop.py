@@ -28,7 +28,8 @@ SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came, why not to the last iteration, and the averaged weights it wrote either way."""
+    """How far a run came, why not to the last iteration, and the averaged weights it wrote either
+    way."""
 
     iteration: int
     stop: Stop
@@ -62,15 +63,18 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
         self.scaler = loss_scaler(config.precision, self.device)
         if (fitting := self.network.sides.padded(config.crop)) != config.crop:
-            raise TrainingError(f'{config.model} {config.preset} takes crops of {self.network.sides} pixels, '
+            raise TrainingError(f'{config.model} {config.preset} takes crops of '
+                                f'{self.network.sides} pixels, '
                                 f'not {config.crop}: use {fitting}')
         if config.loss.share and not self.network.mixing:
-            raise TrainingError(f'{config.model} {config.preset} does not mix its sources: loss share has nothing to '
+            raise TrainingError(f'{config.model} {config.preset} does not mix its sources: loss '
+                                f'share has nothing to '
                                 'teach, set it to 0')
         self._perception = Perception(load_resnet50(config.perception).to(self.device),
                                       temperature=config.loss.temperature) if config.perception else None
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
-        self._fuse = self.processes.parallel(in_precision(self.network, config.precision, self.device))
+        self._fuse = self.processes.parallel(in_precision(self.network, config.precision,
+                                                          self.device))
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Train on one batch of tensors, the same in every process; return the terms of the loss.
@@ -80,9 +84,10 @@ class Trainer:
         ir, vi_y, rate = batch.ir, batch.vi_y, learning_rate(self.config, self.iteration)
         for group in self.optimizer.param_groups:
             group['lr'] = rate
-        fused, share = map(self.processes.whole, self._fuse(ir[self._own], vi_y[self._own], with_share=True))
-        terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share, taught=self._taught(ir, vi_y),
-                            perception=self._perception)
+        fused, share = map(self.processes.whole,
+                           self._fuse(ir[self._own], vi_y[self._own], with_share=True))
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share,
+                            taught=self._taught(ir, vi_y), perception=self._perception)
         norm = self._descend(terms['total'])
         self._update_average()
         self.iteration += 1
@@ -99,14 +104,18 @@ class Trainer:
     def _descend(self, loss):
         """Change the weights by the gradient of loss, clipped, and return its norm before that."""
         self.optimizer.zero_grad(set_to_none=True)
-        # The mean over the processes is taken of gradients, each of which is that of its own images alone.
+        # The mean over the processes is taken of gradients, each of which is that of its own
+        # images alone.
         self.scaler.scale(loss * self.processes.count).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        if not norm.isfinite() and not (self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE):
-            raise TrainingError(f'non-finite gradient at iteration {self.iteration + 1}: lower learning_rate, or '
+        if not norm.isfinite() and not (self.scaler.is_enabled()
+                                        and self.scaler.get_scale() > SMALLEST_LOSS_SCALE):
+            raise TrainingError(f'non-finite gradient at iteration {self.iteration + 1}: lower '
+                                f'learning_rate, or '
                                 'lengthen warmup, and start anew in another folder (--out)')
-        self.scaler.step(self.optimizer)  # leaves the weights alone where scaling made the gradient overflow
+        # leaves the weights alone where scaling made the gradient overflow
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm
 
@@ -118,8 +127,9 @@ class Trainer:
 
     def state(self) -> dict:
         """Return everything that a resumed training needs."""
-        return {'network': self.network.state_dict(), 'average': self.average, 'iteration': self.iteration,
-                'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict()}
+        return {'network': self.network.state_dict(), 'average': self.average,
+                'iteration': self.iteration, 'optimizer': self.optimizer.state_dict(),
+                'scaler': self.scaler.state_dict()}
 
     def restore(self, state: dict) -> None:
         """Continue exactly where state was taken."""
@@ -134,8 +144,8 @@ def _start_from(path: str, network: torch.nn.Module, config: TrainConfig) -> Non
     """Load weights into network. Raises TrainingError for those of another network or preset."""
     weights = load_weights(path)
     if (weights.model, weights.preset) != (config.model, config.preset):
-        raise TrainingError(f'start: {path} holds {weights.model} {weights.preset}, this training is of '
-                            f'{config.model} {config.preset}')
+        raise TrainingError(f'start: {path} holds {weights.model} {weights.preset}, this training '
+                            f'is of {config.model} {config.preset}')
     load_into(network, weights)
 
 
@@ -151,10 +161,10 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
           minutes: float = math.inf) -> Outcome:
     """Train, resuming from the checkpoint in config.out when there is one.
 
-    report(iteration, terms) is called after every iteration, in the first process. The run ends early,
-    with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM. Raises FolderError
-    and DataError for data that cannot be used, and TrainingError when the training cannot start, resume
-    or go on as asked.
+    report(iteration, terms) is called after every iteration, in the first process. The run ends
+    early, with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM.
+    Raises FolderError and DataError for data that cannot be used, and TrainingError when the
+    training cannot start, resume or go on as asked.
     """
     keep_freed_memory()
     if config.threads:
@@ -168,7 +178,8 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         books.resume()
         stop = Stop.NO
         while trainer.iteration < config.iterations and not stop:
-            batch = sampler.batch(trainer.iteration).mapped(lambda x: torch.from_numpy(x).to(processes.device))
+            batch = sampler.batch(trainer.iteration).mapped(
+                lambda x: torch.from_numpy(x).to(processes.device))
             books.add(trainer.step(batch))
             stop = Stop(processes.largest(requests.current))
         return books.close(stop if trainer.iteration < config.iterations else Stop.NO)
@@ -201,7 +212,8 @@ class _RunFiles:
             self._save()
 
     def _save(self) -> None:
-        write_checkpoint(self._checkpoint, self._trainer.state(), self._trainer.config, data=self._data)
+        write_checkpoint(self._checkpoint, self._trainer.state(), self._trainer.config,
+                         data=self._data)
         if warning := plot_log(self._out / 'log.csv', self._out / 'loss.png'):
             self._warnings[warning] = None
         self._saved = time.monotonic()
@@ -214,6 +226,6 @@ class _RunFiles:
         if self._log is not None:
             self._save()
             with replacing(weights) as partial:
-                save_weights(partial, tensors, model=config.model, preset=config.preset, iterations=iteration,
-                             seed=config.seed)
+                save_weights(partial, tensors, model=config.model, preset=config.preset,
+                             iterations=iteration, seed=config.seed)
         return Outcome(iteration, stop, weights, tuple(self._warnings))

@@ -55,9 +55,11 @@ PRESETS = {
     # What the shipped weights are trained with: docs/training.md has what each term is worth.
     'target': LossWeights(intensity=0, gradient=0, ssim=0, target=30, warm=3, target_ssim=5,
                           target_edges=10, contrast=20, share=3),
-    # The terms of the authors' compiled loss that need no ImageNet weights, at equal factors, which are ours.
+    # The terms of the authors' compiled loss that need no ImageNet weights, at equal factors,
+    # which are ours.
     's4fusion': LossWeights(intensity=0, ssim=0, gradient=20, source_l1=20, source_ssim=20),
-    # MambaDFuse's factors for medical images: both sources count alike in SSIM, and `source_ssim` is half of 1 - SSIM.
+    # MambaDFuse's factors for medical images: both sources count alike in SSIM, and `source_ssim`
+    # is half of 1 - SSIM.
     'medical': LossWeights(intensity=20, gradient=100, ssim=0, source_ssim=100),
 }
 EQUAL = 0.5, 0.5
@@ -159,11 +161,13 @@ def intensity(fused, ir, vi_y):
 
 def gradient(fused, ir, vi_y):
     """L1 of the magnitude of Sobel's gradient to the larger one of the sources (SwinFusion)."""
-    return (magnitude(sobel(fused)) - torch.maximum(magnitude(sobel(ir)), magnitude(sobel(vi_y)))).abs().mean()
+    return (magnitude(sobel(fused)) - torch.maximum(magnitude(sobel(ir)),
+                                                    magnitude(sobel(vi_y)))).abs().mean()
 
 
 def structure(fused, ir, vi_y):
-    """One minus SSIM to both sources, each weighted by its share of the gradient in the batch (SwinFusion)."""
+    """One minus SSIM to both sources, each weighted by its share of the gradient in the batch
+    (SwinFusion)."""
     strength_i, strength_v = (magnitude(sobel(x)).mean() for x in (ir, vi_y))
     share = strength_i / (strength_i + strength_v).clamp(min=1e-6)
     return 1 - share * ssim(ir, fused) - (1 - share) * ssim(vi_y, fused)
@@ -173,7 +177,8 @@ TERMS = {'intensity': intensity, 'gradient': gradient, 'ssim': structure}
 
 
 def shared_out(term, fused, sources, shares):
-    """Sum over the sources of term(source, fused), one value an image, times their share of each image; its mean."""
+    """Sum over the sources of term(source, fused), one value an image, times their share of each
+    image; its mean."""
     return sum((share * term(source, fused)).mean() for share, source in zip(shares, sources))
 
 
@@ -193,7 +198,8 @@ def magnitude(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor, *, by_image: bool = False) -> torch.Tensor:
-    """Mean SSIM of B x 1 x H x W images in [0, 1], or B means: 11 x 11 Gaussian of sigma 1.5 (Wang et al. 2004)."""
+    """Mean SSIM of B x 1 x H x W images in [0, 1], or B means: 11 x 11 Gaussian of sigma 1.5 (Wang
+    et al. 2004)."""
     mean_a, mean_b, var_a, var_b, cov = _moments(a, b, window=11, sigma=1.5)
     value = ((2 * mean_a * mean_b + C1) * (2 * cov + C2)
              / ((mean_a ** 2 + mean_b ** 2 + C1) * (var_a + var_b + C2)))
@@ -202,7 +208,8 @@ def ssim(a: torch.Tensor, b: torch.Tensor, *, by_image: bool = False) -> torch.T
 
 def _moments(a, b, *, window, sigma):
     """Local means, variances and covariance; only the windows that lie inside."""
-    mean_a, mean_b, aa, bb, ab = _blur(torch.cat((a, b, a * a, b * b, a * b)), window, sigma).chunk(5)
+    mean_a, mean_b, aa, bb, ab = _blur(torch.cat((a, b, a * a, b * b, a * b)), window,
+                                       sigma).chunk(5)
     return mean_a, mean_b, aa - mean_a ** 2, bb - mean_b ** 2, ab - mean_a * mean_b
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network that knows ImageNet sees in a source or a fused image: S4Fusion's saliency and uncertainty.
+"""What a network that knows ImageNet sees in a source or a fused image: S4Fusion's saliency and
+uncertainty.
 
-Restated from the compiled loss of S4Fusion's authors. The temperature, and how a gray image becomes three channels, are
-not known; ours are a parameter, and copies with ImageNet's mean and deviation.
+Restated from the compiled loss of S4Fusion's authors. The temperature, and how a gray image
+becomes three channels, are not known; ours are a parameter, and copies with ImageNet's mean and
+deviation.
 """
 
 import torch

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet-50 (He et al. 2016) in torchvision's layout, for losses that look at features; it never learns here."""
+"""ResNet-50 (He et al. 2016) in torchvision's layout, for losses that look at features.
+
+It never learns here.
+"""
 
 from pathlib import Path
 
@@ -29,7 +32,8 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out)
         self.downsample = nn.Sequential(
-            nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)) if channels != out else None
+            nn.Conv2d(channels, out, 1, stride=stride, bias=False),
+            nn.BatchNorm2d(out)) if channels != out else None
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -39,11 +43,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """B x 3 x H x W, normalized -> the outputs of the four stages, and the logits of ImageNet's classes."""
+    """B x 3 x H x W, normalized -> the outputs of the four stages, and the logits of ImageNet's
+    classes."""
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, stride=2, padding=3,
+                                         bias=False), nn.BatchNorm2d(64)
         channels = 64
         for number, (width, count, stride) in enumerate(STAGES, start=1):
             blocks = [Bottleneck(channels, width, stride)]
@@ -71,13 +77,15 @@ def load_resnet50(path: str | Path) -> ResNet50:
         state = safetensors.torch.load_file(path) if path.suffix == '.safetensors' else torch.load(
             path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises anything for a file that is not its own
-        raise TrainingError(f'perception: {path} is neither safetensors nor a state dict of tensors alone '
-                            f'({type(error).__name__}: {str(error).partition(chr(10))[0]})') from error
+        raise TrainingError(f'perception: {path} is neither safetensors nor a state dict of '
+                            f'tensors alone ({type(error).__name__}: '
+                            f'{str(error).partition(chr(10))[0]})') from error
     with torch.device('meta'):
         network = ResNet50()
     problems = state_dict_mismatches(network.state_dict(), state)
     if problems:
         more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
-        raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: {'; '.join(problems[:SHOWN])}{more}")
+        raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: "
+                            f"{'; '.join(problems[:SHOWN])}{more}")
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's job as it is usually written: what `diffmf bench --shell` compares with.
 
-message_filters pairs, images are converted as cv_bridge does, thermal is stretched from its minimum to its
-maximum, and everything happens in the callback. It checks nothing and survives nothing; both probes say so.
+message_filters pairs, images are converted as cv_bridge does, thermal is stretched from its
+minimum to its maximum, and everything happens in the callback. It checks nothing and survives
+nothing; both probes say so.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,10 @@ SLOP_S = 0.05
 
 
 def synchronizer(inputs: list, callback: Callable[[Image, Image], None]):
-    """Return the approximate synchronizer of message_filters on its filters inputs. Raises ImportError without it."""
+    """Return the approximate synchronizer of message_filters on its filters inputs.
+
+    Raises ImportError without it.
+    """
     from message_filters import ApproximateTimeSynchronizer
 
     synchronizer = ApproximateTimeSynchronizer(inputs, QUEUE, SLOP_S)
@@ -27,7 +31,8 @@ def synchronizer(inputs: list, callback: Callable[[Image, Image], None]):
 class UsualFusion:
     """Fuses two messages with network(thermal, y), which takes and returns H x W uint8."""
 
-    def __init__(self, homography: np.ndarray, network: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+    def __init__(self, homography: np.ndarray,
+                 network: Callable[[np.ndarray, np.ndarray], np.ndarray]):
         """homography is 3x3, from thermal to RGB pixels."""
         self._homography, self._network = homography, network
 
@@ -46,12 +51,14 @@ class UsualFusion:
         with stage('color'):
             picture = cv2.cvtColor(cv2.merge((fused, cr, cb)), cv2.COLOR_YCrCb2BGR)
         with stage('messages'):
-            return _message(picture, rgb), CameraInfo(header=rgb.header, width=rgb.width, height=rgb.height)
+            return _message(picture, rgb), CameraInfo(header=rgb.header, width=rgb.width,
+                                                      height=rgb.height)
 
 
 def _message(picture: np.ndarray, base: Image) -> Image:
-    """As CvBridge.cv2_to_imgmsg: bytes, which releases that check every field take value by value."""
-    message = Image(header=base.header, height=picture.shape[0], width=picture.shape[1], encoding='bgr8',
-                    step=picture.strides[0])
+    """As CvBridge.cv2_to_imgmsg: bytes, which releases that check every field take value by value.
+    """
+    message = Image(header=base.header, height=picture.shape[0], width=picture.shape[1],
+                    encoding='bgr8', step=picture.strides[0])
     message.data = picture.tobytes()
     return message

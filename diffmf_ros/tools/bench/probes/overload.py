@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures a node that gets three times as many images as it can fuse: `diffmf bench --shell` runs it.
+"""Measures a node that gets three times as many images as it can fuse: `diffmf bench --shell` runs
+it.
 
-Three processes: the node under test, two cameras, and this one, which receives fused/image. The network is a
-stand-in that takes a fixed time and leaves the processor free, as a GPU does. Stamps are the time of publishing,
-so that the age of an image, from there to its receipt here, needs no other clock. Prints one JSON object:
-'times_capacity' (what the cameras really sent, in capacities), 'received_s' and 'age_ms' of every fused image
-while they sent, and how many images the node says it made otherwise ('not_fused').
+Three processes: the node under test, two cameras, and this one, which receives fused/image. The
+network is a stand-in that takes a fixed time and leaves the processor free, as a GPU does. Stamps
+are the time of publishing, so that the age of an image, from there to its receipt here, needs no
+other clock. Prints one JSON object: 'times_capacity' (what the cameras really sent, in
+capacities), 'received_s' and 'age_ms' of every fused image while they sent, and how many images
+the node says it made otherwise ('not_fused').
 """
 
 import argparse
@@ -47,7 +49,8 @@ class UsualNode(Node):
         self._fusion = UsualFusion(homography(size), partial(_sleep_and_return, compute_ms / 1e3))
         self._image_out = self.create_publisher(Image, 'fused/image', QUEUE)
         self._info_out = self.create_publisher(CameraInfo, 'fused/camera_info', QUEUE)
-        inputs = [Subscriber(self, Image, f'{stream}/image_raw', qos_profile=QUEUE) for stream in ('rgb', 'thermal')]
+        inputs = [Subscriber(self, Image, f'{stream}/image_raw', qos_profile=QUEUE)
+                  for stream in ('rgb', 'thermal')]
         self._synchronizer = synchronizer(inputs, self._fuse)
 
     def _fuse(self, rgb: Image, thermal: Image) -> None:
@@ -64,8 +67,9 @@ def _sleep_and_return(duration_s, thermal, y):
 def run_node(options: argparse.Namespace, stop: process.StopRequest) -> None:
     """Be the node of this package until stopped. Raises RuntimeError when it does not start."""
     with TemporaryDirectory() as folder:
-        process.init(['--ros-args', *_names(options), '-p', 'model:=classical', '-p', f'warm_up_size:={options.size}',
-                      '-p', f'alignment.file:={write_alignment(folder, _size(options))}'])
+        process.init(['--ros-args', *_names(options), '-p', 'model:=classical', '-p',
+                      f'warm_up_size:={options.size}', '-p',
+                      f'alignment.file:={write_alignment(folder, _size(options))}'])
         node = FusionNode(make_pipeline=partial(timed_pipeline, compute_ms=options.compute_ms))
         try:
             if not node.start():
@@ -83,14 +87,18 @@ def run_usual(options: argparse.Namespace, stop: process.StopRequest) -> None:
 
 
 def run_cameras(options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Publish both streams for options.seconds once there are subscribers; print how many pairs a second."""
+    """Publish both streams for options.seconds once there are subscribers.
+
+    Print how many pairs a second.
+    """
     process.init(['--ros-args', *_names(options)])
     node = Node('cameras')
     streams = ('rgb', 'thermal')
     publishers = [node.create_publisher(Image, f'{stream}/image_raw', QUEUE) for stream in streams]
     images = moving_images(_size(options), seed=0)
     deadline_s = time.monotonic() + WAIT_S
-    while not (stop.requested or all(publisher.get_subscription_count() for publisher in publishers)):
+    while not (stop.requested
+               or all(publisher.get_subscription_count() for publisher in publishers)):
         if time.monotonic() > deadline_s:
             raise TimeoutError(f'the node did not subscribe within {WAIT_S:g} s')
         time.sleep(process.POLL_S)
@@ -112,14 +120,18 @@ ROLES = {'node': run_node, 'usual': run_usual, 'cameras': run_cameras}
 
 
 def measure(options: argparse.Namespace) -> dict:
-    """Overload one node and return what its receiver saw. Raises RuntimeError when a child fails."""
+    """Overload one node and return what its receiver saw.
+
+    Raises RuntimeError when a child fails.
+    """
     process.init(['--ros-args', *_names(options)])
     node = Node('receiver')
     received: list[tuple[int, int]] = []  # stamp and receipt
     otherwise: set[int] = set()
     profile = qos.profile('reliable', depth=QUEUE)
     node.create_subscription(Image, 'fused/image', partial(_note_image, received), profile)
-    node.create_subscription(DiagnosticArray, 'fused/status', partial(_note_status, otherwise), profile)
+    node.create_subscription(DiagnosticArray, 'fused/status', partial(_note_status, otherwise),
+                             profile)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     children = [_child(options, 'usual' if options.usual else 'node')]
@@ -132,14 +144,16 @@ def measure(options: argparse.Namespace) -> dict:
             executor.spin_once(timeout_sec=process.POLL_S)
         under_test, cameras = children
         if cameras.poll() != 0:
-            raise RuntimeError(f'the node (exit code {under_test.poll()}) or the cameras ({cameras.poll()}) failed')
+            raise RuntimeError(f'the node (exit code {under_test.poll()}) or the cameras '
+                               f'({cameras.poll()}) failed')
         rate_hz = float(cameras.stdout.read())
     finally:
         for child in children:
             child.terminate()
             child.wait()
     fused = [image for image in received if image[0] not in otherwise]
-    return {'times_capacity': rate_hz * options.compute_ms / 1e3, 'not_fused': len(received) - len(fused),
+    return {'times_capacity': rate_hz * options.compute_ms / 1e3,
+            'not_fused': len(received) - len(fused),
             'received_s': [(at_ns - fused[0][1]) / NS_PER_S for _, at_ns in fused],
             'age_ms': [(at_ns - stamp_ns) / 1e6 for stamp_ns, at_ns in fused]}
 
@@ -157,11 +171,13 @@ def _note_status(otherwise: set, message: DiagnosticArray) -> None:
 def _child(options: argparse.Namespace, role: str) -> subprocess.Popen:
     arguments = ['--role', role, '--namespace', options.namespace, '--size', options.size,
                  '--compute-ms', str(options.compute_ms), '--seconds', str(options.seconds)]
-    return subprocess.Popen([sys.executable, '-m', __spec__.name, *arguments], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-m', __spec__.name, *arguments],
+                            stdout=subprocess.PIPE, text=True)
 
 
 def _names(options: argparse.Namespace) -> list[str]:
-    """ROS arguments that keep the probe's topics apart from those of a robot that runs meanwhile."""
+    """ROS arguments that keep the probe's topics apart from those of a robot that runs meanwhile.
+    """
     return ['-r', f'__ns:={options.namespace}', '-r', '/diagnostics:=diagnostics']
 
 
@@ -174,7 +190,8 @@ def main() -> int:
     """Measure and print; with --role be one of the other processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--role', choices=ROLES)
-    parser.add_argument('--usual', action='store_true', help='measure the usual node instead of ours')
+    parser.add_argument('--usual', action='store_true',
+                        help='measure the usual node instead of ours')
     parser.add_argument('--namespace', default=f'/diffmf_overload_{os.getpid()}')
     parser.add_argument('--size', default='640x512')
     parser.add_argument('--compute-ms', type=float, default=50.0)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what publishing images costs the publisher: `diffmf bench` runs it where ROS is installed.
+"""Measures what publishing images costs the publisher: `diffmf bench` runs it where ROS is
+installed.
 
-Prints one JSON object: milliseconds per image to build the message ('encode') and to hand it to the
-middleware ('publish'), with one subscriber in another process.
+Prints one JSON object: milliseconds per image to build the message ('encode') and to hand it to
+the middleware ('publish'), with one subscriber in another process.
 """
 
 import argparse
@@ -35,7 +36,10 @@ def listen() -> None:
 
 
 def measure(width: int, height: int, frames: int) -> dict[str, list[float]]:
-    """Publish frames images of width x height at 30 Hz. Raises TimeoutError when nobody listens."""
+    """Publish frames images of width x height at 30 Hz.
+
+    Raises TimeoutError when nobody listens.
+    """
     process.init([])
     node = Node('publish_probe')
     publisher = node.create_publisher(Image, TOPIC, qos.profile('reliable', depth=1))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the probes of `diffmf bench --shell` show: two moving cameras, and a homography between them."""
+"""What the probes of `diffmf bench --shell` show.
+
+Two moving cameras, and a homography between them.
+"""
 
 from pathlib import Path
 
@@ -16,7 +19,8 @@ _COUNTS = (7000, 9000)
 
 
 def moving_images(size: tuple[int, int], *, seed: int) -> tuple[list[Image], list[Image]]:
-    """Return (rgb, thermal): FRAMES messages each, bgr8 and mono16 of this (width, height), without stamps."""
+    """Return (rgb, thermal): FRAMES messages each, bgr8 and mono16 of this (width, height),
+    without stamps."""
     rng = np.random.default_rng(seed)
     width, height = size
     extent = height, width + _STEP_PX * FRAMES
@@ -30,7 +34,10 @@ def moving_images(size: tuple[int, int], *, seed: int) -> tuple[list[Image], lis
 
 
 def homography(size: tuple[int, int]) -> np.ndarray:
-    """3x3 from thermal to RGB pixels, both of this (width, height): smaller, turned, with a border unseen."""
+    """3x3 from thermal to RGB pixels, both of this (width, height).
+
+    Smaller, turned, with a border unseen.
+    """
     width, height = size
     return np.array([[0.9, -0.03, 0.06 * width], [0.03, 0.9, 0.04 * height], [1e-5, -2e-5, 1.0]])
 
@@ -38,8 +45,9 @@ def homography(size: tuple[int, int]) -> np.ndarray:
 def write_alignment(folder: str | Path, size: tuple[int, int]) -> Path:
     """Write homography(size) as an alignment file into folder; return its path."""
     path = Path(folder) / 'alignment.yaml'
-    path.write_text(yaml.safe_dump({'rgb_from_thermal': homography(size).tolist(), 'rgb_size': list(size),
-                                    'thermal_size': list(size)}), encoding='utf-8')
+    path.write_text(yaml.safe_dump({'rgb_from_thermal': homography(size).tolist(),
+                                    'rgb_size': list(size), 'thermal_size': list(size)}),
+                    encoding='utf-8')
     return path
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what a pair costs the node beside the network: `diffmf bench --shell` runs it where ROS is installed.
+"""Measures what a pair costs the node beside the network: `diffmf bench --shell` runs it where ROS
+is installed.
 
-From two received messages to three that are ready to be published, without the middleware on either side, in
-turn with the usual way to write it (baseline_fusion.py) in one process, at 30 Hz on two cores. Prints one JSON
-object: milliseconds of every pair by stage of both ways, those of processor time in all threads (which other
-processes of a busy machine do not touch), whether message_filters is installed, and versions.
+From two received messages to three that are ready to be published, without the middleware on
+either side, in turn with the usual way to write it (baseline_fusion.py) in one process, at 30 Hz
+on two cores. Prints one JSON object: milliseconds of every pair by stage of both ways, those of
+processor time in all threads (which other processes of a busy machine do not touch), whether
+message_filters is installed, and versions.
 """
 
 import argparse
@@ -44,12 +46,16 @@ class Ours:
 
     def __init__(self, size: tuple[int, int], alignment: str):
         settings = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': alignment})
-        self._pairing, self._fallback = make_pairing(settings.sync), SourceSelector(settings.health)
+        self._pairing, self._fallback = make_pairing(settings.sync), SourceSelector(
+            settings.health)
         self._pipeline = _Watched(timed_pipeline(settings, watchdog=True, compute_ms=0.0))
         nowhere = _Nowhere()
         self._fuser = Fuser(nowhere, self._pipeline, Outputs(nowhere), Tally(), settings)
-        self._fuser.cameras = {RGB: CameraModel(size, ((500.0, 0.0, size[0] / 2), (0.0, 500.0, size[1] / 2),
-                                                       (0.0, 0.0, 1.0)), (0.1, -0.1, 0.0, 0.0, 0.0))}
+        self._fuser.cameras = {RGB: CameraModel(size,
+                                                ((500.0, 0.0, size[0] / 2),
+                                                 (0.0, 500.0, size[1] / 2),
+                                                       (0.0, 0.0, 1.0)),
+                                                (0.1, -0.1, 0.0, 0.0, 0.0))}
 
     def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
         """Handle two messages; afterwards stage knows what took how long."""
@@ -71,12 +77,16 @@ class Ours:
             frame = messages.to_frame(message, stream, arrival_ns=now_ns)
         with stage('pair'):
             fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
-            return [Job(work, fallback.statuses[RGB].state, fallback.statuses[THERMAL].state, fallback.reason)
+            return [Job(work, fallback.statuses[RGB].state, fallback.statuses[THERMAL].state,
+                        fallback.reason)
                     for work in fallback.select(frame, self._pairing.add(frame), now_ns)]
 
 
 class _Watched:
-    """A pipeline that leaves in spent_ms how long fuse took, by stage; they add up to all of it."""
+    """A pipeline that leaves in spent_ms how long fuse took, by stage.
+
+    They add up to all of it.
+    """
 
     def __init__(self, pipeline):
         self._pipeline = pipeline
@@ -86,17 +96,22 @@ class _Watched:
         return getattr(self._pipeline, name)
 
     def fuse(self, pair: Pair, *, scale: float) -> FusionResult:
-        """As FusionPipeline.fuse. 'network' is the conversion of its input alone: it takes no time."""
+        """As FusionPipeline.fuse. 'network' is the conversion of its input alone.
+
+        It takes no time.
+        """
         start = time.perf_counter()
         result = self._pipeline.fuse(pair, scale=scale)
         whole_ms = 1e3 * (time.perf_counter() - start)
         self.spent_ms = dict(result.timings_ms)
-        self.spent_ms['rest'] = whole_ms - sum(self.spent_ms.values()) + self.spent_ms.pop('network')
+        self.spent_ms['rest'] = whole_ms - sum(self.spent_ms.values()) + self.spent_ms.pop(
+            'network')
         return result
 
 
 class _Nowhere:
-    """A node, and all its publishers: nothing leaves it, nobody listens, and a failure is raised."""
+    """A node, and all its publishers: nothing leaves it, nobody listens, and a failure is raised.
+    """
 
     def create_lifecycle_publisher(self, message_type, topic, profile, **options):
         return self
@@ -159,7 +174,8 @@ def measure(size: tuple[int, int], pairs: int) -> dict:
     for index in range(WARM_UP + pairs):
         pair = _stamped(images, index)
         for turn, (name, way) in enumerate(ways.items()):
-            # At the cameras' rate: without pauses caches and the threads of OpenCV would still be warm.
+            # At the cameras' rate: without pauses caches and the threads of OpenCV would still be
+            # warm.
             due_s = start_s + (index + turn / len(ways)) * PERIOD_NS / 1e9
             time.sleep(max(0.0, due_s - time.monotonic()))
             stage, cpu_s = StageClock(), time.process_time()
@@ -169,15 +185,18 @@ def measure(size: tuple[int, int], pairs: int) -> dict:
                 for what, spent_ms in stage.timings_ms.items():
                     stages_ms[name].setdefault(what, []).append(spent_ms)
     ours.close()
-    return {'stages_ms': stages_ms, 'cpu_ms': cpu_ms, 'message_filters': usual.paired_by_message_filters,
-            'versions': {'python': platform.python_version(), 'numpy': np.__version__, 'cv2': cv2.__version__}}
+    return {'stages_ms': stages_ms, 'cpu_ms': cpu_ms,
+            'message_filters': usual.paired_by_message_filters,
+            'versions': {'python': platform.python_version(), 'numpy': np.__version__,
+                         'cv2': cv2.__version__}}
 
 
 def _stamped(images: tuple[list[Image], list[Image]], index: int) -> list[Image]:
     """The next message of either camera."""
     pair = [stream[index % FRAMES] for stream in images]
     for message, later_ns in zip(pair, (0, LATER_NS)):
-        message.header = messages.make_header((index + 1) * PERIOD_NS + later_ns, message.header.frame_id)
+        message.header = messages.make_header((index + 1) * PERIOD_NS + later_ns,
+                                              message.header.frame_id)
     return pair
 
 

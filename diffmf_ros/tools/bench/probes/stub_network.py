@@ -42,8 +42,12 @@ class StubNetwork:
         return y
 
 
-def timed_pipeline(settings: Settings, *, watchdog: bool = False, compute_ms: float) -> FusionPipeline:
-    """Return a FusionPipeline with a StubNetwork. settings must name the classical model: none is loaded."""
+def timed_pipeline(settings: Settings, *, watchdog: bool = False,
+                   compute_ms: float) -> FusionPipeline:
+    """Return a FusionPipeline with a StubNetwork. settings must name the classical model.
+
+    None is loaded.
+    """
     pipeline = FusionPipeline(settings, watchdog=watchdog)
     network = StubNetwork(compute_ms)
     pipeline.swap(Loaded((Live if watchdog else Offline)(network), network.name, network.device))
