@@ -10,8 +10,8 @@ import numpy as np
 
 from diffmf_ros.core.frames import RGB, Frame, FusionResult, Pair
 from diffmf_ros.core.settings import Settings
-from diffmf_ros.core.sync.fallback import Fallback
 from diffmf_ros.core.sync.pairing import ClosestPairing
+from diffmf_ros.core.sync.source_selector import SourceSelector
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import COMPRESSED, IMAGE, START_NS, BagWriter, type_store
@@ -112,13 +112,13 @@ class Output:
 
 def play(frames: Iterator[Frame], settings: Settings) -> list[Output]:
     """Return what the node would publish of frames, decided at their arrival; computing takes no time."""
-    pairing, fallback = ClosestPairing(settings.sync), Fallback(settings.health, base=RGB)
+    pairing, fallback = ClosestPairing(settings.sync), SourceSelector(settings.health, base=RGB)
     fallback.sync = settings.sync
     pipeline, outputs = FusionPipeline(settings), []
     for frame in frames:
         now_ns = frame.arrival_ns
         fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=now_ns)
-        for work in fallback.serve(frame, pairing.add(frame), now_ns):
+        for work in fallback.select(frame, pairing.add(frame), now_ns):
             made = pipeline.fuse(work) if isinstance(work, Pair) else pipeline.pass_through(work)
             outputs.append(Output(made, work, now_ns))
     return outputs

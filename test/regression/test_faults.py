@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.io.bags import BagReader, frames
 
 from .recordings import FIRST_BAD, FIRST_GOOD, frozen, jumping, lost, play, runs, slow, write
 
-SETTINGS = updated(DEFAULTS, {'model': 'classical', 'health.source_timeout_s': 0.4})
+SETTINGS = with_changes(DEFAULTS, {'model': 'classical', 'health.source_timeout_s': 0.4})
 CLASSICAL, RGB_ONLY, THERMAL_ONLY = 'CLASSICAL', 'RGB_ONLY', 'THERMAL_ONLY'
 
 
@@ -99,7 +99,7 @@ def test_two_rigs_do_not_know_of_each_other(tmp_path):
 def test_the_pixels_of_a_network_are_those_stored(model, preset, tmp_path, pytestconfig):
     """99.9 % of the values are within one level."""
     pytest.importorskip('torch', reason='torch is not installed')
-    settings = updated(SETTINGS, {'model': model, 'preset': preset, 'device': 'cpu', 'precision': 'float32'})
+    settings = with_changes(SETTINGS, {'model': model, 'preset': preset, 'device': 'cpu', 'precision': 'float32'})
     bag = write(tmp_path / 'bag')
     with BagReader(bag) as reader:
         every = list(frames(reader, '/rgb/image_raw', '/thermal/image_raw'))[:4]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Pair
-from diffmf_ros.core.settings import DEFAULTS, updated
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.tools.evaluation.targets import targets
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
@@ -42,7 +42,7 @@ def test_people_found_by_contrast(scene, model, people, found, issues, tmp_path)
     alignment.save(tmp_path / 'alignment.yaml')
     if model != 'classical':
         pytest.importorskip('torch', reason='torch is not installed')
-    pipeline = FusionPipeline(updated(DEFAULTS, {
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {
         'model': model, 'preset': 'nano', 'precision': 'float32', 'device': 'cpu', 'threads': 1,
         'alignment.file': str(tmp_path / 'alignment.yaml')}))
 
