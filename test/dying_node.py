@@ -7,7 +7,7 @@ import threading
 
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.ros import fusion_node
-from diffmf_ros.ros.fuser import Fuser
+from diffmf_ros.ros.frame_loop import Fuser
 from diffmf_ros.ros.fusion_node import FusionNode
 from diffmf_ros.ros.session import Session
 

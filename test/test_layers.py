@@ -135,7 +135,7 @@ def test_a_wrong_arrow_is_found(module, source, imported):
     ('diffmf_ros.core.checks.sight_monitor', 'from ..imaging import color',
      'diffmf_ros.core.imaging.color'),
     ('diffmf_ros.ros.fusion_node', 'import rclpy', 'rclpy'),
-    ('diffmf_ros.tools.bench.probes.shell', 'from ....ros import fuser', 'diffmf_ros.ros.fuser'),
+    ('diffmf_ros.tools.bench.probes.shell', 'from ....ros import frame_loop', 'diffmf_ros.ros.frame_loop'),
     ('diffmf_ros.cli.demo', 'from ..tools import demo', 'diffmf_ros.tools.demo'),
 ])
 def test_a_right_arrow_passes(module, source, imported):

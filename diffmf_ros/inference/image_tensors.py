@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
 from ..core.alignment.warp import Size, Warp, shrinks
 from ..core.imaging.color import NEUTRAL, WINDOW_PX, weights
-from .scaled import WINDOW, guided, solve
+from .host_path import WINDOW, guided, solve
 
 
 def trusted_chroma(luma: torch.Tensor, y: torch.Tensor,

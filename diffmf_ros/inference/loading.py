@@ -12,11 +12,10 @@ from ..core.imaging.thermal import Levels
 from ..core.settings import Settings
 from ..core.sync.adaptive_scale import steps_from
 from .errors import EngineError
-from .guard import Live, Offline
+from .fault_tolerance import FIRST_CALL_S, Live, Offline
 from .memory import give_back_memory
 from .network import Job, Network, name_of
 from .onnx_engine import read_sealed
-from .watchdog import FIRST_CALL_S
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.
 _THERMAL_SIZE = (640, 512)

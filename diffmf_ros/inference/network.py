@@ -11,8 +11,7 @@ from ..core.frames import Pair
 from ..core.imaging.thermal import Levels
 from ..core.settings import Settings
 from .errors import EngineError, NetworkFailure
-from .host_path import HostPath
-from .stages import StageClock
+from .host_path import HostPath, StageClock
 
 # An image and its encoding.
 Image = tuple[np.ndarray, str]

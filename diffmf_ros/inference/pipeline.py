@@ -7,15 +7,13 @@ from ..core.alignment.geometry import Aligner
 from ..core.frames import RGB, Frame, FusionResult, Issue, Mode, Pair
 from ..core.imaging.temporal_filter import TemporalFilter
 from ..core.settings import Settings
-from .guard import Live, Offline
-from .host_path import align
+from .fault_tolerance import ALONE, Live, Offline, StandIn
+from .host_path import StageClock, align
 from .image_checks import ImageChecks, Verdict
-from .inputs import Inputs, image_of
 from .loading import Loaded, blank_job, load, warm_up
 from .memory import give_back_memory, keep_freed_memory, memory_in_use
 from .network import Image, Job, LibraryMissing
-from .stages import StageClock
-from .stand_in import ALONE, StandIn
+from .prepare import Inputs, image_of
 
 
 class FusionPipeline:

@@ -41,7 +41,7 @@ class Outputs:
 
         camera is that of the grid of result. Both messages carry one and the same header.
         """
-        header = messages.make_header(result.stamp_ns, result.frame_id)
+        image = messages.result_image(result)
         height, width = result.pixels.shape[:2]
         info, complaint = None, ''
         if camera is not None:
@@ -49,9 +49,9 @@ class Outputs:
                 info = output_info(camera, (width, height))
             except CalibrationError as error:
                 complaint = str(error)
-        self._publishers[IMAGE].publish(messages.result_image(result))
-        self._publishers[INFO].publish(messages.make_camera_info(header, size=(width, height), camera=info))
-        if self._wanted(COMPRESSED):
+        self._publishers[IMAGE].publish(image)
+        self._publishers[INFO].publish(messages.make_camera_info(image.header, size=(width, height), camera=info))
+        if self._publishers[COMPRESSED].get_subscription_count():
             self._publishers[COMPRESSED].publish(messages.compressed_result(result, quality=jpeg_quality))
         return complaint
 
@@ -61,7 +61,8 @@ class Outputs:
 
     def publish_views(self, result: FusionResult, pair: Pair, pipeline) -> None:
         """Publish the pictures of a fused pair that somebody wants, under the header of result."""
-        wanted = {topic for topic in (ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK) if self._wanted(topic)}
+        wanted = {topic for topic in (ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK)
+                  if self._publishers[topic].get_subscription_count()}
         if not wanted:
             return
         thermal, seen = pipeline.align(pair)
@@ -81,7 +82,7 @@ class Outputs:
 
         Returns why there are none, or ''.
         """
-        if not self._wanted(TEMPERATURE):
+        if not self._publishers[TEMPERATURE].get_subscription_count():
             return ''
         try:
             celsius = pipeline.temperature(work)
@@ -102,6 +103,3 @@ class Outputs:
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
-
-    def _wanted(self, topic: str) -> bool:
-        return self._publishers[topic].get_subscription_count() > 0

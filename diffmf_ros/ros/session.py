@@ -16,13 +16,11 @@ from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair, refuse_too_larg
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .filter_pairing import make_pairing
-from .fuser import Fuser, Job
+from .frame_loop import Fuser, Job, Worker, WorkingScale
 from .inputs import Handlers, Inputs
 from .outputs import Outputs
 from .status import PERIOD_S, Reporter, Tally
 from .transforms import Transforms
-from .worker import Worker
-from .working_scale import WorkingScale
 
 REFRESH_S = 0.5
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from diffmf_ros.core.frames import Mode
-from diffmf_ros.inference.ladder import LONGEST_PAUSE
+from diffmf_ros.inference.fault_tolerance import LONGEST_PAUSE
 
 from . import cameras
 from .cameras import Behavior, healthy

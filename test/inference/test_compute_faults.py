@@ -12,8 +12,8 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.inference import guard, stand_in, watchdog
-from diffmf_ros.inference.ladder import LONGEST_PAUSE, RECOVERED
+from diffmf_ros.inference import fault_tolerance
+from diffmf_ros.inference.fault_tolerance import LONGEST_PAUSE, RECOVERED
 from diffmf_ros.inference.onnx_engine import OnnxEngine
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.models.input_size import SizeRule
@@ -255,7 +255,7 @@ def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_wit
 def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(
         live, network, monkeypatch):
     given_back = []
-    monkeypatch.setattr(guard, 'give_back_memory',
+    monkeypatch.setattr(fault_tolerance, 'give_back_memory',
                         lambda: given_back.append(live._loaded.guard.network.path))
     assert modes(live, 1) == ['FUSED']
     path = live._loaded.guard.network.path
@@ -338,7 +338,7 @@ def test_a_first_pair_that_never_ends_is_a_failure(build, network, monkeypatch):
     pipeline = build(**IMPATIENT)
     network.fault = fault = Hang()
     pipeline.fuse(make_pair(0))
-    monkeypatch.setattr(watchdog, 'FIRST_CALL_S', 0.0)
+    monkeypatch.setattr(fault_tolerance, 'FIRST_CALL_S', 0.0)
 
     assert pipeline.fuse(make_pair(1)).warnings == ('the network hangs; this pair was fused '
                                                     'classically',)
@@ -363,9 +363,9 @@ def test_a_slow_first_pair_that_fails_in_the_end_counts_as_a_failure(build, netw
 def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed_on(
         build, network, monkeypatch, grid,
                                                                                     mode):
-    works = stand_in.classical.fuse
+    works = fault_tolerance.classical.fuse
     fault = raises(MemoryError('nothing left'))
-    monkeypatch.setattr(stand_in.classical, 'fuse', lambda ir,
+    monkeypatch.setattr(fault_tolerance.classical, 'fuse', lambda ir,
                         y: fault(ir, y) if network.fault else works(ir, y))
     pipeline = build(**{'alignment.output_grid': grid})
     network.fault = fault
@@ -389,7 +389,7 @@ def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed
 
 def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(
         build, network, monkeypatch):
-    monkeypatch.setattr(stand_in.classical, 'fuse', raises(MemoryError('nothing left')))
+    monkeypatch.setattr(fault_tolerance.classical, 'fuse', raises(MemoryError('nothing left')))
     live = build()
     network.fault = raises(RuntimeError('gone'))
     assert modes(live, 1) == ['RGB_ONLY']

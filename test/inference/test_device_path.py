@@ -23,9 +23,8 @@ from diffmf_ros.inference import device_path  # noqa: E402
 from diffmf_ros.inference.device_path import DevicePath, Plan  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import NetworkFailure  # noqa: E402
-from diffmf_ros.inference.host_path import HostPath  # noqa: E402
+from diffmf_ros.inference.host_path import HostPath, fuse_scaled  # noqa: E402
 from diffmf_ros.inference.image_tensors import ScaledFusion  # noqa: E402
-from diffmf_ros.inference.scaled import fuse_scaled  # noqa: E402
 from diffmf_ros.models.scan import ScanError  # noqa: E402
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()

@@ -3,7 +3,7 @@
 
 import pytest
 
-from diffmf_ros.inference.ladder import LONGEST_PATIENCE, LONGEST_PAUSE, RECOVERED, Ladder
+from diffmf_ros.inference.fault_tolerance import LONGEST_PATIENCE, LONGEST_PAUSE, RECOVERED, Ladder
 
 
 def pairs_until_admitted(ladder):

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffmf_ros.inference import watchdog
-from diffmf_ros.inference.watchdog import Overrun, Watchdog
+from diffmf_ros.inference import fault_tolerance
+from diffmf_ros.inference.fault_tolerance import Overrun, Watchdog
 
 SOON_S = 0.01  # for calls that block until the test lets them go
 DEADLINE_S = 20.0
@@ -108,7 +108,7 @@ def test_the_error_of_a_late_first_call_is_not_lost(dog):
 
 
 def test_a_first_call_hangs_when_it_exceeds_its_own_limit(dog, monkeypatch):
-    monkeypatch.setattr(watchdog, 'FIRST_CALL_S', 0.0)
+    monkeypatch.setattr(fault_tolerance, 'FIRST_CALL_S', 0.0)
     work = Blocking()
     hang(dog, work)
     assert dog.late.new and dog.late.hangs
@@ -121,7 +121,7 @@ def clock(monkeypatch):
     now_s = [100.0]
     clock = SimpleNamespace(monotonic=lambda: now_s[0],
                             tick=lambda seconds: now_s.append(now_s.pop() + seconds))
-    monkeypatch.setattr(watchdog, 'time', clock)
+    monkeypatch.setattr(fault_tolerance, 'time', clock)
     return clock
 
 

@@ -3,7 +3,7 @@
 
 import threading
 
-from diffmf_ros.ros.worker import Worker
+from diffmf_ros.ros.frame_loop import Worker
 
 
 def test_items_that_wait_are_overtaken_by_newer_ones():

@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.ros.working_scale import WorkingScale
+from diffmf_ros.ros.frame_loop import WorkingScale
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 

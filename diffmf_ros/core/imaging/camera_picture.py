@@ -3,14 +3,119 @@
 
 from dataclasses import replace
 
+import cv2
+import numpy as np
+
 from ..alignment.camera import CameraModel
 from ..alignment.warp import Size
-from ..frames import RGB, Frame
-from ..settings import Settings
+from ..frames import RGB, Frame, FrameError
+from ..settings import Settings, ThermalSettings
 from .bit_depth import BitDepth
-from .extra_rows import SENSORS, ExtraRows
 from .false_color import GRAY, UNKNOWN, FalseColor
-from .upright import cropped, turned, turned_camera
+from .gray_range import foreign_rows
+
+# (width, height) of the usual sensors: FLIR Lepton, Boson, Tau, Hadron; Seek; InfiRay and DJI.
+SENSORS = ((80, 60), (160, 120), (320, 240), (320, 256), (640, 480), (640, 512), (336, 256),
+           (206, 156), (256, 192), (384, 288))
+# Telemetry takes 1 (Boson) to 4 rows (Tau), reference pixels 2 columns (Seek).
+MOST_ROWS = 4
+
+
+class ExtraRows:
+    """Cuts the rows and columns that are no picture off the frames of one thermal camera.
+
+    `cut` has the counts at top, bottom, left and right that were cut off last. Once found they
+    stay, as long as the size of the frames does: the picture must not jump.
+    """
+
+    def __init__(self) -> None:
+        self.cut = (0, 0, 0, 0)
+        self._known: tuple | None = None
+
+    def without(self, frame: Frame, settings: ThermalSettings) -> Frame:
+        """Return frame without its extra rows.
+
+        Frame itself when it has none, or they were cut off.
+        """
+        if frame.trimmed:
+            return frame
+        asked = settings.extra_rows_top, settings.extra_rows_bottom
+        if (frame.size, asked) != self._known:
+            self._known = frame.size, asked
+            self.cut = self._found(frame) if min(asked) < 0 else (*asked, 0, 0)
+            if sum(self.cut[:2]) >= frame.size[1]:
+                self.cut = (0, 0, 0, 0)
+        if not any(self.cut):
+            return frame
+        (width, height), (top, bottom, left, right) = frame.size, self.cut
+        return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right],
+                       trimmed=True)
+
+    def _found(self, frame: Frame) -> tuple[int, int, int, int]:
+        """Return the counts on all sides by the size of a usual sensor and by what the lines hold."""
+        if frame.pixels.ndim != 2 or frame.pixels.dtype == np.uint8 or frame.size in SENSORS:
+            return 0, 0, 0, 0
+        extra = [(frame.size[0] - width, frame.size[1] - height) for width, height in SENSORS]
+        extra = [lines for lines in extra if min(lines) >= 0 and max(lines) <= MOST_ROWS]
+        if not extra:
+            return 0, 0, 0, 0
+        columns, rows = min(extra, key=sum)
+        return *_beside(frame.pixels, rows), *_beside(frame.pixels.T, columns)
+
+
+def _beside(pixels: np.ndarray, count: int) -> tuple[int, int]:
+    """Return (count, 0) where the rows that are no picture lie at the top, (0, count) at the bottom."""
+    first, last = foreign_rows(pixels) if count else (0, 0)
+    return (count, 0) if first > last else (0, count)
+
+
+Crop = tuple[int, int, int, int]
+_TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+def cropped(pixels: np.ndarray, crop: Crop) -> np.ndarray:
+    """Return the view of pixels (H x W [x C]) that crop names.
+
+    Left, top, width and height in pixels.
+
+    Raises:
+        FrameError: reason crop_outside, when it reaches beyond the image.
+    """
+    (left, top, width, height), (rows, columns) = crop, pixels.shape[:2]
+    if left + width > columns or top + height > rows:
+        raise FrameError(f'expected an image that holds the crop {width}x{height}+{left}+{top}, '
+                         f'got {columns}x{rows}', reason='crop_outside')
+    return pixels[top:top + height, left:left + width]
+
+
+def turned(pixels: np.ndarray, orientation: str) -> np.ndarray:
+    """Return pixels (H x W [x C]) in one of the orientations of the settings.
+
+    Pixels itself for as_sent.
+    """
+    mirrored, quarters = _steps(orientation)
+    if mirrored:
+        pixels = cv2.flip(np.ascontiguousarray(pixels), 1)
+    return cv2.rotate(np.ascontiguousarray(pixels), _TURNS[quarters]) if quarters else pixels
+
+
+def turned_camera(camera: CameraModel, orientation: str) -> CameraModel:
+    """Return the model of the image that turned() makes of a camera's image.
+
+    Raises CalibrationError.
+    """
+    mirrored, quarters = _steps(orientation)
+    if mirrored:
+        camera = camera.mirrored()
+    for _ in range(quarters):
+        camera = camera.rotated_right()
+    return camera
+
+
+def _steps(orientation: str) -> tuple[bool, int]:
+    """Whether the picture is mirrored, and by how many quarters it is turned clockwise."""
+    name, _, degrees = orientation.partition('_')
+    return name == 'mirrored', int(degrees) // 90 if degrees.isdigit() else 0
 
 
 class CameraPicture:
@@ -89,7 +194,8 @@ class CameraPicture:
             pixels = frame.pixels
         else:
             pixels = self._extra_rows.without(frame, settings.thermal).pixels
-        pixels = turned(pixels, settings.input.orientation_of(self._stream))
+        if (orientation := settings.input.orientation_of(self._stream)) != 'as_sent':
+            pixels = turned(pixels, orientation)
         return frame if pixels is frame.pixels else replace(frame, pixels=pixels, trimmed=True)
 
     def _without_extra_lines(self, size: Size,

@@ -118,6 +118,8 @@ class _Stream:
 
     def forget(self, count: int) -> int:
         """Remove the oldest count frames; return how many of them have not been in a pair."""
+        if not count:
+            return 0
         waiting = self.waiting(count)
         del self.stamps_ns[:count], self.frames[:count]
         return waiting

@@ -190,7 +190,7 @@ class StreamHealth:
         changed_ns = self._clock_changed_ns
         return StreamStatus(
             state, detail, usable=state in (StreamState.OK, StreamState.STALE) or coming_back,
-            seen=self.seen, age_ns=age_ns,
+            seen=self._arrived_ns is not None, age_ns=age_ns,
             lost_after_ns=lost_after_ns,
             clock_changed=changed_ns is not None and 0 <= now_ns - changed_ns <= STALE_PERIODS
             * median_period_ns)

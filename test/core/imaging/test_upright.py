@@ -9,8 +9,7 @@ import pytest
 
 from diffmf_ros.core.alignment.camera import CalibrationError, CameraModel
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair
-from diffmf_ros.core.imaging.camera_picture import CameraPicture
-from diffmf_ros.core.imaging.upright import cropped, turned, turned_camera
+from diffmf_ros.core.imaging.camera_picture import CameraPicture, cropped, turned, turned_camera
 from diffmf_ros.core.settings import DEFAULTS, ORIENTATIONS, SettingsError, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 

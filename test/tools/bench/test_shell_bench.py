@@ -167,7 +167,7 @@ def test_options_that_would_be_ignored_are_refused(arguments, complaint):
 
 @needs_ros
 def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
-    from diffmf_ros.inference.stages import StageClock
+    from diffmf_ros.inference.host_path import StageClock
     from diffmf_ros.tools.bench.probes.baseline_fusion import UsualFusion
     from diffmf_ros.tools.bench.probes.scene import homography, moving_images
 

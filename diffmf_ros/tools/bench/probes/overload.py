@@ -26,7 +26,7 @@ from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, Image
 
 from ....core.frames import Mode
-from ....inference.stages import StageClock
+from ....inference.host_path import StageClock
 from ....ros import messages, process, qos
 from ....ros.fusion_node import FusionNode
 from .baseline_fusion import QUEUE, UsualFusion, synchronizer

@@ -25,10 +25,10 @@ from ....core.alignment.camera import CameraModel
 from ....core.frames import RGB, THERMAL, FusionResult, Pair
 from ....core.settings import DEFAULTS, with_changes
 from ....core.sync.source_selector import SourceSelector
-from ....inference.stages import StageClock
+from ....inference.host_path import StageClock
 from ....ros import messages
 from ....ros.filter_pairing import make_pairing
-from ....ros.fuser import Fuser, Job
+from ....ros.frame_loop import Fuser, Job
 from ....ros.outputs import Outputs
 from ....ros.status import Tally
 from .baseline_fusion import UsualFusion, synchronizer

@@ -6,12 +6,11 @@ import time
 import numpy as np
 
 from ....core.settings import Settings
-from ....inference.guard import Live, Offline
-from ....inference.host_path import HostPath
+from ....inference.fault_tolerance import Live, Offline
+from ....inference.host_path import HostPath, StageClock
 from ....inference.loading import Loaded
 from ....inference.network import Image, Job
 from ....inference.pipeline import FusionPipeline
-from ....inference.stages import StageClock
 
 
 class StubNetwork:

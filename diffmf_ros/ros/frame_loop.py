@@ -1,20 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's half of the active node: a pair or a single frame becomes an image on the wire.
+"""The frame loop: the newest pair or frame is fused in a thread of its own, and becomes an image on the wire."""
 
-All of it but `replace_network` and the counters runs in the worker's thread.
-"""
-
+import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Pair
+from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Mode, Pair
 from ..core.settings import Settings
+from ..core.sync.adaptive_scale import AdaptiveScale
 from ..core.sync.stream_health import StreamState
 from . import status
 from .outputs import Outputs
-from .working_scale import WorkingScale
+
+
+class WorkingScale:
+    """`value` is the scale of the next pair, 1 for classical fusion, which has no working size.
+
+    `complaint` says when a setting is in vain for that reason, else it is empty. Pairs
+    arrive in the executor's thread and are fused in the worker's.
+    """
+
+    def __init__(self, settings: Settings):
+        classical = settings.model == 'classical'
+        idle = [name for name, asked in (('scale', settings.scale < 1), ('adaptive_scale', settings.adaptive_scale))
+                if asked and classical]
+        self.complaint = f'{" and ".join(idle)} without effect: classical fusion has no working size' if idle else ''
+        self._set = 1.0 if classical else settings.scale
+        self._adaptive = AdaptiveScale(settings.scale) if settings.adaptive_scale and not classical else None
+        self._lock = threading.Lock()
+
+    @property
+    def value(self) -> float:
+        """The scale of the next pair."""
+        return self._adaptive.scale if self._adaptive else self._set
+
+    def arrived(self, pair: Pair) -> None:
+        """Note a pair, also one that will be overtaken."""
+        if self._adaptive:
+            with self._lock:
+                self._adaptive.arrived(pair.rgb.stamp_ns)
+
+    def fused(self, result: FusionResult, *, busy_ms: float) -> bool:
+        """Note how long it took to fuse and publish a pair; return whether the scale is now another one."""
+        if self._adaptive is None or result.mode is not Mode.FUSED:
+            return False
+        before = self.value
+        with self._lock:
+            self._adaptive.fused(busy_ms)
+        return self.value != before
+
+
+class Worker:
+    """Calls handle(item) in its own thread, always with the newest item put so far.
+
+    handle must not raise: an exception would end the thread.
+    """
+
+    def __init__(self, handle: Callable[[Any], None]):
+        self._handle = handle
+        self._changed = threading.Condition()
+        self._item: Any = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name='fusion')
+
+    def start(self) -> None:
+        """Start the thread; a worker starts once."""
+        self._thread.start()
+
+    def put(self, item: Any) -> bool:
+        """Leave item for the thread; return True when it overtook one that was still waiting."""
+        with self._changed:
+            overtook = self._item is not None
+            self._item = item
+            self._changed.notify()
+        return overtook
+
+    def stop(self) -> bool:
+        """Finish the item in work and join the thread; return True when one was waiting and is given up."""
+        with self._changed:
+            given_up = self._item is not None
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+        return given_up
+
+    def _take(self) -> Any:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._item is not None)
+            item, self._item = self._item, None
+            return None if self._stopping else item
+
+    def _run(self) -> None:
+        while (item := self._take()) is not None:
+            self._handle(item)
+
 
 LOG_EVERY_S = 5.0
 
@@ -82,10 +165,14 @@ class Fuser:
     def handle(self, job: Job) -> None:
         """Fuse and publish one job; a failure costs this one only."""
         self.take_network()
-        start_ns = time.monotonic_ns()
+        start_ns, asked = time.monotonic_ns(), self.scale.value
         try:
-            result = self._fuse(job.work)
-            self._publish(job, result)
+            if isinstance(job.work, Pair):
+                result = self._pipeline.fuse(job.work, scale=asked)
+            else:
+                result = self._pipeline.pass_through(job.work)
+            used = min(asked, self._pipeline.largest_scale)
+            self._publish(job, result, scale=used)
         except FrameError as error:
             self.lose(error.reason, f'pair refused: {error}')
         except DiffmfError as error:
@@ -93,14 +180,9 @@ class Fuser:
         except Exception as error:  # one bad pair must not end the stream
             self.lose('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
         else:
-            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6)
+            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6, as_asked=used == asked)
 
-    def _fuse(self, work: Pair | Frame) -> FusionResult:
-        if isinstance(work, Pair):
-            return self._pipeline.fuse(work, scale=self.scale.value)
-        return self._pipeline.pass_through(work)
-
-    def _publish(self, job: Job, result: FusionResult) -> None:
+    def _publish(self, job: Job, result: FusionResult, *, scale: float) -> None:
         camera = self.cameras.get(result.grid)
         complaint = self._outputs.publish(result, camera=camera, jpeg_quality=self.settings.output.jpeg_quality)
         if camera is None and result.grid in self.informed:
@@ -114,16 +196,16 @@ class Fuser:
         pair = job.work if isinstance(job.work, Pair) else None
         self._outputs.publish_status(status.status_message(
             result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image', rgb=job.rgb,
-            thermal=job.thermal, model=self._pipeline.description, scale=self.used_scale, reason=job.reason,
+            thermal=job.thermal, model=self._pipeline.description, scale=scale, reason=job.reason,
             offset_ms=pair and pair.offset_ns / 1e6, held=pair is not None and pair.held))
         if pair is not None:
             self._outputs.publish_views(result, pair, self._pipeline)
 
-    def _note(self, job: Job, result: FusionResult, *, busy_ms: float) -> None:
+    def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
         self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6, mode=result.mode.value,
                           warnings=result.warnings, issues=result.issues)
         self._log_issues(result)
-        if self.used_scale < self.scale.value:
+        if not as_asked:
             return  # after a failure it fuses smaller: that says nothing about the size that was asked for
         if self.scale.fused(result, busy_ms=busy_ms):
             self._node.get_logger().info(f'working scale is now {self.scale.value:g}')
