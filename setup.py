@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything about the distribution: Humble's setuptools (59) reads no [project] table of pyproject.toml."""
+"""Everything about the distribution: Humble's setuptools (59) reads no [project] table of
+pyproject.toml."""
 
 import platform
 from glob import glob
@@ -15,30 +16,36 @@ EXTRAS = {
     'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
     'view': ['matplotlib'],
     'rerun': ['rerun-sdk>=0.23'],
-    # One distribution, exactly: the names are shared by several. Never on a machine with a ROS installation.
+    # One distribution, exactly: the names are shared by several. Never on a machine with a ROS
+    # installation.
     'ros': ['ros-rclpy[fastrtps]==9.1.2', 'ros-sensor-msgs==5.5.1', 'ros-diagnostic-msgs==5.5.1',
             'ros-std-srvs==5.5.1'],
     'docs': ['mkdocs-material'],
     'test': ['pytest', 'pytest-timeout', 'hypothesis'],  # by this name colcon test takes pytest
-    'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy', 'types-PyYAML'],
+    'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'hypothesis', 'ruff', 'mypy',
+            'types-PyYAML'],
 }
 
-# Instruction sets, as suffix of the extension and compiler option; cpu.py loads the widest that the processor has.
+# Instruction sets, as suffix of the extension and compiler option; cpu.py loads the widest that
+# the processor has.
 INSTRUCTIONS = {'': []}
 if platform.machine() in ('x86_64', 'AMD64'):
     INSTRUCTIONS |= {'_v3': ['-march=x86-64-v3'], '_v4': ['-march=x86-64-v4']}
 
 
 def kernel(suffix: str, options: list[str]) -> Extension:
-    """Return the CPU scans for one instruction set: a plain C interface that ctypes loads, no Python.h."""
+    """Return the CPU scans for one instruction set.
+
+    A plain C interface that ctypes loads, no Python.h.
+    """
     folder = f'{NAME}/models/kernels'
     return Extension(
         f'{folder}/_cpu{suffix}'.replace('/', '.'),
         sources=sorted(glob(f'{folder}/native/*.cpp')),
         depends=[f'{folder}/native/vectors.h'],
         language='c++',
-        extra_compile_args=['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=fast',
-                            '-std=c++17', '-Wno-psabi', *options],
+        extra_compile_args=['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math',
+                            '-ffp-contract=fast', '-std=c++17', '-Wno-psabi', *options],
         extra_link_args=['-fopenmp'],
         optional=True,  # without a compiler the portable scan does the work
     )
@@ -55,8 +62,8 @@ setup(
     name=NAME,
     version='0.1.0',
     description='Time-synchronized thermal + RGB fusion for ROS 2 with DIFF-MF',
-    long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists() else '',
-    long_description_content_type='text/markdown',
+    long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists()
+    else '', long_description_content_type='text/markdown',
     author='The diffmf_ros authors',
     author_email='diffmf_ros@users.noreply.github.com',
     maintainer='The diffmf_ros authors',
@@ -80,10 +87,12 @@ setup(
         *shared('launch'),
         *shared('config'),
         *shared('examples'),
-        # pip puts console scripts into bin/, where ros2 launch does not look; colcon into lib/<package>.
+        # pip puts console scripts into bin/, where ros2 launch does not look; colcon into
+        # lib/<package>.
         (f'lib/{NAME}', sorted(glob('resource/lib/*'))),
     ],
-    install_requires=['numpy', 'opencv-python-headless', 'PyYAML', 'safetensors', 'rosbags', 'typer', 'rich'],
+    install_requires=['numpy', 'opencv-python-headless', 'PyYAML', 'safetensors', 'rosbags',
+                      'typer', 'rich'],
     extras_require=EXTRAS,
     zip_safe=False,
     entry_points={

@@ -55,8 +55,8 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
             failed.
 
     Warns:
-        FusionWarning: a camera sees nothing, so that the image of the other one is returned; or other things that
-            somebody who looks at the image should know.
+        FusionWarning: a camera sees nothing, so that the image of the other one is returned; or
+            another thing that a viewer of the image should know.
     """
     chosen = _settings_of(settings)
     with _one_at_a_time:

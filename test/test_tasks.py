@@ -26,7 +26,8 @@ def commands() -> list[list[str]]:
     """The words of every command of the page that names no placeholder."""
     lines = [line for line in printed_lines(PAGE) if line.startswith('diffmf ')]
     return [shlex.split(line)[1:] for line in lines
-            if not re.search(r'\b[A-Z]{3,}\b', line) and not any(part in line for part in NOT_PART_OF_RESULT)]
+            if not re.search(r'\b[A-Z]{3,}\b', line)
+            and not any(part in line for part in NOT_PART_OF_RESULT)]
 
 
 def test_the_cards_work_one_after_the_other(tmp_path, monkeypatch):
@@ -43,17 +44,21 @@ def test_the_cards_work_one_after_the_other(tmp_path, monkeypatch):
 def test_the_network_of_the_page_is_added_in_two_places(tmp_path):
     pytest.importorskip('torch', reason='torch is not installed')
     # Given the package with the module, the line and the choice that the page asks for
-    shutil.copytree(ROOT / 'diffmf_ros', tmp_path / 'diffmf_ros', ignore=shutil.ignore_patterns('*.safetensors'))
+    shutil.copytree(ROOT / 'diffmf_ros', tmp_path / 'diffmf_ros',
+                    ignore=shutil.ignore_patterns('*.safetensors'))
     page = text_of(ROOT / 'docs' / 'adding_a_network.md')
     (tmp_path / 'diffmf_ros/models/tiny.py').write_text(FENCE.search(page)[1])
     edit(tmp_path / 'diffmf_ros/models/__init__.py', "    'diffmf': {\n",
          "    'tiny': {'base': {}, 'light': {'width': 8}},\n    'diffmf': {\n")
-    edit(tmp_path / 'diffmf_ros/core/settings.py', "choices=('diffmf', ", "choices=('tiny', 'diffmf', ")
+    edit(tmp_path / 'diffmf_ros/core/settings.py', "choices=('diffmf', ",
+         "choices=('tiny', 'diffmf', ")
 
     # when its card's command is run
-    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'models', '--model', 'tiny'], cwd=tmp_path,
-                          env={'PYTHONPATH': str(tmp_path), 'PATH': '/usr/bin', 'OMP_NUM_THREADS': '1',
-                               'HOME': str(tmp_path)}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'models', '--model',
+                           'tiny'], cwd=tmp_path,
+                          env={'PYTHONPATH': str(tmp_path), 'PATH': '/usr/bin',
+                               'OMP_NUM_THREADS': '1', 'HOME': str(tmp_path)}, capture_output=True,
+                          text=True)
 
     # then it is in the table.
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names what a file really holds that cannot be read as what was expected, and says what to do about it."""
+"""Recognition of a file's real content, for errors about files that cannot be read."""
 
 from pathlib import Path
 

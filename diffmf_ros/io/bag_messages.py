@@ -27,7 +27,7 @@ def _header(stamp_ns: int, frame_id: str) -> Any:
 
 
 def image_message(pixels: np.ndarray, encoding: str, *, stamp_ns: int, frame_id: str) -> Any:
-    """Return a sensor_msgs/Image of an H x W or H x W x C array in the layout that `encoding` names.
+    """Return a sensor_msgs/Image of an H x W or H x W x C array in the layout of `encoding`.
 
     Raises BagError for an unknown encoding and for an array of another type or shape.
     """
@@ -60,7 +60,7 @@ def camera_info_message(k: np.ndarray | None, *, width: int, height: int, stamp_
 
 def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns: int,
                   frame_id: str) -> Any:
-    """Return the sensor_msgs/CameraInfo of an image of this (width, height), which camera describes.
+    """Return the sensor_msgs/CameraInfo of a camera for an image of (width, height).
 
     None: K, R and P are zero and the distortion model is empty, which CameraInfo defines as
     "uncalibrated".

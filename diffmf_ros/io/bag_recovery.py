@@ -68,7 +68,7 @@ def own_files(folder: Path) -> set[str]:
 
 
 def place(staged: Path, target: Path) -> None:
-    """Move a finished bag to target; of a bag that is there its own files are replaced, others stay.
+    """Move a finished bag to target, replacing the files of a bag there; other files stay.
 
     Without metadata.yaml while files move, so that a crash leaves no bag that looks whole and is
     not.
@@ -115,7 +115,7 @@ def storage_of(folder: Path) -> Path:
 
 
 def wrong_files(path: Path) -> list[str]:
-    """Return 'name: what it is' for every file of a bag, or for a storage file, that is not what its ending says."""
+    """Return 'name: content' for files of a bag whose content contradicts their ending."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [f'{file.name}: {what_is(file) or "its content is not that of such a file"}'
             for file in files if file.is_file()

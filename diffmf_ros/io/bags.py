@@ -132,7 +132,7 @@ class BagReader:
         return source
 
     def require(self, *names: str) -> None:
-        """Raise BagError, listing the topics that exist, unless every name is in the bag with messages."""
+        """Require topics with messages; BagError lists the topics that exist."""
         missing = [name for name in names if name not in self.topics
                    or not self.topics[name].count]
         if missing:
@@ -280,7 +280,8 @@ class BagWriter:
     def _made_staging(self) -> Path:  # type: ignore[return]
         if not self._keep:
             clear_stale(Path(os.path.realpath(self.path.parent)))
-            return Path(tempfile.mkdtemp(prefix=f'{partial_name(self.path.name)}-', dir=self.path.parent))
+            return Path(tempfile.mkdtemp(prefix=f'{partial_name(self.path.name)}-',
+                                         dir=self.path.parent))
         for number in count(1):
             folder = self.path.with_name(
                 f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')
@@ -330,7 +331,7 @@ class BagWriter:
         return BagError(text)
 
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int) -> None:
-        """Append one message: CDR bytes, or a message object of `type_store()`, recorded at stamp_ns."""
+        """Append a message recorded at stamp_ns: CDR bytes or an object of `type_store()`."""
         if msgtype not in self._store.types:
             raise BagError(f'the message type {msgtype} is not known and cannot be written')
         if stamp_ns < 0:
@@ -375,7 +376,7 @@ def image_topic(reader: BagReader, topic: str) -> str:
 
 def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
            refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
-    """Yield the decoded frames of both cameras, raw or compressed, in the order of their recording.
+    """Yield the decoded frames of both cameras, raw or compressed, in recording order.
 
     stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its
     compressed form alone is read from there. A frame that does not decode goes to refused(stream,

@@ -60,7 +60,7 @@ def pair_files(root: str | Path) -> list[tuple[Path, Path]]:
 
 
 def read_pair(visible: Path, infrared: Path) -> LumaPair:
-    """Read a registered pair as 8-bit luminance, thermal of 16 bit or float32 through the gain control.
+    """Read a registered pair as 8-bit luminance; other thermal passes the gain control.
 
     Raises FolderError naming what does not fit.
     """
@@ -74,7 +74,7 @@ def read_pair(visible: Path, infrared: Path) -> LumaPair:
 
 
 def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[TimedPair]:
-    """Return the pairs of a folder in the order of their names, in which numbers count: 2 comes before 10.
+    """Return the pairs of a folder in natural order of their names: 2 comes before 10.
 
     Times come from rate_hz when it is given, else from `timestamps_ns`, else from `fps` in the
     folder's sequence.json. Raises FolderError for a missing folder, frames without a partner, two

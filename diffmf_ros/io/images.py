@@ -24,7 +24,7 @@ class ImageFileError(DiffmfError):
 
 
 def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
-    """Read an 8-bit gray or color, a 16-bit gray or a float32 gray image, upright as its EXIF data says.
+    """Read an 8-bit gray or color, 16-bit gray or float32 gray image, turned by its EXIF data.
 
     Raises ImageFileError when it is missing, unreadable, or of another type.
     """
@@ -62,7 +62,10 @@ def read_luma(path: Path, *, stream: str) -> np.ndarray:
 
 
 def _decoded(path: Path, flags: int) -> np.ndarray:
-    """Return the pixels of a file, read by bytes: OpenCV ends the process for names that are not UTF-8."""
+    """Return the pixels of a file.
+
+    It is read by bytes: OpenCV ends the process for names that are not UTF-8.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -82,7 +85,7 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
 
 
 def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
-    """Read two files as a pair, and say which of them lends its color if that is not the first one.
+    """Read two files as a pair, with a note where the second one has the color.
 
     When only the second one is in color, it takes the place of the visible image: MRI and PET,
     say, are told apart by that in either order. A file with three equal channels is gray. Raises
@@ -93,7 +96,8 @@ def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
     if in_color(frames[THERMAL]) and not in_color(frames[RGB]):
         frames = {RGB: replace(frames[THERMAL], stream=RGB),
                   THERMAL: replace(frames[RGB], stream=THERMAL)}
-        note = f'{thermal} is in color and {rgb} is gray: the grid and the color are those of {thermal}'
+        note = (f'{thermal} is in color and {rgb} is gray: the grid and the color are those of '
+                f'{thermal}')
     return Pair(frames[RGB], frames[THERMAL], offset_ns=0), note
 
 

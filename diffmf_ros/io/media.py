@@ -42,7 +42,10 @@ class MediaError(DiffmfError):
 
 
 def _panel(image: np.ndarray, size: tuple[int, int], marks: Sequence[Mark]) -> np.ndarray:
-    """Return gray H x W or R G B H x W x 3 uint8 as B, G, R of the given (width, height), with its marks."""
+    """Return an image as B, G, R of the given (width, height), with its marks.
+
+    The image is gray H x W or R, G, B H x W x 3 uint8.
+    """
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise MediaError(f'expected H x W or H x W x 3 uint8, got {image.dtype} of shape '
                          f'{image.shape}')

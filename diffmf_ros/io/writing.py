@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output files: whole or not at all, never an input, never in place of another file unless asked for."""
+"""Atomic output files that never replace an input, nor another file unless asked to."""
 
 import errno
 import os
@@ -38,7 +38,7 @@ class WriteError(DiffmfError):
 
 
 def cannot_write(path: str | Path, error: OSError) -> WriteError:
-    """Return the error of a path that an OSError kept from being written, with a reason in one line."""
+    """Return the error of a path that could not be written, with the OSError's reason."""
     return WriteError(f'{path} cannot be written: {reason_of(error)}')
 
 
@@ -56,8 +56,8 @@ def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable
         inputs: files and folders that are read; None among them is left out.
 
     Raises:
-        WriteError: path is an input or lies in a folder of inputs and exists, is a folder, exists and
-            overwrite is False, or its folder cannot be written to.
+        WriteError: path is an input or lies in a folder of inputs and exists, is a folder, exists
+            and overwrite is False, or its folder cannot be written to.
     """
     if path is None:
         return
@@ -73,7 +73,7 @@ def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable
 
 
 def is_input(path: Path, inputs: Iterable) -> bool:
-    """Return whether path exists and is one of inputs, under any name, or lies in a folder of them.
+    """Return whether path is an existing input, under any name, or lies in a folder of inputs.
 
     A report or a video (.json, .html, .mp4, .csv) in a folder of inputs is none of them.
     """
@@ -89,9 +89,9 @@ def is_input(path: Path, inputs: Iterable) -> bool:
 def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary file beside path; it becomes path when the block ends without an error.
 
-    The temporary file exists, is empty, has the ending of path and the mode that the umask gives. A
-    link is followed. Folders that are missing are made. With an error, Ctrl-C or a kill inside the
-    block, path stays what it was. A device or a pipe is yielded itself.
+    The temporary file exists, is empty, has the ending of path and the mode that the umask gives.
+    A link is followed. Folders that are missing are made. With an error, Ctrl-C or a kill inside
+    the block, path stays what it was. A device or a pipe is yielded itself.
 
     Raises:
         WriteError: for every OSError of the block, and when path exists and overwrite is False.
@@ -126,7 +126,7 @@ def partial_name(stem: str) -> str:
 
 @lru_cache(maxsize=256)
 def clear_stale(folder: Path) -> None:
-    """Remove, once a process, what processes that were killed have left half written in folder, and say so."""
+    """Remove the half-written files of killed processes in folder, once a process, with a note."""
     removed = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -141,7 +141,8 @@ def clear_stale(folder: Path) -> None:
                 removed.append(entry.name)
     if removed:
         print(f'removed from {folder} what a run that was killed had left half written: '
-              f'{", ".join(sorted(removed)[:3])}{" ..." if len(removed) > 3 else ""}', file=sys.stderr)
+              f'{", ".join(sorted(removed)[:3])}{" ..." if len(removed) > 3 else ""}',
+              file=sys.stderr)
 
 
 def _alive(process: int) -> bool:
@@ -161,13 +162,17 @@ def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> Non
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = True) -> None:
-    """Write all of a UTF-8 text or nothing; what UTF-8 lacks, as in odd file names, becomes an escape."""
+    """Write all of a UTF-8 text or nothing.
+
+    What UTF-8 lacks, as in odd file names, becomes an escape.
+    """
     write_bytes(path, text.encode('utf-8', errors='backslashreplace'), overwrite=overwrite)
 
 
 def _require_free(path: Path, *, overwrite: bool, inputs: Iterable = ()) -> None:
     if is_input(path, inputs):
-        raise WriteError(f'{path} is read as an input, so it is not written to: choose another path')
+        raise WriteError(f'{path} is read as an input, so it is not written to: choose another '
+                         f'path')
     if path.is_dir():
         raise WriteError(f'{path} cannot be written: it is a folder')
     if path.exists() and not overwrite:

@@ -10,7 +10,8 @@ COUNT = 28  # four of each kind; `python test/random_kills.py 200` does more
 
 def test_what_is_there_after_a_kill_is_whole():
     # In a process of its own, which has no threads when it forks
-    done = subprocess.run([sys.executable, Path(__file__).parents[1] / 'random_kills.py', str(COUNT)],
+    done = subprocess.run([sys.executable, Path(__file__).parents[1] / 'random_kills.py',
+                           str(COUNT)],
                           capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings with faults in simulated time: how many images, in which modes, when, how late, and which pixels."""
+"""Recordings with faults in simulated time.
+
+How many images, in which modes, when, how late, and which pixels.
+"""
 
 import hashlib
 
@@ -20,11 +23,13 @@ def played(folder, *, prefix='', **faults):
     """Return what comes out of a recording with these faults."""
     bag = write(folder / 'bag', **faults)
     with BagReader(bag) as reader:
-        return play(frames(reader, f'{prefix}/rgb/image_raw', f'{prefix}/thermal/image_raw'), SETTINGS)
+        return play(frames(reader, f'{prefix}/rgb/image_raw', f'{prefix}/thermal/image_raw'),
+                    SETTINGS)
 
 
 def digest(outputs):
-    return hashlib.sha256(b''.join(output.result.pixels.tobytes() for output in outputs)).hexdigest()[:16]
+    return hashlib.sha256(
+        b''.join(output.result.pixels.tobytes() for output in outputs)).hexdigest()[:16]
 
 
 # Modes over time, and the first 16 digits of the hash of all pixels.
@@ -37,8 +42,8 @@ def digest(outputs):
     ({'rgb': jumping, 'thermal': jumping}, [(CLASSICAL, 80)], '71fc8d74a3567404'),
     ({'thermal': jumping}, [(CLASSICAL, 20), (RGB_ONLY, 48)], '35637b0cb4859db8'),
     ({'thermal': slow}, [(CLASSICAL, 70)], '957b669305fc3208'),
-], ids=['healthy', 'thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost', 'clock back', 'thermal clock back',
-        '30 and 9 Hz'])
+], ids=['healthy', 'thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost', 'clock back',
+        'thermal clock back', '30 and 9 Hz'])
 def test_count_modes_and_pixels_of_a_recording(faults, modes, pixels, tmp_path):
     outputs = played(tmp_path, **faults)
 
@@ -53,7 +58,10 @@ def test_count_modes_and_pixels_of_a_recording(faults, modes, pixels, tmp_path):
     ({'rgb': lost}, THERMAL_ONLY, FIRST_BAD + 12, FIRST_GOOD + 1),
 ], ids=['thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost'])
 def test_a_fault_is_found_and_left_in_time(faults, alone, found_by, fused_by, tmp_path):
-    """A frozen camera is found with its third equal image, a lost one after 0.4 s; fused again with the second."""
+    """A frozen camera is found with its third equal image, a lost one after 0.4 s.
+
+    Fused again with the second.
+    """
     outputs = played(tmp_path, **faults)
 
     ticks = {mode: [output.now_tick for output in outputs if output.result.mode.value == mode]
@@ -95,11 +103,13 @@ def test_two_rigs_do_not_know_of_each_other(tmp_path):
     assert {output.result.frame_id for output in front} == {'frontrgb'}
 
 
-@pytest.mark.parametrize('model, preset', [('diffmf', 'nano'), ('refinefuse', 'light'), ('s4fusion', 'light')])
+@pytest.mark.parametrize('model, preset',
+                         [('diffmf', 'nano'), ('refinefuse', 'light'), ('s4fusion', 'light')])
 def test_the_pixels_of_a_network_are_those_stored(model, preset, tmp_path, pytestconfig):
     """99.9 % of the values are within one level."""
     pytest.importorskip('torch', reason='torch is not installed')
-    settings = with_changes(SETTINGS, {'model': model, 'preset': preset, 'device': 'cpu', 'precision': 'float32'})
+    settings = with_changes(SETTINGS, {'model': model, 'preset': preset, 'device': 'cpu',
+                                       'precision': 'float32'})
     bag = write(tmp_path / 'bag')
     with BagReader(bag) as reader:
         every = list(frames(reader, '/rgb/image_raw', '/thermal/image_raw'))[:4]

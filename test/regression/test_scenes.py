@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered night, smoke, glare and snow: in how many of the people in the ground truth the fused image has contrast."""
+"""Rendered night, smoke, glare and snow.
+
+In how many of the people in the ground truth the fused image has contrast.
+"""
 
 from functools import lru_cache
 
@@ -24,10 +27,13 @@ def rendered(scene):
     drive = Drive(DriveSettings(scene=scene, seconds=4.0))
     rgb = drive.frame(RGB, FRAME)
     camera = drive.camera(THERMAL)
-    index = min(range(drive.count(THERMAL)), key=lambda k: abs(camera.exposure_ns(k) - rgb.exposure_ns))
+    index = min(range(drive.count(THERMAL)),
+                key=lambda k: abs(camera.exposure_ns(k) - rgb.exposure_ns))
     actors = drive.truth(rgb.exposure_ns).actors
-    boxes = [actor.box_px for actor in actors if actor.kind == 'person' and actor.visible_px >= LEAST_PX]
-    return Pair(rgb.frame, drive.frame(THERMAL, index).frame, offset_ns=0), alignment_of(drive), boxes
+    boxes = [actor.box_px for actor in actors if actor.kind == 'person'
+             and actor.visible_px >= LEAST_PX]
+    return Pair(rgb.frame, drive.frame(THERMAL, index).frame,
+                offset_ns=0), alignment_of(drive), boxes
 
 
 @pytest.mark.parametrize('scene, model, people, found, issues', [
@@ -37,7 +43,10 @@ def rendered(scene):
     ('snow', 'classical', 4, 3, set()), ('snow', 'diffmf', 4, 2, {'targets_hidden'}),
 ])
 def test_people_found_by_contrast(scene, model, people, found, issues, tmp_path):
-    """In snow, dark coats and warm people cancel out: the node says targets_hidden of the network's image."""
+    """In snow, dark coats and warm people cancel out.
+
+    The node says targets_hidden of the network's image.
+    """
     pair, alignment, boxes = rendered(scene)
     alignment.save(tmp_path / 'alignment.yaml')
     if model != 'classical':

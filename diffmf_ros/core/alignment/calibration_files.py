@@ -93,7 +93,7 @@ def stereo(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
 
 def _in_order(mounting: Any, first: str,
               second: str) -> tuple[Extrinsics, CameraModel, CameraModel]:
-    """Return (second from first, first, second), or the reverse where the names say that the first one is thermal."""
+    """Return (thermal from RGB, RGB, thermal): the names tell which camera is thermal."""
     if not _THERMAL.search(first) or _THERMAL.search(second):
         return mounting
     extrinsics, one, other = mounting

@@ -55,7 +55,7 @@ class CameraModel:
 
     @classmethod
     def from_info(cls, message: Any) -> 'CameraModel':
-        """Return the model of the image that a sensor_msgs/CameraInfo (of ROS or rosbags) comes with.
+        """Return the model of the image of a sensor_msgs/CameraInfo, of ROS or rosbags.
 
         That image is the message's region of interest, binned, of the sensor that the message
         calibrates. Zeros for r and p mean none and k. Raises CalibrationError for an uncalibrated
@@ -145,7 +145,7 @@ class CameraModel:
         return self._shifted(x_px, y_px) if x_px or y_px else self
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
-        """Return x / z and y / z of what the pixels (... x 2) see, ... x 2 float64, distortion removed.
+        """Return the rays of pixels (... x 2): x / z and y / z, ... x 2 float64, undistorted.
 
         NaN where the lens model has none within 90 degrees of the axis. Raises CalibrationError
         for a lens model that is not known here.
@@ -214,7 +214,7 @@ class CameraModel:
 
 
 def output_info(camera: CameraModel, size: Size) -> CameraModel:
-    """Return what the camera info of an image of this (width, height) on the camera's grid has to say.
+    """Return the camera info of an image of this (width, height) on the camera's grid.
 
     As a message: width, height = size; d, distortion_model, r, k and p as they are; binning and
     roi all zero, for they are in k and p. Raises CalibrationError, with a sentence for the

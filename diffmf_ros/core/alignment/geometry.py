@@ -140,7 +140,7 @@ class _Setup:
     live_depth_m: float | None = None
 
     def camera(self, stream: str) -> CameraModel | None:
-        """The calibration in use: of the file, else of the camera info, which may be that of the raw images."""
+        """Calibration in use: of the file, else of the camera info, rectified where it says so."""
         if (of_file := getattr(self.source, stream, None)) is not None:
             return of_file
         of_info = getattr(self, stream)

@@ -45,7 +45,7 @@ class Alignment:
 
     @classmethod
     def load(cls, path: str | Path) -> 'Alignment':
-        """Read and check an alignment YAML with the keys rgb_from_thermal, rgb_size and thermal_size.
+        """Read an alignment YAML with the keys rgb_from_thermal, rgb_size and thermal_size.
 
         Raises AlignmentError, with path, for a file that is missing, malformed or not usable.
         """
@@ -88,7 +88,7 @@ class Alignment:
 
     def mapping(self, *, rgb_size: Size, thermal_size: Size, grid: str = RGB,
                 trim_px: tuple[float, float] = (0.0, 0.0)) -> Mapping:
-        """Return the mapping at the live (width, height) sizes, which may differ from the measured ones.
+        """Return the mapping at the live sizes, which may differ from the measured ones.
 
         trim_px shifts thermal by (x, y) pixels of the live RGB image.
         """
@@ -107,7 +107,10 @@ class Alignment:
                              shrink=shrink)
 
     def _at(self, rgb_size: Size, thermal_size: Size) -> np.ndarray:
-        """rgb_from_thermal at live sizes, scaled to a third coordinate of 1 at the center of the thermal image."""
+        """Homography rgb_from_thermal at live sizes.
+
+        It is scaled to a third coordinate of 1 at the center of the thermal image.
+        """
         if self.rgb_from_thermal is None:
             return resampling(thermal_size, rgb_size)
         matrix = (resampling(self.rgb_size, rgb_size) @ np.array(self.rgb_from_thermal)  # type: ignore[arg-type]
@@ -168,7 +171,10 @@ def _check(alignment: Alignment) -> None:
 
 
 def _projected(other_from_grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y), each H x W float64: the pixels of a grid of this size under a homography, NaN behind its horizon."""
+    """Pixels of a grid under a homography: (x, y), each H x W float64.
+
+    NaN behind its horizon.
+    """
     columns, rows = np.arange(size[0]), np.arange(size[1])[:, None]
     x, y, depth = (a * columns + b * rows + c for a, b, c in other_from_grid)
     depth = np.where(depth > 0, depth, np.nan)

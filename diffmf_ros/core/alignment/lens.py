@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lens distortion: from the direction of a ray to where it meets the image plane at distance 1, and back.
+"""Lens distortion: from ray directions to points of the image plane at distance 1, and back.
 
 A direction is (x / z, y / z), so only what lies within 90 degrees of the axis has one. The models
 are OpenCV's, of calib3d (with all of its 14 coefficients) and its fisheye part, under the names of
@@ -39,7 +39,7 @@ _NONE = {'', 'none'}
 
 @dataclass(frozen=True)
 class Lens:
-    """A distortion: scale(r2, d), the radial one of the squared radius, and what calib3d adds to it.
+    """Lens model: scale(r2, d), radial in the squared radius, and the other terms of calib3d.
 
     p1 and p2 are the tangential coefficients, prism the four of a thin prism, tilt the 3x3 matrix
     of a tilted sensor; empty: none.
@@ -53,7 +53,7 @@ class Lens:
     tilt: tuple[tuple[float, ...], ...] = ()
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return where rays of direction (x, y), arrays of one shape and float type, meet the plane.
+        """Return the distorted points of rays (x, y), arrays of one shape and float type.
 
         NaN beyond the radius at which the model folds back: polynomials do, lenses do not.
         """
@@ -138,7 +138,7 @@ class Lens:
 
 @dataclass(frozen=True)
 class InverseLens:
-    """The lens whose distortion is what another one removes, as Intel's inverse Brown-Conrady model."""
+    """Lens model that is the inverse of another, as Intel's inverse Brown-Conrady model."""
 
     of: Lens
 

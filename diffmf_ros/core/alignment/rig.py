@@ -60,7 +60,10 @@ class Extrinsics:
                                  'Optical frames have x to the right, y down and z forward')
 
     def between(self, rgb_turned: tuple, thermal_turned: tuple) -> 'Extrinsics':
-        """Return the extrinsics between the axes of images that are turned against the optical frames (3x3 each)."""
+        """Return the extrinsics between turned axes.
+
+        Each argument is the 3x3 rotation of an image's axes against its optical frame.
+        """
         rgb, thermal = np.array(rgb_turned), np.array(thermal_turned)
         return Extrinsics(nested(thermal @ self.rotation @ rgb.T),
                           tuple(map(float, thermal @ self.translation_m)))
@@ -150,7 +153,7 @@ class Rig:
 
     def parallax_px(self, depth_m: float, *, plane_depth_m: float,
                     at: tuple[float, float] | None = None) -> np.ndarray:
-        """Return how far (x, y), in RGB pixels, thermal lies beside RGB on the RGB grid for a point at depth_m.
+        """Return the parallax (x, y) of a point at depth_m, in pixels of the RGB grid.
 
         at: the RGB pixel of the point; None: the center. About f |c| (1 / depth_m - 1 /
         plane_depth_m) for cameras |c| apart. NaN where a camera does not see it.
@@ -179,7 +182,7 @@ class Rig:
 
     @cached_property
     def _slopes(self) -> tuple[np.ndarray, ...]:
-        """X / Z and Y / Z of the rays of all thermal pixels in the RGB camera's axes, two H x W float32."""
+        """Rays of all thermal pixels in the RGB camera's axes: X / Z and Y / Z, H x W float32."""
         rays = self.thermal.rays(_pixels(self.thermal.size))
         x, y, z = (rays @ row[:2] + row[2] for row in self._rotation.T)
         z = np.where(z > 0, z, np.nan)

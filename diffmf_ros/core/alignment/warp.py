@@ -36,7 +36,9 @@ class Warp:
     averaged: Size | None = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return image (H x W or H x W x C uint8, uint16 or float32 of the source size) at the new size.
+        """Return an image at the new size.
+
+        image: H x W or H x W x C uint8, uint16 or float32, of the source size.
 
         Interpolated linearly, by area where plain resizing shrinks; 0 where it comes from nowhere.
         It may be image itself.
@@ -95,7 +97,7 @@ class Mapping:
 
 
 def scaling(across: float, down: float) -> np.ndarray:
-    """3x3 matrix from the pixels of an image to those of the same image delivered at so many times the size."""
+    """3x3 pixel transform of a resize by (across, down); pixel centers are integers."""
     return np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the images of one camera as it sends them to the pictures that are fused, and its calibration likewise."""
+"""Preparation of one camera's frames: crop, turn, 8 bit, gray; its calibration likewise."""
 
 from dataclasses import replace
 
@@ -132,7 +132,7 @@ class CameraPicture:
         self._depth, self._extra_rows, self._false_color = BitDepth(), ExtraRows(), FalseColor()
 
     def of(self, frame: Frame, settings: Settings) -> Frame:
-        """Return the picture in a frame; frame itself when there is nothing to do, or it has been done.
+        """Return the picture in a frame, or the frame itself where nothing is to be done.
 
         Raises:
             FrameError: not_8_bit, false_color, crop_outside.
@@ -206,6 +206,7 @@ class CameraPicture:
         """
         top, bottom, left, right = self._extra_rows.cut
         inner = size[0] - left - right, size[1] - top - bottom
-        if not any(self._extra_rows.cut) or inner not in SENSORS and settings.thermal.extra_rows_top < 0:
+        by_itself = settings.thermal.extra_rows_top < 0
+        if not any(self._extra_rows.cut) or inner not in SENSORS and by_itself:
             return None
         return left, top, *inner

@@ -91,7 +91,7 @@ _PALETTES = {name: getattr(cv2, f'COLORMAP_{name.upper()}')
 
 
 def output_encoding(encoding: str) -> str:
-    """Encoding of the fused image for an RGB frame in this one: 'bgr8' for bgr8 and bgra8, else 'rgb8'."""
+    """Return the encoding of the fused image: 'bgr8' for bgr8 and bgra8, else 'rgb8'."""
     return 'bgr8' if encoding in ('bgr8', 'bgra8') else 'rgb8'
 
 
@@ -167,7 +167,7 @@ def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
 
 def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, color: str,
           seen: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-    """Return the image of a fused luminance in the colors that output.color names, and its encoding.
+    """Color a fused luminance as output.color names it; return the image and its encoding.
 
     Args:
         luma: H x W uint8.

@@ -55,7 +55,10 @@ def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
 
 
 def encode(pixels: np.ndarray, encoding: str, *, quality: int) -> bytes:
-    """Return pixels (rgb8, bgr8: H x W x 3, or mono8: H x W, uint8) as a JPEG of this quality, 1 to 100."""
+    """Return pixels as a JPEG of this quality, 1 to 100.
+
+    pixels: H x W x 3 of rgb8 or bgr8, or H x W of mono8, uint8.
+    """
     if encoding == 'rgb8':
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     return cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

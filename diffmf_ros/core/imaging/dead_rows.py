@@ -61,20 +61,23 @@ def _suspects(pixels: np.ndarray) -> np.ndarray:
 
 
 def _middle(pixels: np.ndarray) -> np.ndarray:
-    """Return the middle quarter of the columns, where a dead row shows as well as in all of them, at least 64."""
+    """Return the middle quarter of the columns, at least 64.
+
+    A dead row shows there as well as in all columns.
+    """
     width = pixels.shape[1]
     kept = max(width // 4, min(width, _LEAST_COLUMNS))
     return pixels[:, (width - kept) // 2:(width + kept) // 2]
 
 
 def _apart(values: np.ndarray, rows: int) -> np.ndarray:
-    """Return the mean absolute difference of each row and the one so many rows below, H - rows, float32."""
+    """Return the mean absolute difference of rows that lie `rows` apart: H - rows, float32."""
     return cv2.reduce(cv2.absdiff(values[rows:], values[:-rows]), 1, cv2.REDUCE_AVG,
                       dtype=cv2.CV_32F)[:, 0]
 
 
 def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Return (first, last) of the runs of True in mask, those of more than _MOST_ADJACENT left out."""
+    """Return (first, last) of the runs of up to _MOST_ADJACENT True in mask."""
     rows = np.flatnonzero(mask)
     runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     return [(int(run[0]), int(run[-1])) for run in runs if 0 < run.size <= _MOST_ADJACENT]

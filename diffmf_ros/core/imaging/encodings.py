@@ -95,7 +95,7 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
 
 
 def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:
-    """Return H x W (Bayer) or H x W x 2 (YUV 4:2:2) as H x W x 3 of the same type, in the order b, g, r."""
+    """Convert H x W (Bayer) or H x W x 2 (YUV 4:2:2) to H x W x 3 b, g, r of the same type."""
     try:
         return cv2.cvtColor(np.ascontiguousarray(view), _TO_BGR[encoding])
     except cv2.error as error:  # an odd width of YUV 4:2:2, which has two pixels in common

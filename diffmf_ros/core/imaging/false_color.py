@@ -87,7 +87,7 @@ def _sample(frame: Frame) -> np.ndarray:
 
 
 def _fit(colors: np.ndarray, name: str) -> tuple[bool, float]:
-    """Return whether colors (N x 3) are those of a palette, and their mean distance from it, far ones cut."""
+    """Return whether colors (N x 3) fit a palette, and their mean, clipped distance from it."""
     distances = np.sqrt(_squared_distances(colors, name).min(axis=1))
     return _share(distances, SAME_COLOR), float(np.minimum(distances, 2 * SAME_COLOR).mean())
 
@@ -97,7 +97,10 @@ def _share(values: np.ndarray, limit: float) -> bool:
 
 
 def _rises_with_luminance(colors: np.ndarray) -> bool:
-    """Whether pixels of one luminance have one color, so that luminance orders them as their palette does."""
+    """Return whether luminance determines the color.
+
+    Then luminance orders the pixels as their palette does.
+    """
     y, *chroma = cv2.cvtColor(colors[None], cv2.COLOR_RGB2YCrCb)[0].T.astype(np.float32)
     bins = (y / 8).astype(int)
     deviation = np.zeros(len(bins))

@@ -94,7 +94,7 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
 
 
 def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
-    """Return how many rows at the top and at the bottom of pixels (H x W) are no image, by their values."""
+    """Return the counts of reference rows at top and bottom of pixels (H x W), by values."""
     lines = min(_BORDER_LINES, pixels.shape[0] // 8)
     sample = _without_sentinels(_sample(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
     if not sample.size or not lines:

@@ -124,10 +124,13 @@ class GainControl:
         Raises FrameError (no_finite_value) as levels_of does; such a frame changes nothing.
         """
         settings, encoding = self._settings, frame.encoding
-        if encoding not in STRETCHED or settings.gain_control != 'agc' or settings.time_constant_s == 0:
+        steady = settings.gain_control != 'agc' or settings.time_constant_s == 0
+        if encoding not in STRETCHED or steady:
             return levels_of(frame.pixels, encoding, settings)
         time_ns = frame.stamp_ns or frame.arrival_ns
-        before = self._state if self._state is not None and self._state.encoding == encoding else None
+        before = self._state
+        if before is not None and before.encoding != encoding:
+            before = None
         if before is None or time_ns == 0 or time_ns != before.time_ns:
             spread = gray_range(frame.pixels, settings)
             if before is not None and time_ns != 0:

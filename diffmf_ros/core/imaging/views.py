@@ -15,7 +15,9 @@ def side_by_side(rgb: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> np.
 
 
 def overlay(rgb: np.ndarray, thermal: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return rgb (H x W x 3 uint8) with the edges of thermal (H x W uint8) in magenta, where both cameras see.
+    """Draw the edges of thermal in magenta over RGB, where both cameras see.
+
+    rgb is H x W x 3 uint8, thermal H x W uint8.
 
     Edges that miss the outlines in rgb show a wrong alignment, or parallax.
     """

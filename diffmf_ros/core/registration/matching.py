@@ -36,7 +36,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Square blocks of side_px, one every step_px, looked for within reach_px of where they should be."""
+    """Square blocks of side_px, one every step_px, searched within reach_px of their place."""
 
     side_px: int
     step_px: int
@@ -57,7 +57,7 @@ class PyramidLevel:
 
     def _views(self, matrix: np.ndarray,
                size: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (described, seen) of every thermal image under a matrix from its pixels to a grid of size."""
+        """Yield (descriptor, valid mask) of every thermal image, warped by matrix to a size."""
         zoom = abs(np.linalg.det(matrix[:2, :2])) ** 0.5
         small = tuple(max(8, round(side * min(1.0, zoom))) for side in self._thermal_size)
         matrix = matrix @ np.linalg.inv(resampling(self._thermal_size, small))
@@ -68,14 +68,17 @@ class PyramidLevel:
             yield descriptor(view, seen), seen
 
     def ncc(self, matrix: np.ndarray) -> float:
-        """Return how well all pairs agree under rgb_from_thermal, times the root of the part of RGB seen."""
+        """Return the correlation of all pairs under rgb_from_thermal.
+
+        It is weighted by sqrt(share of RGB covered), which is how chance correlation shrinks.
+        """
         views = zip(self._described, self._views(self.from_rgb @ matrix, self.size), strict=True)
         return float(np.mean([ncc(one, other, seen) * seen.mean() ** 0.5 for one,
                               (other, seen) in views]))
 
     def search(self, scales: Sequence[float], angles_deg: Sequence[float], *, largest_shift: float
                ) -> list[tuple[float, np.ndarray]]:
-        """Return (score, rgb_from_thermal) of the best shift for each scale and rotation, the best first.
+        """Return (score, rgb_from_thermal) of the best shift per scale and rotation, best first.
 
         A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its center;
         largest_shift, of the centers, is relative to the RGB size.
@@ -116,7 +119,7 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 
 def _turned(size: tuple[int, int], target: tuple[int, int], scale: float,
             angle_deg: float) -> np.ndarray:
-    """3 x 3 matrix that scales and turns an image of size about its center, which it moves to that of target."""
+    """3 x 3 matrix that scales and turns an image about its center, moved to target's center."""
     angle = np.radians(angle_deg)
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     (x, y), (u, v) = (((width - 1) / 2, (height - 1) / 2) for width, height in (size, target))
@@ -137,7 +140,10 @@ def _corners(seen: np.ndarray, blocks: Blocks) -> np.ndarray:
 
 def _shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int],
            blocks: Blocks) -> tuple[float, float] | None:
-    """(x, y) by which a block of thermal must move to agree best with rgb, or None when no place stands out."""
+    """Return the best shift (x, y) of a thermal block against rgb.
+
+    None when no peak stands out.
+    """
     (x, y), side, reach = corner, blocks.side_px, blocks.reach_px
     height, width = rgb.shape[:2]
     left, top = max(0, x - reach), max(0, y - reach)

@@ -60,7 +60,7 @@ def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
 
 def warped(gray: np.ndarray, matrix: np.ndarray,
            size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (image, seen) on a grid of size (width, height), which matrix (3 x 3) maps the image to."""
+    """Warp an image by matrix (3 x 3) to (width, height); return it and its valid mask."""
     image = cv2.warpPerspective(gray, matrix, size, flags=cv2.INTER_LINEAR,
                                 borderMode=cv2.BORDER_REPLICATE)
     whole = np.full(gray.shape, 255, np.uint8)
@@ -69,14 +69,14 @@ def warped(gray: np.ndarray, matrix: np.ndarray,
 
 
 def ncc(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
-    """Return the normalized correlation, -1 to 1, of two descriptions (H x W x 4) within seen (H x W bool)."""
+    """Return the normalized correlation, -1 to 1, of two descriptors within the valid mask."""
     one, other = one[seen], other[seen]
     energy = float(np.square(one).sum()) * float(np.square(other).sum())
     return float((one * other).sum()) / (energy ** 0.5 or 1.0)
 
 
 class Search:
-    """Finds by how much descriptions must be shifted to agree, over all whole-pixel shifts at once (by FFT)."""
+    """Search over all whole-pixel shifts of descriptors at once, by FFT."""
 
     def __init__(self, images: Sequence[np.ndarray], *, largest_shift: float):
         """Take images of one size.

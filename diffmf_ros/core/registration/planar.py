@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Similarity, affine map or homography between two images from correspondences, many of which may be wrong.
+"""Robust fit of a similarity, affine map or homography to correspondences with outliers.
 
 Points are N x 2 float64, in pixels. They are scaled to about -1 to 1 for solving, so that the
 eight parameters of a homography weigh alike (Hartley and Zisserman, section 4.4).
@@ -39,7 +39,7 @@ class Fit:
     scaling: tuple[np.ndarray, np.ndarray] = field(repr=False)
 
     def transfer_std_px(self, points: np.ndarray) -> float:
-        """Return by how much the targets of points (N x 2) are uncertain: RMS of the standard deviations."""
+        """Return the transfer error of points (N x 2): RMS of their standard deviations, px."""
         source, target = self.scaling
         scaled = target @ self.matrix @ np.linalg.inv(source)
         jacobian = _jacobian(scaled / scaled[2, 2],

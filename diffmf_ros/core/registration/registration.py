@@ -82,7 +82,8 @@ class Registration:
     @property
     def summary(self) -> str:
         """What was found, in lines of text."""
-        lower = '' if self.model == 'homography' else ' (the matches do not determine a homography; take more pairs)'
+        lower = ('' if self.model == 'homography'
+                 else ' (the matches do not determine a homography; take more pairs)')
         look = '' if self.confidence == 'good' else ': look at the overlay, and take more pairs'
         return '\n'.join((
             f'{self.model}{lower} from {self.pairs} pair{"s"[:self.pairs != 1]}',
@@ -98,7 +99,9 @@ class Registration:
 
 def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment | None = None,
              field_ratio: float | None = None) -> Registration:
-    """Return the alignment of the cameras that took pairs of (RGB luminance, thermal) images of one instant each.
+    """Estimate the alignment of two cameras from pairs of their images.
+
+    Each pair is (RGB luminance, thermal) of one instant.
 
     Images are H x W of any numeric type and unit; RGB images have one size, thermal images another
     or the same. start is a rough alignment to begin at; field_ratio the width of thermal's field
@@ -253,7 +256,10 @@ def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registrat
 
 
 def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[float, float]]:
-    """(ratio of the fields of view, rotation in degrees, shift (x, y) in RGB pixels) at the middle of thermal."""
+    """Return field ratio, rotation in degrees, and shift (x, y) in RGB pixels.
+
+    All hold at the middle of thermal.
+    """
     (rgb_width, rgb_height), (width, height) = sizes
     center = np.array([[(width - 1) / 2, (height - 1) / 2]])
     moved = transform_points(matrix, np.vstack((center, center + [1, 0], center + [0, 1])))

@@ -236,7 +236,7 @@ class ClosestPairing:
         return pairs
 
     def _settle_held(self, ended: bool, hold_ns: int) -> list[Pair]:
-        """Release RGB frames whose thermal frame is certain, and thermal frames that were replaced."""
+        """Release RGB frames with a certain thermal frame, and thermal frames that were replaced."""
         rgb, thermal, pairs = self._rgb, self._thermal, []
         thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
         while rgb.frames:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused scans on an NVIDIA GPU, written in Triton: `ss2d`, `ssd` and `selective_scan`, for inference.
+"""Fused scans in Triton for an NVIDIA GPU: `ss2d`, `ssd` and `selective_scan`, inference only.
 
 The kernels, `triton_scan` and `triton_ssd`, are imported when the backend is first asked for.
 Sizes of tiles follow from the shapes, nothing is tuned at run time, and nothing waits for the GPU:
