@@ -13,7 +13,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast lint docs venv clean
+.PHONY: help demo test test-fast fuzz lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -33,6 +33,10 @@ test: venv ## every test: on all cores first, then one after another those that 
 
 test-fast: venv ## no DDS, no training, no slow files: for every change
 	$(IN_PARALLEL) -m 'not dds and not training and not slow'
+
+fuzz: venv ## new random and damaged inputs for MINUTES (default 5)
+	@end=$$(( $$(date +%s) + 60 * $(or $(MINUTES),5) )); while [ $$(date +%s) -lt $$end ]; do \
+	FUZZ_CASES=10000 $(BIN)/python -m pytest -q test/fuzz || exit 1; done
 
 lint: venv ## ruff over everything, mypy over the package
 	$(BIN)/ruff check .

@@ -64,12 +64,16 @@ def read_header(path: Path, metadata: dict[str, str]) -> OnnxHeader:
     if metadata.get('format') != FORMAT or any(key not in metadata for key in KEYS):
         raise EngineError(f'{path} does not say what it is for: expected the metadata {", ".join(KEYS)} with format '
                           f'{FORMAT!r}, got format {metadata.get("format")!r} and {sorted(metadata)}; export it again')
-    iterations = number_of(metadata['iterations'])
+    width, _, height = metadata['size'].partition('x')
+    try:
+        iterations, sides = number_of(metadata['iterations']), sides_of(metadata['sides'])
+        size = None if metadata['size'] == ANY_SIZE else (int(width), int(height))
+    except ValueError as error:
+        raise EngineError(f'{path}: expected whole numbers in the metadata iterations, sides and size: {error}; export '
+                          'it again') from error
     if iterations is not None and iterations < 1:
         raise EngineError(f'{path} holds an untrained network (0 iterations); it would fuse noise')
-    width, _, height = metadata['size'].partition('x')
-    size = None if metadata['size'] == ANY_SIZE else (int(width), int(height))
-    return OnnxHeader(metadata['model'], metadata['preset'], sides_of(metadata['sides']), size)
+    return OnnxHeader(metadata['model'], metadata['preset'], sides, size)
 
 
 PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}

@@ -93,7 +93,11 @@ def read_header(path: str | Path) -> WeightsHeader:
         raise WeightsError(f'{path} does not say what it is for: expected the header entries {", ".join(KEYS)} '
                            f'with format {FORMAT!r}, got format {header.get("format")!r} and {sorted(header)}; '
                            'train it again with this version')
-    iterations, seed = number_of(header['iterations']), number_of(header['seed'])
+    try:
+        iterations, seed = number_of(header['iterations']), number_of(header['seed'])
+    except ValueError as error:
+        raise WeightsError(f'{path}: expected whole numbers as iterations and seed in the header: {error}; get it '
+                           'again') from error
     if iterations is not None and iterations < 1:
         raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
     return WeightsHeader(path, header['model'], header['preset'], iterations, seed, header['sha256'])

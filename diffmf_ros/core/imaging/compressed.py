@@ -18,19 +18,22 @@ _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 _JPEG_END, _PNG_END = b'\xff\xd9', b'IEND\xaeB`\x82'
 _ENCODINGS = {(np.dtype(np.uint8), 1): 'mono8', (np.dtype(np.uint16), 1): 'mono16',
               (np.dtype(np.uint8), 3): 'bgr8', (np.dtype(np.uint8), 4): 'bgra8'}
+# OpenCV takes up to 2^30: a message of 100 bytes would then cost 8 GB.
+MOST_PIXELS = 100_000_000
 _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
 
 
-def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
+def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np.ndarray, str]:
     """Return (pixels, encoding) of a compressed image.
 
     Data is any buffer of bytes, format that of the message.
 
     encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colors were
-    compressed in that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag.
-    Raises FrameError with the reason empty_data, unknown_format, truncated (OpenCV would fill the
-    rest with gray), corrupt, lossy_16_bit (a JPEG has 8 bits) or unknown_encoding (16-bit color,
-    Bayer mosaics). Damage inside a JPEG, which has no checksum, goes mostly unnoticed.
+    compressed in that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag. More
+    than max_pixels, by the header, are refused before they are decoded. Raises FrameError with the
+    reason empty_data, unknown_format, truncated (OpenCV would fill the rest with gray), too_large,
+    corrupt, lossy_16_bit (a JPEG has 8 bits) or unknown_encoding (16-bit color, Bayer mosaics).
+    Damage inside a JPEG, which has no checksum, goes mostly unnoticed.
     """
     content = bytes(memoryview(data))
     if not content:
@@ -42,6 +45,7 @@ def decode(data: Any, format: str) -> tuple[np.ndarray, str]:
         raise FrameError(f'expected a whole image, got {len(content)} bytes without its end '
                          f'marker (format {format!r}); is the link losing data?',
                          reason='truncated')
+    _refuse_bomb(content, max_pixels, format)
     pixels = _pixels(content, format)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.shape[2] if pixels.ndim == 3 else 1))
     if encoding is None or encoding == 'mono8' and before.startswith(('bayer', 'yuv')):
@@ -101,6 +105,30 @@ def _require_known(content: bytes, before: str, format: str) -> None:
                          f'{format!r}); set the '
                          "format of the publisher's compressed transport to png",
                          reason='lossy_16_bit')
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Return the (width, height) that the header of a PNG or JPEG promises; (0, 0): none."""
+    if content.startswith(_PNG):
+        return int.from_bytes(content[16:20], 'big'), int.from_bytes(content[20:24], 'big')
+    place = 2
+    while place + 9 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = content[place + 5:place + 7], content[place + 7:place + 9]
+            return int.from_bytes(width, 'big'), int.from_bytes(height, 'big')
+        # A marker may be filled up with 0xFF.
+        length = int.from_bytes(content[place + 2:place + 4], 'big')
+        place += 1 if marker == 0xFF else 2 + length
+    return 0, 0
+
+
+def _refuse_bomb(content: bytes, max_pixels: int, format: str) -> None:
+    width, height = size_of(content)
+    if width * height > max_pixels:
+        raise FrameError(f'expected at most {max_pixels} pixels, got {len(content)} bytes that '
+                         f'promise {width}x{height} (format {format!r}); let the camera bin or '
+                         'crop', reason='too_large')
 
 
 def _pixels(content: bytes, format: str) -> np.ndarray:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""10,000 random inputs. FUZZ_CASES sets another number; then the cases are new ones each time."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from diffmf_ros.core.frames import DiffmfError, FrameError
+from diffmf_ros.core.imaging.compressed import decode, size_of
+
+from .targets import TARGETS, refused
+
+CASES = int(os.environ.get('FUZZ_CASES', 10_000))
+
+
+@pytest.mark.parametrize('name', TARGETS)
+def test_bad_input_is_refused_with_a_reason(name):
+    cases, check, share = TARGETS[name]
+    tried = []
+
+    @settings(
+        max_examples=round(CASES * share),
+        derandomize='FUZZ_CASES' not in os.environ,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases)
+    def try_one(case):
+        tried.append(1)
+        try:
+            check(case)
+        except DiffmfError as error:
+            assert refused(error), repr(error)
+
+    try_one()
+    assert len(tried) >= 0.5 * CASES * share or name == 'ONNX headers'
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_a_header_that_promises_too_much_is_refused_before_decoding(suffix):
+    """OpenCV would allocate 2.7 GB for a few hundred bytes."""
+    content = bytearray(cv2.imencode(suffix, np.zeros((12, 16, 3), np.uint8))[1].tobytes())
+    assert size_of(content) == (16, 12)
+    place, count = (16, 4) if suffix == '.png' else (content.index(b'\xff\xc0') + 5, 2)
+    content[place : place + 2 * count] = (30_000).to_bytes(count, 'big') * 2
+
+    with pytest.raises(FrameError, match='promise 30000x30000') as raised:
+        decode(bytes(content), suffix)
+    assert raised.value.reason == 'too_large'
