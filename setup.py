@@ -15,6 +15,7 @@ EXTRAS = {
     'triton': ['triton>=3.4'],
     'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
     'view': ['matplotlib'],
+    'ray': ['ray>=2.9'],
     'rerun': ['rerun-sdk>=0.23'],
     # One distribution, exactly: the names are shared by several. Never on a machine with a ROS
     # installation.

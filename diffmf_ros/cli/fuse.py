@@ -42,6 +42,7 @@ def fuse(
                                             help='look in folders below, too')] = False,
     jobs: Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
         'processes that fuse pairs at the same time; 0: one for each core'))] = 1,
+    ray: options.Ray = None,
     overwrite: options.Overwrite = False,
     json: options.Json = None,
 ) -> None:
@@ -61,7 +62,7 @@ def fuse(
     several = any(place.is_dir() or is_pattern(place) for place in images)
     if len(images) != 2 or match is not None or several:
         failed = fuse_files(images, out or FOLDER, asked, match=match, recursive=recursive,
-                            jobs=jobs)
+                            jobs=jobs, ray=ray)
     elif all(map(is_film, images)):
         failed = fuse_films(*images, out or FILM, asked)
     else:

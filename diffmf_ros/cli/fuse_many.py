@@ -14,7 +14,8 @@ from ..io.writing import WriteError, is_input, require_output
 from ..tools.batch.films import Films, opened
 from ..tools.batch.ledger import Ledger
 from ..tools.batch.matching_files import matches
-from ..tools.batch.workers import Outcome, Task, cores, fused_files
+from ..tools.batch.spreading import cores
+from ..tools.batch.workers import Outcome, Task, fused_files
 from . import options
 from .progress import progress
 
@@ -22,7 +23,7 @@ SHOWN = 5  # names in a message about many
 
 
 def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, recursive: bool,
-               jobs: int) -> bool:
+               jobs: int, ray: str | None) -> bool:
     """Fuse pairs of files into the folder out.
 
     Args:
@@ -32,6 +33,7 @@ def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, r
         match: two patterns of names, or None.
         recursive: whether to look in the folders below.
         jobs: number of processes; 0: one for each core.
+        ray: address of a Ray cluster, or None.
 
     Returns:
         Whether something failed.
@@ -49,11 +51,12 @@ def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, r
     ledger.begin((task.out, task.inputs) for task in left)
     outcomes = []
     with progress('fusing', len(left)) as report:
-        for outcome in fused_files(left, asked.settings, jobs=jobs or cores(),
-                                   overwrite=asked.overwrite):
+        fused = fused_files(left, asked.settings, jobs=jobs or cores(), overwrite=asked.overwrite,
+                            ray=ray)
+        for task, outcome in zip(left, fused, strict=True):
             outcomes.append(outcome)
             if not outcome.error:
-                ledger.note(outcome.task.out, *outcome.task.inputs)
+                ledger.note(task.out, *task.inputs)
             report(len(outcomes))
     failed = [*alone, *(outcome.error for outcome in outcomes if outcome.error)]
     _tell(out, outcomes, failed, already=len(done), json=asked.json)

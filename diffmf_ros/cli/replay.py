@@ -16,15 +16,18 @@ from .setting_options import files_of, takes_settings
 
 @takes_settings()
 def replay(
-    bag: Annotated[Path, typer.Argument(help='a rosbag2 folder, or a .db3 or .mcap file')],
+    bags: Annotated[list[Path],
+                    typer.Argument(metavar='BAG...', help='rosbag2 folders, .db3 or .mcap files')],
     out: Annotated[Path,
                    typer.Argument(help='what to make: the folder of a bag, NAME.mp4, or files '
-                                  'such as '
-                                        'FOLDER/{}.png')],
+                                  'such as FOLDER/{}.png; of several bags a folder for theirs')],
     settings: Settings,
     params: Path | None,
     rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
     thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
+    jobs: Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
+        'processes that fuse bags at the same time; 0: one for each core'))] = 1,
+    ray: options.Ray = None,
     overwrite: options.OverwriteBag = False,
     json: options.Json = None,
     rrd: Annotated[Path | None,
@@ -43,8 +46,8 @@ def replay(
 
     The same input gives the same bytes.
 
-    Exit code 1 when some frames could not be used. A topic that the bag has compressed alone is
-    read from there.
+    Exit code 1 when some frames, or some of several bags, could not be used. A topic that the bag
+    has compressed alone is read from there.
     """
     from ..inference.pipeline import FusionPipeline
     from ..io.bags import BagReader, image_topic
@@ -53,6 +56,16 @@ def replay(
     from ..tools.replay import fuse_bag
     from ..tools.replay_outputs import output, require_free
 
+    if len(bags) > 1 or ray is not None:
+        if rrd or detector:
+            raise typer.BadParameter('--rrd and --detector take one bag, here, without --ray')
+        from .replay_many import replay_many
+        failed = replay_many(bags, out, settings, topics=(rgb_topic, thermal_topic), jobs=jobs, ray=ray,
+                             overwrite=overwrite, json=json, inputs=files_of(settings, params))
+        if failed:
+            raise typer.Exit(1)
+        return
+    bag = bags[0]
     inputs = (bag, detector, classes, *files_of(settings, params))
     require_free(out, overwrite=overwrite, inputs=inputs)
     require_output(detect_json, overwrite=overwrite, inputs=inputs)

@@ -103,7 +103,7 @@ class ReplayCounts:
         """Return plain types, for JSON."""
         return {'frames': self.frames, 'rgb_frames': self.by_camera[RGB],
                 'thermal_frames': self.by_camera[THERMAL], 'pairs': self.pairs,
-                'modes': dict(self.modes), 'dropped': dict(self.dropped),
+                'refused': self.refused, 'modes': dict(self.modes), 'dropped': dict(self.dropped),
                 'reasons': self.reasons, 'thermal_minus_rgb_ms': self.distance_ms,
                 'problems': sorted(self.problems),
                 'sha256': self.sha256}

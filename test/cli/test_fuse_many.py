@@ -216,15 +216,15 @@ def test_a_video_that_is_longer_than_the_other_is_said(tmp_path, monkeypatch):
     reason='processes are killed by their parent on Linux alone',
 )
 def test_a_worker_that_dies_ends_in_one_line(folders, monkeypatch):
-    from diffmf_ros.tools.batch import workers
+    from diffmf_ros.tools.batch import spreading
 
     def killed(jobs, **options):
         pool = real(jobs, **options)
         pool.submit(os._exit, 1)
         return pool
 
-    real = workers.ProcessPoolExecutor
-    monkeypatch.setattr(workers, 'ProcessPoolExecutor', killed)
+    real = spreading.ProcessPoolExecutor
+    monkeypatch.setattr(spreading, 'ProcessPoolExecutor', killed)
     outcome = ran(['fuse', 'vi', 'ir', '-o', 'out', '--jobs', '2', *CLASSICAL])
 
     assert outcome.code == 2 and 'processes has ended' in outcome.said and not outcome.traceback

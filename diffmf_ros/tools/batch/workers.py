@@ -1,29 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuses many pairs of image files, in one process or in several, to the same bytes."""
+"""Fuses many pairs of files, or many recordings, each a task that any process can take."""
 
-import ctypes
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from ...core.frames import DiffmfError
 from ...core.settings import Settings, with_changes
 from ...inference.pipeline import FusionPipeline
+from ...io.bags import BagReader, image_topic
 from ...io.images import read_image_pair, write_image
 from ...io.writing import WriteError
+from ..replay import fuse_bag
+from ..replay_outputs import output
 from .matching_files import Match
+from .spreading import cores, spread
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
-
-
-class WorkerLost(DiffmfError):
-    """A process that fused has ended by itself."""
+SHARD = 16  # pairs of files in a task of a cluster
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,7 @@ class Outcome:
     """What became of a pair of files; error is empty where the image was written.
 
     mode, warnings: as those of a FusionResult. note: what was noticed when the files were read.
+    by: what fused, and where.
     """
 
     task: Task
@@ -54,16 +49,37 @@ class Outcome:
     by: str = ''
 
 
-def cores() -> int:
-    """Return how many CPUs this process may use."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    )
+@dataclass(frozen=True)
+class _Shard:
+    tasks: tuple[Task, ...]
+    settings: Settings
+    overwrite: bool
 
 
-def fused_files(
-    tasks: Sequence[Task], settings: Settings, *, jobs: int, overwrite: bool
-) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class BagTask:
+    """A recording, and the bag, video or files to make of it; topics: of RGB and thermal."""
+
+    bag: Path
+    out: Path
+    settings: Settings
+    topics: tuple[str, str]
+    overwrite: bool
+    inputs: tuple = ()
+
+
+@dataclass(frozen=True)
+class BagOutcome:
+    """What became of a recording: counts as ReplayCounts.as_dict, or the error."""
+
+    bag: Path
+    out: Path
+    counts: dict = field(default_factory=dict)
+    error: str = ''
+
+
+def fused_files(tasks: Sequence[Task], settings: Settings, *, jobs: int, overwrite: bool,
+                ray: str | None = None) -> Iterator[Outcome]:
     """Fuse and write every pair, each by itself; yield what became of it, in the order of tasks.
 
     Args:
@@ -71,42 +87,41 @@ def fused_files(
         settings: how to fuse. With several processes and threads 0, they share the CPUs.
         jobs: number of processes, each with a network of its own; 1: this one.
         overwrite: whether files that exist are replaced.
+        ray: address of a Ray cluster on whose machines the files have the same paths.
 
     Raises:
         WriteError: a file cannot be written: those that follow could not either.
-        WorkerLost: a process has ended, perhaps for want of memory.
+        WorkerLost: see spread().
         DiffmfError: the settings cannot be used here.
     """
     jobs = min(jobs, len(tasks))
-    if jobs <= 1:
-        yield from (_fused(task, settings, overwrite) for task in tasks)
-        return
-    if not settings.threads:
+    if jobs > 1 and not settings.threads:
         settings = with_changes(settings, {'threads': max(1, cores() // jobs)})
-    # Of a fresh interpreter: a copy of this one, with the threads of torch and OpenCV, may hang.
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context('spawn'), initializer=_start
-    )
-    try:
-        waiting = [pool.submit(_fused, task, settings, overwrite) for task in tasks]
-        for future in waiting:
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise WorkerLost(
-            f'one of {jobs} processes has ended, perhaps for want of memory; run the same '
-            'command again, with fewer --jobs: what is done is kept'
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    size = 1
+    if ray is not None:
+        # A task that is tried again finds what it has written before.
+        size, overwrite, settings = SHARD, True, _anywhere(settings)
+        tasks = [Task(Match(task.match.name, *(path.absolute() for path in task.inputs)),
+                      task.out.absolute()) for task in tasks]
+    shards = [_Shard(tuple(tasks[at:at + size]), settings, overwrite)
+              for at in range(0, len(tasks), size)]
+    for outcomes in spread(_fused, shards, jobs=jobs, ray=ray):
+        yield from outcomes
 
 
-def _start() -> None:
-    """Leave Ctrl-C to the process above, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(ctypes, 'CDLL') and os.name == 'posix':
-        prctl = getattr(ctypes.CDLL(None), 'prctl', None)
-        if prctl is not None:
-            prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+def replayed_bags(tasks: Sequence[BagTask], *, jobs: int, ray: str | None = None) -> Iterator[BagOutcome]:
+    """Fuse every recording; yield what became of it, in the order of tasks. See fused_files."""
+    if ray is not None:
+        tasks = [BagTask(task.bag.absolute(), task.out.absolute(), _anywhere(task.settings),
+                         task.topics, task.overwrite, task.inputs) for task in tasks]
+    yield from spread(_replayed, tasks, jobs=jobs, ray=ray)
+
+
+def _anywhere(settings: Settings) -> Settings:
+    """Return settings whose files are found from every folder."""
+    named = {'weights': settings.weights, 'alignment.file': settings.alignment.file}
+    return with_changes(settings, {name: str(Path(path).absolute())
+                              for name, path in named.items() if path})
 
 
 @lru_cache(maxsize=1)
@@ -114,16 +129,36 @@ def _pipeline(settings: Settings) -> FusionPipeline:
     return FusionPipeline(settings)
 
 
-def _fused(task: Task, settings: Settings, overwrite: bool) -> Outcome:
-    """Fuse one pair. Raises WriteError, and DiffmfError for settings that cannot be used."""
-    pipeline = _pipeline(settings)
+def _fused(shard: _Shard) -> list[Outcome]:
+    """Fuse some pairs. Raises WriteError, and DiffmfError for settings that cannot be used."""
+    pipeline, outcomes = _pipeline(shard.settings), []
     by = f'{pipeline.description} on {pipeline.device}'
+    for task in shard.tasks:
+        try:
+            pair, note = read_image_pair(*task.inputs)
+            result = pipeline.fuse(pair)
+            write_image(task.out, result.pixels, result.encoding, overwrite=shard.overwrite)
+        except WriteError:
+            raise
+        except DiffmfError as error:
+            outcomes.append(Outcome(task, error=str(error), by=by))
+        else:
+            outcomes.append(Outcome(task, result.mode.value, tuple(result.warnings), note, by=by))
+    return outcomes
+
+
+def _replayed(task: BagTask) -> BagOutcome:
+    """Fuse one recording with a pipeline of its own: nothing of one is in the next."""
     try:
-        pair, note = read_image_pair(task.match.rgb, task.match.thermal)
-        result = pipeline.fuse(pair)
-        write_image(task.out, result.pixels, result.encoding, overwrite=overwrite)
-    except WriteError:
-        raise
+        with BagReader(task.bag) as reader:
+            topics = [image_topic(reader, topic) for topic in task.topics]
+            reader.require(*topics)
+            rate_hz = reader.rate_hz(topics[0])
+            with output(task.out, rate_hz=rate_hz, overwrite=task.overwrite,
+                        inputs=(task.bag, *task.inputs)) as out:
+                counts = fuse_bag(reader, out, FusionPipeline(task.settings), task.settings.sync,
+                                  from_tf=task.settings.alignment.from_tf,
+                                  rgb_topic=task.topics[0], thermal_topic=task.topics[1])
     except DiffmfError as error:
-        return Outcome(task, error=str(error), by=by)
-    return Outcome(task, result.mode.value, tuple(result.warnings), note, by=by)
+        return BagOutcome(task.bag, task.out, error=f'{task.bag}: {error}')
+    return BagOutcome(task.bag, task.out, counts.as_dict())

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several bags, here and on a Ray cluster: the same bytes, a broken bag skipped, a lost worker replaced."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bad_inputs import ran
+
+from diffmf_ros.io.bags import BagReader
+from diffmf_ros.tools.batch.spreading import spread
+
+CLASSICAL = ('--model', 'classical')
+
+
+def content(path):
+    with BagReader(path) as reader:
+        return [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
+
+
+@pytest.fixture
+def bags(small_bag, tmp_path, monkeypatch):
+    """Three bags of which the second is broken."""
+    monkeypatch.chdir(tmp_path)
+    for name in 'abc':
+        shutil.copytree(small_bag, tmp_path / name)
+    (tmp_path / 'b' / 'metadata.yaml').write_text('broken: [')
+    return tmp_path
+
+
+@pytest.mark.parametrize('jobs', ['1', '2'])
+def test_a_broken_bag_is_named_and_the_others_are_as_alone(bags, jobs):
+    alone = ran(['replay', 'a', 'alone', *CLASSICAL])
+    outcome = ran(['replay', 'a', 'b', 'c', 'out', '--jobs', jobs, *CLASSICAL, '--json', 'told.json'])
+
+    assert (alone.code, outcome.code) == (0, 1), outcome.said
+    assert content('out/a') == content('out/c') == content('alone') and not Path('out/b').exists()
+    told = json.loads(Path('told.json').read_text())['bags']
+    assert told[0]['sha256'] == told[2]['sha256'] and 'cannot read the bag b' in told[1]['error']
+    assert outcome.said.count('failed: b: ') == 1
+
+
+def test_two_bags_of_one_name_are_refused(bags):
+    outcome = ran(['replay', 'a', 'c/../a', 'out', *CLASSICAL])
+
+    assert outcome.code == 2 and 'several bags are called a' in outcome.said
+
+
+def test_an_address_without_a_cluster_is_one_message(bags):
+    pytest.importorskip('ray', reason='ray is not installed (extra [ray])')
+    outcome = ran(['replay', 'a', 'out', '--ray', 'auto', *CLASSICAL])
+
+    assert outcome.code == 2 and 'there is no Ray cluster at auto' in outcome.said
+
+
+def killed_once(task):
+    """End the process at the second task the first time, and then give back the number."""
+    folder, number = task
+    mark = Path(folder) / f'{number}'
+    if number == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return number
+
+
+@pytest.fixture(scope='module')
+def cluster():
+    """The address of a cluster of two nodes with a worker each, on this machine."""
+    pytest.importorskip('ray', reason='ray is not installed (extra [ray])')
+    from ray.cluster_utils import Cluster
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv('PYTHONPATH', os.pathsep.join(filter(None, sys.path)))
+        nodes = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})
+        nodes.add_node(num_cpus=1)
+        yield nodes.address
+        nodes.shutdown()
+
+
+def test_a_worker_that_is_killed_is_replaced(cluster, tmp_path):
+    tasks = [(tmp_path, number) for number in range(6)]
+
+    assert list(spread(killed_once, tasks, ray=cluster)) == list(range(6))
+    assert (tmp_path / '1').exists()
+
+
+def test_a_cluster_gives_the_same_bytes(cluster, bags):
+    here = ran(['replay', 'a', 'b', 'c', 'here', *CLASSICAL])
+    there = ran(['replay', 'a', 'b', 'c', 'there', '--ray', cluster, *CLASSICAL])
+
+    assert (here.code, there.code) == (1, 1), there.said
+    assert content('here/a') == content('there/a') and content('here/c') == content('there/c')
+    assert there.said.count('cannot read the bag') == 1
