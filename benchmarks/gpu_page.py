@@ -39,7 +39,8 @@ def _first(parts: dict) -> list[str]:
             if name.startswith('first ') and 'figures' in found}
     if not rows:
         return []
-    head = 'network', 'runs on', 'p50, ms', 'replay, ms', 'predicted for an H200, ms', 'first pair, s'
+    head = ('network', 'runs on', 'p50, ms', 'replay, ms', 'predicted for an H200, ms',
+            'first pair, s')
     lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for network, figures in rows.items():
         cells = (_number(figures.get(key)) for key in ('p50_ms', 'replay_ms', 'predicted_h200_ms'))

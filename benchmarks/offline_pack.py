@@ -3,7 +3,7 @@
 
 Wheels, and pairs to train on.
 
-    python benchmarks/offline_pack.py OUT.tar.xz --wheels FOLDER [--data FILE_OR_FOLDER] [--download]
+    python benchmarks/offline_pack.py OUT.tar.xz --wheels FOLDER [--data PATH] [--download]
 
 FOLDER holds wheels; --download first fetches those of requirements/run.txt, ros.txt and the test
 tools for the other machine's Python, without what --has names. Wheels are zip files, which xz

@@ -104,7 +104,8 @@ def main() -> None:
             for method, (pairs, waits_ms, _) in rounds[0].items():
                 cost_us = statistics.median(results[method][2] for results in rounds)
                 p50, p99 = np.percentile(waits_ms, (50, 99))
-                print(f'{f"{name}, {which}":48}{method:17}{len(pairs):7}{len(best & set(pairs)) / len(best):12.1%}'
+                share = len(best & set(pairs)) / len(best)
+                print(f'{f"{name}, {which}":48}{method:17}{len(pairs):7}{share:12.1%}'
                       f'{p50:10.1f}{p99:8.1f}{cost_us:8.1f}')
 
 

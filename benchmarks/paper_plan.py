@@ -27,7 +27,8 @@ def main() -> None:
         floors = (Roofs(name, 'float16', teraflops * 1e12, gigabytes * 1e9, 2).floor_ms(work)
                   for name, (gigabytes, teraflops) in DEVICES.items())
         cells = (f'{floor:.1f} ms, {1e3 / floor:.0f}/s' for floor in floors)
-        row = f'{model} `{preset}`', f'{work.operations / 2e9:.1f} G', f'{2 * work.elements / 1e9:.2f} GB', *cells
+        row = (f'{model} `{preset}`', f'{work.operations / 2e9:.1f} G',
+               f'{2 * work.elements / 1e9:.2f} GB', *cells)
         print(f'| {" | ".join(row)} |')
 
 

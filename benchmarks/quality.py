@@ -17,7 +17,14 @@ import cv2
 from quality_bars import Bar, Measured, bars, read_peers
 from quality_detector import finds_in_clips, look_at
 from quality_flat import first_pictures, measure_flat, passes_rgb_on
-from quality_tables import bar_lines, detector_lines, find_lines, flat_lines, flicker_lines, score_lines
+from quality_tables import (
+    bar_lines,
+    detector_lines,
+    find_lines,
+    flat_lines,
+    flicker_lines,
+    score_lines,
+)
 
 from diffmf_ros.core.imaging.temporal_filter import TemporalFilter
 from diffmf_ros.inference.memory import keep_freed_memory

@@ -19,7 +19,8 @@ from pathlib import Path
 from diffmf_ros.tools.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = '<!-- begin of benchmarks/reliability.py -->', '<!-- end of benchmarks/reliability.py -->'
+BEGIN, END = ('<!-- begin of benchmarks/reliability.py -->',
+              '<!-- end of benchmarks/reliability.py -->')
 HEADER = ('fault', 'answer', 'answered by frame', 'after ms', 'fused again by frame', 'after ms',
           'longest silence, ms', '`/diagnostics` says')
 

@@ -72,7 +72,8 @@ CONTENTS = {
     'random bytes': _random.bytes(20_000),
     'Git LFS pointer': b'version https://git-lfs.github.com/spec/v1\noid sha256:' + b'a' * 64
     + b'\nsize 12\n',
-    'HTML page': b'<!DOCTYPE html><html><head><title>Sign in</title></head><body>404</body></html>\n',
+    'HTML page': (b'<!DOCTYPE html><html><head><title>Sign in</title></head>'
+                  b'<body>404</body></html>\n'),
     'cut PNG': encoded('.png', PICTURE)[:3000],
     'cut JPEG': encoded('.jpg', PICTURE)[:900],
     'PNG with a flipped byte': encoded('.png', PICTURE)[:500] + b'\xff'

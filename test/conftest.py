@@ -64,8 +64,9 @@ def pytest_configure(config):
 def pytest_pycollect_makemodule(module_path, parent):
     """Collect every file as pytest does.
 
-    The plugin of launch_testing, part of every ROS installation, would import each file outside of its collection:
-    the first one that is skipped as a whole then ends the collection of all others.
+    The plugin of launch_testing, part of every ROS installation, would import each file outside of
+    its collection: the first one that is skipped as a whole then ends the collection of all
+    others.
     """
     return pytest.Module.from_parent(parent, path=module_path)
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the wheel, installs it with each extra into an empty environment, and uses what came.
 
-    python test/install_extras.py                  # all but torch, mamba: some 3 GB and a compiler of CUDA
+    python test/install_extras.py                  # all but torch, mamba: 3 GB, a CUDA compiler
     python test/install_extras.py torch onnx
 
-Prints a table in Markdown; exit code 1 when an installation or a use of it fails. Needs a package index.
+Prints a table in Markdown; exit code 1 when an installation or a use of it fails. Needs a package
+index.
 """
 
 import os
@@ -30,7 +31,8 @@ for name in ('rgb', 'thermal'):
 USES = {
     '': [['python', '-c', FUSE % 'classical'], ['python', '-c', PICTURES],
          ['diffmf', 'fuse', 'rgb.png', 'thermal.png', '-o', 'fused.png', '--model', 'classical']],
-    'torch': [['python', '-c', FUSE % 'diffmf'], ['diffmf', 'models'], ['diffmf', 'bench', '--frames', '2']],
+    'torch': [['python', '-c', FUSE % 'diffmf'], ['diffmf', 'models'],
+              ['diffmf', 'bench', '--frames', '2']],
     'onnx': [['python', '-c', 'import onnx, onnxruntime, onnxscript']],
     'view': [['diffmf', 'bench', '--model', 'classical', '--frames', '2', '--plot', 'plot.png']],
     'rerun': [['python', '-c', 'import diffmf_ros.tools.rerun_file']],
@@ -45,20 +47,26 @@ LARGE = ('torch',)
 
 def build(folder: Path) -> Path:
     """Return the wheel of this checkout, built in folder."""
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', folder, ROOT],
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir',
+                    folder, ROOT],
                    check=True)
     return next(folder.glob('*.whl'))
 
 
 def try_extra(extra: str, wheel: Path, folder: Path) -> tuple[str, bool]:
-    """Install wheel with extra into an empty environment in folder; return a row of the table and whether all went."""
+    """Install wheel with extra into an empty environment in folder.
+
+    Return a row of the table and whether all went.
+    """
     subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
     start_s, failed = time.monotonic(), []
     what = f'{wheel}[{extra}]' if extra else str(wheel)
     commands = [['python', '-m', 'pip', 'install', '--quiet', what], *USES[extra]]
     for words in commands:
-        done = subprocess.run([folder / 'bin' / words[0], *words[1:]], cwd=folder, capture_output=True, text=True,
-                              env={key: value for key, value in os.environ.items() if key != 'PYTHONPATH'})
+        done = subprocess.run([folder / 'bin' / words[0], *words[1:]], cwd=folder,
+                              capture_output=True, text=True,
+                              env={key: value for key,
+                                   value in os.environ.items() if key != 'PYTHONPATH'})
         if done.returncode:
             failed.append(f'`{" ".join(words[:4])[:60]}`: {done.stderr.strip().splitlines()[-1:]}')
             print(done.stdout, done.stderr, file=sys.stderr)

@@ -79,12 +79,14 @@ def forbidden(module, imported):
     """Return why module may not import that one, or None."""
     layer, target, library = layer_of(module), layer_of(imported), imported.partition('.')[0]
     if layer and target and target != layer and target not in ALLOWED[layer]:
-        return f'{module} imports {imported}: {layer} may import {sorted(ALLOWED[layer]) or "nothing"} of ours'
+        return (f'{module} imports {imported}: {layer} may import '
+                f'{sorted(ALLOWED[layer]) or "nothing"} of ours')
     if library in ROS and layer not in IMPORTS_ROS:
         return f'{module} imports {imported}: only {sorted(IMPORTS_ROS)} import ROS'
     if layer in CORE and library != 'diffmf_ros' and library not in CORE_LIBRARIES:
         if library not in sys.stdlib_module_names or library in CLOCKS_AND_LOGGERS:
-            return f'{module} imports {imported}: core is numpy in, numpy out, without clock or logger'
+            return (f'{module} imports {imported}: core is numpy in, numpy out, without clock or '
+                    f'logger')
     return None
 
 
@@ -135,7 +137,8 @@ def test_a_wrong_arrow_is_found(module, source, imported):
     ('diffmf_ros.core.checks.sight_monitor', 'from ..imaging import color',
      'diffmf_ros.core.imaging.color'),
     ('diffmf_ros.ros.fusion_node', 'import rclpy', 'rclpy'),
-    ('diffmf_ros.tools.bench.probes.shell', 'from ....ros import frame_loop', 'diffmf_ros.ros.frame_loop'),
+    ('diffmf_ros.tools.bench.probes.shell', 'from ....ros import frame_loop',
+     'diffmf_ros.ros.frame_loop'),
     ('diffmf_ros.cli.demo', 'from ..tools import demo', 'diffmf_ros.tools.demo'),
 ])
 def test_a_right_arrow_passes(module, source, imported):

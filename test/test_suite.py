@@ -34,11 +34,14 @@ def test_parallel_workers_compute_in_one_thread():
 def test_files_are_collected_under_launch_testing(tmp_path):
     """A plugin that imports test files by itself, as that of launch_testing does, is not asked."""
     (tmp_path / 'imports_early.py').write_text(
-        'def pytest_pycollect_makemodule(module_path, parent):\n    raise AssertionError(module_path)\n')
+        'def pytest_pycollect_makemodule(module_path, parent):\n    raise '
+        'AssertionError(module_path)\n')
     path = os.pathsep.join((str(tmp_path), *sys.path))
 
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-p', 'imports_early', '--collect-only', '-q', __file__],
-                          env={**os.environ, 'PYTHONPATH': path}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-p', 'imports_early', '--collect-only',
+                           '-q', __file__],
+                          env={**os.environ, 'PYTHONPATH': path}, capture_output=True, text=True,
+                          timeout=60)
 
     assert done.returncode == 0, done.stdout
     assert 'test_files_are_collected_under_launch_testing' in done.stdout

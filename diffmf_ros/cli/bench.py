@@ -213,7 +213,8 @@ def _summary(report) -> Table:
     for row in report.rows:
         timings, startup = row.timings, row.startup
         floor = (f'{row.floor.floor_ms:.1f}', f'{row.times_floor:.1f}') if row.floor else ('', '')
-        device = '' if startup.device_memory_mb is None else f' + {startup.device_memory_mb:.0f} on the device'
+        device = ('' if startup.device_memory_mb is None
+                  else f' + {startup.device_memory_mb:.0f} on the device')
         joules = 'not reported' if isinstance(timings.joules, str) else f'{timings.joules:.2f}'
         table.add_row(timings.configuration.name, timings.runs_on,
                       f'{timings.quantile("network", 0.5):.1f}', *floor,

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from ..core.params_file import read_params
-from ..core.settings import DEFAULTS, LIVE_ONLY, ParameterSpec, Settings, SettingsError, iter_specs, with_changes
+from ..core.settings import (
+    DEFAULTS,
+    LIVE_ONLY,
+    ParameterSpec,
+    Settings,
+    SettingsError,
+    iter_specs,
+    with_changes,
+)
 
 PATHS = ('weights', 'alignment.file')
 NAMES = {'alignment.file': 'alignment'}  # others are called as the last part of their name

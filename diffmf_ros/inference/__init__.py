@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a network to a dependable function: weights, device and precision, and Pair -> FusionResult."""
+"""From a network to a dependable function.
+
+Weights, device and precision, and Pair -> FusionResult.
+"""

@@ -39,7 +39,8 @@ RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 
 
 class ConversionError(DiffmfError):
-    """A checkpoint that is not opened, or is not of S4Fusion's authors' network, or has nowhere to go."""
+    """A checkpoint that is not opened, or is not of S4Fusion's authors' network, or has nowhere to
+    go."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def load_safetensors(source: Path, data: bytes) -> dict[str, torch.Tensor]:
 
 
 def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
-    """Return the state dict in data, the content of a file of torch.save, without executing anything of it.
+    """Return the state dict in data, the content of a file of torch.save, without executing
+    anything of it.
 
     Raises ConversionError listing what the pickle would import beyond tensors, or saying what else
     was found.
@@ -131,7 +133,8 @@ def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
 
 
 def fitted(source: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return state, whose names all have the authors' prefix or none has, as contiguous float32 by our names.
+    """Return state, whose names all have the authors' prefix or none has, as contiguous float32 by
+    our names.
 
     A further prefix of DataParallel before all names is taken away.
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pair fused on a device: raw bytes up, everything there, one 8-bit image back.
 
-The same picture as host_path.py gives, to a gray level: luminance and chroma as in core/imaging/color.py, gain
-control as in core/imaging/thermal.py, the warp of core/alignment/geometry.py. All of it is plain torch, so that
-it runs, and is tested, on a CPU too; there the host path is the faster one.
+The same picture as host_path.py gives, to a gray level: luminance and chroma as in
+core/imaging/color.py, gain control as in core/imaging/thermal.py, the warp of
+core/alignment/geometry.py. All of it is plain torch, so that it runs, and is tested, on a CPU too;
+there the host path is the faster one.
 """
 
 from dataclasses import dataclass
@@ -49,13 +50,18 @@ class Plan:
     @classmethod
     def of(cls, pair: Pair, scale: float, *, mapping: Mapping,
            color: str = 'keep_chroma') -> 'Plan':
-        """Return the plan of pair. Raises FrameError (not_8_bit) for encodings that cannot be fused."""
+        """Return the plan of pair.
+
+        Raises FrameError (not_8_bit) for encodings that cannot be fused.
+        """
         require_8_bit(pair.rgb.encoding)
         if pair.thermal.encoding not in STRETCHED:
             require_8_bit(pair.thermal.encoding)
         warp = mapping.thermal if mapping.grid == RGB else mapping.rgb
-        return cls(pair.rgb.pixels.shape, pair.rgb.encoding, pair.thermal.pixels.shape, pair.thermal.encoding, scale,
-                   mapping.grid, warp.tables is not None, warp.averaged, color if color in CHROMA else '')
+        return cls(pair.rgb.pixels.shape, pair.rgb.encoding, pair.thermal.pixels.shape,
+                   pair.thermal.encoding, scale, mapping.grid, warp.tables is not None,
+                   warp.averaged,
+                   color if color in CHROMA else '')
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,7 +82,8 @@ class DevicePath:
 
     def __init__(self, engine):
         self._problems: list[str] = []
-        # Of no bound method: that would be a cycle, and what a path keeps on the device has to go with it at once.
+        # Of no bound method: that would be a cycle, and what a path keeps on the device has to go
+        # with it at once.
         self._prepared = lru_cache(maxsize=READY)(partial(_prepare, engine, self._problems))
 
     @property
@@ -87,11 +94,12 @@ class DevicePath:
     @torch.inference_mode()
     def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
                  stage) -> tuple[np.ndarray, str]:
-        """Return (pixels, encoding) of the fused image as HostPath does, with the stages upload, network and color.
+        """Return (pixels, encoding) of the fused image as HostPath does, with the stages upload,
+        network and color.
 
-        Raises FrameError when a frame is not usable and NetworkFailure when the device raises (out of
-        memory, say) or the network's output is not finite. The first pair of a plan takes seconds; another
-        mapping of the same kind, levels or palette take none.
+        Raises FrameError when a frame is not usable and NetworkFailure when the device raises (out
+        of memory, say) or the network's output is not finite. The first pair of a plan takes
+        seconds; another mapping of the same kind, levels or palette take none.
         """
         plan = Plan.of(pair, scale, mapping=mapping, color=color)
         try:
@@ -104,14 +112,16 @@ class DevicePath:
                 inputs = prepared.uploads.take()
             with stage('network'):
                 packed = prepared.download(prepared.replay(*inputs))
-        except (RuntimeError, ScanError) as error:  # out of memory, or an image too large for the scan
+        # out of memory, or an image too large for the scan
+        except (RuntimeError, ScanError) as error:
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not packed[-1]:
             raise NetworkFailure('the network returned values that are not finite')
         if plan.chroma:
             return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
         with stage('color'):
-            return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding, color=color)
+            return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding,
+                         color=color)
 
 
 @dataclass(frozen=True)
@@ -125,18 +135,23 @@ class Prepared:
 
 
 class Program:
-    """The operations of one plan. Holds its tables on device, and waits for nothing but their upload."""
+    """The operations of one plan.
+
+    Holds its tables on device, and waits for nothing but their upload.
+    """
 
     def __init__(self, plan: Plan, *, fuse, device: str):
         self._plan, self._fuse, self._device = plan, fuse, device
-        self._scaled = ScaledFusion(plan.size, scale=plan.scale, device=device) if plan.scale < 1 else None
+        self._scaled = ScaledFusion(plan.size, scale=plan.scale,
+                                    device=device) if plan.scale < 1 else None
         rgb_size, thermal_size = plan.rgb_shape[1::-1], plan.thermal_shape[1::-1]
         about = {'mapped': plan.mapped, 'averaged': plan.averaged, 'device': device}
         if plan.grid == RGB:
             self._warp = TensorWarp(thermal_size, rgb_size, **about)
         else:
             self._warp = TensorWarp(rgb_size, thermal_size, **about)
-        self._seen = torch.ones(plan.size, dtype=torch.bool, device=device) if plan.mapped else None
+        self._seen = torch.ones(plan.size, dtype=torch.bool,
+                                device=device) if plan.mapped else None
         self._loaded: Mapping | None = None
         self._kernels = _kernels(plan, device)
 
@@ -149,10 +164,13 @@ class Program:
         self._loaded = mapping
 
     @torch.inference_mode()
-    def __call__(self, rgb: torch.Tensor, thermal: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
-        """Return the values of the fused image and a 1, or a 0 if they are not finite, as flat uint8.
+    def __call__(self, rgb: torch.Tensor, thermal: torch.Tensor,
+                 stretch: torch.Tensor) -> torch.Tensor:
+        """Return the values of the fused image and a 1, or a 0 if they are not finite, as flat
+        uint8.
 
-        rgb: uint8 as in its frame; thermal: the same, mono16 as the bits of int16; stretch: see _stretch.
+        rgb: uint8 as in its frame; thermal: the same, mono16 as the bits of int16; stretch: see
+        _stretch.
         """
         if self._kernels is None:
             return self.in_torch(rgb, thermal, stretch)
@@ -179,10 +197,12 @@ class Program:
         self._fuse = fuse
         if wrong is not None:
             self._kernels = None
-            return f'the kernels of the pixels around the network {wrong}, plain torch does it in some 130 launches'
+            return (f'the kernels of the pixels around the network {wrong}, plain torch does it '
+                    f'in some 130 launches')
         return None
 
-    def in_torch(self, rgb: torch.Tensor, thermal: torch.Tensor, stretch: torch.Tensor) -> torch.Tensor:
+    def in_torch(self, rgb: torch.Tensor, thermal: torch.Tensor,
+                 stretch: torch.Tensor) -> torch.Tensor:
         """Return the same in plain torch, which is the reference of the kernels."""
         ir = to_gray(thermal, self._plan.thermal_encoding, stretch)
         if self._plan.grid == RGB:
@@ -199,7 +219,8 @@ class Program:
         return torch.cat((image.flatten(), finite.to(torch.uint8)[None]))
 
     def _fused(self, ir, y):
-        return self._fuse(ir, y).float() if self._scaled is None else self._scaled(self._fuse, ir, y)
+        return self._fuse(ir, y).float() if self._scaled is None else self._scaled(
+            self._fuse, ir, y)
 
     def _where_seen(self, inside, outside):
         return inside if self._seen is None else torch.where(self._seen, inside, outside)
@@ -218,10 +239,14 @@ class Program:
 
 
 def _prepare(engine, problems: list[str], plan: Plan) -> Prepared:
-    """Make a plan ready on the engine's device; a graph that could not be captured is added to problems."""
+    """Make a plan ready on the engine's device.
+
+    A graph that could not be captured is added to problems.
+    """
     device = engine.device
     thermal_type = {'mono16': 'uint16', '32FC1': 'float32'}.get(plan.thermal_encoding, 'uint8')
-    uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type), ((4,), 'float32')],
+    uploads = Uploads([(plan.rgb_shape, 'uint8'), (plan.thermal_shape, thermal_type),
+                       ((4,), 'float32')],
                       device=device)
     program = Program(plan, fuse=engine.fuse_tensors, device=device)
     if wrong := program.check_kernels():
@@ -233,7 +258,8 @@ def _prepare(engine, problems: list[str], plan: Plan) -> Prepared:
 
 
 def _kernels(plan: Plan, device: str):
-    """Return the Triton form of the pixels' path, or None where it cannot run or does not know the plan."""
+    """Return the Triton form of the pixels' path, or None where it cannot run or does not know the
+    plan."""
     if triton.unavailable() or triton.refuses(torch.empty(0, device=device), states=1):
         return None
     from .triton_pixels import PixelKernels, known
@@ -270,7 +296,8 @@ def _stretch(levels: Levels) -> np.ndarray:
 
 
 def split_luma(pixels: torch.Tensor, encoding: str):
-    """Return (y H x W, (cr, cb) or None for mono8), float32 of whole numbers 0..255, of a uint8 image."""
+    """Return (y H x W, (cr, cb) or None for mono8), float32 of whole numbers 0..255, of a uint8
+    image."""
     if encoding == 'mono8':
         return pixels.float(), None
     channels = pixels.float().unbind(-1)[:3]
@@ -286,7 +313,8 @@ def _fixed(values: torch.Tensor) -> torch.Tensor:
 
 
 def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:
-    """Return H x W x 3 uint8 in output_encoding(encoding) of what split_luma gives, y possibly replaced."""
+    """Return H x W x 3 uint8 in output_encoding(encoding) of what split_luma gives, y possibly
+    replaced."""
     if chroma is None:
         return y.to(torch.uint8)[..., None].expand(-1, -1, 3)
     cr, cb = (c - 128 for c in chroma)
@@ -296,7 +324,10 @@ def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:
 
 
 def to_gray(pixels: torch.Tensor, encoding: str, stretch: torch.Tensor) -> torch.Tensor:
-    """Return thermal as H x W float32 of whole numbers 0..255, as core.thermal.to_gray does; stretch: see _stretch."""
+    """Return thermal as H x W float32 of whole numbers 0..255, as core.thermal.to_gray does.
+
+    Stretch: see _stretch.
+    """
     low, high, span, black_hot = stretch
     if encoding not in STRETCHED:
         gray = split_luma(pixels, encoding)[0]

@@ -24,10 +24,10 @@ BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16'}
 class Engine:
     """Fuse (infrared, visible luminance) with the network, preset and weights of settings.
 
-    problems: one sentence for each scan backend that gave wrong values here and is not used, and for what
-    a GPU runs slowly for want of one. Raises
-    WeightsError (missing, damaged, untrained or foreign weights) and EngineError (what was asked for is
-    not to be had here) at construction.
+    problems: one sentence for each scan backend that gave wrong values here and is not used, and
+    for what a GPU runs slowly for want of one. Raises
+    WeightsError (missing, damaged, untrained or foreign weights) and EngineError (what was asked
+    for is not to be had here) at construction.
     """
 
     def __init__(self, settings: Settings):
@@ -38,7 +38,8 @@ class Engine:
         self.device, self.dtype = device_and_precision(settings)
         self.network = prepare(network, device=self.device, dtype=self.dtype)
         try:
-            choice = choose_backends(device=self.device, dtype=self.dtype, wanted=settings.scan_backend,
+            choice = choose_backends(device=self.device, dtype=self.dtype,
+                                     wanted=settings.scan_backend,
                                      uses=uses_of(self.network))
         except ScanError as error:
             raise EngineError(f'scan_backend: {error}') from error
@@ -55,13 +56,14 @@ class Engine:
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
         """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
 
-        Raises NetworkFailure when the network raises RuntimeError (out of memory, say), or returns NaN, infinity or
-        another shape.
+        Raises NetworkFailure when the network raises RuntimeError (out of memory, say), or returns
+        NaN, infinity or another shape.
         """
         try:
             tensors = (torch.from_numpy(image)[None, None].to(self.device) for image in (ir, vi_y))
             fused = self.fuse_tensors(*tensors)[0, 0].cpu().numpy()
-        except (RuntimeError, ScanError) as error:  # out of memory, or an image too large for the scan
+        # out of memory, or an image too large for the scan
+        except (RuntimeError, ScanError) as error:
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not np.isfinite(fused).all():
             raise NetworkFailure('the network returned values that are not finite')
@@ -69,16 +71,21 @@ class Engine:
 
     @torch.inference_mode()
     def fuse_tensors(self, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
-        """Fuse B x 1 x H x W float32 tensors in [0, 1] on the device, of any size; returns the same, clamped.
+        """Fuse B x 1 x H x W float32 tensors in [0, 1] on the device, of any size.
 
-        Values that are not finite come back as NaN. Waits for nothing, so that it can be captured. Raises
-        NetworkFailure when the network returns another shape.
+        Returns the same, clamped.
+
+        Values that are not finite come back as NaN. Waits for nothing, so that it can be captured.
+        Raises NetworkFailure when the network returns another shape.
         """
         return fuse_padded(self.network, ir, vi_y)
 
 
 def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
-    """Return what network makes of two B x 1 x H x W images of any size, clamped: see Engine.fuse_tensors."""
+    """Return what network makes of two B x 1 x H x W images of any size, clamped.
+
+    See Engine.fuse_tensors.
+    """
     height, width = ir.shape[2:]
     padded = [pad_to(image, network.sides) for image in (ir, vi_y)]
     fused = network(*padded)
@@ -90,9 +97,12 @@ def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) 
 
 
 def use_threads(count: int) -> None:
-    """Let threads that begin to compute from now on use so many cores; 0: as many as torch would by itself.
+    """Let threads that begin to compute from now on use so many cores.
 
-    A thread that has computed before keeps its number, so a network that runs elsewhere is not disturbed.
+    0: as many as torch would by itself.
+
+    A thread that has computed before keeps its number, so a network that runs elsewhere is not
+    disturbed.
     """
     by_itself = _threads_by_itself()  # the first time nothing was set yet
     wanted = count or by_itself
@@ -111,14 +121,16 @@ def pad_to(images: torch.Tensor, sides: SizeRule) -> torch.Tensor:
         side = images.shape[axis]
         before, behind = sides.padding(side)
         if before or behind:
-            period = max(1, 2 * (side - 1))  # the edge itself is not repeated, unless it is all there is
+            # the edge itself is not repeated, unless it is all there is
+            period = max(1, 2 * (side - 1))
             steps = torch.arange(-before, side + behind, device=images.device) % period
             images = images.index_select(axis, torch.minimum(steps, period - steps))
     return images
 
 
 def use_backend(network: torch.nn.Module, backend: Backend) -> None:
-    """Let network run its scans, and what is fused around them, by a backend, or by one for each operation."""
+    """Let network run its scans, and what is fused around them, by a backend, or by one for each
+    operation."""
     for module in network.modules():
         if hasattr(module, 'backend'):
             module.backend = backend
@@ -133,7 +145,10 @@ def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype,
 
 
 def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
-    """Return the torch device and type that settings ask for. Raises EngineError when not to be had."""
+    """Return the torch device and type that settings ask for.
+
+    Raises EngineError when not to be had.
+    """
     device = settings.device
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -142,10 +157,11 @@ def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
                           f'(torch {torch.__version__}); use device auto or cpu')
     precision = settings.precision
     if precision == 'auto':
-        precision = 'float16' if device == 'cuda' else 'bfloat16' if multiplies_bfloat16() else 'float32'
+        precision = 'float16' if device == 'cuda' else 'bfloat16' if multiplies_bfloat16(
+            ) else 'float32'
     if precision == 'float16' and device == 'cpu':
-        raise EngineError('float16 on a CPU is hundreds of times slower than float32; use precision auto, '
-                          'float32 or bfloat16')
+        raise EngineError('float16 on a CPU is hundreds of times slower than float32; use '
+                          'precision auto, float32 or bfloat16')
     return device, getattr(torch, precision)
 
 
@@ -154,4 +170,5 @@ def multiplies_bfloat16(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     if not cpuinfo.exists():
         return False
     lines = (line.partition(':') for line in cpuinfo.read_text().splitlines())
-    return any(name.strip() == 'flags' and BFLOAT16_FLAGS & set(flags.split()) for name, _, flags in lines)
+    return any(name.strip() == 'flags' and BFLOAT16_FLAGS & set(flags.split()) for name, _,
+               flags in lines)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engines raise. Free of torch, so that a board without it can run an exported network."""
+"""What the engines raise.
+
+Free of torch, so that a board without it can run an exported network.
+"""
 
 from ..core.frames import DiffmfError
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens when a network fails, hangs or runs out of memory: back-off, time-out, classical fusion, one camera."""
+"""What happens when a network fails, hangs or runs out of memory.
+
+Back-off, time-out, classical fusion, one camera.
+"""
 
 import statistics
 import threading
@@ -26,14 +29,18 @@ ALONE = {RGB: Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY}
 
 
 class StandIn:
-    """Makes an image of every usable pair. problem: why classical fusion failed on the last pair, or nothing."""
+    """Makes an image of every usable pair. problem.
+
+    Why classical fusion failed on the last pair, or nothing.
+    """
 
     def __init__(self, inputs: Inputs):
         self.problem = ''
         self._inputs = inputs
         self._path = HostPath(classical.fuse)
 
-    def __call__(self, job: Job, settings: Settings, stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
+    def __call__(self, job: Job, settings: Settings,
+                 stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
         """Return image, mode and warnings. Raises FrameError when a frame is not usable."""
         try:
             image = job.run(self._path, scale=1.0, stage=stage)
@@ -65,7 +72,9 @@ class Overrun(Exception):
 
 
 class Call:
-    """A call in work. `answer` gets one (value, error) when it is done, whether anybody waits or not.
+    """A call in work.
+
+    `answer` gets one (value, error) when it is done, whether anybody waits or not.
 
     new: there is no usual time of its kind yet.
     """
@@ -105,22 +114,25 @@ class Call:
 class Watchdog:
     """Runs one call at a time in a daemon thread. For one calling thread at a time.
 
-    late is the call that was given up last, until forget(): while it runs there can be no other one, and its
-    result reaches nobody. close() ends the thread after the call in work, without waiting for it.
+    late is the call that was given up last, until forget(): while it runs there can be no other
+    one, and its result reaches nobody. close() ends the thread after the call in work, without
+    waiting for it.
     """
 
     def __init__(self):
         self.late: Call | None = None
         self._calls: SimpleQueue = SimpleQueue()
         self._usual_s: dict[Hashable, deque[float]] = {}
-        self._thread = threading.Thread(target=_serve, args=(self._calls,), name='network', daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._calls,), name='network',
+                                        daemon=True)
         self._thread.start()
         self.close = weakref.finalize(self, self._calls.put, None)
 
     def call(self, work: Callable[[], Any], *, kind: Hashable, timeout_s: float) -> Any:
         """Return work(); raises what it raises, or Overrun.
 
-        kind is size and whatever else decides how long it takes. Waits for limit_s(). There must be no late call.
+        kind is size and whatever else decides how long it takes. Waits for limit_s(). There must
+        be no late call.
         """
         call = Call(work, kind, new=not self._usual_s.get(kind))
         limit_s = self.limit_s(kind, timeout_s)
@@ -136,12 +148,16 @@ class Watchdog:
         return value
 
     def limit_s(self, kind: Hashable, timeout_s: float) -> float:
-        """Return the larger of timeout_s and USUAL_TIMES the median time of this kind, without its first call."""
+        """Return the larger of timeout_s and USUAL_TIMES the median time of this kind, without its
+        first call."""
         usual_s = self._usual_s.get(kind)
         return max(timeout_s, USUAL_TIMES * statistics.median(usual_s)) if usual_s else timeout_s
 
     def forget(self) -> BaseException | None:
-        """Let go of the late call, which has come back. Return what it raised if there was no usual time for it."""
+        """Let go of the late call, which has come back.
+
+        Return what it raised if there was no usual time for it.
+        """
         call, self.late = self.late, None
         _, error = call.answer.get()
         if not call.new:
@@ -258,7 +274,10 @@ class Attempt:
 
 
 class Offline:
-    """Gives every pair to the network, whatever became of the pairs before: the same pair, the same pixels."""
+    """Gives every pair to the network, whatever became of the pairs before.
+
+    The same pair, the same pixels.
+    """
 
     largest_scale = 1.0
 
@@ -271,7 +290,10 @@ class Offline:
         return self.network.problems
 
     def fuse(self, job: Job, *, scale: float, timeout_s: float) -> Attempt:
-        """Try to fuse a pair, however long it takes. Raises FrameError when a frame is not usable."""
+        """Try to fuse a pair, however long it takes.
+
+        Raises FrameError when a frame is not usable.
+        """
         try:
             image, timings_ms = self.network(job, scale=scale)
         except FrameError:
@@ -287,9 +309,9 @@ class Offline:
 class Live:
     """Gives pairs to the network as long as it answers, and lets it rest, smaller, when it fails.
 
-    See Ladder for how it rests and recovers and Watchdog for how long it may take. A call that was given up
-    goes on in its thread; until it comes back no other one begins, so what the network keeps from pair to pair
-    has one user. For one thread at a time.
+    See Ladder for how it rests and recovers and Watchdog for how long it may take. A call that was
+    given up goes on in its thread; until it comes back no other one begins, so what the network
+    keeps from pair to pair has one user. For one thread at a time.
     """
 
     def __init__(self, network: Network):
@@ -300,9 +322,11 @@ class Live:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What does not work and is done without, and how the network fails until it has recovered."""
+        """What does not work and is done without, and how the network fails until it has
+        recovered."""
         late = self._watchdog.late
-        hangs = ('the network hangs, its last call has not come back',) if late is not None and late.hangs else ()
+        hangs = ('the network hangs, its last call has not come '
+                 'back',) if late is not None and late.hangs else ()
         return *self.network.problems, *hangs, *filter(None, (self._ladder.problem,))
 
     @property
@@ -320,7 +344,8 @@ class Live:
         self._scale = min(scale, self._ladder.largest)
         try:
             image, timings_ms = self._watchdog.call(partial(self.network, job, scale=self._scale),
-                                                    kind=job.kind(self._scale), timeout_s=timeout_s)
+                                                    kind=job.kind(self._scale),
+                                                    timeout_s=timeout_s)
         except FrameError:
             raise
         except Overrun as overrun:
@@ -332,7 +357,8 @@ class Live:
         else:
             self._ladder.succeeded()
             return Attempt(image, self._limited(scale), timings_ms)
-        self._failed(reason, out_of_memory=out_of_memory)  # here the error is gone, and what it referred to
+        # here the error is gone, and what it referred to
+        self._failed(reason, out_of_memory=out_of_memory)
         return Attempt(warnings=(reason,))
 
     def close(self) -> None:
@@ -367,4 +393,5 @@ _PREPARES = 'the network prepares for images of this size'
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, NetworkFailure) else f'the network raised {type(error).__name__}: {error}'
+    return str(error) if isinstance(
+        error, NetworkFailure) else f'the network raised {type(error).__name__}: {error}'

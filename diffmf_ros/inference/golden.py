@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden values of the scans: small inputs and what the sequential loop makes of them in float64.
 
-`golden.safetensors` holds them; `python -m diffmf_ros.inference.golden` writes it again. Activations
-are stored in bfloat16, so that every precision a network may run in starts from the same numbers;
-parameters and results are in float32. Heights, widths and lengths are odd, and channels do not fill vectors.
+`golden.safetensors` holds them; `python -m diffmf_ros.inference.golden` writes it again.
+Activations are stored in bfloat16, so that every precision a network may run in starts from the
+same numbers; parameters and results are in float32. Heights, widths and lengths are odd, and
+channels do not fill vectors.
 """
 
 from collections.abc import Iterator
@@ -38,27 +39,36 @@ class Case:
     options: dict
 
     def run(self, backend: str, *, device: str, dtype: torch.dtype) -> torch.Tensor:
-        """Run it with the activations in dtype; parameters in float32 (float64 where dtype is that)."""
+        """Run it with the activations in dtype.
+
+        Parameters in float32 (float64 where dtype is that).
+        """
         parameters = torch.promote_types(dtype, torch.float32)
-        inputs = (x.to(device, dtype if x.dtype == torch.bfloat16 else parameters) for x in self.inputs)
+        inputs = (x.to(device, dtype if x.dtype == torch.bfloat16 else parameters)
+                  for x in self.inputs)
         return getattr(scan, self.operation)(*inputs, **self.options, backend=backend)
 
     @property
     def steps(self) -> int:
         """Length of the sequence that is scanned."""
         shape = self.inputs[0].shape
-        return {'ss2d': shape[1] * shape[2], 'ssd': shape[1], 'selective_scan': shape[-1]}[self.operation]
+        return {'ss2d': shape[1] * shape[2], 'ssd': shape[1],
+                'selective_scan': shape[-1]}[self.operation]
 
     def magnitude(self) -> torch.Tensor:
-        """Return the sum of the absolute values of the terms of each result: float64, as expected."""
+        """Return the sum of the absolute values of the terms of each result: float64, as expected.
+        """
         inputs = list(self.inputs)
         if self.operation == 'ss2d':
             u, proj, dt_weight, *_, skip = inputs
-            low, records = proj.split([dt_weight.shape[2], proj.shape[-1] - dt_weight.shape[2]], dim=-1)
-            inputs[0], inputs[1], inputs[5] = u.abs(), torch.cat((low, records.abs()), dim=-1), skip.abs()
+            low, records = proj.split([dt_weight.shape[2], proj.shape[-1] - dt_weight.shape[2]],
+                                      dim=-1)
+            inputs[0], inputs[1], inputs[5] = u.abs(), torch.cat((low, records.abs()),
+                                                                 dim=-1), skip.abs()
         else:  # x or u, B, C and D; step sizes and decays are positive as they are
             inputs = [x.abs() if i in (0, 3, 4, 5) else x for i, x in enumerate(inputs)]
-        return replace(self, inputs=tuple(inputs)).run('portable', device='cpu', dtype=torch.float64)
+        return replace(self, inputs=tuple(inputs)).run('portable', device='cpu',
+                                                       dtype=torch.float64)
 
 
 def load() -> list[Case]:
@@ -69,7 +79,8 @@ def load() -> list[Case]:
 def make() -> dict[str, torch.Tensor]:
     """Return inputs and results by name, computed by the reference in float64."""
     tensors = _inputs(np.random.default_rng(SEED))
-    results = {case.name: case.run('reference', device='cpu', dtype=torch.float64).float().contiguous()
+    results = {case.name: case.run('reference', device='cpu',
+                                   dtype=torch.float64).float().contiguous()
                for case in _cases(tensors)}
     return tensors | results
 
@@ -77,15 +88,19 @@ def make() -> dict[str, torch.Tensor]:
 def _cases(tensors: dict[str, torch.Tensor]) -> Iterator[Case]:
     """Put the calls together from named tensors."""
     def case(name, operation, inputs, states, **options):
-        return Case(name, operation, tuple(tensors[key] for key in inputs.split()), tensors.get(name), states, options)
+        return Case(name, operation, tuple(tensors[key] for key in inputs.split()),
+                    tensors.get(name), states, options)
 
     for steps in STEPS:
         for n in (1, 3):
-            yield case(f'ss2d {steps}, N {n}', 'ss2d', f'u proj.{n} dt_weight dt_bias.{steps} A.{n} skip', n)
+            yield case(f'ss2d {steps}, N {n}', 'ss2d',
+                       f'u proj.{n} dt_weight dt_bias.{steps} A.{n} skip', n)
         for directions in (1, 2):
-            yield case(f'ssd {steps}, {directions} directions', 'ssd', f'x delta.{steps} A.heads B C D', SSD_STATES,
+            yield case(f'ssd {steps}, {directions} directions', 'ssd',
+                       f'x delta.{steps} A.heads B C D', SSD_STATES,
                        directions=directions)
-        yield case(f'selective_scan {steps}', 'selective_scan', f's.u s.delta s.A s.B s.C s.D s.bias.{steps}',
+        yield case(f'selective_scan {steps}', 'selective_scan',
+                   f's.u s.delta s.A s.B s.C s.D s.bias.{steps}',
                    SCAN_STATES, delta_softplus=True)
 
 
@@ -104,8 +119,9 @@ def _inputs(random: np.random.Generator) -> dict[str, torch.Tensor]:
     activations = {
         'u': normal(1, HEIGHT, WIDTH, CHANNELS),
         **{f'proj.{n}': normal(1, HEIGHT, WIDTH, 4, RANK + 2 * n) for n in (1, 3)},
-        'x': normal(1, LENGTH, HEADS, HEAD), 'B': normal(1, LENGTH, SSD_STATES), 'C': normal(1, LENGTH, SSD_STATES),
-        's.u': normal(2, d, LENGTH), 's.delta': 0.3 * normal(2, d, LENGTH),
+        'x': normal(1, LENGTH, HEADS, HEAD), 'B': normal(1, LENGTH, SSD_STATES),
+        'C': normal(1, LENGTH, SSD_STATES), 's.u': normal(2, d, LENGTH),
+        's.delta': 0.3 * normal(2, d, LENGTH),
         's.B': normal(2, groups, n, LENGTH), 's.C': normal(2, groups, n, LENGTH),
     }
     parameters = {

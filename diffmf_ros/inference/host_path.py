@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pair on the host: levels, warp, luminance, guided up-sampling, color; with the time of each stage."""
+"""A pair on the host: levels, warp, luminance, guided up-sampling, color.
+
+With the time of each stage.
+"""
 
 import time
 from collections.abc import Callable
@@ -39,13 +42,14 @@ class StageClock:
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 WINDOW = (7, 7)
-# Added to the variances: where the sources vary by less than 1 % (2.5 gray levels), the fused image departs
-# from their maximum by a constant.
+# Added to the variances: where the sources vary by less than 1 % (2.5 gray levels), the fused
+# image departs from their maximum by a constant.
 RIDGE = 1e-4
 
 
 def fuse_scaled(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray, *, scale: float) -> np.ndarray:
-    """Run fuse(ir, vi_y) at scale times the size and return the full size, H x W float32 in [0, 1].
+    """Run fuse(ir, vi_y) at scale times the size and return the full size, H x W float32 in [0,
+    1].
 
     Any size from 1x1 on. A scale of 1 is fuse itself. Raises what fuse raises.
     """
@@ -53,7 +57,8 @@ def fuse_scaled(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray, *, scale: float) -
         return fuse(ir, vi_y)
     height, width = ir.shape
     small = max(1, round(width * scale)), max(1, round(height * scale))
-    small_ir, small_y = (cv2.resize(image, small, interpolation=cv2.INTER_AREA) for image in (ir, vi_y))
+    small_ir, small_y = (cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+                         for image in (ir, vi_y))
     return upsample(fuse(small_ir, small_y), small_ir, small_y, ir, vi_y)
 
 
@@ -65,7 +70,8 @@ def upsample(fused: np.ndarray, small_ir: np.ndarray, small_y: np.ndarray,
     """
     size = ir.shape[1], ir.shape[0]
     fitted = _departure(fused, cv2.max(small_ir, small_y), cv2.min(small_ir, small_y))
-    of_high, of_low, offset = (cv2.resize(cv2.blur(coefficient, WINDOW), size) for coefficient in fitted)
+    of_high, of_low, offset = (cv2.resize(cv2.blur(coefficient, WINDOW), size)
+                               for coefficient in fitted)
     # In place: at full size each fresh image costs as much as the arithmetic on it.
     high, low = cv2.max(ir, vi_y), cv2.min(ir, vi_y)
     of_high += 1
@@ -77,7 +83,10 @@ def upsample(fused: np.ndarray, small_ir: np.ndarray, small_y: np.ndarray,
 
 
 def _departure(fused, high, low) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit fused - high = a * high + b * low + c in the window around each pixel; return a, b and c, h x w."""
+    """Fit fused - high = a * high + b * low + c in the window around each pixel.
+
+    Return a, b and c, h x w.
+    """
     def mean(image):
         return cv2.blur(image, WINDOW)
 
@@ -91,7 +100,10 @@ def guided(high, low, rest) -> tuple:
 
 
 def solve(high, low, rest, high_high, low_low, high_low, high_rest, low_rest) -> tuple:
-    """Return a, b and c of rest = a * high + b * low + c from the means of guided(); arrays or tensors."""
+    """Return a, b and c of rest = a * high + b * low + c from the means of guided().
+
+    Arrays or tensors.
+    """
     var_high = high_high - high * high + RIDGE
     var_low = low_low - low * low + RIDGE
     cov = high_low - high * low
@@ -121,11 +133,12 @@ class HostPath:
 
     def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
                  stage) -> tuple[np.ndarray, str]:
-        """Return (pixels, encoding) of the fused image of pair, on the grid of mapping, as core.color.paint gives it.
+        """Return (pixels, encoding) of the fused image of pair, on the grid of mapping, as
+        core.color.paint gives it.
 
-        Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal. scale is the
-        working size of fuse; `with stage(name)` surrounds every stage. Nothing keeps or changes the result. Raises
-        FrameError when a frame is not usable, and what fuse raises.
+        Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal.
+        scale is the working size of fuse; `with stage(name)` surrounds every stage. Nothing keeps
+        or changes the result. Raises FrameError when a frame is not usable, and what fuse raises.
         """
         with stage('align'):
             ir, seen = align(pair, levels=levels, mapping=mapping)
@@ -145,7 +158,8 @@ class HostPath:
                          seen=None if mapping.everywhere else seen)
 
     def _as_float(self, *images: np.ndarray) -> np.ndarray:
-        """Two H x W uint8 -> 2 x H x W float32 in [0, 1], in memory that the next pair uses again."""
+        """Two H x W uint8 -> 2 x H x W float32 in [0, 1], in memory that the next pair uses again.
+        """
         if self._inputs.shape[1:] != images[0].shape:
             self._inputs = np.empty((2, *images[0].shape), np.float32)
         for image, out in zip(images, self._inputs):
@@ -154,7 +168,8 @@ class HostPath:
 
 
 def align(pair: Pair, *, levels: Levels, mapping: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Return thermal on the grid, H x W uint8 white-hot, and the bool mask of what both cameras see."""
+    """Return thermal on the grid, H x W uint8 white-hot, and the bool mask of what both cameras
+    see."""
     gray = to_gray(pair.thermal.pixels, pair.thermal.encoding, levels)
     return mapping.thermal_on_grid(gray), mapping.seen
 

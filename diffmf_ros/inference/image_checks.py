@@ -47,7 +47,8 @@ class ImageChecks:
         seen = self._monitor.judge(images, job.pair.rgb.stamp_ns or job.pair.rgb.arrival_ns)
         blind = {issue.stream for issue in seen if issue.blind}
         # That a camera shows nothing says more than that it shows little.
-        issues = seen + tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver' or THERMAL not in blind)
+        issues = seen + tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'
+                              or THERMAL not in blind)
         if blind == {RGB, THERMAL}:
             return Verdict(issues, job.mapping.grid, images)
         return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()] if blind else '', images)

@@ -15,7 +15,8 @@ from .host_path import WINDOW, guided, solve
 
 def trusted_chroma(luma: torch.Tensor, y: torch.Tensor,
                    chroma: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Return the chroma that suits a fused luminance, as core.imaging.color.chroma_map describes it.
+    """Return the chroma that suits a fused luminance, as core.imaging.color.chroma_map describes
+    it.
 
     Args:
         luma, y: fused and visible luminance, H x W float32 of whole numbers 0..255.
@@ -95,11 +96,15 @@ class ScaledFusion:
         self._reflected = [_reflected(side, device) for side in small]
 
     def __call__(self, fuse: FuseTensors, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
-        """Run fuse on ir and vi_y, 1 x 1 x H x W in [0, 1], at the working size; returns the full size."""
+        """Run fuse on ir and vi_y, 1 x 1 x H x W in [0, 1], at the working size.
+
+        Returns the full size.
+        """
         small_ir, small_y = self._shrink(ir), self._shrink(vi_y)
         fitted = self._departure(fuse(small_ir, small_y), torch.maximum(small_ir, small_y),
                                  torch.minimum(small_ir, small_y))
-        enlarged = interpolate(self._mean(fitted), self._size, mode='bilinear', align_corners=False)
+        enlarged = interpolate(self._mean(fitted), self._size, mode='bilinear',
+                               align_corners=False)
         of_high, of_low, offset = enlarged.split(1, dim=1)
         high, low = torch.maximum(ir, vi_y), torch.minimum(ir, vi_y)
         return (high * (1 + of_high) + low * of_low + offset).clamp(0, 1)
@@ -121,9 +126,11 @@ class AreaResize:
     def __init__(self, size: tuple[int, int], small: tuple[int, int], *, device: str):
         """Both sizes are (height, width)."""
         # The weights along one axis are what the resizing makes of the unit vectors.
-        rows, columns = (cv2.resize(np.eye(side, dtype=np.float32), (side, smaller), interpolation=cv2.INTER_AREA)
+        rows, columns = (cv2.resize(np.eye(side, dtype=np.float32), (side, smaller),
+                                    interpolation=cv2.INTER_AREA)
                          for side, smaller in zip(size, small))
-        self._rows, self._columns = torch.from_numpy(rows).to(device), torch.from_numpy(columns.T.copy()).to(device)
+        self._rows, self._columns = torch.from_numpy(rows).to(device), torch.from_numpy(
+            columns.T.copy()).to(device)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """... x H x W float32 -> ... x h x w."""
@@ -133,7 +140,8 @@ class AreaResize:
 def _reflected(side: int, device: str) -> torch.Tensor:
     """Indices of a row or column of `side` pixels with the window's reflected margins."""
     margin = WINDOW[0] // 2
-    indices = cv2.copyMakeBorder(np.arange(side, dtype=np.float32)[None], 0, 0, margin, margin, cv2.BORDER_REFLECT_101)
+    indices = cv2.copyMakeBorder(np.arange(side, dtype=np.float32)[None], 0, 0, margin, margin,
+                                 cv2.BORDER_REFLECT_101)
     return torch.from_numpy(indices[0].astype(np.int64)).to(device)
 
 
@@ -143,12 +151,17 @@ class TensorWarp:
     Its tensors stay where they are, so that a captured CUDA graph goes on with other tables.
     """
 
-    def __init__(self, source: Size, size: Size, *, mapped: bool = False, averaged: Size | None = None, device: str):
-        """source, size (width, height) and averaged are those of the warps to come; mapped: they have tables."""
+    def __init__(self, source: Size, size: Size, *, mapped: bool = False,
+                 averaged: Size | None = None, device: str):
+        """source, size (width, height) and averaged are those of the warps to come.
+
+        Mapped: they have tables.
+        """
         self._size = size[::-1]
         target = averaged or size
         self._resizes = source != target and (averaged is not None or not mapped)
-        self._area = AreaResize(source[::-1], target[::-1], device=device) if shrinks(source, target) else None
+        self._area = AreaResize(source[::-1], target[::-1],
+                                device=device) if shrinks(source, target) else None
         self._by_two = source == (2 * target[0], 2 * target[1])
         self._sampled = averaged or source
         # As grid_sample takes it: 1 x H x W x 2, or None.
@@ -157,20 +170,27 @@ class TensorWarp:
     def load(self, warp: Warp) -> None:
         """Use the tables of a warp."""
         if self.grid is not None:
-            # With align_corners=False -1 and 1 are the outer edges of the image: -0.5 and width - 0.5 in the tables.
-            unit = [(2 * values + 1) / side - 1 for values, side in zip(warp.tables, self._sampled)]
+            # With align_corners=False -1 and 1 are the outer edges of the image: -0.5 and width -
+            # 0.5 in the tables.
+            unit = [(2 * values + 1) / side - 1 for values,
+                    side in zip(warp.tables, self._sampled)]
             self.grid[0].copy_(torch.from_numpy(np.stack(unit, axis=-1)))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """C x H x W -> C x h x w, float32 of whole numbers; undefined where it comes from nowhere."""
+        """C x H x W -> C x h x w, float32 of whole numbers.
+
+        Undefined where it comes from nowhere.
+        """
         if self._resizes:
             image = self._resized(image)
         if self.grid is None:
             return image
-        return grid_sample(image[None], self.grid, padding_mode='border', align_corners=False)[0].round()
+        return grid_sample(image[None], self.grid, padding_mode='border',
+                           align_corners=False)[0].round()
 
     def _resized(self, image):
         if self._area is None:
-            return interpolate(image[None], self._size, mode='bilinear', align_corners=False)[0].round()
+            return interpolate(image[None], self._size, mode='bilinear',
+                               align_corners=False)[0].round()
         # OpenCV rounds halves up where it averages 2 x 2 pixels, and to even numbers elsewhere.
         return (self._area(image) + 0.5).floor() if self._by_two else self._area(image).round()

@@ -38,17 +38,20 @@ class Loaded:
 
 
 def require_network(settings: Settings) -> None:
-    """Raise DiffmfError when a look at its file shows that the network of settings cannot be loaded. Quick."""
+    """Raise DiffmfError when a look at its file shows that the network of settings cannot be
+    loaded. Quick."""
     if settings.model == 'classical':
         return
     if settings.engine == 'onnx':
         read_sealed(Path(settings.weights))
     else:
-        from .weights_header import weights_for  # needs safetensors, which a board with onnxruntime may lack
+        # needs safetensors, which a board with onnxruntime may lack
+        from .weights_header import weights_for
         weights_for(settings)
 
 
-def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline], example: Job | None = None) -> Loaded:
+def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline],
+         example: Job | None = None) -> Loaded:
     """Return the network that settings name, checked, and warmed up on a pair if there is one.
 
     Raises DiffmfError when it is not to be had here, does not load, or fails on that pair.
@@ -60,7 +63,8 @@ def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline], e
     except DiffmfError:
         raise
     except Exception as error:  # drivers and allocators raise anything
-        problem = EngineError(f'{name_of(settings)} cannot be loaded: {type(error).__name__}: {error}')
+        problem = EngineError(f'{name_of(settings)} cannot be loaded: {type(error).__name__}: '
+                              f'{error}')
     else:
         guard = guard_of(network)
         loaded = Loaded(guard, network.name, network.device)
@@ -84,8 +88,12 @@ def warm_up(guard: Live | Offline, job: Job, settings: Settings) -> str:
 
 
 def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, color: str) -> Job:
-    """Return a black pair with an RGB image of this (width, height); mapping is that of an Aligner."""
+    """Return a black pair with an RGB image of this (width, height).
+
+    Mapping is that of an Aligner.
+    """
     (width, height), (thermal_width, thermal_height) = rgb_size, _THERMAL_SIZE
     rgb = Frame(RGB, 0, '', np.zeros((height, width, 3), np.uint8), 'rgb8')
     thermal = Frame(THERMAL, 0, '', np.zeros((thermal_height, thermal_width), np.uint16), 'mono16')
-    return Job(Pair(rgb, thermal, 0), Levels(0.0, 1.0), mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), color)
+    return Job(Pair(rgb, thermal, 0), Levels(0.0, 1.0),
+               mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), color)

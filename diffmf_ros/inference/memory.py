@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 # How libraries say that there was no memory, where their exception has no type of its own.
-_SHORT_OF_MEMORY = ('out of memory', 'outofmemory', "can't allocate memory", 'bad allocation', 'bad_alloc',
-                    'failed to allocate memory', 'insufficient memory')
+_SHORT_OF_MEMORY = ('out of memory', 'outofmemory', "can't allocate memory", 'bad allocation',
+                    'bad_alloc', 'failed to allocate memory', 'insufficient memory')
 
 # Parameters of glibc's mallopt (malloc.h).
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
@@ -19,10 +19,10 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Tell glibc not to give freed memory back to the system; return whether it took that.
 
-    torch and OpenCV allocate every intermediate afresh. Above 32 MB (less in a new process) glibc maps
-    and unmaps each of them, and the page faults cost more than the arithmetic: without this a 640x480
-    pair takes two to three times as long (benchmarks/memory.py). It holds for the whole process, whose
-    memory stays at its peak. Elsewhere than on glibc it does nothing.
+    torch and OpenCV allocate every intermediate afresh. Above 32 MB (less in a new process) glibc
+    maps and unmaps each of them, and the page faults cost more than the arithmetic: without this a
+    640x480 pair takes two to three times as long (benchmarks/memory.py). It holds for the whole
+    process, whose memory stays at its peak. Elsewhere than on glibc it does nothing.
     """
     if not sys.platform.startswith('linux'):
         return False
@@ -35,7 +35,8 @@ def keep_freed_memory() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether error, or what caused it, says that memory ran out: of the process or of a device."""
+    """Whether error, or what caused it, says that memory ran out: of the process or of a device.
+    """
     while error is not None:
         text = f'{type(error).__name__}: {error}'.lower()
         if isinstance(error, MemoryError) or any(words in text for words in _SHORT_OF_MEMORY):
@@ -45,7 +46,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back_memory() -> None:
-    """Free what nothing refers to any more, and give it back to the system and to the device. Takes some 0.1 s."""
+    """Free what nothing refers to any more, and give it back to the system and to the device.
+
+    Takes some 0.1 s.
+    """
     gc.collect()
     torch = _torch_with_cuda()
     if torch is not None:
@@ -56,7 +60,8 @@ def give_back_memory() -> None:
 
 
 def memory_in_use() -> dict[str, int]:
-    """Return bytes: rss, the resident memory of the process (on Linux), and cuda, what torch has allocated there."""
+    """Return bytes: rss, the resident memory of the process (on Linux), and cuda, what torch has
+    allocated there."""
     found = {}
     if sys.platform.startswith('linux'):
         resident_pages = int(Path('/proc/self/statm').read_text().split()[1])

@@ -28,19 +28,22 @@ class Job:
 
     def run(self, path, *, scale: float, stage: StageClock) -> Image:
         """Fuse it on a path, at this working size."""
-        return path(self.pair, levels=self.levels, mapping=self.mapping, color=self.color, scale=scale, stage=stage)
+        return path(self.pair, levels=self.levels, mapping=self.mapping, color=self.color,
+                    scale=scale, stage=stage)
 
     def kind(self, scale: float) -> tuple[Any, ...]:
         """What decides which operations it needs, and so how long it takes."""
         rgb, thermal = self.pair.rgb, self.pair.thermal
-        return rgb.size, rgb.encoding, thermal.size, thermal.encoding, self.mapping.grid, self.color, scale
+        return (rgb.size, rgb.encoding, thermal.size, thermal.encoding, self.mapping.grid,
+                self.color, scale)
 
 
 class Network:
     """The network that settings name, on the path of its device. For one thread at a time.
 
-    A torch network on a GPU takes pairs on the device path, others on the host path. Raises DiffmfError at
-    construction when weights, device, precision or backend are not usable, and when a library is missing.
+    A torch network on a GPU takes pairs on the device path, others on the host path. Raises
+    DiffmfError at construction when weights, device, precision or backend are not usable, and when
+    a library is missing.
     """
 
     def __init__(self, settings: Settings):
@@ -64,19 +67,25 @@ class Network:
         return *self._engine.problems, *self.path.problems
 
     def renew(self) -> None:
-        """Give up all that is kept from pair to pair: buffers, and on a device plans and graphs."""
-        if self.settings.engine == 'torch' and self._engine.device == 'cuda':  # onnxruntime takes host arrays
+        """Give up all that is kept from pair to pair: buffers, and on a device plans and graphs.
+        """
+        # onnxruntime takes host arrays
+        if self.settings.engine == 'torch' and self._engine.device == 'cuda':
             from .device_path import DevicePath
             self.path = DevicePath(self._engine)
         else:
             self.path = HostPath(self._engine)
 
     def __call__(self, job: Job, *, scale: float) -> tuple[Image, dict[str, float]]:
-        """Return the fused image and the milliseconds by stage. Raises FrameError, and whatever the network raises."""
+        """Return the fused image and the milliseconds by stage.
+
+        Raises FrameError, and whatever the network raises.
+        """
         stage = StageClock()
         pixels, encoding = job.run(self.path, scale=scale, stage=stage)
         if pixels.shape[1::-1] != tuple(job.mapping.size):
-            raise NetworkFailure(f'the network returned an image of {pixels.shape[1]}x{pixels.shape[0]}, expected '
+            raise NetworkFailure(f'the network returned an image of '
+                                 f'{pixels.shape[1]}x{pixels.shape[0]}, expected '
                                  f'{job.mapping.size[0]}x{job.mapping.size[1]}')
         return (pixels, encoding), stage.timings_ms
 
@@ -90,12 +99,16 @@ class LibraryMissing(EngineError):
     """A network needs a library that is not installed. needs: which network needs what."""
 
     def __init__(self, needs: str, error: ImportError):
-        super().__init__(f'{needs} and einops, which cannot be imported ({error}); pip install "diffmf_ros[torch]"')
+        super().__init__(f'{needs} and einops, which cannot be imported ({error}); pip install '
+                         f'"diffmf_ros[torch]"')
         self.needs = needs
 
 
 def make_engine(settings: Settings):
-    """Return the engine that settings name. Raises LibraryMissing without torch, and what the engine raises."""
+    """Return the engine that settings name.
+
+    Raises LibraryMissing without torch, and what the engine raises.
+    """
     if settings.engine == 'onnx':
         from .onnx_engine import OnnxEngine
         return OnnxEngine(settings)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pair -> FusionResult: the network, or what there is without it. No clock but for timings and the watchdog."""
+"""Pair -> FusionResult: the network, or what there is without it.
+
+No clock but for timings and the watchdog.
+"""
 
 import numpy as np
 
@@ -19,13 +22,15 @@ from .prepare import Inputs, image_of
 class FusionPipeline:
     """Fuses pairs, or passes on single frames, as settings say.
 
-    Without a watchdog (offline) everything runs in the calling thread and every pair is given to the network: the
-    same frames always give the same pixels. With it (live) the network runs in a thread of its own for which nobody
-    waits too long, and it rests and steps down when it fails: see guard.Live.
+    Without a watchdog (offline) everything runs in the calling thread and every pair is given to
+    the network: the same frames always give the same pixels. With it (live) the network runs in a
+    thread of its own for which nobody waits too long, and it rests and steps down when it fails:
+    see guard.Live.
 
-    fuse, pass_through and align belong to one thread; update, load and swap may run in others meanwhile. Without
-    torch a torch network cannot run; the pipeline then fuses classically and every result says so. Raises DiffmfError
-    at construction when weights, alignment or device are not usable.
+    fuse, pass_through and align belong to one thread; update, load and swap may run in others
+    meanwhile. Without torch a torch network cannot run; the pipeline then fuses classically and
+    every result says so. Raises DiffmfError at construction when weights, alignment or device are
+    not usable.
     """
 
     def __init__(self, settings: Settings, *, watchdog: bool = False):
@@ -46,7 +51,10 @@ class FusionPipeline:
 
     @property
     def aligner(self) -> Aligner:
-        """What brings the two images onto one grid; its setters may be called from any one thread."""
+        """What brings the two images onto one grid.
+
+        Its setters may be called from any one thread.
+        """
         return self._inputs.aligner
 
     @property
@@ -61,7 +69,9 @@ class FusionPipeline:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What fails, or has failed until it recovers, although images come out: a sentence each, for an operator.
+        """What fails, or has failed until it recovers, although images come out.
+
+        A sentence each, for an operator.
 
         Those of the alignment are in aligner.problems.
         """
@@ -70,24 +80,29 @@ class FusionPipeline:
 
     @property
     def largest_scale(self) -> float:
-        """The working size that the network is trusted with at present; below 1 after it has failed."""
+        """The working size that the network is trusted with at present.
+
+        Below 1 after it has failed.
+        """
         guard = self._loaded.guard
         return guard.largest_scale if guard else 1.0
 
     def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
-        """Fuse one pair on the grid of the camera that alignment.output_grid names, under that frame's header.
+        """Fuse one pair on the grid of the camera that alignment.output_grid names, under that
+        frame's header.
 
-        scale is the working size of the network; None: that of the settings. When one camera is blind (see ImageChecks)
-        the image of the other one is passed on, in its mode. Where only that camera sees, its image
-        passes unchanged. A failure of the network gives the classical result, one of that too the image of that
-        camera; warnings say so. Raises FrameError when a frame is not usable, with the reason too_large for one over
-        max_pixels.
+        scale is the working size of the network; None: that of the settings. When one camera is
+        blind (see ImageChecks) the image of the other one is passed on, in its mode. Where only
+        that camera sees, its image passes unchanged. A failure of the network gives the classical
+        result, one of that too the image of that camera; warnings say so. Raises FrameError when a
+        frame is not usable, with the reason too_large for one over max_pixels.
         """
         settings, stage = self._settings, StageClock()
         with stage('align'):
             job = self._latest = self._inputs.job(pair, settings)
             verdict = self._checks.before(job, settings)
-        image, mode, warnings, issues = self._fuse_or_pass(job, verdict, scale or settings.scale, stage)
+        image, mode, warnings, issues = self._fuse_or_pass(job, verdict, scale or settings.scale,
+                                                           stage)
         base = pair.rgb if job.mapping.grid == RGB else pair.thermal
         if mode in (Mode.FUSED, Mode.CLASSICAL):
             with stage('color'):
@@ -99,23 +114,29 @@ class FusionPipeline:
                             grid=job.mapping.grid, issues=issues)
 
     def pass_through(self, frame: Frame) -> FusionResult:
-        """Return the image of one camera alone, on the output grid, under the frame's stamp: see Inputs.alone.
+        """Return the image of one camera alone, on the output grid, under the frame's stamp.
+
+        See Inputs.alone.
 
         Raises FrameError when the frame is not usable.
         """
         stage = StageClock()
         with stage('align'):
             alone = self._inputs.alone(frame, self._settings)
-        return FusionResult(frame.stamp_ns, alone.frame_id, *alone.image, ALONE[frame.stream], (), stage.timings_ms,
-                            grid=alone.grid)
+        return FusionResult(frame.stamp_ns, alone.frame_id, *alone.image, ALONE[frame.stream], (),
+                            stage.timings_ms, grid=alone.grid)
 
     def align(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """Return thermal on the output grid, H x W uint8 white-hot, and the bool mask of what both cameras see."""
+        """Return thermal on the output grid, H x W uint8 white-hot, and the bool mask of what both
+        cameras see."""
         job = self._inputs.job(pair, self._settings)
         return align(job.pair, levels=job.levels, mapping=job.mapping)
 
     def temperature(self, work: Pair | Frame) -> np.ndarray | None:
-        """Return temperatures on the grid of the image of work, H x W float32: see Inputs.temperature."""
+        """Return temperatures on the grid of the image of work, H x W float32.
+
+        See Inputs.temperature.
+        """
         return self._inputs.temperature(work, self._settings)
 
     def update(self, settings: Settings) -> None:
@@ -128,18 +149,26 @@ class FusionPipeline:
         self._settings = settings
 
     def load(self, settings: Settings) -> Loaded:
-        """Prepare the network that settings name beside the one in use, and warm it up; for swap(). Slow.
+        """Prepare the network that settings name beside the one in use, and warm it up.
+
+        For swap(). Slow.
 
         Raises DiffmfError when it cannot be used here, or fails on the sizes in use.
         """
-        return load(settings, guard_of=self._guard_of, example=self._latest or self._blank(settings.warm_up))
+        return load(settings, guard_of=self._guard_of,
+                    example=self._latest or self._blank(settings.warm_up))
 
     def swap(self, loaded: Loaded) -> None:
-        """Use what load() returned from the next pair on. The network before goes with the last pair that it has."""
+        """Use what load() returned from the next pair on.
+
+        The network before goes with the last pair that it has.
+        """
         self._loaded, self._standing = loaded, ()
 
     def warm_up(self, size: tuple[int, int] | None = None) -> None:
-        """Fuse blank pairs with an RGB image of this (width, height); None: that of the settings, if they name one.
+        """Fuse blank pairs with an RGB image of this (width, height).
+
+        None: that of the settings, if they name one.
 
         A network that fails here is treated as one that fails on a pair.
         """
@@ -152,14 +181,20 @@ class FusionPipeline:
         return memory_in_use()
 
     def close(self) -> None:
-        """Free the network; the pipeline is not to be used again. Does not wait for one that hangs."""
+        """Free the network; the pipeline is not to be used again.
+
+        Does not wait for one that hangs.
+        """
         self._loaded.close()
         self._loaded, self._latest = Loaded(None, 'closed'), None
         give_back_memory()
 
     def _fuse_or_pass(self, job: Job, verdict: Verdict, scale: float, stage: StageClock
                       ) -> tuple[Image, Mode, tuple[str, ...], tuple[Issue, ...]]:
-        """Return image, mode, warnings and issues: fused, or the image of the one camera that sees."""
+        """Return image, mode, warnings and issues.
+
+        Fused, or the image of the one camera that sees.
+        """
         if verdict.survivor:
             with stage('color'):
                 return image_of(job, verdict.survivor), ALONE[verdict.survivor], (), verdict.issues
@@ -177,11 +212,13 @@ class FusionPipeline:
         attempt = guard.fuse(job, scale=scale, timeout_s=settings.health.compute_timeout_s)
         if attempt.image is None:
             image, mode, warnings = self._stand_in(job, settings, stage)
-            return image, mode, (*(f'{warning}; this pair was fused classically' for warning in attempt.warnings),
+            return image, mode, (*(f'{warning}; this pair was fused classically'
+                                   for warning in attempt.warnings),
                                  *warnings)
         self._stand_in.problem = ''  # nobody needs it now
         stage.add(attempt.timings_ms)
         return attempt.image, Mode.FUSED, attempt.warnings
 
     def _blank(self, size: tuple[int, int] | None) -> Job | None:
-        return size and blank_job(size, mapping=self.aligner.mapping, color=self._settings.output.color)
+        return size and blank_job(size, mapping=self.aligner.mapping,
+                                  color=self._settings.output.color)

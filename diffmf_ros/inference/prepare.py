@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From frames to what can be fused or passed on: dead rows, levels, the mapping of the live sizes."""
+"""From frames to what can be fused or passed on: dead rows, levels, the mapping of the live sizes.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -17,15 +18,18 @@ from .network import Image, Job
 
 
 def rgb_image(frame: Frame, *, mapping: Mapping | None, color: str) -> tuple[np.ndarray, str]:
-    """Return (pixels, encoding) of an RGB frame: its own colors, or the color policy over its luminance.
+    """Return (pixels, encoding) of an RGB frame.
 
-    mapping brings it onto another grid, where it is black outside its view; None: it stays on its own. The pixels may
-    be those of the frame. Raises FrameError (not_8_bit).
+    Its own colors, or the color policy over its luminance.
+
+    mapping brings it onto another grid, where it is black outside its view; None: it stays on its
+    own. The pixels may be those of the frame. Raises FrameError (not_8_bit).
     """
     require_8_bit(frame.encoding)
     pixels = frame.pixels if mapping is None else mapping.rgb_on_grid(frame.pixels)
     if color not in CHROMA:
-        return paint(split_luma(pixels, frame.encoding)[0], None, encoding=frame.encoding, color=color)
+        return paint(split_luma(pixels, frame.encoding)[0], None, encoding=frame.encoding,
+                     color=color)
     if frame.encoding == 'mono8':
         return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB), 'rgb8'
     return np.ascontiguousarray(pixels[..., :3]), output_encoding(frame.encoding)
@@ -33,9 +37,12 @@ def rgb_image(frame: Frame, *, mapping: Mapping | None, color: str) -> tuple[np.
 
 def thermal_image(frame: Frame, *, levels: Levels, mapping: Mapping | None, color: str,
                   rgb_encoding: str) -> tuple[np.ndarray, str]:
-    """Return (pixels, encoding) of a thermal frame, white-hot: gray in the channels of rgb_encoding, or a palette.
+    """Return (pixels, encoding) of a thermal frame, white-hot.
 
-    mapping brings it onto another grid, where it is black outside its view; None: it stays on its own.
+    Gray in the channels of rgb_encoding, or a palette.
+
+    mapping brings it onto another grid, where it is black outside its view; None: it stays on its
+    own.
     """
     gray = to_gray(frame.pixels, frame.encoding, levels)
     if mapping is not None:
@@ -54,16 +61,24 @@ class Alone:
 
 
 def image_of(job: Job, stream: str) -> Image:
-    """Return one camera's image of a pair on the output grid; black where that camera does not see."""
+    """Return one camera's image of a pair on the output grid.
+
+    Black where that camera does not see.
+    """
     pair, mapping = job.pair, job.mapping
     if stream == RGB:
-        return rgb_image(pair.rgb, mapping=None if mapping.grid == RGB else mapping, color=job.color)
-    return thermal_image(pair.thermal, levels=job.levels, mapping=None if mapping.grid == THERMAL else mapping,
+        return rgb_image(pair.rgb, mapping=None if mapping.grid == RGB else mapping,
+                         color=job.color)
+    return thermal_image(pair.thermal, levels=job.levels,
+                         mapping=None if mapping.grid == THERMAL else mapping,
                          color=job.color, rgb_encoding=pair.rgb.encoding)
 
 
 class Inputs:
-    """What is known of the two cameras and their frames. For one thread at a time, but for the aligner."""
+    """What is known of the two cameras and their frames.
+
+    For one thread at a time, but for the aligner.
+    """
 
     def __init__(self, settings: Settings):
         """Raises AlignmentError as Aligner does."""
@@ -88,9 +103,9 @@ class Inputs:
     def alone(self, frame: Frame, settings: Settings) -> Alone:
         """Return one camera's image on the output grid.
 
-        On the grid of the other camera it has that one's frame id and is black outside its own view; if the other one
-        was never seen, and has no calibration that says what it will look like, it stays on its own grid. Raises
-        FrameError when the frame is not usable.
+        On the grid of the other camera it has that one's frame id and is black outside its own
+        view; if the other one was never seen, and has no calibration that says what it will look
+        like, it stays on its own grid. Raises FrameError when the frame is not usable.
         """
         frame = self._picture(frame, settings)
         self._note(frame, settings)
@@ -113,15 +128,18 @@ class Inputs:
                              rgb_encoding='rgb8' if rgb is None else rgb.encoding)
 
     def temperature(self, work: Pair | Frame, settings: Settings) -> np.ndarray | None:
-        """Return temperatures on the grid that the image of work has, H x W float32 in degrees Celsius; NaN: none.
+        """Return temperatures on the grid that the image of work has, H x W float32 in degrees
+        Celsius; NaN: none.
 
-        None for an RGB image alone. Raises FrameError as core.imaging.temperature.temperatures does.
+        None for an RGB image alone. Raises FrameError as core.imaging.temperature.temperatures
+        does.
         """
         thermal = work.thermal if isinstance(work, Pair) else work
         if thermal.stream != THERMAL:
             return None
         thermal = self._picture(thermal, settings)
-        rgb = work.rgb if isinstance(work, Pair) else self._newest.get(RGB) or self.aligner.camera(RGB)
+        rgb = work.rgb if isinstance(work, Pair) else self._newest.get(RGB) or self.aligner.camera(
+            RGB)
         celsius = temperatures(thermal, settings.thermal)
         if rgb is None:
             return celsius

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choose, for each operation of a network, a backend that gives right values on this machine.
 
-A compiled kernel can be wrong on one machine alone: another compiler, driver or processor than it was
-tested on. So each candidate runs on stored golden inputs first (`golden.py`), and its errors are held
-against what rounding explains (`selfcheck_limits.py`). Operations are judged one by one, and only those
-that the network uses, in the types it uses.
+A compiled kernel can be wrong on one machine alone: another compiler, driver or processor than it
+was tested on. So each candidate runs on stored golden inputs first (`golden.py`), and its errors
+are held against what rounding explains (`selfcheck_limits.py`). Operations are judged one by one,
+and only those that the network uses, in the types it uses.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,8 @@ class Choice:
     Args:
         backends: Name by operation.
         failures: What was wrong with each backend that failed.
-        slow: What a GPU runs in plain torch for want of a backend, why, and what it costs; or nothing.
+        slow: What a GPU runs in plain torch for want of a backend, why, and what it costs; or
+            nothing.
     """
 
     backends: dict[str, str]
@@ -49,7 +50,8 @@ class Choice:
         """The backend of most operations, and those of others: 'triton, ssd portable'."""
         names = list(self.backends.values())
         most = max(dict.fromkeys(names), key=names.count)
-        return ', '.join([most, *(f'{operation} {name}' for operation, name in self.backends.items()
+        return ', '.join([most,
+                          *(f'{operation} {name}' for operation, name in self.backends.items()
                                   if name != most)])
 
 
@@ -64,7 +66,8 @@ class _Search:
 
 
 def uses_of(network: torch.nn.Module) -> set[scan.Use]:
-    """Return what a network asks of the backends, by running it on the smallest image in plain torch."""
+    """Return what a network asks of the backends, by running it on the smallest image in plain
+    torch."""
     modules = [module for module in network.modules() if hasattr(module, 'backend')]
     if not modules:
         return set()
@@ -78,7 +81,10 @@ def uses_of(network: torch.nn.Module) -> set[scan.Use]:
 
 
 def all_uses(dtype: torch.dtype, *, steps: bool = False) -> set[scan.Use]:
-    """Return the uses that all golden cases stand for, with activations of dtype; those of fused steps too."""
+    """Return the uses that all golden cases stand for, with activations of dtype.
+
+    Those of fused steps too.
+    """
     scans = {_use(case, dtype) for case in golden.load()}
     kinds = {'seen': torch.float32, 'mix': torch.float32}
     return scans | {scan.Use(operation, kinds.get(operation, dtype))
@@ -92,7 +98,8 @@ def choose_backends(*, device: str, dtype: torch.dtype, wanted: str = 'auto',
     Args:
         device: 'cpu' or 'cuda'.
         dtype: Of the activations.
-        wanted: A backend, from which on the others follow in the order of scan.BACKENDS, or 'auto'.
+        wanted: A backend, from which on the others follow in the order of scan.BACKENDS, or
+            'auto'.
         uses: What is needed; None for all that the golden cases stand for.
 
     Raises:
@@ -106,10 +113,12 @@ def choose_backends(*, device: str, dtype: torch.dtype, wanted: str = 'auto',
     for use in sorted(all_uses(dtype, steps=device == 'cuda') if uses is None else uses, key=str):
         by_operation.setdefault(use.operation, []).append(use)
     search = _Search(device, dtype)
-    backends = {operation: _first_right(names, asked, search) for operation, asked in by_operation.items()}
+    backends = {operation: _first_right(names, asked, search) for operation,
+                asked in by_operation.items()}
     plain = [operation for operation, name in backends.items() if name in PLAIN]
     slow = _too_slow(plain, search) if device == 'cuda' and wanted not in PLAIN and plain else ''
-    return Choice(backends or {'scans': _usable(names, device, dtype)}, tuple(search.failures), slow)
+    return Choice(backends or {'scans': _usable(names, device, dtype)}, tuple(search.failures),
+                  slow)
 
 
 def _first_right(names: list[str], uses: list[scan.Use], search: _Search) -> str:
@@ -132,10 +141,13 @@ def _first_right(names: list[str], uses: list[scan.Use], search: _Search) -> str
 
 def _too_slow(operations: list[str], search: _Search) -> str:
     """The sentence for operations that end in plain torch on a GPU."""
-    reasons = [f'{name}: {reason}' for name, reason in search.skipped.items() if name in ('triton', 'mamba_ssm')]
-    costs = '; '.join(f'{operation}: {COSTS.get(operation, OTHER_COST)}' for operation in operations)
+    reasons = [f'{name}: {reason}' for name, reason in search.skipped.items()
+               if name in ('triton', 'mamba_ssm')]
+    costs = '; '.join(f'{operation}: {COSTS.get(operation, OTHER_COST)}'
+                      for operation in operations)
     why = f' ({"; ".join(reasons)})' if reasons else ''
-    return f'this GPU runs {", ".join(operations)} in plain torch{why}, which costs much time: {costs}'
+    return (f'this GPU runs {", ".join(operations)} in plain torch{why}, which costs much time: '
+            f'{costs}')
 
 
 def _cached_check(name: str, use: scan.Use, search: _Search) -> str | None:
@@ -175,12 +187,17 @@ def unusable(name: str, *, device: str, dtype: torch.dtype) -> str | None:
 
 
 def check(name: str, *, device: str, dtype: torch.dtype) -> str | None:
-    """Check a backend for all operations that it has; return the first thing that is wrong, or None."""
-    uses = (use for use in sorted(all_uses(dtype), key=str) if hasattr(scan.BACKENDS[name], use.operation))
+    """Check a backend for all operations that it has.
+
+    Return the first thing that is wrong, or None.
+    """
+    uses = (use for use in sorted(all_uses(dtype), key=str)
+            if hasattr(scan.BACKENDS[name], use.operation))
     return next(filter(None, (check_use(name, use, device=device) for use in uses)), None)
 
 
-def check_use(name: str, use: scan.Use, *, device: str, layers: torch.dtype | None = None) -> str | None:
+def check_use(name: str, use: scan.Use, *, device: str,
+              layers: torch.dtype | None = None) -> str | None:
     """Run a backend on the golden inputs that stand for a use; return what is wrong, or None.
 
     layers: type of the layers of the network; None: that of the use.
@@ -188,7 +205,8 @@ def check_use(name: str, use: scan.Use, *, device: str, layers: torch.dtype | No
     for case, allowed in _cases(use, layers or use.dtype):
         try:
             first = case.inputs[0]
-            example = _on(device, (first if isinstance(first, torch.Tensor) else first[0]).to(use.dtype))
+            example = _on(device,
+                          (first if isinstance(first, torch.Tensor) else first[0]).to(use.dtype))
             if scan.BACKENDS[name].refuses(example, states=case.states) is not None:
                 continue
             with torch.inference_mode():
@@ -209,8 +227,8 @@ def _wrong(found: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor) -
     if not found.isfinite().all():
         return 'gave NaN or infinity on the golden inputs ({})'
     excess = ((found - expected).abs() / allowed).max().item()
-    return (f'gave wrong values on the golden inputs ({{}}: off by {excess:.1f} times what rounding explains)'
-            if excess > 1 else '')
+    return (f'gave wrong values on the golden inputs ({{}}: off by {excess:.1f} times what '
+            f'rounding explains)' if excess > 1 else '')
 
 
 @lru_cache
@@ -219,12 +237,14 @@ def _cases(use: scan.Use, layers: torch.dtype) -> list:
     if use.operation in selfcheck_steps.OPERATIONS:
         return [(step, step.allowed(layers))
                 for step in selfcheck_steps.cases(use.operation, use.dtype, layers)]
-    return [(case, allowed_errors(case.expected, case.magnitude(), steps=case.steps, dtype=use.dtype))
+    return [(case, allowed_errors(case.expected, case.magnitude(), steps=case.steps,
+                                  dtype=use.dtype))
             for case in golden.load() if _use(case, use.dtype) == _nearest(use)]
 
 
 def _use(case: golden.Case, dtype: torch.dtype) -> scan.Use:
-    return _nearest(scan.Use(case.operation, dtype, case.states, case.options.get('directions', 1)))
+    return _nearest(scan.Use(case.operation, dtype, case.states,
+                             case.options.get('directions', 1)))
 
 
 def _nearest(use: scan.Use) -> scan.Use:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of which kernels have given right values on this GPU, from one start to the next.
 
-Compiling and running every kernel on the golden inputs takes seconds on a GPU. A verdict holds as long
-as GPU, driver, torch, Triton and the source of the kernels stay what they are. Only passes are kept: a
-failure may have been one of the moment, and is looked for again at every start.
+Compiling and running every kernel on the golden inputs takes seconds on a GPU. A verdict holds as
+long as GPU, driver, torch, Triton and the source of the kernels stay what they are. Only passes
+are kept: a failure may have been one of the moment, and is looked for again at every start.
 """
 
 import hashlib
@@ -35,7 +35,10 @@ def passed(checks: set[str]) -> set[str]:
 
 
 def remember(checks: set[str]) -> None:
-    """Note that the checks have passed on this machine; where nothing can be written nothing is."""
+    """Note that the checks have passed on this machine.
+
+    Where nothing can be written nothing is.
+    """
     known = _read()
     now = sorted({*known.pop(machine(), ()), *checks})
     kept = dict([*known.items(), (machine(), now)][-MOST_MACHINES:])
@@ -49,10 +52,12 @@ def remember(checks: set[str]) -> None:
 
 @lru_cache(maxsize=1)
 def machine() -> str:
-    """Return all that a verdict depends on, as one line: GPU, driver, versions and a hash of the kernels."""
+    """Return all that a verdict depends on, as one line: GPU, driver, versions and a hash of the
+    kernels."""
     driver = DRIVER.read_text().partition('\n')[0] if DRIVER.exists() else ''
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    versions = ', '.join(f'{package} {_version(package)}' for package in ('torch', 'triton', 'mamba_ssm'))
+    versions = ', '.join(f'{package} {_version(package)}'
+                         for package in ('torch', 'triton', 'mamba_ssm'))
     return f'{name} {capability}; {driver}; {versions}; kernels {_source_hash()}'
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cases of the self-check for the steps between the scans (`models.fused`), which Triton fuses.
 
-Each is a small call with fixed random values. What is expected is what plain torch makes of the same
-values in float64; what is allowed follows from the sum of the absolute values of the terms of each
-result, as for the scans.
+Each is a small call with fixed random values. What is expected is what plain torch makes of the
+same values in float64; what is allowed follows from the sum of the absolute values of the terms of
+each result, as for the scans.
 """
 
 import copy
@@ -42,7 +42,10 @@ class Step:
         return _flat(_called(portable, self.operation, map(_exact, self.inputs)))
 
     def allowed(self, layers: torch.dtype) -> torch.Tensor:
-        """Return the error allowed for each result; layers: the type they compute in, pixels in float32."""
+        """Return the error allowed for each result.
+
+        Layers: the type they compute in, pixels in float32.
+        """
         layers = torch.float32 if self.operation in PIXELS else layers
         return allowed_errors(self.expected, self.magnitude, steps=CHANNELS, dtype=layers)
 
@@ -64,7 +67,8 @@ def _called(module, operation: str, inputs):
 def cases(operation: str, features: torch.dtype, layers: torch.dtype) -> list[Step]:
     """Return the cases of an operation, with features and layers of these types.
 
-    The features of a network are float32 where every block adds to them, its layers in half precision.
+    The features of a network are float32 where every block adds to them, its layers in half
+    precision.
     """
     make = _Values(features, layers)
     with torch.no_grad():
@@ -130,9 +134,11 @@ def _linear_terms(x, norm, layer, gate, gate_first, scale, residual):
 
 
 def _mlp(make: _Values):
-    inputs = make.tokens(), make.norm(), make.linear(out=2 * CHANNELS), make.linear(2 * CHANNELS, CHANNELS)
+    inputs = make.tokens(), make.norm(), make.linear(out=2 * CHANNELS), make.linear(
+        2 * CHANNELS, CHANNELS)
     x, norm, widen, narrow = map(_exact, inputs)
-    hidden = linear(norm(x).abs(), widen.weight.abs(), widen.bias.abs())  # GELU makes nothing larger
+    # GELU makes nothing larger
+    hidden = linear(norm(x).abs(), widen.weight.abs(), widen.bias.abs())
     yield inputs, x.abs() + linear(hidden, narrow.weight.abs(), narrow.bias.abs())
 
 
@@ -183,7 +189,8 @@ def _concat_linear(make: _Values):
 def _pair(make: _Values):
     a, b = make.tokens(), make.tokens()
     for pairing in ('batch', 'columns', 'row'):
-        yield (a, b, pairing, make.layers), plain.pair(_exact(a), _exact(b), pairing, torch.float64).abs()
+        yield (a, b, pairing, make.layers), plain.pair(_exact(a), _exact(b), pairing,
+                                                       torch.float64).abs()
 
 
 def _guide(make: _Values):
@@ -223,8 +230,8 @@ def _mix(make: _Values):
 
 CASES = {'norm_linear': _norm_linear, 'mlp': _mlp, 'depthwise': _depthwise,
          'depthwise_records': _depthwise_records, 'conv': _conv, 'layer_norm': _layer_norm,
-         'concat_linear': _concat_linear, 'pair': _pair, 'guide': _guide, 'interleave': _interleave,
-         'seen': _seen, 'mix': _mix}
+         'concat_linear': _concat_linear, 'pair': _pair, 'guide': _guide,
+         'interleave': _interleave, 'seen': _seen, 'mix': _mix}
 OPERATIONS = tuple(CASES)
 
 
@@ -246,7 +253,8 @@ def _moved(thing, device: str):
     """A copy of a tensor, a module or a list of these on a device; anything else as it is."""
     if isinstance(thing, (list, tuple)):
         return [_moved(part, device) for part in thing]
-    return copy.deepcopy(thing).to(device) if isinstance(thing, (nn.Module, torch.Tensor)) else thing
+    return copy.deepcopy(thing).to(device) if isinstance(thing,
+                                                         (nn.Module, torch.Tensor)) else thing
 
 
 def _flat(results) -> torch.Tensor:

@@ -2,8 +2,8 @@
 """Triton kernels of the pixels before and behind a network. Imported only where triton is.
 
 `sources` makes both luminances of the bytes of both images. Behind the network, `halved` and
-`color_factors` decide at half size how much chroma a pixel gets, and `painted` makes the bytes of the
-fused image. The plain forms are in device_path.py and image_tensors.py.
+`color_factors` decide at half size how much chroma a pixel gets, and `painted` makes the bytes of
+the fused image. The plain forms are in device_path.py and image_tensors.py.
 """
 
 import torch
@@ -109,7 +109,8 @@ def sources(rgb, thermal, stretch, grid, seen, ir, vi, height, width, high, wide
     red, green, blue = _red_green_blue(rgb, at, inside, CHANNELS, BGR)
     luma = _luma(red, green, blue, CHANNELS)
     if SAMPLING == 0:
-        gray = _gray(thermal, stretch, row, column, inside, wide, KIND, THERMAL_CHANNELS, THERMAL_BGR)
+        gray = _gray(thermal, stretch, row, column, inside, wide, KIND, THERMAL_CHANNELS,
+                     THERMAL_BGR)
     else:
         if SAMPLING == 1:
             y = tl.maximum(down * (row + 0.5) - 0.5, 0.0)
@@ -258,8 +259,10 @@ def painted(fused, rgb, seen, factors, packed, height, width, COLORED: tl.conste
         if BGR:
             first, last = blue, red
         tl.store(packed + 3 * at, _clamped(_rounded(first), 0.0, 255.0).to(tl.uint8), mask=inside)
-        tl.store(packed + 3 * at + 1, _clamped(_rounded(green), 0.0, 255.0).to(tl.uint8), mask=inside)
-        tl.store(packed + 3 * at + 2, _clamped(_rounded(last), 0.0, 255.0).to(tl.uint8), mask=inside)
+        tl.store(packed + 3 * at + 1, _clamped(_rounded(green), 0.0, 255.0).to(tl.uint8),
+                 mask=inside)
+        tl.store(packed + 3 * at + 2, _clamped(_rounded(last), 0.0, 255.0).to(tl.uint8),
+                 mask=inside)
     else:
         tl.store(packed + at, luma.to(tl.uint8), mask=inside)
 
@@ -270,10 +273,13 @@ class PixelKernels:
     def __init__(self, plan):
         """Raises ValueError for a plan that they do not know."""
         if not known(plan):
-            raise ValueError(f'expected a plan with thermal enlarged to the grid of RGB, got {plan}')
+            raise ValueError(f'expected a plan with thermal enlarged to the grid of RGB, got '
+                             f'{plan}')
         self._size, self._thermal_size = plan.size, plan.thermal_shape[:2]
-        self._sampling = MAPPED if plan.mapped else RESIZED if self._size != self._thermal_size else AS_IT_IS
-        self._rgb = {'CHANNELS': _channels(plan.rgb_shape), 'BGR': plan.rgb_encoding.startswith('bgr')}
+        self._sampling = (MAPPED if plan.mapped else RESIZED if self._size != self._thermal_size
+                          else AS_IT_IS)
+        self._rgb = {'CHANNELS': _channels(plan.rgb_shape),
+                     'BGR': plan.rgb_encoding.startswith('bgr')}
         self._thermal = {'KIND': THERMAL_KINDS.get(plan.thermal_encoding, BYTES),
                          'THERMAL_CHANNELS': _channels(plan.thermal_shape),
                          'THERMAL_BGR': plan.thermal_encoding.startswith('bgr')}
@@ -328,7 +334,10 @@ _OPTIONS = {'num_warps': 4, 'enable_fp_fusion': False}
 
 
 def known(plan) -> bool:
-    """Return whether the kernels know a plan: thermal comes to the grid of RGB, and is not averaged."""
+    """Return whether the kernels know a plan.
+
+    Thermal comes to the grid of RGB, and is not averaged.
+    """
     thermal, rgb = plan.thermal_shape[1::-1], plan.rgb_shape[1::-1]
     return (plan.grid == RGB and plan.averaged is None
             and (plan.mapped or not shrinks(thermal, rgb)))

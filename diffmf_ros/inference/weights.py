@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight files: safetensors with what they are for, and a checksum, in their header. Never a pickle."""
+"""Weight files: safetensors with what they are for, and a checksum, in their header.
+
+Never a pickle.
+"""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -34,7 +37,8 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         sha.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
-        sha.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.numpy().tobytes())
+        sha.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.dim()
+                   else tensor.numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -65,13 +69,18 @@ def load_weights(path: str | Path) -> Weights:
     except (safetensors.SafetensorError, OSError) as error:
         raise not_whole(header.path, error) from error
     if digest(tensors) != header.sha256:
-        raise WeightsError(f'{header.path} is damaged: its checksum does not match its tensors; get it again')
-    return Weights(header.path, header.model, header.preset, header.iterations, header.seed, tensors)
+        raise WeightsError(f'{header.path} is damaged: its checksum does not match its tensors; '
+                           f'get it again')
+    return Weights(header.path, header.model, header.preset, header.iterations, header.seed,
+                   tensors)
 
 
-def state_dict_mismatches(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> list[str]:
-    """Return one text for every tensor of found that is missing, unexpected or of another shape than wanted."""
-    wanted, found = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (wanted, found))
+def state_dict_mismatches(wanted: dict[str, torch.Tensor],
+                          found: dict[str, torch.Tensor]) -> list[str]:
+    """Return one text for every tensor of found that is missing, unexpected or of another shape
+    than wanted."""
+    wanted, found = ({name: tuple(t.shape) for name, t in tensors.items()}
+                     for tensors in (wanted, found))
     return [
         *(f'missing {name} {wanted[name]}' for name in sorted(wanted.keys() - found.keys())),
         *(f'unexpected {name} {found[name]}' for name in sorted(found.keys() - wanted.keys())),
@@ -86,9 +95,12 @@ def listed(problems: list[str], *, between: str = '; ') -> str:
 
 
 def load_into(network: torch.nn.Module, weights: Weights) -> None:
-    """Copy weights into network, strictly. Raises WeightsError listing every tensor that does not fit."""
+    """Copy weights into network, strictly.
+
+    Raises WeightsError listing every tensor that does not fit.
+    """
     problems = state_dict_mismatches(network.state_dict(), weights.tensors)
     if problems:
-        raise WeightsError(f'{weights.path} ({weights.model} {weights.preset}) does not fit the network: '
-                           + listed(problems))
+        raise WeightsError(f'{weights.path} ({weights.model} {weights.preset}) does not fit the '
+                           f'network: ' + listed(problems))
     network.load_state_dict(weights.tensors)

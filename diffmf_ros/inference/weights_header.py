@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a weight file says about itself, read without torch: a look at a file costs a millisecond."""
+"""What a weight file says about itself, read without torch: a look at a file costs a millisecond.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ def sides_of(text: str) -> SizeRule:
     return SizeRule(multiple, remainder, centered=bool(centered))
 
 
-# 1: networks painted the whole image; 2: other names of tensors; 3: networks corrected the maximum.
+# 1: networks painted the whole image; 2: other names of tensors; 3: networks corrected the
+# maximum.
 FORMAT = 'diffmf_ros 4'
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
@@ -65,12 +67,15 @@ def shipped(model: str, preset: str) -> Path:
     """
     presets = PRESETS.get(model, ())
     if preset not in presets:
-        raise WeightsError(f'there is no {model} {preset}: {model} has {", ".join(presets) or "no presets"}; set '
+        raise WeightsError(f'there is no {model} {preset}: {model} has '
+                           f'{", ".join(presets) or "no presets"}; set '
                            'preset to one of those')
     path = SHIPPED / f'{model}_{preset}.safetensors'
     if not path.exists():
-        there = ', '.join(sorted(p.stem.replace('_', ' ') for p in SHIPPED.glob('*.safetensors'))) or 'none'
-        raise WeightsError(f'no trained weights for {model} {preset} come with this package (there: {there}); '
+        there = ', '.join(
+            sorted(p.stem.replace('_', ' ') for p in SHIPPED.glob('*.safetensors'))) or 'none'
+        raise WeightsError(f'no trained weights for {model} {preset} come with this package '
+                           f'(there: {there}); '
                            'choose one of those, or set `weights` to a file of your own')
     return path
 
@@ -78,20 +83,23 @@ def shipped(model: str, preset: str) -> Path:
 def read_header(path: str | Path) -> WeightsHeader:
     """Read what a weights file is for.
 
-    Raises WeightsError: no such file, not safetensors or truncated, without the header of this package, or
-    never trained.
+    Raises WeightsError: no such file, not safetensors or truncated, without the header of this
+    package, or never trained.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the shipped ones')
+        raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the '
+                           f'shipped ones')
     try:
         with safetensors.safe_open(path, framework='numpy') as file:
             header = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise not_whole(path, error) from error
     if header.get('format') != FORMAT or any(key not in header for key in KEYS):
-        raise WeightsError(f'{path} does not say what it is for: expected the header entries {", ".join(KEYS)} '
-                           f'with format {FORMAT!r}, got format {header.get("format")!r} and {sorted(header)}; '
+        raise WeightsError(f'{path} does not say what it is for: expected the header entries '
+                           f'{", ".join(KEYS)} with format {FORMAT!r}, got format '
+                           f'{header.get("format")!r} and '
+                           f'{sorted(header)}; '
                            'train it again with this version')
     try:
         iterations, seed = number_of(header['iterations']), number_of(header['seed'])
@@ -100,12 +108,14 @@ def read_header(path: str | Path) -> WeightsHeader:
                            'again') from error
     if iterations is not None and iterations < 1:
         raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')
-    return WeightsHeader(path, header['model'], header['preset'], iterations, seed, header['sha256'])
+    return WeightsHeader(path, header['model'], header['preset'], iterations, seed,
+                         header['sha256'])
 
 
 def not_whole(path: Path, error: Exception) -> WeightsError:
     """Return the error of a file that safetensors cannot read."""
-    return WeightsError(explained(f'{path} is not a whole safetensors file ({error})', path) + '; get it again')
+    return WeightsError(explained(f'{path} is not a whole safetensors file ({error})', path)
+                        + '; get it again')
 
 
 def weights_for(settings: Settings) -> Path:
@@ -115,6 +125,8 @@ def weights_for(settings: Settings) -> Path:
     """
     header = read_header(settings.weights or shipped(settings.model, settings.network_preset))
     if (header.model, header.preset) != (settings.model, settings.network_preset):
-        raise WeightsError(f'{header.path} is for {header.model} {header.preset}, but {settings.model} '
-                           f'{settings.network_preset} was asked for; set model and preset to match')
+        raise WeightsError(f'{header.path} is for {header.model} {header.preset}, but '
+                           f'{settings.model} {settings.network_preset} was asked for; set model '
+                           f'and preset to '
+                           f'match')
     return header.path

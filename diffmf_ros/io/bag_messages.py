@@ -72,5 +72,6 @@ def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns
     return _types()[CAMERA_INFO](
         header=_header(stamp_ns, frame_id), height=size[1], width=size[0],
         distortion_model='' if camera is None else camera.distortion_model,
-        d=np.array(() if camera is None else camera.d, np.float64), k=np.ravel(k), r=np.ravel(r), p=np.ravel(p),  # type: ignore[arg-type]
+        d=np.array(() if camera is None else camera.d, np.float64),
+        k=np.ravel(k), r=np.ravel(r), p=np.ravel(p),  # type: ignore[arg-type]
         binning_x=0, binning_y=0, roi=region)

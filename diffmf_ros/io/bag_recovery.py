@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a recording: where they may lie, and repair of those that a power cut left unfinished."""
+"""Files of a recording: their places, and repair of recordings cut short by a power cut."""
 
 import io
 import os

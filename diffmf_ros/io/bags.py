@@ -60,7 +60,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Message:
-    """One recorded message; raw is its CDR encoding, stamp_ns the time at which it was recorded."""
+    """Recorded message; raw is its CDR encoding, stamp_ns the time of recording."""
 
     topic: str
     stamp_ns: int
@@ -123,7 +123,7 @@ class BagReader:
                                      f'{self.path}', self.path))
 
     def _source(self) -> Any:
-        """Return what rosbags opens: the path, or what is left of a recording that was cut short."""
+        """Return the path for rosbags, or that of the repaired part of a cut recording."""
         if (self.path / METADATA).exists():
             return self.path
         source, cut = opened(storage_of(self.path) if self.path.is_dir() else self.path)
@@ -368,7 +368,7 @@ def stamp_of(message: Any) -> int:
 
 
 def image_topic(reader: BagReader, topic: str) -> str:
-    """Return topic, or its compressed form (image_transport's name) where the bag has only that."""
+    """Return topic, or its compressed form (image_transport's name) if only that exists."""
     both = topic, f'{topic}/compressed'
     return next((name for name in both if name in reader.topics and reader.topics[name].count),
                 topic)

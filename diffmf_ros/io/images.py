@@ -120,7 +120,7 @@ def write_image(path: Path, pixels: np.ndarray, encoding: str, *, overwrite: boo
 
 
 def require_format(path: Path) -> None:
-    """Raise ImageFileError unless the ending of path names a format that images can be written in."""
+    """Raise ImageFileError unless the ending of path names a writable image format."""
     # By a name without the folder, which need not be UTF-8: OpenCV looks at the ending alone.
     if not path.suffix.isascii() or not cv2.haveImageWriter(f'image{path.suffix}'):
         raise ImageFileError(f'{path} cannot be written: its ending {path.suffix!r} names no '

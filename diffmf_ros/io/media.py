@@ -199,7 +199,7 @@ def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float,
 
 
 def _require_frames(path: Path, count: int) -> None:
-    """Raise MediaError unless a video has so many frames: OpenCV does not say that a disk is full."""
+    """Raise MediaError unless a video has all frames: OpenCV reports no full disk."""
     film = cv2.VideoCapture(str(path))
     stored = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
     film.release()

@@ -29,14 +29,15 @@ class PlayError(DiffmfError):
 
 
 class BagPlayer:
-    """Publishes the messages of an open bag through a node, on their topics and with their stamps."""
+    """Publishes the messages of an open bag through a node, on their topics and with their stamps.
+    """
 
-    def __init__(self, node: Node, reader: BagReader, stop: process.StopRequest, *, topics: list[str] | None,
-                 reliability: str, rate: float, clock: bool):
+    def __init__(self, node: Node, reader: BagReader, stop: process.StopRequest, *,
+                 topics: list[str] | None, reliability: str, rate: float, clock: bool):
         """Create the publishers. topics None: all whose message type is installed here.
 
-        rate is bag seconds per second. Raises BagError or MessageTypeError for a topic that was asked
-        for and is missing or of an unknown type.
+        rate is bag seconds per second. Raises BagError or MessageTypeError for a topic that was
+        asked for and is missing or of an unknown type.
         """
         self._node, self._reader, self._stop, self._rate = node, reader, stop, rate
         if topics is not None:
@@ -62,8 +63,10 @@ class BagPlayer:
                 continue
             publishers[topic] = self._node.create_publisher(message_type, topic, profile)
         if not publishers:
-            there = ', '.join(f'{name} ({topic.msgtype})' for name, topic in sorted(self._reader.topics.items()))
-            raise PlayError('no topic of the bag has messages of a type that is installed here; it has ' + there)
+            there = ', '.join(f'{name} ({topic.msgtype})' for name,
+                              topic in sorted(self._reader.topics.items()))
+            raise PlayError('no topic of the bag has messages of a type that is installed here; '
+                            'it has ' + there)
         return publishers
 
     @property
@@ -72,7 +75,8 @@ class BagPlayer:
         return sum(self._reader.topics[topic].count for topic in self._publishers)
 
     def wait_for_subscribers(self, timeout_s: float) -> None:
-        """Return once every image topic has a subscription and all have been the same for a second.
+        """Return once every image topic has a subscription and all have been the same for a
+        second.
 
         Raises PlayError, naming the topics that nobody reads, after timeout_s.
         """
@@ -81,7 +85,8 @@ class BagPlayer:
         before, since_s = None, 0.0
         while not self._stop.requested:
             unread = [t for t in images if not self._publishers[t].get_subscription_count()]
-            found = {t: {bytes(info.endpoint_gid) for info in self._node.get_subscriptions_info_by_topic(t)}
+            found = {t: {bytes(info.endpoint_gid)
+                         for info in self._node.get_subscriptions_info_by_topic(t)}
                      for t in images}
             now_s = time.monotonic()
             if unread or found != before:
@@ -89,14 +94,16 @@ class BagPlayer:
             elif now_s - since_s >= SETTLE_S:
                 return
             if unread and now_s > deadline_s:
-                raise PlayError(f'nobody subscribed to {", ".join(unread)} within {timeout_s:g} s: start the '
+                raise PlayError(f'nobody subscribed to {", ".join(unread)} within {timeout_s:g} '
+                                f's: start the '
                                 'subscriber, or choose other topics with --topics')
             time.sleep(process.POLL_S)
 
     def play(self, progress: Progress) -> None:
         """Publish every message once, at its time; end early when stop is requested.
 
-        Raises BagError when the bag is damaged or yields another number of messages than it declares.
+        Raises BagError when the bag is damaged or yields another number of messages than it
+        declares.
         """
         task = progress.add_task('playing', total=self.total)
         start_s, start_ns = time.monotonic(), None
@@ -113,7 +120,10 @@ class BagPlayer:
             progress.advance(task)
 
     def _usable(self, message: Message) -> bool:
-        """Whether a message can be read, and count it if not. Raises BagError when the bag compresses messages."""
+        """Whether a message can be read, and count it if not.
+
+        Raises BagError when the bag compresses messages.
+        """
         if message.msgtype not in IMAGE_TYPES and not is_compressed(message.raw):
             return True
         try:
@@ -128,14 +138,18 @@ class BagPlayer:
     def drain(self) -> None:
         """Give lost pieces of the last messages a moment to be sent again.
 
-        The acknowledgement itself comes with the next heartbeat, up to 3 s later: not worth waiting for.
+        The acknowledgement itself comes with the next heartbeat, up to 3 s later: not worth
+        waiting for.
         """
         deadline_s = time.monotonic() + DRAIN_S
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=max(deadline_s - time.monotonic(), 0.0)))
 
     def _sleep_until(self, due_s: float, due_ns: int) -> None:
-        """Sleep until due_s of the monotonic clock, which is due_ns of the bag; tick /clock meanwhile."""
+        """Sleep until due_s of the monotonic clock, which is due_ns of the bag.
+
+        Tick /clock meanwhile.
+        """
         while not self._stop.requested:
             left_s = due_s - time.monotonic()
             self._tick(due_ns - int(max(left_s, 0.0) * self._rate * NS_PER_S))
@@ -154,9 +168,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser('bag_player', description=__doc__)
     parser.add_argument('bag', help='a rosbag2 folder, or a .db3 or .mcap file')
-    parser.add_argument('--rate', type=_positive, default=1.0, help='bag seconds per second (default 1)')
-    parser.add_argument('--loop', type=int, default=1, metavar='N', help='play N times; 0: until stopped')
-    parser.add_argument('--clock', action='store_true', help='publish the time of the bag on /clock, 100 Hz')
+    parser.add_argument('--rate', type=_positive, default=1.0,
+                        help='bag seconds per second (default 1)')
+    parser.add_argument('--loop', type=int, default=1, metavar='N',
+                        help='play N times; 0: until stopped')
+    parser.add_argument('--clock', action='store_true',
+                        help='publish the time of the bag on /clock, 100 Hz')
     parser.add_argument('--reliability', choices=tuple(qos.POLICIES), default='reliable')
     parser.add_argument('--topics', nargs='+', metavar='TOPIC', help='play these only')
     parser.add_argument('--wait-for-subscribers', type=_positive, metavar='SECONDS',
@@ -172,7 +189,8 @@ def _positive(text: str) -> float:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Play a bag; return the exit code: 0 at the end or when stopped, 1 for a bag that cannot be played."""
+    """Play a bag; return the exit code: 0 at the end or when stopped, 1 for a bag that cannot be
+    played."""
     return process.execute('bag_player', args, parse, play_bag)
 
 
@@ -186,8 +204,8 @@ def run(reader: BagReader, options: argparse.Namespace, stop: process.StopReques
     """Play the bag as often as asked."""
     node = Node('bag_player', start_parameter_services=False)
     try:
-        player = BagPlayer(node, reader, stop, topics=options.topics, reliability=options.reliability,
-                           rate=options.rate, clock=options.clock)
+        player = BagPlayer(node, reader, stop, topics=options.topics,
+                           reliability=options.reliability, rate=options.rate, clock=options.clock)
         if options.wait_for_subscribers:
             player.wait_for_subscribers(options.wait_for_subscribers)
         played, start_s = 0, time.monotonic()
@@ -199,7 +217,8 @@ def run(reader: BagReader, options: argparse.Namespace, stop: process.StopReques
         player.drain()
         node.get_logger().info(f'published {player.published} messages in {took_s:.1f} s, '
                                f'at most {player.latest_ms:.1f} ms late'
-                               + (f'; {player.damaged} damaged ones were left out' if player.damaged else ''))
+                               + (f'; {player.damaged} damaged ones were left out'
+                                  if player.damaged else ''))
     finally:
         node.destroy_node()
 

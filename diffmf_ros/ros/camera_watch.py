@@ -18,9 +18,11 @@ SILENT_S = 3.0
 # A loss that goes on is said again this much later.
 REPEAT_S = 60.0
 SHOWN_TOPICS = 6
-# The shared-memory segment of Fast DDS without a profile: a larger best-effort image is seldom received.
+# The shared-memory segment of Fast DDS without a profile: a larger best-effort image is seldom
+# received.
 LOSSLESS_BYTES = 512 * 1024
-# A camera is losing frames if it was late this often in the newest reports and yet sent something between them.
+# A camera is losing frames if it was late this often in the newest reports and yet sent something
+# between them.
 LATE_TIMES, LATE_OF = 3, 10
 TYPES = {'raw': 'sensor_msgs/msg/Image', 'compressed': 'sensor_msgs/msg/CompressedImage'}
 MESSAGES = {'raw': Image, 'compressed': CompressedImage}
@@ -29,7 +31,8 @@ MESSAGES = {'raw': Image, 'compressed': CompressedImage}
 class CameraWatch:
     """Watches who publishes the images of one camera, and says in the log what is amiss.
 
-    `complaint` says why there have been no images for SILENT_S and what to do; empty while they come.
+    `complaint` says why there have been no images for SILENT_S and what to do; empty while they
+    come.
     """
 
     def __init__(self, node: Node, stream: str, topics: StreamTopics, transport: str, *,
@@ -41,7 +44,8 @@ class CameraWatch:
             stream: RGB or THERMAL.
             topics: where the images of stream come from.
             transport: 'raw' or 'compressed', the one that is subscribed to.
-            incompatible: returns the quality-of-service policy in which a publisher does not match, or ''.
+            incompatible: returns the quality-of-service policy in which a publisher does not
+                match, or ''.
         """
         self.complaint = ''
         self._node, self._stream, self._transport, self._topics = node, stream, transport, topics
@@ -62,7 +66,10 @@ class CameraWatch:
         return self._node.resolve_topic_name(self._own)
 
     def message_came(self, size_bytes: int) -> None:
-        """Note that an image of this size has arrived; whether it can be used is another matter."""
+        """Note that an image of this size has arrived.
+
+        Whether it can be used is another matter.
+        """
         self._came, self._size_bytes = True, size_bytes
 
     def refresh(self) -> None:
@@ -79,7 +86,10 @@ class CameraWatch:
                 self._node.get_logger().warning(complaint)
 
     def judge(self, health: StreamHealth, now_ns: int) -> None:
-        """Say in the log that frames do not arrive, and why; call it now and then with the state of the stream."""
+        """Say in the log that frames do not arrive, and why.
+
+        Call it now and then with the state of the stream.
+        """
         late = health.status(now_ns).state in (StreamState.STALE, StreamState.LOST)
         self._late_yet_alive.append(late and health.frames > self._frames)
         self._frames = health.frames
@@ -92,7 +102,8 @@ class CameraWatch:
         self._losing = bool(why)
 
     def _offers(self) -> list:
-        """The publishers of the images; in the first seconds only those whose nodes have been discovered."""
+        """The publishers of the images; in the first seconds only those whose nodes have been
+        discovered."""
         offers = self._node.get_publishers_info_by_topic(self._own)
         if time.monotonic() - self._start_s >= SILENT_S:
             return offers
@@ -104,12 +115,15 @@ class CameraWatch:
             return
         self._publishers = publishers
         if not publishers:
-            self._node.get_logger().info(f'{self._stream}: {self.topic} is published by nobody any more')
+            self._node.get_logger().info(f'{self._stream}: {self.topic} is published by nobody '
+                                         f'any more')
         elif len(publishers) == 1:
-            self._node.get_logger().info(f'{self._stream}: {self.topic} is published by {publishers[0]}')
+            self._node.get_logger().info(f'{self._stream}: {self.topic} is published by '
+                                         f'{publishers[0]}')
         else:
             self._node.get_logger().warning(
-                f'{self._stream}: {self.topic} is published by {len(publishers)} nodes, {_listed(publishers)}: '
+                f'{self._stream}: {self.topic} is published by {len(publishers)} nodes, '
+                f'{_listed(publishers)}: '
                 'the frames of both come in turn; stop all but one')
 
     def _why_none(self, offers: list) -> str:
@@ -121,10 +135,10 @@ class CameraWatch:
         if not matching:
             return self._why_other_type(offers)
         if policy := self._incompatible():
-            return (f'{self.topic} is published by {_listed(map(_described, matching))}, which does not match in '
-                    f'{policy.lower()}: set qos.reliability to auto')
-        said = (f'{self.topic} is published by {_listed(map(_described, matching))}, but nothing has come for '
-                f'{SILENT_S:g} s: does the camera send (ros2 topic hz {self.topic})?')
+            return (f'{self.topic} is published by {_listed(map(_described, matching))}, which '
+                    f'does not match in {policy.lower()}: set qos.reliability to auto')
+        said = (f'{self.topic} is published by {_listed(map(_described, matching))}, but nothing '
+                f'has come for {SILENT_S:g} s: does the camera send (ros2 topic hz {self.topic})?')
         return f'{said} {_profile_advice()}' if _best_effort(matching) else said
 
     def _why_nobody(self) -> str:
@@ -138,15 +152,20 @@ class CameraWatch:
         others = self._other_images(published)
         if others:
             first = others[0].partition(' ')[0].removesuffix(COMPRESSED)
-            return (f'nobody publishes {self.topic}; images are published on {", ".join(others)}: remap, as in '
-                    f'{self._stream}_image:={first} (fusion.launch.py) or -r {self._stream}/image_raw:={first}')
-        return (f'nobody publishes {self.topic}, nor any other image: is the driver running, in ROS_DOMAIN_ID '
-                f'{os.environ.get("ROS_DOMAIN_ID") or 0}?')
+            return (f'nobody publishes {self.topic}; images are published on {", ".join(others)}: '
+                    f'remap, as in {self._stream}_image:={first} (fusion.launch.py) or -r '
+                    f'{self._stream}/image_raw:={first}')
+        return (f'nobody publishes {self.topic}, nor any other image: is the driver running, in '
+                f'ROS_DOMAIN_ID {os.environ.get("ROS_DOMAIN_ID") or 0}?')
 
     def _other_images(self, published: dict) -> list[str]:
-        """The topics of images that others publish, compressed ones marked; not those of this package."""
+        """The topics of images that others publish, compressed ones marked.
+
+        Not those of this package.
+        """
         own = {self._node.resolve_topic_name(f'fused/{name}') for name in (
-            'image', 'image/compressed', 'temperature', 'debug/aligned_thermal', 'debug/side_by_side', 'debug/overlay',
+            'image', 'image/compressed', 'temperature', 'debug/aligned_thermal',
+            'debug/side_by_side', 'debug/overlay',
             'debug/mask')}
         marks = {TYPES['raw']: '', TYPES['compressed']: ' (compressed)'}
         found = [name + marks[kind] for name, kinds in sorted(published.items()) for kind in kinds
@@ -154,27 +173,36 @@ class CameraWatch:
         return found[:SHOWN_TOPICS] + ['...'] * (len(found) > SHOWN_TOPICS)
 
     def _why_other_type(self, offers: list) -> str:
-        said = f'{self.topic} is published as {_listed(sorted({offer.topic_type for offer in offers}))}'
+        said = (f'{self.topic} is published as '
+                f'{_listed(sorted({offer.topic_type for offer in offers}))}')
         for transport, kind in TYPES.items():
             if any(offer.topic_type == kind for offer in offers):
-                name = f'{self._stream}/image_raw' + (COMPRESSED if transport == 'compressed' else '')
-                return (f'{said}, not as {TYPES[self._transport]}: set input.{self._stream}_transport to {transport} '
+                name = f'{self._stream}/image_raw' + (COMPRESSED if transport == 'compressed'
+                                                      else '')
+                return (f'{said}, not as {TYPES[self._transport]}: set '
+                        f'input.{self._stream}_transport to {transport} '
                         f'and remap {name}:={self.topic}')
         return f'{said}, not as {TYPES[self._transport]}: remap to the topic of the images'
 
     def _why_missing(self, health: StreamHealth) -> str:
-        """Return how many frames do not arrive, from whom, and what to do; empty if nearly all do."""
+        """Return how many frames do not arrive, from whom, and what to do.
+
+        Empty if nearly all do.
+        """
         offers = self._offers()
         if not offers:
             return ''  # a camera that has ended loses nothing
         lossy = _best_effort(offers) and self._size_bytes > LOSSLESS_BYTES
         if health.missing_share >= MANY_MISSING:
-            said = f'{health.missing_share:.0%} of its frames do not arrive, by the gaps of their stamps'
-        elif lossy and sum(self._late_yet_alive) >= LATE_TIMES:  # too few for their usual gap to be known
+            said = (f'{health.missing_share:.0%} of its frames do not arrive, by the gaps of '
+                    f'their stamps')
+        # too few for their usual gap to be known
+        elif lossy and sum(self._late_yet_alive) >= LATE_TIMES:
             said = 'most of its frames do not arrive'
         else:
             return ''
-        advice = 'they are lost on the way' if lossy else 'this machine is too busy, or they take too long on the way'
+        advice = ('they are lost on the way' if lossy
+                  else 'this machine is too busy, or they take too long on the way')
         return f'{said}, from {_listed(map(_described, offers))}: {advice}. {_profile_advice()}'
 
 
@@ -192,7 +220,8 @@ def _best_effort(offers: list) -> bool:
 
 def _profile_advice() -> str:
     variable, path = next(iter(fastdds_environment({}).items()))
-    return ('Fast DDS loses best-effort images over 512 KB, and delays reliable ones, unless their sender has '
+    return ('Fast DDS loses best-effort images over 512 KB, and delays reliable ones, unless '
+            'their sender has '
             f'the profile: start the driver with {variable}={path}')
 
 

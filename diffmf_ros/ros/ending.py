@@ -82,8 +82,8 @@ class Life:
     def _on_thread_failed(self, failure) -> None:
         """End the process with a thread that it needs. Those of libraries are daemons.
 
-        The main thread does it, which may be waiting for messages: a node in use cannot be destroyed. The
-        thread that failed ends here, because a node that stops waits for it.
+        The main thread does it, which may be waiting for messages: a node in use cannot be
+        destroyed. The thread that failed ends here, because a node that stops waits for it.
         """
         if failure.thread is None or failure.thread.daemon:
             threading.__excepthook__(failure)

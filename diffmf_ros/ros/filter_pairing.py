@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairing by the synchronizers of message_filters, for those who want these, behind the interface of ClosestPairing.
+"""Pairing by the synchronizers of message_filters, for those who want these, behind the interface
+of ClosestPairing.
 
-What they are fed is only a header with a stamp, and the frame: they own no subscription, so the quality of service,
-the transports and the decoding stay those of this package. They never forget when a clock jumps; so a new one is made
-then. Their approximate policy can give pairs out of order: a pair that is not newer than the last one is dropped.
+What they are fed is only a header with a stamp, and the frame: they own no subscription, so the
+quality of service, the transports and the decoding stay those of this package. They never forget
+when a clock jumps; so a new one is made then. Their approximate policy can give pairs out of
+order: a pair that is not newer than the last one is dropped.
 """
 
 from collections import Counter
@@ -17,30 +19,37 @@ from ..core.sync.clock_jumps import ClockJumpDetector, StampKind
 from ..core.sync.pairing import ClosestPairing
 
 QUEUE_SIZE = 10
-# No offset makes a stamp negative, which rclpy refuses; only differences of stamps matter to a synchronizer.
+# No offset makes a stamp negative, which rclpy refuses; only differences of stamps matter to a
+# synchronizer.
 _SHIFT_NS = 1_000_000_000
 _STAMP_LIMIT_NS = 2**31 * 1_000_000_000
 
 
 class FilterPairing:
-    """Pairs frames by message_filters' ApproximateTimeSynchronizer or TimeSynchronizer (policy 'exact').
+    """Pairs frames by message_filters' ApproximateTimeSynchronizer or TimeSynchronizer (policy
+    'exact').
 
-    Queues hold ten frames. approximate: a frame takes the closest frame of the other stream that is waiting when it
-    arrives, at most max_distance away. exact: equal stamps, after the offsets.
+    Queues hold ten frames. approximate: a frame takes the closest frame of the other stream that
+    is waiting when it arrives, at most max_distance away. exact: equal stamps, after the offsets.
 
-    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (pushed out by newer ones),
-    'out_of_order' (in a pair that is not newer than the last one), 'bad_stamp' (negative, or beyond the year 2038),
-    'late', 'duplicate' and 'clock_jump' as for ClosestPairing.
+    `dropped` counts the frames that left without a partner, by reason: 'unpaired' (pushed out by
+    newer ones), 'out_of_order' (in a pair that is not newer than the last one), 'bad_stamp'
+    (negative, or beyond the year 2038), 'late', 'duplicate' and 'clock_jump' as for
+    ClosestPairing.
     """
 
     def __init__(self, settings: SyncSettings):
-        """Raises DiffmfError when message_filters is missing or settings.hold_last_ms is above 0."""
+        """Raises DiffmfError when message_filters is missing or settings.hold_last_ms is above 0.
+        """
         if settings.hold_last_ms > 0:
-            raise DiffmfError(f'sync.hold_last_ms is {settings.hold_last_ms:g} and sync.policy is {settings.policy}, '
-                              'but only closest can hold a thermal frame: set hold_last_ms to 0, or policy to closest')
+            raise DiffmfError(f'sync.hold_last_ms is {settings.hold_last_ms:g} and sync.policy is '
+                              f'{settings.policy}, '
+                              'but only closest can hold a thermal frame: set hold_last_ms to 0, '
+                              'or policy to closest')
         self._filters = _message_filters(settings.policy)
         self._settings = settings
-        self._offsets_ns = {RGB: round(settings.rgb_offset_ms * 1e6), THERMAL: round(settings.thermal_offset_ms * 1e6)}
+        self._offsets_ns = {RGB: round(settings.rgb_offset_ms * 1e6),
+                            THERMAL: round(settings.thermal_offset_ms * 1e6)}
         self.dropped: Counter[str] = Counter()
         self.hold_ms = 0.0  # see ClosestPairing
         self._jumps = ClockJumpDetector()
@@ -52,7 +61,10 @@ class FilterPairing:
         return sum(len(queue) for queue in self._synchronizer.queues)
 
     def add(self, frame: Frame) -> list[Pair]:
-        """Take a frame; return the pairs that it completes. Stamps of both streams rise until a clock jump."""
+        """Take a frame; return the pairs that it completes.
+
+        Stamps of both streams rise until a clock jump.
+        """
         stamp_ns = frame.stamp_ns + self._offsets_ns[frame.stream]
         if not 0 <= stamp_ns + _SHIFT_NS < _STAMP_LIMIT_NS:
             self._drop('bad_stamp', 1)
@@ -81,7 +93,8 @@ class FilterPairing:
         return []
 
     def reset(self) -> None:
-        """Forget all frames and stamps, because the clock of the node was set back or a new recording starts."""
+        """Forget all frames and stamps, because the clock of the node was set back or a new
+        recording starts."""
         self._drop('clock_jump', self.pending)
         self._jumps.reset()
         self._start()
@@ -94,16 +107,21 @@ class FilterPairing:
         if self._settings.policy == 'exact':
             self._synchronizer = self._filters.TimeSynchronizer(sources, QUEUE_SIZE)
         else:
-            # The synchronizer takes what is nearer than its slop; max_distance itself is permitted.
+            # The synchronizer takes what is nearer than its slop; max_distance itself is
+            # permitted.
             slop_s = (round(self._settings.max_distance_ms * 1e6) + 1.5) / 1e9
-            self._synchronizer = self._filters.ApproximateTimeSynchronizer(sources, QUEUE_SIZE, slop_s)
-        # It holds a lock while it calls: an exception there would stop it for good, so this only collects.
-        self._synchronizer.registerCallback(lambda rgb, thermal: self._completed.append((rgb, thermal)))
+            self._synchronizer = self._filters.ApproximateTimeSynchronizer(
+                sources, QUEUE_SIZE, slop_s)
+        # It holds a lock while it calls: an exception there would stop it for good, so this only
+        # collects.
+        self._synchronizer.registerCallback(lambda rgb,
+                                            thermal: self._completed.append((rgb, thermal)))
 
     def _refusal(self, stream: str, stamp_ns: int) -> str | None:
         """Why a frame cannot be in a pair any more: 'duplicate', 'late' or None."""
         number = 0 if stream == RGB else 1
-        if stamp_ns == self._last_ns[number] or stamp_ns + _SHIFT_NS in self._synchronizer.queues[number]:
+        if stamp_ns == self._last_ns[number] or stamp_ns + _SHIFT_NS in self._synchronizer.queues[
+                number]:
             return 'duplicate'
         return 'late' if stamp_ns < self._last_ns[number] else None
 
@@ -133,7 +151,8 @@ def _message_filters(policy: str):
         import message_filters
     except ImportError as error:
         raise DiffmfError(
-            f'sync.policy {policy} needs the Python module message_filters ({error}): install the package '
+            f'sync.policy {policy} needs the Python module message_filters ({error}): install the '
+            f'package '
             'ros-<distro>-message-filters, or set sync.policy to closest') from error
     return message_filters
 
@@ -141,6 +160,7 @@ def _message_filters(policy: str):
 def make_pairing(settings: SyncSettings) -> ClosestPairing | FilterPairing:
     """Return what pairs by settings.policy.
 
-    Raises DiffmfError when the policy needs message_filters and that is not installed, or cannot hold frames.
+    Raises DiffmfError when the policy needs message_filters and that is not installed, or cannot
+    hold frames.
     """
     return ClosestPairing(settings) if settings.policy == 'closest' else FilterPairing(settings)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frame loop: the newest pair or frame is fused in a thread of its own, and becomes an image on the wire."""
+"""The frame loop: the newest pair or frame is fused in a thread of its own, and becomes an image
+on the wire."""
 
 import threading
 import time
@@ -26,11 +27,14 @@ class WorkingScale:
 
     def __init__(self, settings: Settings):
         classical = settings.model == 'classical'
-        idle = [name for name, asked in (('scale', settings.scale < 1), ('adaptive_scale', settings.adaptive_scale))
+        idle = [name for name, asked in (('scale', settings.scale < 1),
+                                         ('adaptive_scale', settings.adaptive_scale))
                 if asked and classical]
-        self.complaint = f'{" and ".join(idle)} without effect: classical fusion has no working size' if idle else ''
+        self.complaint = (f'{" and ".join(idle)} without effect: classical fusion has no working '
+                          f'size' if idle else '')
         self._set = 1.0 if classical else settings.scale
-        self._adaptive = AdaptiveScale(settings.scale) if settings.adaptive_scale and not classical else None
+        self._adaptive = AdaptiveScale(
+            settings.scale) if settings.adaptive_scale and not classical else None
         self._lock = threading.Lock()
 
     @property
@@ -45,7 +49,10 @@ class WorkingScale:
                 self._adaptive.arrived(pair.rgb.stamp_ns)
 
     def fused(self, result: FusionResult, *, busy_ms: float) -> bool:
-        """Note how long it took to fuse and publish a pair; return whether the scale is now another one."""
+        """Note how long it took to fuse and publish a pair.
+
+        Return whether the scale is now another one.
+        """
         if self._adaptive is None or result.mode is not Mode.FUSED:
             return False
         before = self.value
@@ -80,7 +87,10 @@ class Worker:
         return overtook
 
     def stop(self) -> bool:
-        """Finish the item in work and join the thread; return True when one was waiting and is given up."""
+        """Finish the item in work and join the thread.
+
+        Return True when one was waiting and is given up.
+        """
         with self._changed:
             given_up = self._item is not None
             self._stopping = True
@@ -104,7 +114,8 @@ LOG_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Job:
-    """A pair, or the one frame that there is, with the state of both cameras when it was sent off."""
+    """A pair, or the one frame that there is, with the state of both cameras when it was sent off.
+    """
 
     work: Pair | Frame
     rgb: StreamState
@@ -122,8 +133,8 @@ class Job:
 class Fuser:
     """Fuses jobs with pipeline and publishes what comes out; counts in tally.
 
-    `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by the
-    session while it runs; `informed` has the streams of which a camera info has come;
+    `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by
+    the session while it runs; `informed` has the streams of which a camera info has come;
     `complaints` says what is wrong with the calibration of the last image.
     """
 
@@ -140,7 +151,10 @@ class Fuser:
 
     @property
     def used_scale(self) -> float:
-        """The working size of the next pair: as asked for, or smaller after the network has failed."""
+        """The working size of the next pair.
+
+        As asked for, or smaller after the network has failed.
+        """
         return min(self.scale.value, self._pipeline.largest_scale)
 
     def replace_network(self, loaded) -> None:
@@ -152,10 +166,14 @@ class Fuser:
         network, self._network = self._network, None
         if network is not None:
             self._pipeline.swap(network)
-            self._node.get_logger().info(f'now fusing with {self._pipeline.description} on {self._pipeline.device}')
+            self._node.get_logger().info(f'now fusing with {self._pipeline.description} on '
+                                         f'{self._pipeline.device}')
 
     def lose(self, reason: str, error: str, *, stream: str = '', details: str = '') -> None:
-        """Count a loss, and log it unless one of the same reason was logged a moment ago. Any thread."""
+        """Count a loss, and log it unless one of the same reason was logged a moment ago.
+
+        Any thread.
+        """
         self._tally.drop(reason, error=error, stream=stream)
         now_s = time.monotonic()
         if now_s - self._logged_at.get(reason, -LOG_EVERY_S) >= LOG_EVERY_S:
@@ -180,38 +198,45 @@ class Fuser:
         except Exception as error:  # one bad pair must not end the stream
             self.lose('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
         else:
-            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6, as_asked=used == asked)
+            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6,
+                       as_asked=used == asked)
 
     def _publish(self, job: Job, result: FusionResult, *, scale: float) -> None:
         camera = self.cameras.get(result.grid)
-        complaint = self._outputs.publish(result, camera=camera, jpeg_quality=self.settings.output.jpeg_quality)
+        complaint = self._outputs.publish(result, camera=camera,
+                                          jpeg_quality=self.settings.output.jpeg_quality)
         if camera is None and result.grid in self.informed:
             complaint = ''  # its calibration is missing or not usable, which the session says
         elif camera is None:
-            complaint = f'nothing received on {result.grid}/camera_info: fused/camera_info is uncalibrated'
+            complaint = (f'nothing received on {result.grid}/camera_info: fused/camera_info is '
+                         f'uncalibrated')
         elif complaint:
-            complaint = f'{result.grid}/camera_info: {complaint}; fused/camera_info is uncalibrated'
+            complaint = (f'{result.grid}/camera_info: {complaint}; fused/camera_info is '
+                         f'uncalibrated')
         no_temperature = self._outputs.publish_temperature(result, job.work, self._pipeline)
         self.complaints = tuple(filter(None, (complaint, no_temperature)))
         pair = job.work if isinstance(job.work, Pair) else None
         self._outputs.publish_status(status.status_message(
-            result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image', rgb=job.rgb,
+            result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image',
+            rgb=job.rgb,
             thermal=job.thermal, model=self._pipeline.description, scale=scale, reason=job.reason,
             offset_ms=pair and pair.offset_ns / 1e6, held=pair is not None and pair.held))
         if pair is not None:
             self._outputs.publish_views(result, pair, self._pipeline)
 
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
-        self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6, mode=result.mode.value,
-                          warnings=result.warnings, issues=result.issues)
+        self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6,
+                          mode=result.mode.value, warnings=result.warnings, issues=result.issues)
         self._log_issues(result)
         if not as_asked:
-            return  # after a failure it fuses smaller: that says nothing about the size that was asked for
+            # after a failure it fuses smaller: that says nothing about the size that was asked for
+            return
         if self.scale.fused(result, busy_ms=busy_ms):
             self._node.get_logger().info(f'working scale is now {self.scale.value:g}')
 
     def _log_issues(self, result: FusionResult) -> None:
-        """Say in the log what the images of the cameras show that is amiss, once when it begins and when it ends."""
+        """Say in the log what the images of the cameras show that is amiss, once when it begins
+        and when it ends."""
         issues = {issue.code: issue.text for issue in result.issues}
         for code in issues.keys() - self._issues:
             self._node.get_logger().warning(issues[code])

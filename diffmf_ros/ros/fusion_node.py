@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle shell: configure loads and checks, activate warms up and runs, deactivate stops, cleanup frees."""
+"""The lifecycle shell: configure loads and checks, activate warms up and runs, deactivate stops,
+cleanup frees."""
 
 import sys
 import traceback
@@ -26,14 +27,17 @@ from .outputs import Outputs
 from .session import Session, require_packages
 
 # What needs another network; everything else changes within a frame.
-NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_backend', 'threads')
+NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_backend',
+           'threads')
 
-# A lifecycle manager waits 5 s for a transition by default; a network that needs longer than this is loaded aside.
+# A lifecycle manager waits 5 s for a transition by default; a network that needs longer than this
+# is loaded aside.
 LOADING_S = 3.0
 
 
 class FusionNode(LifecycleNode):
-    """Fuses rgb/image_raw and thermal/image_raw into fused/image, with fused/camera_info beside it."""
+    """Fuses rgb/image_raw and thermal/image_raw into fused/image, with fused/camera_info beside
+    it."""
 
     def __init__(self, *, make_pipeline: Callable = FusionPipeline, **node_options):
         """make_pipeline(settings, watchdog=True) returns what fuses."""
@@ -50,9 +54,14 @@ class FusionNode(LifecycleNode):
         self.create_service(SetBool, '~/enable', self._on_enable)
 
     def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
-        """Set parameters, all or none. A read-only one that keeps its value is no change: dumps load again whole."""
-        changes = [parameter for parameter in parameter_list if not parameters.is_kept(self, parameter)]
-        return super().set_parameters_atomically(changes) if changes else SetParametersResult(successful=True)
+        """Set parameters, all or none.
+
+        A read-only one that keeps its value is no change: dumps load again whole.
+        """
+        changes = [parameter for parameter in parameter_list
+                   if not parameters.is_kept(self, parameter)]
+        return super().set_parameters_atomically(changes) if changes else SetParametersResult(
+            successful=True)
 
     @property
     def autostart(self) -> bool:
@@ -60,7 +69,8 @@ class FusionNode(LifecycleNode):
         return self.get_parameter('autostart').value
 
     def start(self) -> bool:
-        """Configure and activate; return whether both worked (the reason of a failure is logged)."""
+        """Configure and activate; return whether both worked (the reason of a failure is logged).
+        """
         success = TransitionCallbackReturn.SUCCESS
         self._starts_itself = True  # nobody waits for an answer, so it does for its network
         try:
@@ -75,11 +85,13 @@ class FusionNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters, load and check the network, make the publishers."""
-        return self._attempt('configure', self._configure, lambda: super(FusionNode, self).on_configure(state))
+        return self._attempt('configure', self._configure,
+                             lambda: super(FusionNode, self).on_configure(state))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Warm up, enable the publishers, subscribe, start the worker."""
-        return self._attempt('activate', self._activate, lambda: super(FusionNode, self).on_activate(state))
+        return self._attempt('activate', self._activate,
+                             lambda: super(FusionNode, self).on_activate(state))
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe, stop the worker, report a last time."""
@@ -102,7 +114,10 @@ class FusionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _attempt(self, what: str, work: Callable, then: Callable) -> TransitionCallbackReturn:
-        """Do work, then what rclpy does in this transition; a failure is logged and leaves the state as it was."""
+        """Do work, then what rclpy does in this transition.
+
+        A failure is logged and leaves the state as it was.
+        """
         try:
             work()
         except DiffmfError as error:
@@ -127,15 +142,19 @@ class FusionNode(LifecycleNode):
         settings = parameters.read(self)
         require_packages(settings)
         self._settings = settings
-        if self._starts_itself or settings.model == 'classical' or not self._loaded_in_time(settings):
+        if self._starts_itself or settings.model == 'classical' or not self._loaded_in_time(
+                settings):
             self._pipeline = self._make_pipeline(settings, watchdog=True)
             self._in_use = settings
             self._loader = Loader(self, self._pipeline, self._on_loaded)
         self._outputs = Outputs(self)
-        self.get_logger().info(f'configured: {self._pipeline.description} on {self._pipeline.device}')
+        self.get_logger().info(f'configured: {self._pipeline.description} on '
+                               f'{self._pipeline.device}')
 
     def _loaded_in_time(self, settings: Settings) -> bool:
-        """Load the network aside and wait for it, but not for long; return whether it is there, or will be.
+        """Load the network aside and wait for it, but not for long.
+
+        Return whether it is there, or will be.
 
         False for one that cannot be loaded: making its pipeline says why, or what it does without.
         """
@@ -153,7 +172,8 @@ class FusionNode(LifecycleNode):
         if outcome is not None:
             self._on_loaded(*outcome)
         else:
-            self.get_logger().info(f'{settings.model} {settings.network_preset} is loaded aside: fusing classically '
+            self.get_logger().info(f'{settings.model} {settings.network_preset} is loaded aside: '
+                                   f'fusing classically '
                                    'until it is ready')
         return True
 
@@ -166,7 +186,10 @@ class FusionNode(LifecycleNode):
                                f'{"" if self._enabled else ", disabled by ~/enable"}')
 
     def _apply(self, settings: Settings) -> None:
-        """Put settings into effect, as far as the state of the node has use for them. Raises DiffmfError."""
+        """Put settings into effect, as far as the state of the node has use for them.
+
+        Raises DiffmfError.
+        """
         if self._pipeline is None:
             return
         before = self._settings
@@ -184,7 +207,10 @@ class FusionNode(LifecycleNode):
             self._loader.request(settings)
 
     def _on_loaded(self, settings: Settings, loaded, error: str) -> None:
-        """Another network is ready, or failed to load: then the parameters go back to the one that fuses."""
+        """Another network is ready, or failed to load.
+
+        Then the parameters go back to the one that fuses.
+        """
         if loaded is None:
             self._keep_network(f'{settings.model} {settings.network_preset} cannot be loaded, '
                                f'{self._pipeline.description} goes on: {error}')
@@ -197,7 +223,8 @@ class FusionNode(LifecycleNode):
 
     def _keep_network(self, trouble: str) -> None:
         self.get_logger().error(trouble)
-        self._settings = replace(self._settings, **{name: getattr(self._in_use, name) for name in NETWORK})
+        self._settings = replace(self._settings,
+                                 **{name: getattr(self._in_use, name) for name in NETWORK})
         if self._session is not None:
             self._session.apply(self._settings)
             self._session.trouble = trouble

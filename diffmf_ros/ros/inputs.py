@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the active node listens to: both cameras, their calibrations, and the optional range and shutter topics.
+"""What the active node listens to.
+
+Both cameras, their calibrations, and the optional range and shutter topics.
 
 Callbacks of this module run in the executor's thread and end in the functions of Handlers.
 """
@@ -41,8 +43,8 @@ class Handlers:
 class Inputs:
     """The subscriptions that settings ask for.
 
-    `incompatible` maps a topic to the quality-of-service policy by which a publisher cannot be received;
-    `watches` has what is known of the publishers of the images, by stream.
+    `incompatible` maps a topic to the quality-of-service policy by which a publisher cannot be
+    received; `watches` has what is known of the publishers of the images, by stream.
     """
 
     def __init__(self, node: Node, settings: Settings, handlers: Handlers):
@@ -54,7 +56,8 @@ class Inputs:
         self._infos: dict[str, CameraInfo] = {}
         self._subscriptions = []
         self.watches: dict[str, CameraWatch] = {}
-        for stream, transport in ((RGB, settings.input.rgb_transport), (THERMAL, settings.input.thermal_transport)):
+        for stream, transport in ((RGB, settings.input.rgb_transport),
+                                  (THERMAL, settings.input.thermal_transport)):
             self._subscribe_camera(stream, transport)
         if settings.health.shutter_flag:
             self._subscribe(Bool, SHUTTER, lambda message: handlers.shutter(message.data))
@@ -82,11 +85,14 @@ class Inputs:
         self.watches[stream] = CameraWatch(self._node, stream, topics, transport,
                                            incompatible=lambda: self.incompatible.get(topic, ''))
         self._subscribe(MESSAGES[transport], topic, partial(self._on_image, decode, stream))
-        self._subscribe(CameraInfo, topics.camera_info, partial(self._on_camera_info, stream), take_latched=True)
+        self._subscribe(CameraInfo, topics.camera_info, partial(self._on_camera_info, stream),
+                        take_latched=True)
 
-    def _subscribe(self, message_type: type, topic: str, callback: Callable, *, take_latched: bool = False) -> None:
+    def _subscribe(self, message_type: type, topic: str, callback: Callable, *,
+                   take_latched: bool = False) -> None:
         self._subscriptions.append(qos.MatchingSubscription(
-            self._node, message_type, topic, callback, reliability=self._qos.reliability, depth=self._qos.depth,
+            self._node, message_type, topic, callback, reliability=self._qos.reliability,
+            depth=self._qos.depth,
             on_incompatible=self.incompatible.__setitem__, take_latched=take_latched))
 
     def _on_image(self, decode: Callable, stream: str, message) -> None:
@@ -100,7 +106,10 @@ class Inputs:
             self._handlers.frame(frame)
 
     def _picture(self, frame: Frame) -> Frame:
-        """Return what is fused of a frame; what is new about it is logged. Raises FrameError as CameraPicture does."""
+        """Return what is fused of a frame; what is new about it is logged.
+
+        Raises FrameError as CameraPicture does.
+        """
         picture = self._pictures[frame.stream]
         geometry, notes = picture.geometry, picture.notes
         try:
@@ -108,15 +117,17 @@ class Inputs:
         finally:
             for note in set(picture.notes) - set(notes):
                 self._node.get_logger().info(note)
-            if picture.geometry != geometry and (message := self._infos.get(frame.stream)) is not None:
+            if picture.geometry != geometry and (
+                    message := self._infos.get(frame.stream)) is not None:
                 self._known.pop(frame.stream, None)  # a latched calibration does not come again
                 self._on_camera_info(frame.stream, message)
 
     def _on_camera_info(self, stream: str, message: CameraInfo) -> None:
         """Cameras repeat their calibration with every image: only a new one is read."""
-        content = (message.header.frame_id, message.width, message.height, message.distortion_model,
-                   message.binning_x, message.binning_y, message.roi, bytes(message.k), bytes(message.r),
-                   bytes(message.p), tuple(message.d))
+        content = (message.header.frame_id, message.width, message.height,
+                   message.distortion_model, message.binning_x, message.binning_y, message.roi,
+                   bytes(message.k),
+                   bytes(message.r), bytes(message.p), tuple(message.d))
         if content == self._known.get(stream):
             return
         self._known[stream], self._infos[stream] = content, message
@@ -133,7 +144,8 @@ class Inputs:
             self._handlers.camera(stream, camera)
 
     def _on_range(self, message: Range) -> None:
-        """A reading outside the sensor's own limits, as REP-117 has them, says nothing about the depth."""
+        """A reading outside the sensor's own limits, as REP-117 has them, says nothing about the
+        depth."""
         if not message.min_range <= message.range <= message.max_range:
             return
         try:

@@ -14,7 +14,8 @@ CLOSE_S = 5.0
 
 
 class Loader:
-    """Calls pipeline.load(settings) in a thread and done(settings, loaded, error) in the executor's.
+    """Calls pipeline.load(settings) in a thread and done(settings, loaded, error) in the
+    executor's.
 
     One network is loaded at a time; of the requests that come meanwhile only the newest counts.
     """
@@ -43,7 +44,8 @@ class Loader:
     def wait(self, timeout_s: float) -> tuple | None:
         """Return (settings, loaded, error) of the network that is being loaded in place of done().
 
-        None when it takes longer than timeout_s; done() then gets it later. In the executor's thread.
+        None when it takes longer than timeout_s; done() then gets it later. In the executor's
+        thread.
         """
         self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -54,7 +56,8 @@ class Loader:
         return outcome
 
     def close(self) -> None:
-        """Deliver nothing any more; wait a little for the thread, which a driver that hangs may keep for ever."""
+        """Deliver nothing any more; wait a little for the thread, which a driver that hangs may
+        keep for ever."""
         with self._lock:
             self._closed = True
         if self._thread is not None:
@@ -63,7 +66,8 @@ class Loader:
 
     def _start(self) -> None:
         settings, self._wanted = self._wanted, None
-        self._thread = threading.Thread(target=self._load, args=(settings,), name='network loader', daemon=True)
+        self._thread = threading.Thread(target=self._load, args=(settings,), name='network loader',
+                                        daemon=True)
         self._thread.start()
 
     def _load(self, settings: Settings) -> None:
@@ -71,7 +75,8 @@ class Loader:
             outcome = settings, self._pipeline.load(settings), ''
         except DiffmfError as error:
             outcome = settings, None, str(error)
-        except Exception:  # of torch or a driver: the node keeps its network, and the reason must not be lost
+        # of torch or a driver: the node keeps its network, and the reason must not be lost
+        except Exception:
             outcome = settings, None, traceback.format_exc()
         with self._lock:
             if not self._closed:

@@ -49,8 +49,8 @@ def make_header(stamp_ns: int, frame_id: str) -> Header:
 def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
     """Return the frame of an image message; its pixels are a view of message.data where possible.
 
-    Encodings that this package does not know are left to cv_bridge, where it is installed. Raises FrameError for
-    data that does not fit the description: see core.encodings.decode.
+    Encodings that this package does not know are left to cv_bridge, where it is installed. Raises
+    FrameError for data that does not fit the description: see core.encodings.decode.
     """
     try:
         pixels, encoding = decode_message(message)
@@ -63,15 +63,20 @@ def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
 
 
 def _by_cv_bridge(message: Image, unknown: FrameError) -> np.ndarray:
-    """Return the pixels as H x W x 3 bgr8. Raises unknown without cv_bridge, FrameError when it cannot either."""
+    """Return the pixels as H x W x 3 bgr8.
+
+    Raises unknown without cv_bridge, FrameError when it cannot either.
+    """
     try:
         from cv_bridge import CvBridge
-    except Exception:  # not installed, or built for another numpy: that ends in AttributeError or ImportError
+    # not installed, or built for another numpy: that ends in AttributeError or ImportError
+    except Exception:
         raise unknown from None
     try:
         return CvBridge().imgmsg_to_cv2(message, 'bgr8')
     except Exception as error:  # its own, OpenCV's, or one of a broken build
-        raise FrameError(f'{unknown}; cv_bridge cannot convert it either: {error}', reason=unknown.reason) from error
+        raise FrameError(f'{unknown}; cv_bridge cannot convert it either: {error}',
+                         reason=unknown.reason) from error
 
 
 def compressed_to_frame(message: CompressedImage, stream: str, *, arrival_ns: int) -> Frame:
@@ -87,19 +92,22 @@ def compressed_to_frame(message: CompressedImage, stream: str, *, arrival_ns: in
 def make_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     """Return the image message of pixels (H x W [x C], any dtype in native byte order)."""
     pixels = np.ascontiguousarray(pixels)
-    message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-                    is_bigendian=int(sys.byteorder == 'big'), step=pixels.strides[0])
+    message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1],
+                    encoding=encoding, is_bigendian=int(sys.byteorder == 'big'),
+                    step=pixels.strides[0])
     message.data = _octets(pixels.view(np.uint8))
     return message
 
 
 def result_image(result: FusionResult) -> Image:
     """Return the image message of a fusion result, under the header of its base image."""
-    return make_image(result.pixels, result.encoding, make_header(result.stamp_ns, result.frame_id))
+    return make_image(result.pixels, result.encoding,
+                      make_header(result.stamp_ns, result.frame_id))
 
 
 def compressed_result(result: FusionResult, *, quality: int) -> CompressedImage:
-    """Return a fusion result as a JPEG message of this quality, 1 to 100, under the header of its base image."""
+    """Return a fusion result as a JPEG message of this quality, 1 to 100, under the header of its
+    base image."""
     message = CompressedImage(header=make_header(result.stamp_ns, result.frame_id),
                               format=compressed.jpeg_format(result.encoding))
     message.data = _octets(compressed.encode(result.pixels, result.encoding, quality=quality))
@@ -109,17 +117,23 @@ def compressed_result(result: FusionResult, *, quality: int) -> CompressedImage:
 def _octets(buffer) -> array:
     """The one quick way into a message on every distribution.
 
-    bytes, memoryview and ndarray are checked or converted value by value: 30 to 90 ms for a 640x480 color image.
+    bytes, memoryview and ndarray are checked or converted value by value: 30 to 90 ms for a
+    640x480 color image.
     """
     data = array('B')
     data.frombytes(buffer)
     return data
 
 
-def make_camera_info(header: Header, *, size: tuple[int, int], camera: CameraModel | None = None) -> CameraInfo:
-    """Return the calibration of camera for an image of this (width, height); without one K is all zero."""
+def make_camera_info(header: Header, *, size: tuple[int, int],
+                     camera: CameraModel | None = None) -> CameraInfo:
+    """Return the calibration of camera for an image of this (width, height).
+
+    Without one K is all zero.
+    """
     info = CameraInfo(header=header, width=size[0], height=size[1])
     if camera is not None:
         info.distortion_model, info.d = camera.distortion_model, list(camera.d)
-        info.k, info.r, info.p = (np.array(matrix).ravel() for matrix in (camera.k, camera.r, camera.p))
+        info.k, info.r, info.p = (np.array(matrix).ravel()
+                                  for matrix in (camera.k, camera.r, camera.p))
     return info

@@ -14,7 +14,8 @@ from ..core.imaging.color import to_rgb8
 from ..core.imaging.views import overlay, side_by_side
 from . import messages, qos
 
-IMAGE, INFO, COMPRESSED, STATUS = 'fused/image', 'fused/camera_info', 'fused/image/compressed', 'fused/status'
+IMAGE, INFO, COMPRESSED, STATUS = ('fused/image', 'fused/camera_info', 'fused/image/compressed',
+                                   'fused/status')
 TEMPERATURE = 'fused/temperature'
 ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK = (
     f'fused/debug/{name}' for name in ('aligned_thermal', 'side_by_side', 'overlay', 'mask'))
@@ -36,7 +37,8 @@ class Outputs:
                 qos_overriding_options=QoSOverridingOptions.with_default_policies())
             for topic, message_type in TYPES.items()}
 
-    def publish(self, result: FusionResult, *, camera: CameraModel | None, jpeg_quality: int) -> str:
+    def publish(self, result: FusionResult, *, camera: CameraModel | None,
+                jpeg_quality: int) -> str:
         """Publish an image with its camera info; return why that info is uncalibrated, or ''.
 
         camera is that of the grid of result. Both messages carry one and the same header.
@@ -50,9 +52,12 @@ class Outputs:
             except CalibrationError as error:
                 complaint = str(error)
         self._publishers[IMAGE].publish(image)
-        self._publishers[INFO].publish(messages.make_camera_info(image.header, size=(width, height), camera=info))
+        self._publishers[INFO].publish(messages.make_camera_info(image.header,
+                                                                 size=(width, height),
+                                                                 camera=info))
         if self._publishers[COMPRESSED].get_subscription_count():
-            self._publishers[COMPRESSED].publish(messages.compressed_result(result, quality=jpeg_quality))
+            self._publishers[COMPRESSED].publish(
+                messages.compressed_result(result, quality=jpeg_quality))
         return complaint
 
     def publish_status(self, status: DiagnosticArray) -> None:
@@ -72,7 +77,8 @@ class Outputs:
             ALIGNED: lambda: (thermal, 'mono8'),
             MASK: lambda: (seen.astype(np.uint8) * 255, 'mono8'),
             OVERLAY: lambda: (overlay(rgb, thermal, seen), 'rgb8'),
-            SIDE_BY_SIDE: lambda: (side_by_side(rgb, thermal, to_rgb8(result.pixels, result.encoding)), 'rgb8')}
+            SIDE_BY_SIDE: lambda: (side_by_side(rgb, thermal,
+                                                to_rgb8(result.pixels, result.encoding)), 'rgb8')}
         header = messages.make_header(result.stamp_ns, result.frame_id)
         for topic in wanted:
             self._publishers[topic].publish(messages.make_image(*views[topic](), header))

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings as ROS parameters: declared from core.settings, read back, and changed while the node runs.
+"""The settings as ROS parameters.
 
-A change of several parameters counts as a whole or not at all, and what cannot be done is refused with the
-reason.
+Declared from core.settings, read back, and changed while the node runs.
+
+A change of several parameters counts as a whole or not at all, and what cannot be done is refused
+with the reason.
 """
 
 from collections.abc import Callable
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -27,7 +34,8 @@ def declare(node: Node) -> None:
 def descriptor(item: ParameterSpec) -> ParameterDescriptor:
     """Return what `ros2 param describe` shows of one setting.
 
-    Typing is dynamic because `scale:=1` is an integer to ROS; the settings check the type themselves.
+    Typing is dynamic because `scale:=1` is an integer to ROS; the settings check the type
+    themselves.
     """
     result = ParameterDescriptor(description=item.description, dynamic_typing=True)
     if item.choices is not None:
@@ -40,14 +48,18 @@ def descriptor(item: ParameterSpec) -> ParameterDescriptor:
 
 
 def read(node: Node, changes: dict | None = None) -> Settings:
-    """Return the settings that the parameters of node describe, with changes on top. Raises SettingsError."""
+    """Return the settings that the parameters of node describe, with changes on top.
+
+    Raises SettingsError.
+    """
     given = {item.name: node.get_parameter(item.name).value for item in iter_specs()}
     return with_changes(DEFAULTS, given | (changes or {}))
 
 
 def is_kept(node: Node, parameter: Parameter) -> bool:
     """Whether a parameter is read-only and has this value already."""
-    if not node.has_parameter(parameter.name) or not node.describe_parameter(parameter.name).read_only:
+    if not node.has_parameter(parameter.name) or not node.describe_parameter(
+            parameter.name).read_only:
         return False
     return node.get_parameter(parameter.name).value == parameter.value
 
@@ -63,8 +75,8 @@ def write(node: Node, settings: Settings) -> None:
 def guard(node: Node, apply: Callable[[Settings], None]) -> None:
     """Have every later change of settings on node checked and applied, or refused with the reason.
 
-    apply(settings) puts the settings into effect; what it raises (a DiffmfError) is the reason of a
-    refusal. Parameters that are not settings, such as use_sim_time, are left alone.
+    apply(settings) puts the settings into effect; what it raises (a DiffmfError) is the reason of
+    a refusal. Parameters that are not settings, such as use_sim_time, are left alone.
     """
     names = {item.name for item in iter_specs()}
 

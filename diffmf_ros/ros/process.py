@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the executables start and stop: signals set a flag, the main loop ends, the process exits with 0.
+"""How the executables start and stop.
+
+Signals set a flag, the main loop ends, the process exits with 0.
 
 The fusion node, which must end whatever it is doing, adds ending.Life.
 
@@ -83,8 +85,8 @@ def init(args: list[str] | None) -> None:
 def execute(name: str, args: list[str] | None, parse: Callable, work: Callable) -> int:
     """Run work(options, stop) with rclpy initialized; return the exit code.
 
-    options is parse(command line without ROS arguments). 0: it ended or was stopped; 1: a DiffmfError,
-    which is logged under name.
+    options is parse(command line without ROS arguments). 0: it ended or was stopped; 1: a
+    DiffmfError, which is logged under name.
     """
     stop = StopRequest.on_signals()
     options = parse(remove_ros_args(['', *args] if args is not None else sys.argv)[1:])
@@ -113,5 +115,6 @@ def spin_until(node: Node, stop: StopRequest) -> None:
 
 
 def use_camera_transports() -> None:
-    """Give this process the shipped Fast DDS profile, unless the user has set one (before init)."""
+    """Give this process the shipped Fast DDS profile, unless the user has set one (before init).
+    """
     os.environ.update(fastdds_environment(os.environ))

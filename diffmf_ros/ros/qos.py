@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How images travel: quality-of-service profiles, and subscriptions that follow what is offered."""
+"""How images travel: quality-of-service profiles, and subscriptions that follow what is offered.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,14 +23,16 @@ def profile(reliability: str, *, depth: int, latched: bool = False) -> QoSProfil
     latched: transient local, else volatile.
     """
     return QoSProfile(depth=depth, reliability=POLICIES[reliability],
-                      durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+                      durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
+                      else DurabilityPolicy.VOLATILE)
 
 
 def best_match(node: Node, topic: str) -> str:
     """Return 'reliable' when topic has publishers and all of them offer it, else 'best_effort'.
 
-    Best effort connects to every publisher, but loses images larger than the sender's shared-memory
-    segment (512 KB unless its Fast DDS profile says otherwise). topic is the name before remapping.
+    Best effort connects to every publisher, but loses images larger than the sender's
+    shared-memory segment (512 KB unless its Fast DDS profile says otherwise). topic is the name
+    before remapping.
     """
     offered = [info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)]
     reliable = offered and all(policy == ReliabilityPolicy.RELIABLE for policy in offered)
@@ -37,21 +40,23 @@ def best_match(node: Node, topic: str) -> str:
 
 
 def is_latched(node: Node, topic: str) -> bool:
-    """Return whether topic has publishers and all of them keep their messages for subscribers to come."""
+    """Return whether topic has publishers and all of them keep their messages for subscribers to
+    come."""
     offered = [info.qos_profile.durability for info in node.get_publishers_info_by_topic(topic)]
     return bool(offered) and all(policy == DurabilityPolicy.TRANSIENT_LOCAL for policy in offered)
 
 
 class MatchingSubscription:
-    """A subscription whose reliability is given, or ('auto') follows the publishers of the topic."""
+    """A subscription whose reliability is given, or ('auto') follows the publishers of the topic.
+    """
 
-    def __init__(self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None], *,
-                 reliability: str, depth: int, on_incompatible: Callable[[str, str], None],
+    def __init__(self, node: Node, message_type: type, topic: str, callback: Callable[[Any], None],
+                 *, reliability: str, depth: int, on_incompatible: Callable[[str, str], None],
                  raw: bool = False, take_latched: bool = False):
         """Subscribe; callback gets a message, or with raw its CDR bytes.
 
-        on_incompatible(topic, policy) is called when a publisher appears that cannot be received. take_latched:
-        get what latched publishers sent before, too.
+        on_incompatible(topic, policy) is called when a publisher appears that cannot be received.
+        take_latched: get what latched publishers sent before, too.
         """
         self.topic = topic
         self.reliability = ''
@@ -68,7 +73,10 @@ class MatchingSubscription:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Subscribe anew when another quality of service fits the publishers better; return whether it did."""
+        """Subscribe anew when another quality of service fits the publishers better.
+
+        Return whether it did.
+        """
         best = best_match(self._node, self.topic) if self._wanted == 'auto' else self._wanted
         latched = self._take_latched and is_latched(self._node, self.topic)
         if (best, latched) == (self.reliability, self._latched):
@@ -76,8 +84,10 @@ class MatchingSubscription:
         self.destroy()
         self.reliability, self._latched = best, latched
         self._subscription = self._node.create_subscription(
-            self._message_type, self.topic, self._callback, profile(best, depth=self._depth, latched=latched),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._report), raw=self._raw)
+            self._message_type, self.topic, self._callback,
+            profile(best, depth=self._depth, latched=latched),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._report),
+            raw=self._raw)
         return True
 
     def destroy(self) -> None:
@@ -98,8 +108,9 @@ COMPRESSED = '/compressed'
 class StreamTopics:
     """The topics of one camera, as names to subscribe to with the node that they were made for.
 
-    Where only the images are remapped, the other two are looked for beside them, as image_transport does:
-    rgb/image_raw:=/camera/image_raw means /camera/camera_info and /camera/image_raw/compressed too.
+    Where only the images are remapped, the other two are looked for beside them, as
+    image_transport does: rgb/image_raw:=/camera/image_raw means /camera/camera_info and
+    /camera/image_raw/compressed too.
     """
 
     image: str

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records topics into a rosbag2 until it is stopped, where `ros2 bag record` is not installed.
 
-The recording grows in BAG.unfinished/ and is stored every second: when the disk is full, the power goes or
-the process is killed, what was stored until then stays there and opens as a bag.
+The recording grows in BAG.unfinished/ and is stored every second: when the disk is full, the power
+goes or the process is killed, what was stored until then stays there and opens as a bag.
 """
 
 import argparse
@@ -23,10 +23,12 @@ DEPTH = 10
 
 
 class Recorder:
-    """Writes what arrives on some topics into an open bag, as the bytes that came over the wire."""
+    """Writes what arrives on some topics into an open bag, as the bytes that came over the wire.
+    """
 
     def __init__(self, node: Node, writer: BagWriter, topics: list[str]):
-        """Subscribe to each topic as soon as somebody publishes it and its type is thereby known."""
+        """Subscribe to each topic as soon as somebody publishes it and its type is thereby known.
+        """
         self.counts = Counter()
         self._node, self._writer = node, writer
         self._awaited = list(dict.fromkeys(map(node.resolve_topic_name, topics)))
@@ -45,7 +47,8 @@ class Recorder:
 
     def _subscribe(self, topic: str, type_name: str) -> None:
         self._subscriptions.append(qos.MatchingSubscription(
-            self._node, message_class(type_name), topic, partial(self._write, topic, type_name), raw=True,
+            self._node, message_class(type_name), topic, partial(self._write, topic, type_name),
+            raw=True,
             reliability='auto', depth=DEPTH, on_incompatible=self._warn))
         self._node.get_logger().info(f'recording {topic} ({type_name})')
 

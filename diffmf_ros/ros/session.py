@@ -32,8 +32,12 @@ class Session:
     """
 
     def __init__(self, node, settings: Settings, pipeline, outputs: Outputs):
-        """Start fusing with pipeline into outputs. Raises DiffmfError for settings that cannot work here."""
-        self._node, self._settings, self._pipeline, self._outputs = node, settings, pipeline, outputs
+        """Start fusing with pipeline into outputs.
+
+        Raises DiffmfError for settings that cannot work here.
+        """
+        self._node, self._settings, self._pipeline, self._outputs = (node, settings, pipeline,
+                                                                     outputs)
         self._pairing = make_pairing(settings.sync)
         self._fallback = SourceSelector(settings.health, base=settings.alignment.output_grid)
         self._fallback.sync = settings.sync
@@ -47,8 +51,9 @@ class Session:
         self._complaints: dict[str, str] = {}
         self._logged_problems: set[str] = set()
         self._transforms = Transforms.make(node, settings)
-        self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused, camera=self._on_camera,
-                                  complaint=self._complaints.__setitem__, shutter=self._fallback.thermal.shutter,
+        self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused,
+                                  camera=self._on_camera, complaint=self._complaints.__setitem__,
+                                  shutter=self._fallback.thermal.shutter,
                                   depth_m=pipeline.aligner.set_depth_m)
         self._worker = Worker(self.fuser.handle)
         self._worker.start()
@@ -58,7 +63,8 @@ class Session:
         self._timers = [node.create_timer(REFRESH_S, self._refresh, clock=steady),
                         node.create_timer(PERIOD_S, self._report)]
         self._jumps = node.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True),
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1),
+                          on_clock_change=True),
             post_callback=lambda jump: self._forget())
 
     @property
@@ -67,7 +73,8 @@ class Session:
         return self._inputs is not None
 
     def enable(self, on: bool) -> None:
-        """Listen to the cameras, or stop listening: nothing is received, fused or published then."""
+        """Listen to the cameras, or stop listening: nothing is received, fused or published then.
+        """
         if on == self.enabled:
             return
         if on:
@@ -87,7 +94,8 @@ class Session:
             self._pairing.flush()
             so_far, self._pairing = self._pairing.dropped, make_pairing(settings.sync)
             self._pairing.dropped.update(so_far)
-        self._fallback.settings, self._fallback.base = settings.health, settings.alignment.output_grid
+        self._fallback.settings, self._fallback.base = (settings.health,
+                                                        settings.alignment.output_grid)
         if (settings.model, settings.scale, settings.adaptive_scale) != (
                 before.model, before.scale, before.adaptive_scale):
             self.fuser.scale = WorkingScale(settings)
@@ -160,13 +168,16 @@ class Session:
     def _notes(self, now_ns: int) -> list[str]:
         """Return what is worth knowing and no complaint; what is new of it goes to the log."""
         hold_ms, rgb, thermal = self._pairing.hold_ms, self._fallback.rgb, self._fallback.thermal
-        note = hold_ms and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at {rgb.rate_hz(now_ns):.1f} Hz: '
-                            f'rgb frames between are fused with the last thermal frame, up to {hold_ms:.0f} ms old')
+        note = hold_ms and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at '
+                            f'{rgb.rate_hz(now_ns):.1f} Hz: '
+                            f'rgb frames between are fused with the last thermal frame, up to '
+                            f'{hold_ms:.0f} ms old')
         if note and not self._hold_note:
             self._node.get_logger().info(f'{note} (sync.hold_last_ms; 0: never)')
         self._hold_note = note or ''
         uncalibrated = sorted(self.fuser.informed - self._calibrations.keys())
-        return [*filter(None, [note]), *(f'{stream} is not calibrated, by its camera info' for stream in uncalibrated)]
+        return [*filter(None, [note]),
+                *(f'{stream} is not calibrated, by its camera info' for stream in uncalibrated)]
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
         self._tally.count(f'{stream}_in')
@@ -182,7 +193,8 @@ class Session:
         self._use_calibrations()
 
     def _use_calibrations(self) -> None:
-        """Give the calibrations of the images as they are, rectified or not, to what needs them."""
+        """Give the calibrations of the images as they are, rectified or not, to what needs them.
+        """
         alignment = self._settings.alignment
         rectified = {RGB: alignment.rgb_rectified, THERMAL: alignment.thermal_rectified}
         self.fuser.cameras = {stream: camera.rectified() if rectified[stream] else camera
@@ -194,12 +206,13 @@ class Session:
             self._complaints[f'{stream} rectified'] = doubt
 
     def _doubt(self, stream: str, camera: CameraModel) -> str:
-        """Say that images may be rectified, by the name of their topic, although nobody has said so; or ''."""
+        """Say that images may be rectified, by the name of their topic, although nobody has said
+        so; or ''."""
         topic = self._inputs.watches[stream].topic if self.enabled else ''
         if not camera.bends or 'rect' not in topic.removesuffix('/compressed').rpartition('/')[2]:
             return ''
-        return (f'{topic} looks rectified by its name, but its camera info describes a lens with distortion: set '
-                f'alignment.{stream}_rectified to true, if it is')
+        return (f'{topic} looks rectified by its name, but its camera info describes a lens with '
+                f'distortion: set alignment.{stream}_rectified to true, if it is')
 
     def _now_ns(self) -> int:
         """The clock by which cameras are late: simulated time, or one that nobody sets."""
@@ -215,7 +228,8 @@ class Session:
         if self._inputs is not None:
             self._inputs.refresh()
         self._transforms.refresh(self.fuser.cameras, self._pipeline.aligner)
-        if self._reporter.overdue:  # a simulated clock stands, and with it the timer of the reports
+        # a simulated clock stands, and with it the timer of the reports
+        if self._reporter.overdue:
             self._report()
 
     def _report(self) -> None:
@@ -225,15 +239,20 @@ class Session:
             self._log_sources()
             for stream, watch in self._inputs.watches.items():
                 watch.judge(self._fallback.streams[stream], now_ns)
-        self._reporter.model, self._reporter.device = self._pipeline.description, self._pipeline.device
-        silent = [watch.complaint for watch in self._inputs.watches.values()] if self.enabled else []
+        self._reporter.model, self._reporter.device = (self._pipeline.description,
+                                                       self._pipeline.device)
+        silent = [watch.complaint
+                  for watch in self._inputs.watches.values()] if self.enabled else []
         complaints = filter(None, (*silent, *self._complaints.values(), *self.fuser.complaints,
                                    self.fuser.scale.complaint, self._transforms.complaint,
                                    *self._pipeline.aligner.problems))
         self._reporter.publish(
-            self._tally.totals(self._pairing.dropped + self._fallback.dropped), scale=self.fuser.used_scale,
-            complaints=list(complaints), problems=[*filter(None, (self.trouble,)), *self._problems()],
-            fallback=self._fallback, now_ns=now_ns, incompatible=self._inputs and self._inputs.incompatible,
+            self._tally.totals(self._pairing.dropped + self._fallback.dropped),
+            scale=self.fuser.used_scale,
+            complaints=list(complaints),
+            problems=[*filter(None, (self.trouble,)), *self._problems()],
+            fallback=self._fallback, now_ns=now_ns,
+            incompatible=self._inputs and self._inputs.incompatible,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 
     def _problems(self) -> tuple[str, ...]:
@@ -253,5 +272,6 @@ def require_packages(settings: Settings) -> None:
 
 
 def _inputs_of(settings: Settings) -> tuple:
-    return (settings.input, settings.qos, settings.health.shutter_flag, settings.alignment.depth_from_range,
-            settings.thermal.extra_rows_top, settings.thermal.extra_rows_bottom)
+    return (settings.input, settings.qos, settings.health.shutter_flag,
+            settings.alignment.depth_from_range, settings.thermal.extra_rows_top,
+            settings.thermal.extra_rows_bottom)

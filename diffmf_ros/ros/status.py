@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node counts, and how it reports it: /diagnostics once a second, fused/status with every image."""
+"""What the node counts, and how it reports it: /diagnostics once a second, fused/status with every
+image."""
 
 import threading
 import time
@@ -24,10 +25,11 @@ PERIOD_S = 1.0
 class Totals:
     """Counts since activation, at one instant.
 
-    counted has rgb_in, thermal_in, pairs and fused (every image that went out, also one of a single
-    camera); modes has the same images by mode; dropped maps a reason to the frames or pairs lost to it,
-    among them 'overtaken' and 'failed' pairs; refused has those of undecodable messages by stream.
-    Latencies, and the age of the newest image (since its later frame arrived), are nan before the first.
+    counted has rgb_in, thermal_in, pairs and fused (every image that went out, also one of a
+    single camera); modes has the same images by mode; dropped maps a reason to the frames or pairs
+    lost to it, among them 'overtaken' and 'failed' pairs; refused has those of undecodable
+    messages by stream. Latencies, and the age of the newest image (since its later frame arrived),
+    are nan before the first.
     """
 
     counted: Mapping[str, int] = field(default_factory=Counter)
@@ -75,7 +77,10 @@ class Tally:
 
     def fused(self, *, latency_ms: float, mode: str, warnings: tuple[str, ...],
               issues: tuple[Issue, ...] = ()) -> None:
-        """Count a published image, in the moment it went out; latency_ms from the arrival of its later frame."""
+        """Count a published image, in the moment it went out.
+
+        Latency_ms from the arrival of its later frame.
+        """
         with self._lock:
             self._counted['fused'] += 1
             self._modes[mode] += 1
@@ -84,20 +89,25 @@ class Tally:
             self._last.update(mode=mode, warnings=warnings, issues=issues)
 
     def totals(self, unpaired: Mapping[str, int]) -> Totals:
-        """Return the counts so far; unpaired are the frames that pairing and fallback dropped, by reason."""
+        """Return the counts so far; unpaired are the frames that pairing and fallback dropped, by
+        reason."""
         with self._lock:
-            return Totals(counted=Counter(self._counted), dropped=self._dropped + Counter(unpaired),
-                          refused={stream: Counter(reasons) for stream, reasons in self._refused.items()},
-                          modes=Counter(self._modes), age_ms=time.monotonic() * 1e3 - self._newest_ms,
+            return Totals(counted=Counter(self._counted),
+                          dropped=self._dropped + Counter(unpaired),
+                          refused={stream: Counter(reasons) for stream,
+                                   reasons in self._refused.items()},
+                          modes=Counter(self._modes),
+                          age_ms=time.monotonic() * 1e3 - self._newest_ms,
                           latency_p50_ms=self._latency.quantile(0.5),
                           latency_p99_ms=self._latency.quantile(0.99), **self._last)
 
 
 class Reporter:
-    """Publishes the state of the fusion and of both cameras, comparing each report with the one before.
+    """Publishes the state of the fusion and of both cameras, comparing each report with the one
+    before.
 
-    A report has three statuses: '<node>: fusion', '<node>: rgb' and '<node>: thermal'. model and device
-    are shown as they are; assign them when they change.
+    A report has three statuses: '<node>: fusion', '<node>: rgb' and '<node>: thermal'. model and
+    device are shown as they are; assign them when they change.
     """
 
     def __init__(self, node: Node, *, model: str, device: str):
@@ -111,18 +121,23 @@ class Reporter:
 
     @property
     def overdue(self) -> bool:
-        """Whether the last report is two periods old: the node's clock is simulated and stands still."""
+        """Whether the last report is two periods old.
+
+        The node's clock is simulated and stands still.
+        """
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
-    def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str], problems: Sequence[str],
-                fallback: SourceSelector, now_ns: int, incompatible: Mapping[str, str] | None = None,
-                memory: Mapping[str, int] | None = None, notes: Sequence[str] = (), disabled: bool = False) -> None:
+    def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str],
+                problems: Sequence[str], fallback: SourceSelector, now_ns: int,
+                incompatible: Mapping[str, str] | None = None,
+                memory: Mapping[str, int] | None = None, notes: Sequence[str] = (),
+                disabled: bool = False) -> None:
         """Publish one report.
 
-        scale is the working size of the network, complaints and problems are as in judge. now_ns is the
-        time on the clock of fallback; incompatible maps a topic to the QoS policy in which a publisher
-        does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth knowing that are no
-        complaint; disabled: somebody wants it to do nothing, so all is well.
+        scale is the working size of the network, complaints and problems are as in judge. now_ns
+        is the time on the clock of fallback; incompatible maps a topic to the QoS policy in which
+        a publisher does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth
+        knowing that are no complaint; disabled: somebody wants it to do nothing, so all is well.
         """
         now = self._node.get_clock().now()
         incompatible = [f'{topic}: a publisher offers incompatible {policy}'
@@ -154,19 +169,24 @@ class Reporter:
     def _name(self) -> str:
         return self._node.get_fully_qualified_name().lstrip('/')
 
-    def _cameras(self, totals: Totals, fallback: SourceSelector, now_ns: int) -> list[DiagnosticStatus]:
+    def _cameras(self, totals: Totals, fallback: SourceSelector,
+                 now_ns: int) -> list[DiagnosticStatus]:
         cameras = []
         for name, health in fallback.streams.items():
             refused = totals.refused.get(name, {})
             before = self._before.refused.get(name, {})
             cameras.append(stream_status(
-                f'{self._name}: {name}', health, now_ns, starting=fallback.starting, refused=refused,
+                f'{self._name}: {name}', health, now_ns, starting=fallback.starting,
+                refused=refused,
                 newly_refused={reason: grown(refused, before, reason) for reason in refused},
                 issues=[issue.text for issue in totals.issues if issue.stream == name]))
         return cameras
 
     def _rate_hz(self, totals: Totals, now_ns: int) -> float:
-        """Images a second of the node's clock since the last report; nan when that clock stood or jumped."""
+        """Images a second of the node's clock since the last report.
+
+        Nan when that clock stood or jumped.
+        """
         elapsed_ns = now_ns - self._before_ns
         if elapsed_ns <= 0:
             return float('nan')
@@ -178,7 +198,8 @@ def grown(now: Mapping[str, int], before: Mapping[str, int], name: str) -> int:
     return now.get(name, 0) - before.get(name, 0)
 
 
-# Losses that are the normal price of unequal rates, of a slow network, of a change of sources, or of stopping.
+# Losses that are the normal price of unequal rates, of a slow network, of a change of sources, or
+# of stopping.
 EXPECTED_DROPS = {'unpaired', 'overtaken', 'already_out', 'stopped'}
 
 
@@ -186,10 +207,11 @@ def judge(now: Totals, before: Totals, complaints: Sequence[str], problems: Sequ
           reason: str = '', alarm: bool = False) -> tuple[bytes, str]:
     """Return level and message of a report, from what changed since the one before.
 
-    complaints are conditions of the inputs that hold now, problems are parts of the fusion that do not
-    work and are done without; reason and alarm are those of the fallback. ERROR: pairs failed and no image
-    went out, there is a problem, or both cameras are out. WARN: a camera is out or late, something was
-    dropped for another reason than unequal rates, the last image carries a warning, or there is a complaint.
+    complaints are conditions of the inputs that hold now, problems are parts of the fusion that do
+    not work and are done without; reason and alarm are those of the fallback. ERROR: pairs failed
+    and no image went out, there is a problem, or both cameras are out. WARN: a camera is out or
+    late, something was dropped for another reason than unequal rates, the last image carries a
+    warning, or there is a complaint.
     """
     fused = grown(now.counted, before.counted, 'fused')
     if grown(now.dropped, before.dropped, 'failed') and not fused:
@@ -208,36 +230,46 @@ def judge(now: Totals, before: Totals, complaints: Sequence[str], problems: Sequ
 
 def values_of(totals: Totals) -> dict[str, str]:
     """Return the key values of a report that stem from the counters."""
-    values = {name: str(totals.counted.get(name, 0)) for name in ('rgb_in', 'thermal_in', 'pairs', 'fused')}
+    values = {name: str(totals.counted.get(name, 0))
+              for name in ('rgb_in', 'thermal_in', 'pairs', 'fused')}
     values |= {f'out.{mode}': str(count) for mode, count in sorted(totals.modes.items())}
     values |= {f'dropped.{reason}': str(count) for reason, count in sorted(totals.dropped.items())}
-    values |= {name: number(getattr(totals, name)) for name in ('latency_p50_ms', 'latency_p99_ms', 'age_ms')}
+    values |= {name: number(getattr(totals, name))
+               for name in ('latency_p50_ms', 'latency_p99_ms', 'age_ms')}
     return values | {'mode': totals.mode, 'last_error': totals.last_error}
 
 
-def sources_values(fallback: SourceSelector, now_ns: int, notes: Sequence[str] = ()) -> dict[str, str]:
-    """Return the key values of a report that stem from the two cameras and what is used of them."""
-    zero = [f'{name}: {ZERO_STAMPS}' for name, health in fallback.streams.items() if unstamped(health)]
+def sources_values(fallback: SourceSelector, now_ns: int,
+                   notes: Sequence[str] = ()) -> dict[str, str]:
+    """Return the key values of a report that stem from the two cameras and what is used of them.
+    """
+    zero = [f'{name}: {ZERO_STAMPS}' for name, health in fallback.streams.items()
+            if unstamped(health)]
     return {'sources': fallback.sources(now_ns).value, 'fallback': fallback.reason,
             'rate_rgb_hz': number(fallback.rgb.rate_hz(now_ns), 2),
-            'rate_thermal_hz': number(fallback.thermal.rate_hz(now_ns), 2), 'notes': '; '.join([*notes, *zero])}
+            'rate_thermal_hz': number(fallback.thermal.rate_hz(now_ns), 2),
+            'notes': '; '.join([*notes, *zero])}
 
 
-def status_message(result: FusionResult, *, name: str, rgb: StreamState, thermal: StreamState, model: str, scale: float,
-                   offset_ms: float | None = None, held: bool = False, reason: str = '') -> DiagnosticArray:
+def status_message(result: FusionResult, *, name: str, rgb: StreamState, thermal: StreamState,
+                   model: str, scale: float, offset_ms: float | None = None, held: bool = False,
+                   reason: str = '') -> DiagnosticArray:
     """Return the message for fused/status that belongs to an image: same header, one status.
 
-    name is '<node>: image'; offset_ms (thermal minus RGB, corrected) and held are those of the pair, None and
-    False for a single frame; reason is that of the fallback. ERROR: the network did not give this image
-    although one is in use; WARN: a camera is missing from it, or there is a warning.
+    name is '<node>: image'; offset_ms (thermal minus RGB, corrected) and held are those of the
+    pair, None and False for a single frame; reason is that of the fallback. ERROR: the network did
+    not give this image although one is in use; WARN: a camera is missing from it, or there is a
+    warning.
     """
     said = [*filter(None, (reason,)), *result.warnings]
-    level = DiagnosticStatus.WARN if said or result.mode not in (Mode.FUSED, Mode.CLASSICAL) else DiagnosticStatus.OK
+    level = DiagnosticStatus.WARN if said or result.mode not in (
+        Mode.FUSED, Mode.CLASSICAL) else DiagnosticStatus.OK
     if result.mode is Mode.CLASSICAL and not model.startswith('classical'):
         level = DiagnosticStatus.ERROR
     values = {'mode': result.mode.value, 'rgb': rgb.value, 'thermal': thermal.value,
-              'offset_ms': 'N/A' if offset_ms is None else f'{offset_ms:.3f}', 'held': str(held).lower(),
-              'model': model, 'scale': f'{scale:g}', 'warnings': '; '.join(result.warnings)}
+              'offset_ms': 'N/A' if offset_ms is None else f'{offset_ms:.3f}',
+              'held': str(held).lower(), 'model': model, 'scale': f'{scale:g}',
+              'warnings': '; '.join(result.warnings)}
     if result.issues:
         values['issues'] = ', '.join(issue.code for issue in result.issues)
     status = DiagnosticStatus(level=level, name=name, message='; '.join(said) or result.mode.value,

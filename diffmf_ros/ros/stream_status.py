@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The status of one camera for /diagnostics, with the keys that the dashboards of NVIDIA's greenwave_monitor read."""
+"""The status of one camera for /diagnostics, with the keys that the dashboards of NVIDIA's
+greenwave_monitor read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,16 @@ _LEVELS = {StreamState.OK: DiagnosticStatus.OK, StreamState.STALE: DiagnosticSta
 def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: bool,
                   refused: Mapping[str, int], newly_refused: Mapping[str, int],
                   issues: Sequence[str] = ()) -> DiagnosticStatus:
-    """Return the status of a camera. refused counts its messages by reason, newly_refused since the last report.
+    """Return the status of a camera. refused counts its messages by reason, newly_refused since
+    the last report.
 
     issues are sentences about what its newest image shows.
     starting: a camera that has not been seen is a warning yet, no error.
     """
     status = health.status(now_ns)
     state = status.state
-    found = [f'{count} refused: {reason}' for reason, count in sorted(newly_refused.items()) if count]
+    found = [f'{count} refused: {reason}' for reason,
+             count in sorted(newly_refused.items()) if count]
     found += issues
     found += filter(None, (ZERO_STAMPS if unstamped(health) else '', health.hint))
     level = DiagnosticStatus.WARN if starting and not health.seen else _LEVELS[state]
@@ -33,7 +36,8 @@ def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: boo
     summary = status.detail if status.seen or health.refused_count else 'no frames'
     values = _values(health, state, now_ns)
     values |= {f'refused.{reason}': str(count) for reason, count in sorted(refused.items())}
-    return DiagnosticStatus(level=level, name=name, message='; '.join(filter(None, (summary, *found))) or state.value,
+    return DiagnosticStatus(level=level, name=name,
+                            message='; '.join(filter(None, (summary, *found))) or state.value,
                             values=key_values(values | greenwave_values(health)))
 
 
@@ -53,12 +57,14 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def greenwave_values(health: StreamHealth) -> dict[str, str]:
-    """Return the keys of greenwave_diagnostics.hpp (NVIDIA-ISAAC-ROS/greenwave_monitor), also those of NITROS.
+    """Return the keys of greenwave_diagnostics.hpp (NVIDIA-ISAAC-ROS/greenwave_monitor), also
+    those of NITROS.
 
-    Its dashboards read the first five and match them with the status by its name. Rates in Hz, by arrival
-    (node) and by stamp (msg); the delay is arrival minus stamp of the newest frame; jitter in microseconds,
-    against the usual gap of the stream itself: nobody has to configure an expected frequency, so that is
-    what stands there, with the tolerance in percent beyond which a gap counts as an outlier.
+    Its dashboards read the first five and match them with the status by its name. Rates in Hz, by
+    arrival (node) and by stamp (msg); the delay is arrival minus stamp of the newest frame; jitter
+    in microseconds, against the usual gap of the stream itself: nobody has to configure an
+    expected frequency, so that is what stands there, with the tolerance in percent beyond which a
+    gap counts as an outlier.
     """
     median_period_ns = health.stamps.median_period_ns
     mean_node_us, max_node_us = health.arrivals.jitter_us()

@@ -18,7 +18,8 @@ class TransformsError(DiffmfError):
 
 
 class Transforms:
-    """Follows the transform between the optical frames of the two cameras, where settings ask for it.
+    """Follows the transform between the optical frames of the two cameras, where settings ask for
+    it.
 
     `complaint` says what is missing, or is empty.
     """
@@ -31,7 +32,10 @@ class Transforms:
 
     @classmethod
     def make(cls, node: Node, settings: Settings) -> 'Transforms':
-        """Listen to TF if settings say so. Raises TransformsError when tf2_ros is not installed."""
+        """Listen to TF if settings say so.
+
+        Raises TransformsError when tf2_ros is not installed.
+        """
         cls.require(settings)
         if not settings.alignment.from_tf:
             return cls(node)
@@ -62,7 +66,8 @@ class Transforms:
         target, source = cameras[THERMAL].frame_id, cameras[RGB].frame_id
         try:
             transform = self._buffer.lookup_transform(target, source, Time()).transform
-        except Exception as error:  # tf2's exceptions share no base class of their own on every distribution
+        # tf2's exceptions share no base class of their own on every distribution
+        except Exception as error:
             self.complaint = f'no transform from {source} to {target} on TF: {error}'
             return
         try:
@@ -71,7 +76,8 @@ class Transforms:
                 aligner.set_extrinsics(extrinsics)
                 self._known = extrinsics
         except AlignmentError as error:
-            self.complaint = f'the transform from {source} to {target} on TF is not usable: {error}'
+            self.complaint = (f'the transform from {source} to {target} on TF is not usable: '
+                              f'{error}')
         else:
             self.complaint = ''
 
@@ -83,6 +89,9 @@ class Transforms:
 
 
 def extrinsics_of(transform) -> Extrinsics:
-    """Return a geometry_msgs/Transform as Extrinsics: x_target = R x_source + t, t in m. Raises AlignmentError."""
+    """Return a geometry_msgs/Transform as Extrinsics: x_target = R x_source + t, t in m.
+
+    Raises AlignmentError.
+    """
     q, t = transform.rotation, transform.translation
     return Extrinsics.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters that somebody has given and that no part of the node reads: ROS itself ignores them in silence."""
+"""Parameters that somebody has given and that no part of the node reads: ROS itself ignores them
+in silence."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from ..core.spelling import meant
 
 
 def unused(node: Node, arguments: Sequence[str]) -> list[str]:
-    """Return a sentence for each parameter, and each file of parameters, that has no effect on node.
+    """Return a sentence for each parameter, and each file of parameters, that has no effect on
+    node.
 
     Args:
         node: with all its parameters declared.
@@ -22,13 +24,15 @@ def unused(node: Node, arguments: Sequence[str]) -> list[str]:
     """
     known = [item.name for item in iter_specs()]
     said = [f'unknown parameter {name}{meant(name, known)}'
-            for name in sorted(node._parameter_overrides)  # what was given; rclpy has no public name for it
+            # what was given; rclpy has no public name for it
+            for name in sorted(node._parameter_overrides)
             if not node.has_parameter(name) and not name.startswith(OF_ROS)]
     for path in _files(arguments):
         names = list(_nodes_of(path))
         if names and not any(_means(name, node.get_fully_qualified_name()) for name in names):
-            said.append(f'nothing of {path} is used: its parameters are for {", ".join(names)}, and this node is '
-                        f'{node.get_fully_qualified_name()} (/** means every node)')
+            said.append(f'nothing of {path} is used: its parameters are for {", ".join(names)}, '
+                        f'and this node is {node.get_fully_qualified_name()} (/** means every '
+                        f'node)')
     return said
 
 
@@ -39,7 +43,10 @@ def _files(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _nodes_of(path: str) -> Iterator[str]:
-    """The names of the nodes that a file has parameters for; nothing for one that cannot be read."""
+    """The names of the nodes that a file has parameters for.
+
+    Nothing for one that cannot be read.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -56,7 +63,8 @@ def _nodes_of(path: str) -> Iterator[str]:
 
 
 def _means(pattern: str, node_name: str) -> bool:
-    """Whether a name of a file, in which * stands for one part and ** for any number, is that of a node."""
+    """Whether a name of a file, in which * stands for one part and ** for any number, is that of a
+    node."""
     parts = [{'**': r'(/\w+)*', '*': r'/\w+'}.get(part, '/' + re.escape(part))
              for part in pattern.strip('/').split('/')]
     return re.fullmatch(''.join(parts), node_name) is not None

@@ -60,7 +60,8 @@ def test_bad_files_are_one_message_and_nothing_is_lost(folder, slot):
             assert outcome.code == 0, f'{slot.name}, {kind}: {outcome.said}'
             continue
         allowed = (1, 2) if slot.name.startswith(SOME_FAILED) else (2,)
-        assert outcome.code in allowed, f'{slot.name}, {kind}: exit code {outcome.code}\n{outcome.said}'
+        assert outcome.code in allowed, (f'{slot.name}, {kind}: exit code '
+                                         f'{outcome.code}\n{outcome.said}')
         errors = [line for line in outcome.said.splitlines()
                   if re.search('error|failed|not scored', line.lower())]
         assert errors and len(max(errors, key=len)) < 1000, f'{slot.name}, {kind}: {outcome.said}'

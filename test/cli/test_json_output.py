@@ -32,7 +32,8 @@ def test_fuse_says_in_a_file_and_on_the_screen_what_it_says_in_words(images):
     told, shown = json.loads((images / 'a.json').read_text()), json.loads(of_screen.stdout)
     assert (told['mode'], told['by'], told['size']) == ('CLASSICAL', 'classical', [64, 48])
     assert told.keys() == shown.keys()
-    assert 'CLASSICAL by classical on cpu' in of_file.stdout and 'CLASSICAL by classical on cpu' in of_screen.stderr
+    assert ('CLASSICAL by classical on cpu' in of_file.stdout
+            and 'CLASSICAL by classical on cpu' in of_screen.stderr)
 
 
 def test_json_that_exists_is_not_replaced(images):

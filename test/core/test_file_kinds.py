@@ -22,7 +22,8 @@ from diffmf_ros.io.bags import IMAGE, BagError, BagReader, BagWriter
 from diffmf_ros.io.images import read_frame
 
 LFS = (b'version https://git-lfs.github.com/spec/v1\n'
-       b'oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n')
+       b'oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n'
+       b'size 12345\n')
 HTML = b'\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n'
 
 

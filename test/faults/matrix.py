@@ -191,17 +191,21 @@ def of_detection(cell: Cell, record: Record, measured: Measured) -> Iterator[tup
     yield (measured.wrong_frames < (cell.within_frames or 1),
            f'frame {measured.wrong_frames} of the fault was answered with {wrong}')
     if cell.during is not None:
-        yield measured.found_frames is not None, f'no answer was {cell.during[0]} with {dict(cell.values)}'
-        yield not measured.answered < cell.answered, f'only {measured.answered:.0%} of the usable frames were answered'
+        yield (measured.found_frames is not None,
+               f'no answer was {cell.during[0]} with {dict(cell.values)}')
+        yield (not measured.answered < cell.answered,
+               f'only {measured.answered:.0%} of the usable frames were answered')
     if cell.within_s is not None and measured.found_ms is not None:
-        yield measured.found_ms <= 1e3 * cell.within_s, f'found only after {measured.found_ms:.0f} ms'
+        yield (measured.found_ms <= 1e3 * cell.within_s,
+               f'found only after {measured.found_ms:.0f} ms')
         yield (measured.found_ms >= 1e3 * cell.not_before_s - PERIOD_MS,
                f'found after {measured.found_ms:.0f} ms already')
     if cell.says is not None:
         said = [(name, status.level, status.message) for report in record.reports
                 if record.fault <= report.tick < record.good for name,
                 status in report.statuses.items()]
-        yield measured.said_ms is not None, f'/diagnostics never said {tuple(cell.says)}, but at last {said[-3:]}'
+        yield (measured.said_ms is not None,
+               f'/diagnostics never said {tuple(cell.says)}, but at last {said[-3:]}')
 
 
 def of_recovery(cell: Cell, record: Record, measured: Measured) -> Iterator[tuple[bool, str]]:
@@ -226,4 +230,5 @@ def of_every_cell(cell: Cell, record: Record) -> Iterator[tuple[bool, str]]:
     stamps = [stamp for stamp, _ in images if stamp]
     yield len(set(stamps)) == len(stamps), 'two images have the same stamp'
     steps = sum(b < a for (a, _), (b, _) in pairwise(images))
-    yield steps == cell.steps_back, f'the stamps of the images went back {steps} times, not {cell.steps_back}'
+    yield (steps == cell.steps_back,
+           f'the stamps of the images went back {steps} times, not {cell.steps_back}')

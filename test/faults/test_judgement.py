@@ -55,7 +55,8 @@ def test_an_answer_in_time_is_as_required_and_measured():
     assert complaints(STUCK, made, measured) == []
     assert (measured.found_frames, measured.wrong_frames, measured.recovered_frames) == (3, 2, 2)
     assert (measured.found_ms, measured.recovered_ms, measured.silence_ms) == (76, 43, 33)
-    assert measured.answered == 1 and measured.said_ms == 330 and measured.message == 'FROZEN (equal images)'
+    assert (measured.answered == 1 and measured.said_ms == 330
+            and measured.message == 'FROZEN (equal images)')
 
 
 @pytest.mark.parametrize('modes, complaint', [

@@ -267,7 +267,8 @@ def test_the_command_says_what_it_wrote_and_from_what(authors, tmp_path, out, mo
     # then it says so, and both are fine.
     assert [(done.exit_code, done.exception) for done in (foreign, published)] == [(0, None)] * 2
     assert f'{out}: s4fusion base, 304 tensors, 3,562,981 numbers\n' in foreign.output
-    assert f"{blob}, note: not the authors' published file (ec101bb3e8cd84fab46e12266813687a61f2a82e)" in foreign.output
+    assert (f"{blob}, note: not the authors' published file "
+            f"(ec101bb3e8cd84fab46e12266813687a61f2a82e)" in foreign.output)
     assert f"{blob}, the authors' published file\n" in published.output
     assert_holds(out, authors)
 

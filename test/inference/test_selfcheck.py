@@ -307,7 +307,8 @@ class TestPlainTorchOnAGpu:
         choice = self.choose(monkeypatch, backend(unavailable=lambda: 'it needs triton 3.4'))
         assert choice.name == 'portable'
         sentence, = choice.problems
-        assert 'this GPU runs selective_scan, ss2d, ssd in plain torch (triton: it needs triton 3.4)' in sentence
+        assert ('this GPU runs selective_scan, ss2d, ssd in plain torch (triton: it needs triton '
+                '3.4)' in sentence)
         assert '4,800 of them and 9 ms a pair' in sentence and '10 ms instead of' in sentence
 
     def test_one_wrong_operation_leaves_the_others_fast(self, gpu, monkeypatch):

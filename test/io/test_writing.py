@@ -275,7 +275,8 @@ def test_what_a_killed_process_left_is_removed_and_said_and_that_of_others_stays
     stale[0].write_bytes(b'half')
     stale[1].mkdir()
     (stale[1] / 'bag.db3').write_bytes(b'half')
-    kept = [tmp_path / f'.b.{os.getppid()}.partial.png', tmp_path / '.mine.partial.png', tmp_path / 'a.png']
+    kept = [tmp_path / f'.b.{os.getppid()}.partial.png', tmp_path / '.mine.partial.png',
+            tmp_path / 'a.png']
     for path in kept:
         path.write_bytes(b'mine')
 

@@ -31,9 +31,8 @@ def module(made, *, dtype=torch.float32):
     with torch.no_grad():
         for i, (name, parameter) in enumerate(made.named_parameters()):
             inputs = max(1, parameter[0].numel()) if parameter.dim() > 1 else 1
-            parameter.copy_(values(*parameter.shape, seed=50 + i) * inputs ** -0.5
-                            + (name == 'weight'
-                                                                                     and inputs == 1))
+            of_norm = name == 'weight' and inputs == 1
+            parameter.copy_(values(*parameter.shape, seed=50 + i) * inputs ** -0.5 + of_norm)
     return made.to(dtype).requires_grad_(False)
 
 

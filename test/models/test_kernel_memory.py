@@ -30,9 +30,11 @@ calls = {
         torch.ones(2, n, 1, 1), torch.ones(2, n, 1, 4, 3), torch.ones(4, 1, 1), torch.ones(4, 1),
         -torch.ones(4, 1, 1), torch.ones(4, 1)),
     'ssd': lambda backend, n: backend.ssd(
-        torch.ones(2, n, 1, 1), torch.ones(2, n, 1), -torch.ones(1), torch.ones(2, n, 1), torch.ones(2, n, 1), 2),
+        torch.ones(2, n, 1, 1), torch.ones(2, n, 1), -torch.ones(1), torch.ones(2, n, 1),
+        torch.ones(2, n, 1), 2),
     'selective_scan': lambda backend, n: backend.selective_scan(
-        torch.ones(2, 1, 1), torch.ones(2, 1, 1), -torch.ones(1, n), torch.ones(2, 1, n, 1), torch.ones(2, 1, n, 1),
+        torch.ones(2, 1, 1), torch.ones(2, 1, 1), -torch.ones(1, n), torch.ones(2, 1, n, 1),
+        torch.ones(2, 1, n, 1),
         None, None, False),
 }
 with torch.inference_mode():
@@ -40,7 +42,8 @@ with torch.inference_mode():
     call(cpu, 4)  # the threads exist from here on: the library cannot go on without them
     address_space = int(re.search(r'VmSize:\s*(\d+)', open('/proc/self/status').read())[1]) * 1024
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (address_space + int(sys.argv[2]) + (64 << 20), limits[1]))
+    allowed = address_space + int(sys.argv[2]) + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, limits[1]))
     try:
         call(cpu, tokens)
     except MemoryError as error:

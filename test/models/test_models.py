@@ -25,7 +25,8 @@ from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 from diffmf_ros.models.mixing import mix  # noqa: E402
 
 # in float32
-KEPT = 'A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds', 'norm.weight'
+KEPT = ('A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds',
+        'norm.weight')
 TINY = DiffMFConfig(width=8, rounds=1, depth=1, mlp_ratio=1.0, ssd_states=4, ssd_head=8)
 
 

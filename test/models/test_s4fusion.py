@@ -208,7 +208,8 @@ def test_cells_of_four_pixels_merge_and_expand_in_the_authors_orders():
     expand.norm = torch.nn.Identity()
     expand.expand.weight.data = torch.arange(8.0)[:, None] * torch.tensor([1.0, 0, 0, 0])
     # row by row
-    assert expand(torch.ones(1, 1, 1, 4)).flatten(0, 2).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert expand(torch.ones(1, 1, 1, 4)).flatten(0, 2).tolist() == [[0, 1], [2, 3], [4, 5],
+                                                                     [6, 7]]
 
 
 @pytest.mark.parametrize('mixing', [False, True])

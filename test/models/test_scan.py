@@ -35,7 +35,8 @@ def assert_equal(found, expected, tolerance):
     for index, (f, e) in enumerate(zip(found, expected)):
         assert f.shape == e.shape
         error, scale = (f - e).abs().max().item(), e.abs().mean().item()
-        assert error <= tolerance * scale, f'tensor {index}: off by {error:.2e} at a mean magnitude of {scale:.2e}'
+        assert error <= tolerance * scale, (f'tensor {index}: off by {error:.2e} at a mean '
+                                            f'magnitude of {scale:.2e}')
 
 
 def scan_inputs(length, dtype, wide):

@@ -168,7 +168,8 @@ def test_a_params_file_that_does_not_exist_is_refused(installed, domain):
     ended = launch_node(installed, fusion_params_file='/nowhere/fusion.yaml')
 
     printed = ended.stdout + ended.stderr
-    assert 'fusion_params_file: there is no file /nowhere/fusion.yaml' in printed and ended.returncode == 1
+    assert ('fusion_params_file: there is no file /nowhere/fusion.yaml' in printed
+            and ended.returncode == 1)
 
 
 def test_the_arguments_reach_the_node(installed, domain, tmp_path):
@@ -187,7 +188,8 @@ def test_the_arguments_reach_the_node(installed, domain, tmp_path):
                      and 'thermal: listening to' in printed)
 
     assert 'rgb: listening to /camera/image_raw (sensor_msgs/msg/Image)' in printed
-    assert 'thermal: listening to /lepton/image/compressed (sensor_msgs/msg/CompressedImage)' in printed
+    assert ('thermal: listening to /lepton/image/compressed '
+            '(sensor_msgs/msg/CompressedImage)' in printed)
     assert 'recording /front/camera_info ' in printed and 'unknown parameter' not in printed
 
 

@@ -108,7 +108,8 @@ def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(
 def test_a_policy_of_message_filters_needs_message_filters(cameras):
     refused = change(cameras, sync__policy='approximate')
 
-    assert not refused.successful and 'message_filters' in refused.reason and 'install' in refused.reason
+    assert (not refused.successful and 'message_filters' in refused.reason
+            and 'install' in refused.reason)
     assert cameras.fuse_one()
 
 

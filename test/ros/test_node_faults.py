@@ -133,7 +133,8 @@ def test_a_calibration_of_another_shape_is_not_passed_on(cameras):
 
     def another_info():
         cameras.fuse_one()
-        return 'rgb/camera_info: the calibration is for 128x128, the image has 64x48' in cameras.message()
+        return ('rgb/camera_info: the calibration is for 128x128, the image has '
+                '64x48' in cameras.message())
 
     cameras.peer.wait_for(another_info, 'a warning')
     assert (cameras.infos[-1].width, cameras.infos[-1].height) == (64, 48)

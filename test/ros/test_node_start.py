@@ -180,7 +180,8 @@ def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibrati
     remapped = ('-r', 'rgb/image_raw:=/camera/image_rect')
 
     node = start_node(*remapped)
-    doubt = '/camera/image_rect looks rectified by its name, but its camera info describes a lens with distortion'
+    doubt = ('/camera/image_rect looks rectified by its name, but its camera info describes a '
+             'lens with distortion')
     peer.wait_for(lambda: doubt in node.output, 'the doubt')
     node.stop()
 

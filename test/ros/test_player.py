@@ -92,7 +92,8 @@ def test_a_bag_with_empty_topics_and_cut_messages_is_played(small_bag, tmp_path,
     peer.wait_for(lambda: len(images) == 29, '29 images')
 
     assert player.wait() == 0, player.output
-    assert 'published 29 messages' in player.output and '1 damaged ones were left out' in player.output
+    assert ('published 29 messages' in player.output
+            and '1 damaged ones were left out' in player.output)
 
 
 @pytest.mark.parametrize('msgtype, raw, words', [

@@ -381,8 +381,7 @@ def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
 
     by_file = fuse(tmp_path / 'with_tf', tmp_path / 'a', settings)
     by_tf = fuse(tmp_path / 'with_tf', tmp_path / 'b',
-                 with_changes(settings, {'alignment.file': '',
-                                                                           'alignment.from_tf': True}))
+                 with_changes(settings, {'alignment.file': '', 'alignment.from_tf': True}))
     without = fuse(plane, tmp_path / 'c',
                    with_changes(settings, {'alignment.file': '', 'alignment.from_tf': True}))
 

@@ -141,7 +141,7 @@ class CameraModel:
                        turned=nested(axes @ self.turned))
 
     def shifted(self, x_px: float, y_px: float) -> 'CameraModel':
-        """Return the model of the image whose content is moved right and down by so many pixels."""
+        """Return the model of the image with its content shifted right and down, in pixels."""
         return self._shifted(x_px, y_px) if x_px or y_px else self
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:

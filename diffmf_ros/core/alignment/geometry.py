@@ -177,7 +177,8 @@ class _Setup:
         if self.has_rig:
             try:
                 rgb, thermal = self.camera(RGB), self.camera(THERMAL)
-                Rig(rgb, thermal, self.mounting.between(rgb.turned, thermal.turned)).require_depth(self.depth_m)  # type: ignore[arg-type, union-attr]
+                mounting = self.mounting.between(rgb.turned, thermal.turned)  # type: ignore[union-attr]
+                Rig(rgb, thermal, mounting).require_depth(self.depth_m)  # type: ignore[arg-type]
             except CalibrationError as error:
                 raise AlignmentError(str(error)) from error
 

@@ -52,7 +52,7 @@ class ExtraRows:
                        trimmed=True)
 
     def _found(self, frame: Frame) -> tuple[int, int, int, int]:
-        """Return the counts on all sides by the size of a usual sensor and by what the lines hold."""
+        """Return the counts on all sides, by usual sensor sizes and by the values."""
         if frame.pixels.ndim != 2 or frame.pixels.dtype == np.uint8 or frame.size in SENSORS:
             return 0, 0, 0, 0
         extra = [(frame.size[0] - width, frame.size[1] - height) for width, height in SENSORS]
@@ -64,7 +64,7 @@ class ExtraRows:
 
 
 def _beside(pixels: np.ndarray, count: int) -> tuple[int, int]:
-    """Return (count, 0) where the rows that are no picture lie at the top, (0, count) at the bottom."""
+    """Return (count, 0) for reference rows at the top, (0, count) at the bottom."""
     first, last = foreign_rows(pixels) if count else (0, 0)
     return (count, 0) if first > last else (0, count)
 
@@ -176,9 +176,10 @@ class CameraPicture:
             sides = ('at the top', 'at the bottom', 'at the left', 'at the right')
             said = ', '.join(f'{count} {side}' for count,
                              side in zip(self._extra_rows.cut, sides) if count)
-            notes.append(f'{self._stream}: rows and columns of {self.sent[0]}x{self.sent[1]} that are no picture are '  # type: ignore[index]
-                         f'cut off: {said} (thermal.extra_rows_top, extra_rows_bottom, '
-                         f'input.thermal_crop)')
+            width, height = self.sent  # type: ignore[misc]
+            notes.append(f'{self._stream}: rows and columns of {width}x{height} that are no '
+                         f'picture are cut off: {said} (thermal.extra_rows_top, '
+                         f'extra_rows_bottom, input.thermal_crop)')
         if (palette := self._false_color.palette) != GRAY:
             how = ('a palette that is not known here, and read by their luminance: choose '
                    'white-hot in the camera' if palette == UNKNOWN

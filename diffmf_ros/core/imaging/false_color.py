@@ -112,7 +112,7 @@ def _rises_with_luminance(colors: np.ndarray) -> bool:
 
 
 def _indices(rgb: np.ndarray, name: str) -> np.ndarray:
-    """Return the positions in a palette of the colors of an image (H x W x 3 uint8), H x W uint8."""
+    """Return the palette positions (H x W uint8) of the colors of an image (H x W x 3 uint8)."""
     table = _table(name)
     red, green, blue = (rgb[..., i].astype(np.int32) >> (8 - _BITS) for i in range(3))
     codes = (red << 2 * _BITS) | (green << _BITS) | blue

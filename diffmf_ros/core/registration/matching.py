@@ -95,7 +95,7 @@ class PyramidLevel:
         return sorted(found, key=lambda item: -item[0])
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
-        """Return where the blocks of all pairs are, found near where rgb_from_thermal puts them."""
+        """Match the blocks of all pairs, searched near their place under rgb_from_thermal."""
         places, block, corners = [], [], np.zeros((0, 2), int)
         views = self._views(self.from_rgb @ matrix, self.size)
         for described, (view, seen) in zip(self._described, views, strict=True):

@@ -113,10 +113,12 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {_SEARCH_WIDTH, *(width for width, _, _ in (*_ROUGH, *_FINE))}}
-    starts = [_resized(start, sizes)] if start else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio)  # type: ignore[arg-type]
+    starts = ([_resized(start, sizes)] if start  # type: ignore[arg-type]
+              else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio))  # type: ignore[arg-type]
     for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
         level = scaled[step[0]]
-        ways = [way[0].matrix for matrix in starts if (way := _followed(matrix, scaled, [step], sizes))]  # type: ignore[arg-type]
+        ways = [way[0].matrix for matrix in starts
+                if (way := _followed(matrix, scaled, [step], sizes))]  # type: ignore[arg-type]
         starts = sorted(ways, key=level.ncc, reverse=True)[:count]
     way = _followed(starts[0], scaled, _FINE, sizes) if starts else None  # type: ignore[arg-type]
     if way is None:

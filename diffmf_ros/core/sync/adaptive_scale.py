@@ -128,5 +128,5 @@ class AdaptiveScale:
 
 
 def _high(values: list[float]) -> float:
-    """The 95th percentile by the nearest lower rank: of 2 to 21 values it leaves out the largest."""
+    """95th percentile by the nearest lower rank: of 2 to 21 values the second largest."""
     return sorted(values)[int(_BUSY_SHARE * (len(values) - 1))]

@@ -62,7 +62,7 @@ class _Stream:
         self.clear(-NEVER_NS)
 
     def clear(self, stamp_ns: int) -> None:
-        """Start again at stamp_ns: keep the offset, and the newest stamp that left if it is older."""
+        """Start again at stamp_ns: keep the offset, and an older newest stamp that left."""
         self.stamps_ns: list[int] = []
         self.frames: list[Frame] = []
         self.newest_ns = -NEVER_NS
@@ -236,7 +236,7 @@ class ClosestPairing:
         return pairs
 
     def _settle_held(self, ended: bool, hold_ns: int) -> list[Pair]:
-        """Release RGB frames with a certain thermal frame, and thermal frames that were replaced."""
+        """Release RGB frames with a final thermal frame, and replaced thermal frames."""
         rgb, thermal, pairs = self._rgb, self._thermal, []
         thermal_next_ns = NEVER_NS if ended else thermal.expected_ns(rgb)
         while rgb.frames:

@@ -161,7 +161,7 @@ class StreamHealth:
             self._returning_from = StreamState.FROZEN
 
     def status(self, now_ns: int) -> StreamStatus:
-        """Judge the stream at now_ns: call it once an arrival, and when somebody asks in between."""
+        """Compute the status at now_ns: once an arrival, and on demand in between."""
         if self._arrived_ns is not None:  # a clock that went back must not hide a loss
             self._arrived_ns = min(self._arrived_ns, now_ns)
         age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns

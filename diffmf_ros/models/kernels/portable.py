@@ -56,7 +56,7 @@ def scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
 
 
 def _chunked(x: torch.Tensor, steps: int, chunks: int) -> torch.Tensor:
-    """Split b x l x ... into b x chunks x steps x ..., padded with zeros, which change no state."""
+    """Split b x l x ... into b x chunks x steps x ..., padded with zeros (no-ops)."""
     x = pad(x, (0, 0, 0, 0, 0, steps * chunks - x.shape[1]))
     return x.unflatten(1, (chunks, steps))
 

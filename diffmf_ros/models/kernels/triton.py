@@ -30,7 +30,8 @@ def _kernels() -> SimpleNamespace | str:
     try:
         import triton
         if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST_TRITON:
-            return f'it needs triton {".".join(map(str, OLDEST_TRITON))} or newer, not {triton.__version__}'
+            return (f'it needs triton {".".join(map(str, OLDEST_TRITON))} or newer, not '
+                    f'{triton.__version__}')
         from . import triton_steps
         from .triton_scan import selective_scan, ss2d
         from .triton_ssd import ssd
@@ -48,7 +49,8 @@ def unavailable() -> str | None:
         if not torch.cuda.is_available():
             return 'there is no CUDA device'
         if torch.cuda.get_device_capability() < OLDEST_CAPABILITY:
-            return f'the GPU has compute capability {torch.cuda.get_device_capability()}, it needs {OLDEST_CAPABILITY}'
+            return (f'the GPU has compute capability {torch.cuda.get_device_capability()}, it '
+                    f'needs {OLDEST_CAPABILITY}')
     kernels = _kernels()
     return kernels if isinstance(kernels, str) else None
 
@@ -63,7 +65,8 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
         return 'it has no backward pass and gradients are asked for'
     if 4 * u.numel() >= 2 ** 31:  # one output for each of four directions, counted in 32 bits
         return f'it takes fewer than 2^29 elements, not {u.numel()}'
-    return None if states <= MOST_STATES else f'it takes at most {MOST_STATES} states, not {states}'
+    return (None if states <= MOST_STATES else f'it takes at most {MOST_STATES} states, not '
+            f'{states}')
 
 
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):

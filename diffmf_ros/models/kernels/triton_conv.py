@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton kernel of a dense 3x3 convolution with bias, LeakyReLU and residual. Imported only where triton is.
+"""Triton kernel of a dense 3x3 convolution with bias, LeakyReLU and residual. Imported only where
+triton is.
 
 A product over the channels of each of the nine neighbors. It reads any storage and type, mirrors
 at the border where asked for, and writes channels-last, so that no copy stands before it or behind

@@ -115,7 +115,8 @@ def layer_norm_rows(x, gamma, beta, y, rows, width, x_row, epsilon, ROWS: tl.con
 
 
 def _lines(x):
-    """x: B x H x W x C as lines of tokens with contiguous channels, without a copy where that is possible."""
+    """x: B x H x W x C as lines of tokens with contiguous channels, without a copy where that is
+    possible."""
     lines = x.reshape(-1, *x.shape[2:])
     return lines if lines.stride(2) == 1 or lines.shape[2] == 1 else lines.contiguous()
 

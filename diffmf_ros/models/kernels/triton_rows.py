@@ -45,7 +45,8 @@ def multiply(a, b, EXACT: tl.constexpr):
 @triton.jit
 def _tile(x, gate, row, column, rows, width, x_row, gate_row, GATED: tl.constexpr, skip, factor,
           skip_row, head, gain, SKIP: tl.constexpr):
-    """ROWS x COLUMNS values of tokens in float32, plus gain * factor * skip if SKIP, where each factor
+    """ROWS x COLUMNS values of tokens in float32, plus gain * factor * skip if SKIP, where each
+    factor
     is that of head channels, times silu(gate) if GATED; zero outside.
     """
     inside = (row < rows)[:, None] & (column < width)[None, :]
@@ -207,7 +208,8 @@ def mlp_rows(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, y, rows, wi
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:
-    """x as tokens x channels, without a copy where the tokens have one step and contiguous channels."""
+    """x as tokens x channels, without a copy where the tokens have one step and contiguous
+    channels."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 

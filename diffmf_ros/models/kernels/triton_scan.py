@@ -125,7 +125,8 @@ def chunk_states(u, deltas, B, C, weight, bias, A, states, sums, height, width, 
                  SOFTPLUS: tl.constexpr, IMAGE: tl.constexpr, CHUNK: tl.constexpr,
                  GROUP: tl.constexpr,
                  BLOCK: tl.constexpr):
-    """States b x k x chunk x n x e at the ends of chunks that start at zero, and sums b x k x chunk x e of delta."""
+    """States b x k x chunk x n x e at the ends of chunks that start at zero, and sums b x k x
+    chunk x e of delta."""
     program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
     chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
@@ -166,7 +167,8 @@ def _combine(decay, state, next_decay, next_state):
 @triton.jit(do_not_specialize=['chunks'])
 def carry(states, sums, A, chunks, channels, scans, A_scan, A_state, A_channel, sum_channel,
           STATES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Turn the states at the ends of chunks that start at zero into those of the whole sequence, in place.
+    """Turn the states at the ends of chunks that start at zero into those of the whole sequence,
+    in place.
 
     states: b x k x chunk x n x e; sums: b x k x chunk x (e or 1) with sum_channel 1 or 0.
     """

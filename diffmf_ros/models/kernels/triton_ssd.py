@@ -23,7 +23,8 @@ ENOUGH_PROGRAMS = 512  # several for every multiprocessor of a large GPU
 
 @triton.jit
 def _place(visit, back, spans, length, SPAN: tl.constexpr, CHUNK: tl.constexpr):
-    """(first token, its offsets to the tokens of a chunk: CHUNK, which of them exist) for the visit-th token."""
+    """(first token, its offsets to the tokens of a chunk: CHUNK, which of them exist) for the
+    visit-th token."""
     row = tl.arange(0, CHUNK)
     first = tl.where(back, spans * SPAN - 1 - visit, visit).to(tl.int64)
     row = tl.where(back, -row, row)
@@ -69,11 +70,14 @@ def span_states(x, delta, A, B, states, sums, length, heads, spans, p, n, x_batc
                 delta_batch, delta_token, B_batch, B_token, DIRECTIONS: tl.constexpr,
                 SPAN: tl.constexpr,
                 CHUNK: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
-    """States b x k x span x p x n at the ends of spans that start at zero, and sums b x k x span of delta."""
+    """States b x k x span x p x n at the ends of spans that start at zero, and sums b x k x span
+    of delta."""
     program = tl.program_id(0)
-    head, span, back = program % heads, program // heads % spans, program // heads // spans % DIRECTIONS
+    head, span, back = (program % heads, program // heads % spans,
+                        program // heads // spans % DIRECTIONS)
     batch = (program // heads // spans // DIRECTIONS).to(tl.int64)
-    x, delta, B = x + batch * x_batch + head * p, delta + batch * delta_batch + head, B + batch * B_batch
+    x, delta, B = (x + batch * x_batch + head * p, delta + batch * delta_batch + head,
+                   B + batch * B_batch)
     rate = tl.load(A + head) * LOG2E
     state, sum_of_span = tl.zeros([P, N], tl.float32), 0.0
     for start in range(0, SPAN, CHUNK):
@@ -94,11 +98,13 @@ def outputs(x, delta, A, B, C, states, total, y, length, heads, spans, p, n, x_b
             delta_batch, delta_token, B_batch, B_token, C_batch, C_token, DIRECTIONS: tl.constexpr,
             SPAN: tl.constexpr,
             CHUNK: tl.constexpr, P: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
-    """The output y: b x l x h x p; with two directions the float32 total holds the first between the two."""
+    """The output y: b x l x h x p; with two directions the float32 total holds the first between
+    the two."""
     program = tl.program_id(0)
     head, span, batch = program % heads, program // heads % spans, (program // heads // spans).to(
         tl.int64)
-    x, delta, B = x + batch * x_batch + head * p, delta + batch * delta_batch + head, B + batch * B_batch
+    x, delta, B = (x + batch * x_batch + head * p, delta + batch * delta_batch + head,
+                   B + batch * B_batch)
     C += batch * C_batch
     rate = tl.load(A + head) * LOG2E
     i, j, channel = tl.arange(0, P)[:, None], tl.arange(0, N)[None, :], tl.arange(0, P)[None, :]
@@ -136,7 +142,8 @@ def outputs(x, delta, A, B, C, states, total, y, length, heads, spans, p, n, x_b
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor if the values of a token are contiguous, as in a slice of a wider projection, else a copy."""
+    """The tensor if the values of a token are contiguous, as in a slice of a wider projection,
+    else a copy."""
     return tensor if tensor[:1, :1].is_contiguous() else tensor.contiguous()
 
 

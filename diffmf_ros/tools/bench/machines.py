@@ -33,7 +33,8 @@ TEMPLATE = """<!DOCTYPE html>
 :root {{ color-scheme: light dark }}
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1em; max-width: 70em }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; margin: 1em 0 }}
-td, th {{ padding: .3em .6em; text-align: right; font-variant-numeric: tabular-nums; font-weight: normal }}
+td, th {{ padding: .3em .6em; text-align: right; font-variant-numeric: tabular-nums;
+  font-weight: normal }}
 td:first-child, th:first-child {{ text-align: left }}
 tr:nth-child(even) {{ background: #8882 }}
 </style></head><body>

@@ -18,7 +18,8 @@ OPTIONAL = {'launch_ros': 'no launch files: start fusion_node by itself',
             'message_filters': 'sync.policy approximate and exact are not to be had',
             'cv_bridge': 'image encodings that this package does not know are refused',
             'tf2_ros': 'alignment.from_tf is not to be had'}
-GET_ROS = 'source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: pip install "diffmf_ros[ros]"'
+GET_ROS = ('source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: pip install '
+           '"diffmf_ros[ros]"')
 # Fast DDS by itself has a segment of half a megabyte, of which larger images are lost.
 ENOUGH_SEGMENT_MB = 4
 

@@ -46,7 +46,8 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
 def _training_rows(config: TrainConfig) -> list[str]:
     entries = {key: value for key, value in config.as_dict().items()
                if key not in ('data', 'out', 'device', 'threads')}
-    entries['optimizer'] = 'Adam, linear warm-up then cosine to 0, averaged weights (EMA) are the ones shipped'
+    entries['optimizer'] = ('Adam, linear warm-up then cosine to 0, averaged weights (EMA) are '
+                            'the ones shipped')
     return ['| entry | value |', '|---|---|',
             *(f'| {key} | {value} |' for key, value in entries.items())]
 

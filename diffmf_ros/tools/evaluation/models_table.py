@@ -224,7 +224,8 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
     pairs = by_set(score_pairs(engines, folder, report=report))['all']
     found = {name: means(scores) for name, scores in pairs.items()}
     rows = tuple(replace(row, scores=found.get(row.name, {})) for row in table.rows)
-    note = f'scores: mean over {len(next(iter(pairs.values())))} pairs below {folder}; {ABOUT_METRICS}'
+    note = (f'scores: mean over {len(next(iter(pairs.values())))} pairs below {folder}; '
+            f'{ABOUT_METRICS}')
     return _measured(replace(table, rows=rows),
                      (engine.description for engine in engines.values()), [note])
 

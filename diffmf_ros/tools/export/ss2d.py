@@ -48,8 +48,8 @@ NAME (x, records, w, bias, A) => (y)
     num_scan_inputs = 4,
     scan_input_directions = [BACKWARDS, BACKWARDS, BACKWARDS, BACKWARDS],
     scan_output_directions = [BACKWARDS, BACKWARDS],
-    body = step (float[?, ?, ?, ?] state, float[?, ?, ?, ?] decay, float[?, ?, ?] x_t, float[?, ?, ?] low_t,
-                 float[?, ?, ?, ?] b_t, float[?, ?, ?, ?] c_t)
+    body = step (float[?, ?, ?, ?] state, float[?, ?, ?, ?] decay, float[?, ?, ?] x_t,
+                 float[?, ?, ?] low_t, float[?, ?, ?, ?] b_t, float[?, ?, ?, ?] c_t)
         => (float[?, ?, ?, ?] new_state, float[?, ?, ?, ?] new_decay, float[?, ?, ?, ?] y_t,
             float[?, ?, ?, ?] gain_t)
     {

@@ -120,7 +120,8 @@ def plot_log(log: Path, image: Path) -> str | None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        return f'no {image.name}: matplotlib cannot be imported ({error}): pip install "diffmf_ros[view]"'
+        return (f'no {image.name}: matplotlib cannot be imported ({error}): pip install '
+                f'"diffmf_ros[view]"')
     rows = read_log(log)
     names = [name for name in (rows[0] if rows else ()) if name not in NOT_LOSS]
     if not names:

@@ -70,8 +70,10 @@ class Trainer:
             raise TrainingError(f'{config.model} {config.preset} does not mix its sources: loss '
                                 f'share has nothing to '
                                 'teach, set it to 0')
-        self._perception = Perception(load_resnet50(config.perception).to(self.device),
-                                      temperature=config.loss.temperature) if config.perception else None
+        self._perception = None
+        if config.perception:
+            self._perception = Perception(load_resnet50(config.perception).to(self.device),
+                                          temperature=config.loss.temperature)
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
         self._fuse = self.processes.parallel(in_precision(self.network, config.precision,
                                                           self.device))

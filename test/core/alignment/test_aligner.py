@@ -75,7 +75,8 @@ def test_without_a_file_the_other_image_is_resized(grid, size):
 
     assert (mapping.grid, mapping.size, mapping.everywhere,
             aligner.problems) == (grid, size, True, ())
-    assert mapping.thermal_tables is None and mapping.rgb_tables is None and mapping.seen.shape == size[::-1]
+    assert (mapping.thermal_tables is None and mapping.rgb_tables is None
+            and mapping.seen.shape == size[::-1])
     interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
     assert np.array_equal(mapping.thermal_on_grid(heat),
                           heat if grid == 'thermal' else cv2.resize(heat, size))
@@ -113,7 +114,8 @@ def test_a_file_of_both_cameras_and_their_mounting_needs_no_camera_info(rig_file
     assert same(mapping, rig().mapping(7.0, grid=grid)) and aligner.problems == ()
 
 
-def test_a_camera_without_a_block_is_described_by_its_camera_info_and_until_then_thermal_is_resized(file):
+def test_camera_without_block_waits_for_its_info(file):
+    """Until the camera info describes it, thermal is resized."""
     aligner = Aligner(AlignmentSettings(
         file=file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA)})))
 

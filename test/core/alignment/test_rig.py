@@ -98,7 +98,8 @@ def test_the_parallax_off_the_plane_is_predicted_within_five_percent(depth_m):
     assert np.linalg.norm(moved[center].mean(0) - at_center) < 0.05 * np.linalg.norm(at_center)
 
 
-def test_the_parallax_of_parallel_cameras_is_focal_length_times_baseline_times_difference_of_inverse_depths():
+def test_parallax_of_parallel_cameras():
+    """It is focal length times baseline times the difference of the inverse depths."""
     camera = CameraModel((640, 480), ((500.0, 0.0, 320.0), (0.0, 500.0, 240.0), (0.0, 0.0, 1.0)))
     # thermal 10 cm to the right
     this = Rig(camera, camera, Extrinsics(IDENTITY, (-0.1, 0.0, 0.0)))

@@ -24,7 +24,8 @@ class Machine:
 
     def __init__(self, pacing, *, period_ms, pixels_ms, overhead_ms=1.0, noise=0.0, seed=0):
         self.pacing = pacing
-        self.period_ms, self.pixels_ms, self.overhead_ms, self.noise = period_ms, pixels_ms, overhead_ms, noise
+        self.period_ms, self.pixels_ms, self.overhead_ms, self.noise = (
+            period_ms, pixels_ms, overhead_ms, noise)
         self.random = random.Random(seed)
         self.now_ms = 0.0
         self.stamps_ms = count(0.0, period_ms)

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stamp_streams import MS, RATES, brute_force, by_arrival, each_others_closest, frame, run, stamps, still_held
+from stamp_streams import (
+    MS,
+    RATES,
+    brute_force,
+    by_arrival,
+    each_others_closest,
+    frame,
+    run,
+    stamps,
+    still_held,
+)
 
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.settings import SyncSettings

@@ -151,7 +151,8 @@ class TestPack:
         with tarfile.open(tmp_path / 'pack.tar') as archive:
             names = archive.getnames()
             inner = io.BytesIO(lzma.decompress(archive.extractfile('wheels.tar.xz').read()))
-        assert 'data/ir/00.jpg' in names and 'data/vi/19.jpg' in names and 'data/ir/alone.jpg' not in names
+        assert ('data/ir/00.jpg' in names and 'data/vi/19.jpg' in names
+                and 'data/ir/alone.jpg' not in names)
         with tarfile.open(fileobj=inner) as archive:
             content = io.BytesIO(archive.extractfile('wheels/a-1.0-py3-none-any.whl').read())
         with zipfile.ZipFile(content) as wheel:

@@ -15,7 +15,13 @@ from diffmf_ros.tools.evaluation.eval_files import EvaluationError
 from diffmf_ros.tools.evaluation.eval_page import as_json
 from diffmf_ros.tools.evaluation.evaluate import FROM_FILES, evaluate
 from diffmf_ros.tools.evaluation.metrics import score
-from diffmf_ros.tools.evaluation.scoring import BASELINES, METRICS, UnknownMethod, luminance, method
+from diffmf_ros.tools.evaluation.scoring import (
+    BASELINES,
+    METRICS,
+    UnknownMethod,
+    luminance,
+    method,
+)
 
 SIZE = 56, 64  # height, width
 
