@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the product that a linter does not know: no code from data, no shell, no network, no silent except."""
+"""Rules of the product that a linter does not know.
+
+No code from data, no shell, no network, no silent except.
+"""
 
 import ast
 from pathlib import Path
@@ -10,8 +13,8 @@ import diffmf_ros
 
 PACKAGE = Path(diffmf_ros.__file__).parent
 UNPICKLERS = {'pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
-NETWORK = {'urllib', 'requests', 'httpx', 'http', 'ftplib', 'smtplib', 'socket', 'socketserver', 'asyncio',
-           'aiohttp', 'xmlrpc'}
+NETWORK = {'urllib', 'requests', 'httpx', 'http', 'ftplib', 'smtplib', 'socket', 'socketserver',
+           'asyncio', 'aiohttp', 'xmlrpc'}
 # Who needs one of these, and for what.
 ALLOWED = {
     'tools/view/server.py': {'socket', 'http', 'urllib'},  # the web page that shows the node
@@ -23,13 +26,15 @@ def breaches(source, file='core/a.py'):
     """Yield 'file:line: what' for every rule that source breaks."""
     allowed = ALLOWED.get(file, set())
     for node in ast.walk(ast.parse(source)):
-        for what in _imports(node) if isinstance(node, (ast.Import, ast.ImportFrom)) else _calls(node):
+        for what in _imports(node) if isinstance(node,
+                                                 (ast.Import, ast.ImportFrom)) else _calls(node):
             if what not in allowed:
                 yield f'{file}:{node.lineno}: {what}'
 
 
 def _imports(node):
-    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or '']
+    names = [alias.name for alias in node.names] if isinstance(node,
+                                                               ast.Import) else [node.module or '']
     if isinstance(node, ast.ImportFrom) and node.level:
         return
     for name in names:
@@ -53,7 +58,8 @@ def _calls(node):
         yield 'torch.load'
     if name in ('np.load', 'numpy.load') and keywords.get('allow_pickle', 'False') != 'False':
         yield 'allow_pickle'
-    if name == 'yaml.load' and 'Loader' not in ' '.join((*keywords, *map(ast.unparse, node.args[1:]))):
+    if name == 'yaml.load' and 'Loader' not in ' '.join((*keywords,
+                                                         *map(ast.unparse, node.args[1:]))):
         yield 'yaml.load'
     if name in ('yaml.unsafe_load', 'yaml.full_load'):
         yield name
@@ -64,15 +70,19 @@ def test_the_product_keeps_the_rules():
 
     assert len(files) > 100
     assert [breach for file in files
-            for breach in breaches(file.read_text(encoding='utf-8'), file.relative_to(PACKAGE).as_posix())] == []
+            for breach in breaches(file.read_text(encoding='utf-8'),
+                                   file.relative_to(PACKAGE).as_posix())] == []
 
 
 @pytest.mark.parametrize('source, what', [
-    ('import pickle', 'pickle'), ('from pickle import loads', 'pickle'), ('import urllib.request', 'urllib'),
-    ('def f():\n    import socket', 'socket'), ('eval("1")', 'eval'), ('os.system(x)', 'os.system'),
-    ('subprocess.run(x, shell=True)', 'shell'), ('torch.load(x)', 'torch.load'),
-    ('torch.load(x, weights_only=False)', 'torch.load'), ('np.load(x, allow_pickle=True)', 'allow_pickle'),
-    ('yaml.load(x)', 'yaml.load'), ('yaml.unsafe_load(x)', 'yaml.unsafe_load'),
+    ('import pickle', 'pickle'), ('from pickle import loads', 'pickle'),
+    ('import urllib.request', 'urllib'),
+    ('def f():\n    import socket', 'socket'), ('eval("1")', 'eval'),
+    ('os.system(x)', 'os.system'), ('subprocess.run(x, shell=True)', 'shell'),
+    ('torch.load(x)', 'torch.load'),
+    ('torch.load(x, weights_only=False)', 'torch.load'),
+    ('np.load(x, allow_pickle=True)', 'allow_pickle'), ('yaml.load(x)', 'yaml.load'),
+    ('yaml.unsafe_load(x)', 'yaml.unsafe_load'),
     ('try:\n    f()\nexcept:\n    pass', 'bare except'),
 ])
 def test_a_breach_is_found(source, what):
@@ -80,7 +90,8 @@ def test_a_breach_is_found(source, what):
 
 
 @pytest.mark.parametrize('source', [
-    'torch.load(x, weights_only=True)', 'np.load(x)', 'yaml.safe_load(x)', 'subprocess.run([x])', 'model.eval()',
+    'torch.load(x, weights_only=True)', 'np.load(x)', 'yaml.safe_load(x)', 'subprocess.run([x])',
+    'model.eval()',
     'try:\n    f()\nexcept ValueError:\n    pass', 'from .pickle import x',
 ])
 def test_what_is_allowed_passes(source):

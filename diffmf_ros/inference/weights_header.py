@@ -104,7 +104,8 @@ def read_header(path: str | Path) -> WeightsHeader:
     try:
         iterations, seed = number_of(header['iterations']), number_of(header['seed'])
     except ValueError as error:
-        raise WeightsError(f'{path}: expected whole numbers as iterations and seed in the header: {error}; get it '
+        raise WeightsError(f'{path}: expected whole numbers as iterations and seed in the header: '
+                           f'{error}; get it '
                            'again') from error
     if iterations is not None and iterations < 1:
         raise WeightsError(f'{path} holds untrained weights (0 iterations); they would fuse noise')

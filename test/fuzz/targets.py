@@ -75,7 +75,10 @@ def refused(error: DiffmfError) -> bool:
 
 
 def _fuse(pixels: np.ndarray, encoding: str, stream: str) -> None:
-    """Fuse a frame with a good partner, then a good pair: whatever the first one does, the second is fused."""
+    """Fuse a frame with a good partner, then a good pair.
+
+    Whatever the first one does, the second is fused.
+    """
     frame = Frame(stream, 2, stream, pixels, encoding, arrival_ns=2)
     pair = Pair(frame, GOOD.thermal, 0) if stream == RGB else Pair(GOOD.rgb, frame, 0)
     try:
