@@ -40,7 +40,8 @@ Json = Annotated[Path | None,
                                             'screen, in place of the text')]
 OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]
 Ray = Annotated[str | None, typer.Option('--ray', metavar='ADDRESS', help=(
-    'work on the machines of this Ray cluster, on which files have the same paths; auto: one that runs here'))]
+    'work on the machines of this Ray cluster, on which files have the same paths; auto: one that '
+    'runs here'))]
 AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
 
 

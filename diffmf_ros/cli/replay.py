@@ -60,8 +60,8 @@ def replay(
         if rrd or detector:
             raise typer.BadParameter('--rrd and --detector take one bag, here, without --ray')
         from .replay_many import replay_many
-        failed = replay_many(bags, out, settings, topics=(rgb_topic, thermal_topic), jobs=jobs, ray=ray,
-                             overwrite=overwrite, json=json, inputs=files_of(settings, params))
+        failed = replay_many(bags, out, settings, topics=(rgb_topic, thermal_topic),
+                             jobs=jobs, ray=ray, overwrite=overwrite, json=json, inputs=files_of(settings, params))
         if failed:
             raise typer.Exit(1)
         return

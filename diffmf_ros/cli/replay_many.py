@@ -51,7 +51,7 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
     options.write_json(json, {'out': str(out), 'bags': [
         {'bag': str(task.bag), 'out': str(task.out), 'error': outcome.error, **outcome.counts}
         for task, outcome in zip(tasks, outcomes, strict=True)]})
-    failed = [_tell(target, outcome, json) for target, outcome in zip(targets, outcomes, strict=True)]
+    failed = [_tell(*item, json) for item in zip(targets, outcomes, strict=True)]
     return any(failed)
 
 
@@ -62,7 +62,9 @@ def _tell(target: Path, outcome: BagOutcome, json: Path | None) -> bool:
         return True
     counts = outcome.counts
     modes = ', '.join(f'{count} {mode}' for mode, count in counts['modes'].items())
-    options.say(f'{target}: {counts["frames"]} frames, {counts["pairs"]} pairs, {modes}', json=json)
+    options.say(f'{target}: {counts["frames"]} frames, {counts["pairs"]} pairs, {modes}',
+                json=json)
     for reason, count in counts['dropped'].items():
-        options.say(f'left out: {count} {reason}: {counts["reasons"].get(reason, reason)}', json=json)
+        why = counts['reasons'].get(reason, reason)
+        options.say(f'left out: {count} {reason}: {why}', json=json)
     return counts['refused'] > 0

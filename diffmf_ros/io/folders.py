@@ -55,7 +55,7 @@ def pair_files(root: str | Path) -> list[tuple[Path, Path]]:
                       if path.is_dir()})
     if not folders:
         raise FolderError(f'no pairs at or below {root}: expected folders vi and ir with files of '
-                          f'equal names')
+                          'equal names; `diffmf sample-pairs FOLDER` renders some to try')
     return [pair for folder in folders for pair in _matched(folder)]
 
 

@@ -22,7 +22,9 @@ class WorkerLost(DiffmfError):
 
 def cores() -> int:
     """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def spread(work: Callable[[Any], Any], tasks: Sequence, *, jobs: int = 1,

@@ -109,7 +109,8 @@ def fused_files(tasks: Sequence[Task], settings: Settings, *, jobs: int, overwri
         yield from outcomes
 
 
-def replayed_bags(tasks: Sequence[BagTask], *, jobs: int, ray: str | None = None) -> Iterator[BagOutcome]:
+def replayed_bags(tasks: Sequence[BagTask], *, jobs: int,
+                  ray: str | None = None) -> Iterator[BagOutcome]:
     """Fuse every recording; yield what became of it, in the order of tasks. See fused_files."""
     if ray is not None:
         tasks = [BagTask(task.bag.absolute(), task.out.absolute(), _anywhere(task.settings),
