@@ -19,15 +19,15 @@ from rich.markup import escape
 
 from .. import __version__
 from ..core.frames import DiffmfError
+from ..core.packages import pip_install
 
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval',
             'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
             'view')
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 # Library that is not installed -> extra of this package that brings it.
-_EXTRAS = {'torch': 'torch', 'einops': 'torch', 'rclpy': 'ros', 'matplotlib': 'view',
-           'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx', 'ray': 'ray',
-           'rerun': 'rerun'}
+_EXTRAS = {'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'rclpy': 'ros',
+           'matplotlib': 'view', 'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx', 'rerun': 'rerun'}
 
 
 @lru_cache(maxsize=1)
@@ -62,8 +62,8 @@ def run(arguments: Sequence[str]) -> int:
         library = (error.name or '').partition('.')[0]
         if library not in _EXTRAS:
             raise
-        return _say(f'{library} is not installed, which this command needs: python -m pip install '
-                    f'"diffmf_ros[{_EXTRAS[library]}]" (`diffmf doctor` says more)')
+        return _say(f'{library} is not installed, which this command needs: python -m '
+                    f'{pip_install(_EXTRAS[library])} (`diffmf doctor` says more)')
     except MemoryError:
         return _say('there is not enough memory for this; try smaller images or a smaller preset')
     # a disk that gets full, a folder that vanishes: nothing to debug here

@@ -14,7 +14,7 @@ from ..core.sync.adaptive_scale import steps_from
 from .errors import EngineError
 from .fault_tolerance import FIRST_CALL_S, Live, Offline
 from .memory import give_back_memory
-from .network import Job, Network, name_of
+from .network import Job, LibraryMissing, Network, name_of
 from .onnx_engine import read_sealed
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.
@@ -45,9 +45,11 @@ def require_network(settings: Settings) -> None:
     if settings.engine == 'onnx':
         read_sealed(Path(settings.weights))
     else:
-        # needs safetensors, which a board with onnxruntime may lack
         from .weights_header import weights_for
-        weights_for(settings)
+        try:
+            weights_for(settings)
+        except ImportError as error:  # safetensors, which a board with onnxruntime may lack
+            raise LibraryMissing(name_of(settings), error) from error
 
 
 def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline],

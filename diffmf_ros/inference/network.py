@@ -9,6 +9,7 @@ import numpy as np
 from ..core.alignment.geometry import Mapping
 from ..core.frames import Pair
 from ..core.imaging.thermal import Levels
+from ..core.packages import pip_install
 from ..core.settings import Settings
 from .errors import EngineError, NetworkFailure
 from .host_path import HostPath, StageClock
@@ -96,12 +97,16 @@ def name_of(settings: Settings) -> str:
 
 
 class LibraryMissing(EngineError):
-    """A network needs a library that is not installed. needs: which network needs what."""
+    """A network needs a library that is not installed: torch, einops or safetensors.
+
+    needs: which network needs what.
+    """
 
     def __init__(self, needs: str, error: ImportError):
-        super().__init__(f'{needs} and einops, which cannot be imported ({error}); pip install '
-                         f'"diffmf_ros[torch]"')
-        self.needs = needs
+        """needs: what needs it; error: its import."""
+        self.needs = f'{needs} needs {error.name or "torch"}'
+        super().__init__(f'{self.needs}, which cannot be imported ({error}); '
+                         f'{pip_install("torch")}')
 
 
 def make_engine(settings: Settings):
@@ -114,6 +119,6 @@ def make_engine(settings: Settings):
         return OnnxEngine(settings)
     try:
         from .engine import Engine
+        return Engine(settings)  # imports the model, and with it einops
     except ImportError as error:
-        raise LibraryMissing(f'{name_of(settings)} needs torch', error) from error
-    return Engine(settings)
+        raise LibraryMissing(name_of(settings), error) from error

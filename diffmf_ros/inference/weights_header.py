@@ -5,8 +5,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-
 from ..core.file_kinds import explained
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
@@ -86,6 +84,7 @@ def read_header(path: str | Path) -> WeightsHeader:
     Raises WeightsError: no such file, not safetensors or truncated, without the header of this
     package, or never trained.
     """
+    import safetensors  # which a machine that fuses classically may lack
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the '

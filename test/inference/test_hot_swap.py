@@ -136,7 +136,7 @@ def test_without_torch_a_network_cannot_be_loaded(pipeline, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine')
     with pytest.raises(EngineError,
-                       match='diffmf light needs torch and einops, which cannot be imported'):
+                       match='diffmf light needs torch, which cannot be imported'):
         pipeline.load(LIGHT)
 
 

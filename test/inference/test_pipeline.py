@@ -2,6 +2,7 @@
 """Pair -> FusionResult: what passes unchanged, what a failure gives, and any size."""
 
 import re
+import subprocess
 import sys
 import types
 
@@ -152,14 +153,29 @@ def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings
     assert pipeline.fuse(textured).mode == Mode.FUSED
 
 
-def test_without_torch_every_result_says_that_it_is_classical(textured, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'torch', None)
-    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine', raising=False)
-    monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.weights', raising=False)
-    pipeline = FusionPipeline(DEFAULTS)
-    result = pipeline.fuse(textured)
-    assert result.mode == Mode.CLASSICAL
-    assert 'needs torch' in result.warnings[0] and 'needs torch' in pipeline.description
+@pytest.mark.parametrize('library', ['torch', 'einops', 'safetensors'])
+def test_without_a_library_every_result_says_that_it_is_classical(tmp_path, library):
+    """In a process of its own: modules that are taken away are missed by tests that come later."""
+    code = f"""
+import sys
+sys.modules[{library!r}] = None
+import numpy as np
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
+from diffmf_ros.core.settings import DEFAULTS
+from diffmf_ros.inference.pipeline import FusionPipeline
+noise = np.random.default_rng(0).integers(0, 200, (48, 64), np.uint8)
+pipeline = FusionPipeline(DEFAULTS)
+result = pipeline.fuse(Pair(Frame(RGB, 1, '', noise, 'mono8'), Frame(THERMAL, 1, '', noise[::-1], 'mono8'), 0))
+print(result.mode.value, pipeline.description, result.warnings[0], sep='|')
+"""
+
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+
+    mode, description, warning = done.stdout.strip().split('|')
+    assert mode == 'CLASSICAL'
+    assert f'needs {library}' in description and f'needs {library},' in warning
+    assert 'pip install torch einops safetensors' in warning
+
 
 
 class Recording:

@@ -21,7 +21,7 @@ def test_without_rerun_the_error_says_what_to_install(small_bag, tmp_path, monke
     code = run(['replay', str(small_bag), str(tmp_path / 'out'), '--model', 'classical',
                 '--rrd', str(tmp_path / 'x.rrd')])
 
-    assert code == 2 and 'diffmf_ros[rerun]' in capsys.readouterr().err.replace('\n', '')
+    assert code == 2 and 'pip install rerun-sdk' in capsys.readouterr().err.replace('\n', '')
     assert not (tmp_path / 'x.rrd').exists() and not (tmp_path / 'out').exists()
 
 

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from ...core.frames import DiffmfError
+from ...core.packages import pip_install
 from ...io.writing import replacing
 from .report import Report, Row
 
@@ -21,7 +22,7 @@ def figure_class():
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlotError(f'a plot needs matplotlib, which cannot be imported ({error}): '
-                        'pip install "diffmf_ros[view]"') from error
+                        f'{pip_install("view")}') from error
     return Figure
 
 

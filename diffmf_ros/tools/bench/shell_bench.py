@@ -18,6 +18,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ...core.frames import DiffmfError
+from ...core.packages import pip_install
 from ..machine import Machine, this_machine
 
 FORMAT = 'diffmf_ros bench shell 1'
@@ -175,9 +176,8 @@ def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: flo
     Raises DiffmfError without ROS, or when a probe fails.
     """
     if find_spec('rclpy') is None:
-        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and '
-                          'rclpy is not installed; on a bare x86_64 machine: pip install '
-                          '"diffmf_ros[ros]"')
+        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and rclpy is not '
+                          f'installed; on a bare x86_64 machine: {pip_install("ros")}')
     machine, load = this_machine(), os.getloadavg()[0]
     side = '{}x{}'.format(*size)
     report(f'cost of {pairs} pairs')

@@ -19,6 +19,7 @@ import numpy as np
 
 from ... import __version__
 from ...core.frames import DiffmfError
+from ...core.packages import pip_install
 from ..machine import Machine, this_machine
 from .shell_bench import run_probe
 
@@ -172,7 +173,7 @@ def run(report: Callable[[str], None] = lambda what: None) -> StandardReport:
     if find_spec('rclpy') is None:
         raise DiffmfError(
             'the standard benchmark runs the node over real DDS, and rclpy is not '
-            'installed; on a bare x86_64 machine: pip install "diffmf_ros[ros]"'
+            f'installed; on a bare x86_64 machine: {pip_install("ros")}'
         )
     results = []
     for model in MODELS:

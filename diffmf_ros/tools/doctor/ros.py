@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ...core.frames import DiffmfError
+from ...core.packages import pip_install
 from ...io.resources import FASTDDS_VARIABLES, find
 from .finding import Finding, Severity, try_code, try_imports
 
@@ -18,8 +19,8 @@ OPTIONAL = {'launch_ros': 'no launch files: start fusion_node by itself',
             'message_filters': 'sync.policy approximate and exact are not to be had',
             'cv_bridge': 'image encodings that this package does not know are refused',
             'tf2_ros': 'alignment.from_tf is not to be had'}
-GET_ROS = ('source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: pip install '
-           '"diffmf_ros[ros]"')
+GET_ROS = ('source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: '
+           f'{pip_install("ros")}')
 # Fast DDS by itself has a segment of half a megabyte, of which larger images are lost.
 ENOUGH_SEGMENT_MB = 4
 

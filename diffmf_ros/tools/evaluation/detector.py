@@ -159,8 +159,7 @@ def _session(path: Path, threads: int):
         import onnxruntime as ort
     except ImportError as error:
         raise DetectorError(
-            "a detector needs onnxruntime: pip install 'diffmf_ros[onnx]', or "
-            'pip install onnxruntime'
+            'a detector needs onnxruntime: pip install onnxruntime'
         ) from error
     if not path.is_file():
         raise DetectorError(f'{path} is not a file; expected a detector as an ONNX file')

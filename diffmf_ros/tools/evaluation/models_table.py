@@ -246,7 +246,7 @@ def _counted(model: str, preset: str, size: tuple[int, int]) -> tuple[int, float
                              for parameter in models.build(model, preset).parameters())
         return parameters, work_of_preset(model, preset, size).operations / 2
     except ImportError as error:
-        raise LibraryMissing('the table of networks needs torch', error) from error
+        raise LibraryMissing('the table of networks', error) from error
 
 
 def _trained(model: str, preset: str) -> Trained | None:

@@ -14,6 +14,7 @@ import torch
 
 from ... import models
 from ...core.frames import DiffmfError
+from ...core.packages import pip_install
 from ...inference.onnx_engine import ANY_SIZE, FORMAT, UNSEALED, seal
 from ...inference.weights import Weights, digest, load_into, load_weights
 from ...inference.weights_header import number_text, shipped, sides_text
@@ -150,9 +151,8 @@ def _exporter():
         import onnxscript  # noqa: F401
         torch.onnx.ops.symbolic  # noqa: B018
     except (ImportError, AttributeError) as error:
-        raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime '
-                          f'({error}; torch is {torch.__version__}); pip install '
-                          f'"diffmf_ros[onnx]"') from error
+        raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime ({error}; torch is '
+                          f'{torch.__version__}); {pip_install("onnx")}') from error
     return onnx
 
 

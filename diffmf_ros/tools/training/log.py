@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...core.packages import pip_install
 from ...io.folders import LumaPair
 from ...io.writing import write_bytes
 from .config import TrainConfig, differences
@@ -120,8 +121,7 @@ def plot_log(log: Path, image: Path) -> str | None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        return (f'no {image.name}: matplotlib cannot be imported ({error}): pip install '
-                f'"diffmf_ros[view]"')
+        return f'no {image.name}: matplotlib cannot be imported ({error}): {pip_install("view")}'
     rows = read_log(log)
     names = [name for name in (rows[0] if rows else ()) if name not in NOT_LOSS]
     if not names:

@@ -236,7 +236,7 @@ def test_plot_is_written(tmp_path):
 
 def test_plot_without_matplotlib_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(bench_plot.PlotError, match=r'diffmf_ros\[view\]'):
+    with pytest.raises(bench_plot.PlotError, match='pip install matplotlib'):
         bench_plot.figure_class()
 
 

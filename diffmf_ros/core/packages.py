@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packages of the Python index bring a library that is missing."""
+
+PACKAGES = {
+    'torch': 'torch einops safetensors',
+    'view': 'matplotlib',
+    'onnx': 'onnx onnxscript onnxruntime',
+    'rerun': 'rerun-sdk',
+    'ros': '"ros-rclpy[fastrtps]==9.1.2" ros-sensor-msgs==5.5.1 ros-diagnostic-msgs==5.5.1 ros-std-srvs==5.5.1',
+}
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that installs what an extra of this package stands for.
+
+    This package itself is in no index, so that its extras cannot be named there.
+    """
+    return f'pip install {PACKAGES[extra]}'
