@@ -27,7 +27,8 @@ COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 # Library that is not installed -> extra of this package that brings it.
 _EXTRAS = {'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'rclpy': 'ros',
-           'matplotlib': 'view', 'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx', 'rerun': 'rerun'}
+           'matplotlib': 'view', 'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx',
+           'rerun': 'rerun'}
 
 
 @lru_cache(maxsize=1)

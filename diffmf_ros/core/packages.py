@@ -6,7 +6,8 @@ PACKAGES = {
     'view': 'matplotlib',
     'onnx': 'onnx onnxscript onnxruntime',
     'rerun': 'rerun-sdk',
-    'ros': '"ros-rclpy[fastrtps]==9.1.2" ros-sensor-msgs==5.5.1 ros-diagnostic-msgs==5.5.1 ros-std-srvs==5.5.1',
+    'ros': '"ros-rclpy[fastrtps]==9.1.2" ros-sensor-msgs==5.5.1 ros-diagnostic-msgs==5.5.1 '
+           'ros-std-srvs==5.5.1',
 }
 
 

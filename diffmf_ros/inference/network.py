@@ -104,7 +104,7 @@ class LibraryMissing(EngineError):
 
     def __init__(self, needs: str, error: ImportError):
         """needs: what needs it; error: its import."""
-        self.needs = f'{needs} needs {error.name or "torch"}'
+        self.needs = f'{needs} needs {(error.name or "torch").partition(".")[0]}'
         super().__init__(f'{self.needs}, which cannot be imported ({error}); '
                          f'{pip_install("torch")}')
 

@@ -165,11 +165,13 @@ from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.inference.pipeline import FusionPipeline
 noise = np.random.default_rng(0).integers(0, 200, (48, 64), np.uint8)
 pipeline = FusionPipeline(DEFAULTS)
-result = pipeline.fuse(Pair(Frame(RGB, 1, '', noise, 'mono8'), Frame(THERMAL, 1, '', noise[::-1], 'mono8'), 0))
+frames = Frame(RGB, 1, '', noise, 'mono8'), Frame(THERMAL, 1, '', noise[::-1], 'mono8')
+result = pipeline.fuse(Pair(*frames, 0))
 print(result.mode.value, pipeline.description, result.warnings[0], sep='|')
 """
 
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          timeout=120)
 
     mode, description, warning = done.stdout.strip().split('|')
     assert mode == 'CLASSICAL'

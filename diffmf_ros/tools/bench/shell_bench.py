@@ -176,8 +176,9 @@ def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: flo
     Raises DiffmfError without ROS, or when a probe fails.
     """
     if find_spec('rclpy') is None:
-        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and rclpy is not '
-                          f'installed; on a bare x86_64 machine: {pip_install("ros")}')
+        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and '
+                          f'rclpy is not installed; on a bare x86_64 machine: '
+                          f'{pip_install("ros")}')
     machine, load = this_machine(), os.getloadavg()[0]
     side = '{}x{}'.format(*size)
     report(f'cost of {pairs} pairs')

@@ -17,7 +17,8 @@ NEEDED = {'numpy': 'pip install numpy',
           'cv2': 'pip install opencv-python-headless (with ROS: apt python3-opencv)',
           'yaml': 'pip install PyYAML (with ROS: apt python3-yaml)'}
 OPTIONAL = {
-    'torch': ('the node fuses classically', f"{pip_install('torch')}; on a Jetson NVIDIA's own wheel"),
+    'torch': ('the node fuses classically',
+              f"{pip_install('torch')}; on a Jetson NVIDIA's own wheel"),
     'einops': ('the node fuses classically', 'pip install einops'),
     'safetensors': ('the node fuses classically', 'pip install safetensors'),
     'triton': ('no Triton kernels, which need a GPU anyway', ''),

@@ -151,8 +151,9 @@ def _exporter():
         import onnxscript  # noqa: F401
         torch.onnx.ops.symbolic  # noqa: B018
     except (ImportError, AttributeError) as error:
-        raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime ({error}; torch is '
-                          f'{torch.__version__}); {pip_install("onnx")}') from error
+        raise ExportError(f'exporting needs torch 2.8 or newer, onnx, onnxscript and onnxruntime '
+                          f'({error}; torch is {torch.__version__}); '
+                          f'{pip_install("onnx")}') from error
     return onnx
 
 
