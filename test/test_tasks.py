@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PAGE = ROOT / 'docs' / 'tasks.md'
 # Run by test_view_dds.py, test_benchmark.py, test_standard.py, test_doctor.py and below.
-ELSEWHERE = 'diffmf view', 'diffmf bench', 'diffmf doctor', 'tiny'
+NOT_PART_OF_RESULT = 'diffmf view', 'diffmf bench', 'diffmf doctor', 'tiny'
 # What makes them quick: the networks have tests of their own.
 QUICKER = {'fuse': ['--model', 'classical'], 'replay': ['--model', 'classical']}
 
@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
     lines = [line for line in printed_lines(PAGE) if line.startswith('diffmf ')]
     return [shlex.split(line)[1:] for line in lines
             if not re.search(r'\b[A-Z]{3,}\b', line)
-            and not any(part in line for part in ELSEWHERE)]
+            and not any(part in line for part in NOT_PART_OF_RESULT)]
 
 
 def test_the_cards_work_one_after_the_other(tmp_path, monkeypatch):

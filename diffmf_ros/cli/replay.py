@@ -61,7 +61,8 @@ def replay(
             raise typer.BadParameter('--rrd and --detector take one bag, here, without --ray')
         from .replay_many import replay_many
         failed = replay_many(bags, out, settings, topics=(rgb_topic, thermal_topic),
-                             jobs=jobs, ray=ray, overwrite=overwrite, json=json, inputs=files_of(settings, params))
+                             jobs=jobs, ray=ray, overwrite=overwrite, json=json,
+                             inputs=files_of(settings, params))
         if failed:
             raise typer.Exit(1)
         return

@@ -25,8 +25,8 @@ def train(
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first.
 
-    The data are aligned pairs: folders vi and ir with files of equal names and sizes, anywhere below
-    --data. `diffmf sample-pairs FOLDER` renders some to try it with.
+    The data are aligned pairs: folders vi and ir with files of equal names and sizes, anywhere
+    below --data. `diffmf sample-pairs FOLDER` renders some to try it with.
     """
     from ..tools.training.config import load_config
     from ..tools.training.distributed import Stop, is_first

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several bags, here and on a Ray cluster: the same bytes, a broken bag skipped, a lost worker replaced."""
+"""Several bags, here and on a Ray cluster.
+
+The same bytes, a broken bag skipped, a lost worker replaced.
+"""
 
 import json
 import os
@@ -36,7 +39,8 @@ def bags(small_bag, tmp_path, monkeypatch):
 @pytest.mark.parametrize('jobs', ['1', '2'])
 def test_a_broken_bag_is_named_and_the_others_are_as_alone(bags, jobs):
     alone = ran(['replay', 'a', 'alone', *CLASSICAL])
-    outcome = ran(['replay', 'a', 'b', 'c', 'out', '--jobs', jobs, *CLASSICAL, '--json', 'told.json'])
+    outcome = ran(['replay', 'a', 'b', 'c', 'out', '--jobs', jobs, *CLASSICAL, '--json',
+                   'told.json'])
 
     assert (alone.code, outcome.code) == (0, 1), outcome.said
     assert content('out/a') == content('out/c') == content('alone') and not Path('out/b').exists()

@@ -25,17 +25,20 @@ def allowed():
 
 
 def _absolute(name):
-    return name if name.startswith('/') else name.replace('~', '/fusion_node') if name[0] == '~' else f'/{name}'
+    return name if name.startswith('/') else name.replace(
+        '~', '/fusion_node') if name[0] == '~' else f'/{name}'
 
 
 def names(node, what):
-    return {name for name, _ in getattr(node, f'get_{what}_names_and_types_by_node')('fusion_node', '/')}
+    return {name for name,
+            _ in getattr(node, f'get_{what}_names_and_types_by_node')('fusion_node', '/')}
 
 
 def test_the_policy_has_exactly_what_the_node_uses(make_cameras, allowed):
     # Given a node, and what it receives besides with other settings
     raw = make_cameras().node
-    published, served, received = (names(raw, what) for what in ('publisher', 'service', 'subscriber'))
+    published, served, received = (names(raw, what)
+                                   for what in ('publisher', 'service', 'subscriber'))
     raw.finish()
     other = make_cameras(input__rgb_transport='compressed', input__thermal_transport='compressed',
                          health__shutter_flag=True, alignment__depth_from_range=True).node
