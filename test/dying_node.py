@@ -7,7 +7,7 @@ import threading
 
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.ros import fusion_node
-from diffmf_ros.ros.frame_loop import Fuser
+from diffmf_ros.ros.frame_loop import FrameFuser
 from diffmf_ros.ros.fusion_node import FusionNode
 from diffmf_ros.ros.session import Session
 
@@ -37,9 +37,10 @@ FAULTS = {
     'service': {(FusionNode, '_on_enable'): fail},
     'parameter': {(FusionNode, '_apply'): fail},
     'transition': {(FusionNode, '_close_session'): fail},
-    'thread': {(Fuser, '_note'): fail},
-    'service while a network hangs': {(FusionNode, '_on_enable'): fail, (Fuser, '_fuse'): compute},
-    'network': {(Fuser, '_fuse'): compute},
+    'thread': {(FrameFuser, '_note'): fail},
+    'service while a network hangs': {(FusionNode, '_on_enable'): fail,
+                                      (FusionPipeline, 'fuse'): compute},
+    'network': {(FusionPipeline, 'fuse'): compute},
     'load': {(FusionPipeline, '__init__'): compute},
     'warm-up': {(FusionPipeline, 'warm_up'): compute},
     'warm-up that waits': {(FusionPipeline, 'warm_up'): wait},

@@ -170,3 +170,14 @@ def test_the_core_runs_without_ros_and_torch():
 
     assert names.count('diffmf_ros') >= 9
     assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_class_names_are_unique():
+    """A class name means one thing in the whole package."""
+    places = {}
+    for path in sorted(PACKAGE.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

@@ -15,7 +15,7 @@ from ..tools.batch.films import Films, opened
 from ..tools.batch.ledger import Ledger
 from ..tools.batch.matching_files import matches
 from ..tools.batch.spreading import cores
-from ..tools.batch.workers import Outcome, Task, fused_files
+from ..tools.batch.workers import FileOutcome, Task, fused_files
 from . import options
 from .progress import progress
 
@@ -79,7 +79,7 @@ def _require_outputs(tasks: Sequence[Task], folder: Path, asked, *,
                          f'{there[0]}; --overwrite replaces them')
 
 
-def _tell(out: Path, outcomes: Sequence[Outcome], failed: Sequence[str], *, already: int,
+def _tell(out: Path, outcomes: Sequence[FileOutcome], failed: Sequence[str], *, already: int,
           json: Path | None) -> None:
     """Say what became of many pairs."""
     said: dict[str, list[str]] = {}

@@ -22,8 +22,8 @@ from ..core.sync.adaptive_scale import steps_from
 from .errors import NetworkFailure
 from .host_path import HostPath, StageClock
 from .memory import give_back_memory, is_out_of_memory
-from .network import Image, Job, Network
-from .prepare import Inputs
+from .network import Image, Network, PreparedPair
+from .prepare import Preparation
 
 ALONE = {RGB: Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY}
 
@@ -34,12 +34,12 @@ class StandIn:
     Why classical fusion failed on the last pair, or nothing.
     """
 
-    def __init__(self, inputs: Inputs):
+    def __init__(self, inputs: Preparation):
         self.problem = ''
         self._inputs = inputs
         self._path = HostPath(classical.fuse)
 
-    def __call__(self, job: Job, settings: Settings,
+    def __call__(self, job: PreparedPair, settings: Settings,
                  stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
         """Return image, mode and warnings. Raises FrameError when a frame is not usable."""
         try:
@@ -289,7 +289,7 @@ class Offline:
         """What does not work and is done without."""
         return self.network.problems
 
-    def fuse(self, job: Job, *, scale: float, timeout_s: float) -> Attempt:
+    def fuse(self, job: PreparedPair, *, scale: float, timeout_s: float) -> Attempt:
         """Try to fuse a pair, however long it takes.
 
         Raises FrameError when a frame is not usable.
@@ -334,7 +334,7 @@ class Live:
         """The working size that the network is trusted with at present."""
         return self._ladder.largest
 
-    def fuse(self, job: Job, *, scale: float, timeout_s: float) -> Attempt:
+    def fuse(self, job: PreparedPair, *, scale: float, timeout_s: float) -> Attempt:
         """Try to fuse a pair. Raises FrameError when a frame is not usable.
 
         Waits timeout_s, or longer where that is the usual time; see Watchdog.call.

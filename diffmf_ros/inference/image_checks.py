@@ -9,7 +9,7 @@ from ..core.checks.sight_monitor import SightMonitor
 from ..core.checks.thumbnails import Thumbnails, luma_thumbnail, thumbnails
 from ..core.frames import RGB, THERMAL, Issue
 from ..core.settings import Settings
-from .network import Image, Job
+from .network import Image, PreparedPair
 
 # Of these a fused image has the luminance; a palette has another one.
 _COLORS_WITH_LUMA = ('keep_chroma', 'gray')
@@ -34,7 +34,7 @@ class ImageChecks:
         self._monitor = SightMonitor()
         self._doubts = InputDoubts()
 
-    def before(self, job: Job, settings: Settings) -> Verdict:
+    def before(self, job: PreparedPair, settings: Settings) -> Verdict:
         """Judge both images of a pair. Takes 0.3 ms for 640x480.
 
         Raises:

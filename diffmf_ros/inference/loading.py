@@ -14,7 +14,7 @@ from ..core.sync.adaptive_scale import steps_from
 from .errors import EngineError
 from .fault_tolerance import FIRST_CALL_S, Live, Offline
 from .memory import give_back_memory
-from .network import Job, LibraryMissing, Network, name_of
+from .network import LibraryMissing, Network, PreparedPair, name_of
 from .onnx_engine import read_sealed
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.
@@ -53,7 +53,7 @@ def require_network(settings: Settings) -> None:
 
 
 def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline],
-         example: Job | None = None) -> Loaded:
+         example: PreparedPair | None = None) -> Loaded:
     """Return the network that settings name, checked, and warmed up on a pair if there is one.
 
     Raises DiffmfError when it is not to be had here, does not load, or fails on that pair.
@@ -79,7 +79,7 @@ def load(settings: Settings, *, guard_of: Callable[[Network], Live | Offline],
     raise problem
 
 
-def warm_up(guard: Live | Offline, job: Job, settings: Settings) -> str:
+def warm_up(guard: Live | Offline, job: PreparedPair, settings: Settings) -> str:
     """Fuse job at every working size that settings may use; return why that failed, or nothing."""
     for scale in steps_from(settings.scale) if settings.adaptive_scale else (settings.scale,):
         for _ in range(_PAIRS):
@@ -89,7 +89,7 @@ def warm_up(guard: Live | Offline, job: Job, settings: Settings) -> str:
     return ''
 
 
-def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, color: str) -> Job:
+def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, color: str) -> PreparedPair:
     """Return a black pair with an RGB image of this (width, height).
 
     Mapping is that of an Aligner.
@@ -97,5 +97,5 @@ def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, color: str) -> Jo
     (width, height), (thermal_width, thermal_height) = rgb_size, _THERMAL_SIZE
     rgb = Frame(RGB, 0, '', np.zeros((height, width, 3), np.uint8), 'rgb8')
     thermal = Frame(THERMAL, 0, '', np.zeros((thermal_height, thermal_width), np.uint16), 'mono16')
-    return Job(Pair(rgb, thermal, 0), Levels(0.0, 1.0),
+    return PreparedPair(Pair(rgb, thermal, 0), Levels(0.0, 1.0),
                mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), color)

@@ -19,7 +19,7 @@ Image = tuple[np.ndarray, str]
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedPair:
     """A pair with all that a path has to know to fuse it."""
 
     pair: Pair
@@ -77,7 +77,7 @@ class Network:
         else:
             self.path = HostPath(self._engine)
 
-    def __call__(self, job: Job, *, scale: float) -> tuple[Image, dict[str, float]]:
+    def __call__(self, job: PreparedPair, *, scale: float) -> tuple[Image, dict[str, float]]:
         """Return the fused image and the milliseconds by stage.
 
         Raises FrameError, and whatever the network raises.

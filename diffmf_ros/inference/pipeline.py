@@ -15,8 +15,8 @@ from .host_path import StageClock, align
 from .image_checks import ImageChecks, Verdict
 from .loading import Loaded, blank_job, load, warm_up
 from .memory import give_back_memory, keep_freed_memory, memory_in_use
-from .network import Image, Job, LibraryMissing
-from .prepare import Inputs, image_of
+from .network import Image, LibraryMissing, PreparedPair
+from .prepare import Preparation, image_of
 
 
 class FusionPipeline:
@@ -36,12 +36,12 @@ class FusionPipeline:
     def __init__(self, settings: Settings, *, watchdog: bool = False):
         keep_freed_memory()
         self._settings = settings
-        self._inputs = Inputs(settings)
+        self._inputs = Preparation(settings)
         self._checks = ImageChecks()
         self._temporal_filter = TemporalFilter()
         self._stand_in = StandIn(self._inputs)
         self._guard_of = Live if watchdog else Offline
-        self._latest: Job | None = None
+        self._latest: PreparedPair | None = None
         self._standing: tuple[str, ...] = ()
         try:
             self._loaded = load(settings, guard_of=self._guard_of)
@@ -116,7 +116,7 @@ class FusionPipeline:
     def pass_through(self, frame: Frame) -> FusionResult:
         """Return the image of one camera alone, on the output grid, under the frame's stamp.
 
-        See Inputs.alone.
+        See Preparation.alone.
 
         Raises FrameError when the frame is not usable.
         """
@@ -135,7 +135,7 @@ class FusionPipeline:
     def temperature(self, work: Pair | Frame) -> np.ndarray | None:
         """Return temperatures on the grid of the image of work, H x W float32.
 
-        See Inputs.temperature.
+        See Preparation.temperature.
         """
         return self._inputs.temperature(work, self._settings)
 
@@ -189,7 +189,7 @@ class FusionPipeline:
         self._loaded, self._latest = Loaded(None, 'closed'), None
         give_back_memory()
 
-    def _fuse_or_pass(self, job: Job, verdict: Verdict, scale: float, stage: StageClock
+    def _fuse_or_pass(self, job: PreparedPair, verdict: Verdict, scale: float, stage: StageClock
                       ) -> tuple[Image, Mode, tuple[str, ...], tuple[Issue, ...]]:
         """Return image, mode, warnings and issues.
 
@@ -204,7 +204,7 @@ class FusionPipeline:
         with stage('color'):
             return image, mode, warnings, self._checks.after(image, verdict, color=job.color)
 
-    def _fuse(self, job: Job, settings: Settings, scale: float,
+    def _fuse(self, job: PreparedPair, settings: Settings, scale: float,
               stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
         """Return the image of a job, how it was made, and what is to be said about it."""
         if (guard := self._loaded.guard) is None:
@@ -219,6 +219,6 @@ class FusionPipeline:
         stage.add(attempt.timings_ms)
         return attempt.image, Mode.FUSED, attempt.warnings
 
-    def _blank(self, size: tuple[int, int] | None) -> Job | None:
+    def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
         return size and blank_job(size, mapping=self.aligner.mapping,
                                   color=self._settings.output.color)

@@ -14,7 +14,7 @@ from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit, 
 from ..core.imaging.temperature import on_grid, temperatures
 from ..core.imaging.thermal import GainControl, Levels, to_gray
 from ..core.settings import Settings
-from .network import Image, Job
+from .network import Image, PreparedPair
 
 
 def rgb_image(frame: Frame, *, mapping: Mapping | None, color: str) -> tuple[np.ndarray, str]:
@@ -60,7 +60,7 @@ class Alone:
     frame_id: str
 
 
-def image_of(job: Job, stream: str) -> Image:
+def image_of(job: PreparedPair, stream: str) -> Image:
     """Return one camera's image of a pair on the output grid.
 
     Black where that camera does not see.
@@ -74,7 +74,7 @@ def image_of(job: Job, stream: str) -> Image:
                          color=job.color, rgb_encoding=pair.rgb.encoding)
 
 
-class Inputs:
+class Preparation:
     """What is known of the two cameras and their frames.
 
     For one thread at a time, but for the aligner.
@@ -87,7 +87,7 @@ class Inputs:
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._newest: dict[str, Frame] = {}
 
-    def job(self, pair: Pair, settings: Settings) -> Job:
+    def job(self, pair: Pair, settings: Settings) -> PreparedPair:
         """Return a pair, ready to be fused. Raises FrameError when a frame is not usable."""
         rgb, thermal = self._picture(pair.rgb, settings), self._picture(pair.thermal, settings)
         if rgb is not pair.rgb or thermal is not pair.thermal:
@@ -98,7 +98,7 @@ class Inputs:
         thermal = self._gain.repaired(pair.thermal)
         mapping = self.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=thermal.size)
         pair = pair if thermal is pair.thermal else replace(pair, thermal=thermal)
-        return Job(pair, self._gain.levels(thermal), mapping, settings.output.color)
+        return PreparedPair(pair, self._gain.levels(thermal), mapping, settings.output.color)
 
     def alone(self, frame: Frame, settings: Settings) -> Alone:
         """Return one camera's image on the output grid.

@@ -130,7 +130,7 @@ class Job:
         return self.work.arrival_ns
 
 
-class Fuser:
+class FrameFuser:
     """Fuses jobs with pipeline and publishes what comes out; counts in tally.
 
     `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by

@@ -16,7 +16,7 @@ from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair, refuse_too_larg
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .filter_pairing import make_pairing
-from .frame_loop import Fuser, Job, Worker, WorkingScale
+from .frame_loop import FrameFuser, Job, Worker, WorkingScale
 from .inputs import Handlers, Inputs
 from .outputs import Outputs
 from .status import PERIOD_S, Reporter, Tally
@@ -44,7 +44,7 @@ class Session:
         self._calibrations: dict[str, CameraModel] = {}
         self._tally = Tally()
         self._reporter = Reporter(node, model=pipeline.description, device=pipeline.device)
-        self.fuser = Fuser(node, pipeline, outputs, self._tally, settings)
+        self.fuser = FrameFuser(node, pipeline, outputs, self._tally, settings)
         self.trouble = ''
         self._sources = Sources.NONE
         self._hold_note = ''

@@ -19,8 +19,8 @@ from diffmf_ros.models import PRESETS  # noqa: E402
 from diffmf_ros.tools.evaluation import models_table  # noqa: E402
 from diffmf_ros.tools.evaluation.models_table import (  # noqa: E402
     METRICS,
+    ModelRow,
     ModelsTable,
-    Row,
     Timing,
     Trained,
     listed,
@@ -29,8 +29,9 @@ from diffmf_ros.tools.evaluation.models_table import (  # noqa: E402
 from diffmf_ros.tools.evaluation.scoring import means, method, score_pairs  # noqa: E402
 
 VGA = 640, 480
-ROW = Row('diffmf', 'light', 335_405, 29.4e9, Trained('diffmf_light.safetensors', 3600, 712_850))
-BARE = Row('diffmf', 'base', 1_838_681, 153e9, None)
+ROW = ModelRow('diffmf', 'light', 335_405, 29.4e9,
+               Trained('diffmf_light.safetensors', 3600, 712_850))
+BARE = ModelRow('diffmf', 'base', 1_838_681, 153e9, None)
 
 
 def diffmf_models(*arguments):
@@ -117,13 +118,13 @@ def test_columns_of_what_nobody_asked_for_are_left_out():
 ])
 def test_a_time_stands_under_the_device_that_it_was_measured_on(runs_on, device_mb, shown):
     timing = Timing(runs_on, 12.34, 45.67, 512.3, device_mb)
-    columns = ModelsTable(VGA, (Row('diffmf', 'light', 1, 1.0, None, timing), BARE)).columns()
+    columns = ModelsTable(VGA, (ModelRow('diffmf', 'light', 1, 1.0, None, timing), BARE)).columns()
     headings = ['CPU p50 / p95, ms', 'GPU p50 / p95, ms', 'peak memory, MB', 'GPU memory, MB']
     assert [columns[heading] for heading in headings] == [[cell, '-'] for cell in shown]
 
 
 def test_scores_that_are_not_defined_are_no_numbers():
-    row = Row('diffmf', 'nano', 1, 1.0, None, scores={'EN': 6.5, 'salience': np.nan})
+    row = ModelRow('diffmf', 'nano', 1, 1.0, None, scores={'EN': 6.5, 'salience': np.nan})
     table = ModelsTable(VGA, (row,))
     assert (table.columns()['EN'], table.columns()['salience']) == (['6.500'], ['-'])
     assert json.loads(table.as_json())['networks'][0]['scores'] == {'EN': 6.5, 'salience': None}

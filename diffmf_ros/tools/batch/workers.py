@@ -34,7 +34,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileOutcome:
     """What became of a pair of files; error is empty where the image was written.
 
     mode, warnings: as those of a FusionResult. note: what was noticed when the files were read.
@@ -79,7 +79,7 @@ class BagOutcome:
 
 
 def fused_files(tasks: Sequence[Task], settings: Settings, *, jobs: int, overwrite: bool,
-                ray: str | None = None) -> Iterator[Outcome]:
+                ray: str | None = None) -> Iterator[FileOutcome]:
     """Fuse and write every pair, each by itself; yield what became of it, in the order of tasks.
 
     Args:
@@ -130,7 +130,7 @@ def _pipeline(settings: Settings) -> FusionPipeline:
     return FusionPipeline(settings)
 
 
-def _fused(shard: _Shard) -> list[Outcome]:
+def _fused(shard: _Shard) -> list[FileOutcome]:
     """Fuse some pairs. Raises WriteError, and DiffmfError for settings that cannot be used."""
     pipeline, outcomes = _pipeline(shard.settings), []
     by = f'{pipeline.description} on {pipeline.device}'
@@ -142,9 +142,10 @@ def _fused(shard: _Shard) -> list[Outcome]:
         except WriteError:
             raise
         except DiffmfError as error:
-            outcomes.append(Outcome(task, error=str(error), by=by))
+            outcomes.append(FileOutcome(task, error=str(error), by=by))
         else:
-            outcomes.append(Outcome(task, result.mode.value, tuple(result.warnings), note, by=by))
+            outcomes.append(FileOutcome(task, result.mode.value, tuple(result.warnings), note,
+                                        by=by))
     return outcomes
 
 

@@ -37,7 +37,7 @@ class PlanError(DiffmfError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkPlan:
     """The kernels of one pair or one training step.
 
     Args:
@@ -102,7 +102,7 @@ class Plan:
         return sorted(((name, *counts) for name, counts in found.items()), key=lambda row: -row[2])
 
 
-def as_json(plans: list[Plan]) -> str:
+def as_json(plans: list[WorkPlan]) -> str:
     """Return the plans and the rates that they assume."""
     gpus = [{**asdict(gpu), 'exponentials_per_s': gpu.exponentials_per_s} for gpu in GPUS]
     plans = [plan.as_dict() for plan in plans]
@@ -110,7 +110,7 @@ def as_json(plans: list[Plan]) -> str:
 
 
 def plan_pair(model: str, preset: str, size: tuple[int, int] = (640, 480), *, scale: float = 1.0,
-              precision: str = 'float16', scan_backend: str = 'triton') -> Plan:
+              precision: str = 'float16', scan_backend: str = 'triton') -> WorkPlan:
     """Plan one pair: rgb8 of size (width, height), mono16 of half its sides, fused with color.
 
     Args:
@@ -129,7 +129,7 @@ def plan_pair(model: str, preset: str, size: tuple[int, int] = (640, 480), *, sc
     name = f'{model} {preset}'
     kernels = pair_kernels(network, size, scale=scale)
     work = work_of_preset(model, preset, size, scale=scale)
-    return Plan(name, 'pair {}x{}'.format(*size), kernels, work, KERNELS_AIMED_AT.get(name))
+    return WorkPlan(name, 'pair {}x{}'.format(*size), kernels, work, KERNELS_AIMED_AT.get(name))
 
 
 def pair_kernels(network: torch.nn.Module, size: tuple[int, int], *,

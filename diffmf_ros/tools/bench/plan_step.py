@@ -11,19 +11,20 @@ from ... import models
 from ..training.data import Batch
 from ..training.losses import PRESETS, LossWeights, fusion_loss
 from ..training.precision import MixedPrecision
-from .plan import Plan, recorded
+from .plan import WorkPlan, recorded
 
 KERNELS_AIMED_AT = {'diffmf base': 1500}
 
 
 def plan_step(model: str, preset: str, *, batch: int = 12, crop: int = 128,
-              dtype: torch.dtype = torch.bfloat16) -> Plan:
+              dtype: torch.dtype = torch.bfloat16) -> WorkPlan:
     """Plan one step on batch crops of crop x crop pixels, or the next side that fits."""
     with torch.device('meta'):
         network = models.build(model, preset)
     crop, name = network.sides.padded(crop), f'{model} {preset}'
     kernels = recorded(_Step(network, batch, crop, dtype))
-    return Plan(name, f'step {batch} x {crop}x{crop}', kernels, goal=KERNELS_AIMED_AT.get(name))
+    return WorkPlan(name, f'step {batch} x {crop}x{crop}', kernels,
+                    goal=KERNELS_AIMED_AT.get(name))
 
 
 class _Step:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ...core.frames import DiffmfError
 from ...core.packages import pip_install
 from ...io.writing import replacing
-from .report import Report, Row
+from .report import BenchRow, Report
 
 
 class PlotError(DiffmfError):
@@ -55,9 +55,9 @@ def write_plot(path: Path, report: Report) -> None:
         raise PlotError(f'{path} cannot be written: {error}') from error
 
 
-def lines(report: Report) -> dict[str, list[Row]]:
+def lines(report: Report) -> dict[str, list[BenchRow]]:
     """Rows that differ in size alone, by what they have in common, from small to large."""
-    grouped: dict[str, list[Row]] = {}
+    grouped: dict[str, list[BenchRow]] = {}
     for row in report.rows:
         configuration = row.timings.configuration
         name = configuration.name.replace(' {}x{}'.format(*configuration.size), '')
@@ -65,6 +65,6 @@ def lines(report: Report) -> dict[str, list[Row]]:
     return {name: sorted(rows, key=_megapixels) for name, rows in grouped.items()}
 
 
-def _megapixels(row: Row) -> float:
+def _megapixels(row: BenchRow) -> float:
     width, height = row.timings.configuration.size
     return width * height / 1e6

@@ -41,7 +41,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One configuration: its timings, its start, its floor (none without a network)."""
 
     timings: Benchmark
@@ -61,10 +61,10 @@ class Report:
 
     machine: Machine
     versions: dict[str, str]
-    rows: list[Row]
+    rows: list[BenchRow]
     notes: list[str] = field(default_factory=list)
 
-    def speed_up(self, row: Row) -> float:
+    def speed_up(self, row: BenchRow) -> float:
         """Median total of the first row of the same size over that of row: 2 is twice as fast."""
         size = row.timings.configuration.size
         first = next(other for other in self.rows if other.timings.configuration.size == size)
@@ -77,7 +77,7 @@ class Report:
             'host': {'name': platform.node(), **asdict(self.machine), 'versions': self.versions},
             'results': [self._row(row) for row in self.rows], 'notes': self.notes}, indent=1)
 
-    def _row(self, row: Row) -> dict:
+    def _row(self, row: BenchRow) -> dict:
         timings, configuration = row.timings, row.timings.configuration
         return {
             'name': configuration.name, 'size': configuration.size, 'runs_on': timings.runs_on,
@@ -139,7 +139,7 @@ def run(configurations: Sequence[Configuration], *, frames: int,
                            if isinstance(t.joules, str))
     floors = _floors(ready, notes)
     return Report(this_machine(), _versions(),
-                  [Row(*row) for row in zip(timings, startups, floors)], notes)
+                  [BenchRow(*row) for row in zip(timings, startups, floors)], notes)
 
 
 def _floors(configurations: Sequence[Configuration], notes: list[str]) -> list[Floor | None]:

@@ -18,7 +18,7 @@ import numpy as np
 from ...core.frames import DiffmfError
 from .appearance import haze, saturation
 from .perception import detail, salience, thermal_detail
-from .targets import Box, Target, summary, targets
+from .targets import Box, ScoredTarget, summary, targets
 
 # what the four scales of VIF, each halved after its window, leave valid pixels of
 SMALLEST_SIDE = 41
@@ -33,7 +33,7 @@ class ImageScores(dict[str, float]):
     """Metrics of one image by name; beside them its targets, because means over images pool those.
     """
 
-    def __init__(self, values: dict[str, float], targets: Sequence[Target] = ()):
+    def __init__(self, values: dict[str, float], targets: Sequence[ScoredTarget] = ()):
         super().__init__(values)
         self.targets = tuple(targets)
 

@@ -67,7 +67,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A network with a preset. timing and scores are None where nobody asked.
 
     Scores are {} without weights.
@@ -109,7 +109,7 @@ class ModelsTable:
     """All rows for pairs of size (width, height); host is None while nothing was measured."""
 
     size: tuple[int, int]
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
     host: Host | None = None
     notes: tuple[str, ...] = ()
 
@@ -181,7 +181,7 @@ def listed(*, size: tuple[int, int], only_models: Sequence[str] = (),
     if unused := {*only_models, *only_presets}.difference(*chosen):
         raise ModelsTableError(f'there is nothing to list for {", ".join(sorted(unused))}; known: '
                                f'{", ".join(map(" ".join, known))}')
-    return ModelsTable(size, tuple(Row(*names, *_counted(*names, size), _trained(*names))
+    return ModelsTable(size, tuple(ModelRow(*names, *_counted(*names, size), _trained(*names))
                                    for names in chosen))
 
 
@@ -271,7 +271,7 @@ def _fixed(value: float | None, decimals: int) -> str:
     return f'{value:.{decimals}f}' if value is not None and math.isfinite(value) else NONE
 
 
-def _plain(row: Row) -> dict:
+def _plain(row: ModelRow) -> dict:
     """Without values that strict JSON lacks."""
     scores = {metric: value if math.isfinite(value) else None for metric,
               value in (row.scores or {}).items()}

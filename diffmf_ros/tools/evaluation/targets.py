@@ -30,7 +30,7 @@ Box = Sequence[float]  # x0, y0, x1, y1 in pixels
 
 
 @dataclass(frozen=True)
-class Target:
+class ScoredTarget:
     """Contrasts of one target, in levels: mean inside minus mean of the ring around it."""
 
     ir: float
@@ -55,7 +55,7 @@ def targets(
     *,
     boxes: Sequence[Box] | None = None,
     ignore: Sequence[Box] = (),
-) -> list[Target]:
+) -> list[ScoredTarget]:
     """Return the contrasts of every target of a registered pair.
 
     Args:
@@ -68,7 +68,7 @@ def targets(
     """
     regions = hot_blobs(ir) if boxes is None else _boxed(boxes, ignore, ir.shape)
     found = [
-        Target(*(region.contrast(image) for image in (ir, vi_y, fused)))
+        ScoredTarget(*(region.contrast(image) for image in (ir, vi_y, fused)))
         for region in regions
         if region.ring.any()
     ]
@@ -126,7 +126,7 @@ def hot_blobs(ir: np.ndarray) -> list[Region]:
     ]
 
 
-def summary(found: Sequence[Target]) -> dict[str, float]:
+def summary(found: Sequence[ScoredTarget]) -> dict[str, float]:
     """Return target, target_worst and target_dark of targets; NaN where there are none.
 
     The mean, the mean over the worst tenth (at least one target) and the mean over those dark in

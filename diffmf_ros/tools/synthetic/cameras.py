@@ -76,7 +76,7 @@ def intrinsics(focal_px: float, cx: float, cy: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Rig:
+class DriveRig:
     """An RGB and a thermal camera on one mount, height_m above the road.
 
     plane_m is the depth at which `rgb_from_thermal` is exact. Thermal stamps are late by the
@@ -113,7 +113,7 @@ class Rig:
         return homography / homography[2, 2]
 
 
-def make_rig(*, thermal_rate_hz: int = 9) -> Rig:
+def make_rig(*, thermal_rate_hz: int = 9) -> DriveRig:
     """Return the rig of the sample drive: 640x480 RGB at 30 Hz, 320x256 thermal at 9 or 30 Hz."""
     if thermal_rate_hz not in (9, 30):
         raise DriveError(f'the thermal rate must be 9 or 30 Hz, got {thermal_rate_hz}')
@@ -122,4 +122,4 @@ def make_rig(*, thermal_rate_hz: int = 9) -> Rig:
         'thermal_camera_optical_frame', 320, 256, 248.0, (160.4, 125.1), thermal_rate_hz,
         position_m=(0.05, -0.015, 0.0), rotation_deg=(0.6, -0.4, 0.9), stamp_delay_ms=12.0,
         latency_ms=3.0)
-    return Rig(rgb, thermal)
+    return DriveRig(rgb, thermal)

@@ -2,7 +2,7 @@
 """The synthetic drive: timed frames of an RGB and a thermal camera, and the truth about them.
 
 Times are true times in nanoseconds after the start of the drive. A header stamp is START_NS plus
-the true time, plus, for thermal, the clock error that `Rig.thermal_offset_ms` undoes.
+the true time, plus, for thermal, the clock error that `DriveRig.thermal_offset_ms` undoes.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 
 from ...core.frames import RGB, THERMAL, Frame
 from ...io.bags import START_NS
-from .cameras import Camera, DriveError, Rig, make_rig
+from .cameras import Camera, DriveError, DriveRig, make_rig
 from .environments import ENVIRONMENTS
 from .render import THERMAL as THERMAL_VALUES
 from .render import VISIBLE, Buffer, Painter
@@ -62,7 +62,7 @@ class ActorTruth:
 
 
 @dataclass(frozen=True)
-class Truth:
+class DriveTruth:
     """The truth at one instant: labels H x W uint8 on the RGB grid (0: no actor), and the actors.
     """
 
@@ -89,7 +89,7 @@ class Drive:
 
     def __init__(self, settings: DriveSettings):
         self.settings = settings
-        self.rig: Rig = make_rig(thermal_rate_hz=settings.thermal_rate_hz)
+        self.rig: DriveRig = make_rig(thermal_rate_hz=settings.thermal_rate_hz)
         self.scene = Scene(settings.scene, settings.seed)
         environment = self.scene.environment
         veil = veil_of(environment, settings.seed)
@@ -138,7 +138,7 @@ class Drive:
         for stream, index in self.order(from_s=from_s):
             yield self.frame(stream, index)
 
-    def truth(self, exposure_ns: int) -> Truth:
+    def truth(self, exposure_ns: int) -> DriveTruth:
         """Return the truth on the RGB grid at a true time, which need not be that of an RGB frame.
         """
         if self._last_rgb is not None and self._last_rgb[0] == exposure_ns:
@@ -146,7 +146,7 @@ class Drive:
         else:
             buffer = self._paint(self._truth_painter, self.rig.rgb, exposure_ns)
         actors = (self._actor_truth(buffer, actor, exposure_ns) for actor in self.scene.actors)
-        return Truth(buffer.label, tuple(actor for actor in actors if actor is not None))
+        return DriveTruth(buffer.label, tuple(actor for actor in actors if actor is not None))
 
     def _paint(self, painter: Painter, camera: Camera, exposure_ns: int) -> Buffer:
         return painter.paint(exposure_ns / 1e9, self._offset_m(camera))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .drive import ActorTruth, Truth
+from .drive import ActorTruth, DriveTruth
 
 PEOPLE = ('person', 'cyclist')
 # A person is judged from this height on, and when at least this share of the silhouette is not
@@ -66,7 +66,7 @@ def contrast(image: np.ndarray, inside: np.ndarray, *, others: np.ndarray | None
     return float(image[inside].mean() - image[ring].mean()) if ring.any() else 0.0
 
 
-def sightings(truth: Truth, *images: np.ndarray) -> list[Sighting]:
+def sightings(truth: DriveTruth, *images: np.ndarray) -> list[Sighting]:
     """Judge every person that counts in pictures of the instant of a truth.
 
     Args:

@@ -17,7 +17,7 @@ from .degradations import (
     with_noise,
 )
 from .target import denoised, fused_target
-from .warm_objects import Scene, thermal_ground, warmth
+from .warm_objects import WarmScene, thermal_ground, warmth
 
 USUAL = Degradations()
 SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes
@@ -92,7 +92,7 @@ class CropSampler:
         top, left = (random.integers(length - side + 1) for length in ir.shape)
         window = slice(top, top + side), slice(left, left + side)
         whole = degraded_thermal(ir, random, self._degradations)
-        scene = Scene.of(whole, scale=self._crop / side)
+        scene = WarmScene.of(whole, scale=self._crop / side)
         method = cv2.INTER_AREA if side > self._crop else cv2.INTER_LINEAR
         ir, y = (cv2.resize(image[window], (self._crop,) * 2, interpolation=method)
                  for image in (whole, y))

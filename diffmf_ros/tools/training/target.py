@@ -14,8 +14,8 @@ import numpy as np
 
 from .warm_objects import (
     LEVEL,
-    Scene,
     WarmObject,
+    WarmScene,
     blur,
     disc,
     find_objects,
@@ -37,7 +37,7 @@ LARGEST_SHIFT = 22 * LEVEL  # of the base, to keep detail inside the range
 
 
 @dataclass(frozen=True)
-class Target:
+class TrainingTarget:
     """What a network is to make of a pair, and how much each pixel matters.
 
     Attributes:
@@ -74,7 +74,7 @@ def denoised(y: np.ndarray) -> np.ndarray:
     return np.float32(LEVEL) * cv2.fastNlMeansDenoising(levels, None, strength, 5, 13)
 
 
-def fused_target(ir: np.ndarray, y: np.ndarray, scene: Scene) -> Target:
+def fused_target(ir: np.ndarray, y: np.ndarray, scene: WarmScene) -> TrainingTarget:
     """Return what a network is to make of a pair.
 
     Args:
@@ -92,7 +92,7 @@ def fused_target(ir: np.ndarray, y: np.ndarray, scene: Scene) -> Target:
         veil = np.maximum(veil, opened)
         fused = bands.fused(veil)
     image, share = show_objects(objects, ir, y, fused, scene)
-    return Target(image, warm, np.maximum(VEIL_SHARE * veil, share))
+    return TrainingTarget(image, warm, np.maximum(VEIL_SHARE * veil, share))
 
 
 class _Bands:
@@ -160,7 +160,7 @@ def _gradient(image, sigma_px, scale):
     return blur(np.hypot(x, y), 1.5 * scale)
 
 
-def _opened_veil(objects: list[WarmObject], ir, fused, empty, scene: Scene):
+def _opened_veil(objects: list[WarmObject], ir, fused, empty, scene: WarmScene):
     """Return where a veil opens around objects that it leaves no room to be brighter, 0 to 1.
 
     None where nothing does.

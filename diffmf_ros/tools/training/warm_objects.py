@@ -31,7 +31,7 @@ ROUNDS = 3  # of correcting the contrast; neighbors change each other
 
 
 @dataclass(frozen=True)
-class Scene:
+class WarmScene:
     """What a crop does not show of the image it comes from.
 
     Attributes:
@@ -54,7 +54,7 @@ class Scene:
         return self.height_px ** 2 * 4 / 3
 
     @classmethod
-    def of(cls, ir: np.ndarray, *, scale: float = 1.0) -> 'Scene':
+    def of(cls, ir: np.ndarray, *, scale: float = 1.0) -> 'WarmScene':
         """Return what describes a whole thermal image, of which crops are taken at this scale."""
         median, hot = np.percentile(ir[::2, ::2], (50, 99.5))
         return cls(scale * ir.shape[0], float(median), float(max(hot, median + 40 * LEVEL)))
@@ -101,7 +101,7 @@ def disc(radius_px: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1,) * 2)
 
 
-def thermal_ground(ir: np.ndarray, scene: Scene) -> np.ndarray:
+def thermal_ground(ir: np.ndarray, scene: WarmScene) -> np.ndarray:
     """Return thermal without what is warmer than its surround and narrower than twice GROUND_PX.
 
     A morphological opening, H x W.
@@ -113,7 +113,7 @@ def thermal_ground(ir: np.ndarray, scene: Scene) -> np.ndarray:
     return np.minimum(cv2.resize(opened, ir.shape[::-1]), smooth)
 
 
-def warmth(ir: np.ndarray, ground: np.ndarray, scene: Scene) -> np.ndarray:
+def warmth(ir: np.ndarray, ground: np.ndarray, scene: WarmScene) -> np.ndarray:
     """Return how surely each pixel belongs to something warm, 0 to 1."""
     smooth = blur(ir, 0.7)
     of_range = (smooth - scene.median) / (scene.hot - scene.median)
@@ -122,7 +122,7 @@ def warmth(ir: np.ndarray, ground: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def find_objects(ir: np.ndarray, ground: np.ndarray, warm: np.ndarray,
-                 scene: Scene) -> list[WarmObject]:
+                 scene: WarmScene) -> list[WarmObject]:
     """Return the connected warm objects that have a surround to be seen against.
 
     An object may lie in another one: a person before a warm wall. The outer one comes first.
@@ -158,7 +158,7 @@ def _connected(mask, warm, scale):
 
 
 def show_objects(objects: list[WarmObject], ir: np.ndarray, y: np.ndarray, fused: np.ndarray,
-                 scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+                 scene: WarmScene) -> tuple[np.ndarray, np.ndarray]:
     """Draw every object with the contrast of the camera that shows it better.
 
     An object that is dark in y and shown well by it stays dark, with all that lies in it; every

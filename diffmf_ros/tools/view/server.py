@@ -47,7 +47,7 @@ class Server(ThreadingHTTPServer):
         Raises:
             ServerError: The address is none of this machine's, or the port is taken.
         """
-        self.board, self.access, self.page = board, Access.to(host), Page()
+        self.board, self.access, self.page = board, Access.to(host), ViewPage()
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         try:
             self.address_family, *_, address = socket.getaddrinfo(
@@ -96,7 +96,7 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class Page:
+class ViewPage:
     """The file of the page, and the header that lets a browser run its script alone."""
 
     def __init__(self):

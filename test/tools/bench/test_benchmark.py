@@ -25,7 +25,7 @@ from diffmf_ros.tools.bench import (
     report as bench_report,
 )
 from diffmf_ros.tools.bench.benchmark import Benchmark, Configuration
-from diffmf_ros.tools.bench.report import Floor, Report, Row, frame_metrics
+from diffmf_ros.tools.bench.report import BenchRow, Floor, Report, frame_metrics
 from diffmf_ros.tools.bench.startup import Startup
 from diffmf_ros.tools.machine import Machine, this_machine
 
@@ -38,7 +38,7 @@ def row(network_ms, *, size=(640, 480), preset='light', floor_ms=10.0, color_ms=
     configuration = Configuration(with_changes(DEFAULTS, {'preset': preset}), size)
     stages = {'color': [color_ms] * len(network_ms), 'network': list(network_ms)}
     timings = Benchmark(configuration, 'cpu float32', stages, 1.9, 'no counters', 'abc')
-    return Row(timings, Startup(2.0, 500.0, None), Floor(floor_ms, 1e9, 1e8, 1e11, 1e10))
+    return BenchRow(timings, Startup(2.0, 500.0, None), Floor(floor_ms, 1e9, 1e8, 1e11, 1e10))
 
 
 def test_configurations_take_turns(monkeypatch):

@@ -194,7 +194,7 @@ class TestReport:
     def test_times_follow_from_the_rates(self):
         # given a kernel that moves 2.7 GB and 999 that do next to nothing
         kernels = [Kernel('copy_', 27 * 10 ** 8, 0), *[Kernel('add', 8, 4)] * 999]
-        plan = planning.Plan('a net', 'pair', kernels)
+        plan = planning.WorkPlan('a net', 'pair', kernels)
         # then the H200 needs 1 ms, 1.9 us for each of the others, and 0.4 us between two
         assert plan.times_ms(H200)['predicted_ms'] == pytest.approx(1 + 0.999 * 1.9 + 0.4)
         assert plan.times_ms(H200)['launched_singly_ms'] == pytest.approx(15)

@@ -8,7 +8,7 @@ from diffmf_ros.core.imaging import classical
 from diffmf_ros.tools.evaluation.appearance import flat_thermal, haze, saturation
 from diffmf_ros.tools.evaluation.metrics import score
 from diffmf_ros.tools.evaluation.scoring import means
-from diffmf_ros.tools.evaluation.targets import Target, hot_blobs, summary, targets
+from diffmf_ros.tools.evaluation.targets import ScoredTarget, hot_blobs, summary, targets
 
 SHAPE = 240, 320  # top-hat of 31 pixels, blobs of at least 36
 WALKER, OTHER = np.s_[100:130, 60:72], np.s_[100:130, 200:212]
@@ -72,7 +72,8 @@ def test_target_is_the_share_of_the_better_camera_whatever_its_sign():
 
 
 def test_more_contrast_than_the_better_camera_has_is_not_rewarded():
-    found = [Target(ir=50.0, vi_y=0.0, fused=100.0), Target(ir=50.0, vi_y=0.0, fused=25.0)]
+    found = [ScoredTarget(ir=50.0, vi_y=0.0, fused=100.0),
+             ScoredTarget(ir=50.0, vi_y=0.0, fused=25.0)]
     assert found[0].kept == 2.0
     assert summary(found)['target'] == 0.75
 
@@ -80,7 +81,8 @@ def test_more_contrast_than_the_better_camera_has_is_not_rewarded():
 def test_the_worst_tenth_and_those_dark_in_rgb():
     # Given 20 targets that keep 0.05 to 1 of thermal, the first of them just dark in RGB
     found = [
-        Target(ir=100.0, vi_y=-20.0 if n == 0 else -19.9, fused=5.0 * (n + 1)) for n in range(20)
+        ScoredTarget(ir=100.0, vi_y=-20.0 if n == 0 else -19.9, fused=5.0 * (n + 1))
+        for n in range(20)
     ]
     assert summary(found) == pytest.approx(
         {'target': 0.525, 'target_worst': 0.075, 'target_dark': 0.05}
@@ -120,7 +122,7 @@ def test_means_pool_the_targets_of_all_images():
     values = score(np.zeros((48, 48)), np.zeros((48, 48)), np.zeros((48, 48)))
     rows = [
         type(values)(values | summary(found), found)
-        for found in ([Target(100.0, 0.0, 100.0)] * 19, [Target(100.0, 0.0, 0.0)])
+        for found in ([ScoredTarget(100.0, 0.0, 100.0)] * 19, [ScoredTarget(100.0, 0.0, 0.0)])
     ]
     # then the means count each target once
     assert means(rows)['target'] == pytest.approx(0.95)

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.tools.synthetic.drive import ActorTruth, Truth
+from diffmf_ros.tools.synthetic.drive import ActorTruth, DriveTruth
 from diffmf_ros.tools.synthetic.people import contrast, counts, sightings
 
 BOX = (40, 20, 60, 70)
@@ -16,7 +16,7 @@ def scene(*actors):
     for actor in actors:
         left, top, right, bottom = actor.box_px
         labels[top:bottom, left:right] = actor.label
-    return Truth(labels, actors)
+    return DriveTruth(labels, actors)
 
 
 def actor(label=1, box=BOX, kind='person', hidden=0.0):

@@ -8,7 +8,7 @@ import pytest
 from diffmf_ros.tools.training.target import denoised, fused_target, noise_sigma
 from diffmf_ros.tools.training.warm_objects import (
     LEVEL,
-    Scene,
+    WarmScene,
     find_objects,
     show_objects,
     thermal_ground,
@@ -40,7 +40,7 @@ def contrast(image):
 
 
 def target_of(ir, y):
-    return fused_target(ir, y, Scene.of(ir))
+    return fused_target(ir, y, WarmScene.of(ir))
 
 
 @pytest.mark.parametrize('level', [0, 90, 255])
@@ -151,16 +151,16 @@ def test_a_scene_is_described_by_its_whole_thermal_image():
     # Given an image of which a hundredth is hot, half of it taken at half the size,
     ir = np.full((480, 640), 0.2, np.float32)
     ir[:48, :64] = 0.9
-    scene = Scene.of(ir, scale=0.5)
+    scene = WarmScene.of(ir, scale=0.5)
     assert (scene.height_px, scene.scale, scene.area_px) == (240, 0.5, 240 * 320)
     assert (scene.median, scene.hot) == pytest.approx((0.2, 0.9))
     # and the range of a flat one is 40 levels.
-    flat = Scene.of(np.full((480, 640), 0.2, np.float32))
+    flat = WarmScene.of(np.full((480, 640), 0.2, np.float32))
     assert flat.hot - flat.median == pytest.approx(40 * LEVEL)
 
 
 def objects_of(ir):
-    scene = Scene.of(ir)
+    scene = WarmScene.of(ir)
     ground = thermal_ground(ir, scene)
     return find_objects(ir, ground, warmth(ir, ground, scene), scene)
 
@@ -209,6 +209,6 @@ def test_contrast_of_an_object_is_that_of_its_surround_in_any_image():
 
 def test_nothing_is_drawn_without_objects():
     fused = np.float32(LEVEL * texture(20, 200))
-    image, share = show_objects([], fused, fused, fused, Scene.of(fused))
+    image, share = show_objects([], fused, fused, fused, WarmScene.of(fused))
     assert np.array_equal(image, fused)
     assert not share.any()

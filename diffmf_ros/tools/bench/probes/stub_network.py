@@ -9,7 +9,7 @@ from ....core.settings import Settings
 from ....inference.fault_tolerance import Live, Offline
 from ....inference.host_path import HostPath, StageClock
 from ....inference.loading import Loaded
-from ....inference.network import Image, Job
+from ....inference.network import Image, PreparedPair
 from ....inference.pipeline import FusionPipeline
 
 
@@ -27,7 +27,7 @@ class StubNetwork:
         self._compute_s = compute_ms / 1e3
         self._path = HostPath(self._fuse)
 
-    def __call__(self, job: Job, *, scale: float) -> tuple[Image, dict[str, float]]:
+    def __call__(self, job: PreparedPair, *, scale: float) -> tuple[Image, dict[str, float]]:
         """Return the image and the milliseconds by stage."""
         stage = StageClock()
         image = job.run(self._path, scale=scale, stage=stage)
