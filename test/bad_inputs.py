@@ -217,8 +217,10 @@ def _good_folder(path: Path, slot: Slot) -> Path:
     if slot.inside.endswith('.png'):
         for camera in ('vi', 'ir') if '/' in slot.inside else ('',):
             (path / camera).mkdir(parents=True, exist_ok=True)
+            # A thermal picture in color is refused where its palette is not known.
+            good = PICTURE[:, :, 0] if 'THERMAL' in slot.name else PICTURE
             for number in (0, 1):
-                (path / camera / f'{number}.png').write_bytes(encoded('.png', PICTURE))
+                (path / camera / f'{number}.png').write_bytes(encoded('.png', good))
     path.mkdir(exist_ok=True)
     return path
 

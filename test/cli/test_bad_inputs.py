@@ -21,9 +21,9 @@ from diffmf_ros import __version__  # noqa: E402
 # any size are fused.
 FINE = {
     'fuse RGB': ('one pixel', 'image of another size'),
-    'fuse THERMAL': ('one pixel', 'image of another size'),
+    'fuse THERMAL': ('one pixel',),
     'fuse RGB_DIR': ('one pixel', 'image of another size'),
-    'fuse THERMAL_DIR': ('one pixel', 'image of another size'),
+    'fuse THERMAL_DIR': ('one pixel',),
     'make-bag FOLDER': ('no name', 'one pixel', 'image of another size'),
     'eval --pairs': ('no name',),
     'train --data': ('no name',),
