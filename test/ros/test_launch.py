@@ -52,7 +52,7 @@ def installed(tmp_path, monkeypatch) -> Path:
     return share
 
 
-def iter_specs(path: Path):
+def description_of(path: Path):
     return runpy.run_path(str(path))['generate_launch_description']()
 
 
@@ -96,12 +96,12 @@ def run(description, *, until=lambda printed: False) -> tuple[dict[str, int], st
 
 
 def test_fusion_arguments(installed):
-    arguments = arguments_of(iter_specs(installed / 'launch' / 'fusion.launch.py'))
+    arguments = arguments_of(description_of(installed / 'launch' / 'fusion.launch.py'))
     assert arguments.keys() == FUSION_ARGUMENTS
 
 
 def test_replay_needs_a_bag_and_takes_every_argument_of_fusion(installed):
-    arguments = arguments_of(iter_specs(installed / 'launch' / 'replay.launch.py'))
+    arguments = arguments_of(description_of(installed / 'launch' / 'replay.launch.py'))
     assert FUSION_ARGUMENTS < arguments.keys()
     assert [name for name, default in arguments.items() if default is None] == ['bag']
 
@@ -134,7 +134,7 @@ def launch_node(installed, **arguments) -> subprocess.CompletedProcess:
             'sys.argv[2:]); '
             'service.context.launch_configurations.update(given); '
             'describe = runpy.run_path(sys.argv[1])["generate_launch_description"]; '
-            'service.include_launch_description(iter_specs()); sys.exit(service.run())')
+            'service.include_launch_description(describe()); sys.exit(service.run())')
     command = [sys.executable, '-c', code, str(installed / 'launch' / 'fusion.launch.py')]
     return subprocess.run([*command, *(f'{name}:={value}' for name, value in arguments.items())],
                           capture_output=True, text=True, timeout=DEADLINE_S)
