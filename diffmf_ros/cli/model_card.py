@@ -19,8 +19,7 @@ def model_card(
                           typer.Option(help='a sentence on the training data and its terms')] = '',
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Score the weights of a training and the baselines, and write the model card beside the
-    weights."""
+    """Score trained weights and the baselines; write the model card beside the weights."""
     from ..io.folders import pair_files
     from ..io.writing import require_output
     from ..tools.evaluation.model_card import write_card

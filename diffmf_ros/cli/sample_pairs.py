@@ -24,8 +24,7 @@ def sample_pairs(
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Render aligned RGB and thermal pairs with boxes of people, as `diffmf eval --detector` reads
-    them."""
+    """Render aligned pairs with boxes of people, for `diffmf eval --detector`."""
     from ..io.writing import require_output, write_text
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.environments import ENVIRONMENTS
