@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
-from gpu_kernels import compiled, needs_gpu, run_cases  # noqa: E402, F401
+from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E402, F401
 
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import triton  # noqa: E402
@@ -111,6 +112,44 @@ def test_kernels_that_cannot_be_imported_are_a_reason_not_an_error(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_the_benchmark_without_a_gpu_says_so():
     command = [sys.executable, str(CASES.parents[2] / 'benchmarks' / 'gpu_scan.py')]
-    done = subprocess.run(command, env={**os.environ, 'PYTHONPATH': str(CASES.parents[2])},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, 'PYTHONPATH': str(CASES.parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and done.stderr == 'no CUDA device: nothing is measured\n'
+
+
+@pytest.mark.parametrize(
+    'capability, dtype',
+    [
+        (80, torch.bfloat16),
+        (86, torch.float16),
+        (87, torch.float16),
+        (89, torch.bfloat16),
+        (90, torch.bfloat16),
+        (120, torch.float32),
+    ],
+)
+def test_kernels_of_gradients_compile_and_fit_in_registers(compiled, capability, dtype, tmp_path):  # noqa: F811
+    # Given a GPU and the sizes of base, when the gradients of SS2D are computed,
+    from diffmf_ros.models.kernels import triton_backward
+
+    set_capability, kernels = compiled
+    set_capability(capability)
+    shapes = (1, 4, 6, 128), (1, 4, 6, 4, 6), (4, 128, 4), (4, 128), (4, 128, 1), (4, 128)
+    inputs = [
+        torch.zeros(shape, dtype=dtype if len(shape) > 3 else torch.float32) for shape in shapes
+    ]
+    triton_backward._DifferentiableSs2d.backward(SimpleNamespace(saved_tensors=inputs), inputs[0])
+    # then all kernels compile, and no thread keeps values outside of its registers.
+    assert [kernel.name for kernel in kernels] == [
+        'chunk_states',
+        'carry',
+        'chunk_adjoints',
+        'carry',
+        'gradients',
+    ]
+    assert [bytes_spilled(kernel, tmp_path) for kernel in kernels] == [0] * 5

@@ -37,6 +37,7 @@ from .plain import (  # noqa: F401, beside the scans
 )
 
 SSD_CHUNK = 64
+SSD_MOST_AT_ONCE = 256  # chunks, whose states are carried by a matrix of so many sides
 
 
 def unavailable() -> str | None:
@@ -164,13 +165,29 @@ def ssd_scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Ten
     to_end = (total[..., -1:] - total).to(x.dtype).exp()
     added = (dx * to_end[..., None]).mT @ B[:, :, None]  # b c h p n
     since_start = total.to(x.dtype).exp()
-    through = since_start[..., -1, None, None]
-    states = [torch.zeros_like(added[:, 0])]
-    for i in range(chunks - 1):
-        states.append(through[:, i] * states[-1] + added[:, i])
-    entering = torch.stack(states, dim=1)
+    if chunks <= SSD_MOST_AT_ONCE:
+        entering = _entering_at_once(added, total[..., -1])
+    else:
+        through = since_start[..., -1, None, None]
+        states = [torch.zeros_like(added[:, 0])]
+        for i in range(chunks - 1):
+            states.append(through[:, i] * states[-1] + added[:, i])
+        entering = torch.stack(states, dim=1)
     y = y + since_start[..., None] * (C[:, :, None] @ entering.mT)
     return y.movedim(2, 3).flatten(1, 2)[:, :length]
+
+
+def _entering_at_once(added: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
+    """State that enters each chunk, as one matrix product of all decays between two chunks.
+
+    added: b x chunks x h x p x n; logs: b x chunks x h, float64, of the decay through each.
+    """
+    ends = logs.movedim(1, 2).cumsum(-1)  # b h c
+    # From the end of chunk j to the start of chunk i, which is the end of the one before it.
+    between = ends.roll(1, -1)[..., :, None] - ends[..., None, :]
+    decays = between.to(added.dtype).clamp(max=0).exp().tril(-1)
+    states = decays @ added.movedim(1, 2).flatten(3)  # b h c (p n)
+    return states.unflatten(3, added.shape[3:]).movedim(1, 2)
 
 
 selective_scan = partial(selective_scan_with, scan)

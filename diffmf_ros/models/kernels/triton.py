@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused scans in Triton for an NVIDIA GPU: `ss2d`, `ssd` and `selective_scan`, inference only.
+"""Fused scans on an NVIDIA GPU, written in Triton: `ss2d`, `ssd` and `selective_scan`.
+
+Where gradients are asked for, `ss2d` and `selective_scan` have kernels of their own for these;
+`ssd` is matrix products and runs as the portable backend has them. The fused steps have none:
+`models.fused` does not call them then.
 
 The kernels, `triton_scan` and `triton_ssd`, are imported when the backend is first asked for.
 Sizes of tiles follow from the shapes, nothing is tuned at run time, and nothing waits for the GPU:
@@ -13,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from . import device_type, planning
+from . import device_type, planning, portable
 
 OLDEST_TRITON = 3, 4  # tuples that loops carry
 OLDEST_CAPABILITY = 8, 0  # Ampere; TF32 products
@@ -32,13 +36,14 @@ def _kernels() -> SimpleNamespace | str:
         if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST_TRITON:
             return (f'it needs triton {".".join(map(str, OLDEST_TRITON))} or newer, not '
                     f'{triton.__version__}')
-        from . import triton_steps
+        from . import triton_backward, triton_steps
         from .triton_scan import selective_scan, ss2d
         from .triton_ssd import ssd
     # missing, too old, half installed: the reason is kept, another backend runs
     except Exception as error:
         return f'its kernels cannot be imported: {type(error).__name__}: {error}'
-    return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd, steps=triton_steps)
+    return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd, steps=triton_steps,
+                           backward=triton_backward)
 
 
 def unavailable() -> str | None:
@@ -61,26 +66,36 @@ def refuses(u: torch.Tensor, *, states: int) -> str | None:
         return f'it takes float32, float16 and bfloat16, not {u.dtype}'
     if device_type(u) != ('cpu' if _interpreted() and not planning() else 'cuda'):
         return f'it takes tensors on a CUDA device, not on {u.device.type}'
-    if torch.is_grad_enabled() and u.requires_grad:
-        return 'it has no backward pass and gradients are asked for'
     if 4 * u.numel() >= 2 ** 31:  # one output for each of four directions, counted in 32 bits
         return f'it takes fewer than 2^29 elements, not {u.numel()}'
     return (None if states <= MOST_STATES else f'it takes at most {MOST_STATES} states, not '
             f'{states}')
 
 
+def _needs_gradients(inputs) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+
+
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
     """As `scan.selective_scan`."""
-    return _kernels().selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    inputs = u, delta, A, B, C, D, delta_bias
+    if _needs_gradients(inputs):
+        return _kernels().backward.differentiable_selective_scan(*inputs, delta_softplus)
+    return _kernels().selective_scan(*inputs, delta_softplus)
 
 
 def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `scan.ss2d`."""
-    return _kernels().ss2d(u, proj, dt_weight, dt_bias, A, skip)
+    inputs = u, proj, dt_weight, dt_bias, A, skip
+    if _needs_gradients(inputs):
+        return _kernels().backward.differentiable_ss2d(*inputs)
+    return _kernels().ss2d(*inputs)
 
 
 def ssd(x, delta, A, B, C, directions):
     """As `scan.ssd` without D."""
+    if _needs_gradients((x, delta, A, B, C)):
+        return portable.ssd(x, delta, A, B, C, directions)
     return _kernels().ssd(x, delta, A, B, C, directions)
 
 

@@ -24,6 +24,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 CARRY_CHANNELS = 8  # 32 bytes, a memory sector
 CARRY_CHUNKS = 512
+SHORTEST_CHUNK = 32  # tokens
 
 
 @triton.jit
@@ -256,18 +257,9 @@ def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image
     Returns y like u.
     """
     scans, channels, states = A.shape
-    # few states to store beside the tokens to read
-    chunk = min(128, max(32, 8 * triton.next_power_of_2(states)))
-    height, width = size
-    # channels whose states a thread can hold
-    lanes = 4 if states <= 4 else 2 if states <= 16 else 1
-    block = min(32 * lanes, max(32, triton.next_power_of_2(channels)))
-    chunks = height * triton.cdiv(width, chunk)
-    chunks = max(chunks, width * triton.cdiv(height, chunk)) if image else chunks
-    fixed = {'SCANS': scans, 'RANK': weight.shape[2], 'STATES': states, 'SOFTPLUS': softplus,
-             'IMAGE': image, 'CHUNK': chunk, 'GROUP': 4 if states <= 4 else 2, 'BLOCK': block,
-             'num_warps': 1,
-             'enable_fp_fusion': True}
+    shape, fixed = tiles(A, size, rank=weight.shape[2], image=image)
+    fixed['SOFTPLUS'] = softplus
+    block, chunks = fixed['BLOCK'], shape[-1]
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))
     ends = A.new_empty(batch, scans, chunks, states, channels)
     sums = A.new_empty(batch, scans, chunks, channels)
@@ -275,7 +267,7 @@ def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image
     total = y if u.dtype == torch.float32 or not image else torch.empty_like(
         u, dtype=torch.float32)
     programs = batch * chunks * triton.cdiv(channels, block)
-    shape = height, width, channels, chunks, *strides
+    shape = *shape, *strides
     with torch.cuda.device_of(u):
         chunk_states[(programs * scans,)](u, deltas, B, C, weight, bias, A, ends, sums, *shape,
                                           **fixed)
@@ -285,6 +277,22 @@ def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image
                 u, deltas, B, C, weight, bias, A, skip, ends, total, y, *shape, COLUMNS=columns,
                 **fixed)
     return y
+
+
+def tiles(A, size, *, rank, image):
+    """Return ((height, width, channels, chunks), constants of the kernels but for SOFTPLUS)."""
+    scans, channels, states = A.shape
+    # Few states to store beside the tokens to read.
+    chunk = min(128, max(SHORTEST_CHUNK, 8 * triton.next_power_of_2(states)))
+    height, width = size
+    # Channels whose states a thread can hold.
+    lanes = 4 if states <= 4 else 2 if states <= 16 else 1
+    block = min(32 * lanes, max(32, triton.next_power_of_2(channels)))
+    chunks = height * triton.cdiv(width, chunk)
+    chunks = max(chunks, width * triton.cdiv(height, chunk)) if image else chunks
+    return (height, width, channels, chunks), {
+        'SCANS': scans, 'RANK': rank, 'STATES': states, 'IMAGE': image, 'CHUNK': chunk,
+        'GROUP': 4 if states <= 4 else 2, 'BLOCK': block, 'num_warps': 1, 'enable_fp_fusion': True}
 
 
 def run_carry(ends, sums, A, *, channels):
@@ -328,16 +336,21 @@ def selective_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: tor
 
     U and delta in channel-major storage are copied.
     """
+    arguments, options = sequences(u, delta, A, B, C, D, delta_bias)
+    return _scan(*arguments, **options, softplus=delta_softplus).mT
+
+
+def sequences(u, delta, A, B, C, D, delta_bias):
+    """Arguments and options of _scan, but for softplus, of the inputs of selective_scan."""
     groups = B.shape[1]
     tokens = [x.mT.contiguous() for x in (u, delta)]
     if B.stride() != C.stride():
         B, C = B.contiguous(), C.contiguous()
     A, none = A.unflatten(0, (groups, -1)), A.new_zeros(len(A))
     bias, skip = ((none if p is None else p).view(groups, -1) for p in (delta_bias, D))
-    y = _scan(*tokens, B, C, A[:, :, :0], bias, A, skip, batch=u.shape[0], size=(1, u.shape[2]),
-              strides=(*B.stride()[:2], B.stride(3), B.stride(2)), image=False,
-              softplus=delta_softplus)
-    return y.mT
+    strides = *B.stride()[:2], B.stride(3), B.stride(2)
+    return ((*tokens, B, C, A[:, :, :0], bias, A, skip),
+            {'batch': u.shape[0], 'size': (1, u.shape[2]), 'strides': strides, 'image': False})
 
 
 @selective_scan.register_fake

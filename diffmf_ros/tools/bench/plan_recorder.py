@@ -28,7 +28,7 @@ COMPOSED = torch._C.DispatchKey.CompositeImplicitAutograd
 LEAVES = {'aten::scaled_dot_product_attention', 'aten::rms_norm'}
 FURTHER_STATE, LOW_RANK = 0.28, 0.1  # cost of each, in steps of one state, as measured
 EXPONENTIALS = {'exp', 'exp2', 'sigmoid', 'log', 'erf'}
-SCANS = ('chunk_states', 'outputs')
+SCANS = ('chunk_states', 'outputs', 'chunk_adjoints', 'gradients')
 
 
 def record(function: Callable, *arguments) -> list[Kernel]:

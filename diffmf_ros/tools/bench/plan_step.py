@@ -2,7 +2,8 @@
 """The plan of one training step: forward, loss, backward, clipping, Adam and the running average.
 
 It follows `training.loop.Trainer.step`, without reading the loss back and without checking
-gradients. Scans that a GPU has no backward for run as they would there: by the portable backend.
+gradients. Adam is counted as torch's multi-tensor kernels, which are more than the fused ones of a
+GPU: these do not run on tensors without values.
 """
 
 import torch
@@ -34,7 +35,6 @@ class _Step:
         self._network, self._shape = network, (batch, 1, crop, crop)
         self._fuse = MixedPrecision(network, dtype)
         self._loss = PRESETS['target'] if network.mixing else LossWeights()
-        # Torch's own choice on a GPU.
         self._optimizer = torch.optim.Adam(network.parameters(), foreach=True)
         self._average = {name: value.detach().clone()
                          for name, value in network.state_dict().items()}
@@ -51,8 +51,8 @@ class _Step:
         terms['total'].backward()
         self._clip()
         self._optimizer.step()
-        for name, value in self._network.state_dict().items():
-            self._average[name].lerp_(value, 0.001)
+        torch._foreach_lerp_(list(self._average.values()),
+                             list(self._network.state_dict().values()), 0.001)
 
     @torch.no_grad()
     def _clip(self) -> None:

@@ -60,7 +60,8 @@ class Trainer:
         if config.start:
             _start_from(config.start, self.network, config)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate,
+                                          fused=self.device.type == 'cuda')
         self.scaler = loss_scaler(config.precision, self.device)
         if (fitting := self.network.sides.padded(config.crop)) != config.crop:
             raise TrainingError(f'{config.model} {config.preset} takes crops of '
@@ -94,7 +95,9 @@ class Trainer:
         self._update_average()
         self.iteration += 1
         scale = {'loss_scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}
-        return {**{k: v.item() for k, v in terms.items()}, 'gradient_norm': norm.item(), **scale,
+        # One wait for the device, not one for each term.
+        values = torch.stack([value.detach().float() for value in (*terms.values(), norm)])
+        return {**dict(zip((*terms, 'gradient_norm'), values.tolist())), **scale,
                 'learning_rate': rate}
 
     @torch.no_grad()
@@ -124,8 +127,8 @@ class Trainer:
     def _update_average(self):
         # A young average would be dominated by the random start: let it move faster at first.
         keep = min(self.config.ema, (1 + self.iteration) / (10 + self.iteration))
-        for name, value in self.network.state_dict().items():
-            self.average[name].lerp_(value, 1 - keep)
+        torch._foreach_lerp_(list(self.average.values()),
+                             list(self.network.state_dict().values()), 1 - keep)
 
     def state(self) -> dict:
         """Return everything that a resumed training needs."""

@@ -37,12 +37,37 @@ class MixedPrecision(nn.Module):
     def forward(self, *images, **options):
         """As network.forward; the results are float32."""
         rounded, = self._rounded
-        dtypes = {name: parameter.dtype for name, parameter in rounded.named_parameters()}
-        parameters = {name: value.to(dtypes[name]) for name,
-                      value in self.network.named_parameters()}
+        parameters = dict(self.network.named_parameters())
+        kinds = {name: parameter.dtype for name, parameter in rounded.named_parameters()
+                 if parameter.dtype != parameters[name].dtype}
+        values = [parameters[name] for name in kinds]
+        parameters |= zip(kinds, _Rounded.apply(tuple(kinds.values()), *values))
         result = functional_call(rounded, parameters, images, options)
         return tuple(part.float() for part in result) if isinstance(result,
                                                                     tuple) else result.float()
+
+
+class _Rounded(torch.autograd.Function):
+    """Tensors in other types, all in a few launches of a GPU, and their gradients back."""
+
+    @staticmethod
+    def forward(ctx, dtypes, *tensors):
+        """Return each tensor in its dtype."""
+        ctx.set_materialize_grads(False)
+        rounded = [torch.empty_like(tensor, dtype=dtype) for tensor, dtype in zip(tensors, dtypes)]
+        torch._foreach_copy_(rounded, tensors)
+        ctx.dtypes = [tensor.dtype for tensor in tensors]
+        return tuple(rounded)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        """Return the gradients in the types of the parameters; None for what was not used."""
+        given = [gradient for gradient in gradients if gradient is not None]
+        wide = [torch.empty_like(gradient, dtype=dtype)
+                for gradient, dtype in zip(gradients, ctx.dtypes) if gradient is not None]
+        torch._foreach_copy_(wide, given)
+        back = iter(wide)
+        return None, *(None if gradient is None else next(back) for gradient in gradients)
 
 
 def in_precision(network: nn.Module, precision: str, device: torch.device) -> nn.Module:
