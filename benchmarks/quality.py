@@ -49,6 +49,7 @@ from diffmf_ros.tools.evaluation.scoring import (
 )
 
 WORKERS = 2
+FRAME_NS = 1_000_000_000 // 15  # between two images of a clip
 FILTERED = 0.5  # output.temporal_filter of the rows that are marked so
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'
 
@@ -93,12 +94,13 @@ def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[st
         filters = {f'{name}, filtered': TemporalFilter() for name in methods
                    if name not in BASELINES}
         meters = {name: FlickerMeter() for name in (*methods, *filters)}
-        for pair in (read_luma(*frame) for frame in files):
+        for number, pair in enumerate(read_luma(*frame) for frame in files):
             for name, fuse in methods.items():
                 levels = fused_levels(fuse, pair.ir, pair.vi_y)
                 meters[name].add(pair.ir, pair.vi_y, levels)
                 if (filtered := f'{name}, filtered') in filters:
-                    calm = filters[filtered](levels, stamp_ns=0, keep=FILTERED)
+                    calm = filters[filtered](
+                        levels, stamp_ns=number * FRAME_NS, keep=FILTERED)
                     meters[filtered].add(pair.ir, pair.vi_y, calm)
         result[clip] = {name: meter.result() for name, meter in meters.items()}
     return result
