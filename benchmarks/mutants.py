@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Breaks one line after another in a copy of the package, and runs the tests that should notice.
+
+python benchmarks/mutants.py [--only WORD] [--list]
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAIRING = (
+    'test/core/sync/test_pairing.py',
+    'test/core/sync/test_pairing_clock.py',
+    'test/core/sync/test_pairing_hold.py',
+)
+HEALTH = ('test/core/sync/test_stream_health.py',)
+SOURCES = ('test/core/sync/test_source_selector.py',)
+GEOMETRY = ('test/core/alignment/test_geometry.py', 'test/core/alignment/test_aligner.py')
+GRAY = (
+    'test/core/imaging/test_gray_range.py',
+    'test/core/imaging/test_thermal_levels.py',
+    'test/core/imaging/test_thermal.py',
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file: `old`, which is there once at least, becomes `new` where it is first."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _group(file: str, tests: tuple[str, ...], *changes: tuple[str, str]) -> list[Mutant]:
+    return [Mutant(file, old, new, tests) for old, new in changes]
+
+
+MUTANTS = [
+    *_group(
+        'core/sync/pairing.py',
+        PAIRING,
+        ('frame.stamp_ns + own.offset_ns', 'frame.stamp_ns - own.offset_ns'),
+        ('offset_ns=thermal_ns - rgb_ns', 'offset_ns=rgb_ns - thermal_ns'),
+        (
+            'rgb_ns - thermal_ns > self._max_distance_ns',
+            'rgb_ns - thermal_ns < self._max_distance_ns',
+        ),
+        ('held = thermal_ns == thermal.left_ns or', 'held ='),
+        ('if verdict is StampKind.STALE:', 'if False:'),
+        ('if verdict is StampKind.JUMP:', 'if False:'),
+        ('if stamp_ns == self.left_ns or', 'if'),
+        ("'late' if stamp_ns < self.left_ns", "'late' if stamp_ns > self.left_ns"),
+        ('if len(own.frames) > _CAPACITY:', 'if len(own.frames) > 2 * _CAPACITY:'),
+        ('other.newest_ns - _PATIENCE_NS', 'other.newest_ns + _PATIENCE_NS'),
+        ('self.shortest_gap_ns // 2', 'self.shortest_gap_ns * 2'),
+        (
+            'self._rgb = _Stream(settings.rgb_offset_ms)',
+            'self._rgb = _Stream(settings.thermal_offset_ms)',
+        ),
+    ),
+    *_group(
+        'core/sync/stamp_matching.py',
+        PAIRING,
+        ('2 * abs(offset_ns) + (offset_ns < 0)', '2 * abs(offset_ns) + (offset_ns > 0)'),
+        ('2 * distance_ns + 2', '2 * distance_ns'),
+        ('if candidate < best_cost:', 'if candidate > best_cost:'),
+        ('>= best_cost', '< best_cost'),
+        ('if held else 0', 'if not held else 0'),
+    ),
+    *_group(
+        'core/sync/stream_health.py',
+        HEALTH,
+        (
+            'if age_ns > lost_after_ns:\n            state',
+            'if age_ns < lost_after_ns:\n            state',
+        ),
+        ('state = StreamState.FROZEN', 'state = StreamState.OK'),
+        ('still.flat_count >= limit', 'still.flat_count > limit'),
+        ('still.usual_repeats + 1', 'still.usual_repeats'),
+        ('max(limit, still', 'min(limit, still'),
+        ('self._good = GOOD_FRAMES - 1', 'self._good = 0'),
+        ('self._good >= GOOD_FRAMES', 'self._good > GOOD_FRAMES'),
+        ('max(STALE_FLOOR_S * 1e9', 'min(STALE_FLOOR_S * 1e9'),
+        ('clock_ns - stamp_ns', 'stamp_ns - clock_ns'),
+        ('self.not_increasing += gap_ns < 0', 'self.not_increasing += gap_ns > 0'),
+        ('self._arrived_ns = min(self._arrived_ns, now_ns)', 'pass'),
+        ('self.missing_share < MANY_MISSING', 'self.missing_share > MANY_MISSING'),
+    ),
+    *_group(
+        'core/sync/source_selector.py',
+        SOURCES,
+        ('THERMAL if out == [RGB] else RGB', 'RGB if out == [RGB] else THERMAL'),
+        ('now_ns - since_ns <=', 'now_ns - since_ns >'),
+        ('waited_ns > max(', 'waited_ns < max('),
+        ('stamp_ns < newest_ns - JUMP_NS', 'stamp_ns > newest_ns - JUMP_NS'),
+        ('arrival_ns - first_ns >', 'arrival_ns - first_ns <'),
+        ('0 <= self._newest_out_ns - stamp_ns', '0 < self._newest_out_ns - stamp_ns'),
+        (
+            'self.sync.thermal_offset_ms - apart_ns / 1e6',
+            'self.sync.thermal_offset_ms + apart_ns / 1e6',
+        ),
+        ('if len(out) == 2 or', 'if'),
+    ),
+    *_group(
+        'core/alignment/homography.py',
+        GEOMETRY,
+        (
+            'np.linalg.inv(rgb_from_thermal) if grid == RGB',
+            'np.linalg.inv(rgb_from_thermal) if grid != RGB',
+        ),
+        ('translation(*trim_px) @ self._at', 'self._at'),
+        ('1 / rgb_per_thermal if grid == RGB', '1 / rgb_per_thermal if grid != RGB'),
+        (
+            'live[0] / measured[0], live[1] / measured[1]',
+            'measured[0] / live[0], measured[1] / live[1]',
+        ),
+        ('(depth[0] or 1.0) > 0).all()', '(depth[0] or 1.0) > 0).any()'),
+    ),
+    *_group(
+        'core/imaging/gray_range.py',
+        GRAY,
+        ("settings.polarity == 'black_hot'", "settings.polarity != 'black_hot'"),
+        (
+            '(settings.low_percentile, 50.0, settings.high_percentile)',
+            '(settings.high_percentile, 50.0, settings.low_percentile)',
+        ),
+        (
+            'max(low, cold - most), min(high, hot + most)',
+            'min(low, cold - most), max(high, hot + most)',
+        ),
+        ('settings.min_span_k / settings.scale_k[0]', 'settings.min_span_k * settings.scale_k[0]'),
+        ('noise <= _MOST_NOISE', 'noise > _MOST_NOISE'),
+        (
+            '2 * coldest - hottest, 2 * hottest - coldest',
+            '2 * hottest - coldest, 2 * coldest - hottest',
+        ),
+    ),
+]
+
+
+def outcome(mutant: Mutant) -> str:
+    """Return 'killed', 'survived', or 'not applied' where the package has no such line any more."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / 'diffmf_ros'
+        shutil.copytree(
+            ROOT / 'diffmf_ros',
+            package,
+            ignore=shutil.ignore_patterns('__pycache__', 'weights', '*.so'),
+        )
+        shutil.copytree(
+            ROOT / 'test', Path(folder) / 'test', ignore=shutil.ignore_patterns('__pycache__')
+        )
+        shutil.copytree(ROOT / 'config', Path(folder) / 'config')
+        shutil.copy(ROOT / 'pyproject.toml', folder)
+        file = package / mutant.file
+        text = file.read_text(encoding='utf-8')
+        if mutant.old not in text:
+            return 'not applied'
+        file.write_text(text.replace(mutant.old, mutant.new, 1), encoding='utf-8')
+        done = subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'pytest',
+                '-qx',
+                '-m',
+                'not dds',
+                '-p',
+                'no:cacheprovider',
+                *mutant.tests,
+            ],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env=os.environ | {'PYTHONPATH': folder},
+            timeout=300,
+        )
+        return {0: 'survived', 1: 'killed'}.get(
+            done.returncode, f'pytest ended with {done.returncode}'
+        )
+
+
+def main() -> int:
+    """Print what became of every mutant; return 1 unless at least 90 % were killed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--only', default='', help='mutants of files whose path has this word')
+    parser.add_argument('--list', action='store_true', help='print them, and run nothing')
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.file]
+    for tests in [] if options.list else sorted({mutant.tests for mutant in chosen}):
+        unchanged = outcome(Mutant('__init__.py', '', '', tests))
+        if unchanged != 'survived':
+            sys.exit(f'{" ".join(tests)} do not pass on the unchanged package: {unchanged}')
+    killed = 0
+    for mutant in chosen:
+        result = 'listed' if options.list else outcome(mutant)
+        killed += result == 'killed'
+        print(f'{result}: {mutant.file}: {mutant.old!r} -> {mutant.new!r}', flush=True)
+    print(f'{killed} of {len(chosen)} killed')
+    return 0 if options.list or killed >= 0.9 * len(chosen) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
