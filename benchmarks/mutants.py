@@ -31,7 +31,7 @@ GRAY = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file: `old`, which is there once at least, becomes `new` where it is first."""
+    """One change of one file: `old` becomes `new` where it is first."""
 
     file: str
     old: str
@@ -147,7 +147,8 @@ MUTANTS = [
 
 
 def outcome(mutant: Mutant) -> str:
-    """Return 'killed', 'survived', or 'not applied' where the package has no such line any more."""
+    """Return 'killed', 'survived',
+        or 'not applied' where the package has no such line any more."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / 'diffmf_ros'
         shutil.copytree(
