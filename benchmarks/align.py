@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well `diffmf align` measures a homography, beside OpenCV's features and ECC on the same
-images.
+"""How well `diffmf align` measures a homography, beside OpenCV's features and ECC.
 
 python benchmarks/align.py DATA [--cases 40] [--seed 0]
 

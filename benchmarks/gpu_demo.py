@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real node over DDS at 30 Hz, with a rendered drive of 6 s at full working size.
-
-Pairs fused, latency.
-"""
+"""The real node over DDS at 30 Hz, with a rendered drive of 6 s at full working size: pairs fused,
+latency."""
 
 import argparse
 import json

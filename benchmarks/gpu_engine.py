@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One network on a GPU, from message bytes to message bytes.
 
-Gpu_engine.py PART MODEL/PRESET --json FILE.
+    python benchmarks/gpu_engine.py PART MODEL/PRESET --json FILE
 
 first  p50 and the replay of its graph, beside what `diffmf bench --plan` predicts: seconds.
 full   p99, graph against eager, memory, float16 against float32, 1280x1024 against 640x480.

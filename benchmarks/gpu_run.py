@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that needs a GPU, in order of worth, for machines that are lent by the minute.
+"""Everything that needs a GPU, in order of worth, for machines that are paid by the minute.
 
     python benchmarks/gpu_run.py --out FOLDER [--minutes 14] [--only PART ...] [--device cpu]
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scans on an NVIDIA GPU: triton, mamba_ssm and portable against each other and against the
-floor.
+"""The scans on an NVIDIA GPU: triton, mamba_ssm and portable, and the floor.
 
     python benchmarks/gpu_scan.py [FOLDER] [--json FILE]
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeping freed memory saves.
-
-A 640x480 pair with and without it, in processes of their own, in turn.
-"""
+"""What keeping freed memory saves: a 640x480 pair with and without it, in processes of their own,
+in turn."""
 
 import json
 import statistics

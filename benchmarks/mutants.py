@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breaks one line after another in a copy of the package, and runs the tests that should notice.
 
-python benchmarks/mutants.py [--only WORD] [--list]
+    python benchmarks/mutants.py [--only WORD] [--list]
 """
 
 import argparse
@@ -147,46 +147,28 @@ MUTANTS = [
 
 
 def outcome(mutant: Mutant) -> str:
-    """Return 'killed', 'survived',
-        or 'not applied' where the package has no such line any more."""
+    """Return 'killed', 'survived', or 'not applied' where the package has no such line."""
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / 'diffmf_ros'
-        shutil.copytree(
-            ROOT / 'diffmf_ros',
-            package,
-            ignore=shutil.ignore_patterns('__pycache__', 'weights', '*.so'),
-        )
-        shutil.copytree(
-            ROOT / 'test', Path(folder) / 'test', ignore=shutil.ignore_patterns('__pycache__')
-        )
-        shutil.copytree(ROOT / 'config', Path(folder) / 'config')
-        shutil.copy(ROOT / 'pyproject.toml', folder)
-        file = package / mutant.file
+        _copy_into(Path(folder))
+        file = Path(folder) / 'diffmf_ros' / mutant.file
         text = file.read_text(encoding='utf-8')
         if mutant.old not in text:
             return 'not applied'
         file.write_text(text.replace(mutant.old, mutant.new, 1), encoding='utf-8')
         done = subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'pytest',
-                '-qx',
-                '-m',
-                'not dds',
-                '-p',
-                'no:cacheprovider',
-                *mutant.tests,
-            ],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            env=os.environ | {'PYTHONPATH': folder},
-            timeout=300,
-        )
+            [sys.executable, '-m', 'pytest', '-qx', '-m', 'not dds', '-p', 'no:cacheprovider',
+             *mutant.tests],
+            cwd=folder, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': folder},
+            timeout=300)
         return {0: 'survived', 1: 'killed'}.get(
-            done.returncode, f'pytest ended with {done.returncode}'
-        )
+            done.returncode, f'pytest ended with {done.returncode}')
+
+
+def _copy_into(folder: Path) -> None:
+    for name, left_out in (('diffmf_ros', ('__pycache__', 'weights', '*.so')),
+                           ('test', ('__pycache__',)), ('config', ())):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
+    shutil.copy(ROOT / 'pyproject.toml', folder)
 
 
 def main() -> int:

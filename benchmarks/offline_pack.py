@@ -86,10 +86,8 @@ def stored(wheel: Path) -> bytes:
 
 
 def read_pairs(data: Path) -> dict[str, dict[str, bytes]]:
-    """Return {file name: {'ir': bytes, 'vi'.
-
-    Bytes}} of a folder, or a tar, with ir/ and vi/ in it.
-    """
+    """Return {file name: {'ir': bytes, 'vi': bytes}} of a folder, or a tar, with ir/ and vi/ in
+    it."""
     found: dict[str, dict[str, bytes]] = {}
     for path, content in _files(data):
         if path.suffix.lower() in IMAGES and path.parent.name in ('ir', 'vi'):

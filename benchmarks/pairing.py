@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who finds the closest partners.
-
-Our pairing, and message_filters' approximate policy where that is installed.
+"""Who finds the closest partners: our pairing, and message_filters' approximate policy where that
+is installed.
 
 Two cameras of given rates for a minute, each stamp off by up to 2 % of the period; the images of
 one take 5 ms to arrive, those of the other 20 ms. Columns: pairs that came out; how many of all

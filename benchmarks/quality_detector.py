@@ -12,7 +12,6 @@ from diffmf_ros.tools.evaluation.detector import Detector, pooled
 from diffmf_ros.tools.evaluation.detector_trial import POOLED, RGB, THERMAL, DetectorTrial, Table
 from diffmf_ros.tools.evaluation.scoring import Fuse, colored, fused_levels, read_pair
 
-SHIFT_PX = 8
 EVERY = 10
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a smaller working size costs in quality, by the way back to full size.
 
-Python benchmarks/scale.py FOLDER
+    python benchmarks/scale.py FOLDER
 
 FOLDER holds registered pairs (vi/ and ir/ at or below it). Each way gets the same small fused
 images. PSNR and SSIM compare with the full-size output of the network, in 8 bit; the other columns

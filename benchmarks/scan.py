@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled CPU scans against the portable ones, and two threads against one.
-
-In turn in one process.
+"""The compiled CPU scans against the portable ones, and two threads against one; in turn in one
+process.
 
 One thread: process CPU time, which other work on the machine does not touch. Two threads: wall
 time, which means something on a quiet machine alone; the busy cores printed beside it tell.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws docs/diffmf.svg, s4fusion.svg and refinefuse.svg, the networks at preset base.
 
-Python docs/figures.py
+    python docs/figures.py
 
 A figure is boxes at given places and arrows between their names. The facts are those of
 diffmf_ros/models/.
@@ -35,10 +35,8 @@ class Figure:
             self.text(x + 24, 34.5, kind, anchor='start')
 
     def box(self, name, kind, x, y, *lines, w=112, h=44, dashed=False, both=False):
-        """A box around (x, y); the first line is its title. both.
-
-        There is one for either modality.
-        """
+        """A box around (x, y); the first line is its title. both: there is one for either
+        modality."""
         self._places[name] = (x, y, w / 2, h / 2, kind)
         if both:
             self._rectangle(x - w / 2 + 5, y - h / 2 + 5, w, h, 'visible')
@@ -74,10 +72,8 @@ class Figure:
                             f"fill='{color}' text-anchor='{anchor}'>{escape(words)}</text>")
 
     def arrow(self, *names, bend='', kind='', dashed=False, both=False):
-        """An arrow from each name to the next. bend: see _route.
-
-        Both: there is one for either modality.
-        """
+        """An arrow from each name to the next. bend: see _route; both: there is one for either
+        modality."""
         for start, end in zip(names, names[1:]):
             places = self._places[start], self._places[end]
             points = _route(*places, bend)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A camera driver of a process of its own.
 
-Python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE [AHEAD_S]]].
+    python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE [AHEAD_S]]]
 
 TYPE is Image, CompressedImage or None, which sends nothing. It sends bgr8 images of SIZE, 640x480
 unless given, at RATE, 30 Hz unless given, with stamps that are AHEAD_S, 0 unless given.

@@ -33,8 +33,9 @@ READY = len(steps_from(1.0))
 class Plan:
     """All that decides which operations a pair needs. Shapes are those of the arrays.
 
-    mapped: by tables, whose values are no part of it; averaged: see core.warp.Warp; chroma: the
-    value of output.color if that is one of core.color.CHROMA, else empty: the result is gray.
+    mapped: by tables, whose values are no part of it; averaged: see core.alignment.warp.Warp;
+    chroma: the value of output.color if that is one of core.imaging.color.CHROMA, else empty: the
+    result is gray.
     """
 
     rgb_shape: tuple[int, ...]
@@ -324,9 +325,9 @@ def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:
 
 
 def to_gray(pixels: torch.Tensor, encoding: str, stretch: torch.Tensor) -> torch.Tensor:
-    """Return thermal as H x W float32 of whole numbers 0..255, as core.thermal.to_gray does.
+    """Return thermal as H x W float32 of whole numbers 0..255; stretch: see _stretch.
 
-    Stretch: see _stretch.
+    The values are those of core.imaging.thermal.to_gray.
     """
     low, high, span, black_hot = stretch
     if encoding not in STRETCHED:

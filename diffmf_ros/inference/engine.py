@@ -97,9 +97,8 @@ def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) 
 
 
 def use_threads(count: int) -> None:
-    """Let threads that begin to compute from now on use so many cores.
-
-    0: as many as torch would by itself.
+    """Let threads that begin to compute from now on use so many cores; 0: as many as torch would
+    by itself.
 
     A thread that has computed before keeps its number, so a network that runs elsewhere is not
     disturbed.

@@ -29,10 +29,8 @@ ALONE = {RGB: Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY}
 
 
 class StandIn:
-    """Makes an image of every usable pair. problem.
-
-    Why classical fusion failed on the last pair, or nothing.
-    """
+    """Makes an image of every usable pair. problem: why classical fusion failed on the last pair,
+    or nothing."""
 
     def __init__(self, inputs: Preparation):
         self.problem = ''

@@ -134,7 +134,7 @@ class HostPath:
     def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
                  stage) -> tuple[np.ndarray, str]:
         """Return (pixels, encoding) of the fused image of pair, on the grid of mapping, as
-        core.color.paint gives it.
+        core.imaging.color.paint gives it.
 
         Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal.
         scale is the working size of fuse; `with stage(name)` surrounds every stage. Nothing keeps

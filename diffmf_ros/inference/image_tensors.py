@@ -153,10 +153,8 @@ class TensorWarp:
 
     def __init__(self, source: Size, size: Size, *, mapped: bool = False,
                  averaged: Size | None = None, device: str):
-        """source, size (width, height) and averaged are those of the warps to come.
-
-        Mapped: they have tables.
-        """
+        """source, size (width, height) and averaged are those of the warps to come; mapped: they
+        have tables."""
         self._size = size[::-1]
         target = averaged or size
         self._resizes = source != target and (averaged is not None or not mapped)

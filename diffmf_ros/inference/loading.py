@@ -90,10 +90,8 @@ def warm_up(guard: Live | Offline, job: PreparedPair, settings: Settings) -> str
 
 
 def blank_job(rgb_size: tuple[int, int], *, mapping: Callable, color: str) -> PreparedPair:
-    """Return a black pair with an RGB image of this (width, height).
-
-    Mapping is that of an Aligner.
-    """
+    """Return a black pair with an RGB image of this (width, height); mapping is that of an
+    Aligner."""
     (width, height), (thermal_width, thermal_height) = rgb_size, _THERMAL_SIZE
     rgb = Frame(RGB, 0, '', np.zeros((height, width, 3), np.uint8), 'rgb8')
     thermal = Frame(THERMAL, 0, '', np.zeros((thermal_height, thermal_width), np.uint16), 'mono16')

@@ -88,7 +88,7 @@ def read_folder(folder: str | Path, *, rate_hz: float | None = None) -> list[Tim
 def natural(name: str) -> list[tuple[int, str]]:
     """Return what sorts names as people count.
 
-    Frame_2 before frame_10, and frame_02 beside frame_2.
+    That is frame_2 before frame_10, and frame_02 beside frame_2.
     """
     parts = re.split(r'([0-9]+)', name)  # every second one is a number
     return [*((int(part), '') if index % 2 else (-1, part) for index, part in enumerate(parts)),

@@ -207,10 +207,8 @@ class FusionNode(LifecycleNode):
             self._loader.request(settings)
 
     def _on_loaded(self, settings: Settings, loaded, error: str) -> None:
-        """Another network is ready, or failed to load.
-
-        Then the parameters go back to the one that fuses.
-        """
+        """Another network is ready, or failed to load: then the parameters go back to the one that
+        fuses."""
         if loaded is None:
             self._keep_network(f'{settings.model} {settings.network_preset} cannot be loaded, '
                                f'{self._pipeline.description} goes on: {error}')

@@ -50,7 +50,7 @@ def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
     """Return the frame of an image message; its pixels are a view of message.data where possible.
 
     Encodings that this package does not know are left to cv_bridge, where it is installed. Raises
-    FrameError for data that does not fit the description: see core.encodings.decode.
+    FrameError for data that does not fit the description: see core.imaging.encodings.decode.
     """
     try:
         pixels, encoding = decode_message(message)

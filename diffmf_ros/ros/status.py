@@ -77,10 +77,8 @@ class Tally:
 
     def fused(self, *, latency_ms: float, mode: str, warnings: tuple[str, ...],
               issues: tuple[Issue, ...] = ()) -> None:
-        """Count a published image, in the moment it went out.
-
-        Latency_ms from the arrival of its later frame.
-        """
+        """Count a published image, in the moment it went out; latency_ms from the arrival of its
+        later frame."""
         with self._lock:
             self._counted['fused'] += 1
             self._modes[mode] += 1
@@ -121,10 +119,8 @@ class Reporter:
 
     @property
     def overdue(self) -> bool:
-        """Whether the last report is two periods old.
-
-        The node's clock is simulated and stands still.
-        """
+        """Whether the last report is two periods old: the node's clock is simulated and stands
+        still."""
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
     def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str],
@@ -183,10 +179,8 @@ class Reporter:
         return cameras
 
     def _rate_hz(self, totals: Totals, now_ns: int) -> float:
-        """Images a second of the node's clock since the last report.
-
-        Nan when that clock stood or jumped.
-        """
+        """Images a second of the node's clock since the last report; nan when that clock stood or
+        jumped."""
         elapsed_ns = now_ns - self._before_ns
         if elapsed_ns <= 0:
             return float('nan')

@@ -194,9 +194,8 @@ def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, 
 
 def rows(bag: Path, fused: Path, settings: Settings,
          counts: list[SceneCount]) -> Iterator[tuple[Row, int]]:
-    """Yield a row for every fused image of a bag, and how many people it shows.
-
-    Of a rendered drive, with marks.
+    """Yield a row for every fused image of a bag, and how many people it shows; of a rendered
+    drive, with marks.
 
     Appends the count of a rendered drive to counts and keeps it up to date.
     """

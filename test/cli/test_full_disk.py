@@ -57,10 +57,8 @@ def furnished(tmp_path_factory):
 
 @pytest.fixture
 def folder(furnished, monkeypatch):
-    """Yield a folder with what the commands take.
-
-    What a test leaves in it is an error of that test.
-    """
+    """Yield a folder with what the commands take; what a test leaves in it is an error of that
+    test."""
     monkeypatch.chdir(furnished)
     before = state(furnished)
     yield furnished

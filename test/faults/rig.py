@@ -150,10 +150,8 @@ class Rig:
 
     def send(self, *, rgb: Behavior = healthy, thermal: Behavior = healthy,
              since: int = 0) -> None:
-        """Send a tick of both cameras and receive until the next one is due.
-
-        Since: ticks since the fault began.
-        """
+        """Send a tick of both cameras and receive until the next one is due; since: ticks since
+        the fault began."""
         self._wait_until_due()
         tick = self.tick
         self.record.sent_ns[tick] = time.monotonic_ns()
@@ -220,9 +218,8 @@ class Rig:
 
 @contextmanager
 def started(module: str, folder: Path) -> Iterator[Rig]:
-    """Yield a Rig around `python -m module`, on a ROS domain of its own.
-
-    Folder takes its log and fault file.
+    """Yield a Rig around `python -m module`, on a ROS domain of its own; folder takes its log and
+    fault file.
 
     Fails the test when the node has not survived, or does not stop cleanly.
     """

@@ -19,10 +19,8 @@ MS = 1_000_000
 
 
 def record(modes, *, state='FROZEN', stepped_back=False):
-    """40 faulty ticks of 33 ms among good ones.
-
-    Modes maps a tick to the mode of its answer, else FUSED.
-    """
+    """40 faulty ticks of 33 ms among good ones; modes maps a tick to the mode of its answer, else
+    FUSED."""
     found = Record(fault=FAULT, good=GOOD, sent_ns={tick: 33 * tick * MS for tick in range(END)})
     found.usable = {'rgb': set(range(END)), 'thermal': set(range(FAULT)) | set(range(GOOD, END))}
     for tick in range(END):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another network, loaded beside the one in use and swapped in between pairs.
-
-And settings changed between pairs.
-"""
+"""Another network, loaded beside the one in use and swapped in between pairs; and settings changed
+between pairs."""
 
 import gc
 import sys

@@ -36,10 +36,8 @@ def test_the_cpu_takes_the_plain_form(monkeypatch):
 
 
 def launch(dtype, *, most):
-    """Launch at most so many kernels, of 22.
-
-    With the sizes of DIFF-MF light, all with those of base and S4Fusion.
-    """
+    """Launch at most so many kernels, of 22: with the sizes of DIFF-MF light, all with those of
+    base and S4Fusion."""
     from diffmf_ros.models.kernels import (
         triton_conv,
         triton_depthwise,

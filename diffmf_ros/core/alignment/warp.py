@@ -77,16 +77,6 @@ class Mapping:
         """(width, height) of the grid."""
         return self.thermal.size
 
-    @property
-    def thermal_tables(self) -> Tables | None:
-        """Tables of thermal, see Warp; None: it is resized, or has the grid's pixels."""
-        return self.thermal.tables
-
-    @property
-    def rgb_tables(self) -> Tables | None:
-        """Tables of the RGB image, see Warp; None: it is resized, or has the grid's pixels."""
-        return self.rgb.tables
-
     def thermal_on_grid(self, gray: np.ndarray) -> np.ndarray:
         """Return a thermal image, H' x W', on the grid; 0 where it does not see. See Warp."""
         return self.thermal(gray)

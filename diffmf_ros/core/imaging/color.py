@@ -28,7 +28,7 @@ def chroma_map(luma: np.ndarray, ycrcb: np.ndarray) -> tuple[np.ndarray, np.ndar
 
     Args:
         luma: fused luminance, H x W uint8.
-        ycrcb: the visible image as core.color.split_luma gives it, H x W x 3 uint8.
+        ycrcb: the visible image as split_luma gives it, H x W x 3 uint8.
 
     Returns:
         gain, red and blue, each H x W float32: the fused Cr is gain * visible Cr + red, neutral at

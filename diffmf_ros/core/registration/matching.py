@@ -23,9 +23,8 @@ _LEAST_AGREEMENT = 0.15
 class Matches:
     """Correspondences: thermal and rgb are N x 2 pixel coordinates.
 
-    Block N, the number of the block each is of.
-
-    tried is the number of blocks, the same for all pairs of images, that both cameras see.
+    block, N, has the number of the block that each is of. tried is the number of blocks, the same
+    for all pairs of images, that both cameras see.
     """
 
     thermal: np.ndarray

@@ -8,11 +8,11 @@ pair that was made before. So frames that are each other's closest are always a 
 leave over between them is matched in the same way: two cameras of one rate half a period apart,
 whose closest partners disagree under jitter, lose half as many frames by that.
 
-The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see holding.py).
-Every RGB frame is for itself: it gets the closest thermal frame that is at most max_distance apart
-(of two equally close the later), else the newest one that is at most the hold older, else it
-leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the pair before
-already.
+The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see
+AutomaticHold). Every RGB frame is for itself: it gets the closest thermal frame that is at most
+max_distance apart (of two equally close the later), else the newest one that is at most the hold
+older, else it leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the
+pair before already.
 
 A pair comes out as soon as no frame that can still arrive would change it, together with what was
 left over before it; a frame leaves unpaired when all that can still arrive is too far away;

@@ -72,18 +72,18 @@ def max_cost_of(distance_ns: int) -> int:
 
 def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int,
                     max_cost: int) -> tuple[int | None, bool]:
-    """Index of the thermal stamp closest to an RGB stamp (None.
+    """Return the index of the thermal stamp closest to an RGB stamp, and whether that is final.
 
-    None in max_cost), and whether that is final.
+    The index is None where no stamp costs less than max_cost.
     """
     return _closest(stamp_ns, thermal_ns, next_ns, max_cost, 1)
 
 
 def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int,
                 max_cost: int) -> tuple[int | None, bool]:
-    """Index of the RGB stamp closest to a thermal stamp (None.
+    """Return the index of the RGB stamp closest to a thermal stamp, and whether that is final.
 
-    None in max_cost), and whether that is final.
+    The index is None where no stamp costs less than max_cost.
     """
     return _closest(stamp_ns, rgb_ns, next_ns, max_cost, -1)
 

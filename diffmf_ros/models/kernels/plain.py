@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of the networks between their scans, in plain torch.
-
-As the modules compute them one by one.
+"""Steps of the networks between their scans, in plain torch: as the modules compute them one by
+one.
 
 `models.fused` documents them.
 """

@@ -24,10 +24,8 @@ def interleaved(x, y, x_proj, y_proj, weight, u, delta, records, height, width, 
                 RANK: tl.constexpr, RECORD: tl.constexpr, ROWS: tl.constexpr,
                 CHANNELS: tl.constexpr,
                 WIDTH: tl.constexpr):
-    """Tokens u, step sizes before their bias, and B and C of one direction.
-
-    B x 2l x 4 x their width.
-    """
+    """Tokens u, step sizes before their bias, and B and C of one direction: b x 2l x 4 x their
+    width."""
     direction, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tokens = height * width

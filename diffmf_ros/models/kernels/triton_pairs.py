@@ -50,10 +50,8 @@ def concat_linear_rows(x0, x1, x2, x3, x4, weight, bias, y, rows, line, width, o
 
 @triton.jit(do_not_specialize=['rows', 'line'])
 def pair_rows(a, b, y, rows, line, width, a_row, b_row, MODE: tl.constexpr, BLOCK: tl.constexpr):
-    """Two maps of rows x width as one y.
-
-    A behind the other, taking turns, or side by side in lines.
-    """
+    """Two maps of rows x width as one y: a behind the other, taking turns, or side by side in
+    lines."""
     second = tl.program_id(1)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row, column = at // width, at % width

@@ -29,10 +29,8 @@ SHORTEST_CHUNK = 32  # tokens
 
 @triton.jit
 def _softplus(x):
-    """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|).
-
-    Log1p(e) / e as a polynomial, to 1.5e-6.
-    """
+    """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|); log1p(e) / e as a polynomial, to
+    1.5e-6."""
     e = tl.exp2(tl.abs(x) * -LOG2E)
     p = 0.0138744845 * e - 0.0655903064
     p = p * e + 0.148294134
@@ -200,10 +198,8 @@ def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, wi
             COLUMNS: tl.constexpr, SCANS: tl.constexpr, RANK: tl.constexpr, STATES: tl.constexpr,
             SOFTPLUS: tl.constexpr, IMAGE: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
             BLOCK: tl.constexpr):
-    """The output y like u, of one scan.
-
-    Of an image, of the rows into total: b x l x e, or with the columns into y.
-    """
+    """The output y like u, of one scan; of an image, of the rows into total: b x l x e, or with
+    the columns into y."""
     program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
     chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
@@ -296,12 +292,10 @@ def tiles(A, size, *, rank, image):
 
 
 def run_carry(ends, sums, A, *, channels):
-    """Launch carry on ends: b x k x chunk x n x channels and sums.
+    """Launch carry on ends (b x k x chunk x n x channels) and sums.
 
-    B x k x chunk x (channels or 1).
-
-    A: scans x (channels or 1) x n, the rates; those of the k-th scan of a batch are at k modulo
-    scans.
+    sums: b x k x chunk x (channels or 1). A: scans x (channels or 1) x n, the rates; those of the
+    k-th scan of a batch are at k modulo scans.
     """
     batch, scans, chunks, states = ends.shape[:4]
     strides = A.stride(0), A.stride(2), A.stride(1) if A.shape[1] > 1 else 0, int(
@@ -332,10 +326,8 @@ def _(u, proj, dt_weight, dt_bias, A, skip):
 def selective_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor,
                    C: torch.Tensor, D: torch.Tensor | None, delta_bias: torch.Tensor | None,
                    delta_softplus: bool) -> torch.Tensor:
-    """As `scan.selective_scan`, without gradients.
-
-    U and delta in channel-major storage are copied.
-    """
+    """As `scan.selective_scan`, without gradients; u and delta in channel-major storage are
+    copied."""
     arguments, options = sequences(u, delta, A, B, C, D, delta_bias)
     return _scan(*arguments, **options, softplus=delta_softplus).mT
 

@@ -28,10 +28,8 @@ PROBE_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time of the network stage.
-
-    What it has to do over the rates measured in the same run.
-    """
+    """The least time of the network stage: what it has to do over the rates measured in the same
+    run."""
 
     floor_ms: float
     operations: float

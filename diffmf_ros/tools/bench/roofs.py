@@ -118,10 +118,8 @@ def _counted(model: str, preset: str, height: int, width: int) -> Work:
 
 
 def count(network: nn.Module, height: int, width: int) -> Work:
-    """Work of network on one pair of height x width. network is on the meta device.
-
-    Nothing is computed.
-    """
+    """Work of network on one pair of height x width. network is on the meta device: nothing is
+    computed."""
     parts: list[Work] = []
     hooks = []
     for module in network.modules():

@@ -130,19 +130,16 @@ def correlation_of_differences(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarr
 
 
 def peak_signal_to_noise(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """PSNR: in dB, with peak 255 and the squared error averaged over the sources.
-
-    Inf when all are equal.
-    """
+    """PSNR: in dB, with peak 255 and the squared error averaged over the sources; inf when all are
+    equal."""
     error = (np.mean((ir - fused) ** 2) + np.mean((vi_y - fused) ** 2)) / 2
     return 10 * np.log10(255.0 ** 2 / error) if error else np.inf
 
 
 def structural_similarity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
                           data_range: float) -> float:
-    """SSIM: uniform 7 x 7 windows, sample covariance, K1 0.01, K2 0.03.
-
-    Summed over the sources (up to 2).
+    """SSIM: uniform 7 x 7 windows, sample covariance, K1 0.01, K2 0.03; summed over the sources
+    (up to 2).
 
     Wang et al. 2004; computed in float32 as scikit-image 0.19 does. With a data_range of 2, as in
     published tables, flat and dark areas score low.
@@ -151,9 +148,8 @@ def structural_similarity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *
 
 
 def information_fidelity(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
-    """VIF: visual information fidelity, pixel domain, four scales.
-
-    Summed over the sources (about 0..2).
+    """VIF: visual information fidelity, pixel domain, four scales; summed over the sources (about
+    0..2).
 
     Sheikh and Bovik 2006 with a noise variance of 2; the source is the reference. A source that is
     flat at every scale carries no information to lose: it counts 1.

@@ -76,9 +76,8 @@ class UnknownMethod(DiffmfError):
 
 def method(name: str, *, preset: str | None = None, weights: Path | None = None,
            device: str = DEFAULTS.device) -> tuple[str, Fuse]:
-    """Return a full name and the function.
-
-    Of a baseline, or of the network with the shipped or given weights.
+    """Return a full name and the function: of a baseline, or of the network with the shipped or
+    given weights.
 
     Without a preset it is that of the weights. Raises UnknownMethod, or as Engine and load_weights
     do.

@@ -85,9 +85,8 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
 
 
 def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
-    """Return network as an onnx.ModelProto of standard operators.
-
-    Ir, vi_y -> fused_y, B x 1 x H x W.
+    """Return network as an onnx.ModelProto of standard operators: ir, vi_y -> fused_y, B x 1 x H x
+    W.
 
     B is 1; size is (width, height), or None for every size that fits network.sides. Raises
     ExportError when torch, onnx or onnxscript cannot do it.

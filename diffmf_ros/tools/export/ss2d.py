@@ -127,10 +127,8 @@ LAYOUTS = {'rows': ('[3, 0, 1, 2, 4]', '[1, 2, 3, 0, 4]'),
 
 
 def _direction(k: int, images: str, name: str, lines: str) -> str:
-    """Return the part of SS2D that scans direction k with function name.
-
-    Images: what u and proj end with.
-    """
+    """Return the part of SS2D that scans direction k with function name; images: what u and proj
+    end with."""
     layout, undone = LAYOUTS[lines]
     return f"""
   k{k} = Constant <value = int64 {{{k}}}> ()

@@ -24,10 +24,8 @@ class Mover(NamedTuple):
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an actor is, relative to the rig along the street.
-
-    X, z_ahead, heading (x, z), stride phase.
-    """
+    """Where an actor is, relative to the rig along the street: x, z_ahead, heading (x, z), stride
+    phase."""
 
     x_m: float
     ahead_m: float

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Light that falls on the street from fixed places.
-
-Its lamps by night, the sun past the houses by day.
-"""
+"""Light that falls on the street from fixed places: its lamps by night, the sun past the houses by
+day."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who of the people in a picture stands out from the surround.
-
-Contrast, from the truth of a drive.
+"""Who of the people in a picture stands out from the surround: contrast, from the truth of a
+drive.
 
 The contrast of a person is the mean of its pixels minus the mean of a ring around it, in gray
 levels. Its sign does not count: a dark walker on snow is seen as well as a bright one by night.

@@ -32,10 +32,8 @@ def alignment_of(drive: Drive) -> Alignment:
 
 @dataclass(frozen=True)
 class RecordedDrive:
-    """What the folder of a recorded drive says about it.
-
-    Exposures_ns: true time of each RGB stamp.
-    """
+    """What the folder of a recorded drive says about it; exposures_ns: true time of each RGB
+    stamp."""
 
     settings: DriveSettings
     alignment: Path

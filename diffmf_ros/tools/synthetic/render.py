@@ -51,10 +51,8 @@ class View:
 
 @dataclass
 class Buffer:
-    """values H x W x C float32 (alpha last, 1), depth_m H x W float32, label H x W uint8 (0.
-
-    No actor).
-    """
+    """values H x W x C float32 (alpha last, 1), depth_m H x W float32, label H x W uint8 (0: no
+    actor)."""
 
     values: np.ndarray
     depth_m: np.ndarray

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world of the synthetic drive: a street, its weather, and who moves on it.
-
-A function of seed and time.
+"""The world of the synthetic drive: a street, its weather, and who moves on it; a function of seed
+and time.
 
 World axes: x right of the street's middle, height above the road, z along the street, all in
 metres. The street repeats every PERIOD_M; people and cars of the cast live in a window that
@@ -27,10 +26,8 @@ _SHADOW_M = {'person': (.42, .26), 'cyclist': (.30, .85), 'car': (.98, 2.2)}
 
 @dataclass(frozen=True)
 class Actor:
-    """One mover. shape(pose, eye) gives its parts.
-
-    Path(t_s) its pose. label is its value in label images.
-    """
+    """One mover. shape(pose, eye) gives its parts; path(t_s) its pose. label is its value in label
+    images."""
 
     label: int
     kind: str

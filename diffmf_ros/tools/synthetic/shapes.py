@@ -53,10 +53,8 @@ def limb(start: tuple[float, float], end: tuple[float, float], r0: float, r1: fl
 
 
 def ground_shadow(half_m: tuple[float, float], darkness: float) -> list[Part]:
-    """Return the soft shadow of something half_m (x, z) large on the ground below it.
-
-    Darkness below 0.5.
-    """
+    """Return the soft shadow of something half_m (x, z) large on the ground below it; darkness
+    below 0.5."""
     parts = []
     for grown, alpha in ((1.25, .35), (1.1, .7), (.9, 1.0)):
         flat = disc(0.0, 0.0, (half_m[0] * grown, half_m[1] * grown))[:, [0, 2, 1]]

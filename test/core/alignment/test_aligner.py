@@ -59,10 +59,10 @@ def with_infos(settings, rgb=RGB_CAMERA, thermal=WIDE_THERMAL):
 
 def same(mapping, other):
     return (mapping.grid == other.grid and np.array_equal(mapping.seen, other.seen)
-            and (mapping.thermal_tables is None) == (other.thermal_tables is None)
-            and (mapping.rgb_tables is None) == (other.rgb_tables is None)
-            and np.array_equal(mapping.thermal_tables or [], other.thermal_tables or [])
-            and np.array_equal(mapping.rgb_tables or [], other.rgb_tables or []))
+            and (mapping.thermal.tables is None) == (other.thermal.tables is None)
+            and (mapping.rgb.tables is None) == (other.rgb.tables is None)
+            and np.array_equal(mapping.thermal.tables or [], other.thermal.tables or [])
+            and np.array_equal(mapping.rgb.tables or [], other.rgb.tables or []))
 
 
 @pytest.mark.parametrize('grid, size', [('rgb', (640, 480)), ('thermal', (320, 256))])
@@ -75,7 +75,7 @@ def test_without_a_file_the_other_image_is_resized(grid, size):
 
     assert (mapping.grid, mapping.size, mapping.everywhere,
             aligner.problems) == (grid, size, True, ())
-    assert (mapping.thermal_tables is None and mapping.rgb_tables is None
+    assert (mapping.thermal.tables is None and mapping.rgb.tables is None
             and mapping.seen.shape == size[::-1])
     interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
     assert np.array_equal(mapping.thermal_on_grid(heat),
@@ -122,7 +122,7 @@ def test_camera_without_block_waits_for_its_info(file):
     before, problems = aligner.mapping(**SIZES), aligner.problems
     aligner.set_camera('thermal', WIDE_THERMAL)
 
-    assert before.thermal_tables is None and before.everywhere
+    assert before.thermal.tables is None and before.everywhere
     assert problems == ('waiting for a calibration on thermal/camera_info: thermal is resized '
                         'meanwhile',)
     assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
@@ -159,11 +159,11 @@ def test_live_images_of_other_sizes_are_aligned_alike(rig_file):
 
     whole = rig().mapping(20.0)
     x, y = ((table[::2, ::2] + table[1::2, ::2] + table[::2, 1::2] + table[1::2, 1::2]) / 4
-            for table in whole.thermal_tables)
+            for table in whole.thermal.tables)
     inner = np.s_[20:220, 20:300]
     # The center of a pixel is the middle of four; thermal pixels are twice as large.
-    assert np.abs((mapping.thermal_tables[0] * 2 + 0.5 - x)[inner]).max() < 0.01
-    assert np.abs((mapping.thermal_tables[1] * 2 + 0.5 - y)[inner]).max() < 0.01
+    assert np.abs((mapping.thermal.tables[0] * 2 + 0.5 - x)[inner]).max() < 0.01
+    assert np.abs((mapping.thermal.tables[1] * 2 + 0.5 - y)[inner]).max() < 0.01
 
 
 def test_a_calibration_that_does_not_fit_the_image_is_a_problem_and_thermal_is_resized(rig_file):
@@ -171,7 +171,7 @@ def test_a_calibration_that_does_not_fit_the_image_is_a_problem_and_thermal_is_r
 
     mapping = aligner.mapping(rgb_size=(640, 512), thermal_size=(320, 256))
 
-    assert mapping.thermal_tables is None and mapping.size == (640, 512)
+    assert mapping.thermal.tables is None and mapping.size == (640, 512)
     assert len(aligner.problems) == 1
     assert 'rgb: the calibration is for 640x480, the image has 640x512' in aligner.problems[0]
     assert aligner.problems[0].endswith('thermal is resized meanwhile')
@@ -207,10 +207,10 @@ def test_on_the_thermal_grid_the_same_trim_aligns_the_same_pixels(source, rig_fi
     # From the pixel (160, 128) of thermal to RGB by one table and back, by interpolation, through
     # the other.
     u, v = ((float(table[128, 160]) + 0.5) * 640 / (on_thermal.rgb.averaged or (640,))[0] - 0.5
-            for table in on_thermal.rgb_tables)
+            for table in on_thermal.rgb.tables)
     at = np.float32([[u]]), np.float32([[v]])
     back = [float(cv2.remap(table, *at, cv2.INTER_LINEAR)[0, 0])
-            for table in on_rgb.thermal_tables]
+            for table in on_rgb.thermal.tables]
     assert back == pytest.approx((160, 128), abs=0.01)
 
 
@@ -282,7 +282,7 @@ def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is
     aligner.set_extrinsics(EXTRINSICS)
     aligner.set_camera('rgb', replace(RGB_CAMERA, distortion_model='fisheye624'))
 
-    assert aligner.mapping(**SIZES).thermal_tables is None
+    assert aligner.mapping(**SIZES).thermal.tables is None
     assert 'expected the lens model' in aligner.problems[0]
 
 
@@ -344,7 +344,7 @@ def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig
     known = {}
     for depth_m in (3.0, 30.0):
         aligner.set_depth_m(depth_m)
-        known[depth_m] = aligner.mapping(**sizes).thermal_tables[0]
+        known[depth_m] = aligner.mapping(**sizes).thermal.tables[0]
     stop = threading.Event()
 
     def set_in_turn():
@@ -355,7 +355,7 @@ def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig
     setter = threading.Thread(target=set_in_turn)
     setter.start()
     try:
-        found = [aligner.mapping(**sizes).thermal_tables[0] for _ in range(300)]
+        found = [aligner.mapping(**sizes).thermal.tables[0] for _ in range(300)]
     finally:
         stop.set()
         setter.join(timeout=10)
@@ -377,7 +377,7 @@ def test_rectified_images_with_the_infos_of_the_raw_ones_are_aligned_by_their_pr
     aligner.set_camera('thermal', thermal)
     aligner.set_extrinsics(EXTRINSICS)
 
-    x, y = aligner.mapping(**SIZES).thermal_tables
+    x, y = aligner.mapping(**SIZES).thermal.tables
 
     # then an RGB pixel is where OpenCV finds its point, on the plane across the rectified view, in
     # rectified thermal

@@ -124,8 +124,8 @@ def test_a_depth_after_others_gives_the_mapping_of_a_fresh_rig():
 
     fresh = rig().mapping(7.0)
 
-    assert np.array_equal(last.thermal_tables,
-                          fresh.thermal_tables) and np.array_equal(last.seen, fresh.seen)
+    assert np.array_equal(last.thermal.tables,
+                          fresh.thermal.tables) and np.array_equal(last.seen, fresh.seen)
 
 
 def test_detail_of_a_large_rgb_image_is_averaged_and_not_skipped_on_the_thermal_grid():

@@ -91,10 +91,8 @@ class Rig:
 
 
 def between(start_s, end_s, fault):
-    """A camera that fails from one time to another.
-
-    Fault is what it does then, or a function of the pixels.
-    """
+    """A camera that fails from one time to another; fault is what it does then, or a function of
+    the pixels."""
     return lambda at_s, pixels: (fault(pixels) if callable(fault)
                                  else fault) if start_s <= at_s < end_s else {}
 

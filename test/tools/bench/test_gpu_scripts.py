@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts that measure on a lent GPU.
+"""The scripts that measure on a rented GPU.
 
 What is cut off, resumed, counted and packed, without a GPU.
 """

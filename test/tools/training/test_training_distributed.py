@@ -58,10 +58,8 @@ Path(path + rank).write_text(seen)
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """Return recipe(name, **entries).
-
-    The YAML file of a training of nano on three pairs of 40 x 48 images.
-    """
+    """Return recipe(name, **entries): the YAML file of a training of nano on three pairs of 40 x
+    48 images."""
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     random = np.random.default_rng(0)
     for sub in ('ir', 'vi'):

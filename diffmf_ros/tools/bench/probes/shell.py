@@ -96,10 +96,8 @@ class _Watched:
         return getattr(self._pipeline, name)
 
     def fuse(self, pair: Pair, *, scale: float) -> FusionResult:
-        """As FusionPipeline.fuse. 'network' is the conversion of its input alone.
-
-        It takes no time.
-        """
+        """As FusionPipeline.fuse. 'network' is the conversion of its input alone: it takes no
+        time."""
         start = time.perf_counter()
         result = self._pipeline.fuse(pair, scale=scale)
         whole_ms = 1e3 * (time.perf_counter() - start)
