@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EXECUTABLES = {'fusion_node', 'bag_player', 'recorder', 'viewer'}
 # What the package imports from elsewhere than a ROS distribution.
 PYTHON_ONLY = {'cv2', 'einops', 'matplotlib', 'numpy', 'onnx', 'onnxruntime', 'onnxscript',
-               'rerun', 'rich', 'rosbags', 'safetensors', 'torch', 'triton', 'typer', 'yaml'}
+               'ray', 'rerun', 'rich', 'rosbags', 'safetensors', 'torch', 'triton', 'typer',
+               'yaml'}
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_tables_show_both_ways_and_a_missed_bar(capsys):
 
 def test_without_ros_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(shell_bench, 'find_spec', lambda name: None)
-    with pytest.raises(DiffmfError, match=r'diffmf_ros\[ros\]'):
+    with pytest.raises(DiffmfError, match=r'pip install "ros-rclpy'):
         shell_bench.run(size=(64, 48), pairs=1, compute_ms=20, overload_s=1)
 
 
