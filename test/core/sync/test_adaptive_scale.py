@@ -96,7 +96,9 @@ def test_on_steady_input_it_settles_where_it_fits(period_ms, load, overhead, noi
 
     # Then it changes a few times, mostly down, and rests
     assert len(changes(scales)) <= len(STEPS) + 1
-    assert len(set(scales[300:])) == 1
+    # but for a size whose slowest pairs take longer than a period: rare ones may come late.
+    for larger, smaller in changes(scales[300:]):
+        assert smaller < larger and simulated.busy_ms(larger) * (1 + noise) > period_ms
     # at a size that keeps up, or the smallest
     settled = scales[-1]
     typical_ms = simulated.busy_ms(settled)
