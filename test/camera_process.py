@@ -3,8 +3,8 @@
 
     python -m camera_process TOPIC TYPE RELIABILITY [SIZE [RATE [AHEAD_S]]]
 
-TYPE is Image, CompressedImage or None, which sends nothing. It sends bgr8 images of SIZE, 640x480
-unless given, at RATE, 30 Hz unless given, with stamps that are AHEAD_S, 0 unless given.
+TYPE is Image, CompressedImage or None, which sends nothing. It sends gray bgr8 images of SIZE,
+640x480 unless given, at RATE, 30 Hz unless given, with stamps that are AHEAD_S, 0 unless given.
 """
 
 import sys
@@ -28,7 +28,8 @@ def main() -> None:
     message_type = {'CompressedImage': CompressedImage}.get(kind, Image)
     publisher = node.create_publisher(message_type, topic, profile(reliability, depth=1))
     random = np.random.default_rng(1)
-    picture = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    gray = random.integers(0, 256, (height, width, 1), dtype=np.uint8)
+    picture = np.repeat(gray, 3, axis=2)  # thermal in colors of no palette would be refused
 
     def send():
         if kind != 'Image':
