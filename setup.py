@@ -9,6 +9,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 
 NAME = 'diffmf_ros'
+README = Path('README.md')
 EXTRAS = {
     'torch': ['torch>=2.4', 'einops'],
     'mamba': ['mamba-ssm'],
@@ -63,8 +64,8 @@ setup(
     name=NAME,
     version='0.1.0',
     description='Time-synchronized thermal + RGB fusion for ROS 2 with DIFF-MF',
-    long_description=Path('README.md').read_text(encoding='utf-8') if Path('README.md').exists()
-    else '', long_description_content_type='text/markdown',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+    long_description_content_type='text/markdown',
     author='The diffmf_ros authors',
     author_email='diffmf_ros@users.noreply.github.com',
     maintainer='The diffmf_ros authors',

@@ -45,9 +45,9 @@ def scene(index, *, bits=16):
 
 
 def write_bag(path, *, count, bits=16, thermal_later_ns=lambda index: 7_000_000):
-    """Write `count` pairs of 30 Hz; thermal_later_ns.
+    """Write `count` pairs of 30 Hz.
 
-    How much later than its stamp thermal reaches the recorder.
+    thermal_later_ns: how much later than its stamp thermal reaches the recorder.
     """
     rows = []
     for index in range(count):

@@ -36,17 +36,7 @@ def view(
         if other not in (name, '/')
         for word in ('-r', f'{name}:={other}')
     )
-    os.execv(
-        sys.executable,
-        [
-            sys.executable,
-            '-m',
-            'diffmf_ros.tools.view.viewer',
-            '--host',
-            host,
-            '--port',
-            str(port),
-            '--ros-args',
-            *renamed,
-        ],
-    )
+    os.execv(sys.executable, [
+        sys.executable, '-m', 'diffmf_ros.tools.view.viewer', '--host', host, '--port', str(port),
+        '--ros-args', *renamed,
+    ])

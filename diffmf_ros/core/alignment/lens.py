@@ -129,7 +129,7 @@ class Lens:
     def _fold_r2(self) -> float:
         """The squared radius from which on a larger one is imaged nearer to the center.
 
-        Inf if there is none.
+        It is infinite if there is none.
         """
         imaged = _RADII * self.scale(_RADII ** 2, self.d)
         fold = np.flatnonzero(~(np.diff(imaged, prepend=0.0) > 0))

@@ -35,7 +35,7 @@ class ExtraRows:
     def without(self, frame: Frame, settings: ThermalSettings) -> Frame:
         """Return frame without its extra rows.
 
-        Frame itself when it has none, or they were cut off.
+        It is frame itself when it has none, or they were cut off.
         """
         if frame.trimmed:
             return frame
@@ -76,7 +76,7 @@ _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTE
 def cropped(pixels: np.ndarray, crop: Crop) -> np.ndarray:
     """Return the view of pixels (H x W [x C]) that crop names.
 
-    Left, top, width and height in pixels.
+    crop: left, top, width and height in pixels.
 
     Raises:
         FrameError: reason crop_outside, when it reaches beyond the image.
@@ -91,7 +91,7 @@ def cropped(pixels: np.ndarray, crop: Crop) -> np.ndarray:
 def turned(pixels: np.ndarray, orientation: str) -> np.ndarray:
     """Return pixels (H x W [x C]) in one of the orientations of the settings.
 
-    Pixels itself for as_sent.
+    For as_sent that is pixels itself.
     """
     mirrored, quarters = _steps(orientation)
     if mirrored:

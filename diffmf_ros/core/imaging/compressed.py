@@ -26,7 +26,7 @@ _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
 def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np.ndarray, str]:
     """Return (pixels, encoding) of a compressed image.
 
-    Data is any buffer of bytes, format that of the message.
+    data is any buffer of bytes, format that of the message.
 
     encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colors were
     compressed in that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag. More

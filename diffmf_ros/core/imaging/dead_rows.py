@@ -20,7 +20,7 @@ _LEAST_COLUMNS = 64
 def repaired_rows(pixels: np.ndarray) -> np.ndarray:
     """Return pixels with dead rows interpolated between the rows above and below.
 
-    Pixels itself without any.
+    Without any it is pixels itself.
 
     pixels is H x W, uint8, uint16 or float32. Found are rows, alone or in twos, that differ from
     their neighbors along most of their length, while these resemble the rows beyond: a level wire,

@@ -142,7 +142,7 @@ class GainControl:
     def repaired(self, frame: Frame) -> Frame:
         """Return frame with dead rows replaced (settings.repair_rows).
 
-        Frame itself when there are none.
+        It is frame itself when there are none.
         """
         if not self._settings.repair_rows or frame.pixels.ndim != 2:
             return frame

@@ -93,10 +93,8 @@ class Result:
         intervals = [np.diff([at_ns / 1e6 for _, at_ns in run.received]) for run in self.runs]
         jitter = np.concatenate([np.abs(np.diff(one)) for one in intervals])
         throughput = [run.throughput_hz for run in self.runs]
-        sent, wall_s = (
-            sum(len(run.sent_ns) for run in self.runs),
-            sum(run.wall_s for run in self.runs),
-        )
+        sent = sum(len(run.sent_ns) for run in self.runs)
+        wall_s = sum(run.wall_s for run in self.runs)
         return {
             'NUM_FRAMES_SENT': sent,
             'NUM_MISSED_FRAMES': sent - len(latencies),
@@ -178,35 +176,21 @@ def run(report: Callable[[str], None] = lambda what: None) -> StandardReport:
     results = []
     for model in MODELS:
         report(f'{model}: {len(RATES_HZ)} runs of {SECONDS:g} s')
-        measured = run_probe(
-            'live',
-            '--model',
-            model,
-            '--size',
-            '{}x{}'.format(*SIZE),
-            '--seconds',
-            SECONDS,
-            '--rates',
-            *RATES_HZ,
-            timeout_s=TIMEOUT_S,
-        )
-        runs = [Run(**one) for one in measured.pop('runs')]
-        results += [
-            Result(
-                model,
-                rate_hz,
-                **measured,
-                runs=tuple(run for run in runs if run.rate_hz == rate_hz),
-            )
-            for rate_hz in dict.fromkeys(RATES_HZ)
-        ]
-    return StandardReport(
-        this_machine(),
-        _device(),
-        f'{datetime.now(timezone.utc):%Y-%m-%d}',
-        _versions(),
-        tuple(results),
-    )
+        results += _measured(model)
+    date = f'{datetime.now(timezone.utc):%Y-%m-%d}'
+    return StandardReport(this_machine(), _device(), date, _versions(), tuple(results))
+
+
+def _measured(model: str) -> list[Result]:
+    """Run the node with a model at every rate; return a result for each different rate."""
+    measured = run_probe('live', '--model', model, '--size', '{}x{}'.format(*SIZE), '--seconds',
+                         SECONDS, '--rates', *RATES_HZ, timeout_s=TIMEOUT_S)
+    runs = [Run(**one) for one in measured.pop('runs')]
+    return [
+        Result(model, rate_hz, **measured,
+               runs=tuple(run for run in runs if run.rate_hz == rate_hz))
+        for rate_hz in dict.fromkeys(RATES_HZ)
+    ]
 
 
 def _device() -> str:
