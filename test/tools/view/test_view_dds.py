@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from browser import CHROMIUM, Browser  # noqa: E402
+from rclpy.node import NodeNameNonExistentError  # noqa: E402
 
 from diffmf_ros.tools.view.board import PANELS  # noqa: E402
 
@@ -89,6 +90,15 @@ def received(peer) -> set[str]:
     }
 
 
+def discovered(peer) -> bool:
+    """Whether the subscriptions of the viewer can be asked for."""
+    try:
+        received(peer)
+    except NodeNameNonExistentError:
+        return False
+    return True
+
+
 def resident_kb(pid: int) -> int:
     """Memory of a process."""
     return int(re.search(r'VmRSS:\s*(\d+)', Path(f'/proc/{pid}/status').read_text())[1])
@@ -98,6 +108,7 @@ def test_the_page_shows_the_live_node_at_once_and_keeps_up(viewer, fusing, peer)
     child, port = viewer
     page = Page(port)
     # Given that nobody looks: nothing is received
+    peer.wait_for(lambda: discovered(peer), 'the viewer')
     assert not received(peer)
 
     # when it is opened, then it has a fused image within two seconds,
