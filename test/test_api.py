@@ -31,7 +31,8 @@ def thermal():
     return counts.astype(np.uint16)
 
 
-def test_importing_the_package_loads_nothing_heavy_and_using_it_does():
+def test_import_is_light_until_used():
+    """Importing the package loads nothing heavy and using it does."""
     code = ('import sys, diffmf_ros; '
             'print([name for name in ("torch", "cv2", "numpy", "rclpy", "yaml") if name in '
             'sys.modules]); print(callable(diffmf_ros.fuse), "rclpy" in sys.modules)')
@@ -39,7 +40,8 @@ def test_importing_the_package_loads_nothing_heavy_and_using_it_does():
     assert done.stdout.split('\n')[:2] == ['[]', 'True False'], done.stderr
 
 
-def test_every_public_name_is_there_and_others_are_not():
+def test_public_names_only():
+    """Every public name is there and others are not."""
     assert set(diffmf_ros.__all__) <= set(dir(diffmf_ros))
     assert all(getattr(diffmf_ros, name) for name in diffmf_ros.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fused'"):
@@ -47,7 +49,8 @@ def test_every_public_name_is_there_and_others_are_not():
 
 
 @pytest.mark.parametrize('model', ['classical', 'diffmf'])
-def test_the_result_is_that_of_the_pipeline(rgb, thermal, model):
+def test_result_matches_pipeline(rgb, thermal, model):
+    """The result is that of the pipeline."""
     pair = Pair(Frame(RGB, 0, '', rgb, 'rgb8'), Frame(THERMAL, 0, '', thermal, 'mono16'),
                 offset_ns=0)
     expected = FusionPipeline(with_changes(DEFAULTS, {'model': model, 'device': 'cpu'})).fuse(pair)
@@ -75,12 +78,14 @@ def test_bgr_in_gives_bgr_out(rgb, thermal):
     lambda rgb, thermal: (np.asfortranarray(rgb), np.asfortranarray(thermal)),
     lambda rgb, thermal: (np.repeat(rgb, 2, axis=1)[:, ::2], np.repeat(thermal, 2, axis=0)[::2]),
 ])
-def test_the_same_values_in_other_arrays_give_the_same_image(rgb, thermal, change):
+def test_equal_values_equal_image(rgb, thermal, change):
+    """The same values in other arrays give the same image."""
     fused = diffmf_ros.fuse(*change(rgb, thermal), model='classical')
     assert np.abs(fused.astype(int) - diffmf_ros.fuse(rgb, thermal, model='classical')).max() <= 1
 
 
-def test_inputs_are_left_as_they_are_also_when_they_cannot_be_written_to(rgb, thermal):
+def test_inputs_are_left_unchanged(rgb, thermal):
+    """Inputs are left as they are also when they cannot be written to."""
     before = rgb.copy(), thermal.copy()
     rgb.flags.writeable = thermal.flags.writeable = False
     diffmf_ros.fuse(rgb, thermal, model='classical')
@@ -96,7 +101,8 @@ def test_settings_change_the_image(rgb, thermal):
     assert gray.shape == (HEIGHT, WIDTH)
 
 
-def test_an_alignment_file_is_used_and_read_again_when_it_changes(rgb, thermal, tmp_path):
+def test_alignment_file_reread_on_change(rgb, thermal, tmp_path):
+    """An alignment file is used and read again when it changes."""
     file = tmp_path / 'align.yaml'
     images = []
     for shift in (0.0, 20.0):
@@ -137,7 +143,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize('change, words', WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_array_is_an_error_that_says_what_was_expected(rgb, thermal, change, words):
+def test_wrong_array_names_expectation(rgb, thermal, change, words):
+    """A wrong array is an error that says what was expected."""
     with pytest.raises(diffmf_ros.DiffmfError, match=words):
         diffmf_ros.fuse(*change(rgb, thermal), model='classical')
 
@@ -160,7 +167,8 @@ def test_a_wrong_setting_is_an_error(rgb, thermal, settings, words):
         diffmf_ros.fuse(rgb, thermal, **settings)
 
 
-def test_a_blind_camera_is_a_warning_at_the_place_of_the_call(rgb):
+def test_blind_camera_warns_at_call(rgb):
+    """A blind camera is a warning at the place of the call."""
     rgb = np.tile(rgb, (3, 3, 1))  # large enough to tell a flat image from a small one
     with pytest.warns(diffmf_ros.FusionWarning, match='thermal is flat') as caught:
         fused = diffmf_ros.fuse(rgb, np.full((72, 96), 90, np.uint8), model='classical')
@@ -168,19 +176,22 @@ def test_a_blind_camera_is_a_warning_at_the_place_of_the_call(rgb):
     assert {warning.filename for warning in caught} == {__file__}
 
 
-def test_a_pair_that_both_cameras_show_gives_no_warning(rgb, thermal):
+def test_good_pair_gives_no_warning(rgb, thermal):
+    """A pair that both cameras show gives no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         diffmf_ros.fuse(rgb, thermal, model='classical')
 
 
-def test_a_fusion_that_fails_is_an_error_and_no_image_of_one_camera(rgb, thermal, monkeypatch):
+def test_failed_fusion_is_an_error(rgb, thermal, monkeypatch):
+    """A fusion that fails is an error and no image of one camera."""
     monkeypatch.setattr('diffmf_ros.core.imaging.classical.fuse', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(diffmf_ros.DiffmfError, match='could not be fused: .*division by zero'):
         diffmf_ros.Fuser(model='classical')(rgb, thermal)
 
 
-def test_a_fuser_says_how_it_was_done_and_follows_a_stream(rgb, thermal):
+def test_fuser_follows_a_stream(rgb, thermal):
+    """A fuser says how it was done and follows a stream."""
     with diffmf_ros.Fuser(model='classical') as fuser:
         assert fuser.description == 'classical on cpu'
         first = fuser.fuse(rgb, thermal, stamp_ns=10**9)

@@ -98,7 +98,8 @@ def test_two_runs_give_the_same_bag(model, tmp_path):
 
 
 @pytest.mark.parametrize('seed', range(4))
-def test_other_orders_of_arrival_give_the_same_images(seed, tmp_path):
+def test_arrival_order_same_images(seed, tmp_path):
+    """Other orders of arrival give the same images."""
     # Given a recording, and one in which thermal reached the recorder up to 150 ms later, in its
     # own order
     rng = np.random.default_rng(seed)
@@ -114,7 +115,8 @@ def test_other_orders_of_arrival_give_the_same_images(seed, tmp_path):
 
 
 @pytest.mark.parametrize('model', NETWORKS)
-def test_one_and_two_threads_give_the_same_image(model):
+def test_thread_count_same_image(model):
+    """One and two threads give the same image."""
     # Given an image large enough to be divided among threads
     pytest.importorskip('torch', reason='torch is not installed')
     rng = np.random.default_rng(0)
@@ -129,7 +131,8 @@ def test_one_and_two_threads_give_the_same_image(model):
     assert one.std() > 10 and one.tobytes() == two.tobytes()
 
 
-def test_fuse_replay_and_the_python_front_give_the_same_image(tmp_path):
+def test_fuse_replay_and_api_agree(tmp_path):
+    """Fuse replay and the Python front give the same image."""
     # Given pairs of 8 bit, whose gray levels need no history
     pytest.importorskip('torch', reason='torch is not installed')
     bag = write_bag(tmp_path / 'bag', count=3, bits=8)

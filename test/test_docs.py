@@ -108,7 +108,8 @@ def test_mentioned_commands_and_options_exist(page, line):
 
 
 @pytest.mark.parametrize('page, line', commands('ros2'))
-def test_printed_launch_lines_name_arguments_that_exist(page, line):
+def test_launch_lines_name_existing_arguments(page, line):
+    """Printed launch lines name arguments that exist."""
     words = shlex.split(line, comments=True)
     if words[1:2] != ['launch'] or words[2] == 'yolo_bringup':
         return
@@ -135,18 +136,21 @@ def test_readme_fits_a_screen_or_two():
     assert len(text.splitlines()) < 90 and len(text.split()) < 700
 
 
-def test_parameters_page_is_made_from_the_settings():
+def test_parameters_page_matches_settings():
+    """Parameters page is made from the settings."""
     module = runpy.run_path(str(ROOT / 'docs' / 'parameters_page.py'))
     page = text_of(ROOT / 'docs' / 'parameters.md')
     assert module['with_tables'](page) == page, 'run: python docs/parameters_page.py'
 
 
-def test_api_page_is_made_from_the_docstrings():
+def test_api_page_matches_docstrings():
+    """API page is made from the docstrings."""
     module = runpy.run_path(str(ROOT / 'docs' / 'api_page.py'))
     assert module['page']() == text_of(ROOT / 'docs' / 'api.md'), 'run: python docs/api_page.py'
 
 
-def test_the_network_of_the_page_is_one(monkeypatch):
+def test_page_shows_one_network(monkeypatch):
+    """The network of the page is one."""
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros import models
     from diffmf_ros.models.blocks import cast_layers
@@ -177,7 +181,8 @@ def test_the_site_has_every_page_once():
     assert sorted(pages) == sorted(path.name for path in ROOT.glob('docs/*.md'))
 
 
-def test_links_into_the_repository_become_file_names():
+def test_repository_links_become_file_names():
+    """Links into the repository become file names."""
     hooks = runpy.run_path(str(ROOT / 'docs' / 'site_hooks.py'))
 
     text = ('see [`config/fusion.yaml`](../config/fusion.yaml), '
@@ -186,14 +191,16 @@ def test_links_into_the_repository_become_file_names():
         'see `config/fusion.yaml`, bars (`benchmarks/quality_bars.py`) and [here](faq.md)')
 
 
-def test_every_command_is_on_the_page_of_commands():
+def test_commands_page_is_complete():
+    """Every command is on the page of commands."""
     listed = set(mentions(ROOT / 'docs' / 'commands.md'))
 
     missing = [name for name in get_command(application()).commands if name not in listed]
     assert not missing
 
 
-def test_every_launch_file_is_on_a_page():
+def test_launch_files_are_documented():
+    """Every launch file is on a page."""
     pages = text_of(ROOT / 'docs' / 'topics.md') + text_of(ROOT / 'docs' / 'downstream.md')
 
     files = [*ROOT.glob('launch/*.launch.py'), *ROOT.glob('examples/*.launch.py')]

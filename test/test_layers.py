@@ -150,7 +150,8 @@ def test_a_right_arrow_passes(module, source, imported):
 
 @pytest.mark.parametrize('modules',
                          ['diffmf_ros', 'diffmf_ros.core.frames, diffmf_ros.core.settings'])
-def test_importing_needs_neither_ros_torch_nor_opencv(modules):
+def test_import_needs_no_heavy_library(modules):
+    """Importing needs neither ROS torch nor OpenCV."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(('rclpy', 'torch', 'cv2'))); "
 
     done = subprocess.run([sys.executable, '-c', f'{blocked}import {modules}'], cwd=PACKAGE.parent,
@@ -159,7 +160,8 @@ def test_importing_needs_neither_ros_torch_nor_opencv(modules):
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
-def test_the_core_runs_without_ros_and_torch():
+def test_core_runs_without_ros_torch():
+    """The core runs without ROS and torch."""
     files = sorted((PACKAGE / 'core').rglob('[a-z]*.py'))
     names = ', '.join('.'.join(('diffmf_ros', *path.relative_to(PACKAGE).with_suffix('').parts))
                       for path in files)

@@ -58,12 +58,14 @@ def test_one_version_everywhere(metadata, package_xml):
     assert metadata['license'] == package_xml.findtext('license')
 
 
-def test_package_xml_is_a_python_package_of_format_3(package_xml):
+def test_package_xml_is_format_3(package_xml):
+    """Package.xml is a Python package of format 3."""
     assert package_xml.get('format') == '3'
     assert package_xml.findtext('export/build_type') == 'ament_python'
 
 
-def test_package_xml_names_every_ros_package_that_is_imported(package_xml):
+def test_package_xml_names_ros_imports(package_xml):
+    """Package.xml names every ROS package that is imported."""
     imported = set()
     for path in [*(ROOT / 'diffmf_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -105,7 +107,8 @@ def test_ros_pins_agree_with_the_requirements(metadata):
                                                       if not line.startswith('#')}
 
 
-def test_wheel_holds_every_module_and_every_weight_file(wheel):
+def test_wheel_holds_modules_and_weights(wheel):
+    """Wheel holds every module and every weight file."""
     suffixes = {'.py', '.safetensors', '.md', '.html'}
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / 'diffmf_ros').rglob('*')
                 if path.suffix in suffixes}

@@ -30,7 +30,8 @@ def commands() -> list[list[str]]:
             and not any(part in line for part in NOT_PART_OF_RESULT)]
 
 
-def test_the_cards_work_one_after_the_other(tmp_path, monkeypatch):
+def test_cards_work_in_turn(tmp_path, monkeypatch):
+    """The cards work one after the other."""
     monkeypatch.chdir(tmp_path)
 
     for words in commands():
@@ -41,7 +42,8 @@ def test_the_cards_work_one_after_the_other(tmp_path, monkeypatch):
     assert len(list((tmp_path / 'hot').glob('*.png'))) == 3
 
 
-def test_the_network_of_the_page_is_added_in_two_places(tmp_path):
+def test_page_network_in_two_places(tmp_path):
+    """The network of the page is added in two places."""
     pytest.importorskip('torch', reason='torch is not installed')
     # Given the package with the module, the line and the choice that the page asks for
     shutil.copytree(ROOT / 'diffmf_ros', tmp_path / 'diffmf_ros',

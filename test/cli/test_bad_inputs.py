@@ -46,7 +46,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize('slot', SLOTS, ids=[slot.name.replace(' ', '_') for slot in SLOTS])
-def test_bad_files_are_one_message_and_nothing_is_lost(folder, slot):
+def test_bad_files_one_message_nothing_lost(folder, slot):
+    """Bad files are one message and nothing is lost."""
     if slot.name.startswith('demo'):
         pytest.importorskip('rclpy', reason='rclpy is not installed, which the demo needs')
     for kind in KINDS:
@@ -69,7 +70,8 @@ def test_bad_files_are_one_message_and_nothing_is_lost(folder, slot):
         assert MATRIX[kind, slot.name] == cell(outcome), f'{slot.name}, {kind}'
 
 
-def test_the_documented_matrix_is_whole_and_clean():
+def test_documented_matrix_is_complete():
+    """The documented matrix is whole and clean."""
     assert len(KINDS) >= 25 and len(SLOTS) >= 20
     assert MATRIX.keys() == {(kind, slot.name) for kind in KINDS for slot in SLOTS}
     assert set(MATRIX.values()) == {'0', '1', '2'}
@@ -108,8 +110,8 @@ def test_exit_codes_of_the_command_itself(arguments, code, words):
     ('matplotlib', ('bench', '--model', 'classical', '--size', '32x24', '--frames', '1', '--plot',
                     'new.png')),
 ])
-def test_a_library_that_is_missing_is_named_with_what_to_install(folder, tmp_path, monkeypatch,
-                                                                 library, arguments):
+def test_missing_library_names_install(folder, tmp_path, monkeypatch, library, arguments):
+    """A library that is missing is named with what to install."""
     # Given a machine without the library
     (tmp_path / f'{library}.py').write_text(
         f'raise ModuleNotFoundError("No module named {library!r}", name={library!r})')

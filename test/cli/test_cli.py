@@ -25,7 +25,8 @@ def test_help_lists_every_command():
         assert command in done.stdout
 
 
-def test_fuse_writes_a_picture_and_says_how(images):
+def test_fuse_writes_a_picture(images):
+    """Fuse writes a picture and says how."""
     done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', '-o', images / 'out.png',
                   '--model', 'classical')
     assert done.returncode == 0, done.stderr
@@ -35,7 +36,8 @@ def test_fuse_writes_a_picture_and_says_how(images):
 
 @pytest.mark.parametrize('order', [('mri', 'pet'), ('pet', 'mri')])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_a_gray_and_a_color_image_are_told_apart_in_either_order(tmp_path, order, channels):
+def test_gray_and_color_in_either_order(tmp_path, order, channels):
+    """A gray and a color image are told apart in either order."""
     # Given a gray scan, in one channel or three equal ones, and a colored one,
     mri = np.zeros((256, 256), np.uint8)
     mri[64:192, 64:192] = 90
@@ -67,7 +69,8 @@ def test_a_gray_and_a_color_image_are_told_apart_in_either_order(tmp_path, order
     (('replay', 'none', 'out'), 'there is no bag at none'),
     (('train', 'none.yaml'), 'none.yaml cannot be read'),
 ])
-def test_errors_are_one_message_and_exit_code_2(images, monkeypatch, arguments, words):
+def test_errors_exit_with_code_2(images, monkeypatch, arguments, words):
+    """Errors are one message and exit code 2."""
     monkeypatch.chdir(images)
     (images / 'text.png').write_text('no image')
     done = diffmf(*arguments)
@@ -76,7 +79,8 @@ def test_errors_are_one_message_and_exit_code_2(images, monkeypatch, arguments, 
     assert 'Traceback' not in done.stderr
 
 
-def test_bench_measures_every_stage_of_every_configuration(domain, tmp_path):
+def test_bench_measures_every_stage(domain, tmp_path):
+    """Bench measures every stage of every configuration."""
     done = diffmf('bench', '--model', 'classical', '--preset', 'light,base', '--size',
                   '64x48,32x24', '--frames', 3, '--json', tmp_path / 'b.json')
     assert done.returncode == 0, done.stderr
@@ -93,13 +97,15 @@ def test_bench_measures_every_stage_of_every_configuration(domain, tmp_path):
         assert result['name'] in done.stdout
 
 
-def test_bench_refuses_a_size_that_is_none():
+def test_bench_refuses_invalid_size():
+    """Bench refuses an invalid size."""
     done = diffmf('bench', '--size', 'big')
     assert done.returncode == 2
     assert 'WIDTHxHEIGHT' in done.stderr
 
 
-def test_bench_refuses_an_unknown_preset_and_names_the_known_ones():
+def test_bench_refuses_unknown_preset():
+    """Bench refuses an unknown preset and names the known ones."""
     done = diffmf('bench', '--preset', 'light,huge')
     assert done.returncode == 2
     assert 'preset must be one of auto, light, base' in ' '.join(done.stderr.split())

@@ -88,7 +88,8 @@ def command(name, place=''):
 # writer of all commands.
 @pytest.mark.parametrize('name',
                          [name for name in WRITERS if name not in ('export', 'bench --json')])
-def test_a_full_disk_is_one_message_and_leaves_nothing(folder, name):
+def test_full_disk_leaves_no_file(folder, name):
+    """A full disk is one message and leaves nothing."""
     with full_disk():
         outcome = ran(command(name))
     assert not outcome.traceback, outcome.traceback

@@ -41,7 +41,8 @@ def fused(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('[!.]*.png')}
 
 
-def test_folders_match_by_stem_and_give_what_single_pairs_do(folders):
+def test_folders_match_by_stem(folders):
+    """Folders match by stem and give what single pairs do."""
     outcome = ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL])
     single = ran(['fuse', 'vi/2.png', 'ir/2.png', '-o', 'single.png', *CLASSICAL])
 
@@ -60,12 +61,14 @@ def test_several_processes_give_the_same_bytes(folders, jobs):
     assert set(fused(folders / 'one')) == {'1.png', '2.png', '10.png', 'far/2.png'}
 
 
-def test_patterns_match_by_what_stands_for_the_wildcards(folders):
+def test_patterns_match_by_wildcards(folders):
+    """Patterns match by what stands for the wildcards."""
     assert ran(['fuse', 'vi/**/*.png', 'ir/**/*.png', '-o', 'out', *CLASSICAL]).code == 0
     assert set(fused(folders / 'out')) == {'1.png', '2.png', 'far/2.png'}
 
 
-def test_files_of_the_shell_are_all_visible_and_then_all_thermal(folders):
+def test_shell_files_visible_then_thermal(folders):
+    """Files of the shell are all visible and then all thermal."""
     assert (
         ran(['fuse', 'vi/1.png', 'vi/2.png', 'ir/1.png', 'ir/2.png', '-o', 'out', *CLASSICAL]).code
         == 0
@@ -74,7 +77,8 @@ def test_files_of_the_shell_are_all_visible_and_then_all_thermal(folders):
     assert fused(folders / 'out').items() < fused(folders / 'all').items()
 
 
-def test_names_of_one_folder_match_and_what_is_alone_is_named(tmp_path, monkeypatch):
+def test_unmatched_names_are_reported(tmp_path, monkeypatch):
+    """Names of one folder match and what is alone is named."""
     monkeypatch.chdir(tmp_path)
     images(tmp_path / 'm', ['rgb_1.png', 'rgb_2.png', 'rgb_7.png'])
     images(tmp_path / 'm', ['thermal_1.png', 'thermal_2.png', 'thermal_8.png'], 1, bits=16)
@@ -93,7 +97,8 @@ def test_names_of_one_folder_match_and_what_is_alone_is_named(tmp_path, monkeypa
         assert sum(text in line for line in failed) == 1 and text in outcome.said
 
 
-def test_what_is_done_is_not_done_again_unless_something_changed(folders):
+def test_finished_files_are_skipped(folders):
+    """What is done is not done again unless something changed."""
     assert ran(['fuse', 'vi', 'ir', '-o', 'out', *CLASSICAL]).code == 0
     before = {path: path.stat().st_mtime_ns for path in (folders / 'out').glob('*.png')}
     (folders / 'out' / '1.png').unlink()
@@ -111,7 +116,8 @@ def test_what_is_done_is_not_done_again_unless_something_changed(folders):
     assert '1 of the 3 files' in changed.said and 'out/2.png' in changed.said
 
 
-def test_a_run_that_was_killed_is_taken_up(tmp_path, monkeypatch):
+def test_killed_run_is_resumed(tmp_path, monkeypatch):
+    """A run that was killed is taken up."""
     monkeypatch.chdir(tmp_path)
     images(tmp_path / 'vi', [f'{number}.png' for number in range(200)])
     images(tmp_path / 'ir', [f'{number}.png' for number in range(200)], 1, bits=16)
@@ -157,7 +163,8 @@ def test_wrong_use_is_one_message(folders, arguments, words):
     assert words in outcome.said
 
 
-def test_an_output_never_takes_the_place_of_an_input(folders):
+def test_output_never_replaces_input(folders):
+    """An output never takes the place of an input."""
     before = (folders / 'vi' / '2.png').read_bytes()
 
     outcome = ran(['fuse', 'vi', 'ir', '-o', 'vi', '--overwrite', *CLASSICAL])
@@ -173,7 +180,8 @@ def film(path, *, count, rate_hz, level):
     writer.release()
 
 
-def test_two_videos_pair_by_their_frame_rates(tmp_path, monkeypatch):
+def test_videos_pair_by_frame_rate(tmp_path, monkeypatch):
+    """Two videos pair by their frame rates."""
     # Given RGB at 30 Hz, and thermal at 10 Hz whose right half rises by 20 levels a frame
     monkeypatch.chdir(tmp_path)
     film(tmp_path / 'rgb.avi', count=30, rate_hz=30, level=lambda number: 100)
@@ -200,7 +208,8 @@ def test_two_videos_pair_by_their_frame_rates(tmp_path, monkeypatch):
     assert steps[2::3].mean() > 4 * np.delete(steps, np.s_[2::3]).mean()
 
 
-def test_a_video_that_is_longer_than_the_other_is_said(tmp_path, monkeypatch):
+def test_longer_video_is_reported(tmp_path, monkeypatch):
+    """A video that is longer than the other is reported."""
     monkeypatch.chdir(tmp_path)
     film(tmp_path / 'rgb.avi', count=12, rate_hz=10, level=lambda number: 90 + number)
     film(tmp_path / 'heat.avi', count=6, rate_hz=10, level=lambda number: 9 * number)
@@ -215,7 +224,8 @@ def test_a_video_that_is_longer_than_the_other_is_said(tmp_path, monkeypatch):
     not hasattr(os, 'sched_getaffinity'),
     reason='processes are killed by their parent on Linux alone',
 )
-def test_a_worker_that_dies_ends_in_one_line(folders, monkeypatch):
+def test_dead_worker_is_one_line(folders, monkeypatch):
+    """A worker that dies ends in one line."""
     from diffmf_ros.tools.batch import spreading
 
     def killed(jobs, **options):

@@ -22,7 +22,8 @@ def images(tmp_path):
     return tmp_path
 
 
-def test_fuse_says_in_a_file_and_on_the_screen_what_it_says_in_words(images):
+def test_fuse_json_matches_its_words(images):
+    """Fuse says in a file and on the screen what it says in words."""
     call = ('fuse', images / 'rgb.png', images / 'thermal.png', *CLASSICAL, '-o')
 
     of_file = diffmf(*call, images / 'a.png', '--json', images / 'a.json')
@@ -44,7 +45,8 @@ def test_json_that_exists_is_not_replaced(images):
     assert (images / 'a.json').read_text() == 'dear' and not (images / 'a.png').exists()
 
 
-def test_replay_says_what_came_and_why_frames_were_left_out(small_bag, tmp_path):
+def test_replay_json_counts_dropped_frames(small_bag, tmp_path):
+    """Replay says what came and why frames were left out."""
     # Given a bag with one cut message
     with BagReader(small_bag) as reader, BagWriter(tmp_path / 'cut') as writer:
         for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
@@ -60,7 +62,8 @@ def test_replay_says_what_came_and_why_frames_were_left_out(small_bag, tmp_path)
     assert 'left out: 1 damaged_message' in done.stderr
 
 
-def test_align_gives_the_matrix_and_how_sure_it_is(tmp_path):
+def test_align_json_has_matrix_and_confidence(tmp_path):
+    """Align gives the matrix and how sure it is."""
     # Given a scene and the same scene seen by a camera of half the resolution
     fine = np.random.default_rng(3).integers(0, 256, (60, 80), np.uint8)
     scene = np.kron(fine, np.ones((8, 8), np.uint8))

@@ -71,7 +71,8 @@ def test_sixteen_bit_infrared_stays_sixteen_bit(folder, tmp_path):
     np.testing.assert_array_equal(thermal[1].pixels, infrared(1, np.uint16))
 
 
-def test_times_come_from_the_rate_then_the_stamps_then_fps(folder):
+def test_times_from_rate_stamps_or_fps(folder):
+    """Times come from the rate then the stamps then FPS."""
     def times(**options):
         return [pair.time_ns for pair in read_folder(folder, **options)]
 
@@ -92,7 +93,8 @@ def test_frames_without_a_partner_are_named(folder):
         read_folder(folder)
 
 
-def test_unreadable_file_is_named_and_leaves_no_bag(folder, tmp_path):
+def test_unreadable_file_leaves_no_bag(folder, tmp_path):
+    """Unreadable file is named and leaves no bag."""
     (folder / 'vi' / 'b.png').write_bytes(b'no picture')
 
     with pytest.raises(FolderError, match=r'vi/b\.png cannot be read as an image'):
@@ -144,7 +146,7 @@ def test_existing_bag_is_refused(folder, tmp_path):
 
 
 @pytest.mark.skipif(not SEQUENCES.is_dir(), reason='the real sequences of ../shared are not here')
-def test_real_sequence(tmp_path):
+def test_real_sequence_becomes_bag(tmp_path):
     list(write_bag(read_folder(SEQUENCES / 'road_0111_1753'), tmp_path / 'bag'))
 
     got = decoded(tmp_path / 'bag')

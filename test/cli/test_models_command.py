@@ -61,7 +61,8 @@ def pairs(tmp_path):
     return tmp_path
 
 
-def test_every_network_and_preset_has_a_row_with_its_size_and_work():
+def test_every_preset_has_a_row():
+    """Every network and preset has a row with its size and work."""
     rows = {row.name: row for row in listed(size=VGA).rows}
     assert list(rows) == [f'{model} {preset}' for model,
                           presets in PRESETS.items() for preset in presets]
@@ -75,12 +76,14 @@ def test_every_network_and_preset_has_a_row_with_its_size_and_work():
     assert all(row.timing is None and row.scores is None for row in rows.values())
 
 
-def test_work_is_that_of_the_size_asked_for():
+def test_work_follows_requested_size():
+    """Work is that of the size asked for."""
     quarter, = listed(size=(320, 240), only_models=['diffmf'], only_presets=['light']).rows
     assert quarter.multiply_adds == pytest.approx(29.6e9 / 4, rel=0.01)
 
 
-def test_weights_are_listed_where_they_come_with_the_package(tmp_path, monkeypatch):
+def test_shipped_weights_are_listed(tmp_path, monkeypatch):
+    """Weights are listed where they come with the package."""
     # given an installation that has the weights of light alone
     light = weights_header.shipped('diffmf', 'light')
     (tmp_path / light.name).write_bytes(light.read_bytes())
@@ -95,7 +98,8 @@ def test_weights_are_listed_where_they_come_with_the_package(tmp_path, monkeypat
             for heading in ('trained weights', 'iterations', 'MB')] == ['-', '-', '-']
 
 
-def test_names_that_select_nothing_are_refused_with_the_known_ones():
+def test_unknown_names_are_refused():
+    """Names that select nothing are refused with the known ones."""
     with pytest.raises(DiffmfError,
                        match='nothing to list for huge; known: diffmf base, .*refinefuse light'):
         listed(size=VGA, only_presets=['light', 'huge'])
@@ -103,7 +107,8 @@ def test_names_that_select_nothing_are_refused_with_the_known_ones():
         listed(size=VGA, only_models=['s4fusion'], only_presets=['nano'])
 
 
-def test_columns_of_what_nobody_asked_for_are_left_out():
+def test_unrequested_columns_are_left_out():
+    """Columns of what nobody asked for are left out."""
     assert ModelsTable(VGA, (ROW, BARE)).columns() == {
         'network': ['diffmf', 'diffmf'], 'preset': ['light', 'base'],
         'parameters': ['335,405', '1,838,681'],
@@ -116,21 +121,24 @@ def test_columns_of_what_nobody_asked_for_are_left_out():
     ('cpu bfloat16, scan cpu', None, ['12.3 / 45.7', '-', '512', '-']),
     ('cuda float16, scan triton', 99.6, ['-', '12.3 / 45.7', '512', '100']),
 ])
-def test_a_time_stands_under_the_device_that_it_was_measured_on(runs_on, device_mb, shown):
+def test_time_stands_under_its_device(runs_on, device_mb, shown):
+    """A time stands under the device that it was measured on."""
     timing = Timing(runs_on, 12.34, 45.67, 512.3, device_mb)
     columns = ModelsTable(VGA, (ModelRow('diffmf', 'light', 1, 1.0, None, timing), BARE)).columns()
     headings = ['CPU p50 / p95, ms', 'GPU p50 / p95, ms', 'peak memory, MB', 'GPU memory, MB']
     assert [columns[heading] for heading in headings] == [[cell, '-'] for cell in shown]
 
 
-def test_scores_that_are_not_defined_are_no_numbers():
+def test_undefined_scores_are_null():
+    """Scores that are not defined are no numbers."""
     row = ModelRow('diffmf', 'nano', 1, 1.0, None, scores={'EN': 6.5, 'salience': np.nan})
     table = ModelsTable(VGA, (row,))
     assert (table.columns()['EN'], table.columns()['salience']) == (['6.500'], ['-'])
     assert json.loads(table.as_json())['networks'][0]['scores'] == {'EN': 6.5, 'salience': None}
 
 
-def test_markdown_aligns_numbers_to_the_right_and_ends_in_the_notes():
+def test_markdown_alignment_and_notes():
+    """Markdown aligns numbers to the right and ends in the notes."""
     text = ModelsTable(VGA, (ROW, BARE), notes=('a note',)).as_markdown()
     assert text.splitlines() == [
         '| network | preset | parameters | multiply-adds at 640x480 | trained weights | '
@@ -140,8 +148,8 @@ def test_markdown_aligns_numbers_to_the_right_and_ends_in_the_notes():
         '| diffmf | base | 1,838,681 | 153 G | - | - | - |', '', 'note: a note']
 
 
-def test_scores_are_means_over_all_pairs_and_only_of_what_has_weights(pairs, tmp_path,
-                                                                      monkeypatch):
+def test_scores_are_means_with_weights_only(pairs, tmp_path, monkeypatch):
+    """Scores are means over all pairs and only of what has weights."""
     # given a preset with weights and one without
     nano = weights_header.shipped('diffmf', 'nano')
     (tmp_path / nano.name).write_bytes(nano.read_bytes())
@@ -166,13 +174,15 @@ def test_nothing_to_score_is_said(pairs, tmp_path, monkeypatch):
     assert table.host is None
 
 
-def test_without_torch_it_says_what_to_install(monkeypatch):
+def test_missing_torch_names_install(monkeypatch):
+    """Without torch it says what to install."""
     monkeypatch.setitem(sys.modules, 'torch', None)
     with pytest.raises(LibraryMissing, match='needs torch, .*pip install torch einops'):
         listed(size=VGA)
 
 
-def test_the_command_without_torch_ends_with_2_and_a_message():
+def test_command_without_torch_exits_2():
+    """The command without torch ends with 2 and a message."""
     code = ('import sys; sys.modules["torch"] = None; sys.argv = ["diffmf", "models"]; '
             'from diffmf_ros.cli.main import main; main()')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
@@ -193,7 +203,8 @@ def test_the_command_prints_every_row():
     assert rows['refinefuse', 'base'][2:4] == ['3,465,000', '160 G']
 
 
-def test_the_command_measures_in_turn_and_names_the_machine(pairs):
+def test_command_measures_and_names_machine(pairs):
+    """The command measures in turn and names the machine."""
     # given a preset with shipped weights and, by its side, one of the same name of another network
     arguments = ['--model', 'diffmf,refinefuse', '--preset', 'light', '--time', '--size', '64x48',
                  '--frames', 2, '--score', pairs, '--device', 'cpu', '--markdown', '--json',
@@ -218,7 +229,8 @@ def test_the_command_measures_in_turn_and_names_the_machine(pairs):
     assert written['host']['torch'] == torch.__version__ and written['host']['gpu'] == ''
 
 
-def test_json_that_cannot_be_written_is_an_error(tmp_path):
+def test_unwritable_json_is_an_error(tmp_path):
+    """JSON that cannot be written is an error."""
     (tmp_path / 'file').write_text('')
     with pytest.raises(DiffmfError,
                        match='models.json cannot be written: a part of its path is a file'):

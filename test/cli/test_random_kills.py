@@ -8,7 +8,8 @@ from pathlib import Path
 COUNT = 28  # four of each kind; `python test/random_kills.py 200` does more
 
 
-def test_what_is_there_after_a_kill_is_whole():
+def test_files_are_whole_after_kill():
+    """What is there after a kill is whole."""
     # In a process of its own, which has no threads when it forks
     done = subprocess.run([sys.executable, Path(__file__).parents[1] / 'random_kills.py',
                            str(COUNT)],

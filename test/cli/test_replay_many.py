@@ -37,7 +37,8 @@ def bags(small_bag, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('jobs', ['1', '2'])
-def test_a_broken_bag_is_named_and_the_others_are_as_alone(bags, jobs):
+def test_broken_bag_leaves_others_unchanged(bags, jobs):
+    """A broken bag is named and the others are as alone."""
     alone = ran(['replay', 'a', 'alone', *CLASSICAL])
     outcome = ran(['replay', 'a', 'b', 'c', 'out', '--jobs', jobs, *CLASSICAL, '--json',
                    'told.json'])
@@ -49,13 +50,15 @@ def test_a_broken_bag_is_named_and_the_others_are_as_alone(bags, jobs):
     assert outcome.said.count('failed: b: ') == 1
 
 
-def test_two_bags_of_one_name_are_refused(bags):
+def test_bags_of_one_name_refused(bags):
+    """Two bags of one name are refused."""
     outcome = ran(['replay', 'a', 'c/../a', 'out', *CLASSICAL])
 
     assert outcome.code == 2 and 'several bags are called a' in outcome.said
 
 
-def test_an_address_without_a_cluster_is_one_message(bags):
+def test_address_without_cluster_is_one_message(bags):
+    """An address without a cluster is one message."""
     pytest.importorskip('ray', reason='ray is not installed (extra [ray])')
     outcome = ran(['replay', 'a', 'out', '--ray', 'auto', *CLASSICAL])
 
@@ -86,7 +89,8 @@ def cluster():
         nodes.shutdown()
 
 
-def test_a_worker_that_is_killed_is_replaced(cluster, tmp_path):
+def test_killed_worker_is_replaced(cluster, tmp_path):
+    """A worker that is killed is replaced."""
     tasks = [(tmp_path, number) for number in range(6)]
 
     assert list(spread(killed_once, tasks, ray=cluster)) == list(range(6))

@@ -70,13 +70,15 @@ def test_other_contents_are_not_named(content):
     assert what_holds(content) == ''
 
 
-def test_a_file_that_is_not_there_is_not_named(tmp_path):
+def test_missing_file_is_not_named(tmp_path):
+    """A file that is not there is not named."""
     assert what_is(tmp_path / 'none') == what_is(tmp_path) == ''
 
 
 @pytest.mark.parametrize('name', READERS)
 @pytest.mark.parametrize('kind', ['LFS pointer', 'HTML page', 'empty', 'checkpoint', 'zeros'])
-def test_every_reader_says_what_it_got_instead(tmp_path, name, kind):
+def test_readers_name_wrong_kind(tmp_path, name, kind):
+    """Every reader says what it got instead."""
     content, words = KINDS[kind]
     (tmp_path / name).write_bytes(content)
 
@@ -89,7 +91,8 @@ def test_every_reader_says_what_it_got_instead(tmp_path, name, kind):
 
 @pytest.mark.parametrize('storage, name', [('sqlite3', 'bag.db3'), ('mcap', 'bag.mcap')])
 @pytest.mark.parametrize('with_metadata', [True, False])
-def test_a_bag_whose_storage_is_a_pointer_says_so(tmp_path, storage, name, with_metadata):
+def test_pointer_storage_is_named(tmp_path, storage, name, with_metadata):
+    """A bag whose storage is a pointer says so."""
     with BagWriter(tmp_path / 'bag', storage) as bag:
         bag.write('/a', IMAGE,
                   image_message(np.zeros((2, 2), np.uint8), 'mono8', stamp_ns=0, frame_id=''), 0)
@@ -102,7 +105,8 @@ def test_a_bag_whose_storage_is_a_pointer_says_so(tmp_path, storage, name, with_
         pass
 
 
-def test_a_picture_in_place_of_weights_is_named(tmp_path):
+def test_picture_as_weights_is_named(tmp_path):
+    """A picture in place of weights is named."""
     path = tmp_path / 'light.safetensors'
     path.write_bytes(cv2.imencode('.png', np.zeros((20, 20), np.uint8))[1].tobytes())
 

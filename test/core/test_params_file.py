@@ -26,7 +26,8 @@ def test_the_shipped_file_is_every_default():
     assert with_changes(DEFAULTS, values) == DEFAULTS
 
 
-def test_a_node_by_name_wins_over_every_node_and_ros_keeps_its_own(tmp_path):
+def test_named_node_wins_over_wildcard(tmp_path):
+    """A node by name wins over every node and ROS keeps its own."""
     path = write(
         tmp_path,
         """
@@ -55,7 +56,8 @@ def test_a_node_by_name_wins_over_every_node_and_ros_keeps_its_own(tmp_path):
         ('version https://git-lfs.github.com/spec/v1\noid: x\nsize 12', 'Git LFS pointer'),
     ],
 )
-def test_a_file_that_says_nothing_to_the_node_is_refused(tmp_path, text, words):
+def test_file_without_node_is_refused(tmp_path, text, words):
+    """A file that says nothing to the node is refused."""
     with pytest.raises(SettingsError, match=words):
         read_params(write(tmp_path, text))
 
@@ -68,13 +70,15 @@ def test_a_file_that_says_nothing_to_the_node_is_refused(tmp_path, text, words):
         (('--params', 'missing.yaml'), 'missing.yaml cannot be read'),
     ],
 )
-def test_options_are_refused_in_the_words_of_the_node(arguments, words):
+def test_options_use_node_wording(arguments, words):
+    """Options are refused in the words of the node."""
     outcome = ran(['fuse', 'a.png', 'b.png', *arguments])
 
     assert outcome.code == 2 and words in outcome.said
 
 
-def test_an_unknown_name_in_the_file_is_refused_with_the_one_that_may_be_meant(tmp_path):
+def test_unknown_name_gets_suggestion(tmp_path):
+    """An unknown name in the file is refused with the one that may be meant."""
     path = write(tmp_path, '/**: {ros__parameters: {modle: classical}}')
 
     outcome = ran(['replay', 'bag', 'out', '--params', str(path)])
@@ -90,7 +94,8 @@ def test_an_unknown_name_in_the_file_is_refused_with_the_one_that_may_be_meant(t
     'command, left_out',
     [('fuse', ('sync.', 'alignment.from_tf')), ('replay', ())],
 )
-def test_every_setting_that_counts_offline_is_an_option(command, left_out):
+def test_offline_settings_are_options(command, left_out):
+    """Every setting that counts offline is an option."""
     known = {info.name: info.callback for info in application().registered_commands}
     options = {name for name in known[command].__annotations__}
 

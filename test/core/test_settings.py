@@ -17,7 +17,8 @@ from diffmf_ros.core.settings import (
 )
 
 
-def test_every_setting_is_listed_once_with_a_description_and_an_allowed_default():
+def test_settings_listed_described_and_allowed():
+    """Every setting is listed once with a description and an allowed default."""
     items = list(iter_specs())
 
     names = [item.name for item in items]
@@ -30,7 +31,8 @@ def test_every_setting_is_listed_once_with_a_description_and_an_allowed_default(
         item.check(item.value)
 
 
-def test_a_listing_shows_the_values_of_the_given_settings():
+def test_listing_shows_given_values():
+    """A listing shows the values of the given settings."""
     changed = Settings(scale=0.5, sync=SyncSettings(max_distance_ms=7.0))
 
     values = {item.name: item.value for item in iter_specs(changed)}
@@ -39,7 +41,8 @@ def test_a_listing_shows_the_values_of_the_given_settings():
     assert values['model'] == DEFAULTS.model
 
 
-def test_updated_changes_what_is_named_and_nothing_else():
+def test_updated_changes_named_only():
+    """Updated changes what is named and nothing else."""
     changed = with_changes(DEFAULTS, {'scale': 0.5, 'sync.rgb_offset_ms': -3.0,
                                       'sync.thermal_offset_ms': 4.0})
 
@@ -50,12 +53,14 @@ def test_updated_changes_what_is_named_and_nothing_else():
     assert with_changes(changed, {}) == changed
 
 
-def test_every_setting_can_be_set_by_its_listed_name():
+def test_listed_names_can_be_set():
+    """Every setting can be set by its listed name."""
     for item in iter_specs():
         assert with_changes(DEFAULTS, {item.name: item.value}) == DEFAULTS
 
 
-def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
+def test_int_passes_for_float_only():
+    """An int is taken for a float but not the other way round."""
     changed = with_changes(DEFAULTS, {'sync.max_distance_ms': 40})
 
     assert type(changed.sync.max_distance_ms) is float and changed.sync.max_distance_ms == 40.0
@@ -77,7 +82,8 @@ def test_an_int_is_taken_for_a_float_but_not_the_other_way_round():
     ({'thermal.low_percentile': 50.0, 'thermal.high_percentile': 50.0},
      'low_percentile must be below'),
 ])
-def test_each_wrong_change_is_refused_with_its_reason(changes, words):
+def test_wrong_changes_have_reasons(changes, words):
+    """Each wrong change is refused with its reason."""
     with pytest.raises(SettingsError, match=words):
         with_changes(DEFAULTS, {'autostart': False, **changes})
 

@@ -45,7 +45,8 @@ def alone(first, last=GOOD):
     return dict.fromkeys(range(first, last), RGB_ONLY)
 
 
-def test_an_answer_in_time_is_as_required_and_measured():
+def test_timely_answer_is_measured():
+    """An answer in time is as required and measured."""
     made = record(alone(FAULT + 2, GOOD + 1))
 
     measured = measure(STUCK, made)
@@ -66,19 +67,22 @@ def test_an_answer_in_time_is_as_required_and_measured():
     (alone(FAULT + 2) | dict.fromkeys(range(FAULT + 10, FAULT + 30)),
      'of the usable frames were answered'),
 ])
-def test_an_answer_that_is_late_wrong_or_missing_is_found(modes, complaint):
+def test_wrong_answer_is_found(modes, complaint):
+    """An answer that is late wrong or missing is found."""
     assert complaint in ' '.join(judged(STUCK, record(modes)))
 
 
 @pytest.mark.parametrize('first, complaint',
                          [(5, 'found after 175 ms already'), (19, 'found only after 637 ms')])
-def test_a_loss_that_is_told_too_early_or_too_late_is_found(first, complaint):
+def test_mistimed_loss_report_is_found(first, complaint):
+    """A loss that is told too early or too late is found."""
     made = record(dict.fromkeys(range(FAULT, FAULT + first)) | alone(FAULT + first))
 
     assert judged(LOST, made) == [complaint]
 
 
-def test_an_image_of_two_lost_cameras_is_found():
+def test_image_of_lost_cameras_found():
+    """An image of two lost cameras is found."""
     silent = dict.fromkeys(range(FAULT, GOOD))
 
     assert judged(SILENT, record(silent)) == []
@@ -86,7 +90,8 @@ def test_an_image_of_two_lost_cameras_is_found():
                                                          record(silent | {FAULT + 7: RGB_ONLY}))[0]
 
 
-def test_another_state_or_silent_diagnostics_are_found():
+def test_wrong_state_or_diagnostics_found():
+    """Another state or silent diagnostics are found."""
     modes = alone(FAULT + 2)
     unsaid = record(modes)
     unsaid.reports = []
@@ -95,7 +100,8 @@ def test_another_state_or_silent_diagnostics_are_found():
     assert '/diagnostics never said' in judged(STUCK, unsaid)[0]
 
 
-def test_stamps_that_go_back_come_twice_or_lack_a_status_are_found():
+def test_bad_stamps_or_status_found():
+    """Stamps that go back come twice or lack a status are found."""
     modes = alone(FAULT + 2)
     twice, bare = record(modes), record(modes)
     twice.images.insert(40, twice.images[39])
@@ -107,7 +113,8 @@ def test_stamps_that_go_back_come_twice_or_lack_a_status_are_found():
     assert judged(STUCK, bare) == ['an image has no status with its header']
 
 
-def test_a_frame_that_a_repaired_network_got_may_be_fused():
+def test_repaired_network_frame_may_fuse():
+    """A frame that a repaired network got may be fused."""
     broken = Cell('broken', (CLASSICAL,), compute='raise', within_frames=1)
     modes = dict.fromkeys(range(FAULT, GOOD - 1), CLASSICAL)
     late, early = record(modes), record(modes)

@@ -36,7 +36,8 @@ def faulty_node(dds, tmp_path):
 
 
 @pytest.mark.parametrize('cell', **names(CAMERAS))
-def test_a_failing_camera_is_answered_and_its_return_too(cell, node, record_property):
+def test_failing_camera_and_its_return(cell, node, record_property):
+    """A failing camera is answered and its return too."""
     measured, complaints = verdict(cell, node)
 
     record_property('measured', measured.json)
@@ -52,7 +53,8 @@ def test_a_bad_clock_is_lived_with(cell, node, record_property):
 
 
 @pytest.mark.parametrize('cell', **names(COMPUTE))
-def test_a_failing_network_is_replaced_and_taken_again(cell, faulty_node, record_property):
+def test_failing_network_and_its_return(cell, faulty_node, record_property):
+    """A failing network is replaced and taken again."""
     measured, complaints = verdict(cell, faulty_node)
 
     record_property('measured', measured.json)

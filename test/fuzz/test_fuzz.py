@@ -17,7 +17,8 @@ CASES = int(os.environ.get('FUZZ_CASES', 10_000))
 
 
 @pytest.mark.parametrize('name', TARGETS)
-def test_bad_input_is_refused_with_a_reason(name):
+def test_bad_input_has_a_reason(name):
+    """Bad input is refused with a reason."""
     cases, check, share = TARGETS[name]
     tried = []
 
@@ -41,8 +42,11 @@ def test_bad_input_is_refused_with_a_reason(name):
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
-def test_a_header_that_promises_too_much_is_refused_before_decoding(suffix):
-    """OpenCV would allocate 2.7 GB for a few hundred bytes."""
+def test_oversized_header_refused_before_decoding(suffix):
+    """A header that promises too much is refused before decoding.
+
+    OpenCV would allocate 2.7 GB for a few hundred bytes.
+    """
     content = bytearray(cv2.imencode(suffix, np.zeros((12, 16, 3), np.uint8))[1].tobytes())
     assert size_of(content) == (16, 12)
     place, count = (16, 4) if suffix == '.png' else (content.index(b'\xff\xc0') + 5, 2)

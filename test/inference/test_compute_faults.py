@@ -188,7 +188,8 @@ def real_engine(request, monkeypatch, network):
 
 
 @pytest.mark.parametrize('name', FAULTS)
-def test_a_network_that_fails_once_costs_two_pairs_and_an_error(real_engine, network, name):
+def test_single_failure_costs_two_pairs(real_engine, network, name):
+    """A network that fails once costs two pairs and an error."""
     assert modes(real_engine, 1) == ['FUSED'] and real_engine.problems == ()
     network.fault, words = FAULTS[name]
 
@@ -204,7 +205,8 @@ def test_a_network_that_fails_once_costs_two_pairs_and_an_error(real_engine, net
     assert real_engine.problems == ()
 
 
-def test_an_output_of_another_number_of_channels_is_refused():
+def test_wrong_channel_count_is_refused():
+    """An output of another number of channels is refused."""
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference.engine import Engine
     from diffmf_ros.inference.errors import NetworkFailure
@@ -219,8 +221,8 @@ def test_an_output_of_another_number_of_channels_is_refused():
         engine(*np.zeros((2, 48, 64), np.float32))
 
 
-def test_a_network_that_keeps_failing_is_tried_ever_more_rarely_and_always_in_the_same_pairs(
-        live, network):
+def test_repeated_failure_backs_off(live, network):
+    """A network that keeps failing is tried ever more rarely and always in the same pairs."""
     network.fault = raises(RuntimeError('gone'))
 
     calls = []
@@ -236,8 +238,8 @@ def test_a_network_that_keeps_failing_is_tried_ever_more_rarely_and_always_in_th
                              'RuntimeError: gone',)
 
 
-def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_with_success(
-        live, network):
+def test_two_failures_lower_the_size(live, network):
+    """After two failures in a row the working size goes down and up again with success."""
     network.fault = lambda ir, y: np.maximum(ir, y) if y.shape[0] <= 24 else 1 / 0
 
     result, _ = until(live, Mode.FUSED)
@@ -252,8 +254,8 @@ def test_after_two_failures_in_a_row_the_working_size_goes_down_and_up_again_wit
     assert live.fuse(make_pair()).warnings == ()
 
 
-def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(
-        live, network, monkeypatch):
+def test_out_of_memory_lowers_size(live, network, monkeypatch):
+    """Out of memory frees what is kept and lowers the working size at once."""
     given_back = []
     monkeypatch.setattr(fault_tolerance, 'give_back_memory',
                         lambda: given_back.append(live._loaded.guard.network.path))
@@ -269,7 +271,8 @@ def test_out_of_memory_frees_what_is_kept_and_lowers_the_working_size_at_once(
     assert len(given_back) == 1 and given_back[0] is not path
 
 
-def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(live, network, hang):
+def test_hanging_network_gives_classical(live, network, hang):
+    """A network that hangs gives classical images until it comes back."""
     first, fault = hang()
     others = [live.fuse(make_pair(seed)) for seed in range(1, 150)]
 
@@ -285,8 +288,8 @@ def test_a_network_that_hangs_gives_classical_images_until_it_comes_back(live, n
     assert modes(live, 3) == ['CLASSICAL', 'FUSED', 'FUSED']
 
 
-def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay_as_they_were(
-        live, hang):
+def test_late_result_reaches_nobody(live, hang):
+    """The late result of a hanging network reaches nobody and its images stay as they were."""
     expected = live.fuse(make_pair(7)).pixels
     _, fault = hang()
     before = [image.copy() for image in fault.images]
@@ -299,7 +302,8 @@ def test_the_late_result_of_a_hanging_network_reaches_nobody_and_its_images_stay
     assert np.array_equal(live.fuse(make_pair(7)).pixels, expected)
 
 
-def test_a_network_that_never_comes_back_does_not_hold_up_the_end(live, hang):
+def test_stuck_network_does_not_block_close(live, hang):
+    """A network that never comes back does not hold up the end."""
     _, fault = hang()
     assert set(modes(live, 50)) == {'CLASSICAL'}
 
@@ -308,7 +312,8 @@ def test_a_network_that_never_comes_back_does_not_hold_up_the_end(live, hang):
     assert not fault.go.is_set()  # it returned although the call is still in work
 
 
-def test_a_network_that_replaces_a_hanging_one_fuses_at_once(live, hang, monkeypatch):
+def test_replacing_hanging_network_fuses_once(live, hang, monkeypatch):
+    """A network that replaces a hanging one fuses at once."""
     hang()
     assert modes(live, 2) == ['CLASSICAL'] * 2
     monkeypatch.setattr('diffmf_ros.inference.network.make_engine', lambda settings: Fake())
@@ -318,7 +323,8 @@ def test_a_network_that_replaces_a_hanging_one_fuses_at_once(live, hang, monkeyp
     assert modes(live, 2) == ['FUSED'] * 2 and live.problems == ()
 
 
-def test_a_slow_first_pair_of_a_size_is_no_failure(build, network):
+def test_slow_first_pair_is_ok(build, network):
+    """A slow first pair of a size is no failure."""
     pipeline = build(**IMPATIENT)
     network.fault = fault = Hang()
 
@@ -334,7 +340,8 @@ def test_a_slow_first_pair_of_a_size_is_no_failure(build, network):
     assert pipeline.problems == () and pipeline.largest_scale == 1.0
 
 
-def test_a_first_pair_that_never_ends_is_a_failure(build, network, monkeypatch):
+def test_endless_first_pair_fails(build, network, monkeypatch):
+    """A first pair that never ends is a failure."""
     pipeline = build(**IMPATIENT)
     network.fault = fault = Hang()
     pipeline.fuse(make_pair(0))
@@ -346,7 +353,8 @@ def test_a_first_pair_that_never_ends_is_a_failure(build, network, monkeypatch):
     fault.go.set()
 
 
-def test_a_slow_first_pair_that_fails_in_the_end_counts_as_a_failure(build, network):
+def test_slow_failing_first_pair_counts(build, network):
+    """A slow first pair that fails in the end counts as a failure."""
     pipeline = build(**IMPATIENT)
     fault = Hang()
     network.fault = lambda ir, y: fault(ir, y)[:0]
@@ -360,9 +368,8 @@ def test_a_slow_first_pair_that_fails_in_the_end_counts_as_a_failure(build, netw
 
 
 @pytest.mark.parametrize('grid, mode', [('rgb', Mode.RGB_ONLY), ('thermal', Mode.THERMAL_ONLY)])
-def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed_on(
-        build, network, monkeypatch, grid,
-                                                                                    mode):
+def test_classical_failure_passes_grid_camera(build, network, monkeypatch, grid, mode):
+    """When classical fusion fails too the image of the grid's camera is passed on."""
     works = fault_tolerance.classical.fuse
     fault = raises(MemoryError('nothing left'))
     monkeypatch.setattr(fault_tolerance.classical, 'fuse', lambda ir,
@@ -387,8 +394,8 @@ def test_when_classical_fusion_fails_too_the_image_of_the_grids_camera_is_passed
     assert 'classical fusion raised MemoryError: nothing left' not in pipeline.problems
 
 
-def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_works(
-        build, network, monkeypatch):
+def test_classical_issue_clears_with_network(build, network, monkeypatch):
+    """Classical fusion that failed is no issue any more when the network works."""
     monkeypatch.setattr(fault_tolerance.classical, 'fuse', raises(MemoryError('nothing left')))
     live = build()
     network.fault = raises(RuntimeError('gone'))
@@ -400,13 +407,15 @@ def test_classical_fusion_that_failed_is_no_problem_any_more_when_the_network_wo
     assert not any('classical fusion' in problem for problem in live.problems)
 
 
-def test_an_unusable_frame_is_refused_and_is_no_failure_of_the_network(live):
+def test_unusable_frame_spares_the_network(live):
+    """An unusable frame is refused and is no failure of the network."""
     with pytest.raises(FrameError):
         live.fuse(make_pair(thermal_encoding='mono12'))
     assert live.problems == () and modes(live, 1) == ['FUSED']
 
 
-def test_offline_a_failure_concerns_its_pair_alone(build, network):
+def test_offline_failure_concerns_one_pair(build, network):
+    """Offline a failure concerns its pair alone."""
     pipeline = build(watchdog=False)
     undisturbed = [pipeline.fuse(make_pair(seed)).pixels for seed in range(6)]
 
@@ -421,7 +430,8 @@ def test_offline_a_failure_concerns_its_pair_alone(build, network):
     assert network.sizes == [(48, 64)] * 12
 
 
-def test_offline_everything_runs_in_the_calling_thread(build, network):
+def test_offline_uses_calling_thread(build, network):
+    """Offline everything runs in the calling thread."""
     threads = []
     network.fault = lambda ir, y: threads.append(threading.get_ident()) or y
     build(watchdog=False).fuse(make_pair())
@@ -429,6 +439,7 @@ def test_offline_everything_runs_in_the_calling_thread(build, network):
     assert threads[0] == threading.get_ident() != threads[1]
 
 
-def test_live_and_offline_give_the_same_pixels(build):
+def test_live_and_offline_pixels_equal(build):
+    """Live and offline give the same pixels."""
     pixels = [build(watchdog=watched).fuse(make_pair(3)).pixels for watched in (True, False)]
     assert np.array_equal(*pixels)

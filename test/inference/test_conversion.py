@@ -87,7 +87,8 @@ def assert_holds(path, state):
     lambda state: OrderedDict((name, torch.nn.Parameter(tensor)) for name,
                               tensor in without_prefix(state).items()),
 ])
-def test_every_wrapping_gives_the_tensors_bit_for_bit(authors, converted, out, wrap, zipped):
+def test_every_wrapping_keeps_tensors(authors, converted, out, wrap, zipped):
+    """Every wrapping gives the tensors bit for bit."""
     written = converted(wrap(authors), _use_new_zipfile_serialization=zipped)
     assert (written.path, written.tensors, written.numbers) == (out, 304, 3_562_981)
     assert not written.published
@@ -100,7 +101,8 @@ def test_safetensors_are_taken_too(authors, tmp_path, out):
     assert_holds(out, authors)
 
 
-def test_the_engine_gives_what_the_network_gives(authors, converted, out):
+def test_engine_matches_network(authors, converted, out):
+    """The engine gives what the network gives."""
     # Given a converted checkpoint and a pair whose sides need no padding,
     converted({'model': authors})
     pair = [np.random.default_rng(i).random((61, 73), np.float32) for i in (0, 1)]
@@ -128,12 +130,14 @@ def test_other_floating_types_become_float32(authors, converted, out, dtype):
     assert_holds(out, state)
 
 
-def test_what_was_saved_from_data_parallel_is_taken(authors, converted, out):
+def test_data_parallel_save_is_taken(authors, converted, out):
+    """What was saved from data parallel is taken."""
     converted({f'module.{name}': tensor for name, tensor in authors.items()})
     assert_holds(out, authors)
 
 
-def test_another_network_is_refused_in_a_line_one_can_read(converted):
+def test_other_network_is_refused_briefly(converted):
+    """Another network is refused in a line one can read."""
     with pytest.raises(ConversionError, match='missing .*; and [0-9]+ more$') as refused:
         converted({f'layer{number}.weight': torch.zeros(3) for number in range(300)})
     assert len(str(refused.value)) < 1000
@@ -159,8 +163,8 @@ def test_another_network_is_refused_in_a_line_one_can_read(converted):
     (lambda s: {'model': list(s.values())},
      ["holds list; expected a state dict, or a dict with one at 'model'"]),
 ])
-def test_what_does_not_fit_is_listed_and_nothing_is_written(authors, converted, tmp_path, change,
-                                                            words):
+def test_mismatches_are_listed_nothing_written(authors, converted, tmp_path, change, words):
+    """What does not fit is listed and nothing is written."""
     with pytest.raises(ConversionError) as refused:
         converted(change(authors))
     assert all(word in str(refused.value) for word in words), refused.value
@@ -191,7 +195,8 @@ def torch_bytes(content, tmp_path, **how):
     lambda bomb, folder: pickle.dumps(bomb, protocol=0),
     lambda bomb, folder: f"(S'touch {bomb.path}'\niposix\nsystem\n.".encode(),
 ])
-def test_a_pickle_that_runs_something_is_refused_unopened(tmp_path, out, save):
+def test_executing_pickle_is_refused_unopened(tmp_path, out, save):
+    """A pickle that runs something is refused unopened."""
     # Given a checkpoint that touches a file when it is unpickled,
     bomb, checkpoint = Bomb(tmp_path / 'exploded'), tmp_path / 'model.pkl'
     checkpoint.write_bytes(save(bomb, tmp_path))
@@ -203,33 +208,38 @@ def test_a_pickle_that_runs_something_is_refused_unopened(tmp_path, out, save):
 
 
 @pytest.mark.parametrize('protocol', [0, 2, 4])
-def test_imports_are_found_where_names_are_pushed_once_and_got_again(protocol):
+def test_pushed_imports_are_found(protocol):
+    """Imports are found where names are pushed once and got again."""
     data = pickle.dumps([os.system, os.getcwd, OrderedDict, os.system, set], protocol=protocol)
     assert imports_of(data) == {'posix.system', 'posix.getcwd', 'collections.OrderedDict',
                                 'builtins.set'}
 
 
-def test_names_that_a_pickle_computes_or_hides_are_still_printable():
+def test_hidden_names_stay_printable():
+    """Names that a pickle computes or hides are still printable."""
     assert imports_of(b'\x80\x04K\x01K\x02\x93.') == {'None.None'}
     assert imports_of(b'cos\nsys\x1b[2Jtem\n.') == {'os.sys\\x1b[2Jtem'}
 
 
 @pytest.mark.parametrize('damage', [lambda data: data[:-1000], lambda data: b'',
                                     lambda data: b'no checkpoint at all'])
-def test_a_damaged_file_says_what_was_expected(authors, tmp_path, out, damage):
+def test_damaged_file_names_expectation(authors, tmp_path, out, damage):
+    """A damaged file says what was expected."""
     (tmp_path / 'model.pkl').write_bytes(damage(torch_bytes(authors, tmp_path)))
     with pytest.raises(ConversionError, match='not a checkpoint that torch opens safely .* whole '
                        'file of torch.save'):
         convert(tmp_path / 'model.pkl', out)
 
 
-def test_an_older_torch_is_not_trusted_with_pickles(authors, converted, monkeypatch):
+def test_older_torch_refuses_pickles(authors, converted, monkeypatch):
+    """An older torch is not trusted with pickles."""
     monkeypatch.setattr(torch, '__version__', torch.torch_version.TorchVersion('2.9.1'))
     with pytest.raises(ConversionError, match='install torch 2.10 or newer'):
         converted(authors)
 
 
-def test_an_existing_file_is_kept_unless_it_may_be_replaced(authors, converted, tmp_path, out):
+def test_existing_file_kept_without_permission(authors, converted, tmp_path, out):
+    """An existing file is kept unless it may be replaced."""
     out.write_bytes(b'mine')
     with pytest.raises(ConversionError, match='is there already.*--overwrite'):
         converted(authors)
@@ -238,8 +248,8 @@ def test_an_existing_file_is_kept_unless_it_may_be_replaced(authors, converted, 
     assert_holds(out, authors)
 
 
-def test_a_full_disk_leaves_neither_half_a_file_nor_a_lost_one(authors, converted, tmp_path, out,
-                                                               monkeypatch):
+def test_full_disk_keeps_old_file(authors, converted, tmp_path, out, monkeypatch):
+    """A full disk leaves neither half a file nor a lost one."""
     def full(path, tensors, **header):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
@@ -256,7 +266,8 @@ def test_the_identity_is_that_of_git():
     assert blob_id(b'hello\n') == 'ce013625030ba8dba906f756967f9e9ca394464a'
 
 
-def test_the_command_says_what_it_wrote_and_from_what(authors, tmp_path, out, monkeypatch):
+def test_command_reports_written_file(authors, tmp_path, out, monkeypatch):
+    """The command says what it wrote and from what."""
     # Given a checkpoint that is not the published one, and then is,
     blob = blob_id(torch_bytes({'model': authors}, tmp_path))
     call = ['convert-weights', str(tmp_path / 'saved'), '-o', str(out), '--overwrite']
@@ -279,7 +290,8 @@ def test_the_command_says_what_it_wrote_and_from_what(authors, tmp_path, out, mo
     (['text.safetensors'], 'text.safetensors is not a whole safetensors file'),
     (['text.pkl', '-o', 'no/s.safetensors'], 'there is no folder no to write s.safetensors to'),
 ])
-def test_errors_are_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+def test_errors_exit_with_code_2(tmp_path, monkeypatch, capsys, arguments, words):
+    """Errors are one message and exit code 2."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'text.pkl').write_text('no checkpoint')
     (tmp_path / 'text.safetensors').write_text('no checkpoint')

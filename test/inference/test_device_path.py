@@ -102,8 +102,8 @@ def assert_equal_within_a_level(host, there, level=1, largest=3):
 @pytest.mark.parametrize('alignment', [TILTED, RESIZED], ids=['homography', 'resize'])
 @pytest.mark.parametrize('thermal_encoding', ['mono8', 'mono16', '32FC1', 'bgr8'])
 @pytest.mark.parametrize('rgb_encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8'])
-def test_every_encoding_gives_the_picture_of_the_host_path(rgb_encoding, thermal_encoding,
-                                                           alignment, device):
+def test_encodings_match_host_path(rgb_encoding, thermal_encoding, alignment, device):
+    """Every encoding gives the picture of the host path."""
     pair = Pair(rgb_frame((120, 160), rgb_encoding), thermal_frame((64, 80), thermal_encoding), 0)
 
     host, there = on_both_paths(pair, alignment=alignment, device=device)
@@ -116,7 +116,8 @@ def test_every_encoding_gives_the_picture_of_the_host_path(rgb_encoding, thermal
 @pytest.mark.parametrize('alignment', [TILTED, RESIZED], ids=['homography', 'resize'])
 @pytest.mark.parametrize('thermal_size', THERMAL_SIZES.values(), ids=THERMAL_SIZES)
 @pytest.mark.parametrize('rgb_size', RGB_SIZES.values(), ids=RGB_SIZES)
-def test_every_size_gives_the_picture_of_the_host_path(rgb_size, thermal_size, alignment, device):
+def test_sizes_match_host_path(rgb_size, thermal_size, alignment, device):
+    """Every size gives the picture of the host path."""
     pair = Pair(rgb_frame(rgb_size), thermal_frame(thermal_size), 0)
 
     assert_equal_within_a_level(*on_both_paths(pair, alignment=alignment, device=device))
@@ -142,9 +143,8 @@ def mappings():
 @pytest.mark.parametrize('rgb_encoding, thermal_encoding',
                          [('rgb8', 'mono16'), ('bgra8', '32FC1'), ('mono8', 'mono8')])
 @pytest.mark.parametrize('mapping', mappings().values(), ids=mappings())
-def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(
-        mapping, rgb_encoding, thermal_encoding,
-                                                                        black_hot, device):
+def test_mappings_match_host_path(mapping, rgb_encoding, thermal_encoding, black_hot, device):
+    """Every mapping on both grids gives the picture of the host path."""
     pair = Pair(rgb_frame((240, 320), rgb_encoding), thermal_frame((128, 160), thermal_encoding),
                 0)
 
@@ -162,7 +162,8 @@ def test_every_mapping_on_both_grids_gives_the_picture_of_the_host_path(
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_detail_of_a_large_rgb_image_is_averaged_as_on_the_host(device):
+def test_large_rgb_averaged_like_host(device):
+    """Detail of a large RGB image is averaged as on the host."""
     fine = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
     pair = Pair(Frame(RGB, 1, '', fine, 'rgb8'), thermal_frame((97, 131)), 0)
     mapping = RESIZED.mapping(rgb_size=(700, 500), thermal_size=(131, 97), grid='thermal',
@@ -174,7 +175,8 @@ def test_detail_of_a_large_rgb_image_is_averaged_as_on_the_host(device):
 
 @pytest.mark.parametrize('path', [HostPath, DevicePath])
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
-def test_where_only_the_camera_of_the_grid_sees_its_image_passes_unchanged(path, grid):
+def test_uncovered_grid_passes_unchanged(path, grid):
+    """Where only the camera of the grid sees its image passes unchanged."""
     rgb, thermal = rgb_frame((240, 320)), thermal_frame((128, 160), 'mono8')
     mapping = RESIZED.mapping(rgb_size=(320, 240), thermal_size=(160, 128), grid=grid,
                               trim_px=(80.0, -60.0))
@@ -195,8 +197,8 @@ def test_where_only_the_camera_of_the_grid_sees_its_image_passes_unchanged(path,
 @pytest.mark.parametrize('color, shape',
                          [('keep_chroma', (3,)), ('raw_chroma', (3,)), ('gray', ()),
                                            ('inferno', (3,))])
-def test_every_color_policy_gives_the_picture_of_the_host_path(color, shape, rgb_encoding, grid,
-                                                               device):
+def test_color_policies_match_host_path(color, shape, rgb_encoding, grid, device):
+    """Every color policy gives the picture of the host path."""
     pair = Pair(rgb_frame((60, 80), rgb_encoding), thermal_frame((48, 64)), 0)
 
     host, there = on_both_paths(pair, color=color, grid=grid, device=device)
@@ -210,8 +212,8 @@ def test_every_color_policy_gives_the_picture_of_the_host_path(color, shape, rgb
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
-def test_a_live_change_of_the_mapping_prepares_nothing_and_is_seen_at_once(
-        grid, device, monkeypatch):
+def test_live_mapping_change_is_cheap(grid, device, monkeypatch):
+    """A live change of the mapping prepares nothing and is seen at once."""
     built = []
     program = device_path.Program
     monkeypatch.setattr(device_path, 'Program', lambda plan,
@@ -234,7 +236,8 @@ def test_a_live_change_of_the_mapping_prepares_nothing_and_is_seen_at_once(
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_tables_stay_where_a_captured_graph_reads_them(device):
+def test_tables_keep_their_addresses(device):
+    """Tables stay where a captured graph reads them."""
     path, pair = DevicePath(Mix(device)), Pair(rgb_frame((60, 80)), thermal_frame((48, 64)), 0)
     addresses = set()
 
@@ -249,7 +252,8 @@ def test_tables_stay_where_a_captured_graph_reads_them(device):
 
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('scale', [1.0, 0.5])
-def test_the_network_gives_the_picture_of_the_host_path(scale, device):
+def test_network_matches_host_path(scale, device):
+    """The network gives the picture of the host path."""
     engine = Engine(with_changes(DEFAULTS, {'device': device, 'precision': 'float32'}))
     pair = Pair(rgb_frame((46, 61)), thermal_frame((40, 52)), 0)
 
@@ -262,7 +266,8 @@ def test_the_network_gives_the_picture_of_the_host_path(scale, device):
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('scale', [0.75, 0.5, 0.125])
 @pytest.mark.parametrize('size', [(120, 160), (37, 53), (3, 5)])
-def test_a_smaller_working_size_gives_the_picture_of_the_host_path(size, scale, device):
+def test_smaller_scale_matches_host_path(size, scale, device):
+    """A smaller working size gives the picture of the host path."""
     pair = Pair(rgb_frame(size), thermal_frame((64, 80)), 0)
 
     assert_equal_within_a_level(*on_both_paths(pair, alignment=RESIZED, scale=scale,
@@ -282,7 +287,8 @@ def test_scaling_tensors_is_scaling_arrays(size, scale):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_what_is_not_finite_in_thermal_is_read_as_on_the_host(device):
+def test_nonfinite_thermal_matches_host_path(device):
+    """What is not finite in thermal is read as on the host."""
     thermal = thermal_frame((64, 80), '32FC1')
     thermal.pixels[5, 5:8] = np.nan, np.inf, -np.inf
     thermal.pixels[40:, 60:] = np.nan
@@ -295,7 +301,8 @@ def test_what_is_not_finite_in_thermal_is_read_as_on_the_host(device):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_a_read_only_view_with_padded_rows_is_read_right(device):
+def test_padded_read_only_view(device):
+    """A read-only view with padded rows is read right."""
     rgb, thermal = rgb_frame((60, 80)), thermal_frame((60, 80))
     padded = np.pad(rgb.pixels, ((0, 0), (0, 3), (0, 0)))[:, :80]
     padded.flags.writeable = False
@@ -308,7 +315,8 @@ def test_a_read_only_view_with_padded_rows_is_read_right(device):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
+def test_handed_out_image_stays_unchanged(device):
+    """An image that was handed out is not changed by the next pair."""
     path = DevicePath(Mix(device))
     thermal = thermal_frame((60, 80))
 
@@ -331,7 +339,8 @@ def test_an_image_that_was_handed_out_is_not_changed_by_the_next_pair(device):
      'RuntimeError: out of memory'),
     (lambda ir, y: (_ for _ in ()).throw(ScanError('too many elements')),
      'ScanError: too many elements')])
-def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, device):
+def test_failing_network_reports_and_recovers(fault, words, device):
+    """A failing network is reported and the next pair is fused."""
     engine = Mix(device)
     engine.fuse_tensors = fault
     path = DevicePath(engine)
@@ -353,7 +362,8 @@ def test_a_failing_network_is_reported_and_the_next_pair_is_fused(fault, words, 
     (Pair(rgb_frame((4, 4)), Frame(THERMAL, 1, '', np.full((4, 4), np.nan, np.float32), '32FC1'),
           0),
      'no_finite_value')])
-def test_frames_that_the_host_path_refuses_are_refused_alike(pair, reason):
+def test_refusals_match_host_path(pair, reason):
+    """Frames that the host path refuses are refused alike."""
     messages = []
     for path in (HostPath(Mix()), DevicePath(Mix())):
         with pytest.raises(FrameError) as caught:
@@ -363,11 +373,13 @@ def test_frames_that_the_host_path_refuses_are_refused_alike(pair, reason):
     assert messages[0] == messages[1]
 
 
-def test_every_step_of_the_adaptive_size_stays_ready():
+def test_adaptive_steps_stay_ready():
+    """Every step of the adaptive size stays ready."""
     assert device_path.READY >= len(AdaptiveScale(1.0).steps)
 
 
-def test_only_the_last_few_sizes_stay_ready(monkeypatch):
+def test_only_recent_sizes_stay_ready(monkeypatch):
+    """Only the last few sizes stay ready."""
     monkeypatch.setattr(device_path, 'READY', 4)
     built = []
     program = device_path.Program

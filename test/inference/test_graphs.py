@@ -14,7 +14,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='torch see
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_a_replay_gives_what_the_function_gives_for_every_input(device):
+def test_replay_matches_function(device):
+    """A replay gives what the function gives for every input."""
     inputs = [torch.full((3, 4), float(value), device=device) for value in (1, 2)]
 
     replay = Replay(lambda a, b: 10 * a + b, inputs)
@@ -25,7 +26,8 @@ def test_a_replay_gives_what_the_function_gives_for_every_input(device):
         assert (replay(*given) == 10 * a + b).all()
 
 
-def test_on_a_cpu_the_function_runs_once_per_call_and_never_at_construction():
+def test_cpu_runs_once_per_call():
+    """On a CPU the function runs once per call and never at construction."""
     calls = []
 
     replay = Replay(lambda a: calls.append(1) or a + 1, [torch.zeros(2)])
@@ -36,7 +38,8 @@ def test_on_a_cpu_the_function_runs_once_per_call_and_never_at_construction():
 
 
 @needs_cuda
-def test_on_cuda_the_function_is_not_called_again_after_the_capture():
+def test_cuda_runs_only_at_capture():
+    """On CUDA the function is not called again after the capture."""
     calls = []
     replay = Replay(lambda a: calls.append(1) or a + 1, [torch.zeros(2, device='cuda')])
     captured = len(calls)
@@ -46,7 +49,8 @@ def test_on_cuda_the_function_is_not_called_again_after_the_capture():
 
 
 @needs_cuda
-def test_what_was_captured_for_inference_is_replayed_outside_of_it():
+def test_inference_capture_replays_outside():
+    """What was captured for inference is replayed outside of it."""
     with torch.inference_mode():
         replay = Replay(lambda a: a + 1, [torch.zeros(2, device='cuda')])
 
@@ -55,7 +59,8 @@ def test_what_was_captured_for_inference_is_replayed_outside_of_it():
 
 
 @needs_cuda
-def test_what_cannot_be_captured_runs_as_it_is_and_says_why():
+def test_uncapturable_runs_and_says_why():
+    """What cannot be captured runs as it is and says why."""
     replay = Replay(lambda a: a + a.sum().item(), [torch.zeros(2, device='cuda')])
 
     assert 'no CUDA graph could be captured' in replay.problem
@@ -83,7 +88,8 @@ def test_arrays_arrive_bit_by_bit(device):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_what_was_taken_stays_while_the_next_set_is_written(device):
+def test_taken_outputs_survive_next_write(device):
+    """What was taken stays while the next set is written."""
     uploads = Uploads([((4,), 'uint8')], device=device)
     uploads.write(0, np.full(4, 1, np.uint8))
     first, = uploads.take()
@@ -95,7 +101,8 @@ def test_what_was_taken_stays_while_the_next_set_is_written(device):
 
 
 @pytest.mark.parametrize('device', DEVICES)
-def test_strided_and_read_only_arrays_are_accepted(device):
+def test_strided_and_read_only_arrays(device):
+    """Strided and read-only arrays are accepted."""
     array = np.arange(24, dtype=np.uint8).reshape(4, 6)[:, ::2]
     array.flags.writeable = False
     uploads = Uploads([(array.shape, 'uint8')], device=device)

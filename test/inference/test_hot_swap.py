@@ -53,7 +53,8 @@ def pipeline():
 @pytest.mark.parametrize('wanted, mode, description', [
     (LIGHT, Mode.FUSED, 'diffmf light'), (S4FUSION, Mode.FUSED, 's4fusion light'),
     (REFINEFUSE, Mode.FUSED, 'refinefuse light'), (CLASSICAL, Mode.CLASSICAL, 'classical')])
-def test_after_the_swap_the_other_network_fuses(pipeline, wanted, mode, description):
+def test_swapped_network_fuses(pipeline, wanted, mode, description):
+    """After the swap the other network fuses."""
     before = pipeline.fuse(make_pair()).pixels
     loaded = pipeline.load(wanted)
     assert np.array_equal(pipeline.fuse(make_pair()).pixels, before)
@@ -89,8 +90,8 @@ def untrained(folder):
 
 @pytest.mark.parametrize('weights, words', [(missing, 'does not exist'), (damaged, 'is damaged'),
                                             (untrained, 'untrained')])
-def test_weights_that_are_no_good_are_refused_and_the_old_network_goes_on(
-        pipeline, tmp_path, weights, words):
+def test_bad_weights_keep_old_network(pipeline, tmp_path, weights, words):
+    """Weights that are no good are refused and the old network goes on."""
     before = pipeline.fuse(make_pair()).pixels
 
     with pytest.raises(WeightsError, match=words):
@@ -101,7 +102,8 @@ def test_weights_that_are_no_good_are_refused_and_the_old_network_goes_on(
     assert np.array_equal(result.pixels, before)
 
 
-def test_a_network_that_fails_on_the_sizes_in_use_is_refused(pipeline, monkeypatch):
+def test_network_failing_sizes_is_refused(pipeline, monkeypatch):
+    """A network that fails on the sizes in use is refused."""
     before = pipeline.fuse(make_pair()).pixels
     forward = DiffMF.forward
 
@@ -120,8 +122,8 @@ def test_a_network_that_fails_on_the_sizes_in_use_is_refused(pipeline, monkeypat
     assert pipeline.problems == ()
 
 
-def test_a_device_without_memory_for_a_second_network_is_an_error_that_says_so(
-        pipeline, monkeypatch):
+def test_no_memory_for_second_network(pipeline, monkeypatch):
+    """A device without memory for a second network is an error that says so."""
     def no_memory(network, **options):
         raise RuntimeError('CUDA out of memory. Tried to allocate 20.00 MiB')
     monkeypatch.setattr('diffmf_ros.inference.engine.prepare', no_memory)
@@ -130,7 +132,8 @@ def test_a_device_without_memory_for_a_second_network_is_an_error_that_says_so(
         pipeline.load(LIGHT)
 
 
-def test_without_torch_a_network_cannot_be_loaded(pipeline, monkeypatch):
+def test_without_torch_loading_fails(pipeline, monkeypatch):
+    """Without torch a network cannot be loaded."""
     monkeypatch.setitem(sys.modules, 'torch', None)
     monkeypatch.delitem(sys.modules, 'diffmf_ros.inference.engine')
     with pytest.raises(EngineError,
@@ -151,7 +154,8 @@ def sizes(monkeypatch):
     return sizes
 
 
-def test_the_new_network_is_warm_for_the_size_in_use_or_the_one_that_is_set(sizes):
+def test_new_network_is_warm(sizes):
+    """The new network is warm for the size in use or the one that is set."""
     pipeline = FusionPipeline(CLASSICAL)
 
     pipeline.load(with_changes(NANO, {'warm_up_size': '32x16'}))
@@ -163,7 +167,8 @@ def test_the_new_network_is_warm_for_the_size_in_use_or_the_one_that_is_set(size
                                                         32)] * 2 + [(17, 22)] * 2 + [(12, 16)] * 2
 
 
-def test_loading_in_another_thread_does_not_disturb_the_network_in_use(pipeline, monkeypatch):
+def test_loading_leaves_network_undisturbed(pipeline, monkeypatch):
+    """Loading in another thread does not disturb the network in use."""
     counts, forward = [], DiffMF.forward
 
     def counted(network, ir, y):
@@ -190,7 +195,8 @@ def test_loading_in_another_thread_does_not_disturb_the_network_in_use(pipeline,
 
 
 @pytest.mark.parametrize('watchdog', [False, True])
-def test_the_old_network_is_freed_at_once(watchdog):
+def test_old_network_is_freed(watchdog):
+    """The old network is freed at once."""
     pipeline = FusionPipeline(NANO, watchdog=watchdog)
     pipeline.fuse(make_pair())
     old = weakref.ref(pipeline._loaded.guard.network._engine.network)
@@ -204,7 +210,8 @@ def test_the_old_network_is_freed_at_once(watchdog):
         gc.enable()
 
 
-def test_what_a_device_path_keeps_is_freed_at_once():
+def test_device_path_memory_is_freed():
+    """What a device path keeps is freed at once."""
     from diffmf_ros.inference.device_path import DevicePath
     from diffmf_ros.inference.engine import Engine
     path = DevicePath(Engine(NANO))
@@ -218,7 +225,8 @@ def test_what_a_device_path_keeps_is_freed_at_once():
         gc.enable()
 
 
-def test_other_settings_are_in_effect_from_the_next_pair_on_and_the_network_stays(pipeline):
+def test_settings_apply_with_next_pair(pipeline):
+    """Other settings are in effect from the next pair on and the network stays."""
     pipeline.fuse(make_pair())
     pipeline.update(with_changes(LIGHT, {'output.color': 'gray',
                                          'alignment.output_grid': 'thermal', 'max_pixels': 4000}))
@@ -228,7 +236,8 @@ def test_other_settings_are_in_effect_from_the_next_pair_on_and_the_network_stay
     assert (result.mode, pipeline.description) == (Mode.FUSED, 'diffmf nano')
 
 
-def test_thermal_settings_and_the_scale_change_live(pipeline, sizes):
+def test_thermal_and_scale_change_live(pipeline, sizes):
+    """Thermal settings and the scale change live."""
     white = pipeline.align(make_pair())[0]
     pipeline.update(with_changes(NANO, {'thermal.polarity': 'black_hot', 'scale': 0.5}))
     pipeline.fuse(make_pair())
@@ -236,7 +245,8 @@ def test_thermal_settings_and_the_scale_change_live(pipeline, sizes):
     assert np.abs(pipeline.align(make_pair())[0].astype(int) - (255 - white)).max() <= 1
 
 
-def test_settings_of_which_one_is_no_good_change_nothing(pipeline, tmp_path):
+def test_one_bad_setting_changes_nothing(pipeline, tmp_path):
+    """Settings of which one is no good change nothing."""
     before = pipeline.fuse(make_pair())
     with pytest.raises(AlignmentError, match='cannot read'):
         pipeline.update(with_changes(NANO, {'alignment.file': str(tmp_path / 'missing.yaml'),
@@ -247,7 +257,8 @@ def test_settings_of_which_one_is_no_good_change_nothing(pipeline, tmp_path):
     assert np.array_equal(after.pixels, before.pixels)
 
 
-def test_warm_up_prepares_the_size_and_leaves_the_gain_control_alone(pipeline, sizes):
+def test_warm_up_keeps_gain_control(pipeline, sizes):
+    """Warm up prepares the size and leaves the gain control alone."""
     expected = pipeline.align(make_pair())[0]
     pipeline.warm_up((32, 16))
     assert sizes == [(16, 32)] * 2
@@ -257,7 +268,8 @@ def test_warm_up_prepares_the_size_and_leaves_the_gain_control_alone(pipeline, s
     assert pipeline.problems == ()
 
 
-def test_a_warm_up_that_fails_is_shown_as_a_problem(pipeline, monkeypatch):
+def test_failed_warm_up_is_issue(pipeline, monkeypatch):
+    """A warm-up that fails is shown as an issue."""
     monkeypatch.setattr(DiffMF, 'forward', lambda net, ir, y: 1 / 0)
     pipeline.warm_up((32, 16))
     assert pipeline.problems == ('the network failed: the network raised ZeroDivisionError: '
@@ -272,7 +284,8 @@ def test_memory_is_told_in_bytes(pipeline):
     assert ('cuda' in pipeline.memory()) == torch.cuda.is_initialized()
 
 
-def test_the_thread_of_the_old_network_ends_with_its_last_pair(pipeline):
+def test_old_thread_ends_with_pair(pipeline):
+    """The thread of the old network ends with its last pair."""
     thread = pipeline._loaded.guard._watchdog._thread
     pipeline.swap(pipeline.load(CLASSICAL))
     thread.join(DEADLINE_S)

@@ -34,7 +34,8 @@ def pipeline(request):
 
 @pytest.mark.parametrize('level', LEVELS)
 @pytest.mark.parametrize('encoding', ENCODINGS)
-def test_thermal_of_one_level_leaves_the_rgb_image(pipeline, level, encoding):
+def test_flat_thermal_leaves_rgb(pipeline, level, encoding):
+    """Thermal of one level leaves the RGB image."""
     dtype, gain = ENCODINGS[encoding]
     thermal = np.full(SHAPE, gain * level, dtype)
 
@@ -48,7 +49,8 @@ def test_thermal_of_one_level_leaves_the_rgb_image(pipeline, level, encoding):
 
 @pytest.mark.parametrize('level', LEVELS)
 @pytest.mark.parametrize('encoding', ENCODINGS)
-def test_thermal_of_one_level_and_noise_leaves_the_rgb_image(pipeline, level, encoding):
+def test_noisy_flat_thermal_leaves_rgb(pipeline, level, encoding):
+    """Thermal of one level and noise leaves the RGB image."""
     dtype, gain = ENCODINGS[encoding]
     values = np.random.default_rng(0).normal(gain * level, 3 * min(gain, 2), SHAPE)
     low, high = (0, np.iinfo(dtype).max) if encoding != '32FC1' else (-1e3, 1e3)
@@ -69,7 +71,8 @@ def test_blind_rgb_leaves_the_thermal_image(pipeline, level, code):
     assert [issue.code for issue in result.issues] == [code]
 
 
-def test_a_veil_is_fused_with_a_warning(pipeline):
+def test_veil_fuses_with_warning(pipeline):
+    """A veil is fused with a warning."""
     stripes = (np.indices(SHAPE).sum(0) // 8 % 2 * 60).astype(np.uint8)
 
     result = pipeline.fuse(pair(smoke(RGB, 0.03), THERMAL + stripes))
@@ -79,13 +82,15 @@ def test_a_veil_is_fused_with_a_warning(pipeline):
     assert any(warning.startswith('rgb is veiled') for warning in result.warnings)
 
 
-def test_a_street_is_fused_without_a_warning():
+def test_street_fuses_without_warning():
+    """A street is fused without a warning."""
     result = pipeline_of().fuse(pair(RGB, THERMAL))
 
     assert (result.mode, result.warnings, result.issues) == (Mode.CLASSICAL, (), ())
 
 
-def test_both_blind_gives_the_camera_of_the_grid():
+def test_both_blind_gives_grid_camera():
+    """Both blind gives the camera of the grid."""
     blind = pair(np.zeros((*SHAPE, 3), np.uint8), np.full(SHAPE, 7, np.uint8))
 
     results = [pipeline_of(**{'alignment.output_grid': grid}).fuse(blind)
@@ -104,7 +109,8 @@ def inset(tmp_path):
 
 
 @pytest.mark.parametrize('grid, size', [('rgb', (160, 120)), ('thermal', (80, 60))])
-def test_the_survivor_is_on_the_output_grid(inset, grid, size):
+def test_survivor_is_on_output_grid(inset, grid, size):
+    """The survivor is on the output grid."""
     pipeline = pipeline_of(**{'alignment.file': inset, 'alignment.output_grid': grid})
     rgb, thermal = RGB, thermal_scene(size=(80, 60))
 
@@ -120,7 +126,8 @@ def test_the_survivor_is_on_the_output_grid(inset, grid, size):
     assert flat.frame_id == black.frame_id == f'{grid}_optical'
 
 
-def test_colors_and_levels_are_those_of_the_settings():
+def test_colors_and_levels_follow_settings():
+    """Colors and levels are those of the settings."""
     gray = pipeline_of(**{'output.color': 'gray'})
     black_hot = pipeline_of(**{'thermal.polarity': 'black_hot'})
 
@@ -138,7 +145,8 @@ def test_it_can_be_switched_off():
     assert [(result.mode, result.issues) for result in results] == [(Mode.CLASSICAL, ())] * 2
 
 
-def test_warm_targets_that_a_network_hides_are_said(monkeypatch):
+def test_hidden_warm_targets_are_reported(monkeypatch):
+    """Warm targets that a network hides are reported."""
     from diffmf_ros.core.imaging import classical
     monkeypatch.setattr(classical, 'fuse', lambda ir, y: np.full_like(y, 0.4))
 
@@ -154,7 +162,8 @@ def stream(frames, period_ns=33_333_333):
         yield Pair(*(replace(frame, stamp_ns=stamp_ns) for frame in (both.rgb, both.thermal)), 0)
 
 
-def test_a_stream_is_answered_at_once_and_fused_again_with_the_second_pair():
+def test_stream_answers_at_once_recovers_second():
+    """A stream is answered at once and fused again with the second pair."""
     clear = pair(RGB, THERMAL)
     shut = [pair(RGB, noisy(90, 2, SHAPE, seed=k)) for k in range(4)]
     pipeline = pipeline_of()
@@ -164,7 +173,8 @@ def test_a_stream_is_answered_at_once_and_fused_again_with_the_second_pair():
     assert modes == [Mode.CLASSICAL] + [Mode.RGB_ONLY] * 5 + [Mode.CLASSICAL] * 2
 
 
-def test_the_same_stream_gives_the_same_bytes():
+def test_same_stream_same_bytes():
+    """The same stream gives the same bytes."""
     rng = np.random.default_rng(0)
     frames = list(stream(pair(RGB, THERMAL if rng.uniform() < 0.6 else noisy(80, 2, SHAPE, seed=k))
                          for k in range(20)))
@@ -175,7 +185,8 @@ def test_the_same_stream_gives_the_same_bytes():
     assert first == second
 
 
-def test_debug_pictures_of_a_pair_do_not_count_as_another_pair():
+def test_debug_pictures_are_no_pairs():
+    """Debug pictures of a pair do not count as another pair."""
     clear = pair(RGB, THERMAL)
     frames = list(stream([clear, pair(RGB, noisy(90, 2, SHAPE)), clear, clear]))
     pipeline, modes = pipeline_of(), []

@@ -26,13 +26,15 @@ def work(ladder, pairs):
         ladder.succeeded()
 
 
-def test_a_network_that_works_gets_every_pair_at_full_size():
+def test_working_network_gets_full_size():
+    """A network that works gets every pair at full size."""
     ladder = Ladder()
     work(ladder, 1000)
     assert (ladder.largest, ladder.problem) == (1.0, '')
 
 
-def test_the_pauses_double_with_every_failure_in_a_row_up_to_the_longest():
+def test_pauses_double_to_the_longest():
+    """The pauses double with every failure in a row up to the longest."""
     ladder, pauses = Ladder(), []
     for _ in range(9):
         fail(ladder)
@@ -40,7 +42,8 @@ def test_the_pauses_double_with_every_failure_in_a_row_up_to_the_longest():
     assert pauses == [1, 2, 4, 8, 16, 32, 64, LONGEST_PAUSE, LONGEST_PAUSE]
 
 
-def test_after_a_pair_that_worked_the_pauses_start_again_with_one():
+def test_success_resets_the_pauses():
+    """After a pair that worked the pauses start again with one."""
     ladder = Ladder()
     fail(ladder, 3)
     pairs_until_admitted(ladder)
@@ -49,7 +52,8 @@ def test_after_a_pair_that_worked_the_pauses_start_again_with_one():
     assert pairs_until_admitted(ladder) == 1
 
 
-def test_one_failure_keeps_the_size_and_the_second_in_a_row_lowers_it():
+def test_second_failure_lowers_size():
+    """One failure keeps the size and the second in a row lowers it."""
     ladder, sizes = Ladder(), []
     for _ in range(10):
         fail(ladder)
@@ -57,7 +61,8 @@ def test_one_failure_keeps_the_size_and_the_second_in_a_row_lowers_it():
     assert sizes == [1.0, 0.75, 0.75, 0.5, 0.5, 0.35, 0.35, 0.25, 0.25, 0.25]
 
 
-def test_out_of_memory_lowers_the_size_at_once():
+def test_out_of_memory_lowers_size():
+    """Out of memory lowers the size at once."""
     ladder, sizes = Ladder(), []
     for _ in range(5):
         fail(ladder, out_of_memory=True)
@@ -65,13 +70,15 @@ def test_out_of_memory_lowers_the_size_at_once():
     assert sizes == [0.75, 0.5, 0.35, 0.25, 0.25]
 
 
-def test_the_size_goes_below_the_one_that_failed_not_below_the_largest():
+def test_size_drops_below_failed_one():
+    """The size goes below the one that failed not below the largest."""
     ladder = Ladder()
     fail(ladder, scale=0.5, out_of_memory=True)
     assert ladder.largest == 0.35
 
 
-def test_the_size_goes_up_step_by_step_while_the_network_works():
+def test_success_raises_size_stepwise():
+    """The size goes up step by step while the network works."""
     ladder = Ladder()
     fail(ladder, 4, out_of_memory=True)
     assert ladder.largest == 0.25
@@ -92,7 +99,8 @@ def pairs_to_the_next_size(ladder):
     return count
 
 
-def test_a_step_up_that_is_undone_doubles_the_wait_up_to_the_longest():
+def test_undone_step_doubles_wait():
+    """A step up that is undone doubles the wait up to the longest."""
     ladder, waits = Ladder(), []
     fail(ladder, out_of_memory=True)
     for _ in range(9):
@@ -101,7 +109,8 @@ def test_a_step_up_that_is_undone_doubles_the_wait_up_to_the_longest():
     assert waits == [32, 64, 128, 256, 512, 1024, 2048, 4096, LONGEST_PATIENCE]
 
 
-def test_a_size_that_held_for_long_makes_the_wait_short_again():
+def test_long_success_shortens_wait():
+    """A size that held for long makes the wait short again."""
     ladder = Ladder()
     fail(ladder, out_of_memory=True)
     for _ in range(3):
@@ -115,13 +124,15 @@ def test_a_size_that_held_for_long_makes_the_wait_short_again():
 
 @pytest.mark.parametrize('failures, words', [(1, 'the network failed: it broke'),
                                              (3, 'the network failed 3 times in a row: it broke')])
-def test_the_problem_says_how_often_and_why(failures, words):
+def test_issue_has_count_and_reason(failures, words):
+    """The issue says how often and why."""
     ladder = Ladder()
     fail(ladder, failures)
     assert ladder.problem == words
 
 
-def test_a_failure_is_shown_until_a_seconds_worth_of_pairs_has_worked():
+def test_failure_shown_for_a_second():
+    """A failure is shown until a second's worth of pairs has worked."""
     ladder = Ladder()
     fail(ladder)
     pairs_until_admitted(ladder)

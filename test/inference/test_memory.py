@@ -21,7 +21,8 @@ def half_imported(**content) -> ModuleType:
 @pytest.mark.parametrize('torch', [
     None, half_imported(), half_imported(cuda=ModuleType('torch.cuda'))],
     ids=['refused', 'empty', 'cuda empty'])
-def test_a_torch_that_is_still_being_imported_has_no_memory_on_a_device(monkeypatch, torch):
+def test_importing_torch_has_no_memory(monkeypatch, torch):
+    """A torch that is still being imported has no memory on a device."""
     monkeypatch.setitem(sys.modules, 'torch', torch)
 
     found = memory_in_use()
@@ -31,14 +32,16 @@ def test_a_torch_that_is_still_being_imported_has_no_memory_on_a_device(monkeypa
     assert found.get('rss', os.sysconf('SC_PAGE_SIZE')) > 0
 
 
-def test_the_memory_of_a_device_is_reported():
+def test_device_memory_is_reported():
+    """The memory of a device is reported."""
     cuda = SimpleNamespace(is_initialized=lambda: True, memory_allocated=lambda: 123_456_789)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, 'torch', SimpleNamespace(cuda=cuda))
         assert memory_in_use()['cuda'] == 123_456_789
 
 
-def test_a_device_that_has_failed_is_left_out():
+def test_failed_device_is_left_out():
+    """A device that has failed is left out."""
     def fail():
         raise RuntimeError('CUDA error: an illegal memory access was encountered')
 

@@ -43,7 +43,8 @@ def shifted(tmp_path):
 
 
 @pytest.mark.parametrize('encoding', RGB_PIXELS)
-def test_rgb_alone_keeps_every_pixel_and_its_header(encoding):
+def test_rgb_keeps_pixels_and_header(encoding):
+    """RGB alone keeps every pixel and its header."""
     result = pipeline_for().pass_through(rgb_frame(encoding))
     assert (result.mode, result.stamp_ns, result.frame_id,
             result.grid) == (Mode.RGB_ONLY, 100, 'rgb_optical', RGB)
@@ -55,12 +56,14 @@ def test_rgb_alone_keeps_every_pixel_and_its_header(encoding):
 
 @pytest.mark.parametrize('color, encoding, shape',
                          [('gray', 'mono8', (48, 64)), ('inferno', 'bgr8', (48, 64, 3))])
-def test_the_color_policy_holds_for_an_rgb_image_alone(color, encoding, shape):
+def test_color_policy_applies_to_rgb(color, encoding, shape):
+    """The color policy holds for an RGB image alone."""
     result = pipeline_for(**{'output.color': color}).pass_through(rgb_frame('bgr8'))
     assert (result.encoding, result.pixels.shape) == (encoding, shape)
 
 
-def test_thermal_alone_is_on_the_rgb_grid_before_rgb_was_seen_if_its_calibration_is_known():
+def test_calibrated_thermal_before_any_rgb():
+    """Thermal alone is on the RGB grid before RGB was seen if its calibration is known."""
     pipeline = pipeline_for()
     k = ((50.0, 0.0, 31.5), (0.0, 50.0, 23.5), (0.0, 0.0, 1.0))
     pipeline.aligner.set_camera(RGB, CameraModel((64, 48), k, frame_id='rgb_optical'))
@@ -71,7 +74,8 @@ def test_thermal_alone_is_on_the_rgb_grid_before_rgb_was_seen_if_its_calibration
     assert result.pixels.shape == (48, 64, 3)
 
 
-def test_thermal_alone_is_on_the_rgb_grid_under_its_own_stamp_once_rgb_was_seen():
+def test_thermal_on_known_rgb_grid():
+    """Thermal alone is on the RGB grid under its own stamp once RGB was seen."""
     pipeline = pipeline_for()
     pipeline.fuse(Pair(rgb_frame('bgr8'), thermal_frame(), 0))
 
@@ -85,7 +89,8 @@ def test_thermal_alone_is_on_the_rgb_grid_under_its_own_stamp_once_rgb_was_seen(
     assert np.array_equal(result.pixels[..., 0], expected)
 
 
-def test_thermal_alone_is_black_where_it_does_not_see(shifted):
+def test_thermal_black_outside_its_view(shifted):
+    """Thermal alone is black where it does not see."""
     pipeline = pipeline_for(**{'alignment.file': shifted})
     pair = Pair(rgb_frame(), thermal_frame(), 0)
     pipeline.pass_through(pair.rgb)
@@ -97,14 +102,16 @@ def test_thermal_alone_is_black_where_it_does_not_see(shifted):
     assert pixels[~seen].max() == 0 and pixels[seen].mean() > 50
 
 
-def test_thermal_alone_stays_on_its_grid_while_rgb_was_never_seen():
+def test_thermal_without_rgb_keeps_grid():
+    """Thermal alone stays on its grid while RGB was never seen."""
     result = pipeline_for().pass_through(thermal_frame())
     assert (result.frame_id, result.grid, result.encoding) == ('heat', THERMAL, 'rgb8')
     expected = to_gray(HEAT, 'mono16', levels_of(HEAT, 'mono16', DEFAULTS.thermal))
     assert np.array_equal(result.pixels, np.dstack([expected] * 3))
 
 
-def test_rgb_alone_is_on_the_thermal_grid_when_that_is_the_output(shifted):
+def test_rgb_on_thermal_grid(shifted):
+    """RGB alone is on the thermal grid when that is the output."""
     pipeline = pipeline_for(**{'alignment.file': shifted, 'alignment.output_grid': 'thermal'})
     before = pipeline.pass_through(rgb_frame())
     pipeline.pass_through(thermal_frame())
@@ -121,7 +128,8 @@ def test_rgb_alone_is_on_the_thermal_grid_when_that_is_the_output(shifted):
     (rgb_frame('rgb8'), 'too_large'),
     (Frame(RGB, 1, '', np.zeros((4, 4), np.float32), '32FC1'), 'not_8_bit'),
     (thermal_frame(np.full((4, 4), np.nan, np.float32), '32FC1'), 'no_finite_value')])
-def test_a_single_frame_that_is_not_usable_is_refused(frame, reason):
+def test_unusable_single_frame_is_refused(frame, reason):
+    """A single frame that is not usable is refused."""
     with pytest.raises(FrameError) as caught:
         pipeline_for(max_pixels=48 * 64 - 1).pass_through(frame)
     assert caught.value.reason == reason
@@ -133,7 +141,8 @@ def warming(count):
             for index in range(count) for stamp in [10 ** 9 + index * 33_000_000]]
 
 
-def test_the_gain_control_follows_the_stream_and_a_failing_network_does_not_change_it(monkeypatch):
+def test_gain_control_ignores_network_failure(monkeypatch):
+    """The gain control follows the stream and a failing network does not change it."""
     def broken(ir, y):
         raise NetworkFailure('gone')
     broken.device, broken.description, broken.problems = 'cpu', 'broken', ()
@@ -149,7 +158,8 @@ def test_the_gain_control_follows_the_stream_and_a_failing_network_does_not_chan
     assert not np.array_equal(images[0][-1], alone)
 
 
-def test_asked_again_about_a_pair_the_levels_are_the_same():
+def test_repeated_pair_keeps_levels():
+    """Asked again about a pair the levels are the same."""
     pipeline = pipeline_for()
     for pair in warming(3):
         pixels = pipeline.fuse(pair).pixels
@@ -158,7 +168,8 @@ def test_asked_again_about_a_pair_the_levels_are_the_same():
         assert np.array_equal(pipeline.align(pair)[0], thermal)
 
 
-def test_dead_rows_are_repaired_before_anything_else():
+def test_dead_rows_repaired_first():
+    """Dead rows are repaired before anything else."""
     smooth = np.tile(np.linspace(7000, 9000, 32, dtype=np.uint16), (24, 1))
     dead = smooth.copy()
     dead[11] = 0

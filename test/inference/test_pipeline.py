@@ -72,7 +72,8 @@ def test_the_sister_networks_take_every_size(tmp_path, model, preset, height, wi
     assert np.abs(result.pixels[..., 0].astype(int) - expected).max() <= 1
 
 
-def test_result_keeps_the_header_and_size_of_the_rgb_frame(textured):
+def test_result_keeps_rgb_header_and_size(textured):
+    """Result keeps the header and size of the RGB frame."""
     result = FusionPipeline(CLASSICAL).fuse(textured)
     assert (result.stamp_ns, result.frame_id, result.encoding) == (7, 'rgb_optical', 'rgb8')
     assert (result.pixels.shape, result.pixels.dtype) == ((48, 64, 3), np.uint8)
@@ -80,7 +81,8 @@ def test_result_keeps_the_header_and_size_of_the_rgb_frame(textured):
     assert result.timings_ms.keys() == {'color', 'align', 'network'}
 
 
-def test_color_is_that_of_the_rgb_image():
+def test_color_is_from_rgb():
+    """Color is that of the RGB image."""
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 150
     result = FusionPipeline(CLASSICAL).fuse(pair_of(red, np.zeros((16, 16), np.uint8)))
@@ -88,7 +90,8 @@ def test_color_is_that_of_the_rgb_image():
     assert r > 100 and g < 20 and b < 20
 
 
-def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
+def test_rgb_passes_outside_thermal(textured, tmp_path):
+    """RGB passes where thermal does not see."""
     Alignment(((1.0, 0.0, 20.0), (0.0, 1.0, 10.0), (0.0, 0.0, 1.0)), (64, 48),
               (32, 24)).save(tmp_path / 'a.yaml')
     pipeline = FusionPipeline(with_changes(CLASSICAL,
@@ -100,7 +103,8 @@ def test_rgb_passes_where_thermal_does_not_see(textured, tmp_path):
     assert difference[seen].mean() > 10
 
 
-def test_unusable_frame_is_refused_and_the_next_pair_is_fused(textured):
+def test_unusable_frame_then_next_fuses(textured):
+    """Unusable frame is refused and the next pair is fused."""
     pipeline = FusionPipeline(CLASSICAL)
     dead = pair_of(textured.rgb.pixels, np.full((24, 32), np.nan, np.float32),
                    thermal_encoding='32FC1')
@@ -119,7 +123,8 @@ def test_network_takes_any_size(engine_settings, size):
     assert (result.mode, result.pixels.shape) == (Mode.FUSED, (height, width, 3))
 
 
-def test_the_same_pair_gives_the_same_pixels(engine_settings, textured):
+def test_same_pair_same_pixels(engine_settings, textured):
+    """The same pair gives the same pixels."""
     pipeline = FusionPipeline(engine_settings)
     assert np.array_equal(pipeline.fuse(textured).pixels, pipeline.fuse(textured).pixels)
 
@@ -140,8 +145,9 @@ def too_large_for_the_scan(network, ir, y):
 @pytest.mark.parametrize('fault, words', [
     (out_of_memory, 'out of memory'), (not_a_number, 'not finite'),
     (too_large_for_the_scan, 'fewer than 2.29')])
-def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings, textured,
-                                                                 monkeypatch, fault, words):
+def test_failing_network_falls_back_to_classical(engine_settings, textured, monkeypatch, fault,
+                                                 words):
+    """Failing network gives the classical picture and says so."""
     from diffmf_ros.models.diffmf import DiffMF
     pipeline = FusionPipeline(engine_settings)
     with monkeypatch.context() as patch:
@@ -154,8 +160,11 @@ def test_failing_network_gives_the_classical_picture_and_says_so(engine_settings
 
 
 @pytest.mark.parametrize('library', ['torch', 'einops', 'safetensors'])
-def test_without_a_library_every_result_says_that_it_is_classical(tmp_path, library):
-    """In a process of its own: modules that are taken away are missed by tests that come later."""
+def test_missing_library_reports_classical(tmp_path, library):
+    """Without a library every result says that it is classical.
+
+    In a process of its own: modules that are taken away are missed by tests that come later.
+    """
     code = f"""
 import sys
 sys.modules[{library!r}] = None
@@ -208,7 +217,8 @@ def stand_in(monkeypatch):
     return build
 
 
-def test_the_scale_of_a_call_replaces_that_of_the_settings(stand_in, textured):
+def test_call_scale_overrides_settings(stand_in, textured):
+    """The scale of a call replaces that of the settings."""
     pipeline, engine = stand_in(scale=0.5)
 
     for scale in (None, 1.0, 0.25):
@@ -217,7 +227,8 @@ def test_the_scale_of_a_call_replaces_that_of_the_settings(stand_in, textured):
     assert engine.sizes == [(24, 32), (48, 64), (12, 16)]
 
 
-def test_an_image_over_the_limit_is_refused_before_any_work(stand_in, textured):
+def test_oversized_image_refused_early(stand_in, textured):
+    """An image over the limit is refused before any work."""
     pipeline, engine = stand_in(max_pixels=48 * 64 - 1)
 
     with pytest.raises(FrameError, match='at most 3071 pixels .max_pixels., got a rgb image of '
@@ -230,7 +241,8 @@ def test_an_image_over_the_limit_is_refused_before_any_work(stand_in, textured):
     assert engine.sizes == []
 
 
-def test_a_thermal_image_over_the_limit_is_refused_and_one_at_the_limit_is_not(stand_in, textured):
+def test_thermal_size_limit_is_inclusive(stand_in, textured):
+    """A thermal image over the limit is refused and one at the limit is not."""
     pipeline, _ = stand_in(max_pixels=48 * 64)
     large = pair_of(textured.rgb.pixels, np.zeros((49, 64), np.uint8))
 
@@ -245,7 +257,8 @@ def test_problems_of_the_engine_are_shown(stand_in):
     assert FusionPipeline(CLASSICAL).problems == ()
 
 
-def test_images_that_were_handed_out_are_not_changed_by_the_next_pair(stand_in, textured):
+def test_handed_out_images_stay_unchanged(stand_in, textured):
+    """Images that were handed out are not changed by the next pair."""
     pipeline, _ = stand_in()
     first = pipeline.fuse(textured).pixels
     before = first.copy()
@@ -256,8 +269,8 @@ def test_images_that_were_handed_out_are_not_changed_by_the_next_pair(stand_in, 
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
-def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(
-        monkeypatch, textured, device):
+def test_onnx_takes_host_arrays(monkeypatch, textured, device):
+    """ONNX is asked for by the setting and takes host arrays on every device."""
     engine = Recording(device)
     module = types.SimpleNamespace(OnnxEngine=lambda settings: engine)
     monkeypatch.setitem(sys.modules, 'diffmf_ros.inference.onnx_engine', module)
@@ -269,7 +282,8 @@ def test_onnx_is_asked_for_by_the_setting_and_takes_host_arrays_on_every_device(
     assert pipeline.device == 'a stand-in' and engine.sizes == [(48, 64)]
 
 
-def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeypatch):
+def test_gpu_network_uses_device_path(stand_in, textured, monkeypatch):
+    """A network on a GPU fuses on the device path."""
     pytest.importorskip('torch', reason='torch is not installed')
     made = []
 
@@ -293,14 +307,16 @@ def test_a_network_on_a_gpu_fuses_on_the_device_path(stand_in, textured, monkeyp
         Mode.CLASSICAL, ('the device is gone; this pair was fused classically',))
 
 
-def test_half_precision_on_a_cpu_is_refused_with_the_alternative(engine_settings):
+def test_cpu_half_precision_is_refused(engine_settings):
+    """Half precision on a CPU is refused with the alternative."""
     from diffmf_ros.inference.engine import Engine, EngineError
     with pytest.raises(EngineError,
                        match='float16 on a CPU .* use precision auto, float32 or bfloat16'):
         Engine(with_changes(engine_settings, {'precision': 'float16', 'device': 'cpu'}))
 
 
-def test_the_device_line_names_the_scan_that_runs(engine_settings):
+def test_device_line_names_scan(engine_settings):
+    """The device line names the scan that runs."""
     from diffmf_ros.inference.engine import Engine
     from diffmf_ros.models.kernels import cpu
     settings = with_changes(engine_settings, {'device': 'cpu', 'precision': 'float32'})
@@ -311,7 +327,8 @@ def test_the_device_line_names_the_scan_that_runs(engine_settings):
                      {'scan_backend': 'reference'})).description == 'cpu float32, scan reference'
 
 
-def test_compiled_scan_is_refused_where_it_was_not_built(engine_settings, monkeypatch):
+def test_unbuilt_compiled_scan_is_refused(engine_settings, monkeypatch):
+    """Compiled scan is refused where it was not built."""
     from diffmf_ros.inference.engine import Engine, EngineError
     from diffmf_ros.models.kernels import cpu
     monkeypatch.setattr(cpu, 'unavailable', lambda: 'no compiler')

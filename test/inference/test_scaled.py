@@ -55,7 +55,8 @@ def test_the_network_gets_small_images(scene, scale, size):
 
 
 @pytest.mark.parametrize('scale', SCALES)
-def test_what_is_the_maximum_when_small_is_the_maximum_when_large(scene, scale):
+def test_small_maximum_is_large_maximum(scene, scale):
+    """What is the maximum when small is the maximum when large."""
     assert np.abs(fuse_scaled(cv2.max, *scene, scale=scale) - cv2.max(*scene)).max() < 1e-6
 
 
@@ -74,7 +75,8 @@ def test_fine_texture_comes_back(scene, network, scale):
 
 
 @pytest.mark.parametrize('scale', SCALES)
-def test_an_edge_stays_sharp_and_gets_no_halo(scale):
+def test_edge_sharp_without_halo(scale):
+    """An edge stays sharp and gets no halo."""
     y = np.full((64, 96), 0.2, np.float32)
     y[:, 47:] = 0.7  # not on the grid of any of the small images
     ir = np.full_like(y, 0.4)
@@ -88,7 +90,8 @@ def test_an_edge_stays_sharp_and_gets_no_halo(scale):
 
 
 @pytest.mark.parametrize('scale', SCALES)
-def test_a_hot_spot_of_two_pixels_keeps_its_contrast(scale):
+def test_two_pixel_hot_spot_contrast(scale):
+    """A hot spot of two pixels keeps its contrast."""
     y = np.full((64, 96), 0.3, np.float32)
     ir = np.full_like(y, 0.1)
     ir[30:32, 41:43] = 1.0
@@ -113,7 +116,7 @@ def test_equal_sources_come_back_unchanged(scene):
 
 @pytest.mark.parametrize('scale', [0.125, 0.5])
 @pytest.mark.parametrize('size', [(1, 1), (1, 9), (3, 5), (37, 53)])
-def test_any_size(size, scale):
+def test_any_size_is_taken(size, scale):
     ir, y = np.random.default_rng(1).random((2, *size), np.float32)
     fused = fuse_scaled(average, ir, y, scale=scale)
     assert (fused.shape, fused.dtype) == (size, np.float32)

@@ -50,7 +50,8 @@ def raising(error):
     return function
 
 
-def test_golden_values_come_from_the_loop_in_float64():
+def test_golden_values_from_float64_loop():
+    """Golden values come from the loop in float64."""
     made, stored = golden.make(), {case.name: case.expected for case in golden.load()}
     assert len(stored) == 10
     for name, expected in stored.items():
@@ -78,7 +79,8 @@ def test_every_backend_of_this_machine_passes(dtype):
             for name in usable} == dict.fromkeys(usable)
 
 
-def test_a_sound_backend_is_taken_without_problems(monkeypatch):
+def test_sound_backend_passes(monkeypatch):
+    """A sound backend is taken without issues."""
     choice = choose(monkeypatch, backend())
     assert choice == selfcheck.Choice(everything('first'), ())
     assert choice.name == 'first'
@@ -87,7 +89,8 @@ def test_a_sound_backend_is_taken_without_problems(monkeypatch):
 @pytest.mark.parametrize('dtype, factor', [(torch.float32, 1 + 1e-3), (torch.float16, 1.01),
                                            (torch.bfloat16, 1.05)])
 @pytest.mark.parametrize('operation', ['selective_scan', 'ss2d', 'ssd'])
-def test_wrong_values_choose_the_next_for_that_operation(monkeypatch, operation, dtype, factor):
+def test_wrong_values_choose_next(monkeypatch, operation, dtype, factor):
+    """Wrong values choose the next for that operation."""
     def wrong(*inputs):
         return getattr(portable, operation)(*inputs) * factor
 
@@ -132,44 +135,51 @@ def test_a_wrong_shape_chooses_the_next(monkeypatch):
 
 @pytest.mark.parametrize('error', [ImportError('wrong ABI'), RuntimeError('no kernel image'),
                                    OSError('libcuda')])
-def test_an_exception_chooses_the_next_and_is_kept(monkeypatch, error):
+def test_exception_chooses_next(monkeypatch, error):
+    """An exception chooses the next and is kept."""
     choice = choose(monkeypatch, backend(ss2d=raising(error)))
     assert choice.backends['ss2d'] == 'portable'
     assert f'raised {type(error).__name__}' in choice.problems[0]
     assert str(error) in choice.problems[0]
 
 
-def test_a_failing_backend_that_was_asked_for_is_replaced_too(monkeypatch):
+def test_requested_failing_backend_replaced(monkeypatch):
+    """A failing backend that was asked for is replaced too."""
     choice = choose(monkeypatch, backend(ss2d=raising(RuntimeError('no'))), wanted='first')
     assert choice.backends['ss2d'] == 'portable'
     assert len(choice.problems) == 1
 
 
-def test_a_backend_before_the_one_asked_for_is_not_tried(monkeypatch):
+def test_earlier_backends_are_not_tried(monkeypatch):
+    """A backend before the one asked for is not tried."""
     choice = choose(monkeypatch, backend(ss2d=raising(RuntimeError('no'))), wanted='reference')
     assert choice == selfcheck.Choice(everything('reference'), ())
 
 
-def test_a_backend_that_cannot_run_here_is_passed_over_in_silence(monkeypatch):
+def test_unavailable_backend_passed_in_silence(monkeypatch):
+    """A backend that cannot run here is passed over in silence."""
     missing = backend(unavailable=lambda: 'no GPU')
     assert choose(monkeypatch, missing) == selfcheck.Choice(everything('portable'), ())
 
 
-def test_a_probe_that_raises_counts_as_not_to_be_had(monkeypatch):
+def test_raising_probe_counts_as_unavailable(monkeypatch):
+    """A probe that raises counts as not to be had."""
     broken = backend(unavailable=raising(OSError('undefined symbol')))
     assert choose(monkeypatch, broken) == selfcheck.Choice(everything('portable'), ())
     assert selfcheck.unusable('first', device='cpu',
                               dtype=torch.float32) == 'OSError: undefined symbol'
 
 
-def test_asking_for_what_cannot_run_is_an_error(monkeypatch):
+def test_requested_unavailable_is_error(monkeypatch):
+    """Asking for what cannot run is an error."""
     with pytest.raises(scan.ScanError, match='no GPU'):
         choose(monkeypatch, backend(unavailable=lambda: 'no GPU'), wanted='first')
     with pytest.raises(scan.ScanError, match='first, portable, reference'):
         choose(monkeypatch, backend(), wanted='cuda')
 
 
-def test_nothing_that_works_is_an_error_with_every_reason(monkeypatch):
+def test_no_backend_lists_every_reason(monkeypatch):
+    """Nothing that works is an error with every reason."""
     broken = {name: backend(ss2d=raising(RuntimeError(f'{name} died')))
               for name in ('first', 'second')}
     monkeypatch.setattr(scan, 'BACKENDS', broken)
@@ -177,7 +187,8 @@ def test_nothing_that_works_is_an_error_with_every_reason(monkeypatch):
         selfcheck.choose_backends(device='cpu', dtype=torch.float32)
 
 
-def test_what_a_backend_refuses_is_not_held_against_it(monkeypatch):
+def test_declined_input_is_no_fault(monkeypatch):
+    """What a backend refuses is not held against it."""
     def refuses(u, *, states):
         return 'one state only' if states == 3 else None
 
@@ -298,12 +309,14 @@ class TestPlainTorchOnAGpu:
         return selfcheck.choose_backends(device='cuda', dtype=torch.float16, wanted=wanted,
                                          uses=selfcheck.all_uses(torch.float16))
 
-    def test_by_itself_it_looks_at_the_steps_between_the_scans_too(self):
+    def test_steps_between_scans_are_checked(self):
+        """By itself it looks at the steps between the scans too."""
         asked = {use.operation for use in selfcheck.all_uses(torch.float16, steps=True)}
         assert asked == {*everything(''), *selfcheck_steps.OPERATIONS}
         assert asked == {*everything(''), 'interleave', *fused.OPERATIONS}
 
-    def test_a_missing_backend_is_named_with_the_cost(self, gpu, monkeypatch):
+    def test_missing_backend_names_the_cost(self, gpu, monkeypatch):
+        """A missing backend is named with the cost."""
         choice = self.choose(monkeypatch, backend(unavailable=lambda: 'it needs triton 3.4'))
         assert choice.name == 'portable'
         sentence, = choice.problems
@@ -311,17 +324,20 @@ class TestPlainTorchOnAGpu:
                 '3.4)' in sentence)
         assert '4,800 of them and 9 ms a pair' in sentence and '10 ms instead of' in sentence
 
-    def test_one_wrong_operation_leaves_the_others_fast(self, gpu, monkeypatch):
+    def test_wrong_operation_leaves_others_fast(self, gpu, monkeypatch):
+        """One wrong operation leaves the others fast."""
         choice = self.choose(monkeypatch, backend(ssd=lambda *inputs: portable.ssd(*inputs) * 1.1))
         assert choice.backends == everything('triton', ssd='portable')
         slow, wrong = choice.problems
         assert 'triton gave wrong values' in wrong and slow.startswith(
             'this GPU runs ssd in plain torch, which')
 
-    def test_whoever_asks_for_it_gets_it_without_a_word(self, gpu, monkeypatch):
+    def test_explicit_request_is_silent(self, gpu, monkeypatch):
+        """Whoever asks for it gets it without a word."""
         assert self.choose(monkeypatch, backend(), wanted='portable').problems == ()
 
-    def test_a_pass_is_remembered_and_a_failure_is_not(self, gpu, monkeypatch, tmp_path):
+    def test_passes_are_remembered_failures_not(self, gpu, monkeypatch, tmp_path):
+        """A pass is remembered and a failure is not."""
         # given a backend that has passed
         assert self.choose(monkeypatch, backend()).name == 'triton'
         # when it is wrong from then on, on the same machine
@@ -343,13 +359,15 @@ class TestPlainTorchOnAGpu:
         assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions, layers '
                                        'torch.float16'})
 
-    def test_a_folder_that_cannot_be_written_does_no_harm(self, gpu, monkeypatch, tmp_path):
+    def test_unwritable_folder_is_harmless(self, gpu, monkeypatch, tmp_path):
+        """A folder that cannot be written does no harm."""
         (tmp_path / 'file').write_text('')
         monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
         assert self.choose(monkeypatch, backend()).problems == ()
 
 
-def test_the_key_of_a_verdict_names_everything_it_depends_on(monkeypatch, tmp_path):
+def test_verdict_key_names_dependencies(monkeypatch, tmp_path):
+    """The key of a verdict names everything it depends on."""
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'H200')
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (9, 0))
     driver = tmp_path / 'version'
@@ -396,7 +414,8 @@ class TestSteps:
         assert f'is not used for {operation}' in choice.failures[0]
 
 
-def test_the_triton_kernels_pass_in_the_interpreter():
+def test_triton_passes_in_interpreter():
+    """The Triton kernels pass in the interpreter."""
     pytest.importorskip('triton', reason='triton is not installed')
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
                str(Path(__file__).with_name('selfcheck_cases.py'))]

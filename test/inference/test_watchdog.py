@@ -55,18 +55,21 @@ def settled(dog, kind='any'):
         dog.call(lambda: None, kind=kind, timeout_s=DEADLINE_S)
 
 
-def test_a_call_runs_in_another_thread_always_the_same_one(dog):
+def test_calls_share_one_thread(dog):
+    """A call runs in another thread always the same one."""
     idents = {dog.call(threading.get_ident, kind='any', timeout_s=DEADLINE_S) for _ in range(3)}
     assert len(idents) == 1 and threading.get_ident() not in idents
 
 
-def test_what_the_work_raises_is_raised_to_the_caller(dog):
+def test_work_error_reaches_caller(dog):
+    """What the work raises is raised to the caller."""
     with pytest.raises(ZeroDivisionError):
         dog.call(lambda: 1 / 0, kind='any', timeout_s=DEADLINE_S)
     assert dog.call(lambda: 5, kind='any', timeout_s=DEADLINE_S) == 5
 
 
-def test_a_call_that_takes_too_long_is_given_up_and_its_result_reaches_nobody(dog):
+def test_slow_call_is_given_up(dog):
+    """A call that takes too long is given up and its result reaches nobody."""
     settled(dog)
     work = Blocking('late')
     hang(dog, work)
@@ -78,7 +81,8 @@ def test_a_call_that_takes_too_long_is_given_up_and_its_result_reaches_nobody(do
     assert dog.call(lambda: 'new', kind='any', timeout_s=DEADLINE_S) == 'new'
 
 
-def test_the_error_of_a_call_that_hung_does_not_count_again(dog):
+def test_hung_call_error_not_counted(dog):
+    """The error of a call that hung does not count again."""
     settled(dog)
     work = Blocking()
     hang(dog, lambda: work() or 1 / 0)
@@ -87,7 +91,8 @@ def test_the_error_of_a_call_that_hung_does_not_count_again(dog):
     assert dog.forget() is None
 
 
-def test_the_first_calls_of_a_kind_do_not_hang_when_they_are_late(dog):
+def test_late_first_calls_are_ok(dog):
+    """The first calls of a kind do not hang when they are late."""
     for _ in range(2):
         work = Blocking()
         hang(dog, work, kind='new size')
@@ -99,7 +104,8 @@ def test_the_first_calls_of_a_kind_do_not_hang_when_they_are_late(dog):
     assert not dog.late.new and dog.late.hangs
 
 
-def test_the_error_of_a_late_first_call_is_not_lost(dog):
+def test_late_first_call_error_kept(dog):
+    """The error of a late first call is not lost."""
     work = Blocking()
     hang(dog, lambda: work() or 1 / 0, kind='new size')
     work.go.set()
@@ -107,7 +113,8 @@ def test_the_error_of_a_late_first_call_is_not_lost(dog):
     assert isinstance(dog.forget(), ZeroDivisionError)
 
 
-def test_a_first_call_hangs_when_it_exceeds_its_own_limit(dog, monkeypatch):
+def test_first_call_has_own_limit(dog, monkeypatch):
+    """A first call hangs when it exceeds its own limit."""
     monkeypatch.setattr(fault_tolerance, 'FIRST_CALL_S', 0.0)
     work = Blocking()
     hang(dog, work)
@@ -125,7 +132,8 @@ def clock(monkeypatch):
     return clock
 
 
-def test_the_limit_is_the_timeout_or_five_usual_times_without_the_first(dog, clock):
+def test_limit_is_timeout_or_multiple(dog, clock):
+    """The limit is the timeout or five usual times without the first."""
     limits_s = []
     for took_s in (90.0, 3.0, 1.0, 2.0):
         limits_s.append(dog.limit_s('any', 6.0))
@@ -135,13 +143,15 @@ def test_the_limit_is_the_timeout_or_five_usual_times_without_the_first(dog, clo
     assert dog.limit_s('another size', 6.0) == 6.0
 
 
-def test_the_usual_time_is_that_of_the_newest_calls(dog, clock):
+def test_usual_time_from_newest_calls(dog, clock):
+    """The usual time is that of the newest calls."""
     for took_s in (0.0, *[1.0] * 9, *[4.0] * 5):
         dog.call(partial(clock.tick, took_s), kind='any', timeout_s=DEADLINE_S)
     assert dog.limit_s('any', 0.1) == 20.0
 
 
-def test_a_call_that_hung_is_no_measure_of_the_usual_time(dog, clock):
+def test_hung_call_is_not_usual(dog, clock):
+    """A call that hung is no measure of the usual time."""
     settled(dog)
     work = Blocking()
     hang(dog, lambda: work() or clock.tick(50.0))
@@ -151,7 +161,8 @@ def test_a_call_that_hung_is_no_measure_of_the_usual_time(dog, clock):
     assert dog.limit_s('any', 0.1) == 0.1
 
 
-def test_close_waits_for_nothing_and_ends_the_thread_when_its_call_is_back():
+def test_close_waits_for_nothing():
+    """Close waits for nothing and ends the thread when its call is back."""
     dog = Watchdog()
     work = Blocking()
     hang(dog, work)

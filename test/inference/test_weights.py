@@ -43,7 +43,8 @@ def saved(network, tmp_path):
     return save
 
 
-def test_round_trip_keeps_half_precision_and_float32_decays(saved, network):
+def test_round_trip_keeps_precisions(saved, network):
+    """Round trip keeps half precision and float32 decays."""
     weights = load_weights(saved())
     state = network.state_dict()
     assert weights.tensors.keys() == state.keys()
@@ -53,7 +54,8 @@ def test_round_trip_keeps_half_precision_and_float32_decays(saved, network):
         assert torch.equal(tensor, state[name].to(tensor.dtype))
 
 
-def test_exact_weights_stay_float32_and_may_not_say_how_they_were_trained(network, tmp_path):
+def test_exact_weights_stay_float32(network, tmp_path):
+    """Exact weights stay float32 and may not say how they were trained."""
     # Given numbers that half precision cannot hold, from a training that is not ours,
     state = {name: tensor + 1e-7 for name, tensor in network.state_dict().items()}
     # when they are saved as they are and read again,
@@ -70,7 +72,8 @@ def test_exact_weights_stay_float32_and_may_not_say_how_they_were_trained(networ
 
 
 @pytest.mark.parametrize('iterations, refused', [('unknown', False), ('7', False), ('0', True)])
-def test_an_exported_network_may_not_say_how_long_it_was_trained(iterations, refused):
+def test_exported_network_may_omit_training(iterations, refused):
+    """An exported network may not say how long it was trained."""
     metadata = {**dict.fromkeys(onnx_engine.KEYS, ''), 'format': onnx_engine.FORMAT,
                 'model': 's4fusion', 'sides': '12 1 1', 'size': 'any', 'iterations': iterations,
                 'seed': 'unknown'}
@@ -81,12 +84,14 @@ def test_an_exported_network_may_not_say_how_long_it_was_trained(iterations, ref
         assert onnx_engine.read_header('n.onnx', metadata).model == 's4fusion'
 
 
-def test_missing_file_says_how_to_get_the_shipped_ones(tmp_path):
+def test_missing_file_names_shipped_ones(tmp_path):
+    """Missing file says how to get the shipped ones."""
     with pytest.raises(WeightsError, match='does not exist; leave `weights` empty'):
         load_weights(tmp_path / 'none.safetensors')
 
 
-def test_preset_without_shipped_weights_lists_what_is_there():
+def test_unshipped_preset_lists_available():
+    """Preset without shipped weights lists what is there."""
     with pytest.raises(WeightsError, match='no trained weights for diffmf light-s4'):
         shipped('diffmf', 'light-s4')
     with pytest.raises(WeightsError, match='there is no s4fusion nano: s4fusion has base, light; '
@@ -101,7 +106,8 @@ def test_preset_without_shipped_weights_lists_what_is_there():
     (lambda t: {**t, 'stem_i.conv1.bias': torch.zeros(7)},
      r'stem_i.conv1.bias has shape \(7,\), expected \(16,\)'),
 ])
-def test_tensors_that_do_not_fit_are_listed(saved, network, change, message):
+def test_mismatching_tensors_are_listed(saved, network, change, message):
+    """Tensors that do not fit are listed."""
     with pytest.raises(WeightsError, match=message):
         load_into(network, load_weights(saved(change)))
 
@@ -151,7 +157,8 @@ def test_weights_of_another_preset_are_refused(saved):
         Engine(settings)
 
 
-def test_digest_depends_on_name_shape_type_and_value():
+def test_digest_covers_tensors_fully():
+    """Digest depends on name shape type and value."""
     base = {'a': torch.zeros(2, 3)}
     others = [{'b': torch.zeros(2, 3)}, {'a': torch.zeros(3, 2)}, {'a': torch.zeros(2, 3).half()},
               {'a': torch.ones(2, 3)}]

@@ -46,7 +46,8 @@ def stamps(path):
 
 @pytest.mark.parametrize('storage', STORAGES)
 @pytest.mark.parametrize('until', [5, 25, 60])
-def test_a_kill_loses_nothing_that_was_committed(tmp_path, storage, until):
+def test_kill_keeps_committed_messages(tmp_path, storage, until):
+    """A kill loses nothing that was committed."""
     # Given a recorder that is killed at any time after a commit
     with subprocess.Popen([sys.executable, '-c', WRITE_ON, tmp_path / 'bag', storage],
                           stdout=subprocess.PIPE, text=True) as process:
@@ -62,7 +63,8 @@ def test_a_kill_loses_nothing_that_was_committed(tmp_path, storage, until):
 
 
 @pytest.mark.parametrize('storage', STORAGES)
-def test_a_full_disk_loses_nothing_that_was_committed_and_is_said_in_a_line(tmp_path, storage):
+def test_full_disk_keeps_committed_messages(tmp_path, storage):
+    """A full disk loses nothing that was committed and is reported in a line."""
     # Given a place for 2 MB
     code = f'{WRITE_ON.replace("with BagWriter", "with Refused(), BagWriter")}'
     refused = ('from contextlib import suppress\nfrom diffmf_ros.io.bags import BagError\n'
@@ -87,7 +89,8 @@ def test_a_full_disk_loses_nothing_that_was_committed_and_is_said_in_a_line(tmp_
 
 
 @pytest.mark.parametrize('storage', STORAGES)
-def test_commits_leave_a_finished_bag_as_any(tmp_path, storage):
+def test_commits_leave_normal_bag(tmp_path, storage):
+    """Commits leave a finished bag as any."""
     with BagWriter(tmp_path / 'bag', storage, keep=True) as bag:
         for k in range(4):
             written(bag, range(10 * k, 10 * k + 10))
@@ -98,7 +101,8 @@ def test_commits_leave_a_finished_bag_as_any(tmp_path, storage):
     assert stamps(tmp_path / 'bag') == (list(range(40)), '')
 
 
-def test_an_error_around_the_writer_finishes_what_is_kept(tmp_path):
+def test_writer_error_finishes_bag(tmp_path):
+    """An error around the writer finishes what is kept."""
     with pytest.raises(ZeroDivisionError), BagWriter(tmp_path / 'bag', keep=True) as bag:
         written(bag, range(3))
         raise ZeroDivisionError
@@ -106,7 +110,8 @@ def test_an_error_around_the_writer_finishes_what_is_kept(tmp_path):
     assert stamps(tmp_path / 'bag') == ([0, 1, 2], '')
 
 
-def test_an_earlier_recording_that_was_cut_short_is_not_touched(tmp_path):
+def test_earlier_cut_recording_is_untouched(tmp_path):
+    """An earlier recording that was cut short is not touched."""
     (tmp_path / 'bag.unfinished').mkdir()
     (tmp_path / 'bag.unfinished' / 'x').write_text('dear')
 
@@ -119,7 +124,8 @@ def test_an_earlier_recording_that_was_cut_short_is_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize('keep', [0.35, 0.7, 0.98])
-def test_an_mcap_file_is_read_to_its_last_whole_chunk(tmp_path, keep):
+def test_mcap_read_to_last_chunk(tmp_path, keep):
+    """An MCAP file is read to its last whole chunk."""
     # Given a file of 40 images of 100 kB in chunks of 1 MB, cut anywhere, without metadata
     with BagWriter(tmp_path / 'bag', 'mcap') as bag:
         written(bag, range(40))
@@ -137,7 +143,8 @@ def test_an_mcap_file_is_read_to_its_last_whole_chunk(tmp_path, keep):
     assert file.read_bytes() == cut
 
 
-def test_several_storage_files_without_metadata_are_named(tmp_path):
+def test_storage_without_metadata_is_named(tmp_path):
+    """Several storage files without metadata are named."""
     for name in ('a.db3', 'b.mcap'):
         (tmp_path / name).write_bytes(b'')
 

@@ -58,7 +58,8 @@ def test_what_is_written_comes_back(tmp_path, storage):
 
 
 @pytest.mark.parametrize('storage', STORAGES)
-def test_metadata_is_version_8_with_a_plain_qos_string(tmp_path, storage):
+def test_metadata_version_8_plain_qos(tmp_path, storage):
+    """Metadata is version 8 with a plain QoS string."""
     path = write(tmp_path / 'bag', storage)
 
     about = yaml.safe_load((path / 'metadata.yaml').read_text())['rosbag2_bagfile_information']
@@ -78,12 +79,14 @@ def test_raw_messages_are_copied_unchanged(tmp_path):
         assert list(first.messages()) == list(second.messages())
 
 
-def test_a_single_storage_file_can_be_read(tmp_path):
+def test_single_storage_file_is_read(tmp_path):
+    """A single storage file can be read."""
     with BagReader(storage_file(write(tmp_path / 'bag'))) as bag:
         assert len(list(bag.messages([RGB_TOPIC]))) == 3
 
 
-def test_other_files_in_the_folder_do_no_harm(tmp_path):
+def test_other_files_do_no_harm(tmp_path):
+    """Other files in the folder do no harm."""
     with BagWriter(tmp_path / 'bag') as bag:
         bag.write(RGB_TOPIC, IMAGE, image(0), 0)
         (bag.folder / 'alignment.yaml').write_text('x: 1')
@@ -93,7 +96,7 @@ def test_other_files_in_the_folder_do_no_harm(tmp_path):
         assert len(list(bag.messages())) == 1
 
 
-def test_missing_path(tmp_path):
+def test_missing_path_is_named(tmp_path):
     with pytest.raises(BagError, match='there is no bag at .*nowhere'), BagReader(
             tmp_path / 'nowhere'):
         pass
@@ -119,7 +122,7 @@ def test_file_of_another_kind(tmp_path):
 
 @pytest.mark.parametrize('content',
                          ['{', 'just text', 'rosbag2_bagfile_information: {version: 8}'])
-def test_broken_metadata(tmp_path, content):
+def test_broken_metadata_is_refused(tmp_path, content):
     path = write(tmp_path / 'bag')
     (path / 'metadata.yaml').write_text(content)
 
@@ -147,7 +150,7 @@ def test_truncated_storage_file(tmp_path, storage, keep):
         list(bag.messages())
 
 
-def test_empty_bag(tmp_path):
+def test_empty_bag_has_nothing(tmp_path):
     with Writer(tmp_path / 'bag', version=8):
         pass
 
@@ -176,7 +179,8 @@ def test_topic_of_another_type(tmp_path):
         list(frames(bag, RGB_TOPIC, '/rgb/camera_info'))
 
 
-def test_metadata_that_disagrees_with_the_storage_is_not_an_empty_bag(tmp_path):
+def test_metadata_storage_mismatch_is_error(tmp_path):
+    """Metadata that disagrees with the storage is not an empty bag."""
     path = write(tmp_path / 'bag')
     text = (path / 'metadata.yaml').read_text()
     qos = ("'[{history: 1, depth: 5, reliability: 1, durability: 2, deadline: {sec: 0, nsec: 0}, "
@@ -192,7 +196,8 @@ def test_metadata_that_disagrees_with_the_storage_is_not_an_empty_bag(tmp_path):
         list(bag.messages())
 
 
-def test_bad_frame_is_reported_and_the_next_one_comes(tmp_path):
+def test_bad_frame_is_skipped(tmp_path):
+    """Bad frame is reported and the next one comes."""
     bad = image(1)
     bad.step = 5
     with BagWriter(tmp_path / 'bag') as bag:
@@ -230,7 +235,8 @@ def test_existing_path_is_refused(tmp_path):
         assert bag.topics[RGB_TOPIC].count == 3
 
 
-def test_overwrite_replaces_a_bag_but_nothing_else(tmp_path):
+def test_overwrite_replaces_bags_only(tmp_path):
+    """Overwrite replaces a bag but nothing else."""
     path = write(tmp_path / 'bag')
     (tmp_path / 'photos').mkdir()
     (tmp_path / 'photos' / 'cat.jpg').write_bytes(b'x')
@@ -244,7 +250,8 @@ def test_overwrite_replaces_a_bag_but_nothing_else(tmp_path):
     assert (tmp_path / 'photos' / 'cat.jpg').exists()
 
 
-def test_failed_writing_leaves_nothing_and_keeps_the_old_bag(tmp_path):
+def test_failed_writing_keeps_old_bag(tmp_path):
+    """Failed writing leaves nothing and keeps the old bag."""
     path = write(tmp_path / 'bag')
 
     with pytest.raises(ZeroDivisionError), BagWriter(path, overwrite=True) as bag:
@@ -280,7 +287,8 @@ def test_bad_arguments_of_the_writer(tmp_path):
             bag.write(RGB_TOPIC, CAMERA_INFO, b'', 0)
 
 
-def test_image_message_refuses_what_does_not_fit_its_encoding():
+def test_image_message_checks_encoding():
+    """Image_message refuses what does not fit its encoding."""
     about = {'stamp_ns': 0, 'frame_id': 'camera'}
     with pytest.raises(BagError, match='mono8 needs 1 channel.* of uint8, got uint16'):
         image_message(np.zeros((2, 2), np.uint16), 'mono8', **about)
@@ -290,7 +298,8 @@ def test_image_message_refuses_what_does_not_fit_its_encoding():
         image_message(np.zeros((2, 2), np.uint8), 'yuv', **about)
 
 
-def test_image_message_holds_strided_and_big_endian_arrays_right():
+def test_image_message_strided_big_endian():
+    """Image_message holds strided and big endian arrays right."""
     values = np.arange(24, dtype='>u2').reshape(4, 6)[:, ::2]
 
     message = image_message(values, 'mono16', stamp_ns=3_000_000_007, frame_id='camera')

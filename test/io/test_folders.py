@@ -20,7 +20,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_pairs_of_every_folder_below_are_found(root):
+def test_nested_folders_are_found(root):
+    """Pairs of every folder below are found."""
     found = [(vi.relative_to(root).as_posix(), ir.relative_to(root).as_posix()) for vi,
              ir in pair_files(root)]
     assert found == [(f'{d}/vi/{n}.png', f'{d}/ir/{n}.png') for d in 'xy' for n in 'ab']
@@ -37,7 +38,8 @@ def test_file_without_partner_is_named(root):
         pair_files(root)
 
 
-def test_folder_without_pairs_says_what_is_expected(tmp_path):
+def test_folder_without_pairs_is_explained(tmp_path):
+    """Folder without pairs says what is expected."""
     with pytest.raises(FolderError, match='expected folders vi and ir'):
         pair_files(tmp_path)
 

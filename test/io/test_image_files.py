@@ -42,7 +42,8 @@ def scene(low, high, shape=(40, 50)):
     return np.tile(np.linspace(low, high, shape[1]), (shape[0], 1)).astype(np.uint16)
 
 
-def test_a_name_that_is_not_utf_8_is_read_and_written(tmp_path):
+def test_non_utf8_names_round_trip(tmp_path):
+    """A name that is not UTF-8 is read and written."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 
     write_image(tmp_path / LATIN_1, pixels, 'bgr8')
@@ -51,7 +52,8 @@ def test_a_name_that_is_not_utf_8_is_read_and_written(tmp_path):
     np.testing.assert_array_equal(read_frame(tmp_path / LATIN_1, stream=RGB).pixels, pixels)
 
 
-def test_fuse_takes_and_makes_names_that_are_not_utf_8(tmp_path):
+def test_fuse_handles_non_utf8_names(tmp_path):
+    """Fuse takes and makes names that are not UTF-8."""
     write(tmp_path / LATIN_1, np.full((24, 32, 3), 90, np.uint8))
     write(tmp_path / 'thermal.png', np.full((24, 32), 90, np.uint8))
     out = tmp_path / os.fsdecode(b'\xe9.png')
@@ -67,7 +69,8 @@ def test_fuse_takes_and_makes_names_that_are_not_utf_8(tmp_path):
 
 
 @pytest.mark.parametrize('low, high', [(28300, 30900), (7000, 9000)])
-def test_thermal_of_16_bit_keeps_its_levels_in_training(tmp_path, low, high):
+def test_16_bit_thermal_in_training(tmp_path, low, high):
+    """Thermal of 16-bit keeps its levels in training."""
     # Given counts whose high byte has few values
     pair = read_pair(write(tmp_path / 'vi.png', np.zeros((40, 50), np.uint8)),
                      write(tmp_path / 'ir.png', scene(low, high)))
@@ -79,7 +82,8 @@ def test_thermal_of_16_bit_keeps_its_levels_in_training(tmp_path, low, high):
     assert (np.diff(pair.ir[0].astype(int)) >= 0).all()
 
 
-def test_float_thermal_is_read_for_training_and_bags(tmp_path):
+def test_float_thermal_in_training_and_bags(tmp_path):
+    """Float thermal is read for training and bags."""
     celsius = np.tile(np.linspace(15, 38, 50, dtype=np.float32), (40, 1))
     write(tmp_path / 'vi' / '0.png', np.zeros((40, 50, 3), np.uint8))
     write(tmp_path / 'ir' / '0.tiff', celsius)
@@ -95,7 +99,8 @@ def test_float_thermal_is_read_for_training_and_bags(tmp_path):
     np.testing.assert_array_equal(thermal.pixels, celsius)
 
 
-def test_a_visible_image_of_16_bit_is_refused_by_name(tmp_path):
+def test_16_bit_visible_is_refused(tmp_path):
+    """A visible image of 16-bit is refused by name."""
     dark = write(tmp_path / 'vi' / '0.png', scene(0, 4095))
     infrared = write(tmp_path / 'ir' / '0.png', np.zeros((40, 50), np.uint8))
 
@@ -142,7 +147,8 @@ def test_transparency_is_left_out(tmp_path):
     np.testing.assert_array_equal(frame.pixels, pixels[:, :, :3])
 
 
-def test_an_output_of_no_image_format_is_refused_before_it_is_made(tmp_path):
+def test_unknown_output_format_refused_early(tmp_path):
+    """An output of no image format is refused before it is made."""
     for name in ('a.txt', 'a', os.fsdecode(b'a.\xfc')):
         with pytest.raises(ImageFileError, match='names no image format'):
             write_image(tmp_path / name, np.zeros((2, 2, 3), np.uint8), 'bgr8')
@@ -161,7 +167,8 @@ def test_numbers_in_names_count(tmp_path):
         '7', '10', 'a', 'a02', 'a2', 'a10', 'b', 'x²']
 
 
-def test_scoring_takes_thermal_of_16_bit_through_the_gain_control(tmp_path):
+def test_scoring_16_bit_uses_gain_control(tmp_path):
+    """Scoring takes thermal of 16-bit through the gain control."""
     # Given counts of a radiometric camera, and what the gain control makes of them
     visible = write(tmp_path / 'vi.png', np.full((40, 50, 3), 90, np.uint8))
     infrared = write(tmp_path / 'ir.png', scene(28300, 30900))

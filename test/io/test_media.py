@@ -15,7 +15,8 @@ def row(red=200, **other):
     return Row(images, **other)
 
 
-def test_sheet_shows_every_panel_in_its_place(tmp_path):
+def test_sheet_places_every_panel(tmp_path):
+    """Sheet shows every panel in its place."""
     write_contact_sheet(tmp_path / 'out' / 'sheet.png', [row(200), row(90)], width=64)
 
     sheet = cv2.imread(str(tmp_path / 'out' / 'sheet.png'))
@@ -36,14 +37,16 @@ def test_sheet_refuses_nothing_and_floats():
         contact_sheet([Row((rgb, thermal.astype(np.float32), fused))])
 
 
-def test_rows_of_other_captions_have_a_bar_each():
+def test_caption_bars_per_row():
+    """Rows of other captions have a bar each."""
     sheet = contact_sheet([row(captions=('a', 'b', 'c')), row(captions=('d', 'e', 'f'))], width=64)
 
     assert sheet.shape[0] == 2 * (26 + 48 + 6)
     assert sheet[80:106, :64].max() > 200  # the caption of the second row
 
 
-def test_marks_lie_around_their_box_at_the_size_of_the_panel():
+def test_marks_fit_boxes_and_panels():
+    """Marks lie around their box at the size of the panel."""
     marks = ([((20, 10, 30, 40), True)], [((20, 10, 30, 40), False)], [])
 
     plain, marked = (contact_sheet([row(marks=m)], width=128) for m in (((), (), ()), marks))

@@ -20,7 +20,8 @@ def nowhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('prefix', ['prefix', 'overlay'])
-def test_a_file_is_found_under_a_prefix(nowhere, tmp_path, prefix):
+def test_file_found_under_prefix(nowhere, tmp_path, prefix):
+    """A file is found under a prefix."""
     path = tmp_path / prefix / 'share/diffmf_ros/config/some.yaml'
     path.parent.mkdir(parents=True)
     path.touch()
@@ -28,7 +29,8 @@ def test_a_file_is_found_under_a_prefix(nowhere, tmp_path, prefix):
     assert resources.find('config/some.yaml') == path
 
 
-def test_a_missing_file_is_an_error_that_lists_the_places(nowhere, tmp_path):
+def test_missing_file_lists_places(nowhere, tmp_path):
+    """A missing file is an error that lists the places."""
     with pytest.raises(resources.ResourceError, match='config/some.yaml is in none of') as caught:
         resources.find('config/some.yaml')
 
@@ -45,8 +47,8 @@ def no_package(name):
     (lambda name: '9.1.2', ('FASTDDS_DEFAULT_PROFILES_FILE',)),  # Kilted warns of the old name
     (no_package, ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')),
 ])
-def test_the_variable_that_the_distribution_reads_names_the_profile(monkeypatch, version_of,
-                                                                    variables):
+def test_variable_follows_distribution(monkeypatch, version_of, variables):
+    """The variable that the distribution reads names the profile."""
     monkeypatch.setattr(resources, 'version', version_of)
 
     assert resources.fastdds_environment({}) == dict.fromkeys(
@@ -54,11 +56,13 @@ def test_the_variable_that_the_distribution_reads_names_the_profile(monkeypatch,
 
 
 @pytest.mark.parametrize('name', resources.FASTDDS_VARIABLES)
-def test_a_profile_of_the_user_is_left_alone(name):
+def test_user_profile_is_left_alone(name):
+    """A profile of the user is left alone."""
     assert resources.fastdds_environment({name: '/home/user/dds.xml'}) == {}
 
 
-def test_the_profile_sets_large_buffers_and_nothing_but_transports():
+def test_profile_sets_transports_only():
+    """The profile sets large buffers and nothing but transports."""
     root = ElementTree.parse(resources.find('config/fastdds.xml')).getroot()
     values = {element.tag.rpartition('}')[2]: element.text for element in root.iter()}
 

@@ -48,7 +48,8 @@ def count_of(path):
         return len(list(reader.messages(['/a'])))
 
 
-def test_a_file_appears_whole_with_the_mode_of_the_umask(tmp_path):
+def test_file_appears_whole_with_umask(tmp_path):
+    """A file appears whole with the mode of the umask."""
     # Given a umask that hides from others
     before = os.umask(0o027)
     try:
@@ -63,7 +64,8 @@ def test_a_file_appears_whole_with_the_mode_of_the_umask(tmp_path):
 
 
 @pytest.mark.parametrize('error', [ZeroDivisionError, KeyboardInterrupt])
-def test_an_error_half_way_leaves_the_old_file(tmp_path, error):
+def test_error_keeps_old_file(tmp_path, error):
+    """An error half way leaves the old file."""
     (tmp_path / 'a.txt').write_text('old')
 
     with pytest.raises(error), replacing(tmp_path / 'a.txt') as partial:
@@ -74,7 +76,8 @@ def test_an_error_half_way_leaves_the_old_file(tmp_path, error):
     assert names(tmp_path) == ['a.txt']
 
 
-def test_a_kill_half_way_leaves_the_old_file(tmp_path):
+def test_kill_keeps_old_file(tmp_path):
+    """A kill half way leaves the old file."""
     # Given a process that is killed while it writes
     (tmp_path / 'a.txt').write_text('old')
     code = ('import sys, time; from diffmf_ros.io.writing import replacing\n'
@@ -88,7 +91,8 @@ def test_a_kill_half_way_leaves_the_old_file(tmp_path):
     assert (tmp_path / 'a.txt').read_text() == 'old'
 
 
-def test_an_existing_file_is_replaced_only_when_asked_for(tmp_path):
+def test_replacing_needs_overwrite(tmp_path):
+    """An existing file is replaced only when asked for."""
     (tmp_path / 'a.txt').write_text('old')
 
     with pytest.raises(WriteError, match='a.txt exists already; --overwrite replaces it'):
@@ -102,7 +106,8 @@ def test_an_existing_file_is_replaced_only_when_asked_for(tmp_path):
     assert (tmp_path / 'a.txt').read_text() == 'new'
 
 
-def test_an_input_is_never_an_output_under_any_name(tmp_path):
+def test_input_is_never_output(tmp_path):
+    """An input is never an output under any name."""
     # Given an input, links to it and a folder of inputs
     (tmp_path / 'vi').mkdir()
     image = tmp_path / 'vi' / 'a.png'
@@ -121,7 +126,8 @@ def test_an_input_is_never_an_output_under_any_name(tmp_path):
         assert not is_input(tmp_path / 'vi' / name, (tmp_path / 'vi',))
 
 
-def test_a_link_is_followed_and_stays_one(tmp_path):
+def test_link_is_followed_and_kept(tmp_path):
+    """A link is followed and stays one."""
     (tmp_path / 'real.txt').write_text('old')
     (tmp_path / 'link.txt').symlink_to(tmp_path / 'real.txt')
 
@@ -134,7 +140,8 @@ def test_a_link_is_followed_and_stays_one(tmp_path):
 @pytest.mark.parametrize('name, reason', [
     ('file/a.txt', 'a part of its path is a file'), ('folder', 'it is a folder'),
     ('x' * 300, 'the name is too long')])
-def test_impossible_outputs_are_said_in_one_line_before_the_work(tmp_path, name, reason):
+def test_impossible_outputs_fail_early(tmp_path, name, reason):
+    """Impossible outputs are reported in one line before the work."""
     (tmp_path / 'file').write_text('')
     (tmp_path / 'folder').mkdir()
 
@@ -147,14 +154,16 @@ def test_impossible_outputs_are_said_in_one_line_before_the_work(tmp_path, name,
 
 
 @pytest.mark.skipif(not os.path.exists(FULL), reason='this system has no /dev/full')
-def test_a_full_disk_is_named_and_a_device_is_written_to_itself():
+def test_full_disk_and_devices():
+    """A full disk is named and a device is written to itself."""
     with pytest.raises(WriteError, match='/dev/full cannot be written: the disk is full'):
         write_bytes(FULL, b'x' * 100_000)
     write_text('/dev/null', 'gone')
     assert stat.S_ISCHR(os.stat('/dev/null').st_mode)
 
 
-def test_overwriting_a_bag_leaves_other_files_of_its_folder(tmp_path):
+def test_bag_overwrite_keeps_other_files(tmp_path):
+    """Overwriting a bag leaves other files of its folder."""
     # Given a bag with a file of its own beside the storage, and one of the user's
     path = bag(tmp_path / 'bag', extra='ground_truth.json')
     (path / 'flight_log.txt').write_text('dear')
@@ -169,7 +178,8 @@ def test_overwriting_a_bag_leaves_other_files_of_its_folder(tmp_path):
     assert names(tmp_path) == ['bag']
 
 
-def test_a_bag_with_further_files_is_read_as_any(tmp_path):
+def test_bag_with_extra_files_read(tmp_path):
+    """A bag with further files is read as any."""
     path = bag(tmp_path / 'bag', extra='ground_truth.json')
 
     about = yaml.safe_load((path / 'metadata.yaml').read_text())['rosbag2_bagfile_information']
@@ -179,7 +189,8 @@ def test_a_bag_with_further_files_is_read_as_any(tmp_path):
 
 
 @pytest.mark.parametrize('read', ['bag', 'bag/bag.db3', 'bag/metadata.yaml', 'link'])
-def test_a_bag_that_is_read_is_never_replaced(tmp_path, read):
+def test_bag_being_read_is_kept(tmp_path, read):
+    """A bag that is read is never replaced."""
     path = bag(tmp_path / 'bag')
     (tmp_path / 'link').symlink_to(path)
 
@@ -190,7 +201,8 @@ def test_a_bag_that_is_read_is_never_replaced(tmp_path, read):
     assert names(tmp_path) == ['bag', 'link']
 
 
-def test_a_bag_whose_own_files_are_unknown_is_not_replaced(tmp_path):
+def test_bag_of_unknown_files_kept(tmp_path):
+    """A bag whose own files are unknown is not replaced."""
     path = bag(tmp_path / 'bag')
     (path / 'metadata.yaml').write_text('just text')
 
@@ -200,7 +212,8 @@ def test_a_bag_whose_own_files_are_unknown_is_not_replaced(tmp_path):
     assert names(path) == ['bag.db3', 'metadata.yaml']
 
 
-def test_a_bag_is_replaced_through_a_link(tmp_path):
+def test_bag_replaced_through_link(tmp_path):
+    """A bag is replaced through a link."""
     path = bag(tmp_path / 'bag')
     (tmp_path / 'link').symlink_to(path)
 
@@ -249,7 +262,8 @@ COMMANDS = [
 
 @pytest.mark.parametrize('arguments', COMMANDS,
                          ids=lambda arguments: ' '.join(arguments[:1] + arguments[-2:]))
-def test_no_command_replaces_what_it_must_not(files, monkeypatch, arguments):
+def test_commands_never_replace_foreign_files(files, monkeypatch, arguments):
+    """No command replaces what it must not."""
     # Given all that is there
     if arguments[0] == 'demo':
         bag(files / 'fused')
@@ -268,7 +282,8 @@ def test_no_command_replaces_what_it_must_not(files, monkeypatch, arguments):
     assert time.monotonic() - started < 60
 
 
-def test_what_a_killed_process_left_is_removed_and_said_and_that_of_others_stays(tmp_path, capsys):
+def test_leftovers_of_dead_process_removed(tmp_path, capsys):
+    """What a killed process left is removed and said and that of others stays."""
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
     stale = [tmp_path / f'.a.{dead.pid}.partial.png', tmp_path / f'.bag.{dead.pid}.partial-x1y2']

@@ -12,13 +12,15 @@ S4FUSION = SizeRule(12, 1, centered=True)
 @pytest.mark.parametrize('side, fitting', [
     (1, 13), (13, 13), (14, 25), (240, 241), (320, 325), (480, 481), (640, 649), (768, 769),
     (1024, 1033)])
-def test_sides_of_s4fusion_are_twelves_and_one(side, fitting):
+def test_s4fusion_sides_twelves_plus_one(side, fitting):
+    """Sides of S4Fusion are twelves and one."""
     assert S4FUSION.padded(side) == fitting
 
 
 @pytest.mark.parametrize('side, missing',
                          [(480, (0, 1)), (640, (4, 5)), (649, (0, 0)), (240, (0, 1)), (1, (6, 6))])
-def test_half_of_what_is_missing_goes_before_rounded_down(side, missing):
+def test_padding_is_split_evenly(side, missing):
+    """Half of what is missing goes before rounded down."""
     assert S4FUSION.padding(side) == missing
 
 
@@ -29,7 +31,8 @@ def test_without_a_center_all_goes_behind(side, missing):
 
 @pytest.mark.parametrize('sides', [S4FUSION, SizeRule(16)], ids=str)
 @pytest.mark.parametrize('shape', [(1, 1), (2, 1), (3, 30), (13, 13), (20, 41)])
-def test_an_image_is_mirrored_without_its_edge(sides, shape):
+def test_mirror_omits_the_edge(sides, shape):
+    """An image is mirrored without its edge."""
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference.engine import pad_to
     image = np.random.default_rng(0).random(shape, np.float32)

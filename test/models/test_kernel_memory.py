@@ -57,7 +57,8 @@ INPUTS = {'ss2d': (1 + 12 + 1) << 23, 'ssd': (4 + 1) << 23, 'selective_scan': 3 
 
 
 @pytest.mark.parametrize('name', INPUTS)
-def test_a_scan_without_memory_raises_and_works_again_when_there_is_some(name):
+def test_scan_recovers_after_no_memory(name):
+    """A scan without memory raises and works again when there is some."""
     done = subprocess.run([sys.executable, '-c', PROGRAM, name, str(INPUTS[name])],
                           capture_output=True, text=True, timeout=100, check=False)
 

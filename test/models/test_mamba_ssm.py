@@ -79,7 +79,8 @@ def scan_inputs(length, dtype, groups=2):
 @pytest.mark.usefixtures('extension')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('token_major', [False, True])
-def test_selective_scan_keeps_the_contract_of_the_extension(token_major, dtype):
+def test_selective_scan_matches_extension(token_major, dtype):
+    """Selective scan keeps the contract of the extension."""
     # Given a length that is no multiple of 2,048, in either storage,
     u, delta, A, B, C, D, bias = inputs = scan_inputs(37, dtype)
     expected = reference.selective_scan(*(x.double() for x in inputs), True)
@@ -91,14 +92,16 @@ def test_selective_scan_keeps_the_contract_of_the_extension(token_major, dtype):
 
 @pytest.mark.usefixtures('extension')
 @pytest.mark.parametrize('softplus', [False, True])
-def test_padding_leaves_the_state_as_it_is(softplus):
+def test_padding_keeps_the_state(softplus):
+    """Padding leaves the state as it is."""
     u, delta, A, B, C, D, bias = scan_inputs(37, torch.float16)
     mamba_ssm.selective_scan(u, delta.abs(), A, B, C, D, bias * 100, softplus)
     assert forward.delta.shape[-1] == 2048 and (forward.delta[..., 37:] == 0).all()
 
 
 @pytest.mark.usefixtures('extension')
-def test_mixed_types_are_brought_to_the_widest():
+def test_mixed_types_widen():
+    """Mixed types are brought to the widest."""
     u, delta, A, B, C, D, bias = inputs = scan_inputs(5, torch.float16)
     expected = reference.selective_scan(*(x.double() for x in inputs), True)
     found = mamba_ssm.selective_scan(u, delta.float(), A.double(), B, C, D.double(), bias.double(),
@@ -121,7 +124,8 @@ def test_ss2d_folds_the_directions_into_groups(height, width, channels, states, 
 
 @pytest.mark.usefixtures('extension')
 @pytest.mark.parametrize('directions', [1, 2])
-def test_ssd_scans_the_way_back_as_a_second_sequence(directions):
+def test_ssd_scans_back_as_batch(directions):
+    """SSD scans the way back as a second sequence."""
     x, delta, A = random(2, 9, 2, 4, seed=1), random(2, 9, 2,
                                                      seed=2).abs(), -torch.tensor([1.0, 16.0])
     B, C = random(2, 9, 6, seed=3).chunk(2, dim=-1)
@@ -132,7 +136,8 @@ def test_ssd_scans_the_way_back_as_a_second_sequence(directions):
 @pytest.mark.parametrize('error',
                          [ImportError('libcudart.so.11.0'), RuntimeError('half installed'),
                                    OSError('undefined symbol: _ZN2at'), AttributeError('fwd')])
-def test_an_extension_that_cannot_be_imported_is_a_reason(monkeypatch, error):
+def test_import_failure_is_a_reason(monkeypatch, error):
+    """An extension that cannot be imported is a reason."""
     def fail(name):
         raise error
 
@@ -150,7 +155,8 @@ def test_an_extension_that_cannot_be_imported_is_a_reason(monkeypatch, error):
 
 
 @pytest.mark.usefixtures('extension')
-def test_without_the_triton_kernels_the_scan_remains(monkeypatch):
+def test_scan_remains_without_triton(monkeypatch):
+    """Without the Triton kernels the scan remains."""
     # Given a package whose Triton kernels cannot be imported,
     monkeypatch.setitem(sys.modules, 'mamba_ssm.ops.triton.ssd_combined', None)
     # then it runs what it can and has no ssd, so that another backend takes that.
@@ -169,7 +175,7 @@ def test_without_the_triton_kernels_the_scan_remains(monkeypatch):
     ((1, 76_800, 4, 32), 64, None),
     ((1, 4_200_000, 1, 4), 16, 'chunks'),
 ])
-def test_limits(shape, states, expected):
+def test_limits_of_the_extension(shape, states, expected):
     found = mamba_ssm.beyond_limits(shape, states)
     assert found is None if expected is None else expected in found
 

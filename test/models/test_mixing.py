@@ -37,13 +37,15 @@ def test_shut_gates_give_the_visible_image(height, width):
 
 
 @pytest.mark.parametrize('height, width', SIZES)
-def test_an_open_share_gives_thermal_with_and_without_its_detail(height, width):
+def test_open_share_gives_thermal(height, width):
+    """An open share gives thermal with and without its detail."""
     ir, vi_y = images(height, width)
     assert torch.allclose(mix(ir, vi_y, maps(OPEN, SHUT, ONE, like=ir)), ir, **NEAR)
     assert torch.allclose(mix(ir, vi_y, maps(OPEN, SHUT, SHUT, like=ir)), base(ir), **NEAR)
 
 
-def test_base_of_one_camera_takes_the_detail_of_the_other():
+def test_base_takes_other_detail():
+    """Base of one camera takes the detail of the other."""
     ir, vi_y = images()
     fused = mix(ir, vi_y, maps(OPEN, ONE, SHUT, like=ir))
     assert torch.allclose(fused, base(ir) + vi_y - base(vi_y), **NEAR)
@@ -56,7 +58,8 @@ def test_the_largest_gain_doubles_detail():
 
 
 @pytest.mark.parametrize('height, width', SIZES)
-def test_flat_images_are_mixed_by_the_share_whatever_the_gains(height, width):
+def test_flat_images_mix_by_share(height, width):
+    """Flat images are mixed by the share whatever the gains."""
     # Given two cameras without any detail, up to the border,
     ir, vi_y = torch.full((1, 1, height, width), 0.8), torch.full((1, 1, height, width), 0.3)
     share = torch.tensor(0.25).logit().item()
@@ -74,14 +77,16 @@ def test_what_is_added_is_added():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_maps_of_half_precision_are_mixed_in_the_type_of_the_pixels(dtype):
+def test_half_maps_mix_in_pixel_type(dtype):
+    """Maps of half precision are mixed in the type of the pixels."""
     (ir, vi_y), half = images(), torch.randn(2, 4, 40, 56).to(dtype)
     fused = mix(ir, vi_y, half)
     assert fused.dtype == torch.float32
     assert torch.equal(fused, mix(ir, vi_y, half.float()))
 
 
-def test_base_keeps_slopes_and_takes_the_mean_of_eight_pixels():
+def test_base_is_eight_pixel_mean():
+    """Base keeps slopes and takes the mean of eight pixels."""
     # Given a slope, and noise,
     slope = torch.linspace(0, 1, 64).expand(1, 1, 48, 64)
     # then inside the base of a slope is the slope: what is left is detail,
@@ -96,7 +101,8 @@ def test_base_keeps_slopes_and_takes_the_mean_of_eight_pixels():
 
 
 @pytest.mark.parametrize('height, width', SIZES)
-def test_a_flat_image_has_no_surround_and_is_its_own_ground(height, width):
+def test_flat_image_has_no_surround(height, width):
+    """A flat image has no surround and is its own ground."""
     flat = torch.full((1, 1, height, width), 0.7)
     thermal, visible = seen(flat, flat)
     assert thermal.shape == visible.shape == (1, 2, height, width)
@@ -110,7 +116,8 @@ def test_a_flat_image_has_no_surround_and_is_its_own_ground(height, width):
     (64, 0.75, 8 * 0.5),  # warm and narrow: 0.5 above the ground
     (64, 0.05, 0.0),  # cold: it is ground itself
     (160, 0.75, 0.0)])  # warm and wide: it belongs to the ground
-def test_thermal_shows_how_much_warmer_than_its_ground_it_is(side, level, shown):
+def test_thermal_shows_warmth_over_ground(side, level, shown):
+    """Thermal shows how much warmer than its ground it is."""
     # Given a block on a ground of 0.25, larger than what the ground is taken from,
     ir = torch.full((1, 1, 320, 320), 0.25)
     block = slice(80, 80 + side)
@@ -123,7 +130,8 @@ def test_thermal_shows_how_much_warmer_than_its_ground_it_is(side, level, shown)
     assert torch.equal(thermal[:, :1], 4 * ir - 2)
 
 
-def test_the_ground_is_an_opening_by_seventeen_means():
+def test_ground_opens_by_seventeen_means():
+    """The ground is an opening by seventeen means."""
     # Given means of 8 x 8 pixels one row of which is warm in 17 and in 16 of them,
     ir = torch.zeros(1, 1, 8, 8 * 60)
     ir[..., 8 * 5:8 * 22] = 1
@@ -134,7 +142,8 @@ def test_the_ground_is_an_opening_by_seventeen_means():
     assert torch.allclose(found[..., 8 * 29:], torch.tensor(0.0))
 
 
-def test_the_visible_image_shows_what_is_brighter_than_its_surround():
+def test_visible_shows_brightness_over_surround():
+    """The visible image shows what is brighter than its surround."""
     slope = torch.linspace(0, 1, 256).expand(1, 1, 192, 256)
     spot = slope.clone()
     spot[..., 96, 128] += 0.5
@@ -143,7 +152,8 @@ def test_the_visible_image_shows_what_is_brighter_than_its_surround():
     assert visible[0, 1, 40:56, 64:192].abs().max() < 2e-4
 
 
-def test_the_bound_of_visible_detail_teaches_the_share_nothing():
+def test_detail_bound_gives_no_gradient():
+    """The bound of visible detail teaches the share nothing."""
     # Given fine visible texture of the mean of a flat thermal image, and a gain at its bound,
     ir = torch.full((1, 1, 32, 32), 0.5)
     vi_y = ir + 0.1 * (torch.arange(32) % 2 * 2 - 1)

@@ -46,11 +46,13 @@ def test_presets_have_the_specified_size(preset, parameters):
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 
-def test_output_has_the_size_of_the_input():
+def test_output_has_input_size():
+    """Output has the size of the input."""
     assert DiffMF(TINY)(*images()).shape == (2, 1, 24, 32)
 
 
-def test_sides_that_do_not_fit_are_refused_with_the_multiple():
+def test_unfit_sides_name_the_multiple():
+    """Sides that do not fit are refused with the multiple."""
     with pytest.raises(ValueError, match='a multiple of 8 pixels'):
         DiffMF(TINY)(*images(height=20))
 
@@ -60,7 +62,8 @@ EVERY = [(model, preset) for model, presets in models.PRESETS.items() for preset
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('model, preset', EVERY)
-def test_half_precision_runs_through_every_layer_and_stays_near_float32(model, preset, dtype):
+def test_half_precision_stays_near_float32(model, preset, dtype):
+    """Half precision runs through every layer and stays near float32."""
     # Given the scan that takes every type,
     network = models.build(model, preset)
     side = network.sides.padded(32)
@@ -115,7 +118,8 @@ def test_every_parameter_gets_a_gradient(config):
     assert silent == []
 
 
-def test_an_image_of_the_batch_does_not_see_the_others():
+def test_batch_images_are_independent():
+    """An image of the batch does not see the others."""
     network, (ir, vi) = DiffMF(TINY).eval(), images(batch=3)
     together = network(ir, vi)
     alone = torch.cat([network(ir[i:i + 1], vi[i:i + 1]) for i in range(3)])
@@ -136,7 +140,8 @@ def numbered(x):
             for row in x[0, :, :, 0].tolist()]
 
 
-def test_column_and_row_layouts_scan_as_in_the_authors_figure():
+def test_scan_layouts_follow_authors():
+    """Column and row layouts scan as in the authors' figure."""
     ir = torch.tensor([[1.0, 2], [3, 4]])[None, ..., None]
     columns = scanned(numbered(fused.pair(ir, ir + 10, 'columns')))
     rows = scanned(numbered(torch.cat((ir, ir + 10), dim=2)))
@@ -151,7 +156,8 @@ def test_separating_undoes_interleaving():
                y in zip(separate_columns(fused.pair(a, b, 'columns')), (a, b)))
 
 
-def test_guidance_starts_neutral_and_then_favors_one_side():
+def test_guidance_starts_neutral():
+    """Guidance starts neutral and then favors one side."""
     extraction = DifferenceGuidedRound(TINY)
     extraction.start_neutral()
     i, v = torch.rand(2, 1, 6, 6, 8).unbind()
@@ -165,7 +171,8 @@ def test_guidance_starts_neutral_and_then_favors_one_side():
 
 
 @pytest.mark.parametrize('exchanged, gets_B_i', [(True, 'mixer_v'), (False, 'mixer_i')])
-def test_exchange_gives_each_modality_the_selection_of_the_other(exchanged, gets_B_i):
+def test_exchange_swaps_the_selections(exchanged, gets_B_i):
+    """Exchange gives each modality the selection of the other."""
     exchange = ChannelExchange(replace(TINY, exchange=exchanged))
     i, v = torch.rand(2, 1, 6, 6, 8).unbind()
     *_, B_i, _ = exchange.mixer_i.project(i)
@@ -196,7 +203,8 @@ def test_an_idea_switched_off_is_gone(change, fewer):
 
 @pytest.mark.parametrize('model, preset',
                          [('diffmf', 'nano'), ('s4fusion', 'light'), ('refinefuse', 'light')])
-def test_maps_of_an_untrained_network_vary_about_the_visible_image(model, preset):
+def test_untrained_maps_near_visible(model, preset):
+    """Maps of an untrained network vary about the visible image."""
     # Given the bias that a fresh network has in the layer that makes the maps,
     network = models.build(model, preset).eval()
     last = [module for module in network.modules() if isinstance(module, PixelConv2d)][-1]
@@ -210,7 +218,8 @@ def test_maps_of_an_untrained_network_vary_about_the_visible_image(model, preset
         assert torch.allclose(network(white, black), torch.sigmoid(torch.tensor(-2.0)))
 
 
-def test_the_share_for_training_is_that_of_the_mixture():
+def test_training_share_is_mixture_share():
+    """The share for training is that of the mixture."""
     network, pair = DiffMF(TINY), images()
     fused, share = network(*pair, with_share=True)
     assert share.shape == (2, 1, 24, 32)

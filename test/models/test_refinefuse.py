@@ -30,7 +30,8 @@ def images(height=32, width=48, batch=1):
     return torch.rand(2, batch, 1, height, width).unbind()
 
 
-def test_parts_of_base_have_the_specified_numbers_of_parameters():
+def test_base_has_specified_parameters():
+    """Parts of base have the specified numbers of parameters."""
     network = models.build('refinefuse', 'base')
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert count(network) == 3_465_000
@@ -42,7 +43,8 @@ def test_parts_of_base_have_the_specified_numbers_of_parameters():
     assert decoder == [147_584, 368_832, 184_576, 73_856, 93_412]
 
 
-def test_features_have_the_sizes_of_the_authors_figure():
+def test_feature_sizes_follow_authors():
+    """Features have the sizes of the authors' figure."""
     # Given the network, and every stage of an encoder and of the fusion watched,
     network, sizes = models.build('refinefuse', 'base').eval(), {}
     for place, modules in (('encoder', network.encoder_a), ('fusion', network.fusion)):
@@ -57,7 +59,8 @@ def test_features_have_the_sizes_of_the_authors_figure():
                      size in drawn.items()}
 
 
-def test_shallow_interaction_opens_the_other_modality_by_channel_and_by_place():
+def test_shallow_interaction_gates_other_modality():
+    """Shallow interaction opens the other modality by channel and by place."""
     module, (a, b) = DualAttention(4), torch.randn(2, 2, 4, 6, 8).unbind()
     seen = {}
     module.merge.register_forward_hook(lambda _, x, out: seen.update(merged=x[0]))
@@ -72,7 +75,8 @@ def test_shallow_interaction_opens_the_other_modality_by_channel_and_by_place():
     assert torch.allclose(seen['merged'], torch.cat((expected_a, expected_b), 1), atol=1e-6)
 
 
-def test_attention_is_softmax_over_the_reduced_keys_of_the_other():
+def test_attention_over_reduced_keys():
+    """Attention is softmax over the reduced keys of the other."""
     module, tokens, other = CrossAttention(64, 4), torch.randn(1, 96,
                                                                64), torch.randn(1, 64, 8, 12)
     reduced = module.reduce(other).flatten(2).mT
@@ -85,7 +89,8 @@ def test_attention_is_softmax_over_the_reduced_keys_of_the_other():
     assert torch.allclose(module(tokens, other), module.out(torch.cat(heads, -1)), atol=1e-5)
 
 
-def test_deep_interaction_sees_the_whole_image_of_the_other():
+def test_deep_interaction_sees_whole_image():
+    """Deep interaction sees the whole image of the other."""
     module, (a, b) = GlobalInteraction(32, 2).eval(), torch.randn(2, 1, 32, 16, 16).unbind()
     changed = b.clone()
     changed[..., :2, :2] = 5 * torch.randn(32, 2, 2)  # one corner,
@@ -93,7 +98,8 @@ def test_deep_interaction_sees_the_whole_image_of_the_other():
     assert difference.max() > 1e-5
 
 
-def test_deep_features_scale_and_shift_shallow_ones_and_start_without_a_shift():
+def test_deep_features_start_without_shift():
+    """Deep features scale and shift shallow ones and start without a shift."""
     module, (deep, shallow) = Injection(4), torch.randn(2, 1, 4, 6, 6).unbind()
     seen = {}
     module.merge.register_forward_hook(lambda _, x, out: seen.update(merged=x[0]))
@@ -105,7 +111,8 @@ def test_deep_features_scale_and_shift_shallow_ones_and_start_without_a_shift():
     assert not module.shift(read).any()
 
 
-def test_one_set_of_parameters_takes_every_size():
+def test_one_parameter_set_every_size():
+    """One set of parameters takes every size."""
     network = RefineFuse(TINY).eval()
     for height, width in ((16, 16), (16, 112), (256, 256)):
         assert network(*images(height, width)).shape == (1, 1, height, width)
@@ -122,7 +129,8 @@ def test_every_parameter_gets_a_gradient(mixing):
             or not p.grad.abs().sum() > 0] == []
 
 
-def test_an_image_of_the_batch_does_not_see_the_others():
+def test_batch_images_are_independent():
+    """An image of the batch does not see the others."""
     network, (ir, vi) = RefineFuse(TINY).eval(), images(batch=3)
     alone = torch.cat([network(ir[i:i + 1], vi[i:i + 1]) for i in range(3)])
     assert torch.allclose(network(ir, vi), alone, atol=1e-5)

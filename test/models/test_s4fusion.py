@@ -41,7 +41,8 @@ def images(height=25, width=37, batch=1):
     return torch.rand(2, batch, 1, height, width).unbind()
 
 
-def test_tensors_of_base_are_those_of_the_authors():
+def test_base_tensors_match_authors():
+    """Tensors of base are those of the authors."""
     state = models.build('s4fusion', 'base').state_dict()
     listed = '\n'.join(sorted(f'{name} {",".join(map(str, tensor.shape))}' for name,
                               tensor in state.items()))
@@ -49,7 +50,8 @@ def test_tensors_of_base_are_those_of_the_authors():
     assert hashlib.sha256(listed.encode()).hexdigest() == TENSORS_SHA256
 
 
-def test_what_no_result_depends_on_is_held_and_not_computed():
+def test_unused_parts_are_not_computed():
+    """What no result depends on is held and not computed."""
     # Given the authors' network, when all that they never use becomes nonsense,
     network, pair = models.build('s4fusion', 'base').eval(), images()
     unused = [p for name, p in network.named_parameters()
@@ -90,7 +92,8 @@ def backend(request, authors):
     return request.param
 
 
-def test_synthetic_weights_are_those_of_the_golden_arrays(golden, authors):
+def test_golden_arrays_share_synthetic_weights(golden, authors):
+    """Synthetic weights are those of the golden arrays."""
     for name, total, first in zip(golden['weights/names'], golden['weights/sum'],
                                   golden['weights/first']):
         tensor = authors.state_dict()[str(name).removeprefix(PREFIX)]
@@ -98,7 +101,8 @@ def test_synthetic_weights_are_those_of_the_golden_arrays(golden, authors):
         assert tensor.flatten()[0].item() == pytest.approx(float(first), rel=1e-6)
 
 
-def test_every_module_gives_what_the_authors_gives(golden, authors, backend):
+def test_modules_match_authors(golden, authors, backend):
+    """Every module gives what the authors' gives."""
     found, hooks = {}, []
     for name, module in authors.named_modules():
         hooks.append(module.register_forward_hook(lambda _, inputs, out,
@@ -122,7 +126,8 @@ def test_every_module_gives_what_the_authors_gives(golden, authors, backend):
     assert torch.allclose(fused[0, 0], torch.from_numpy(golden['tiny/out']), **NEAR)
 
 
-def test_the_fusion_that_is_never_computed_would_be_right(golden, authors, backend):
+def test_uncomputed_fusion_is_correct(golden, authors, backend):
+    """The fusion that is never computed would be right."""
     inputs = (torch.from_numpy(golden[f'tiny/act/patch_embed_{side}'])[None] for side in 'xy')
     fused = authors.fusion_layers['0'](*inputs)
     assert torch.allclose(fused[0], torch.from_numpy(golden['tiny/act/fusion_layers.0']), **NEAR)
@@ -199,7 +204,8 @@ def test_modalities_share_what_they_share():
     assert all(out.shape == x.shape for out in block(x, y))
 
 
-def test_cells_of_four_pixels_merge_and_expand_in_the_authors_orders():
+def test_four_pixel_cells_follow_authors():
+    """Cells of four pixels merge and expand in the authors' orders."""
     image = torch.arange(4.0).view(1, 2, 2, 1)  # 0 1 / 2 3
     merge = Merge(1)
     merge.norm, merge.reduction = torch.nn.Identity(), torch.nn.Identity()
@@ -213,14 +219,16 @@ def test_cells_of_four_pixels_merge_and_expand_in_the_authors_orders():
 
 
 @pytest.mark.parametrize('mixing', [False, True])
-def test_every_parameter_of_a_network_without_unused_ones_gets_a_gradient(mixing):
+def test_every_parameter_gets_gradient(mixing):
+    """Every parameter of a network without unused ones gets a gradient."""
     network = S4Fusion(S4FusionConfig(**{**TINY.__dict__, 'mixing': mixing}))
     network(*images(batch=2)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None
             or not p.grad.abs().sum() > 0] == []
 
 
-def test_sources_are_not_interchangeable_and_batches_are():
+def test_sources_differ_batches_do_not():
+    """Sources are not interchangeable and batches are."""
     network, (ir, vi) = S4Fusion(TINY).eval(), images(batch=3)
     assert not torch.allclose(network(ir, vi), network(vi, ir))
     alone = torch.cat([network(ir[i:i + 1], vi[i:i + 1]) for i in range(3)])
@@ -228,7 +236,8 @@ def test_sources_are_not_interchangeable_and_batches_are():
 
 
 @pytest.mark.parametrize('height, width', [(13, 13), (13, 61), (61, 73)])
-def test_sides_of_twelves_and_one_are_taken_and_others_refused(height, width):
+def test_sides_twelves_plus_one_taken(height, width):
+    """Sides of twelves and one are taken and others refused."""
     network = S4Fusion(TINY).eval()
     assert network(*images(height, width)).shape == (1, 1, height, width)
     with pytest.raises(ValueError, match='a multiple of 12 plus 1'):

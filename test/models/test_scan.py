@@ -101,7 +101,8 @@ def test_compiled_ss2d_takes_extreme_step_sizes():
 
 @needs_kernel
 @pytest.mark.parametrize('states', [1, 3])
-def test_compiled_ss2d_rounds_only_what_goes_in_and_comes_out_in_bfloat16(states):
+def test_ss2d_bfloat16_rounds_ends_only(states):
+    """Compiled SS2D rounds only what goes in and comes out in bfloat16."""
     u, proj, *parameters = ss2d_inputs(7, 9, 40, states, torch.float32)
     u, proj = u.bfloat16(), proj.bfloat16()
     exact = reference.ss2d(u.double(), proj.double(), *(x.double() for x in parameters))
@@ -145,7 +146,8 @@ def test_compiled_selective_scan_equals_the_loop(batch, channels, groups, states
 
 
 @needs_kernel
-def test_compiled_selective_scan_without_skip_bias_and_softplus():
+def test_selective_scan_without_options():
+    """Compiled selective scan without skip bias and softplus."""
     u, delta, A, B, C, _, _ = selective_scan_inputs(1, 20, 1, 3, 45, wide=False, token_major=False)
     inputs = u, delta.abs(), A, B, C
     exact = with_gradients(lambda *x: reference.selective_scan(*x, None, None, False),
@@ -192,7 +194,8 @@ def split_ssd(together, delta, A, directions, module):
 
 @needs_kernel
 @pytest.mark.parametrize('directions', [1, 2])
-def test_compiled_ssd_backward_reads_strided_inputs_and_gradients(directions):
+def test_ssd_backward_strided_inputs(directions):
+    """Compiled SSD backward reads strided inputs and gradients."""
     x, delta, A, B, C = ssd_inputs(2, 50, 2, 32, 16)
     together = torch.cat((x.flatten(2), B, C), dim=-1)
     inputs = together, delta, A
@@ -209,7 +212,8 @@ def test_compiled_ssd_backward_reads_strided_inputs_and_gradients(directions):
 
 @needs_kernel
 @pytest.mark.parametrize('spread', ['expanded', 'transposed'])
-def test_compiled_ssd_takes_the_gradient_in_any_storage(spread):
+def test_ssd_gradient_any_storage(spread):
+    """Compiled SSD takes the gradient in any storage."""
     inputs = ssd_inputs(2, 21, 2, 8, 4)
 
     def weighted(*inputs, module):
@@ -224,7 +228,8 @@ def test_compiled_ssd_takes_the_gradient_in_any_storage(spread):
 @needs_kernel
 @pytest.mark.skipif(not cpu._ssd_wins(),
                     reason='SSD is left to the portable form on this processor')
-def test_compiled_ssd_learns_from_bfloat16_in_float32():
+def test_ssd_bfloat16_learns_in_float32():
+    """Compiled SSD learns from bfloat16 in float32."""
     x, delta, A, B, C = ssd_inputs(1, 40, 2, 16, 8)
     rounded = [x.bfloat16(), delta, A, B.bfloat16(), C.bfloat16()]
     dy = random(*x.shape, dtype=torch.bfloat16, seed=9)
@@ -238,7 +243,8 @@ def test_compiled_ssd_learns_from_bfloat16_in_float32():
 
 
 @needs_kernel
-def test_compiled_ssd_leaves_wide_heads_to_the_portable_form():
+def test_ssd_wide_heads_use_portable():
+    """Compiled SSD leaves wide heads to the portable form."""
     inputs = ssd_inputs(1, 20, 1, 65, 4)
     found = with_gradients(lambda *x: cpu.ssd(*x, 2), inputs)
     assert_equal(found, with_gradients(lambda *x: portable.ssd(*x, 2), inputs), 0)
@@ -258,7 +264,8 @@ def test_compiled_ssd_reads_strided_bfloat16():
 
 
 @needs_kernel
-def test_compiled_kernels_do_not_depend_on_the_number_of_threads():
+def test_kernels_ignore_thread_count():
+    """Compiled kernels do not depend on the number of threads."""
     images = ss2d_inputs(8, 6, 128, 1, torch.float32, batch=3)
     sequences = selective_scan_inputs(2, 64, 1, 4, 70, wide=False, token_major=True)
     mixed = ssd_inputs(3, 40, 2, 16, 8)
@@ -283,7 +290,8 @@ def test_portable_ss2d_equals_the_loop(dtype):
                  TOLERANCE[dtype])
 
 
-def test_selective_scan_takes_the_shapes_of_mamba_ssm():
+def test_selective_scan_mamba_ssm_shapes():
+    """Selective scan takes the shapes of mamba_ssm."""
     b, d, g, n, length = 2, 6, 2, 5, 37
     u, delta = (random(b, d, length, dtype=torch.float64, seed=i) for i in (0, 1))
     A = -random(d, n, dtype=torch.float64, seed=2).abs()
@@ -309,7 +317,8 @@ def test_selective_scan_takes_the_shapes_of_mamba_ssm():
 
 @needs_kernel
 @pytest.mark.parametrize('channels', [5, 16, 24, 40, 64, 128])
-def test_compiled_layer_norm_equals_torch_in_float64(channels):
+def test_layer_norm_equals_torch(channels):
+    """Compiled layer norm equals torch in float64."""
     shapes = (3, 7, channels), (channels,), (channels,)
     x, weight, bias = (random(*s, dtype=torch.float32, seed=i) for i, s in enumerate(shapes))
     x = x + 3
@@ -321,7 +330,8 @@ def test_compiled_layer_norm_equals_torch_in_float64(channels):
 
 
 @needs_kernel
-def test_compiled_layer_norm_leaves_to_torch_what_it_does_not_know():
+def test_layer_norm_falls_to_torch():
+    """Compiled layer norm leaves to torch what it does not know."""
     x, weight = torch.ones(2, 100), torch.ones(100)
     assert cpu.layer_norm(x, weight, weight, 1e-5, torch.float32) is None  # seven vectors
     assert cpu.layer_norm(x[:, :16], weight[:16], weight[:16], 1e-5, torch.float16) is None
@@ -329,7 +339,8 @@ def test_compiled_layer_norm_leaves_to_torch_what_it_does_not_know():
                           torch.float32) is None
 
 
-def test_orders_of_the_two_by_two_example():
+def test_two_by_two_orders():
+    """Orders of the two by two example."""
     assert scan_order(2, 2).tolist() == [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [3, 1, 2, 0]]
 
 
@@ -339,7 +350,8 @@ def test_unknown_backend_names_the_valid_ones():
 
 
 @needs_kernel
-def test_backend_that_cannot_take_the_type_says_so():
+def test_unsupported_type_is_reported():
+    """Backend that cannot take the type says so."""
     with pytest.raises(scan.ScanError, match='float16'):
         scan.backend_for(torch.zeros(1, dtype=torch.float16), 'ss2d', 'cpu')
 
@@ -352,7 +364,8 @@ def test_wrong_shapes_are_refused():
 
 
 @needs_kernel
-def test_compiled_kernels_take_parameters_of_a_network_cast_to_bfloat16():
+def test_kernels_take_bfloat16_parameters():
+    """Compiled kernels take parameters of a network cast to bfloat16."""
     u, proj, *parameters = ss2d_inputs(5, 6, 16, 1, torch.float32)
     parameters = [x.bfloat16() for x in parameters]
     assert torch.equal(cpu.ss2d(u, proj, *parameters),

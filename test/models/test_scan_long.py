@@ -50,7 +50,8 @@ def test_compiled_scan_equals_the_loop(inputs, exact):
 
 
 @needs_kernel
-def test_compiled_gradients_equal_the_portable_ones_in_float64(inputs):
+def test_long_gradients_equal_portable(inputs):
+    """Compiled gradients equal the portable ones in float64."""
     weighting = torch.randn(1, 4, LENGTH)
 
     def gradients(scan, dtype):

@@ -27,7 +27,8 @@ def test_cases_in_the_interpreter():
 
 @pytest.mark.parametrize('capability, dtype',
                          [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)])
-def test_kernels_compile_for_gpus_and_keep_the_state_in_registers(compiled, capability, dtype):  # noqa: F811
+def test_kernels_keep_state_in_registers(compiled, capability, dtype):  # noqa: F811
+    """Kernels compile for GPUs and keep the state in registers."""
     # The interpreter takes what the compiler refuses. Given the sizes of a network,
     from diffmf_ros.models.kernels import triton_scan, triton_ssd
 
@@ -60,7 +61,8 @@ def test_cases_on_the_gpu():
 
 
 @needs_gpu
-def test_calls_can_be_captured_in_a_graph():
+def test_calls_capture_in_graph():
+    """Calls can be captured in a graph."""
     # Given a call that has run once,
     inputs = [torch.randn(s, device='cuda') for s in
               [(1, 9, 13, 32), (1, 9, 13, 4, 4), (4, 32, 2), (4, 32), (4, 32, 1), (4, 32)]]
@@ -85,7 +87,8 @@ def test_without_a_gpu_it_says_why(monkeypatch):
         scan.backend_for(torch.zeros(1, 1, 1, 1), 'ss2d', 'triton')
 
 
-def test_kernels_that_cannot_be_imported_are_a_reason_not_an_error(monkeypatch):
+def test_import_failure_is_a_reason(monkeypatch):
+    """Kernels that cannot be imported are a reason not an error."""
     # Given a triton whose import fails as half installed libraries do,
     class Broken:
         __version__ = '3.4.0'
@@ -110,7 +113,8 @@ def test_kernels_that_cannot_be_imported_are_a_reason_not_an_error(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
-def test_the_benchmark_without_a_gpu_says_so():
+def test_benchmark_without_gpu():
+    """The benchmark without a GPU says so."""
     command = [sys.executable, str(CASES.parents[2] / 'benchmarks' / 'gpu_scan.py')]
     done = subprocess.run(
         command,
@@ -133,7 +137,8 @@ def test_the_benchmark_without_a_gpu_says_so():
         (120, torch.float32),
     ],
 )
-def test_kernels_of_gradients_compile_and_fit_in_registers(compiled, capability, dtype, tmp_path):  # noqa: F811
+def test_gradient_kernels_fit_registers(compiled, capability, dtype, tmp_path):  # noqa: F811
+    """Kernels of gradients compile and fit in registers."""
     # Given a GPU and the sizes of base, when the gradients of SS2D are computed,
     from diffmf_ros.models.kernels import triton_backward
 

@@ -44,7 +44,8 @@ def digest(outputs):
     ({'thermal': slow}, [(CLASSICAL, 70)], '957b669305fc3208'),
 ], ids=['healthy', 'thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost', 'clock back',
         'thermal clock back', '30 and 9 Hz'])
-def test_count_modes_and_pixels_of_a_recording(faults, modes, pixels, tmp_path):
+def test_recording_counts_modes_and_pixels(faults, modes, pixels, tmp_path):
+    """Count modes and pixels of a recording."""
     outputs = played(tmp_path, **faults)
 
     assert runs(outputs) == modes
@@ -57,8 +58,10 @@ def test_count_modes_and_pixels_of_a_recording(faults, modes, pixels, tmp_path):
     ({'thermal': lost}, RGB_ONLY, FIRST_BAD + 12, FIRST_GOOD + 1),
     ({'rgb': lost}, THERMAL_ONLY, FIRST_BAD + 12, FIRST_GOOD + 1),
 ], ids=['thermal frozen', 'RGB frozen', 'thermal lost', 'RGB lost'])
-def test_a_fault_is_found_and_left_in_time(faults, alone, found_by, fused_by, tmp_path):
-    """A frozen camera is found with its third equal image, a lost one after 0.4 s.
+def test_fault_found_and_left_in_time(faults, alone, found_by, fused_by, tmp_path):
+    """A fault is found and left in time.
+
+    A frozen camera is found with its third equal image, a lost one after 0.4 s.
 
     Fused again with the second.
     """
@@ -70,14 +73,16 @@ def test_a_fault_is_found_and_left_in_time(faults, alone, found_by, fused_by, tm
     assert FIRST_GOOD <= next(tick for tick in ticks[CLASSICAL] if tick > found_by) <= fused_by
 
 
-def test_latency_is_the_delay_of_the_cameras_and_one_period_at_most(tmp_path):
+def test_latency_at_most_one_period(tmp_path):
+    """Latency is the delay of the cameras and one period at most."""
     latencies_ms = [output.latency_ms for output in played(tmp_path)]
 
     assert np.median(latencies_ms) == 8.0
     assert max(latencies_ms) == pytest.approx(8.0 + 33.3, abs=0.1)
 
 
-def test_between_the_frames_of_a_slow_camera_the_last_one_is_held(tmp_path):
+def test_slow_camera_frame_is_held(tmp_path):
+    """Between the frames of a slow camera the last one is held."""
     outputs = played(tmp_path, thermal=slow)
 
     assert sum(output.work.held for output in outputs) == 46
@@ -94,7 +99,8 @@ def test_compressed_recordings_give_the_same_values(tmp_path):
     assert worst <= 1
 
 
-def test_two_rigs_do_not_know_of_each_other(tmp_path):
+def test_two_rigs_are_independent(tmp_path):
+    """Two rigs do not know of each other."""
     front = played(tmp_path / 'front', prefix='/front', rig='front', seed=1)
     rear = played(tmp_path / 'rear', prefix='/rear', rig='rear', seed=2, thermal=lost)
 
@@ -105,8 +111,11 @@ def test_two_rigs_do_not_know_of_each_other(tmp_path):
 
 @pytest.mark.parametrize('model, preset',
                          [('diffmf', 'nano'), ('refinefuse', 'light'), ('s4fusion', 'light')])
-def test_the_pixels_of_a_network_are_those_stored(model, preset, tmp_path, pytestconfig):
-    """99.9 % of the values are within one level."""
+def test_network_pixels_match_stored(model, preset, tmp_path, pytestconfig):
+    """The pixels of a network are those stored.
+
+    99.9 % of the values are within one level.
+    """
     pytest.importorskip('torch', reason='torch is not installed')
     settings = with_changes(SETTINGS, {'model': model, 'preset': preset, 'device': 'cpu',
                                        'precision': 'float32'})

@@ -52,7 +52,8 @@ def example(monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(EXAMPLES), prepend=':')
 
 
-def test_people_are_counted_on_rgb_thermal_and_fused(bag, example, start, peer, tmp_path):
+def test_people_counted_on_all_images(bag, example, start, peer, tmp_path):
+    """People are counted on RGB thermal and fused."""
     # Given a detector of bright cells behind the node, on all three images
     detector = write_hot_spot(tmp_path / 'd.onnx')
     boxes = {topic: peer.collect(String, f'{topic}/detections') for topic in TOPICS}
@@ -94,7 +95,8 @@ def finished(counts):
     return totals if enough and all(enough) else None
 
 
-def test_a_missing_detector_ends_the_node_with_its_name(example, start, tmp_path):
+def test_missing_detector_ends_node(example, start, tmp_path):
+    """A missing detector ends the node with its name."""
     node = start('detector_node', '--ros-args', '-p', f'detector:={tmp_path / "none.onnx"}')
 
     assert node.wait() == 1

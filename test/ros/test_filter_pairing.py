@@ -28,14 +28,16 @@ def filters():
     pytest.importorskip('message_filters', reason='needs message_filters')
 
 
-def test_the_closest_policy_needs_no_message_filters(monkeypatch):
+def test_closest_needs_no_message_filters(monkeypatch):
+    """The closest policy needs no message_filters."""
     monkeypatch.setitem(sys.modules, 'message_filters', None)
 
     assert isinstance(make_pairing(SyncSettings()), ClosestPairing)
 
 
 @BOTH
-def test_without_message_filters_the_error_says_what_to_install(monkeypatch, policy):
+def test_missing_message_filters_names_install(monkeypatch, policy):
+    """Without message_filters the error says what to install."""
     monkeypatch.setitem(sys.modules, 'message_filters', None)
 
     with pytest.raises(DiffmfError, match=f'sync.policy {policy} needs '
@@ -56,7 +58,8 @@ def test_the_policy_chooses_who_pairs(filters, policy):
 
 
 @pytest.mark.parametrize('rates', RATES)
-def test_approximate_pairs_lie_in_reach_rise_and_account_for_every_frame(filters, rates):
+def test_approximate_pairs_account_for_frames(filters, rates):
+    """Approximate pairs lie in reach rise and account for every frame."""
     rng = np.random.default_rng(rates)
     rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
     pairing = FilterPairing(SyncSettings(policy='approximate'))
@@ -78,7 +81,8 @@ def test_the_largest_distance_is_included(filters, distance_ns, count):
                    arrivals)) == count
 
 
-def test_exact_pairs_equal_stamps_after_the_offsets(filters):
+def test_exact_pairs_equal_stamps(filters):
+    """Exact pairs equal stamps after the offsets."""
     rgb = np.arange(30) * 33 * MS
     thermal = rgb[::3] + 40 * MS
     pairing = FilterPairing(SyncSettings(policy='exact', rgb_offset_ms=-10.0,
@@ -93,7 +97,8 @@ def test_exact_pairs_equal_stamps_after_the_offsets(filters):
 
 
 @BOTH
-def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(filters, policy):
+def test_looped_bag_repeats_its_pairs(filters, policy):
+    """A bag in a loop gives the same pairs each time."""
     rgb = np.arange(90) * 33 * MS
     once = by_arrival(rgb, rgb[::3], thermal_delay_ms=5.0)
     pairing = FilterPairing(SyncSettings(policy=policy))
@@ -124,7 +129,8 @@ def test_a_silent_partner_costs_bounded_memory(filters, policy):
 
 
 @BOTH
-def test_what_cannot_be_in_a_pair_is_counted_by_reason(filters, policy):
+def test_unpaired_frames_counted_by_reason(filters, policy):
+    """What cannot be in a pair is counted by reason."""
     pairing = FilterPairing(SyncSettings(policy=policy))
     first = run(pairing, [(RGB, 10**9), (THERMAL, 10**9), (RGB, 2 * 10**9)], flush=False)
 
@@ -148,7 +154,8 @@ def test_pairs_out_of_order_are_dropped(filters):
     assert pairing.dropped == {'out_of_order': 2}
 
 
-def test_after_a_flush_a_new_recording_starts(filters):
+def test_flush_starts_new_recording(filters):
+    """After a flush a new recording starts."""
     pairing = FilterPairing(SyncSettings(policy='approximate'))
     arrivals = [(RGB, 10**9), (THERMAL, 10**9 + 3 * MS)]
 

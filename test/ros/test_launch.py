@@ -95,18 +95,20 @@ def run(description, *, until=lambda printed: False) -> tuple[dict[str, int], st
     return codes, ''.join(printed)
 
 
-def test_fusion_arguments(installed):
+def test_fusion_arguments_are_shown(installed):
     arguments = arguments_of(description_of(installed / 'launch' / 'fusion.launch.py'))
     assert arguments.keys() == FUSION_ARGUMENTS
 
 
-def test_replay_needs_a_bag_and_takes_every_argument_of_fusion(installed):
+def test_replay_takes_fusion_arguments(installed):
+    """Replay needs a bag and takes every argument of fusion."""
     arguments = arguments_of(description_of(installed / 'launch' / 'replay.launch.py'))
     assert FUSION_ARGUMENTS < arguments.keys()
     assert [name for name, default in arguments.items() if default is None] == ['bag']
 
 
-def test_replay_fuses_a_bag_and_ends_with_it(installed, domain, small_bag, monkeypatch):
+def test_replay_ends_with_bag(installed, domain, small_bag, monkeypatch):
+    """Replay fuses a bag and ends with it."""
     # Given a user who has set neither transports nor huge pages
     for variable in (*FASTDDS_VARIABLES, HUGE_PAGES):
         # so that what the launch sets is taken away after the test
@@ -141,8 +143,8 @@ def launch_node(installed, **arguments) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize('shutdown_on_exit, code', [('false', 0), ('true', 1)])
-def test_a_node_that_dies_ends_the_launch_with_a_code_where_that_is_wanted(installed, domain,
-                                                                          shutdown_on_exit, code):
+def test_dead_node_ends_launch(installed, domain, shutdown_on_exit, code):
+    """A node that dies ends the launch with a code where that is wanted."""
     ended = launch_node(installed, fusion_model='clasical', shutdown_on_exit=shutdown_on_exit)
 
     printed = ended.stdout + ended.stderr
@@ -150,11 +152,13 @@ def test_a_node_that_dies_ends_the_launch_with_a_code_where_that_is_wanted(insta
     assert 'exit code 1' in printed
 
 
-def test_no_argument_has_a_name_that_other_packages_are_likely_to_use(installed):
+def test_argument_names_are_distinctive(installed):
+    """No argument has a name that other packages are likely to use."""
     assert not FUSION_ARGUMENTS & COMMON_NAMES
 
 
-def test_arguments_that_do_not_exist_are_named_with_the_one_that_was_meant(installed, domain):
+def test_unknown_arguments_get_suggestion(installed, domain):
+    """Arguments that do not exist are named with the one that was meant."""
     ended = launch_node(installed, modell='classical', fusion_device='cuba',
                         shutdown_on_exit='true', detector='yolo')
 
@@ -164,7 +168,8 @@ def test_arguments_that_do_not_exist_are_named_with_the_one_that_was_meant(insta
     assert 'device must be one of auto, cpu, cuda' in printed and ended.returncode == 1
 
 
-def test_a_params_file_that_does_not_exist_is_refused(installed, domain):
+def test_missing_params_file_is_refused(installed, domain):
+    """A params file that does not exist is refused."""
     ended = launch_node(installed, fusion_params_file='/nowhere/fusion.yaml')
 
     printed = ended.stdout + ended.stderr
@@ -201,7 +206,8 @@ def test_what_the_user_has_set_stays(installed, monkeypatch):
     assert functions['environment'](LaunchContext()) == []
 
 
-def test_rigs_starts_a_node_for_every_entry_with_its_own_arguments(installed, domain, tmp_path):
+def test_rigs_start_node_per_entry(installed, domain, tmp_path):
+    """Rigs starts a node for every entry with its own arguments."""
     rigs = tmp_path / 'rigs.yaml'
     rigs.write_text('- {namespace: front, fusion_model: classical}\n'
                     '- {namespace: rear, fusion_model: diffmf, fusion_preset: nano, autostart: '
@@ -228,7 +234,8 @@ def test_rigs_starts_a_node_for_every_entry_with_its_own_arguments(installed, do
     ('- {namespace: a, fusion_modell: classical}',
      'unknown arguments fusion_modell, did you mean fusion_model.; known: alignment_file'),
 ])
-def test_a_rigs_file_that_cannot_work_is_refused(installed, tmp_path, content, words):
+def test_impossible_rigs_file_is_refused(installed, tmp_path, content, words):
+    """A rigs file that cannot work is refused."""
     functions = runpy.run_path(str(installed / 'launch' / 'rigs.launch.py'))
     path = tmp_path / 'rigs.yaml'
     path.write_text(content)
@@ -237,7 +244,8 @@ def test_a_rigs_file_that_cannot_work_is_refused(installed, tmp_path, content, w
         functions['read_rigs'](path, FUSION_ARGUMENTS)
 
 
-def test_the_rigs_that_are_shipped_can_be_read(installed):
+def test_shipped_rigs_are_readable(installed):
+    """The rigs that are shipped can be read."""
     functions = runpy.run_path(str(installed / 'launch' / 'rigs.launch.py'))
 
     rigs = functions['read_rigs'](installed / 'config' / 'rigs.yaml', FUSION_ARGUMENTS)

@@ -17,7 +17,8 @@ TOPICS = {'/rgb/image_raw', '/thermal/image_raw', '/diagnostics',
           *(f'/{topic}' for topic in outputs.TYPES)}
 
 
-def test_rviz_shows_topics_of_the_node_reliably_where_the_node_sends_so():
+def test_rviz_topics_and_reliability():
+    """RViz shows topics of the node reliably where the node sends so."""
     displays = yaml.safe_load((CONFIG / 'view.rviz').read_text())['Visualization Manager'][
         'Displays']
 
@@ -28,7 +29,8 @@ def test_rviz_shows_topics_of_the_node_reliably_where_the_node_sends_so():
         name for name in topics if name.startswith('/fused/')}
 
 
-def test_foxglove_shows_topics_and_keys_of_the_node():
+def test_foxglove_topics_and_keys():
+    """Foxglove shows topics and keys of the node."""
     layout = json.loads((CONFIG / 'foxglove.json').read_text())
     text = json.dumps(layout)
 

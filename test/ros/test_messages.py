@@ -17,7 +17,8 @@ STAMP_NS = 1_700_000_000_123_456_789
 
 
 @pytest.mark.parametrize('stamp_ns', [0, 1, 999_999_999, 10**9, STAMP_NS])
-def test_a_stamp_survives_the_way_through_a_header(stamp_ns):
+def test_stamp_survives_header(stamp_ns):
+    """A stamp survives the way through a header."""
     header = messages.make_header(stamp_ns, 'camera')
 
     assert messages.stamp_ns(header.stamp) == stamp_ns
@@ -29,7 +30,8 @@ def test_a_stamp_survives_the_way_through_a_header(stamp_ns):
     ('mono8', np.uint8, 1), ('mono16', np.uint16, 1), ('32FC1', np.float32, 1),
     ('bgr8', np.uint8, 3),
     ('rgba8', np.uint8, 4)])
-def test_an_image_survives_the_way_to_a_frame(encoding, dtype, channels):
+def test_image_survives_frame(encoding, dtype, channels):
+    """An image survives the way to a frame."""
     shape = (5, 7) if channels == 1 else (5, 7, channels)
     pixels = np.random.default_rng(0).integers(0, 250, shape).astype(dtype)
 
@@ -42,7 +44,8 @@ def test_an_image_survives_the_way_to_a_frame(encoding, dtype, channels):
     assert (frame.encoding, frame.arrival_ns) == (encoding, 42)
 
 
-def test_a_frame_is_a_view_of_its_message():
+def test_frame_is_message_view():
+    """A frame is a view of its message."""
     image = messages.make_image(np.zeros((4, 4), np.uint8), 'mono8', messages.make_header(0, ''))
 
     frame = messages.to_frame(image, THERMAL, arrival_ns=0)
@@ -51,7 +54,8 @@ def test_a_frame_is_a_view_of_its_message():
     assert frame.pixels[1, 1] == 200
 
 
-def test_a_strided_image_is_sent_without_its_gaps():
+def test_strided_image_sent_without_gaps():
+    """A strided image is sent without its gaps."""
     wide = np.arange(4 * 10, dtype=np.uint8).reshape(4, 10)
 
     image = messages.make_image(wide[:, 2:8], 'mono8', messages.make_header(0, ''))
@@ -60,7 +64,8 @@ def test_a_strided_image_is_sent_without_its_gaps():
     assert bytes(image.data) == wide[:, 2:8].tobytes()
 
 
-def test_a_message_that_lies_about_its_size_is_refused():
+def test_wrong_message_size_is_refused():
+    """A message that lies about its size is refused."""
     image = messages.make_image(np.zeros((4, 4), np.uint8), 'mono8', messages.make_header(0, ''))
     image.height = 5
 
@@ -70,7 +75,8 @@ def test_a_message_that_lies_about_its_size_is_refused():
     assert caught.value.reason == 'short_buffer'
 
 
-def test_a_result_becomes_an_image_under_the_header_of_its_base():
+def test_result_has_base_header():
+    """A result becomes an image under the header of its base."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     result = FusionResult(STAMP_NS, 'rgb_optical', pixels, 'rgb8', Mode.FUSED)
 
@@ -96,7 +102,8 @@ def test_a_compressed_image_becomes_a_frame():
     assert (frame.encoding, frame.arrival_ns) == ('mono16', 42)
 
 
-def test_a_compressed_message_without_data_is_refused():
+def test_empty_compressed_message_is_refused():
+    """A compressed message without data is refused."""
     with pytest.raises(FrameError, match='no data') as caught:
         messages.compressed_to_frame(CompressedImage(format='jpeg'), THERMAL, arrival_ns=0)
 
@@ -106,7 +113,8 @@ def test_a_compressed_message_without_data_is_refused():
 @pytest.mark.parametrize('encoding, format', [
     ('rgb8', 'rgb8; jpeg compressed bgr8'), ('bgr8', 'bgr8; jpeg compressed bgr8'),
     ('mono8', 'mono8; jpeg compressed ')])
-def test_a_compressed_result_is_the_picture_under_the_header_of_its_base(encoding, format):
+def test_compressed_result_has_base_header(encoding, format):
+    """A compressed result is the picture under the header of its base."""
     pixels = np.full((48, 64, 3), (200, 60, 40),
                      np.uint8) if encoding != 'mono8' else np.full((48, 64), 77, np.uint8)
     result = FusionResult(STAMP_NS, 'rgb_optical', pixels, encoding, Mode.FUSED)
@@ -120,7 +128,8 @@ def test_a_compressed_result_is_the_picture_under_the_header_of_its_base(encodin
     assert np.abs(frame.pixels.astype(int) - expected).max() <= 3
 
 
-def test_a_calibration_comes_back_as_it_was():
+def test_calibration_round_trip():
+    """A calibration comes back as it was."""
     k, p = [500.0, 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0], [400.0, 0.0, 320.0, 0.0, 0.0,
                                                                    400.0, 240.0, 0.0]
     calibration = CameraInfo(width=640, height=480, distortion_model='plumb_bob',
@@ -136,7 +145,8 @@ def test_a_calibration_comes_back_as_it_was():
     assert info == calibration
 
 
-def test_without_calibration_the_camera_info_says_uncalibrated():
+def test_missing_calibration_says_uncalibrated():
+    """Without calibration the camera info says uncalibrated."""
     info = messages.make_camera_info(messages.make_header(STAMP_NS, 'rgb'), size=(640, 480))
 
     assert (info.width, info.height) == (640, 480)
@@ -163,7 +173,8 @@ def unknown_image(encoding):
     return Image(height=2, width=3, encoding=encoding, step=18, data=bytes(36))
 
 
-def test_an_unknown_encoding_is_left_to_cv_bridge(monkeypatch):
+def test_unknown_encoding_uses_cv_bridge(monkeypatch):
+    """An unknown encoding is left to cv_bridge."""
     monkeypatch.setitem(sys.modules, 'cv_bridge', SimpleNamespace(CvBridge=Bridge))
 
     frame = messages.to_frame(unknown_image('nv24'), RGB, arrival_ns=1)
@@ -175,7 +186,8 @@ def test_an_unknown_encoding_is_left_to_cv_bridge(monkeypatch):
     assert refused.value.reason == 'unknown_encoding'
 
 
-def test_without_cv_bridge_an_unknown_encoding_is_refused(monkeypatch):
+def test_unknown_encoding_without_cv_bridge(monkeypatch):
+    """Without cv_bridge an unknown encoding is refused."""
     monkeypatch.setitem(sys.modules, 'cv_bridge', None)
 
     with pytest.raises(FrameError, match="unknown encoding 'nv24'; known: mono8"):

@@ -32,7 +32,8 @@ def call(cameras, on: bool):
     return answer.result()
 
 
-def test_a_change_holds_from_the_next_frame_on(cameras):
+def test_change_applies_next_frame(cameras):
+    """A change holds from the next frame on."""
     assert cameras.fuse_one().encoding == 'bgr8'
 
     assert change(cameras, output__color='gray').successful
@@ -41,7 +42,8 @@ def test_a_change_holds_from_the_next_frame_on(cameras):
     assert cameras.fuse_one().encoding == 'bgr8'
 
 
-def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
+def test_settings_but_autostart_change_live(cameras):
+    """Every setting but autostart can change while the node runs."""
     cameras.fuse_one()
     others = {
         'scale': 0.5, 'adaptive_scale': True, 'max_pixels': 1_000_000, 'warm_up_size': '',
@@ -71,7 +73,8 @@ def test_every_setting_but_autostart_can_change_while_the_node_runs(cameras):
     assert not refused.successful and 'it has started' in refused.reason
 
 
-def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
+def test_one_wrong_change_cancels_all(cameras):
+    """Of several changes none is made when one is wrong."""
     refused = change(cameras, output__color='gray', thermal__low_percentile=50.0,
                      thermal__high_percentile=50.0)
 
@@ -87,8 +90,8 @@ def test_of_several_changes_none_is_made_when_one_is_wrong(cameras):
     ('model', 'clasical', 'one of diffmf, s4fusion, refinefuse, classical'),
     ('scale', 'large', 'must be of type float'),
     ('preset', 'base', 's4fusion')])
-def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(
-        cameras, name, value, words):
+def test_impossible_change_is_refused(cameras, name, value, words):
+    """What cannot work is refused with the reason and fusion goes on."""
     # the authors' S4Fusion has no weights of ours
     models = {'weights': 'diffmf', 'preset': 's4fusion'}
     wanted = {'model': models[name], name: value} if name in models else {name: value}
@@ -105,7 +108,8 @@ def test_what_cannot_work_is_refused_with_the_reason_and_fusion_goes_on(
 
 @pytest.mark.skipif(importlib.util.find_spec('message_filters') is not None,
                     reason='message_filters is installed')
-def test_a_policy_of_message_filters_needs_message_filters(cameras):
+def test_policy_needs_message_filters(cameras):
+    """A policy of message_filters needs message_filters."""
     refused = change(cameras, sync__policy='approximate')
 
     assert (not refused.successful and 'message_filters' in refused.reason
@@ -122,7 +126,8 @@ def test_extrinsics_from_tf_need_tf2_ros(cameras):
 
 
 @needs_torch
-def test_a_network_is_swapped_in_between_frames_and_out_again(cameras):
+def test_network_swapped_in_and_out(cameras):
+    """A network is swapped in between frames and out again."""
     cameras.fuse_one()
     assert cameras.state()['mode'] == 'CLASSICAL'
 
@@ -151,7 +156,8 @@ def test_all_three_networks_follow_one_another(cameras):
 
 
 @needs_torch
-def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(cameras, monkeypatch):
+def test_failed_load_keeps_old_network(cameras, monkeypatch):
+    """A network that fails to load leaves the old one and its parameters."""
     cameras.fuse_one()
 
     def fail(settings):
@@ -170,8 +176,8 @@ def test_a_network_that_fails_to_load_leaves_the_old_one_and_its_parameters(came
 
 
 @needs_torch
-def test_a_network_that_was_loaded_just_before_the_node_stopped_is_there_when_it_starts_again(
-        cameras):
+def test_late_loaded_network_survives_restart(cameras):
+    """A network that was loaded just before the node stopped is there when it starts again."""
     cameras.fuse_one()
     fuser = cameras.node._session.fuser
     assert change(cameras, model='diffmf', preset='nano', threads=1).successful
@@ -185,7 +191,8 @@ def test_a_network_that_was_loaded_just_before_the_node_stopped_is_there_when_it
     assert (cameras.state()['mode'], cameras.state()['model']) == ('FUSED', 'diffmf nano')
 
 
-def test_counters_go_on_when_the_pairing_changes(cameras):
+def test_counters_survive_pairing_change(cameras):
+    """Counters go on when the pairing changes."""
     cameras.fuse_one()
     cameras.next()
     cameras.rgb(np.random.default_rng(5).integers(60, 120, (48, 64, 3), dtype=np.uint8))
@@ -200,7 +207,8 @@ def test_counters_go_on_when_the_pairing_changes(cameras):
     assert cameras.node._session._pairing.dropped['unpaired'] == 1
 
 
-def test_a_disabled_node_neither_listens_nor_publishes_until_it_is_enabled(cameras):
+def test_disabled_node_neither_listens_nor_publishes(cameras):
+    """A disabled node neither listens nor publishes until it is enabled."""
     cameras.fuse_one()
     publisher = cameras.publisher(cameras.images['rgb'], 'rgb/image_raw')
 
@@ -215,7 +223,8 @@ def test_a_disabled_node_neither_listens_nor_publishes_until_it_is_enabled(camer
     assert cameras.fuse_one()
 
 
-def test_an_inactive_node_remembers_that_it_is_disabled(cameras):
+def test_inactive_node_remembers_disabled(cameras):
+    """An inactive node remembers that it is disabled."""
     cameras.node.trigger_deactivate()
     assert call(cameras, False).message == 'disabled, from the next activation on'
 

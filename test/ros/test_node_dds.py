@@ -104,7 +104,8 @@ def test_an_idle_node_stops_cleanly(start, peer, number):
     assert reports[0].status[0].message.startswith('no rgb frames; no thermal frames')
 
 
-def test_a_replay_in_simulated_time_survives_its_loop(camera_bag, start, peer):
+def test_simulated_replay_survives_loop(camera_bag, start, peer):
+    """A replay in simulated time survives its loop."""
     fused = peer.collect(Image, '/fused/image')
     reports = peer.collect(DiagnosticArray, '/diagnostics')
     node = start(NODE, *CLASSICAL, '-p', 'use_sim_time:=true')
@@ -165,7 +166,8 @@ def test_an_incompatible_publisher_is_a_warning(start, peer):
     assert reports[-1].status[0].level in (b'\x01', b'\x02')
 
 
-def test_an_adaptive_node_steps_down_until_it_fuses_more_pairs(camera_bag, start, peer):
+def test_adaptive_node_steps_down(camera_bag, start, peer):
+    """An adaptive node steps down until it fuses more pairs."""
     # Given a network that takes far longer than the time between pairs, on whatever machine
     pytest.importorskip('torch', reason='torch is not installed')
     reports = peer.collect(DiagnosticArray, '/diagnostics')
@@ -205,7 +207,8 @@ def test_scale_without_effect_is_a_warning(start, peer):
     assert values_of(reports[0])['scale'] == '1'
 
 
-def test_the_recorder_makes_no_bag_when_nothing_came(start, peer, tmp_path):
+def test_recorder_without_messages_no_bag(start, peer, tmp_path):
+    """The recorder makes no bag when nothing came."""
     recorder = start(RECORDER, tmp_path / 'empty', '/nobody/publishes')
     peer.wait_for(lambda: any(name == 'recorder' for name in peer.node.get_node_names()),
                   'the recorder')

@@ -68,7 +68,8 @@ def wait_until_gone(peer):
 
 
 @pytest.mark.parametrize('callback', CAUSES)
-def test_what_a_callback_or_the_worker_raises_ends_the_process(start_dying, peer, callback):
+def test_uncaught_exception_ends_process(start_dying, peer, callback):
+    """What a callback or the worker raises ends the process."""
     node = start_dying(callback)
     if callback != 'timer':  # that is dead before anybody sees it
         wait_until_active(peer)
@@ -82,7 +83,8 @@ def test_what_a_callback_or_the_worker_raises_ends_the_process(start_dying, peer
     wait_until_gone(peer)
 
 
-def test_a_node_whose_network_hangs_fails_like_any_other(start_dying, peer):
+def test_hanging_network_still_fails(start_dying, peer):
+    """A node whose network hangs fails like any other."""
     node = start_dying('service while a network hangs')
     send_pair(peer)
     peer.wait_for(lambda: HANGS in node.output, 'the network')
@@ -97,7 +99,8 @@ def test_a_node_whose_network_hangs_fails_like_any_other(start_dying, peer):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network'])
-def test_a_signal_is_obeyed_in_time_whatever_the_node_does(start_dying, peer, state, number):
+def test_signal_is_obeyed_in_time(start_dying, peer, state, number):
+    """A signal is obeyed in time whatever the node does."""
     node = start_dying(state)
     if state == 'network':
         send_pair(peer)

@@ -17,7 +17,8 @@ NODE = 'diffmf_ros.ros.fusion_node'
     ('unknown_encoding', {'encoding': 'yuv9'}),
     ('zero_size', {'width': 0}),
 ])
-def test_a_bad_rgb_image_is_counted_and_the_next_one_is_fused(cameras, reason, broken):
+def test_bad_rgb_counted_next_fused(cameras, reason, broken):
+    """A bad RGB image is counted and the next one is fused."""
     cameras.fuse_one()
 
     cameras.next()
@@ -37,7 +38,8 @@ def test_a_bad_rgb_image_is_counted_and_the_next_one_is_fused(cameras, reason, b
     assert report.level == b'\x01'
 
 
-def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
+def test_nan_thermal_counted_next_fused(cameras):
+    """A thermal image of NaN is counted and the next one is fused."""
     cameras.fuse_one()
 
     cameras.next()
@@ -52,7 +54,8 @@ def test_a_thermal_image_of_nan_is_counted_and_the_next_one_is_fused(cameras):
     assert 'NaN' in cameras.values()['last_error']
 
 
-def test_an_rgb_camera_of_12_bits_is_fused(cameras):
+def test_12_bit_rgb_is_fused(cameras):
+    """An RGB camera of 12 bits is fused."""
     noise = np.random.default_rng(1)
     for _ in range(3):
         cameras.next()
@@ -63,7 +66,8 @@ def test_an_rgb_camera_of_12_bits_is_fused(cameras):
     assert (image.width, image.height, cameras.state()['mode']) == (64, 48, 'CLASSICAL')
 
 
-def test_an_rgb_camera_that_cannot_be_fused_leaves_thermal_alone(make_cameras):
+def test_unfusable_rgb_leaves_thermal(make_cameras):
+    """An RGB camera that cannot be fused leaves thermal alone."""
     cameras = make_cameras(health__source_timeout_s=0.3)
 
     def thermal_alone():
@@ -79,8 +83,8 @@ def test_an_rgb_camera_that_cannot_be_fused_leaves_thermal_alone(make_cameras):
                           'the reason')
 
 
-def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
-        cameras, monkeypatch):
+def test_unforeseen_failure_counted_next_fused(cameras, monkeypatch):
+    """An unforeseen failure of one pair is counted and the next one is fused."""
     cameras.fuse_one()
     pipeline, calls = cameras.node._pipeline, []
     fuse = pipeline.fuse
@@ -101,7 +105,8 @@ def test_an_unforeseen_failure_of_one_pair_is_counted_and_the_next_one_is_fused(
     assert len(calls) == 2
 
 
-def test_a_problem_of_the_pipeline_is_an_error_and_fusion_goes_on(cameras, monkeypatch, capfd):
+def test_pipeline_issue_is_an_error(cameras, monkeypatch, capfd):
+    """An issue of the pipeline is an error and fusion goes on."""
     problem = 'scan backend triton returned NaN on the golden inputs and is not used'
     monkeypatch.setattr(FusionPipeline, 'problems', (problem,))
 
@@ -115,7 +120,8 @@ def test_a_problem_of_the_pipeline_is_an_error_and_fusion_goes_on(cameras, monke
     assert len(logged) == 1 and '[ERROR]' in logged[0]
 
 
-def test_without_calibration_the_output_is_marked_uncalibrated(cameras):
+def test_missing_calibration_marks_output(cameras):
+    """Without calibration the output is marked uncalibrated."""
     image = cameras.fuse_one()
     cameras.peer.wait_for(lambda: cameras.infos, 'a camera info')
 
@@ -126,7 +132,8 @@ def test_without_calibration_the_output_is_marked_uncalibrated(cameras):
                           'a warning')
 
 
-def test_a_calibration_of_another_shape_is_not_passed_on(cameras):
+def test_other_aspect_calibration_not_passed(cameras):
+    """A calibration of another shape is not passed on."""
     publisher = cameras.publisher(CameraInfo, 'rgb/camera_info')
     publisher.publish(CameraInfo(width=128, height=128,
                                  k=[100.0, 0.0, 64.0, 0.0, 100.0, 64.0, 0.0, 0.0, 1.0]))
@@ -141,7 +148,8 @@ def test_a_calibration_of_another_shape_is_not_passed_on(cameras):
     assert not cameras.infos[-1].k.any()
 
 
-def test_a_missing_weights_file_fails_configure_with_a_message(start, tmp_path):
+def test_missing_weights_fail_configure(start, tmp_path):
+    """A missing weights file fails configure with a message."""
     pytest.importorskip('torch', reason='without torch the node fuses classically and needs no '
                         'weights')
     path = tmp_path / 'missing.safetensors'

@@ -34,7 +34,8 @@ def state_of(node):
     return node._state_machine.current_state[0]
 
 
-def test_a_node_listens_only_while_it_is_active(cameras):
+def test_listens_only_while_active(cameras):
+    """A node listens only while it is active."""
     cameras.peer.wait_for(lambda: listeners(cameras) == 4 and talkers(cameras) == 1,
                           'the subscriptions')
 
@@ -47,7 +48,8 @@ def test_a_node_listens_only_while_it_is_active(cameras):
     assert state_of(cameras.node) == State.PRIMARY_STATE_UNCONFIGURED
 
 
-def test_cleanup_lets_go_of_the_network_and_everything_can_be_done_again(cameras):
+def test_cleanup_frees_and_can_repeat(cameras):
+    """Cleanup lets go of the network and everything can be done again."""
     cameras.fuse_one()
     for _ in range(3):
         pipeline = weakref.ref(cameras.node._pipeline)
@@ -74,8 +76,8 @@ def test_activation_warms_up_before_it_listens(cameras, monkeypatch):
     assert seen == [((640, 480), 0)]
 
 
-def test_an_activation_that_fails_leaves_the_node_inactive_and_says_why(
-        cameras, monkeypatch, capfd):
+def test_failed_activation_stays_inactive(cameras, monkeypatch, capfd):
+    """An activation that fails leaves the node inactive and says why."""
     cameras.node.trigger_deactivate()
 
     def fail(self, size):
@@ -90,8 +92,8 @@ def test_an_activation_that_fails_leaves_the_node_inactive_and_says_why(
     assert cameras.fuse_one()
 
 
-def test_an_unforeseen_error_of_configure_leaves_the_node_unconfigured(
-        cameras, monkeypatch, capfd):
+def test_failed_configure_stays_unconfigured(cameras, monkeypatch, capfd):
+    """An unforeseen error of configure leaves the node unconfigured."""
     cameras.node.trigger_deactivate()
     cameras.node.trigger_cleanup()
 
@@ -104,7 +106,8 @@ def test_an_unforeseen_error_of_configure_leaves_the_node_unconfigured(
     assert cameras.fuse_one()
 
 
-def test_what_was_published_last_has_arrived_when_the_node_is_inactive(cameras):
+def test_last_image_arrives_before_inactive(cameras):
+    """What was published last has arrived when the node is inactive."""
     cameras.fuse_one()
     cameras.pair()
     cameras.peer.wait_for(lambda: cameras.node._session._tally.totals({}).counted['fused'] == 2,

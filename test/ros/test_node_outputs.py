@@ -43,7 +43,8 @@ def calibrate(cameras, stream, size, *, focal_px):
     cameras.peer.wait_for(lambda: stream in known.cameras, 'the calibration')
 
 
-def test_compressed_cameras_are_fused_as_raw_ones_are(make_cameras):
+def test_compressed_cameras_fuse_like_raw(make_cameras):
+    """Compressed cameras are fused as raw ones are."""
     cameras = make_cameras(input__rgb_transport='compressed',
                            input__thermal_transport='compressed')
     cameras.next()
@@ -76,7 +77,8 @@ def test_a_cut_compressed_image_is_counted(make_cameras):
                           'the refusal')
 
 
-def test_the_compressed_output_is_the_image_under_the_same_header(cameras):
+def test_compressed_output_has_same_header(cameras):
+    """The compressed output is the image under the same header."""
     received = cameras.peer.collect(CompressedImage, '/fused/image/compressed')
     cameras.fuse_until(lambda image: received, 'a compressed image')
     image = cameras.fuse_one()
@@ -89,7 +91,8 @@ def test_the_compressed_output_is_the_image_under_the_same_header(cameras):
     assert decoded.shape == (48, 64, 3) and np.abs(gray[0] - gray[1]).mean() < 8
 
 
-def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
+def test_debug_pictures_need_a_subscriber(cameras, monkeypatch):
+    """Debug pictures are made only when somebody looks."""
     made = []
     for name in ('overlay', 'side_by_side'):
         work = getattr(outputs, name)
@@ -116,7 +119,8 @@ def test_debug_pictures_are_made_only_when_somebody_looks(cameras, monkeypatch):
                           pixels_of(fused, 3)[..., ::-1])
 
 
-def test_temperatures_have_the_header_of_the_fused_image(make_cameras):
+def test_temperatures_have_fused_header(make_cameras):
+    """Temperatures have the header of the fused image."""
     cameras = make_cameras(thermal__radiometric_unit='custom', thermal__kelvin_per_count=0.01,
                            thermal__kelvin_at_zero=210.0)
     received = cameras.peer.collect(Image, '/fused/temperature')
@@ -131,7 +135,8 @@ def test_temperatures_have_the_header_of_the_fused_image(make_cameras):
     assert 210 + 70 - 273.15 - 0.01 <= celsius.min() < celsius.max() <= 210 + 90 - 273.15
 
 
-def test_why_there_are_no_temperatures_is_said(cameras):
+def test_missing_temperatures_are_explained(cameras):
+    """Why there are no temperatures is reported."""
     received = cameras.peer.collect(Image, '/fused/temperature')
 
     cameras.fuse_until(lambda image: 'set thermal.radiometric_unit' in cameras.message(),
@@ -140,7 +145,8 @@ def test_why_there_are_no_temperatures_is_said(cameras):
     assert not received
 
 
-def test_every_image_has_a_status_of_its_own(cameras):
+def test_every_image_has_status(cameras):
+    """Every image has a status of its own."""
     cameras.fuse_one()  # a camera counts as back with its second frame
     image = cameras.fuse_one()
 
@@ -153,8 +159,8 @@ def test_every_image_has_a_status_of_its_own(cameras):
     assert float(state['offset_ms']) == 0 and state['model'] == 'classical'
 
 
-def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calibration(
-        make_cameras):
+def test_thermal_grid_header_and_calibration(make_cameras):
+    """On the thermal grid the image has the thermal camera's header and calibration."""
     cameras = make_cameras(alignment__output_grid='thermal')
     calibrate(cameras, 'thermal', (64, 48), focal_px=100.0)
 
@@ -167,7 +173,8 @@ def test_on_the_thermal_grid_the_image_has_the_thermal_camera_s_header_and_calib
     assert (info.width, info.height, info.k[0], info.k[2], info.p[6]) == (32, 24, 50.0, 15.5, 11.5)
 
 
-def test_depth_and_trim_move_the_thermal_image_live(make_cameras, tmp_path):
+def test_depth_and_trim_move_live(make_cameras, tmp_path):
+    """Depth and trim move the thermal image live."""
     path = tmp_path / 'rig.yaml'
     path.write_text(EXTRINSICS)
     cameras = make_cameras(alignment__file=str(path), alignment__depth_from_range=True,
@@ -202,7 +209,8 @@ def test_depth_and_trim_move_the_thermal_image_live(make_cameras, tmp_path):
     assert edge() == 27
 
 
-def test_a_closed_shutter_passes_rgb_on_until_it_opens(make_cameras):
+def test_closed_shutter_passes_rgb(make_cameras):
+    """A closed shutter passes RGB on until it opens."""
     cameras = make_cameras(health__shutter_flag=True)
     cameras.fuse_one()
     shutter = cameras.publisher(Bool, 'thermal/shutter')
@@ -215,7 +223,8 @@ def test_a_closed_shutter_passes_rgb_on_until_it_opens(make_cameras):
     cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL', 'fusion again')
 
 
-def test_frames_without_stamps_are_paired_by_arrival_and_the_report_says_so(make_cameras):
+def test_unstamped_frames_pair_by_arrival(make_cameras):
+    """Frames without stamps are paired by arrival and the report says so."""
     cameras = make_cameras(sync__max_distance_ms=1000.0)
     cameras.stamp_ns = 0
     rng = np.random.default_rng(1)
@@ -232,7 +241,8 @@ def test_frames_without_stamps_are_paired_by_arrival_and_the_report_says_so(make
     assert cameras.fused[0].header.stamp.sec > 0
 
 
-def test_a_calibration_of_another_size_is_scaled_to_the_image(cameras):
+def test_other_size_calibration_is_scaled(cameras):
+    """A calibration of another size is scaled to the image."""
     calibrate(cameras, 'rgb', (128, 96), focal_px=100.0)
 
     cameras.fuse_one()
@@ -241,7 +251,8 @@ def test_a_calibration_of_another_size_is_scaled_to_the_image(cameras):
     assert (info.width, info.height, info.k[0], info.k[2]) == (64, 48, 50.0, 31.5)
 
 
-def test_a_camera_on_its_side_is_turned_with_its_calibration(make_cameras):
+def test_camera_on_side_is_turned(make_cameras):
+    """A camera on its side is turned with its calibration."""
     cameras = make_cameras(input__rgb_orientation='rotated_90', input__rgb_crop='64x40+0+8')
     cameras.fuse_one()
     calibrate(cameras, 'rgb', (64, 48), focal_px=100.0)
@@ -256,7 +267,8 @@ def test_a_camera_on_its_side_is_turned_with_its_calibration(make_cameras):
 
 
 @pytest.mark.parametrize('color, encoding', [('gray', 'mono8'), ('jet', 'bgr8')])
-def test_the_color_policy_decides_on_the_encoding(make_cameras, color, encoding):
+def test_color_policy_sets_encoding(make_cameras, color, encoding):
+    """The color policy decides on the encoding."""
     cameras = make_cameras(output__color=color)
 
     assert cameras.fuse_one().encoding == encoding
@@ -273,7 +285,8 @@ def test_two_rigs_do_not_mix(make_cameras):
         'front/fusion_node: fusion', 'rear/fusion_node: fusion'}, 'a report of each')
 
 
-def test_telemetry_rows_are_neither_in_the_image_nor_in_its_calibration(make_cameras):
+def test_telemetry_rows_are_cut(make_cameras):
+    """Telemetry rows are neither in the image nor in its calibration."""
     cameras = make_cameras(alignment__output_grid='thermal')
     info = CameraInfo(width=160, height=122, k=[150.0, 0.0, 80.0, 0.0, 150.0, 61.0, 0.0, 0.0, 1.0])
     cameras.publisher(CameraInfo, 'thermal/camera_info').publish(info)

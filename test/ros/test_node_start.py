@@ -29,8 +29,8 @@ def start_camera(start, monkeypatch):
     return lambda *arguments: start('camera_process', *arguments)
 
 
-def test_the_log_says_where_the_node_listens_and_who_publishes_there(start_node, start_camera,
-                                                                     peer):
+def test_log_names_topics_and_publishers(start_node, start_camera, peer):
+    """The log says where the node listens and who publishes there."""
     start_camera('/camera/image_raw', 'Image', 'best_effort', '64x48')
 
     node = start_node('-r', 'rgb/image_raw:=/camera/image_raw', '-r', '__ns:=/front')
@@ -79,8 +79,8 @@ WHY_NONE = {
 
 
 @pytest.mark.parametrize('case', WHY_NONE)
-def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_camera, peer,
-                                                             domain, case):
+def test_log_explains_missing_image(start_node, start_camera, peer, domain, case):
+    """After three seconds the log says why no image comes."""
     camera, arguments, said = WHY_NONE[case]
     if camera:
         start_camera(*camera, *('Image', 'reliable')[len(camera) - 1:])
@@ -94,7 +94,8 @@ def test_after_three_seconds_the_log_says_why_no_image_comes(start_node, start_c
                   'the same in the diagnostics')
 
 
-def test_lost_frames_are_said_with_their_reason(start_node, start_camera, peer, monkeypatch):
+def test_lost_frames_have_a_reason(start_node, start_camera, peer, monkeypatch):
+    """Lost frames are reported with their reason."""
     # Given a driver as it comes: best effort, without the profile that large images need
     with monkeypatch.context() as as_it_comes:
         for variable in FASTDDS_VARIABLES:
@@ -112,7 +113,8 @@ def test_lost_frames_are_said_with_their_reason(start_node, start_camera, peer, 
 
 
 @pytest.mark.parametrize('latched', [True, False])
-def test_the_calibration_beside_the_image_topic_arrives(start_node, start_camera, peer, latched):
+def test_sibling_calibration_arrives(start_node, start_camera, peer, latched):
+    """The calibration beside the image topic arrives."""
     # Given a driver that sends its calibration with the images, or once and latched before the
     # node starts
     info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
@@ -131,7 +133,8 @@ def test_the_calibration_beside_the_image_topic_arrives(start_node, start_camera
     peer.wait_for(lambda: infos and infos[-1].k[0] == 50.0, 'the calibration')
 
 
-def test_every_rgb_frame_leaves_beside_a_slower_thermal_camera(start_node, start_camera, peer):
+def test_rgb_rate_beside_slower_thermal(start_node, start_camera, peer):
+    """Every RGB frame leaves beside a slower thermal camera."""
     reports = peer.collect(DiagnosticArray, '/diagnostics')
     states = peer.collect(DiagnosticArray, '/fused/status')
     start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48', 30)
@@ -150,8 +153,8 @@ def test_every_rgb_frame_leaves_beside_a_slower_thermal_camera(start_node, start
     assert {values_of(state)['held'] for state in states[-20:]} == {'true', 'false'}
 
 
-def test_clocks_that_differ_by_a_constant_are_fused_with_the_offset_that_the_log_proposes(
-        start_node, start_camera, peer):
+def test_proposed_clock_offset_fuses(start_node, start_camera, peer):
+    """Clocks that differ by a constant are fused with the offset that the log proposes."""
     start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48')
     start_camera('/thermal/image_raw', 'Image', 'reliable', '32x24', 30, 37)
     node = start_node('-r', '__node:=first')
@@ -167,8 +170,8 @@ def test_clocks_that_differ_by_a_constant_are_fused_with_the_offset_that_the_log
     peer.wait_for(lambda: states and values_of(states[-1])['mode'] == 'CLASSICAL', 'fused images')
 
 
-def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibration(
-        start_node, start_camera, peer):
+def test_rectified_topic_doubts_raw_calibration(start_node, start_camera, peer):
+    """A topic that is rectified by its name raises a doubt of a raw calibration."""
     info = CameraInfo(width=64, height=48, k=[50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0],
                       distortion_model='plumb_bob', d=[-0.3, 0.1, 0.0, 0.0, 0.0],
                       p=[40.0, 0.0, 31.0, 0.0, 0.0, 40.0, 23.0, 0.0, 0.0, 0.0, 1.0, 0.0])
@@ -191,8 +194,8 @@ def test_a_topic_that_is_rectified_by_its_name_raises_a_doubt_of_a_raw_calibrati
     assert not any(infos[-1].d) and doubt not in node.output
 
 
-def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(
-        start, peer, tmp_path):
+def test_unread_parameters_get_suggestion(start, peer, tmp_path):
+    """Parameters that nothing reads are named with the one that was meant."""
     for name, content in {'keys.yaml': '/**:\n  ros__parameters:\n    model: classical\n'
                                        '    sync: {max_distance: 3.0}\n',
                           'node.yaml': 'fusion:\n  ros__parameters:\n    output.color: '
@@ -216,7 +219,8 @@ def test_parameters_that_nothing_reads_are_named_with_the_one_that_was_meant(
     (('--params-file', '/nowhere/a.yaml'),
      "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
 ])
-def test_ros_arguments_that_cannot_be_read_are_one_sentence(start, domain, arguments, said):
+def test_bad_ros_arguments_one_sentence(start, domain, arguments, said):
+    """ROS arguments that cannot be read are one sentence."""
     node = start(NODE, '--ros-args', *arguments)
 
     assert node.wait() == 1
@@ -230,5 +234,6 @@ def test_ros_arguments_that_cannot_be_read_are_one_sentence(start, domain, argum
     ('/fusion_node', '/a/fusion_node', False),
     ('/*/fusion_node', '/a/fusion_node', True), ('/*/fusion_node', '/fusion_node', False),
     ('/**/fusion_node', '/a/b/fusion_node', True), ('/fusion', '/fusion_node', False)])
-def test_a_name_of_a_params_file_means_a_node_as_in_rcl(pattern, name, means):
+def test_params_file_names_like_rcl(pattern, name, means):
+    """A name of a params file means a node as in rcl."""
     assert unused_parameters._means(pattern, name) is means

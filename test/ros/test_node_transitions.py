@@ -36,7 +36,8 @@ def managed(cameras):
     return cameras
 
 
-def test_a_network_that_loads_slowly_follows_later(managed, monkeypatch, capfd):
+def test_slow_network_follows_later(managed, monkeypatch, capfd):
+    """A network that loads slowly follows later."""
     # given a machine that needs until somebody lets it go on
     go_on, load = threading.Event(), FusionPipeline.load
     monkeypatch.setattr(FusionPipeline, 'load', lambda self,
@@ -59,7 +60,8 @@ def test_a_network_that_loads_slowly_follows_later(managed, monkeypatch, capfd):
     assert managed.state()['model'] == 'diffmf nano'
 
 
-def test_a_network_that_loads_quickly_fuses_from_the_first_image_on(managed, monkeypatch):
+def test_quick_network_fuses_first_image(managed, monkeypatch):
+    """A network that loads quickly fuses from the first image on."""
     monkeypatch.setattr('diffmf_ros.ros.fusion_node.LOADING_S', 60.0)
 
     assert managed.node.trigger_configure() == SUCCESS
@@ -69,7 +71,8 @@ def test_a_network_that_loads_quickly_fuses_from_the_first_image_on(managed, mon
     assert managed.state()['mode'] == 'FUSED'
 
 
-def test_a_network_that_cannot_be_loaded_fails_the_transition(managed, monkeypatch, capfd):
+def test_unloadable_network_fails_transition(managed, monkeypatch, capfd):
+    """A network that cannot be loaded fails the transition."""
     def fail(self, settings):
         raise DiffmfError('the weights are cut')
 

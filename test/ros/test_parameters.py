@@ -46,7 +46,8 @@ def flat(tree, prefix=''):
     return result
 
 
-def test_every_setting_is_declared_with_its_default_and_range(make_node):
+def test_settings_declared_with_default_range(make_node):
+    """Every setting is declared with its default and range."""
     node = make_node()
 
     declared = {name: node.get_parameter(name).value for name in ITEMS}
@@ -62,7 +63,8 @@ def test_every_setting_is_declared_with_its_default_and_range(make_node):
                                                 if item.choices else '')
 
 
-def test_the_yaml_shows_every_default_under_its_description():
+def test_yaml_shows_every_default():
+    """The YAML shows every default under its description."""
     text = find('config/fusion.yaml').read_text()
 
     assert flat(yaml.safe_load(text)['/**']['ros__parameters']) == {n: i.value for n,
@@ -80,7 +82,8 @@ def listed_in(page):
             if name in ITEMS}
 
 
-def test_the_page_of_parameters_lists_every_default():
+def test_page_lists_every_default():
+    """The page of parameters lists every default."""
     assert listed_in('docs/parameters.md') == {name: item.value for name, item in ITEMS.items()}
 
 
@@ -91,7 +94,8 @@ def test_the_readme_lists_five_defaults():
     assert listed == {name: ITEMS[name].value for name in listed}
 
 
-def test_overrides_are_read_and_integers_pass_for_floats(make_node):
+def test_overrides_accept_integers_for_floats(make_node):
+    """Overrides are read and integers pass for floats."""
     node = make_node(model='classical', scale=1, sync__max_distance_ms=40)
 
     settings = parameters.read(node)
@@ -111,12 +115,14 @@ def test_a_bad_value_fails_configure(make_node, overrides):
     assert node._state_machine.current_state[1] == 'unconfigured'
 
 
-def test_a_value_out_of_range_is_refused_at_once(make_node):
+def test_out_of_range_is_refused(make_node):
+    """A value out of range is refused at once."""
     with pytest.raises(InvalidParameterValueException, match='scale out of range'):
         make_node(scale=7.0)
 
 
-def test_the_process_names_a_bad_value_and_ends_with_1(start):
+def test_process_names_bad_value(start):
+    """The process names a bad value and ends with 1."""
     for override, expected in (('model:=clasical', 'one of diffmf, s4fusion, refinefuse'),
                                ('scale:=7.0', 'scale')):
         node = start(NODE, '--ros-args', '-p', override)
@@ -135,7 +141,8 @@ def test_changes_hold_in_every_state(make_node):
     assert node.set_parameters([Parameter('use_sim_time', value=True)])[0].successful
 
 
-def test_an_unconfigured_node_refuses_what_no_configure_would_take(make_node):
+def test_unconfigured_node_refuses_bad_value(make_node):
+    """An unconfigured node refuses what no configure would take."""
     node = make_node()
 
     for name, value in (('model', 'clasical'), ('scale', 'large'), ('threads', -1)):

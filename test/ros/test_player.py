@@ -16,7 +16,8 @@ PLAYER = 'diffmf_ros.ros.bag_player'
 STAMPS = [START_NS + i * 1_000_000_000 // 30 for i in range(30)]
 
 
-def test_every_message_arrives_with_its_own_stamp(small_bag, start, peer):
+def test_messages_keep_their_stamps(small_bag, start, peer):
+    """Every message arrives with its own stamp."""
     images, infos = peer.collect(Image, '/rgb/image_raw'), peer.collect(
         CameraInfo, '/rgb/camera_info')
     thermal = peer.collect(Image, '/thermal/image_raw')
@@ -34,7 +35,8 @@ def test_every_message_arrives_with_its_own_stamp(small_bag, start, peer):
     assert 'published 90 messages' in player.output
 
 
-def test_a_loop_starts_again_and_sets_the_clock_back(small_bag, start, peer):
+def test_loop_sets_clock_back(small_bag, start, peer):
+    """A loop starts again and sets the clock back."""
     images, clock = peer.collect(Image, '/rgb/image_raw'), peer.collect(Clock, '/clock')
 
     player = start(PLAYER, small_bag, '--rate', 2, '--loop', 2, '--clock', '--topics',
@@ -51,7 +53,8 @@ def test_a_loop_starts_again_and_sets_the_clock_back(small_bag, start, peer):
     assert 20 <= len(ticks) <= 100
 
 
-def test_the_player_waits_for_a_subscriber_of_each_image(small_bag, start, peer):
+def test_player_waits_for_subscribers(small_bag, start, peer):
+    """The player waits for a subscriber of each image."""
     thermal = peer.collect(Image, '/thermal/image_raw')
 
     player = start(PLAYER, small_bag, '--wait-for-subscribers', 1)
@@ -62,7 +65,8 @@ def test_the_player_waits_for_a_subscriber_of_each_image(small_bag, start, peer)
     assert not thermal
 
 
-def test_a_topic_that_is_not_in_the_bag_is_an_error_that_lists_the_topics(small_bag, start):
+def test_unknown_topic_lists_known_ones(small_bag, start):
+    """A topic that is not in the bag is an error that lists the topics."""
     player = start(PLAYER, small_bag, '--topics', '/camera/image')
 
     assert player.wait() == 1
@@ -79,7 +83,8 @@ def test_a_missing_bag_is_an_error(tmp_path, start):
     assert 'Traceback' not in player.output
 
 
-def test_a_bag_with_empty_topics_and_cut_messages_is_played(small_bag, tmp_path, start, peer):
+def test_empty_topics_and_cut_messages(small_bag, tmp_path, start, peer):
+    """A bag with empty topics and cut messages is played."""
     with BagReader(small_bag) as reader, Writer(tmp_path / 'all', version=8,
                                                 storage_plugin=StoragePlugin.SQLITE3) as writer:
         writer.add_connection('/camera_info', CAMERA_INFO, typestore=type_store())
@@ -101,7 +106,8 @@ def test_a_bag_with_empty_topics_and_cut_messages_is_played(small_bag, tmp_path,
      'no topic of the bag has messages of a type that is installed here'),
     (IMAGE, b'\x28\xb5\x2f\xfdabcd', 'are compressed: open the folder of the bag'),
 ])
-def test_a_bag_that_cannot_be_played_is_one_message(tmp_path, start, msgtype, raw, words):
+def test_unplayable_bag_is_one_message(tmp_path, start, msgtype, raw, words):
+    """A bag that cannot be played is one message."""
     with Writer(tmp_path / 'bag', version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
         about = {'typestore': type_store()} if msgtype == IMAGE else {
             'msgdef': 'uint8 x\n', 'rihs01': 'RIHS01_' + '0' * 64}
@@ -115,7 +121,8 @@ def test_a_bag_that_cannot_be_played_is_one_message(tmp_path, start, msgtype, ra
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_an_endless_loop_cleanly(small_bag, start, peer, number):
+def test_signal_ends_endless_loop(small_bag, start, peer, number):
+    """A signal ends an endless loop cleanly."""
     images = peer.collect(Image, '/rgb/image_raw')
     player = start(PLAYER, small_bag, '--loop', 0, '--topics', '/rgb/image_raw')
     peer.wait_for(lambda: images, 'the first image')

@@ -34,7 +34,8 @@ def names(node, what):
             _ in getattr(node, f'get_{what}_names_and_types_by_node')('fusion_node', '/')}
 
 
-def test_the_policy_has_exactly_what_the_node_uses(make_cameras, allowed):
+def test_policy_matches_node_exactly(make_cameras, allowed):
+    """The policy has exactly what the node uses."""
     # Given a node, and what it receives besides with other settings
     raw = make_cameras().node
     published, served, received = (names(raw, what)

@@ -33,20 +33,23 @@ def test_fusing_is_ok():
     assert judge(after(), BEFORE, []) == (OK, 'fusing')
 
 
-def test_unequal_rates_and_overtaken_pairs_are_ok():
+def test_unequal_rates_are_ok():
+    """Unequal rates and overtaken pairs are ok."""
     totals = after(dropped={'unpaired': 21, 'overtaken': 3, 'already_out': 2})
 
     assert judge(totals, BEFORE, []) == (OK, 'fusing')
 
 
-def test_a_fallback_in_use_is_a_warning_and_none_left_is_an_error():
+def test_fallback_warns_none_left_errors():
+    """A fallback in use is a warning and none left is an error."""
     assert judge(after(), BEFORE, [],
                  reason='thermal is LOST: rgb alone') == (WARN, 'thermal is LOST: rgb alone')
     assert judge(after(fused=0), BEFORE, [], reason='both are LOST',
                  alarm=True) == (ERROR, 'both are LOST')
 
 
-def test_a_bad_frame_and_a_complaint_are_warnings_until_they_stop():
+def test_bad_frame_warns_until_over():
+    """A bad frame and a complaint are warnings until they stop."""
     totals = after(dropped={'short_buffer': 2})
 
     level, message = judge(totals, BEFORE, ['no calibration'])
@@ -56,14 +59,16 @@ def test_a_bad_frame_and_a_complaint_are_warnings_until_they_stop():
     assert judge(later, totals, [])[0] == OK
 
 
-def test_failures_are_an_error_when_nothing_is_fused_and_else_a_warning():
+def test_failures_without_fusion_are_error():
+    """Failures are an error when nothing is fused and else a warning."""
     failing = after(fused=0, dropped={'failed': 30}, last_error='out of memory')
 
     assert judge(failing, BEFORE, []) == (ERROR, 'fusion fails: out of memory')
     assert judge(after(dropped={'failed': 1}), BEFORE, []) == (WARN, '1 dropped: failed')
 
 
-def test_a_problem_is_an_error_while_fusion_goes_on():
+def test_issue_is_error_while_fusing():
+    """An issue is an error while fusion goes on."""
     problems = ('scan triton returned NaN and is not used', 'no CUDA graph')
 
     level, message = judge(after(), BEFORE, [], problems)
@@ -75,7 +80,8 @@ def test_a_problem_is_an_error_while_fusion_goes_on():
     assert message == f'{problems[0]}; no thermal frames: waiting; no calibration'
 
 
-def test_failing_fusion_is_named_before_a_problem():
+def test_failing_fusion_named_first():
+    """Failing fusion is named before an issue."""
     failing = after(fused=0, dropped={'failed': 30}, last_error='out of memory')
 
     level, message = judge(failing, BEFORE, [], ['no CUDA graph'])
@@ -102,7 +108,8 @@ def test_the_tally_adds_up():
             totals.last_error) == (20.0, 'RGB_ONLY', 'too short')
 
 
-def test_the_age_of_the_newest_image_goes_on(monkeypatch):
+def test_newest_image_age_goes_on(monkeypatch):
+    """The age of the newest image goes on."""
     now_s = [100.0]
     monkeypatch.setattr(status, 'time', SimpleNamespace(monotonic=lambda: now_s[0]))
     tally = Tally()
@@ -173,7 +180,8 @@ def values_of(report):
     return {item.key: item.value for item in report.values}
 
 
-def test_two_good_cameras_are_three_good_statuses():
+def test_good_cameras_three_good_statuses():
+    """Two good cameras are three good statuses."""
     reports = Reports()
     reports.send(60)
     reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=())
@@ -197,7 +205,8 @@ def test_two_good_cameras_are_three_good_statuses():
     assert thermal['age_ms'] == '0.0'
 
 
-def test_each_camera_has_the_keys_of_greenwave_monitor():
+def test_cameras_have_greenwave_monitor_keys():
+    """Each camera has the keys of greenwave_monitor."""
     reports = Reports()
     reports.send(60)
 
@@ -213,7 +222,8 @@ def test_each_camera_has_the_keys_of_greenwave_monitor():
         assert values[name] == '0', name
 
 
-def test_before_the_first_frame_greenwaves_keys_are_there_and_say_so():
+def test_greenwave_keys_before_first_frame():
+    """Before the first frame greenwave's keys are there and say so."""
     values = greenwave_values(SourceSelector(HealthSettings()).rgb)
 
     assert values['current_delay_from_realtime_ms'] == 'N/A'
@@ -221,7 +231,8 @@ def test_before_the_first_frame_greenwaves_keys_are_there_and_say_so():
             values['tolerance']) == ('0.000',) * 3
 
 
-def test_no_frames_is_a_warning_first_and_then_an_error():
+def test_no_frames_warns_then_errors():
+    """No frames is a warning first and then an error."""
     reports = Reports(source_timeout_s=1.0)
     reports.now_ns = SECOND
 
@@ -236,7 +247,8 @@ def test_no_frames_is_a_warning_first_and_then_an_error():
         assert report['rgb'].message == 'no frames'
 
 
-def test_a_lost_camera_is_an_error_of_its_own_and_a_warning_of_the_fusion():
+def test_lost_camera_errors_fusion_warns():
+    """A lost camera is an error of its own and a warning of the fusion."""
     reports = Reports()
     reports.send(60)
     reports.send(60, streams=[RGB])
@@ -261,7 +273,8 @@ def test_a_frozen_camera_is_a_warning():
     assert report['thermal'].message == 'FROZEN (the shutter is closed)'
 
 
-def test_refused_messages_are_told_by_camera_and_reason():
+def test_refusals_by_camera_and_reason():
+    """Refused messages are told by camera and reason."""
     reports = Reports()
     reports.send(60)
     for _ in range(2):
@@ -276,7 +289,8 @@ def test_refused_messages_are_told_by_camera_and_reason():
     assert values_of(second['rgb'])['refused.short_buffer'] == '2'
 
 
-def test_many_missing_frames_ask_for_the_shared_memory_profile():
+def test_missing_frames_suggest_shared_memory():
+    """Many missing frames ask for the shared memory profile."""
     reports = Reports()
     for _ in range(20):
         reports.send(1, step=3)
@@ -302,7 +316,8 @@ def test_zero_stamps_are_said():
         'used')
 
 
-def test_incompatible_qos_is_a_warning_with_a_key():
+def test_incompatible_qos_warns_with_key():
+    """Incompatible QoS is a warning with a key."""
     reports = Reports()
     reports.send(30)
 
@@ -312,7 +327,8 @@ def test_incompatible_qos_is_a_warning_with_a_key():
     assert values_of(report)['incompatible_qos'] == report.message and report.level == WARN
 
 
-def test_a_standing_clock_gives_a_report_without_an_output_rate(monkeypatch):
+def test_standing_clock_has_no_rate(monkeypatch):
+    """A standing clock gives a report without an output rate."""
     now_s = [100.0]
     monkeypatch.setattr(status, 'time', SimpleNamespace(monotonic=lambda: now_s[0]))
     reports = Reports()
@@ -326,7 +342,8 @@ def test_a_standing_clock_gives_a_report_without_an_output_rate(monkeypatch):
     assert not reports.reporter.overdue
 
 
-def test_a_disabled_node_has_nothing_to_complain_about():
+def test_disabled_node_has_no_complaint():
+    """A disabled node has nothing to complain about."""
     reports = Reports()
     reports.now_ns = 5 * SECOND
 
@@ -335,7 +352,8 @@ def test_a_disabled_node_has_nothing_to_complain_about():
     assert {(s.level, s.message) for s in report.values()} == {(OK, 'disabled')}
 
 
-def test_another_model_is_reported_from_then_on():
+def test_changed_model_is_reported():
+    """Another model is reported from then on."""
     reports = Reports()
 
     reports.reporter.model, reports.reporter.device = 'diffmf nano', 'cuda:0'
@@ -355,7 +373,8 @@ def message_of(*given, **other):
     return status_message(result(*given), name='fusion_node: image', **other)
 
 
-def test_the_status_of_an_image_has_its_header_and_says_how_it_was_made():
+def test_image_status_header_and_method():
+    """The status of an image has its header and says how it was made."""
     message = message_of(Mode.FUSED, offset_ms=6.25, held=True)
 
     assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1_700_000_000, 7)
@@ -366,7 +385,8 @@ def test_the_status_of_an_image_has_its_header_and_says_how_it_was_made():
         'model': 'diffmf light', 'scale': '0.5', 'warnings': ''}
 
 
-def test_the_status_of_an_image_of_one_camera_is_a_warning_with_the_reason():
+def test_single_camera_status_has_reason():
+    """The status of an image of one camera is a warning with the reason."""
     message = message_of(Mode.RGB_ONLY, thermal=StreamState.FROZEN,
                          reason='thermal is FROZEN (equal images): rgb alone')
 
@@ -376,7 +396,8 @@ def test_the_status_of_an_image_of_one_camera_is_a_warning_with_the_reason():
     assert values_of(message.status[0])['thermal'] == 'FROZEN'
 
 
-def test_a_classical_image_is_an_error_only_where_a_network_is_in_use():
+def test_classical_errors_beside_network_only():
+    """A classical image is an error only where a network is in use."""
     failed = message_of(Mode.CLASSICAL,
                         'the network returned NaN; this pair was fused classically').status[0]
     wanted = message_of(Mode.CLASSICAL, model='classical').status[0]
@@ -390,7 +411,8 @@ VEILED = Issue('rgb_veiled', 'rgb is veiled', RGB)
 HIDDEN = Issue('targets_hidden', 'thermal shows warm targets that the fused image does not show')
 
 
-def test_what_an_image_shows_is_a_warning_of_its_camera():
+def test_image_finding_warns_its_camera():
+    """What an image shows is a warning of its camera."""
     reports = Reports()
     reports.send(60)
     reports.tally.fused(latency_ms=12.0, mode='RGB_ONLY', warnings=(FLAT.text,), issues=(FLAT,))
@@ -402,7 +424,8 @@ def test_what_an_image_shows_is_a_warning_of_its_camera():
     assert (report['rgb'].level, report['rgb'].message) == (OK, 'OK')
 
 
-def test_the_warning_of_a_camera_ends_with_the_next_good_image():
+def test_camera_warning_ends_next_image():
+    """The warning of a camera ends with the next good image."""
     reports = Reports()
     reports.send(60)
     reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=(VEILED.text,), issues=(VEILED,))
@@ -413,7 +436,8 @@ def test_the_warning_of_a_camera_ends_with_the_next_good_image():
     assert {status.level for status in reports.report().values()} == {OK}
 
 
-def test_hidden_targets_are_a_warning_of_the_fusion_alone():
+def test_hidden_targets_warn_fusion_alone():
+    """Hidden targets are a warning of the fusion alone."""
     reports = Reports()
     reports.send(60)
     reports.tally.fused(latency_ms=12.0, mode='FUSED', warnings=(HIDDEN.text,), issues=(HIDDEN,))
@@ -424,7 +448,8 @@ def test_hidden_targets_are_a_warning_of_the_fusion_alone():
     assert report['fusion'].message == HIDDEN.text
 
 
-def test_the_status_of_an_image_has_the_codes_of_its_issues():
+def test_image_status_has_issue_codes():
+    """The status of an image has the codes of its issues."""
     about = dict(name='n', rgb=StreamState.OK, thermal=StreamState.OK, model='classical',
                  scale=1.0)
     blind = replace(result(Mode.RGB_ONLY, FLAT.text, VEILED.text), issues=(FLAT, VEILED))

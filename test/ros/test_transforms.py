@@ -50,7 +50,8 @@ def buffer():
     return Buffer()
 
 
-def test_a_quarter_turn_about_z_sends_x_to_y():
+def test_quarter_turn_about_z():
+    """A quarter turn about z sends x to y."""
     half = np.sqrt(0.5)
 
     extrinsics = extrinsics_of(transform((0.0, 0.0, half, half)))
@@ -59,7 +60,8 @@ def test_a_quarter_turn_about_z_sends_x_to_y():
     assert np.allclose(turned, (0.1, 1.2, 0.3))
 
 
-def test_the_transform_from_rgb_to_thermal_reaches_the_aligner_once(buffer):
+def test_transform_reaches_aligner_once(buffer):
+    """The transform from RGB to thermal reaches the aligner once."""
     transforms, aligner = Transforms(None, buffer), Aligner()
     buffer.transform = transform()
 
@@ -83,7 +85,8 @@ def test_what_is_missing_is_said(buffer):
     assert aligner.given == []
 
 
-def test_a_transform_that_is_no_rotation_is_said_and_not_used(buffer):
+def test_non_rotation_reported_and_ignored(buffer):
+    """A transform that is no rotation is reported and not used."""
     transforms, aligner = Transforms(None, buffer), Aligner()
     buffer.transform = transform((0.0, 0.0, 0.0, 0.0))
 
@@ -92,7 +95,8 @@ def test_a_transform_that_is_no_rotation_is_said_and_not_used(buffer):
     assert 'is not usable' in transforms.complaint and aligner.given == []
 
 
-def test_without_tf_nothing_is_asked_for_and_nothing_missing():
+def test_without_tf_nothing_is_missing():
+    """Without TF nothing is asked for and nothing missing."""
     transforms, aligner = Transforms(None), Aligner()
 
     transforms.refresh({}, aligner)

@@ -6,7 +6,8 @@ import threading
 from diffmf_ros.ros.frame_loop import Worker
 
 
-def test_items_that_wait_are_overtaken_by_newer_ones():
+def test_newer_items_overtake_waiting():
+    """Items that wait are overtaken by newer ones."""
     # Given a worker that is busy with its first item
     handled, busy, go_on, done = [], threading.Event(), threading.Event(), threading.Event()
 
@@ -33,7 +34,8 @@ def test_items_that_wait_are_overtaken_by_newer_ones():
     assert handled == [1, 4]
 
 
-def test_stop_finishes_the_item_in_work_and_tells_of_a_waiting_one():
+def test_stop_finishes_current_item():
+    """Stop finishes the item in work and tells of a waiting one."""
     handled, given_up, busy, go_on = [], [], threading.Event(), threading.Event()
 
     def handle(item):

@@ -33,14 +33,16 @@ def test_without_the_setting_the_scale_stays():
     assert (scale.value, scale.complaint) == (0.5, '')
 
 
-def test_with_the_setting_it_follows_and_reports_the_change():
+def test_scale_change_is_reported():
+    """With the setting it follows and reports the change."""
     scale = working_scale(adaptive_scale=True)
     assert scale.value == 1.0
     assert fuse(scale, 20, busy_ms=100) >= 1
     assert scale.value < 1.0
 
 
-def test_pairs_that_the_network_did_not_fuse_are_not_counted():
+def test_unfused_pairs_are_not_counted():
+    """Pairs that the network did not fuse are not counted."""
     scale = working_scale(adaptive_scale=True)
     assert fuse(scale, 100, busy_ms=500, mode=Mode.CLASSICAL) == 0
     assert scale.value == 1.0
@@ -51,7 +53,8 @@ def test_pairs_that_the_network_did_not_fuse_are_not_counted():
     ({'scale': 0.5}, 'scale'),
     ({'scale': 0.5, 'adaptive_scale': True}, 'scale and adaptive_scale'),
 ])
-def test_classical_fusion_has_no_working_size_and_says_so(changes, names):
+def test_classical_has_no_working_size(changes, names):
+    """Classical fusion has no working size and says so."""
     scale = working_scale(model='classical', **changes)
     assert scale.complaint == f'{names} without effect: classical fusion has no working size'
     assert fuse(scale, 100, busy_ms=500, mode=Mode.CLASSICAL) == 0

@@ -30,7 +30,8 @@ def run_of(dds, tmp_path):
     return make
 
 
-def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, tmp_path):
+def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
+    """Demo fuses the pairs and draws them."""
     # Given half the speed, so that a busy machine loses nothing
     run = replace(run_of(camera_bag), rate=0.5)
     values = demo.run(run)
@@ -49,8 +50,8 @@ def test_demo_fuses_the_pairs_and_draws_them(run_of, camera_bag, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
-def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_path, monkeypatch,
-                                                                     capsys):
+def test_demo_two_scenes_two_rows(dds, tmp_path, monkeypatch, capsys):
+    """Demo shows two scenes in two rows and counts who stands out."""
     # Given drives short enough for a test
     monkeypatch.setattr(command, 'EACH_S', 0.8)
 
@@ -77,14 +78,16 @@ def test_demo_shows_two_scenes_in_two_rows_and_counts_who_stands_out(dds, tmp_pa
     assert people >= 20 and thermal == people and rgb < people / 2 and 0 <= fused <= people
 
 
-def test_node_that_cannot_start_ends_the_demo_with_its_message(run_of, small_bag):
+def test_failed_node_ends_demo(run_of, small_bag):
+    """Node that cannot start ends the demo with its message."""
     settings = with_changes(CLASSICAL, {'alignment.file': '/nowhere/alignment.yaml'})
     with pytest.raises(demo.DemoError, match='(?s)fusion_node ended with exit code 1.*cannot read '
                        'the alignment file'):
         demo.run(run_of(small_bag, settings))
 
 
-def test_bag_that_is_none_is_refused_before_anything_starts(run_of, tmp_path):
+def test_invalid_bag_refused_early(run_of, tmp_path):
+    """Bag that is none is refused before anything starts."""
     with pytest.raises(BagError, match='there is no bag'):
         demo.run(run_of(tmp_path / 'nothing'))
     assert list(tmp_path.iterdir()) == []

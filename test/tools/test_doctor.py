@@ -33,7 +33,8 @@ def by_name(findings):
     ('import os; os.abort()', 'importing it ends the process with SIGABRT'),
     ('import sys; sys.exit(3)', 'exit code 3'),
 ])
-def test_a_library_that_breaks_gives_its_reason(tmp_path, monkeypatch, source, reason):
+def test_broken_library_gives_reason(tmp_path, monkeypatch, source, reason):
+    """A library that breaks gives its reason."""
     (tmp_path / 'broken_library.py').write_text(source)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     found = try_imports(['broken_library', 'json'])
@@ -41,13 +42,15 @@ def test_a_library_that_breaks_gives_its_reason(tmp_path, monkeypatch, source, r
     assert found['json'] == Imported(version='2.0.9')
 
 
-def test_a_library_may_talk_when_it_is_imported(tmp_path, monkeypatch):
+def test_talking_library_is_tolerated(tmp_path, monkeypatch):
+    """A library may talk when it is imported."""
     (tmp_path / 'talking_library.py').write_text('print("hello"); __version__ = "1.2"')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     assert try_imports(['talking_library'])['talking_library'] == Imported(version='1.2')
 
 
-def test_a_blocking_finding_stops_the_node_and_its_advice_comes_first():
+def test_blocking_finding_comes_first():
+    """A blocking finding stops the node and its advice comes first."""
     lacks, blocks = Finding('a', 'x', 'no', WARN, 'later'), Finding('b', 'y', 'no', FAIL, 'now')
     assert Diagnosis((lacks,)).node_can_run
     both = Diagnosis((lacks, blocks, blocks))
@@ -56,7 +59,8 @@ def test_a_blocking_finding_stops_the_node_and_its_advice_comes_first():
     assert both.as_dict()['findings'][1]['state'] == 'fail'
 
 
-def test_needed_and_optional_libraries_are_told_apart(monkeypatch):
+def test_needed_and_optional_libraries(monkeypatch):
+    """Needed and optional libraries are told apart."""
     missing = {'cv2': 'ImportError: libGL', 'torch': 'OSError: libcudart'}
     monkeypatch.setattr(system, 'try_imports',
                         lambda names: {n: Imported('1', missing.get(n, '')) for n in names})
@@ -76,7 +80,8 @@ def test_without_rclpy_the_node_cannot_run(monkeypatch):
     assert 'middleware' not in found
 
 
-def test_a_middleware_that_does_not_load_blocks(monkeypatch):
+def test_unloadable_middleware_blocks(monkeypatch):
+    """A middleware that does not load blocks."""
     monkeypatch.setattr(ros, 'try_imports', lambda names: {name: Imported('1') for name in names})
     monkeypatch.setattr(ros, 'try_code', lambda code: Imported(reason='librmw_x.so: cannot open'))
     found = by_name(ros.libraries())
@@ -93,7 +98,8 @@ def transport(tmp_path, *, free_mb, rmem_max, environ=(), monkeypatch):
     return by_name(ros.transport(dict(environ), shm=tmp_path, proc=tmp_path))
 
 
-def test_the_shipped_profile_fits_a_large_system(tmp_path, monkeypatch):
+def test_shipped_profile_fits_large_system(tmp_path, monkeypatch):
+    """The shipped profile fits a large system."""
     found = transport(tmp_path, free_mb=1000, rmem_max=2 ** 22, monkeypatch=monkeypatch)
     assert {finding.state for finding in found.values()} == {GOOD}
     assert 'a segment of 16 MB' in found['shared memory'].text
@@ -107,7 +113,8 @@ def test_a_container_has_too_little_room(tmp_path, monkeypatch):
     assert found['UDP buffer'].advice.endswith('sysctl -w net.core.rmem_max=4194304')
 
 
-def test_a_profile_of_the_user_is_looked_at(tmp_path, monkeypatch):
+def test_user_profile_is_examined(tmp_path, monkeypatch):
+    """A profile of the user is looked at."""
     own = tmp_path / 'own.xml'
     own.write_text(find('config/fastdds.xml').read_text().replace('16777216', '524288'))
     found = transport(tmp_path, free_mb=1000, rmem_max=2 ** 22, monkeypatch=monkeypatch,
@@ -117,7 +124,8 @@ def test_a_profile_of_the_user_is_looked_at(tmp_path, monkeypatch):
     assert found['shared memory'].state is WARN and 'segment_size' in found['shared memory'].advice
 
 
-def test_a_profile_that_is_not_there_says_so(tmp_path):
+def test_missing_profile_is_reported(tmp_path):
+    """A profile that is not there says so."""
     finding, = ros.transport({'FASTDDS_DEFAULT_PROFILES_FILE': str(tmp_path / 'none.xml')})
     assert finding.state is WARN and 'none.xml' in finding.text
 
@@ -173,13 +181,15 @@ class TestJetson:
         found = self.look(monkeypatch, tmp_path, triton='')
         assert found['fused kernels'].state is ERROR and 'aarch64' in found['fused kernels'].advice
 
-    def test_an_old_board_cannot_have_the_kernels(self, monkeypatch, tmp_path):
+    def test_old_board_has_no_kernels(self, monkeypatch, tmp_path):
+        """An old board cannot have the kernels."""
         found = self.look(monkeypatch, tmp_path, board='NVIDIA Jetson AGX Xavier',
                           torch='2.1, CUDA 11.4, sm_72')
         assert found['fused kernels'].state is ERROR and 'older than Ampere' in found[
             'fused kernels'].text
 
-    def test_without_tensorrt_it_says_what_to_install(self, monkeypatch, tmp_path):
+    def test_missing_tensorrt_names_install(self, monkeypatch, tmp_path):
+        """Without TensorRT it says what to install."""
         found = self.look(monkeypatch, tmp_path, onnxruntime='CPUExecutionProvider')
         assert found['TensorRT'].state is WARN and 'trtexec' in found['TensorRT'].advice
 
@@ -205,7 +215,8 @@ class TestNetwork:
         found = network.why_no_gpu(cuda, tegra=tegra, driver=driver)
         assert reason in found[0] and advice in found[1]
 
-    def test_a_hidden_gpu_is_told_from_a_missing_one(self, network, monkeypatch):
+    def test_hidden_gpu_is_not_missing(self, network, monkeypatch):
+        """A hidden GPU is told from a missing one."""
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
         assert 'unset' in network.why_no_gpu('13.0', tegra=False, driver=True)[1]
 
@@ -219,15 +230,16 @@ class TestNetwork:
         finding, = network.gpus(SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda='12.8')))
         assert finding.text == 'H200, capability 9.0, 140.0 GB, CUDA 12.8'
 
-    def test_a_driver_that_raises_gives_its_reason(self, network):
+    def test_raising_driver_gives_reason(self, network):
+        """A driver that raises gives its reason."""
         def broken():
             raise RuntimeError('CUDA driver version is insufficient')
         finding, = network.gpus(SimpleNamespace(cuda=SimpleNamespace(is_available=broken)))
         assert finding.state is WARN
         assert finding.text == 'RuntimeError: CUDA driver version is insufficient'
 
-    def test_a_wrong_scan_backend_is_reported_and_one_right_one_is_enough(
-            self, network, monkeypatch):
+    def test_one_right_scan_is_enough(self, network, monkeypatch):
+        """A wrong scan backend is reported and one right one is enough."""
         from diffmf_ros.inference import selfcheck
         monkeypatch.setattr(selfcheck, 'check', lambda name,
                             **kind: None if name == 'portable' else 'gave NaN')
@@ -237,7 +249,8 @@ class TestNetwork:
         assert 'scans' not in found
         assert found['scan auto'].state is GOOD
 
-    def test_plain_torch_on_a_gpu_is_an_error_that_does_not_block(self, network, monkeypatch):
+    def test_plain_torch_error_without_block(self, network, monkeypatch):
+        """Plain torch on a GPU is an error that does not block."""
         from diffmf_ros.inference import selfcheck
         choice = selfcheck.Choice({'ssd': 'portable'}, (), 'this GPU runs ssd in plain torch')
         monkeypatch.setattr(selfcheck, 'choose_backends', lambda **kind: choice)
@@ -246,7 +259,8 @@ class TestNetwork:
         assert (found.state, found.text) == (ERROR, 'this GPU runs ssd in plain torch')
         assert 'this GPU runs ssd in plain torch' in Diagnosis(findings).advice()
 
-    def test_every_missing_part_of_mamba_ssm_is_listed(self, network, monkeypatch):
+    def test_missing_mamba_parts_are_listed(self, network, monkeypatch):
+        """Every missing part of mamba_ssm is listed."""
         from diffmf_ros.models.kernels import mamba_ssm
         monkeypatch.setattr(mamba_ssm, 'missing', lambda: ('no extension', 'no chunk scan'))
         parts = [finding for finding in network.examine() if finding.name == 'mamba_ssm']
@@ -282,7 +296,8 @@ def run_doctor():
     return done.returncode, json.loads(done.stdout)
 
 
-def test_the_exit_code_says_whether_the_node_can_run():
+def test_exit_code_says_can_run():
+    """The exit code says whether the node can run."""
     code, report = run_doctor()
     assert code == (0 if report['node_can_run'] else 1)
     sections = dict.fromkeys(finding['section'] for finding in report['findings'])
@@ -302,7 +317,8 @@ def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
                            if finding['state'] == 'fail']
 
 
-def test_without_rclpy_the_exit_code_is_1(tmp_path, monkeypatch):
+def test_missing_rclpy_exits_1(tmp_path, monkeypatch):
+    """Without rclpy the exit code is 1."""
     (tmp_path / 'rclpy.py').write_text('raise ImportError("librcl.so: undefined symbol")')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     code, report = run_doctor()

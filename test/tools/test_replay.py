@@ -81,7 +81,8 @@ def content(path):
         return [(m.topic, m.stamp_ns, m.raw) for m in reader.messages()]
 
 
-def test_every_pair_is_fused_under_the_header_of_its_rgb_image(small_bag, tmp_path):
+def test_pairs_keep_rgb_header(small_bag, tmp_path):
+    """Every pair is fused under the header of its RGB image."""
     counts = fuse(small_bag, tmp_path / 'fused')
     with BagReader(small_bag) as reader:
         expected = [(p.rgb.stamp_ns, p.rgb.frame_id) for p in pairs_of(reader, SETTINGS.sync)]
@@ -94,7 +95,8 @@ def test_every_pair_is_fused_under_the_header_of_its_rgb_image(small_bag, tmp_pa
                     for h in headers] == expected
 
 
-def test_camera_info_of_the_rgb_camera_is_passed_on(small_bag, tmp_path):
+def test_rgb_camera_info_passes_on(small_bag, tmp_path):
+    """Camera info of the RGB camera is passed on."""
     fuse(small_bag, tmp_path / 'fused')
     with BagReader(small_bag) as source, BagReader(tmp_path / 'fused') as fused:
         sent, passed = (next(reader.messages([topic])) for reader, topic in
@@ -106,7 +108,8 @@ def test_camera_info_of_the_rgb_camera_is_passed_on(small_bag, tmp_path):
 
 
 @pytest.mark.parametrize('grid, camera', [('rgb', RGB_CAMERA), ('thermal', WIDE_THERMAL)])
-def test_the_infos_of_both_cameras_align_a_plane_on_the_grid_of_either(tmp_path, grid, camera):
+def test_both_infos_align_either_grid(tmp_path, grid, camera):
+    """The infos of both cameras align a plane on the grid of either."""
     bag = write_plane_bag(tmp_path / 'plane')
 
     counts = fuse(bag, tmp_path / 'fused',
@@ -125,7 +128,8 @@ def test_the_infos_of_both_cameras_align_a_plane_on_the_grid_of_either(tmp_path,
     assert len(points) > 90 and np.abs(moved).max() < 0.25
 
 
-def test_a_bag_without_the_info_of_thermal_says_that_thermal_was_resized(tmp_path):
+def test_missing_thermal_info_reports_resize(tmp_path):
+    """A bag without the info of thermal says that thermal was resized."""
     bag = write_plane_bag(tmp_path / 'plane', thermal_info=None)
 
     counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path))
@@ -136,7 +140,8 @@ def test_a_bag_without_the_info_of_thermal_says_that_thermal_was_resized(tmp_pat
         'waiting for a calibration on thermal/camera_info: thermal is resized meanwhile'}
 
 
-def test_an_info_of_a_larger_image_of_the_same_shape_is_scaled(small_bag, tmp_path):
+def test_larger_info_is_scaled(small_bag, tmp_path):
+    """An info of a larger image of the same shape is scaled."""
     with BagReader(small_bag) as reader, BagWriter(tmp_path / 'larger') as writer:
         for m in reader.messages():
             message = reader.deserialize(m.raw, m.msgtype)
@@ -152,7 +157,8 @@ def test_an_info_of_a_larger_image_of_the_same_shape_is_scaled(small_bag, tmp_pa
     assert passed.k[0] == sent.k[0] / 2 and passed.k[2] == (sent.k[2] + 0.5) / 2 - 0.5
 
 
-def test_an_info_of_another_shape_is_left_out_and_said(small_bag, tmp_path):
+def test_other_aspect_info_left_out(small_bag, tmp_path):
+    """An info of another shape is left out and said."""
     with BagReader(small_bag) as reader, BagWriter(tmp_path / 'other') as writer:
         for m in reader.messages():
             message = reader.deserialize(m.raw, m.msgtype)
@@ -168,13 +174,15 @@ def test_an_info_of_another_shape_is_left_out_and_said(small_bag, tmp_path):
     assert 'calibration is for 64x64, the image has 64x48' in counts.problems.pop()
 
 
-def test_the_same_bag_gives_the_same_bytes(small_bag, tmp_path):
+def test_same_bag_same_bytes(small_bag, tmp_path):
+    """The same bag gives the same bytes."""
     fuse(small_bag, tmp_path / 'a')
     fuse(small_bag, tmp_path / 'b')
     assert content(tmp_path / 'a') == content(tmp_path / 'b')
 
 
-def test_a_bad_frame_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
+def test_bad_frame_counted_rest_fused(small_bag, tmp_path):
+    """A bad frame is counted and the rest is fused."""
     with BagReader(small_bag) as reader, BagWriter(tmp_path / 'damaged') as writer:
         for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
             message = reader.deserialize(m.raw, m.msgtype)
@@ -204,8 +212,8 @@ def shifted(topic, message, index, *, ms):
 
 
 @pytest.mark.parametrize('ms', [-30.0, 10_000.0])
-def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(
-        small_bag, tmp_path, ms):
+def test_unpaired_frames_show_distance(small_bag, tmp_path, ms):
+    """Frames that do not pair are reported with the distance of their stamps."""
     bag = rewritten(small_bag, tmp_path / 'late', lambda *item: shifted(*item, ms=ms))
     settings = with_changes(SETTINGS, {'sync.max_distance_ms': 5.0, 'sync.hold_last_ms': 0.0})
 
@@ -230,7 +238,8 @@ def test_frames_that_do_not_pair_are_said_with_the_distance_of_their_stamps(
     ({'step': 0}, 'step_too_small', 'step is too small'),
     ({'data': np.zeros(7, np.uint8)}, 'short_buffer', 'short buffer'),
 ])
-def test_a_bag_of_frames_that_cannot_be_used_says_why(small_bag, tmp_path, change, reason, words):
+def test_unusable_frames_say_why(small_bag, tmp_path, change, reason, words):
+    """A bag of frames that cannot be used says why."""
     def changed(topic, message, index):
         for name, value in change.items() if topic.startswith('/rgb') else ():
             setattr(message, name, value)
@@ -240,7 +249,8 @@ def test_a_bag_of_frames_that_cannot_be_used_says_why(small_bag, tmp_path, chang
         fuse(rewritten(small_bag, tmp_path / 'bad', changed), tmp_path / 'fused')
 
 
-def test_a_truncated_message_is_counted_and_the_rest_is_fused(small_bag, tmp_path):
+def test_truncated_message_counted_rest_fused(small_bag, tmp_path):
+    """A truncated message is counted and the rest is fused."""
     with BagReader(small_bag) as reader, BagWriter(tmp_path / 'cut') as writer:
         for index, m in enumerate(reader.messages(['/rgb/image_raw', '/thermal/image_raw'])):
             writer.write(m.topic, IMAGE, m.raw[:20] if index == 20 else m.raw, m.stamp_ns)
@@ -252,7 +262,8 @@ def test_a_truncated_message_is_counted_and_the_rest_is_fused(small_bag, tmp_pat
     assert 'is damaged' in counts.reasons['damaged_message']
 
 
-def test_messages_that_the_bag_has_compressed_are_named(small_bag, tmp_path):
+def test_bag_compressed_messages_are_named(small_bag, tmp_path):
+    """Messages that the bag has compressed are named."""
     with BagReader(small_bag) as reader, BagWriter(tmp_path / 'zstd') as writer:
         for m in reader.messages(['/rgb/image_raw', '/thermal/image_raw']):
             writer.write(m.topic, IMAGE, b'\x28\xb5\x2f\xfd' + m.raw[:40], m.stamp_ns)
@@ -262,7 +273,8 @@ def test_messages_that_the_bag_has_compressed_are_named(small_bag, tmp_path):
         fuse(tmp_path / 'zstd', tmp_path / 'fused')
 
 
-def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, tmp_path):
+def test_compressed_only_topics_are_read(small_bag, tmp_path):
+    """Topics that are there compressed alone are read from those."""
     def compress(topic, message, index):
         pixels, encoding = decode_message(message)
         data = cv2.imencode('.png', pixels[:, :, ::-1] if encoding == 'rgb8'
@@ -280,7 +292,8 @@ def test_topics_that_are_there_compressed_alone_are_read_from_those(small_bag, t
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
-def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(small_bag, tmp_path):
+def test_json_counts_and_image_hash(small_bag, tmp_path):
+    """The counts of a replay are JSON and their hash is that of the images."""
     a, b = (json.loads(json.dumps(fuse(small_bag, tmp_path / name).as_dict())) for name in 'ab')
     gray = fuse(small_bag, tmp_path / 'c',
                 with_changes(SETTINGS, {'output.color': 'raw_chroma'})).as_dict()
@@ -291,7 +304,8 @@ def test_the_counts_of_a_replay_are_json_and_their_hash_is_that_of_the_images(sm
     assert a['sha256'] != gray['sha256'] and len(a['sha256']) == 64
 
 
-def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):
+def test_missing_topics_list_available(small_bag, tmp_path):
+    """A bag without the topics lists those it has."""
     with BagWriter(tmp_path / 'other') as writer:
         writer.write('/front/image', IMAGE, image_message(
             np.zeros((4, 4), np.uint8), 'mono8', stamp_ns=1, frame_id=''), 1)
@@ -301,7 +315,8 @@ def test_a_bag_without_the_topics_lists_those_it_has(small_bag, tmp_path):
     assert not (tmp_path / 'fused').exists()
 
 
-def test_a_video_shows_every_image_as_long_as_the_recording_did(small_bag, tmp_path):
+def test_video_as_long_as_recording(small_bag, tmp_path):
+    """A video shows every image as long as the recording did."""
     # Given a recording of 30 images in which the ten in the middle are lost
     kept = tmp_path / 'gap'
     with BagReader(small_bag) as reader, BagWriter(kept) as writer:
@@ -322,7 +337,8 @@ def test_a_video_shows_every_image_as_long_as_the_recording_did(small_bag, tmp_p
     assert not list(tmp_path.glob('.*partial*'))
 
 
-def test_files_have_the_stamp_in_their_name_and_the_pixels_of_the_bag(small_bag, tmp_path):
+def test_files_named_by_stamp(small_bag, tmp_path):
+    """Files have the stamp in their name and the pixels of the bag."""
     fuse(small_bag, tmp_path / 'frames' / 'fused_{}.png')
     fuse(small_bag, tmp_path / 'bag')
 
@@ -334,7 +350,8 @@ def test_files_have_the_stamp_in_their_name_and_the_pixels_of_the_bag(small_bag,
     assert np.array_equal(written[:, :, ::-1] if image.encoding == 'rgb8' else written, pixels)
 
 
-def test_an_image_that_is_there_is_replaced_only_when_asked(small_bag, tmp_path):
+def test_image_replaced_only_when_asked(small_bag, tmp_path):
+    """An image that is there is replaced only when asked."""
     (tmp_path / 'fused_1.png').write_bytes(b'mine')
     command = ['replay', str(small_bag), str(tmp_path / 'fused_{}.png'), '--model', 'classical']
 
@@ -362,7 +379,8 @@ def cv2_quaternion(rotation):
     return *(np.sin(angle / 2) * axis / max(angle, 1e-12)), np.cos(angle / 2)
 
 
-def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
+def test_mounting_from_bag_transforms(tmp_path):
+    """The mounting is taken from the transforms of the bag."""
     # Given a bag with both infos whose cameras hang on one body, and the mounting of them as an
     # alignment file
     plane = write_plane_bag(tmp_path / 'plane')
@@ -392,7 +410,8 @@ def test_the_mounting_is_taken_from_the_transforms_of_the_bag(tmp_path):
                for problem in without.problems)
 
 
-def test_an_empty_camera_info_topic_is_as_none(small_bag, tmp_path):
+def test_empty_camera_info_is_none(small_bag, tmp_path):
+    """An empty camera info topic is as none."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     with BagReader(small_bag) as reader, Writer(tmp_path / 'empty', version=8,
                                                 storage_plugin=StoragePlugin.SQLITE3) as writer:

@@ -14,7 +14,8 @@ from diffmf_ros.cli.main import run
 CHUNK = re.compile(r'Chunk\S* with (\d+) rows .*?- (/\w+) ')
 
 
-def test_without_rerun_the_error_says_what_to_install(small_bag, tmp_path, monkeypatch, capsys):
+def test_missing_rerun_names_install(small_bag, tmp_path, monkeypatch, capsys):
+    """Without rerun the error says what to install."""
     monkeypatch.setitem(sys.modules, 'rerun', None)
     monkeypatch.delitem(sys.modules, 'diffmf_ros.tools.rerun_file', raising=False)
 

@@ -66,7 +66,8 @@ def same(mapping, other):
 
 
 @pytest.mark.parametrize('grid, size', [('rgb', (640, 480)), ('thermal', (320, 256))])
-def test_without_a_file_the_other_image_is_resized(grid, size):
+def test_without_file_image_is_resized(grid, size):
+    """Without a file the other image is resized."""
     aligner = Aligner(AlignmentSettings(output_grid=grid))
     heat, color = (np.random.default_rng(0).integers(0, 256, shape, np.uint8)
                    for shape in ((256, 320), (480, 640, 3)))
@@ -92,7 +93,8 @@ def test_a_homography_file_is_used(homography_file, grid):
     assert same(mapping, HOMOGRAPHY.mapping(**SIZES, grid=grid)) and 0.5 < mapping.seen.mean() < 1
 
 
-def test_on_the_thermal_grid_a_homography_is_the_inverse():
+def test_thermal_grid_inverts_homography():
+    """On the thermal grid a homography is the inverse."""
     scene = cv2.GaussianBlur(np.random.default_rng(0).random((480, 640)).astype(np.float32),
                              (0, 0), 9)
     scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
@@ -106,7 +108,8 @@ def test_on_the_thermal_grid_a_homography_is_the_inverse():
 
 
 @pytest.mark.parametrize('grid', GRIDS)
-def test_a_file_of_both_cameras_and_their_mounting_needs_no_camera_info(rig_file, grid):
+def test_rig_file_needs_no_camera_info(rig_file, grid):
+    """A file of both cameras and their mounting needs no camera info."""
     aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=7.0, output_grid=grid))
 
     mapping = aligner.mapping(**SIZES)
@@ -114,8 +117,11 @@ def test_a_file_of_both_cameras_and_their_mounting_needs_no_camera_info(rig_file
     assert same(mapping, rig().mapping(7.0, grid=grid)) and aligner.problems == ()
 
 
-def test_camera_without_block_waits_for_its_info(file):
-    """Until the camera info describes it, thermal is resized."""
+def test_missing_block_waits_for_camera_info(file):
+    """Camera without block waits for its info.
+
+    Until the camera info describes it, thermal is resized.
+    """
     aligner = Aligner(AlignmentSettings(
         file=file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA)})))
 
@@ -128,7 +134,8 @@ def test_camera_without_block_waits_for_its_info(file):
     assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
 
 
-def test_a_block_of_the_file_wins_over_the_camera_info(rig_file):
+def test_file_block_overrides_camera_info(rig_file):
+    """A block of the file wins over the camera info."""
     nominal = CameraModel((640, 480), ((600.0, 0.0, 320.0), (0.0, 600.0, 240.0), (0.0, 0.0, 1.0)))
 
     aligner = with_infos(AlignmentSettings(file=rig_file), rgb=nominal)
@@ -136,7 +143,8 @@ def test_a_block_of_the_file_wins_over_the_camera_info(rig_file):
     assert same(aligner.mapping(**SIZES), rig().mapping(20.0))
 
 
-def test_tf_gives_the_mounting_of_cameras_with_camera_infos():
+def test_mounting_comes_from_tf():
+    """TF gives the mounting of cameras with camera infos."""
     aligner = Aligner(AlignmentSettings(from_tf=True))
     aligner.mapping(**SIZES)
     assert aligner.problems == ('waiting for a calibration on rgb/camera_info and a calibration '
@@ -152,7 +160,8 @@ def test_tf_gives_the_mounting_of_cameras_with_camera_infos():
     assert 'TF between the two cameras' in aligner.problems[0]
 
 
-def test_live_images_of_other_sizes_are_aligned_alike(rig_file):
+def test_live_sizes_are_rescaled(rig_file):
+    """Live images of other sizes are aligned alike."""
     aligner = Aligner(AlignmentSettings(file=rig_file))
 
     mapping = aligner.mapping(rgb_size=(320, 240), thermal_size=(160, 128))
@@ -166,7 +175,8 @@ def test_live_images_of_other_sizes_are_aligned_alike(rig_file):
     assert np.abs((mapping.thermal.tables[1] * 2 + 0.5 - y)[inner]).max() < 0.01
 
 
-def test_a_calibration_that_does_not_fit_the_image_is_a_problem_and_thermal_is_resized(rig_file):
+def test_calibration_mismatch_resizes_thermal(rig_file):
+    """A calibration that does not fit the image is an issue and thermal is resized."""
     aligner = Aligner(AlignmentSettings(file=rig_file))
 
     mapping = aligner.mapping(rgb_size=(640, 512), thermal_size=(320, 256))
@@ -180,7 +190,8 @@ def test_a_calibration_that_does_not_fit_the_image_is_a_problem_and_thermal_is_r
 
 
 @pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
-def test_trim_shifts_thermal_by_pixels_of_the_live_rgb_image(source, rig_file, homography_file):
+def test_trim_shifts_rgb_pixels(source, rig_file, homography_file):
+    """Trim shifts thermal by pixels of the live RGB image."""
     settings = AlignmentSettings(file={'resize': '', 'homography': homography_file,
                                        'rig': rig_file}[source])
     aligner = Aligner(settings)
@@ -196,8 +207,8 @@ def test_trim_shifts_thermal_by_pixels_of_the_live_rgb_image(source, rig_file, h
 
 
 @pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
-def test_on_the_thermal_grid_the_same_trim_aligns_the_same_pixels(source, rig_file,
-                                                                  homography_file):
+def test_trim_agrees_on_both_grids(source, rig_file, homography_file):
+    """On the thermal grid the same trim aligns the same pixels."""
     settings = AlignmentSettings(file={'resize': '', 'homography': homography_file,
                                        'rig': rig_file}[source],
                                  trim_x_px=7.0, trim_y_px=-4.0)
@@ -214,7 +225,8 @@ def test_on_the_thermal_grid_the_same_trim_aligns_the_same_pixels(source, rig_fi
     assert back == pytest.approx((160, 128), abs=0.01)
 
 
-def test_the_depth_moves_the_plane_live_and_none_brings_back_that_of_the_settings(rig_file):
+def test_live_depth_moves_the_plane(rig_file):
+    """The depth moves the plane live and none brings back that of the settings."""
     aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=20.0))
 
     aligner.set_depth_m(5.0)
@@ -224,7 +236,8 @@ def test_the_depth_moves_the_plane_live_and_none_brings_back_that_of_the_setting
     assert same(near, rig().mapping(5.0)) and same(aligner.mapping(**SIZES), rig().mapping(20.0))
 
 
-def test_as_long_as_nothing_changes_the_mapping_is_the_same_object(rig_file):
+def test_unchanged_mapping_is_same_object(rig_file):
+    """As long as nothing changes the mapping is the same object."""
     settings = AlignmentSettings(file=rig_file)
     aligner = with_infos(settings)
     first = aligner.mapping(**SIZES)
@@ -236,7 +249,8 @@ def test_as_long_as_nothing_changes_the_mapping_is_the_same_object(rig_file):
 
 
 @pytest.mark.parametrize('depth_m', [0.0, -2.0, float('nan'), float('inf'), 0.01])
-def test_a_depth_that_is_none_is_refused_and_the_old_one_stays(rig_file, depth_m):
+def test_invalid_depth_keeps_the_old(rig_file, depth_m):
+    """An invalid depth is refused and the old one stays."""
     aligner = Aligner(AlignmentSettings(file=rig_file))
     aligner.set_depth_m(5.0)
 
@@ -246,7 +260,8 @@ def test_a_depth_that_is_none_is_refused_and_the_old_one_stays(rig_file, depth_m
     assert same(aligner.mapping(**SIZES), rig().mapping(5.0))
 
 
-def test_settings_that_are_not_usable_are_refused_and_the_old_ones_stay(rig_file, file, tmp_path):
+def test_invalid_settings_keep_the_old(rig_file, file, tmp_path):
+    """Settings that are not usable are refused and the old ones stay."""
     aligner = Aligner(AlignmentSettings(file=rig_file))
     before = aligner.mapping(**SIZES)
 
@@ -262,7 +277,8 @@ def test_settings_that_are_not_usable_are_refused_and_the_old_ones_stay(rig_file
     assert aligner.mapping(**SIZES) is before
 
 
-def test_what_tf_says_is_refused_when_it_turns_the_thermal_camera_away():
+def test_tf_facing_away_is_refused():
+    """What TF says is refused when it turns the thermal camera away."""
     aligner = with_infos(AlignmentSettings(from_tf=True))
     aligner.set_extrinsics(EXTRINSICS)
 
@@ -272,7 +288,8 @@ def test_what_tf_says_is_refused_when_it_turns_the_thermal_camera_away():
     assert same(aligner.mapping(**SIZES), rig().mapping(20.0))
 
 
-def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is_resized():
+def test_unknown_lens_resizes_thermal():
+    """A camera info with an unknown lens is an issue and thermal is resized."""
     aligner = with_infos(AlignmentSettings(from_tf=True),
                          rgb=replace(RGB_CAMERA, distortion_model='fisheye624'))
     with pytest.raises(AlignmentError, match='expected the lens model'):
@@ -305,12 +322,14 @@ def test_a_camera_info_with_a_lens_that_is_not_known_is_a_problem_and_thermal_is
       'thermal_camera': {**block(RGB_CAMERA), 'distortion_model': 'double_sphere'}}, False,
      'thermal_camera: expected the lens model'),
 ])
-def test_each_unusable_rig_file_has_its_own_error(file, content, from_tf, words):
+def test_rig_file_errors_are_distinct(file, content, from_tf, words):
+    """Each unusable rig file has its own error."""
     with pytest.raises(AlignmentError, match=words):
         Aligner(AlignmentSettings(file=file(content), from_tf=from_tf))
 
 
-def test_a_block_of_the_lens_may_be_left_out(file):
+def test_lens_block_is_optional(file):
+    """A block of the lens may be left out."""
     plain = {'size': [640, 480], 'k': [list(row) for row in RGB_CAMERA.k]}
     path = file({'thermal_from_rgb': MOUNTING, 'rgb_camera': plain,
                  'thermal_camera': block(WIDE_THERMAL)})
@@ -320,14 +339,16 @@ def test_a_block_of_the_lens_may_be_left_out(file):
     assert same(mapping, rig(rgb=CameraModel((640, 480), RGB_CAMERA.k)).mapping(20.0))
 
 
-def test_a_range_without_extrinsics_is_a_problem(homography_file):
+def test_range_without_extrinsics_is_issue(homography_file):
+    """A range without extrinsics is an issue."""
     for path in ('', homography_file):
         aligner = Aligner(AlignmentSettings(file=path, depth_from_range=True))
         assert aligner.problems == ('alignment.depth_from_range has no effect without extrinsics '
                                     '(alignment.file or alignment.from_tf)',)
 
 
-def test_the_parallax_needs_the_extrinsics_and_follows_depth_and_live_size(rig_file):
+def test_parallax_follows_depth_and_size(rig_file):
+    """The parallax needs the extrinsics and follows depth and live size."""
     aligner = Aligner(AlignmentSettings(file=rig_file, plane_depth_m=12.0))
 
     assert aligner.parallax_px(6.0, **SIZES) == pytest.approx(
@@ -338,7 +359,8 @@ def test_the_parallax_needs_the_extrinsics_and_follows_depth_and_live_size(rig_f
         Aligner(AlignmentSettings()).parallax_px(6.0, **SIZES)
 
 
-def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig_file):
+def test_mapping_is_whole_across_threads(rig_file):
+    """A mapping asked for while another thread sets is always a whole one."""
     aligner = Aligner(AlignmentSettings(file=rig_file))
     sizes = {'rgb_size': (64, 48), 'thermal_size': (32, 26)}
     known = {}
@@ -363,7 +385,8 @@ def test_a_mapping_asked_for_while_another_thread_sets_is_always_a_whole_one(rig
     assert all(any(np.array_equal(table, one) for one in known.values()) for table in found)
 
 
-def test_rectified_images_with_the_infos_of_the_raw_ones_are_aligned_by_their_projections():
+def test_rectified_images_use_their_projections():
+    """Rectified images with the infos of the raw ones are aligned by their projections."""
     # Given cameras whose drivers rectify, with other focal lengths and, of a stereo pair, turned
     # axes
     turn = cv2.Rodrigues(np.array((0.02, -0.03, 0.01)))[0]

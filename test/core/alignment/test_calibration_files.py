@@ -69,7 +69,8 @@ def written(folder, text, name='rig.yaml'):
     return folder / name
 
 
-def test_a_camchain_is_two_cameras_and_their_mounting(tmp_path):
+def test_camchain_gives_cameras_and_mounting(tmp_path):
+    """A camchain is two cameras and their mounting."""
     rig = load_alignment(written(tmp_path, CAMCHAIN.format(first='/cam0/image_raw',
                                                            second='/cam1/image_raw')))
 
@@ -81,7 +82,8 @@ def test_a_camchain_is_two_cameras_and_their_mounting(tmp_path):
     assert rig.extrinsics.rotation[0] == (0.0, -1.0, 0.0)
 
 
-def test_the_topic_says_which_camera_of_a_camchain_is_thermal(tmp_path):
+def test_topic_selects_thermal_of_camchain(tmp_path):
+    """The topic says which camera of a camchain is thermal."""
     rig = load_alignment(written(tmp_path, CAMCHAIN.format(first='/flir_boson/image_raw',
                                                            second='/color/image_raw')))
 
@@ -92,7 +94,8 @@ def test_the_topic_says_which_camera_of_a_camchain_is_thermal(tmp_path):
 
 
 @pytest.mark.parametrize('as_path', [True, False])
-def test_a_camera_of_ros_stands_in_a_block_or_in_its_own_file(tmp_path, as_path):
+def test_ros_camera_inline_or_file(tmp_path, as_path):
+    """A camera of ROS stands in a block or in its own file."""
     written(tmp_path, ROS_CAMERA, 'lepton.yaml')
     indented = ROS_CAMERA.replace('\n', '\n  ')
     path = written(tmp_path, MOUNTED
@@ -121,7 +124,8 @@ def stereo_file(path, **changes):
     return path
 
 
-def test_what_opencv_writes_of_two_cameras_is_read(tmp_path):
+def test_opencv_stereo_file_is_read(tmp_path):
+    """What OpenCV writes of two cameras is read."""
     path = stereo_file(tmp_path / 'stereo.yml')
     assert path.read_text().startswith('%YAML')
 
@@ -146,13 +150,15 @@ def test_what_is_missing_is_said(tmp_path, text, words):
         load_alignment(written(tmp_path, text))
 
 
-def test_opencv_without_an_image_size_is_refused(tmp_path):
+def test_opencv_without_size_is_refused(tmp_path):
+    """OpenCV without an image size is refused."""
     path = stereo_file(tmp_path / 'stereo.yml', image_size1=None, image_size2=None)
     with pytest.raises(AlignmentError, match=r'add image_size1: \[width, height\]'):
         load_alignment(path)
 
 
-def test_images_of_another_shape_than_the_calibration_are_a_problem(tmp_path):
+def test_calibration_aspect_mismatch_is_issue(tmp_path):
+    """Images of another shape than the calibration are an issue."""
     path = written(tmp_path, CAMCHAIN.format(first='/rgb/image', second='/thermal/image').replace(
         '[0.0, -1.0, 0.0, -0.05]', '[1.0, 0.0, 0.0, -0.05]').replace('[1.0, 0.0, 0.0, 0.01]',
                                                                      '[0.0, 1.0, 0.0, 0.01]'))
@@ -165,7 +171,8 @@ def test_images_of_another_shape_than_the_calibration_are_a_problem(tmp_path):
     assert 'thermal: the calibration is for 320x256, the image has 160x120' in aligner.problems[0]
 
 
-def test_align_starts_at_the_plane_of_a_calibration(tmp_path):
+def test_align_starts_at_calibration_plane(tmp_path):
+    """Align starts at the plane of a calibration."""
     path = written(tmp_path, CAMCHAIN.format(first='/rgb/image', second='/thermal/image').replace(
         '[0.0, -1.0, 0.0, -0.05]', '[1.0, 0.0, 0.0, -0.05]').replace('[1.0, 0.0, 0.0, 0.01]',
                                                                      '[0.0, 1.0, 0.0, 0.01]'))

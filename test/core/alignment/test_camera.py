@@ -77,7 +77,8 @@ DELIVERED = {
 
 
 @pytest.mark.parametrize('changes, deliver', DELIVERED.values(), ids=DELIVERED)
-def test_k_and_p_project_a_known_point_onto_the_delivered_image(changes, deliver):
+def test_k_and_p_project_known_point(changes, deliver):
+    """K and P project a known point onto the delivered image."""
     raw, rectified = (deliver(blob((1280, 960), pixel)) for pixel in full_pixels())
     size = raw.shape[::-1]
 
@@ -91,25 +92,29 @@ def test_k_and_p_project_a_known_point_onto_the_delivered_image(changes, deliver
                                                           'plumb_bob')
 
 
-def test_the_info_of_an_image_as_calibrated_keeps_every_bit():
+def test_calibrated_size_keeps_info_exactly():
+    """The info of an image as calibrated keeps every bit."""
     model = output_info(CameraModel.from_info(info()), (1280, 960))
 
     assert (model.k, model.p, model.d, model.frame_id) == (K, P, D, 'rgb_optical')
 
 
-def test_an_image_of_another_shape_has_no_calibration():
+def test_other_aspect_has_no_calibration():
+    """An image of another shape has no calibration."""
     with pytest.raises(CalibrationError,
                        match='is for 1280x960, the image has 640x512, .*region of interest'):
         output_info(CameraModel.from_info(info()), (640, 512))
 
 
-def test_a_crop_that_the_camera_info_does_not_tell_has_no_calibration():
+def test_undeclared_crop_has_no_calibration():
+    """A crop that the camera info does not tell has no calibration."""
     with pytest.raises(CalibrationError, match='is for 640x320, the image has 1280x960'):
         output_info(CameraModel.from_info(info(roi=ROI)), (1280, 960))
 
 
 @given(width=st.integers(16, 4000), height=st.integers(16, 4000), scale=st.floats(0.25, 4))
-def test_rounding_to_whole_pixels_is_no_other_shape(width, height, scale):
+def test_pixel_rounding_keeps_the_aspect(width, height, scale):
+    """Rounding to whole pixels is no other shape."""
     camera = CameraModel((width, height), K)
 
     scaled = camera.scaled_to((round(scale * width), round(scale * height)))
@@ -118,7 +123,8 @@ def test_rounding_to_whole_pixels_is_no_other_shape(width, height, scale):
     assert np.allclose(back.k, K, atol=1e-6) and np.allclose(back.p, camera.p, atol=1e-6)
 
 
-def test_a_message_of_a_bag_is_read_alike():
+def test_bag_message_is_read_alike():
+    """A message of a bag is read alike."""
     k = np.array(K)
     message = camera_info_message(k, width=1280, height=960, stamp_ns=5, frame_id='rgb_optical')
 
@@ -128,7 +134,8 @@ def test_a_message_of_a_bag_is_read_alike():
     assert model.p == tuple((*row, 0.0) for row in K)
 
 
-def test_zeros_for_r_and_p_mean_that_nothing_is_rectified():
+def test_zero_r_and_p_mean_unrectified():
+    """Zeros for R and P mean that nothing is rectified."""
     model = CameraModel.from_info(info(r=np.zeros(9), p=np.zeros(12)))
 
     assert np.array_equal(model.r, np.eye(3)) and np.array_equal(np.array(model.p)[:, :3], K)
@@ -146,14 +153,16 @@ def test_zeros_for_r_and_p_mean_that_nothing_is_rectified():
     ({'roi': {**ROI, 'x_offset': 700}},
      r'region of interest inside 1280x960, got 640x320 at \(700, 120\)'),
 ])
-def test_a_camera_info_that_is_not_usable_is_refused_with_the_reason(changes, words):
+def test_unusable_camera_info_is_refused(changes, words):
+    """An unusable camera info is refused with the reason."""
     with pytest.raises(CalibrationError, match=words):
         CameraModel.from_info(info(**changes))
 
 
 @pytest.mark.parametrize('model, d', [('double_sphere', (0.1, 0.2)), ('equidistant', (0.1,) * 5),
                                       ('rational_polynomial', (0.1,) * 15), ('', (0.1,))])
-def test_a_lens_model_that_is_not_known_has_an_output_info_but_no_rays(model, d):
+def test_unknown_lens_has_no_rays(model, d):
+    """An unknown lens model has an output info but no rays."""
     camera = CameraModel.from_info(info(distortion_model=model, d=list(d)))
 
     assert output_info(camera, (640, 480)).k[0][0] == 520.0
@@ -166,7 +175,8 @@ def test_a_lens_model_that_is_not_known_has_an_output_info_but_no_rays(model, d)
                          [('', ()), ('none', ()), ('None', (0.0,) * 5), ('plumb_bob', (0.0,) * 5),
                                       ('rational_polynomial', (0.0,) * 14),
                                       ('Inverse Brown Conrady', (0.0,) * 5)])
-def test_a_lens_without_distortion_needs_no_model(model, d):
+def test_zero_distortion_needs_no_model(model, d):
+    """A lens without distortion needs no model."""
     camera = CameraModel((640, 480), K, d, distortion_model=model)
 
     assert np.allclose(camera.rays((633.0 + 104, 489.5)), (0.1, 0))
@@ -174,7 +184,8 @@ def test_a_lens_without_distortion_needs_no_model(model, d):
 
 @pytest.mark.parametrize('camera', [RGB_CAMERA, *THERMAL_CAMERAS.values()],
                          ids=['rgb', *THERMAL_CAMERAS])
-def test_rays_and_projection_agree_with_opencv_all_over_the_image(camera):
+def test_rays_and_projection_match_opencv(camera):
+    """Rays and projection agree with OpenCV all over the image."""
     pixels = pixel_grid(camera.size, 7)
 
     rays = camera.rays(pixels)
@@ -193,7 +204,8 @@ MANY = (0.9, 0.2, 3e-4, -2e-4, 0.01, 1.1, 0.35, 0.03, 2e-3, -1e-3, -1.5e-3, 8e-4
                                           ('thin_prism', 12),
                                           ('rational_polynomial', 12), ('plumb_bob', 14),
                                           ('opencv', 14)])
-def test_a_lens_of_opencv_is_known_by_every_name_and_number_of_coefficients(model, count):
+def test_lens_names_and_coefficient_counts(model, count):
+    """A lens of OpenCV is known by every name and number of coefficients."""
     d = MANY[:count] if count > 5 else D[:count]
     camera = CameraModel((320, 256), THERMAL_CAMERAS['plumb_bob'].k, d, distortion_model=model)
     pixels = pixel_grid(camera.size, 9)
@@ -213,7 +225,8 @@ def test_equidistant_has_other_names(name):
     assert np.array_equal(replace(camera, distortion_model=name).rays(pixels), camera.rays(pixels))
 
 
-def test_inverse_brown_conrady_removes_what_the_other_adds():
+def test_inverse_brown_conrady_undoes_distortion():
+    """Inverse Brown-Conrady removes what the other adds."""
     there = CameraModel((640, 480), RGB_CAMERA.k, D[:5])
     back = replace(there, distortion_model='Inverse Brown Conrady')
     plane = np.array(((0.1, 0.2), (-0.3, 0.15), (0.4, -0.3)))
@@ -226,7 +239,8 @@ def test_inverse_brown_conrady_removes_what_the_other_adds():
     assert np.abs(back.project(np.column_stack((rays, np.ones(3)))) - pixels).max() < 1e-5
 
 
-def test_what_is_behind_or_beyond_the_lens_model_has_no_pixel():
+def test_behind_or_beyond_has_no_pixel():
+    """What is behind or beyond the lens model has no pixel."""
     # r (1 - 0.3 r^2) turns back at r = 1.054
     barrel = CameraModel((640, 480), RGB_CAMERA.k, (-0.3,))
 
@@ -236,7 +250,8 @@ def test_what_is_behind_or_beyond_the_lens_model_has_no_pixel():
     assert np.isnan(folded).all() and np.isnan(behind).all()
 
 
-def test_a_pixel_that_no_ray_reaches_has_none():
+def test_unreached_pixel_has_no_ray():
+    """A pixel that no ray reaches has none."""
     # images up to 0.703 from the axis: column 682
     barrel = CameraModel((2000, 480), RGB_CAMERA.k, (-0.3,))
 

@@ -79,7 +79,8 @@ def test_the_identity_changes_nothing(dtype):
     assert np.array_equal(image, thermal)
 
 
-def test_a_shift_leaves_zero_and_false_outside():
+def test_shift_leaves_zero_outside():
+    """A shift leaves zero and false outside."""
     matrix = ((1.0, 0.0, 5.0), (0.0, 1.0, -3.0), (0.0, 0.0, 1.0))
     thermal = np.full((20, 30), 200, np.uint8)
 
@@ -103,7 +104,8 @@ def test_pixels_behind_the_horizon_are_outside():
 
 
 @pytest.mark.parametrize('scale', [-1.0, 3.5])
-def test_the_scale_of_the_matrix_does_not_matter(scale):
+def test_matrix_scale_does_not_matter(scale):
+    """The scale of the matrix does not matter."""
     thermal = smooth(320, 256)
     sizes = {'rgb_size': (640, 480), 'thermal_size': (320, 256)}
     scaled = tuple(tuple(scale * v for v in row) for row in TILTED)
@@ -115,7 +117,8 @@ def test_the_scale_of_the_matrix_does_not_matter(scale):
     assert np.abs(image.astype(int) - expected).max() <= 1
 
 
-def test_measured_sizes_are_rescaled_with_the_pixel_center():
+def test_measured_sizes_keep_pixel_centers():
+    """Measured sizes are rescaled with the pixel center."""
     alignment = Alignment(TILTED, rgb_size=(640, 480), thermal_size=(320, 256))
     large = smooth(640, 512)
     measured = cv2.resize(large, (320, 256), interpolation=cv2.INTER_AREA)
@@ -136,7 +139,8 @@ def test_measured_sizes_are_rescaled_with_the_pixel_center():
 
 @pytest.mark.parametrize('size, interpolation',
                          [((64, 48), cv2.INTER_LINEAR), ((16, 12), cv2.INTER_AREA)])
-def test_resize_is_a_plain_resize_with_everything_seen(size, interpolation):
+def test_resize_sees_the_whole_image(size, interpolation):
+    """Resize is a plain resize with everything seen."""
     thermal = smooth(32, 26)
 
     image, mask = Alignment.resize().warp(thermal, rgb_size=size)
@@ -145,7 +149,8 @@ def test_resize_is_a_plain_resize_with_everything_seen(size, interpolation):
     assert mask.shape == image.shape and mask.all()
 
 
-def test_resize_agrees_with_the_homography_of_equal_fields_of_view():
+def test_resize_matches_equal_view_homography():
+    """Resize agrees with the homography of equal fields of view."""
     thermal = smooth(32, 24)
     alignment = Alignment(IDENTITY, rgb_size=(100, 100), thermal_size=(100, 100))
 
@@ -156,7 +161,8 @@ def test_resize_agrees_with_the_homography_of_equal_fields_of_view():
         ) <= 1
 
 
-def test_strided_read_only_views_are_read_right():
+def test_strided_read_only_views():
+    """Strided read-only views are read right."""
     data = bytes(range(200))
     view = np.ndarray((5, 8), np.uint16, data, strides=(19, 2))
 
@@ -167,7 +173,8 @@ def test_strided_read_only_views_are_read_right():
     assert np.array_equal(image, view) and np.array_equal(resized, view)
 
 
-def test_the_mask_cannot_be_spoiled_for_the_next_frame():
+def test_mask_is_not_writable():
+    """The mask cannot be spoiled for the next frame."""
     for alignment in (Alignment.resize(),
                       Alignment(IDENTITY, rgb_size=(8, 5), thermal_size=(8, 5))):
         _, mask = alignment.warp(np.zeros((5, 8), np.uint8), rgb_size=(8, 5))
@@ -185,7 +192,8 @@ def test_a_saved_alignment_loads_equal(tmp_path):
     assert Alignment.load(tmp_path / 'a.yaml') == alignment
 
 
-def test_numbers_that_yaml_takes_for_text_are_read(tmp_path):
+def test_yaml_text_numbers_are_read(tmp_path):
+    """Numbers that YAML takes for text are read."""
     path = tmp_path / 'a.yaml'
     path.write_text('rgb_from_thermal: [[1, 0, 2], [0, 1, 0], [1e-5, 0, 1]]\n'
                     'rgb_size: [640, 480]\nthermal_size: [320, 256]\n')
@@ -211,7 +219,8 @@ def test_numbers_that_yaml_takes_for_text_are_read(tmp_path):
     ({'rgb_from_thermal': [[0, 1, 0], [1, 0, 0], [0, 0, 1]]}, 'mirrors'),
     ({'rgb_from_thermal': [[1, 0, 0], [0, 1, 0], [-0.01, 0, 1]]}, 'through infinity'),
 ])
-def test_each_unusable_file_has_its_own_error(tmp_path, changes, words):
+def test_file_errors_are_distinct(tmp_path, changes, words):
+    """Each unusable file has its own error."""
     path = write(tmp_path / 'bad.yaml', **changes)
 
     with pytest.raises(AlignmentError, match=f'bad.yaml: .*{words}'):
@@ -219,7 +228,8 @@ def test_each_unusable_file_has_its_own_error(tmp_path, changes, words):
 
 
 @pytest.mark.parametrize('content', [None, b'{', b'\xff\xfe\x00', b'', b'[1, 2]'])
-def test_what_is_no_alignment_file_is_refused(tmp_path, content):
+def test_non_alignment_file_is_refused(tmp_path, content):
+    """What is no alignment file is refused."""
     path = tmp_path / 'bad.yaml'
     if content is not None:
         path.write_bytes(content)

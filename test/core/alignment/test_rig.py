@@ -50,7 +50,8 @@ def true_sources(grid, this, depth_m):
 @pytest.mark.parametrize('grid', GRIDS)
 @pytest.mark.parametrize('depth_m', [0.8, PLANE_M, 3000.0])
 @pytest.mark.parametrize('thermal', THERMAL_CAMERAS.values(), ids=THERMAL_CAMERAS)
-def test_every_pixel_of_the_plane_comes_from_where_opencv_projects_it(thermal, depth_m, grid):
+def test_plane_mapping_matches_opencv(thermal, depth_m, grid):
+    """Every pixel of the plane comes from where OpenCV projects it."""
     this = rig(thermal)
 
     mapping = this.mapping(depth_m, grid=grid)
@@ -70,7 +71,8 @@ def test_every_pixel_of_the_plane_comes_from_where_opencv_projects_it(thermal, d
 
 @pytest.mark.parametrize('grid', GRIDS)
 @pytest.mark.parametrize('thermal', THERMAL_CAMERAS.values(), ids=THERMAL_CAMERAS)
-def test_images_of_the_plane_coincide_within_a_quarter_pixel(thermal, grid):
+def test_plane_images_coincide_quarter_pixel(thermal, grid):
+    """Images of the plane coincide within a quarter pixel."""
     this = rig(thermal)
     rgb, heat = views(this, PLANE_M)
 
@@ -83,7 +85,8 @@ def test_images_of_the_plane_coincide_within_a_quarter_pixel(thermal, grid):
 
 
 @pytest.mark.parametrize('depth_m', [4.0, 6.0, 30.0, 1000.0])
-def test_the_parallax_off_the_plane_is_predicted_within_five_percent(depth_m):
+def test_parallax_predicted_within_five_percent(depth_m):
+    """The parallax off the plane is predicted within five percent."""
     this = rig()
     rgb, heat = views(this, depth_m)
     mapping = this.mapping(PLANE_M)
@@ -109,7 +112,8 @@ def test_parallax_of_parallel_cameras():
     assert this.parallax_px(20.0, plane_depth_m=20.0) == pytest.approx((0, 0), abs=1e-9)
 
 
-def test_there_and_back_is_the_same_pixel():
+def test_mapping_there_and_back():
+    """There and back is the same pixel."""
     this, pixels = rig(), pixel_grid((640, 480), 40)
 
     back = this.to_rgb(this.to_thermal(pixels, 7.0), 7.0)
@@ -117,7 +121,8 @@ def test_there_and_back_is_the_same_pixel():
     assert np.abs(back - pixels).max() < 1e-6
 
 
-def test_a_depth_after_others_gives_the_mapping_of_a_fresh_rig():
+def test_depth_change_equals_fresh_rig():
+    """A depth after others gives the mapping of a fresh rig."""
     used = rig()
     for depth_m in (3.0, 50.0, 7.0):
         last = used.mapping(depth_m)
@@ -128,7 +133,8 @@ def test_a_depth_after_others_gives_the_mapping_of_a_fresh_rig():
                           fresh.thermal.tables) and np.array_equal(last.seen, fresh.seen)
 
 
-def test_detail_of_a_large_rgb_image_is_averaged_and_not_skipped_on_the_thermal_grid():
+def test_thermal_grid_averages_rgb_detail():
+    """Detail of a large RGB image is averaged and not skipped on the thermal grid."""
     camera = CameraModel((1280, 1024), ((980.0, 0.0, 639.5), (0.0, 980.0, 511.5), (0.0, 0.0, 1.0)))
     small = CameraModel((320, 256), ((245.0, 0.0, 159.5), (0.0, 245.0, 127.5), (0.0, 0.0, 1.0)))
     # a chequerboard of single pixels
@@ -141,14 +147,16 @@ def test_detail_of_a_large_rgb_image_is_averaged_and_not_skipped_on_the_thermal_
     assert (mapping.rgb_on_grid(fine) == 100).all()
 
 
-def test_cameras_of_one_field_of_view_see_all_of_each_other():
+def test_equal_fields_see_each_other():
+    """Cameras of one field of view see all of each other."""
     small = RGB_CAMERA.scaled_to((320, 240))
     this = Rig(RGB_CAMERA, small, Extrinsics(IDENTITY, (0.0, 0.0, 0.0)))
 
     assert this.mapping(5.0).everywhere and this.mapping(5.0, grid='thermal').everywhere
 
 
-def test_what_a_wide_lens_images_twice_is_outside():
+def test_wide_lens_duplicates_are_outside():
+    """What a wide lens images twice is outside."""
     # turns back at r = 0.75, before the corners of RGB
     narrow = CameraModel((320, 256), WIDE_THERMAL.k, (-0.6,))
     wide = CameraModel((640, 480), ((260.0, 0.0, 319.5), (0.0, 260.0, 239.5), (0.0, 0.0, 1.0)))
@@ -167,31 +175,36 @@ def test_what_a_wide_lens_images_twice_is_outside():
     (((0.0,) * 3,) * 3, (0.0, 0, 0), 'orthonormal'),
     (((1.0, 0, 0), (0, -1, 0), (0, 0, 1)), (0.0, 0, 0), 'mirrors'),
 ])
-def test_extrinsics_that_are_no_mounting_are_refused(rotation, translation_m, words):
+def test_invalid_extrinsics_are_refused(rotation, translation_m, words):
+    """Extrinsics that are no mounting are refused."""
     with pytest.raises(AlignmentError, match=words):
         Extrinsics(rotation, translation_m)
 
 
-def test_a_thermal_camera_that_looks_back_is_refused():
+def test_backward_thermal_camera_is_refused():
+    """A thermal camera that looks back is refused."""
     back = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
     with pytest.raises(AlignmentError, match='away from what the RGB camera sees'):
         Rig(RGB_CAMERA, WIDE_THERMAL, Extrinsics(back, (0.0, 0.0, 0.0)))
 
 
 @pytest.mark.parametrize('depth_m', [0.0, -3.0, 0.4, float('nan'), float('inf')])
-def test_a_plane_that_is_not_in_front_of_both_cameras_is_refused(depth_m):
+def test_plane_behind_camera_is_refused(depth_m):
+    """A plane that is not in front of both cameras is refused."""
     # thermal half a metre in front
     this = Rig(RGB_CAMERA, WIDE_THERMAL, Extrinsics(IDENTITY, (0.0, 0.0, -0.5)))
     with pytest.raises(AlignmentError, match=r'farther than 0.5 m, got a depth of '):
         this.mapping(depth_m)
 
 
-def test_a_base_line_in_millimetres_is_refused():
+def test_millimeter_baseline_is_refused():
+    """A baseline in millimeters is refused."""
     with pytest.raises(AlignmentError, match='translation of 50 m .* write it in metres'):
         Extrinsics(IDENTITY, (-50.0, 0.0, 0.0))
 
 
-def test_a_lens_that_is_not_known_is_refused():
+def test_unknown_lens_is_refused():
+    """An unknown lens is refused."""
     with pytest.raises(CalibrationError, match='got fisheye624 with 1'):
         Rig(RGB_CAMERA,
             CameraModel((320, 256), WIDE_THERMAL.k, (0.1,), distortion_model='fisheye624'),
@@ -199,7 +212,8 @@ def test_a_lens_that_is_not_known_is_refused():
 
 
 @pytest.mark.parametrize('length', [1.0, 3.0])
-def test_a_quaternion_of_tf_is_the_rotation_of_its_axis_and_angle(length):
+def test_tf_quaternion_gives_rotation(length):
+    """A quaternion of TF is the rotation of its axis and angle."""
     axis, angle = np.array((1.0, -2.0, 0.5)) / np.linalg.norm((1.0, -2.0, 0.5)), 0.7
     quaternion = length * np.append(np.sin(angle / 2) * axis, np.cos(angle / 2))
 

@@ -34,7 +34,8 @@ def test_a_street_is_clear():
 @pytest.mark.parametrize('level', LEVELS)
 @pytest.mark.parametrize('deviation', [0, 1, 4, 10])
 @pytest.mark.parametrize('shape', [(48, 64), (120, 160), (256, 320), SHAPE])
-def test_thermal_of_one_level_is_flat_with_any_usual_noise(level, deviation, shape):
+def test_uniform_thermal_with_noise_is_flat(level, deviation, shape):
+    """Thermal of one level is flat with any usual noise."""
     assert judged(rgb_scene(), noisy(level, deviation, shape))[1] is Sight.FLAT
 
 
@@ -42,20 +43,23 @@ def test_thermal_of_one_level_is_flat_with_any_usual_noise(level, deviation, sha
 @pytest.mark.parametrize('shape', [(60, 80), (120, 160), (512, 640)])
 @pytest.mark.parametrize('level, encoding, dtype', [
     (29300, 'mono16', np.uint16), (60, 'mono16', np.uint16), (29300, '32FC1', np.float32)])
-def test_counts_of_a_closed_shutter_are_flat(level, encoding, dtype, deviation, shape):
+def test_closed_shutter_is_flat(level, encoding, dtype, deviation, shape):
+    """Counts of a closed shutter are flat."""
     counts = noisy(level, deviation, shape, dtype=np.uint16).astype(dtype)
 
     assert judged(rgb_scene(), counts, encoding)[1] is Sight.FLAT
 
 
-def test_a_lens_cap_above_rows_of_telemetry_is_flat():
+def test_capped_lens_with_telemetry_is_flat():
+    """A lens cap above rows of telemetry is flat."""
     counts = noisy(29300, 5, (122, 160), dtype=np.uint16)
     counts[-2:] = np.random.default_rng(1).integers(0, 65536, (2, 160))
 
     assert judged(rgb_scene(), counts, 'mono16')[1] is Sight.FLAT
 
 
-def test_a_lens_cap_with_a_few_defective_pixels_is_flat():
+def test_capped_lens_with_defects_is_flat():
+    """A lens cap with a few defective pixels is flat."""
     image = noisy(100, 2, SHAPE)
     for y, x in ((50, 60), (200, 333), (400, 500)):
         image[y, x] = 255
@@ -64,7 +68,8 @@ def test_a_lens_cap_with_a_few_defective_pixels_is_flat():
 
 
 @pytest.mark.parametrize('shape', [(60, 80), (120, 160), SHAPE])
-def test_a_lens_cap_with_shading_is_flat(shape):
+def test_capped_lens_with_shading_is_flat(shape):
+    """A lens cap with shading is flat."""
     y, x = np.mgrid[-1:1:shape[0] * 1j, -1:1:shape[1] * 1j]
     shaded = noisy(120, 3, shape) - 15 * (x * x + y * y) + 4 * x
 
@@ -72,14 +77,16 @@ def test_a_lens_cap_with_shading_is_flat(shape):
 
 
 @pytest.mark.parametrize('shape', [(60, 80), (120, 160), SHAPE])
-def test_a_lens_cap_with_the_stripes_of_its_columns_and_rows_is_flat(shape):
+def test_capped_lens_with_stripes_is_flat(shape):
+    """A lens cap with the stripes of its columns and rows is flat."""
     rng = np.random.default_rng(4)
     striped = noisy(120, 3, shape) + rng.normal(0, 5, shape[1]) + rng.normal(0, 3, (shape[0], 1))
 
     assert judged(rgb_scene(), striped.round().astype(np.uint8))[1] is Sight.FLAT
 
 
-def test_a_slope_over_the_whole_range_is_no_shading():
+def test_full_range_slope_is_scene():
+    """A slope over the whole range is no shading."""
     slope = np.tile(np.linspace(0, 255, SIZE[0]).astype(np.uint8), (SIZE[1], 1))
 
     assert judged(rgb_scene(), slope)[1] is Sight.CLEAR
@@ -93,34 +100,38 @@ def test_faint_structure_is_not_flat(contrast):
 
 
 @pytest.mark.parametrize('size', [(8, 20), (12, 30), (40, 100)])
-def test_a_single_person_before_flat_ground_is_not_flat(size):
+def test_single_person_is_not_flat(size):
+    """A single person before flat ground is not flat."""
     counts = noisy(29300, 5, SHAPE, dtype=np.uint16)
     counts[200:200 + size[1], 300:300 + size[0]] += 300
 
     assert judged(rgb_scene(), counts, 'mono16')[1] is Sight.CLEAR
 
 
-def test_a_test_picture_of_full_contrast_is_no_noise():
+def test_test_picture_is_not_noise():
+    """A test picture of full contrast is no noise."""
     picture = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
 
     assert judged(rgb_scene(), picture)[1] is Sight.CLEAR
 
 
 @pytest.mark.parametrize('level, deviation', [(0, 0), (0, 3), (8, 4), (20, 6), (30, 2)])
-def test_black_rgb(level, deviation):
+def test_black_rgb_is_found(level, deviation):
     assert judged(noisy(level, deviation, (*SHAPE, 3)), thermal_scene())[0] is Sight.BLACK
 
 
 @pytest.mark.parametrize('level, deviation', [(255, 0), (252, 2), (246, 3)])
-def test_white_rgb(level, deviation):
+def test_white_rgb_is_found(level, deviation):
     assert judged(noisy(level, deviation, (*SHAPE, 3)), thermal_scene())[0] is Sight.WHITE
 
 
-def test_a_dark_night_with_lamps_is_dark_and_not_black():
+def test_night_with_lamps_is_dark():
+    """A dark night with lamps is dark and not black."""
     assert judged(night_with_lamps(), thermal_scene())[0] is Sight.DARK
 
 
-def test_a_dim_street_is_dark_and_not_black():
+def test_dim_street_is_dark():
+    """A dim street is dark and not black."""
     assert judged(rgb_scene(low=2, high=25), thermal_scene())[0] is Sight.DARK
 
 
@@ -139,14 +150,16 @@ def test_thin_haze_is_no_veil():
     assert judged(smoke(rgb_scene(), 0.5), thermal_scene())[0] is Sight.CLEAR
 
 
-def test_an_empty_sky_above_a_street_is_no_veil():
+def test_empty_sky_is_no_veil():
+    """An empty sky above a street is no veil."""
     rgb, thermal = rgb_scene(), thermal_scene()
     rgb[:220], thermal[:220] = 200, 15
 
     assert judged(rgb, thermal)[0] is Sight.CLEAR
 
 
-def test_a_veil_ends_later_than_it_begins():
+def test_veil_has_hysteresis():
+    """A veil ends later than it begins."""
     stripes = (np.indices(SHAPE).sum(0) // 16 % 2 * 120).astype(np.uint8)
     rgb = rgb_scene()
     rgb[:, :280] = 190  # 4 of 10 columns of tiles
@@ -159,8 +172,11 @@ def test_a_veil_ends_later_than_it_begins():
 
 
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
-def test_thermal_is_compared_where_it_lies_on_the_grid(grid):
-    """Smoke over the middle quarter of RGB, which is all that thermal sees, is a veil."""
+def test_thermal_compared_on_its_area(grid):
+    """Thermal is compared where it lies on the grid.
+
+    Smoke over the middle quarter of RGB, which is all that thermal sees, is a veil.
+    """
     stripes = (np.indices((256, 320)).sum(0) // 16 % 2 * 120).astype(np.uint8)
     shift = (1.0, 0.0, 160.0), (0.0, 1.0, 112.0), (0.0, 0.0, 1.0)
     alignment = Alignment(shift, SIZE, (320, 256))

@@ -41,7 +41,8 @@ UNITS = {  # counts of KELVIN, and the settings that say so
 
 
 @pytest.mark.parametrize('unit', UNITS)
-def test_a_range_in_the_unit_of_the_camera_fits(unit):
+def test_range_in_camera_unit_fits(unit):
+    """A range in the unit of the camera fits."""
     counts, settings = UNITS[unit]
     assert codes(counts.astype(np.uint16), thermal__gain_control='radiometric',
                  **settings) == set()
@@ -60,12 +61,14 @@ def test_celsius_in_floats_fits():
     ((KELVIN * 100).astype(np.uint16),
      {'thermal__gain_control': 'linear', 'thermal__linear_high': 20_000.0}),
 ])
-def test_a_range_that_fits_nothing_is_said(counts, settings):
+def test_mismatched_range_is_doubted(counts, settings):
+    """A range that fits nothing is reported."""
     assert 'thermal_range' in codes(counts, **settings)
 
 
 @pytest.mark.parametrize('span, said', [(16, True), (60, False)])
-def test_8_bit_thermal_that_uses_a_sliver_of_its_range_is_said(span, said):
+def test_narrow_8_bit_range_is_doubted(span, said):
+    """8-bit thermal that uses a sliver of its range is reported."""
     thermal = (100 + span * (KELVIN - 280) / 30).astype(np.uint8)
     assert ('thermal_sliver' in codes(thermal)) is said
 
@@ -75,7 +78,8 @@ def test_8_bit_thermal_that_uses_a_sliver_of_its_range_is_said(span, said):
     (((0.2, 0.0, 50.0), (0.0, 0.2, 40.0), (0.0, 0.0, 1.0)), True),
     (((0.5, 0.0, 30.0), (0.0, 0.5, 25.0), (0.0, 0.0, 1.0)), False),
 ])
-def test_cameras_that_see_little_in_common_are_said(tmp_path, matrix, said):
+def test_little_in_common_is_doubted(tmp_path, matrix, said):
+    """Cameras that see little in common are reported."""
     path = tmp_path / 'a.yaml'
     Alignment(matrix, (128, 96), (128, 96)).save(path)
     assert ('little_overlap' in codes((KELVIN * 100).astype(np.uint16),

@@ -35,17 +35,20 @@ def codes(scenes, *, period_ns=PERIOD_NS, first_ns=10**18):
 
 
 @pytest.mark.parametrize('blind, code', [(FLAT, 'thermal_flat'), (BLACK, 'rgb_black')])
-def test_a_blind_camera_is_said_at_once_and_sees_again_with_the_second_pair(blind, code):
+def test_blindness_reported_at_once(blind, code):
+    """A blind camera is reported at once and sees again with the second pair."""
     scenes = [CLEAR] * 3 + [blind] * 3 + [CLEAR] * 3
 
     assert codes(scenes) == [''] * 3 + [code] * 4 + [''] * 2
 
 
-def test_a_camera_that_is_blind_every_second_time_stays_blind():
+def test_alternating_camera_stays_blind():
+    """A camera that is blind every second time stays blind."""
     assert codes([CLEAR, FLAT] * 4)[1:] == ['thermal_flat'] * 7
 
 
-def test_a_warning_comes_and_goes_with_the_third_pair():
+def test_warning_needs_three_pairs():
+    """A warning comes and goes with the third pair."""
     assert codes([CLEAR] * 3 + [DARK] * 4 + [CLEAR] * 4) == [''] * 5 + ['rgb_dark'] * 4 + [''] * 2
 
 
@@ -53,7 +56,8 @@ def test_warnings_do_not_flicker():
     assert codes([CLEAR, CLEAR, DARK, DARK] * 4) == [''] * 16
 
 
-def test_a_lamp_in_the_dark_ends_the_black():
+def test_lamp_ends_black():
+    """A lamp in the dark ends the black."""
     assert codes([BLACK, DARK, DARK, DARK]) == ['rgb_black', 'rgb_black', 'rgb_dark', 'rgb_dark']
 
 
@@ -62,23 +66,27 @@ def test_both_cameras_are_said():
 
 
 @pytest.mark.parametrize('period_ns', [2_000_000_000, -PERIOD_NS, 0])
-def test_pairs_far_apart_or_going_back_are_judged_by_themselves(period_ns):
+def test_distant_pairs_judged_alone(period_ns):
+    """Pairs far apart or going back are judged by themselves."""
     found = codes([FLAT, CLEAR, DARK, CLEAR], period_ns=period_ns)
 
     assert found == ['thermal_flat', '', 'rgb_dark', '']
 
 
-def test_pairs_without_a_time_are_judged_by_themselves():
+def test_untimed_pairs_judged_alone():
+    """Pairs without a time are judged by themselves."""
     assert codes([FLAT, CLEAR, DARK], period_ns=0, first_ns=0) == ['thermal_flat', '', 'rgb_dark']
 
 
-def test_the_same_pairs_give_the_same_issues():
+def test_same_pairs_same_issues():
+    """The same pairs give the same issues."""
     scenes = [[CLEAR, FLAT, DARK, BLACK][k] for k in np.random.default_rng(0).integers(0, 4, 60)]
 
     assert codes(scenes) == codes(scenes)
 
 
-def test_hidden_targets_are_said_with_the_third_pair_in_a_row():
+def test_hidden_targets_need_three_pairs():
+    """Hidden targets are reported with the third pair in a row."""
     monitor, said = SightMonitor(), []
     for k, hidden in enumerate([0, 0, 1, 2, 1, 0, 0, 0]):
         monitor.judge(CLEAR, 10**18 + k * PERIOD_NS)
@@ -87,7 +95,8 @@ def test_hidden_targets_are_said_with_the_third_pair_in_a_row():
     assert said == [False] * 4 + [True] * 3 + [False]
 
 
-def test_targets_are_people_and_not_the_ground():
+def test_targets_are_people_not_ground():
+    """Targets are people and not the ground."""
     thermal = reduced(thermal_scene())
 
     targets = warm_targets(thermal)
@@ -97,8 +106,11 @@ def test_targets_are_people_and_not_the_ground():
 
 
 @pytest.mark.parametrize('shown, hidden', [(140, 0), (60, 0), (-80, 0), (10, 2), (0, 2), (-5, 2)])
-def test_targets_without_contrast_in_the_fused_image_are_hidden(shown, hidden):
-    """Polarity does not count: a person may be dark on bright ground."""
+def test_contrastless_targets_are_hidden(shown, hidden):
+    """Targets without contrast in the fused image are hidden.
+
+    Polarity does not count: a person may be dark on bright ground.
+    """
     fused = np.full((480, 640), 100, np.uint8)
     for person in PEOPLE:
         fused[person] = 100 + shown

@@ -18,7 +18,8 @@ def frame(pixels, encoding):
 @pytest.mark.parametrize('encoding, eight, shape',
                          [('mono16', 'mono8', (8, 32)), ('bgr16', 'bgr8', (8, 32, 3)),
                                                     ('rgba16', 'rgba8', (8, 16, 4))])
-def test_all_bits_of_the_sensor_span_all_of_the_8(bits, encoding, eight, shape):
+def test_sensor_bits_span_8_bits(bits, encoding, eight, shape):
+    """All bits of the sensor span all of the 8."""
     pixels = np.linspace(0, 2 ** bits - 1, np.prod(shape)).astype(np.uint16).reshape(shape)
 
     small = BitDepth().to_8_bit(frame(pixels, encoding))
@@ -27,14 +28,16 @@ def test_all_bits_of_the_sensor_span_all_of_the_8(bits, encoding, eight, shape):
     assert np.abs(small.pixels - pixels * 255.0 / (2 ** bits - 1)).max() <= 0.51
 
 
-def test_a_scene_that_becomes_dark_keeps_its_brightness():
+def test_darkening_scene_keeps_brightness():
+    """A scene that becomes dark keeps its brightness."""
     depth = BitDepth()
     depth.to_8_bit(frame(np.full((4, 4), 4000, np.uint16), 'mono16'))
 
     assert depth.to_8_bit(frame(np.full((4, 4), 800, np.uint16), 'mono16')).pixels[0, 0] == 50
 
 
-def test_eight_bits_pass_and_floats_are_refused_by_name():
+def test_eight_bits_pass_floats_refused():
+    """Eight bits pass and floats are refused by name."""
     plain = frame(np.zeros((4, 4, 3), np.uint8), 'rgb8')
 
     assert BitDepth().to_8_bit(plain) is plain
@@ -43,7 +46,8 @@ def test_eight_bits_pass_and_floats_are_refused_by_name():
     assert refused.value.reason == 'not_8_bit'
 
 
-def test_a_12_bit_image_is_fused_as_its_8_bit_copy():
+def test_12_bit_fuses_like_8_bit():
+    """A 12-bit image is fused as its 8-bit copy."""
     random = np.random.default_rng(2)
     eight = random.integers(40, 200, (48, 64, 3), np.uint8)
     wide = (eight.astype(np.uint32) * 4095 // 255).astype(np.uint16)

@@ -42,14 +42,16 @@ def contrast(image):
 
 
 @pytest.mark.parametrize('visible', [0.0, 0.05, 0.4])
-def test_a_hot_person_in_the_dark_keeps_most_of_its_contrast(visible):
+def test_hot_person_in_dark(visible):
+    """A hot person in the dark keeps most of its contrast."""
     fused = fuse(hot_person(), flat(visible))
 
     assert contrast(fused) > 0.7 * contrast(hot_person())
     assert fused[PERSON].mean() > visible + 0.4
 
 
-def test_a_hot_person_before_faint_texture_stays_salient():
+def test_hot_person_before_faint_texture():
+    """A hot person before faint texture stays salient."""
     fused = fuse(hot_person(), texture(low=0.0, high=0.3))
 
     assert contrast(fused) > 0.6 * contrast(hot_person())
@@ -57,7 +59,8 @@ def test_a_hot_person_before_faint_texture_stays_salient():
 
 @pytest.mark.parametrize('ground, coat', [(0.5, 0.25), (0.35, 0.1), (0.95, 0.4)],
                          ids=['day', 'dusk', 'snow'])
-def test_a_person_dark_in_rgb_and_warm_in_thermal_stays_visible(ground, coat):
+def test_dark_person_warm_in_thermal(ground, coat):
+    """A person dark in RGB and warm in thermal stays visible."""
     # given a walker who is darker than the ground in RGB and warmer in thermal
     visible = flat(ground)
     visible[PERSON] = coat
@@ -70,7 +73,8 @@ def test_a_person_dark_in_rgb_and_warm_in_thermal_stays_visible(ground, coat):
     assert abs(contrast(fused)) > 0.8 * better
 
 
-def test_a_patterned_coat_against_a_bright_ground_keeps_its_contrast():
+def test_patterned_coat_keeps_contrast():
+    """A patterned coat against a bright ground keeps its contrast."""
     # given opposite contrasts of the same size, and clothes of several brightnesses
     visible = flat(0.55)
     visible[PERSON] = texture(low=0.15, high=0.45)[PERSON]
@@ -79,7 +83,8 @@ def test_a_patterned_coat_against_a_bright_ground_keeps_its_contrast():
     assert abs(contrast(fuse(thermal, visible))) > 0.8 * 0.28
 
 
-def test_a_dark_person_before_snow_and_wall_keeps_one_polarity():
+def test_dark_person_keeps_one_polarity():
+    """A dark person before snow and wall keeps one polarity."""
     # given snow below and a gray wall above, a dark walker before both, warm in thermal
     visible = flat(0.9)
     visible[:110] = 0.55
@@ -112,7 +117,8 @@ def test_a_hot_person_darkens_nothing_around():
         assert abs((fused - visible)[ring].mean()) < 4 / 255, distance
 
 
-def test_a_gray_thermal_background_is_no_haze():
+def test_gray_thermal_is_no_haze():
+    """A gray thermal background is no haze."""
     visible = texture(low=0.02, high=0.1)
     background = cv2.GaussianBlur(np.random.default_rng(1).uniform(size=SHAPE), (0, 0), 60)
     thermal = (0.4 + 0.2 * (background - background.min()) / np.ptp(background)).astype(np.float32)
@@ -120,7 +126,8 @@ def test_a_gray_thermal_background_is_no_haze():
     assert (fuse(thermal, visible) - visible).mean() < 3 / 255
 
 
-def test_a_hot_person_shows_in_white_smoke():
+def test_hot_person_in_white_smoke():
+    """A hot person shows in white smoke."""
     smoke = flat(1.0)
 
     fused = fuse(hot_person(), smoke)
@@ -128,14 +135,16 @@ def test_a_hot_person_shows_in_white_smoke():
     assert contrast(fused) > 0.1
 
 
-def test_a_hot_person_shows_in_bright_fog_where_rgb_has_a_shadow():
+def test_hot_person_in_bright_fog():
+    """A hot person shows in bright fog where RGB has a shadow."""
     fog = flat(0.8)
     fog[PERSON] = 0.78
 
     assert contrast(fuse(hot_person(ground=0.3, person=0.6), fog)) > 0.15
 
 
-def test_thermal_noise_does_not_show_in_a_plain_sky():
+def test_plain_sky_hides_thermal_noise():
+    """Thermal noise does not show in a plain sky."""
     # given a plain sky, thermal noise of 2 levels, and structure elsewhere
     sky = (slice(0, 120), slice(None))
     noise = np.random.default_rng(0).normal(0, 2 / 255, SHAPE)
@@ -147,7 +156,8 @@ def test_thermal_noise_does_not_show_in_a_plain_sky():
     assert fused[sky].std() < 0.6 * thermal[sky].std()
 
 
-def test_a_person_who_walks_changes_little_elsewhere():
+def test_walking_person_changes_little_elsewhere():
+    """A person who walks changes little elsewhere."""
     # given two frames of a static scene in which a hot person moves by 8 pixels
     visible = texture(low=0.2, high=0.5)
     before = hot_person()
@@ -168,26 +178,30 @@ def test_flat_thermal_leaves_the_visible_image(temperature):
     assert np.abs(fuse(flat(temperature), visible) - visible).max() < 1e-5
 
 
-def test_texture_stays_under_thermal_that_only_shades():
+def test_texture_survives_thermal_shading():
+    """Texture stays under thermal that only shades."""
     shade = np.repeat(np.linspace(0.2, 0.8, SHAPE[1], dtype=np.float32)[None], SHAPE[0], 0)
     visible = texture()
 
     assert np.corrcoef(fuse(shade, visible).ravel(), visible.ravel())[0, 1] > 0.95
 
 
-def test_noise_of_a_fraction_of_a_gray_level_leaves_the_visible_image():
+def test_subgray_noise_leaves_visible_image():
+    """Noise of a fraction of a gray level leaves the visible image."""
     noise = np.random.default_rng(0).normal(0.5, 0.1 / 255, SHAPE).astype(np.float32)
 
     assert np.abs(fuse(noise, flat(0.3)) - 0.3).max() < 0.5 / 255
 
 
-def test_thermal_structure_shows_where_the_visible_image_is_blind():
+def test_thermal_fills_blind_visible():
+    """Thermal structure shows where the visible image is blind."""
     thermal = texture(seed=3)
 
     assert np.corrcoef(fuse(thermal, flat(0.6)).ravel(), thermal.ravel())[0, 1] > 0.9
 
 
-def test_a_picture_fused_with_itself_is_itself():
+def test_self_fusion_is_identity():
+    """A picture fused with itself is itself."""
     picture = texture(shape=(101, 77))
 
     assert np.abs(fuse(picture, picture) - picture).max() < 1e-5
@@ -200,7 +214,8 @@ def test_constants_give_the_visible_constant(ir, y):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 70), st.integers(1, 70))
-def test_any_size_and_content_stays_finite_and_in_range(data, height, width):
+def test_any_content_stays_finite(data, height, width):
+    """Any size and content stays finite and in range."""
     values = arrays(np.float32, (height, width), elements=st.floats(0, 1, width=32))
 
     fused = fuse(data.draw(values), data.draw(values))
@@ -209,7 +224,8 @@ def test_any_size_and_content_stays_finite_and_in_range(data, height, width):
     assert np.isfinite(fused).all() and fused.min() >= 0 and fused.max() <= 1
 
 
-def test_read_only_and_strided_inputs_are_read_and_left_alone():
+def test_read_only_and_strided_inputs():
+    """Read-only and strided inputs are read and left alone."""
     ir, y = texture(seed=1), texture(seed=2)
     expected = fuse(ir[::2, ::3].copy(), y[::2, ::3].copy())
     ir.flags.writeable = y.flags.writeable = False

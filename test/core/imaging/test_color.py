@@ -26,7 +26,8 @@ def reference_join(y, chroma):
 
 
 @pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8', 'bgra8'])
-def test_split_is_bt601_in_every_channel_order(encoding):
+def test_split_is_bt601(encoding):
+    """Split is BT.601 in every channel order."""
     pixels = random_image(4 if 'a' in encoding else 3)
     rgb = pixels[..., :3] if encoding.startswith('rgb') else pixels[..., 2::-1]
 
@@ -41,7 +42,8 @@ def test_split_is_bt601_in_every_channel_order(encoding):
 @pytest.mark.parametrize('encoding, output',
                          [('rgb8', 'rgb8'), ('rgba8', 'rgb8'), ('mono8', 'rgb8'),
                                               ('bgr8', 'bgr8'), ('bgra8', 'bgr8')])
-def test_join_is_bt601_in_the_output_order(encoding, output):
+def test_join_is_bt601(encoding, output):
+    """Join is BT.601 in the output order."""
     ycc = random_image(seed=1)
 
     joined = join_luma(ycc[..., 0], ycc, encoding)
@@ -51,7 +53,8 @@ def test_join_is_bt601_in_the_output_order(encoding, output):
     assert np.abs(rgb - reference_join(ycc[..., 0], ycc[..., 1:])).max() <= 1.0
 
 
-def test_an_unchanged_luminance_gives_the_image_back():
+def test_unchanged_luminance_round_trip():
+    """An unchanged luminance gives the image back."""
     pixels = random_image(size=(48, 64))
     y, color = split_luma(pixels, 'bgr8')
     before = y.copy(), color.copy()
@@ -70,7 +73,8 @@ def test_gray_stays_exactly_gray():
     assert np.array_equal(joined, np.repeat(gray[..., None], 3, 2))
 
 
-def test_strided_read_only_views_are_read_right():
+def test_strided_read_only_views():
+    """Strided read-only views are read right."""
     padded = random_image(size=(6, 9))
     padded.flags.writeable = False
 
@@ -81,7 +85,8 @@ def test_strided_read_only_views_are_read_right():
 
 
 @pytest.mark.parametrize('encoding', ['mono16', '32FC1'])
-def test_what_is_not_8_bit_is_refused(encoding):
+def test_non_8_bit_is_refused(encoding):
+    """What is not 8-bit is refused."""
     with pytest.raises(FrameError, match=f'rgb8, .*, mono8\\), got {encoding}'):
         split_luma(np.zeros((2, 2), np.uint16), encoding)
 
@@ -94,7 +99,8 @@ def test_every_color_encoding_becomes_rgb8(encoding):
     assert np.array_equal(to_rgb8(pixels, encoding), rgb)
 
 
-def test_gray_becomes_rgb8_and_16_bits_are_refused():
+def test_gray_becomes_rgb8():
+    """Gray becomes rgb8 and 16 bits are refused."""
     gray = random_image()[..., 0]
 
     assert np.array_equal(to_rgb8(gray, 'mono8'), np.stack((gray,) * 3, -1))
@@ -103,7 +109,8 @@ def test_gray_becomes_rgb8_and_16_bits_are_refused():
 
 
 @pytest.mark.parametrize('encoding, first', [('rgb8', 'red'), ('bgr8', 'blue')])
-def test_a_palette_colors_the_luminance_in_the_channel_order_of_the_camera(encoding, first):
+def test_palette_follows_channel_order(encoding, first):
+    """A palette colors the luminance in the channel order of the camera."""
     luma = np.array([[0, 128, 255]], np.uint8)
 
     pixels, painted = paint(luma, None, encoding=encoding, color='hot')
@@ -121,7 +128,8 @@ def test_gray_is_the_luminance_itself():
     assert encoding == 'mono8' and np.array_equal(pixels, luma)
 
 
-def test_keep_chroma_joins_the_color_of_the_camera():
+def test_keep_chroma_joins_camera_color():
+    """Keep chroma joins the color of the camera."""
     image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     luma, ycrcb = split_luma(image, 'bgr8')
 
@@ -131,7 +139,8 @@ def test_keep_chroma_joins_the_color_of_the_camera():
         assert encoding == 'bgr8' and np.abs(pixels.astype(int) - expected).max() <= levels
 
 
-def test_every_choice_of_the_setting_can_be_painted():
+def test_every_color_policy_paints():
+    """Every choice of the setting can be painted."""
     luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
     choices = next(item.choices for item in iter_specs() if item.name == 'output.color')
 

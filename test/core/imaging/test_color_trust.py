@@ -51,7 +51,8 @@ def test_saturation_stays_where_luminance_is_scaled(gain, rgb):
     assert saturation(result) == pytest.approx(saturation(image), rel=0.08)
 
 
-def test_more_than_half_brighter_fades_to_a_bounded_chroma():
+def test_strong_lift_bounds_chroma():
+    """More than half brighter fades to a bounded chroma."""
     image = plain((90, 60, 50))
 
     result = fused(image, np.full(SIZE, 240, np.uint8))
@@ -59,7 +60,8 @@ def test_more_than_half_brighter_fades_to_a_bounded_chroma():
     assert np.ptp(result.astype(int), axis=-1).max() <= 1.5 * 40 + 3
 
 
-def test_colored_noise_of_the_dark_does_not_show_on_a_lifted_target():
+def test_dark_color_noise_is_hidden():
+    """Colored noise of the dark does not show on a lifted target."""
     # given colored noise in the dark, and a fused luminance with a warm target
     image = noisy((8, 6, 7), sigma=8)
     luma = split_luma(image, 'rgb8')[0].copy()
@@ -72,7 +74,8 @@ def test_colored_noise_of_the_dark_does_not_show_on_a_lifted_target():
     assert spread['keep_chroma'] < 2
 
 
-def test_a_black_camera_gives_a_gray_image():
+def test_black_camera_gives_gray():
+    """A black camera gives a gray image."""
     luma = np.random.default_rng(1).integers(0, 256, SIZE, np.uint8)
 
     result = fused(plain((0, 0, 0)), luma)
@@ -81,7 +84,8 @@ def test_a_black_camera_gives_a_gray_image():
 
 
 @pytest.mark.parametrize('rgb', [(0, 0, 160), (150, 0, 0)])
-def test_saturated_color_of_little_luminance_is_trusted(rgb):
+def test_saturated_dim_color_is_trusted(rgb):
+    """Saturated color of little luminance is trusted."""
     image = plain(rgb)
     y, _ = split_luma(image, 'rgb8')
 
@@ -111,7 +115,8 @@ def test_every_size_is_joined(size):
     assert fused(image, luma).shape == (*size, 3)
 
 
-def test_color_is_in_the_order_of_the_camera():
+def test_color_follows_channel_order():
+    """Color is in the order of the camera."""
     image = noisy((150, 60, 20), sigma=10)
     luma = cv2.add(split_luma(image, 'rgb8')[0], 30)
 
@@ -121,7 +126,8 @@ def test_color_is_in_the_order_of_the_camera():
     assert encoding == 'bgr8' and np.array_equal(result[..., ::-1], fused(image, luma))
 
 
-def test_raw_chroma_is_all_of_the_cameras():
+def test_raw_chroma_is_unchanged():
+    """Raw chroma is all of the camera's."""
     image = noisy((10, 9, 30), sigma=8)
     luma = np.full(SIZE, 128, np.uint8)
 
@@ -129,7 +135,8 @@ def test_raw_chroma_is_all_of_the_cameras():
     assert np.array_equal(fused(image, luma, 'raw_chroma'), expected)
 
 
-def test_the_median_on_tensors_is_that_of_opencv():
+def test_tensor_median_matches_opencv():
+    """The median on tensors is that of OpenCV."""
     torch = pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference.image_tensors import _median
     image = np.random.default_rng(4).integers(0, 256, (21, 34), np.uint8)

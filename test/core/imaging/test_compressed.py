@@ -38,14 +38,16 @@ def gray(shape=(48, 64)):
     'bgra8; jpeg compressed bgr8', 'bayer_rggb8; jpeg compressed bgr8',
     'rgb8; png compressed bgr8'])
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_a_color_image_keeps_its_colors_whatever_was_compressed(format, suffix):
+def test_color_survives_any_source_order(format, suffix):
+    """A color image keeps its colors whatever was compressed."""
     pixels, encoding = decode(packed(red(), suffix), format)
 
     assert encoding == 'bgr8' and pixels.shape == (48, 64, 3)
     assert np.abs(pixels.astype(int) - RED_BGR).max() <= 3
 
 
-def test_colors_compressed_in_another_order_are_named_so():
+def test_other_color_order_is_named():
+    """Colors compressed in another order are named so."""
     assert decode(packed(red(), '.jpg'), 'bgr8; jpeg compressed rgb8')[1] == 'rgb8'
 
 
@@ -61,14 +63,16 @@ def test_a_gray_jpeg_becomes_mono8(format):
 @pytest.mark.parametrize('format', [
     'png', '16UC1; png compressed ', 'mono16; png compressed ', '16UC1; png compressed',
     'mono16; png compressed mono16'])
-def test_counts_of_16_bit_survive_png_without_loss(format):
+def test_16_bit_png_is_lossless(format):
+    """Counts of 16-bit survive PNG without loss."""
     pixels, encoding = decode(packed(counts(), '.png'), format)
 
     assert encoding == 'mono16' and pixels.dtype == np.uint16
     assert np.array_equal(pixels, counts())
 
 
-def test_an_8_bit_png_and_one_with_transparency_are_read():
+def test_8_bit_and_alpha_png():
+    """An 8-bit PNG and one with transparency are read."""
     four = np.dstack([red(), np.full((48, 64), 255, np.uint8)])
 
     assert np.array_equal(decode(packed(gray(), '.png'), 'mono8; png compressed ')[0], gray())
@@ -100,7 +104,8 @@ def test_any_buffer_of_bytes_is_read(wrap):
      'cannot be decoded'),
     (b'\xff\xd8\xff\xe0 no image at all \xff\xd9', 'jpeg', 'truncated', 'without its end marker'),
 ])
-def test_what_is_no_usable_image_is_refused_with_its_reason(content, format, reason, words):
+def test_unusable_image_has_a_reason(content, format, reason, words):
+    """What is no usable image is refused with its reason."""
     with pytest.raises(FrameError, match=words) as caught:
         decode(content, format)
 
@@ -127,7 +132,8 @@ def test_garbage_is_refused_and_nothing_worse(content, start, end):
         decode(start + content + end, 'jpeg')
 
 
-def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused():
+def test_cut_jpeg_with_thumbnail_refused():
+    """A cut JPEG with a whole thumbnail is refused."""
     thumbnail, image = packed(gray((8, 8)), '.jpg'), packed(gray(), '.jpg')
     segment = b'\xff\xe1' + (2 + len(thumbnail)).to_bytes(2, 'big') + thumbnail
     whole = image[:2] + segment + image[2:]
@@ -137,7 +143,8 @@ def test_a_cut_jpeg_with_a_whole_thumbnail_is_refused():
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_what_a_camera_appends_does_not_matter(suffix):
+def test_trailing_bytes_are_ignored(suffix):
+    """What a camera appends does not matter."""
     assert decode(packed(gray(), suffix) + bytes(100_000), '')[0].shape == (48, 64)
 
 
@@ -149,7 +156,8 @@ def test_a_progressive_jpeg_is_whole_too(progressive):
 @pytest.mark.parametrize('encoding, format', [
     ('rgb8', 'rgb8; jpeg compressed bgr8'), ('bgr8', 'bgr8; jpeg compressed bgr8'),
     ('mono8', 'mono8; jpeg compressed ')])
-def test_what_is_encoded_is_decoded_to_the_same_picture(encoding, format):
+def test_encode_decode_round_trip(encoding, format):
+    """What is encoded is decoded to the same picture."""
     pixels = {'rgb8': red()[..., ::-1], 'bgr8': red(), 'mono8': gray()}[encoding]
 
     decoded, back = decode(encode(pixels, encoding, quality=95), jpeg_format(encoding))

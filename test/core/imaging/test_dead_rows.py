@@ -31,7 +31,8 @@ def scene(encoding='mono16', seed=0):
 @pytest.mark.parametrize('encoding', DTYPES)
 @pytest.mark.parametrize('first, count', [(50, 1), (50, 2), (1, 1), (125, 2)])
 @pytest.mark.parametrize('fault', ['zero', 'full', 'garbage'])
-def test_a_dead_row_is_interpolated_and_all_others_stay(encoding, first, count, fault):
+def test_dead_row_is_interpolated(encoding, first, count, fault):
+    """A dead row is interpolated and all others stay."""
     whole = scene(encoding)
     spoiled, rows = whole.copy(), slice(first, first + count)
     full = 255 if encoding == 'mono8' else 16383
@@ -68,7 +69,8 @@ def test_several_dead_rows_are_all_found():
 @pytest.mark.parametrize('name', ['mono8', 'mono16', '32FC1', 'flat', 'sky', 'gradient', 'stripes',
                                   'target', 'pipe', 'interlaced', 'telemetry', 'three_rows',
                                   'tiny'])
-def test_what_is_not_a_dead_row_is_the_very_same_array(name):
+def test_living_rows_return_same_array(name):
+    """What is not a dead row is the very same array."""
     values = scene(name if name in DTYPES else 'mono16')
     if name == 'flat':
         values[:] = 7000
@@ -96,7 +98,8 @@ def test_what_is_not_a_dead_row_is_the_very_same_array(name):
     assert repaired_rows(values) is values
 
 
-def test_a_frame_without_dead_rows_is_the_very_same_and_one_with_keeps_all_but_its_pixels():
+def test_repair_changes_dead_pixels_only():
+    """A frame without dead rows is the very same and one with keeps all but its pixels."""
     control = GainControl(ThermalSettings())
     frame = Frame(THERMAL, 17, 'lwir', scene(), 'mono16', arrival_ns=4)
     spoiled = replace(frame, pixels=frame.pixels.copy())
@@ -110,7 +113,8 @@ def test_a_frame_without_dead_rows_is_the_very_same_and_one_with_keeps_all_but_i
     assert np.array_equal(np.delete(repaired.pixels, 30, 0), np.delete(frame.pixels, 30, 0))
 
 
-def test_repair_can_be_switched_off_and_leaves_color_alone():
+def test_repair_is_optional_skips_color():
+    """Repair can be switched off and leaves color alone."""
     spoiled = scene('mono8')
     spoiled[30] = 0
     frame = Frame(THERMAL, 17, 'lwir', spoiled, 'mono8')

@@ -112,7 +112,8 @@ def test_each_defect_has_its_own_error(changes, words):
 
 
 @pytest.mark.parametrize('encoding', ['bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8'])
-def test_a_bayer_pattern_becomes_the_color_that_it_was_taken_of(encoding):
+def test_bayer_pattern_gives_its_color(encoding):
+    """A Bayer pattern becomes the color that it was taken of."""
     color = {'r': 200, 'g': 120, 'b': 40}
     first, second, third, fourth = (color[letter] for letter in encoding[6:10])
     raw = np.tile(np.array([[first, second], [third, fourth]], np.uint8), (8, 10))
@@ -139,7 +140,8 @@ def test_packed_yuv_becomes_color(encoding, order):
     assert np.abs(pixels.astype(int) - (0, 0, 255)).max() <= 3
 
 
-def test_packed_yuv_of_an_odd_width_is_refused():
+def test_yuv_of_odd_width_refused():
+    """Packed YUV of an odd width is refused."""
     with pytest.raises(FrameError, match='a 3x2 image cannot be yuyv') as refused:
         decode(height=2, width=3, encoding='yuyv', step=6, is_bigendian=False, data=bytes(12))
 

@@ -28,7 +28,8 @@ def thermal(width, height, *, top=0, bottom=0, telemetry=0):
                          [((160, 120), 0, 2), ((80, 60), 0, 3), ((160, 120), 2, 0),
                                                ((640, 512), 1, 0), ((320, 256), 0, 2)])
 @pytest.mark.parametrize('telemetry', [0, 65535])
-def test_the_rows_of_usual_sensors_are_cut_off(size, top, bottom, telemetry):
+def test_known_sensor_rows_are_cut(size, top, bottom, telemetry):
+    """The rows of usual sensors are cut off."""
     frame, picture = thermal(*size, top=top, bottom=bottom, telemetry=telemetry)
 
     cut = ExtraRows().without(frame, ThermalSettings())
@@ -45,7 +46,8 @@ def test_other_images_stay_as_they_are(size):
     assert ExtraRows().without(frame, ThermalSettings()) is frame
 
 
-def test_rows_that_are_named_are_cut_off_once():
+def test_named_rows_are_cut_once():
+    """Rows that are named are cut off once."""
     frame, picture = thermal(256, 192, bottom=192, telemetry=3)
     settings = ThermalSettings(extra_rows_top=0, extra_rows_bottom=192)
 
@@ -56,7 +58,8 @@ def test_rows_that_are_named_are_cut_off_once():
         ThermalSettings(extra_rows_top=2)
 
 
-def test_what_is_fused_is_the_picture_alone():
+def test_fusion_sees_picture_alone():
+    """What is fused is the picture alone."""
     frame, picture = thermal(160, 120, bottom=2)
     rgb = Frame(RGB, 1, 'rgb', np.random.default_rng(1).integers(40, 200, (120, 160, 3), np.uint8),
                 'rgb8')

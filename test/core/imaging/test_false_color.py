@@ -43,7 +43,8 @@ def test_a_palette_is_undone(palette):
 
 
 @pytest.mark.parametrize('palette', ['jet', 'inferno', 'rainbow', 'hot'])
-def test_a_palette_is_undone_after_jpeg_with_a_logo(palette):
+def test_palette_undone_despite_jpeg_and_logo(palette):
+    """A palette is undone after JPEG with a logo."""
     gray = scene(20, 230)
     image = colored(gray, palette)
     image[4:14, 4:44] = (255, 0, 255)
@@ -60,7 +61,8 @@ def test_a_palette_is_undone_after_jpeg_with_a_logo(palette):
 
 @pytest.mark.parametrize('encoding, code', [
     ('rgb8', cv2.COLOR_BGR2RGB), ('rgba8', cv2.COLOR_BGR2RGBA), ('bgra8', cv2.COLOR_BGR2BGRA)])
-def test_the_order_of_the_channels_is_followed(encoding, code):
+def test_channel_order_is_followed(encoding, code):
+    """The order of the channels is followed."""
     gray = scene()
 
     found = FalseColor().to_gray(thermal(cv2.cvtColor(colored(gray, 'jet'), code), encoding))
@@ -68,14 +70,16 @@ def test_the_order_of_the_channels_is_followed(encoding, code):
     assert np.abs(found.pixels.astype(int) - gray).mean() < 2
 
 
-def test_gray_in_three_channels_and_one_channel_stay_as_they_are():
+def test_gray_images_stay_unchanged():
+    """Gray in three channels and one channel stay as they are."""
     false_color = FalseColor()
     for frame in (thermal(cv2.merge([scene()] * 3)), thermal(scene(), 'mono8'),
                   thermal(scene().astype(np.uint16), 'mono16')):
         assert false_color.to_gray(frame) is frame and false_color.palette == GRAY
 
 
-def test_a_palette_that_rises_in_luminance_is_read_by_it():
+def test_rising_palette_read_by_luminance():
+    """A palette that rises in luminance is read by it."""
     # given a palette of nobody: black, violet, orange, white
     knots = np.array(((0, 0, 0), (110, 10, 120), (190, 120, 60), (255, 255, 255)), float)
     levels = np.arange(256)
@@ -92,7 +96,8 @@ def test_a_palette_that_rises_in_luminance_is_read_by_it():
 
 
 @pytest.mark.parametrize('palette', CYCLIC)
-def test_a_palette_without_an_order_is_refused_by_name(palette):
+def test_unordered_palette_is_refused(palette):
+    """A palette without an order is refused by name."""
     with pytest.raises(FrameError, match=f'palette {palette}.*choose white-hot') as caught:
         FalseColor().to_gray(thermal(colored(scene(), palette)))
     assert caught.value.reason == 'false_color'
@@ -106,7 +111,8 @@ def test_colors_of_no_palette_are_refused():
         FalseColor().to_gray(thermal(visible))
 
 
-def test_a_camera_that_changes_its_palette_is_followed():
+def test_palette_change_is_followed():
+    """A camera that changes its palette is followed."""
     false_color, gray = FalseColor(), scene()
     for palette in ('jet', 'inferno'):
         found = false_color.to_gray(thermal(colored(gray, palette)))
@@ -115,7 +121,8 @@ def test_a_camera_that_changes_its_palette_is_followed():
 
 
 @pytest.mark.parametrize('palette', ['jet', 'inferno'])
-def test_what_is_hot_is_bright_in_the_fused_image(palette):
+def test_hot_is_bright_when_fused(palette):
+    """What is hot is bright in the fused image."""
     pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
     rgb = Frame(RGB, 1, 'rgb', np.full((120, 160, 3), 60, np.uint8)
                 + RANDOM.integers(0, 20, (120, 160, 3), np.uint8),

@@ -85,7 +85,8 @@ NO_SCENE = {
 
 
 @pytest.mark.parametrize('name', NO_SCENE)
-def test_what_is_no_scene_does_not_change_the_scene(name):
+def test_non_scene_values_are_ignored(name):
+    """What is no scene does not change the scene."""
     shape, spoil = NO_SCENE[name]
     clean = scene(shape)
     spoiled = spoil(clean)
@@ -96,7 +97,8 @@ def test_what_is_no_scene_does_not_change_the_scene(name):
 
 
 @pytest.mark.parametrize('rows', [(0, 0), (65535, 65535)])
-def test_a_person_above_rows_of_telemetry_is_as_bright_as_without_them(rows):
+def test_telemetry_rows_keep_brightness(rows):
+    """A person above rows of telemetry is as bright as without them."""
     clean, spoiled = gray_of(scene()), gray_of(with_rows(scene(), *rows))
 
     assert clean[person(clean.shape)].mean() > 250 and clean[beside(clean.shape)].mean() < 100
@@ -105,7 +107,8 @@ def test_a_person_above_rows_of_telemetry_is_as_bright_as_without_them(rows):
 
 
 @pytest.mark.parametrize('border', [-1e30, 1e30, -9999.0, 0.0, np.nan, -np.inf])
-def test_float_values_that_mean_no_value_do_not_change_the_scene(border):
+def test_missing_float_values_are_ignored(border):
+    """Float values that mean no value do not change the scene."""
     kelvin = scene().astype(np.float32) / CENTIKELVIN
     spoiled = np.pad(kelvin, 4, constant_values=np.float32(border))
     spoiled[40:50, 20:32] = border
@@ -117,7 +120,8 @@ def test_float_values_that_mean_no_value_do_not_change_the_scene(border):
     assert abs(gray[beside(gray.shape)].mean() - expected[beside(gray.shape)].mean()) <= 4
 
 
-def test_levels_survive_a_stream_whose_telemetry_comes_and_goes():
+def test_levels_survive_telemetry_changes():
+    """Levels survive a stream whose telemetry comes and goes."""
     control = GainControl(SETTINGS)
     frames = [telemetry(scene(seed=k), seed=k) if k % 2 else with_rows(scene(seed=k), 0, 0)
               for k in range(20)]
@@ -130,7 +134,8 @@ def test_levels_survive_a_stream_whose_telemetry_comes_and_goes():
     assert max(level.high for level in levels) < 30700
 
 
-def test_borders_that_belong_to_the_scene_stay():
+def test_scene_borders_stay():
+    """Borders that belong to the scene stay."""
     cold_sky = scene()
     cold_sky[:12] = 28500
 
@@ -139,7 +144,8 @@ def test_borders_that_belong_to_the_scene_stay():
     assert without_foreign_borders(telemetry(scene())).shape == (120, 160)
 
 
-def test_values_of_the_whole_type_are_a_scene():
+def test_full_type_values_are_scene():
+    """Values of the whole type are a scene."""
     whole = np.tile(np.linspace(0, 65535, 160).astype(np.uint16), (120, 1))
 
     assert gray_range(whole, SETTINGS).tolist() == pytest.approx([0, 32767, 65535], abs=500)
@@ -154,7 +160,8 @@ def with_hot_spot(values, share=0.009, kelvin=70):
 
 
 @pytest.mark.parametrize('share', [0.002, 0.006, 0.009, 0.012, 0.02])
-def test_a_hot_spot_leaves_everybody_else_visible(share):
+def test_hot_spot_keeps_others_visible(share):
+    """A hot spot leaves everybody else visible."""
     shape = (240, 320)
     without, hot = gray_of(scene(shape)), gray_of(with_hot_spot(scene(shape), share))
 
@@ -164,14 +171,16 @@ def test_a_hot_spot_leaves_everybody_else_visible(share):
     assert contrast[1] > 0.35 * contrast[0]
 
 
-def test_without_the_limit_the_hot_spot_takes_the_range():
+def test_unlimited_hot_spot_takes_range():
+    """Without the limit the hot spot takes the range."""
     shape = (240, 320)
     hot = gray_of(with_hot_spot(scene(shape)), settings=replace(SETTINGS, max_tail_share=1.0))
 
     assert hot[person(shape)].mean() - hot[beside(shape)].mean() < 55
 
 
-def test_a_cold_spot_leaves_everybody_else_visible():
+def test_cold_spot_keeps_others_visible():
+    """A cold spot leaves everybody else visible."""
     shape = (240, 320)
     cold = gray_of(with_hot_spot(scene(shape), kelvin=0) - np.where(
         with_hot_spot(scene(shape)) > 34000, 5000, 0).astype(np.uint16))
@@ -181,7 +190,8 @@ def test_a_cold_spot_leaves_everybody_else_visible():
 
 @pytest.mark.parametrize('encoding, gain, offset', [('mono16', 1, 0), ('32FC1', 0.01, -273.15)])
 @pytest.mark.parametrize('shape', [(60, 80), (120, 160), (512, 640)])
-def test_noise_of_a_flat_scene_is_not_stretched_to_the_full_range(encoding, gain, offset, shape):
+def test_flat_noise_is_not_stretched(encoding, gain, offset, shape):
+    """Noise of a flat scene is not stretched to the full range."""
     counts = np.random.default_rng(0).normal(29300, 5, shape).round()
     values = (gain * counts + offset).astype(np.uint16 if encoding == 'mono16' else np.float32)
 
@@ -192,13 +202,15 @@ def test_noise_of_a_flat_scene_is_not_stretched_to_the_full_range(encoding, gain
     assert stretched.std() > 40
 
 
-def test_a_flat_black_hot_scene_is_dark_too():
+def test_flat_black_hot_is_dark():
+    """A flat black hot scene is dark too."""
     values = np.random.default_rng(0).normal(29300, 5, (120, 160)).round().astype(np.uint16)
 
     assert gray_of(values, settings=ThermalSettings(polarity='black_hot')).max() < 110
 
 
-def test_a_person_on_flat_ground_is_white_although_there_is_noise():
+def test_person_on_noisy_flat_ground():
+    """A person on flat ground is white although there is noise."""
     values = np.random.default_rng(0).normal(29300, 5, (240, 320)).round().astype(np.uint16)
     values[100:120, 100:108] += 300  # 3 K on 0.2 % of the area
 
@@ -219,7 +231,8 @@ def test_the_least_span_in_kelvin(unit, gain):
 
 
 @pytest.mark.parametrize('deviation', [2.0, 8.0, 40.0])
-def test_noise_is_measured_in_spite_of_the_scene(deviation):
+def test_noise_measured_despite_scene(deviation):
+    """Noise is measured in spite of the scene."""
     rng = np.random.default_rng(3)
     values = 8000 + rng.normal(0, deviation, (480, 640))
     values[:, :320] += 500 * np.sin(np.arange(320) / 3)
@@ -230,6 +243,7 @@ def test_noise_is_measured_in_spite_of_the_scene(deviation):
     assert measured == pytest.approx(deviation, rel=0.25)
 
 
-def test_noise_of_images_without_any_is_zero():
+def test_noiseless_image_has_zero_noise():
+    """Noise of images without any is zero."""
     assert noise_of(np.full((120, 160), 7000, np.uint16), 0, 65535) == 0
     assert noise_of(np.zeros((4, 4), np.float32), -1, 1) == 0

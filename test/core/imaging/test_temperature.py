@@ -32,7 +32,7 @@ def thermal(pixels, encoding='mono16'):
     ({'radiometric_unit': 'celsius'}, CELSIUS.astype(np.float32), '32FC1'),
     ({'radiometric_unit': 'custom', 'kelvin_per_count': 0.1, 'kelvin_at_zero': 173.15},
      np.round(CELSIUS * 10 + 1000).astype(np.uint16), 'mono16')])
-def test_units(unit, counts, encoding):
+def test_units_give_same_temperatures(unit, counts, encoding):
     found = temperatures(thermal(counts, encoding), ThermalSettings(**unit))
 
     assert found.dtype == np.float32
@@ -66,14 +66,16 @@ def test_what_is_no_temperature_is_refused(pixels, encoding, unit, words):
     assert caught.value.reason == 'not_radiometric'
 
 
-def test_a_fixed_range_in_kelvin_needs_a_unit():
+def test_kelvin_range_needs_a_unit():
+    """A fixed range in kelvin needs a unit."""
     for changes in ({'thermal.gain_control': 'radiometric'}, {'thermal.min_span_k': 3.0}):
         with pytest.raises(SettingsError, match='need thermal.radiometric_unit'):
             with_changes(DEFAULTS, changes)
         assert with_changes(DEFAULTS, {**changes, 'thermal.radiometric_unit': 'centikelvin'})
 
 
-def test_temperatures_lie_on_the_grid_of_the_fused_image(tmp_path):
+def test_temperatures_lie_on_fused_grid(tmp_path):
+    """Temperatures lie on the grid of the fused image."""
     # given thermal that is 8 columns and 4 rows into the RGB image
     path = tmp_path / 'alignment.yaml'
     path.write_text(ALIGNMENT)

@@ -23,8 +23,11 @@ def change(images):
 
 @pytest.mark.parametrize('shape', [(48, 64), (48, 64, 3), (47, 61, 3)])
 @pytest.mark.parametrize('keep, ratio', [(0.5, 0.41), (0.8, 0.18)])
-def test_noise_at_rest_calms_as_theory_says(shape, keep, ratio):
-    """White noise through an average of share k = 1 - keep changes by k / sqrt(2 - k) as much."""
+def test_noise_at_rest_follows_theory(shape, keep, ratio):
+    """Noise at rest calms as theory says.
+
+    White noise through an average of share k = 1 - keep changes by k / sqrt(2 - k) as much.
+    """
     scene, filtered = np.full(shape, 100.0), TemporalFilter()
     images = [noisy(scene, n, sigma=3) for n in range(40)]
 
@@ -58,7 +61,8 @@ def test_other_stream_starts_anew(stamp_ns, shape):
     assert np.array_equal(filtered(image, stamp_ns=stamp_ns, keep=0.5), image)
 
 
-def test_switched_off_it_returns_the_image_itself():
+def test_disabled_filter_returns_same_image():
+    """Switched off it returns the image itself."""
     filtered, image = TemporalFilter(), np.full((8, 8), 5, np.uint8)
 
     assert filtered(image, stamp_ns=0, keep=0) is image

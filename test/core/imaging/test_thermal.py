@@ -50,7 +50,8 @@ def test_8_bit_color_becomes_its_luminance():
 @pytest.mark.parametrize('encoding, dtype, gain, offset', [
     ('mono16', np.uint16, 1, 0), ('32FC1', np.float32, 0.01, -60.0),
     ('32FC1', np.float32, 1e-6, 0.0)])
-def test_counts_and_temperatures_are_stretched_by_percentiles(encoding, dtype, gain, offset):
+def test_counts_and_temperatures_use_percentiles(encoding, dtype, gain, offset):
+    """Counts and temperatures are stretched by percentiles."""
     values = (scene() * gain + offset).astype(dtype)
     settings = ThermalSettings(low_percentile=2.0, high_percentile=98.0)
 
@@ -61,20 +62,23 @@ def test_counts_and_temperatures_are_stretched_by_percentiles(encoding, dtype, g
     assert gray.min() == 0 and gray.max() == 255
 
 
-def test_the_hot_person_is_white_and_the_ground_keeps_contrast():
+def test_hot_person_white_ground_contrast():
+    """The hot person is white and the ground keeps contrast."""
     gray = to_gray(scene(), 'mono16', SETTINGS)
 
     assert gray[100:140, 60:75].min() == 255
     assert gray[:, -20:].mean() - gray[:, :20].mean() > 40
 
 
-def test_without_clipping_the_extremes_are_black_and_white():
+def test_unclipped_extremes_are_black_white():
+    """Without clipping the extremes are black and white."""
     values = np.array([[7000, 7100], [7150, 7200]], np.uint16)
 
     assert to_gray(values, 'mono16', FULL_RANGE).tolist() == [[0, 128], [191, 255]]
 
 
-def test_values_that_are_not_finite_leave_the_rest_unchanged():
+def test_nonfinite_values_change_nothing_else():
+    """Values that are not finite leave the rest unchanged."""
     values = scene().astype(np.float32)
     spoiled = values.copy()
     spoiled[3, 5:8] = np.nan, np.inf, -np.inf
@@ -110,7 +114,8 @@ def test_a_flat_image_becomes_black(encoding, value):
     assert gray.shape == (5, 6) and not gray.any()
 
 
-def test_a_small_target_on_flat_ground_stays_visible():
+def test_small_target_on_flat_ground():
+    """A small target on flat ground stays visible."""
     values = np.full((480, 640), 7000, np.uint16)
     values[201, 301] = 7040
 
@@ -119,7 +124,8 @@ def test_a_small_target_on_flat_ground_stays_visible():
     assert gray[201, 301] == 255 and gray.sum(dtype=int) == 255
 
 
-def test_rows_of_odd_step_are_read_right():
+def test_odd_row_step_is_read():
+    """Rows of odd step are read right."""
     values = scene((5, 6))
     data = b''.join(row.tobytes() + b'\xee' for row in values.astype('<u2'))
     pixels, encoding = decode(height=5, width=6, encoding='mono16', step=13, is_bigendian=False,
@@ -129,7 +135,8 @@ def test_rows_of_odd_step_are_read_right():
 
 
 @pytest.mark.parametrize('encoding, dtype', [('mono16', np.uint16), ('32FC1', np.float32)])
-def test_black_hot_values_give_the_inverted_image(encoding, dtype):
+def test_black_hot_inverts_counts(encoding, dtype):
+    """Black hot values give the inverted image."""
     values = scene().astype(dtype)
 
     gray, inverted = (to_gray(values, encoding, settings) for settings in (FULL_RANGE, BLACK_HOT))
@@ -137,7 +144,8 @@ def test_black_hot_values_give_the_inverted_image(encoding, dtype):
     assert np.array_equal(inverted, 255 - gray)
 
 
-def test_an_8_bit_black_hot_image_is_inverted():
+def test_black_hot_inverts_8_bit():
+    """An 8-bit black hot image is inverted."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
 
     assert levels_of(pixels, 'bgr8', BLACK_HOT) == Levels(0.0, 255.0, black_hot=True)
@@ -145,7 +153,8 @@ def test_an_8_bit_black_hot_image_is_inverted():
     assert np.array_equal(to_gray(pixels, 'bgr8', BLACK_HOT), 255 - split_luma(pixels, 'bgr8')[0])
 
 
-def test_a_value_that_is_not_a_number_is_cold_in_black_hot_too():
+def test_nan_is_cold_in_black_hot():
+    """A value that is not a number is cold in black hot too."""
     values = np.array([[10, 20, 30, np.nan, np.inf, -np.inf]], np.float32)
 
     assert to_gray(values, '32FC1', BLACK_HOT).tolist() == [[255, 127, 0, 0, 0, 255]]
@@ -153,8 +162,8 @@ def test_a_value_that_is_not_a_number_is_cold_in_black_hot_too():
 
 @pytest.mark.parametrize('unit, counts_per_k', [('kelvin', 1), ('centikelvin', 100)])
 @pytest.mark.parametrize('encoding, dtype', [('mono16', np.uint16), ('32FC1', np.float32)])
-def test_radiometric_levels_are_temperatures_whatever_the_scene(unit, counts_per_k, encoding,
-                                                                dtype):
+def test_radiometric_levels_are_temperatures(unit, counts_per_k, encoding, dtype):
+    """Radiometric levels are temperatures whatever the scene."""
     settings = ThermalSettings(gain_control='radiometric', radiometric_unit=unit,
                                radiometric_low_k=250.0, radiometric_high_k=352.0)
     kelvin = np.array([[200, 250, 260, 301, 352, 400]])
@@ -174,7 +183,8 @@ def test_linear_levels_are_counts():
 
 
 @pytest.mark.parametrize('gain_control', ['agc', 'radiometric', 'linear'])
-def test_nothing_finite_is_refused_by_every_gain_control(gain_control):
+def test_gain_control_needs_finite_values(gain_control):
+    """Nothing finite is refused by every gain control."""
     with pytest.raises(FrameError, match='NaN and infinity alone') as caught:
         levels_of(np.full((3, 4), np.nan, np.float32), '32FC1', ThermalSettings(
             gain_control=gain_control, radiometric_unit='centikelvin'))
@@ -182,7 +192,8 @@ def test_nothing_finite_is_refused_by_every_gain_control(gain_control):
     assert caught.value.reason == 'no_finite_value'
 
 
-def test_levels_of_counts_are_whole_below_and_never_equal():
+def test_count_levels_are_whole_and_distinct():
+    """Levels of counts are whole below and never equal."""
     radiometric = ThermalSettings(gain_control='radiometric', radiometric_unit='centikelvin',
                                   radiometric_low_k=273.151,
                                   radiometric_high_k=273.152)
@@ -192,7 +203,8 @@ def test_levels_of_counts_are_whole_below_and_never_equal():
     assert levels_of(np.full((2, 2), 9, np.uint16), 'mono16', SETTINGS) == Levels(9.0, 10.0)
 
 
-def test_without_a_limit_an_image_by_itself_has_the_levels_of_its_percentiles():
+def test_unlimited_image_uses_its_percentiles():
+    """Without a limit an image by itself has the levels of its percentiles."""
     values = scene()
     sample = values[::2, ::2]  # 20 480 pixels
 

@@ -49,7 +49,8 @@ def with_hot_object(scene):
 
 
 @pytest.mark.parametrize('rate_hz', [9, 25, 60])
-def test_levels_come_by_the_time_constant_whatever_the_frame_rate(rate_hz):
+def test_time_constant_ignores_frame_rate(rate_hz):
+    """Levels come by the time constant whatever the frame rate."""
     steps = round(0.5 * rate_hz)
     levels = followed(SETTINGS, [ground()] + [ground() + 200] * steps, rate_hz)
 
@@ -57,14 +58,16 @@ def test_levels_come_by_the_time_constant_whatever_the_frame_rate(rate_hz):
     assert moved == pytest.approx(1 - math.exp(-steps / rate_hz / 0.5), abs=0.01)
 
 
-def test_a_time_constant_of_zero_takes_every_frame_by_itself():
+def test_zero_time_constant_is_per_frame():
+    """A time constant of zero takes every frame by itself."""
     scenes = [ground(), with_hot_object(ground(1)), ground(2) + 77]
 
     assert followed(replace(SETTINGS, time_constant_s=0.0),
                     scenes) == [by_itself(scene) for scene in scenes]
 
 
-def test_a_hot_object_that_enters_changes_white_little_by_little_and_black_not_at_all():
+def test_hot_object_moves_white_slowly():
+    """A hot object that enters changes white little by little and black not at all."""
     scenes = [ground()] * 5 + [with_hot_object(ground())] * 60
     levels = followed(BOUNDED, scenes)
 
@@ -74,7 +77,8 @@ def test_a_hot_object_that_enters_changes_white_little_by_little_and_black_not_a
     assert levels[5].high < 8200 and levels[-1].high > 9400
 
 
-def test_the_hot_object_is_white_from_its_first_frame_and_the_ground_keeps_its_gray():
+def test_hot_object_white_at_once():
+    """The hot object is white from its first frame and the ground keeps its gray."""
     scenes = [ground()] * 5 + [with_hot_object(ground())]
     before, after = (to_gray(scene.astype(np.uint16), 'mono16', level).astype(int)
                      for scene,
@@ -93,7 +97,8 @@ def high_gain(scene):
     lambda scene: scene + 1500],
     ids=['about_zero', 'about_the_middle', 'offset'])
 @pytest.mark.parametrize('there_and_back', [False, True])
-def test_a_gain_mode_jump_is_followed_at_once(low_gain, there_and_back):
+def test_gain_mode_jump_is_followed(low_gain, there_and_back):
+    """A gain mode jump is followed at once."""
     modes = [high_gain, low_gain] if not there_and_back else [low_gain, high_gain]
     scenes = [modes[0](ground(k)) for k in range(5)] + [modes[1](ground(5))]
 
@@ -104,7 +109,8 @@ def test_a_gain_mode_jump_is_followed_at_once(low_gain, there_and_back):
     with_hot_object(ground(1)), ground(1) + 100, ground(1) * 1.04,
     np.where(ground(1) < 7300, 6000, ground(1))],
     ids=['hot_object', 'drift', 'warmer', 'cold_sky'])
-def test_a_change_of_the_scene_is_not_a_gain_mode_jump(scene):
+def test_scene_change_is_no_jump(scene):
+    """A change of the scene is not a gain mode jump."""
     levels = followed(BOUNDED, [ground(0), scene])
 
     largest = 0.1 * (levels[0].high - levels[0].low) + 1
@@ -113,13 +119,15 @@ def test_a_change_of_the_scene_is_not_a_gain_mode_jump(scene):
     assert levels[1] != by_itself(scene)
 
 
-def test_after_a_flat_image_the_scene_is_there_at_once():
+def test_scene_returns_after_flat_image():
+    """After a flat image the scene is there at once."""
     scenes = [np.full((120, 160), 7500.0), ground()]
 
     assert followed(BOUNDED, scenes)[1] == by_itself(ground())
 
 
-def test_the_same_stamp_asked_again_has_the_same_levels_and_moves_nothing():
+def test_repeated_stamp_moves_nothing():
+    """The same stamp asked again has the same levels and moves nothing."""
     once, twice = GainControl(BOUNDED), GainControl(BOUNDED)
     scenes = [ground(), with_hot_object(ground()), with_hot_object(ground())]
 
@@ -146,7 +154,8 @@ def test_without_a_stamp_the_arrival_counts():
         assert arrived.levels(replace(seen, stamp_ns=0, arrival_ns=seen.stamp_ns)) == expected
 
 
-def test_images_without_any_time_do_not_influence_each_other():
+def test_untimed_images_are_independent():
+    """Images without any time do not influence each other."""
     control = GainControl(BOUNDED)
     scenes = [ground(), with_hot_object(ground()), ground() + 50]
 
@@ -155,7 +164,8 @@ def test_images_without_any_time_do_not_influence_each_other():
     assert levels == [by_itself(scene) for scene in scenes]
 
 
-def test_other_settings_take_effect_with_the_next_frame_and_equal_ones_change_nothing():
+def test_settings_apply_with_next_frame():
+    """Other settings take effect with the next frame and equal ones change nothing."""
     control = GainControl(BOUNDED)
     first = control.levels(frame(ground(), 0))
     control.settings = replace(BOUNDED)
@@ -166,7 +176,8 @@ def test_other_settings_take_effect_with_the_next_frame_and_equal_ones_change_no
     assert control.levels(frame(ground(), 0.06)) == by_itself(ground(), control.settings)
 
 
-def test_after_a_reset_the_next_frame_is_the_first():
+def test_reset_starts_afresh():
+    """After a reset the next frame is the first."""
     control = GainControl(BOUNDED)
     control.levels(frame(ground(), 0))
     control.reset()
@@ -188,7 +199,8 @@ def test_an_unusable_frame_changes_nothing():
         frame(scenes[1], 0.06, '32FC1'))
 
 
-def test_frames_of_8_bit_and_fixed_ranges_have_no_memory():
+def test_8_bit_and_fixed_no_memory():
+    """Frames of 8-bit and fixed ranges have no memory."""
     control = GainControl(replace(BOUNDED, gain_control='radiometric',
                                   radiometric_unit='centikelvin'))
     gray = Frame(THERMAL, START_NS, 't', np.zeros((4, 4), np.uint8), 'mono8')
@@ -204,8 +216,8 @@ def test_frames_of_8_bit_and_fixed_ranges_have_no_memory():
 @given(seed=st.integers(0, 2**16), max_change=st.sampled_from([0.02, 0.1, 0.5]),
        encoding=st.sampled_from(
     ['mono16', '32FC1']))
-def test_levels_are_deterministic_and_their_change_is_bounded_unless_they_jump(
-        seed, max_change, encoding):
+def test_level_change_is_bounded(seed, max_change, encoding):
+    """Levels are deterministic and their change is bounded unless they jump."""
     rng = np.random.default_rng(seed)
     scenes = []
     for _ in range(8):

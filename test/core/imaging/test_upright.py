@@ -57,7 +57,8 @@ def test_the_calibration_turns_with_the_image(orientation, lens):
     assert upright.size == turned(np.zeros((240, 320)), orientation).shape[::-1]
 
 
-def test_the_projection_of_the_rectified_image_turns_too():
+def test_rectified_projection_turns_too():
+    """The projection of the rectified image turns too."""
     camera = replace(model(), p=((300.0, 0.0, 160.0, -30.0), (0.0, 300.0, 120.0, 0.0),
                                  (0.0, 0.0, 1.0, 0.0)))
 
@@ -69,7 +70,8 @@ def test_the_projection_of_the_rectified_image_turns_too():
     np.testing.assert_allclose(np.array(upright.turned) @ (0.1, 0.2, 1), (-0.2, 0.1, 1))
 
 
-def test_four_quarters_and_two_mirrors_are_nothing():
+def test_four_quarters_are_identity():
+    """Four quarters and two mirrors are nothing."""
     camera = model('thin_prism')
 
     again = camera.rotated_right().rotated_right().rotated_right().rotated_right().mirrored(
@@ -92,7 +94,8 @@ def thermal(pixels):
     return Frame(THERMAL, 1, 'lwir', pixels, 'mono16')
 
 
-def test_a_picture_above_raw_data_is_cropped_and_turned_once():
+def test_crop_then_turn_once():
+    """A picture above raw data is cropped and turned once."""
     pixels = np.arange(384 * 256, dtype=np.uint16).reshape(384, 256)
     settings = with_changes(DEFAULTS, {'input.thermal_crop': '256x192+0+0',
                                        'input.thermal_orientation': 'rotated_90'})
@@ -124,7 +127,8 @@ def test_reference_columns_are_cut_off():
     assert picture.camera(CameraModel((208, 156), K), DEFAULTS).size == (206, 156)
 
 
-def test_a_crop_beyond_the_image_and_one_that_is_none_are_refused():
+def test_invalid_crop_is_refused():
+    """A crop beyond the image and one that is none are refused."""
     with pytest.raises(FrameError, match='200x100.*got 160x120'):
         cropped(np.zeros((120, 160)), (0, 0, 200, 100))
     with pytest.raises(SettingsError, match='input.rgb_crop must be like 256x192'):
@@ -132,7 +136,8 @@ def test_a_crop_beyond_the_image_and_one_that_is_none_are_refused():
 
 
 @pytest.mark.parametrize('orientation', ['rotated_180', 'mirrored', 'rotated_270'])
-def test_a_turned_camera_is_fused_as_an_upright_one(orientation):
+def test_turned_camera_fuses_like_upright(orientation):
+    """A turned camera is fused as an upright one."""
     random = np.random.default_rng(2)
     heat = cv2.GaussianBlur(random.random((120, 160)), (0, 0), 4)
     heat = np.uint16(7000 + 2000 * (heat - heat.min()) / np.ptp(heat))

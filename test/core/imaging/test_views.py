@@ -8,7 +8,8 @@ from diffmf_ros.core.imaging.views import overlay, side_by_side
 MAGENTA = (255, 0, 255)
 
 
-def test_side_by_side_shows_rgb_thermal_and_fused():
+def test_side_by_side_has_three_images():
+    """Side by side shows RGB thermal and fused."""
     rgb, fused = np.full((4, 6, 3), 10, np.uint8), np.full((4, 6, 3), 30, np.uint8)
 
     picture = side_by_side(rgb, np.full((4, 6), 20, np.uint8), fused)
@@ -17,7 +18,8 @@ def test_side_by_side_shows_rgb_thermal_and_fused():
     assert [int(value) for value in picture[0, ::6, 0]] == [10, 20, 30]
 
 
-def test_the_overlay_draws_thermal_edges_and_nothing_else():
+def test_overlay_draws_thermal_edges_only():
+    """The overlay draws thermal edges and nothing else."""
     rgb = np.full((40, 60, 3), 90, np.uint8)
     thermal = np.zeros((40, 60), np.uint8)
     thermal[:, 30:] = 200
@@ -29,7 +31,8 @@ def test_the_overlay_draws_thermal_edges_and_nothing_else():
     assert (picture[:, :28] == 90).all() and (rgb == 90).all()
 
 
-def test_the_border_of_what_thermal_sees_is_no_edge():
+def test_coverage_border_is_no_edge():
+    """The border of what thermal sees is no edge."""
     rgb = np.full((40, 60, 3), 90, np.uint8)
     seen = np.zeros((40, 60), bool)
     seen[10:30, 10:50] = True

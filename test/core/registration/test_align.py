@@ -83,7 +83,8 @@ def error_px(found, expected):
 @pytest.mark.parametrize('change', [
     {}, {'ratio': 1.3, 'angle_deg': -8.0, 'shift': (-60.0, 40.0)},
     {'ratio': 0.65, 'shift': (90.0, 60.0)}])
-def test_one_pair_of_unrelated_brightness_gives_the_corners_within_2_px(change):
+def test_one_pair_within_2_px(change):
+    """One pair of unrelated brightness gives the corners within 2 px."""
     expected = truth(**change)
 
     found = register([seen_by(world(1), expected)])
@@ -97,7 +98,8 @@ def test_one_pair_of_unrelated_brightness_gives_the_corners_within_2_px(change):
     assert found.shift_px == pytest.approx(change.get('shift', (30.0, -20.0)), abs=2.0)
 
 
-def test_the_expected_error_is_of_the_size_of_the_error():
+def test_expected_error_matches_true_error():
+    """The expected error is of the size of the error."""
     expected = truth()
 
     found = [register([seen_by(world(seed), expected)]) for seed in (2, 3)]
@@ -106,7 +108,8 @@ def test_the_expected_error_is_of_the_size_of_the_error():
         assert error_px(result, expected) < 4 * result.uncertainty_px
 
 
-def test_pairs_are_pooled_so_that_scenes_with_little_structure_suffice_together():
+def test_pooled_pairs_of_weak_structure():
+    """Pairs are pooled so that scenes with little structure suffice together."""
     expected = truth()
     poor = [seen_by(world(seed, shapes=9), expected) for seed in range(20, 26)]
     with pytest.raises(RegistrationError, match='more pairs|5 to 10 pairs'):
@@ -118,7 +121,8 @@ def test_pairs_are_pooled_so_that_scenes_with_little_structure_suffice_together(
     assert error_px(found, expected) < 5.0
 
 
-def test_the_same_pairs_give_the_same_alignment():
+def test_same_pairs_same_alignment():
+    """The same pairs give the same alignment."""
     pair = seen_by(world(4), truth())
 
     first, second = register([pair]), register([pair])
@@ -128,7 +132,8 @@ def test_the_same_pairs_give_the_same_alignment():
     assert (first.correspondences, first.inliers) == (second.correspondences, second.inliers)
 
 
-def test_thermal_of_16_bit_and_of_float_with_nan_is_registered():
+def test_16_bit_and_nan_thermal():
+    """Thermal of 16-bit and of float with NaN is registered."""
     expected = truth()
     rgb, thermal = seen_by(world(5), expected)
     kelvin = 280 + thermal.astype(np.float32) / 10
@@ -138,7 +143,8 @@ def test_thermal_of_16_bit_and_of_float_with_nan_is_registered():
         assert error_px(register([(rgb, values)]), expected) < 2.0
 
 
-def test_a_start_finds_what_lies_outside_the_search():
+def test_start_extends_the_search():
+    """A start finds what lies outside the search."""
     expected = truth(ratio=0.8, angle_deg=32.0)
     pair = seen_by(world(6), expected)
     with pytest.raises(RegistrationError):
@@ -150,7 +156,8 @@ def test_a_start_finds_what_lies_outside_the_search():
     assert error_px(found, expected) < 2.0
 
 
-def test_a_start_measured_at_other_sizes_is_rescaled():
+def test_start_of_other_sizes_rescaled():
+    """A start measured at other sizes is rescaled."""
     expected = truth()
     pair = seen_by(world(7), expected)
     half = np.diag([0.5, 0.5, 1]) @ expected @ np.diag([4, 4, 1])
@@ -160,7 +167,8 @@ def test_a_start_measured_at_other_sizes_is_rescaled():
     assert error_px(found, expected) < 2.0
 
 
-def test_a_known_ratio_of_the_fields_finds_a_narrow_thermal_camera():
+def test_known_field_ratio_narrow_thermal():
+    """A known ratio of the fields finds a narrow thermal camera."""
     expected = truth(ratio=0.42, angle_deg=3.0, perspective=(0, 0))
 
     found = register([seen_by(world(8, shapes=500), expected)], field_ratio=0.45)
@@ -175,7 +183,8 @@ def test_a_known_ratio_of_the_fields_finds_a_narrow_thermal_camera():
     lambda rgb, thermal: (rgb, np.full_like(thermal, 80)),
     lambda rgb, thermal: (rgb, np.random.default_rng(0).integers(0, 256, thermal.shape, np.uint8)),
 ], ids=['mirrored', 'upside down', 'another scene', 'flat', 'noise'])
-def test_images_that_do_not_tell_are_refused_with_advice(spoilt):
+def test_indecisive_images_get_advice(spoilt):
+    """Images that do not tell are refused with advice."""
     pair = spoilt(*seen_by(world(9), truth()))
 
     with pytest.raises(RegistrationError, match='--init'):
@@ -184,7 +193,8 @@ def test_images_that_do_not_tell_are_refused_with_advice(spoilt):
 
 @pytest.mark.parametrize('start', [truth(ratio=0.8, angle_deg=60.0), truth(ratio=0.15)],
                          ids=['turned', 'tiny'])
-def test_an_implausible_alignment_is_refused_even_where_images_agree_with_it(start):
+def test_implausible_alignment_is_refused(start):
+    """An implausible alignment is refused even where images agree with it."""
     pair = seen_by(world(10, shapes=1500), start)
 
     with pytest.raises(RegistrationError,
@@ -200,13 +210,15 @@ def test_an_implausible_alignment_is_refused_even_where_images_agree_with_it(sta
     ([(np.zeros((480, 640)), np.zeros((24, 32)))], '64x64'),
     ([(np.zeros((480, 640)), np.full((256, 320), np.nan))], 'finite'),
 ])
-def test_images_that_cannot_be_used_are_named(pairs, words):
+def test_unusable_images_are_named(pairs, words):
+    """Images that cannot be used are named."""
     with pytest.raises(RegistrationError, match=words):
         register(pairs)
 
 
 @pytest.mark.parametrize('scene', ['night', 'smoke'])
-def test_the_synthetic_drive_is_aligned_within_5_px_of_its_exact_homography(scene):
+def test_synthetic_drive_within_5_px(scene):
+    """The synthetic drive is aligned within 5 px of its exact homography."""
     drive = Drive(DriveSettings(scene=scene, seed=1, seconds=6, thermal_rate_hz=30))
     pairs = [(split_luma(drive.frame('rgb', index).frame.pixels, 'rgb8')[0],
               drive.frame('thermal', index).frame.pixels)
@@ -220,7 +232,8 @@ def test_the_synthetic_drive_is_aligned_within_5_px_of_its_exact_homography(scen
 
 # The parts.
 
-def test_an_inverted_image_is_described_alike_and_an_edge_across_is_not():
+def test_descriptor_ignores_inversion_not_direction():
+    """An inverted image is described alike and an edge across is not."""
     image = np.tile(np.float32(128) + 100 * np.sin(np.arange(96, dtype=np.float32) / 6), (96, 1))
     everywhere = np.ones(image.shape, bool)
 
@@ -229,7 +242,8 @@ def test_an_inverted_image_is_described_alike_and_an_edge_across_is_not():
     assert ncc(descriptor(image), descriptor(image.T.copy()), everywhere) < 0.1
 
 
-def test_the_search_finds_a_shift_in_any_direction():
+def test_search_finds_any_shift():
+    """The search finds a shift in any direction."""
     image = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 1, (200, 260)).astype(np.float32),
                              (0, 0), 3.0)
     for x, y in ((11, -7), (-20, 9), (0, 0)):
@@ -257,7 +271,8 @@ def correspondences(matrix, *, count, outliers, noise_px, seed, box=(0, 0, 319, 
 @pytest.mark.parametrize('model, change', [
     ('homography', {}), ('affine', {'perspective': (0, 0)}),
     ('similarity', {'perspective': (0, 0)})])
-def test_a_third_of_outliers_does_not_spoil_a_fit(model, change):
+def test_fit_tolerates_third_of_outliers(model, change):
+    """A third of outliers does not spoil a fit."""
     expected = truth(**change)
     source, target = correspondences(expected, count=120, outliers=40, noise_px=0.3, seed=1)
 
@@ -269,7 +284,8 @@ def test_a_third_of_outliers_does_not_spoil_a_fit(model, change):
     assert found.residual_px == pytest.approx(0.3 * 2 ** 0.5, rel=0.2)
 
 
-def test_the_spread_of_a_fit_is_what_repetition_shows():
+def test_fit_spread_matches_repetition():
+    """The spread of a fit is what repetition shows."""
     expected, points = truth(), corners(THERMAL_SIZE)
     fits = [fit(*correspondences(expected, count=60, outliers=0, noise_px=1.0, seed=seed),
                 'homography', threshold_px=8.0) for seed in range(60)]
@@ -281,7 +297,8 @@ def test_the_spread_of_a_fit_is_what_repetition_shows():
         measured, rel=0.2)
 
 
-def test_matches_in_one_corner_determine_a_homography_far_less_than_a_similarity():
+def test_corner_matches_determine_homography_poorly():
+    """Matches in one corner determine a homography far less than a similarity."""
     expected = truth(perspective=(0, 0))
     source, target = correspondences(expected, count=30, outliers=0, noise_px=0.5, seed=3,
                                      box=(0, 0, 100, 80))
@@ -292,7 +309,8 @@ def test_matches_in_one_corner_determine_a_homography_far_less_than_a_similarity
     assert all(richer > 1.3 * poorer for richer, poorer in pairwise(spreads))
 
 
-def test_too_few_or_coinciding_points_have_no_fit():
+def test_too_few_points_no_fit():
+    """Too few or coinciding points have no fit."""
     same = np.tile([[10.0, 20.0]], (30, 1))
 
     assert fit(same[:5], same[:5], 'similarity', threshold_px=1.0) is None
@@ -301,7 +319,8 @@ def test_too_few_or_coinciding_points_have_no_fit():
 
 @pytest.mark.parametrize('count, most, expected', [
     (3, 5, [0, 1, 2]), (10, 1, [0]), (100, 3, 3), (7, 7, list(range(7)))])
-def test_items_are_spread_over_the_whole_of_them(count, most, expected):
+def test_spread_covers_all_items(count, most, expected):
+    """Items are spread over the whole of them."""
     kept = spread(range(count), most)
 
     assert kept == expected if isinstance(expected, list) else len(kept) == expected
@@ -330,7 +349,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_two_files_give_an_alignment_file_an_overlay_and_a_report(folder):
+def test_two_files_give_all_outputs(folder):
+    """Two files give an alignment file an overlay and a report."""
     done = diffmf(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml', '--overlay',
                   folder / 'o.png')
 
@@ -350,7 +370,8 @@ def test_two_files_give_an_alignment_file_an_overlay_and_a_report(folder):
     assert (picture != picture[..., :1]).any(axis=2).sum() > 1000
 
 
-def test_two_folders_and_a_rough_start_are_taken(folder):
+def test_folders_and_rough_start(folder):
+    """Two folders and a rough start are taken."""
     rough = truth(ratio=0.83, angle_deg=3.0, shift=(20.0, -10.0), perspective=(0, 0))
     Alignment(tuple(map(tuple, rough.tolist())), RGB_SIZE,
               THERMAL_SIZE).save(folder / 'rough.yaml')
@@ -379,7 +400,8 @@ def test_pairs_of_a_bag_are_taken(folder):
     assert 'homography from 3 pairs' in done.stdout
 
 
-def test_a_refused_alignment_writes_nothing_and_exits_with_1(folder):
+def test_refused_alignment_exits_1(folder):
+    """A refused alignment writes nothing and exits with 1."""
     done = diffmf(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay',
                   folder / 'o.png')
 
@@ -388,7 +410,8 @@ def test_a_refused_alignment_writes_nothing_and_exits_with_1(folder):
     assert not (folder / 'a.yaml').exists() and not (folder / 'o.png').exists()
 
 
-def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(folder):
+def test_existing_file_kept_without_overwrite(folder):
+    """An existing file is kept unless overwriting is asked for."""
     (folder / 'a.yaml').write_text('precious')
     arguments = folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml'
 

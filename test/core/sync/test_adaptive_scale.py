@@ -70,14 +70,16 @@ def test_the_steps_fall_from_the_largest():
     assert steps_from(0.2) == (0.2,)
 
 
-def test_a_network_that_keeps_up_runs_at_the_largest_size():
+def test_fast_network_runs_largest_size():
+    """A network that keeps up runs at the largest size."""
     assert set(machine(period_ms=33.3, pixels_ms=28, noise=0.1).fuse(2000)) == {1.0}
     assert set(machine(0.6, period_ms=33.3, pixels_ms=28, noise=0.1).fuse(2000)) == {0.6}
 
 
 @pytest.mark.parametrize('pixels_ms, settled',
                          [(45, 0.75), (100, 0.5), (200, 0.35), (400, 0.25), (1400, 0.25)])
-def test_a_slow_network_goes_straight_to_the_size_that_fits(pixels_ms, settled):
+def test_slow_network_jumps_to_fit(pixels_ms, settled):
+    """A slow network goes straight to the size that fits."""
     scales = machine(period_ms=33.3, pixels_ms=pixels_ms).fuse(500)
 
     assert scales[0] == 1.0 and changes(scales) == [(1.0, settled)]
@@ -87,7 +89,8 @@ def test_a_slow_network_goes_straight_to_the_size_that_fits(pixels_ms, settled):
 
 @given(period_ms=st.floats(8, 1000), load=st.floats(0.01, 50), overhead=st.floats(0, 0.5),
        noise=st.floats(0, 0.15), seed=st.integers(0, 1 << 16))
-def test_on_steady_input_it_settles_where_it_fits(period_ms, load, overhead, noise, seed):
+def test_steady_input_settles(period_ms, load, overhead, noise, seed):
+    """On steady input it settles where it fits."""
     # Given a network whose time at full size is any multiple of the period
     simulated = machine(period_ms=period_ms, pixels_ms=load * period_ms,
                         overhead_ms=overhead * period_ms, noise=noise, seed=seed)
@@ -119,7 +122,8 @@ def test_a_single_hiccup_changes_nothing():
     assert set(simulated.fuse(200)) == {1.0}
 
 
-def test_the_slow_first_pair_of_a_size_is_not_counted():
+def test_first_pair_of_size_ignored():
+    """The slow first pair of a size is not counted."""
     simulated = machine(period_ms=33.3, pixels_ms=100)
     for settled in (1.0, 0.5):
         # Given a size that is new, and a network that has to get ready for it
@@ -134,7 +138,8 @@ def test_the_slow_first_pair_of_a_size_is_not_counted():
 
 
 @pytest.mark.parametrize('slower_ms', [45, 90, 250])
-def test_a_slow_down_is_answered_within_a_second(slower_ms):
+def test_slowdown_answered_within_second(slower_ms):
+    """A slowdown is answered within a second."""
     simulated = machine(period_ms=33.3, pixels_ms=20)
     simulated.fuse(300)
     simulated.pixels_ms, start_ms = slower_ms, simulated.now_ms
@@ -144,7 +149,8 @@ def test_a_slow_down_is_answered_within_a_second(slower_ms):
     assert simulated.now_ms - start_ms <= 1000
 
 
-def test_it_goes_up_again_step_by_step_when_the_load_is_gone():
+def test_scale_rises_after_load():
+    """It goes up again step by step when the load is gone."""
     simulated = machine(period_ms=33.3, pixels_ms=400)
     simulated.fuse(100)
     simulated.pixels_ms = 20
@@ -152,7 +158,8 @@ def test_it_goes_up_again_step_by_step_when_the_load_is_gone():
     assert changes(simulated.fuse(400)) == [(0.25, 0.35), (0.35, 0.5), (0.5, 0.75), (0.75, 1.0)]
 
 
-def test_a_load_that_comes_and_goes_is_answered_ever_more_rarely():
+def test_recurring_load_answered_more_rarely():
+    """A load that comes and goes is answered ever more rarely."""
     # Given a load that changes every 40 pairs, just after the size has gone up
     simulated = machine(period_ms=33.3, pixels_ms=20)
     scales = []
@@ -167,7 +174,8 @@ def test_a_load_that_comes_and_goes_is_answered_ever_more_rarely():
     assert waits[-1] > 1000
 
 
-def test_loads_that_are_far_apart_do_not_lengthen_the_wait():
+def test_distant_loads_keep_the_wait():
+    """Loads that are far apart do not lengthen the wait."""
     simulated = machine(period_ms=33.3, pixels_ms=20)
     for _ in range(6):
         simulated.pixels_ms = 80
@@ -177,7 +185,8 @@ def test_loads_that_are_far_apart_do_not_lengthen_the_wait():
         simulated.fuse(4500)
 
 
-def test_nothing_is_decided_before_the_period_is_known():
+def test_unknown_period_decides_nothing():
+    """Nothing is decided before the period is known."""
     pacing = AdaptiveScale(1.0)
     pacing.arrived(0)
     for _ in range(50):
@@ -185,7 +194,8 @@ def test_nothing_is_decided_before_the_period_is_known():
     assert pacing.scale == 1.0
 
 
-def test_one_long_pause_of_the_cameras_is_not_their_period():
+def test_long_pause_is_no_period():
+    """One long pause of the cameras is not their period."""
     simulated = machine(period_ms=33.3, pixels_ms=100)
     simulated.fuse(100)
     simulated.next_ms += 60_000
@@ -194,7 +204,8 @@ def test_one_long_pause_of_the_cameras_is_not_their_period():
     assert set(simulated.fuse(300)) == {0.5}
 
 
-def test_a_slower_camera_allows_a_larger_size():
+def test_slower_camera_allows_larger_size():
+    """A slower camera allows a larger size."""
     simulated = machine(period_ms=33.3, pixels_ms=100)
     assert simulated.fuse(100)[-1] == 0.5
     simulated.stamps_ms = count(simulated.next_ms + 200, 200)
@@ -202,7 +213,8 @@ def test_a_slower_camera_allows_a_larger_size():
     assert simulated.fuse(200)[-1] == 1.0
 
 
-def test_a_clock_that_jumps_back_starts_the_period_afresh_at_the_same_size():
+def test_clock_jump_restarts_period_only():
+    """A clock that jumps back starts the period afresh at the same size."""
     # Given a size that has settled for 30 Hz
     pacing = AdaptiveScale(1.0)
     Machine(pacing, period_ms=33.3, pixels_ms=100).fuse(100)
@@ -218,7 +230,8 @@ def test_a_clock_that_jumps_back_starts_the_period_afresh_at_the_same_size():
     assert scales.index(0.75) <= 7
 
 
-def test_a_bag_shorter_than_two_pairs_take_is_answered_too():
+def test_short_bag_is_answered_too():
+    """A bag shorter than two pairs take is answered too."""
     pacing = AdaptiveScale(1.0)
     for _ in range(3):
         for i in range(30):

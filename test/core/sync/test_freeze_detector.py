@@ -11,7 +11,8 @@ from diffmf_ros.core.sync.freeze_detector import FreezeDetector
 SCENES = np.random.default_rng(3).integers(7000, 9000, (8, 24, 32), dtype=np.uint16)
 
 
-def test_the_last_pixel_alone_makes_a_difference():
+def test_last_pixel_makes_a_difference():
+    """The last pixel alone makes a difference."""
     still, image = FreezeDetector(), SCENES[0].copy()
     still.add(image)
     changed = image.copy()
@@ -21,7 +22,8 @@ def test_the_last_pixel_alone_makes_a_difference():
     assert not still.add(changed.copy()) and still.repeat_count == 2
 
 
-def test_views_of_padded_rows_are_compared_by_their_pixels():
+def test_padded_rows_compare_by_pixels():
+    """Views of padded rows are compared by their pixels."""
     padded = np.zeros((24, 40, 3), np.uint8)
     padded[:, :32] = np.random.default_rng(1).integers(0, 255, (24, 32, 3))
     other = padded.copy()
@@ -43,7 +45,8 @@ def test_equal_images_of_nan_are_equal():
     assert (still.repeat_count, still.flat_count) == (2, 0)
 
 
-def test_one_color_is_uniform_and_two_are_not():
+def test_uniform_means_one_color():
+    """One color is uniform and two are not."""
     color = np.full((24, 32, 3), (10, 20, 30), np.uint8)
     still = FreezeDetector()
 
@@ -53,7 +56,8 @@ def test_one_color_is_uniform_and_two_are_not():
     assert still.add(color) and still.flat_count == 0
 
 
-def test_another_size_or_type_is_another_image():
+def test_other_size_or_type_differs():
+    """Another size or type is another image."""
     still = FreezeDetector()
     still.add(SCENES[0])
 
@@ -63,7 +67,8 @@ def test_another_size_or_type_is_another_image():
 @pytest.mark.parametrize('runs, usual', [
     ([1] * 6, 1), ([3] * 5, 1), ([3] * 6, 3), ([3, 3, 2, 3, 3, 3], 3), ([1, 1, 15, 1, 1, 1], 1),
     ([3, 3, 30, 3, 3, 3], 3), ([9] * 6, 1)])
-def test_the_habit_of_a_camera_is_the_median_of_its_runs(runs, usual):
+def test_habit_is_median_run(runs, usual):
+    """The habit of a camera is the median of its runs."""
     still = FreezeDetector()
 
     for number, length in enumerate([*runs, 1]):
@@ -74,7 +79,8 @@ def test_the_habit_of_a_camera_is_the_median_of_its_runs(runs, usual):
 
 
 @given(st.lists(st.sampled_from(range(3)), min_size=1, max_size=20))
-def test_runs_are_counted_like_the_slow_way(scenes):
+def test_runs_match_slow_count(scenes):
+    """Runs are counted like the slow way."""
     still = FreezeDetector()
 
     for i, scene in enumerate(scenes):

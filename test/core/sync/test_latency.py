@@ -13,7 +13,8 @@ from diffmf_ros.core.sync.latency import LatencyMeter
 
 @given(durations=st.lists(st.floats(0, 1e6), min_size=1, max_size=40), capacity=st.integers(1, 12),
        q=st.floats(0, 1))
-def test_quantiles_are_those_of_the_newest_durations(durations, capacity, q):
+def test_quantiles_of_newest_durations(durations, capacity, q):
+    """Quantiles are those of the newest durations."""
     meter = LatencyMeter(capacity=capacity)
 
     for duration in durations:
@@ -23,7 +24,7 @@ def test_quantiles_are_those_of_the_newest_durations(durations, capacity, q):
     assert meter.quantile(q) == pytest.approx(np.quantile(durations[-capacity:], q))
 
 
-def test_known_quantiles():
+def test_known_quantiles_of_durations():
     meter = LatencyMeter()
 
     for duration in range(101):
@@ -40,7 +41,8 @@ def test_an_empty_meter_has_no_quantile():
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
-def test_a_duration_that_is_not_finite_is_refused(value):
+def test_nonfinite_duration_is_refused(value):
+    """A duration that is not finite is refused."""
     meter = LatencyMeter()
 
     with pytest.raises(ValueError, match='finite'):

@@ -72,7 +72,8 @@ def test_any_interleaving_equals_brute_force(case):
 @example([(RGB, 1001), (THERMAL, 1001), (RGB, 0), (THERMAL, 0)], 0)
 @given(st.lists(st.tuples(st.sampled_from([RGB, THERMAL]), st.integers(0, 3000)), max_size=120),
        st.integers(0, 100))
-def test_whatever_arrives_pairs_never_cross_and_every_frame_is_accounted_for(frames, max_ms):
+def test_pairs_never_cross_frames_accounted(frames, max_ms):
+    """Whatever arrives pairs never cross and every frame is accounted for."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=float(max_ms)))
     seen = 0
     latest, newest_ms = (-1, -1), {}
@@ -97,7 +98,8 @@ def test_whatever_arrives_pairs_never_cross_and_every_frame_is_accounted_for(fra
 
 
 @pytest.mark.parametrize('rates', RATES)
-def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
+def test_earlier_stream_may_reorder(rates):
+    """Frames of the earlier stream may overtake each other."""
     rng = np.random.default_rng(rates)
     rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
     delay_ms = rng.uniform(0, 1.8 * 1000 / rates[0], len(rgb))
@@ -111,7 +113,8 @@ def test_frames_of_the_earlier_stream_may_overtake_each_other(rates):
 
 
 @pytest.mark.parametrize('rgb_ms, thermal_ms', [(0.0, 40.0), (-7.0, 33.0)])
-def test_offsets_correct_the_stamps_but_not_the_frames(rgb_ms, thermal_ms):
+def test_offsets_correct_stamps_not_frames(rgb_ms, thermal_ms):
+    """Offsets correct the stamps but not the frames."""
     rng = np.random.default_rng(3)
     rgb, thermal = stamps(rng, 30, jitter=0.1), stamps(rng, 9, jitter=0.1)
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, rgb_offset_ms=rgb_ms,
@@ -145,7 +148,8 @@ def test_distance_zero_pairs_equal_stamps():
                flush=False) == [(5, 5)]
 
 
-def test_half_a_period_out_of_step_every_frame_is_paired():
+def test_half_period_pairs_every_frame():
+    """Half a period out of step every frame is paired."""
     rgb = np.arange(90) * 40 * MS
     thermal = rgb + 20 * MS
 
@@ -156,7 +160,8 @@ def test_half_a_period_out_of_step_every_frame_is_paired():
 
 
 @pytest.mark.parametrize('rates', RATES)
-def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
+def test_pair_waits_one_rgb_frame(rates):
+    """A pair waits for one RGB frame at most."""
     rng = np.random.default_rng(rates)
     rgb, thermal = (stamps(rng, rate, jitter=0.1) for rate in rates)
     arrivals = by_arrival(rgb, thermal, rgb_delay_ms=10.0, thermal_delay_ms=10.0)
@@ -177,7 +182,8 @@ def test_a_pair_waits_for_one_rgb_frame_at_most(rates):
 
 @pytest.mark.parametrize('after_rgb_ms, waits',
                          [(1, False), (7, False), (9, True), (15, True), (18, False)])
-def test_within_a_quarter_of_the_rgb_period_no_pair_waits(after_rgb_ms, waits):
+def test_quarter_period_needs_no_wait(after_rgb_ms, waits):
+    """Within a quarter of the RGB period no pair waits."""
     rgb = np.arange(40) * 32 * MS
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     run(pairing, by_arrival(rgb[:30], rgb[:30:3] + after_rgb_ms * MS, thermal_delay_ms=5.0),
@@ -195,7 +201,8 @@ def test_within_a_quarter_of_the_rgb_period_no_pair_waits(after_rgb_ms, waits):
     assert (at_thermal if late else at_next_rgb) == []
 
 
-def test_cameras_half_a_period_apart_lose_half_as_many_frames_to_jitter():
+def test_half_period_jitter_loses_less():
+    """Cameras half a period apart lose half as many frames to jitter."""
     rng = np.random.default_rng(5)
     mutual, found = 0, 0
     for _ in range(4):
@@ -240,7 +247,8 @@ def cameras(draw):
 
 @settings(max_examples=300, deadline=None)
 @given(cameras())
-def test_cameras_with_jitter_drops_reordering_and_delay_equal_brute_force(case):
+def test_noisy_cameras_equal_brute_force(case):
+    """Cameras with jitter drops reordering and delay equal brute force."""
     rgb, thermal, arrivals = case
 
     assert run(ClosestPairing(SyncSettings(hold_last_ms=0.0)),
@@ -248,7 +256,8 @@ def test_cameras_with_jitter_drops_reordering_and_delay_equal_brute_force(case):
 
 
 @pytest.mark.parametrize('stream', [RGB, THERMAL])
-def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
+def test_silent_partner_waits_for_second(stream):
+    """Beside a silent partner frames wait for a second."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     frames = [frame(stream, n * 40 * MS) for n in range(200)]
     references = [weakref.ref(item) for item in frames]
@@ -262,7 +271,8 @@ def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
 
 @pytest.mark.parametrize('hold_last_ms', [0.0, 200.0])
 @pytest.mark.parametrize('stream', [RGB, THERMAL])
-def test_a_fast_stream_beside_a_silent_one_costs_bounded_memory(stream, hold_last_ms):
+def test_silent_partner_memory_is_bounded(stream, hold_last_ms):
+    """A fast stream beside a silent one costs bounded memory."""
     pairing = ClosestPairing(SyncSettings(max_distance_ms=1000.0, hold_last_ms=hold_last_ms))
     frames = [frame(stream, n * MS) for n in range(500)]
     references = [weakref.ref(item) for item in frames]

@@ -18,7 +18,8 @@ PLAYER = 'diffmf_ros.ros.bag_player'
 
 @pytest.mark.parametrize('thermal_delay_ms', [5.0, 120.0])
 @pytest.mark.parametrize('rates', RATES)
-def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms):
+def test_looped_bag_repeats_its_pairs(rates, thermal_delay_ms):
+    """A bag in a loop gives the same pairs each time."""
     rng = np.random.default_rng(7)
     once = by_arrival(*(stamps(rng, rate, seconds=10, jitter=0.1) for rate in rates),
                       thermal_delay_ms=thermal_delay_ms)
@@ -33,7 +34,8 @@ def test_a_bag_in_a_loop_gives_the_same_pairs_each_time(rates, thermal_delay_ms)
         'overflow'] == 0
 
 
-def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
+def test_old_loop_thermal_is_dropped():
+    """Thermal frames of the loop before do not spoil the next one."""
     rng = np.random.default_rng(8)
     rgb, thermal = stamps(rng, 30, seconds=10), stamps(rng, 9, seconds=10)
     start = np.concatenate([np.full(len(rgb), n * 10_000.0) for n in range(3)])
@@ -51,7 +53,8 @@ def test_thermal_frames_of_the_loop_before_do_not_spoil_the_next_one():
     assert pairing.dropped['clock_jump'] > 0
 
 
-def test_a_clock_that_goes_back_counts_what_it_clears():
+def test_clock_back_counts_cleared_frames():
+    """A clock that goes back counts what it clears."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     run(pairing, [(RGB, 10**10 + n * 33 * MS) for n in range(5)], flush=False)
 
@@ -62,7 +65,8 @@ def test_a_clock_that_goes_back_counts_what_it_clears():
     assert pairing.dropped['clock_jump'] == 5 + 1
 
 
-def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
+def test_pause_after_jump_costs_nothing():
+    """After a jump a pause of one stream costs no pair."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     run(pairing, [(RGB, 10**10), (THERMAL, 10**10), (RGB, 0), (THERMAL, 0)], flush=False)
 
@@ -71,7 +75,8 @@ def test_after_a_jump_a_pause_of_one_stream_costs_no_pair():
     assert pairs == [(2 * 10**9, 2 * 10**9)]
 
 
-def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
+def test_quarter_second_back_is_late():
+    """A quarter of a second back is late or a duplicate."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     pairs = run(pairing, [(RGB, 10**9), (THERMAL, 10**9)], flush=False)
 
@@ -83,7 +88,8 @@ def test_a_quarter_of_a_second_back_is_late_or_a_duplicate():
     assert pairing.dropped == {'duplicate': 2, 'late': 2}
 
 
-def test_after_a_flush_a_new_recording_starts():
+def test_flush_starts_new_recording():
+    """After a flush a new recording starts."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     arrivals = [(RGB, 10**9), (THERMAL, 10**9 + 3 * MS)]
 
@@ -94,8 +100,8 @@ def test_after_a_flush_a_new_recording_starts():
 @pytest.mark.parametrize('hold_last_ms', [0.0, 300.0])
 @pytest.mark.parametrize('seconds', [0.35, 0.5, 0.9])
 @pytest.mark.parametrize('rates', RATES)
-def test_a_bag_of_less_than_a_second_in_a_loop_gives_the_same_pairs_each_time(
-        rates, seconds, hold_last_ms):
+def test_short_looped_bag_repeats_pairs(rates, seconds, hold_last_ms):
+    """A bag of less than a second in a loop gives the same pairs each time."""
     once = by_arrival(*(np.arange(int(rate * seconds)) * 10**9 // rate + shift * MS
                         for rate, shift in zip(rates, (0, 7), strict=True)))
     pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_last_ms))
@@ -113,7 +119,8 @@ def test_a_bag_of_less_than_a_second_in_a_loop_gives_the_same_pairs_each_time(
 @pytest.mark.parametrize('stream', [RGB, THERMAL])
 @pytest.mark.parametrize('thermal_delay_ms', [5.0, 120.0])
 @pytest.mark.parametrize('rates', RATES)
-def test_one_wild_stamp_costs_a_few_pairs(rates, thermal_delay_ms, stream, wild_s, hold_last_ms):
+def test_wild_stamp_costs_few_pairs(rates, thermal_delay_ms, stream, wild_s, hold_last_ms):
+    """One wild stamp costs a few pairs."""
     rng = np.random.default_rng(9)
     arrivals = by_arrival(*(10**13 + stamps(rng, rate, seconds=8, jitter=0.02) for rate in rates),
                           thermal_delay_ms=thermal_delay_ms)
@@ -135,7 +142,8 @@ def test_one_wild_stamp_costs_a_few_pairs(rates, thermal_delay_ms, stream, wild_
     assert [rgb for rgb, _ in pairs] == sorted({rgb for rgb, _ in pairs})
 
 
-def test_after_a_wild_stamp_what_has_left_does_not_come_again():
+def test_wild_stamp_never_repeats_output():
+    """After a wild stamp what has left does not come again."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
     stamps_ns = np.arange(1, 20) * 33 * MS
     before = run(pairing, by_arrival(stamps_ns, stamps_ns), flush=False)
@@ -159,7 +167,8 @@ def test_offsets_do_not_hide_a_jump():
 
 
 @pytest.mark.parametrize('hold_last_ms', [0.0, 500.0])
-def test_a_reset_forgets_all_frames_and_counts_them(hold_last_ms):
+def test_reset_forgets_and_counts(hold_last_ms):
+    """A reset forgets all frames and counts them."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_last_ms))
     arrivals = by_arrival(np.arange(20) * 33 * MS, np.arange(20) * 33 * MS + 9 * MS)
     first = run(pairing, [*arrivals, (RGB, 660 * MS), (RGB, 693 * MS)], flush=False)
@@ -191,8 +200,8 @@ def bag_with_a_quiet_end(tmp_path):
 
 
 @pytest.mark.parametrize('hold_last_ms, expected', [(0.0, 9), (200.0, 30)])
-def test_a_bag_played_three_times_gives_the_same_number_of_pairs_each_time(
-        bag_with_a_quiet_end, start, peer, hold_last_ms, expected):
+def test_replayed_bag_same_pair_count(bag_with_a_quiet_end, start, peer, hold_last_ms, expected):
+    """A bag played three times gives the same number of pairs each time."""
     image_type = pytest.importorskip('sensor_msgs.msg', reason='needs rclpy').Image
     from diffmf_ros.ros.messages import to_frame
     from diffmf_ros.ros.qos import profile

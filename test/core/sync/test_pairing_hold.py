@@ -41,8 +41,8 @@ def run(pairing, arrivals, flush=True):
        hold_ms=st.sampled_from([20.0, 150.0, 2000.0]), drops=st.sampled_from([0.0, 0.1, 0.5]),
        delay_ms=st.sampled_from([0.0, 20.0, 150.0, 600.0]),
        late=st.sampled_from([RGB, THERMAL]))
-def test_cameras_with_drops_and_delay_equal_brute_force(seed, rates, hold_ms, drops, delay_ms,
-                                                        late):
+def test_noisy_cameras_equal_brute_force(seed, rates, hold_ms, drops, delay_ms, late):
+    """Cameras with drops and delay equal brute force."""
     rng = np.random.default_rng(seed)
     rgb, thermal = stamps(rng, rates[0], seconds=2), stamps(rng, rates[1], seconds=2)
     # Of three in a row one at most, or what is usual could not be known.
@@ -72,7 +72,8 @@ def test_jitter_misleads_the_prediction_hardly_ever(rates, jitter):
     assert sum(a != b for a, b in zip(pairs, expected, strict=True)) <= 0.003 * len(expected)
 
 
-def test_rgb_at_30_hz_beside_thermal_at_9_hz_leaves_at_30_hz():
+def test_rgb_30_thermal_9_leaves_30():
+    """RGB at 30 Hz beside thermal at 9 Hz leaves at 30 Hz."""
     rng = np.random.default_rng(2)
     rgb, thermal = stamps(rng, 30, jitter=0.01), stamps(rng, 9, jitter=0.01)
     rgb = rgb[rgb > thermal[0]]
@@ -89,7 +90,8 @@ def test_rgb_at_30_hz_beside_thermal_at_9_hz_leaves_at_30_hz():
     assert max(waited) <= 2 and np.mean(np.array(waited) == 0) > 0.6
 
 
-def test_a_frame_that_no_thermal_frame_can_be_closer_to_does_not_wait():
+def test_certain_frame_does_not_wait():
+    """A frame that no thermal frame can be closer to does not wait."""
     thermal, rgb = np.arange(12) * 111 * MS, np.arange(4, 34) * 37 * MS + MS
     pairing = ClosestPairing(SyncSettings(hold_last_ms=200.0))
     run(pairing, by_arrival(rgb, thermal, thermal_delay_ms=5.0), flush=False)
@@ -103,7 +105,8 @@ def test_a_frame_that_no_thermal_frame_can_be_closer_to_does_not_wait():
     assert pairs == [[(last + 38 * MS, last, True)], [(last + 85 * MS, last, True)], []]
 
 
-def test_a_pause_of_thermal_holds_its_last_frame_for_as_long_as_set():
+def test_pause_holds_last_thermal():
+    """A pause of thermal holds its last frame for as long as set."""
     rgb = np.arange(150) * 33 * MS
     thermal = np.delete(rgb, range(50, 90)) + 4 * MS
     pairing = ClosestPairing(SyncSettings(hold_last_ms=800.0))
@@ -121,7 +124,8 @@ def test_a_pause_of_thermal_holds_its_last_frame_for_as_long_as_set():
     assert pairing.dropped['unpaired'] == 90 - 74
 
 
-def test_a_thermal_frame_used_twice_is_held_the_second_time():
+def test_second_use_counts_as_held():
+    """A thermal frame used twice is held the second time."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=50.0))
 
     pairs = run(pairing, [(RGB, 100 * MS), (THERMAL, 110 * MS), (RGB, 120 * MS), (RGB, 160 * MS),
@@ -140,7 +144,8 @@ def test_few_frames_are_kept():
 
 
 @pytest.mark.parametrize('stream', [RGB, THERMAL])
-def test_beside_a_silent_partner_frames_wait_for_a_second(stream):
+def test_silent_partner_waits_for_second(stream):
+    """Beside a silent partner frames wait for a second."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=200.0))
     for number in range(200):
         assert run(pairing, [(stream, number * 40 * MS)], flush=False) == []
@@ -160,8 +165,8 @@ def at_rates(rgb_hz, thermal_hz, seed=2, seconds=10):
 
 @pytest.mark.parametrize('rgb_hz, thermal_hz, longest_ms',
                          [(30, 9, 139), (30, 15, 83), (60, 25, 50), (10, 2, 625)])
-def test_by_default_a_thermal_frame_is_held_for_about_a_period_of_a_slower_camera(
-        rgb_hz, thermal_hz, longest_ms):
+def test_default_hold_is_slower_period(rgb_hz, thermal_hz, longest_ms):
+    """By default a thermal frame is held for about a period of a slower camera."""
     arrivals = at_rates(rgb_hz, thermal_hz)
     pairing = ClosestPairing(SyncSettings())
 
@@ -175,7 +180,8 @@ def test_by_default_a_thermal_frame_is_held_for_about_a_period_of_a_slower_camer
 
 
 @pytest.mark.parametrize('rgb_hz, thermal_hz', [(30, 30), (30, 25), (25, 30), (9, 30), (10, 1)])
-def test_by_default_nothing_is_held_of_a_camera_that_is_as_fast_or_very_slow(rgb_hz, thermal_hz):
+def test_default_hold_of_equal_rates_none(rgb_hz, thermal_hz):
+    """By default nothing is held of a camera that is as fast or very slow."""
     arrivals = at_rates(rgb_hz, thermal_hz)
 
     pairs = run(ClosestPairing(SyncSettings()), arrivals)
@@ -183,7 +189,8 @@ def test_by_default_nothing_is_held_of_a_camera_that_is_as_fast_or_very_slow(rgb
     assert pairs == run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), arrivals)
 
 
-def test_a_camera_that_becomes_faster_is_held_no_more_and_used_once():
+def test_faster_camera_ends_hold():
+    """A camera that becomes faster is held no more and used once."""
     slow, fast = at_rates(30, 9, seconds=5), at_rates(30, 30, seed=3, seconds=5)
     last_ns = max(stamp for _, stamp in slow) + 33 * MS
     arrivals = slow + [(stream, stamp - fast[0][1] + last_ns) for stream, stamp in fast]

@@ -101,7 +101,8 @@ STUCK = {'pixels': SCENES[0] + np.uint16(1)}
 DARK = {'pixels': np.zeros((12, 16), np.uint16)}
 
 
-def test_two_good_cameras_are_fused_from_the_first_pair_on():
+def test_good_cameras_fused_from_start():
+    """Two good cameras are fused from the first pair on."""
     rig = Rig().run(3)
 
     assert rig.modes(0, 3) == {BOTH}
@@ -111,7 +112,8 @@ def test_two_good_cameras_are_fused_from_the_first_pair_on():
 
 @pytest.mark.parametrize('lost', [RGB, THERMAL])
 @pytest.mark.parametrize('fault', [None, 'garbage'])
-def test_a_lost_camera_is_answered_after_the_timeout_with_the_survivor_at_its_rate(lost, fault):
+def test_lost_camera_passes_survivor(lost, fault):
+    """A lost camera is answered after the timeout with the survivor at its rate."""
     survivor = ALONE[OTHER[lost]]
 
     rig = Rig(faults={lost: between(2, 4, fault)}, source_timeout_s=0.5).run(6)
@@ -127,7 +129,8 @@ def test_a_lost_camera_is_answered_after_the_timeout_with_the_survivor_at_its_ra
 
 @pytest.mark.parametrize('frozen', [RGB, THERMAL])
 @pytest.mark.parametrize('fault', [STUCK, DARK])
-def test_a_frozen_camera_is_out_within_three_frames_and_back_within_two(frozen, fault):
+def test_frozen_camera_out_and_back(frozen, fault):
+    """A frozen camera is out within three frames and back within two."""
     survivor = ALONE[OTHER[frozen]]
 
     rig = Rig(faults={frozen: between(2, 3, fault)}).run(5)
@@ -142,7 +145,8 @@ def test_a_frozen_camera_is_out_within_three_frames_and_back_within_two(frozen, 
     assert rig.modes(3.07, 5) == {BOTH}
 
 
-def test_a_frozen_camera_leaves_no_gap_in_the_output():
+def test_frozen_camera_leaves_no_gap():
+    """A frozen camera leaves no gap in the output."""
     rig = Rig(faults={THERMAL: between(2, 3, STUCK)}).run(5)
 
     gaps = np.diff([at_s for at_s, _ in rig.out if at_s > 1])
@@ -152,7 +156,8 @@ def test_a_frozen_camera_leaves_no_gap_in_the_output():
     assert gaps.max() < 0.08 and len(rig.out) >= 5 * 30 - 3
 
 
-def test_the_shutter_flag_gives_rgb_alone_at_once():
+def test_shutter_flag_passes_rgb():
+    """The shutter flag gives RGB alone at once."""
     rig = Rig().run(2)
     now_ns = 2 * SECOND
 
@@ -171,7 +176,8 @@ def test_a_stale_camera_is_waited_for():
     assert not rig.fallback.alarm
 
 
-def test_both_lost_is_silence_and_an_alarm():
+def test_both_lost_is_silent_alarm():
+    """Both lost is silence and an alarm."""
     rig = Rig(faults={RGB: between(2, 9, None), THERMAL: between(2, 9, None)}).run(4)
 
     assert rig.fallback.sources(round(2.5e9)) is BOTH and not rig.fallback.alarm
@@ -180,14 +186,16 @@ def test_both_lost_is_silence_and_an_alarm():
     assert rig.modes(2.1, 9) == set()
 
 
-def test_both_frozen_is_silence_and_an_alarm():
+def test_both_frozen_is_silent_alarm():
+    """Both frozen is silence and an alarm."""
     rig = Rig(faults={RGB: between(2, 9, STUCK), THERMAL: between(2, 9, STUCK)}).run(4)
 
     assert rig.modes(2.12, 4) == set()
     assert rig.fallback.alarm
 
 
-def test_nothing_seen_is_no_alarm_until_the_timeout():
+def test_no_alarm_before_timeout():
+    """Nothing seen is no alarm until the timeout."""
     fallback = SourceSelector(HealthSettings(source_timeout_s=1.0))
 
     assert fallback.sources(7 * SECOND) is NONE and not fallback.alarm
@@ -197,7 +205,8 @@ def test_nothing_seen_is_no_alarm_until_the_timeout():
 
 
 @pytest.mark.parametrize('only', [RGB, THERMAL])
-def test_a_single_camera_is_passed_on_when_the_timeout_after_its_first_frame_has_passed(only):
+def test_single_camera_passed_after_timeout(only):
+    """A single camera is passed on when the timeout after its first frame has passed."""
     rig = Rig(faults={OTHER[only]: between(0, 9, None)}, source_timeout_s=0.5).run(2)
 
     assert rig.modes(0, 0.55) == set()
@@ -206,7 +215,8 @@ def test_a_single_camera_is_passed_on_when_the_timeout_after_its_first_frame_has
     assert rig.fallback.reason == f'no {OTHER[only]} frames: {only} alone'
 
 
-def test_both_cameras_get_time_to_open_however_late_they_do():
+def test_late_cameras_get_opening_time():
+    """Both cameras get time to open however late they do."""
     # Given cameras that open long after the node, thermal 0.8 s before RGB
     rig = Rig(faults={THERMAL: between(0, 3, None), RGB: between(0, 3.8, None)}).run(6)
 
@@ -215,7 +225,8 @@ def test_both_cameras_get_time_to_open_however_late_they_do():
     assert rig.first(BOTH, 3) <= 0.9
 
 
-def test_a_second_camera_that_joins_late_is_fused_from_its_second_frame():
+def test_late_joiner_fused_second_frame():
+    """A second camera that joins late is fused from its second frame."""
     rig = Rig(faults={THERMAL: between(0, 3, None)}).run(5)
 
     assert rig.modes(1.2, 3) == {RGB_ONLY}
@@ -223,7 +234,8 @@ def test_a_second_camera_that_joins_late_is_fused_from_its_second_frame():
 
 
 @pytest.mark.parametrize('ahead_s', [3600.0, -3600.0, 5.0])
-def test_a_wrong_clock_gives_rgb_alone_and_names_the_difference(ahead_s):
+def test_wrong_clock_passes_rgb(ahead_s):
+    """A wrong clock gives RGB alone and names the difference."""
     rig = Rig(faults={THERMAL: between(2, 9, {'stamp_s': ahead_s})}).run(5)
 
     assert 0.9 <= rig.first(RGB_ONLY, 2) <= 1.15
@@ -233,7 +245,8 @@ def test_a_wrong_clock_gives_rgb_alone_and_names_the_difference(ahead_s):
     assert 'no pair for 1 s although both cameras send' in rig.fallback.reason
 
 
-def test_frames_that_do_not_arrive_are_no_fault_of_the_clocks():
+def test_missing_frames_do_not_blame_clocks():
+    """Frames that do not arrive are no fault of the clocks."""
     # Given a transport that gives of every pair of frames one or none
     arrives = np.random.default_rng(5).choice([RGB, THERMAL, None], 300, p=[0.4, 0.4, 0.2])
     lossy = {stream: lambda at_s, pixels, stream=stream: {} if arrives[round(at_s * 30)] == stream
@@ -248,8 +261,8 @@ def test_frames_that_do_not_arrive_are_no_fault_of_the_clocks():
 
 @pytest.mark.parametrize('ahead_s, so_far_ms',
                          [(37.0, 0.0), (-2.4, 0.0), (37.0, 1500.0), (-1.7e9, 0.0)])
-def test_the_offset_that_makes_up_for_a_constant_difference_of_the_clocks_is_proposed(
-        ahead_s, so_far_ms):
+def test_constant_offset_is_proposed(ahead_s, so_far_ms):
+    """The offset that makes up for a constant difference of the clocks is proposed."""
     rig = Rig(faults={THERMAL: between(0, 9, {'stamp_s': ahead_s})}, rates={THERMAL: 9.0})
     rig.fallback.sync = SyncSettings(thermal_offset_ms=so_far_ms)
     rig.pairing = ClosestPairing(rig.fallback.sync)
@@ -266,7 +279,8 @@ def test_the_offset_that_makes_up_for_a_constant_difference_of_the_clocks_is_pro
 
 
 @pytest.mark.parametrize('ahead_s', [3600.0, -3600.0, 5.0])
-def test_a_clock_that_is_right_again_is_fused_again(ahead_s):
+def test_corrected_clock_is_fused_again(ahead_s):
+    """A clock that is right again is fused again."""
     rig = Rig(faults={THERMAL: between(2, 4, {'stamp_s': ahead_s})}).run(6)
 
     assert rig.modes(3.2, 4) == {RGB_ONLY}
@@ -277,7 +291,8 @@ def test_a_clock_that_is_right_again_is_fused_again(ahead_s):
     assert rig.modes(4.1, 6) == {BOTH}
 
 
-def test_a_clock_that_never_settles_does_not_silence_the_other_camera():
+def test_unsettled_clock_keeps_other_camera():
+    """A clock that never settles does not silence the other camera."""
     rng = np.random.default_rng(5)
 
     rig = Rig(faults={THERMAL: lambda at_s,
@@ -287,22 +302,24 @@ def test_a_clock_that_never_settles_does_not_silence_the_other_camera():
     assert sum(at_s >= 3.3 for at_s, _ in rig.out) >= 2.7 * 30 - 3
 
 
-def test_a_stream_delayed_by_more_than_the_timeout_is_not_fused():
+def test_delay_beyond_timeout_not_fused():
+    """A stream delayed by more than the timeout is not fused."""
     rig = Rig(faults={THERMAL: between(2, 9, {'late_s': 1.5})}).run(6)
 
     assert rig.modes(3.2, 6) == {RGB_ONLY}
     assert rig.fallback.dropped['outdated'] > 30
 
 
-def test_a_stream_delayed_by_less_than_the_timeout_is_fused():
+def test_delay_within_timeout_is_fused():
+    """A stream delayed by less than the timeout is fused."""
     rig = Rig(faults={THERMAL: between(0, 9, {'late_s': 0.6})}).run(6)
 
     assert rig.modes(2, 6) == {BOTH}
 
 
 @pytest.mark.parametrize('rate_hz, out_hz', [(9.0, 30.0), (1.0, 1.0)])
-def test_a_slow_thermal_camera_is_fused_at_the_rate_of_rgb_and_a_very_slow_one_at_its_own(
-        rate_hz, out_hz):
+def test_slow_thermal_at_rgb_rate(rate_hz, out_hz):
+    """A slow thermal camera is fused at the rate of RGB and a very slow one at its own."""
     rig = Rig(rates={THERMAL: rate_hz}).run(12)
 
     assert rig.modes(2.2, 12) == {BOTH}
@@ -315,7 +332,8 @@ def test_a_slow_thermal_camera_is_fused_at_the_rate_of_rgb_and_a_very_slow_one_a
                                 st.floats(0.05, 2),
                                 st.sampled_from([None, 'garbage', 'stuck', 'dark', 'late'])),
                       max_size=4))
-def test_whatever_fails_stamps_rise_and_only_sound_cameras_are_passed_on(base, spans):
+def test_output_stamps_rise_sources_sound(base, spans):
+    """Whatever fails stamps rise and only sound cameras are passed on."""
     # later ones would be a clock jump
     kinds = {'stuck': STUCK, 'dark': DARK, 'late': {'late_s': 0.2}}
 
@@ -338,7 +356,8 @@ def test_whatever_fails_stamps_rise_and_only_sound_cameras_are_passed_on(base, s
     assert rig.modes(end_s + 1.0, 8) == {BOTH}
 
 
-def test_a_recording_that_starts_again_is_put_out_again():
+def test_restarted_recording_is_put_out():
+    """A recording that starts again is put out again."""
     rig = Rig(faults={name: lambda at_s, pixels: {'stamp_s': -0.6 if at_s >= 3 else 0}
                       for name in (RGB, THERMAL)})
 

@@ -52,7 +52,8 @@ class Camera:
         return self.health.status(self.now_ns + round(seconds * 1e9)).state
 
 
-def test_a_stream_is_lost_before_its_first_frame_and_ok_from_its_second():
+def test_lost_until_second_frame():
+    """A stream is lost before its first frame and ok from its second."""
     camera = Camera()
 
     assert camera.after(0) is StreamState.LOST and not camera.health.seen
@@ -60,7 +61,8 @@ def test_a_stream_is_lost_before_its_first_frame_and_ok_from_its_second():
 
 
 @pytest.mark.parametrize('rate_hz', [0.4, 1.0, 9.0, 30.0, 60.0])
-def test_a_regular_stream_of_any_rate_stays_ok(rate_hz):
+def test_regular_stream_stays_ok(rate_hz):
+    """A regular stream of any rate stays ok."""
     camera = Camera(rate_hz=rate_hz)
 
     states = camera.send(40)
@@ -72,7 +74,8 @@ def test_a_regular_stream_of_any_rate_stays_ok(rate_hz):
 
 
 @pytest.mark.parametrize('rate_hz, stale_s', [(30, 0.2), (9, 3 / 9)])
-def test_silence_is_stale_after_three_periods_and_lost_after_the_timeout(rate_hz, stale_s):
+def test_silence_is_stale_then_lost(rate_hz, stale_s):
+    """Silence is stale after three periods and lost after the timeout."""
     camera = Camera(rate_hz=rate_hz, source_timeout_s=1.0)
     camera.send(20)
 
@@ -82,7 +85,8 @@ def test_silence_is_stale_after_three_periods_and_lost_after_the_timeout(rate_hz
     assert camera.after(1.001) is StreamState.LOST
 
 
-def test_a_slow_camera_is_lost_half_a_period_late():
+def test_slow_camera_lost_half_period_late():
+    """A slow camera is lost half a period late."""
     camera = Camera(rate_hz=1, source_timeout_s=0.3)
     camera.send(10)
 
@@ -91,7 +95,8 @@ def test_a_slow_camera_is_lost_half_a_period_late():
 
 
 @pytest.mark.parametrize('outage_s, state', [(0.5, StreamState.STALE), (3.0, StreamState.LOST)])
-def test_a_stream_is_ok_again_with_its_second_frame(outage_s, state):
+def test_second_frame_restores_ok(outage_s, state):
+    """A stream is ok again with its second frame."""
     camera = Camera()
     camera.send(20)
 
@@ -101,7 +106,8 @@ def test_a_stream_is_ok_again_with_its_second_frame(outage_s, state):
     assert camera.send(2) == [StreamState.OK, StreamState.OK]
 
 
-def test_single_frames_far_apart_do_not_bring_a_stream_back():
+def test_distant_frames_do_not_restore():
+    """Single frames far apart do not bring a stream back."""
     camera = Camera()
     camera.send(30)
 
@@ -109,7 +115,8 @@ def test_single_frames_far_apart_do_not_bring_a_stream_back():
 
 
 @pytest.mark.parametrize('frozen_frames, found', [(1, 2), (2, 2), (3, 3), (10, 10)])
-def test_a_frozen_image_is_found_with_the_third_equal_one(frozen_frames, found):
+def test_third_equal_image_is_frozen(frozen_frames, found):
+    """A frozen image is found with the third equal one."""
     camera = Camera(frozen_frames=frozen_frames)
     camera.send(10)
 
@@ -119,7 +126,8 @@ def test_a_frozen_image_is_found_with_the_third_equal_one(frozen_frames, found):
     assert camera.health.equal_images == 12
 
 
-def test_a_thawed_image_is_ok_with_its_second_frame():
+def test_thawed_on_second_image():
+    """A thawed image is ok with its second frame."""
     camera = Camera()
     camera.send(10)
     camera.send(5, pixels=STUCK)
@@ -127,7 +135,8 @@ def test_a_thawed_image_is_ok_with_its_second_frame():
     assert camera.send(2) == [StreamState.FROZEN, StreamState.OK]
 
 
-def test_equal_images_between_new_ones_do_not_count_as_recovery():
+def test_interrupted_repeats_do_not_recover():
+    """Equal images between new ones do not count as recovery."""
     camera = Camera()
     camera.send(5)
     camera.send(5, pixels=STUCK)
@@ -136,7 +145,8 @@ def test_equal_images_between_new_ones_do_not_count_as_recovery():
     assert camera.send() == [StreamState.OK]
 
 
-def test_images_of_one_color_are_frozen_even_if_the_color_changes():
+def test_uniform_images_are_frozen():
+    """Images of one color are frozen even if the color changes."""
     camera = Camera()
     camera.send(10)
 
@@ -146,7 +156,8 @@ def test_images_of_one_color_are_frozen_even_if_the_color_changes():
     assert camera.health.status(camera.now_ns).detail == 'FROZEN (images of one color)'
 
 
-def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_found_frozen():
+def test_repeating_camera_is_learned():
+    """A camera that sends every image three times is known for it and still found frozen."""
     # A Lepton at 27 Hz: nine new images a second.
     camera = Camera(rate_hz=27)
 
@@ -163,13 +174,15 @@ def test_a_camera_that_sends_every_image_three_times_is_known_for_it_and_still_f
     assert images(5)[4:] == [StreamState.OK] * 11
 
 
-def test_zero_frozen_frames_never_finds_a_frozen_camera():
+def test_zero_frozen_frames_disables_check():
+    """Zero frozen frames never finds a frozen camera."""
     camera = Camera(frozen_frames=0)
 
     assert camera.send(30, pixels=DARK)[1:] == [StreamState.OK] * 29
 
 
-def test_the_flag_of_the_driver_freezes_at_once_and_until_a_new_image_after_it():
+def test_driver_flag_freezes_until_new():
+    """The flag of the driver freezes at once and until a new image after it."""
     camera = Camera()
     camera.send(10)
 
@@ -183,7 +196,8 @@ def test_the_flag_of_the_driver_freezes_at_once_and_until_a_new_image_after_it()
     assert camera.send(2) == [StreamState.OK, StreamState.OK]
 
 
-def test_a_flag_that_is_repeated_while_the_shutter_is_open_changes_nothing():
+def test_repeated_open_flag_changes_nothing():
+    """A flag that is repeated while the shutter is open changes nothing."""
     camera = Camera()
     camera.send(10)
     camera.send(5, pixels=STUCK)
@@ -193,14 +207,16 @@ def test_a_flag_that_is_repeated_while_the_shutter_is_open_changes_nothing():
     assert camera.send(2) == [StreamState.FROZEN, StreamState.OK]
 
 
-def test_a_camera_that_falls_silent_while_frozen_is_lost():
+def test_silent_frozen_camera_is_lost():
+    """A camera that falls silent while frozen is lost."""
     camera = Camera()
     camera.send(5, pixels=STUCK)
 
     assert camera.after(1.1) is StreamState.LOST
 
 
-def test_the_same_stamp_again_is_neither_frozen_nor_alive():
+def test_repeated_stamp_is_ignored():
+    """The same stamp again is neither frozen nor alive."""
     camera = Camera(source_timeout_s=1.0)
     camera.send(10)
     stamp_ns = camera.health.newest_stamp_ns
@@ -213,7 +229,8 @@ def test_the_same_stamp_again_is_neither_frozen_nor_alive():
     assert camera.health.duplicates == 40 and camera.health.frames == 10
 
 
-def test_a_stream_with_each_frame_twice_is_ok():
+def test_doubled_frames_are_ok():
+    """A stream with each frame twice is ok."""
     camera = Camera()
     camera.send(3)
 
@@ -224,7 +241,8 @@ def test_a_stream_with_each_frame_twice_is_ok():
     assert camera.health.duplicates == 20 and camera.health.missing == 0
 
 
-def test_zero_stamps_are_counted_and_the_stream_is_ok():
+def test_zero_stamps_are_counted():
+    """Zero stamps are counted and the stream is ok."""
     camera = Camera()
 
     assert camera.send(10, stamp_ns=0)[1:] == [StreamState.OK] * 9
@@ -259,7 +277,8 @@ def test_refused_frames_are_not_missing():
     assert camera.health.missing == 0 and camera.health.missing_share == pytest.approx(0, abs=1e-6)
 
 
-def test_lost_frames_are_missing_and_many_give_a_hint():
+def test_lost_frames_give_hint():
+    """Lost frames are missing and many give a hint."""
     camera = Camera()
     camera.send(20)
     assert camera.health.hint == ''
@@ -274,7 +293,8 @@ def test_lost_frames_are_missing_and_many_give_a_hint():
                                   'are the senders using the shared-memory profile?')
 
 
-def test_an_outage_is_not_counted_as_missing_frames():
+def test_outage_is_not_missing():
+    """An outage is not counted as missing frames."""
     camera = Camera()
     camera.send(20)
 
@@ -284,7 +304,8 @@ def test_an_outage_is_not_counted_as_missing_frames():
     assert camera.health.missing == 0
 
 
-def test_frames_out_of_order_are_ok_and_not_missing():
+def test_reordered_frames_are_not_missing():
+    """Frames out of order are ok and not missing."""
     camera = Camera()
     camera.send(20)
 
@@ -306,7 +327,8 @@ def test_age_and_delay_are_measured():
     assert camera.health.delay_ms == pytest.approx(4.0)
 
 
-def test_a_clock_without_relation_to_the_stamps_gives_no_delay():
+def test_unrelated_clock_has_no_delay():
+    """A clock without relation to the stamps gives no delay."""
     health = StreamHealth(HealthSettings())
     health.arrived(Frame('rgb', EPOCH_NS, '', DARK, 'mono16'), 0, clock_ns=5 * SECOND)
 
@@ -314,7 +336,8 @@ def test_a_clock_without_relation_to_the_stamps_gives_no_delay():
 
 
 @pytest.mark.parametrize('jump_s', [-3600, 3600])
-def test_a_clock_jump_costs_at_most_two_frames(jump_s):
+def test_clock_jump_costs_two_frames(jump_s):
+    """A clock jump costs at most two frames."""
     camera = Camera()
     camera.send(20)
 
@@ -325,7 +348,8 @@ def test_a_clock_jump_costs_at_most_two_frames(jump_s):
     assert camera.after(1.01) is StreamState.LOST
 
 
-def test_a_clock_that_went_back_does_not_hide_a_loss():
+def test_clock_back_still_finds_loss():
+    """A clock that went back does not hide a loss."""
     camera = Camera()
     camera.send(20)
     camera.now_ns -= 3600 * SECOND
@@ -334,7 +358,8 @@ def test_a_clock_that_went_back_does_not_hide_a_loss():
     assert camera.after(1.01) is StreamState.LOST
 
 
-def test_reset_forgets_the_stream_but_not_the_counts():
+def test_reset_keeps_the_counts():
+    """Reset forgets the stream but not the counts."""
     camera = Camera()
     camera.send(20)
 
@@ -359,7 +384,8 @@ def test_settings_change_at_once():
 
 @given(events=st.lists(st.tuples(st.sampled_from(['new', 'same', 'dark', 'garbage', 'duplicate']),
                                  st.integers(1, 1500)), max_size=60))
-def test_in_any_sequence_ok_means_two_frames_no_silence_and_no_standstill(events):
+def test_ok_needs_two_live_frames(events):
+    """In any sequence ok means two frames no silence and no standstill."""
     camera = Camera()
     frames = 0
     for kind, wait_ms in events:

@@ -34,7 +34,8 @@ def stamps(*, rate_hz, frames, jitter=0.0, seed=0):
 
 
 @pytest.mark.parametrize('rate_hz', [1.0, 9.0, 30.0, 60.0])
-def test_a_regular_stream_has_its_rate_and_period(rate_hz):
+def test_regular_rate_and_period(rate_hz):
+    """A regular stream has its rate and period."""
     times = stamps(rate_hz=rate_hz, frames=200)
     rate = cadence_of(times)
 
@@ -55,7 +56,8 @@ def test_the_rate_falls_while_nothing_comes():
     assert after[3] == 0
 
 
-def test_an_outage_does_not_change_the_usual_period():
+def test_outage_keeps_usual_period():
+    """An outage does not change the usual period."""
     times = [*range(0, 30 * 33 * MS, 33 * MS), 10_000 * MS, 10_033 * MS]
 
     rate = cadence_of(times)
@@ -65,19 +67,22 @@ def test_an_outage_does_not_change_the_usual_period():
     assert rate.jitter_us()[1] == pytest.approx((10_000 - 29 * 33 - 33) * 1000)
 
 
-def test_a_clock_that_goes_back_starts_the_sequence_again():
+def test_clock_back_restarts_sequence():
+    """A clock that goes back starts the sequence again."""
     rate = cadence_of([100 * MS, 133 * MS, 5 * MS])
 
     assert rate.median_period_ns is None and rate.rate_hz() == 0
 
 
-def test_a_clock_that_stands_has_no_rate():
+def test_standing_clock_has_no_rate():
+    """A clock that stands has no rate."""
     assert cadence_of([7, 7, 7]).rate_hz(7) == 0
 
 
 @given(rate_hz=st.sampled_from([1.0, 9.0, 25.0, 29.97, 60.0]), jitter=st.floats(0, 0.2),
        seed=st.integers(0, 10_000))
-def test_without_losses_next_to_nothing_is_missing(rate_hz, jitter, seed):
+def test_lossless_stream_misses_nothing(rate_hz, jitter, seed):
+    """Without losses next to nothing is missing."""
     missing = missing_of(stamps(rate_hz=rate_hz, frames=300, jitter=jitter, seed=seed))
 
     assert missing.total <= (0 if jitter < 0.1 else 3)
@@ -103,7 +108,8 @@ def test_frames_lost_at_random_are_counted(lost, jitter, seed):
     assert missing.total == pytest.approx(np.count_nonzero(~came[learning:]), rel=0.12, abs=5)
 
 
-def test_every_second_frame_lost_with_a_few_survivors():
+def test_half_lost_few_survivors():
+    """Every second frame lost with a few survivors."""
     kept = [i for i in range(400) if i % 2 == 0 or i % 10 == 1]
 
     missing = missing_of(stamps(rate_hz=30, frames=400)[kept])
@@ -112,7 +118,8 @@ def test_every_second_frame_lost_with_a_few_survivors():
     assert missing.share == pytest.approx(0.4, abs=0.05)
 
 
-def test_a_frame_that_comes_late_is_not_missing():
+def test_late_frame_is_not_missing():
+    """A frame that comes late is not missing."""
     missing = missing_of(np.delete(stamps(rate_hz=30, frames=100), 50))
     assert missing.total == 1
 
@@ -121,7 +128,8 @@ def test_a_frame_that_comes_late_is_not_missing():
     assert missing.total == 0
 
 
-def test_two_frames_stamped_in_a_bunch_are_not_missing():
+def test_bunched_stamps_are_not_missing():
+    """Two frames stamped in a bunch are not missing."""
     times = stamps(rate_hz=30, frames=100)
     times[30::10] += 31 * MS  # just before the next one
 

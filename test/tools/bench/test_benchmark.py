@@ -68,7 +68,8 @@ def test_a_pair_goes_through_every_stage():
     assert result.totals_ms() == pytest.approx(np.sum(list(result.stages_ms.values()), axis=0))
 
 
-def test_a_result_with_warnings_is_not_what_was_to_be_measured():
+def test_warned_result_is_not_measured():
+    """A result with warnings is not what was to be measured."""
     class Pipeline:
         def fuse(self, pair):
             return type('Result', (), {'warnings': ('fused classically',), 'timings_ms': {}})
@@ -77,7 +78,8 @@ def test_a_result_with_warnings_is_not_what_was_to_be_measured():
         benchmark.fuse_messages(Pipeline(), benchmark.raw_images((8, 8)))
 
 
-def test_the_input_is_the_same_every_time():
+def test_input_repeats_every_time():
+    """The input is the same every time."""
     rgb, thermal = benchmark.raw_images((64, 48))
     assert (rgb['encoding'], len(rgb['data'])) == ('rgb8', 64 * 48 * 3)
     assert (thermal['encoding'], len(thermal['data'])) == ('mono16', 32 * 24 * 2)
@@ -87,7 +89,8 @@ def test_the_input_is_the_same_every_time():
     assert first == second and len(first) == 64
 
 
-def test_presets_without_trained_weights_get_fresh_ones(tmp_path, monkeypatch):
+def test_untrained_presets_get_fresh_weights(tmp_path, monkeypatch):
+    """Presets without trained weights get fresh ones."""
     # given an installation without any trained weights
     pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference import weights, weights_header
@@ -122,13 +125,15 @@ def test_metrics_of_known_latencies():
     assert (metrics['NUM_FRAMES_SENT'], metrics['NUM_MISSED_FRAMES']) == (4, 0)
 
 
-def test_one_frame_has_neither_rate_nor_jitter():
+def test_one_frame_has_no_rate():
+    """One frame has neither rate nor jitter."""
     metrics = frame_metrics([10])
     assert metrics['MEAN_LATENCY'] == 10
     assert not {'MEAN_FRAME_RATE', 'MEAN_JITTER'} & set(metrics)
 
 
-def test_ratios_are_medians_against_the_first_of_the_same_size():
+def test_ratios_are_medians_per_size():
+    """Ratios are medians against the first of the same size."""
     slow, fast = row([99, 9, 100]), row([49, 500, 10])
     large = row([400, 400, 400], size=(1280, 960))
     report = Report(MACHINE, {}, [slow, fast, large])
@@ -150,7 +155,8 @@ def test_problems_come_before_the_tables(capsys):
     assert capsys.readouterr().out.splitlines()[0] == f'ERROR: {problem}'
 
 
-def test_json_holds_host_config_input_and_percentiles():
+def test_json_holds_host_and_percentiles():
+    """JSON holds host config input and percentiles."""
     report = Report(MACHINE, {'python': '3.11'}, [row([20, 30, 40])], ['a note'])
     whole = json.loads(report.as_json())
     assert whole['format'] == bench_report.FORMAT
@@ -173,7 +179,8 @@ def test_json_holds_host_config_input_and_percentiles():
     assert result['joules_per_frame'] == 'no counters'
 
 
-def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
+def test_floor_for_networks_only(monkeypatch):
+    """A network has a floor and the classical method none."""
     # given a device of 1 T operations and 10 GB a second, measured once for both sizes
     roofs = pytest.importorskip('diffmf_ros.tools.bench.roofs', reason='torch is not installed')
     calls = []
@@ -193,7 +200,8 @@ def test_a_network_has_a_floor_and_the_classical_method_none(monkeypatch):
     assert len(calls) == 1
 
 
-def test_without_torch_there_are_no_floors_and_a_note(monkeypatch):
+def test_missing_torch_means_no_floors(monkeypatch):
+    """Without torch there are no floors and a note."""
     monkeypatch.setitem(sys.modules, 'diffmf_ros.tools.bench.roofs', None)
     notes = []
     onnx = with_changes(DEFAULTS, {'engine': 'onnx'})
@@ -201,7 +209,8 @@ def test_without_torch_there_are_no_floors_and_a_note(monkeypatch):
     assert 'no floors: they need torch' in notes[0]
 
 
-def test_start_is_measured_in_a_process_of_its_own():
+def test_start_measured_in_own_process():
+    """Start is measured in a process of its own."""
     # given a process that has used more memory than fusing a small pair takes
     ballast = np.ones(600 * 2 ** 20, np.uint8)
     # when the start of a small classical configuration is measured
@@ -218,7 +227,8 @@ def test_a_start_that_fails_says_why():
         startup.measure_startup(Configuration(missing, (64, 48)))
 
 
-def test_lines_of_the_plot_differ_in_size_alone():
+def test_plot_lines_differ_in_size():
+    """Lines of the plot differ in size alone."""
     rows = [row([4], size=(640, 480)), row([1], size=(320, 240)), row([2], preset='nano')]
     lines = bench_plot.lines(Report(MACHINE, {}, rows))
     assert list(lines) == ['diffmf light, cpu float32', 'diffmf nano, cpu float32']
@@ -234,7 +244,8 @@ def test_plot_is_written(tmp_path):
         bench_plot.write_plot(tmp_path / 'plot.bmp5', report)
 
 
-def test_plot_without_matplotlib_says_how_to_get_it(monkeypatch):
+def test_missing_matplotlib_names_install(monkeypatch):
+    """Plot without matplotlib says how to get it."""
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     with pytest.raises(bench_plot.PlotError, match='pip install matplotlib'):
         bench_plot.figure_class()
@@ -254,7 +265,8 @@ def rapl(tmp_path, name, microjoules):
     return tmp_path / f'class/powercap/{name}/energy_uj'
 
 
-def test_rapl_counters_are_added_and_may_wrap(tmp_path):
+def test_rapl_counters_add_and_wrap(tmp_path):
+    """RAPL counters are added and may wrap."""
     first, second = rapl(tmp_path, 'intel-rapl:0', 1_000_000), rapl(tmp_path, 'intel-rapl:1',
                                                                     9_500_000)
     meter = energy.find_meter(tmp_path)
@@ -266,7 +278,8 @@ def test_rapl_counters_are_added_and_may_wrap(tmp_path):
     assert meter.source == 'RAPL package-0, package-0'
 
 
-def test_counters_for_root_only_are_a_reason(tmp_path, monkeypatch):
+def test_root_only_counters_give_reason(tmp_path, monkeypatch):
+    """Counters for root only are a reason."""
     rapl(tmp_path, 'intel-rapl:0', 1)
     monkeypatch.setattr(energy.os, 'access', lambda path, mode: False)
     assert 'root only' in energy.find_meter(tmp_path)

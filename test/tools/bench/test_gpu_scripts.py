@@ -45,7 +45,8 @@ FIGURES = {'p50_ms': 4.0, 'runs_on': 'cuda float16', 'first_pair_ms': 2000.0, 'p
 WRITE = f"import sys, json; open(sys.argv[1], 'w').write(json.dumps({FIGURES}))"
 
 
-def test_a_part_is_done_once_and_its_figures_are_kept(new_run, tmp_path):
+def test_part_runs_once_figures_kept(new_run, tmp_path):
+    """A part is done once and its figures are kept."""
     part = gpu_run.Part('first diffmf/light', ('-c', WRITE, '{json}'))
     new_run().do(part)
     # when everything starts again, it is not run
@@ -65,7 +66,8 @@ def test_other_code_starts_anew(new_run, monkeypatch, tmp_path):
     assert len(list((tmp_path / 'gpu').glob('gpu.*.json'))) == 1  # of before
 
 
-def test_a_part_that_takes_too_long_is_cut_off_and_tried_again(new_run):
+def test_slow_part_is_cut_and_retried(new_run):
+    """A part that takes too long is cut off and tried again."""
     slow = python('import time; print("began", flush=True); time.sleep(60)', limit_s=1.5)
     run = new_run()
     run.do(slow)
@@ -83,13 +85,15 @@ def test_a_failure_keeps_its_last_lines(new_run):
     assert found['ended'] == 'exit code 1' and found['last_lines'] == ['no kernel image']
 
 
-def test_what_needs_a_gpu_is_passed_over_by_a_stand_in(new_run):
+def test_stand_in_skips_gpu_parts(new_run):
+    """What needs a GPU is passed over by a stand in."""
     run = new_run()
     run.do(python('raise SystemExit(1)', needs_gpu=True))
     assert run.state['parts']['first a/net'] == {'ended': 'passed over', 'why': 'needs a GPU'}
 
 
-def test_failed_tests_are_named_at_once_and_on_the_page(new_run, tmp_path, capsys):
+def test_failed_tests_are_named(new_run, tmp_path, capsys):
+    """Failed tests are named at once and on the page."""
     lines = ['test/test_a.py::test_one PASSED [ 33%]', 'test/test_a.py::test_two FAILED [ 66%]',
              'test/test_a.py::test_three SKIPPED (no) [100%]',
              'FAILED test/test_a.py::test_two - assert']
@@ -143,7 +147,8 @@ class TestPack:
         (tmp_path / 'data' / 'ir' / 'alone.jpg').write_bytes(b'1')
         return tmp_path / 'data'
 
-    def test_wheels_come_out_as_they_went_in(self, wheels, data, tmp_path):
+    def test_wheels_round_trip(self, wheels, data, tmp_path):
+        """Wheels come out as they went in."""
         # given a wheel and twenty pairs, when they are packed
         found = offline_pack.pack(tmp_path / 'pack.tar', wheels, data, most_bytes=10 ** 6)
         # then all of it is there
@@ -159,7 +164,8 @@ class TestPack:
             assert wheel.read('a/__init__.py') == b'x = 1\n' * 5000
             assert {entry.compress_type for entry in wheel.infolist()} == {zipfile.ZIP_STORED}
 
-    def test_pairs_are_left_out_evenly_until_it_fits(self, wheels, data, tmp_path):
+    def test_pairs_thin_out_evenly(self, wheels, data, tmp_path):
+        """Pairs are left out evenly until it fits."""
         found = offline_pack.pack(tmp_path / 'pack.tar', wheels, data, most_bytes=270_000)
         assert 8 <= found['pairs'] <= 12 and found['pairs'] + found['left out'] == 20
         assert found['bytes'] <= 270_000

@@ -63,7 +63,8 @@ class TestCosts:
         views = record(lambda: (x.T, x[1:], x.unflatten(1, (2, 3)), x.chunk(2)))
         assert views == record(lambda: torch.empty_like(x)) == []
 
-    def test_element_wise_operations_read_and_write_once(self):
+    def test_elementwise_reads_and_writes_once(self):
+        """Element wise operations read and write once."""
         x, row = on_meta(4, 6), on_meta(6)
         assert recorded(lambda: x + row) == [('add', 48 + 12, 48)]
         assert recorded(lambda: x.add_(1)) == [('add_', 48, 48)]
@@ -76,7 +77,8 @@ class TestCosts:
         assert (kernel.bytes_read, kernel.bytes_written) == (2 * (160 + 24), 2 * 60)
         assert not kernel.exact
 
-    def test_a_convolution_adds_its_bias_in_a_kernel_of_its_own(self):
+    def test_convolution_bias_has_own_kernel(self):
+        """A convolution adds its bias in a kernel of its own."""
         x, weight, bias = on_meta(1, 4, 6, 6), on_meta(8, 4, 3, 3), on_meta(8)
         convolution, added = record(lambda: torch.nn.functional.conv2d(x, weight, bias, padding=1))
         assert convolution.operations == 2 * 8 * 36 * 36
@@ -95,7 +97,8 @@ class TestCosts:
         kernel, = record(lambda: on_meta(4, 6).sigmoid())
         assert kernel.exponentials == 24
 
-    def test_waiting_for_a_value_is_an_error(self):
+    def test_waiting_for_value_is_error(self):
+        """Waiting for a value is an error."""
         with pytest.raises(RuntimeError, match='meta'):
             record(lambda: on_meta(3).sum().item())
 
@@ -111,7 +114,8 @@ class TestCosts:
 class TestLaunches:
     """Of Triton kernels, which are not run."""
 
-    def test_a_scan_of_an_image_is_four(self):
+    def test_image_scan_is_four(self):
+        """A scan of an image is four."""
         # given an image of 6 x 8 tokens of 32 channels
         u, proj = on_meta(1, 6, 8, 32), on_meta(1, 6, 8, 4, 4)
         shapes = (4, 32, 2), (4, 32), (4, 32, 1), (4, 32)
@@ -155,7 +159,8 @@ class TestAgainstMeasurements:
             kernels = record(lambda: scan.ss2d(u, proj, *parameters, backend=backend))
         assert H200.replay_ms(kernels) == pytest.approx(IMAGES_MS[backend, channels], rel=0.3)
 
-    def test_a_whole_pair_with_a_loop_over_chunks(self):
+    def test_whole_pair_with_chunk_loop(self):
+        """A whole pair with a loop over chunks."""
         # given `light` as it was measured: painting, nothing but SS2D fused
         with torch.device('meta'):
             network = diffmf(width=32, depth=1, mlp_ratio=2.0, mixing=False)
@@ -214,7 +219,8 @@ class TestReport:
         assert set(pair['gpus']) == {'H200', 'RTX 4090', 'AGX Thor', 'AGX Orin 64 GB'}
         assert step['by_kind']['convolution']['launches'] > 0
 
-    def test_options_that_need_a_machine_are_refused(self):
+    def test_machine_options_are_refused(self):
+        """Options that need a machine are refused."""
         done = bench('--frames', 3)
         assert done.exit_code == 2 and 'not with --plan: --frames' in done.output
 

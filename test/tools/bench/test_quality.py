@@ -43,7 +43,8 @@ def looks(**ap40):
             (ap, found, others) in ap40.items()}
 
 
-def test_peers_are_twelve_networks_on_msrs_and_nine_elsewhere():
+def test_peer_counts_by_data_set():
+    """Peers are twelve networks on MSRS and nine elsewhere."""
     peers = read_peers()
     assert {dataset: len(methods) for dataset,
             methods in peers.items()} == {'MSRS': 12, 'RoadScene': 9, 'all': 9}
@@ -51,7 +52,8 @@ def test_peers_are_twelve_networks_on_msrs_and_nine_elsewhere():
     assert all(metric in network for network in peers['MSRS'].values() for metric in AGAINST_PEERS)
 
 
-def test_what_was_not_measured_of_a_peer_is_left_out():
+def test_unmeasured_peers_are_left_out():
+    """What was not measured of a peer is left out."""
     peers = read_peers()['MSRS']
     assert 'AG' not in peers['4.5K network'] and 'SSIM_dr255' not in peers['4.5K network']
     assert peers['4.5K network']['flicker_road_0111_1753'] == 2.35
@@ -71,17 +73,20 @@ def test_haze_and_flicker_have_a_most():
     assert (found['flicker, calm'], found['flicker, nervous']) == (True, False)
 
 
-def test_what_no_image_defines_has_no_bar():
+def test_undefined_score_has_no_bar():
+    """What no image defines has no bar."""
     assert 'target_dark' not in verdicts({'target_dark': np.nan})
 
 
-def test_a_tenth_less_is_enough_where_it_says_so():
+def test_tenth_less_is_enough():
+    """A tenth less is enough where it says so."""
     worse = {metric: 0.9 * least for metric, least in LEAST.items()} | {'haze': 6.6}
     assert not any(verdicts(worse)[metric] for metric in (*LEAST, 'haze'))
     assert all(verdicts(worse, share=0.9)[metric] for metric in (*LEAST, 'haze'))
 
 
-def test_the_median_peer_is_passed_in_six_with_scd_and_ssim():
+def test_median_peer_passed_in_six():
+    """The median peer is passed in six with SCD and SSIM."""
     assert verdicts(msrs={'EN': 1.0, 'MI': 1.0})['median peer, MSRS']
     assert not verdicts(msrs={'EN': 1.0, 'MI': 1.0, 'SF': 1.0})['median peer, MSRS']
     for metric in ('SCD', 'SSIM_dr2'):
@@ -93,7 +98,8 @@ def test_classical_is_passed_in_six():
     assert not verdicts({'SCD': 1.0, 'MI': 1.0, 'EN': 0.9})['classical, all']
 
 
-def test_the_detector_finds_as_much_as_on_the_better_camera_and_the_blend():
+def test_detector_beats_camera_and_blend():
+    """The detector finds as much as on the better camera and the blend."""
     cameras = {'rgb': (0.9, 9, 20), 'thermal': (0.5, 5, 3), 'blend': (0.8, 8, 9)}
     table = {'north': looks(net=(0.89, 0, 0), **cameras),
              'south': looks(net=(0.889, 0, 0), **cameras),
@@ -108,7 +114,8 @@ def test_the_detector_finds_as_much_as_on_the_better_camera_and_the_blend():
     assert not verdicts(detector=table, shifted={'net': 0.719})['AP40 shifted by 8 px']
 
 
-def test_the_rendered_drives_and_the_smoke_clip_have_counts():
+def test_drives_and_smoke_have_counts():
+    """The rendered drives and the smoke clip have counts."""
     drives = {'smoke': looks(net=(0, 22, 0), thermal=(0, 16, 0), rgb=(0, 5, 0),
                              classical=(0, 22, 0)),
               'night': looks(net=(0, 19, 0), thermal=(0, 18, 0), rgb=(0, 17, 0),
@@ -121,14 +128,16 @@ def test_the_rendered_drives_and_the_smoke_clip_have_counts():
     assert found['finds, smoke_1'] and 'finds, road' not in found
 
 
-def test_flat_thermal_leaves_rgb_as_it_is_or_counts_as_blind():
+def test_flat_thermal_leaves_rgb():
+    """Flat thermal leaves RGB as it is or counts as blind."""
     assert verdicts(flat_thermal={'net': 40.0})['flat thermal']
     assert verdicts(flat_thermal={'net': np.inf})['flat thermal']
     assert not verdicts(flat_thermal={'net': 39.9})['flat thermal']
     assert verdicts(flat_thermal={'net': 7.0}, flat_is_rgb=True)['flat thermal']
 
 
-def test_the_node_passes_rgb_on_where_thermal_is_flat():
+def test_node_passes_rgb_on_flat():
+    """The node passes RGB on where thermal is flat."""
     picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     assert passes_rgb_on([picture])
 
@@ -140,7 +149,8 @@ def test_a_miss_says_by_how_much():
     assert (found['target'].asked, found['target'].reached) == ('at least 0.900', '0.700')
 
 
-def test_a_shifted_image_repeats_its_left_column():
+def test_shifted_image_repeats_left_column():
+    """A shifted image repeats its left column."""
     image = np.arange(6).reshape(1, 6)
     assert shifted(image, 2).tolist() == [[0, 0, 0, 1, 2, 3]]
     assert shifted(image, 0) is image
@@ -163,7 +173,8 @@ def test_published_figures_keep_their_digits():
                    f'| 0.635 | 0.541 | 0.918 | 1.375{" | -" * 4} |')
 
 
-def test_flicker_is_shown_to_the_mean_and_to_the_noisier_input():
+def test_flicker_against_mean_and_noisier():
+    """Flicker is shown to the mean and to the noisier input."""
     measured = Flicker(fused=1.5, ir=1.0, vi_y=2.0, static_share=0.8)
     lines = quality_tables.flicker_lines({'clip': {'maximum': measured}},
                                          {'MSRS': {'peer': {'flicker_clip': 2.35}}})
@@ -171,7 +182,8 @@ def test_flicker_is_shown_to_the_mean_and_to_the_noisier_input():
     assert '| clip | peer | 2.35 | - | - | - | - | - |' in lines
 
 
-def test_methods_are_measured_by_data_set_and_over_all(tmp_path):
+def test_methods_by_data_set_and_overall(tmp_path):
+    """Methods are measured by data set and over all."""
     # Given two data sets of one pair each
     random = np.random.default_rng(0)
     for dataset in ('north', 'south'):

@@ -40,7 +40,8 @@ def test_a_convolution_and_a_linear_layer():
     assert work.elements == work.features + work.parameters
 
 
-def test_a_depthwise_convolution_sees_one_channel_each():
+def test_depthwise_convolution_one_channel():
+    """A depthwise convolution sees one channel each."""
     with torch.device('meta'):
         network = TwoImages(lambda layers, x: layers['conv'](x.expand(1, 4, 6, 10)),
                             conv=torch.nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False))
@@ -76,7 +77,8 @@ def test_a_two_direction_ssd():
                                                   60 * (2 * 2 * 32 + 16 + 2))
 
 
-def test_a_scan_through_the_tokens_of_two_images():
+def test_scan_of_two_images():
+    """A scan through the tokens of two images."""
     # given the cross-modal scan of 16 channels: 24 inner channels, 3 states, rank 1, 4 x (1 + 6)
     # values a token
     class Network(torch.nn.Module):
@@ -121,7 +123,8 @@ def test_presets_take_what_the_documentation_says(model, preset, multiply_adds):
         multiply_adds, rel=0.02)
 
 
-def test_work_follows_the_pixels_that_the_network_sees():
+def test_work_follows_network_pixels():
+    """Work follows the pixels that the network sees."""
     small, large = (work_of_preset('diffmf', 'light', size) for size in ((320, 240), (640, 480)))
     # but for one pooled layer
     assert large.operations == pytest.approx(4 * small.operations, rel=1e-3)
@@ -131,13 +134,15 @@ def test_work_follows_the_pixels_that_the_network_sees():
                           (640, 480)) == work_of_preset('s4fusion', 'light', (649, 481))
 
 
-def test_the_floor_is_the_slower_of_the_two():
+def test_floor_is_the_slower():
+    """The floor is the slower of the two."""
     roof = Roofs('cpu', 'bfloat16', operations_per_s=100e9, bytes_per_s=20e9, element_bytes=2)
     assert roof.floor_ms(Work(operations=1e9, features=1e6)) == pytest.approx(10)
     assert roof.floor_ms(Work(operations=1e6, features=1e9)) == pytest.approx(100)
 
 
-def test_rates_come_from_the_best_of_the_rounds(monkeypatch):
+def test_rates_from_best_round(monkeypatch):
+    """Rates come from the best of the rounds."""
     # given a clock under which the products take 3, 2, 4 ... s and the copies 1, 5, 5 ... s
     monkeypatch.setattr(roofs, 'ROUNDS', 3)
     monkeypatch.setitem(roofs.MATRIX_SIDE, 'cpu', 10)

@@ -43,14 +43,16 @@ def met(**parts):
     return {bar.what: bar.met for bar in report(**parts).bars()}
 
 
-def test_the_total_adds_the_stages_of_each_pair():
+def test_total_adds_stages():
+    """The total adds the stages of each pair."""
     assert cost().quantile('total', 0.5) == 3.0
     assert cost().quantile('total', 1.0) == 10.0
     assert cost().quantile('align', 0.5) == 2.0
     assert cost().quantile('cpu', 0.5) == 5.5
 
 
-def test_growth_is_the_last_third_over_the_first():
+def test_growth_is_last_over_first():
+    """Growth is the last third over the first."""
     # given ages that rise by a millisecond an image, with an outlier
     ages = [50.0 + i for i in range(30)]
     ages[3] = 1000.0
@@ -59,13 +61,15 @@ def test_growth_is_the_last_third_over_the_first():
     assert overload([80.0] * 30).growth_ms == 0
 
 
-def test_throughput_compares_with_the_time_of_the_network():
+def test_throughput_compares_network_time():
+    """Throughput compares with the time of the network."""
     measured = overload([80.0] * 39, rate_hz=19.0)
     assert measured.rate_hz == pytest.approx(19.0)
     assert measured.throughput == pytest.approx(0.95)
 
 
-def test_a_node_that_is_as_asked_meets_every_bar():
+def test_good_node_meets_every_bar():
+    """A node that is as asked meets every bar."""
     assert met() == {'cost p50': True, 'cost p99': True, 'age p99': True,
                      'growth of the age': True, 'throughput': True}
 
@@ -85,7 +89,8 @@ def test_too_few_images_say_nothing():
         overload([80.0] * 3)
 
 
-def test_json_has_bars_quantiles_and_every_sample():
+def test_json_has_bars_and_samples():
+    """JSON has bars quantiles and every sample."""
     whole = json.loads(report(costs={OURS: cost(), USUAL: cost()}, notes=('a note',)).as_json())
 
     assert whole['format'] == 'diffmf_ros bench shell 1'
@@ -101,7 +106,8 @@ def test_json_has_bars_quantiles_and_every_sample():
                                 'at_least': False, 'met': True}
 
 
-def test_tables_show_both_ways_and_a_missed_bar(capsys):
+def test_tables_show_missed_bar(capsys):
+    """Tables show both ways and a missed bar."""
     from rich.console import Console
 
     slow = {OURS: overload([120.0] * 30), USUAL: overload([400.0] * 30)}
@@ -117,13 +123,15 @@ def test_tables_show_both_ways_and_a_missed_bar(capsys):
     assert 'a processor, 2 cores; 0.3 other processes busy before' in shown
 
 
-def test_without_ros_it_says_what_to_install(monkeypatch):
+def test_missing_ros_names_install(monkeypatch):
+    """Without ROS it says what to install."""
     monkeypatch.setattr(shell_bench, 'find_spec', lambda name: None)
     with pytest.raises(DiffmfError, match=r'pip install "ros-rclpy'):
         shell_bench.run(size=(64, 48), pairs=1, compute_ms=20, overload_s=1)
 
 
-def test_without_message_filters_the_conversions_are_compared(monkeypatch):
+def test_conversions_without_message_filters(monkeypatch):
+    """Without message_filters the conversions are compared."""
     # given probes that report made-up samples, and no message_filters
     asked = []
 
@@ -157,7 +165,8 @@ def test_a_probe_that_fails_says_why():
 @pytest.mark.parametrize('arguments, complaint', [
     (('--shell', '--preset', 'nano'), 'not with --shell: --preset'),
     (('--compute-ms', 20), 'with --shell alone: --compute-ms')])
-def test_options_that_would_be_ignored_are_refused(arguments, complaint):
+def test_ignored_options_are_refused(arguments, complaint):
+    """Options that would be ignored are refused."""
     done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'bench',
                            *map(str, arguments)],
                           capture_output=True, text=True, timeout=60, check=False)
@@ -166,7 +175,8 @@ def test_options_that_would_be_ignored_are_refused(arguments, complaint):
 
 
 @needs_ros
-def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
+def test_usual_way_gives_same_picture():
+    """The usual way with the same homography gives the same picture."""
     from diffmf_ros.inference.host_path import StageClock
     from diffmf_ros.tools.bench.probes.baseline_fusion import UsualFusion
     from diffmf_ros.tools.bench.probes.scene import homography, moving_images
@@ -188,7 +198,8 @@ def test_the_usual_way_with_the_same_homography_gives_the_same_picture():
 
 
 @needs_ros
-def test_moving_images_differ_from_one_to_the_next():
+def test_moving_images_differ():
+    """Moving images differ from one to the next."""
     from diffmf_ros.tools.bench.probes.scene import FRAMES, moving_images
 
     for stream, encoding in zip(moving_images((64, 48), seed=0), ('bgr8', 'mono16')):
@@ -198,7 +209,8 @@ def test_moving_images_differ_from_one_to_the_next():
 
 
 @needs_ros
-def test_the_network_of_fixed_time_fuses_through_the_whole_pipeline(tmp_path):
+def test_fixed_time_network_full_pipeline(tmp_path):
+    """The network of fixed time fuses through the whole pipeline."""
     from diffmf_ros.core.frames import RGB, THERMAL, Mode, Pair
     from diffmf_ros.core.settings import DEFAULTS, with_changes
     from diffmf_ros.ros.messages import to_frame

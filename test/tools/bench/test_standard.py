@@ -67,7 +67,8 @@ def test_too_few_images_are_an_error():
         result(run([20, 20], lost=8)).metrics()
 
 
-def test_the_file_says_what_a_table_needs_and_not_whose_machine_it_is(tmp_path):
+def test_file_is_complete_and_anonymous(tmp_path):
+    """The file says what a table needs and not whose machine it is."""
     import platform
 
     (tmp_path / 'm.json').write_text(report(result(run([20] * 10))).as_json())
@@ -92,7 +93,8 @@ def test_the_file_says_what_a_table_needs_and_not_whose_machine_it_is(tmp_path):
     )
 
 
-def test_the_page_loads_nothing_and_escapes_what_others_wrote():
+def test_page_loads_nothing_and_escapes():
+    """The page loads nothing and escapes what others wrote."""
     page = machines.page(report(result(run([20] * 10))).as_dict())
 
     assert 'a &lt;processor&gt;' in page and '<processor>' not in page
@@ -107,7 +109,8 @@ def test_other_files_are_refused(tmp_path, text):
         machines.read_report(tmp_path / 'x.json')
 
 
-def test_the_page_of_machines_is_made_from_their_files():
+def test_machines_page_from_files():
+    """The page of machines is made from their files."""
     module = runpy.run_path(str(ROOT / 'docs' / 'machines_page.py'))
     page = (ROOT / 'docs' / 'machines.md').read_text(encoding='utf-8')
 
@@ -123,7 +126,8 @@ def test_the_page_of_machines_is_made_from_their_files():
         (['--standard', '--shell'], '--standard'),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(words, said):
+def test_conflicting_options_are_refused(words, said):
+    """Options that do not go together are refused."""
     done = CliRunner().invoke(
         application(), ['bench', *words], env={'COLUMNS': '200', 'NO_COLOR': '1'}
     )

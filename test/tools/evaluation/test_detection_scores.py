@@ -44,7 +44,8 @@ def test_overlap_is_intersection_over_union():
     assert overlaps(boxes(), boxes(BOX)).shape == (0, 1)
 
 
-def test_an_object_is_found_once_by_the_surest():
+def test_object_found_once_by_surest():
+    """An object is found once by the surest."""
     matched, counts = matches(
         found((BOX, 0.5), (BOX, 0.9), (NEXT, 0.3)), truth(BOX, NEXT), overlap=0.5
     )
@@ -52,7 +53,8 @@ def test_an_object_is_found_once_by_the_surest():
     assert counts.all()
 
 
-def test_what_lies_by_more_than_half_in_a_region_to_ignore_does_not_count():
+def test_ignored_regions_do_not_count():
+    """What lies by more than half in a region to ignore does not count."""
     # Given detections by 60 % and by exactly half in a region, and one on an object in it
     region = (0, 0, 100, 12)
     matched, counts = matches(
@@ -64,7 +66,8 @@ def test_what_lies_by_more_than_half_in_a_region_to_ignore_does_not_count():
     assert counts.tolist() == [False, True, True]
 
 
-def test_average_precision_is_the_area_below_the_envelope():
+def test_average_precision_under_envelope():
+    """Average precision is the area below the envelope."""
     # Given hit, miss, hit in the order of their scores, over two images with four objects
     images = [
         (found((BOX, 0.9), (FAR, 0.8)), truth(BOX, NEXT)),
@@ -84,7 +87,8 @@ def test_the_overlap_that_is_asked_decides():
     )
 
 
-def test_objects_are_found_from_a_score_of_three_tenths():
+def test_found_from_three_tenths():
+    """Objects are found from a score of three tenths."""
     images = [
         (found((BOX, 0.30001), (NEXT, 0.29999)), truth(BOX, NEXT)),
         (found(((0, 0, 10, 8.1), 0.9)), truth(BOX)),
@@ -92,7 +96,8 @@ def test_objects_are_found_from_a_score_of_three_tenths():
     assert objects_found(images) == 2
 
 
-def test_found_again_is_of_the_same_class_and_place():
+def test_found_again_same_class_place():
+    """Found again is of the same class and place."""
     reference = found((BOX, 0.9, 0), (NEXT, 0.9, 2), (FAR, 0.9, 2))
     assert found_again(reference, reference) == 3
     assert (
@@ -102,7 +107,8 @@ def test_found_again_is_of_the_same_class_and_place():
     assert found_again(found(), reference) == 0
 
 
-def test_a_trial_scores_every_method_by_data_set():
+def test_trial_scores_by_data_set():
+    """A trial scores every method by data set."""
     # Given one person found in RGB, another in thermal, and by day a car in RGB alone
     answers = {
         1: found((BOX, 0.9), (FAR, 0.8, 2)),
@@ -141,7 +147,8 @@ def test_a_trial_scores_every_method_by_data_set():
     assert np.isnan(table['night']['fused']['day_again'])
 
 
-def test_boxes_are_found_by_data_set_and_stem_or_stem(tmp_path):
+def test_boxes_found_by_set_or_stem(tmp_path):
+    """Boxes are found by data set and stem or stem."""
     path = tmp_path / 'boxes.json'
     path.write_text(
         json.dumps({'north_a': {'people': [BOX], 'ignore': [FAR]}, 'b': {'people': []}})
@@ -166,7 +173,8 @@ def test_boxes_are_found_by_data_set_and_stem_or_stem(tmp_path):
         ('{"a": {"people": [[0, 0, "5", 9]]}}', 'got .0, 0, "5", 9.'),
     ],
 )
-def test_boxes_that_are_none_are_refused_with_their_place(tmp_path, text, said):
+def test_invalid_boxes_name_their_place(tmp_path, text, said):
+    """Boxes that are none are refused with their place."""
     path = tmp_path / 'boxes.json'
     path.write_text(text)
     with pytest.raises(BoxesError, match=said):

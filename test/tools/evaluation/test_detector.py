@@ -46,7 +46,8 @@ def nanodet_output(columns=4 * 8 + 2, cells=CELLS):
     return output
 
 
-def test_yolox_lies_in_the_corner_and_counts_in_cells(tmp_path):
+def test_yolox_corner_and_cells(tmp_path):
+    """YOLOX lies in the corner and counts in cells."""
     # Given a detector of a known object at center (28, 12)
     detector = Detector(write_constant(tmp_path / 'd.onnx', yolox_output()))
     found = detector(np.zeros((128, 128, 3), np.uint8))  # twice the input
@@ -65,7 +66,8 @@ def test_yolox_lies_in_the_corner_and_counts_in_cells(tmp_path):
         ('yolov8', one_row(CELLS, 4 + 2, 7, [28, 24, 16, 8, 0.0, 0.45]).T.copy()),
     ],
 )
-def test_yolov5_and_yolov8_lie_in_the_middle_and_count_in_pixels(tmp_path, name, output):
+def test_yolov5_yolov8_middle_and_pixels(tmp_path, name, output):
+    """YOLOv5 and YOLOv8 lie in the middle and count in pixels."""
     detector = Detector(write_constant(tmp_path / 'd.onnx', output))
     found = detector(WIDE)
     assert detector.layout.name == name
@@ -75,7 +77,8 @@ def test_yolov5_and_yolov8_lie_in_the_middle_and_count_in_pixels(tmp_path, name,
 
 
 @pytest.mark.parametrize(('cells', 'point'), [(CELLS, (28, 12)), (CELLS + 1, (24, 8))])
-def test_nanodet_is_stretched_and_both_versions_have_their_points(tmp_path, cells, point):
+def test_nanodet_stretched_both_versions(tmp_path, cells, point):
+    """NanoDet is stretched and both versions have their points."""
     # Given points in the middle of cells, and Plus with a fourth stride and corners
     output = nanodet_output(cells=cells)
     detector = Detector(write_constant(tmp_path / 'd.onnx', output), layout='nanodet')
@@ -86,7 +89,8 @@ def test_nanodet_is_stretched_and_both_versions_have_their_points(tmp_path, cell
     assert found.scores == pytest.approx([0.7])
 
 
-def test_the_inputs_are_those_of_their_families():
+def test_inputs_follow_their_families():
+    """The inputs are those of their families."""
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[..., 0], picture[..., 2] = 200, 100  # blue, red
     yolox, _ = LAYOUTS['yolox'].place(picture, SIZE)
@@ -112,7 +116,8 @@ def test_a_detector_reacts_to_the_picture(tmp_path):
     assert len(detector(picture, least_score=0.9).scores) == 0
 
 
-def test_layouts_that_look_alike_are_told_apart_by_the_number_of_classes():
+def test_layouts_told_by_class_count():
+    """Layouts that look alike are told apart by the number of classes."""
     assert choose((CELLS, 85), SIZE).name == 'yolox'
     assert choose((CELLS, 112), SIZE).name == 'nanodet'  # 80 classes, not 107
     assert choose((CELLS, 34), SIZE, classes=29).name == 'yolox'
@@ -121,7 +126,8 @@ def test_layouts_that_look_alike_are_told_apart_by_the_number_of_classes():
         choose((CELLS, 34), SIZE)
 
 
-def test_an_unknown_output_is_refused_with_its_shape(tmp_path):
+def test_unknown_output_names_shape(tmp_path):
+    """An unknown output is refused with its shape."""
     file = write_constant(tmp_path / 'd.onnx', np.zeros((300, 6), np.float32))
     with pytest.raises(
         DetectorError,
@@ -134,7 +140,8 @@ def test_an_unknown_output_is_refused_with_its_shape(tmp_path):
         Detector(file, layout='retina')
 
 
-def test_files_that_are_no_detectors_are_refused(tmp_path):
+def test_non_detector_files_are_refused(tmp_path):
+    """Files that are no detectors are refused."""
     with pytest.raises(DetectorError, match='is not a file'):
         Detector(tmp_path / 'none.onnx')
     (tmp_path / 'text.onnx').write_text('text')
@@ -149,7 +156,8 @@ def test_files_that_are_no_detectors_are_refused(tmp_path):
     assert Detector(unsized, size=SIZE).layout.name == 'yolox'
 
 
-def test_a_missing_onnxruntime_is_said_with_the_remedy(tmp_path, monkeypatch):
+def test_missing_onnxruntime_names_install(tmp_path, monkeypatch):
+    """A missing onnxruntime is reported with the remedy."""
     file = write_constant(tmp_path / 'd.onnx', yolox_output())
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(DetectorError, match=r'pip install onnxruntime'):
@@ -164,7 +172,8 @@ def found(*rows):
     )
 
 
-def test_the_weaker_of_two_that_overlap_goes_unless_it_is_of_another_class():
+def test_weaker_overlap_is_suppressed():
+    """The weaker of two that overlap goes unless it is of another class."""
     got = suppressed(
         found(
             (0, 0, 10, 10, 0.5, 0),
@@ -178,14 +187,16 @@ def test_the_weaker_of_two_that_overlap_goes_unless_it_is_of_another_class():
     assert len(suppressed(found()).scores) == 0
 
 
-def test_two_cameras_together_find_each_object_once():
+def test_two_cameras_find_objects_once():
+    """Two cameras together find each object once."""
     got = pooled(
         found((0, 0, 10, 10, 0.5, 0), (30, 0, 40, 10, 0.3, 0)), found((0, 1, 10, 10, 0.8, 0))
     )
     assert got.scores == pytest.approx([0.8, 0.3])
 
 
-def test_class_names_come_from_a_file_or_a_list(tmp_path):
+def test_class_names_from_file_or_list(tmp_path):
+    """Class names come from a file or a list."""
     (tmp_path / 'names.txt').write_text('person\n\ncar\n')
     assert (
         read_classes(str(tmp_path / 'names.txt'))

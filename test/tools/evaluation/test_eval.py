@@ -67,7 +67,8 @@ def test_luminance_is_the_weighted_sum_rounded():
     assert np.array_equal(luminance(pixels[..., 0]), pixels[..., 0])
 
 
-def test_fused_files_are_scored_on_their_luminance(folders):
+def test_fused_files_scored_on_luminance(folders):
+    """Fused files are scored on their luminance."""
     got = evaluate(folders['rgb'], folders['thermal'], fused=folders['fused'])
     assert [image.name for image in got.images] == ['a', 'b', 'c']
     assert got.problems == []
@@ -78,7 +79,8 @@ def test_fused_files_are_scored_on_their_luminance(folders):
     assert got.images[1].scores[FROM_FILES] == pytest.approx(expected, nan_ok=True)
 
 
-def test_baselines_stand_beside_it_and_means_are_over_the_images(folders):
+def test_baselines_and_means_over_images(folders):
+    """Baselines stand beside it and means are over the images."""
     got = evaluate(folders['rgb'], folders['thermal'], method=('maximum', BASELINES['maximum']))
     means = got.means()
     assert list(means) == ['maximum', 'average', 'classical', 'blend', 'rgb', 'thermal']
@@ -87,7 +89,8 @@ def test_baselines_stand_beside_it_and_means_are_over_the_images(folders):
     assert means['maximum']['salience'] == 1.0
 
 
-def test_files_that_do_not_fit_are_named_and_the_rest_is_scored(folders):
+def test_unfit_files_named_rest_scored(folders):
+    """Files that do not fit are named and the rest is scored."""
     # Given a missing partner, another size, no image at all, two of one stem, a cut JPEG and a
     # tiny pair
     rgb, thermal, fused = folders.values()
@@ -123,7 +126,8 @@ def test_visible_of_16_bit_is_refused(folders):
     assert '8-bit' in got.problems[0].reason
 
 
-def test_thermal_of_16_bit_goes_through_the_gain_control(folders):
+def test_16_bit_thermal_uses_gain_control(folders):
+    """Thermal of 16-bit goes through the gain control."""
     # Given 16-bit thermal that is 8-bit thermal on an offset, so that the stretch nearly gives it
     # back
     ir = scene(10)
@@ -145,14 +149,16 @@ def test_a_sequence_has_flicker(folders):
     assert content['mean']['flicker'] == content['flicker']['average']['ratio']
 
 
-def test_a_frame_that_cannot_be_read_interrupts_the_sequence(folders):
+def test_unreadable_frame_interrupts_sequence(folders):
+    """A frame that cannot be read interrupts the sequence."""
     (folders['thermal'] / 'b.bmp').unlink()
     got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']),
                    sequence=True)
     assert np.isnan(got.flicker['average'].static_share)  # a and c do not follow each other
 
 
-def test_json_has_null_for_what_is_not_defined(folders):
+def test_json_null_for_undefined(folders):
+    """JSON has null for what is not defined."""
     # Given flat thermal and visible images, the fused one the same
     flat = np.full(SIZE, 90, np.uint8)
     for folder, file in (('rgb', 'a.png'), ('thermal', 'a.bmp'), ('fused', 'a.png')):
@@ -200,7 +206,8 @@ def test_page_is_self_contained_and_escaped(folders, tmp_path):
         assert f'<button data-name="{name}">' in text
 
 
-def test_pictures_of_many_images_lie_beside_the_page(folders, tmp_path):
+def test_many_pictures_beside_page(folders, tmp_path):
+    """Pictures of many images lie beside the page."""
     page = eval_page.Page(tmp_path / 'page.html', count=eval_page.EMBEDDED + 1)
     page.write(evaluate(folders['rgb'], folders['thermal'],
                         method=('average', BASELINES['average']), show=page.add))
@@ -221,7 +228,8 @@ def test_command_scores_and_writes(folders, tmp_path):
     assert (tmp_path / 'e.html').stat().st_size > 5000
 
 
-def test_command_says_what_it_could_not_score(folders, tmp_path):
+def test_command_lists_unscored(folders, tmp_path):
+    """Command says what it could not score."""
     (folders['thermal'] / 'a.bmp').unlink()
     done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--fused',
                        folders['fused'], '--json', tmp_path / 'e.json')
@@ -231,7 +239,8 @@ def test_command_says_what_it_could_not_score(folders, tmp_path):
     assert [p['name'] for p in strict((tmp_path / 'e.json').read_text())['problems']] == ['a']
 
 
-def test_command_with_nothing_that_fits_scores_nothing(folders, tmp_path):
+def test_command_with_nothing_to_score(folders, tmp_path):
+    """Command with nothing that fits scores nothing."""
     for file in folders['thermal'].iterdir():
         file.rename(file.with_stem(f'other_{file.stem}'))
     done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model',
@@ -242,7 +251,8 @@ def test_command_with_nothing_that_fits_scores_nothing(folders, tmp_path):
     assert content['images'] == [] and content['mean'] == dict.fromkeys(METRICS)
 
 
-def test_command_without_a_choice_or_with_an_unknown_model_exits_with_2(folders):
+def test_wrong_choice_exits_2(folders):
+    """Command without a choice or with an unknown model exits with 2."""
     both = '--rgb', folders['rgb'], '--thermal', folders['thermal']
     assert diffmf_eval(*both).returncode == 2
     unknown = diffmf_eval(*both, '--model', 'sharpest')

@@ -57,7 +57,8 @@ def diffmf_eval(*arguments):
     )
 
 
-def test_data_sets_are_scored_together_and_one_by_one(sets):
+def test_data_sets_together_and_singly(sets):
+    """Data sets are scored together and one by one."""
     got = evaluate(pairs=sets, method=('maximum', BASELINES['maximum']))
     assert [(image.dataset, image.name) for image in got.images] == [
         ('north', 'north/a'),
@@ -70,7 +71,8 @@ def test_data_sets_are_scored_together_and_one_by_one(sets):
     )
 
 
-def test_fused_images_of_data_sets_lie_in_folders_of_their_names(sets, tmp_path):
+def test_fused_images_in_set_folders(sets, tmp_path):
+    """Fused images of data sets lie in folders of their names."""
     for dataset in ('north', 'south'):
         (tmp_path / 'fused' / dataset).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / 'fused' / dataset / 'a.png'), np.full(SIZE, 50, np.uint8))
@@ -79,7 +81,8 @@ def test_fused_images_of_data_sets_lie_in_folders_of_their_names(sets, tmp_path)
     assert 'fused images' not in got.flat_thermal and got.flat_thermal['rgb'] == np.inf
 
 
-def test_folders_are_given_one_way_or_the_other(sets):
+def test_folders_given_one_way(sets):
+    """Folders are given one way or the other."""
     way = {'method': ('maximum', BASELINES['maximum'])}
     with pytest.raises(EvaluationError, match='not both'):
         evaluate(sets / 'north' / 'vi', pairs=sets, **way)
@@ -89,7 +92,8 @@ def test_folders_are_given_one_way_or_the_other(sets):
         evaluate(pairs=sets / 'north' / 'vi', **way)
 
 
-def test_a_detector_is_scored_on_every_method_and_data_set(sets, boxes, tmp_path):
+def test_detector_scored_on_methods_sets(sets, boxes, tmp_path):
+    """A detector is scored on every method and data set."""
     # Given a detector that finds bright cells
     detector = write_hot_spot(tmp_path / 'd.onnx')
     done = diffmf_eval(
@@ -132,7 +136,8 @@ def test_a_detector_is_scored_on_every_method_and_data_set(sets, boxes, tmp_path
     assert 'an unchanged detector' in page and len(re.findall('src="data:image/jpeg', page)) == 6
 
 
-def test_boxes_are_the_targets_of_the_images_that_they_name(sets, boxes, tmp_path):
+def test_boxes_are_targets(sets, boxes, tmp_path):
+    """Boxes are the targets of the images that they name."""
     done = diffmf_eval(
         '--pairs', sets, '--model', 'rgb', '--boxes', boxes, '--json', tmp_path / 'e.json'
     )
@@ -157,7 +162,8 @@ def test_boxes_are_the_targets_of_the_images_that_they_name(sets, boxes, tmp_pat
         (('--boxes', 'none.json'), 'cannot be read as JSON'),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence(sets, tmp_path, more, said):
+def test_unusable_input_is_one_sentence(sets, tmp_path, more, said):
+    """What cannot be used is one sentence."""
     write_hot_spot(tmp_path / 'd.onnx')
     write_constant(tmp_path / 'other.onnx', np.zeros((7, 3), np.float32))
     more = [tmp_path / part if '.' in part else part for part in more]
@@ -179,7 +185,8 @@ def test_boxes_are_drawn_in_their_colors():
     assert not image[29, 65].any()  # not sure enough
 
 
-def test_a_detector_sees_fused_files_as_they_are(sets, tmp_path):
+def test_detector_sees_fused_files(sets, tmp_path):
+    """A detector sees fused files as they are."""
     # Given fused files in which the person is elsewhere, in the data set north alone
     (tmp_path / 'fused').mkdir()
     moved = np.full((*SIZE, 3), 20, np.uint8)

@@ -35,7 +35,7 @@ def near(value):
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason=f'the golden images are not at {SHARED}')
-def test_golden_values():
+def test_metrics_match_golden_values():
     # Given the images of the public evaluator, their luminance rounded in float32 as it does
     for row in json.loads(GOLDEN.read_text()):
         folder, name = row['pair'].split('_', 1)
@@ -61,7 +61,8 @@ def test_constant_images_have_no_content():
     assert got['PSNR'] == np.inf
 
 
-def test_fused_equal_to_both_sources_is_perfect():
+def test_equal_images_are_perfect():
+    """Fused equal to both sources is perfect."""
     image = scene(1)
     got = score(image, image, image)
     assert got['CC'] == near(1.0)
@@ -84,7 +85,7 @@ def test_metrics_of_the_fused_image_alone():
     assert metrics.spatial_frequency(halves) == near(200 / sqrt(59))
 
 
-def test_correlations():
+def test_correlations_of_known_images():
     ir, vi_y = scene(2) / 2, scene(3) / 2
     assert metrics.correlation_of_differences(ir, vi_y, ir + vi_y) == near(2.0)
     assert metrics.correlation(ir, ir, 255 - ir) == near(-1.0)
@@ -93,13 +94,15 @@ def test_correlations():
     assert metrics.correlation_of_differences(ir, vi_y, ir) == near(only)
 
 
-def test_peak_signal_to_noise_of_a_known_error():
+def test_psnr_of_known_error():
+    """Peak signal to noise of a known error."""
     image = scene(4) / 2 + 20
     assert metrics.peak_signal_to_noise(image - 5, image + 5,
                                         image) == near(20 * np.log10(255 / 5))
 
 
-def test_edge_transfer_of_kept_and_of_lost_edges():
+def test_qabf_of_kept_and_lost_edges():
+    """Edge transfer of kept and of lost edges."""
     step = np.repeat([[0.0, 200.0]], 50, axis=0).repeat(30, axis=1)
     kept = 0.9994 * 0.9879 / (1 + exp(-22 * 0.2))
     assert metrics.edge_transfer(step, step, step) == pytest.approx(kept, rel=1e-6)
@@ -107,13 +110,15 @@ def test_edge_transfer_of_kept_and_of_lost_edges():
     assert metrics.edge_transfer(step * 0, step * 0, step) == 0.0
 
 
-def test_artifacts_are_edges_that_no_source_has():
+def test_nabf_counts_invented_edges():
+    """Artifacts are edges that no source has."""
     flat, noisy = np.full((48, 48), 100.0), np.random.default_rng(5).uniform(0, 255, (48, 48))
     assert metrics.fusion_artifacts(flat, flat, noisy) > 0.99
     assert metrics.fusion_artifacts(noisy, flat, flat) == 0.0
 
 
-def test_every_metric_of_the_literature_is_symmetric_in_the_sources():
+def test_metrics_are_symmetric():
+    """Every metric of the literature is symmetric in the sources."""
     ir, vi_y, fused = scene(6), scene(7), scene(8)
     one, other = score(ir, vi_y, fused), score(vi_y, ir, fused)
     literature = ['EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255',
@@ -146,7 +151,8 @@ def test_structural_similarity_follows_its_definition(data_range):
         2 * np.mean(per_window), rel=5e-6)
 
 
-def test_structural_similarity_of_nearly_flat_bright_floats_does_not_explode():
+def test_ssim_of_flat_bright_floats():
+    """Structural similarity of nearly flat bright floats does not explode."""
     # Given images whose variance drowns in the rounding of float32
     random = np.random.default_rng(22)
     a, f = (250 + random.uniform(0, 1e-2, (48, 48)) for _ in range(2))
@@ -182,7 +188,7 @@ def test_images_that_cannot_be_scored(images, words):
         score(*images)
 
 
-def test_smallest_image():
+def test_smallest_image_is_scored():
     got = score(scene(19, 41), scene(20, 41), scene(21, 41))
     ours = {'detail', 'thermal_detail', 'saturation', 'target', 'target_worst', 'target_dark'}
     # flat nowhere, no color, no blobs

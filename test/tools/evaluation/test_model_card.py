@@ -45,13 +45,15 @@ def test_means_are_taken_metric_by_metric():
     assert means([{'EN': 1.0, 'SD': 4.0}, {'EN': 3.0, 'SD': 0.0}]) == {'EN': 2.0, 'SD': 2.0}
 
 
-def test_means_leave_out_what_an_image_does_not_define():
+def test_means_skip_undefined():
+    """Means leave out what an image does not define."""
     got = means([{'salience': np.nan, 'PSNR': np.inf}, {'salience': 0.5, 'PSNR': np.inf}])
     assert got['salience'] == 0.5
     assert np.isnan(got['PSNR'])
 
 
-def test_card_says_how_it_was_trained_and_what_it_scores(pairs, tmp_path):
+def test_card_has_training_and_scores(pairs, tmp_path):
+    """Card says how it was trained and what it scores."""
     folder, images = pairs
     torch.manual_seed(0)
     weights = tmp_path / 'diffmf_light.safetensors'

@@ -27,13 +27,15 @@ def stripes(high=140):
     return np.tile(np.repeat(np.array([100, high], np.uint8), 4), (SHAPE[0], SHAPE[1] // 8))
 
 
-def test_salience_of_the_maximum_is_one_and_of_the_visible_image_nothing():
+def test_salience_of_maximum_and_visible():
+    """Salience of the maximum is one and of the visible image nothing."""
     ir, vi_y = night()
     assert salience(ir, vi_y, np.maximum(ir, vi_y)) == 1.0
     assert salience(ir, vi_y, vi_y) == 0.0
 
 
-def test_salience_is_the_share_of_the_contrast():
+def test_salience_is_contrast_share():
+    """Salience is the share of the contrast."""
     # Given a contrast of 200 in the maximum, and a fused target that is 50 above its surround
     ir, vi_y = night()
     fused = np.where(ir == 240, 110, 60).astype(np.uint8)
@@ -42,14 +44,16 @@ def test_salience_is_the_share_of_the_contrast():
     assert salience(ir, vi_y, 255 - fused) == pytest.approx(-0.25)
 
 
-def test_only_what_is_near_the_target_is_its_surround():
+def test_surround_is_near_target():
+    """Only what is near the target is its surround."""
     ir, vi_y = night()
     fused = np.maximum(ir, vi_y)
     fused[:40], fused[80:] = 255, 255  # ten pixels away
     assert salience(ir, vi_y, fused) == 1.0
 
 
-def test_salience_that_no_image_defines_is_nan():
+def test_undefined_salience_is_nan():
+    """Salience that no image defines is NaN."""
     ir, vi_y = night()
     flat = np.full(SHAPE, 77, np.uint8)
     assert np.isnan(salience(flat, vi_y, vi_y))  # all is equally hot
@@ -57,7 +61,8 @@ def test_salience_that_no_image_defines_is_nan():
     assert np.isnan(salience(ir, np.full(SHAPE, 240, np.uint8), vi_y))
 
 
-def test_detail_of_the_visible_image_is_one_and_of_a_flat_one_nothing():
+def test_detail_of_visible_and_flat():
+    """Detail of the visible image is one and of a flat one nothing."""
     flat, vi_y = np.full(SHAPE, 90, np.uint8), stripes()
     assert detail(flat, vi_y, vi_y) == pytest.approx(1)
     assert detail(flat, vi_y, flat) == 0
@@ -69,12 +74,14 @@ def test_detail_of_the_visible_image_is_one_and_of_a_flat_one_nothing():
     (255 - stripes(), 0.0),  # edges the other way round
     (np.maximum(120, stripes()), 0.5),  # washed out by a brighter thermal image
 ])
-def test_detail_is_the_share_of_the_gradient_along_the_visible_one(fused, kept):
+def test_detail_is_gradient_share(fused, kept):
+    """Detail is the share of the gradient along the visible one."""
     flat = np.full(SHAPE, 90, np.uint8)
     assert detail(flat, stripes(), fused) == pytest.approx(kept, abs=1e-6)
 
 
-def test_detail_counts_only_where_thermal_is_flat():
+def test_detail_counts_where_thermal_flat():
+    """Detail counts only where thermal is flat."""
     # Given thermal with structure in the lower half, and a fused image that lost the visible one
     # there
     vi_y, structure = stripes(), stripes(200)[:, ::-1]
@@ -87,7 +94,8 @@ def test_detail_counts_only_where_thermal_is_flat():
     assert np.isnan(detail(structure, vi_y, vi_y))
 
 
-def test_detail_of_a_visible_image_without_any_is_nan():
+def test_detailless_visible_is_nan():
+    """Detail of a visible image without any is NaN."""
     flat = np.full(SHAPE, 90, np.uint8)
     assert np.isnan(detail(flat, flat, flat))
 
@@ -102,7 +110,8 @@ def test_thermal_detail_mirrors_detail():
     assert np.isnan(thermal_detail(stripes(), stripes(200)[:, ::-1], stripes()))
 
 
-def test_thermal_noise_is_no_detail_to_keep():
+def test_thermal_noise_is_no_detail():
+    """Thermal noise is no detail to keep."""
     # Given stripes in the left half of thermal and gradients below 2 levels a pixel in the right
     # one
     flat, right = np.full(SHAPE, 90.0), np.arange(SHAPE[1]) >= 80
@@ -119,7 +128,8 @@ def noisy(seed, sigma, base):
     return np.clip(base + np.random.default_rng(seed).normal(0, sigma, SHAPE), 0, 255)
 
 
-def test_flicker_is_the_change_over_that_of_the_inputs():
+def test_flicker_relative_to_inputs():
+    """Flicker is the change over that of the inputs."""
     # Given inputs whose noise changes by twice and by once the same amount, and fused frames with
     # the sum of both
     steps = [np.random.default_rng(seed).choice([-1.0, 1.0], SHAPE) for seed in range(5)]
@@ -134,7 +144,8 @@ def test_flicker_is_the_change_over_that_of_the_inputs():
     assert got.static_share > 0.95
 
 
-def test_what_moves_does_not_count_as_flicker():
+def test_motion_is_no_flicker():
+    """What moves does not count as flicker."""
     # Given noise in the whole image and a square that moves, and jumps in brightness where it is
     # fused
     frames = []
@@ -150,14 +161,16 @@ def test_what_moves_does_not_count_as_flicker():
     assert 0.7 < got.static_share < 0.95
 
 
-def test_a_fused_brightness_that_pumps_is_flicker():
+def test_pumping_brightness_is_flicker():
+    """A fused brightness that pumps is flicker."""
     frames = [(noisy(k, 1, 60), noisy(10 + k, 1, 100), np.full(SHAPE, 80.0 + 10 * (k % 2)))
               for k in range(4)]
     assert flicker(frames).fused == pytest.approx(10)
     assert flicker(frames).ratio > 5
 
 
-def test_flicker_needs_two_frames_in_a_row():
+def test_flicker_needs_two_frames():
+    """Flicker needs two frames in a row."""
     frame = noisy(0, 1, 60), noisy(1, 1, 60), noisy(2, 1, 60)
     assert np.isnan(flicker([frame]).ratio)
     meter = FlickerMeter()
@@ -167,7 +180,8 @@ def test_flicker_needs_two_frames_in_a_row():
     assert np.isnan(meter.result().fused)
 
 
-def test_flicker_of_a_frozen_clip_is_not_defined():
+def test_frozen_clip_has_no_flicker():
+    """Flicker of a frozen clip is not defined."""
     still = np.full(SHAPE, 50, np.uint8)
     got = flicker([(still, still, still)] * 3)
     assert (got.fused, got.static_share) == (0.0, 1.0)

@@ -54,7 +54,8 @@ def replay(*arguments):
     )
 
 
-def test_objects_of_a_bag_are_counted_in_every_image(bag, tmp_path):
+def test_bag_objects_counted_per_image(bag, tmp_path):
+    """Objects of a bag are counted in every image."""
     # Given a detector that finds bright cells, and a bag whose person thermal alone shows
     detector = write_hot_spot(tmp_path / 'd.onnx')
     # when every fifth pair is looked at
@@ -85,12 +86,14 @@ def test_objects_of_a_bag_are_counted_in_every_image(bag, tmp_path):
     assert 'an unchanged detector on 3 pairs' in done.stdout
 
 
-def test_a_bag_without_a_detector_is_fused_as_before(bag, tmp_path):
+def test_bag_without_detector_unchanged(bag, tmp_path):
+    """A bag without a detector is fused as before."""
     done = replay(bag, tmp_path / 'out', '--model', 'classical')
     assert done.returncode == 0 and 'unchanged' not in done.stdout
 
 
-def test_a_detector_that_is_missing_is_said_before_the_bag_is_made(bag, tmp_path):
+def test_missing_detector_refused_early(bag, tmp_path):
+    """A detector that is missing is reported before the bag is made."""
     done = replay(
         bag, tmp_path / 'out', '--model', 'classical', '--detector', tmp_path / 'none.onnx'
     )
@@ -98,7 +101,8 @@ def test_a_detector_that_is_missing_is_said_before_the_bag_is_made(bag, tmp_path
     assert not (tmp_path / 'out').exists()
 
 
-def test_pictures_reach_the_detector_as_bgr_and_thermal_as_gray_levels():
+def test_detector_gets_bgr_and_gray():
+    """Pictures reach the detector as BGR and thermal as gray levels."""
     # Given a red RGB image, 16-bit thermal and a fused image that is green
     seen = []
 

@@ -27,7 +27,8 @@ def snow():
     return picture(60, (WALKER, 160), (OTHER, 160)), picture(200, (WALKER, 50), (OTHER, 200))
 
 
-def test_hot_blobs_are_people_and_nothing_else():
+def test_hot_blobs_are_people():
+    """Hot blobs are people and nothing else."""
     # Given a walker, a wall broader than people, a speck of 9 pixels, a blob of 40 levels and a
     # kerb
     wall, speck, cool = np.s_[20:140, 240:280], np.s_[20:23, 20:23], np.s_[180:210, 60:72]
@@ -43,20 +44,23 @@ def test_hot_blobs_are_people_and_nothing_else():
     assert np.abs(edges).max() <= 1
 
 
-def test_what_is_cooler_than_a_tenth_of_the_image_is_no_target():
+def test_cool_blobs_are_no_targets():
+    """What is cooler than a tenth of the image is no target."""
     # Given a house in the sun, a sixth of the image, and a walker who is cooler than that
     house = np.s_[:, 250:]
     assert len(hot_blobs(picture(60, (WALKER, 160), (house, 150)))) == 1
     assert hot_blobs(picture(60, (WALKER, 160), (house, 170))) == []
 
 
-def test_a_flat_thermal_image_has_no_targets():
+def test_flat_thermal_has_no_targets():
+    """A flat thermal image has no targets."""
     flat = picture(77)
     assert targets(flat, flat, flat) == []
     assert all(np.isnan(value) for value in summary([]).values())
 
 
-def test_target_is_the_share_of_the_better_camera_whatever_its_sign():
+def test_target_share_ignores_sign():
+    """Target is the share of the better camera whatever its sign."""
     ir, vi_y = snow()
     # Given a fused image with a third of the dark walker and all of the other
     fused = picture(100, (WALKER, 50), (OTHER, 200))
@@ -71,14 +75,16 @@ def test_target_is_the_share_of_the_better_camera_whatever_its_sign():
     assert targets(ir, vi_y, 255 - fused)[0].kept == pytest.approx(1 / 3, abs=0.01)
 
 
-def test_more_contrast_than_the_better_camera_has_is_not_rewarded():
+def test_excess_contrast_is_not_rewarded():
+    """More contrast than the better camera has is not rewarded."""
     found = [ScoredTarget(ir=50.0, vi_y=0.0, fused=100.0),
              ScoredTarget(ir=50.0, vi_y=0.0, fused=25.0)]
     assert found[0].kept == 2.0
     assert summary(found)['target'] == 0.75
 
 
-def test_the_worst_tenth_and_those_dark_in_rgb():
+def test_worst_tenth_and_dark_rgb():
+    """The worst tenth and those dark in RGB."""
     # Given 20 targets that keep 0.05 to 1 of thermal, the first of them just dark in RGB
     found = [
         ScoredTarget(ir=100.0, vi_y=-20.0 if n == 0 else -19.9, fused=5.0 * (n + 1))
@@ -103,13 +109,15 @@ def test_boxes_stand_for_blobs():
     assert len(targets(ir, snow()[1], ir, boxes=[box, other])) == 2
 
 
-def test_boxes_that_leave_the_image_are_cut():
+def test_boxes_are_clipped_to_image():
+    """Boxes that leave the image are cut."""
     vi_y = picture(200, (np.s_[100:130, :12], 50))
     assert targets(vi_y, vi_y, vi_y, boxes=[(-12, 100, 12, 130)])[0].kept == 1.0
     assert targets(vi_y, vi_y, vi_y, boxes=[(400, 100, 412, 130)]) == []
 
 
-def test_targets_do_not_depend_on_the_scale_of_the_image():
+def test_targets_ignore_image_scale():
+    """Targets do not depend on the scale of the image."""
     ir, vi_y = snow()
     twice = [np.kron(image, np.ones((2, 2), np.uint8)) for image in (ir, vi_y, ir)]
     assert [round(t.kept, 1) for t in targets(*twice)] == [
@@ -117,7 +125,8 @@ def test_targets_do_not_depend_on_the_scale_of_the_image():
     ]
 
 
-def test_means_pool_the_targets_of_all_images():
+def test_means_pool_all_targets():
+    """Means pool the targets of all images."""
     # Given an image with nineteen good targets and one with a single bad one
     values = score(np.zeros((48, 48)), np.zeros((48, 48)), np.zeros((48, 48)))
     rows = [
@@ -129,7 +138,8 @@ def test_means_pool_the_targets_of_all_images():
     assert means(rows)['target_worst'] == 0.5
 
 
-def test_haze_is_the_lift_of_dark_pixels_that_are_not_hot():
+def test_haze_lifts_cool_dark_pixels():
+    """Haze is the lift of dark pixels that are not hot."""
     # Given a visible image with a dark third, a hot walker in it, and gray thermal
     dark = np.s_[:, :100]
     vi_y, ir = picture(200, (dark, 10)), picture(60, (WALKER, 250))
@@ -153,7 +163,8 @@ def test_saturation_kept_counts_no_gain():
     assert saturation(visible, vivid) == 1
 
 
-def test_pixels_too_dark_to_have_a_color_do_not_count():
+def test_dark_pixels_have_no_color():
+    """Pixels too dark to have a color do not count."""
     visible = np.zeros((40, 60, 3), np.uint8)
     visible[:, :30], visible[:, 30:] = (0, 0, 31), (0, 80, 160)
     fused = visible.copy()

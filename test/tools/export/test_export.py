@@ -165,7 +165,8 @@ def test_ssd_equals_the_loop(length, largest_delta, power):
     assert relative_error(y, expected) < 1e-5
 
 
-def test_ssd_keeps_small_decays_after_large_ones():
+def test_ssd_small_after_large_decays():
+    """SSD keeps small decays after large ones."""
     delta = torch.cat((torch.full((1, 40, 1), 50.0), torch.full((1, 200, 1), 1e-5)), dim=1)
     x, A = torch.ones(1, 240, 1, 1), torch.tensor([-16.0])
     B = C = torch.ones(1, 240, 1)
@@ -181,7 +182,8 @@ def test_the_light_network_equals_torch(light):
 
 
 @pytest.mark.parametrize('height, width', [(97, 131), (64, 48), (5, 3), (8, 8)])
-def test_the_engine_equals_torch_at_every_size(engines, height, width):
+def test_engine_equals_torch_every_size(engines, height, width):
+    """The engine equals torch at every size."""
     fused, expected = (engine(*scene(height, width)) for engine in engines)
 
     assert fused.dtype == np.float32
@@ -209,7 +211,8 @@ def test_the_other_networks_equal_torch(fresh, tmp_path, size, shapes):
         assert min(np.abs(fused - image).max() for image in images) > 0.05
 
 
-def test_the_file_holds_standard_operators_and_nothing_of_this_machine(light):
+def test_file_standard_and_anonymous(light):
+    """The file holds standard operators and nothing of this machine."""
     data = light.path.read_bytes()
     proto = onnx.load_from_string(data)
 
@@ -224,7 +227,8 @@ def test_the_file_holds_standard_operators_and_nothing_of_this_machine(light):
     assert b'.py' not in data
 
 
-def test_the_metadata_say_what_the_file_is(nano):
+def test_metadata_describe_the_file(nano):
+    """The metadata say what the file is."""
     session = onnxruntime.InferenceSession(str(nano.path), providers=['CPUExecutionProvider'])
 
     metadata = session.get_modelmeta().custom_metadata_map
@@ -278,7 +282,8 @@ def test_a_machine_without_torch_fuses(light, tmp_path):
     assert (done.stderr, done.stdout) == ('', 'FUSED (40, 50, 3) ()\n')
 
 
-def test_a_fixed_size_takes_what_pads_to_it_and_names_what_does_not(nano):
+def test_fixed_size_takes_what_pads(nano):
+    """A fixed size takes what pads to it and names what does not."""
     engine = OnnxEngine(settings_for(nano.path, preset='nano'))
     assert nano.size == (32, 32)
     for size in ((20, 30), (32, 32)):
@@ -288,7 +293,8 @@ def test_a_fixed_size_takes_what_pads_to_it_and_names_what_does_not(nano):
         engine(*scene(33, 60))
 
 
-def test_values_that_are_not_finite_are_a_failure(nano):
+def test_nonfinite_values_are_failure(nano):
+    """Values that are not finite are a failure."""
     engine = OnnxEngine(settings_for(nano.path, preset='nano'))
     ir, vi_y = scene(20, 30)
     ir[3, 3] = np.nan
@@ -328,7 +334,8 @@ def metadata_without(data, **changes):
      'is for diffmf light, but diffmf nano was asked for'),
     (lambda data: seal(b'\x0a\x06sha256\x12\x40' + UNSEALED.encode()), 'cannot load'),
 ])
-def test_files_that_are_not_whole_are_refused(nano, tmp_path, change, words):
+def test_incomplete_files_are_refused(nano, tmp_path, change, words):
+    """Files that are not whole are refused."""
     path = tmp_path / 'changed.onnx'
     path.write_bytes(change(nano.path.read_bytes()))
 
@@ -344,7 +351,8 @@ def test_files_that_are_not_whole_are_refused(nano, tmp_path, change, words):
     ({'precision': 'bfloat16'}, 'run in float32, not bfloat16'),
     ({'scan_backend': 'cpu'}, 'scan_backend cpu belongs to engine torch'),
 ])
-def test_settings_that_it_cannot_follow_are_refused(nano, changes, words):
+def test_impossible_settings_are_refused(nano, changes, words):
+    """Settings that it cannot follow are refused."""
     with pytest.raises(EngineError, match=words):
         OnnxEngine(with_changes(settings_for(nano.path, preset='nano'), changes))
 
@@ -357,7 +365,8 @@ def test_cuda_without_its_provider_is_refused(nano, monkeypatch):
         OnnxEngine(settings_for(nano.path, preset='nano', device='cuda'))
 
 
-def test_a_provider_that_does_not_start_is_a_problem_or_an_error(nano, monkeypatch):
+def test_provider_without_start_is_reported(nano, monkeypatch):
+    """A provider that does not start is an issue or an error."""
     monkeypatch.setattr(onnxruntime, 'get_available_providers',
                         lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'])
     real = onnxruntime.InferenceSession
@@ -373,7 +382,8 @@ def test_a_provider_that_does_not_start_is_a_problem_or_an_error(nano, monkeypat
         OnnxEngine(settings_for(nano.path, preset='nano', device='cuda'))
 
 
-def test_a_missing_onnxruntime_says_what_to_install(nano, monkeypatch):
+def test_missing_onnxruntime_names_install(nano, monkeypatch):
+    """A missing onnxruntime says what to install."""
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
 
     with pytest.raises(EngineError, match='cannot be imported .*; pip install onnxruntime'):
@@ -392,7 +402,8 @@ def test_threads_reach_onnxruntime(nano, monkeypatch):
     assert seen == [0, 3]
 
 
-def test_a_network_that_answers_otherwise_is_not_written(nano, tmp_path, monkeypatch):
+def test_differing_network_is_not_written(nano, tmp_path, monkeypatch):
+    """A network that answers otherwise is not written."""
     monkeypatch.setattr(exporting, 'graph', lambda network, size: onnx.load(str(nano.path)))
     torch.manual_seed(1)
     other = tmp_path / 'other.safetensors'
@@ -406,7 +417,8 @@ def test_a_network_that_answers_otherwise_is_not_written(nano, tmp_path, monkeyp
     assert not (tmp_path / 'out.onnx').exists()
 
 
-def test_networks_without_trained_weights_are_not_exported(nano, tmp_path):
+def test_untrained_networks_are_not_exported(nano, tmp_path):
+    """Networks without trained weights are not exported."""
     trained = nano.path.with_suffix('.safetensors')
 
     with pytest.raises(WeightsError, match='no trained weights for diffmf light-s4'):
@@ -417,7 +429,8 @@ def test_networks_without_trained_weights_are_not_exported(nano, tmp_path):
         export(tmp_path / 'none' / 'out.onnx', model='diffmf', preset='nano', weights=trained)
 
 
-def test_what_cannot_be_exported_is_refused_with_the_cause():
+def test_unexportable_names_the_cause():
+    """What cannot be exported is refused with the cause."""
     network = models.build('diffmf', 'nano').double()
 
     with pytest.raises(ExportError, match=r'cannot export this network: ScanError: .* in float32, '
@@ -443,7 +456,8 @@ def test_the_command_says_what_it_wrote(nano, monkeypatch):
     assert f'at most {nano.largest_difference:.1e}' in done.output
 
 
-def test_the_command_refuses_a_size_that_is_none(nano):
+def test_command_refuses_invalid_size(nano):
+    """The command refuses an invalid size."""
     done = CliRunner().invoke(application(),
                               ['export', '--onnx', str(nano.path), '--overwrite', '--size', 'big'])
 

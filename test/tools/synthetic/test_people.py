@@ -32,13 +32,15 @@ def painted(truth, background, *levels):
 
 
 @pytest.mark.parametrize(('level', 'background'), [(200, 50), (10, 240), (90, 90)])
-def test_contrast_is_the_mean_of_the_person_less_that_of_the_ring(level, background):
+def test_contrast_person_against_ring(level, background):
+    """Contrast is the mean of the person less that of the ring."""
     truth = scene(actor())
 
     assert contrast(painted(truth, background, level), truth.labels == 1) == level - background
 
 
-def test_ring_leaves_out_the_outline_what_is_far_and_other_people():
+def test_ring_excludes_outline_and_others():
+    """Ring leaves out the outline what is far and other people."""
     # Given a second person beside the first, a blurred outline, and something bright further away
     truth = scene(actor(), actor(2, (62, 20, 75, 70)))
     image = painted(truth, 50, 150, 255)
@@ -54,12 +56,14 @@ def test_ring_leaves_out_the_outline_what_is_far_and_other_people():
     assert alone < 60
 
 
-def test_a_person_who_fills_the_picture_has_no_contrast():
+def test_filling_person_has_no_contrast():
+    """A person who fills the picture has no contrast."""
     assert contrast(np.full((50, 50), 200, np.uint8), np.ones((50, 50), bool)) == 0
 
 
 @pytest.mark.parametrize(('level', 'seen'), [(120, True), (119, False), (81, False), (80, True)])
-def test_twenty_levels_of_either_sign_are_seen(level, seen):
+def test_twenty_levels_are_seen(level, seen):
+    """Twenty levels of either sign are seen."""
     truth = scene(actor())
 
     (found,) = sightings(truth, painted(truth, 100, level))
@@ -68,7 +72,8 @@ def test_twenty_levels_of_either_sign_are_seen(level, seen):
     assert found.seen == (seen,)
 
 
-def test_every_picture_is_judged_and_color_counts_as_luminance():
+def test_every_picture_judged_by_luminance():
+    """Every picture is judged and color counts as luminance."""
     truth = scene(actor())
     green = np.zeros((100, 120, 3), np.uint8)
     green[truth.labels == 1] = (0, 200, 0)
@@ -89,6 +94,7 @@ def test_only_people_who_count_are_judged():
             for found in sightings(truth, painted(truth, 9, 99, 99, 99, 99, 99))] == [1, 4]
 
 
-def test_a_picture_of_another_size_is_refused():
+def test_other_size_is_refused():
+    """A picture of another size is refused."""
     with pytest.raises(ValueError, match=r'labels \(100, 120\), got \(50, 60\)'):
         sightings(scene(actor()), np.zeros((50, 60), np.uint8))

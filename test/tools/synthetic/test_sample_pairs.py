@@ -29,7 +29,8 @@ def actor(kind='person', height=60, visible=500, silhouette=600):
     (actor(visible=299), 'ignore'),
     (actor('car'), None),
 ])
-def test_people_count_when_they_are_tall_enough_and_half_visible(found, expected):
+def test_people_count_by_height_and_visibility(found, expected):
+    """People count when they are tall enough and half visible."""
     boxes = boxes_of((found,))
 
     wanted = {'people': [], 'ignore': []} | ({expected: [found.box_px]} if expected else {})
@@ -40,7 +41,8 @@ def test_people_count_when_they_are_tall_enough_and_half_visible(found, expected
     (9, 3, [(0, 0), (10, 3), (20, 6)]),
     (30, 4, [(0, 0), (7, 7), (15, 15), (22, 22)]),
 ])
-def test_instants_are_spaced_evenly_and_exposed_together(rate, count, expected):
+def test_instants_are_evenly_spaced(rate, count, expected):
+    """Instants are spaced evenly and exposed together."""
     drive = Drive(DriveSettings(seconds=1.0, thermal_rate_hz=rate))
 
     got = instants(drive, count)
@@ -50,14 +52,16 @@ def test_instants_are_spaced_evenly_and_exposed_together(rate, count, expected):
 
 
 @pytest.mark.parametrize('count', [0, 4])
-def test_more_pairs_than_the_drive_has_are_refused(count):
+def test_too_many_pairs_are_refused(count):
+    """More pairs than the drive has are refused."""
     drive = Drive(DriveSettings(seconds=1.0))
 
     with pytest.raises(DriveError, match=f'expected 1 to 3 pairs of a drive of 1 s, got {count}'):
         instants(drive, count)
 
 
-def test_sample_pairs_writes_what_the_drive_shows(tmp_path):
+def test_sample_pairs_show_the_drive(tmp_path):
+    """Sample pairs writes what the drive shows."""
     sample_pairs(tmp_path, scene=['night', 'smoke'], count=2, seconds=1.0, seed=3)
 
     files = pair_files(tmp_path)
@@ -79,7 +83,8 @@ def test_sample_pairs_writes_what_the_drive_shows(tmp_path):
     assert len(found['people']) >= 2
 
 
-def test_silhouette_counts_what_stands_before_an_actor():
+def test_silhouette_counts_what_occludes():
+    """Silhouette counts what stands before an actor."""
     drive = Drive(DriveSettings(scene='smoke'))
 
     # The walker on the right goes behind the parked car and comes out again.

@@ -48,7 +48,8 @@ def grown(mask, by):
 # Determinism
 
 @pytest.mark.parametrize('scene', SCENES)
-def test_the_same_settings_give_the_same_frames_in_any_order(scene):
+def test_same_settings_same_frames(scene):
+    """The same settings give the same frames in any order."""
     first, second = drive(scene=scene), Drive(DriveSettings(scene=scene))
     second.frame(RGB, 40)
     second.truth(12345)
@@ -91,7 +92,8 @@ def test_counts_and_stamps_are_exact(rate, expected):
         assert corrected == START_NS + timed.exposure_ns
 
 
-def test_frames_come_in_the_order_of_their_recording():
+def test_frames_in_recording_order():
+    """Frames come in the order of their recording."""
     ride = drive(seconds=0.4)
 
     got = list(ride.frames())
@@ -104,7 +106,7 @@ def test_frames_come_in_the_order_of_their_recording():
 
 @pytest.mark.parametrize(('bits', 'encoding', 'dtype'),
                          [(8, 'mono8', np.uint8), (16, 'mono16', np.uint16)])
-def test_formats(bits, encoding, dtype):
+def test_formats_of_both_cameras(bits, encoding, dtype):
     ride = drive(thermal_bits=bits)
 
     rgb, thermal = ride.frame(RGB, 0).frame, ride.frame(THERMAL, 0).frame
@@ -114,7 +116,8 @@ def test_formats(bits, encoding, dtype):
     assert rgb.frame_id == 'rgb_camera_optical_frame'
 
 
-def test_counts_of_sixteen_bit_thermal_are_temperatures():
+def test_16_bit_counts_are_temperatures():
+    """Counts of sixteen bit thermal are temperatures."""
     ride = drive(thermal_bits=16)
     counts = ride.frame(THERMAL, 45).frame.pixels
     truth = ride.truth(ride.rig.thermal.exposure_ns(45))
@@ -149,7 +152,8 @@ def projected(camera, points):
 
 
 @pytest.mark.parametrize('depth', [5.0, 18.0, 100.0])
-def test_homography_maps_every_point_of_its_plane(depth):
+def test_homography_maps_its_plane(depth):
+    """Homography maps every point of its plane."""
     rig = make_rig()
     x, y = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 50)) * depth
     points = np.column_stack([x, y, np.full(50, depth)])
@@ -160,7 +164,8 @@ def test_homography_maps_every_point_of_its_plane(depth):
     np.testing.assert_allclose(mapped, projected(rig.rgb, points), atol=1e-9)
 
 
-def test_parallax_off_the_plane_is_as_documented():
+def test_parallax_off_plane_as_documented():
+    """Parallax off the plane is as documented."""
     rig = make_rig()
     for depth in (9.0, 1e9):
         points = np.array([[0.0, 0.0, depth]])
@@ -186,7 +191,8 @@ def best_shift(picture, mask, box, reach=6):
 
 
 @pytest.mark.parametrize('scene', ['night', 'smoke', 'fog', 'snow'])
-def test_stated_homography_puts_warm_people_on_their_masks(scene):
+def test_homography_puts_people_on_masks(scene):
+    """Stated homography puts warm people on their masks."""
     # Given people wholly in the picture and large enough to measure
     rig, own, plane, resized = make_rig(), [], [], []
     for k in (6, 9):
@@ -209,7 +215,8 @@ def test_stated_homography_puts_warm_people_on_their_masks(scene):
     assert np.median(np.hypot(*np.transpose(resized))) > 3
 
 
-def test_a_moving_actor_is_where_the_true_time_says_not_where_the_stamp_says():
+def test_moving_actor_at_true_time():
+    """A moving actor is where the true time says not where the stamp says."""
     ride = drive()
     truth = {dt: ride.truth(ride.rig.thermal.exposure_ns(45) + dt) for dt in (0, 150_000_000)}
     boxes = {dt: next(a.box_px for a in truth[dt].actors if a.label == 1) for dt in truth}
@@ -248,7 +255,8 @@ def contrasts(scene):
 
 @pytest.mark.parametrize(('scene', 'rgb_limit', 'thermal_least'), [
     ('night', 31, 77), ('smoke', 10, 61), ('soot', 31, 61), ('fog', 31, 31), ('glare', 45, 77)])
-def test_thermal_shows_the_actors_and_rgb_barely_does(scene, rgb_limit, thermal_least):
+def test_thermal_shows_actors_rgb_barely(scene, rgb_limit, thermal_least):
+    """Thermal shows the actors and RGB barely does."""
     rgb, thermal, _ = contrasts(scene)
 
     assert np.abs(rgb).mean() < rgb_limit
@@ -256,7 +264,8 @@ def test_thermal_shows_the_actors_and_rgb_barely_does(scene, rgb_limit, thermal_
     assert thermal.min() > 10
 
 
-def test_white_smoke_is_brighter_than_people_and_soot_darker():
+def test_white_smoke_bright_soot_dark():
+    """White smoke is brighter than people and soot darker."""
     white, soot = (contrasts(scene)[0] for scene in ('smoke', 'soot'))
 
     assert np.mean(white < 1) > 0.8 and white.mean() < -2
@@ -269,7 +278,8 @@ def test_fog_hides_the_far_ones():
     assert np.abs(rgb[distance < 12]).mean() > 2 * np.abs(rgb[distance > 16]).mean()
 
 
-def test_oncoming_lamps_saturate_the_picture_and_veil_their_surround():
+def test_oncoming_lamps_saturate_and_veil():
+    """Oncoming lamps saturate the picture and veil their surround."""
     dazzled, _, _, truth = seen('glare', 15)
     night = seen('night', 15)[0]
     car = next(actor for actor in truth.actors if actor.kind == 'car' and actor.visible_px > 1500)
@@ -281,7 +291,8 @@ def test_oncoming_lamps_saturate_the_picture_and_veil_their_surround():
     assert dazzled[sky].mean() > 2 * dazzled[:20, -100:].mean()
 
 
-def test_people_on_snow_are_dark_in_rgb_and_bright_in_thermal():
+def test_people_on_snow():
+    """People on snow are dark in RGB and bright in thermal."""
     rgb, thermal, _ = contrasts('snow')
 
     assert rgb.mean() < -50 and np.mean(rgb < -20) > 0.85
@@ -289,7 +300,8 @@ def test_people_on_snow_are_dark_in_rgb_and_bright_in_thermal():
     assert np.median(seen('snow', 9)[0][300:]) > 170
 
 
-def test_by_day_rgb_shows_people_whom_the_warm_road_hides_in_thermal():
+def test_day_rgb_shows_hidden_people():
+    """By day RGB shows people whom the warm road hides in thermal."""
     rgb, thermal, _ = contrasts('day')
 
     assert np.abs(rgb).mean() > 20
@@ -297,7 +309,8 @@ def test_by_day_rgb_shows_people_whom_the_warm_road_hides_in_thermal():
 
 
 @pytest.mark.parametrize('k', INSTANTS)
-def test_automatic_gain_makes_the_background_of_dusk_gray(k):
+def test_dusk_automatic_gain_is_gray(k):
+    """Automatic gain makes the background of dusk gray."""
     _, thermal, _, _ = seen('dusk', k)
 
     assert 90 <= thermal.mean() <= 130
@@ -305,7 +318,8 @@ def test_automatic_gain_makes_the_background_of_dusk_gray(k):
 
 
 @pytest.mark.parametrize(('scene', 'ratio'), [('night', 2.5), ('smoke', 1.8)])
-def test_rgb_shows_the_background_and_thermal_barely_does(scene, ratio):
+def test_rgb_shows_background_thermal_barely(scene, ratio):
+    """RGB shows the background and thermal barely does."""
     def edges(image):
         smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.5)  # not the noise
         return np.hypot(cv2.Sobel(smooth, -1, 1, 0), cv2.Sobel(smooth, -1, 0, 1))
@@ -332,7 +346,8 @@ def test_truth_boxes_hold_the_labels():
         assert actor.visible_px <= actor.silhouette_px
 
 
-def test_truth_of_an_rgb_frame_does_not_depend_on_having_rendered_it():
+def test_truth_needs_no_rendering():
+    """Truth of an RGB frame does not depend on having rendered it."""
     fresh, used = Drive(DriveSettings()), drive()
     used.frame(RGB, 60)
 
@@ -342,7 +357,8 @@ def test_truth_of_an_rgb_frame_does_not_depend_on_having_rendered_it():
 
 # The fast plane sampler against an obvious one
 
-def test_strip_view_is_the_box_filter_of_its_texture():
+def test_strip_view_is_box_filter():
+    """Strip view is the box filter of its texture."""
     rng = np.random.default_rng(0)
     texture = rng.uniform(0, 1, (40, 16, 5)).astype(np.float32)
     strip = Strip(texture, step_m=(0.5, 0.25), across_m=-2.0)
@@ -369,7 +385,8 @@ def test_view_projects_like_the_camera():
 
 # The bag
 
-def test_sample_bag_holds_the_drive_its_alignment_and_its_truth(tmp_path):
+def test_sample_bag_has_alignment_and_truth(tmp_path):
+    """Sample bag holds the drive its alignment and its truth."""
     settings = DriveSettings(scene='smoke', seed=5, seconds=0.3, thermal_rate_hz=30,
                              thermal_bits=16)
 
@@ -411,7 +428,8 @@ def test_sample_bag_refuses_an_existing_path(tmp_path):
                    thermal_bits=8, storage='sqlite3', overwrite=False)
 
 
-def test_a_recorded_drive_says_what_it_is(tmp_path):
+def test_recorded_drive_describes_itself(tmp_path):
+    """A recorded drive says what it is."""
     settings = DriveSettings(scene='fog', seed=2, seconds=1.0)
 
     written = list(record(Drive(settings), tmp_path / 'bag', from_s=0.5))
@@ -425,7 +443,8 @@ def test_a_recorded_drive_says_what_it_is(tmp_path):
         (START_NS + 5 * 10**8, 5 * 10**8), (START_NS + 533333333, 533333333)]
 
 
-def test_other_bags_are_no_recorded_drives_and_broken_truth_is_explained(tmp_path):
+def test_foreign_bags_and_broken_truth(tmp_path):
+    """Other bags are no recorded drives and broken truth is explained."""
     assert recorded_drive(tmp_path) is None
 
     (tmp_path / TRUTH_FILE).write_text('{"settings": {"scene": "night"}}')

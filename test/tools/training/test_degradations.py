@@ -44,14 +44,16 @@ def only(name, y=None, ir=None):
     return [degraded(y, ir, replace(NONE, **{name: 1.0}), seed=seed) for seed in SEEDS]
 
 
-def test_without_degradations_both_images_stay_as_they_are():
+def test_no_degradations_no_change():
+    """Without degradations both images stay as they are."""
     y, ir = texture(1), texture(2)
     found = degraded(y, ir, NONE)
     assert np.array_equal(found[0], y) and np.array_equal(found[1], ir)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_degradation_stays_in_range_changes_its_camera_alone_and_repeats(name):
+def test_degradation_bounded_single_and_repeatable(name):
+    """A degradation stays in range changes its camera alone and repeats."""
     # Given one degradation that always happens,
     y, ir = texture(1, low=0.0, high=1.0), texture(2, low=0.0, high=1.0)
     for (new_y, new_ir), again in zip(only(name, y, ir), only(name, y, ir)):
@@ -66,7 +68,8 @@ def test_a_degradation_stays_in_range_changes_its_camera_alone_and_repeats(name)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_it_happens_as_often_as_it_is_asked_for(name):
+def test_frequency_is_as_asked(name):
+    """It happens as often as it is asked for."""
     y, ir, times = texture(1)[:16, :16], texture(2)[:16, :16], 300
     chances = replace(NONE, **{name: 0.25})
     found = [degraded(y, ir, chances, seed=seed) for seed in range(times)]
@@ -74,14 +77,16 @@ def test_it_happens_as_often_as_it_is_asked_for(name):
     assert changed == pytest.approx(0.25 * times, abs=4 * (times * 0.25 * 0.75) ** 0.5)
 
 
-def test_darkness_leaves_at_most_two_fifths_of_the_light():
+def test_darkness_leaves_two_fifths():
+    """Darkness leaves at most two fifths of the light."""
     y = texture(1)
     for dark, _ in only('dark', y):
         assert (dark <= 0.4 * y + 1e-6).all()
         assert dark.max() > 0.3 ** 1.5 * 0.03
 
 
-def test_coats_are_dark_before_a_bright_ground():
+def test_coats_dark_on_bright_ground():
+    """Coats are dark before a bright ground."""
     # Given a gray scene one part of which is warm,
     y, ir = np.full((96, 128), 0.5, np.float32), np.zeros((96, 128), np.float32)
     ir[30:60, 40:60] = 1
@@ -111,13 +116,15 @@ def test_glare_only_adds_light_and_saturates():
         assert bright.max() == 1.0
 
 
-def test_a_blind_camera_is_black_or_white():
+def test_blind_camera_black_or_white():
+    """A blind camera is black or white."""
     levels = {float(blind.max()) for blind, _ in only('blind') if np.ptp(blind) == 0}
     assert levels <= {0.0, np.float32(0.02), np.float32(0.98), 1.0}
     assert len(levels) > 1
 
 
-def test_gray_thermal_lifts_the_ground_and_keeps_the_order_of_warmth():
+def test_gray_thermal_keeps_warmth_order():
+    """Gray thermal lifts the ground and keeps the order of warmth."""
     ramp = np.linspace(0, 1, 128, dtype=np.float32)[None].repeat(96, axis=0)
     for _, gray in only('gray_thermal', ir=ramp):
         assert 0.1 <= gray.min() <= 0.5
@@ -125,7 +132,8 @@ def test_gray_thermal_lifts_the_ground_and_keeps_the_order_of_warmth():
         assert (np.diff(gray[0]) >= 0).all()
 
 
-def test_black_hot_is_the_negative_and_flat_thermal_one_level():
+def test_black_hot_negative_flat_uniform():
+    """Black hot is the negative and flat thermal one level."""
     ir = texture(2)
     for _, inverted in only('black_hot', ir=ir):
         assert np.allclose(inverted, 1 - ir, atol=1e-6)
@@ -134,7 +142,8 @@ def test_black_hot_is_the_negative_and_flat_thermal_one_level():
     assert np.ptp([flat[0, 0] for flat in levels]) > 0.3
 
 
-def test_thermal_is_shifted_by_at_most_four_pixels():
+def test_thermal_shift_four_pixels():
+    """Thermal is shifted by at most four pixels."""
     # Given a spot in the middle,
     rows, columns = np.mgrid[:96, :128]
     spot = np.exp(-((rows - 48) ** 2 + (columns - 64) ** 2) / 32).astype(np.float32)
@@ -146,7 +155,8 @@ def test_thermal_is_shifted_by_at_most_four_pixels():
         assert np.hypot(*way) > 0.05
 
 
-def test_noise_has_the_size_that_is_said():
+def test_noise_has_stated_size():
+    """Noise has the size that is said."""
     y, ir = (np.full((96, 128), 0.5, np.float32) for _ in range(2))
     visible = [np.std(noisy) / LEVEL for noisy, _ in only('visible_noise', y, ir)]
     thermal = [np.std(noisy) / LEVEL for _, noisy in only('thermal_noise', y, ir)]

@@ -69,7 +69,8 @@ def inherited(fused, ir, vi):
             'ssim': 1 - share * ssim(ir, fused) - (1 - share) * ssim(vi, fused)}
 
 
-def test_defaults_are_the_loss_of_the_ancestors(scene):
+def test_defaults_are_ancestors_loss(scene):
+    """Defaults are the loss of the ancestors."""
     # Given three textures, when no weight is named,
     ir, vi, fused = scene
     terms = fusion_loss(fused, ir, vi)
@@ -85,7 +86,8 @@ def test_defaults_are_the_loss_of_the_ancestors(scene):
 
 
 @pytest.mark.parametrize('name', TERMS)
-def test_term_of_weight_zero_is_not_computed(scene, monkeypatch, name):
+def test_zero_weight_term_not_computed(scene, monkeypatch, name):
+    """Term of weight zero is not computed."""
     def refuse(*_):
         raise AssertionError(f'{name} was computed')
     monkeypatch.setitem(TERMS, name, refuse)
@@ -97,14 +99,16 @@ def test_term_of_weight_zero_is_not_computed(scene, monkeypatch, name):
                                                       if term != 'total'))
 
 
-def test_loss_is_least_at_the_maximum_of_equal_images():
+def test_least_at_equal_maximum():
+    """Loss is least at the maximum of equal images."""
     image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     terms = fusion_loss(image, image, image)
     assert all(abs(term.item()) < 1e-4 for term in terms.values())
     assert fusion_loss(image * 0.5, image, image)['total'] > 5
 
 
-def test_sobel_of_a_step_has_its_direction():
+def test_sobel_step_direction():
+    """Sobel of a step has its direction."""
     image = torch.zeros(1, 1, 5, 6)
     image[..., 3:] = 1
     along_x, along_y = sobel(image)[0, :, 2].tolist()
@@ -114,14 +118,16 @@ def test_sobel_of_a_step_has_its_direction():
     assert magnitude(sobel(image))[0, 0, 0].tolist() == [0, 0, 4, 6, 4, 6]
 
 
-def test_ssim_of_an_image_with_itself_and_with_its_negative():
+def test_ssim_of_self_and_negative():
+    """SSIM of an image with itself and with its negative."""
     image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert losses.ssim(image, image).item() == pytest.approx(1, abs=1e-5)
     assert losses.ssim(image, 1 - image).item() < 0
 
 
 @pytest.mark.parametrize('distance', [0.0, 0.1 * SOFTNESS, 50 * SOFTNESS])
-def test_intensity_is_quadratic_near_the_brighter_source_and_linear_far_from_it(distance):
+def test_intensity_quadratic_then_linear(distance):
+    """Intensity is quadratic near the brighter source and linear far from it."""
     ir, vi = torch.full((2, 1, 1, 8, 8), 0.25, dtype=torch.float64)
     ir[..., :4] = 0.5
     value = losses.intensity(torch.maximum(ir, vi) - distance, ir, vi).item()
@@ -134,7 +140,8 @@ FLAT = {'black': np.zeros((SIDE, SIDE)), 'white': np.full((SIDE, SIDE), 255.0),
 
 
 @pytest.mark.parametrize('name', TERMS)
-def test_gradient_of_every_term_is_finite_for_dull_images(name):
+def test_gradients_finite_for_dull_images(name):
+    """Gradient of every term is finite for dull images."""
     for ir in FLAT.values():
         for vi in FLAT.values():
             # with sources equal to it and sources that are not
@@ -177,12 +184,14 @@ def terms_of(fused, batch, weights=TARGET, *, share=None):
                        share=certain if share is None else share)
 
 
-def test_preset_of_the_target_has_its_five_terms(pair):
+def test_target_preset_has_five_terms(pair):
+    """Preset of the target has its five terms."""
     terms = terms_of(pair.target, pair, PRESETS['target'])
     assert terms.keys() == {'total', 'target', 'target_ssim', 'target_edges', 'contrast', 'share'}
 
 
-def test_terms_of_the_target_are_zero_at_the_target_and_nowhere_else(pair):
+def test_target_terms_zero_at_target(pair):
+    """Terms of the target are zero at the target and nowhere else."""
     # Given structure in one camera alone, where the target has that camera's edges,
     left, right = np.s_[..., :24], np.s_[..., 72:]
     for part in (left, right):
@@ -199,7 +208,8 @@ def test_terms_of_the_target_are_zero_at_the_target_and_nowhere_else(pair):
                 * terms['target_edges'].item())
 
 
-def test_warm_objects_count_more_by_their_weight(pair):
+def test_warm_objects_weigh_more(pair):
+    """Warm objects count more by their weight."""
     # Given an error of 0.2 on the warm object, and the same on as many pixels elsewhere,
     on, off = pair.target + 0.2 * pair.warm, pair.target + 0.2 * pair.warm.roll(40, dims=3)
     # then it costs four times as much where it is warm, and the same without that weight.
@@ -239,7 +249,8 @@ def test_nothing_warm_loses_no_contrast(pair):
     (np.s_[6:22], 'vi_y', 'ir'),  # thermal is flat
     (np.s_[74:90], 'ir', 'vi_y'),  # visible is flat
     (np.s_[38:58], 'target', 'vi_y')])  # neither is
-def test_edges_are_those_of_the_camera_that_has_structure(pair, columns, better, worse):
+def test_edges_of_structured_camera(pair, columns, better, worse):
+    """Edges are those of the camera that has structure."""
     # Given a batch whose target itself is flat, but in the middle,
     flat = Batch(pair.ir, pair.vi_y, pair.ir, pair.vi_y, pair.target.clone(), pair.warm,
                  pair.share)
@@ -255,7 +266,8 @@ def test_edges_are_those_of_the_camera_that_has_structure(pair, columns, better,
     assert cost[worse] > 1e-3
 
 
-def test_faint_visible_edges_are_wanted_where_thermal_is_only_noise():
+def test_visible_edges_beat_thermal_noise():
+    """Faint visible edges are wanted where thermal is only noise."""
     # Given flat thermal with noise of a level and visible that rises by half a level a pixel,
     ir = levels(60 + np.random.default_rng(0).standard_normal((SIDE, SIDE)), torch.float64)
     vi = levels(ramp(0.5, start=120), torch.float64)
@@ -270,7 +282,8 @@ def test_faint_visible_edges_are_wanted_where_thermal_is_only_noise():
 
 
 @pytest.mark.parametrize('slope, flat', [(0.0, True), (1.9, True), (2.1, False), (-3.0, False)])
-def test_a_source_is_flat_below_two_levels_a_pixel(slope, flat):
+def test_flat_source_below_two_levels(slope, flat):
+    """A source is flat below two levels a pixel."""
     found = losses.is_flat(levels(ramp(slope, start=128 if slope < 0 else 0)))
     assert found.shape == (1, 1, SIDE, SIDE)
     assert (found[..., 8:-8, 8:-8] == flat).all()

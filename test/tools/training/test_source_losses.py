@@ -75,7 +75,8 @@ def test_without_perception_both_sources_count_alike(scene):
     assert terms['total'] == terms['source_l1'] + terms['source_ssim']
 
 
-def test_shares_follow_the_edges_that_are_seen_image_by_image(scene):
+def test_shares_follow_visible_edges(scene):
+    """Shares follow the edges that are seen image by image."""
     # Given images of which the first is sharper in infrared and the second in visible,
     fused, ir, vi = scene
     ir, vi = ir * torch.tensor([1.0, 0.1]).view(2, 1, 1,
@@ -98,14 +99,16 @@ def test_shares_follow_the_edges_that_are_seen_image_by_image(scene):
 
 @pytest.mark.parametrize('logits, nats',
                          [(torch.zeros(2, 1000), math.log(1000)), (100 * torch.eye(2, 1000), 0.0)])
-def test_uncertainty_is_the_entropy_of_the_classes(scene, logits, nats):
+def test_uncertainty_is_class_entropy(scene, logits, nats):
+    """Uncertainty is the entropy of the classes."""
     terms = fusion_loss(*scene, LossWeights(intensity=0, gradient=0, ssim=0, uncertainty=2.0),
                         perception=Perception(Eyes(logits), temperature=1.0))
     assert terms['uncertainty'].item() == pytest.approx(nats, abs=1e-4)
     assert terms['total'].item() == pytest.approx(2 * nats, abs=1e-4)
 
 
-def test_medical_preset_is_the_medical_loss_of_mambadfuse(scene):
+def test_medical_preset_matches_mambadfuse(scene):
+    """Medical preset is the medical loss of MambaDFuse."""
     fused, ir, vi = scene
     terms = fusion_loss(fused, ir, vi, PRESETS['medical'])
     assert set(terms) == {'total', 'intensity', 'gradient', 'source_ssim'}
@@ -114,12 +117,14 @@ def test_medical_preset_is_the_medical_loss_of_mambadfuse(scene):
     assert terms['total'].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_s4fusion_preset_has_the_three_terms_that_need_no_imagenet(scene):
+def test_s4fusion_preset_without_imagenet(scene):
+    """S4Fusion preset has the three terms that need no ImageNet."""
     assert set(fusion_loss(*scene, PRESETS['s4fusion'])) == {'total', 'gradient', 'source_l1',
                                                              'source_ssim'}
 
 
-def test_resnet_50_has_the_size_of_torchvisions(resnet_file):
+def test_resnet_50_matches_torchvision(resnet_file):
+    """ResNet-50 has the size of torchvision's."""
     network = load_resnet50(resnet_file)
     assert sum(p.numel() for p in network.parameters()) == 25_557_032
     assert len(network.state_dict()) == 320
@@ -129,7 +134,8 @@ def test_resnet_50_has_the_size_of_torchvisions(resnet_file):
     assert logits.shape == (1, 1000)
 
 
-def test_training_with_perception_uses_it_and_leaves_it_alone(resnet_file, tmp_path):
+def test_perception_is_used_unchanged(resnet_file, tmp_path):
+    """Training with perception uses it and leaves it alone."""
     loss = LossWeights(intensity=0, gradient=0, ssim=0, source_l1=1, uncertainty=1)
     config = TrainConfig(data='', out=str(tmp_path), preset='nano', crop=32, batch=2, device='cpu',
                          loss=loss, perception=str(resnet_file))
@@ -140,7 +146,8 @@ def test_training_with_perception_uses_it_and_leaves_it_alone(resnet_file, tmp_p
     assert not network.training and not any(p.requires_grad for p in network.parameters())
 
 
-def test_weights_of_torch_save_are_read_and_code_in_them_is_not_run(resnet, tmp_path):
+def test_saved_weights_run_no_code(resnet, tmp_path):
+    """Weights of torch.save are read and code in them is not run."""
     torch.save(resnet, tmp_path / 'resnet50.pth')
     assert torch.equal(load_resnet50(tmp_path / 'resnet50.pth').fc.weight, resnet['fc.weight'])
     torch.save({'fc.weight': Path(tmp_path)}, tmp_path / 'code.pth')
@@ -149,7 +156,8 @@ def test_weights_of_torch_save_are_read_and_code_in_them_is_not_run(resnet, tmp_
         load_resnet50(tmp_path / 'code.pth')
 
 
-def test_another_network_is_refused_with_what_does_not_fit(tmp_path):
+def test_other_network_lists_mismatch(tmp_path):
+    """Another network is refused with what does not fit."""
     save_file({'fc.weight': torch.zeros(10, 2048)}, tmp_path / 'other.safetensors')
     with pytest.raises(TrainingError, match=r"not torchvision's ResNet-50: missing bn1.bias "
                        r"\(64,\); .* and 315 more"):
@@ -163,13 +171,15 @@ def test_another_network_is_refused_with_what_does_not_fit(tmp_path):
     ('loss: {preset: best}', "unknown loss preset 'best'; known: swinfusion, target, s4fusion, "
      "medical"),
 ])
-def test_loss_that_cannot_be_had_is_explained(tmp_path, text, message):
+def test_unavailable_loss_is_explained(tmp_path, text, message):
+    """Loss that cannot be had is explained."""
     (tmp_path / 'c.yaml').write_text(f'data: a\nout: b\n{text}\n')
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / 'c.yaml')
 
 
-def test_preset_of_the_loss_is_changed_by_what_stands_beside_it(tmp_path):
+def test_loss_preset_takes_overrides(tmp_path):
+    """Preset of the loss is changed by what stands beside it."""
     (tmp_path / 'c.yaml').write_text('data: a\nout: b\nloss: {preset: medical, gradient: 40}\n')
     assert load_config(tmp_path / 'c.yaml').loss == LossWeights(intensity=20, gradient=40, ssim=0,
                                                                 source_ssim=100)
@@ -183,6 +193,7 @@ def test_preset_of_the_loss_is_changed_by_what_stands_beside_it(tmp_path):
     ({'model': 's4fusion', 'preset': 'base', 'crop': 121, 'loss': PRESETS['target']},
      's4fusion base does not mix its sources: loss share has nothing to teach, set it to 0'),
 ])
-def test_training_that_does_not_fit_its_network_is_refused(change, message):
+def test_mismatched_training_is_refused(change, message):
+    """Training that does not fit its network is refused."""
     with pytest.raises(TrainingError, match=message):
         Trainer(TrainConfig(data='', out='', device='cpu', **{'preset': 'light', **change}))

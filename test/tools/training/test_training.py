@@ -57,7 +57,8 @@ def tiny(monkeypatch, folder):
                        warmup=2, device='cpu')
 
 
-def test_learning_rate_rises_then_falls_to_zero():
+def test_learning_rate_rises_then_falls():
+    """Learning rate rises then falls to zero."""
     config = TrainConfig(data='', out='', iterations=100, warmup=10, learning_rate=1.0)
     assert learning_rate(config, 4) == pytest.approx(0.5)
     assert learning_rate(config, 10) == pytest.approx(1.0)
@@ -98,14 +99,16 @@ def test_stopped_training_loses_nothing(tiny, folder, number, stop):
     assert trained(tiny) == trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
 
 
-def test_training_ends_when_its_time_is_up_and_goes_on(tiny, folder):
+def test_timed_out_training_resumes(tiny, folder):
+    """Training ends when its time is up and goes on."""
     ends = [train(tiny, quiet, minutes=0) for _ in range(tiny.iterations)]
     assert [(end.iteration, end.stop) for end in ends] == [
         *((i, Stop.TIME_IS_UP) for i in range(1, 6)), (6, Stop.NO)]
     assert trained(tiny) == trained(dataclasses.replace(tiny, out=str(folder / 'whole')))
 
 
-def test_command_says_how_far_it_came_and_exits_as_it_ended(tiny, folder, monkeypatch):
+def test_command_reports_progress_and_exit(tiny, folder, monkeypatch):
+    """Command says how far it came and exits as it ended."""
     # Given a recipe whose folders are named on the command line,
     (folder / 'c.yaml').write_text('data: none\nout: none\niterations: 6\nbatch: 2\ncrop: '
                                    '16\ndevice: cpu\n')
@@ -142,7 +145,8 @@ def test_checkpoint_of_another_configuration_is_refused(tiny, change, message):
         train(dataclasses.replace(tiny, **change), quiet)
 
 
-def test_checkpoint_that_does_not_say_what_it_is_of_is_refused(tiny):
+def test_anonymous_checkpoint_is_refused(tiny):
+    """Checkpoint that does not say what it is of is refused."""
     path = train(tiny, quiet, minutes=0).weights.with_name('checkpoint.pt')
     state = torch.load(path, weights_only=True)
     del state['config']
@@ -151,7 +155,8 @@ def test_checkpoint_that_does_not_say_what_it_is_of_is_refused(tiny):
         train(tiny, quiet)
 
 
-def test_checkpoint_of_other_pairs_is_refused_and_of_the_same_elsewhere_not(tiny, folder):
+def test_other_pairs_checkpoint_is_refused(tiny, folder):
+    """Checkpoint of other pairs is refused and of the same elsewhere not."""
     train(tiny, quiet, minutes=0)
     (folder / 'set').rename(folder / 'moved')
     assert train(dataclasses.replace(tiny, threads=1, checkpoint_minutes=9), quiet,
@@ -180,7 +185,8 @@ def test_training_lowers_the_loss(learning):
     assert float(rows[0]['total']) == pytest.approx(np.mean(losses[:20]), rel=1e-4)
 
 
-def test_student_learns_the_image_of_its_teacher(learning, folder):
+def test_student_learns_teacher_image(learning, folder):
+    """Student learns the image of its teacher."""
     # Given a teacher, and a student that is told to do nothing but what the teacher does,
     teacher = train(learning, quiet).weights
     only = LossWeights(intensity=0, gradient=0, ssim=0, distil=60)
@@ -195,7 +201,8 @@ def test_student_learns_the_image_of_its_teacher(learning, folder):
     assert float(row['total']) == pytest.approx(60 * float(row['distil']), rel=1e-4)
 
 
-def test_a_training_starts_from_the_weights_that_it_names(tiny):
+def test_training_starts_from_weights(tiny):
+    """A training starts from the weights that it names."""
     # Given weights, when another training names them, then network and average are those,
     first = train(tiny, quiet).weights
     trainer, given = Trainer(dataclasses.replace(tiny, start=str(first))), load_weights(
@@ -208,7 +215,8 @@ def test_a_training_starts_from_the_weights_that_it_names(tiny):
         Trainer(dataclasses.replace(tiny, preset='nano', start=str(first)))
 
 
-def test_gradient_that_is_not_finite_stops_the_training(tiny):
+def test_nonfinite_gradient_stops_training(tiny):
+    """Gradient that is not finite stops the training."""
     trainer = Trainer(tiny)
     bad = torch.full((1, 1, 16, 16), float('nan'))
     with pytest.raises(TrainingError,
@@ -245,7 +253,8 @@ def test_bad_configuration_is_explained(tmp_path, text, message):
         load_config(tmp_path / 'c.yaml')
 
 
-def test_degradations_are_changed_by_what_is_named(tmp_path):
+def test_named_degradations_change(tmp_path):
+    """Degradations are changed by what is named."""
     (tmp_path / 'c.yaml').write_text('data: a\nout: b\ndegradations: {veil: 0.5, shift: 0}\n')
     usual = Degradations()
     assert load_config(tmp_path / 'c.yaml').degradations == dataclasses.replace(
@@ -255,7 +264,8 @@ def test_degradations_are_changed_by_what_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
-def test_recipes_that_come_with_the_package_name_a_network(path):
+def test_packaged_recipes_name_network(path):
+    """Recipes that come with the package name a network."""
     config = load_config(path)
     assert config.preset in models.PRESETS[config.model]
     assert Path(config.out).name == path.stem

@@ -30,7 +30,8 @@ def same(first, second):
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in NAMES)
 
 
-def test_a_batch_is_a_function_of_seed_and_iteration():
+def test_batch_follows_seed_and_iteration():
+    """A batch is a function of seed and iteration."""
     # Given samplers that were asked for other batches before,
     first, again, other = (CropSampler(PAIRS, crop=32, batch=3, seed=seed) for seed in (1, 1, 2))
     first.batch(0)
@@ -40,7 +41,8 @@ def test_a_batch_is_a_function_of_seed_and_iteration():
     assert not same(first.batch(7), other.batch(7))
 
 
-def test_every_image_of_a_batch_has_the_size_of_the_crop_and_its_range():
+def test_batch_images_have_crop_size():
+    """Every image of a batch has the size of the crop and its range."""
     batch = CropSampler(PAIRS, crop=32, batch=3, seed=0).batch(5)
     for name in NAMES:
         image = getattr(batch, name)
@@ -48,7 +50,8 @@ def test_every_image_of_a_batch_has_the_size_of_the_crop_and_its_range():
         assert image.min() >= 0 and image.max() <= 1, name
 
 
-def test_both_cameras_are_cropped_scaled_and_mirrored_alike():
+def test_cameras_augmented_alike():
+    """Both cameras are cropped scaled and mirrored alike."""
     # Given a thermal image that is the negative of the visible one,
     image = texture(1)
     sampler = CropSampler([LumaPair('p', image, 255 - image)], crop=24, batch=6, seed=3,
@@ -59,7 +62,8 @@ def test_both_cameras_are_cropped_scaled_and_mirrored_alike():
     assert len({crop.tobytes() for crop in batch.ir}) == 6
 
 
-def test_without_degradations_the_network_gets_what_the_target_is_made_of():
+def test_undegraded_input_equals_target_source():
+    """Without degradations the network gets what the target is made of."""
     batch = CropSampler(PAIRS, crop=32, batch=4, seed=0, degradations=NONE).batch(0)
     assert np.array_equal(batch.ir, batch.clean_ir)
     assert np.array_equal(batch.vi_y, batch.clean_y)
@@ -75,14 +79,16 @@ def with_and_without(**chances):
     return other, plain if same else plain.mapped(lambda image: image[..., ::-1])
 
 
-def test_thermal_noise_is_in_what_the_network_gets_and_nowhere_else():
+def test_thermal_noise_in_input_only():
+    """Thermal noise is in what the network gets and nowhere else."""
     noisy, plain = with_and_without(thermal_noise=1.0)
     assert not np.array_equal(noisy.ir, noisy.clean_ir)
     for name in ('vi_y', 'clean_ir', 'clean_y', 'target', 'warm', 'share'):
         assert np.array_equal(getattr(noisy, name), getattr(plain, name)), name
 
 
-def test_visible_noise_stays_in_the_target_as_far_as_its_base_is_visible():
+def test_visible_noise_with_visible_base():
+    """Visible noise stays in the target as far as its base is visible."""
     noisy, plain = with_and_without(visible_noise=1.0)
     noise = noisy.vi_y - noisy.clean_y
     assert noise.std() > 1e-3
@@ -92,7 +98,8 @@ def test_visible_noise_stays_in_the_target_as_far_as_its_base_is_visible():
         assert np.array_equal(getattr(noisy, name), getattr(plain, name)), name
 
 
-def test_the_target_of_flat_thermal_is_the_visible_image():
+def test_flat_thermal_targets_visible():
+    """The target of flat thermal is the visible image."""
     chances = Degradations(**{**{field.name: 0.0 for field in fields(Degradations)},
                               'flat_thermal': 1.0})
     batch = CropSampler(PAIRS, crop=32, batch=4, seed=0, degradations=chances).batch(0)
@@ -100,24 +107,28 @@ def test_the_target_of_flat_thermal_is_the_visible_image():
     assert not batch.warm.any() and not batch.share.any()
 
 
-def test_crop_larger_than_every_image_is_refused():
+def test_too_large_crop_is_refused():
+    """Crop larger than every image is refused."""
     with pytest.raises(DataError, match='smaller than the crop of 128'):
         CropSampler(PAIRS, crop=128, batch=1, seed=0)
 
 
-def test_images_smaller_than_the_crop_are_left_out():
+def test_too_small_images_are_left_out():
+    """Images smaller than the crop are left out."""
     small = LumaPair('small', np.zeros((80, 30), np.uint8), np.full((80, 30), 255, np.uint8))
     batch = CropSampler([small, *PAIRS], crop=32, batch=16, seed=0, degradations=NONE).batch(0)
     assert all(np.ptp(crop) > 0.05 for crop in batch.ir)
 
 
-def test_a_batch_is_mapped_array_by_array():
+def test_batch_mapped_per_array():
+    """A batch is mapped array by array."""
     batch = CropSampler(PAIRS, crop=32, batch=1, seed=0).batch(0)
     doubled = batch.mapped(lambda array: 2 * array)
     assert all(np.array_equal(getattr(doubled, name), 2 * getattr(batch, name)) for name in NAMES)
 
 
-def test_a_sampler_with_other_degradations_is_one_that_was_made_with_them():
+def test_changed_degradations_equal_fresh_sampler():
+    """A sampler with other degradations is one that was made with them."""
     usual = CropSampler(PAIRS, crop=32, batch=2, seed=4)
     before = usual.batch(6)
     without = usual.with_degradations(NONE)

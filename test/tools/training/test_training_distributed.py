@@ -93,7 +93,8 @@ def two_processes(tmp_path):
     return run
 
 
-def test_two_processes_train_as_one_does_stop_together_and_resume(recipe, two_processes, tmp_path):
+def test_two_processes_equal_one(recipe, two_processes, tmp_path):
+    """Two processes train as one does stop together and resume."""
     # Given a training in one process,
     train(load_config(recipe('one')), quiet)
     # when two processes train the same, a signal to one of them stops both, and one process goes
@@ -113,7 +114,8 @@ def test_two_processes_train_as_one_does_stop_together_and_resume(recipe, two_pr
         assert float(second[term]) == pytest.approx(float(first[term]), rel=2e-5)
 
 
-def test_a_batch_that_cannot_be_divided_is_refused():
+def test_indivisible_batch_is_refused():
+    """A batch that cannot be divided is refused."""
     with pytest.raises(TrainingError,
                        match='batch 5 cannot be divided by 2 processes: choose a multiple of 2'):
         Processes(CPU, rank=0, count=2).share(5)
@@ -125,7 +127,8 @@ def test_the_processes_share_a_batch():
                                                             [8, 9, 10, 11]]
 
 
-def test_a_gradient_that_is_not_finite_ends_every_process(recipe, two_processes):
+def test_nonfinite_gradient_ends_all(recipe, two_processes):
+    """A gradient that is not finite ends every process."""
     done, ends = two_processes(recipe('steep', learning_rate=1e30, warmup=1, precision='bfloat16'),
                                'none')
     assert len(ends) == 2, done.stderr
@@ -133,7 +136,8 @@ def test_a_gradient_that_is_not_finite_ends_every_process(recipe, two_processes)
     assert ends[0].startswith('non-finite gradient at iteration 2: lower learning_rate')
 
 
-def test_when_one_process_breaks_the_others_end(recipe, two_processes):
+def test_broken_process_ends_others(recipe, two_processes):
+    """When one process breaks the others end."""
     done, ends = two_processes(recipe('broken'), 'breaks')
     assert done.returncode != 0
     assert ends == []

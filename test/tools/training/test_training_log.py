@@ -16,7 +16,8 @@ def filled(path, iterations, *, start=0, **terms):
     return path
 
 
-def test_rows_are_means_of_twenty_iterations_and_columns_what_came(tmp_path):
+def test_rows_average_twenty_iterations(tmp_path):
+    """Rows are means of twenty iterations and columns what came."""
     rows = read_log(filled(tmp_path / 'log.csv', 45, total=2.0, glare=-1.0))
     assert [list(row) for row in rows] == [['iteration', 'total', 'glare', 'seconds']] * 2
     assert [(row['iteration'], row['total'], row['glare'])
@@ -25,20 +26,23 @@ def test_rows_are_means_of_twenty_iterations_and_columns_what_came(tmp_path):
                                                                                  '-30.5')]
 
 
-def test_a_resumed_log_drops_what_will_come_again(tmp_path):
+def test_resumed_log_drops_repeats(tmp_path):
+    """A resumed log drops what will come again."""
     filled(tmp_path / 'log.csv', 60, total=1.0)
     rows = read_log(filled(tmp_path / 'log.csv', 20, start=40, total=3.0))
     assert [(row['iteration'], row['total']) for row in rows] == [('20', '10.5'), ('40', '30.5'),
                                                                   ('60', '151.5')]
 
 
-def test_a_term_that_comes_later_gets_a_column(tmp_path):
+def test_later_term_gets_column(tmp_path):
+    """A term that comes later gets a column."""
     filled(tmp_path / 'log.csv', 20, total=1.0)
     rows = read_log(filled(tmp_path / 'log.csv', 20, start=20, total=1.0, glare=2.0))
     assert [(row['total'], row['glare']) for row in rows] == [('10.5', ''), ('30.5', '61')]
 
 
-def test_the_plot_has_a_panel_for_the_loss_and_every_term(tmp_path):
+def test_plot_panel_per_term(tmp_path):
+    """The plot has a panel for the loss and every term."""
     filled(tmp_path / 'log.csv', 100, total=1.0, glare=-1.0, gradient_norm=5.0, learning_rate=0.1)
     assert plot_log(tmp_path / 'log.csv', tmp_path / 'two.png') is None
     filled(tmp_path / 'log.csv', 100, total=1.0, learning_rate=0.1)
@@ -48,12 +52,14 @@ def test_the_plot_has_a_panel_for_the_loss_and_every_term(tmp_path):
     assert two.std() > 10
 
 
-def test_nothing_is_drawn_before_the_first_row(tmp_path):
+def test_no_plot_before_first_row(tmp_path):
+    """Nothing is drawn before the first row."""
     assert plot_log(filled(tmp_path / 'log.csv', 19, total=1.0), tmp_path / 'loss.png') is None
     assert not (tmp_path / 'loss.png').exists()
 
 
-def test_without_matplotlib_it_says_how_to_get_it(tmp_path, monkeypatch):
+def test_missing_matplotlib_names_install(tmp_path, monkeypatch):
+    """Without matplotlib it says how to get it."""
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     said = plot_log(filled(tmp_path / 'log.csv', 20, total=1.0), tmp_path / 'loss.png')
     assert said.startswith('no loss.png: matplotlib cannot be imported')

@@ -45,7 +45,8 @@ def test_rounds_what_inference_rounds():
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-def test_gradients_are_float32_and_near_those_of_float32():
+def test_gradients_near_float32():
+    """Gradients are float32 and near those of float32."""
     gradients = []
     for precision in ('float32', 'bfloat16'):
         # L1 of gradients changes its sign wherever rounding does; L1 of levels hardly anywhere.
@@ -82,7 +83,8 @@ def test_scaled_loss_gives_the_same_steps():
     assert torch.equal(weights_of(scaled), weights_of(plain))
 
 
-def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_halved():
+def test_scaled_overflow_halves_scale():
+    """A step whose scaled gradient overflows is left out and the scale halved."""
     made, batch = trainer()
     made.scaler = torch.amp.GradScaler('cpu', init_scale=2.0 ** 126)
     before = weights_of(made)
@@ -92,7 +94,8 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_halved
     assert torch.equal(weights_of(made), before)
 
 
-def test_a_gradient_that_is_not_finite_without_scaling_stops_the_training():
+def test_unscaled_nonfinite_stops_training():
+    """A gradient that is not finite without scaling stops the training."""
     made, batch = trainer()
     bad = replace(batch, ir=batch.ir * float('nan'))
     made.scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
@@ -102,7 +105,8 @@ def test_a_gradient_that_is_not_finite_without_scaling_stops_the_training():
         made.step(bad)
 
 
-def test_the_scale_is_part_of_the_checkpoint():
+def test_scale_is_in_checkpoint():
+    """The scale is part of the checkpoint."""
     made, _ = trainer()
     made.scaler = torch.amp.GradScaler('cpu', init_scale=2.0 ** 7)
     resumed, _ = trainer()
@@ -113,7 +117,8 @@ def test_the_scale_is_part_of_the_checkpoint():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16', 'float16'])
-def test_every_precision_lowers_the_loss_on_a_gpu(precision):
+def test_gpu_precisions_lower_loss(precision):
+    """Every precision lowers the loss on a GPU."""
     made, batch = trainer(precision=precision, learning_rate=3e-3, iterations=30, device='cuda')
     losses = [made.step(batch)['total'] for _ in range(30)]
     assert np.mean(losses[-5:]) < 0.7 * losses[0]

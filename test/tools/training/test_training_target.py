@@ -44,7 +44,8 @@ def target_of(ir, y):
 
 
 @pytest.mark.parametrize('level', [0, 90, 255])
-def test_flat_thermal_leaves_the_visible_image_as_it_is(level):
+def test_flat_thermal_leaves_visible(level):
+    """Flat thermal leaves the visible image as it is."""
     y = np.float32(LEVEL * texture(20, 235))
     target = target_of(np.full(SHAPE, level * LEVEL, np.float32), y)
     assert np.abs(target.image - y).max() < LEVEL
@@ -52,7 +53,8 @@ def test_flat_thermal_leaves_the_visible_image_as_it_is(level):
     assert not target.share.any()
 
 
-def test_a_warm_person_in_the_dark_gets_the_contrast_of_thermal():
+def test_warm_person_in_dark():
+    """A warm person in the dark gets the contrast of thermal."""
     # Given a night scene: thermal shows a person by 120 levels, the visible image by 20,
     ir, y = picture(40, 160), picture(10, 30)
     target = target_of(ir, y)
@@ -64,13 +66,15 @@ def test_a_warm_person_in_the_dark_gets_the_contrast_of_thermal():
     assert target.warm[~FAR].max() == 0 and target.share[~FAR].max() < 0.05
 
 
-def test_a_person_who_is_dark_before_a_bright_ground_stays_dark():
+def test_dark_person_on_bright_ground():
+    """A person who is dark before a bright ground stays dark."""
     # Given a walker on snow whom the visible image shows by -140 levels and thermal by 60,
     target = target_of(picture(60, 120), picture(200, 60))
     assert contrast(target.image) <= -0.9 * 140
 
 
-def test_a_warm_face_of_a_dark_person_stays_dark_with_him():
+def test_warm_face_of_dark_person():
+    """A warm face of a dark person stays dark with him."""
     # Given a walker on snow, dark in the visible image, whose face is warmer and brighter than
     # his coat,
     face = np.zeros(SHAPE, bool)
@@ -82,7 +86,8 @@ def test_a_warm_face_of_a_dark_person_stays_dark_with_him():
     assert target.image[face].mean() <= 100 * LEVEL
 
 
-def test_visible_detail_stays_on_a_warm_person():
+def test_visible_detail_on_warm_person():
+    """Visible detail stays on a warm person."""
     # Given a warm person with stripes of 40 levels on the coat, two pixels wide, in the dark,
     stripes = 20.0 * np.sign(np.sin(np.arange(SHAPE[1]) * np.pi / 2 + 0.1))
     target = target_of(picture(40, 160), picture(10, 40 + stripes))
@@ -92,19 +97,22 @@ def test_visible_detail_stays_on_a_warm_person():
     assert inside.std() >= 0.6 * 20 * LEVEL
 
 
-def test_a_person_hardly_darker_than_a_dark_ground_becomes_bright():
+def test_darkish_person_becomes_bright():
+    """A person hardly darker than a dark ground becomes bright."""
     # Given a person whom the visible image shows by -15 levels and thermal by 100,
     target = target_of(picture(50, 150), picture(60, 45))
     assert contrast(target.image) >= 0.9 * 100
 
 
-def test_smoke_leaves_room_for_a_warm_person():
+def test_smoke_leaves_room():
+    """Smoke leaves room for a warm person."""
     # Given smoke of a middle gray that hides a person whom thermal shows by 80 levels,
     target = target_of(picture(60, 140), picture(150, 150))
     assert contrast(target.image) >= 0.9 * 80
 
 
-def test_white_smoke_opens_around_a_warm_person():
+def test_white_smoke_opens_around_person():
+    """White smoke opens around a warm person."""
     # Given smoke so bright that a person cannot be 80 levels brighter than it,
     target = target_of(picture(60, 140), picture(205, 205))
     # then its ground gets darker around him and most of the contrast is there.
@@ -113,7 +121,8 @@ def test_white_smoke_opens_around_a_warm_person():
     assert target.image[:20, :20].mean() == pytest.approx(205 * LEVEL, abs=3 * LEVEL)
 
 
-def test_gray_thermal_does_not_lie_over_the_dark_as_haze():
+def test_gray_thermal_is_no_haze():
+    """Gray thermal does not lie over the dark as haze."""
     # Given a dark scene under thermal that is gray, with a slow slope,
     slope = np.linspace(110, 130, SHAPE[1])[None].repeat(SHAPE[0], axis=0)
     y = np.float32(LEVEL * texture(6, 90))
@@ -124,7 +133,8 @@ def test_gray_thermal_does_not_lie_over_the_dark_as_haze():
     assert contrast(target.image) > 50
 
 
-def test_detail_comes_from_the_camera_that_has_it():
+def test_detail_from_better_camera():
+    """Detail comes from the camera that has it."""
     # Given thermal flat at the left, and the visible image at the right,
     left, right = np.s_[16:-16, 16:144], np.s_[16:-16, 176:-16]
     visible, thermal = texture(60, 110), texture(88, 112, sigma=2.0, seed=1)
@@ -137,7 +147,8 @@ def test_detail_comes_from_the_camera_that_has_it():
     assert 0.4 * ir[right].std() < target[right].std() < 1.5 * ir[right].std()
 
 
-def test_noise_is_measured_and_taken_away_and_clean_images_are_left_alone():
+def test_noise_removed_clean_untouched():
+    """Noise is measured and taken away and clean images are left alone."""
     clean = np.float32(LEVEL * texture(60, 190))
     noise = np.random.default_rng(5).standard_normal(SHAPE) * 6 * LEVEL
     noisy = np.clip(clean + noise, 0, 1).astype(np.float32)
@@ -147,7 +158,8 @@ def test_noise_is_measured_and_taken_away_and_clean_images_are_left_alone():
     assert (denoised(noisy) - clean).std() < 0.6 * (noisy - clean).std()
 
 
-def test_a_scene_is_described_by_its_whole_thermal_image():
+def test_scene_described_by_whole_thermal():
+    """A scene is described by its whole thermal image."""
     # Given an image of which a hundredth is hot, half of it taken at half the size,
     ir = np.full((480, 640), 0.2, np.float32)
     ir[:48, :64] = 0.9
@@ -183,11 +195,13 @@ def discs(*found, ground=80):
     (((60, 60, 8, 60),), 2),  # above 28 and above 50
     (((60, 60, 8, 100),), 3),  # above 85 too
 ])
-def test_warm_objects_are_counted_once_for_every_step_that_they_reach(found, count):
+def test_warm_objects_counted_per_step(found, count):
+    """Warm objects are counted once for every step that they reach."""
     assert len(objects_of(discs(*found))) == count
 
 
-def test_an_object_in_an_object_comes_after_it():
+def test_nested_object_comes_after():
+    """An object in an object comes after it."""
     # Given a warm disc with a hot one in it,
     outer, *inner = objects_of(discs((120, 160, 20, 40), (120, 160, 8, 70)))
     # then both are objects, the outer one first, each with its own surround.
@@ -200,7 +214,8 @@ def test_an_object_in_an_object_comes_after_it():
         assert 0 <= item.weight.min() and item.weight.max() <= 1
 
 
-def test_contrast_of_an_object_is_that_of_its_surround_in_any_image():
+def test_object_contrast_in_any_image():
+    """Contrast of an object is that of its surround in any image."""
     item, = objects_of(discs((60, 60, 8, 40)))
     brighter = discs((60, 60, 12, 0), ground=30)
     brighter[item.window][item.pixels] += 0.5

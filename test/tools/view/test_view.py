@@ -49,7 +49,8 @@ def opened(content):
     return json.loads(line), rest
 
 
-def test_the_page_comes_with_a_policy_that_allows_its_own_script_alone():
+def test_policy_allows_own_script_alone():
+    """The page comes with a policy that allows its own script alone."""
     with serving() as server:
         answer, content = ask(server)
 
@@ -80,7 +81,8 @@ def test_the_page_comes_with_a_policy_that_allows_its_own_script_alone():
     ],
 )
 @pytest.mark.parametrize('path', ['/', '/next?fused=0'])
-def test_requests_of_other_pages_and_under_other_names_are_refused(headers, said, path):
+def test_foreign_requests_are_refused(headers, said, path):
+    """Requests of other pages and under other names are refused."""
     board = Board()
     board.put('fused', lambda: PICTURE)
     with serving(board) as server:
@@ -90,14 +92,16 @@ def test_requests_of_other_pages_and_under_other_names_are_refused(headers, said
 
 
 @pytest.mark.parametrize('host', ['localhost', 'LOCALHOST:8080', '127.0.0.1:1', '[::1]:8080'])
-def test_the_names_of_this_machine_are_let_in(host):
+def test_machine_names_are_let_in(host):
+    """The names of this machine are let in."""
     with serving() as server:
         answer, _ = ask(server, Host=host, Origin=f'http://{host}')
 
     assert answer.status == 200
 
 
-def test_beyond_this_machine_the_secret_of_the_address_is_needed():
+def test_remote_access_needs_secret():
+    """Beyond this machine the secret of the address is needed."""
     board = Board()
     board.put('fused', lambda: PICTURE)
     with serving(board, host='0.0.0.0') as server:
@@ -159,7 +163,8 @@ def test_anything_else_is_refused(method, path, status):
     assert answer.status == status and b'Traceback' not in content
 
 
-def test_more_connections_than_a_few_pages_need_are_closed():
+def test_excess_connections_are_closed():
+    """More connections than a few pages need are closed."""
     with serving() as server:
         # Given as many as are served, each with an answer
         held = [
@@ -187,14 +192,16 @@ def test_more_connections_than_a_few_pages_need_are_closed():
             connection.close()
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_what_to_do():
+def test_taken_port_is_explained():
+    """A port that is taken is an error that says what to do."""
     with serving() as server, pytest.raises(ServerError, match='--port'):
         Server(Board(), host='127.0.0.1', port=server.server_port)
     with pytest.raises(ServerError, match='--host'):
         Server(Board(), host='203.0.113.9', port=0)
 
 
-def test_a_slow_page_gets_the_newest_pictures_and_the_others_are_never_encoded():
+def test_slow_page_gets_newest_pictures():
+    """A slow page gets the newest pictures and the others are never encoded."""
     # Given a hundred images before the page asks again
     board, made = Board(), []
     with serving(board) as server:
@@ -215,7 +222,8 @@ def test_a_slow_page_gets_the_newest_pictures_and_the_others_are_never_encoded()
     assert again['pictures'][0]['number'] == 100 and sorted(made) == [-100, 100]
 
 
-def test_a_page_with_everything_waits_for_the_next_image():
+def test_up_to_date_page_waits():
+    """A page with everything waits for the next image."""
     board = Board()
     board.put('fused', lambda: PICTURE)
     threading.Timer(0.2, board.put, ('fused', lambda: b'next')).start()
@@ -227,7 +235,8 @@ def test_a_page_with_everything_waits_for_the_next_image():
     assert 0.15 < time.monotonic() - start_s < 4
 
 
-def test_only_what_a_page_has_asked_for_is_wanted():
+def test_only_requested_is_wanted():
+    """Only what a page has asked for is wanted."""
     board = Board()
     assert board.wanted() == set()
     board.wait({'fused': 0, 'overlay': 0}, report=0, timeout_s=0)
@@ -235,7 +244,8 @@ def test_only_what_a_page_has_asked_for_is_wanted():
     assert board.wanted() == {'fused', 'overlay'}
 
 
-def test_an_image_that_cannot_be_read_is_said():
+def test_unreadable_image_is_reported():
+    """An image that cannot be read is reported."""
     def refuse():
         raise FrameError('of an unknown kind', reason='unknown_encoding')
 
@@ -289,12 +299,14 @@ def test_a_report_is_summarized():
         ('rear/fusion_node', '/front', False),
     ],
 )
-def test_the_node_of_the_namespace_is_shown(name, namespace, found):
+def test_namespace_node_is_shown(name, namespace, found):
+    """The node of the namespace is shown."""
     assert bool(summarize(report(name=name), namespace=namespace)) is found
     assert summarize([Status('camera: driver', 0, '', {})], namespace='/') is None
 
 
-def test_plots_get_what_happened_between_reports_and_a_restart_is_no_negative_count():
+def test_plots_survive_restarted_counters():
+    """Plots get what happened between reports and a restart is no negative count."""
     board = Board()
     for counts in ({'fused': 30}, {'fused': 58, 'alone': 2}, {'fused': 5}, {'fused': 35}):
         board.report(summarize(report(**counts), namespace='/'))
@@ -313,7 +325,8 @@ def test_plots_get_what_happened_between_reports_and_a_restart_is_no_negative_co
     assert len(board.wait({}, report=9, timeout_s=0).moments) == 4  # a page of another server
 
 
-def test_the_board_keeps_five_minutes_and_one_picture_a_panel():
+def test_board_keeps_five_minutes():
+    """The board keeps five minutes and one picture a panel."""
     board = Board()
     for number in range(400):
         board.report(summarize(report(fused=number), namespace='/'))

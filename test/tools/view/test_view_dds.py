@@ -104,7 +104,8 @@ def resident_kb(pid: int) -> int:
     return int(re.search(r'VmRSS:\s*(\d+)', Path(f'/proc/{pid}/status').read_text())[1])
 
 
-def test_the_page_shows_the_live_node_at_once_and_keeps_up(viewer, fusing, peer):
+def test_page_shows_live_node(viewer, fusing, peer):
+    """The page shows the live node at once and keeps up."""
     child, port = viewer
     page = Page(port)
     # Given that nobody looks: nothing is received
