@@ -66,7 +66,7 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
 
 
 class Fuser:
-    """Fuses a stream of pairs with one network; for one thread at a time. A context manager.
+    """Fuses a stream of pairs with one network; for one thread at a time. It is a context manager.
 
     Pairs with stamps are judged as a stream: the gray levels of 16-bit thermal follow the scene
     smoothly. Pairs without are fused each by itself.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps of the networks between their scans.
 
-One interface, in plain torch or fused into one kernel.
+They have one interface, in plain torch or fused into one kernel.
 
 The fused form runs where the scans' Triton backend runs an operation of this name, and only
 without gradients; elsewhere the plain form runs, which is the modules called one by one. `backend`

@@ -143,7 +143,7 @@ def _blocks(image: torch.Tensor) -> torch.Tensor:
 def _means(image: torch.Tensor, window: int, step: int) -> torch.Tensor:
     """Return means of window x window around every step-th place.
 
-    At the border of the part inside.
+    At the border they are means of the part inside.
     """
     return avg_pool2d(image, window, step, padding=(window - step) // 2, ceil_mode=True,
                       count_include_pad=False)

@@ -68,7 +68,7 @@ class EncoderStage(nn.Module):
 class DualAttention(nn.Module):
     """Shallow interaction (SFIM): exchange of features through channel and spatial gates.
 
-    Two B x C x H x W -> one. The exchange is that of CMX's feature rectification.
+    Two B x C x H x W give one. The exchange is that of CMX's feature rectification.
     """
 
     def __init__(self, channels: int) -> None:
@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
 class GlobalInteraction(nn.Module):
     """Deep interaction (PSIM): cross-attention both ways, feed-forward layers, then one map.
 
-    Two B x C x H x W -> one.
+    Two B x C x H x W give one.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -157,7 +157,8 @@ class FeedForward(nn.Module):
 class Injection(nn.Module):
     """Injection (FIM) of the deep map into the shallow one: scale, shift, merge.
 
-    Two B x C x H x W -> one. As PSFusion's semantic injection, without its instance normalization.
+    Two B x C x H x W give one. It is PSFusion's semantic injection without its instance
+    normalization.
     """
 
     def __init__(self, channels: int) -> None:

@@ -109,9 +109,9 @@ class Stage(nn.Module):
 class CrossModalSS2D(SS2D):
     """Cross-modal spatial awareness block (CMSA): one scan through the tokens of both modalities.
 
-    Two B x h x w x C -> the same. Input projection, convolution, step sizes, decays, normalization
-    and output projection are shared; B, C and the low-rank step size are projected for each
-    modality by itself. A mark made of both is added to the scanned sequence.
+    Two B x h x w x C give two of the same shape. Input projection, convolution, step sizes,
+    decays, normalization and output projection are shared; B, C and the low-rank step size are
+    projected for each modality by itself. A mark made of both is added to the scanned sequence.
     """
 
     LAYERS = 'x_proj_weight', 'y_proj_weight', 'mark_proj'

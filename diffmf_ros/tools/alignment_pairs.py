@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of images to align cameras with, of two files, two folders or a bag.
 
-And a picture of the result.
+It also draws a picture of the result.
 """
 
 from collections.abc import Iterable
@@ -96,7 +96,7 @@ def grays(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 def rough_alignment(path: Path, pair: Pair, *, plane_depth_m: float) -> Alignment:
     """Return the homography of an alignment file.
 
-    Of two calibrated cameras, that of a plane at this distance.
+    For two calibrated cameras it is that of a plane at this distance.
 
     Raises:
         AlignmentError: the file is not usable, or does not describe both cameras and their

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The alignment YAML: a measured homography, or how two calibrated cameras are mounted.
 
-The first has the keys of core/alignment/homography.py. The second:
+The first kind has the keys of core/alignment/homography.py. The second:
 
     thermal_from_rgb: {rotation: [[1, 0, 0], [0, 1, 0], [0, 0, 1]], translation_m: [-0.05, 0, 0]}
     rgb_camera: {size: [640, 480], k: [[520, 0, 319.5], [0, 520, 239.5], [0, 0, 1]],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which geometry brings the two live images onto one grid.
+"""Choice of the geometry that brings the two live images onto one grid.
 
-The settings, the camera infos and the mounting together.
+The settings, the camera infos and the mounting decide it together.
 """
 
 from dataclasses import dataclass, replace

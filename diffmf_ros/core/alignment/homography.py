@@ -173,7 +173,7 @@ def _check(alignment: Alignment) -> None:
 def _projected(other_from_grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of a grid under a homography: (x, y), each H x W float64.
 
-    NaN behind its horizon.
+    Pixels behind its horizon are NaN.
     """
     columns, rows = np.arange(size[0]), np.arange(size[1])[:, None]
     x, y, depth = (a * columns + b * rows + c for a, b, c in other_from_grid)

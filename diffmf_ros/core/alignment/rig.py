@@ -29,7 +29,7 @@ LARGEST_BASE_LINE_M = 10.0
 class Extrinsics:
     """thermal_from_rgb: X_thermal = rotation X_rgb + translation_m, both in optical frames.
 
-    In TF's words: lookup_transform(target: frame of the thermal camera, source: frame of the RGB
+    TF calls it lookup_transform(target: frame of the thermal camera, source: frame of the RGB
     camera). Raises AlignmentError for a matrix that is no rotation.
     """
 
@@ -155,8 +155,8 @@ class Rig:
                     at: tuple[float, float] | None = None) -> np.ndarray:
         """Return the parallax (x, y) of a point at depth_m, in pixels of the RGB grid.
 
-        at: the RGB pixel of the point; None: the center. About f |c| (1 / depth_m - 1 /
-        plane_depth_m) for cameras |c| apart. NaN where a camera does not see it.
+        at is the RGB pixel of the point, by default the center. The parallax is about f |c| (1 /
+        depth_m - 1 / plane_depth_m) for cameras |c| apart. NaN where a camera does not see it.
         """
         self.require_depth(depth_m)
         self.require_depth(plane_depth_m)

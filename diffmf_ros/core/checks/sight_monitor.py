@@ -41,7 +41,7 @@ _NOISE_RESPONSE = 4.787
 
 
 class Sight(str, Enum):
-    """What a camera shows. FLAT, BLACK and WHITE: nothing at all."""
+    """What a camera shows. FLAT, BLACK and WHITE show nothing at all."""
 
     CLEAR = 'clear'
     FLAT = 'flat'

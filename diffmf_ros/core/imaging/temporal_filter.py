@@ -16,7 +16,7 @@ LONGEST_GAP_NS = 500_000_000  # between two images that are still averaged
 
 
 class TemporalFilter:
-    """Keeps the average of the images so far. For one thread."""
+    """Keeps the average of the images so far. It serves one thread."""
 
     def __init__(self) -> None:
         self._average: np.ndarray | None = None  # float32: what 8 bits round away adds up

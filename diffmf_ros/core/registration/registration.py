@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the homography between a thermal and an RGB camera from images of both.
 
-Coarse to fine. A search over scale, rotation and shift of the whole image gives a few starts; each
-is followed by matching blocks of growing detail, and the one whose images agree best goes on. The
-correspondences of all pairs are pooled. The richest of homography, affine map and similarity that
-they determine is taken.
+It goes from coarse to fine. A search over scale, rotation and shift of the whole image gives a few
+starts; each is followed by matching blocks of growing detail, and the one whose images agree best
+goes on. The correspondences of all pairs are pooled. The richest of homography, affine map and
+similarity that they determine is taken.
 """
 
 from collections.abc import Sequence

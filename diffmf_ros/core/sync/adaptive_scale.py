@@ -73,7 +73,7 @@ class AdaptiveScale:
     def fused(self, busy_ms: float) -> None:
         """Note how long fusing and publishing a pair at `scale` took.
 
-        Choose the size for the next one.
+        It chooses the size for the next one.
         """
         self._pairs += 1
         if self._pairs > 1:

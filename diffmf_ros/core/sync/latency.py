@@ -9,7 +9,7 @@ import numpy as np
 class LatencyMeter:
     """The newest `capacity` durations; older ones are forgotten.
 
-    count is the number of durations ever added. Not locked: one thread at a time.
+    count is the number of durations ever added. It has no lock: one thread uses it at a time.
     """
 
     def __init__(self, *, capacity: int = 1024):
@@ -32,7 +32,7 @@ class LatencyMeter:
     def quantile(self, q: float) -> float:
         """The q-quantile (0 to 1, interpolated linearly) of the kept durations in ms.
 
-        NaN before the first.
+        It is NaN before the first.
 
         Raises ValueError for q outside 0 to 1.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is what a camera sends new? Per-stream state OK, STALE, FROZEN or LOST, with hysteresis."""
+"""Is what a camera sends new? State OK, STALE, FROZEN or LOST of a stream, with hysteresis."""
 
 import math
 from collections import deque
@@ -43,13 +43,16 @@ class StreamState(str, Enum):
 class StreamStatus:
     """What is known about a stream at one instant.
 
-    detail: why the state is not OK, in words that stay the same while it lasts; empty for OK.
-    usable: whether its
-    frames are worth waiting for: it is OK or STALE, or a good frame has just come and one is to
-    follow. seen: a frame has come since the beginning or the last reset. age_ns: since the newest
-    fresh frame, inf before the first.
-    lost_after_ns: silence after which it is LOST. clock_changed: its stamps have just jumped,
-    within three usual periods, after a calm time.
+    Attributes:
+        state: what the stream is now.
+        detail: why the state is not OK, in words that stay the same while it lasts; empty for OK.
+        usable: whether its frames are worth waiting for: it is OK or STALE, or a good frame has
+            just come and one is to follow.
+        seen: whether a frame has come since the beginning or the last reset.
+        age_ns: time since the newest fresh frame; inf before the first.
+        lost_after_ns: silence after which it is LOST.
+        clock_changed: whether its stamps have just jumped, within three usual periods, after a
+            calm time.
     """
 
     state: StreamState
@@ -66,16 +69,16 @@ class StreamHealth:
 
     It should not go back: see reset.
 
-    LOST: no fresh frame for source_timeout_s (or 1.5 usual periods of a slower camera), or none
-    yet. A message that cannot be decoded and a frame of the newest stamp again are no fresh
-    frames.
-    FROZEN: frozen_frames equal images in a row under advancing stamps, or as many of one color, or
-    the driver says that its shutter is closed. 1 counts as 2: one image is equal to nothing. A
-    camera that sends every image several times (FreezeDetector.usual) is frozen with one more than
-    that.
-    STALE: the next frame is late, by three usual periods and at least 0.2 s, but not yet lost.
-    Back to OK with the second good frame, one that differs from the one before and is not of one
-    color.
+    * LOST: no fresh frame came for source_timeout_s (or 1.5 usual periods of a slower camera), or
+      none yet. A message that cannot be decoded and a frame of the newest stamp again are not
+      fresh.
+    * FROZEN: frozen_frames equal images came in a row under advancing stamps, or as many of one
+      color, or the driver says that its shutter is closed. 1 counts as 2, because one image is
+      equal to nothing. A camera that sends every image several times (FreezeDetector.usual) is
+      frozen with one more than that.
+    * STALE: the next frame is late by three usual periods and at least 0.2 s, but not yet lost.
+    * OK again: the second good frame came, one that differs from the one before and is not of one
+      color.
 
     settings may be assigned at any time. Counters are since the beginning: `frames` (fresh ones),
     `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped`
@@ -142,7 +145,7 @@ class StreamHealth:
     def refused(self, now_ns: int) -> None:
         """Count a message that could not be decoded.
 
-        No sign of life, but no loss on the way either.
+        It is no sign of life, but no loss on the way either.
         """
         self.refused_count += 1
         self._refused_since += 1
@@ -204,7 +207,7 @@ class StreamHealth:
     def missing(self) -> int:
         """Frames that the stamps promise and that did not come, nor were refused.
 
-        Gaps of a lost camera apart.
+        Gaps of a lost camera do not count.
         """
         return self._missing.total
 
@@ -236,7 +239,7 @@ class StreamHealth:
     def lead_ns(self) -> int | None:
         """How far its stamps are ahead of the clock of the arrivals, usually.
 
-        None before the first.
+        It is None before the first.
         """
         return median_low(self._leads_ns) if self._leads_ns else None
 

@@ -139,7 +139,7 @@ class MissingFrames:
 def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
     """Return the period of a stream of which some frames are lost, from its gaps.
 
-    None for fewer than eight.
+    It is None for fewer than eight.
 
     It is the largest gap of which the others are multiples, give or take a fifth of it. Those of
     more than five steps say little about it and count as much as any gap does by chance. A few

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark that everybody can repeat: the installed node, live, always with the same job.
 
-Two cameras of 640x480 at 10 and at 30 Hz into the real node over DDS, with the classical method
+Two cameras of 640x480 send at 10 and at 30 Hz to the real node over DDS, with the classical method
 and with the default network. The names in capitals are those of NVIDIA's ros2_benchmark, with
 times in milliseconds.
 """

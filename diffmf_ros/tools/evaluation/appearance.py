@@ -16,10 +16,10 @@ FLAT_LEVELS = (0, 64, 128, 192, 255)
 def haze(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """Return the mean lift fused - vi_y, in levels, of dark visible pixels that are not hot.
 
-    All H x W, levels 0..255. Hot is what lies above the 90th percentile of ir or in a hot blob
-    (see targets.hot_blobs); darkest are, of the other pixels, those at or below their 30th
-    percentile of vi_y. Darker than the visible image counts below nothing. NaN where everything
-    is hot.
+    All arrays are H x W, in levels 0..255. Hot is what lies above the 90th percentile of ir or in
+    a hot blob (see targets.hot_blobs); darkest are, of the other pixels, those at or below their
+    30th percentile of vi_y. Darker than the visible image counts below nothing. NaN where
+    everything is hot.
     """
     hot = ir > np.percentile(ir, HOT_PERCENTILE)
     for blob in hot_blobs(ir):
@@ -34,10 +34,10 @@ def haze(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
 def saturation(visible: np.ndarray, fused: np.ndarray) -> float:
     """Return the share of the visible color saturation that the fused color image keeps (0..1).
 
-    Both H x W x 3 uint8, BGR. Saturation is HSV's, (max - min) / max of the three channels, 0
-    where max is 0. Of the fused one counts at each pixel at most what is there: darker pixels are
-    not rewarded for becoming more saturated. Sums are over the pixels whose largest visible
-    channel is at least 32. NaN where there is no such pixel or the visible image is gray.
+    Both images are H x W x 3 uint8, BGR. Saturation is HSV's, (max - min) / max of the three
+    channels, 0 where max is 0. Of the fused one counts at each pixel at most what is there: darker
+    pixels are not rewarded for becoming more saturated. Sums are over the pixels whose largest
+    visible channel is at least 32. NaN where there is no such pixel or the visible image is gray.
     """
     seen = visible.max(axis=2) >= SEEN_LEVELS
     there, kept = _saturation(visible[seen]), _saturation(fused[seen])

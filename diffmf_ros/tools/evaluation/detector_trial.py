@@ -65,7 +65,8 @@ class DetectorTrial:
         return look
 
     def table(self) -> Table:
-        """Return {data set: {method: scores}}, 'all' last; see COLUMNS. NaN: not defined."""
+        """Return {data set: {method: scores}}, 'all' last; see COLUMNS. What is not defined is
+        NaN."""
         sets = sorted({look.dataset for look in self.looks})
         groups = {
             dataset: [look for look in self.looks if look.dataset == dataset] for dataset in sets

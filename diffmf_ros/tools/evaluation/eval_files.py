@@ -44,7 +44,7 @@ class Problem:
 class Images:
     """The images of one stem, all uint8 of one size.
 
-    Visible and fused as in their files: H x W, or x 3 in BGR.
+    Visible and fused are as in their files: H x W, or H x W x 3 in BGR.
     """
 
     name: str

@@ -102,7 +102,7 @@ def spatial_frequency(fused: np.ndarray) -> float:
 def average_gradient(fused: np.ndarray) -> float:
     """AG: mean length of the gradient over root two.
 
-    Central differences, one-sided at the border.
+    It takes central differences, one-sided at the border.
     """
     down, right = np.gradient(fused)
     return np.mean(np.sqrt((down ** 2 + right ** 2) / 2))
@@ -111,7 +111,7 @@ def average_gradient(fused: np.ndarray) -> float:
 def mutual_information(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> float:
     """MI: mutual information of the gray levels, rounded to integers, in nats.
 
-    Summed over the sources.
+    It is summed over the sources.
     """
     return sum(_shared_information(source, fused) for source in (ir, vi_y))
 

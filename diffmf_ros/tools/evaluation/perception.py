@@ -2,9 +2,9 @@
 """What a person looks for: hot targets that stand out, visible detail that stays, a picture that
 is calm.
 
-Definitions of ours. Unlike the metrics of the literature they know which source is which. All
-images are H x W of levels 0..255, uint8 or float. A value that an image does not define, such as
-the salience of hot targets where nothing is hotter than the rest, is NaN.
+The definitions are this project's. Unlike the metrics of the literature they know which source is
+which. All images are H x W of levels 0..255, uint8 or float. A value that an image does not
+define, such as the salience of hot targets where nothing is hotter than the rest, is NaN.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two cameras of the synthetic drive.
 
-Pinhole geometry, mounting, clocks, and the exact homography.
+They have pinhole geometry, a mounting, clocks and an exact homography.
 
 Axes are those of an optical frame (REP-103: x right, y down, z forward); a pixel's integer
 coordinate is its center. The RGB camera is the origin of the rig. Both cameras have a global
@@ -99,7 +99,7 @@ class DriveRig:
         """Return the 3 x 3 homography that maps thermal pixels to RGB pixels, scaled to H[2, 2] =
         1.
 
-        Exact for the fronto-parallel plane at depth_m (default: plane_m) in front of the RGB
+        It is exact for the fronto-parallel plane at depth_m (default: plane_m) in front of the RGB
         camera: H = K_rgb (R^T + c (R n)^T / (d - n.c)) K_thermal^-1 (Hartley and Zisserman,
         section 13.1, with R, c the thermal camera's rotation and center and n = (0, 0, 1)). At
         another depth Z the error is the parallax focal * |c| * |1/Z - 1/plane_m|: 1.5 px at 9 m

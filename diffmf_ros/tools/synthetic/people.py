@@ -31,7 +31,7 @@ RING_GAP_PX, RING_WIDTH_PX = 2, 8
 class Sighting:
     """One person in several pictures of one instant.
 
-    The truth, and the contrast in each, in gray levels.
+    It holds the truth, and the contrast in each picture, in gray levels.
     """
 
     actor: ActorTruth

@@ -93,7 +93,7 @@ def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3', overwrit
 def ground_truth(drive: Drive, truths: dict[str, list[dict]]) -> dict:
     """Return the content of ground_truth.json.
 
-    Settings, geometry, clocks, and the actors of every frame.
+    It has the settings, geometry, clocks, and the actors of every frame.
 
     Boxes lie on the RGB grid, those of thermal frames too. Label images are not stored: a `Drive`
     with the same settings gives them (`Drive.truth(exposure_ns).labels`).

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From scene and view to a geometry buffer: surface values, depth and labels for every pixel.
 
-Painter's algorithm: far background, ground, walls, then props and actors from far to near, each
-with an anti-aliased alpha. One code path serves both cameras; only the values differ: 'visible'
-has reflectance R G B and emission R G B, 'thermal' has the temperature in degrees Celsius. Every
-array of values carries alpha as its last channel, which makes painting one multiplication and one
-addition.
+It is a painter's algorithm: far background, ground, walls, then props and actors from far to near,
+each with an anti-aliased alpha. One code path serves both cameras; only the values differ:
+'visible' has reflectance R G B and emission R G B, 'thermal' has the temperature in degrees
+Celsius. Every array of values carries alpha as its last channel, which makes painting one
+multiplication and one addition.
 """
 
 from collections.abc import Sequence

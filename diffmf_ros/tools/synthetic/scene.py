@@ -2,8 +2,8 @@
 """The world of the synthetic drive: a street, its weather, and who moves on it; a function of seed
 and time.
 
-World axes: x right of the street's middle, height above the road, z along the street, all in
-metres. The street repeats every PERIOD_M; people and cars of the cast live in a window that
+The world axes are x right of the street's middle, height above the road and z along the street,
+all in meters. The street repeats every PERIOD_M; people and cars of the cast live in a window that
 travels with the rig, so a drive may be as long as one likes.
 """
 

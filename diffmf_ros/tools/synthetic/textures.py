@@ -123,7 +123,8 @@ def make_wall(rng: np.random.Generator, light: Light, side: float, *,
               heat: float = 1.0) -> tuple[Strip, Strip]:
     """Return a row of house fronts at x = side * HALF_WIDTH_M, premultiplied by alpha.
 
-    Visible channels: reflectance R G B, emission R G B, alpha. Thermal channels: warmth, alpha.
+    The visible channels are reflectance R G B, emission R G B and alpha, the thermal ones warmth
+    and alpha.
     """
     rows, columns = round(PERIOD_M / _WALL_STEP), round(WALL_HEIGHT_M / _WALL_STEP)
     albedo, glow = np.zeros((rows, columns, 3), np.float32), np.zeros((rows, columns, 3),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the probes of `diffmf bench --shell` show.
 
-Two moving cameras, and a homography between them.
+They show two moving cameras and a homography between them.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ def moving_images(size: tuple[int, int], *, seed: int) -> tuple[list[Image], lis
 def homography(size: tuple[int, int]) -> np.ndarray:
     """3x3 from thermal to RGB pixels, both of this (width, height).
 
-    Smaller, turned, with a border unseen.
+    Thermal is smaller, turned, and does not see a border.
     """
     width, height = size
     return np.array([[0.9, -0.03, 0.06 * width], [0.03, 0.9, 0.04 * height], [1e-5, -2e-5, 1.0]])
