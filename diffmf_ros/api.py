@@ -42,9 +42,9 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
         rgb: H x W x 3 or H x W x 4 (alpha is dropped) or H x W, uint8.
         thermal: H x W of any size, uint8, uint16 (raw counts) or float32; warm is bright.
         order: order of the color channels of rgb, and of the result: rgb, or bgr as OpenCV reads
-            them. **settings: settings as in docs/parameters.md, with two underscores for a dot:
-            preset='light', device='cuda',
-            alignment='align.yaml', thermal__polarity='black_hot'.
+            them.
+        **settings: settings as in docs/parameters.md, with two underscores for a dot:
+            preset='light', device='cuda', alignment='align.yaml', thermal__polarity='black_hot'.
 
     Returns:
         The fused image on the grid of rgb: H x W x 3 uint8, or H x W with output__color='gray'.
@@ -105,6 +105,9 @@ class Fuser:
             order: as that of the function `fuse`.
             stamp_ns: time of the pair in nanoseconds, rising from pair to pair; 0 for a pair by
                 itself.
+
+        Returns:
+            Pixels, mode, warnings and timings_ms.
 
         Raises:
             InputError: an array is not what is expected.

@@ -33,6 +33,9 @@ def what_is(path: str | Path) -> str:
 
     Args:
         path: a file; one that cannot be read gives an empty text.
+
+    Returns:
+        The clause.
     """
     try:
         with Path(path).open('rb') as file:
@@ -42,7 +45,14 @@ def what_is(path: str | Path) -> str:
 
 
 def what_holds(head: bytes) -> str:
-    """Return what a file is that begins with head (4096 bytes, or all of it), as what_is does."""
+    """Return what a file with this beginning is, as what_is does.
+
+    Args:
+        head: its first 4096 bytes, or all of it.
+
+    Returns:
+        A clause; empty text when that is not known.
+    """
     if not head:
         return 'it is empty: copy it again'
     if not head.strip(b'\0'):
@@ -69,6 +79,9 @@ def explained(message: str, path: str | Path, *, but: tuple[str, ...] = ()) -> s
         message: what went wrong.
         path: the file that it is about.
         but: clauses of what_is that say nothing here, because they name what was expected.
+
+    Returns:
+        The whole message.
     """
     found = what_is(path)
     text = ' '.join(message.split())

@@ -58,7 +58,15 @@ class Frame:
 
 
 def refuse_too_large(frame: Frame, max_pixels: int) -> None:
-    """Raise FrameError (too_large) for an image of more pixels than that."""
+    """Refuse an image of too many pixels.
+
+    Args:
+        frame: the image.
+        max_pixels: the largest number of pixels.
+
+    Raises:
+        FrameError: reason too_large.
+    """
     width, height = frame.size
     if width * height > max_pixels:
         raise FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a '

@@ -15,5 +15,11 @@ def pip_install(extra: str) -> str:
     """Return the command that installs what an extra of this package stands for.
 
     This package itself is in no index, so that its extras cannot be named there.
+
+    Args:
+        extra: its name in setup.py, such as torch.
+
+    Returns:
+        A line for a shell.
     """
     return f'pip install {PACKAGES[extra]}'

@@ -22,6 +22,9 @@ def read_params(path: str | Path) -> dict[str, Any]:
     Args:
         path: a file such as config/fusion.yaml, or what `ros2 param dump` has written.
 
+    Returns:
+        Values by dotted name.
+
     Raises:
         SettingsError: the file cannot be read, is no parameter file, or has nothing for the node.
             core.settings.with_changes checks the names and the values.

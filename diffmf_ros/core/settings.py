@@ -80,9 +80,13 @@ class InputSettings:
                                     f'got {value!r}')
 
     def crop_of(self, stream: str) -> tuple[int, int, int, int] | None:
-        """Left, top, width and height in pixels of the picture of a stream (rgb or thermal).
+        """Return the picture in the images of a stream.
 
-        None: all.
+        Args:
+            stream: rgb or thermal.
+
+        Returns:
+            (left, top, width, height) in pixels; None for all of the image.
         """
         if not (value := getattr(self, f'{stream}_crop')):
             return None
@@ -90,7 +94,14 @@ class InputSettings:
         return left, top, width, height
 
     def orientation_of(self, stream: str) -> str:
-        """One of ORIENTATIONS, for a stream (rgb or thermal)."""
+        """Return how the images of a stream are turned.
+
+        Args:
+            stream: rgb or thermal.
+
+        Returns:
+            One of ORIENTATIONS.
+        """
         return getattr(self, f'{stream}_orientation')
 
 
@@ -355,7 +366,14 @@ class ParameterSpec:
     choices: tuple[str, ...] | None
 
     def check(self, value: Any) -> None:
-        """Raise SettingsError unless value fits this setting."""
+        """Refuse a value that does not fit this setting.
+
+        Args:
+            value: the value.
+
+        Raises:
+            SettingsError: it has another type, lies out of range, or is none of the choices.
+        """
         if type(value) is not type(self.value):
             raise SettingsError(f'{self.name} must be of type {type(self.value).__name__}, got '
                                 f'{value!r}')
@@ -367,7 +385,15 @@ class ParameterSpec:
 
 
 def iter_specs(settings: Any = None, prefix: str = '') -> Iterator[ParameterSpec]:
-    """Yield every setting with its current value (default: the defaults), groups dotted."""
+    """Yield every setting with its current value, groups dotted.
+
+    Args:
+        settings: Settings or a group of them; None for the defaults.
+        prefix: what stands before the names.
+
+    Yields:
+        One specification for each setting.
+    """
     settings = DEFAULTS if settings is None else settings
     for f in fields(settings):
         value = getattr(settings, f.name)
@@ -378,10 +404,18 @@ def iter_specs(settings: Any = None, prefix: str = '') -> Iterator[ParameterSpec
 
 
 def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return settings with the dotted names in changes replaced, all or nothing.
+    """Return settings with some replaced, all or nothing.
 
-    An int is accepted where a float is expected. Raises SettingsError for an unknown name (it
-    lists the known ones), a wrong type, or a value out of range.
+    Args:
+        settings: the old ones.
+        changes: new values by dotted name; an int is accepted where a float is expected.
+
+    Returns:
+        The new settings.
+
+    Raises:
+        SettingsError: a name is unknown (the known ones are listed), a type is wrong, or a value
+            is out of range.
     """
     known = {item.name: item for item in iter_specs(settings)}
     groups: dict[str, dict[str, Any]] = {}

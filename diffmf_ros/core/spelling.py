@@ -15,6 +15,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         name: the name that is not known.
         known: the names that are, with groups by dots; the last part of one counts as the name
             too.
+
+    Returns:
+        One of known, or ''.
     """
     whole = {item.lower(): item for item in known}
     last = {item.rpartition('.')[2]: known for item, known in whole.items()}
@@ -25,6 +28,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return ', did you mean ...?' for the nearest known name, or ''."""
+    """Return ', did you mean ...?' for the nearest known name, or ''.
+
+    Args:
+        name: the name that is not known.
+        known: the names that are.
+
+    Returns:
+        The end of a sentence.
+    """
     found = nearest(name, known)
     return f', did you mean {found}?' if found else ''

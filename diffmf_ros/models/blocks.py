@@ -69,7 +69,14 @@ class LayerNorm(nn.LayerNorm):
         return fused.layer_norm(x, self, backend=self.backend)
 
     def in_torch(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize without the fused kernels of a GPU: B x ... x C -> the same."""
+        """Normalize without the fused kernels of a GPU.
+
+        Args:
+            x: B x ... x C.
+
+        Returns:
+            The same shape.
+        """
         dtype = self.dtype or x.dtype
         y = cpu.layer_norm(x, self.weight, self.bias, self.eps, dtype)
         if y is None:
@@ -115,7 +122,15 @@ def cast_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def depthwise(channels: int, *, bias: bool = False) -> TokenConv2d:
-    """Return a 3x3 convolution with one filter per channel."""
+    """Return a 3x3 convolution with one filter per channel.
+
+    Args:
+        channels: of input and output.
+        bias: whether it adds one.
+
+    Returns:
+        The layer, for tokens B x H x W x C.
+    """
     return TokenConv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
@@ -138,6 +153,9 @@ def linear_weight(*shape: int) -> nn.Parameter:
 
     Args:
         shape: Of the result; the last dimension is the number of inputs.
+
+    Returns:
+        A parameter of that shape.
     """
     bound = shape[-1] ** -0.5
     return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))

@@ -261,7 +261,14 @@ class DiffMF(MixingNetwork):
 
 
 def network(**sizes: Any) -> DiffMF:
-    """Return DIFF-MF; sizes are the fields of DiffMFConfig."""
+    """Return DIFF-MF.
+
+    Args:
+        **sizes: the fields of DiffMFConfig.
+
+    Returns:
+        The network with fresh weights.
+    """
     return DiffMF(DiffMFConfig(**sizes))
 
 

@@ -32,6 +32,9 @@ def form_of(operation: str, x: torch.Tensor, backend: scan.Backend = 'auto') -> 
         x: The first input; its device, type and number of values decide.
         backend: As in `scan.backend_for`.
 
+    Returns:
+        A module with a function of that name.
+
     Raises:
         ScanError: backend is unknown or cannot run here.
     """
@@ -41,7 +44,14 @@ def form_of(operation: str, x: torch.Tensor, backend: scan.Backend = 'auto') -> 
 
 
 def rates(logs: torch.nn.Parameter) -> torch.Tensor:
-    """Return -exp(logs); where fused forms run it is computed once, until logs change."""
+    """Return -exp(logs); where fused forms run it is computed once, until logs change.
+
+    Args:
+        logs: logarithms of the decays.
+
+    Returns:
+        A tensor of the same shape.
+    """
     if torch.is_grad_enabled() or triton.refuses(logs,
                                                  states=1) is not None or logs.is_inference():
         return -logs.exp()
@@ -150,7 +160,16 @@ def conv(x: torch.Tensor, layer: nn.Module, *, slope: float | None = None,
 
 def layer_norm(x: torch.Tensor, norm: nn.Module, *,
                backend: scan.Backend = 'auto') -> torch.Tensor:
-    """Return norm(x), a LayerNorm of tokens; backend: as in form_of."""
+    """Normalize tokens.
+
+    Args:
+        x: B x ... x C.
+        norm: a LayerNorm of tokens.
+        backend: as in form_of.
+
+    Returns:
+        norm(x).
+    """
     return form_of('layer_norm', x, backend).layer_norm(x, norm)
 
 
@@ -179,6 +198,9 @@ def pair(a: torch.Tensor, b: torch.Tensor, pairing: str, *, dtype: torch.dtype |
             B x H x 2W x C.
         dtype: Of the result; None for that of a.
         backend: As in form_of.
+
+    Returns:
+        The map of both.
     """
     return form_of('pair', a, backend).pair(a, b, pairing, dtype or a.dtype)
 
@@ -192,17 +214,37 @@ def guide(x: torch.Tensor, layer: nn.Module, a: torch.Tensor, b: torch.Tensor, *
         layer: Linear with a bias.
         a, b: B x H x W x C' each.
         backend: As in form_of.
+
+    Returns:
+        Two maps of the shapes of a and b.
     """
     return form_of('guide', x, backend).guide(x, layer, a, b)
 
 
 def seen(ir: torch.Tensor, vi_y: torch.Tensor, *,
          backend: scan.Backend = 'auto') -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `mixing.seen` does; backend: as in form_of."""
+    """Compute what `mixing.seen` does.
+
+    Args:
+        ir, vi_y: B x 1 x H x W in [0, 1].
+        backend: as in form_of.
+
+    Returns:
+        As `mixing.seen`.
+    """
     return form_of('seen', ir, backend).seen(ir, vi_y)
 
 
 def mix(ir: torch.Tensor, vi_y: torch.Tensor, maps: torch.Tensor, *,
         backend: scan.Backend = 'auto') -> torch.Tensor:
-    """Return what `mixing.mix` does; backend: as in form_of."""
+    """Compute what `mixing.mix` does.
+
+    Args:
+        ir, vi_y: B x 1 x H x W in [0, 1].
+        maps: B x 4 x H x W.
+        backend: as in form_of.
+
+    Returns:
+        The fused image, B x 1 x H x W.
+    """
     return form_of('mix', ir, backend).mix(ir, vi_y, maps)

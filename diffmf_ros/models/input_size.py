@@ -29,18 +29,39 @@ class SizeRule:
         return f'a multiple of {self.multiple}{plus}'
 
     def padded(self, side: int) -> int:
-        """Return the least side that fits and is at least `side` pixels."""
+        """Return the least side that fits and is at least as long.
+
+        Args:
+            side: in pixels.
+
+        Returns:
+            In pixels.
+        """
         return self.multiple * max(1,
                                    -(-(side - self.remainder) // self.multiple)) + self.remainder
 
     def padding(self, side: int) -> tuple[int, int]:
-        """Return the padding before and behind a side of `side` pixels, in pixels."""
+        """Return the padding of a side.
+
+        Args:
+            side: in pixels.
+
+        Returns:
+            (before, behind) in pixels.
+        """
         missing = self.padded(side) - side
         before = missing // 2 if self.centered else 0
         return before, missing - before
 
     def crop(self, height: int, width: int) -> tuple[slice, slice]:
-        """Return rows and columns of an image of height x width in its padded form."""
+        """Return where an image lies in its padded form.
+
+        Args:
+            height, width: of the image in pixels.
+
+        Returns:
+            Its rows and columns.
+        """
         top, left = (self.padding(side)[0] for side in (height, width))
         return slice(top, top + height), slice(left, left + width)
 

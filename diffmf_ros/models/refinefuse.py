@@ -228,20 +228,49 @@ class RefineFuse(MixingNetwork):
 
 
 def as_tokens(image_map: torch.Tensor) -> torch.Tensor:
-    """Return the tokens of a map: B x C x H x W -> B x HW x C."""
+    """Return the tokens of a map.
+
+    Args:
+        image_map: B x C x H x W.
+
+    Returns:
+        B x HW x C.
+    """
     return image_map.flatten(2).mT
 
 
 def as_map(tokens: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """Return the map of tokens: B x HW x C -> B x C x H x W, channels-last in memory."""
+    """Return the map of tokens, channels-last in memory.
+
+    Args:
+        tokens: B x HW x C.
+        size: (H, W).
+
+    Returns:
+        B x C x H x W.
+    """
     return tokens.mT.unflatten(2, size)
 
 
 def twice(x: torch.Tensor) -> torch.Tensor:
-    """Up-sample by two, bilinear: B x C x H x W -> B x C x 2H x 2W."""
+    """Up-sample by two, bilinearly.
+
+    Args:
+        x: B x C x H x W.
+
+    Returns:
+        B x C x 2H x 2W.
+    """
     return interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
 
 
 def network(**sizes: Any) -> RefineFuse:
-    """Return RefineFuse; sizes are the fields of RefineFuseConfig."""
+    """Return RefineFuse.
+
+    Args:
+        **sizes: the fields of RefineFuseConfig.
+
+    Returns:
+        The network with fresh weights.
+    """
     return RefineFuse(RefineFuseConfig(**sizes))

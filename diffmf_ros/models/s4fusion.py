@@ -218,5 +218,12 @@ class S4Fusion(MixingNetwork):
 
 
 def network(**sizes: Any) -> S4Fusion:
-    """Return S4Fusion; sizes are the fields of S4FusionConfig."""
+    """Return S4Fusion.
+
+    Args:
+        **sizes: the fields of S4FusionConfig.
+
+    Returns:
+        The network with fresh weights.
+    """
     return S4Fusion(S4FusionConfig(**sizes))

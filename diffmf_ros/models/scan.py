@@ -61,7 +61,15 @@ def noting_uses() -> Iterator[set[Use]]:
 
 
 def named(backend: Backend, operation: str) -> str:
-    """Return the name of the backend for an operation."""
+    """Return the name of the backend for an operation.
+
+    Args:
+        backend: auto, a key of BACKENDS, or such names by operation.
+        operation: as in backend_for.
+
+    Returns:
+        auto or a key of BACKENDS.
+    """
     return backend if isinstance(backend, str) else backend.get(operation, 'auto')
 
 
@@ -77,6 +85,9 @@ def backend_for(u: torch.Tensor, operation: str, backend: Backend = 'auto', *, s
         backend: 'auto', a key of BACKENDS, or such names by operation.
         states: Number of states.
         directions: Of `ssd`.
+
+    Returns:
+        A module with a function of that name.
 
     Raises:
         ScanError: backend is unknown, or cannot run here; the message has the reason.

@@ -44,7 +44,14 @@ class RigFile:
 def load_alignment(path: str | Path) -> Alignment | RigFile:
     """Read and check an alignment YAML.
 
-    Raises AlignmentError, with path, for one that is not usable.
+    Args:
+        path: the file.
+
+    Returns:
+        An Alignment of uncalibrated images, or the RigFile of two calibrated cameras.
+
+    Raises:
+        AlignmentError: the file cannot be read or used; the message begins with path.
     """
     content = read_yaml(path)
     try:

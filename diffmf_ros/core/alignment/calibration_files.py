@@ -22,24 +22,53 @@ _OPENCV_SIZE = ('image_size', 'imageSize')
 
 
 def is_camchain(content: dict) -> bool:
-    """Whether this is what Kalibr writes of two cameras or one."""
+    """Tell whether this is what Kalibr writes of two cameras or one.
+
+    Args:
+        content: keys and values of a YAML file.
+
+    Returns:
+        True for a camchain.
+    """
     return any(isinstance(block, dict) and 'intrinsics' in block for block in content.values())
 
 
 def is_camera(content: dict) -> bool:
-    """Whether this is one camera as ROS's camera_calibration or OpenCV's samples write it."""
+    """Tell whether this is one camera as ROS's camera_calibration or OpenCV's samples write it.
+
+    Args:
+        content: keys and values of a YAML file.
+
+    Returns:
+        True for a single camera.
+    """
     return _first(content, _OPENCV_K[:2]) is not None
 
 
 def is_stereo(content: dict) -> bool:
-    """Whether these are two cameras as programs with OpenCV's stereoCalibrate write them."""
+    """Tell whether these are two cameras as programs with OpenCV's stereoCalibrate write them.
+
+    Args:
+        content: keys and values of a YAML file.
+
+    Returns:
+        True for two cameras of OpenCV.
+    """
     return 'R' in content and 'T' in content and any(f'{name}1' in content for name in _OPENCV_K)
 
 
 def camchain(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
-    """Return (thermal from RGB, RGB camera, thermal camera) of a camchain.
+    """Read the two cameras of a camchain.
 
-    Raises AlignmentError, CalibrationError.
+    Args:
+        content: keys and values of Kalibr's YAML.
+
+    Returns:
+        (thermal from RGB, RGB camera, thermal camera).
+
+    Raises:
+        AlignmentError: it has not two cameras that were calibrated together.
+        CalibrationError: a camera of it is not usable.
     """
     names = sorted(name for name, block in content.items() if isinstance(block, dict)
                    and 'intrinsics' in block)
@@ -57,9 +86,17 @@ def camchain(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
 
 
 def camera(content: dict) -> CameraModel:
-    """Return the camera of a ROS camera YAML or a FileStorage.
+    """Read the camera of a ROS camera YAML or a FileStorage.
 
-    Raises AlignmentError, CalibrationError.
+    Args:
+        content: keys and values of the file.
+
+    Returns:
+        The model of its calibrated image.
+
+    Raises:
+        AlignmentError: a value is missing or malformed.
+        CalibrationError: the calibration is not usable.
     """
     r, p = content.get('rectification_matrix'), content.get('projection_matrix')
     k = _numbers(_first(content, _OPENCV_K), (3, 3), 'camera_matrix')
@@ -73,9 +110,17 @@ def camera(content: dict) -> CameraModel:
 
 
 def stereo(content: dict) -> tuple[Extrinsics, CameraModel, CameraModel]:
-    """Return (thermal from RGB, RGB camera, thermal camera) of what stereoCalibrate gave.
+    """Read the two cameras that stereoCalibrate gave.
 
-    Raises AlignmentError, CalibrationError.
+    Args:
+        content: keys and values of the FileStorage.
+
+    Returns:
+        (thermal from RGB, RGB camera, thermal camera).
+
+    Raises:
+        AlignmentError: a matrix or the image size is missing or malformed.
+        CalibrationError: a camera of it is not usable.
     """
     cameras = []
     for number in '12':

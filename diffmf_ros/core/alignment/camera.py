@@ -55,11 +55,20 @@ class CameraModel:
 
     @classmethod
     def from_info(cls, message: Any) -> 'CameraModel':
-        """Return the model of the image of a sensor_msgs/CameraInfo, of ROS or rosbags.
+        """Return the model of the image of a sensor_msgs/CameraInfo.
 
         That image is the message's region of interest, binned, of the sensor that the message
-        calibrates. Zeros for r and p mean none and k. Raises CalibrationError for an uncalibrated
-        or contradictory message.
+        calibrates. Zeros for r and p mean none and k.
+
+        Args:
+            message: a camera info of ROS or rosbags.
+
+        Returns:
+            The model of the image as delivered.
+
+        Raises:
+            Uncalibrated: the K of the message is zero.
+            CalibrationError: the message contradicts itself.
         """
         k, r, p = (np.asarray(values, float) for values in (message.k, message.r, message.p))
         size = int(message.width), int(message.height)
@@ -80,10 +89,17 @@ class CameraModel:
                                  1 / down)
 
     def scaled_to(self, size: Size) -> 'CameraModel':
-        """Return the model of the same image delivered at another (width, height).
+        """Return the model of the same image delivered at another size.
 
-        Raises CalibrationError when the two sizes differ in shape by more than rounding to whole
-        pixels does.
+        Args:
+            size: (width, height) in pixels.
+
+        Returns:
+            The model with k and p of that size.
+
+        Raises:
+            CalibrationError: the two sizes differ in shape by more than rounding to whole pixels
+                does.
         """
         (width, height), (own_width, own_height) = size, self.size
         across, down = width / own_width, height / own_height
@@ -104,14 +120,26 @@ class CameraModel:
         return any(self.d)
 
     def rectified(self) -> 'CameraModel':
-        """Return the model of the rectified image of the same camera: p, without distortion."""
+        """Return the model of the rectified image of the same camera.
+
+        Returns:
+            The model whose k is that of p, without distortion.
+        """
         return replace(self, k=nested(np.array(self.p)[:, :3]), d=(), r=IDENTITY,
                        distortion_model='plumb_bob', turned=self.r)
 
     def cropped(self, x: int, y: int, width: int, height: int) -> 'CameraModel':
-        """Return the model of the width x height pixels whose upper left one is (x, y).
+        """Return the model of a region of the image.
 
-        Raises CalibrationError for a region that reaches beyond the image.
+        Args:
+            x, y: its upper left pixel.
+            width, height: its size in pixels.
+
+        Returns:
+            The model of the region.
+
+        Raises:
+            CalibrationError: the region reaches beyond the image.
         """
         if min(x, y) < 0 or min(
                 width, height) < 1 or x + width > self.size[0] or y + height > self.size[1]:
@@ -123,8 +151,13 @@ class CameraModel:
     def mirrored(self) -> 'CameraModel':
         """Return the model of the image mirrored left to right.
 
-        The optical frame stays: it is that of the scene, which the image had turned round. Raises
-        CalibrationError for a tilted sensor.
+        The optical frame stays: it is that of the scene, which the image had turned round.
+
+        Returns:
+            The model of the mirrored image.
+
+        Raises:
+            CalibrationError: the sensor is tilted.
         """
         image = np.array(((-1, 0, self.size[0] - 1), (0, 1, 0), (0, 0, 1)))
         return self._with_axes(self.size, image, np.diag((-1, 1, 1)))
@@ -132,7 +165,11 @@ class CameraModel:
     def rotated_right(self) -> 'CameraModel':
         """Return the model of the image turned clockwise by 90 degrees.
 
-        Raises CalibrationError for a tilted sensor.
+        Returns:
+            The model of the turned image, of swapped width and height.
+
+        Raises:
+            CalibrationError: the sensor is tilted.
         """
         width, height = self.size
         image, axes = (np.array(((0, -1, offset), (1, 0, 0), (0, 0, 1)))
@@ -141,14 +178,29 @@ class CameraModel:
                        turned=nested(axes @ self.turned))
 
     def shifted(self, x_px: float, y_px: float) -> 'CameraModel':
-        """Return the model of the image with its content shifted right and down, in pixels."""
+        """Return the model of the image with its content shifted.
+
+        Args:
+            x_px: pixels to the right.
+            y_px: pixels down.
+
+        Returns:
+            The model of the shifted image.
+        """
         return self._shifted(x_px, y_px) if x_px or y_px else self
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the rays of pixels (... x 2): x / z and y / z, ... x 2 float64, undistorted.
+        """Return the rays of pixels, undistorted.
 
-        NaN where the lens model has none within 90 degrees of the axis. Raises CalibrationError
-        for a lens model that is not known here.
+        Args:
+            pixels: ... x 2, in pixels of the delivered image.
+
+        Returns:
+            x / z and y / z, ... x 2 float64; NaN where the lens model has no ray within 90 degrees
+            of the axis.
+
+        Raises:
+            CalibrationError: the lens model is not known here.
         """
         pixels = np.asarray(pixels, np.float64)
         (fx, _, cx), (_, fy, cy), _ = self.k
@@ -156,17 +208,31 @@ class CameraModel:
         return np.stack((x, y), axis=-1)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Return the pixels, ... x 2 float64, of points (... x 3) in the camera's optical frame.
+        """Return the pixels of points.
 
-        NaN for points behind the camera or outside of what the lens model describes; points beside
-        the image get pixels beside it. Raises as rays() does.
+        Args:
+            points: ... x 3 in the camera's optical frame, in any unit.
+
+        Returns:
+            ... x 2 float64; NaN for points behind the camera or outside of what the lens model
+            describes. Points beside the image get pixels beside it.
+
+        Raises:
+            CalibrationError: the lens model is not known here.
         """
         x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
         z = np.where(z > 0, z, np.nan)
         return np.stack(self.pixels(x / z, y / z), axis=-1)
 
     def pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """project() for x / z and y / z, two arrays of one shape; gives two of the same type."""
+        """Return the pixels of rays, as project() does of points.
+
+        Args:
+            x, y: x / z and y / z, arrays of one shape and float type.
+
+        Returns:
+            Columns and rows in pixels, of the same shape and type.
+        """
         (fx, _, cx), (_, fy, cy), _ = self.k
         x, y = self.lens.distort(x, y)
         return x * fx + cx, y * fy + cy
@@ -214,17 +280,34 @@ class CameraModel:
 
 
 def output_info(camera: CameraModel, size: Size) -> CameraModel:
-    """Return the camera info of an image of this (width, height) on the camera's grid.
+    """Return the camera info of an image on the camera's grid.
 
     As a message: width, height = size; d, distortion_model, r, k and p as they are; binning and
-    roi all zero, for they are in k and p. Raises CalibrationError, with a sentence for the
-    operator, when the calibration is for another image; the info is then the uncalibrated one.
+    roi all zero, for they are in k and p.
+
+    Args:
+        camera: the model of the camera whose grid it is.
+        size: (width, height) of the image in pixels.
+
+    Returns:
+        The model of the image.
+
+    Raises:
+        CalibrationError: the calibration is for another image, with a sentence for the operator;
+            the info is then the uncalibrated one.
     """
     return camera.scaled_to(size)
 
 
 def nested(matrix: np.ndarray) -> Matrix:
-    """A matrix as tuples of floats."""
+    """Return a matrix as tuples of floats.
+
+    Args:
+        matrix: two dimensions of any number type.
+
+    Returns:
+        A tuple of rows.
+    """
     return tuple(tuple(map(float, row)) for row in matrix)
 
 

@@ -41,42 +41,68 @@ class Aligner:
     def configure(self, settings: AlignmentSettings) -> None:
         """Use other settings; a file is read again.
 
-        Raises AlignmentError, and then keeps the old ones.
+        Args:
+            settings: those of the group alignment.
+
+        Raises:
+            AlignmentError: they cannot be used; the old ones stay.
         """
         self._set(settings=settings, source=_source(settings))
 
     def set_camera(self, stream: str, camera: CameraModel | None) -> None:
-        """Say what the camera info of a stream ('rgb' or 'thermal') is.
+        """Take the camera info of a stream, which need not fit: see problems.
 
-        It need not fit, see problems.
+        Args:
+            stream: rgb or thermal.
+            camera: its model; None if there is none any more.
         """
         self._setup = replace(self._setup, **{stream: camera})  # type: ignore[arg-type]
 
     def set_extrinsics(self, extrinsics: Extrinsics | None) -> None:
-        """Say how the cameras are mounted, from TF.
+        """Take the mounting of the cameras from TF.
 
-        Raises AlignmentError, and then keeps what was.
+        Args:
+            extrinsics: thermal from RGB; None if it is not known any more.
+
+        Raises:
+            AlignmentError: no plane lies in front of both cameras; what was stays.
         """
         self._set(extrinsics=extrinsics)
 
     def set_depth_m(self, depth_m: float | None) -> None:
-        """Move the plane; None: to plane_depth_m.
+        """Move the plane on which both images coincide.
 
-        Raises AlignmentError, and then keeps the old depth.
+        Args:
+            depth_m: its distance from the RGB camera in meters; None for plane_depth_m of the
+                settings.
+
+        Raises:
+            AlignmentError: the plane is not in front of both cameras; the old depth stays.
         """
         self._set(live_depth_m=depth_m)
 
     def mapping(self, *, rgb_size: Size, thermal_size: Size) -> Mapping:
-        """Return the mapping for images of these (width, height).
+        """Return the mapping for images of these sizes.
 
-        The same object as long as nothing changes.
+        Args:
+            rgb_size, thermal_size: (width, height) in pixels.
+
+        Returns:
+            The mapping, the same object as long as nothing changes.
         """
         mapping = self._built(self._setup, tuple(rgb_size), tuple(thermal_size))
         self._mapping_problem = mapping.problem
         return mapping
 
     def camera(self, stream: str) -> CameraModel | None:
-        """Return the calibration in use of a stream ('rgb' or 'thermal'), if there is one."""
+        """Return the calibration in use of a stream.
+
+        Args:
+            stream: rgb or thermal.
+
+        Returns:
+            Its model; None if there is none.
+        """
         return self._setup.camera(stream)
 
     @property
@@ -86,12 +112,19 @@ class Aligner:
 
     def parallax_px(self, depth_m: float, *, rgb_size: Size, thermal_size: Size,
                     at: tuple[float, float] | None = None) -> tuple[float, float]:
-        """Return how far (x, y), in RGB pixels, thermal lies beside RGB for a point at depth_m.
+        """Return how far thermal lies beside RGB for a point: see Rig.parallax_px.
 
-        See Rig.parallax_px.
+        Args:
+            depth_m: distance of the point in meters.
+            rgb_size, thermal_size: (width, height) of the live images in pixels.
+            at: the RGB pixel of the point; None for the center.
 
-        Raises AlignmentError when the mounting is not known, and CalibrationError when a
-        calibration does not fit.
+        Returns:
+            (x, y) in RGB pixels.
+
+        Raises:
+            AlignmentError: the mounting is not known.
+            CalibrationError: a calibration does not fit.
         """
         setup = self._setup
         if not setup.has_rig:

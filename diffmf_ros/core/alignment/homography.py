@@ -40,14 +40,26 @@ class Alignment:
 
     @classmethod
     def resize(cls) -> 'Alignment':
-        """The alignment of cameras with one and the same field of view."""
+        """Return the alignment of cameras with one and the same field of view.
+
+        Returns:
+            The alignment by resizing, which has no matrix.
+        """
         return cls(None)
 
     @classmethod
     def load(cls, path: str | Path) -> 'Alignment':
         """Read an alignment YAML with the keys rgb_from_thermal, rgb_size and thermal_size.
 
-        Raises AlignmentError, with path, for a file that is missing, malformed or not usable.
+        Args:
+            path: the file.
+
+        Returns:
+            The alignment that was measured.
+
+        Raises:
+            AlignmentError: the file is missing, malformed or not usable; the message begins with
+                path.
         """
         content = read_yaml(path)
         if set(content) != set(FIELDS):
@@ -60,7 +72,17 @@ class Alignment:
 
     @classmethod
     def from_content(cls, content: dict) -> 'Alignment':
-        """Return the alignment of a YAML's content with the three keys. Raises AlignmentError."""
+        """Return the alignment of a YAML's content.
+
+        Args:
+            content: the three keys and their values.
+
+        Returns:
+            The alignment that was measured.
+
+        Raises:
+            AlignmentError: a value is malformed or not usable.
+        """
         try:
             matrix = tuple(tuple(map(float, row)) for row in content['rgb_from_thermal'])
             rgb_size, thermal_size = (tuple(map(int, content[key])) for key in FIELDS[1:])
@@ -69,7 +91,14 @@ class Alignment:
         return cls(matrix, rgb_size, thermal_size)  # type: ignore[arg-type]
 
     def save(self, path: str | Path) -> None:
-        """Write the YAML that load() reads back exactly. Raises AlignmentError for resize()."""
+        """Write the YAML that load() reads back exactly.
+
+        Args:
+            path: the file, which is replaced.
+
+        Raises:
+            AlignmentError: this is resize(), which needs no file.
+        """
         if self.rgb_from_thermal is None:
             raise AlignmentError('resizing needs no alignment file; leave the setting '
                                  '`alignment.file` empty')
@@ -78,10 +107,14 @@ class Alignment:
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
 
     def warp(self, thermal: np.ndarray, *, rgb_size: Size) -> tuple[np.ndarray, np.ndarray]:
-        """Return (thermal on the RGB grid, read-only mask of the pixels that thermal sees).
+        """Bring a thermal image onto the RGB grid; for many images of one size keep mapping().
 
-        thermal is H x W uint8, uint16 or float32 of any size; rgb_size is (width, height) of the
-        live RGB image. For many images of one size keep mapping().
+        Args:
+            thermal: H x W uint8, uint16 or float32 of any size.
+            rgb_size: (width, height) of the live RGB image in pixels.
+
+        Returns:
+            (thermal on the RGB grid, read-only mask of the pixels that thermal sees).
         """
         mapping = self.mapping(rgb_size=rgb_size, thermal_size=thermal.shape[::-1])
         return mapping.thermal_on_grid(thermal), mapping.seen
@@ -90,7 +123,13 @@ class Alignment:
                 trim_px: tuple[float, float] = (0.0, 0.0)) -> Mapping:
         """Return the mapping at the live sizes, which may differ from the measured ones.
 
-        trim_px shifts thermal by (x, y) pixels of the live RGB image.
+        Args:
+            rgb_size, thermal_size: (width, height) of the live images in pixels.
+            grid: rgb or thermal, the camera whose grid both images come onto.
+            trim_px: shift of thermal to the right and down, in pixels of the live RGB image.
+
+        Returns:
+            The mapping of both images.
         """
         rgb_size, thermal_size = (rgb_size[0], rgb_size[1]), (thermal_size[0], thermal_size[1])
         trim_px = trim_px[0], trim_px[1]
@@ -120,9 +159,16 @@ class Alignment:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Return the mapping that a YAML file holds.
+    """Return the keys and values of a YAML file.
 
-    Raises AlignmentError, with path, when it holds none.
+    Args:
+        path: the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        AlignmentError: the file cannot be read, or holds no keys; the message has path.
     """
     try:
         content = opencv_yaml.load(Path(path).read_text(encoding='utf-8'))
@@ -136,7 +182,14 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def resampling(measured: Size, live: Size) -> np.ndarray:
-    """3x3 matrix from pixel coordinates at the measured size to those at the live one."""
+    """Return the 3x3 matrix from pixels at the measured size to those at the live one.
+
+    Args:
+        measured, live: (width, height) in pixels.
+
+    Returns:
+        The matrix; pixel centers are integers.
+    """
     return scaling(live[0] / measured[0], live[1] / measured[1])
 
 

@@ -53,9 +53,14 @@ class Lens:
     tilt: tuple[tuple[float, ...], ...] = ()
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return the distorted points of rays (x, y), arrays of one shape and float type.
+        """Return where the lens images rays.
 
-        NaN beyond the radius at which the model folds back: polynomials do, lenses do not.
+        Args:
+            x, y: x / z and y / z, arrays of one shape and float type.
+
+        Returns:
+            (x, y) on the plane z = 1; NaN beyond the radius at which the model folds back:
+            polynomials do, lenses do not.
         """
         if not self._bends:
             return x, y
@@ -77,9 +82,13 @@ class Lens:
         return to_x, to_y
 
     def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return the directions (float64) whose rays meet the plane at (x, y).
+        """Return the directions whose rays meet the plane z = 1 at (x, y).
 
-        NaN where there is none.
+        Args:
+            x, y: arrays of one shape.
+
+        Returns:
+            x / z and y / z, float64; NaN where there is no direction.
         """
         x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
         if not self._bends:
@@ -143,18 +152,26 @@ class InverseLens:
     of: Lens
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return where rays of direction (x, y) meet the plane, of their float type.
+        """Return where the lens images rays.
 
-        NaN where there is no place.
+        Args:
+            x, y: x / z and y / z, arrays of one shape and float type.
+
+        Returns:
+            (x, y) on the plane z = 1; NaN where there is no place.
         """
         to_x, to_y = self.of.undistort(x, y)
         kind = np.result_type(x)
         return to_x.astype(kind, copy=False), to_y.astype(kind, copy=False)
 
     def undistort(self, x: np.ndarray, y: np.ndarray) -> Plane:
-        """Return the directions (float64) whose rays meet the plane at (x, y).
+        """Return the directions whose rays meet the plane z = 1 at (x, y).
 
-        NaN where there is none.
+        Args:
+            x, y: arrays of one shape.
+
+        Returns:
+            x / z and y / z, float64; NaN where there is no direction.
         """
         return self.of.distort(np.asarray(x, np.float64), np.asarray(y, np.float64))
 
@@ -162,7 +179,15 @@ class InverseLens:
 def make_lens(distortion_model: str, d: tuple[float, ...]) -> Lens | InverseLens:
     """Return the lens of a camera info.
 
-    Raises ValueError for a model or a number of coefficients not known here.
+    Args:
+        distortion_model: its name in ROS, such as plumb_bob.
+        d: its coefficients.
+
+    Returns:
+        The lens.
+
+    Raises:
+        ValueError: the model or the number of coefficients is not known here.
     """
     name = distortion_model.strip().lower().replace('-', '_').replace(' ', '_')
     used = d

@@ -19,7 +19,17 @@ for kind in ('opencv-matrix', 'opencv-nd-matrix'):
 
 
 def load(text: str) -> Any:
-    """Return the content of a YAML text. Raises yaml.YAMLError."""
+    """Return the content of a YAML text, also of OpenCV's.
+
+    Args:
+        text: the text of the file.
+
+    Returns:
+        What it holds; OpenCV's matrices become {rows, cols, dt, data}.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
     if text.startswith('%YAML:'):  # OpenCV's own first line, which YAML has no such form of
         text = text.partition('\n')[2]
     return yaml.load(text, Loader=_Loader)

@@ -62,7 +62,12 @@ class Extrinsics:
     def between(self, rgb_turned: tuple, thermal_turned: tuple) -> 'Extrinsics':
         """Return the extrinsics between turned axes.
 
-        Each argument is the 3x3 rotation of an image's axes against its optical frame.
+        Args:
+            rgb_turned, thermal_turned: the 3x3 rotation of an image's axes against its optical
+                frame.
+
+        Returns:
+            The extrinsics of the images.
         """
         rgb, thermal = np.array(rgb_turned), np.array(thermal_turned)
         return Extrinsics(nested(thermal @ self.rotation @ rgb.T),
@@ -79,7 +84,15 @@ class Extrinsics:
                         translation_m: tuple[float, ...]) -> 'Extrinsics':
         """Return the extrinsics of a TF transform.
 
-        Raises AlignmentError for a quaternion of length zero.
+        Args:
+            xyzw: the rotation as a quaternion, of any length but zero.
+            translation_m: (x, y, z) in meters.
+
+        Returns:
+            The extrinsics.
+
+        Raises:
+            AlignmentError: the quaternion has the length zero.
         """
         length = float(np.linalg.norm(xyzw))
         if not length > 0:
@@ -113,9 +126,17 @@ class Rig:
                                  f'frames (z forward)?')
 
     def mapping(self, depth_m: float, *, grid: str = RGB) -> Mapping:
-        """Return the mapping on which both images coincide at depth_m.
+        """Return the mapping on which both images coincide at a depth.
 
-        Raises AlignmentError: see require_depth().
+        Args:
+            depth_m: distance of the plane from the RGB camera in meters.
+            grid: rgb or thermal, the camera whose grid both images come onto.
+
+        Returns:
+            The mapping of both images.
+
+        Raises:
+            AlignmentError: see require_depth().
         """
         self.require_depth(depth_m)
         x, y = self._thermal_tables(depth_m) if grid == RGB else self._rgb_tables(depth_m)
@@ -125,16 +146,28 @@ class Rig:
                              else rgb_per_thermal)
 
     def require_depth(self, depth_m: float) -> None:
-        """Raise AlignmentError unless a plane at depth_m lies in front of both cameras."""
+        """Refuse a plane that does not lie in front of both cameras.
+
+        Args:
+            depth_m: its distance from the RGB camera in meters.
+
+        Raises:
+            AlignmentError: it does not.
+        """
         nearest_m = max(0.0, float(self._center[2]))
         if not nearest_m < depth_m < np.inf:
             raise AlignmentError(f'expected a plane in front of both cameras, farther than '
                                  f'{nearest_m:g} m, got a depth of {depth_m} m')
 
     def to_thermal(self, rgb_px: np.ndarray, depth_m: float) -> np.ndarray:
-        """Return the thermal pixels (... x 2) of what RGB pixels (... x 2) see at depth_m.
+        """Return the thermal pixels of what RGB pixels see.
 
-        NaN: none.
+        Args:
+            rgb_px: ... x 2 in pixels.
+            depth_m: distance of what is seen from the RGB camera, in meters.
+
+        Returns:
+            ... x 2 in pixels; NaN where thermal has none.
         """
         rays = self.rgb.rays(rgb_px)
         points = np.concatenate((rays, np.ones((*rays.shape[:-1], 1))), axis=-1) * depth_m
@@ -142,9 +175,14 @@ class Rig:
                                     + self.thermal_from_rgb.translation_m)
 
     def to_rgb(self, thermal_px: np.ndarray, depth_m: float) -> np.ndarray:
-        """Return the RGB pixels (... x 2) of what thermal pixels (... x 2) see at depth_m.
+        """Return the RGB pixels of what thermal pixels see.
 
-        NaN: none.
+        Args:
+            thermal_px: ... x 2 in pixels.
+            depth_m: distance of what is seen from the RGB camera, in meters.
+
+        Returns:
+            ... x 2 in pixels; NaN where RGB has none.
         """
         rays = self.thermal.rays(thermal_px)
         rays = np.concatenate((rays, np.ones((*rays.shape[:-1], 1))), axis=-1) @ self._rotation
@@ -153,10 +191,20 @@ class Rig:
 
     def parallax_px(self, depth_m: float, *, plane_depth_m: float,
                     at: tuple[float, float] | None = None) -> np.ndarray:
-        """Return the parallax (x, y) of a point at depth_m, in pixels of the RGB grid.
+        """Return the parallax of a point that is not on the plane.
 
-        at is the RGB pixel of the point, by default the center. The parallax is about f |c| (1 /
-        depth_m - 1 / plane_depth_m) for cameras |c| apart. NaN where a camera does not see it.
+        It is about f |c| (1 / depth_m - 1 / plane_depth_m) for cameras |c| apart.
+
+        Args:
+            depth_m: distance of the point in meters.
+            plane_depth_m: distance of the plane on which both images coincide, in meters.
+            at: the RGB pixel of the point; None for the center.
+
+        Returns:
+            (x, y) in pixels of the RGB grid; NaN where a camera does not see the point.
+
+        Raises:
+            AlignmentError: see require_depth().
         """
         self.require_depth(depth_m)
         self.require_depth(plane_depth_m)

@@ -78,29 +78,63 @@ class Mapping:
         return self.thermal.size
 
     def thermal_on_grid(self, gray: np.ndarray) -> np.ndarray:
-        """Return a thermal image, H' x W', on the grid; 0 where it does not see. See Warp."""
+        """Return a thermal image on the grid: see Warp.
+
+        Args:
+            gray: H' x W', uint8, uint16 or float32.
+
+        Returns:
+            H x W of the same type; 0 where thermal does not see.
+        """
         return self.thermal(gray)
 
     def rgb_on_grid(self, pixels: np.ndarray) -> np.ndarray:
-        """Return an RGB image, H' x W' [x C], on the grid; 0 where it does not see. See Warp."""
+        """Return an RGB image on the grid: see Warp.
+
+        Args:
+            pixels: H' x W' [x C], uint8.
+
+        Returns:
+            H x W [x C] of the same type; 0 where RGB does not see.
+        """
         return self.rgb(pixels)
 
 
 def scaling(across: float, down: float) -> np.ndarray:
-    """3x3 pixel transform of a resize by (across, down); pixel centers are integers."""
+    """Return the 3x3 pixel transform of a resize; pixel centers are integers.
+
+    Args:
+        across, down: factors of width and height.
+
+    Returns:
+        The matrix.
+    """
     return np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]])
 
 
 def translation(x: float, y: float) -> np.ndarray:
-    """3x3 matrix that shifts pixel coordinates."""
+    """Return the 3x3 matrix that shifts pixel coordinates.
+
+    Args:
+        x, y: pixels to the right and down.
+
+    Returns:
+        The matrix.
+    """
     return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
 
 
 def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB,
                     problem: str = '') -> Mapping:
-    """Return the mapping of cameras with one and the same field of view.
+    """Return the mapping of cameras with one and the same field of view: a resize.
 
-    The other image is resized.
+    Args:
+        rgb_size, thermal_size: (width, height) in pixels.
+        grid: rgb or thermal, the camera whose grid both images come onto.
+        problem: why no better mapping is used, for the operator; empty if none is asked for.
+
+    Returns:
+        The mapping of both images.
     """
     size = rgb_size if grid == RGB else thermal_size
     seen = np.ones(size[::-1], bool)
@@ -110,11 +144,18 @@ def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB,
 
 def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size: Size, grid: str,
                   shrink: float) -> Mapping:
-    """Return the mapping whose grid pixels come from (x, y) of the other image, in its pixels.
+    """Return the mapping by a table of pixels of the other image.
 
-    x and y are H x W of the grid; NaN: from nowhere. shrink: about how many pixels of the other
-    image, along a side, one of the grid covers. From 2 on the other image is averaged first, so
-    that no detail is skipped.
+    Args:
+        x, y: H x W of the grid: where its pixels come from, in pixels of the other image; NaN for
+            from nowhere.
+        rgb_size, thermal_size: (width, height) in pixels.
+        grid: rgb or thermal, the camera whose grid both images come onto.
+        shrink: about how many pixels of the other image, along a side, one of the grid covers.
+            From 2 on the other image is averaged first, so that no detail is skipped.
+
+    Returns:
+        The mapping of both images.
     """
     own, other = (rgb_size, thermal_size) if grid == RGB else (thermal_size, rgb_size)
     width, height = other
@@ -132,7 +173,14 @@ def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size:
 
 
 def shrinks(source: Size, size: Size) -> bool:
-    """Whether plain resizing between these averages areas; else it interpolates linearly."""
+    """Tell whether plain resizing averages areas; else it interpolates linearly.
+
+    Args:
+        source, size: (width, height) before and after, in pixels.
+
+    Returns:
+        True for areas.
+    """
     return size[0] < source[0] and size[1] < source[1]
 
 

@@ -34,7 +34,10 @@ class Target:
     around: np.ndarray
 
     def contrast(self, gray: np.ndarray) -> tuple[float, float]:
-        """Measure the target in an image, h x w uint8.
+        """Measure the target in an image.
+
+        Args:
+            gray: h x w uint8.
 
         Returns:
             Mean of the target minus that of its surround, and the deviation of the surround.
@@ -50,6 +53,9 @@ def hidden_targets(thermal: np.ndarray, fused: np.ndarray) -> int:
     Args:
         thermal: h x w uint8, white-hot.
         fused: luminance of the fused image, the same size.
+
+    Returns:
+        Their number.
     """
     count = 0
     for target in warm_targets(thermal):
@@ -60,7 +66,14 @@ def hidden_targets(thermal: np.ndarray, fused: np.ndarray) -> int:
 
 
 def warm_targets(thermal: np.ndarray) -> list[Target]:
-    """Return the largest warm spots of a thermal thumbnail, h x w uint8."""
+    """Return the largest warm spots of a thermal thumbnail.
+
+    Args:
+        thermal: h x w uint8, white-hot.
+
+    Returns:
+        The targets, the largest first.
+    """
     if min(thermal.shape) < _LEAST_SIDE:
         return []
     warm = cv2.compare(cv2.subtract(thermal, cv2.blur(thermal, _SURROUND)), _WARMER, cv2.CMP_GT)  # type: ignore[call-overload]

@@ -40,6 +40,9 @@ class InputDoubts:
             levels: the values that become black and white.
             mapping: what brings both images onto one grid.
             settings: those of the gain control.
+
+        Returns:
+            What there is to report, once for each doubt.
         """
         sample = thermal.pixels[::max(1, thermal.size[1] // _SAMPLES),
                                 ::max(1, thermal.size[0] // _SAMPLES)]

@@ -66,13 +66,28 @@ _TEXTS = {
 
 
 def issue_of(stream: str, sight: Sight) -> Issue | None:
-    """Return what is to be said about a camera; None when its view is clear."""
+    """Return the issue of what a camera shows.
+
+    Args:
+        stream: rgb or thermal.
+        sight: what it shows.
+
+    Returns:
+        The issue; None for a clear view.
+    """
     text = _TEXTS.get((stream, sight))
     return Issue(f'{stream}_{sight.value}', text, stream, blind=sight.blind) if text else None
 
 
 def thermal_sight(images: Thumbnails) -> Sight:
-    """Judge the thermal image of a pair: CLEAR or FLAT."""
+    """Judge the thermal image of a pair.
+
+    Args:
+        images: thumbnails of both images.
+
+    Returns:
+        CLEAR or FLAT.
+    """
     return Sight.FLAT if is_flat(images.thermal, images.thermal_factor) else Sight.CLEAR
 
 
@@ -82,6 +97,9 @@ def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
     Args:
         images: thumbnails of both images.
         before: the judgement of the previous pair, for hysteresis.
+
+    Returns:
+        CLEAR, BLACK, WHITE, VEILED or DARK.
     """
     luma = images.luma
     if min(luma.shape) * images.luma_factor < _LEAST_SIDE:
@@ -107,6 +125,9 @@ def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
     Args:
         gray: h x w uint8, a thumbnail.
         factor: by how much its sides were reduced.
+
+    Returns:
+        True without structure.
     """
     height, width = gray.shape
     if min(height, width) * factor < _LEAST_SIDE:
@@ -124,7 +145,14 @@ def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
 
 
 def veiled_share(images: Thumbnails) -> float:
-    """Return the share (0 to 1) of tiles with thermal structure where RGB is bright and empty."""
+    """Measure where RGB is bright and empty although thermal has structure.
+
+    Args:
+        images: thumbnails of both images.
+
+    Returns:
+        The share of tiles, 0 to 1.
+    """
     thermal, luma = images.thermal_on_grid, images.luma_on_grid
     if min(luma.shape) < 4 * max(_TILES):
         return 0.0
@@ -180,6 +208,9 @@ class SightMonitor:
         Args:
             images: thumbnails of both images.
             time_ns: the stamp of the pair; 0 if it has none.
+
+        Returns:
+            What there is to report.
         """
         if not (self._time_ns and 0 < time_ns - self._time_ns <= _FORGOTTEN_NS):
             for latch in (self._rgb, self._thermal, self._hidden):
@@ -190,7 +221,14 @@ class SightMonitor:
         return tuple(filter(None, (issue_of(THERMAL, thermal), issue_of(RGB, rgb))))
 
     def compare(self, hidden: int) -> tuple[Issue, ...]:
-        """Take the count of hidden targets of the pair judged last; return what is to be said."""
+        """Take the count of hidden targets of the pair judged last.
+
+        Args:
+            hidden: number of warm targets without contrast.
+
+        Returns:
+            What there is to report.
+        """
         return (TARGETS_HIDDEN,) if self._hidden.next(hidden > 0) else ()
 
 

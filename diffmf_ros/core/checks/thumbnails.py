@@ -44,6 +44,9 @@ def thumbnails(pair: Pair, levels: Levels, mapping: Mapping) -> Thumbnails:
         levels: the gray range of the thermal frame.
         mapping: how the live sizes come onto one grid.
 
+    Returns:
+        Thumbnails of both images on one grid.
+
     Raises:
         FrameError: reason not_8_bit, for an encoding that cannot be fused.
     """
@@ -60,14 +63,31 @@ def thumbnails(pair: Pair, levels: Levels, mapping: Mapping) -> Thumbnails:
 
 
 def luma_thumbnail(pixels: np.ndarray, encoding: str) -> np.ndarray:
-    """Return the reduced luminance, h x w uint8. Raises FrameError (not_8_bit)."""
+    """Return the reduced luminance of an image.
+
+    Args:
+        pixels: H x W [x C] uint8.
+        encoding: a canonical encoding, see core/imaging/encodings.py.
+
+    Returns:
+        h x w uint8.
+
+    Raises:
+        FrameError: reason not_8_bit.
+    """
     return split_luma(reduced(pixels), encoding)[0]
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels (H x W [x C], uint8, uint16, float32) averaged over 2 x 2, 4 x 4 ... of them.
+    """Average pixels over 2 x 2, 4 x 4 ... of them.
 
     Twice a factor of two costs a third of once a factor of four.
+
+    Args:
+        pixels: H x W [x C], uint8, uint16 or float32.
+
+    Returns:
+        A thumbnail of the same type.
     """
     small = np.ascontiguousarray(pixels)
     while min(small.shape[:2]) >= _SHORT_SIDE:
@@ -78,7 +98,14 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels averaged over 2 x 2 of them; an odd last row or column is left out."""
+    """Average pixels over 2 x 2 of them; an odd last row or column is left out.
+
+    Args:
+        pixels: H x W [x C], uint8, uint16 or float32.
+
+    Returns:
+        The image of half the size, of the same type.
+    """
     height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
     even = pixels[:2 * height, :2 * width]
     return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)

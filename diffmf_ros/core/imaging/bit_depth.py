@@ -26,7 +26,13 @@ class BitDepth:
         self._bits = DEPTHS[0]
 
     def to_8_bit(self, frame: Frame) -> Frame:
-        """Return frame in 8 bits; frame itself if it has them.
+        """Return a frame in 8 bits.
+
+        Args:
+            frame: color or gray of 8 to 16 bits.
+
+        Returns:
+            frame itself if it has 8 bits, else a new one.
 
         Raises:
             FrameError: reason not_8_bit, for an encoding without a known range, such as 32FC1.

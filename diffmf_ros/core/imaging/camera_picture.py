@@ -33,9 +33,14 @@ class ExtraRows:
         self._known: tuple | None = None
 
     def without(self, frame: Frame, settings: ThermalSettings) -> Frame:
-        """Return frame without its extra rows.
+        """Cut off rows and columns that are no image.
 
-        It is frame itself when it has none, or they were cut off.
+        Args:
+            frame: the next thermal frame of the stream.
+            settings: those of the group thermal.
+
+        Returns:
+            frame itself when it has none, or they were cut off already.
         """
         if frame.trimmed:
             return frame
@@ -74,12 +79,17 @@ _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTE
 
 
 def cropped(pixels: np.ndarray, crop: Crop) -> np.ndarray:
-    """Return the view of pixels (H x W [x C]) that crop names.
+    """Return the view of an image that a crop names.
 
-    crop: left, top, width and height in pixels.
+    Args:
+        pixels: H x W [x C].
+        crop: left, top, width and height in pixels.
+
+    Returns:
+        The view.
 
     Raises:
-        FrameError: reason crop_outside, when it reaches beyond the image.
+        FrameError: reason crop_outside, when the crop reaches beyond the image.
     """
     (left, top, width, height), (rows, columns) = crop, pixels.shape[:2]
     if left + width > columns or top + height > rows:
@@ -89,9 +99,14 @@ def cropped(pixels: np.ndarray, crop: Crop) -> np.ndarray:
 
 
 def turned(pixels: np.ndarray, orientation: str) -> np.ndarray:
-    """Return pixels (H x W [x C]) in one of the orientations of the settings.
+    """Turn an image.
 
-    For as_sent that is pixels itself.
+    Args:
+        pixels: H x W [x C].
+        orientation: one of core.settings.ORIENTATIONS.
+
+    Returns:
+        The turned image; pixels itself for as_sent.
     """
     mirrored, quarters = _steps(orientation)
     if mirrored:
@@ -102,7 +117,15 @@ def turned(pixels: np.ndarray, orientation: str) -> np.ndarray:
 def turned_camera(camera: CameraModel, orientation: str) -> CameraModel:
     """Return the model of the image that turned() makes of a camera's image.
 
-    Raises CalibrationError.
+    Args:
+        camera: the model of the image as sent.
+        orientation: one of core.settings.ORIENTATIONS.
+
+    Returns:
+        The model of the turned image.
+
+    Raises:
+        CalibrationError: the sensor is tilted.
     """
     mirrored, quarters = _steps(orientation)
     if mirrored:
@@ -132,10 +155,17 @@ class CameraPicture:
         self._depth, self._extra_rows, self._false_color = BitDepth(), ExtraRows(), FalseColor()
 
     def of(self, frame: Frame, settings: Settings) -> Frame:
-        """Return the picture in a frame, or the frame itself where nothing is to be done.
+        """Return the picture in a frame.
+
+        Args:
+            frame: the next frame of the stream, as sent.
+            settings: all settings.
+
+        Returns:
+            The picture; frame itself where nothing is to be done.
 
         Raises:
-            FrameError: not_8_bit, false_color, crop_outside.
+            FrameError: reason not_8_bit, false_color or crop_outside.
         """
         if not frame.trimmed:
             self.sent = frame.size
@@ -146,7 +176,13 @@ class CameraPicture:
     def camera(self, camera: CameraModel, settings: Settings) -> CameraModel:
         """Return the calibration of the pictures, given that of the images as sent.
 
-        One that has the size of the picture in them is taken for that of the picture.
+        Args:
+            camera: the calibration; one that has the size of the picture is taken for that of the
+                picture.
+            settings: all settings.
+
+        Returns:
+            The model of the pictures.
 
         Raises:
             CalibrationError: the crop lies outside of the image, or the lens model cannot be

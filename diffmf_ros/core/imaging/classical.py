@@ -64,9 +64,16 @@ class _Regions:
 
 
 def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the fusion of thermal ir and visible luminance y, all H x W float32 in [0, 1].
+    """Fuse thermal and visible luminance without a network.
 
-    Any size from 1x1 on. fuse(x, x) is x, and fuse(c, y) is y for a constant c, to rounding.
+    fuse(x, x) is x, and fuse(c, y) is y for a constant c, to rounding.
+
+    Args:
+        ir: thermal, H x W float32 in [0, 1]; any size from 1x1 on.
+        y: visible luminance, the same.
+
+    Returns:
+        H x W float32 in [0, 1].
     """
     fine, half = _band((ir, y))
     middle, quarter = _band(half)

@@ -52,6 +52,9 @@ def weights(fused: np.ndarray, y: np.ndarray, cr: np.ndarray, cb: np.ndarray) ->
         fused, y: smoothed fused and visible luminance, h x w float32 in 0..255; arrays or
             tensors.
         cr, cb: cleaned chroma, h x w float32 around 0.
+
+    Returns:
+        Two h x w float32.
     """
     trust = ((y + abs(cr) + abs(cb) - UNTRUSTED_LEVELS) / RAMP_LEVELS).clip(0, 1)
     doubt = (1 - trust) * ((fused - y) / LIFT_LEVELS).clip(0, 1)
@@ -91,23 +94,45 @@ _PALETTES = {name: getattr(cv2, f'COLORMAP_{name.upper()}')
 
 
 def output_encoding(encoding: str) -> str:
-    """Return the encoding of the fused image: 'bgr8' for bgr8 and bgra8, else 'rgb8'."""
+    """Return the encoding of the fused image.
+
+    Args:
+        encoding: that of the camera's image.
+
+    Returns:
+        'bgr8' for bgr8 and bgra8, else 'rgb8'.
+    """
     return 'bgr8' if encoding in ('bgr8', 'bgra8') else 'rgb8'
 
 
 def require_8_bit(encoding: str) -> None:
-    """Raise FrameError (not_8_bit) unless images of this encoding have a luminance."""
+    """Refuse encodings without a luminance of 8 bits.
+
+    Args:
+        encoding: a canonical encoding.
+
+    Raises:
+        FrameError: reason not_8_bit.
+    """
     if encoding != 'mono8' and encoding not in _TO_YCRCB:
         raise FrameError(f'expected an 8-bit color or gray image ({", ".join(_TO_YCRCB)}, mono8), '
                          f'got {encoding}', reason='not_8_bit')
 
 
 def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (y H x W uint8, color H x W x 3 uint8 in the order unused, Cr, Cb) of an image.
+    """Split an image into luminance and color.
 
-    pixels is uint8, H x W for mono8 (its Cr and Cb are neutral) or H x W x 3|4 for rgb8, bgr8,
-    rgba8 and bgra8, whose alpha is ignored. y may be a view of pixels. Raises FrameError for other
-    encodings.
+    Args:
+        pixels: uint8, H x W for mono8, whose color is neutral, or H x W x 3|4 for rgb8, bgr8,
+            rgba8 and bgra8, whose alpha is ignored.
+        encoding: that of pixels.
+
+    Returns:
+        (y, H x W uint8, perhaps a view of pixels; color, H x W x 3 uint8 in the order unused, Cr,
+        Cb).
+
+    Raises:
+        FrameError: reason not_8_bit, for other encodings.
     """
     if encoding == 'mono8':
         return pixels, np.full((*pixels.shape, 3), NEUTRAL, np.uint8)
@@ -117,10 +142,15 @@ def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarra
 
 
 def join_luma(y: np.ndarray, color: np.ndarray, encoding: str) -> np.ndarray:
-    """Return a new H x W x 3 uint8 image of luminance y and the color that split_luma gave.
+    """Join luminance and color to an image.
 
-    encoding is that of the frame which color comes from; the result is in
-    output_encoding(encoding).
+    Args:
+        y: H x W uint8.
+        color: what split_luma gave, H x W x 3 uint8.
+        encoding: that of the frame which color comes from.
+
+    Returns:
+        A new H x W x 3 uint8 image in output_encoding(encoding).
     """
     bgr = output_encoding(encoding) == 'bgr8'
     image = color.copy()
@@ -156,9 +186,17 @@ _TO_RGB = {
 
 
 def to_rgb8(pixels: np.ndarray, encoding: str) -> np.ndarray:
-    """Return an 8-bit image of any encoding as H x W x 3 rgb8, which may be pixels itself.
+    """Return an 8-bit image as rgb8.
 
-    Raises FrameError (not_8_bit) for other encodings.
+    Args:
+        pixels: H x W [x 3|4] uint8.
+        encoding: that of pixels.
+
+    Returns:
+        H x W x 3 uint8, perhaps pixels itself.
+
+    Raises:
+        FrameError: reason not_8_bit, for other encodings.
     """
     require_8_bit(encoding)
     return pixels if encoding == 'rgb8' else cv2.cvtColor(np.ascontiguousarray(pixels),

@@ -24,16 +24,23 @@ _SIXTEEN_BIT = ('mono16', '16UC1', '16SC1')
 
 
 def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np.ndarray, str]:
-    """Return (pixels, encoding) of a compressed image.
+    """Decode a compressed image; no EXIF tag turns it.
 
-    data is any buffer of bytes, format that of the message.
-
-    encoding is mono8, mono16, bgr8 or bgra8 (rgb8 or rgba8 where format says that the colors were
-    compressed in that order); pixels are H x W [x C] uint8 or uint16, turned by no EXIF tag. More
-    than max_pixels, by the header, are refused before they are decoded. Raises FrameError with the
-    reason empty_data, unknown_format, truncated (OpenCV would fill the rest with gray), too_large,
-    corrupt, lossy_16_bit (a JPEG has 8 bits) or unknown_encoding (16-bit color, Bayer mosaics).
     Damage inside a JPEG, which has no checksum, goes mostly unnoticed.
+
+    Args:
+        data: any buffer of bytes.
+        format: the format string of the message.
+        max_pixels: more than that, by the header, are refused before they are decoded.
+
+    Returns:
+        (pixels, encoding): H x W [x C] uint8 or uint16, and mono8, mono16, bgr8 or bgra8 (rgb8 or
+        rgba8 where format says that the colors were compressed in that order).
+
+    Raises:
+        FrameError: reason empty_data, unknown_format, truncated (OpenCV would fill the rest with
+            gray), too_large, corrupt, lossy_16_bit (a JPEG has 8 bits) or unknown_encoding (16-bit
+            color, Bayer mosaics).
     """
     content = bytes(memoryview(data))
     if not content:
@@ -59,9 +66,15 @@ def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np
 
 
 def encode(pixels: np.ndarray, encoding: str, *, quality: int) -> bytes:
-    """Return pixels as a JPEG of this quality, 1 to 100.
+    """Compress an image as a JPEG.
 
-    pixels: H x W x 3 of rgb8 or bgr8, or H x W of mono8, uint8.
+    Args:
+        pixels: uint8, H x W x 3 of rgb8 or bgr8, or H x W of mono8.
+        encoding: that of pixels.
+        quality: 1 to 100.
+
+    Returns:
+        The bytes of the file.
     """
     if encoding == 'rgb8':
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
@@ -69,14 +82,25 @@ def encode(pixels: np.ndarray, encoding: str, *, quality: int) -> bytes:
 
 
 def jpeg_format(encoding: str) -> str:
-    """Return the format string of what encode returns, as the compressed transport writes it."""
+    """Return the format string of what encode returns, as the compressed transport writes it.
+
+    Args:
+        encoding: that of the pixels.
+
+    Returns:
+        Such as 'bgr8; jpeg compressed bgr8'.
+    """
     return f'{encoding}; jpeg compressed {"" if encoding == "mono8" else "bgr8"}'
 
 
 def is_cut(content: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end, which OpenCV decodes all the same.
+    """Tell whether a JPEG or PNG lacks its end, without which OpenCV decodes it all the same.
 
-    What follows the end does not count.
+    Args:
+        content: the bytes of the file; what follows the end does not count.
+
+    Returns:
+        True if the end is missing.
     """
     if content.startswith(_PNG):
         return _PNG_END not in content
@@ -108,7 +132,14 @@ def _require_known(content: bytes, before: str, format: str) -> None:
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Return the (width, height) that the header of a PNG or JPEG promises; (0, 0): none."""
+    """Return the size that the header of a PNG or JPEG promises.
+
+    Args:
+        content: the bytes of the file.
+
+    Returns:
+        (width, height) in pixels; (0, 0) if there is none.
+    """
     if content.startswith(_PNG):
         return int.from_bytes(content[16:20], 'big'), int.from_bytes(content[20:24], 'big')
     place = 2

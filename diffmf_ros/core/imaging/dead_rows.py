@@ -18,14 +18,18 @@ _LEAST_COLUMNS = 64
 
 
 def repaired_rows(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels with dead rows interpolated between the rows above and below.
+    """Interpolate dead rows between the rows above and below.
 
-    Without any it is pixels itself.
+    Found are rows, alone or in twos, that differ from their neighbors along most of their length,
+    while these resemble the rows beyond: a level wire, which optics blur over three rows, is not
+    that. A row that is stuck at a value which fits its surroundings stays, and so do the first and
+    the last row (some cameras send telemetry there).
 
-    pixels is H x W, uint8, uint16 or float32. Found are rows, alone or in twos, that differ from
-    their neighbors along most of their length, while these resemble the rows beyond: a level wire,
-    which optics blur over three rows, is not that. A row that is stuck at a value which fits its
-    surroundings stays, and so do the first and the last row (some cameras send telemetry there).
+    Args:
+        pixels: H x W, uint8, uint16 or float32.
+
+    Returns:
+        A repaired copy; pixels itself when there is no dead row.
     """
     repaired = None
     for first, last in _runs(_suspects(pixels)):

@@ -50,22 +50,43 @@ _TO_BGR = {
 
 
 def decode_message(message: Any) -> tuple[np.ndarray, str]:
-    """Return decode() of an object with the fields of sensor_msgs/Image, of ROS or of a bag."""
+    """Decode an image message: see decode().
+
+    Args:
+        message: an object with the fields of sensor_msgs/Image, of ROS or of a bag.
+
+    Returns:
+        (pixels, canonical encoding).
+
+    Raises:
+        FrameError: as decode().
+    """
     return decode(height=message.height, width=message.width, encoding=message.encoding,
                   step=message.step, is_bigendian=bool(message.is_bigendian), data=message.data)
 
 
 def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
            data: Any) -> tuple[np.ndarray, str]:
-    """Return (pixels, canonical encoding) of an image message; step is bytes from row to row.
+    """Decode the fields of an image message.
 
-    pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32) or H x W x 3|4 uint8 or uint16, in
-    native byte order. It is a view of data (any C-contiguous buffer: bytes, array.array,
-    memoryview, ndarray), writable when data is; only items in foreign byte order are copied. The
-    canonical encodings are mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and 32FC1;
-    8UC3 and 8UC4 are read as bgr8 and bgra8, OpenCV's order, 16UC3 and 16UC4 likewise. Bayer
-    patterns and packed YUV 4:2:2 become bgr8 or bgr16. Raises FrameError with the reason
-    unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
+    The canonical encodings are mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and
+    32FC1; 8UC3 and 8UC4 are read as bgr8 and bgra8, OpenCV's order, 16UC3 and 16UC4 likewise.
+    Bayer patterns and packed YUV 4:2:2 become bgr8 or bgr16.
+
+    Args:
+        height, width: in pixels.
+        encoding: the name that the message gives.
+        step: bytes from row to row.
+        is_bigendian: byte order of 16-bit and float values.
+        data: any C-contiguous buffer: bytes, array.array, memoryview, ndarray.
+
+    Returns:
+        (pixels, canonical encoding). pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32)
+        or H x W x 3|4, in native byte order: a view of data, writable when data is; only items in
+        foreign byte order are copied.
+
+    Raises:
+        FrameError: reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
     """
     if encoding not in _FORMATS:
         raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',

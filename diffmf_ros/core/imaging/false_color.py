@@ -35,7 +35,13 @@ class FalseColor:
         self.palette = GRAY
 
     def to_gray(self, frame: Frame) -> Frame:
-        """Return frame as mono8; frame itself where it has one channel, or is gray in three.
+        """Undo the palette of a thermal frame.
+
+        Args:
+            frame: the next frame of the stream.
+
+        Returns:
+            A mono8 frame; frame itself where it has one channel, or is gray in three.
 
         Raises:
             FrameError: reason false_color, where luminance says nothing about heat and no palette
@@ -56,7 +62,13 @@ class FalseColor:
 
 
 def recognized(colors: np.ndarray) -> str:
-    """Return the palette of some colors, N x 3 uint8 RGB: GRAY, a name of PALETTES, or UNKNOWN.
+    """Recognize the palette of some colors.
+
+    Args:
+        colors: N x 3 uint8 RGB.
+
+    Returns:
+        GRAY, a name of PALETTES, or UNKNOWN.
 
     Raises:
         FrameError: reason false_color, see FalseColor.to_gray.

@@ -68,14 +68,28 @@ def gray_range(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
 
 
 def no_finite_value(pixels: np.ndarray) -> FrameError:
-    """Return the error for an image without a single number."""
+    """Return the error for an image without a single number.
+
+    Args:
+        pixels: the image.
+
+    Returns:
+        The error, with the reason no_finite_value.
+    """
     height, width = pixels.shape
     return FrameError(f'expected temperatures, got a {width}x{height} thermal image of NaN and '
                       'infinity alone; is the camera still starting?', reason='no_finite_value')
 
 
 def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
-    """Return the view of pixels (H x W) without border rows and columns that are no image."""
+    """Leave out border rows and columns that are no image.
+
+    Args:
+        pixels: H x W.
+
+    Returns:
+        The view of the rest.
+    """
     lines = [min(_BORDER_LINES, side // 8) for side in pixels.shape]
     inside = pixels[lines[0]:pixels.shape[0] - lines[0], lines[1]:pixels.shape[1] - lines[1]]
     sample = _without_sentinels(_sample(inside, _FEW_PIXELS))
@@ -94,7 +108,14 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
 
 
 def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
-    """Return the counts of reference rows at top and bottom of pixels (H x W), by values."""
+    """Count the reference rows of an image, by their values.
+
+    Args:
+        pixels: H x W.
+
+    Returns:
+        (rows at the top, rows at the bottom).
+    """
     lines = min(_BORDER_LINES, pixels.shape[0] // 8)
     sample = _without_sentinels(_sample(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
     if not sample.size or not lines:
@@ -105,10 +126,16 @@ def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
 
 
 def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
-    """Estimate the deviation of the noise of an image (H x W), in its units.
+    """Estimate the deviation of the noise of an image.
 
-    Noise that is independent from pixel to pixel (Immerkaer, 1996), in quiet patches whose mean
-    lies from low to high. 0 for images of fewer than 16 rows or 32 columns.
+    That is noise which is independent from pixel to pixel (Immerkaer, 1996).
+
+    Args:
+        pixels: H x W of any unit.
+        low, high: only quiet patches whose mean lies between them are measured.
+
+    Returns:
+        The deviation in the unit of pixels; 0 for images of fewer than 16 rows or 32 columns.
     """
     height, width = pixels.shape
     if height < 2 * _PATCH_ROWS or width < 2 * _PATCH_COLUMNS:

@@ -53,9 +53,14 @@ def temperatures(frame: Frame, settings: ThermalSettings) -> np.ndarray:
 
 
 def on_grid(celsius: np.ndarray, mapping: Mapping) -> np.ndarray:
-    """Return temperatures (H' x W' float32) on the grid of mapping, H x W.
+    """Bring temperatures onto the grid of a mapping.
 
-    NaN where thermal does not see.
+    Args:
+        celsius: H' x W' float32 in degrees Celsius.
+        mapping: that of the pair.
+
+    Returns:
+        H x W float32; NaN where thermal does not see.
     """
     aligned = mapping.thermal_on_grid(celsius)
     return aligned if mapping.everywhere else np.where(mapping.seen, aligned, np.float32(np.nan))

@@ -39,13 +39,20 @@ class Levels:
 
 
 def to_gray(pixels: np.ndarray, encoding: str, levels: Levels) -> np.ndarray:
-    """Return the thermal image as H x W uint8, white-hot, full range.
+    """Return a thermal image in gray, white-hot, over the full range.
 
-    mono8 passes as it is (no copy) and 8-bit color is reduced to luminance: such cameras have done
-    the gain control. mono16 and 32FC1 (H x W, any unit that grows with temperature) are stretched
-    so that levels.low becomes 0 and levels.high 255; what lies beyond is clipped. All of them are
-    inverted for levels.black_hot. NaN becomes 0, infinities become what lies beyond the levels.
-    Equal levels make everything cold.
+    8-bit images pass as they are (color is reduced to luminance): such cameras have done the gain
+    control. Others are stretched so that levels.low becomes 0 and levels.high 255; what lies
+    beyond is clipped. All of them are inverted for levels.black_hot. NaN becomes 0, infinities
+    become what lies beyond the levels. Equal levels make everything cold.
+
+    Args:
+        pixels: H x W [x C]; mono16 and 32FC1 in any unit that grows with temperature.
+        encoding: that of pixels.
+        levels: the values that become black and white.
+
+    Returns:
+        H x W uint8, for mono8 perhaps pixels itself.
     """
     if encoding == 'mono8':
         gray = pixels
@@ -78,8 +85,16 @@ def _float_to_gray(pixels: np.ndarray, levels: Levels) -> np.ndarray:
 def levels_of(pixels: np.ndarray, encoding: str, settings: ThermalSettings) -> Levels:
     """Return the levels of an image by itself, whatever came before it.
 
-    agc: see gray_range. Images of 8 bit keep their range, 0 to 255. Raises FrameError
-    (no_finite_value) when no value is finite.
+    Args:
+        pixels: H x W [x C].
+        encoding: that of pixels; images of 8 bit keep their range, 0 to 255.
+        settings: those of the group thermal; for agc see gray_range.
+
+    Returns:
+        The values that become black and white.
+
+    Raises:
+        FrameError: reason no_finite_value.
     """
     if encoding not in STRETCHED:
         return _made(0, 255, encoding, settings)
@@ -121,7 +136,14 @@ class GainControl:
     def levels(self, frame: Frame) -> Levels:
         """Return the levels of the next frame; asked again with the same stamp, the same ones.
 
-        Raises FrameError (no_finite_value) as levels_of does; such a frame changes nothing.
+        Args:
+            frame: the next thermal frame of the stream.
+
+        Returns:
+            The values that become black and white.
+
+        Raises:
+            FrameError: reason no_finite_value; such a frame changes nothing.
         """
         settings, encoding = self._settings, frame.encoding
         steady = settings.gain_control != 'agc' or settings.time_constant_s == 0
@@ -140,9 +162,13 @@ class GainControl:
         return _made(before.spread[0], before.spread[2], encoding, settings)
 
     def repaired(self, frame: Frame) -> Frame:
-        """Return frame with dead rows replaced (settings.repair_rows).
+        """Replace the dead rows of a frame (settings.repair_rows).
 
-        It is frame itself when there are none.
+        Args:
+            frame: a thermal frame.
+
+        Returns:
+            The repaired frame; frame itself when there are none.
         """
         if not self._settings.repair_rows or frame.pixels.ndim != 2:
             return frame

@@ -10,16 +10,30 @@ _CANNY = (60, 120)
 
 
 def side_by_side(rgb: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> np.ndarray:
-    """Return H x 3W x 3: rgb and fused (H x W x 3) around thermal (H x W), all uint8."""
+    """Put the two images and their fusion side by side.
+
+    Args:
+        rgb, fused: H x W x 3 uint8.
+        thermal: H x W uint8.
+
+    Returns:
+        H x 3W x 3 uint8, thermal in the middle.
+    """
     return np.hstack((rgb, cv2.merge((thermal,) * 3), fused))
 
 
 def overlay(rgb: np.ndarray, thermal: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Draw the edges of thermal in magenta over RGB, where both cameras see.
 
-    rgb is H x W x 3 uint8, thermal H x W uint8.
-
     Edges that miss the outlines in rgb show a wrong alignment, or parallax.
+
+    Args:
+        rgb: H x W x 3 uint8.
+        thermal: H x W uint8.
+        seen: H x W bool, where both cameras see.
+
+    Returns:
+        H x W x 3 uint8.
     """
     edges = cv2.Canny(cv2.GaussianBlur(thermal, (0, 0), 1.0), *_CANNY) > 0
     # The border of what thermal sees is an edge that no camera saw.

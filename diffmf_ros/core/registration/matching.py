@@ -67,9 +67,15 @@ class PyramidLevel:
             yield descriptor(view, seen), seen
 
     def ncc(self, matrix: np.ndarray) -> float:
-        """Return the correlation of all pairs under rgb_from_thermal.
+        """Return the correlation of all pairs under a matrix.
 
         It is weighted by sqrt(share of RGB covered), which is how chance correlation shrinks.
+
+        Args:
+            matrix: rgb_from_thermal, 3 x 3.
+
+        Returns:
+            The weighted correlation, at most 1.
         """
         views = zip(self._described, self._views(self.from_rgb @ matrix, self.size), strict=True)
         return float(np.mean([ncc(one, other, seen) * seen.mean() ** 0.5 for one,
@@ -77,10 +83,15 @@ class PyramidLevel:
 
     def search(self, scales: Sequence[float], angles_deg: Sequence[float], *, largest_shift: float
                ) -> list[tuple[float, np.ndarray]]:
-        """Return (score, rgb_from_thermal) of the best shift per scale and rotation, best first.
+        """Return the best shift for every scale and rotation.
 
-        A scale is RGB pixels per thermal pixel; angles turn thermal clockwise about its center;
-        largest_shift, of the centers, is relative to the RGB size.
+        Args:
+            scales: RGB pixels per thermal pixel.
+            angles_deg: turns of thermal about its center, clockwise.
+            largest_shift: that of the centers, relative to the RGB size.
+
+        Returns:
+            (score, rgb_from_thermal), best first.
         """
         search = Search(self._described, largest_shift=largest_shift)
         found = []
@@ -94,7 +105,15 @@ class PyramidLevel:
         return sorted(found, key=lambda item: -item[0])
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
-        """Match the blocks of all pairs, searched near their place under rgb_from_thermal."""
+        """Match the blocks of all pairs, searched near their place.
+
+        Args:
+            matrix: rgb_from_thermal, 3 x 3, which gives the places.
+            blocks: their size and number.
+
+        Returns:
+            The correspondences.
+        """
         places, block, corners = [], [], np.zeros((0, 2), int)
         views = self._views(self.from_rgb @ matrix, self.size)
         for described, (view, seen) in zip(self._described, views, strict=True):

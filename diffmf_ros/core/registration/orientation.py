@@ -32,12 +32,14 @@ _LEAST_OVERLAP = 0.2
 
 
 def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
-    """Return the orientations of an image, H x W x 4 float32.
+    """Describe the orientations of an image: real and imaginary parts of both harmonics.
 
-    Real and imaginary parts of both harmonics.
+    Args:
+        gray: H x W float32 of any unit.
+        seen: H x W bool; the rest is described as flat (0), without the false edge between them.
 
-    gray is H x W float32 of any unit. seen (H x W bool): the rest is described as flat (0),
-    without the false edge between them.
+    Returns:
+        H x W x 4 float32.
     """
     smooth = cv2.GaussianBlur(gray, (0, 0), GRADIENT_SIGMA_PX)
     x, y = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
@@ -60,7 +62,16 @@ def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
 
 def warped(gray: np.ndarray, matrix: np.ndarray,
            size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Warp an image by matrix (3 x 3) to (width, height); return it and its valid mask."""
+    """Warp an image.
+
+    Args:
+        gray: H' x W' float32.
+        matrix: 3 x 3, from its pixels to those of the result.
+        size: (width, height) of the result in pixels.
+
+    Returns:
+        The warped image, H x W, and its valid mask.
+    """
     image = cv2.warpPerspective(gray, matrix, size, flags=cv2.INTER_LINEAR,
                                 borderMode=cv2.BORDER_REPLICATE)
     whole = np.full(gray.shape, 255, np.uint8)
@@ -69,7 +80,15 @@ def warped(gray: np.ndarray, matrix: np.ndarray,
 
 
 def ncc(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
-    """Return the normalized correlation, -1 to 1, of two descriptors within the valid mask."""
+    """Return the normalized correlation of two descriptors.
+
+    Args:
+        one, other: H x W x 4 float32.
+        seen: H x W bool, where both are valid.
+
+    Returns:
+        -1 to 1.
+    """
     one, other = one[seen], other[seen]
     energy = float(np.square(one).sum()) * float(np.square(other).sum())
     return float((one * other).sum()) / (energy ** 0.5 or 1.0)
@@ -114,10 +133,17 @@ class Search:
 
     def best(self, others: Sequence[np.ndarray],
              seen: np.ndarray) -> tuple[float, tuple[int, int]]:
-        """Return (score, (x, y) shift) of the best shift of others, described on the canvas.
+        """Return the best shift of other images.
 
-        Others belong to the images in order, all seen in one and the same part. The score is the
-        agreement times the root of the overlap's area, which is what chance agreement falls with.
+        The score is the agreement times the root of the overlap's area, which is what chance
+        agreement falls with.
+
+        Args:
+            others: descriptors on the canvas that belong to the images in order.
+            seen: the part in which all of them are valid.
+
+        Returns:
+            (score, (x, y) shift in pixels).
         """
         mask = _spectrum(seen.astype(np.float32))
         product = energy_one = energy_other = 0

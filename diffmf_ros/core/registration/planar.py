@@ -39,7 +39,14 @@ class Fit:
     scaling: tuple[np.ndarray, np.ndarray] = field(repr=False)
 
     def transfer_std_px(self, points: np.ndarray) -> float:
-        """Return the transfer error of points (N x 2): RMS of their standard deviations, px."""
+        """Return the transfer error of points: the RMS of their standard deviations.
+
+        Args:
+            points: N x 2 in pixels.
+
+        Returns:
+            The error in pixels.
+        """
         source, target = self.scaling
         scaled = target @ self.matrix @ np.linalg.inv(source)
         jacobian = _jacobian(scaled / scaled[2, 2],
@@ -49,7 +56,15 @@ class Fit:
 
 
 def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the points (N x 2) moved by a 3 x 3 matrix."""
+    """Move points by a matrix.
+
+    Args:
+        matrix: 3 x 3.
+        points: N x 2.
+
+    Returns:
+        N x 2.
+    """
     homogeneous = points @ matrix[:, :2].T + matrix[:, 2]
     return homogeneous[:, :2] / homogeneous[:, 2:]
 
@@ -57,11 +72,17 @@ def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def fit(source: np.ndarray, target: np.ndarray, model: str, *, threshold_px: float,
         samples_per_match: float = 1.0
         ) -> Fit | None:
-    """Return the map that most correspondences agree with, or None when there is none.
+    """Return the map that most correspondences agree with.
 
-    source and target are N x 2. A target within threshold_px is an inlier. samples_per_match below
-    1 says that matches share image content, so that N of them tell as much as that many fewer: the
-    covariance grows by it.
+    Args:
+        source, target: N x 2 in pixels.
+        model: a name of MODELS.
+        threshold_px: a target within it is an inlier.
+        samples_per_match: below 1 it says that matches share image content, so that N of them tell
+            as much as that many fewer: the covariance grows by it.
+
+    Returns:
+        The map; None when there is none.
     """
     if len(source) < 6:
         return None

@@ -101,12 +101,17 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
              field_ratio: float | None = None) -> Registration:
     """Estimate the alignment of two cameras from pairs of their images.
 
-    Each pair is (RGB luminance, thermal) of one instant.
+    Args:
+        pairs: (RGB luminance, thermal) of one instant each, H x W of any numeric type and unit;
+            RGB images have one size, thermal images another or the same.
+        start: a rough alignment to begin at.
+        field_ratio: width of thermal's field of view over RGB's, if known.
 
-    Images are H x W of any numeric type and unit; RGB images have one size, thermal images another
-    or the same. start is a rough alignment to begin at; field_ratio the width of thermal's field
-    of view over RGB's, if known. Raises RegistrationError for images that do not fit together and
-    for a result that is not to be trusted.
+    Returns:
+        The alignment and its expected error.
+
+    Raises:
+        RegistrationError: the images do not fit together, or the result is not to be trusted.
     """
     _check_pairs(pairs)
     rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))

@@ -19,7 +19,14 @@ _LONGEST_PATIENCE = 4096
 
 
 def steps_from(scale: float) -> tuple[float, ...]:
-    """Return the working sizes that AdaptiveScale chooses from, falling from scale."""
+    """Return the working sizes that AdaptiveScale chooses from.
+
+    Args:
+        scale: the largest, relative to the grid.
+
+    Returns:
+        Falling from scale.
+    """
     return (scale, *(step for step in STEPS if step < scale))
 
 
@@ -62,7 +69,11 @@ class AdaptiveScale:
         return self.steps[self._step]
 
     def arrived(self, stamp_ns: int) -> None:
-        """Note the stamp of a pair, also of one that will be overtaken."""
+        """Note a pair, also one that will be overtaken.
+
+        Args:
+            stamp_ns: its stamp in nanoseconds.
+        """
         if self._newest_ns is not None:
             if stamp_ns > self._newest_ns:
                 self._distances_ms.append((stamp_ns - self._newest_ns) / 1e6)
@@ -71,9 +82,10 @@ class AdaptiveScale:
         self._newest_ns = stamp_ns
 
     def fused(self, busy_ms: float) -> None:
-        """Note how long fusing and publishing a pair at `scale` took.
+        """Note how long a pair at `scale` took, and choose the size for the next one.
 
-        It chooses the size for the next one.
+        Args:
+            busy_ms: time to fuse and publish it, in milliseconds.
         """
         self._pairs += 1
         if self._pairs > 1:

@@ -36,7 +36,15 @@ class ClockJumpDetector:
         self._middle_ns = 0
 
     def judge(self, stream: str, stamp_ns: int) -> StampKind:
-        """Return the kind of the next stamp of a stream, after the offsets."""
+        """Return the kind of the next stamp of a stream.
+
+        Args:
+            stream: rgb or thermal.
+            stamp_ns: in nanoseconds, after the offsets.
+
+        Returns:
+            NORMAL, JUMP or STALE.
+        """
         other = THERMAL if stream == RGB else RGB
         newest_ns = self._newest_ns.get(stream, stamp_ns)
         if stamp_ns < newest_ns - JUMP_NS:

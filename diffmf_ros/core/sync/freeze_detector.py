@@ -36,12 +36,16 @@ class FreezeDetector:
         self._newest: np.ndarray | None = None
 
     def add(self, pixels: np.ndarray) -> bool:
-        """Take the next image, H x W [x C] of any 1, 2, 4 or 8 byte type.
-
-        Return whether it shows something new.
+        """Take the next image and tell whether it shows something new.
 
         Afterwards `equal` counts the equal images that end with this one (1: it differs from the
         one before) and `uniform` the images of one color that do (0: it has several values).
+
+        Args:
+            pixels: H x W [x C] of any 1, 2, 4 or 8 byte type.
+
+        Returns:
+            True for an image that differs from the one before.
         """
         bits = _bits(pixels)
         same = self._newest is not None and _same(self._newest, bits)

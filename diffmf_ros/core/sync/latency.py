@@ -22,7 +22,11 @@ class LatencyMeter:
     def add(self, duration_ms: float) -> None:
         """Record a duration.
 
-        Raises ValueError when it is not finite: a quantile of NaN says nothing.
+        Args:
+            duration_ms: in milliseconds.
+
+        Raises:
+            ValueError: it is not finite; a quantile of NaN says nothing.
         """
         if not math.isfinite(duration_ms):
             raise ValueError(f'expected a finite duration, got {duration_ms}')
@@ -30,11 +34,16 @@ class LatencyMeter:
         self.count += 1
 
     def quantile(self, q: float) -> float:
-        """The q-quantile (0 to 1, interpolated linearly) of the kept durations in ms.
+        """Return a quantile of the kept durations, interpolated linearly.
 
-        It is NaN before the first.
+        Args:
+            q: 0 to 1.
 
-        Raises ValueError for q outside 0 to 1.
+        Returns:
+            Milliseconds; NaN before the first duration.
+
+        Raises:
+            ValueError: q lies outside of 0 to 1.
         """
         if not 0.0 <= q <= 1.0:
             raise ValueError(f'a quantile lies between 0 and 1, got {q}')

@@ -163,6 +163,12 @@ class ClosestPairing:
         RGB stamps rise strictly from pair to pair, thermal stamps too unless the frame is held,
         until the clock jumps. Frames of one stream may overtake each other as long as no newer one
         has left in a pair.
+
+        Args:
+            frame: the next frame of either stream.
+
+        Returns:
+            Pairs in the order of their stamps.
         """
         own, other = (self._rgb,
                       self._thermal) if frame.stream == RGB else (self._thermal, self._rgb)
@@ -183,7 +189,13 @@ class ClosestPairing:
         return self._settle(ended=False)
 
     def flush(self) -> list[Pair]:
-        """Nothing more will come: return the remaining pairs. A frame after that starts afresh."""
+        """Return the remaining pairs when nothing more will come.
+
+        A frame after that starts afresh.
+
+        Returns:
+            Pairs in the order of their stamps.
+        """
         pairs = self._settle(ended=True)
         self._drop('unpaired', self.pending)
         for stream in (self._rgb, self._thermal):

@@ -83,13 +83,21 @@ class SourceSelector:
         return not self.starting and self.latest is Sources.NONE
 
     def paired(self, now_ns: int) -> None:
-        """Note that a pair has come out of the pairing."""
+        """Note that a pair has come out of the pairing.
+
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
+        """
         self._waiting_since_ns = now_ns
 
     def sources(self, now_ns: int) -> Sources:
-        """Which cameras to use at now_ns.
+        """Decide which cameras to use; `reason` is then a sentence, empty when nothing is amiss.
 
-        `reason` is then a sentence, empty when nothing is amiss.
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
+
+        Returns:
+            The cameras to use.
         """
         if self._start_ns is None or now_ns < self._start_ns:
             self._start_ns = now_ns
@@ -105,11 +113,18 @@ class SourceSelector:
         return self.latest
 
     def select(self, frame: Frame, pairs: Sequence[Pair], now_ns: int) -> list[Pair | Frame]:
-        """Return what to put out, in this order: pairs to fuse, or frames to pass on alone.
+        """Return what to put out: pairs to fuse, or frames to pass on alone.
 
-        frame has just been given to its StreamHealth and to the pairing, which returned pairs.
         Stamps of the output rise strictly, until the clock of a camera jumps back. Age is told by
         Frame.arrival_ns.
+
+        Args:
+            frame: it has just been given to its StreamHealth and to the pairing.
+            pairs: what the pairing returned for it.
+            now_ns: any clock that all calls share, in nanoseconds.
+
+        Returns:
+            What to put out, in this order.
         """
         self._follow_jump(frame)
         fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]

@@ -28,9 +28,14 @@ class AutomaticHold:
         self.hold_ns = 0
 
     def follow(self, rgb_period_ns: int, thermal_period_ns: int) -> int:
-        """Return hold_ns by the present periods.
+        """Return how long a thermal frame may be held by the present periods.
 
-        0 for one that is not known, which changes nothing.
+        Args:
+            rgb_period_ns, thermal_period_ns: periods of the streams in nanoseconds; 0 for one that
+                is not known, which changes nothing.
+
+        Returns:
+            hold_ns.
         """
         if rgb_period_ns and thermal_period_ns:
             slower = thermal_period_ns / rgb_period_ns
@@ -50,7 +55,14 @@ class FixedHold:
         """Nothing is learned here."""
 
     def follow(self, rgb_period_ns: int, thermal_period_ns: int) -> int:
-        """Return hold_ns."""
+        """Return how long a thermal frame may be held, whatever the periods are.
+
+        Args:
+            rgb_period_ns, thermal_period_ns: not used.
+
+        Returns:
+            hold_ns.
+        """
         return self.hold_ns
 
 
@@ -58,32 +70,57 @@ NEVER_NS = 1 << 63
 
 
 def cost(offset_ns: int) -> int:
-    """Distance (offset is thermal minus RGB) without ties.
+    """Return a distance without ties: of two equal ones the later thermal wins.
 
-    Of two equal ones the later thermal wins.
+    Args:
+        offset_ns: thermal minus RGB, in nanoseconds.
+
+    Returns:
+        The cost, which grows with the distance.
     """
     return 2 * abs(offset_ns) + (offset_ns < 0)
 
 
 def max_cost_of(distance_ns: int) -> int:
-    """Above the cost of every pair at most distance_ns apart, at most that of all others."""
+    """Return a bound of cost() for a distance.
+
+    Args:
+        distance_ns: largest distance of a pair in nanoseconds.
+
+    Returns:
+        Above the cost of every pair at most that far apart, at most that of all others.
+    """
     return 2 * distance_ns + 2
 
 
 def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int,
                     max_cost: int) -> tuple[int | None, bool]:
-    """Return the index of the thermal stamp closest to an RGB stamp, and whether that is final.
+    """Find the thermal stamp closest to an RGB stamp.
 
-    The index is None where no stamp costs less than max_cost.
+    Args:
+        stamp_ns: the RGB stamp.
+        thermal_ns: thermal stamps, rising.
+        next_ns: no thermal stamp before it can come any more.
+        max_cost: see max_cost_of().
+
+    Returns:
+        Its index, None where no stamp costs less than max_cost, and whether that is final.
     """
     return _closest(stamp_ns, thermal_ns, next_ns, max_cost, 1)
 
 
 def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int,
                 max_cost: int) -> tuple[int | None, bool]:
-    """Return the index of the RGB stamp closest to a thermal stamp, and whether that is final.
+    """Find the RGB stamp closest to a thermal stamp.
 
-    The index is None where no stamp costs less than max_cost.
+    Args:
+        stamp_ns: the thermal stamp.
+        rgb_ns: RGB stamps, rising.
+        next_ns: no RGB stamp before it can come any more.
+        max_cost: see max_cost_of().
+
+    Returns:
+        Its index, None where no stamp costs less than max_cost, and whether that is final.
     """
     return _closest(stamp_ns, rgb_ns, next_ns, max_cost, -1)
 
@@ -101,11 +138,19 @@ def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, max_cost: in
 
 def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: int,
                 thermal_next_ns: int, max_cost: int) -> list[tuple[int, int]]:
-    """Indices (rgb, thermal) of the pairs that nothing still to come can change, both rising.
+    """Return the pairs that nothing still to come can change.
 
     The first mutually closest pair splits the stamps: to its left nothing can come any more, to
     its right the same question is asked again. Behind a thermal stamp that must wait all others
     must: what is unknown lies in the future.
+
+    Args:
+        rgb_ns, thermal_ns: stamps of both streams, rising.
+        rgb_next_ns, thermal_next_ns: no stamp before it can come any more.
+        max_cost: see max_cost_of().
+
+    Returns:
+        Indices (rgb, thermal), both rising.
     """
     if not rgb_ns:
         return []
@@ -129,9 +174,18 @@ def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: i
 
 def held_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cost: int,
                  hold_ns: int) -> tuple[int | None, bool]:
-    """Return the index of the thermal stamp for an RGB stamp, reused or not, and if it is final.
+    """Find the thermal stamp for an RGB stamp, whether it was used before or not.
 
-    That is the closest one in max_cost, else the newest that is at most hold_ns older, else None.
+    Args:
+        stamp_ns: the RGB stamp.
+        thermal_ns: thermal stamps, rising.
+        next_ns: no thermal stamp before it can come any more.
+        max_cost: see max_cost_of().
+        hold_ns: how much older a thermal stamp may be.
+
+    Returns:
+        The index of the closest one in max_cost, else of the newest that is at most hold_ns older,
+        else None; and whether that is final.
     """
     index, certain = closest_thermal(stamp_ns, thermal_ns, next_ns, max_cost)
     if index is None:

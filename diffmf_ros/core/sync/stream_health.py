@@ -146,6 +146,9 @@ class StreamHealth:
         """Count a message that could not be decoded.
 
         It is no sign of life, but no loss on the way either.
+
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
         """
         self.refused_count += 1
         self._refused_since += 1
@@ -155,6 +158,9 @@ class StreamHealth:
 
         The first image after it may have been handled before it, so it counts as seen when the
         shutter opens.
+
+        Args:
+            closed: whether the shutter is closed.
         """
         if self._shutter and not closed:
             self._good = GOOD_FRAMES - 1
@@ -164,7 +170,14 @@ class StreamHealth:
             self._returning_from = StreamState.FROZEN
 
     def status(self, now_ns: int) -> StreamStatus:
-        """Compute the status at now_ns: once an arrival, and on demand in between."""
+        """Compute the status: once an arrival, and on demand in between.
+
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
+
+        Returns:
+            What is known about the stream.
+        """
         if self._arrived_ns is not None:  # a clock that went back must not hide a loss
             self._arrived_ns = min(self._arrived_ns, now_ns)
         age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns
@@ -244,11 +257,25 @@ class StreamHealth:
         return median_low(self._leads_ns) if self._leads_ns else None
 
     def rate_hz(self, now_ns: int) -> float:
-        """Fresh frames a second over the newest 5 s; 0 for fewer than two."""
+        """Return the rate of fresh frames over the newest 5 s.
+
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
+
+        Returns:
+            Frames a second; 0 for fewer than two.
+        """
         return self.arrivals.rate_hz(now_ns)
 
     def age_ms(self, now_ns: int) -> float:
-        """Milliseconds since the newest fresh frame; nan before the first."""
+        """Return the time since the newest fresh frame.
+
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
+
+        Returns:
+            Milliseconds; nan before the first.
+        """
         return self.status(now_ns).age_ns / 1e6 if self.seen else math.nan
 
     def _why_still(self) -> str:

@@ -35,7 +35,11 @@ class RateEstimator:
         self.median_period_ns = None
 
     def add(self, time_ns: int) -> None:
-        """Take the next instant; one that is earlier than the newest starts the sequence again."""
+        """Take the next instant; one that is earlier than the newest starts the sequence again.
+
+        Args:
+            time_ns: in nanoseconds.
+        """
         if self._times_ns and time_ns < self._times_ns[-1]:
             self.reset()
         if self._times_ns:
@@ -48,11 +52,15 @@ class RateEstimator:
         self._times_ns.append(time_ns)
 
     def rate_hz(self, now_ns: int | None = None) -> float:
-        """Instants a second over RATE_WINDOW_S up to now (default: the newest one).
-
-        0 for fewer than two.
+        """Return the rate over RATE_WINDOW_S up to now.
 
         A gap that is still open counts as soon as it is longer than the usual one.
+
+        Args:
+            now_ns: in nanoseconds; None for the newest instant.
+
+        Returns:
+            Instants a second; 0 for fewer than two.
         """
         if not self._times_ns:
             return 0.0
@@ -65,9 +73,10 @@ class RateEstimator:
         return (len(recent) - 1) * _NS_PER_S / span_ns if span_ns else 0.0
 
     def jitter_us(self) -> tuple[float, float]:
-        """Mean and largest distance of the kept gaps from the usual one, in microseconds.
+        """Measure the distances of the kept gaps from the usual one.
 
-        0 before two gaps.
+        Returns:
+            (mean, largest) in microseconds; 0 before two gaps.
         """
         if len(self._gaps_ns) < 2:
             return 0.0, 0.0
@@ -108,9 +117,11 @@ class MissingFrames:
         self._carry = 0.0
 
     def gap(self, gap_ns: int, *, excused: int = 0) -> None:
-        """Take the distance of two stamps, above 0.
+        """Take the distance of two stamps.
 
-        Excused frames came in between and were not usable.
+        Args:
+            gap_ns: in nanoseconds, above 0.
+            excused: frames that came in between and were not usable.
         """
         self._gaps_ns.append(gap_ns / (1 + excused))
         self._since_refresh += 1
@@ -137,13 +148,17 @@ class MissingFrames:
 
 
 def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
-    """Return the period of a stream of which some frames are lost, from its gaps.
-
-    It is None for fewer than eight.
+    """Return the period of a stream of which some frames are lost.
 
     It is the largest gap of which the others are multiples, give or take a fifth of it. Those of
     more than five steps say little about it and count as much as any gap does by chance. A few
     gaps that fit to nothing, such as those of frames stamped in a bunch, do not count against it.
+
+    Args:
+        gaps_ns: distances of successive stamps in nanoseconds.
+
+    Returns:
+        The period in nanoseconds; None for fewer than eight gaps.
     """
     if len(gaps_ns) < _GAPS_TO_TRUST:
         return None
