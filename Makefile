@@ -13,7 +13,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast fuzz lint docs venv clean
+.PHONY: help demo test test-fast fuzz soak lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -37,6 +37,9 @@ test-fast: venv ## no DDS, no training, no slow files: for every change
 fuzz: venv ## new random and damaged inputs for MINUTES (default 5)
 	@end=$$(( $$(date +%s) + 60 * $(or $(MINUTES),5) )); while [ $$(date +%s) -lt $$end ]; do \
 	FUZZ_CASES=10000 $(BIN)/python -m pytest -q test/fuzz || exit 1; done
+
+soak: venv ## the node under random faults, swaps and loops for MINUTES (default 120); 1: something grows
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),120) --rate $(or $(RATE),30) --out out/soak
 
 lint: venv ## ruff over everything, mypy over the package
 	$(BIN)/ruff check .

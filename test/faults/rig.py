@@ -120,7 +120,7 @@ class Rig:
         self.child = child
         self.record = Record()
         self.tick = 0
-        self._peer, self._fault_file = peer, fault_file
+        self.peer, self._fault_file = peer, fault_file
         self._stamps_ns: dict[int, int] = {}
         self._ticks: dict[int, int] = {}
         self._due_ns = 0
@@ -180,7 +180,7 @@ class Rig:
 
     def _receive(self) -> None:
         while (left_ns := self._due_ns - time.monotonic_ns()) > 0:
-            self._peer.executor.spin_once(timeout_sec=left_ns / 1e9)
+            self.peer.executor.spin_once(timeout_sec=left_ns / 1e9)
 
     def _note(self, shot: Shot, stream: str, sent_stamp_ns: int) -> None:
         if sent_stamp_ns:
@@ -213,7 +213,7 @@ class Rig:
         self.record.reports.append(Report(self.tick - 1, time.monotonic_ns(), statuses))
 
     def _publisher(self, message_type: type, topic: str):
-        return self._peer.node.create_publisher(message_type, topic, profile('reliable', depth=10))
+        return self.peer.node.create_publisher(message_type, topic, profile('reliable', depth=10))
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a soak found: samples of the node's process, the judgement of their slopes, and a page."""
+
+import os
+import statistics
+from pathlib import Path
+
+import trends
+
+from diffmf_ros.tools.bench.plot import figure_class
+from diffmf_ros.tools.machine import this_machine
+
+# What may grow by the hour before it counts: name -> (unit, tolerance).
+JUDGED = {'memory_mb': ('MB', 10.0), 'threads': ('', 1.0), 'handles': ('', 2.0),
+          'shm_files': ('', 2.0), 'shm_mb': ('MB', 2.0), 'p50_ms': ('ms', 5.0)}
+
+
+def usage(pid: int) -> dict:
+    """Return memory, threads and handles of a process, and what lies in /dev/shm.
+
+    shm_mb is what the process has mapped of it; shm_files counts the files of everybody.
+    """
+    process = Path('/proc', str(pid))
+    status = dict(line.split(':', 1) for line in (process / 'status').read_text().splitlines())
+    return {'memory_mb': round(int(status['VmRSS'].split()[0]) / 1024, 2),
+            'threads': int(status['Threads']), 'handles': len(os.listdir(process / 'fd')),
+            'shm_files': len(os.listdir('/dev/shm')),
+            'shm_mb': round(_mapped_mb((process / 'maps').read_text()), 3)}
+
+
+def _mapped_mb(maps: str) -> float:
+    """Return the size of what a process has mapped of /dev/shm, by its /proc/PID/maps."""
+    ranges = [line.split()[0].split('-') for line in maps.splitlines() if '/dev/shm/' in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in ranges) / 1e6
+
+
+def judge(samples: list[dict]) -> dict[str, tuple[trends.Slope, str]]:
+    """Return the slope of every judged quantity in the second half of a run, and its verdict.
+
+    Raises:
+        ValueError: The run was too short.
+    """
+    half = [row for row in samples if row['seconds'] >= samples[-1]['seconds'] / 2]
+    found = {}
+    for name, (_, tolerance) in JUDGED.items():
+        rows = [row for row in half if row[name] is not None]
+        if not rows:
+            raise ValueError(f'no samples of {name} in the second half: a longer run is needed')
+        slope = trends.slope([row['seconds'] for row in rows], [row[name] for row in rows])
+        found[name] = slope, slope.verdict(tolerance)
+    return found
+
+
+def table(samples: list[dict], judged: dict[str, tuple[trends.Slope, str]]) -> list[str]:
+    """Return the quantities, their slopes and verdicts in Markdown."""
+    lines = [f'{this_machine()}, load {statistics.fmean(row["load"] for row in samples):.1f} on '
+             f'average; {samples[-1]["seconds"] / 60:.0f} minutes.', '',
+             '| quantity | start | end | second half, by the hour (95 % interval) | may grow | '
+             'verdict |', '|---|---|---|---|---|---|']
+    for name, (slope, verdict) in judged.items():
+        unit, tolerance = JUDGED[name]
+        values = [row[name] for row in samples if row[name] is not None]
+        lines.append(f'| `{name}` | {values[0]:g} | {values[-1]:g} | {slope.per_hour:+.2f} '
+                     f'({slope.low:+.2f} to {slope.high:+.2f}) {unit} | {tolerance:g} {unit} | '
+                     f'{verdict} |')
+    return lines
+
+
+def plot(samples: list[dict], file: Path) -> None:
+    """Draw every judged quantity over the hours."""
+    figure = figure_class()(figsize=(8, 9), layout='constrained')
+    for number, name in enumerate(JUDGED, 1):
+        rows = [row for row in samples if row[name] is not None]
+        axes = figure.add_subplot(len(JUDGED), 1, number)
+        axes.plot([row['seconds'] / 60 for row in rows], [row[name] for row in rows],
+                  linewidth=0.8)
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0, top=1.1 * max((row[name] for row in rows), default=1))
+    axes.set_xlabel('minutes')
+    figure.savefig(file)
