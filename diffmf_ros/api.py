@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python front: fusing NumPy arrays, one pair or a stream of them."""
 
-import difflib
 import os
 import warnings
 from functools import lru_cache
@@ -13,6 +12,7 @@ import numpy as np
 
 from .core.frames import RGB, THERMAL, DiffmfError, Frame, FusionResult, Mode, Pair
 from .core.settings import DEFAULTS, LIVE_ONLY, Settings, SettingsError, iter_specs, with_changes
+from .core.spelling import meant
 from .inference.pipeline import FusionPipeline
 
 __all__ = ['DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode', 'fuse']
@@ -139,15 +139,22 @@ def _settings_of(keywords: dict[str, Any]) -> Settings:
     """Return the default settings with keywords changed. Raises SettingsError."""
     known = {item.name.replace('.', '__'): item.name for item in iter_specs()
              if not item.name.startswith(_NODE_ONLY)} | _ALIASES
-    changes = {}
-    for keyword, value in keywords.items():
-        if keyword not in known:
-            close = difflib.get_close_matches(keyword, known, n=1)
-            raise SettingsError(f'unknown setting {keyword!r}'
-                                + (f', did you mean {close[0]}?' if close else '')
-                                + f' Expected one of {", ".join(known)}')
-        changes[known[keyword]] = str(value) if isinstance(value, Path) else value
-    return with_changes(DEFAULTS, changes)
+    wrong = [_unknown(keyword, known) for keyword in keywords if keyword not in known]
+    if wrong:
+        raise SettingsError('; '.join(wrong))
+    return with_changes(DEFAULTS, {known[keyword]: str(value) if isinstance(value, Path) else value
+                                   for keyword, value in keywords.items()})
+
+
+def _unknown(keyword: str, known: dict[str, str]) -> str:
+    """Return what is wrong with a keyword that is no setting of arrays, and what to do."""
+    name = keyword.replace('__', '.')
+    if name in {item.name for item in iter_specs()}:
+        return (f'{keyword} is a setting of the live node alone and changes nothing for arrays: '
+                'leave it out')
+    hint = meant(name, known.values()).replace('.', '__')
+    return (f'unknown setting {keyword!r}{hint or ";"} docs/parameters.md lists the settings; '
+            'here two underscores stand for a dot')
 
 
 @lru_cache(maxsize=1)

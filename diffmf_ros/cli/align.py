@@ -17,8 +17,7 @@ def align(
                        typer.Argument(help='thermal image, or a folder with files of equal '
                                       'names')] = None,
     bag: Annotated[Path | None, typer.Option(help='take the pairs from this bag instead')] = None,
-    rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
-    thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
+    topics: options.Topics = options.TOPICS,
     thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
     out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('align.yaml'),
     init: Annotated[Path | None, typer.Option(
@@ -37,6 +36,7 @@ def align(
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
     from ..core.registration.registration import RegistrationError, register
     from ..io.images import require_format, write_image
+    from ..io.paths import require_inputs
     from ..io.writing import replacing, require_output
     from ..tools.alignment_pairs import bag_pairs, file_pairs, grays, picture, rough_alignment
 
@@ -44,14 +44,16 @@ def align(
         raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')
     if init is not None and fov_ratio is not None:
         raise typer.BadParameter('--init and --fov-ratio exclude each other')
+    inputs = rgb, thermal, bag, init
+    require_inputs(*inputs)
     for path in (out, overlay):
-        require_output(path, overwrite=overwrite, inputs=(rgb, thermal, bag, init))
-    options.require_json(json, overwrite=overwrite, inputs=(rgb, thermal, bag, init))
+        require_output(path, overwrite=overwrite, inputs=inputs)
+    options.require_json(json, overwrite=overwrite, inputs=inputs)
     if overlay:
         require_format(overlay)
     if bag is not None:
         sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
-        pairs = bag_pairs(bag, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+        pairs = bag_pairs(bag, sync, rgb_topic=topics[0], thermal_topic=topics[1],
                           most=max_pairs)
     else:
         pairs = file_pairs(rgb, thermal, most=max_pairs)

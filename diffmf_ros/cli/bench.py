@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
 from ..io.writing import require_output, write_text
 from . import bench_plan, bench_shell, bench_standard, options
+from .progress import announced, progress
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run '
            '(tools/bench/roofs.py); speed-up: against the first of the same size; busy cores: CPU '
@@ -121,10 +121,8 @@ def bench(
     if plan:
         _bench_plan(configurations, json)
         return
-    with Progress(transient=True) as progress:
-        task = progress.add_task('fusing', total=frames)
-        report = bench_report.run(configurations, frames=frames,
-                                  report=lambda done: progress.update(task, completed=done))
+    with progress('measuring', frames + len(configurations)) as done:
+        report = bench_report.run(configurations, frames=frames, report=done)
     _show(report)
     if json is not None:
         write_text(json, report.as_json())
@@ -136,11 +134,10 @@ def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_
                  json: Path | None) -> None:
     from ..tools.bench import shell_bench
 
-    console = _console()
-    with console.status('') as status:
+    with announced() as announce:
         report = shell_bench.run(size=size, pairs=pairs, compute_ms=compute_ms,
-                                 overload_s=overload_s, report=status.update)
-    bench_shell.show(console, report)
+                                 overload_s=overload_s, report=announce)
+    bench_shell.show(_console(), report)
     if json is not None:
         write_text(json, report.as_json())
 
@@ -148,10 +145,9 @@ def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_
 def _bench_plan(configurations: list, json: Path | None) -> None:
     from ..tools.bench.plan import as_json
 
-    console = _console()
-    with console.status('') as status:
-        plans = bench_plan.plans_of(configurations, status.update)
-    bench_plan.show(console, plans)
+    with announced() as announce:
+        plans = bench_plan.plans_of(configurations, announce)
+    bench_plan.show(_console(), plans)
     if json is not None:
         write_text(json, as_json(plans))
 

@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ..io.writing import write_text
+from .progress import announced
 
 
 def bench_standard(console: Console, *, json: Path | None, page: Path | None) -> None:
     """Measure, print, and write the files that are asked for. Raises DiffmfError."""
     from ..tools.bench import machines, standard
 
-    with console.status('') as status:
-        measured = standard.run(status.update)
+    with announced() as announce:
+        measured = standard.run(announce)
     report = measured.as_dict()
     table = Table(*machines.COLUMNS, title=machines.title(report), caption=machines.CAPTION)
     for row in machines.rows(report):

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
 from ..tools.synthetic.environments import scene_list
 from . import options
+from .progress import tracked
 
 SCENES = ('night', 'smoke')
 ONE_S, EACH_S = 6.0, 3.0  # length of a drive that is shown alone, and of one beside others
@@ -64,7 +64,7 @@ def demo(
                f'watch it: ROS_DOMAIN_ID={product.domain()} diffmf view')
     values, counts = product.run(run), []
     total = int(values['fused']) // len(bags)
-    for _ in track(draw(bags, run.fused, settings, counts, total), 'drawing', total=total):
+    for _ in tracked(draw(bags, run.fused, settings, counts, total), 'drawing', total=total):
         pass
     typer.echo('\n'.join(f'see: {run.fused.with_suffix(kind)}' for kind in ('', '.mp4', '.png')))
     Console().print(_table(values))
@@ -77,10 +77,13 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
     """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace
     what it must not."""
     from ..io.bag_recovery import BagError, require_bag_output
+    from ..io.paths import require_folder_name, require_inputs
     from ..io.writing import require_output
     from ..tools.demo import DemoError
     from ..tools.synthetic.record import recorded_drive
 
+    require_inputs(*inputs)
+    require_folder_name(out, of='bags, pictures and logs', instead=(str(out.with_suffix('')),))
     drives = [out / f'drive_{scene}' for scene in scenes]
     for bag in (*drives, out / 'fused'):
         require_bag_output(bag, overwrite=overwrite, inputs=inputs)
@@ -108,7 +111,7 @@ def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
         drive = drive_of(DriveSettings(scene=scene, seconds=from_s + length_s))
         bag = out / f'drive_{scene}'
         total = len(drive.order(from_s=from_s))
-        for _ in track(record(drive, bag, overwrite=True, from_s=from_s), f'rendering {scene}',
+        for _ in tracked(record(drive, bag, overwrite=True, from_s=from_s), f'rendering {scene}',
                        total=total):
             pass
         bags.append(bag)

@@ -52,15 +52,17 @@ def eval(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
+    from ..io.paths import require_inputs
     from ..io.writing import require_output
     from ..tools.evaluation import eval_files, eval_page, evaluate, scoring
     from ..tools.evaluation.detection_scores import read_boxes
     from ..tools.evaluation.detector_trial import DetectorTrial
     from ..tools.evaluation.eval_page import Page
 
+    inputs = rgb, thermal, pairs, fused, weights, boxes, detector, classes
+    require_inputs(*inputs[:-1])
     for path in (json, html):
-        require_output(path, overwrite=overwrite,
-                       inputs=(rgb, thermal, pairs, fused, weights, boxes, detector, classes))
+        require_output(path, overwrite=overwrite, inputs=inputs)
     known = read_boxes(boxes) if boxes else None
     chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class,
                                             classes=classes)

@@ -11,7 +11,7 @@ from ..core.settings import Settings
 from . import options
 from .setting_options import files_of, takes_settings
 
-PICTURE, FOLDER, FILM = Path('fused.png'), Path('fused'), Path('fused.mp4')
+PICTURE, FILM = Path('fused.png'), Path('fused.mp4')
 _IMAGES = ('two images; two folders; two patterns such as "rgb/*.png"; two videos; or all visible '
            'images and then all thermal ones. Thermal of 8 or 16 bit; a medical pair in either '
            'order')
@@ -51,18 +51,20 @@ def fuse(
     What an earlier run of the same command has made with the same settings is not made again.
     Exit code 1 when some pairs could not be fused; each is named.
     """
+    from ..io.paths import require_inputs
     from ..tools.batch.films import is_film
     from ..tools.batch.matching_files import is_pattern
     from .fuse_many import fuse_files, fuse_films
 
     files = files_of(settings, params)
+    require_inputs(*(place for place in images if not is_pattern(place)), *files)
     options.require_json(json, overwrite=overwrite, inputs=(*images, *files))
     read = *(place for place in images if not place.is_dir()), *files
     asked = Asked(settings, read, overwrite, json)
     several = any(place.is_dir() or is_pattern(place) for place in images)
     if len(images) != 2 or match is not None or several:
-        failed = fuse_files(images, out or FOLDER, asked, match=match, recursive=recursive,
-                            jobs=jobs, ray=ray)
+        failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
+                            ray=ray)
     elif all(map(is_film, images)):
         failed = fuse_films(*images, out or FILM, asked)
     else:
@@ -75,11 +77,13 @@ def fuse(
 def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
     from ..inference.pipeline import FusionPipeline
     from ..io.images import read_image_pair, require_format, write_image
+    from ..io.paths import require_different
     from ..io.writing import require_output
 
+    require_different(rgb, thermal)
+    pair, note = read_image_pair(rgb, thermal)
     require_format(out)
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
-    pair, note = read_image_pair(rgb, thermal)
     if note:
         typer.echo(note, err=True)
     pipeline = FusionPipeline(asked.settings)

@@ -10,6 +10,7 @@ import typer
 from ..core.frames import FusionResult
 from ..inference.pipeline import FusionPipeline
 from ..io.media import require_film, write_film
+from ..io.paths import IMAGE_SUFFIXES, require_different, require_folder_name
 from ..io.writing import WriteError, is_input, require_output
 from ..tools.batch.films import Films, opened
 from ..tools.batch.ledger import Ledger
@@ -19,16 +20,18 @@ from ..tools.batch.workers import FileOutcome, Task, fused_files
 from . import options
 from .progress import progress
 
+FOLDER = Path('fused')
 SHOWN = 5  # names in a message about many
 
 
-def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, recursive: bool,
-               jobs: int, ray: str | None) -> bool:
+def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | None,
+               recursive: bool, jobs: int, ray: str | None) -> bool:
     """Fuse pairs of files into the folder out.
 
     Args:
         images: as `matches` takes them, with match and recursive.
-        out: the folder to fill; it may have results of an earlier run.
+        out: the folder to fill; it may have results of an earlier run. None: FOLDER, which then
+            must have nothing else.
         asked: the Asked of the command.
         match: two patterns of names, or None.
         recursive: whether to look in the folders below.
@@ -39,7 +42,10 @@ def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, r
         Whether something failed.
     """
     found, alone = matches(images, names=match, recursive=recursive)
+    named, out = out is not None, out or FOLDER
+    require_folder_name(out, of='fused images', instead=(f'-o {out.with_suffix("")}',))
     tasks = [Task(pair, out / f'{pair.name}.png') for pair in found]
+    _require_own(out, tasks, named=named)
     ledger = Ledger(out, asked.settings)
     done = set() if asked.overwrite else {task for task in tasks
                                           if ledger.done(task.out, *task.inputs)}
@@ -61,6 +67,19 @@ def fuse_files(images: Sequence[Path], out: Path, asked, *, match: str | None, r
     failed = [*alone, *(outcome.error for outcome in outcomes if outcome.error)]
     _tell(out, outcomes, failed, already=len(done), json=asked.json)
     return bool(failed)
+
+
+def _require_own(folder: Path, tasks: Sequence[Task], *, named: bool) -> None:
+    """Say that a folder has other images, too. Raises WriteError where it was not named."""
+    own = {task.out for task in tasks}
+    others = sorted(path for path in folder.glob('[!.]*')
+                    if path.suffix.lower() in IMAGE_SUFFIXES and path not in own)
+    if not others:
+        return
+    text = f'{folder} has {len(others)} other images, such as {others[0]}'
+    if not named:
+        raise WriteError(f'{text}: choose another folder with -o, or -o {folder} to add to it')
+    typer.echo(f'note: {text}, which stay', err=True)
 
 
 def _require_outputs(tasks: Sequence[Task], folder: Path, asked, *,
@@ -105,6 +124,7 @@ def _tell(out: Path, outcomes: Sequence[FileOutcome], failed: Sequence[str], *, 
 
 def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
     """Fuse two videos to one; return whether one of them is damaged."""
+    require_different(rgb, thermal)
     require_film(out)
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     films, pipeline = opened(rgb, thermal), FusionPipeline(asked.settings)

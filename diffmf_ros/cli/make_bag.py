@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from . import options
+from .progress import tracked
 
 
 def make_bag(
@@ -25,6 +25,6 @@ def make_bag(
 
     pairs = read_folder(folder, rate_hz=rate)
     written = write_bag(pairs, out, storage=storage, overwrite=overwrite, inputs=(folder,))
-    for _ in track(written, 'writing', total=len(pairs)):
+    for _ in tracked(written, 'writing', total=len(pairs)):
         pass
     typer.echo(f'{out}: {len(pairs)} pairs')

@@ -12,6 +12,7 @@ from ..core.settings import DEFAULTS, Settings, iter_specs, with_changes
 from ..io.writing import require_output, write_text
 
 SCREEN = Path('-')
+TOPICS = '/rgb/image_raw', '/thermal/image_raw'
 _described = {item.name: item for item in iter_specs()}
 
 
@@ -38,6 +39,8 @@ Json = Annotated[Path | None,
                  typer.Option('--json',
                               help='also write the result to this file, as JSON; - for the '
                                             'screen, in place of the text')]
+Topics = Annotated[tuple[str, str], typer.Option(
+    '--topics', metavar='RGB THERMAL', help='topics of the images of both cameras in the bag')]
 OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]
 Ray = Annotated[str | None, typer.Option('--ray', metavar='ADDRESS', help=(
     'work on the machines of this Ray cluster, on which files have the same paths; auto: one that '

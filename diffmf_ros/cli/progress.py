@@ -2,18 +2,20 @@
 """A sign of life of a long command: a bar in a terminal, else a line now and then."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FIRST_S, EVERY_S = 2.0, 10.0
+Item = TypeVar('Item')
 
 
 @contextmanager
 def progress(what: str, total: float, *, unit: str = '') -> Iterator[Callable[[float], None]]:
-    """Yield a function that says how much of total is done.
+    """Yield a function that says how much of total is done; the end of the block is all of it.
 
     Args:
         what: what is going on, such as 'fusing'.
@@ -30,6 +32,7 @@ def progress(what: str, total: float, *, unit: str = '') -> Iterator[Callable[[f
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
+            bar.update(task, completed=total)
         return
     due_s = time.monotonic() + FIRST_S
 
@@ -40,3 +43,22 @@ def progress(what: str, total: float, *, unit: str = '') -> Iterator[Callable[[f
             console.print(f'{what}: {done:.0f} of {total:.0f} {unit}'.rstrip(), highlight=False)
 
     yield report
+
+
+def tracked(items: Iterable[Item], what: str, total: float) -> Iterator[Item]:
+    """Yield the items, and say after each how many of total are done."""
+    with progress(what, total) as report:
+        for number, item in enumerate(items, start=1):
+            yield item
+            report(number)
+
+
+@contextmanager
+def announced() -> Iterator[Callable[[str], None]]:
+    """Yield a function that says what begins, for work that has no count."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what: console.print(what, highlight=False, markup=False, soft_wrap=True)
+        return
+    with console.status('') as status:
+        yield status.update

@@ -23,8 +23,7 @@ def replay(
                                   'such as FOLDER/{}.png; of several bags a folder for theirs')],
     settings: Settings,
     params: Path | None,
-    rgb_topic: Annotated[str, typer.Option()] = '/rgb/image_raw',
-    thermal_topic: Annotated[str, typer.Option()] = '/thermal/image_raw',
+    topics: options.Topics = options.TOPICS,
     jobs: Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
         'processes that fuse bags at the same time; 0: one for each core'))] = 1,
     ray: options.Ray = None,
@@ -51,6 +50,7 @@ def replay(
     """
     from ..inference.pipeline import FusionPipeline
     from ..io.bags import BagReader, image_topic
+    from ..io.paths import require_inputs
     from ..io.writing import require_output
     from ..tools.evaluation.detector_counts import DetectorCounts
     from ..tools.replay import fuse_bag
@@ -60,14 +60,15 @@ def replay(
         if rrd or detector:
             raise typer.BadParameter('--rrd and --detector take one bag, here, without --ray')
         from .replay_many import replay_many
-        failed = replay_many(bags, out, settings, topics=(rgb_topic, thermal_topic),
-                             jobs=jobs, ray=ray, overwrite=overwrite, json=json,
+        failed = replay_many(bags, out, settings, topics=topics, jobs=jobs,
+                             ray=ray, overwrite=overwrite, json=json,
                              inputs=files_of(settings, params))
         if failed:
             raise typer.Exit(1)
         return
     bag = bags[0]
     inputs = (bag, detector, classes, *files_of(settings, params))
+    require_inputs(bag, detector, *files_of(settings, params))
     require_free(out, overwrite=overwrite, inputs=inputs)
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     require_output(rrd, overwrite=overwrite, inputs=inputs)
@@ -79,9 +80,9 @@ def replay(
                                       every=detect_every)
     judges = [judge] if judge else []
     with ExitStack() as stack, BagReader(bag) as reader:
-        topics = [image_topic(reader, topic) for topic in (rgb_topic, thermal_topic)]
-        reader.require(*topics)
-        rate_hz = reader.rate_hz(topics[0])
+        recorded = [image_topic(reader, topic) for topic in topics]
+        reader.require(*recorded)
+        rate_hz = reader.rate_hz(recorded[0])
         pipeline = FusionPipeline(settings)
         if rrd is not None:
             from ..tools.rerun_file import rerun_recording
@@ -91,7 +92,7 @@ def replay(
                 progress('fusing', reader.duration_ns / 1e9, unit='s') as done:
             counts = fuse_bag(
                 reader, written, pipeline, settings.sync, from_tf=settings.alignment.from_tf,
-                rgb_topic=rgb_topic, thermal_topic=thermal_topic,
+                rgb_topic=topics[0], thermal_topic=topics[1],
                 judge=lambda pair, result: [look(pair, result) for look in judges],
                 report=lambda pair: done((pair.rgb.arrival_ns - reader.start_ns) / 1e9))
     options.write_json(json, {'out': str(out), **counts.as_dict()})

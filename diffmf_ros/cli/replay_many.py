@@ -8,6 +8,7 @@ import typer
 
 from ..core.settings import Settings
 from ..io.bag_recovery import require_bag_output
+from ..io.paths import require_folder_name
 from ..tools.batch.spreading import cores
 from ..tools.batch.workers import BagOutcome, BagTask, replayed_bags
 from . import options
@@ -33,6 +34,7 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
     Returns:
         Whether something failed.
     """
+    require_folder_name(out, of='a bag of each', instead=(str(out.with_suffix('')),))
     targets = [out / (bag.stem if bag.suffix in ('.db3', '.mcap') else bag.name) for bag in bags]
     twice = {target for target in targets if targets.count(target) > 1}
     if twice:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from ..tools.synthetic.environments import scene_list
 from . import options
+from .progress import tracked
 
 
 def sample_bag(
@@ -30,7 +30,7 @@ def sample_bag(
                                 thermal_rate_hz=thermal_rate,
                                 thermal_bits=thermal_bits))
     total = len(drive.order())
-    for _ in track(record(drive, out, storage=storage, overwrite=overwrite), 'rendering',
+    for _ in tracked(record(drive, out, storage=storage, overwrite=overwrite), 'rendering',
                    total=total):
         pass
     typer.echo(f'{out}: {total} frames; alignment {out / ALIGNMENT_FILE}, '

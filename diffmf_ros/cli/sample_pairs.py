@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from . import options
+from .progress import tracked
 
 
 def sample_pairs(
@@ -25,11 +25,13 @@ def sample_pairs(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Render aligned pairs with boxes of people, for `diffmf eval --detector`."""
+    from ..io.paths import require_folder_name
     from ..io.writing import require_output, write_text
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.environments import ENVIRONMENTS
     from ..tools.synthetic.record import write_pairs
 
+    require_folder_name(out, of='pairs of images', instead=(str(out.with_suffix('')),))
     path = out / 'boxes.json'
     require_output(path, overwrite=overwrite)
 
@@ -39,7 +41,7 @@ def sample_pairs(
     for drive in drives:
         name = drive.settings.scene
         pairs = write_pairs(drive, out / name, count=count, overwrite=overwrite)
-        boxes.update(track(pairs, f'rendering {name}', total=count))
+        boxes.update(tracked(pairs, f'rendering {name}', total=count))
     write_text(path, json.dumps(boxes, indent=1) + '\n', overwrite=overwrite)
     people = sum(len(found['people']) for found in boxes.values())
     typer.echo(f'{out}: {len(boxes)} pairs; {path}: {people} people')

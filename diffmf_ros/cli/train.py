@@ -28,10 +28,15 @@ def train(
     The data are aligned pairs: folders vi and ir with files of equal names and sizes, anywhere
     below --data. `diffmf sample-pairs FOLDER` renders some to try it with.
     """
+    from ..io.paths import require_folder_name, require_inputs
     from ..tools.training.config import load_config
     from ..tools.training.distributed import Stop, is_first
     from ..tools.training.loop import train as run
 
+    require_inputs(config, data)
+    if out is not None:
+        require_folder_name(out, of='checkpoints, log and weights',
+                            instead=(str(out.with_suffix('')),))
     given = {'out': out, 'data': data}
     settings = dataclasses.replace(load_config(config),
                                    **{k: str(v) for k, v in given.items() if v is not None})

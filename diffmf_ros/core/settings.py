@@ -414,24 +414,36 @@ def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         The new settings.
 
     Raises:
-        SettingsError: a name is unknown (the known ones are listed), a type is wrong, or a value
-            is out of range.
+        SettingsError: names are unknown, types are wrong, or values are out of range; it names
+            all of them, and of an unknown name the nearest known one.
     """
     known = {item.name: item for item in iter_specs(settings)}
+    changes = {name: float(value) if type(value) is int and name in known
+               and type(known[name].value) is float else value for name, value in changes.items()}
+    if wrong := list(_faults(changes, known)):
+        raise SettingsError('; '.join(wrong))
     groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
-        if name not in known:
-            raise SettingsError(f'unknown setting {name!r}{meant(name, known)}; known: '
-                                f'{", ".join(known)}')
-        if type(value) is int and type(known[name].value) is float:
-            value = float(value)
-        known[name].check(value)
         group, _, leaf = name.rpartition('.')
         groups.setdefault(group, {})[leaf] = value
     top = groups.pop('', {})
     nested = {group: replace(getattr(settings, group), **leaves) for group,
               leaves in groups.items()}
     return replace(settings, **top, **nested)
+
+
+def _faults(changes: Mapping[str, Any], known: Mapping[str, ParameterSpec]) -> Iterator[str]:
+    """Yield what is wrong with each changed setting."""
+    unknown = [name for name in changes if name not in known]
+    for name in unknown:
+        yield f'unknown setting {name!r}{meant(name, known)}'
+    if unknown:
+        yield 'docs/parameters.md lists all settings'
+    for name in (name for name in changes if name in known):
+        try:
+            known[name].check(changes[name])
+        except SettingsError as error:
+            yield str(error)
 
 
 DEFAULTS = Settings()

@@ -12,6 +12,7 @@ import yaml
 
 from ..core.file_kinds import what_is
 from ..core.frames import DiffmfError
+from .paths import require_folder_name
 from .writing import sync
 
 METADATA = 'metadata.yaml'
@@ -34,9 +35,11 @@ def require_bag_output(path: Path, *, overwrite: bool, inputs: Iterable = ()) ->
     Raises:
         BagError: path holds an input or is one, exists and overwrite is False, is no bag, or has a
             name that rosbag2 storage cannot open.
+        PathError: path has the name of a file.
     """
     if any(mark in str(path) for mark in '?#%'):
         raise BagError(f'the path of a bag must not contain ?, # or %, got {path}')
+    require_folder_name(path, of='a bag', instead=(str(path.with_suffix('')),))
     if not path.exists():
         return
     read = [place for item in inputs if item is not None and Path(item).exists()

@@ -383,6 +383,8 @@ def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
     error) and the next one follows; without `refused` its FrameError is raised. Raises BagError
     for a topic that is missing or carries no images.
     """
+    if rgb_topic == thermal_topic:
+        raise BagError(f'{rgb_topic} is given twice: expected the topics of two cameras')
     streams = {image_topic(reader, rgb_topic): RGB, image_topic(reader, thermal_topic): THERMAL}
     reader.require(*streams)
     for name in streams:

@@ -18,8 +18,8 @@ from ..core.frames import RGB, THERMAL, DiffmfError
 from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
 from .images import ImageFileError, read_frame, read_luma
+from .paths import IMAGE_SUFFIXES, require_different
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
 
 
@@ -96,12 +96,15 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def _matched(folder: Path) -> list[tuple[Path, Path]]:
+    require_different(folder / 'vi', folder / 'ir')
     visible, infrared = _stems(folder / 'vi'), _stems(folder / 'ir')
     for there, other, name in ((visible, infrared, 'ir'), (infrared, visible, 'vi')):
         alone = sorted(set(there) - set(other))
         if alone:
             shown = ', '.join(alone[:5]) + (' ...' if len(alone) > 5 else '')
             raise FolderError(f'{len(alone)} frames have no partner in {folder / name}: {shown}')
+    for stem in sorted(visible):
+        require_different(visible[stem], infrared[stem])
     return [(visible[stem], infrared[stem]) for stem in sorted(visible)]
 
 

@@ -91,14 +91,26 @@ def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
     say, are told apart by that in either order. A file with three equal channels is gray. Raises
     ImageFileError as read_frame does.
     """
-    frames = {RGB: read_frame(rgb, stream=RGB), THERMAL: read_frame(thermal, stream=THERMAL)}
-    note = ''
-    if in_color(frames[THERMAL]) and not in_color(frames[RGB]):
-        frames = {RGB: replace(frames[THERMAL], stream=RGB),
-                  THERMAL: replace(frames[RGB], stream=THERMAL)}
-        note = (f'{thermal} is in color and {rgb} is gray: the grid and the color are those of '
-                f'{thermal}')
-    return Pair(frames[RGB], frames[THERMAL], offset_ns=0), note
+    pair = read_files(rgb, thermal)
+    if in_color(pair.rgb) or not in_color(pair.thermal):
+        return pair, ''
+    swapped = Pair(replace(pair.thermal, stream=RGB), replace(pair.rgb, stream=THERMAL),
+                   offset_ns=0)
+    return swapped, (f'{thermal} is in color and {rgb} is gray: the grid and the color are those '
+                     f'of {thermal}')
+
+
+def read_files(rgb: Path, thermal: Path) -> Pair:
+    """Read two files as a pair. Raises ImageFileError, which names both where both are bad."""
+    frames, wrong = {}, []
+    for stream, path in ((RGB, rgb), (THERMAL, thermal)):
+        try:
+            frames[stream] = read_frame(path, stream=stream)
+        except ImageFileError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ImageFileError('; '.join(wrong))
+    return Pair(frames[RGB], frames[THERMAL], offset_ns=0)
 
 
 def in_color(frame: Frame) -> bool:

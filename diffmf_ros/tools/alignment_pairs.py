@@ -13,14 +13,15 @@ import numpy as np
 from ..core.alignment.alignment_file import load_alignment
 from ..core.alignment.homography import Alignment, AlignmentError
 from ..core.alignment.rig import Rig
-from ..core.frames import RGB, THERMAL, DiffmfError, Pair
+from ..core.frames import DiffmfError, Pair
 from ..core.imaging.color import split_luma, to_rgb8
 from ..core.imaging.false_color import FalseColor
 from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
 from ..core.imaging.views import overlay
 from ..core.settings import SyncSettings, ThermalSettings
 from ..io.bags import BagReader
-from ..io.images import read_frame
+from ..io.images import read_files
+from ..io.paths import require_different
 from .evaluation.eval_files import matched
 
 
@@ -38,6 +39,7 @@ def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
     if rgb.is_dir() != thermal.is_dir():
         raise AlignmentPairsError(f'expected two image files or two folders; one of {rgb} and '
                                   f'{thermal} is a folder')
+    require_different(rgb, thermal)
     files = [(rgb, thermal)]
     if rgb.is_dir():
         found, problems = matched({'visible': rgb, 'thermal': thermal})
@@ -45,9 +47,7 @@ def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
             raise AlignmentPairsError(f'{len(problems)} images have no single partner: '
                                       + '; '.join(problem.reason for problem in problems[:3]))
         files = [(paths['visible'], paths['thermal']) for paths in found.values()]
-    return [Pair(read_frame(visible, stream=RGB), read_frame(infrared, stream=THERMAL),
-                 offset_ns=0)
-            for visible, infrared in spread(files, most)]
+    return [read_files(visible, infrared) for visible, infrared in spread(files, most)]
 
 
 def bag_pairs(path: Path, sync: SyncSettings, *, rgb_topic: str, thermal_topic: str,

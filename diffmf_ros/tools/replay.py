@@ -16,6 +16,7 @@ from ..inference.pipeline import FusionPipeline
 from ..io.bags import BagError, BagReader, frames
 from .bag_transforms import bag_extrinsics
 from .replay_outputs import FUSED_INFO_TOPIC, BagOutput, FilmOutput, PictureOutput
+from .unpaired import typical_distance_ms, why_unpaired
 
 # Reasons of the pairing, which are no fault of a frame.
 _PAIRING = {
@@ -54,6 +55,7 @@ class ReplayCounts:
     def __post_init__(self):
         self._digest = hashlib.sha256()
         self._stamps_ns: dict[str, list[int]] = {RGB: [], THERMAL: []}
+        self._paired_ns: list[int] = []
 
     @property
     def sha256(self) -> str:
@@ -76,17 +78,20 @@ class ReplayCounts:
         self.dropped[error.reason] += 1
         self.reasons.setdefault(error.reason, f'{stream}: {error}' if stream else str(error))
 
-    def unmatched(self, dropped: Counter, *, max_distance_ms: float) -> None:
+    def paired(self, pair: Pair, *, offset_ns: int) -> None:
+        """Note that an RGB frame got a partner; offset_ns is added to its stamp."""
+        self._paired_ns.append(pair.rgb.stamp_ns + offset_ns)
+
+    def unmatched(self, dropped: Counter, *, sync: SyncSettings) -> None:
         """Count frames that left without a partner, by reason."""
         self.dropped.update(dropped)
         for reason in dropped:
             self.reasons[reason] = _PAIRING.get(reason, reason)
         if dropped['unpaired'] and all(self._stamps_ns.values()):
-            self.distance_ms = _typical_distance_ms(*self._stamps_ns.values())
-            self.reasons['unpaired'] += (f' (the thermal stamps are typically '
-                                         f'{self.distance_ms:+.1f} ms from the '
-                                         f'closest one of rgb; sync.max_distance_ms is '
-                                         f'{max_distance_ms:g})')
+            self.distance_ms = typical_distance_ms(*self._stamps_ns.values())
+            why = why_unpaired(self._stamps_ns, self._paired_ns, sync,
+                               distance_ms=self.distance_ms)
+            self.reasons['unpaired'] += f' ({why})'
 
     def fused(self, result: FusionResult) -> None:
         """Count a fused image."""
@@ -117,16 +122,6 @@ class ReplayCounts:
                               f'{"; ".join(self.lines()) or "nothing"}')
 
 
-def _typical_distance_ms(rgb_ns: list[int], thermal_ns: list[int]) -> float:
-    """Return the median of every thermal stamp minus the RGB stamp that is closest to it."""
-    rgb, thermal = np.unique(rgb_ns), np.asarray(thermal_ns)
-    right = np.searchsorted(rgb, thermal).clip(0, len(rgb) - 1)
-    left = (right - 1).clip(0)
-    away = np.stack((thermal - rgb[left], thermal - rgb[right]))
-    return float(
-        np.median(np.take_along_axis(away, np.abs(away).argmin(axis=0)[None], axis=0))) / 1e6
-
-
 RGB_TOPIC, THERMAL_TOPIC = '/rgb/image_raw', '/thermal/image_raw'
 
 
@@ -141,11 +136,16 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
     pairing = ClosestPairing(sync)
     offsets_ns = {RGB: round(sync.rgb_offset_ms * 1e6),
                   THERMAL: round(sync.thermal_offset_ms * 1e6)}
+
+    def noted(pair: Pair) -> Pair:
+        counts.paired(pair, offset_ns=offsets_ns[RGB])
+        return pair
+
     for frame in frames(reader, rgb_topic, thermal_topic, refused=counts.refuse):
         counts.came(frame, offset_ns=offsets_ns[frame.stream])
-        yield from pairing.add(frame)
-    yield from pairing.flush()
-    counts.unmatched(pairing.dropped, max_distance_ms=sync.max_distance_ms)
+        yield from map(noted, pairing.add(frame))
+    yield from map(noted, pairing.flush())
+    counts.unmatched(pairing.dropped, sync=sync)
 
 
 def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,

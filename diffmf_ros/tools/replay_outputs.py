@@ -10,8 +10,9 @@ from ..core.frames import FusionResult
 from ..io.bag_messages import image_message, model_message
 from ..io.bag_recovery import require_bag_output
 from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
-from ..io.images import write_image
+from ..io.images import require_format, write_image
 from ..io.media import FilmWriter, bgr
+from ..io.paths import require_folder_name
 from ..io.writing import WriteError, require_output
 
 FUSED_TOPIC, FUSED_INFO_TOPIC = '/fused/image', '/fused/camera_info'
@@ -80,6 +81,7 @@ class PictureOutput:
 def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
     """Raise BagError or WriteError, before long work begins, unless out may be written."""
     if STAMP in out.name:
+        require_format(out)
         there = sorted(out.parent.glob(out.name.replace(STAMP, '*')))
         if there and not overwrite:
             raise WriteError(f'{there[0]} exists already; --overwrite replaces such files')
@@ -87,6 +89,10 @@ def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
     elif out.suffix.lower() == '.mp4':
         require_output(out, overwrite=overwrite, inputs=inputs)
     else:
+        name = out.with_suffix('')
+        require_folder_name(out, of='a bag', instead=(
+            f'{name} for the bag', f'{name}/{STAMP}.png for files by stamp',
+            f'{name}.mp4 for a video'))
         require_bag_output(out, overwrite=overwrite, inputs=inputs)
 
 

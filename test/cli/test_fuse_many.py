@@ -151,7 +151,7 @@ def test_killed_run_is_resumed(tmp_path, monkeypatch):
         (('vi',), 'expected two images'),
         (('vi', 'ir', '--match', 'rgb.png'), 'expected two patterns'),
         (('vi', 'ir', '--match', NAMES), 'there is no pair of images'),
-        (('none', 'ir'), 'ir is a folder'),
+        (('none', 'ir'), 'none does not exist'),
         (('vi/*.bmp', 'ir/*.bmp'), 'there is no pair of images'),
         (('vi', 'ir', '-o', 'vi/1.png'), 'vi/1.png'),
     ],

@@ -90,6 +90,17 @@ def test_unknown_name_gets_suggestion(tmp_path):
     )
 
 
+def test_wrong_names_are_named_together(tmp_path):
+    path = write(tmp_path, '/**: {ros__parameters: {modle: x, zebra: 1, sync: {max_distance: 5}}}')
+
+    outcome = ran(['fuse', 'a.png', 'b.png', '--params', str(path)])
+
+    assert outcome.code == 2 and len(outcome.said) < 500
+    for words in ("'modle', did you mean model?", "'zebra'",
+                  "'sync.max_distance', did you mean sync.max_distance_ms?"):
+        assert outcome.said.count(words) == 1
+
+
 @pytest.mark.parametrize(
     'command, left_out',
     [('fuse', ('sync.', 'alignment.from_tf')), ('replay', ())],

@@ -70,7 +70,11 @@ def test_int_passes_for_float_only():
 
 @pytest.mark.parametrize('changes, words', [
     ({'sync.max_distance': 5.0}, "unknown setting 'sync.max_distance', did you mean "
-     "sync.max_distance_ms.; known: "),
+     "sync.max_distance_ms.; docs/parameters.md"),
+    ({'sync.max_distance': 5.0, 'thermal.polarty': 'x', 'scale': 3, 'qos.depth': 'deep'},
+     "'sync.max_distance', did you mean sync.max_distance_ms.; unknown setting 'thermal.polarty', "
+     'did you mean thermal.polarity.; docs/parameters.md lists all settings; scale must lie in '
+     '.* got 3.0; qos.depth must be of type int'),
     ({'sync': 5.0}, "unknown setting 'sync'"),
     ({'scale': '1'}, "scale must be of type float, got '1'"),
     ({'threads': True}, 'threads must be of type int, got True'),

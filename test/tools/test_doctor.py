@@ -103,7 +103,11 @@ def test_shipped_profile_fits_large_system(tmp_path, monkeypatch):
     found = transport(tmp_path, free_mb=1000, rmem_max=2 ** 22, monkeypatch=monkeypatch)
     assert {finding.state for finding in found.values()} == {GOOD}
     assert 'a segment of 16 MB' in found['shared memory'].text
-    assert 'FASTRTPS_DEFAULT_PROFILES_FILE' in found['Fast DDS profile'].advice
+    # And the last line of the advice is what a shell takes
+    line = found['Fast DDS profile'].advice.splitlines()[-1]
+    told = subprocess.run(['bash', '-c', f'{line}; echo "$FASTRTPS_DEFAULT_PROFILES_FILE"'],
+                          capture_output=True, text=True)
+    assert told.returncode == 0 and Path(told.stdout.strip()).name == 'fastdds.xml'
 
 
 def test_a_container_has_too_little_room(tmp_path, monkeypatch):

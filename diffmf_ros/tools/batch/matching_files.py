@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.frames import DiffmfError
-from ...io.folders import IMAGE_SUFFIXES, natural
+from ...io.folders import natural
+from ...io.paths import IMAGE_SUFFIXES, require_different
 
 _WILD = re.compile(r'\*\*/|\*|\?|\[[^\]]+\]')
 _AS_REGEX = {'**/': '((?:.*/)?)', '*': '([^/]*)', '?': '([^/])'}
@@ -46,6 +47,7 @@ def matches(
 
     Raises:
         MatchError: there is no pair, or inputs are something else.
+        PathError: a file is its own partner, perhaps under another name.
     """
     if names is not None:
         sides = _named(inputs, names, recursive)
@@ -54,8 +56,18 @@ def matches(
     elif len(inputs) == 2 and all(is_pattern(place) for place in inputs):
         sides = [_of_pattern(str(place)) for place in inputs]
     else:
-        return _in_order(inputs), []
-    return _joined(*sides)
+        return _different(_in_order(inputs)), []
+    if names is None:
+        require_different(*inputs)
+    found, problems = _joined(*sides)
+    return _different(found), problems
+
+
+def _different(found: list[Match]) -> list[Match]:
+    """Return pairs of two files each. Raises PathError for one file in both places."""
+    for match in found:
+        require_different(match.rgb, match.thermal)
+    return found
 
 
 def is_pattern(place: Path) -> bool:

@@ -123,12 +123,16 @@ def run(configurations: Sequence[Configuration], *, frames: int,
         report: Callable[[int], None] = lambda done: None) -> Report:
     """Measure everything.
 
+    report is called with how many frames, and then start-ups too, are measured.
     Raises DiffmfError as compare, measure_startup and the publishing probe do.
     """
     notes: list[str] = []
     with with_weights(configurations) as ready:
         timings = _with_publishing(compare(ready, frames=frames, report=report), frames, notes)
-        startups = [measure_startup(configuration) for configuration in ready]
+        startups = []
+        for configuration in ready:
+            startups.append(measure_startup(configuration))
+            report(frames + len(startups))
     for network in dict.fromkeys(c.network for c in ready if not c.trained):
         notes.append(f'{network}: no trained weights come with this package; timed with fresh '
                      f'ones, whose pictures '

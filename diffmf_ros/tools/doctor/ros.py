@@ -4,6 +4,7 @@ buffers."""
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,9 +61,9 @@ def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/sh
                       f'correct {name}' if name else 'install the package again')
         return
     text = f'{name}={path}' if name else f'{path}, set by the node itself'
-    advice = '' if name else (f'camera drivers and bag players need the profile too: export '
-                              f'{FASTDDS_VARIABLES[0]} and '
-                              f'{FASTDDS_VARIABLES[1]}={path}')
+    exported = ' '.join(f'{variable}={shlex.quote(str(path))}' for variable in FASTDDS_VARIABLES)
+    advice = '' if name else ('camera drivers and bag players need the profile too; in their '
+                              f'shells run\nexport {exported}')
     yield Finding('transport', 'Fast DDS profile', text, Severity.GOOD, advice)
     yield _segment(profile, shm)
     yield _buffers(profile, proc / 'sys/net/core/rmem_max')

@@ -14,8 +14,9 @@ from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging.color import require_8_bit
 from ...core.imaging.thermal import levels_of, to_gray
 from ...core.settings import ThermalSettings
-from ...io.folders import IMAGE_SUFFIXES, natural
+from ...io.folders import natural
 from ...io.images import read_frame
+from ...io.paths import IMAGE_SUFFIXES, is_same, require_different
 from .scoring import luminance
 
 
@@ -115,6 +116,7 @@ def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[
     folders maps 'visible', 'thermal' and perhaps 'fused' to a folder. Raises EvaluationError when
     one is missing or holds no image.
     """
+    require_different(folders['visible'], folders['thermal'])
     files = {kind: _by_stem(folder) for kind, folder in folders.items()}
     found, problems = {}, []
     for stem in sorted(set().union(*files.values()), key=natural):
@@ -125,10 +127,19 @@ def matched(folders: dict[str, Path]) -> tuple[dict[str, dict[str, Path]], list[
         wrong += [Problem(stem, str(paths[1]),
                           f'{paths[0].name} has the same stem; which of them is meant?')
                   for paths in there.values() if len(paths) > 1]
+        wrong = wrong or _same_file(stem, there)
         problems += wrong
         if not wrong:
             found[stem] = {kind: paths[0] for kind, paths in there.items()}
     return found, problems
+
+
+def _same_file(stem: str, there: dict[str, list[Path]]) -> list[Problem]:
+    """Return a problem where one file is both the visible and the thermal image."""
+    (visible,), (thermal,) = there['visible'], there['thermal']
+    if not is_same(visible, thermal):
+        return []
+    return [Problem(stem, str(thermal), f'it is the same file as {visible}')]
 
 
 def image_count(sets: dict[str, dict[str, Path]]) -> int:

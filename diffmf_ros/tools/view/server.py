@@ -6,6 +6,7 @@ always the newest pictures, and nothing has to be kept for it.
 """
 
 import base64
+import errno
 import hashlib
 import json
 import re
@@ -36,6 +37,11 @@ class ServerError(DiffmfError):
     """The server cannot listen where it should."""
 
 
+def require_port(host: str, port: int) -> None:
+    """Raise ServerError, before ROS is started, unless a server can listen there."""
+    Server(Board(), host=host, port=port).server_close()
+
+
 class Server(ThreadingHTTPServer):
     """Serves the page and what board has, to who passes access."""
 
@@ -55,6 +61,11 @@ class Server(ThreadingHTTPServer):
             )[0]
             super().__init__(address[:2], Handler)
         except (OSError, OverflowError) as error:
+            if getattr(error, 'errno', None) == errno.EADDRINUSE:
+                raise ServerError(
+                    f'port {port} of {host} is taken by another program: choose another one with '
+                    '--port (0: any free port)'
+                ) from error
             said = getattr(error, 'strerror', None) or str(error)
             raise ServerError(
                 f'cannot listen on {host}, port {port}: {said}; choose others with --host '

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from bad_inputs import ran
 
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.tools.view.access import Access, is_loopback
@@ -194,8 +195,14 @@ def test_excess_connections_are_closed():
 
 def test_taken_port_is_explained():
     """A port that is taken is an error that says what to do."""
-    with serving() as server, pytest.raises(ServerError, match='--port'):
-        Server(Board(), host='127.0.0.1', port=server.server_port)
+    with serving() as server:
+        with pytest.raises(ServerError, match='is taken by another program: .* --port'):
+            Server(Board(), host='127.0.0.1', port=server.server_port)
+        # And the command says so in one line, before ROS is started
+        pytest.importorskip('rclpy', reason='rclpy is not installed')
+        outcome = ran(['view', '--port', str(server.server_port)])
+        assert outcome.code == 2 and outcome.said.count('\n') == 1
+        assert outcome.said.startswith(f'error: port {server.server_port} of 127.0.0.1 is taken')
     with pytest.raises(ServerError, match='--host'):
         Server(Board(), host='203.0.113.9', port=0)
 

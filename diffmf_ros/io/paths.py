@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the paths that a command is given, before it begins to work."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..core.frames import DiffmfError
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
+# Endings of files that the commands read or write: none of them is the name of a folder.
+_FILE_SUFFIXES = (*IMAGE_SUFFIXES, '.webp', '.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm',
+                  '.db3', '.mcap', '.yaml', '.yml', '.json', '.html', '.csv', '.rrd', '.onnx',
+                  '.safetensors')
+
+
+class PathError(DiffmfError):
+    """A path is missing, is given twice, or names another kind of thing than is written."""
+
+
+def require_inputs(*paths: str | Path | None) -> None:
+    """Raise PathError, naming all of them, when inputs are missing or cannot be read.
+
+    Args:
+        *paths: files and folders; None among them is left out.
+    """
+    wrong = [text for path in dict.fromkeys(paths) if path is not None and (text := _fault(path))]
+    if wrong:
+        raise PathError('; '.join(wrong))
+
+
+def _fault(path: str | Path) -> str:
+    """Return what is wrong with an input, or ''."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return f'{path} does not exist'
+    except OSError as error:
+        return f'{path} cannot be read: {error.strerror}'
+    return '' if os.access(path, os.R_OK) else f'{path} cannot be read: no permission'
+
+
+def require_different(rgb: Path, thermal: Path) -> None:
+    """Raise PathError when both cameras are given the same file or folder, under any names."""
+    if not is_same(rgb, thermal):
+        return
+    named = f'{rgb} is given twice' if rgb == thermal else f'{rgb} and {thermal} are the same'
+    kind = 'folders' if rgb.is_dir() else 'files'
+    raise PathError(f'{named}: expected different {kind}, the visible and the thermal images')
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file or folder; a path that is missing is like none."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def require_folder_name(path: Path, *, of: str, instead: Iterable[str]) -> None:
+    """Raise PathError when the name of a folder to make has the ending of a file.
+
+    Args:
+        path: the folder; one that exists may have any name.
+        of: what is put there, such as 'fused images'.
+        instead: what to write in place of path.
+    """
+    if path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir():
+        raise PathError(f'{path} is the name of a file, and a folder is made here for {of}: '
+                        f'write {" or ".join(instead)}')

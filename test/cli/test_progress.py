@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs of life of long commands, in a terminal and in a file."""
+
+import re
+
+import pytest
+
+from diffmf_ros.cli import progress
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Let the output look like a terminal's."""
+    monkeypatch.setenv('FORCE_COLOR', '1')
+
+
+def shown(capsys):
+    """Return the last 'done/total' that a bar has shown."""
+    text = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', capsys.readouterr().err)
+    return re.findall(r'(\d+)/(\d+)', text)[-1]
+
+
+def test_bar_ends_full(terminal, capsys):
+    """Work that ends with less than was announced is done nevertheless."""
+    with progress.progress('drawing', 30) as report:
+        report(28)
+
+    assert shown(capsys) == ('30', '30')
+
+
+def test_bar_of_failed_work_stays(terminal, capsys):
+    with pytest.raises(ZeroDivisionError), progress.progress('drawing', 30) as report:
+        report(28)
+        raise ZeroDivisionError
+
+    assert shown(capsys) == ('28', '30')
+
+
+def test_lines_outside_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(progress, 'FIRST_S', 0.0)
+
+    items = list(progress.tracked('abc', 'rendering', 3))
+    with progress.announced() as announce:
+        announce('cost of 300 pairs')
+
+    assert items == list('abc')
+    assert capsys.readouterr().err == 'rendering: 1 of 3\ncost of 300 pairs\n'

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths that name another thing than is meant: refused, with what to write instead."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
+
+from bad_inputs import furnish, ran, state  # noqa: E402
+
+CLASSICAL = ('--model', 'classical')
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with images, pairs, bags and a recipe; nothing in it may change."""
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = state(tmp_path)
+    yield tmp_path
+    after = state(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+
+
+@pytest.mark.parametrize('arguments, instead', [
+    (('fuse', 'vi', 'ir', '-o', 'x.png', *CLASSICAL), 'write -o x'),
+    (('fuse', 'vi', 'ir', '-o', 'x.mp4', *CLASSICAL), 'write -o x'),
+    (('replay', 'bag', 'x.png', *CLASSICAL), 'x for the bag or x/{}.png for files'),
+    (('replay', 'bag', 'x.mcap', *CLASSICAL), 'x.mp4 for a video'),
+    (('replay', 'bag', 'empty_bag', 'x.mp4', *CLASSICAL), 'write x'),
+    (('make-bag', '.', 'x.db3', '--rate', '10'), 'write x'),
+    (('sample-bag', 'x.mcap', '--seconds', '0.2'), 'write x'),
+    (('sample-pairs', 'x.png', '--count', '1'), 'write x'),
+    (('demo', '--bag', 'bag', '--out', 'x.mp4'), 'write x'),
+    (('train', 'config.yaml', '--data', '.', '--out', 'x.safetensors'), 'write x'),
+])
+def test_folder_named_like_a_file(folder, arguments, instead):
+    outcome = ran(list(arguments))
+
+    assert (outcome.code, outcome.traceback) == (2, '')
+    assert 'is the name of a file' in outcome.said and instead in outcome.said
+    assert not list(folder.glob('x*'))
+
+
+@pytest.mark.parametrize('arguments', [
+    ('fuse', 'rgb.png', 'rgb.png', '-o', 'x.png', *CLASSICAL),
+    ('fuse', 'rgb.png', 'link.png', '-o', 'x.png', *CLASSICAL),
+    ('fuse', 'rgb.png', 'thermal.png', 'rgb.png', 'thermal.png', '-o', 'x', *CLASSICAL),
+    ('fuse', 'vi', 'vi', '-o', 'x', *CLASSICAL),
+    ('fuse', 'vi', 'linked', '-o', 'x', *CLASSICAL),
+    ('fuse', 'vi', '--match', '{}.png {}.png', '-o', 'x', *CLASSICAL),
+    ('fuse', 'film.avi', 'film.avi', '-o', 'x.mp4', *CLASSICAL),
+    ('align', 'rgb.png', 'link.png', '-o', 'x.yaml'),
+    ('align', 'vi', 'linked', '-o', 'x.yaml'),
+    ('align', '--bag', 'bag', '--topics', '/rgb/image_raw', '/rgb/image_raw', '-o', 'x.yaml'),
+    ('replay', 'bag', 'x', '--topics', '/rgb/image_raw', '/rgb/image_raw', *CLASSICAL),
+    ('eval', '--rgb', 'vi', '--thermal', 'linked', '--model', 'average'),
+    ('make-bag', 'twice', 'x', '--rate', '10'),
+    ('train', 'config.yaml', '--data', 'twice', '--out', 'x'),
+    ('models', '--score', 'twice', '--model', 'diffmf', '--preset', 'nano'),
+])
+def test_same_input_twice(folder, arguments):
+    # Given links beside the files, and a folder of pairs whose ir/ is its vi/
+    (folder / 'link.png').symlink_to('rgb.png')
+    (folder / 'linked').symlink_to('vi')
+    (folder / 'twice').mkdir()
+    for name in ('vi', 'ir'):
+        (folder / 'twice' / name).symlink_to(folder / 'vi')
+
+    outcome = ran(list(arguments))
+
+    assert (outcome.code, outcome.traceback) == (2, '')
+    assert 'given twice' in outcome.said or 'are the same' in outcome.said, outcome.said
+    assert not list(folder.glob('x*'))
+
+
+def test_pair_of_hard_links_not_scored(folder):
+    os.link('vi/0.png', 'new.png')
+    shutil.copytree('ir', 'heat')
+    Path('heat/0.png').unlink()
+    Path('new.png').rename('heat/0.png')
+
+    outcome = ran(['eval', '--rgb', 'vi', '--thermal', 'heat', '--model', 'average'])
+
+    assert outcome.code == 1
+    assert 'heat/0.png: it is the same file as vi/0.png' in outcome.said
+    assert '1 scored, 1 problems' in outcome.said
+
+
+@pytest.mark.parametrize('arguments', [
+    ('fuse', 'none.png', 'gone.png', '-o', 'rgb.png', *CLASSICAL),
+    ('fuse', 'rgb.png', 'none.png', '--alignment', 'gone.png', '-o', 'thermal.png', *CLASSICAL),
+    ('fuse', 'none.png', 'gone.png', '-o', 'rgb.png', '--json', 'config.yaml', *CLASSICAL),
+    ('align', 'none.png', 'gone.png', '-o', 'config.yaml'),
+    ('align', '--bag', 'none.png', '--init', 'gone.png', '-o', 'config.yaml'),
+    ('replay', 'none.png', 'bag', '--alignment', 'gone.png', *CLASSICAL),
+    ('eval', '--rgb', 'none.png', '--thermal', 'gone.png', '--json', 'config.yaml'),
+    ('demo', '--bag', 'none.png', '--alignment', 'gone.png', '--out', 'out'),
+])
+def test_missing_inputs_named_before_outputs(folder, arguments):
+    outcome = ran(list(arguments))
+
+    assert outcome.code == 2
+    assert 'none.png does not exist' in outcome.said and 'gone.png' in outcome.said
+    assert 'exists already' not in outcome.said
+
+
+def test_two_bad_images_in_one_message(folder):
+    for name in ('a.png', 'b.png'):
+        (folder / name).write_text('no image')
+
+    outcome = ran(['fuse', 'a.png', 'b.png', '-o', 'rgb.png', *CLASSICAL])
+
+    assert outcome.code == 2 and outcome.said.count('cannot be read as an image') == 2
+
+
+def test_default_folder_with_other_images(folder):
+    """Nothing is mixed with other images unless the folder is named, and then it is said."""
+    (folder / 'fused').mkdir()
+    shutil.copy('rgb.png', 'fused/mine.png')
+
+    refused = ran(['fuse', 'vi', 'ir', *CLASSICAL])
+    named = ran(['fuse', 'vi', 'ir', '-o', 'fused', *CLASSICAL])
+    again = ran(['fuse', 'vi', 'ir', '-o', 'fused', *CLASSICAL])
+
+    assert refused.code == 2 and '-o fused to add to it' in refused.said
+    assert (named.code, again.code) == (0, 0)
+    assert 'note: fused has 1 other images, such as fused/mine.png' in named.said
+    assert (folder / 'fused' / 'mine.png').read_bytes() == (folder / 'rgb.png').read_bytes()
+    assert {path.name for path in (folder / 'fused').glob('[!.]*')} == {
+        '0.png', '1.png', 'mine.png'}
