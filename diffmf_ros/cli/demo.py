@@ -83,7 +83,7 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
     from ..tools.synthetic.record import recorded_drive
 
     require_inputs(*inputs)
-    require_folder_name(out, of='bags, pictures and logs', instead=(str(out.with_suffix('')),))
+    require_folder_name(out, of='bags, pictures and logs')
     drives = [out / f'drive_{scene}' for scene in scenes]
     for bag in (*drives, out / 'fused'):
         require_bag_output(bag, overwrite=overwrite, inputs=inputs)

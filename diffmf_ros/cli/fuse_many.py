@@ -43,7 +43,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
     """
     found, alone = matches(images, names=match, recursive=recursive)
     named, out = out is not None, out or FOLDER
-    require_folder_name(out, of='fused images', instead=(f'-o {out.with_suffix("")}',))
+    require_folder_name(out, of='fused images', instead='-o NAME')
     tasks = [Task(pair, out / f'{pair.name}.png') for pair in found]
     _require_own(out, tasks, named=named)
     ledger = Ledger(out, asked.settings)

@@ -34,7 +34,7 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
     Returns:
         Whether something failed.
     """
-    require_folder_name(out, of='a bag of each', instead=(str(out.with_suffix('')),))
+    require_folder_name(out, of='a bag of each')
     targets = [out / (bag.stem if bag.suffix in ('.db3', '.mcap') else bag.name) for bag in bags]
     twice = {target for target in targets if targets.count(target) > 1}
     if twice:

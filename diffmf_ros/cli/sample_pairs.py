@@ -31,7 +31,7 @@ def sample_pairs(
     from ..tools.synthetic.environments import ENVIRONMENTS
     from ..tools.synthetic.record import write_pairs
 
-    require_folder_name(out, of='pairs of images', instead=(str(out.with_suffix('')),))
+    require_folder_name(out, of='pairs of images')
     path = out / 'boxes.json'
     require_output(path, overwrite=overwrite)
 

@@ -35,8 +35,7 @@ def train(
 
     require_inputs(config, data)
     if out is not None:
-        require_folder_name(out, of='checkpoints, log and weights',
-                            instead=(str(out.with_suffix('')),))
+        require_folder_name(out, of='checkpoints, log and weights')
     given = {'out': out, 'data': data}
     settings = dataclasses.replace(load_config(config),
                                    **{k: str(v) for k, v in given.items() if v is not None})

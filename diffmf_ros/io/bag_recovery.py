@@ -39,7 +39,7 @@ def require_bag_output(path: Path, *, overwrite: bool, inputs: Iterable = ()) ->
     """
     if any(mark in str(path) for mark in '?#%'):
         raise BagError(f'the path of a bag must not contain ?, # or %, got {path}')
-    require_folder_name(path, of='a bag', instead=(str(path.with_suffix('')),))
+    require_folder_name(path, of='a bag')
     if not path.exists():
         return
     read = [place for item in inputs if item is not None and Path(item).exists()

@@ -2,7 +2,6 @@
 """Checks of the paths that a command is given, before it begins to work."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.frames import DiffmfError
@@ -57,14 +56,14 @@ def is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def require_folder_name(path: Path, *, of: str, instead: Iterable[str]) -> None:
+def require_folder_name(path: Path, *, of: str, instead: str = 'NAME') -> None:
     """Raise PathError when the name of a folder to make has the ending of a file.
 
     Args:
         path: the folder; one that exists may have any name.
         of: what is put there, such as 'fused images'.
-        instead: what to write in place of path.
+        instead: what to write in place of path; NAME stands for path without its ending.
     """
     if path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir():
         raise PathError(f'{path} is the name of a file, and a folder is made here for {of}: '
-                        f'write {" or ".join(instead)}')
+                        f'write {instead.replace("NAME", str(path.with_suffix("")))}')

@@ -89,10 +89,8 @@ def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
     elif out.suffix.lower() == '.mp4':
         require_output(out, overwrite=overwrite, inputs=inputs)
     else:
-        name = out.with_suffix('')
         require_folder_name(out, of='a bag', instead=(
-            f'{name} for the bag', f'{name}/{STAMP}.png for files by stamp',
-            f'{name}.mp4 for a video'))
+            'NAME for the bag, NAME/{}.png for files by stamp, or NAME.mp4 for a video'))
         require_bag_output(out, overwrite=overwrite, inputs=inputs)
 
 

@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize('arguments, instead', [
     (('fuse', 'vi', 'ir', '-o', 'x.png', *CLASSICAL), 'write -o x'),
     (('fuse', 'vi', 'ir', '-o', 'x.mp4', *CLASSICAL), 'write -o x'),
-    (('replay', 'bag', 'x.png', *CLASSICAL), 'x for the bag or x/{}.png for files'),
+    (('replay', 'bag', 'x.png', *CLASSICAL), 'x for the bag, x/{}.png for files'),
     (('replay', 'bag', 'x.mcap', *CLASSICAL), 'x.mp4 for a video'),
     (('replay', 'bag', 'empty_bag', 'x.mp4', *CLASSICAL), 'write x'),
     (('make-bag', '.', 'x.db3', '--rate', '10'), 'write x'),
