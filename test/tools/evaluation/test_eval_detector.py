@@ -154,12 +154,12 @@ def test_boxes_are_targets(sets, boxes, tmp_path):
 @pytest.mark.parametrize(
     ('more', 'said'),
     [
-        (('--detector', 'none.onnx'), 'is not a file'),
+        (('--detector', 'none.onnx'), 'none.onnx does not exist'),
         (('--detector', 'd.onnx', '--detect-class', 'dog'), "no class is called 'dog'"),
         (('--detector', 'd.onnx', '--detect-class', '7'), 'there is no class 7'),
         (('--detector', 'd.onnx', '--detector-layout', 'best'), 'expected a detector layout'),
         (('--detector', 'other.onnx'), '1 x 7 x 3'),
-        (('--boxes', 'none.json'), 'cannot be read as JSON'),
+        (('--boxes', 'none.json'), 'none.json does not exist'),
     ],
 )
 def test_unusable_input_is_one_sentence(sets, tmp_path, more, said):
