@@ -2,10 +2,13 @@
 """Start the fusion node: ros2 launch diffmf_ros fusion.launch.py [argument:=value ...].
 
 Names that other packages are likely to have too begin with fusion_: a launch file that includes
-this one hands its arguments down by name.
+this one hands its arguments down by name. Started by itself it refuses arguments that it does not
+have; included, it warns of those that look like misspelled ones of its own.
 """
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
@@ -21,7 +24,10 @@ from launch_ros.substitutions import FindPackageShare
 from diffmf_ros.core.spelling import nearest
 from diffmf_ros.io.resources import fastdds_environment
 
-PARAMS_FILE = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'fusion.yaml'])
+CONFIG = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config'])
+PARAMS_FILE = PathJoinSubstitution([CONFIG, 'fusion.yaml'])
+# Names of config/profiles.
+PROFILES = ('vehicle', 'uav')
 # Argument: the parameter that it sets, its type, and what it is. Those that are empty leave
 # params_file as it is.
 PARAMETERS = {
@@ -40,6 +46,9 @@ PARAMETERS = {
 ARGUMENTS = (
     DeclareLaunchArgument('fusion_params_file', default_value=PARAMS_FILE,
                           description='YAML of node parameters'),
+    DeclareLaunchArgument('fusion_profile', default_value='', choices=['', *PROFILES],
+                          description='values for this kind of platform; what fusion_params_file '
+                          'says wins'),
     DeclareLaunchArgument('namespace', default_value='',
                           description='namespace of the node and its topics'),
     DeclareLaunchArgument('use_sim_time', default_value='false',
@@ -71,6 +80,7 @@ ARGUMENTS = (
                             description=f'{text}; empty: as fusion_params_file')
       for name, (_, _, text) in PARAMETERS.items()),
 )
+NAME = 'fusion.launch.py'
 NAMES = tuple(argument.name for argument in ARGUMENTS)
 # A node that cannot start shall not load the machine with trying.
 RESPAWN_DELAY_S = 2.0
@@ -84,21 +94,41 @@ def environment(context: LaunchContext) -> list[SetEnvironmentVariable]:
     return [SetEnvironmentVariable(*item) for item in variables.items()]
 
 
+def started_by_itself(arguments: Sequence[str]) -> bool:
+    """Return whether `ros2 launch` was told to start this file, not one that includes it."""
+    return any(Path(argument).name == NAME for argument in arguments)
+
+
 def check(context: LaunchContext) -> None:
     """Warn of arguments of the command line that look like misspelled ones of this file.
 
-    Others may belong to a launch file that includes this one. Raises RuntimeError for a params
-    file that does not exist.
+    Others may belong to a launch file that includes this one. Raises RuntimeError for any unknown
+    one where none does, and for a params file that does not exist.
     """
     known = {name.removeprefix('fusion_'): name for name in NAMES}
-    for given in (argument.partition(':=')[0] for argument in context.argv):
-        meant = nearest(given.removeprefix('fusion_'), known)
-        if given not in NAMES and meant:
-            get_logger('fusion.launch.py').warning(
-                f'{given} is not an argument of fusion.launch.py, did you mean {known[meant]}?')
+    given = [argument.partition(':=')[0] for argument in context.argv if ':=' in argument]
+    unknown = {name: known.get(nearest(name.removeprefix('fusion_'), known), '') for name in given
+               if name not in NAMES}
+    said = [f'{name} is not an argument of {NAME}' + (f', did you mean {meant}?' if meant else '')
+            for name, meant in unknown.items() if meant or started_by_itself(sys.argv)]
+    if said and started_by_itself(sys.argv):
+        raise RuntimeError('; '.join(said) + f'; it has {", ".join(sorted(NAMES))}')
+    for sentence in said:
+        get_logger(NAME).warning(sentence)
     path = LaunchConfiguration('fusion_params_file').perform(context)
     if not Path(path).is_file():
         raise RuntimeError(f'fusion_params_file: there is no file {path}')
+
+
+def params_files(context: LaunchContext) -> list[Path]:
+    """Return the files of parameters; each wins over those before it."""
+    chosen = Path(LaunchConfiguration('fusion_params_file').perform(context))
+    profile = LaunchConfiguration('fusion_profile').perform(context)
+    if not profile:
+        return [chosen]
+    beneath = Path(CONFIG.perform(context)) / 'profiles' / f'{profile}.yaml'
+    is_default = chosen == Path(PARAMS_FILE.perform(context))
+    return [chosen, beneath] if is_default else [beneath, chosen]
 
 
 def remappings(context: LaunchContext) -> list[tuple[str, str]]:
@@ -124,7 +154,7 @@ def fusion_node(context: LaunchContext) -> list[Node]:
     return [Node(
         package='diffmf_ros', executable='fusion_node', name='fusion_node',
         namespace=LaunchConfiguration('namespace'),
-        parameters=[LaunchConfiguration('fusion_params_file'), overrides],
+        parameters=[*map(str, params_files(context)), overrides],
         remappings=remappings(context),
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('use_respawn'), respawn_delay=RESPAWN_DELAY_S,

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from diffmf_ros.core.params_file import read_params
+from diffmf_ros.core.settings import DEFAULTS, iter_specs, with_changes
 from diffmf_ros.io.resources import FASTDDS_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 FUSION_ARGUMENTS = {'namespace', 'use_sim_time', 'autostart', 'use_respawn', 'shutdown_on_exit',
                     'log_level', 'rgb_image', 'rgb_camera_info', 'thermal_image',
                     'thermal_camera_info',
-                    'fused_image', 'record', 'fusion_params_file', 'fusion_model', 'fusion_preset',
+                    'fused_image', 'record', 'fusion_profile', 'fusion_params_file',
+                    'fusion_model', 'fusion_preset',
                     'fusion_weights',
                     'fusion_device', 'alignment_file', 'rgb_transport', 'thermal_transport',
                     'rgb_offset_ms',
@@ -157,15 +160,65 @@ def test_argument_names_are_distinctive(installed):
     assert not FUSION_ARGUMENTS & COMMON_NAMES
 
 
-def test_unknown_arguments_get_suggestion(installed, domain):
-    """Arguments that do not exist are named with the one that was meant."""
-    ended = launch_node(installed, modell='classical', fusion_device='cuba',
-                        shutdown_on_exit='true', detector='yolo')
+def test_unknown_arguments_end_launch(installed, domain):
+    """Unknown arguments are refused with the ones that were meant, and nothing starts."""
+    ended = launch_node(installed, modell='classical', detector='yolo')
 
     printed = ended.stdout + ended.stderr
     assert 'modell is not an argument of fusion.launch.py, did you mean fusion_model?' in printed
-    assert 'detector' not in printed  # it may belong to a launch file around this one
-    assert 'device must be one of auto, cpu, cuda' in printed and ended.returncode == 1
+    assert 'detector is not an argument' in printed and ended.returncode == 1
+    assert 'process started' not in printed
+
+
+def test_unknown_arguments_are_refused(installed, monkeypatch):
+    """Started by itself the file knows all arguments; included by another one it does not."""
+    from launch import LaunchContext
+    functions = runpy.run_path(str(installed / 'launch' / 'fusion.launch.py'))
+    context = LaunchContext(argv=['detector:=yolo', 'rgb_imag:=/camera/image'])
+    context.launch_configurations['fusion_params_file'] = str(installed / 'config/fusion.yaml')
+
+    monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'robot', 'all.launch.py'])
+    functions['check'](context)
+
+    monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'diffmf_ros', 'fusion.launch.py'])
+    with pytest.raises(RuntimeError, match='detector is not an argument of fusion.launch.py; '
+                                           'rgb_imag is not .*, did you mean rgb_image[?]'):
+        functions['check'](context)
+
+
+@pytest.mark.parametrize('profile', ['vehicle', 'uav'])
+def test_profiles_reach_the_node(installed, domain, profile):
+    """Every value of a profile is a parameter, is not the default, and the node starts with it."""
+    values = read_params(ROOT / 'config' / 'profiles' / f'{profile}.yaml')
+    with_changes(DEFAULTS, values)
+    assert values and not values.items() & {spec.name: spec.value
+                                            for spec in iter_specs()}.items()
+
+    from launch.actions import IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    _, printed = run(IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(installed / 'launch' / 'fusion.launch.py')),
+        launch_arguments={'fusion_profile': profile, 'fusion_model': 'classical'}.items()),
+        until=lambda printed: 'configured: classical' in printed)
+
+    assert 'configured: classical' in printed and 'unknown parameter' not in printed
+
+
+def test_params_file_wins_over_profile(installed, tmp_path):
+    """A params file of the user comes after the profile, the default one before it."""
+    from launch import LaunchContext
+    functions = runpy.run_path(str(installed / 'launch' / 'fusion.launch.py'))
+    own = tmp_path / 'own.yaml'
+    own.touch()
+    context = LaunchContext()
+    context.launch_configurations.update(
+        fusion_profile='uav', fusion_params_file=str(installed / 'config/fusion.yaml'))
+    names = [path.name for path in functions['params_files'](context)]
+    assert names == ['fusion.yaml', 'uav.yaml']
+
+    context.launch_configurations['fusion_params_file'] = str(own)
+
+    assert [path.name for path in functions['params_files'](context)] == ['uav.yaml', 'own.yaml']
 
 
 def test_missing_params_file_is_refused(installed, domain):
