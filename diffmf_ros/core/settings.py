@@ -258,9 +258,8 @@ class HealthSettings:
         'hung',
         low=0.1, high=600.0)
     detect_blind: bool = _setting(
-        True, 'pass the other camera on when thermal is flat or RGB black or white; warn of '
-        'veiled or dark RGB and of '
-        'hidden warm targets')
+        True, 'pass the other camera on when thermal is flat or RGB black or white; let thermal '
+        'through where RGB is veiled; warn of veiled or dark RGB and of hidden warm targets')
 
 
 @dataclass(frozen=True)
@@ -273,8 +272,8 @@ class OutputSettings:
         choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis',
                  'turbo', 'jet', 'hot', 'bone'))
     temporal_filter: float = _setting(
-        0.0, 'share of the average of the images before it in a fused image, where nothing moves: '
-        'less noise to the eye; 0: each image for itself', low=0.0, high=0.9)
+        0.6, 'share of the average of the images before it in a fused image, where nothing moves: '
+        'less noise; 0: each image for itself', low=0.0, high=0.9)
     jpeg_quality: int = _setting(90, 'of fused/image/compressed', low=1, high=100)
 
 

@@ -3,11 +3,14 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..core.checks.hidden_targets import hidden_targets
 from ..core.checks.input_doubts import InputDoubts
 from ..core.checks.sight_monitor import SightMonitor
 from ..core.checks.thumbnails import Thumbnails, luma_thumbnail, thumbnails
 from ..core.frames import RGB, THERMAL, Issue
+from ..core.imaging.veil import veil_map
 from ..core.settings import Settings
 from .network import Image, PreparedPair
 
@@ -20,11 +23,13 @@ class Verdict:
     """What a look at both images of a pair gave.
 
     survivor: the stream to pass on alone because the other camera is blind; empty: both are fused.
+    veil: where RGB is veiled, the share of thermal in its place (see veil_map); None: nowhere.
     """
 
     issues: tuple[Issue, ...] = ()
     survivor: str = ''
     images: Thumbnails | None = field(default=None, repr=False)
+    veil: np.ndarray | None = field(default=None, repr=False)
 
 
 class ImageChecks:
@@ -35,7 +40,7 @@ class ImageChecks:
         self._doubts = InputDoubts()
 
     def before(self, job: PreparedPair, settings: Settings) -> Verdict:
-        """Judge both images of a pair. Takes 0.3 ms for 640x480.
+        """Judge both images of a pair.
 
         Raises:
             FrameError: a frame is not usable.
@@ -51,7 +56,10 @@ class ImageChecks:
                               or THERMAL not in blind)
         if blind == {RGB, THERMAL}:
             return Verdict(issues, job.mapping.grid, images)
-        return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()] if blind else '', images)
+        if blind:
+            return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()], images)
+        veil = veil_map(images.thermal_on_grid, images.luma_on_grid, images.seen)
+        return Verdict(issues, images=images, veil=veil)
 
     def after(self, image: Image, verdict: Verdict, *, color: str) -> tuple[Issue, ...]:
         """Return the issues of a fused pair: of verdict, and warm targets that the image hides."""

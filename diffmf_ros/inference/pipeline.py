@@ -7,8 +7,9 @@ No clock but for timings and the watchdog.
 import numpy as np
 
 from ..core.alignment.geometry import Aligner
-from ..core.frames import RGB, Frame, FusionResult, Issue, Mode, Pair
+from ..core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode, Pair
 from ..core.imaging.temporal_filter import TemporalFilter
+from ..core.imaging.veil import show_through
 from ..core.settings import Settings
 from .fault_tolerance import ALONE, Live, Offline, StandIn
 from .host_path import StageClock, align
@@ -202,6 +203,9 @@ class FusionPipeline:
         if mode not in (Mode.FUSED, Mode.CLASSICAL):
             return image, mode, warnings, verdict.issues
         with stage('color'):
+            if verdict.veil is not None:
+                thermal = image_of(job, THERMAL)[0]
+                image = show_through(image[0], thermal, verdict.veil), image[1]
             return image, mode, warnings, self._checks.after(image, verdict, color=job.color)
 
     def _fuse(self, job: PreparedPair, settings: Settings, scale: float,

@@ -40,15 +40,13 @@ class TemporalFilter:
         if keep <= 0:
             self._average = None
             return image
-        follows = before is not None and before.shape == image.shape
-        if not follows or not 0 < since_ns <= LONGEST_GAP_NS:
-            self._average = image.astype(np.float32)
+        self._average = image.astype(np.float32)
+        if before is None or before.shape != image.shape or not 0 < since_ns <= LONGEST_GAP_NS:
             return image
-        change = cv2.subtract(image, before, dtype=cv2.CV_32F)  # type: ignore[arg-type]
-        share = _enlarged(1 - keep * _at_rest(change), image)
-        cv2.multiply(change, share, dst=change)
-        cv2.add(before, change, dst=before)  # type: ignore[arg-type]
-        return cv2.convertScaleAbs(before)  # type: ignore[arg-type]
+        share = keep * _at_rest(cv2.subtract(self._average, before))
+        share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        self._average = cv2.blendLinear(before, self._average, share, 1 - share)
+        return cv2.convertScaleAbs(self._average)
 
 
 def _at_rest(change: np.ndarray) -> np.ndarray:
@@ -57,10 +55,4 @@ def _at_rest(change: np.ndarray) -> np.ndarray:
     means = np.abs(cv2.resize(change, (width, height), interpolation=cv2.INTER_AREA))
     if means.ndim == 3:
         means = means.max(axis=2)
-    return np.clip((MOTION - cv2.blur(means, (3, 3))) / (MOTION - REST), 0, 1)
-
-
-def _enlarged(share: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return a share in the shape of image, float32."""
-    share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return share if image.ndim == 2 else cv2.merge([share] * 3)
+    return np.clip((MOTION - cv2.blur(means, (3, 3))) / (MOTION - REST), 0, 1, dtype=np.float32)

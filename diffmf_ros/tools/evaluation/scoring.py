@@ -5,13 +5,16 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ...core.frames import RGB, THERMAL, DiffmfError
+from ...core.checks.thumbnails import reduced
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
+from ...core.imaging.veil import show_through, veil_map
 from ...core.settings import DEFAULTS, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame
@@ -97,7 +100,24 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
         preset = load_weights(weights).preset if weights else with_changes(
             DEFAULTS, {'model': name}).network_preset
     settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
-    return f'{name} {preset}', Engine(with_changes(DEFAULTS, settings))
+    return f'{name} {preset}', NodeFusion(Engine(with_changes(DEFAULTS, settings)))
+
+
+class NodeFusion:
+    """Fuses with an engine as the node does: thermal shows through where RGB is veiled."""
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+        self.description: str = engine.description
+
+    def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
+        """Fuse two H x W float32 images in [0, 1]; returns one, in steps of 1/255."""
+        levels, thermal, luma = (np.rint(255 * image).astype(np.uint8)
+                                 for image in (self._engine(ir, vi_y), ir, vi_y))
+        share = veil_map(reduced(thermal), reduced(luma))
+        if share is not None:
+            levels = show_through(levels, thermal, share)
+        return np.float32(1 / 255) * levels
 
 
 def fused_levels(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:

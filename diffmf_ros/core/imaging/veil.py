@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Veil map: where fog or smoke hides from RGB what thermal shows.
+
+Fog and smoke are bright and empty in the visible image. A network takes some of that brightness
+over, and people behind it stand out less than in thermal alone. Where that is so, thermal takes
+the place of the fused image, by as much as the visible image is veiled.
+"""
+
+import cv2
+import numpy as np
+
+MOST = 0.75  # share of thermal in a fully veiled part: what RGB still shows stays
+# Structure: root mean square of a thumbnail minus its mean over 7 x 7 pixels, in gray levels,
+# averaged by a Gaussian of 0.13 of the height. A visible image of less than the first value is
+# empty, from the second one on it is clear; thermal has nothing below the first value. Chosen on
+# rendered fog and smoke; training pairs of clear scenes stay below.
+SURROUND_PX = 7
+EMPTY, CLEAR = 2.0, 6.0
+NOTHING, SOMETHING = 2.0, 5.0
+# Brightness of the visible image in the same neighborhood, in gray levels: night is no veil.
+DIM, BRIGHT = 60.0, 100.0
+CELL_PX = 4  # thumbnail pixels to a cell of the map: it is smooth
+WIDTHS = 0.13, 0.115  # Gaussians of the measures and of the map, in heights
+LEAST = 0.02  # a map that stays below is none
+LEAST_SIDE_PX = 60  # smaller thumbnails say too little
+
+
+def veil_map(thermal: np.ndarray, luma: np.ndarray,
+             seen: np.ndarray | None = None) -> np.ndarray | None:
+    """Measure where the visible image is bright and empty and thermal is not.
+
+    Args:
+        thermal, luma: thumbnails of one view, h x w uint8. Measured for shorter sides of 100 to
+            200 pixels; below LEAST_SIDE_PX there is no map.
+        seen: h x w bool, what both cameras see; None: all of it.
+
+    Returns:
+        The share of thermal that the place asks for, 0 to MOST, as a coarse h/4 x w/4 float32
+        image of the view; None where nothing is veiled.
+    """
+    if min(luma.shape) < LEAST_SIDE_PX:
+        return None
+    height, width = (side // CELL_PX for side in luma.shape)
+    shape = width, height
+    bright = _rising(_wide(_cells(luma, shape), height), DIM, BRIGHT)
+    if not bright.any():
+        return None
+    veiled = bright * (1 - _rising(_structure(luma, shape, height), EMPTY, CLEAR))
+    veiled *= _rising(_structure(thermal, shape, height), NOTHING, SOMETHING)
+    share = MOST * cv2.GaussianBlur(veiled, (0, 0), WIDTHS[1] * height)
+    if seen is not None and not seen.all():
+        share *= cv2.erode(_cells(seen, shape), np.ones((3, 3), np.uint8)) > 0.99
+    return share if share.max() >= LEAST else None
+
+
+def show_through(image: np.ndarray, thermal: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Mix thermal into a fused image.
+
+    Args:
+        image, thermal: H x W or H x W x 3 uint8, of the same shape; not changed.
+        share: of thermal, a coarse float32 image as of veil_map.
+
+    Returns:
+        An image of the same shape.
+    """
+    share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.blendLinear(image, thermal, 1 - share, share)
+
+
+def _cells(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(image.astype(np.float32), shape, interpolation=cv2.INTER_AREA)
+
+
+def _wide(cells: np.ndarray, height: int) -> np.ndarray:
+    return cv2.GaussianBlur(cells, (0, 0), WIDTHS[0] * height)
+
+
+def _structure(gray: np.ndarray, shape: tuple[int, int], height: int) -> np.ndarray:
+    fine = cv2.subtract(gray, cv2.blur(gray, (SURROUND_PX, SURROUND_PX)), dtype=cv2.CV_32F)
+    return np.sqrt(_wide(_cells(fine * fine, shape), height))
+
+
+def _rising(values: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return 0 below start, 1 from end on, and a straight line between them."""
+    return np.clip((values - start) / (end - start), 0, 1)
