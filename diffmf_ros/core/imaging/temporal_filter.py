@@ -5,6 +5,8 @@ Noise of two images is independent, a scene at rest is not. Where the mean of 4 
 by more than noise can, the new image passes unchanged, so that nothing that moves leaves a trail.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -40,13 +42,15 @@ class TemporalFilter:
         if keep <= 0:
             self._average = None
             return image
-        self._average = image.astype(np.float32)
-        if before is None or before.shape != image.shape or not 0 < since_ns <= LONGEST_GAP_NS:
-            return image
-        share = keep * _at_rest(cv2.subtract(self._average, before))
-        share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        self._average = cv2.blendLinear(before, self._average, share, 1 - share)
-        return cv2.convertScaleAbs(self._average)
+        average: Any = image.astype(np.float32)
+        follows = before is not None and before.shape == image.shape
+        if follows and 0 < since_ns <= LONGEST_GAP_NS:
+            share = keep * _at_rest(average - before)
+            share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            average = cv2.blendLinear(before, average, share, 1 - share)  # type: ignore[arg-type]
+            image = cv2.convertScaleAbs(average)
+        self._average = average
+        return image
 
 
 def _at_rest(change: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.checks.thumbnails import reduced
+from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
 from ...core.imaging.veil import show_through, veil_map
