@@ -45,8 +45,8 @@ class TemporalFilter:
         average: Any = image.astype(np.float32)
         follows = before is not None and before.shape == image.shape
         if follows and 0 < since_ns <= LONGEST_GAP_NS:
-            share = keep * _at_rest(average - before)
-            share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            coarse = keep * _at_rest(average - before)
+            share = cv2.resize(coarse, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
             average = cv2.blendLinear(before, average, share, 1 - share)  # type: ignore[arg-type]
             image = cv2.convertScaleAbs(average)
         self._average = average
