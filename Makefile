@@ -2,8 +2,6 @@
 # A bare machine needs only Python 3.10 to 3.13, make and, for the fast CPU kernel, a C++ compiler.
 
 PYTHON ?= python3
-OUT ?= out/demo
-REPLACE := $(or $(OVERWRITE),$(filter out/demo,$(OUT)))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -19,10 +17,10 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder (OVERWRITE=1 replaces), RATE=factor
-	@[ ! -e '$(OUT)/fused' ] || [ -n '$(REPLACE)' ] || { \
+	@[ ! -e '$(OUT)/fused' ] || [ -n '$(OVERWRITE)' ] || { \
 		echo "$(OUT) has an earlier demo: add OVERWRITE=1 to replace it, or choose another OUT" >&2; exit 2; }
-	$(BIN)/diffmf demo --out '$(OUT)' $(if $(BAG),--bag '$(BAG)') $(foreach s,$(SCENE),--scene '$(s)') \
-		$(if $(RATE),--rate '$(RATE)') $(if $(REPLACE),--overwrite)
+	$(BIN)/diffmf demo $(if $(OUT),--out '$(OUT)') $(if $(BAG),--bag '$(BAG)') \
+		$(foreach s,$(SCENE),--scene '$(s)') $(if $(RATE),--rate '$(RATE)') $(if $(OVERWRITE),--overwrite)
 
 test: SHELL := bash
 test: venv ## every test: on all cores first, then one after another those that talk DDS

@@ -53,8 +53,9 @@ def align(
         require_format(overlay)
     if bag is not None:
         sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
-        pairs = bag_pairs(bag, sync, rgb_topic=topics[0], thermal_topic=topics[1],
-                          most=max_pairs)
+        pairs, left_out = bag_pairs(bag, sync, topics=topics, most=max_pairs)
+        for line in left_out:
+            typer.echo(line, err=True)
     else:
         pairs = file_pairs(rgb, thermal, most=max_pairs)
     start = rough_alignment(init, pairs[0],

@@ -16,6 +16,7 @@ def convert_weights(
     out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path(
         's4fusion.safetensors'),
     overwrite: options.Overwrite = False,
+    json: options.Json = None,
 ) -> None:
     """Turn the checkpoint of S4Fusion's authors into weights of s4fusion base.
 
@@ -24,10 +25,15 @@ def convert_weights(
     from ..io.writing import require_output
 
     require_output(out, overwrite=overwrite, inputs=(checkpoint,))
+    options.require_json(json, overwrite=overwrite, inputs=(checkpoint,))
     from ..inference.conversion import MODEL, PRESET, PUBLISHED, convert
 
     written = convert(checkpoint, out, overwrite=overwrite)
-    typer.echo(f'{out}: {MODEL} {PRESET}, {written.tensors} tensors, {written.numbers:,} numbers')
-    typer.echo(f'{checkpoint}: git blob id {written.blob}, ' + (
+    options.write_json(json, {
+        'out': str(out), 'model': MODEL, 'preset': PRESET, 'tensors': written.tensors,
+        'numbers': written.numbers, 'blob': written.blob, 'published': written.published})
+    options.say(f'{out}: {MODEL} {PRESET}, {written.tensors} tensors, {written.numbers:,} numbers',
+                json=json)
+    options.say(f'{checkpoint}: git blob id {written.blob}, ' + (
         "the authors' published file" if written.published
-        else f"note: not the authors' published file ({PUBLISHED})"))
+        else f"note: not the authors' published file ({PUBLISHED})"), json=json)

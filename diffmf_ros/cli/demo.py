@@ -4,8 +4,9 @@ table."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +17,10 @@ from ..tools.synthetic.environments import scene_list
 from . import options
 from .progress import tracked
 
+if TYPE_CHECKING:
+    from ..tools.demo import DemoRun
+
+FOLDER = Path('out/demo')
 SCENES = ('night', 'smoke')
 ONE_S, EACH_S = 6.0, 3.0  # length of a drive that is shown alone, and of one beside others
 # When those that are shown together begin: people are near by then.
@@ -24,9 +29,10 @@ BEGIN_S = 2.0
 
 def demo(
     bag: Annotated[Path | None, typer.Option(help='a rosbag2; default: rendered drives')] = None,
-    out: Annotated[Path,
-                   typer.Option(help='folder for the bags, the picture, the video and the logs')]
-    = Path('out/demo'),
+    topics: options.Topics = options.TOPICS,
+    out: Annotated[Path | None, typer.Option(
+        show_default='out/demo, or out/demo-2 and so on beside an earlier demo',
+        help='folder for the bags, the picture, the video and the logs')] = None,
     scene: Annotated[list[str] | None, typer.Option(
         help=f'of the rendered drive; repeat it for several; default: {" and ".join(SCENES)}. '
         f'There are '
@@ -43,6 +49,7 @@ def demo(
                          typer.Option('--overwrite',
                                       help='replace the bags, the picture and the video of an '
                                             'earlier demo')] = False,
+    json: options.Json = None,
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused."""
     from ..tools import demo as product
@@ -50,6 +57,8 @@ def demo(
     from ..tools.synthetic.record import recorded_drive
 
     scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
+    out = out or (FOLDER if overwrite else _fresh(FOLDER))
+    options.require_json(json, overwrite=overwrite, inputs=(bag, weights, alignment))
     _require_outputs(out, scenes, overwrite=overwrite, inputs=(bag, weights, alignment))
     bags = (bag,) if bag is not None else _render(scenes, out)
     recorded = recorded_drive(bags[0])
@@ -59,17 +68,36 @@ def demo(
                                      device=device, alignment__file=alignment,
                                      sync__thermal_offset_ms=thermal_offset_ms)
     run = product.DemoRun(bags=bags, fused=out / 'fused', logs=out / 'log', rate=rate,
-                          settings=settings)
-    typer.echo(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node\n'
-               f'watch it: ROS_DOMAIN_ID={product.domain()} diffmf view')
+                          settings=settings, topics=topics)
+    options.say(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node, '
+                f'into {out}\nwatch it: ROS_DOMAIN_ID={product.domain()} diffmf view', json=json)
     values, counts = product.run(run), []
     total = int(values['fused']) // len(bags)
-    for _ in tracked(draw(bags, run.fused, settings, counts, total), 'drawing', total=total):
+    for _ in tracked(draw(run, counts, total), 'drawing', total=total):
         pass
-    typer.echo('\n'.join(f'see: {run.fused.with_suffix(kind)}' for kind in ('', '.mp4', '.png')))
-    Console().print(_table(values))
+    _tell(run, values, counts, json)
+
+
+def _fresh(folder: Path) -> Path:
+    """Return folder, or the first of folder-2, folder-3 ... in which no demo has been."""
+    names = (folder.with_name(f'{folder.name}-{number}') for number in count(2))
+    return next(place for place in chain([folder], names) if not (place / 'fused').exists())
+
+
+def _tell(run: 'DemoRun', values: dict[str, str], counts: Sequence, json: Path | None) -> None:
+    """Print what was made and what the node reports, and write it as JSON where asked to."""
+    made = {name: str(run.fused.with_suffix(suffix)) for name, suffix in (
+        ('out', ''), ('video', '.mp4'), ('picture', '.png'))}
+    options.write_json(json, {
+        **made, 'bags': list(map(str, run.bags)), 'report': values,
+        'people': [{'scene': found.scene, 'people': found.people,
+                    **dict(zip(('rgb', 'thermal', 'fused'), map(int, found.seen), strict=True))}
+                   for found in counts]})
+    console = Console(stderr=json == options.SCREEN)
+    options.say('\n'.join(f'see: {path}' for path in made.values()), json=json)
+    console.print(_table(values))
     if counts:
-        Console().print(_people_table(counts))
+        console.print(_people_table(counts))
 
 
 def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
@@ -141,6 +169,6 @@ def _people_table(counts: Sequence) -> Table:
                   caption=f'from {VISIBLE_LEVELS:g} gray levels of contrast to the surround on, '
                   f'by the ground truth; '
                           f'people from {MIN_HEIGHT_PX} px height')
-    for count in counts:
-        table.add_row(count.scene, str(count.people), *map(str, count.seen))
+    for found in counts:
+        table.add_row(found.scene, str(found.people), *map(str, found.seen))
     return table

@@ -20,11 +20,13 @@ def export(
                                  'size')]
     = None,
     overwrite: options.Overwrite = False,
+    json: options.Json = None,
 ) -> None:
     """Write a trained network as an ONNX file, once it agrees with torch."""
     from ..io.writing import require_output
 
     require_output(onnx, overwrite=overwrite, inputs=(weights,))  # before half a minute of work
+    options.require_json(json, overwrite=overwrite, inputs=(weights,))
     from ..tools.export.network import export as run
 
     settings = options.settings_from(model=model, preset=preset, weights=weights)
@@ -32,6 +34,10 @@ def export(
                   weights=settings.weights or None,
                   size=None if size is None else options.image_size(size))
     sizes = 'every size' if written.size is None else '{}x{}'.format(*written.size)
-    typer.echo(f'{onnx}: {settings.model} {settings.network_preset} for {sizes}, '
-               f'{onnx.stat().st_size / 1e6:.1f} MB; onnxruntime differs from torch by at most '
-               f'{written.largest_difference:.1e}')
+    options.write_json(json, {
+        'out': str(onnx), 'model': settings.model, 'preset': settings.network_preset,
+        'size': written.size, 'bytes': onnx.stat().st_size,
+        'largest_difference': written.largest_difference})
+    options.say(f'{onnx}: {settings.model} {settings.network_preset} for {sizes}, '
+                f'{onnx.stat().st_size / 1e6:.1f} MB; onnxruntime differs from torch by at most '
+                f'{written.largest_difference:.1e}', json=json)

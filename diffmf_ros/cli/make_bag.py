@@ -19,12 +19,15 @@ def make_bag(
                     typer.Option(help='frames a second; default: from sequence.json')] = None,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',
     overwrite: options.OverwriteBag = False,
+    json: options.Json = None,
 ) -> None:
     """Turn a folder of image pairs into a bag."""
     from ..io.folders import read_folder, write_bag
 
     pairs = read_folder(folder, rate_hz=rate)
+    options.require_json(json, overwrite=overwrite, inputs=(folder,))
     written = write_bag(pairs, out, storage=storage, overwrite=overwrite, inputs=(folder,))
     for _ in tracked(written, 'writing', total=len(pairs)):
         pass
-    typer.echo(f'{out}: {len(pairs)} pairs')
+    options.write_json(json, {'out': str(out), 'pairs': len(pairs)})
+    options.say(f'{out}: {len(pairs)} pairs', json=json)

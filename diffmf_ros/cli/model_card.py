@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from . import options
+from .progress import progress
 
 
 def model_card(
@@ -18,6 +18,7 @@ def model_card(
     about_data: Annotated[str,
                           typer.Option(help='a sentence on the training data and its terms')] = '',
     overwrite: options.Overwrite = False,
+    json: options.Json = None,
 ) -> None:
     """Score trained weights and the baselines; write the model card beside the weights."""
     from ..io.folders import pair_files
@@ -30,10 +31,10 @@ def model_card(
     out = Path(settings.out)
     weights = out / f'{settings.model}_{settings.preset}.safetensors'
     require_output(weights.with_suffix('.md'), overwrite=overwrite)
-    with Progress() as progress:
-        task = progress.add_task('scoring',
-                                 total=len(pair_files(scored_on)) * (len(BASELINES) + 1))
+    options.require_json(json, overwrite=overwrite, inputs=(config, scored_on))
+    with progress('scoring', len(pair_files(scored_on)) * (len(BASELINES) + 1)) as report:
         card = write_card(weights, config=settings, log=out / 'log.csv', scored_on=scored_on,
-                          about_data=about_data,
-                          report=lambda done: progress.update(task, completed=done))
-    typer.echo(card)
+                          about_data=about_data, report=report)
+    options.write_json(json, {'out': str(card), 'weights': str(weights),
+                              'model': settings.model, 'preset': settings.preset})
+    options.say(str(card), json=json)

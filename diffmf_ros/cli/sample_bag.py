@@ -21,11 +21,13 @@ def sample_bag(
                             typer.Option(help='8 (mono8) | 16 (14-bit counts in mono16)')] = 8,
     storage: Annotated[str, typer.Option(help='sqlite3 | mcap')] = 'sqlite3',
     overwrite: options.OverwriteBag = False,
+    json: options.Json = None,
 ) -> None:
     """Render a synthetic drive with known alignment, clock offset and ground truth into a bag."""
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.record import ALIGNMENT_FILE, record
 
+    options.require_json(json, overwrite=overwrite)
     drive = Drive(DriveSettings(scene=scene, seed=seed, seconds=seconds,
                                 thermal_rate_hz=thermal_rate,
                                 thermal_bits=thermal_bits))
@@ -33,5 +35,8 @@ def sample_bag(
     for _ in tracked(record(drive, out, storage=storage, overwrite=overwrite), 'rendering',
                    total=total):
         pass
-    typer.echo(f'{out}: {total} frames; alignment {out / ALIGNMENT_FILE}, '
-               f'sync.thermal_offset_ms {drive.rig.thermal_offset_ms:g}')
+    options.write_json(json, {
+        'out': str(out), 'frames': total, 'alignment': str(out / ALIGNMENT_FILE),
+        'thermal_offset_ms': drive.rig.thermal_offset_ms})
+    options.say(f'{out}: {total} frames; alignment {out / ALIGNMENT_FILE}, '
+                f'sync.thermal_offset_ms {drive.rig.thermal_offset_ms:g}', json=json)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf sample-pairs`: aligned pictures of the synthetic drive, with the boxes of its people."""
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ def sample_pairs(
     seconds: Annotated[float, typer.Option(help='length of each drive')] = 20.0,
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
     overwrite: options.Overwrite = False,
+    json: options.Json = None,
 ) -> None:
     """Render aligned pairs with boxes of people, for `diffmf eval --detector`."""
     from ..io.paths import require_folder_name
@@ -34,7 +35,7 @@ def sample_pairs(
     require_folder_name(out, of='pairs of images')
     path = out / 'boxes.json'
     require_output(path, overwrite=overwrite)
-
+    options.require_json(json, overwrite=overwrite)
     drives = [Drive(DriveSettings(scene=name, seed=seed, seconds=seconds, thermal_rate_hz=30))
               for name in scene or ENVIRONMENTS]
     boxes = {}
@@ -42,6 +43,8 @@ def sample_pairs(
         name = drive.settings.scene
         pairs = write_pairs(drive, out / name, count=count, overwrite=overwrite)
         boxes.update(tracked(pairs, f'rendering {name}', total=count))
-    write_text(path, json.dumps(boxes, indent=1) + '\n', overwrite=overwrite)
+    write_text(path, dumps(boxes, indent=1) + '\n', overwrite=overwrite)
     people = sum(len(found['people']) for found in boxes.values())
-    typer.echo(f'{out}: {len(boxes)} pairs; {path}: {people} people')
+    options.write_json(json, {'out': str(out), 'pairs': len(boxes), 'boxes': str(path),
+                              'people': people})
+    options.say(f'{out}: {len(boxes)} pairs; {path}: {people} people', json=json)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import options
 
 
 def train(
@@ -22,6 +25,7 @@ def train(
     minutes: Annotated[float, typer.Option(
         help='save and end after so many minutes; run it again to go on',
         show_default=False)] = math.inf,
+    json: options.Json = None,
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first.
 
@@ -34,22 +38,29 @@ def train(
     from ..tools.training.loop import train as run
 
     require_inputs(config, data)
+    options.require_json(json, overwrite=False, inputs=(config, data))
     if out is not None:
         require_folder_name(out, of='checkpoints, log and weights')
     given = {'out': out, 'data': data}
     settings = dataclasses.replace(load_config(config),
                                    **{k: str(v) for k, v in given.items() if v is not None})
     with Progress(TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
-                  TimeRemainingColumn(), disable=not is_first()) as progress:
+                  TimeRemainingColumn(), console=Console(stderr=True),
+                  disable=not is_first()) as progress:
         task = progress.add_task('training', total=settings.iterations, loss=float('nan'))
         outcome = run(settings, lambda iteration, terms: progress.update(
             task, completed=iteration, loss=terms['total']), minutes=minutes)
     if is_first():
         for warning in outcome.warnings:
             typer.echo(warning, err=True)
+        options.write_json(json, {
+            'out': str(outcome.weights), 'iteration': outcome.iteration,
+            'iterations': settings.iterations, 'stop': outcome.stop.name.lower(),
+            'warnings': list(outcome.warnings)})
         if outcome.iteration < settings.iterations:
-            typer.echo(f'{outcome.stop.name.replace("_", " ").lower()} after iteration '
-                       f'{outcome.iteration} of {settings.iterations}; run it again to go on')
-        typer.echo(f'weights: {outcome.weights}')
+            options.say(f'{outcome.stop.name.replace("_", " ").lower()} after iteration '
+                        f'{outcome.iteration} of {settings.iterations}; run it again to go on',
+                        json=json)
+        options.say(f'weights: {outcome.weights}', json=json)
     if outcome.stop > Stop.TIME_IS_UP:
         raise typer.Exit(128 + outcome.stop)  # as a shell reports a process that a signal ended

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from . import options
+
 
 def view(
     host: Annotated[
@@ -23,6 +25,7 @@ def view(
     thermal_image: Annotated[
         str, typer.Option(help='topic of the thermal images')
     ] = 'thermal/image_raw',
+    json: options.Json = None,
 ) -> None:
     """Show a running node on a web page: images, modes, rates, latency, losses and warnings.
 
@@ -32,6 +35,7 @@ def view(
 
     import_module('rclpy')  # says how to install it, before the process is replaced
     require_port(host, port)
+    options.require_json(json, overwrite=False)
     names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image, '__ns': namespace}
     renamed = (
         word
@@ -41,5 +45,5 @@ def view(
     )
     os.execv(sys.executable, [
         sys.executable, '-m', 'diffmf_ros.tools.view.viewer', '--host', host, '--port', str(port),
-        '--ros-args', *renamed,
+        *(('--json', str(json)) if json else ()), '--ros-args', *renamed,
     ])

@@ -131,10 +131,13 @@ class BagReader:
             self.note = f'{self.path} was cut short: what was stored until then is read'
         return source
 
+    def has(self, name: str) -> bool:
+        """Return whether a topic has messages."""
+        return name in self.topics and self.topics[name].count > 0
+
     def require(self, *names: str) -> None:
         """Require topics with messages; BagError lists the topics that exist."""
-        missing = [name for name in names if name not in self.topics
-                   or not self.topics[name].count]
+        missing = [name for name in names if not self.has(name)]
         if missing:
             there = ', '.join(f'{name} ({t.msgtype}, {t.count})' for name,
                               t in sorted(self.topics.items()))
@@ -370,8 +373,7 @@ def stamp_of(message: Any) -> int:
 def image_topic(reader: BagReader, topic: str) -> str:
     """Return topic, or its compressed form (image_transport's name) if only that exists."""
     both = topic, f'{topic}/compressed'
-    return next((name for name in both if name in reader.topics and reader.topics[name].count),
-                topic)
+    return next((name for name in both if reader.has(name)), topic)
 
 
 def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,

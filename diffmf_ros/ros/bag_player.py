@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes a bag with its own stamps, in real time, where `ros2 bag play` is not installed."""
+"""Publishes bags with their own stamps, in real time, where `ros2 bag play` is not installed."""
 
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -29,19 +31,23 @@ class PlayError(DiffmfError):
 
 
 class BagPlayer:
-    """Publishes the messages of an open bag through a node, on their topics and with their stamps.
+    """Publishes the messages of open bags through a node, on their topics and with their stamps.
+
+    The bags follow each other without a pause, on the same publishers.
     """
 
-    def __init__(self, node: Node, reader: BagReader, stop: process.StopRequest, *,
+    def __init__(self, node: Node, readers: Sequence[BagReader], stop: process.StopRequest, *,
                  topics: list[str] | None, reliability: str, rate: float, clock: bool):
         """Create the publishers. topics None: all whose message type is installed here.
 
         rate is bag seconds per second. Raises BagError or MessageTypeError for a topic that was
         asked for and is missing or of an unknown type.
         """
-        self._node, self._reader, self._stop, self._rate = node, reader, stop, rate
-        if topics is not None:
+        self._node, self._readers, self._stop, self._rate = node, readers, stop, rate
+        for reader in readers if topics is not None else ():
             reader.require(*topics)
+        self._types = {name: topic.msgtype for reader in reversed(readers)
+                       for name, topic in reader.topics.items() if topic.count}
         self._publishers = self._make_publishers(topics, qos.profile(reliability, depth=DEPTH))
         self._clock = None
         if clock:
@@ -52,10 +58,9 @@ class BagPlayer:
 
     def _make_publishers(self, topics: list[str] | None, profile) -> dict:
         publishers = {}
-        with_messages = [name for name, topic in self._reader.topics.items() if topic.count]
-        for topic in topics if topics is not None else with_messages:
+        for topic in topics if topics is not None else self._types:
             try:
-                message_type = message_class(self._reader.topics[topic].msgtype)
+                message_type = message_class(self._types[topic])
             except MessageTypeError as error:
                 if topics is not None:
                     raise
@@ -63,16 +68,22 @@ class BagPlayer:
                 continue
             publishers[topic] = self._node.create_publisher(message_type, topic, profile)
         if not publishers:
-            there = ', '.join(f'{name} ({topic.msgtype})' for name,
-                              topic in sorted(self._reader.topics.items()))
+            there = ', '.join(f'{name} ({msgtype})' for name, msgtype in sorted(
+                self._types.items()))
             raise PlayError('no topic of the bag has messages of a type that is installed here; '
                             'it has ' + there)
         return publishers
 
+    def _played(self, reader: BagReader) -> list[str]:
+        """Return the topics of a bag that are played."""
+        return [name for name, topic in reader.topics.items()
+                if topic.count and name in self._publishers]
+
     @property
     def total(self) -> int:
-        """Messages of one pass through the bag."""
-        return sum(self._reader.topics[topic].count for topic in self._publishers)
+        """Messages of one pass through the bags."""
+        return sum(reader.topics[name].count for reader in self._readers
+                   for name in self._played(reader))
 
     def wait_for_subscribers(self, timeout_s: float) -> None:
         """Return once every image topic has a subscription and all have been the same for a
@@ -80,7 +91,7 @@ class BagPlayer:
 
         Raises PlayError, naming the topics that nobody reads, after timeout_s.
         """
-        images = [t for t in self._publishers if self._reader.topics[t].msgtype in IMAGE_TYPES]
+        images = [t for t in self._publishers if self._types[t] in IMAGE_TYPES]
         deadline_s = time.monotonic() + timeout_s
         before, since_s = None, 0.0
         while not self._stop.requested:
@@ -106,20 +117,24 @@ class BagPlayer:
         declares.
         """
         task = progress.add_task('playing', total=self.total)
+        for reader in self._readers:
+            self._play(reader, lambda: progress.advance(task))
+
+    def _play(self, reader: BagReader, report: Callable[[], None]) -> None:
         start_s, start_ns = time.monotonic(), None
-        for message in self._reader.messages(list(self._publishers)):
+        for message in reader.messages(self._played(reader)):
             start_ns = message.stamp_ns if start_ns is None else start_ns
             due_s = start_s + (message.stamp_ns - start_ns) / NS_PER_S / self._rate
             self._sleep_until(due_s, message.stamp_ns)
             if self._stop.requested:
                 return
-            if self._usable(message):
+            if self._usable(reader, message):
                 self._publishers[message.topic].publish(message.raw)
                 self.published += 1
             self.latest_ms = max(self.latest_ms, (time.monotonic() - due_s) * 1e3)
-            progress.advance(task)
+            report()
 
-    def _usable(self, message: Message) -> bool:
+    def _usable(self, reader: BagReader, message: Message) -> bool:
         """Whether a message can be read, and count it if not.
 
         Raises BagError when the bag compresses messages.
@@ -127,7 +142,7 @@ class BagPlayer:
         if message.msgtype not in IMAGE_TYPES and not is_compressed(message.raw):
             return True
         try:
-            self._reader.require_readable(message)
+            reader.require_readable(message)
         except FrameError as error:
             self.damaged += 1
             if self.damaged == 1:
@@ -167,7 +182,9 @@ class BagPlayer:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser('bag_player', description=__doc__)
-    parser.add_argument('bag', help='a rosbag2 folder, or a .db3 or .mcap file')
+    parser.add_argument('bags', nargs='+', metavar='bag',
+                        help='a rosbag2 folder, or a .db3 or .mcap file; several play one after '
+                        'the other')
     parser.add_argument('--rate', type=_positive, default=1.0,
                         help='bag seconds per second (default 1)')
     parser.add_argument('--loop', type=int, default=1, metavar='N',
@@ -195,16 +212,17 @@ def main(args: list[str] | None = None) -> int:
 
 
 def play_bag(options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Play the bag that options name. Raises BagError, PlayError or MessageTypeError."""
-    with BagReader(options.bag) as reader:
-        run(reader, options, stop)
+    """Play the bags that options name. Raises BagError, PlayError or MessageTypeError."""
+    with ExitStack() as stack:
+        run([stack.enter_context(BagReader(bag)) for bag in options.bags], options, stop)
 
 
-def run(reader: BagReader, options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Play the bag as often as asked."""
+def run(readers: Sequence[BagReader], options: argparse.Namespace,
+        stop: process.StopRequest) -> None:
+    """Play the bags as often as asked."""
     node = Node('bag_player', start_parameter_services=False)
     try:
-        player = BagPlayer(node, reader, stop, topics=options.topics,
+        player = BagPlayer(node, readers, stop, topics=options.topics,
                            reliability=options.reliability, rate=options.rate, clock=options.clock)
         if options.wait_for_subscribers:
             player.wait_for_subscribers(options.wait_for_subscribers)

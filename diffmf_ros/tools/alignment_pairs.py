@@ -50,22 +50,24 @@ def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
     return [read_files(visible, infrared) for visible, infrared in spread(files, most)]
 
 
-def bag_pairs(path: Path, sync: SyncSettings, *, rgb_topic: str, thermal_topic: str,
-              most: int) -> list[Pair]:
-    """Return at most `most` pairs of a bag, spread evenly.
+def bag_pairs(path: Path, sync: SyncSettings, *, topics: tuple[str, str],
+              most: int) -> tuple[list[Pair], list[str]]:
+    """Return at most `most` pairs of a bag, spread evenly, and what was left out and why.
 
-    Raises BagError, or AlignmentPairsError for no pair.
+    Raises BagError, or AlignmentPairsError, which says why, for no pair.
     """
-    from .replay import pairs_of
+    from .replay import ReplayCounts, pairs_of
 
+    counts = ReplayCounts()
     with BagReader(path) as reader:
-        pairs = spread(pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic),
-                       most)
+        pairs = spread(pairs_of(reader, sync, rgb_topic=topics[0], thermal_topic=topics[1],
+                                counts=counts), most)
+    left_out = [f'left out: {line}' for line in counts.lines()]
     if not pairs:
-        raise AlignmentPairsError(f'no frames on {rgb_topic} and {thermal_topic} of {path} lie '
-                                  f'within {sync.max_distance_ms:g} ms of each other; is '
-                                  f'--thermal-offset-ms right?')
-    return pairs
+        raise AlignmentPairsError(f'no frames of {" and ".join(topics)} in {path} belong '
+                                  f'together; {"; ".join(left_out)}; is --thermal-offset-ms '
+                                  'right?')
+    return pairs, left_out if counts.refused else []
 
 
 def spread(items: Iterable, most: int) -> list:

@@ -8,22 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from ..core.frames import DiffmfError
+from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.imaging.color import join_luma, split_luma
 from ..core.imaging.encodings import decode_message
 from ..core.settings import Settings, iter_specs, with_changes
 from ..inference.pipeline import FusionPipeline
-from ..io.bags import BagReader, stamp_of
+from ..io.bags import COMPRESSED, BagReader, image_topic, stamp_of
 from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
-from .replay import RGB_TOPIC, THERMAL_TOPIC, pairs_of
+from .replay import RGB_TOPIC, THERMAL_TOPIC, info_topic, pairs_of
 from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC
 from .synthetic.drive import Drive, DriveSettings
 from .synthetic.people import Sighting, sightings
@@ -44,13 +44,14 @@ class DemoError(DiffmfError):
 @dataclass(frozen=True)
 class DemoRun:
     """Where the demo works: the input bags in order of their stamps, the recorded bag, the logs of
-    the processes."""
+    the processes; topics: of the RGB and the thermal images, which all bags have."""
 
     bags: tuple[Path, ...]
     fused: Path
     logs: Path
     rate: float
     settings: Settings
+    topics: tuple[str, str] = RGB_TOPIC, THERMAL_TOPIC
 
 
 def run(demo: DemoRun) -> dict[str, str]:
@@ -58,17 +59,16 @@ def run(demo: DemoRun) -> dict[str, str]:
 
     Raises BagError when a bag cannot be read or lacks the topics, DemoError when a process fails.
     """
-    for bag in demo.bags:
-        with BagReader(bag) as reader:
-            reader.require(RGB_TOPIC, THERMAL_TOPIC)
+    cameras, played = _cameras(demo)
     demo.logs.mkdir(parents=True, exist_ok=True)
     with _process(demo, 'recorder', demo.fused, FUSED_TOPIC, FUSED_INFO_TOPIC, DIAGNOSTICS_TOPIC,
                   '--overwrite') as recorder:
-        with _process(demo, 'fusion_node', '--ros-args', *_parameters(demo.settings)) as node:
-            for bag in demo.bags:
-                with _process(demo, 'bag_player', bag, '--rate', demo.rate,
-                              '--wait-for-subscribers', START_TIMEOUT_S, log=False) as player:
-                    _watch(demo, player, node, recorder)
+        with _process(demo, 'fusion_node', '--ros-args', *cameras,
+                      *_parameters(demo.settings)) as node:
+            with _process(demo, 'bag_player', *demo.bags, '--topics', *played, '--rate',
+                          demo.rate, '--wait-for-subscribers', START_TIMEOUT_S,
+                          log=False) as player:
+                _watch(demo, player, node, recorder)
             time.sleep(REPORT_S)
             _stop(demo, 'fusion_node', node)
         _stop(demo, 'recorder', recorder)
@@ -89,6 +89,33 @@ def last_diagnostics(bag: Path) -> dict[str, str]:
 def domain() -> int:
     """Return the ROS domain of the demos of this process, one that hardly anybody else uses."""
     return 1 + os.getpid() % 100
+
+
+def _cameras(demo: DemoRun) -> tuple[list[str], list[str]]:
+    """Return ROS arguments that name the image topics of the bags, and the topics to play.
+
+    Those are the images and, where all bags have them, the camera infos beside them: nobody would
+    subscribe to images of further cameras.
+
+    Raises:
+        BagError: a bag cannot be read, or lacks a topic.
+    """
+    arguments: list[str] = []
+    played: list[str] = []
+    with ExitStack() as stack:
+        readers = [stack.enter_context(BagReader(bag)) for bag in demo.bags]
+        for stream, topic in zip((RGB, THERMAL), demo.topics, strict=True):
+            image = image_topic(readers[0], topic)
+            for reader in readers:
+                reader.require(image)
+            compressed = readers[0].topics[image].msgtype == COMPRESSED
+            name = f'{stream}/image_raw' + ('/compressed' if compressed else '')
+            arguments += ['-r', f'{name}:={image}']
+            if compressed:
+                arguments += ['-p', f'input.{stream}_transport:=compressed']
+            info = info_topic(image)
+            played += [image, *([info] if all(reader.has(info) for reader in readers) else [])]
+    return arguments, played
 
 
 def _parameters(settings: Settings) -> list[str]:
@@ -171,13 +198,14 @@ def drive_of(settings: DriveSettings) -> Drive:
     return Drive(settings)
 
 
-def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, Triple]]:
+def pictures(demo: DemoRun, bag: Path) -> Iterator[tuple[int, Triple]]:
     """Yield the stamp and (rgb, thermal on its grid, fused) of every fused image of a bag, color
     as rgb8."""
     # it aligns; nothing is fused
-    pipeline = FusionPipeline(with_changes(settings, {'model': 'classical'}))
-    with BagReader(bag) as source, BagReader(fused) as recorded:
-        pairs = pairs_of(source, settings.sync)
+    pipeline = FusionPipeline(with_changes(demo.settings, {'model': 'classical'}))
+    with BagReader(bag) as source, BagReader(demo.fused) as recorded:
+        pairs = pairs_of(source, demo.settings.sync, rgb_topic=demo.topics[0],
+                         thermal_topic=demo.topics[1])
         pair = next(pairs, None)
         for message in recorded.messages([FUSED_TOPIC]):
             image = recorded.deserialize(message.raw, message.msgtype)
@@ -192,8 +220,7 @@ def pictures(bag: Path, fused: Path, settings: Settings) -> Iterator[tuple[int, 
             yield stamp_ns, (rgb, pipeline.align(pair)[0], pixels)
 
 
-def rows(bag: Path, fused: Path, settings: Settings,
-         counts: list[SceneCount]) -> Iterator[tuple[Row, int]]:
+def rows(demo: DemoRun, bag: Path, counts: list[SceneCount]) -> Iterator[tuple[Row, int]]:
     """Yield a row for every fused image of a bag, and how many people it shows; of a rendered
     drive, with marks.
 
@@ -201,12 +228,12 @@ def rows(bag: Path, fused: Path, settings: Settings,
     """
     recorded = recorded_drive(bag)
     if recorded is None:
-        for _, images in pictures(bag, fused, settings):
+        for _, images in pictures(demo, bag):
             yield Row(images), 0
         return
     drive, count = drive_of(recorded.settings), SceneCount(recorded.settings.scene)
     counts.append(count)
-    for stamp_ns, images in pictures(bag, fused, settings):
+    for stamp_ns, images in pictures(demo, bag):
         found = sightings(drive.truth(recorded.exposures_ns[stamp_ns]), *images)
         count.add(found)
         yield _marked(images, count.scene, found), len(found)
@@ -220,8 +247,7 @@ def _marked(images: Triple, scene: str, found: Sequence[Sighting]) -> Row:
     return Row(images, captions, marks)
 
 
-def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[SceneCount],
-         total: int) -> Iterator[int]:
+def draw(demo: DemoRun, counts: list[SceneCount], total: int) -> Iterator[int]:
     """Write fused.mp4 and fused.png beside the fused bag, a row for each bag.
 
     Yields the frames drawn so far.
@@ -234,7 +260,7 @@ def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[Sce
     best: list[tuple[Row, int]] = []
 
     def frames() -> Iterator[list[Row]]:
-        columns = [rows(bag, fused, settings, counts) for bag in bags]
+        columns = [rows(demo, bag, counts) for bag in demo.bags]
         for index, together in enumerate(zip(*columns, strict=False)):
             # Of equals the last one: the first of a bag may be the image of one camera alone.
             best[:] = [max(pair, key=lambda item: item[1])
@@ -243,9 +269,9 @@ def draw(bags: Sequence[Path], fused: Path, settings: Settings, counts: list[Sce
                 sheet.append(together[0][0])
             yield [row for row, _ in together]
 
-    yield from write_video(fused.with_suffix('.mp4'), frames(), fps=frame_rate(fused))
-    write_contact_sheet(fused.with_suffix('.png'),
-                        sheet if len(bags) == 1 else [row for row, _ in best])
+    yield from write_video(demo.fused.with_suffix('.mp4'), frames(), fps=frame_rate(demo.fused))
+    write_contact_sheet(demo.fused.with_suffix('.png'),
+                        sheet if len(demo.bags) == 1 else [row for row, _ in best])
 
 
 def frame_rate(bag: Path) -> float:

@@ -170,7 +170,7 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         BagError: the bag cannot be read, or lacks a topic; or the other one cannot be written.
     """
     counts = ReplayCounts(problems={reader.note} - {''})
-    cameras = {stream: _camera(reader, _info_topic(topic), counts)
+    cameras = {stream: _camera(reader, info_topic(topic), counts)
                for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     for stream, camera in cameras.items():
         pipeline.aligner.set_camera(stream, camera)
@@ -199,14 +199,14 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
     return counts
 
 
-def _info_topic(topic: str) -> str:
+def info_topic(topic: str) -> str:
     """Return the topic of the camera info beside an image topic, raw or compressed."""
     return f'{topic.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
 
 
 def _camera(reader: BagReader, topic: str, counts: ReplayCounts) -> CameraModel | None:
     """Return what the first camera info on topic says, or None."""
-    if topic not in reader.topics or not reader.topics[topic].count:
+    if not reader.has(topic):
         return None
     message = next(reader.messages([topic]))
     try:

@@ -2,9 +2,11 @@
 """--json of the commands: to a file or the screen, and nothing else on the screen then."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_inputs import furnish, ran
 from diffmf_process import diffmf
 
 from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter
@@ -77,3 +79,34 @@ def test_align_json_has_matrix_and_confidence(tmp_path):
     told = json.loads(done.stdout)
     assert told['inliers'] > 12 and told['out'] == str(tmp_path / 'a.yaml')
     assert told['alignment']['rgb_from_thermal'][0][0] == pytest.approx(2.0, abs=0.05)
+
+
+WRITERS = {
+    'make-bag': (('make-bag', '.', 'new', '--rate', '10'), {'pairs': 2}),
+    'sample-bag': (('sample-bag', 'new', '--seconds', '0.2'),
+                   {'frames': 8, 'alignment': 'new/alignment.yaml', 'thermal_offset_ms': -12.0}),
+    'sample-pairs': (('sample-pairs', 'new', '--scene', 'night', '--count', '1', '--seconds', '1'),
+                     {'pairs': 1, 'boxes': 'new/boxes.json'}),
+    'train': (('train', 'config.yaml', '--data', '.', '--out', 'new'),
+              {'iteration': 1, 'iterations': 1, 'stop': 'no', 'warnings': []}),
+    'model-card': (('model-card', 'config.yaml', '.'),
+                   {'model': 'diffmf', 'preset': 'nano',
+                    'weights': 'out/diffmf_nano.safetensors'}),
+}
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_writers_say_what_they_made(name, tmp_path, monkeypatch):
+    """JSON of every command that makes something names it under 'out'."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = WRITERS[name]
+
+    refused = ran([*arguments, '--json', 'config.yaml'])
+    outcome = ran([*arguments, '--json', 'told.json'])
+
+    assert refused.code == 2 and 'config.yaml' in refused.said
+    assert outcome.code == 0, outcome.said
+    told = json.loads(Path('told.json').read_text())
+    assert Path(told['out']).exists() and expected.items() <= told.items(), told

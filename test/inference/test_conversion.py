@@ -2,6 +2,7 @@
 """The checkpoint of S4Fusion's authors, with synthetic numbers in their layout, as weights of this
 package."""
 
+import json
 import os
 import pickle
 import sys
@@ -274,13 +275,17 @@ def test_command_reports_written_file(authors, tmp_path, out, monkeypatch):
     # when the command converts it,
     foreign = CliRunner().invoke(main.application(), call)
     monkeypatch.setattr(conversion, 'PUBLISHED', blob)
-    published = CliRunner().invoke(main.application(), call)
+    told = tmp_path / 'told.json'
+    published = CliRunner().invoke(main.application(), [*call, '--json', str(told)])
     # then it says so, and both are fine.
     assert [(done.exit_code, done.exception) for done in (foreign, published)] == [(0, None)] * 2
     assert f'{out}: s4fusion base, 304 tensors, 3,562,981 numbers\n' in foreign.output
     assert (f"{blob}, note: not the authors' published file "
             f"(ec101bb3e8cd84fab46e12266813687a61f2a82e)" in foreign.output)
     assert f"{blob}, the authors' published file\n" in published.output
+    assert json.loads(told.read_text()) == {
+        'out': str(out), 'model': 's4fusion', 'preset': 'base', 'tensors': 304,
+        'numbers': 3_562_981, 'blob': blob, 'published': True}
     assert_holds(out, authors)
 
 

@@ -43,7 +43,7 @@ def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
         recorded, infos = (reader.topics[topic].count for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC))
     assert 0.95 * fused <= min(recorded, infos) <= max(recorded, infos) <= fused
     counts = []
-    assert list(draw(run.bags, run.fused, run.settings, counts, fused)) == list(
+    assert list(draw(run, counts, fused)) == list(
         range(1, recorded + 1))
     assert counts == []  # nothing is known about the people of this bag
     assert cv2.imread(str(tmp_path / 'fused.png')).shape[0] > 5 * 250

@@ -6,6 +6,7 @@ subscribers, is not drawn then.
 """
 
 import argparse
+import json
 import threading
 from functools import partial
 
@@ -21,6 +22,7 @@ from ...core.imaging.bit_depth import BitDepth
 from ...core.imaging.color import to_rgb8
 from ...core.imaging.thermal import GainControl, to_gray
 from ...core.settings import DEFAULTS
+from ...io.writing import write_text
 from ...ros import outputs, process, qos
 from ...ros.messages import compressed_to_frame, to_frame
 from .board import PANELS, Board
@@ -148,7 +150,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help='address to listen on; 0.0.0.0: all (default: 127.0.0.1)',
     )
     parser.add_argument('--port', type=int, default=8080, help='0: any free port (default: 8080)')
+    parser.add_argument('--json', help='also write the address to this file; -: to the screen')
     return parser.parse_args(arguments)
+
+
+def _tell(viewer: Node, server: Server, place: str | None) -> None:
+    """Say the address of the page. Raises WriteError."""
+    viewer.get_logger().info(f'open {server.url}')
+    text = json.dumps({'out': server.url, 'port': server.server_port}, indent=1)
+    if place == '-':
+        print(text, flush=True)
+    elif place:
+        write_text(place, text + '\n', overwrite=False)
 
 
 def view(options: argparse.Namespace, stop: process.StopRequest) -> None:
@@ -158,7 +171,7 @@ def view(options: argparse.Namespace, stop: process.StopRequest) -> None:
         threading.Thread(target=server.serve_forever, name='server', daemon=True).start()
         viewer = Viewer(board)
         try:
-            viewer.get_logger().info(f'open {server.url}')
+            _tell(viewer, server, options.json)
             process.spin_until(viewer, stop)
         finally:
             viewer.destroy_node()

@@ -4,6 +4,7 @@
 What is refused.
 """
 
+import json
 import subprocess
 import sys
 
@@ -440,20 +441,23 @@ def test_unexportable_names_the_cause():
     assert network.rounds[0].own_i[0].self_attention.backend == 'auto'
 
 
-def test_the_command_says_what_it_wrote(nano, monkeypatch):
+def test_the_command_says_what_it_wrote(nano, monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(exporting, 'export', lambda path,
                         **options: asked.update(path=path, **options) or nano)
 
     done = CliRunner().invoke(
         application(), ['export', '--onnx', str(nano.path), '--overwrite', '--preset', 'nano',
-                        '--size', '30x20'])
+                        '--size', '30x20', '--json', str(tmp_path / 'told.json')])
 
     assert done.exit_code == 0, done.output
     assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano', 'weights': None,
                      'size': (30, 20)}
     assert 'diffmf nano for 32x32, ' in done.output
     assert f'at most {nano.largest_difference:.1e}' in done.output
+    assert json.loads((tmp_path / 'told.json').read_text()) == {
+        'out': str(nano.path), 'model': 'diffmf', 'preset': 'nano', 'size': [32, 32],
+        'bytes': nano.path.stat().st_size, 'largest_difference': nano.largest_difference}
 
 
 def test_command_refuses_invalid_size(nano):

@@ -61,13 +61,16 @@ class Page:
 
 
 @pytest.fixture
-def viewer(start, peer):
+def viewer(start, peer, tmp_path):
     """The process that serves the page, and its port."""
-    child = start('diffmf_ros.cli.main', 'view', '--port', 0)
+    told = tmp_path / 'view.json'
+    child = start('diffmf_ros.cli.main', 'view', '--port', 0, '--json', told)
     peer.wait_for(
         lambda: 'open http' in child.output or child.process.poll() is not None, 'the viewer'
     )
     port = int(re.search(r'open http://127\.0\.0\.1:(\d+)/', child.output)[1])
+    peer.wait_for(told.exists, 'the JSON of the viewer')
+    assert json.loads(told.read_text()) == {'out': f'http://127.0.0.1:{port}/', 'port': port}
     return child, port
 
 
