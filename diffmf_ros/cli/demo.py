@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
-from ..tools.synthetic.environments import scene_list
+from ..tools.synthetic.environments import ENVIRONMENTS, scene_list
 from . import options
 from .progress import tracked
 
@@ -34,6 +34,7 @@ def demo(
         show_default='out/demo, or out/demo-2 and so on beside an earlier demo',
         help='folder for the bags, the picture, the video and the logs')] = None,
     scene: Annotated[list[str] | None, typer.Option(
+        autocompletion=options.completed(ENVIRONMENTS),
         help=f'of the rendered drive; repeat it for several; default: {" and ".join(SCENES)}. '
         f'There are '
              f'{scene_list()}')] = None,

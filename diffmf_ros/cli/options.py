@@ -2,7 +2,7 @@
 """Options that several sub-commands share, and how they become settings."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +16,18 @@ TOPICS = '/rgb/image_raw', '/thermal/image_raw'
 _described = {item.name: item for item in iter_specs()}
 
 
+def completed(choices: Iterable[str] | None) -> Callable[[str], list[str]] | None:
+    """Return what gives a shell the choices that begin as a word does, None without choices."""
+    if not choices:
+        return None
+    return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
+
+
 def _option(setting: str, type_):
     item = _described[setting]
     allowed = f' ({" | ".join(item.choices)})' if item.choices else ''
-    return Annotated[type_, typer.Option(help=item.description + allowed)]
+    return Annotated[type_, typer.Option(help=item.description + allowed,
+                                         autocompletion=completed(item.choices))]
 
 
 Model = _option('model', str)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..tools.synthetic.environments import scene_list
+from ..tools.synthetic.environments import ENVIRONMENTS, scene_list
 from . import options
 from .progress import tracked
 
@@ -15,7 +15,8 @@ def sample_bag(
     out: Annotated[Path, typer.Argument(help='the bag folder to make')],
     seconds: Annotated[float, typer.Option(help='length of the drive')] = 6.0,
     seed: Annotated[int, typer.Option(help='the same seed gives the same drive')] = 0,
-    scene: Annotated[str, typer.Option(help=scene_list())] = 'night',
+    scene: Annotated[str, typer.Option(help=scene_list(),
+                                       autocompletion=options.completed(ENVIRONMENTS))] = 'night',
     thermal_rate: Annotated[int, typer.Option(help='thermal frames a second: 9 | 30')] = 9,
     thermal_bits: Annotated[int,
                             typer.Option(help='8 (mono8) | 16 (14-bit counts in mono16)')] = 8,

@@ -19,6 +19,7 @@ from ..core.settings import (
     iter_specs,
     with_changes,
 )
+from .options import completed
 
 PATHS = ('weights', 'alignment.file')
 NAMES = {'alignment.file': 'alignment'}  # others are called as the last part of their name
@@ -110,7 +111,6 @@ def _annotation(item: ParameterSpec, default: Any) -> Any:
     shown = item.value if default is None else default
     allowed = f' ({" | ".join(item.choices)})' if item.choices else ''
     group = item.name.rpartition('.')[0] or 'fusion'
-    choices = item.choices or ()
     return Annotated[
         (Path if item.name in PATHS else type(item.value)) | None,
         typer.Option(
@@ -121,8 +121,6 @@ def _annotation(item: ParameterSpec, default: Any) -> Any:
             if isinstance(shown, bool)
             else f'{shown}',
             rich_help_panel=f'Settings: {group}',
-            autocompletion=(lambda incomplete: [c for c in choices if c.startswith(incomplete)])
-            if choices
-            else None,
+            autocompletion=completed(item.choices),
         ),
     ]

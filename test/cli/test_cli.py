@@ -66,8 +66,8 @@ def test_gray_and_color_in_either_order(tmp_path, order, channels):
     (('fuse', 'rgb.png', 'thermal.png', '--scale', '3'), 'scale must lie in 0.125 to 1.0'),
     (('fuse', 'rgb.png', 'thermal.png', '--weights', 'none.safetensors'),
      'none.safetensors does not exist'),
-    (('replay', 'none', 'out'), 'there is no bag at none'),
-    (('train', 'none.yaml'), 'none.yaml cannot be read'),
+    (('replay', 'none', 'out'), 'none does not exist'),
+    (('train', 'none.yaml'), 'none.yaml does not exist'),
 ])
 def test_errors_exit_with_code_2(images, monkeypatch, arguments, words):
     """Errors are one message and exit code 2."""

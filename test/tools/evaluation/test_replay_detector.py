@@ -97,7 +97,7 @@ def test_missing_detector_refused_early(bag, tmp_path):
     done = replay(
         bag, tmp_path / 'out', '--model', 'classical', '--detector', tmp_path / 'none.onnx'
     )
-    assert done.returncode == 2 and 'is not a file' in done.stderr
+    assert done.returncode == 2 and 'none.onnx does not exist' in done.stderr
     assert not (tmp_path / 'out').exists()
 
 
