@@ -11,7 +11,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast fuzz soak sanitize sbom lint docs venv clean
+.PHONY: help demo test test-fast fuzz soak sanitize lock sbom lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -42,10 +42,14 @@ soak: venv ## the node under random faults, swaps and loops for MINUTES (default
 sanitize: venv ## the compiled kernels of every instruction set under AddressSanitizer and UBSan
 	$(BIN)/python test/sanitized_kernels.py --all
 
+lock: venv ## requirements/lock.txt anew: what run.txt, ros.txt and torch.txt pull in, with hashes
+	$(PYTHON) -m venv out/tools-venv && out/tools-venv/bin/pip install -q uv
+	cd requirements && { sed -n '/^#/p' lock.txt; ../out/tools-venv/bin/uv pip compile -q --universal --python-version 3.10 \
+		--generate-hashes --no-header --no-annotate run.txt ros.txt torch.txt; } > lock.new && mv lock.new lock.txt
+
 sbom: venv ## what is installed, as CycloneDX in out/sbom.json
-	@mkdir -p out
-	$(PYTHON) -m venv out/sbom-venv && out/sbom-venv/bin/pip install -q cyclonedx-bom
-	out/sbom-venv/bin/cyclonedx-py environment $(BIN)/python --of JSON -o out/sbom.json
+	$(PYTHON) -m venv out/tools-venv && out/tools-venv/bin/pip install -q cyclonedx-bom
+	out/tools-venv/bin/cyclonedx-py environment $(BIN)/python --of JSON -o out/sbom.json
 	@echo out/sbom.json
 
 lint: venv ## ruff over everything, mypy over the package
