@@ -11,7 +11,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast fuzz soak sanitize lock sbom lint docs venv clean
+.PHONY: help demo test test-fast fuzz soak chaos sanitize lock sbom lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -38,6 +38,9 @@ fuzz: venv ## new random and damaged inputs for MINUTES (default 5)
 
 soak: venv ## the node under random faults, swaps and loops for MINUTES (default 120); 1: something grows
 	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),120) --rate $(or $(RATE),30) --out out/soak
+
+chaos: venv ## SIGKILL for camera, node, recorder, player and detector at random moments, KILLS times (default 200)
+	$(BIN)/python benchmarks/chaos.py --kills $(or $(KILLS),200)
 
 sanitize: venv ## the compiled kernels of every instruction set under AddressSanitizer and UBSan
 	$(BIN)/python test/sanitized_kernels.py --all

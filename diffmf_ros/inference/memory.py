@@ -12,6 +12,9 @@ from pathlib import Path
 _SHORT_OF_MEMORY = ('out of memory', 'outofmemory', "can't allocate memory", 'bad allocation',
                     'bad_alloc', 'failed to allocate memory', 'insufficient memory')
 
+# Shapes of layers whose compiled kernels are kept, of all networks and sizes.
+KERNELS = 128
+
 # Parameters of glibc's mallopt (malloc.h).
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
@@ -32,6 +35,18 @@ def keep_freed_memory() -> bool:
     # One arena: those of other threads cannot grow beyond 64 MB without mapping.
     return all(mallopt(parameter, value) for parameter, value in
                ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (ARENA_MAX, 1)))
+
+
+def bound_kernel_caches() -> None:
+    """Keep torch's CPU kernels of KERNELS shapes of layers, unless the user has said how many.
+
+    oneDNN compiles a kernel for every shape that it meets and keeps 1024 of them. A node whose
+    working size, model or grid changes meets new ones for hours, and grows by 100 to 200 MB
+    meanwhile. With 128 a pair takes as long as with 1024; with 32, too few for one network, up to
+    twice as long. It counts when it comes before the first convolution of the process.
+    """
+    for variable in ('ONEDNN_PRIMITIVE_CACHE_CAPACITY', 'LRU_CACHE_CAPACITY'):
+        os.environ.setdefault(variable, str(KERNELS))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from .fault_tolerance import ALONE, Live, Offline, StandIn
 from .host_path import StageClock, align
 from .image_checks import ImageChecks, Verdict
 from .loading import Loaded, blank_job, load, warm_up
-from .memory import give_back_memory, keep_freed_memory, memory_in_use
+from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
 from .network import Image, LibraryMissing, PreparedPair
 from .prepare import Preparation, image_of
 
@@ -36,6 +36,7 @@ class FusionPipeline:
 
     def __init__(self, settings: Settings, *, watchdog: bool = False):
         keep_freed_memory()
+        bound_kernel_caches()
         self._settings = settings
         self._inputs = Preparation(settings)
         self._checks = ImageChecks()

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from diffmf_ros.inference.memory import give_back_memory, memory_in_use
+from diffmf_ros.inference.memory import bound_kernel_caches, give_back_memory, memory_in_use
 
 
 def half_imported(**content) -> ModuleType:
@@ -50,3 +50,14 @@ def test_failed_device_is_left_out():
         patched.setitem(sys.modules, 'torch', SimpleNamespace(cuda=cuda))
         give_back_memory()
         assert 'cuda' not in memory_in_use()
+
+
+def test_kernel_caches_are_bounded(monkeypatch):
+    """Far fewer kernels are kept than oneDNN would; what the user has set stays."""
+    monkeypatch.delenv('ONEDNN_PRIMITIVE_CACHE_CAPACITY', raising=False)
+    monkeypatch.setenv('LRU_CACHE_CAPACITY', '7')
+
+    bound_kernel_caches()
+
+    assert 64 <= int(os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY']) <= 256
+    assert os.environ['LRU_CACHE_CAPACITY'] == '7'
