@@ -6,8 +6,8 @@
 Every process is real and talks DDS: two cameras of 30 Hz, the node (classical), a recorder of the
 fused images, a detector behind them, and for some rounds a bag in a loop in place of the cameras.
 A victim is killed, started again as a supervisor would, and the fused images have to be back
-within BACK_S. A recording whose recorder was killed has to open. The exit code is 1 when anything
-was not so.
+within BACK_S. What a killed recorder leaves has to open, once it had STORED_S to store something.
+The exit code is 1 when anything was not so.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from diffmf_ros.io.bags import BagReader  # noqa: E402
 from diffmf_ros.ros.qos import profile  # noqa: E402
 from diffmf_ros.tools.machine import this_machine  # noqa: E402
 
-SIZE, BACK_S, IN_A_ROW, SETTLE_S = (64, 48), 30.0, 5, 5.0
+SIZE, BACK_S, IN_A_ROW, STORED_S = (64, 48), 30.0, 5, 2.5
 CAMERAS = ('rgb', 'thermal')
 VICTIMS = {'rgb': 2, 'thermal': 2, 'node': 3, 'recorder': 2, 'detector': 1, 'player': 1}
 ROS = ('--ros-args', '-p', 'qos.reliability:=reliable', '-p', 'health.source_timeout_s:=0.5')
@@ -79,6 +79,12 @@ class Stage:
         child.process.send_signal(signal.SIGKILL)
         child.process.wait()
 
+    def recording_for(self) -> float:
+        """Return the time (monotonic) from which on the recorder is known to record."""
+        child = self.children['recorder']
+        self.peer.wait_for(lambda: 'recording /fused/image' in child.output, 'the recorder')
+        return time.monotonic()
+
     def wait_until_fused(self, count: int = IN_A_ROW) -> float | None:
         """Return the seconds until so many more pairs are fused, or None after BACK_S."""
         start_s, last = time.monotonic(), self.fused + count
@@ -111,7 +117,9 @@ def run_round(stage: Stage, victim: str) -> tuple[float | None, str]:
         stage.start('player')
         if stage.wait_until_fused() is None:
             return None, 'nothing is fused of the player'
-    stage.spin(stage.chance.uniform(0, 2))
+    started_s = stage.recording_for() if victim == 'recorder' else time.monotonic()
+    stage.spin(stage.chance.uniform(0, 2 * STORED_S))
+    stored = time.monotonic() - started_s > STORED_S
     stage.kill(victim)
     for name in CAMERAS if victim == 'player' else (victim,):
         stage.start(name)
@@ -120,7 +128,7 @@ def run_round(stage: Stage, victim: str) -> tuple[float | None, str]:
         return None, f'no fused images {BACK_S:g} s after {victim} was killed'
     dead = [name for name, child in stage.children.items() if child.process.poll() is not None]
     trouble = f'ended by themselves: {", ".join(dead)}' if dead else ''
-    if victim == 'recorder':
+    if victim == 'recorder' and stored:
         trouble = unreadable(stage.recordings[-2]) or trouble
     return seconds, trouble
 
@@ -128,11 +136,9 @@ def run_round(stage: Stage, victim: str) -> tuple[float | None, str]:
 def unreadable(recording: Path) -> str:
     """Return why what a killed recorder has left does not open, or nothing."""
     left = Path(f'{recording}.unfinished') / recording.name
-    if not left.exists():
-        return ''  # it was killed before it had anything
     try:
         with BagReader(left) as reader:
-            for message in reader.messages(['/fused/image'] if reader.topics else []):
+            for message in reader.messages(['/fused/image']):
                 reader.deserialize(message.raw, message.msgtype)
     except DiffmfError as error:
         return f'{left.name} does not open: {error}'
@@ -164,7 +170,8 @@ def run(folder: Path, *, kills: int, minutes: float, seed: int) -> tuple[dict, l
                     troubles.append(trouble)
                 if seconds is None:
                     break
-            stage.spin(SETTLE_S)  # a recorder without a message has no bag to make
+            stage.recording_for()  # a recorder without a message has no bag to make
+            stage.spin(STORED_S)
             for child in map(stage.children.get, ('node', 'recorder')):
                 if child.stop() != 0:
                     troubles.append(f'no clean end: {child.output[-300:]}')
