@@ -2,9 +2,13 @@
 """Runs the fault matrix (test/faults) several times and writes what was measured as a table.
 
 python benchmarks/reliability.py [--repeat 5] [--write docs/reliability.md]
+
+The promises of promises.csv, each with the test that keeps it, become a table too; --repeat 0
+writes that alone.
 """
 
 import argparse
+import csv
 import json
 import statistics
 import subprocess
@@ -19,8 +23,11 @@ from pathlib import Path
 from diffmf_ros.tools.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
+PROMISES = Path(__file__).with_name('promises.csv')
 BEGIN, END = ('<!-- begin of benchmarks/reliability.py -->',
               '<!-- end of benchmarks/reliability.py -->')
+BEGIN_PROMISES, END_PROMISES = ('<!-- begin of benchmarks/promises.csv -->',
+                                '<!-- end of benchmarks/promises.csv -->')
 HEADER = ('fault', 'answer', 'answered by frame', 'after ms', 'fused again by frame', 'after ms',
           'longest silence, ms', '`/diagnostics` says')
 
@@ -71,13 +78,26 @@ def summary(values: Iterable[float | None]) -> str:
     return median if worst == median else f'{median} ({worst})'
 
 
-def write(file: Path, lines: list[str]) -> None:
-    """Put lines between the marks in file."""
-    before, begin, rest = file.read_text(encoding='utf-8').partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f'{file} lacks {BEGIN} and {END}')
-    file.write_text('\n'.join((before + BEGIN, '', *lines, '', END + after)), encoding='utf-8')
+def promises() -> list[dict[str, str]]:
+    """Return the rows of promises.csv: promise, test (file or file::function) and measured."""
+    with PROMISES.open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def promises_table() -> list[str]:
+    """Return the lines of the table of promises in Markdown."""
+    return ['| promise | kept by | last measured |', '|---|---|---|',
+            *(f'| {row["promise"]} | `{row["test"]}` | {row["measured"] or "by the test"} |'
+              for row in promises())]
+
+
+def write(file: Path, lines: list[str], begin: str = BEGIN, end: str = END) -> None:
+    """Put lines between the marks begin and end in file."""
+    before, found_begin, rest = file.read_text(encoding='utf-8').partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        sys.exit(f'{file} lacks {begin} and {end}')
+    file.write_text('\n'.join((before + begin, '', *lines, '', end + after)), encoding='utf-8')
 
 
 def main() -> int:
@@ -87,6 +107,10 @@ def main() -> int:
     parser.add_argument('--write', type=Path,
                         help='file with the marks between which the table goes')
     options = parser.parse_args()
+    if options.write:
+        write(options.write, promises_table(), BEGIN_PROMISES, END_PROMISES)
+    if not options.repeat:
+        return 0
     cells, failed = run(options.repeat)
     lines = table(cells, repeat=options.repeat, failed=failed)
     print('\n'.join(lines))
