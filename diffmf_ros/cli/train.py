@@ -49,7 +49,8 @@ def train(
                   disable=not is_first()) as progress:
         task = progress.add_task('training', total=settings.iterations, loss=float('nan'))
         outcome = run(settings, lambda iteration, terms: progress.update(
-            task, completed=iteration, loss=terms['total']), minutes=minutes)
+            task, completed=iteration, loss=terms['total']), minutes=minutes,
+            problem=lambda text: typer.echo(f'ERROR: {text}', err=True))
     if is_first():
         for warning in outcome.warnings:
             typer.echo(warning, err=True)

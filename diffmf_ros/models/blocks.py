@@ -293,8 +293,8 @@ class VSSBlock(nn.Module):
 class SSDMixer(nn.Module):
     """One modality's half of a Mamba-2 mixer.
 
-    `project` makes x, delta, z, B and C; `mix` scans x with the B and C it is given, possibly the
-    other modality's.
+    `project` makes x, delta, z, B and C; `sequence` is what is scanned, with the B and C it is
+    given, possibly the other modality's; `finish` makes features of the result.
     """
 
     def __init__(self, channels: int, *, states: int, head: int, directions: int) -> None:
@@ -329,23 +329,31 @@ class SSDMixer(nn.Module):
         x, B, C = convolved.split(self.parts, dim=-1)
         return x, softplus(delta + self.dt_bias), z, B, C  # delta is float32, as the bias is
 
-    def mix(self, x: torch.Tensor, delta: torch.Tensor, z: torch.Tensor, B: torch.Tensor,
-            C: torch.Tensor, *, scale: torch.Tensor | None = None,
-            residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Scan x in raster order, with two directions also backwards, and project the result.
+    def sequence(self, x: torch.Tensor, delta: torch.Tensor, B: torch.Tensor,
+                 C: torch.Tensor) -> FiveTensors:
+        """Return what is scanned in raster order, x, delta, A, B and C, as `scan.ssd` takes it.
 
         Args:
-            x, delta, z: As `project` returns them.
+            x, delta: As `project` returns them.
             B, C: As `project` returns them, of this modality or the other one.
+        """
+        x, delta, B, C = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
+        return x, delta, fused.rates(self.A_log), B, C
+
+    def finish(self, y: torch.Tensor, x: torch.Tensor, z: torch.Tensor, *,
+               scale: torch.Tensor | None = None,
+               residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Normalize, gate and project the scanned sequence.
+
+        Args:
+            y: What `scan.ssd` returned, B x L x heads x head.
+            x, z: As `project` returned them.
             scale: B x 1 x 1 x C, multiplied with the result; or None for 1.
             residual: B x H x W x C, added then; or None for 0.
 
         Returns:
             B x H x W x C.
         """
-        x_, delta_, B_, C_ = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
-        y = scan.ssd(x_, delta_, fused.rates(self.A_log), B_, C_, directions=self.directions,
-                     backend=self.backend)
         y = y.flatten(2).view_as(x)
         return fused.norm_linear(y, self.out_norm, self.out_proj, gate=z, gate_first=True,
                                  scale=scale, residual=residual,

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import interpolate
 
-from . import fused
+from . import fused, scan
 from .blocks import (
     SLOPE,
     Conv2d,
@@ -127,8 +127,12 @@ class ChannelExchange(nn.Module):
             B_i, C_i, B_v, C_v = B_v, C_v, B_i, C_i
         weights = self.weigh(torch.cat((i, v), dim=-1).mean((1, 2), keepdim=True))
         weight_i, weight_v = weights.chunk(2, dim=-1)
-        return (self.mixer_i.mix(x_i, delta_i, z_i, B_i, C_i, scale=weight_i, residual=i),
-                self.mixer_v.mix(x_v, delta_v, z_v, B_v, C_v, scale=weight_v, residual=v))
+        y_i, y_v = scan.ssd_of_two(self.mixer_i.sequence(x_i, delta_i, B_i, C_i),
+                                   self.mixer_v.sequence(x_v, delta_v, B_v, C_v),
+                                   directions=self.mixer_i.directions,
+                                   backend=self.mixer_i.backend)
+        return (self.mixer_i.finish(y_i, x_i, z_i, scale=weight_i, residual=i),
+                self.mixer_v.finish(y_v, x_v, z_v, scale=weight_v, residual=v))
 
 
 def separate_columns(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -157,8 +161,8 @@ class SpatialExchange(nn.Module):
         width = config.width
         self.backend = 'auto'
         self.scans = config.scans
-        for scan in sorted(self.scans):
-            self.add_module(scan, VSSBlock(
+        for name in sorted(self.scans):
+            self.add_module(name, VSSBlock(
                 width, mlp_ratio=config.mlp_ratio, states=config.states, gate=config.gate))
         if 'stacked' in self.scans:
             self.stack = Linear(2 * width, width)

@@ -3,9 +3,9 @@
 
 They have one interface, in plain torch or fused into one kernel.
 
-The fused form runs where the scans' Triton backend runs an operation of this name, and only
-without gradients; elsewhere the plain form runs, which is the modules called one by one. `backend`
-is what `scan.backend_for` takes. Features are token-major: B x H x W x C.
+The fused form runs where the scans' Triton backend runs an operation of this name, with gradients
+only some (`triton.WITH_GRADIENTS`); elsewhere the plain form runs, the modules called one by one.
+`backend` is what `scan.backend_for` takes. Features are token-major: B x H x W x C.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,15 @@ def form_of(operation: str, x: torch.Tensor, backend: scan.Backend = 'auto') -> 
     Raises:
         ScanError: backend is unknown or cannot run here.
     """
-    if torch.is_grad_enabled() or triton.refuses(x, states=1) is not None:
+    if triton.refuses(x, states=1) is not None:
+        return plain
+    if torch.is_grad_enabled() and operation not in triton.WITH_GRADIENTS:
         return plain
     return scan.backend_for(x, operation, backend)
 
 
 def rates(logs: torch.nn.Parameter) -> torch.Tensor:
-    """Return -exp(logs); where fused forms run it is computed once, until logs change.
+    """Return -exp(logs); where fused forms run without gradients it is kept until logs change.
 
     Args:
         logs: logarithms of the decays.
@@ -52,9 +54,10 @@ def rates(logs: torch.nn.Parameter) -> torch.Tensor:
     Returns:
         A tensor of the same shape.
     """
-    if torch.is_grad_enabled() or triton.refuses(logs,
-                                                 states=1) is not None or logs.is_inference():
+    if triton.refuses(logs, states=1) is not None or logs.is_inference():
         return -logs.exp()
+    if torch.is_grad_enabled():
+        return triton.rates(logs)
     state = logs._version, logs.device, logs.data_ptr()
     if _RATES.get(logs, (None,))[0] != state:
         _RATES[logs] = state, -logs.exp()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -155,7 +156,7 @@ def ssd(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, 
     Args:
         x: b x l x h x p.
         delta: b x l x h, positive.
-        A: h, negative.
+        A: h, negative; with gradients b x 1 x h too.
         B, C: b x l x n, shared by the heads.
         D: h, or None for 0.
         directions: With 2 the sequence is also scanned from its end, with the same parameters, and
@@ -171,6 +172,29 @@ def ssd(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, 
     module = backend_for(x, 'ssd', backend, states=B.shape[-1], directions=directions)
     y = module.ssd(x, delta, A, B, C, directions)
     return y if D is None else y + directions * D.to(x.dtype)[:, None] * x
+
+
+def ssd_of_two(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], *, directions: int,
+               backend: Backend = 'auto') -> Sequence[torch.Tensor]:
+    """Compute `ssd` of two sequences with parameters of their own; in training on a GPU as one.
+
+    Args:
+        first, second: x, delta, A, B and C of `ssd`, in the same shapes.
+        directions, backend: As in `ssd`.
+
+    Returns:
+        Two y.
+
+    Raises:
+        ScanError: The backend cannot run.
+    """
+    options: dict[str, Any] = {'directions': directions, 'backend': backend}
+    if not torch.is_grad_enabled() or kernels.device_type(first[0]) != 'cuda':
+        return ssd(*first, **options), ssd(*second, **options)
+    x, delta, A, B, C = (torch.stack(pair) for pair in zip(first, second))
+    rates = A[:, None, None].expand(-1, x.shape[1], -1, -1)
+    x, delta, rates, B, C = (t.flatten(0, 1) for t in (x, delta, rates, B, C))
+    return ssd(x, delta, rates, B, C, **options).chunk(2)
 
 
 def ss2d(u: torch.Tensor, proj: torch.Tensor, dt_weight: torch.Tensor, dt_bias: torch.Tensor,

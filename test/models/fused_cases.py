@@ -91,7 +91,9 @@ def test_triton_runs_the_operations():
     with torch.inference_mode():
         x = torch.zeros(1, 1, 1, 16, device=DEVICE)
         assert {fused.form_of(operation, x) for operation in fused.OPERATIONS} == {triton}
-    assert fused.form_of('mlp', x) is plain  # while gradients are enabled
+    # while gradients are enabled
+    assert {name for name in fused.OPERATIONS if fused.form_of(name, x) is triton} == set(
+        triton.WITH_GRADIENTS)
 
 
 @pytest.mark.parametrize('channels, outs, kind, norm, gate, bias, residual', [
@@ -300,3 +302,116 @@ def test_interleaving_and_back(size, channels, states, rank, kind):
         torch.testing.assert_close(one.cpu(), right, rtol=1e-5, atol=1e-5)
     for one, right in zip(back, composed.separate(u, us[0])):
         torch.testing.assert_close(one.cpu(), right)
+
+
+def gradients(operation, inputs, *, of):
+    """Gradients of all tensors and parameters among inputs, for results weighted at random."""
+    tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
+    for module in (m for m in inputs if isinstance(m, nn.Module)):
+        tensors += list(module.parameters())
+    for tensor in tensors:
+        tensor.requires_grad_()
+    results = getattr(of, operation)(*inputs)
+    results = [results] if isinstance(results, torch.Tensor) else results
+    upstream = [values(*y.shape, seed=40 + i).to(y.device, y.dtype) * y.shape[-1] ** -0.5
+                for i, y in enumerate(results)]
+    return torch.autograd.grad(results, tensors, upstream)
+
+
+def check_gradients(operation, inputs, *, half):
+    """Compare gradients in the type `half` of the layers with those of the plain form in float64.
+
+    A gradient of a weight is a sum over all tokens of products of two factors that are rounded.
+    """
+    expected = gradients(operation, list(map(exact, inputs)), of=plain)
+    found = gradients(operation, list(map(on_device, inputs)), of=triton)
+    assert len(found) == len(expected)
+    for i, (one, right) in enumerate(zip(found, expected)):
+        assert one.shape == right.shape and one.isfinite().all()
+        steps = 2 if half == torch.bfloat16 and INTERPRETED else 1
+        size = right.square().mean().sqrt()
+        relative = 2e-5 if half == torch.float32 else 4 * steps * torch.finfo(half).eps
+        excess = ((one.double().cpu() - right).abs() / (relative * (size + right.abs()))).max()
+        assert excess <= 1, f'gradient {i}: {excess:.2f} times the allowed error'
+
+
+@pytest.mark.parametrize('channels, outs, kind, stream, bias, residual', [
+    (32, 70, torch.float16, torch.float32, False, False),  # into a scan
+    (72, 32, torch.bfloat16, torch.bfloat16, False, True),  # behind a scan
+    (20, 24, torch.float32, torch.float32, True, True),
+])
+def test_gradients_of_norm_linear(channels, outs, kind, stream, bias, residual):
+    inputs = (values(2, 5, 9, channels, seed=1, dtype=stream) + 0.5, module(LayerNorm(channels)),
+              module(Linear(channels, outs, bias=bias), dtype=kind), None, False, None,
+              values(2, 5, 9, outs, seed=4) if residual else None)
+    check_gradients('norm_linear', inputs, half=kind)
+
+
+@pytest.mark.parametrize('channels, hidden, kind', [
+    (32, 64, torch.float16), (20, 70, torch.bfloat16), (24, 48, torch.float32)])
+def test_gradients_of_mlp(channels, hidden, kind):
+    layers = (module(Linear(*sizes), dtype=kind)
+              for sizes in ((channels, hidden), (hidden, channels)))
+    inputs = values(2, 3, 13, channels), module(LayerNorm(channels)), *layers
+    check_gradients('mlp', inputs, half=kind)
+
+
+@pytest.mark.parametrize('size, channels, kind, bias, silu, minus', [
+    ((2, 5, 7), 70, torch.float16, True, True, False),
+    ((1, 1, 1), 20, torch.bfloat16, False, False, False),  # one pixel
+    ((2, 9, 1), 24, torch.float32, True, False, True),  # one column
+    ((1, 6, 5), 24, torch.float32, False, True, True),
+])
+def test_gradients_of_depthwise(size, channels, kind, bias, silu, minus):
+    wider = values(*size, 2 * channels + 3, dtype=kind)
+    inputs = (wider[..., 3:channels + 3], wider[..., :channels] if minus else None,
+              module(depthwise(channels, bias=bias), dtype=kind), silu)
+    check_gradients('depthwise', inputs, half=kind)
+
+
+@pytest.mark.parametrize('size, channels, record, kind', [
+    ((2, 6, 5), 64, 4, torch.float16), ((1, 7, 3), 20, 3, torch.float32)])
+def test_gradients_of_depthwise_records(size, channels, record, kind):
+    weight = values(4, record, channels, seed=3, dtype=kind) * channels ** -0.5
+    inputs = values(*size, channels, dtype=kind), module(depthwise(channels), dtype=kind), weight
+    check_gradients('depthwise_records', inputs, half=kind)
+
+
+@pytest.mark.parametrize('size, channels, outs, kind, made, stride, slope', [
+    ((2, 5, 4), 20, 24, torch.float16, TokenConv2d, 1, 0.2),
+    ((1, 4, 6), 2, 20, torch.float32, Conv2d, 2, None),
+])
+def test_gradients_of_conv(size, channels, outs, kind, made, stride, slope):
+    layer = module(made(channels, outs, 3, stride=stride, padding=1), dtype=kind)
+    x = values(*size, channels, dtype=kind)
+    x = x if made is TokenConv2d else x.permute(0, 3, 1, 2)
+    check_gradients('conv', (x, layer, slope, None, None), half=kind)
+
+
+def test_gradients_of_mix():
+    # given sources that need none, and maps as a channels-last convolution gives them
+    ir, vi = (values(2, 1, 13, 22, seed=i).sigmoid() for i in range(2))
+    found = []
+    for of, kind, device in ((plain, torch.float64, 'cpu'), (triton, torch.float32, DEVICE)):
+        maps = values(2, 13, 22, 4, seed=3, dtype=kind).permute(0, 3, 1, 2).to(device)
+        maps.requires_grad_()
+        y = of.mix(ir.to(device, kind), vi.to(device, kind), maps)
+        upstream = values(2, 1, 13, 22, seed=4, dtype=kind).to(device)
+        found.append(torch.autograd.grad(y, maps, upstream)[0].cpu())
+    torch.testing.assert_close(found[1].double(), found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_rates():
+    logs = values(3, 5).requires_grad_()
+    of_device = logs.detach().to(DEVICE).requires_grad_()
+    rates = triton.rates(of_device)
+    torch.testing.assert_close(rates.cpu(), -logs.exp())
+    found, = torch.autograd.grad(rates.sum(), of_device)
+    torch.testing.assert_close(found.cpu(), -logs.exp().detach())
+
+
+def test_other_forms_with_gradients_are_plain():
+    # given a gate, which has no kernels for its gradients
+    inputs = (values(2, 3, 24), module(LayerNorm(24)), module(Linear(24, 8)), values(2, 3, 24),
+              False, None, None)
+    check_gradients('norm_linear', inputs, half=torch.float32)

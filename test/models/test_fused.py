@@ -107,3 +107,36 @@ def test_kernels_compile_and_fit_in_registers(compiled, capability, dtype, most,
     for kernel in kernels:
         assert kernel.metadata.shared <= 99 * 1024, kernel.name
         assert bytes_spilled(kernel, tmp_path) <= 16, kernel.name
+
+
+@pytest.mark.parametrize('capability, dtype', [
+    (80, torch.bfloat16), (86, torch.float16), (87, torch.float16), (89, torch.bfloat16),
+    (90, torch.bfloat16), (120, torch.float32)])
+def test_gradients_compile_and_fit_in_registers(compiled, capability, dtype, tmp_path):  # noqa: F811
+    # Given a GPU and the sizes of base, when the gradients of its fused steps are computed,
+    from diffmf_ros.models.kernels.triton_depthwise_backward import depthwise_backward
+    from diffmf_ros.models.kernels.triton_rows_backward import mlp_backward, norm_linear_backward
+
+    def half(*shape):
+        return torch.zeros(shape, dtype=dtype)
+
+    set_capability, kernels = compiled
+    set_capability(capability)
+    channels, inner, hidden = 64, 128, 256
+    x, norm = torch.zeros(1, 4, 6, channels), (torch.zeros(channels), torch.zeros(channels), 1e-5)
+    mlp_backward(x, *norm, half(hidden, channels), half(hidden), half(channels, hidden), x)
+    if capability % 10 == 0:
+        depthwise_backward(half(1, 4, 6, inner), None, half(inner, 1, 3, 3), None,
+                           half(1, 4, 6, inner), silu=True, matrix=half(4, 6, inner),
+                           drecords=half(1, 4, 6, 4, 6))
+    if capability == 90:
+        norm_linear_backward(half(1, 4, 6, inner), torch.zeros(inner), torch.zeros(inner), 1e-5,
+                             half(channels, inner), x, bias=False)
+    # then they compile, and keep what they hold in registers and in the memory that every GPU has.
+    names = ['mlp_gradients', 'norm_linear_gradients', 'add_parts', 'depthwise_gradients',
+             'depthwise_tokens', 'add_parts', 'norm_linear_gradients', 'add_parts']
+    launched = 8 if capability == 90 else 6 if capability % 10 == 0 else 3
+    assert [kernel.name for kernel in kernels] == names[:launched]
+    for kernel in kernels:
+        assert kernel.metadata.shared <= 99 * 1024, kernel.name
+        assert bytes_spilled(kernel, tmp_path) <= 16, kernel.name

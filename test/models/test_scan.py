@@ -82,6 +82,26 @@ def ss2d_inputs(height, width, channels, states, dtype, batch=2, rank=2):
 
 
 @needs_kernel
+@pytest.mark.parametrize('directions', [1, 2])
+def test_two_ssd_at_once(directions, monkeypatch):
+    """Two sequences are scanned as one in training on a GPU, with the same result."""
+    # given two sequences with rates of their own
+    def sequence(seed):
+        x = random(2, 70, 3, 4, dtype=torch.float32, seed=seed)
+        delta = random(2, 70, 3, dtype=torch.float32, seed=seed + 1).sigmoid()
+        B, C = (random(2, 70, 5, dtype=torch.float32, seed=seed + i) for i in (2, 3))
+        return x, delta, -random(3, dtype=torch.float32, seed=seed + 4).abs(), B, C
+
+    pair = sequence(1), sequence(11)
+    expected = [scan.ssd(*one, directions=directions, backend='portable') for one in pair]
+    # when they are scanned as on a GPU
+    monkeypatch.setattr(scan.kernels, 'device_type', lambda tensor: 'cuda')
+    found = scan.ssd_of_two(*pair, directions=directions, backend='portable')
+    # then they are equal up to the rounding of the products
+    for one, right in zip(found, expected):
+        torch.testing.assert_close(one, right, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('height, width, channels, states, batch',
                          [(1, 1, 16, 1, 1), (5, 7, 64, 1, 2), (9, 4, 72, 3, 1), (6, 6, 24, 12, 3),
                           (3, 33, 150, 1, 1)])

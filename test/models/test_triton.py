@@ -140,7 +140,7 @@ def test_benchmark_without_gpu():
 def test_gradient_kernels_fit_registers(compiled, capability, dtype, tmp_path):  # noqa: F811
     """Kernels of gradients compile and fit in registers."""
     # Given a GPU and the sizes of base, when the gradients of SS2D are computed,
-    from diffmf_ros.models.kernels import triton_backward
+    from diffmf_ros.models.kernels import triton_autograd
 
     set_capability, kernels = compiled
     set_capability(capability)
@@ -148,13 +148,14 @@ def test_gradient_kernels_fit_registers(compiled, capability, dtype, tmp_path): 
     inputs = [
         torch.zeros(shape, dtype=dtype if len(shape) > 3 else torch.float32) for shape in shapes
     ]
-    triton_backward._DifferentiableSs2d.backward(SimpleNamespace(saved_tensors=inputs), inputs[0])
+    saved = torch.zeros(1, 4, 6, 1, 128), *inputs  # states at the ends of six chunks
+    triton_autograd._Ss2d.backward(SimpleNamespace(saved_tensors=saved), inputs[0])
     # then all kernels compile, and no thread keeps values outside of its registers.
     assert [kernel.name for kernel in kernels] == [
-        'chunk_states',
-        'carry',
         'chunk_adjoints',
         'carry',
         'gradients',
+        'add_parts',
+        'add_directions',
     ]
     assert [bytes_spilled(kernel, tmp_path) for kernel in kernels] == [0] * 5

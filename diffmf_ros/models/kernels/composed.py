@@ -129,7 +129,8 @@ def ssd_with(scan: Scan, x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, 
     """Compute `models.scan.ssd` without D; scan(x, delta, A, B, C) does one direction."""
     def one_way(x: torch.Tensor, delta: torch.Tensor, B: torch.Tensor,
                 C: torch.Tensor) -> torch.Tensor:
-        return scan(x, delta, A, B, C)
+        same = A.dim() == 1 or len(A) == len(x)
+        return scan(x, delta, A if same else torch.cat((A, A)), B, C)
 
     return bidirectional(one_way, directions, *at_least_float32(x, delta, B, C)).to(x.dtype)
 

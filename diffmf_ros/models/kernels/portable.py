@@ -149,12 +149,11 @@ def ssd_scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Ten
     """Compute `reference.ssd_scan`: x: b x l x h x p; delta: b x l x h; A: h; B, C: b x l x n."""
     length, chunks = x.shape[1], -(-x.shape[1] // SSD_CHUNK)
     missing = chunks * SSD_CHUNK - length
-    dx = pad(x * delta[..., None], (0, 0, 0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK))
+    dx = _padded(x * delta[..., None], missing).unflatten(1, (chunks, SSD_CHUNK))
     # Running sums in float64: their differences are small, and float32 would lose them.
-    total = pad((delta * A).double(), (0, 0, 0, missing)).unflatten(1,
-                                                                    (chunks, SSD_CHUNK)).cumsum(2)
+    total = _padded((delta * A).double(), missing).unflatten(1, (chunks, SSD_CHUNK)).cumsum(2)
     total = total.movedim(3, 2)  # b c h t
-    B, C = (pad(m, (0, 0, 0, missing)).unflatten(1, (chunks, SSD_CHUNK)) for m in (B, C))
+    B, C = (_padded(m, missing).unflatten(1, (chunks, SSD_CHUNK)) for m in (B, C))
     dx = dx.movedim(3, 2)  # b c h t p
 
     # Above the diagonal the difference is positive and exp could overflow before tril removes it.
@@ -175,6 +174,11 @@ def ssd_scan(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Ten
         entering = torch.stack(states, dim=1)
     y = y + since_start[..., None] * (C[:, :, None] @ entering.mT)
     return y.movedim(2, 3).flatten(1, 2)[:, :length]
+
+
+def _padded(x: torch.Tensor, missing: int) -> torch.Tensor:
+    """B x L x ... with so many zeros behind each sequence; itself for none."""
+    return pad(x, (0, 0) * (x.dim() - 2) + (0, missing)) if missing else x
 
 
 def _entering_at_once(added: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:

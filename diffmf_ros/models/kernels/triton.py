@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused scans on an NVIDIA GPU, written in Triton: `ss2d`, `ssd` and `selective_scan`.
 
-Where gradients are asked for, `ss2d` and `selective_scan` have kernels of their own for these;
-`ssd` is matrix products and runs as the portable backend has them. The fused steps have none:
-`models.fused` does not call them then.
+Where gradients are asked for, `ss2d`, `selective_scan` and the steps in WITH_GRADIENTS have
+kernels of their own for these; `ssd` is matrix products and runs as the portable backend has them.
+The other fused steps have none: `models.fused` does not call them then.
 
 The kernels, `triton_scan` and `triton_ssd`, are imported when the backend is first asked for.
 Sizes of tiles follow from the shapes, nothing is tuned at run time, and nothing waits for the GPU:
@@ -22,6 +22,8 @@ from . import device_type, planning, portable
 OLDEST_TRITON = 3, 4  # tuples that loops carry
 OLDEST_CAPABILITY = 8, 0  # Ampere; TF32 products
 MOST_STATES = 64  # a thread keeps them in registers
+# Steps of `models.fused` that are called where gradients are enabled too.
+WITH_GRADIENTS = ('norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'conv', 'seen', 'mix')
 
 
 def _interpreted() -> bool:
@@ -36,14 +38,14 @@ def _kernels() -> SimpleNamespace | str:
         if tuple(map(int, triton.__version__.split('.')[:2])) < OLDEST_TRITON:
             return (f'it needs triton {".".join(map(str, OLDEST_TRITON))} or newer, not '
                     f'{triton.__version__}')
-        from . import triton_backward, triton_steps
+        from . import triton_autograd, triton_steps
         from .triton_scan import selective_scan, ss2d
         from .triton_ssd import ssd
     # missing, too old, half installed: the reason is kept, another backend runs
     except Exception as error:
         return f'its kernels cannot be imported: {type(error).__name__}: {error}'
     return SimpleNamespace(selective_scan=selective_scan, ss2d=ss2d, ssd=ssd, steps=triton_steps,
-                           backward=triton_backward)
+                           autograd=triton_autograd)
 
 
 def unavailable() -> str | None:
@@ -80,7 +82,7 @@ def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus):
     """As `scan.selective_scan`."""
     inputs = u, delta, A, B, C, D, delta_bias
     if _needs_gradients(inputs):
-        return _kernels().backward.differentiable_selective_scan(*inputs, delta_softplus)
+        return _kernels().autograd.selective_scan(*inputs, delta_softplus)
     return _kernels().selective_scan(*inputs, delta_softplus)
 
 
@@ -88,7 +90,7 @@ def ss2d(u, proj, dt_weight, dt_bias, A, skip):
     """As `scan.ss2d`."""
     inputs = u, proj, dt_weight, dt_bias, A, skip
     if _needs_gradients(inputs):
-        return _kernels().backward.differentiable_ss2d(*inputs)
+        return _kernels().autograd.ss2d(*inputs)
     return _kernels().ss2d(*inputs)
 
 
@@ -99,39 +101,44 @@ def ssd(x, delta, A, B, C, directions):
     return _kernels().ssd(x, delta, A, B, C, directions)
 
 
+def _steps():
+    """The module of the steps in WITH_GRADIENTS."""
+    return _kernels().autograd if torch.is_grad_enabled() else _kernels().steps
+
+
 def norm_linear(*inputs):
     """As `plain.norm_linear`."""
-    return _kernels().steps.norm_linear(*inputs)
+    return _steps().norm_linear(*inputs)
 
 
 def mlp(*inputs):
     """As `plain.mlp`."""
-    return _kernels().steps.mlp(*inputs)
+    return _steps().mlp(*inputs)
 
 
 def depthwise(*inputs):
     """As `plain.depthwise`."""
-    return _kernels().steps.depthwise(*inputs)
+    return _steps().depthwise(*inputs)
 
 
 def depthwise_records(*inputs):
     """As `plain.depthwise_records`."""
-    return _kernels().steps.depthwise_records(*inputs)
+    return _steps().depthwise_records(*inputs)
 
 
 def seen(*inputs):
     """As `plain.seen`."""
-    return _kernels().steps.seen(*inputs)
+    return _steps().seen(*inputs)
 
 
 def mix(*inputs):
     """As `plain.mix`."""
-    return _kernels().steps.mix(*inputs)
+    return _steps().mix(*inputs)
 
 
 def conv(*inputs):
     """As `plain.conv`."""
-    return _kernels().steps.conv(*inputs)
+    return _steps().conv(*inputs)
 
 
 def layer_norm(*inputs):
@@ -162,3 +169,8 @@ def interleave(*inputs):
 def separate(*inputs):
     """As `composed.separate`."""
     return _kernels().steps.separate(*inputs)
+
+
+def rates(logs):
+    """Compute `fused.rates` with gradients."""
+    return _kernels().autograd.rates(logs)

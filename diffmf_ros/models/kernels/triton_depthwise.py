@@ -21,8 +21,9 @@ ELEMENTS = 2048  # tokens times channels that a program of four warps holds
 @triton.jit
 def _neighbors(x, other, weight, token, column, row, line, height, width, x_token, other_token,
                channel, channels, DIFFERENCE: tl.constexpr, ROWS: tl.constexpr,
-               CHANNELS: tl.constexpr):
-    """The convolution of some tokens, ROWS x CHANNELS in float32; of x - other with DIFFERENCE."""
+               CHANNELS: tl.constexpr, TURNED: tl.constexpr = False):
+    """The convolution of some tokens, ROWS x CHANNELS in float32; of x - other with DIFFERENCE,
+    with the filters turned round with TURNED."""
     sums = tl.zeros([ROWS, CHANNELS], tl.float32)
     for down in range(-1, 2):  # unrolled, the nine loads would take all registers
         above = (line + down >= 0) & (line + down < height) & row
@@ -35,7 +36,7 @@ def _neighbors(x, other, weight, token, column, row, line, height, width, x_toke
             if DIFFERENCE:
                 values -= tl.load(other + at * other_token + channel[None, :], mask=inside,
                                   other=0.0).to(tl.float32)
-            tap = 3 * down + right + 4
+            tap = 4 - 3 * down - right if TURNED else 4 + 3 * down + right
             factor = tl.load(weight + channel * 9 + tap, mask=channel < channels, other=0.0)
             sums += values * factor.to(tl.float32)[None, :]
     return sums
@@ -45,7 +46,7 @@ def _neighbors(x, other, weight, token, column, row, line, height, width, x_toke
 def depthwise_tokens(x, other, weight, bias, matrix, second, y, records, tokens, height, width,
                      x_token, other_token, channels, outs, DIFFERENCE: tl.constexpr,
                      BIAS: tl.constexpr, SILU: tl.constexpr, PROJECT: tl.constexpr,
-                     SECOND: tl.constexpr,
+                     SECOND: tl.constexpr, TURNED: tl.constexpr,
                      EXACT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
                      OUTS: tl.constexpr):
     """The output y: tokens x channels and, with PROJECT, records: tokens x outs.
@@ -64,7 +65,7 @@ def depthwise_tokens(x, other, weight, bias, matrix, second, y, records, tokens,
     for start in range(0, channels, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
         sums = _neighbors(x, other, weight, token, column, row, line, height, width, x_token,
-                          other_token, channel, channels, DIFFERENCE, ROWS, CHANNELS)
+                          other_token, channel, channels, DIFFERENCE, ROWS, CHANNELS, TURNED)
         if BIAS:
             sums += tl.load(bias + channel, mask=channel < channels, other=0.0).to(tl.float32)
         if SILU:
@@ -87,11 +88,14 @@ def depthwise_tokens(x, other, weight, bias, matrix, second, y, records, tokens,
                  projected.to(records.dtype.element_ty), mask=row[:, None] & (out < outs)[None, :])
 
 
-def _launch(x, other, weight, bias, matrices, silu):
-    """Launch the kernel on x and other: B x H x W x C, of any storage. Returns y and records."""
+def launch(x, other, weight, bias, matrices, silu, *, turned=False, dtype=None):
+    """Launch the kernel on x and other: B x H x W x C, of any storage. Returns y and records.
+
+    turned: Turn the filters round. dtype: Of y, else that of the weight.
+    """
     (*image, channels), other = x.shape, x if other is None else other
     difference, project = other is not x, bool(matrices)
-    y = records = x.new_empty(x.shape, dtype=weight.dtype)
+    y = records = x.new_empty(x.shape, dtype=dtype or weight.dtype)
     if project:
         records = x.new_empty((*image, *matrices[0].shape[:2]), dtype=matrices[0].dtype)
     outs = records.shape[3:].numel() if project else 1
@@ -107,7 +111,7 @@ def _launch(x, other, weight, bias, matrices, silu):
             tokens, others, weight, bias, first, second, y, records, len(tokens) // halves,
             *image[1:], tokens.stride(0), others.stride(0), channels, outs, DIFFERENCE=difference,
             BIAS=bias is not weight, SILU=silu, PROJECT=project, SECOND=halves == 2,
-            EXACT=weight.dtype == torch.float32, ROWS=at_once, CHANNELS=block,
+            TURNED=turned, EXACT=weight.dtype == torch.float32, ROWS=at_once, CHANNELS=block,
             OUTS=outs_at_once, num_warps=4, num_stages=1,
             enable_fp_fusion=True)
     return y, records
@@ -117,7 +121,7 @@ def _launch(x, other, weight, bias, matrices, silu):
 def depthwise(x: torch.Tensor, other: torch.Tensor | None, weight: torch.Tensor,
               bias: torch.Tensor | None, silu: bool) -> torch.Tensor:
     """As `plain.depthwise` with its module's parameters, without gradients."""
-    return _launch(x, other, weight, bias, [], silu)[0]
+    return launch(x, other, weight, bias, [], silu)[0]
 
 
 @depthwise.register_fake
@@ -132,7 +136,7 @@ def depthwise_records(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
 
     The records of all halves of the batch are one tensor.
     """
-    return _launch(x, None, weight, bias, matrices, True)
+    return launch(x, None, weight, bias, matrices, True)
 
 
 @depthwise_records.register_fake

@@ -213,15 +213,19 @@ def _(ir, vi):
 @torch.library.custom_op('diffmf_ros::mix', mutates_args=())
 def mix(ir: torch.Tensor, vi: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """As `mixing.mix`, without gradients."""
-    (batch, _, height, width), (ir, vi) = ir.shape, (ir.contiguous(), vi.contiguous())
-    fused = torch.empty_like(ir)
+    return run_mix(ir.contiguous(), vi.contiguous(), maps)[0]
+
+
+def run_mix(ir, vi, maps):
+    """Return the fused image and the means of both contiguous sources that it was made with."""
+    (batch, _, height, width), fused = ir.shape, torch.empty_like(ir)
     with torch.cuda.device_of(ir):
         ir_means, vi_means = _means(ir, vi, *BASE)
         mixed[(triton.cdiv(height * width, PIXELS), batch)](
             ir, vi, maps, ir_means, vi_means, fused, height, width, *ir_means.shape[1:],
             *maps.stride(), GAIN=LARGEST_GAIN, STEP=BASE[1], PIXELS=PIXELS, num_warps=4,
             enable_fp_fusion=True)
-    return fused
+    return fused, ir_means, vi_means
 
 
 @mix.register_fake

@@ -94,6 +94,18 @@ def _start(deltas, B, C, batch, scan, first, tokens, channel, u_stride, channels
 
 
 @triton.jit
+def _place(height, width, channels, chunks, SCANS: tl.constexpr, IMAGE: tl.constexpr,
+           CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """What a program walks: (its channels, sequence, batch, scan, walk of the chunk)."""
+    program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
+    channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
+    batch, scan = sequence // SCANS, sequence % SCANS
+    columns, back = (scan % 2 == 1) & IMAGE, (scan >= 2) & IMAGE
+    return channel, sequence, batch, scan, _walk(chunk, columns, back, height, width, CHUNK)
+
+
+@triton.jit
 def _token(state, valid, inside, u, deltas, B, C, state_stride, weight, bias, A, skip,
            RANK: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr):
     """One step of the scan: (the new state, the output, delta).
@@ -126,12 +138,9 @@ def chunk_states(u, deltas, B, C, weight, bias, A, states, sums, height, width, 
                  BLOCK: tl.constexpr):
     """States b x k x chunk x n x e at the ends of chunks that start at zero, and sums b x k x
     chunk x e of delta."""
-    program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
-    channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
-    batch, scan = sequence // SCANS, sequence % SCANS
-    columns, back = (scan % 2 == 1) & IMAGE, (scan >= 2) & IMAGE
-    first, step, count, visit = _walk(chunk, columns, back, height, width, CHUNK)
+    channel, sequence, batch, scan, walk = _place(height, width, channels, chunks, SCANS, IMAGE,
+                                                  CHUNK, BLOCK)
+    first, step, count, visit = walk
     inside, row = channel < channels, scan * channels + channel
     u_stride = channels if IMAGE else channels * SCANS
     to_u, deltas_at, B_at, C_at = _start(deltas, B, C, batch, scan, first, height * width, channel,
@@ -247,10 +256,11 @@ def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, wi
                     tl.store(y + to, results[i], mask=mask)
 
 
-def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus):
+def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus):
     """Launch the three steps; u, deltas: token-major, size: (height, width), strides: of B and C.
 
-    Returns y like u.
+    Returns:
+        y like u, and the states at the ends of all chunks, b x k x chunk x n x e.
     """
     scans, channels, states = A.shape
     shape, fixed = tiles(A, size, rank=weight.shape[2], image=image)
@@ -272,7 +282,7 @@ def _scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image
             outputs[(programs if image else programs * scans,)](
                 u, deltas, B, C, weight, bias, A, skip, ends, total, y, *shape, COLUMNS=columns,
                 **fixed)
-    return y
+    return y, ends
 
 
 def tiles(A, size, *, rank, image):
@@ -311,10 +321,19 @@ def run_carry(ends, sums, A, *, channels):
 def ss2d(u: torch.Tensor, proj: torch.Tensor, dt_weight: torch.Tensor, dt_bias: torch.Tensor,
          A: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
     """As `scan.ss2d`, fused, without gradients."""
-    u, proj = u.contiguous(), proj.contiguous()
+    return scan_image(u.contiguous(), proj.contiguous(), dt_weight, dt_bias, A, skip)[0]
+
+
+def scan_image(u, proj, dt_weight, dt_bias, A, skip):
+    """Return y and the states at the ends of all chunks of `scan.ss2d`, of contiguous u, proj."""
+    return run_scan(u, proj, proj, proj, dt_weight, dt_bias, A, skip, **image_options(u, proj))
+
+
+def image_options(u, proj):
+    """Return the options of run_scan for an image."""
     strides = proj.stride(0), proj.stride(3), proj.stride(2), 1
-    return _scan(u, proj, proj, proj, dt_weight, dt_bias, A, skip,
-                 batch=u.shape[0], size=u.shape[1:3], strides=strides, image=True, softplus=True)
+    return {'batch': u.shape[0], 'size': u.shape[1:3], 'strides': strides, 'image': True,
+            'softplus': True}
 
 
 @ss2d.register_fake
@@ -329,11 +348,11 @@ def selective_scan(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: tor
     """As `scan.selective_scan`, without gradients; u and delta in channel-major storage are
     copied."""
     arguments, options = sequences(u, delta, A, B, C, D, delta_bias)
-    return _scan(*arguments, **options, softplus=delta_softplus).mT
+    return run_scan(*arguments, **options, softplus=delta_softplus)[0].mT
 
 
 def sequences(u, delta, A, B, C, D, delta_bias):
-    """Arguments and options of _scan, but for softplus, of the inputs of selective_scan."""
+    """Arguments and options of run_scan, but for softplus, of the inputs of selective_scan."""
     groups = B.shape[1]
     tokens = [x.mT.contiguous() for x in (u, delta)]
     if B.stride() != C.stride():

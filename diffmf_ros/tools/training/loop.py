@@ -17,10 +17,11 @@ from ...io.writing import replacing
 from .config import TrainConfig
 from .data import Batch, CropSampler
 from .distributed import Processes, Stop, StopRequests, device_of, joined_processes
+from .gradient_check import checked_network
 from .log import Log, fingerprint, plot_log, read_checkpoint, write_checkpoint
 from .losses import fusion_loss
 from .perception import Perception
-from .precision import TrainingError, in_precision, loss_scaler
+from .precision import TrainingError, loss_scaler
 from .resnet50 import load_resnet50
 
 SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
@@ -47,6 +48,8 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 
 class Trainer:
     """Network, running average of its weights, optimizer, and the iteration they are at.
+
+    `problems` are sentences about kernels of this machine that the training cannot use.
 
     Raises TrainingError for a batch, device or precision that cannot be had here.
     """
@@ -76,8 +79,8 @@ class Trainer:
             self._perception = Perception(load_resnet50(config.perception).to(self.device),
                                           temperature=config.loss.temperature)
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
-        self._fuse = self.processes.parallel(in_precision(self.network, config.precision,
-                                                          self.device))
+        fuse, self.problems = checked_network(self.network, config.precision, self.device)
+        self._fuse = self.processes.parallel(fuse)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Train on one batch of tensors, the same in every process; return the terms of the loss.
@@ -163,10 +166,11 @@ def _teacher(path: str, device) -> torch.nn.Module:
 
 
 def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], *,
-          minutes: float = math.inf) -> Outcome:
+          minutes: float = math.inf, problem: Callable[[str], None] = print) -> Outcome:
     """Train, resuming from the checkpoint in config.out when there is one.
 
-    report(iteration, terms) is called after every iteration, in the first process. The run ends
+    report(iteration, terms) is called after every iteration, in the first process; problem(text)
+    before the first one, for each kernel that gives wrong gradients on this machine. The run ends
     early, with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM.
     Raises FolderError and DataError for data that cannot be used, and TrainingError when the
     training cannot start, resume or go on as asked.
@@ -176,6 +180,8 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         torch.set_num_threads(config.threads)
     with StopRequests(minutes) as requests, joined_processes(config.device) as processes:
         trainer = Trainer(config, processes)
+        for text in trainer.problems:
+            problem(text)
         pairs = [read_pair(*files) for files in pair_files(config.data)]
         sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed,
                               degradations=config.degradations)

@@ -5,6 +5,7 @@ Images are B x 1 x H x W in [0, 1]; the fused one is not clamped.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.nn.functional import (
@@ -114,9 +115,10 @@ def target_edges(fused, batch):
     Where thermal is flat that is the visible gradient, however faint, where the visible image is
     flat the thermal one, and elsewhere that of the target.
     """
-    edges_i, edges_v = sobel(batch.clean_ir), sobel(batch.vi_y)
-    flat_i, flat_v = is_flat(batch.clean_ir), is_flat(batch.clean_y)
-    wanted = torch.where(flat_i, edges_v, torch.where(flat_v, edges_i, sobel(batch.target)))
+    edges_i, edges_v, edges_target = sobel(
+        torch.cat((batch.clean_ir, batch.vi_y, batch.target))).chunk(3)
+    flat_i, flat_v = is_flat(torch.cat((batch.clean_ir, batch.clean_y))).chunk(2)
+    wanted = torch.where(flat_i, edges_v, torch.where(flat_v, edges_i, edges_target))
     return magnitude(sobel(fused) - wanted).mean()
 
 
@@ -127,14 +129,15 @@ def lost_contrast(fused, batch):
     do not count: where L1 is torn between bright and dark it settles for gray, which hides people.
     """
     rest = 1 - max_pool2d(batch.warm, 2 * GAP_PX + 1, 1, GAP_PX)
-    warm, around = _near(batch.warm), _near(rest)
+    places = torch.cat((batch.warm, rest))
+    images = torch.cat((batch.target, batch.target, fused, fused))
+    means = _near(torch.cat((places, images * places.repeat(2, 1, 1, 1)))).chunk(6)
+    warm, around, *of_target = (mean.detach() for mean in means[:4])  # nothing to learn there
     counts = avg_pool2d(batch.warm, BLOCK) * (around > 0.02)
-
-    def contrast(image):
-        inside, outside = _near(image * batch.warm), _near(image * rest)
-        return inside / warm.clamp(min=1e-4) - outside / around.clamp(min=1e-4)
-
-    lost = relu(contrast(batch.target).abs() - contrast(fused).abs())
+    floors = warm.clamp(min=1e-4), around.clamp(min=1e-4)
+    wanted, found = (inside / floors[0] - outside / floors[1]
+                     for inside, outside in (of_target, means[4:]))
+    lost = relu(wanted.abs() - found.abs())
     return (counts * lost).sum() / (counts.sum() + 0.01 * counts.numel())
 
 
@@ -188,8 +191,14 @@ SHARED = {'source_l1': lambda source, fused: (source - fused).abs().mean((1, 2, 
 
 def sobel(image: torch.Tensor) -> torch.Tensor:
     """Sobel's gradient of B x 1 x H x W with zero padding: B x 2 x H x W, along x and y."""
-    x = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    return conv2d(image, torch.stack((x, x.T))[:, None], padding=1)
+    return conv2d(image, _sobel_filters(image.dtype, image.device), padding=1)
+
+
+@lru_cache
+def _sobel_filters(dtype, device):
+    """2 x 1 x 3 x 3; made once, because it is copied from the host, for which a GPU waits."""
+    x = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=dtype, device=device)
+    return torch.stack((x, x.T))[:, None]
 
 
 def magnitude(vectors: torch.Tensor) -> torch.Tensor:
@@ -200,22 +209,34 @@ def magnitude(vectors: torch.Tensor) -> torch.Tensor:
 def ssim(a: torch.Tensor, b: torch.Tensor, *, by_image: bool = False) -> torch.Tensor:
     """Mean SSIM of B x 1 x H x W images in [0, 1], or B means: 11 x 11 Gaussian of sigma 1.5 (Wang
     et al. 2004)."""
-    mean_a, mean_b, var_a, var_b, cov = _moments(a, b, window=11, sigma=1.5)
-    value = ((2 * mean_a * mean_b + C1) * (2 * cov + C2)
-             / ((mean_a ** 2 + mean_b ** 2 + C1) * (var_a + var_b + C2)))
+    c1, both = _constants(a.dtype, a.device)
+    # Constants go into what is blurred, and each line is one kernel of a GPU.
+    squares = torch.addcmul(torch.addcmul(both, a, a), b, b)
+    products = torch.addcmul(both, a, b, value=2)
+    mean_a, mean_b, squares, products = _blur(torch.cat((a, b, squares, products)), 11,
+                                              1.5).chunk(4)
+    mean_a = mean_a if a.requires_grad else mean_a.detach()
+    luminance = torch.addcmul(c1, mean_a, mean_b, value=2)
+    power = torch.addcmul(torch.addcmul(c1, mean_a, mean_a), mean_b, mean_b)
+    value = luminance * (products - luminance) / (power * (squares - power))
     return value.mean((1, 2, 3)) if by_image else value.mean()
 
 
-def _moments(a, b, *, window, sigma):
-    """Local means, variances and covariance; only the windows that lie inside."""
-    mean_a, mean_b, aa, bb, ab = _blur(torch.cat((a, b, a * a, b * b, a * b)), window,
-                                       sigma).chunk(5)
-    return mean_a, mean_b, aa - mean_a ** 2, bb - mean_b ** 2, ab - mean_a * mean_b
+@lru_cache
+def _constants(dtype, device):
+    """C1 and C1 + C2 as tensors of one value; made once."""
+    return tuple(torch.tensor([C1, C1 + C2], dtype=dtype, device=device))
 
 
 def _blur(x, window, sigma):
     """Gaussian of window x window; only the windows that lie inside."""
-    steps = torch.arange(window, dtype=x.dtype, device=x.device) - window // 2
-    gauss = torch.exp(-steps ** 2 / (2 * sigma ** 2))
-    gauss = gauss / gauss.sum()
+    gauss = _gaussian(window, sigma, x.dtype, x.device)
     return conv2d(conv2d(x, gauss.view(1, 1, 1, -1)), gauss.view(1, 1, -1, 1))
+
+
+@lru_cache
+def _gaussian(window, sigma, dtype, device):
+    """A Gaussian of so many steps whose sum is 1; made once."""
+    steps = torch.arange(window, dtype=dtype, device=device) - window // 2
+    gauss = torch.exp(-steps ** 2 / (2 * sigma ** 2))
+    return gauss / gauss.sum()

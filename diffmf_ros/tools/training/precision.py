@@ -84,6 +84,11 @@ def in_precision(network: nn.Module, precision: str, device: torch.device) -> nn
     return MixedPrecision(network, getattr(torch, precision))
 
 
+def computing(fuse: nn.Module) -> nn.Module:
+    """Return the module that computes for what in_precision returned, whose backends count."""
+    return fuse._rounded[0] if isinstance(fuse, MixedPrecision) else fuse
+
+
 def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     """Return the scaler that lifts small gradients into the range of float16.
 

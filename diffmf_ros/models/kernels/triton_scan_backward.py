@@ -6,11 +6,10 @@ Imported only where triton is.
 The scan is run forwards by `triton_scan`. Its gradient G_t of the state at token t obeys the same
 recurrence from the end, G_t = C_t dy_t + exp(delta_(t+1) A) G_(t+1), so the chunks are the same:
 what a chunk adds if nothing comes from behind it, the carry over the chunks, and every chunk again
-with all gradients. Sums over channels, chunks and directions are made of one part a program, and
-added by torch: nothing is added atomically, so a training can be repeated bit by bit.
+with all gradients, from the states that the forward pass left at the ends of the chunks. Sums over
+channels, chunks and directions are made of one part a program, and added in order: nothing is
+added atomically, so a training can be repeated bit by bit.
 """
-
-from typing import Any
 
 import torch
 import triton
@@ -18,17 +17,14 @@ import triton.language as tl
 
 from .triton_scan import (
     _parameters,
+    _place,
     _softplus,
     _start,
     _token,
-    _walk,
-    chunk_states,
     run_carry,
-    selective_scan,
-    sequences,
-    ss2d,
     tiles,
 )
+from .triton_small import added
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -82,12 +78,9 @@ def chunk_adjoints(
 
     sums: b x k x chunk from the end x e of delta.
     """
-    program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
-    channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
-    batch, scan = sequence // SCANS, sequence % SCANS
-    columns, back = (scan % 2 == 1) & IMAGE, (scan >= 2) & IMAGE
-    first, step, count, visit = _walk(chunk, columns, back, height, width, CHUNK)
+    channel, sequence, batch, scan, walk = _place(height, width, channels, chunks, SCANS, IMAGE,
+                                                  CHUNK, BLOCK)
+    first, step, count, visit = walk
     inside, row = channel < channels, scan * channels + channel
     u_stride = channels if IMAGE else channels * SCANS
     to_u, deltas_at, _B, C_at = _start(
@@ -169,16 +162,14 @@ def gradients(
 
     before: scratch, b x k x token x n x e, the states before the tokens. Written are
     du: b x token x k x e; ddelta, with RANK 0: the same, of what softplus takes; drecords:
-    block x b x token x k x (RANK + 2 n), of the low rank, B and C; dparameters:
-    b x chunk x k x (RANK + 2 + n) x e, of weight, bias, skip and A.
+    block x b x token x k x (RANK + 2 n), of the low rank, B and C; dparameters: for each chunk
+    of each image those of weight, bias, skip and A, one behind the other.
     """
-    program, blocks = tl.program_id(0), tl.cdiv(channels, BLOCK)
-    block = program % blocks
-    channel = block * BLOCK + tl.arange(0, BLOCK)
-    chunk, sequence = program // blocks % chunks, (program // blocks // chunks).to(tl.int64)
-    batch, scan, tokens = sequence // SCANS, sequence % SCANS, height * width
-    columns, back = (scan % 2 == 1) & IMAGE, (scan >= 2) & IMAGE
-    first, step, count, visit = _walk(chunk, columns, back, height, width, CHUNK)
+    channel, sequence, batch, scan, walk = _place(height, width, channels, chunks, SCANS, IMAGE,
+                                                  CHUNK, BLOCK)
+    first, step, count, visit = walk
+    blocks, tokens = tl.cdiv(channels, BLOCK), height * width
+    block, chunk = tl.program_id(0) % blocks, tl.program_id(0) // blocks % chunks
     inside, row = channel < channels, scan * channels + channel
     u_stride = channels if IMAGE else channels * SCANS
     to_u, deltas_at, B_at, C_at = _start(
@@ -284,45 +275,45 @@ def gradients(
                 dweight[r] + of_delta * tl.load(low + r).to(tl.float32),
             )
         dweight = next_dweight
-    to = ((batch * chunks + chunk) * SCANS + scan) * (RANK + 2 + STATES)
+    rows = SCANS * channels
+    to = dparameters + (batch * chunks + chunk) * (RANK + 2 + STATES) * rows
     for r in tl.static_range(RANK):
-        tl.store(dparameters + (to + r) * channels + channel, dweight[r], mask=inside)
-    tl.store(dparameters + (to + RANK) * channels + channel, dbias, mask=inside)
-    tl.store(dparameters + (to + RANK + 1) * channels + channel, dskip, mask=inside)
+        tl.store(to + row * RANK + r, dweight[r], mask=inside)
+    to += RANK * rows
+    tl.store(to + row, dbias, mask=inside)
+    tl.store(to + rows + row, dskip, mask=inside)
     for n in tl.static_range(STATES):
-        tl.store(dparameters + (to + RANK + 2 + n) * channels + channel, dA[n], mask=inside)
+        tl.store(to + 2 * rows + row * STATES + n, dA[n], mask=inside)
 
 
-def _differentiate(
-    dy, u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus
+def differentiate(
+    dy, ends, u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus
 ):
-    """Launch the backward pass; inputs as those of `triton_scan._scan`, dy like u.
+    """Launch the backward pass; inputs as those of `triton_scan.run_scan`, dy like its y.
 
     Returns:
         du and ddelta (None for an image): b x tokens x scans x e; drecords: b x tokens x scans x
-        (rank + 2 n); gradients of weight, bias, skip and A.
+        (rank + 2 n), in the type of deltas for an image; gradients of weight, bias, skip and A.
     """
     scans, channels, states = A.shape
     shape, fixed = tiles(A, size, rank=weight.shape[2], image=image)
     fixed |= {'SOFTPLUS': softplus, 'BLOCK': fixed['BLOCK'] if states <= 2 else 32}
     tokens, chunks, rank = size[0] * size[1], shape[-1], weight.shape[2]
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))
-    ends, adjoints = (A.new_empty(batch, scans, chunks, states, channels) for _ in range(2))
-    sums, sums_from_end = (A.new_empty(batch, scans, chunks, channels) for _ in range(2))
+    adjoints, sums = torch.empty_like(ends), A.new_empty(batch, scans, chunks, channels)
     blocks = triton.cdiv(channels, fixed['BLOCK'])
     before = A.new_empty(batch, scans, tokens, states, channels)
     du = A.new_empty(batch, tokens, scans, channels)
     ddelta = du if rank else torch.empty_like(du)
-    drecords = A.new_empty(blocks, batch, tokens, scans, rank + 2 * states)
-    dparameters = A.new_empty(batch, chunks, scans, rank + 2 + states, channels)
+    kind = deltas.dtype if image and blocks == 1 else torch.float32
+    drecords = A.new_empty(blocks, batch, tokens, scans, rank + 2 * states, dtype=kind)
+    parameters = weight, bias, skip, A
+    sizes = [p.numel() for p in parameters]
+    dparameters = A.new_empty(batch * chunks, sum(sizes))
     grid, shape = (blocks * chunks * batch * scans,), (*shape, *strides)
     with torch.cuda.device_of(u):
-        chunk_states[grid](u, deltas, B, C, weight, bias, A, ends, sums, *shape, **fixed)
-        run_carry(ends, sums, A, channels=channels)
-        chunk_adjoints[grid](
-            u, deltas, C, weight, bias, A, dy, adjoints, sums_from_end, *shape, **fixed
-        )
-        run_carry(adjoints, sums_from_end, A, channels=channels)
+        chunk_adjoints[grid](u, deltas, C, weight, bias, A, dy, adjoints, sums, *shape, **fixed)
+        run_carry(adjoints, sums, A, channels=channels)
         gradients[grid](
             u,
             deltas,
@@ -344,88 +335,6 @@ def _differentiate(
             **fixed,
         )
     drecords = drecords[0] if blocks == 1 else drecords.sum(0)
-    dweight, dbias, dskip, dA = dparameters.sum((0, 1)).split([rank, 1, 1, states], dim=1)
-    return du, ddelta, drecords, dweight.mT, dbias[:, 0], dskip[:, 0], dA.mT
-
-
-class _DifferentiableSs2d(torch.autograd.Function):
-    """`triton_scan.ss2d` with gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, u, proj, dt_weight, dt_bias, A, skip):
-        """Scan; what the backward pass needs are the inputs alone."""
-        u, proj = u.contiguous(), proj.contiguous()
-        ctx.save_for_backward(u, proj, dt_weight, dt_bias, A, skip)
-        return ss2d(u, proj, dt_weight, dt_bias, A, skip)
-
-    @staticmethod
-    def backward(ctx: Any, dy):
-        """Return the gradients of all inputs."""
-        u, proj, dt_weight, dt_bias, A, skip = ctx.saved_tensors
-        strides = proj.stride(0), proj.stride(3), proj.stride(2), 1
-        du, _, dproj, dweight, dbias, dskip, dA = _differentiate(
-            dy.contiguous(),
-            u,
-            proj,
-            proj,
-            proj,
-            dt_weight,
-            dt_bias,
-            A,
-            skip,
-            batch=len(u),
-            size=u.shape[1:3],
-            strides=strides,
-            image=True,
-            softplus=True,
-        )
-        return (
-            du.sum(2).view_as(u).to(u.dtype),
-            dproj.view_as(proj).to(proj.dtype),
-            dweight,
-            dbias,
-            dA,
-            dskip,
-        )
-
-
-class _DifferentiableScan(torch.autograd.Function):
-    """`triton_scan.selective_scan` with gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, u, delta, A, B, C, D, delta_bias, delta_softplus):
-        """Scan; what the backward pass needs are the inputs alone."""
-        ctx.save_for_backward(u, delta, A, B, C, D, delta_bias)
-        ctx.softplus = delta_softplus
-        return selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-
-    @staticmethod
-    def backward(ctx: Any, dy):
-        """Return the gradients of all inputs."""
-        u, delta, A, B, C, D, delta_bias = ctx.saved_tensors
-        arguments, options = sequences(u, delta, A, B, C, D, delta_bias)
-        du, ddelta, drecords, _, dbias, dskip, dA = _differentiate(
-            dy.mT.contiguous(), *arguments, **options, softplus=ctx.softplus
-        )
-        dB, dC = drecords.permute(0, 2, 3, 1).chunk(2, dim=2)
-        du, ddelta = (x.flatten(2).mT for x in (du, ddelta))
-        return (
-            du.to(u.dtype),
-            ddelta.to(delta.dtype),
-            dA.flatten(0, 1),
-            dB.to(B.dtype),
-            dC.to(C.dtype),
-            None if D is None else dskip.flatten(),
-            None if delta_bias is None else dbias.flatten(),
-            None,
-        )
-
-
-def differentiable_ss2d(*inputs: torch.Tensor) -> torch.Tensor:
-    """Compute `scan.ss2d` with gradients."""
-    return _DifferentiableSs2d.apply(*inputs)
-
-
-def differentiable_selective_scan(*inputs: Any) -> torch.Tensor:
-    """Compute `scan.selective_scan` with gradients."""
-    return _DifferentiableScan.apply(*inputs)
+    total, _ = added(dparameters, dparameters.shape[1], A.dtype)
+    return (du, ddelta, drecords, *(part.view_as(parameter) for part, parameter
+                                    in zip(total.split(sizes), parameters)))
