@@ -43,7 +43,7 @@ class _Ss2d(torch.autograd.Function):
                 dskip)
 
 
-class _SelectiveScan(torch.autograd.Function):
+class _TritonScan(torch.autograd.Function):
     """`scan.selective_scan`."""
 
     @staticmethod
@@ -197,7 +197,7 @@ def ss2d(*inputs: torch.Tensor) -> torch.Tensor:
 
 def selective_scan(*inputs: Any) -> torch.Tensor:
     """Compute `scan.selective_scan` with gradients."""
-    return _SelectiveScan.apply(*inputs)
+    return _TritonScan.apply(*inputs)
 
 
 def norm_linear(x, norm, layer, gate, gate_first, scale, residual, skip=None):
