@@ -18,6 +18,7 @@ from ..tools.batch.matching_files import matches
 from ..tools.batch.spreading import cores
 from ..tools.batch.workers import FileOutcome, Task, fused_files
 from . import options
+from .busy import hint_threads
 from .progress import progress
 
 FOLDER = Path('fused')
@@ -60,6 +61,8 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
         fused = fused_files(left, asked.settings, jobs=jobs or cores(), overwrite=asked.overwrite,
                             ray=ray)
         for task, outcome in zip(left, fused, strict=True):
+            if not outcomes and jobs == 1 and ray is None:
+                hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])
             outcomes.append(outcome)
             if not outcome.error:
                 ledger.note(task.out, *task.inputs)
@@ -128,6 +131,7 @@ def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
     require_film(out)
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     films, pipeline = opened(rgb, thermal), FusionPipeline(asked.settings)
+    hint_threads(asked.settings, pipeline.device)
     modes, warnings = Counter(), {}
     with progress('fusing', films.count) as report:
         results = _fused(films, pipeline, modes, warnings)

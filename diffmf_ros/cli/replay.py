@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..core.settings import Settings
 from . import detector_options, options
+from .busy import hint_threads
 from .progress import progress
 from .setting_options import files_of, takes_settings
 
@@ -84,6 +85,7 @@ def replay(
         reader.require(*recorded)
         rate_hz = reader.rate_hz(recorded[0])
         pipeline = FusionPipeline(settings)
+        hint_threads(settings, pipeline.device)
         if rrd is not None:
             from ..tools.rerun_file import rerun_recording
             judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal,

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from diffmf_ros.cli import progress
+from diffmf_ros.cli import busy, progress
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 
 
 @pytest.fixture
@@ -45,3 +46,20 @@ def test_lines_outside_a_terminal(capsys, monkeypatch):
 
     assert items == list('abc')
     assert capsys.readouterr().err == 'rendering: 1 of 3\ncost of 300 pairs\n'
+
+
+@pytest.mark.parametrize('load, changes, device, said', [
+    (9.0, {}, 'cpu float32', True),
+    (3.0, {}, 'cpu float32', False),
+    (9.0, {'threads': 2}, 'cpu float32', False),
+    (9.0, {'model': 'classical'}, 'cpu', False),
+    (9.0, {}, 'cuda float16', False),
+])
+def test_hint_on_a_busy_machine(monkeypatch, capsys, load, changes, device, said):
+    """Threads are advised against where two CPUs have much to do, and nobody has chosen them."""
+    monkeypatch.setattr(busy, 'cores', lambda: 2)
+    monkeypatch.setattr(busy.os, 'getloadavg', lambda: (load, 0.0, 0.0))
+
+    busy.hint_threads(with_changes(DEFAULTS, changes), device)
+
+    assert ('--threads 1' in capsys.readouterr().err) is said

@@ -4,10 +4,12 @@
 The same bytes, a broken bag skipped, a lost worker replaced.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -104,3 +106,30 @@ def test_a_cluster_gives_the_same_bytes(cluster, bags):
     assert (here.code, there.code) == (1, 1), there.said
     assert content('here/a') == content('there/a') and content('here/c') == content('there/c')
     assert there.said.count('cannot read the bag') == 1
+
+
+def busy_workers():
+    """Return the process ids of Ray's workers that replay a bag now."""
+    found = []
+    for place in Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):
+            if place.read_bytes().startswith(b'ray::_replayed'):
+                found.append(int(place.parent.name))
+    return found
+
+
+def test_killed_worker_changes_no_byte(cluster, camera_bag, tmp_path, monkeypatch):
+    """A bag whose worker is killed while it fuses is fused again, to the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    for name in 'ab':
+        shutil.copytree(camera_bag, tmp_path / name)
+    here = ran(['replay', 'a', 'b', 'here', *CLASSICAL])
+    there = subprocess.Popen([sys.executable, '-m', 'diffmf_ros.cli.main', 'replay', 'a', 'b',
+                              'there', '--ray', cluster, *CLASSICAL])
+    while there.poll() is None and not list(tmp_path.glob('there/.*.partial-*/*/*.db3')):
+        time.sleep(0.01)
+    killed = busy_workers()
+    os.kill(killed[0], signal.SIGKILL)
+
+    assert (here.code, there.wait(300)) == (0, 0)
+    assert content('here/a') == content('there/a') and content('here/b') == content('there/b')
