@@ -168,9 +168,15 @@ def furnish(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name, pixels in pictures.items():
         (folder / name).write_bytes(encoded('.png', pixels))
-    film = cv2.VideoWriter(str(folder / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
-    film.write(PICTURE)
-    film.release()
+    for name in ('film', 'heat'):
+        film = cv2.VideoWriter(str(folder / f'{name}.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10,
+                               (64, 48))
+        film.write(PICTURE)
+        film.release()
+    # A scene, and the same seen by a camera of half the resolution: what align can align.
+    scene = np.kron(_random.integers(0, 256, (60, 80), np.uint8), np.ones((8, 8), np.uint8))
+    (folder / 'fine.png').write_bytes(encoded('.png', np.dstack([scene] * 3)))
+    (folder / 'half.png').write_bytes(encoded('.png', scene[::2, ::2]))
     for name, topics in (('bag', ('/rgb/image_raw', '/thermal/image_raw')),
                          ('empty_bag', ('/other',))):
         with BagWriter(folder / name) as bag:
