@@ -99,7 +99,7 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            f'diffmf = {NAME}.cli.main:main',
+            f'diffmf = {NAME}.cli.__main__:main',
             f'fusion_node = {NAME}.ros.fusion_node:main',
             f'bag_player = {NAME}.ros.bag_player:main',
             f'recorder = {NAME}.ros.recorder:main',

@@ -168,10 +168,10 @@ def furnish(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name, pixels in pictures.items():
         (folder / name).write_bytes(encoded('.png', pixels))
-    for name in ('film', 'heat'):
+    for name, pixels in (('film', PICTURE), ('heat', np.dstack([PICTURE[:, :, 0]] * 3))):
         film = cv2.VideoWriter(str(folder / f'{name}.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10,
                                (64, 48))
-        film.write(PICTURE)
+        film.write(pixels)
         film.release()
     # A scene, and the same seen by a camera of half the resolution: what align can align.
     scene = np.kron(_random.integers(0, 256, (60, 80), np.uint8), np.ones((8, 8), np.uint8))

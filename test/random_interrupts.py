@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interrupts a command, as Ctrl-C does, at a random moment, and looks at what it says and leaves.
+
+`python test/random_interrupts.py 60` does so 60 times and counts how the commands ended.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from bad_inputs import furnish, state
+
+CLASSICAL = ('--model', 'classical')
+COMMANDS = {
+    'fuse': ('fuse', 'rgb.png', 'thermal.png', '-o', 'new/a.png', *CLASSICAL),
+    'fuse DIR': ('fuse', 'vi', 'ir', '-o', 'new', *CLASSICAL),
+    'fuse --jobs': ('fuse', 'vi', 'ir', '-o', 'new', '--jobs', '2', *CLASSICAL),
+    'fuse, network': ('fuse', 'rgb.png', 'thermal.png', '-o', 'new/a.png', '--preset', 'nano'),
+    'replay': ('replay', 'bag', 'new', *CLASSICAL),
+    'align': ('align', 'fine.png', 'half.png', '-o', 'new/a.yaml'),
+    'make-bag': ('make-bag', '.', 'new', '--rate', '10'),
+    'sample-bag': ('sample-bag', 'new', '--seconds', '1'),
+    'sample-pairs': ('sample-pairs', 'new', '--scene', 'night', '--count', '2', '--seconds', '1'),
+    'eval': ('eval', '--pairs', '.', '--model', 'average', '--html', 'new/a.html'),
+    'models': ('models', '--model', 'diffmf', '--json', 'new/a.json'),
+    'doctor': ('doctor',),
+}
+ENDED, DONE, FAILED = 128 + signal.SIGINT, 0, 1
+
+
+class Wrong(Exception):
+    """A command that was interrupted did not end as it should."""
+
+
+def interrupted(name: str, after_s: float) -> str:
+    """Run a command and interrupt it after a time; return how it ended.
+
+    Raises:
+        Wrong: it did not end in one line with the right exit code, or left a half file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        furnish(Path(folder))
+        before = state(Path(folder))
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'diffmf_ros.cli', *COMMANDS[name]], cwd=folder, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        time.sleep(after_s)
+        # To the group, as a terminal does
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+        after = state(Path(folder))
+    if process.returncode == -signal.SIGINT:
+        return 'before Python was there'
+    lines = [line for line in said.splitlines() if 'interrupted' in line]
+    if process.returncode not in (ENDED, DONE, FAILED) or 'Traceback' in said:
+        raise Wrong(f'{name} after {after_s:.2f} s: exit code {process.returncode}: {said}')
+    if process.returncode == ENDED and len(lines) != 1:
+        raise Wrong(f'{name} after {after_s:.2f} s says: {said}')
+    half = [path for path in after if 'partial' in path]
+    if half or any(after.get(path) != digest for path, digest in before.items()):
+        raise Wrong(f'{name} after {after_s:.2f} s left {half}')
+    return 'interrupted' if process.returncode == ENDED else 'done before'
+
+
+def main(count: int, longest_s: float) -> int:
+    """Interrupt `count` commands in turn; print how they ended. Returns 1 if one ended wrongly."""
+    found: Counter = Counter()
+    chance = random.Random(1)
+    for number in range(count):
+        name = list(COMMANDS)[number % len(COMMANDS)]
+        try:
+            # Not before the interpreter is there
+            found[interrupted(name, 0.2 + chance.uniform(0, longest_s))] += 1
+        except Wrong as error:
+            found['wrong'] += 1
+            print(error, flush=True)
+    print(', '.join(f'{number} {what}' for what, number in found.items()))
+    return int(found['wrong'] > 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main(int((sys.argv[1:] or ['60'])[0]), float((sys.argv[2:] or ['4'])[0])))
