@@ -55,7 +55,7 @@ def interrupted(name: str, after_s: float) -> str:
         os.killpg(process.pid, signal.SIGINT)
         said = process.communicate(timeout=120)[1]
         after = state(Path(folder))
-    if process.returncode == -signal.SIGINT:
+    if process.returncode == -signal.SIGINT or 'init_import_site' in said:
         return 'before Python was there'
     lines = [line for line in said.splitlines() if 'interrupted' in line]
     if process.returncode not in (ENDED, DONE, FAILED) or 'Traceback' in said:

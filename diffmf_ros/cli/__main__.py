@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `diffmf`. Ctrl-C ends it in one line, also while it loads its libraries."""
+"""Entry point of `diffmf`. Ctrl-C ends it in one line, also while it loads libraries."""
 
 import os
 import signal
@@ -11,11 +11,9 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> None:
     """Run the command line."""
-    # Half-loaded libraries turn an interrupt into errors of their own; nothing is written yet.
-    signal.signal(signal.SIGINT, _end_at_once)
+    signal.signal(signal.SIGINT, interrupt)
     from .main import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run()
     except KeyboardInterrupt:
@@ -23,9 +21,17 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _end_at_once(number: int, frame: FrameType | None) -> None:
-    _say()
-    os._exit(INTERRUPTED)
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, or end at once while a library is imported.
+
+    Half-loaded libraries turn the exception into errors of their own, and torch aborts.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith('<frozen importlib'):
+            _say()
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _say() -> None:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from ...core.frames import DiffmfError
@@ -53,13 +54,25 @@ def _in_processes(work: Callable[[Any], Any], tasks: Sequence, jobs: int) -> Ite
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context('spawn'),
                                initializer=_start)
     try:
-        for future in [pool.submit(work, task) for task in tasks]:
+        with _interrupts_wait():  # new processes inherit that: Ctrl-C is for this one
+            futures = [pool.submit(work, task) for task in tasks]
+        for future in futures:
             yield future.result()
     except BrokenProcessPool as error:
         raise WorkerLost(f'one of {jobs} processes has ended, perhaps for want of memory; run the '
                          'same command again, with fewer --jobs: what is done is kept') from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait until the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start() -> None:
