@@ -57,7 +57,8 @@ class DemoRun:
 def run(demo: DemoRun) -> dict[str, str]:
     """Play demo.bags through one node, record demo.fused; return the node's last diagnostics.
 
-    Raises BagError when a bag cannot be read or lacks the topics, DemoError when a process fails.
+    Raises BagError when a bag cannot be read or lacks the topics, DemoError when a process fails,
+    or nothing was fused.
     """
     cameras, played = _cameras(demo)
     demo.logs.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,20 @@ def run(demo: DemoRun) -> dict[str, str]:
             time.sleep(REPORT_S)
             _stop(demo, 'fusion_node', node)
         _stop(demo, 'recorder', recorder)
-    return last_diagnostics(demo.fused)
+    report = last_diagnostics(demo.fused)
+    if not int(report['pairs']) or not int(report['fused']):
+        raise _nothing_fused(demo, report)
+    return report
+
+
+def _nothing_fused(demo: DemoRun, report: dict[str, str]) -> DemoError:
+    """Return what the node reports of the frames that it did not fuse."""
+    left_out = ', '.join(f'{count} {name.removeprefix("dropped.")}' for name, count
+                         in report.items() if name.startswith('dropped.'))
+    return DemoError(
+        f'the node fused no pair: {report["rgb_in"]} RGB and {report["thermal_in"]} thermal '
+        f'images came, {report["pairs"]} pairs; left out: {left_out or "nothing"}; its log is '
+        f'{demo.logs / "fusion_node.txt"}, and `diffmf replay {demo.bags[0]} OUT` says more')
 
 
 def last_diagnostics(bag: Path) -> dict[str, str]:

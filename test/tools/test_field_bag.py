@@ -92,3 +92,8 @@ def test_demo_of_field_bag(field_bag, dds, tmp_path):
         assert reader.topics['/fused/image'].count >= len(drawn)
     with pytest.raises(Exception, match='no messages on /rgb/image_raw'):
         demo.run(replace(run, topics=('/rgb/image_raw', TOPICS[1])))
+    # And cameras whose stamps are far apart are told so
+    far = with_changes(run.settings, {'sync.thermal_offset_ms': -5000.0})
+    with pytest.raises(demo.DemoError, match='the node fused no pair: .* 0 pairs; left out: .*; '
+                       'its log is'):
+        demo.run(replace(run, settings=far, rate=1.0))
