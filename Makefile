@@ -23,11 +23,12 @@ demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='nam
 		$(foreach s,$(SCENE),--scene '$(s)') $(if $(RATE),--rate '$(RATE)') $(if $(OVERWRITE),--overwrite)
 
 test: SHELL := bash
-test: venv ## every test: on all cores first, then one after another those that talk DDS
+test: venv ## every test: on all cores first, then those that talk DDS, at last those that measure it
 	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
-	$(BIN)/python -m pytest -m dds | tee -a "$$log" || [ $$? = 5 ] || code=1; \
-	printf '\nBoth parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
+	$(IN_PARALLEL) -m 'dds and not alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
+	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
+	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 
 test-fast: venv ## no DDS, no training, no slow files: for every change
 	$(IN_PARALLEL) -m 'not dds and not training and not slow'

@@ -6,6 +6,7 @@ where it is used, so that the tests of the core run without it.
 """
 
 import fcntl
+import gc
 import os
 import signal
 import subprocess
@@ -71,6 +72,12 @@ def pytest_pycollect_makemodule(module_path, parent):
     return pytest.Module.from_parent(parent, path=module_path)
 
 
+def pytest_collection_finish():
+    """Leave what the imports have made to no collector: every pipeline that closes runs one."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark every test that takes the fixture dds, directly or through another one, and those of
@@ -84,7 +91,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='session')
 def dds():
-    """Sign of a test that talks DDS: the hook above marks it, and `make test` runs it alone."""
+    """Sign of a test that talks DDS: the hook above marks it, and `make test` runs it later."""
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from diffmf_process import diffmf
+from diffmf_process import diffmf, diffmf_process
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def images(tmp_path):
 
 
 def test_help_lists_every_command():
-    done = diffmf('--help')
+    done = diffmf_process('--help')
     assert done.returncode == 0
     for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench',
                     'doctor'):
@@ -27,8 +27,8 @@ def test_help_lists_every_command():
 
 def test_fuse_writes_a_picture(images):
     """Fuse writes a picture and says how."""
-    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', '-o', images / 'out.png',
-                  '--model', 'classical')
+    done = diffmf_process('fuse', images / 'rgb.png', images / 'thermal.png', '-o',
+                          images / 'out.png', '--model', 'classical')
     assert done.returncode == 0, done.stderr
     assert 'CLASSICAL by classical on cpu' in done.stdout
     assert cv2.imread(str(images / 'out.png')).shape == (48, 64, 3)

@@ -9,6 +9,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from diffmf_process import diffmf
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
@@ -35,10 +36,8 @@ BARE = ModelRow('diffmf', 'base', 1_838_681, 153e9, None)
 
 
 def diffmf_models(*arguments):
-    """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'models',
-                           *map(str, arguments)],
-                          capture_output=True, text=True, timeout=240)
+    """Run the command."""
+    return diffmf('models', *arguments)
 
 
 def cells(line):

@@ -12,6 +12,8 @@ from .cells import CAMERAS, CLOCKS, COMPUTE  # noqa: E402
 from .matrix import verdict  # noqa: E402
 from .rig import started  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 
 def names(cells):
     return {'argvalues': cells, 'ids': [cell.name for cell in cells]}

@@ -13,6 +13,8 @@ from diffmf_ros.core.sync.pairing import ClosestPairing
 from diffmf_ros.io.bags import BagReader, frames, stamp_of
 from diffmf_ros.ros.qos import profile
 
+pytestmark = pytest.mark.alone
+
 NODE = 'diffmf_ros.ros.fusion_node'
 PLAYER = 'diffmf_ros.ros.bag_player'
 RECORDER = 'diffmf_ros.ros.recorder'

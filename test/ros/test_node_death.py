@@ -17,6 +17,8 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
+pytestmark = pytest.mark.alone
+
 OBEYED_S = 2.0
 LOADED_S = 1.0  # what a machine that tests other things besides may add
 GONE_S = 10.0  # far below the 20 s after which DDS gives up a participant that went without a word

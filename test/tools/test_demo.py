@@ -18,6 +18,8 @@ from diffmf_ros.tools import demo  # noqa: E402
 from diffmf_ros.tools.demo import draw  # noqa: E402
 from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 GREEN = (90, 205, 90)
 CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 

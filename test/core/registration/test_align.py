@@ -2,13 +2,12 @@
 """`diffmf align`: the homography between a thermal and an RGB camera, measured on images whose
 truth is known."""
 
-import subprocess
-import sys
 from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
+from diffmf_process import diffmf
 
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.imaging.color import split_luma
@@ -331,10 +330,8 @@ def test_spread_covers_all_items(count, most, expected):
 
 # The command.
 
-def diffmf(*arguments):
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'align',
-                           *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
+def align(*arguments):
+    return diffmf('align', *arguments)
 
 
 @pytest.fixture
@@ -351,7 +348,7 @@ def folder(tmp_path):
 
 def test_two_files_give_all_outputs(folder):
     """Two files give an alignment file an overlay and a report."""
-    done = diffmf(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml', '--overlay',
+    done = align(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml', '--overlay',
                   folder / 'o.png')
 
     assert done.returncode == 0, done.stderr
@@ -376,7 +373,7 @@ def test_folders_and_rough_start(folder):
     Alignment(tuple(map(tuple, rough.tolist())), RGB_SIZE,
               THERMAL_SIZE).save(folder / 'rough.yaml')
 
-    done = diffmf(folder / 'vi', folder / 'ir', '-o', folder / 'a.yaml', '--init',
+    done = align(folder / 'vi', folder / 'ir', '-o', folder / 'a.yaml', '--init',
                   folder / 'rough.yaml', '--max-pairs', 2)
 
     assert done.returncode == 0, done.stderr
@@ -394,7 +391,7 @@ def test_pairs_of_a_bag_are_taken(folder):
                           image_message(pixels, encoding, stamp_ns=stamp_ns, frame_id=name),
                           stamp_ns)
 
-    done = diffmf('--bag', folder / 'bag', '-o', folder / 'a.yaml')
+    done = align('--bag', folder / 'bag', '-o', folder / 'a.yaml')
 
     assert done.returncode == 0, done.stderr
     assert 'homography from 3 pairs' in done.stdout
@@ -402,7 +399,7 @@ def test_pairs_of_a_bag_are_taken(folder):
 
 def test_refused_alignment_exits_1(folder):
     """A refused alignment writes nothing and exits with 1."""
-    done = diffmf(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay',
+    done = align(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay',
                   folder / 'o.png')
 
     assert done.returncode == 1
@@ -415,11 +412,11 @@ def test_existing_file_kept_without_overwrite(folder):
     (folder / 'a.yaml').write_text('precious')
     arguments = folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml'
 
-    refused = diffmf(*arguments)
+    refused = align(*arguments)
 
     assert refused.returncode == 2 and 'overwrite' in refused.stderr
     assert (folder / 'a.yaml').read_text() == 'precious'
-    assert diffmf(*arguments, '--overwrite').returncode == 0
+    assert align(*arguments, '--overwrite').returncode == 0
     assert Alignment.load(folder / 'a.yaml').rgb_size == RGB_SIZE
 
 
@@ -430,7 +427,7 @@ def test_existing_file_kept_without_overwrite(folder):
 def test_wrong_arguments_exit_with_2(folder, monkeypatch, arguments):
     monkeypatch.chdir(folder)
 
-    done = diffmf(*arguments)
+    done = align(*arguments)
 
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr

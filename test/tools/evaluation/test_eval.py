@@ -3,12 +3,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
+from diffmf_process import diffmf
 
 from diffmf_ros.tools.evaluation import eval_page
 from diffmf_ros.tools.evaluation.eval_files import EvaluationError
@@ -53,10 +52,7 @@ def strict(text):
 
 
 def diffmf_eval(*arguments):
-    """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'eval',
-                           *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)
+    return diffmf('eval', *arguments)
 
 
 def test_luminance_is_the_weighted_sum_rounded():

@@ -3,12 +3,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
+from diffmf_process import diffmf
 
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
@@ -49,12 +48,7 @@ def boxes(tmp_path):
 
 
 def diffmf_eval(*arguments):
-    return subprocess.run(
-        [sys.executable, '-m', 'diffmf_ros.cli.main', 'eval', *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return diffmf('eval', *arguments)
 
 
 def test_data_sets_together_and_singly(sets):

@@ -2,20 +2,16 @@
 """Counting what a detector finds in a bag: in each camera and in the fused image."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from diffmf_process import diffmf
 
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from detector_files import write_hot_spot  # noqa: E402
 
-import diffmf_ros  # noqa: E402
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS  # noqa: E402
 from diffmf_ros.io.bag_messages import image_message  # noqa: E402
@@ -44,14 +40,7 @@ def bag(tmp_path):
 
 
 def replay(*arguments):
-    path = str(Path(diffmf_ros.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, '-m', 'diffmf_ros.cli.main', 'replay', *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {'PYTHONPATH': path},
-    )
+    return diffmf('replay', *arguments)
 
 
 def test_bag_objects_counted_per_image(bag, tmp_path):

@@ -25,91 +25,105 @@ def quiet(iteration, terms):
     """A report that nobody reads."""
 
 
-# A training that leaves behind what each process saw of its end; the second process alone gets a
-# signal.
+# Trainings one after another that leave behind what each process saw of their ends; the second
+# process alone gets a signal, and breaks.
 WORKER = """
 import os
 import signal
 import sys
 from pathlib import Path
+from torch import distributed
 from diffmf_ros.tools.training.config import load_config
 from diffmf_ros.tools.training.data import CropSampler
 from diffmf_ros.tools.training.precision import TrainingError
 from diffmf_ros.tools.training.loop import train
 
-path, rank, whole = sys.argv[1], os.environ['RANK'], CropSampler.batch
+rank, whole = os.environ['RANK'], CropSampler.batch
 
 def batch(self, iteration):
-    if (iteration, rank, sys.argv[2]) == (29, '1', 'signal'):
+    if (iteration, rank, event) == (21, '1', 'signal'):
         signal.raise_signal(signal.SIGTERM)
-    if (iteration, rank, sys.argv[2]) == (2, '1', 'breaks'):
+    if (iteration, rank, event) == (2, '1', 'breaks'):
         raise OSError('the disk of the second process is gone')
     return whole(self, iteration)
 
 CropSampler.batch = batch
-try:
-    outcome = train(load_config(path), lambda iteration, terms: None)
-    seen = f'{outcome.iteration} {outcome.stop.name}'
-except TrainingError as error:
-    seen = str(error)
-Path(path + rank).write_text(seen)
+for path in sys.argv[1:]:
+    event = Path(path).stem
+    try:
+        outcome = train(load_config(path), lambda iteration, terms: None)
+        seen = f'{outcome.iteration} {outcome.stop.name}'
+    except TrainingError as error:
+        seen = str(error)
+        distributed.destroy_process_group()
+    Path(path + rank).write_text(seen)
 """
 
 
-@pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    """Return recipe(name, **entries): the YAML file of a training of nano on three pairs of 40 x
-    48 images."""
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    random = np.random.default_rng(0)
-    for sub in ('ir', 'vi'):
-        (tmp_path / 'set' / sub).mkdir(parents=True)
-        for name in 'abc':
-            cv2.imwrite(str(tmp_path / 'set' / sub / f'{name}.png'),
-                        random.integers(0, 255, (40, 48), np.uint8))
+class Trainings:
+    """Trainings of nano on three pairs of 40 x 48 images, in a folder."""
 
-    def write(name, **entries):
-        entries = {'data': str(tmp_path / 'set'), 'out': str(tmp_path / name), 'preset': 'nano',
-                   'iterations': 40, 'batch': 4, 'crop': 16, 'learning_rate': 1e-4, 'warmup': 10,
-                   'device': 'cpu',
-                   **entries}
-        (tmp_path / f'{name}.yaml').write_text(yaml.safe_dump(entries))
-        return tmp_path / f'{name}.yaml'
-    return write
+    def __init__(self, folder):
+        self.folder = folder
+        random = np.random.default_rng(0)
+        for sub in ('ir', 'vi'):
+            (folder / 'set' / sub).mkdir(parents=True)
+            for name in 'abc':
+                cv2.imwrite(str(folder / 'set' / sub / f'{name}.png'),
+                            random.integers(0, 255, (40, 48), np.uint8))
 
+    def recipe(self, name, **entries):
+        """Write the YAML file of a training."""
+        entries = {'data': str(self.folder / 'set'), 'out': str(self.folder / name),
+                   'preset': 'nano', 'iterations': 28, 'batch': 4, 'crop': 16,
+                   'learning_rate': 1e-4, 'warmup': 10, 'device': 'cpu', **entries}
+        (self.folder / f'{name}.yaml').write_text(yaml.safe_dump(entries))
+        return self.folder / f'{name}.yaml'
 
-@pytest.fixture
-def two_processes(tmp_path):
-    """Return run(path, event) -> the finished torchrun and what each process saw of the end."""
-    (tmp_path / 'worker.py').write_text(WORKER)
-
-    def run(path, event):
-        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
-                               '--nproc-per-node=2', str(tmp_path / 'worker.py'), str(path),
-                               event],
+    def run(self, *paths):
+        """Run trainings in two processes."""
+        (self.folder / 'worker.py').write_text(WORKER)
+        return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                               '--nproc-per-node=2', str(self.folder / 'worker.py'),
+                               *map(str, paths)],
                               capture_output=True, text=True, timeout=DEADLINE_S)
-        ends = [path.with_name(path.name + rank) for rank in '01']
-        return done, [end.read_text() for end in ends if end.exists()]
-    return run
+
+    def ends(self, name):
+        """Return what each process saw of the end of a training."""
+        ends = [self.folder / f'{name}.yaml{rank}' for rank in '01']
+        return [end.read_text() for end in ends if end.exists()]
 
 
-def test_two_processes_equal_one(recipe, two_processes, tmp_path):
-    """Two processes train as one does stop together and resume."""
+@pytest.fixture(scope='module')
+def trainings(tmp_path_factory):
+    """Trainings in two processes that end as their names say."""
+    trainings = Trainings(tmp_path_factory.mktemp('trainings'))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv('OMP_NUM_THREADS', '1')
+        trainings.stopped = trainings.run(trainings.recipe('signal'))
+        # Two in a row: to start torch takes longer than to train.
+        trainings.failed = trainings.run(
+            trainings.recipe('steep', learning_rate=1e30, warmup=1, precision='bfloat16'),
+            trainings.recipe('breaks'))
+    return trainings
+
+
+def test_two_processes_equal_one(trainings):
+    """Two processes train as one does, stop together, and one goes on."""
     # Given a training in one process,
-    train(load_config(recipe('one')), quiet)
+    train(load_config(trainings.recipe('one')), quiet)
     # when two processes train the same, a signal to one of them stops both, and one process goes
     # on,
-    path = recipe('two')
-    done, ends = two_processes(path, 'signal')
-    assert ends == ['30 TERMINATED'] * 2, done.stderr
-    assert train(load_config(path), quiet).iteration == 40
+    assert trainings.ends('signal') == ['22 TERMINATED'] * 2, trainings.stopped.stderr
+    assert train(load_config(trainings.folder / 'signal.yaml'), quiet).iteration == 28
     # then the weights agree to rounding,
-    first, second = (torch.load(tmp_path / name / 'checkpoint.pt', weights_only=True)
-                     for name in ('one', 'two'))
+    first, second = (torch.load(trainings.folder / name / 'checkpoint.pt', weights_only=True)
+                     for name in ('one', 'signal'))
     for part in ('network', 'average'):
         torch.testing.assert_close(second[part], first[part], rtol=0, atol=1e-5)
     # and the log, of 20 iterations in two processes, has the loss of the whole batch.
-    first, second = (read_log(tmp_path / name / 'log.csv')[0] for name in ('one', 'two'))
+    first, second = (read_log(trainings.folder / name / 'log.csv')[0]
+                     for name in ('one', 'signal'))
     for term in ('total', 'intensity', 'gradient', 'ssim', 'gradient_norm'):
         assert float(second[term]) == pytest.approx(float(first[term]), rel=2e-5)
 
@@ -127,18 +141,16 @@ def test_the_processes_share_a_batch():
                                                             [8, 9, 10, 11]]
 
 
-def test_nonfinite_gradient_ends_all(recipe, two_processes):
+def test_nonfinite_gradient_ends_all(trainings):
     """A gradient that is not finite ends every process."""
-    done, ends = two_processes(recipe('steep', learning_rate=1e30, warmup=1, precision='bfloat16'),
-                               'none')
-    assert len(ends) == 2, done.stderr
+    ends = trainings.ends('steep')
+    assert len(ends) == 2, trainings.failed.stderr
     assert ends[0] == ends[1]
     assert ends[0].startswith('non-finite gradient at iteration 2: lower learning_rate')
 
 
-def test_broken_process_ends_others(recipe, two_processes):
+def test_broken_process_ends_others(trainings):
     """When one process breaks the others end."""
-    done, ends = two_processes(recipe('broken'), 'breaks')
-    assert done.returncode != 0
-    assert ends == []
-    assert 'the disk of the second process is gone' in done.stderr
+    assert trainings.failed.returncode != 0
+    assert trainings.ends('breaks') == []
+    assert 'the disk of the second process is gone' in trainings.failed.stderr

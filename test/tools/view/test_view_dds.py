@@ -17,6 +17,8 @@ from rclpy.node import NodeNameNonExistentError  # noqa: E402
 
 from diffmf_ros.tools.view.board import PANELS  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 NODE, PLAYER = 'diffmf_ros.ros.fusion_node', 'diffmf_ros.ros.bag_player'
 FIRST_IMAGE_S = 2.0
 IMAGES = {'/fused/image', '/rgb/image_raw', '/thermal/image_raw', '/fused/debug/overlay'}
