@@ -25,7 +25,8 @@ def texture(level, *, sigma, height=HEIGHT, width=WIDTH, seed=0):
     (texture(20, sigma=0.5), texture(90, sigma=15, seed=1)),  # night
     (texture(180, sigma=0.5), texture(90, sigma=0.5, seed=1)),  # thermal is empty too
 ])
-def test_clear_dark_and_empty_scenes_have_no_veil(luma, thermal):
+def test_clear_scenes_have_no_veil(luma, thermal):
+    """Clear, dark and empty scenes have no veil."""
     assert veil_map(thermal, luma) is None
 
 
@@ -47,7 +48,8 @@ def test_smoke_on_one_side_stays_there():
     assert share[:, -WIDTH // 12:].max() < 0.1 * MOST
 
 
-def test_nothing_shows_where_thermal_does_not_see():
+def test_nothing_shows_outside_thermal():
+    """Nothing shows where thermal does not see."""
     seen = np.ones((HEIGHT, WIDTH), bool)
     seen[:, :40] = False
 
@@ -68,7 +70,7 @@ def test_mixing_is_by_share(shape):
 
 @pytest.mark.parametrize('color', ['keep_chroma', 'gray', 'inferno'])
 @pytest.mark.parametrize('grid', [RGB, THERMAL])
-def test_fused_image_in_fog_is_mostly_thermal(color, grid):
+def test_fog_shows_mostly_thermal(color, grid):
     """In fog without any structure the node's image lies MOST of the way to thermal's."""
     thermal = texture(90, sigma=15, height=240, width=320)
     fog = texture(190, sigma=0.5, height=480, width=640, seed=1)

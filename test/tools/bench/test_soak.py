@@ -24,7 +24,7 @@ def samples(per_hour, *, hours=1.0, noise=1.0):
 
 
 @pytest.mark.parametrize('freedom, expected', [(8, 2.306), (10, 2.228), (18, 2.101), (60, 2.000)])
-def test_student_quantiles(freedom, expected):
+def test_student_quantiles_match_tables(freedom, expected):
     """Quantiles agree with the printed table."""
     assert trends.student_t(0.95, freedom) == pytest.approx(expected, abs=0.003)
 
