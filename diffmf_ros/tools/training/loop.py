@@ -4,6 +4,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .log import Log, fingerprint, plot_log, read_checkpoint, write_checkpoint
 from .losses import fusion_loss
 from .perception import Perception
 from .precision import TrainingError, loss_scaler
+from .prefetch import batches_on
 from .resnet50 import load_resnet50
 
 SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
@@ -94,14 +96,19 @@ class Trainer:
                            self._fuse(ir[self._own], vi_y[self._own], with_share=True))
         terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share,
                             taught=self._taught(ir, vi_y), perception=self._perception)
+        may_overflow = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE
         norm = self._descend(terms['total'])
         self._update_average()
         self.iteration += 1
         scale = {'loss_scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}
         # One wait for the device, not one for each term.
         values = torch.stack([value.detach().float() for value in (*terms.values(), norm)])
-        return {**dict(zip((*terms, 'gradient_norm'), values.tolist())), **scale,
-                'learning_rate': rate}
+        found = dict(zip((*terms, 'gradient_norm'), values.tolist()))
+        if not math.isfinite(found['gradient_norm']) and not may_overflow:
+            raise TrainingError(f'non-finite gradient at iteration {self.iteration}: lower '
+                                'learning_rate, or lengthen warmup, and start anew in another '
+                                'folder (--out)')
+        return {**found, **scale, 'learning_rate': rate}
 
     @torch.no_grad()
     def _taught(self, ir, vi_y):
@@ -117,11 +124,6 @@ class Trainer:
         self.scaler.scale(loss * self.processes.count).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        if not norm.isfinite() and not (self.scaler.is_enabled()
-                                        and self.scaler.get_scale() > SMALLEST_LOSS_SCALE):
-            raise TrainingError(f'non-finite gradient at iteration {self.iteration + 1}: lower '
-                                f'learning_rate, or '
-                                'lengthen warmup, and start anew in another folder (--out)')
         # leaves the weights alone where scaling made the gradient overflow
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -188,11 +190,13 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         books = _RunFiles(trainer, data=fingerprint(pairs), report=report)
         books.resume()
         stop = Stop.NO
-        while trainer.iteration < config.iterations and not stop:
-            batch = sampler.batch(trainer.iteration).mapped(
-                lambda x: torch.from_numpy(x).to(processes.device))
-            books.add(trainer.step(batch))
-            stop = Stop(processes.largest(requests.current))
+        with closing(batches_on(processes.device, sampler, first=trainer.iteration,
+                                end=config.iterations)) as batches:
+            for batch in batches:
+                books.add(trainer.step(batch))
+                stop = Stop(processes.largest(requests.current))
+                if stop:
+                    break
         return books.close(stop if trainer.iteration < config.iterations else Stop.NO)
 
 

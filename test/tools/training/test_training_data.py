@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Crops for training: a function of seed and iteration, both cameras alike, with their targets."""
 
+import threading
 from dataclasses import fields
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 from diffmf_ros.io.folders import LumaPair
 from diffmf_ros.tools.training.data import Batch, CropSampler, DataError
 from diffmf_ros.tools.training.degradations import Degradations
+from diffmf_ros.tools.training.prefetch import in_threads
 
 NONE = Degradations(**{field.name: 0.0 for field in fields(Degradations)})
 NAMES = [field.name for field in fields(Batch)]
@@ -39,6 +41,26 @@ def test_batch_follows_seed_and_iteration():
     assert same(first.batch(7), again.batch(7))
     assert not same(first.batch(7), first.batch(8))
     assert not same(first.batch(7), other.batch(7))
+
+
+def test_batches_from_threads_in_order():
+    """Batches that threads make ahead are those of their iterations, in order."""
+    # given a sampler that three threads ask
+    sampler = CropSampler(PAIRS, crop=32, batch=2, seed=3)
+    found = list(in_threads(sampler, first=4, end=11, threads=3))
+    # then every batch is what one thread alone makes
+    alone = CropSampler(PAIRS, crop=32, batch=2, seed=3)
+    assert len(found) == 7
+    assert all(same(batch, alone.batch(4 + i)) for i, batch in enumerate(found))
+
+
+def test_abandoned_batches_end_threads():
+    """A training that stops leaves no thread behind."""
+    batches = in_threads(CropSampler(PAIRS, crop=32, batch=2, seed=3), first=0, end=99, threads=2)
+    next(batches)
+    assert any(thread.name.startswith('batches') for thread in threading.enumerate())
+    batches.close()
+    assert not any(thread.name.startswith('batches') for thread in threading.enumerate())
 
 
 def test_batch_images_have_crop_size():
