@@ -15,7 +15,6 @@ import statistics
 import time
 import tracemalloc
 from array import array
-from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -24,9 +23,10 @@ from diffmf_ros.core.alignment.geometry import Alignment, Mapping
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.imaging.encodings import decode
 from diffmf_ros.core.imaging.thermal import GainControl
-from diffmf_ros.core.settings import ThermalSettings
-from diffmf_ros.inference.host_path import HostPath
+from diffmf_ros.core.settings import DEFAULTS, ThermalSettings
+from diffmf_ros.inference.cpu_backend import CpuBackend
 from diffmf_ros.inference.memory import keep_freed_memory
+from diffmf_ros.inference.prepare import PreparedPair
 
 ROUNDS, WARM_UP = 200, 10
 # From 320x256 thermal to 640x480 RGB: turned by 2 degrees, with a little perspective, a border
@@ -65,12 +65,12 @@ def outgoing(pixels: np.ndarray) -> array:
     return data
 
 
-def ours(path: HostPath, mapping: Mapping, gain: GainControl, rgb: dict, heat: dict) -> array:
+def ours(path: CpuBackend, mapping: Mapping, gain: GainControl, rgb: dict, heat: dict) -> array:
     """One frame through the package."""
     pair = Pair(*(Frame(stream, 0, '', *decode(**message)) for stream,
                   message in ((RGB, rgb), (THERMAL, heat))), 0)
-    pixels, _ = path(pair, levels=gain.levels(pair.thermal), mapping=mapping, color='keep_chroma',
-                     scale=1.0, stage=lambda name: nullcontext())
+    prepared = PreparedPair(pair, gain.levels(pair.thermal), mapping, DEFAULTS)
+    pixels, _ = path.fuse(prepared, scale=1.0)
     return outgoing(pixels)
 
 
@@ -133,7 +133,7 @@ def memory_of(function, *arguments) -> tuple[float, float]:
 def measure(rgb_size, thermal_size, alignment, bar_ms) -> dict:
     """Return the figures of one case."""
     pair = messages(rgb_size, thermal_size)
-    path = (HostPath(pass_through),
+    path = (CpuBackend(pass_through),
             alignment.mapping(rgb_size=rgb_size, thermal_size=thermal_size),
             GainControl(ThermalSettings()))
     samples = {ours: [], naive: []}

@@ -52,8 +52,8 @@ def cases(grid: str, rgb: CameraModel, thermal: CameraModel) -> dict:
 
     current = mapping()
     return {'mapping, unchanged': mapping, 'depth changed': depth, 'trim changed': trim,
-            'warp of thermal': lambda: current.thermal_on_grid(heat),
-            'warp of RGB': lambda: current.rgb_on_grid(color)}
+            'warp of thermal': lambda: current.thermal(heat),
+            'warp of RGB': lambda: current.rgb(color)}
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
     """
     if bench.device != 'cuda':
         return {}
-    from diffmf_ros.inference.device_path import Plan
+    from diffmf_ros.inference.cuda_backend import Plan
 
     frames = (Frame(stream, 0, '', *decode(**message)) for stream,
               message in zip((RGB, THERMAL), bench.messages))

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only types that cross the layers: a Frame, a Pair of them, and what fusing it gave."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 
@@ -41,6 +43,7 @@ class Frame:
     pixels is an array of shape H x W (mono8: uint8, mono16: uint16 native order, 32FC1: float32)
     or H x W x 3|4 uint8 (rgb8, bgr8, rgba8, bgra8) or uint16 (rgb16 ...), in the channel order
     that `encoding` names. It may be a read-only or strided view of the message that it came from.
+    upright: CameraPicture has handled it.
     """
 
     stream: str
@@ -49,7 +52,7 @@ class Frame:
     pixels: np.ndarray = field(repr=False)
     encoding: str
     arrival_ns: int = 0
-    trimmed: bool = False
+    upright: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,6 +108,26 @@ class Issue:
     blind: bool = False
 
 
+class PairOnGrid(Protocol):
+    """The two images of a pair on one grid; each is computed when it is first asked for."""
+
+    @property
+    def thermal(self) -> np.ndarray:
+        """Thermal, H x W uint8 white-hot; 0 where it does not see."""
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """RGB, H x W [x C] uint8 in the encoding of its frame; 0 where it does not see."""
+
+    @property
+    def seen(self) -> np.ndarray:
+        """What both cameras see, H x W bool."""
+
+
+def no_temperature() -> None:
+    """Return None: an image without thermal has no temperatures."""
+
+
 @dataclass(frozen=True)
 class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
@@ -113,7 +136,11 @@ class FusionResult:
     that of the frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the
     order that `encoding` (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage
     (decode, align, network, color, ...) to milliseconds of wall time. issues: what the images of
-    the pair show that is amiss; their texts are among the warnings.
+    the pair show that is amiss; their texts are among the warnings. scale is the working size that
+    the network is used with, 1 for the full one. images: both cameras on the grid; None for one
+    camera alone. temperature() gives those of the scene on the grid, H x W float32 in degrees
+    Celsius, NaN where there is none, or None without thermal; it raises FrameError
+    (not_radiometric).
     """
 
     stamp_ns: int
@@ -125,3 +152,7 @@ class FusionResult:
     timings_ms: dict[str, float] = field(default_factory=dict)
     grid: str = RGB
     issues: tuple[Issue, ...] = ()
+    scale: float = 1.0
+    images: PairOnGrid | None = field(default=None, repr=False, compare=False)
+    temperature: Callable[[], np.ndarray | None] = field(default=no_temperature, repr=False,
+                                                         compare=False)

@@ -10,38 +10,37 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.frames import RGB, THERMAL, FrameError, Mode
 from ..core.imaging import classical
-from ..core.settings import Settings
 from ..core.sync.adaptive_scale import steps_from
+from .cpu_backend import CpuBackend
 from .errors import NetworkFailure
-from .host_path import HostPath, StageClock
 from .memory import give_back_memory, is_out_of_memory
-from .network import Image, Network, PreparedPair
-from .prepare import Preparation
+from .prepare import Image, PreparedPair
+
+if TYPE_CHECKING:
+    from .network import Network
 
 ALONE = {RGB: Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY}
 
 
-class StandIn:
+class ClassicalFallback:
     """Makes an image of every usable pair. problem: why classical fusion failed on the last pair,
     or nothing."""
 
-    def __init__(self, inputs: Preparation):
+    def __init__(self) -> None:
         self.problem = ''
-        self._inputs = inputs
-        self._path = HostPath(classical.fuse)
+        self._backend = CpuBackend(classical.fuse)
 
-    def __call__(self, job: PreparedPair, settings: Settings,
-                 stage: StageClock) -> tuple[Image, Mode, tuple[str, ...]]:
+    def fuse(self, prepared: PreparedPair) -> tuple[Image, Mode, tuple[str, ...]]:
         """Return image, mode and warnings. Raises FrameError when a frame is not usable."""
         try:
-            image = job.run(self._path, scale=1.0, stage=stage)
+            image = self._backend.fuse(prepared, scale=1.0)
         except FrameError:
             raise
         except Exception as error:  # whatever it is, there is the image of the grid's camera
@@ -49,9 +48,9 @@ class StandIn:
         else:
             self.problem = ''
             return image, Mode.CLASSICAL, ()
-        frame = job.pair.rgb if job.mapping.grid == RGB else job.pair.thermal
-        return (self._inputs.image(frame, settings), ALONE[frame.stream],
-                (f'{self.problem}; the {frame.stream} image was passed on',))
+        grid = prepared.mapping.grid
+        return (prepared.image_of(grid), ALONE[grid],
+                (f'{self.problem}; the {grid} image was passed on',))
 
 
 # A call that takes so many usual times is not slow, it hangs.
@@ -62,7 +61,7 @@ _REMEMBERED_TIMES = 9
 _REMEMBERED_KINDS = 16
 
 
-class Overrun(Exception):
+class CallTimeout(Exception):
     """A call took too long and is left to itself."""
 
     def __init__(self, limit_s: float):
@@ -74,11 +73,11 @@ class Call:
 
     `answer` gets one (value, error) when it is done, whether anybody waits or not.
 
-    new: there is no usual time of its kind yet.
+    unmeasured: there is no usual time of its kind yet.
     """
 
-    def __init__(self, work: Callable[[], Any], kind: Hashable, *, new: bool):
-        self.work, self.kind, self.new = work, kind, new
+    def __init__(self, work: Callable[[], Any], kind: Hashable, *, unmeasured: bool):
+        self.work, self.kind, self.unmeasured = work, kind, unmeasured
         self.answer: SimpleQueue = SimpleQueue()
         self.started_s = time.monotonic()
         self.took_s = 0.0
@@ -96,7 +95,7 @@ class Call:
     @property
     def hangs(self) -> bool:
         """Whether it runs longer than it may, given that nobody waits for it any more."""
-        return self.running and (not self.new or self.age_s > FIRST_CALL_S)
+        return self.running and (not self.unmeasured or self.age_s > FIRST_CALL_S)
 
     def run(self) -> None:
         """Do the work; in the thread."""
@@ -109,16 +108,16 @@ class Call:
         self.answer.put(outcome)
 
 
-class Watchdog:
+class TimedThread:
     """Runs one call at a time in a daemon thread. For one calling thread at a time.
 
-    late is the call that was given up last, until forget(): while it runs there can be no other
-    one, and its result reaches nobody. close() ends the thread after the call in work, without
-    waiting for it.
+    abandoned is the call that was given up last, until forget(): while it runs there can be no
+    other one, and its result reaches nobody. close() ends the thread after the call in work,
+    without waiting for it.
     """
 
     def __init__(self):
-        self.late: Call | None = None
+        self.abandoned: Call | None = None
         self._calls: SimpleQueue = SimpleQueue()
         self._usual_s: dict[Hashable, deque[float]] = {}
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name='network',
@@ -127,19 +126,19 @@ class Watchdog:
         self.close = weakref.finalize(self, self._calls.put, None)
 
     def call(self, work: Callable[[], Any], *, kind: Hashable, timeout_s: float) -> Any:
-        """Return work(); raises what it raises, or Overrun.
+        """Return work(); raises what it raises, or CallTimeout.
 
         kind is size and whatever else decides how long it takes. Waits for limit_s(). There must
-        be no late call.
+        be no abandoned call.
         """
-        call = Call(work, kind, new=not self._usual_s.get(kind))
+        call = Call(work, kind, unmeasured=not self._usual_s.get(kind))
         limit_s = self.limit_s(kind, timeout_s)
         self._calls.put(call)
         try:
             value, error = call.answer.get(timeout=limit_s)
         except Empty:
-            self.late = call
-            raise Overrun(limit_s) from None
+            self.abandoned = call
+            raise CallTimeout(limit_s) from None
         if error is not None:
             raise error
         self._note(call)
@@ -152,13 +151,13 @@ class Watchdog:
         return max(timeout_s, USUAL_TIMES * statistics.median(usual_s)) if usual_s else timeout_s
 
     def forget(self) -> BaseException | None:
-        """Let go of the late call, which has come back.
+        """Let go of the abandoned call, which has come back.
 
         Return what it raised if there was no usual time for it.
         """
-        call, self.late = self.late, None
+        call, self.abandoned = self.abandoned, None
         _, error = call.answer.get()
-        if not call.new:
+        if not call.unmeasured:
             return None  # it hung, whatever came of it, and is no measure of the usual time
         if error is None:
             self._note(call)
@@ -178,7 +177,7 @@ class Watchdog:
 
 
 def _serve(calls: SimpleQueue) -> None:
-    """The thread. It knows the queue alone, so that a forgotten Watchdog is freed and ends it."""
+    """Run calls. Knows the queue alone, so that a forgotten TimedThread is freed and ends it."""
     while (call := calls.get()) is not None:
         call.run()
         del call  # until the next one comes
@@ -195,7 +194,7 @@ RECOVERED = 32
 LONGEST_PATIENCE = 4096
 
 
-class Ladder:
+class RetryPolicy:
     """Steps down when the network fails and up again when it works. For one thread at a time.
 
     After every failure the network rests for some pairs, longer for each failure in a row. After
@@ -263,15 +262,14 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class RunResult:
     """What came of giving a pair to the network: an image, or None and a warning that says why."""
 
     image: Image | None = None
     warnings: tuple[str, ...] = ()
-    timings_ms: dict[str, float] = field(default_factory=dict)
 
 
-class Offline:
+class DirectRunner:
     """Gives every pair to the network, whatever became of the pairs before.
 
     The same pair, the same pixels.
@@ -279,7 +277,7 @@ class Offline:
 
     largest_scale = 1.0
 
-    def __init__(self, network: Network):
+    def __init__(self, network: 'Network'):
         self.network = network
 
     @property
@@ -287,104 +285,99 @@ class Offline:
         """What does not work and is done without."""
         return self.network.problems
 
-    def fuse(self, job: PreparedPair, *, scale: float, timeout_s: float) -> Attempt:
+    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> RunResult:
         """Try to fuse a pair, however long it takes.
 
         Raises FrameError when a frame is not usable.
         """
         try:
-            image, timings_ms = self.network(job, scale=scale)
+            return RunResult(self.network.backend.fuse(prepared, scale=scale))
         except FrameError:
             raise
         except Exception as error:  # whatever it is, there is a classical image of this pair
-            return Attempt(warnings=(_reason(error),))
-        return Attempt(image, timings_ms=timings_ms)
+            return RunResult(warnings=(_reason(error),))
 
     def close(self) -> None:
         """Nothing to end."""
 
 
-class Live:
-    """Gives pairs to the network as long as it answers, and lets it rest, smaller, when it fails.
+class FaultTolerantRunner:
+    """Gives pairs to the network as long as it answers; backs off, and shrinks, when it fails.
 
-    See Ladder for how it rests and recovers and Watchdog for how long it may take. A call that was
-    given up goes on in its thread; until it comes back no other one begins, so what the network
+    See RetryPolicy for the pauses and sizes and TimedThread for how long a call may take. A
+    timed-out call keeps its thread; no new call starts before it returns, so what the network
     keeps from pair to pair has one user. For one thread at a time.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: 'Network'):
         self.network = network
-        self._ladder = Ladder()
-        self._watchdog = Watchdog()
+        self._retry = RetryPolicy()
+        self._calls = TimedThread()
         self._scale = 1.0  # of the call in work
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What does not work and is done without, and how the network fails until it has
         recovered."""
-        late = self._watchdog.late
+        abandoned = self._calls.abandoned
         hangs = ('the network hangs, its last call has not come '
-                 'back',) if late is not None and late.hangs else ()
-        return *self.network.problems, *hangs, *filter(None, (self._ladder.problem,))
+                 'back',) if abandoned is not None and abandoned.hangs else ()
+        return *self.network.problems, *hangs, *filter(None, (self._retry.problem,))
 
     @property
     def largest_scale(self) -> float:
         """The working size that the network is trusted with at present."""
-        return self._ladder.largest
+        return self._retry.largest
 
-    def fuse(self, job: PreparedPair, *, scale: float, timeout_s: float) -> Attempt:
+    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> RunResult:
         """Try to fuse a pair. Raises FrameError when a frame is not usable.
 
-        Waits timeout_s, or longer where that is the usual time; see Watchdog.call.
+        Waits timeout_s, or longer where that is the usual time; see TimedThread.call.
         """
         if why_not := self._resting():
-            return Attempt(warnings=(why_not,))
-        self._scale = min(scale, self._ladder.largest)
+            return RunResult(warnings=(why_not,))
+        self._scale = min(scale, self._retry.largest)
+        call = partial(self._calls.call, kind=prepared.kind(self._scale), timeout_s=timeout_s)
         try:
-            image, timings_ms = self._watchdog.call(partial(self.network, job, scale=self._scale),
-                                                    kind=job.kind(self._scale),
-                                                    timeout_s=timeout_s)
+            image = self.network.backend.fuse(prepared, scale=self._scale, call=call)
         except FrameError:
             raise
-        except Overrun as overrun:
-            if self._watchdog.late.new:
-                return Attempt(warnings=(_PREPARES,))
-            reason, out_of_memory = f'the network gave {overrun}', False
+        except CallTimeout as timeout:
+            if self._calls.abandoned.unmeasured:
+                return RunResult(warnings=(_PREPARES,))
+            reason, out_of_memory = f'the network gave {timeout}', False
         except Exception as error:  # whatever it is, there is a classical image of this pair
             reason, out_of_memory = _reason(error), is_out_of_memory(error)
         else:
-            self._ladder.succeeded()
-            return Attempt(image, self._limited(scale), timings_ms)
+            self._retry.succeeded()
+            limited = () if self._scale == scale else (
+                f'working size {self._scale:g} instead of {scale:g}, because the network failed',)
+            return RunResult(image, limited)
         # here the error is gone, and what it referred to
         self._failed(reason, out_of_memory=out_of_memory)
-        return Attempt(warnings=(reason,))
+        return RunResult(warnings=(reason,))
 
     def close(self) -> None:
         """End the thread. One that hangs is left behind."""
-        self._watchdog.close()
+        self._calls.close()
 
     def _resting(self) -> str:
         """Return why the network does not get the next pair; empty when it does."""
-        late = self._watchdog.late
-        if late is not None:
-            if late.running:
-                return 'the network hangs' if late.hangs else _PREPARES
-            error = self._watchdog.forget()
+        abandoned = self._calls.abandoned
+        if abandoned is not None:
+            if abandoned.running:
+                return 'the network hangs' if abandoned.hangs else _PREPARES
+            error = self._calls.forget()
             if error is not None and not isinstance(error, FrameError):
                 self._failed(_reason(error), out_of_memory=is_out_of_memory(error))
-        return '' if self._ladder.admits() else self._ladder.problem
+        return '' if self._retry.admits() else self._retry.problem
 
     def _failed(self, reason: str, *, out_of_memory: bool) -> None:
-        self._ladder.failed(reason, scale=self._scale, out_of_memory=out_of_memory)
+        self._retry.failed(reason, scale=self._scale, out_of_memory=out_of_memory)
         if out_of_memory:
             self.network.renew()
-            self._watchdog.forget_times()
+            self._calls.forget_times()
             give_back_memory()
-
-    def _limited(self, scale: float) -> tuple[str, ...]:
-        if self._scale == scale:
-            return ()
-        return (f'working size {self._scale:g} instead of {scale:g}, because the network failed',)
 
 
 _PREPARES = 'the network prepares for images of this size'

@@ -11,8 +11,7 @@ from ..core.checks.sight_monitor import SightMonitor
 from ..core.checks.thumbnails import Thumbnails, luma_thumbnail, thumbnails
 from ..core.frames import RGB, THERMAL, Issue
 from ..core.imaging.veil import veil_map
-from ..core.settings import Settings
-from .network import Image, PreparedPair
+from .prepare import Image, PreparedPair
 
 # Of these a fused image has the luminance; a palette has another one.
 _COLORS_WITH_LUMA = ('keep_chroma', 'gray')
@@ -39,23 +38,25 @@ class ImageChecks:
         self._monitor = SightMonitor()
         self._doubts = InputDoubts()
 
-    def before(self, job: PreparedPair, settings: Settings) -> Verdict:
+    def before(self, prepared: PreparedPair) -> Verdict:
         """Judge both images of a pair.
 
         Raises:
             FrameError: a frame is not usable.
         """
-        doubts = self._doubts.judge(job.pair.thermal, job.levels, job.mapping, settings.thermal)
+        pair, levels, mapping = prepared.pair, prepared.levels, prepared.mapping
+        settings = prepared.settings
+        doubts = self._doubts.judge(pair.thermal, levels, mapping, settings.thermal)
         if not settings.health.detect_blind:
             return Verdict(tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'))
-        images = thumbnails(job.pair, job.levels, job.mapping)
-        seen = self._monitor.judge(images, job.pair.rgb.stamp_ns or job.pair.rgb.arrival_ns)
+        images = thumbnails(pair, levels, mapping)
+        seen = self._monitor.judge(images, pair.rgb.stamp_ns or pair.rgb.arrival_ns)
         blind = {issue.stream for issue in seen if issue.blind}
         # That a camera shows nothing says more than that it shows little.
         issues = seen + tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'
                               or THERMAL not in blind)
         if blind == {RGB, THERMAL}:
-            return Verdict(issues, job.mapping.grid, images)
+            return Verdict(issues, mapping.grid, images)
         if blind:
             return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()], images)
         veil = veil_map(images.thermal_on_grid, images.luma_on_grid, images.seen)

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of the host path on images, in torch: warp, guided up-sampling, trust in color."""
+"""Operations on images in torch: gray range, luminance, trust in color, warp, up-sampling.
+
+Each has its NumPy form elsewhere, with which the tests compare it: to_gray in
+core/imaging/thermal.py; split_luma, join_luma and trusted_chroma (chroma_map) in
+core/imaging/color.py; TensorWarp in core/alignment/warp.py; ScaledFusion (fuse_scaled) in
+cpu_backend.py.
+"""
 
 from collections.abc import Callable
 
@@ -9,8 +15,54 @@ import torch
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
 from ..core.alignment.warp import Size, Warp, shrinks
-from ..core.imaging.color import NEUTRAL, WINDOW_PX, weights
-from .host_path import WINDOW, guided, solve
+from ..core.imaging.color import NEUTRAL, WINDOW_PX, output_encoding, weights
+from ..core.imaging.thermal import STRETCHED
+from .cpu_backend import WINDOW, guided, solve
+
+
+def split_luma(pixels: torch.Tensor, encoding: str):
+    """Return (y H x W, (cr, cb) or None for mono8), float32 of whole numbers 0..255, of a uint8
+    image."""
+    if encoding == 'mono8':
+        return pixels.float(), None
+    channels = pixels.float().unbind(-1)[:3]
+    r, g, b = reversed(channels) if encoding.startswith('bgr') else channels
+    y = _fixed(4899 * r + 9617 * g + 1868 * b)
+    differences = (11682, r), (9241, b)
+    return y, tuple((_fixed(gain * (c - y)) + 128).clamp(0, 255) for gain, c in differences)
+
+
+def _fixed(values: torch.Tensor) -> torch.Tensor:
+    """Round 14-bit fixed-point numbers as OpenCV does: ties fall as on the host."""
+    return ((values + 8192) / 16384).floor()
+
+
+def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:
+    """Return H x W x 3 uint8 in output_encoding(encoding) of what split_luma gives, y possibly
+    replaced."""
+    if chroma is None:
+        return y.to(torch.uint8)[..., None].expand(-1, -1, 3)
+    cr, cb = (c - 128 for c in chroma)
+    rgb = y + 1.403 * cr, y - 0.714 * cr - 0.344 * cb, y + 1.773 * cb
+    planes = rgb[::-1] if output_encoding(encoding) == 'bgr8' else rgb
+    return torch.stack(planes, dim=-1).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_gray(pixels: torch.Tensor, encoding: str, stretch: torch.Tensor) -> torch.Tensor:
+    """Return thermal as H x W float32 of whole numbers 0..255; stretch: low, high, their
+    span, and 1 for black-hot or else 0.
+
+    The values are those of core.imaging.thermal.to_gray.
+    """
+    low, high, span, black_hot = stretch
+    if encoding not in STRETCHED:
+        gray = split_luma(pixels, encoding)[0]
+    else:
+        values = pixels if encoding == '32FC1' else (pixels.int() & 0xFFFF).float()
+        cold = torch.where(black_hot > 0, high, low)
+        values = torch.where(values.isnan(), cold, values).clamp(low, high)
+        gray = ((values - low) / span * 255).round()
+    return black_hot * 255 + (1 - 2 * black_hot) * gray
 
 
 def trusted_chroma(luma: torch.Tensor, y: torch.Tensor,

@@ -1,50 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network and the path that pairs take through it."""
+"""A network made ready: the engine and backend that settings name, loaded, checked, warmed up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from ..core.alignment.geometry import Mapping
-from ..core.frames import Pair
+from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.imaging.thermal import Levels
 from ..core.packages import pip_install
 from ..core.settings import Settings
-from .errors import EngineError, NetworkFailure
-from .host_path import HostPath, StageClock
+from ..core.sync.adaptive_scale import steps_from
+from .cpu_backend import CpuBackend
+from .errors import EngineError
+from .fault_tolerance import FIRST_CALL_S, DirectRunner, FaultTolerantRunner
+from .memory import give_back_memory
+from .onnx_engine import read_sealed
+from .prepare import PreparedPair
 
-# An image and its encoding.
-Image = tuple[np.ndarray, str]
-
-
-@dataclass(frozen=True)
-class PreparedPair:
-    """A pair with all that a path has to know to fuse it."""
-
-    pair: Pair
-    levels: Levels
-    mapping: Mapping
-    color: str
-
-    def run(self, path, *, scale: float, stage: StageClock) -> Image:
-        """Fuse it on a path, at this working size."""
-        return path(self.pair, levels=self.levels, mapping=self.mapping, color=self.color,
-                    scale=scale, stage=stage)
-
-    def kind(self, scale: float) -> tuple[Any, ...]:
-        """What decides which operations it needs, and so how long it takes."""
-        rgb, thermal = self.pair.rgb, self.pair.thermal
-        return (rgb.size, rgb.encoding, thermal.size, thermal.encoding, self.mapping.grid,
-                self.color, scale)
+# A usual size of thermal cameras: until one was seen, the network is prepared for that.
+_THERMAL_SIZE = (640, 512)
+# The first pair of a size prepares, the second tells how long one takes.
+_PAIRS = 2
+Runner = DirectRunner | FaultTolerantRunner
 
 
 class Network:
-    """The network that settings name, on the path of its device. For one thread at a time.
+    """The network that settings name, with the backend of its device. For one thread at a time.
 
-    A torch network on a GPU takes pairs on the device path, others on the host path. Raises
-    DiffmfError at construction when weights, device, precision or backend are not usable, and when
-    a library is missing.
+    backend: a torch network on a GPU has a CudaBackend, others a CpuBackend. Raises DiffmfError at
+    construction when weights, device, precision or scan backend are not usable, and when a library
+    is missing.
     """
 
     def __init__(self, settings: Settings):
@@ -59,36 +46,23 @@ class Network:
 
     @property
     def device(self) -> str:
-        """Device, precision and backend."""
+        """Device, precision and scan backend."""
         return self._engine.description
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What does not work and is done without."""
-        return *self._engine.problems, *self.path.problems
+        return *self._engine.problems, *self.backend.problems
 
     def renew(self) -> None:
         """Give up all that is kept from pair to pair: buffers, and on a device plans and graphs.
         """
         # onnxruntime takes host arrays
         if self.settings.engine == 'torch' and self._engine.device == 'cuda':
-            from .device_path import DevicePath
-            self.path = DevicePath(self._engine)
+            from .cuda_backend import CudaBackend
+            self.backend = CudaBackend(self._engine)
         else:
-            self.path = HostPath(self._engine)
-
-    def __call__(self, job: PreparedPair, *, scale: float) -> tuple[Image, dict[str, float]]:
-        """Return the fused image and the milliseconds by stage.
-
-        Raises FrameError, and whatever the network raises.
-        """
-        stage = StageClock()
-        pixels, encoding = job.run(self.path, scale=scale, stage=stage)
-        if pixels.shape[1::-1] != tuple(job.mapping.size):
-            raise NetworkFailure(f'the network returned an image of '
-                                 f'{pixels.shape[1]}x{pixels.shape[0]}, expected '
-                                 f'{job.mapping.size[0]}x{job.mapping.size[1]}')
-        return (pixels, encoding), stage.timings_ms
+            self.backend = CpuBackend(self._engine)
 
 
 def name_of(settings: Settings) -> str:
@@ -122,3 +96,80 @@ def make_engine(settings: Settings):
         return Engine(settings)  # imports the model, and with it einops
     except ImportError as error:
         raise LibraryMissing(name_of(settings), error) from error
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """What fuses: a network in a runner, or None for classical fusion."""
+
+    runner: Runner | None
+    description: str
+    device: str = 'cpu'
+
+    def close(self) -> None:
+        """Let go of the network; one that hangs is left to itself."""
+        if self.runner is not None:
+            self.runner.close()
+
+
+def require_network(settings: Settings) -> None:
+    """Raise DiffmfError when a look at its file shows that the network of settings cannot be
+    loaded. Quick."""
+    if settings.model == 'classical':
+        return
+    if settings.engine == 'onnx':
+        read_sealed(Path(settings.weights))
+    else:
+        from .weights_header import weights_for
+        try:
+            weights_for(settings)
+        except ImportError as error:  # safetensors, which a board with onnxruntime may lack
+            raise LibraryMissing(name_of(settings), error) from error
+
+
+def load(settings: Settings, *, runner_of: Callable[[Network], Runner],
+         example: PreparedPair | None = None) -> LoadedNetwork:
+    """Return the network that settings name, checked, and warmed up on a pair if there is one.
+
+    Raises DiffmfError when it is not to be had here, does not load, or fails on that pair.
+    """
+    if settings.model == 'classical':
+        return LoadedNetwork(None, 'classical')
+    try:
+        network = Network(settings)
+    except DiffmfError:
+        raise
+    except Exception as error:  # drivers and allocators raise anything
+        problem = EngineError(f'{name_of(settings)} cannot be loaded: {type(error).__name__}: '
+                              f'{error}')
+    else:
+        runner = runner_of(network)
+        loaded = LoadedNetwork(runner, network.name, network.device)
+        failure = warm_up(runner, example, settings) if example is not None else ''
+        if not failure:
+            return loaded
+        loaded.close()
+        problem = EngineError(f'{network.name} was loaded, but {failure}')
+    give_back_memory()
+    raise problem
+
+
+def warm_up(runner: Runner, prepared: PreparedPair, settings: Settings) -> str:
+    """Fuse a pair at every working size of settings; return why that failed, or nothing."""
+    for scale in steps_from(settings.scale) if settings.adaptive_scale else (settings.scale,):
+        for _ in range(_PAIRS):
+            run = runner.fuse(prepared, scale=scale, timeout_s=FIRST_CALL_S)
+            if run.image is None:
+                return '; '.join(run.warnings)
+    return ''
+
+
+def blank_pair(rgb_size: tuple[int, int], *, mapping: Callable,
+               settings: Settings) -> PreparedPair:
+    """Return a black pair with an RGB image of this (width, height); mapping is that of an
+    Aligner."""
+    (width, height), (thermal_width, thermal_height) = rgb_size, _THERMAL_SIZE
+    rgb = Frame(RGB, 0, '', np.zeros((height, width, 3), np.uint8), 'rgb8')
+    thermal = Frame(THERMAL, 0, '', np.zeros((thermal_height, thermal_width), np.uint16), 'mono16')
+    return PreparedPair(Pair(rgb, thermal, 0), Levels(0.0, 1.0),
+                        mapping(rgb_size=rgb_size, thermal_size=_THERMAL_SIZE), settings)

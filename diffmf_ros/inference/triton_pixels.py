@@ -3,7 +3,7 @@
 
 `sources` makes both luminances of the bytes of both images. Behind the network, `halved` and
 `color_factors` decide at half size how much chroma a pixel gets, and `painted` makes the bytes of
-the fused image. The plain forms are in device_path.py and image_tensors.py.
+the fused image. The plain forms are in cuda_backend.py and image_tensors.py.
 """
 
 import torch
@@ -79,7 +79,7 @@ def _chroma(red, blue, y):
 @triton.jit
 def _gray(thermal, stretch, row, column, inside, wide, KIND: tl.constexpr, CHANNELS: tl.constexpr,
           BGR: tl.constexpr):
-    """White-hot thermal pixels, whole numbers 0..255; see device_path.to_gray."""
+    """White-hot thermal pixels, whole numbers 0..255; see image_tensors.to_gray."""
     black_hot, at = tl.load(stretch + 3), row * wide + column
     if KIND == 0:
         red, green, blue = _red_green_blue(thermal, at, inside, CHANNELS, BGR)
@@ -268,7 +268,7 @@ def painted(fused, rgb, seen, factors, packed, height, width, COLORED: tl.conste
 
 
 class PixelKernels:
-    """The pixels around a network on a GPU, for one device_path.Plan."""
+    """The pixels around a network on a GPU, for one cuda_backend.Plan."""
 
     def __init__(self, plan):
         """Raises ValueError for a plan that they do not know."""

@@ -189,8 +189,7 @@ class FrameFuser:
                 result = self._pipeline.fuse(job.work, scale=asked)
             else:
                 result = self._pipeline.pass_through(job.work)
-            used = min(asked, self._pipeline.largest_scale)
-            self._publish(job, result, scale=used)
+            self._publish(job, result)
         except FrameError as error:
             self.lose(error.reason, f'pair refused: {error}')
         except DiffmfError as error:
@@ -199,9 +198,9 @@ class FrameFuser:
             self.lose('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
         else:
             self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6,
-                       as_asked=used == asked)
+                       as_asked=result.scale == asked)
 
-    def _publish(self, job: Job, result: FusionResult, *, scale: float) -> None:
+    def _publish(self, job: Job, result: FusionResult) -> None:
         camera = self.cameras.get(result.grid)
         complaint = self._outputs.publish(result, camera=camera,
                                           jpeg_quality=self.settings.output.jpeg_quality)
@@ -213,16 +212,17 @@ class FrameFuser:
         elif complaint:
             complaint = (f'{result.grid}/camera_info: {complaint}; fused/camera_info is '
                          f'uncalibrated')
-        no_temperature = self._outputs.publish_temperature(result, job.work, self._pipeline)
+        no_temperature = self._outputs.publish_temperature(result)
         self.complaints = tuple(filter(None, (complaint, no_temperature)))
         pair = job.work if isinstance(job.work, Pair) else None
         self._outputs.publish_status(status.status_message(
             result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image',
             rgb=job.rgb,
-            thermal=job.thermal, model=self._pipeline.description, scale=scale, reason=job.reason,
+            thermal=job.thermal, model=self._pipeline.description, scale=result.scale,
+            reason=job.reason,
             offset_ms=pair and pair.offset_ns / 1e6, held=pair is not None and pair.held))
         if pair is not None:
-            self._outputs.publish_views(result, pair, self._pipeline)
+            self._outputs.publish_views(result, pair.rgb.encoding)
 
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
         self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6,

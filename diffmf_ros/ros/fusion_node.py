@@ -18,7 +18,7 @@ from std_srvs.srv import SetBool
 
 from ..core.frames import DiffmfError
 from ..core.settings import Settings, SettingsError
-from ..inference.loading import require_network
+from ..inference.network import require_network
 from ..inference.pipeline import FusionPipeline
 from . import parameters, process, unused_parameters
 from .ending import CallbackFailed, Life

@@ -8,7 +8,7 @@ Callbacks of this module run in the executor's thread and end in the functions o
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rclpy.node import Node
@@ -113,7 +113,7 @@ class Inputs:
         picture = self._pictures[frame.stream]
         geometry, notes = picture.geometry, picture.notes
         try:
-            return picture.of(frame, self._settings)
+            return replace(picture.of(frame, self._settings), upright=True)
         finally:
             for note in set(picture.notes) - set(notes):
                 self._node.get_logger().info(note)

@@ -9,7 +9,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..core.alignment.camera import CalibrationError, CameraModel, output_info
-from ..core.frames import Frame, FrameError, FusionResult, Pair
+from ..core.frames import FrameError, FusionResult
 from ..core.imaging.color import to_rgb8
 from ..core.imaging.views import overlay, side_by_side
 from . import messages, qos
@@ -64,34 +64,37 @@ class Outputs:
         """Publish how the image with the header of status was made."""
         self._publishers[STATUS].publish(status)
 
-    def publish_views(self, result: FusionResult, pair: Pair, pipeline) -> None:
-        """Publish the pictures of a fused pair that somebody wants, under the header of result."""
-        wanted = {topic for topic in (ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK)
-                  if self._publishers[topic].get_subscription_count()}
+    def publish_views(self, result: FusionResult, rgb_encoding: str) -> None:
+        """Publish the pictures of a pair that somebody wants, under the header of result.
+
+        rgb_encoding is that of the RGB frame.
+        """
+        wanted = [topic for topic in (ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK)
+                  if self._publishers[topic].get_subscription_count()]
         if not wanted:
             return
-        thermal, seen = pipeline.align(pair)
-        mapping = pipeline.aligner.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
-        rgb = to_rgb8(mapping.rgb_on_grid(pair.rgb.pixels), pair.rgb.encoding)
+        images = result.images
+        rgb = to_rgb8(images.rgb, rgb_encoding)
         views = {
-            ALIGNED: lambda: (thermal, 'mono8'),
-            MASK: lambda: (seen.astype(np.uint8) * 255, 'mono8'),
-            OVERLAY: lambda: (overlay(rgb, thermal, seen), 'rgb8'),
-            SIDE_BY_SIDE: lambda: (side_by_side(rgb, thermal,
+            ALIGNED: lambda: (images.thermal, 'mono8'),
+            MASK: lambda: (images.seen.astype(np.uint8) * 255, 'mono8'),
+            OVERLAY: lambda: (overlay(rgb, images.thermal, images.seen), 'rgb8'),
+            SIDE_BY_SIDE: lambda: (side_by_side(rgb, images.thermal,
                                                 to_rgb8(result.pixels, result.encoding)), 'rgb8')}
         header = messages.make_header(result.stamp_ns, result.frame_id)
         for topic in wanted:
             self._publishers[topic].publish(messages.make_image(*views[topic](), header))
 
-    def publish_temperature(self, result: FusionResult, work: Pair | Frame, pipeline) -> str:
-        """Publish the temperatures of work under the header of result, if somebody wants them.
+    def publish_temperature(self, result: FusionResult) -> str:
+        """Publish the temperatures of the scene under the header of result, if somebody wants
+        them.
 
         Returns why there are none, or ''.
         """
         if not self._publishers[TEMPERATURE].get_subscription_count():
             return ''
         try:
-            celsius = pipeline.temperature(work)
+            celsius = result.temperature()
         except FrameError as error:
             return f'nothing is published on {TEMPERATURE}: {error}'
         if celsius is not None:

@@ -12,7 +12,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair, refuse_too_large
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .filter_pairing import make_pairing
@@ -130,11 +130,6 @@ class Session:
         self._reporter.destroy()
 
     def _on_frame(self, frame: Frame) -> None:
-        try:
-            refuse_too_large(frame, self._settings.max_pixels)
-        except FrameError as error:
-            self._on_refused(frame.stream, error)
-            return
         now_ns = self._now_ns()
         self._tally.count(f'{frame.stream}_in')
         clock_ns = self._node.get_clock().now().nanoseconds
@@ -272,6 +267,6 @@ def require_packages(settings: Settings) -> None:
 
 
 def _inputs_of(settings: Settings) -> tuple:
-    return (settings.input, settings.qos, settings.health.shutter_flag,
+    return (settings.input, settings.qos, settings.max_pixels, settings.health.shutter_flag,
             settings.alignment.depth_from_range, settings.thermal.extra_rows_top,
             settings.thermal.extra_rows_bottom)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffmf_ros.inference.device_path import Plan, Program
+from diffmf_ros.inference.cuda_backend import Plan, Program
 
 DEVICE = 'cpu' if os.environ.get('TRITON_INTERPRET') == '1' else 'cuda'
 STRETCH = torch.tensor((30100.0, 34900.0, 4800.0, 0.0))

@@ -258,9 +258,9 @@ def test_out_of_memory_lowers_size(live, network, monkeypatch):
     """Out of memory frees what is kept and lowers the working size at once."""
     given_back = []
     monkeypatch.setattr(fault_tolerance, 'give_back_memory',
-                        lambda: given_back.append(live._loaded.guard.network.path))
+                        lambda: given_back.append(live._loaded.runner.network.backend))
     assert modes(live, 1) == ['FUSED']
-    path = live._loaded.guard.network.path
+    path = live._loaded.runner.network.backend
     network.fault = lambda ir, y: np.maximum(ir,
                                              y) if y.shape[0] < 48 else raises(MemoryError('no'))(
                                                  ir, y)

@@ -4,7 +4,6 @@
 Run on a CPU here, on CUDA too where there is one.
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import cv2
@@ -19,12 +18,13 @@ from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair  # noqa
 from diffmf_ros.core.imaging.thermal import levels_of  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, with_changes  # noqa: E402
 from diffmf_ros.core.sync.adaptive_scale import AdaptiveScale  # noqa: E402
-from diffmf_ros.inference import device_path  # noqa: E402
-from diffmf_ros.inference.device_path import DevicePath, Plan  # noqa: E402
+from diffmf_ros.inference import cuda_backend  # noqa: E402
+from diffmf_ros.inference.cpu_backend import CpuBackend, fuse_scaled  # noqa: E402
+from diffmf_ros.inference.cuda_backend import CudaBackend, Plan  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import NetworkFailure  # noqa: E402
-from diffmf_ros.inference.host_path import HostPath, fuse_scaled  # noqa: E402
 from diffmf_ros.inference.image_tensors import ScaledFusion  # noqa: E402
+from diffmf_ros.inference.prepare import PreparedPair  # noqa: E402
 from diffmf_ros.models.scan import ScanError  # noqa: E402
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
@@ -79,15 +79,16 @@ def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, color='keep
     levels = levels_of(pair.thermal.pixels, pair.thermal.encoding, ThermalSettings())
     mapping = alignment if isinstance(alignment, Mapping) else alignment.mapping(
         rgb_size=pair.rgb.size, thermal_size=pair.thermal.size, grid=grid)
-    return path(pair, levels=replace(levels, black_hot=black_hot), mapping=mapping, color=color,
-                scale=scale, stage=lambda name: nullcontext())
+    prepared = PreparedPair(pair, replace(levels, black_hot=black_hot), mapping,
+                            with_changes(DEFAULTS, {'output.color': color}))
+    return path.fuse(prepared, scale=scale)
 
 
 def on_both_paths(pair, *, device='cpu', engine=None, **about):
     """(image of the host path, image of the device path), as int."""
     engine = engine or Mix(device)
     (host, encoding), (there, same) = (run(path, pair, **about)
-                                       for path in (HostPath(engine), DevicePath(engine)))
+                                       for path in (CpuBackend(engine), CudaBackend(engine)))
     assert encoding == same
     return host.astype(int), there.astype(int)
 
@@ -173,7 +174,7 @@ def test_large_rgb_averaged_like_host(device):
     assert_equal_within_a_level(*on_both_paths(pair, alignment=mapping, device=device))
 
 
-@pytest.mark.parametrize('path', [HostPath, DevicePath])
+@pytest.mark.parametrize('path', [CpuBackend, CudaBackend])
 @pytest.mark.parametrize('grid', ['rgb', 'thermal'])
 def test_uncovered_grid_passes_unchanged(path, grid):
     """Where only the camera of the grid sees its image passes unchanged."""
@@ -215,11 +216,11 @@ def test_color_policies_match_host_path(color, shape, rgb_encoding, grid, device
 def test_live_mapping_change_is_cheap(grid, device, monkeypatch):
     """A live change of the mapping prepares nothing and is seen at once."""
     built = []
-    program = device_path.Program
-    monkeypatch.setattr(device_path, 'Program', lambda plan,
+    program = cuda_backend.Program
+    monkeypatch.setattr(cuda_backend, 'Program', lambda plan,
                         **more: built.append(plan) or program(plan, **more))
     pair = Pair(rgb_frame((240, 320)), thermal_frame((128, 160)), 0)
-    there, host = DevicePath(Mix(device)), HostPath(Mix())
+    there, host = CudaBackend(Mix(device)), CpuBackend(Mix())
     pictures = []
 
     for trim_px in ((3.0, 0.0), (-40.0, 25.0), (60.5, 3.25), (3.0, 0.0)):
@@ -238,7 +239,7 @@ def test_live_mapping_change_is_cheap(grid, device, monkeypatch):
 @pytest.mark.parametrize('device', DEVICES)
 def test_tables_keep_their_addresses(device):
     """Tables stay where a captured graph reads them."""
-    path, pair = DevicePath(Mix(device)), Pair(rgb_frame((60, 80)), thermal_frame((48, 64)), 0)
+    path, pair = CudaBackend(Mix(device)), Pair(rgb_frame((60, 80)), thermal_frame((48, 64)), 0)
     addresses = set()
 
     for x in range(5):
@@ -317,7 +318,7 @@ def test_padded_read_only_view(device):
 @pytest.mark.parametrize('device', DEVICES)
 def test_handed_out_image_stays_unchanged(device):
     """An image that was handed out is not changed by the next pair."""
-    path = DevicePath(Mix(device))
+    path = CudaBackend(Mix(device))
     thermal = thermal_frame((60, 80))
 
     def fuse(pixels):
@@ -343,7 +344,7 @@ def test_failing_network_reports_and_recovers(fault, words, device):
     """A failing network is reported and the next pair is fused."""
     engine = Mix(device)
     engine.fuse_tensors = fault
-    path = DevicePath(engine)
+    path = CudaBackend(engine)
     pair = Pair(rgb_frame((60, 80)), thermal_frame((60, 80)), 0)
 
     with pytest.raises(NetworkFailure, match=words):
@@ -365,7 +366,7 @@ def test_failing_network_reports_and_recovers(fault, words, device):
 def test_refusals_match_host_path(pair, reason):
     """Frames that the host path refuses are refused alike."""
     messages = []
-    for path in (HostPath(Mix()), DevicePath(Mix())):
+    for path in (CpuBackend(Mix()), CudaBackend(Mix())):
         with pytest.raises(FrameError) as caught:
             run(path, pair)
         assert caught.value.reason == reason
@@ -375,17 +376,17 @@ def test_refusals_match_host_path(pair, reason):
 
 def test_adaptive_steps_stay_ready():
     """Every step of the adaptive size stays ready."""
-    assert device_path.READY >= len(AdaptiveScale(1.0).steps)
+    assert cuda_backend.READY >= len(AdaptiveScale(1.0).steps)
 
 
 def test_only_recent_sizes_stay_ready(monkeypatch):
     """Only the last few sizes stay ready."""
-    monkeypatch.setattr(device_path, 'READY', 4)
+    monkeypatch.setattr(cuda_backend, 'READY', 4)
     built = []
-    program = device_path.Program
-    monkeypatch.setattr(device_path, 'Program', lambda plan,
+    program = cuda_backend.Program
+    monkeypatch.setattr(cuda_backend, 'Program', lambda plan,
                         **more: built.append(plan.size) or program(plan, **more))
-    path = DevicePath(Mix())
+    path = CudaBackend(Mix())
 
     def fuse(height):
         run(path, Pair(rgb_frame((height, 8)), thermal_frame((6, 8)), 0))

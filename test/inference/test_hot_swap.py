@@ -108,7 +108,7 @@ def test_network_failing_sizes_is_refused(pipeline, monkeypatch):
     forward = DiffMF.forward
 
     def too_small_a_device(network, ir, y):
-        if network is not pipeline._loaded.guard.network._engine.network and y.shape[2:] == (
+        if network is not pipeline._loaded.runner.network._engine.network and y.shape[2:] == (
                 48, 64):
             raise torch.OutOfMemoryError('CUDA out of memory')
         return forward(network, ir, y)
@@ -199,7 +199,7 @@ def test_old_network_is_freed(watchdog):
     """The old network is freed at once."""
     pipeline = FusionPipeline(NANO, watchdog=watchdog)
     pipeline.fuse(make_pair())
-    old = weakref.ref(pipeline._loaded.guard.network._engine.network)
+    old = weakref.ref(pipeline._loaded.runner.network._engine.network)
     loaded = pipeline.load(CLASSICAL)
     gc.collect()
     gc.disable()
@@ -212,9 +212,9 @@ def test_old_network_is_freed(watchdog):
 
 def test_device_path_memory_is_freed():
     """What a device path keeps is freed at once."""
-    from diffmf_ros.inference.device_path import DevicePath
+    from diffmf_ros.inference.cuda_backend import CudaBackend
     from diffmf_ros.inference.engine import Engine
-    path = DevicePath(Engine(NANO))
+    path = CudaBackend(Engine(NANO))
     kept = weakref.ref(path._prepared)
     gc.collect()
     gc.disable()
@@ -286,7 +286,7 @@ def test_memory_is_told_in_bytes(pipeline):
 
 def test_old_thread_ends_with_pair(pipeline):
     """The thread of the old network ends with its last pair."""
-    thread = pipeline._loaded.guard._watchdog._thread
+    thread = pipeline._loaded.runner._calls._thread
     pipeline.swap(pipeline.load(CLASSICAL))
     thread.join(DEADLINE_S)
     assert not thread.is_alive()

@@ -3,7 +3,12 @@
 
 import pytest
 
-from diffmf_ros.inference.fault_tolerance import LONGEST_PATIENCE, LONGEST_PAUSE, RECOVERED, Ladder
+from diffmf_ros.inference.fault_tolerance import (
+    LONGEST_PATIENCE,
+    LONGEST_PAUSE,
+    RECOVERED,
+    RetryPolicy,
+)
 
 
 def pairs_until_admitted(ladder):
@@ -28,14 +33,14 @@ def work(ladder, pairs):
 
 def test_working_network_gets_full_size():
     """A network that works gets every pair at full size."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     work(ladder, 1000)
     assert (ladder.largest, ladder.problem) == (1.0, '')
 
 
 def test_pauses_double_to_the_longest():
     """The pauses double with every failure in a row up to the longest."""
-    ladder, pauses = Ladder(), []
+    ladder, pauses = RetryPolicy(), []
     for _ in range(9):
         fail(ladder)
         pauses.append(pairs_until_admitted(ladder))
@@ -44,7 +49,7 @@ def test_pauses_double_to_the_longest():
 
 def test_success_resets_the_pauses():
     """After a pair that worked the pauses start again with one."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     fail(ladder, 3)
     pairs_until_admitted(ladder)
     ladder.succeeded()
@@ -54,7 +59,7 @@ def test_success_resets_the_pauses():
 
 def test_second_failure_lowers_size():
     """One failure keeps the size and the second in a row lowers it."""
-    ladder, sizes = Ladder(), []
+    ladder, sizes = RetryPolicy(), []
     for _ in range(10):
         fail(ladder)
         sizes.append(ladder.largest)
@@ -63,7 +68,7 @@ def test_second_failure_lowers_size():
 
 def test_out_of_memory_lowers_size():
     """Out of memory lowers the size at once."""
-    ladder, sizes = Ladder(), []
+    ladder, sizes = RetryPolicy(), []
     for _ in range(5):
         fail(ladder, out_of_memory=True)
         sizes.append(ladder.largest)
@@ -72,14 +77,14 @@ def test_out_of_memory_lowers_size():
 
 def test_size_drops_below_failed_one():
     """The size goes below the one that failed not below the largest."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     fail(ladder, scale=0.5, out_of_memory=True)
     assert ladder.largest == 0.35
 
 
 def test_success_raises_size_stepwise():
     """The size goes up step by step while the network works."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     fail(ladder, 4, out_of_memory=True)
     assert ladder.largest == 0.25
     pairs_until_admitted(ladder)
@@ -101,7 +106,7 @@ def pairs_to_the_next_size(ladder):
 
 def test_undone_step_doubles_wait():
     """A step up that is undone doubles the wait up to the longest."""
-    ladder, waits = Ladder(), []
+    ladder, waits = RetryPolicy(), []
     fail(ladder, out_of_memory=True)
     for _ in range(9):
         waits.append(pairs_to_the_next_size(ladder))
@@ -111,7 +116,7 @@ def test_undone_step_doubles_wait():
 
 def test_long_success_shortens_wait():
     """A size that held for long makes the wait short again."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     fail(ladder, out_of_memory=True)
     for _ in range(3):
         pairs_to_the_next_size(ladder)
@@ -126,14 +131,14 @@ def test_long_success_shortens_wait():
                                              (3, 'the network failed 3 times in a row: it broke')])
 def test_issue_has_count_and_reason(failures, words):
     """The issue says how often and why."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     fail(ladder, failures)
     assert ladder.problem == words
 
 
 def test_failure_shown_for_a_second():
     """A failure is shown until a second's worth of pairs has worked."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     fail(ladder)
     pairs_until_admitted(ladder)
     work(ladder, RECOVERED - 1)

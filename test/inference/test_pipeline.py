@@ -293,10 +293,10 @@ def test_gpu_network_uses_device_path(stand_in, textured, monkeypatch):
         def __init__(self, engine):
             made.append(engine.device)
 
-        def __call__(self, pair, **about):
+        def fuse(self, prepared, **about):
             raise NetworkFailure('the device is gone')
 
-    monkeypatch.setattr('diffmf_ros.inference.device_path.DevicePath', Path)
+    monkeypatch.setattr('diffmf_ros.inference.cuda_backend.CudaBackend', Path)
     pipeline, _ = stand_in('cuda')
 
     result = pipeline.fuse(textured)

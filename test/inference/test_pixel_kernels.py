@@ -12,7 +12,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E402, F401
 
-from diffmf_ros.inference.device_path import Plan  # noqa: E402
+from diffmf_ros.inference.cuda_backend import Plan  # noqa: E402
 
 CASES = Path(__file__).with_name('pixel_cases.py')
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffmf_ros.inference import fault_tolerance
-from diffmf_ros.inference.fault_tolerance import Overrun, Watchdog
+from diffmf_ros.inference.fault_tolerance import CallTimeout, TimedThread
 
 SOON_S = 0.01  # for calls that block until the test lets them go
 DEADLINE_S = 20.0
@@ -31,20 +31,20 @@ def come_back(dog):
     """Wait until the late call has come back."""
     deadline = threading.Event()
     for _ in range(2000):
-        if not dog.late.running:
+        if not dog.abandoned.running:
             return
         deadline.wait(0.01)
     raise AssertionError('the late call did not come back')
 
 
 def hang(dog, work, kind='any'):
-    with pytest.raises(Overrun):
+    with pytest.raises(CallTimeout):
         dog.call(work, kind=kind, timeout_s=SOON_S)
 
 
 @pytest.fixture
 def dog():
-    dog = Watchdog()
+    dog = TimedThread()
     yield dog
     dog.close()
 
@@ -73,11 +73,11 @@ def test_slow_call_is_given_up(dog):
     settled(dog)
     work = Blocking('late')
     hang(dog, work)
-    assert dog.late.running and dog.late.hangs
+    assert dog.abandoned.running and dog.abandoned.hangs
     work.go.set()
     come_back(dog)
-    assert not dog.late.hangs
-    assert dog.forget() is None and dog.late is None
+    assert not dog.abandoned.hangs
+    assert dog.forget() is None and dog.abandoned is None
     assert dog.call(lambda: 'new', kind='any', timeout_s=DEADLINE_S) == 'new'
 
 
@@ -96,12 +96,12 @@ def test_late_first_calls_are_ok(dog):
     for _ in range(2):
         work = Blocking()
         hang(dog, work, kind='new size')
-        assert dog.late.new and dog.late.running and not dog.late.hangs
+        assert dog.abandoned.unmeasured and dog.abandoned.running and not dog.abandoned.hangs
         work.go.set()
         come_back(dog)
         assert dog.forget() is None
     hang(dog, Blocking(), kind='new size')
-    assert not dog.late.new and dog.late.hangs
+    assert not dog.abandoned.unmeasured and dog.abandoned.hangs
 
 
 def test_late_first_call_error_kept(dog):
@@ -118,7 +118,7 @@ def test_first_call_has_own_limit(dog, monkeypatch):
     monkeypatch.setattr(fault_tolerance, 'FIRST_CALL_S', 0.0)
     work = Blocking()
     hang(dog, work)
-    assert dog.late.new and dog.late.hangs
+    assert dog.abandoned.unmeasured and dog.abandoned.hangs
     work.go.set()
 
 
@@ -163,7 +163,7 @@ def test_hung_call_is_not_usual(dog, clock):
 
 def test_close_waits_for_nothing():
     """Close waits for nothing and ends the thread when its call is back."""
-    dog = Watchdog()
+    dog = TimedThread()
     work = Blocking()
     hang(dog, work)
     dog.close()
@@ -174,7 +174,7 @@ def test_close_waits_for_nothing():
 
 
 def test_a_forgotten_watchdog_ends_its_thread():
-    dog = Watchdog()
+    dog = TimedThread()
     thread = dog._thread
     del dog
     gc.collect()

@@ -117,7 +117,7 @@ class Alignment:
             (thermal on the RGB grid, read-only mask of the pixels that thermal sees).
         """
         mapping = self.mapping(rgb_size=rgb_size, thermal_size=thermal.shape[::-1])
-        return mapping.thermal_on_grid(thermal), mapping.seen
+        return mapping.thermal(thermal), mapping.seen
 
     def mapping(self, *, rgb_size: Size, thermal_size: Size, grid: str = RGB,
                 trim_px: tuple[float, float] = (0.0, 0.0)) -> Mapping:

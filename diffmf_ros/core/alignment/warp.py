@@ -55,9 +55,9 @@ class Warp:
 class Mapping:
     """Both images on the grid of one camera, at live sizes. Immutable: use it from any thread.
 
-    grid is 'rgb' or 'thermal'; seen (bool, H x W, read-only) is where both cameras see, everywhere
-    whether that is the whole grid. problem is a sentence when this is not the mapping that the
-    settings ask for.
+    grid is 'rgb' or 'thermal'; thermal and rgb bring an image of that camera there. seen (bool,
+    H x W, read-only) is where both cameras see, everywhere whether that is the whole grid. problem
+    is a sentence when this is not the mapping that the settings ask for.
     """
 
     grid: str
@@ -76,28 +76,6 @@ class Mapping:
     def size(self) -> Size:
         """(width, height) of the grid."""
         return self.thermal.size
-
-    def thermal_on_grid(self, gray: np.ndarray) -> np.ndarray:
-        """Return a thermal image on the grid: see Warp.
-
-        Args:
-            gray: H' x W', uint8, uint16 or float32.
-
-        Returns:
-            H x W of the same type; 0 where thermal does not see.
-        """
-        return self.thermal(gray)
-
-    def rgb_on_grid(self, pixels: np.ndarray) -> np.ndarray:
-        """Return an RGB image on the grid: see Warp.
-
-        Args:
-            pixels: H' x W' [x C], uint8.
-
-        Returns:
-            H x W [x C] of the same type; 0 where RGB does not see.
-        """
-        return self.rgb(pixels)
 
 
 def scaling(across: float, down: float) -> np.ndarray:

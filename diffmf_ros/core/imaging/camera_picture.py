@@ -8,7 +8,7 @@ import numpy as np
 
 from ..alignment.camera import CameraModel
 from ..alignment.warp import Size
-from ..frames import RGB, Frame, FrameError
+from ..frames import RGB, Frame, FrameError, refuse_too_large
 from ..settings import Settings, ThermalSettings
 from .bit_depth import BitDepth
 from .false_color import GRAY, UNKNOWN, FalseColor
@@ -40,10 +40,8 @@ class ExtraRows:
             settings: those of the group thermal.
 
         Returns:
-            frame itself when it has none, or they were cut off already.
+            frame itself when it has none.
         """
-        if frame.trimmed:
-            return frame
         asked = settings.extra_rows_top, settings.extra_rows_bottom
         if (frame.size, asked) != self._known:
             self._known = frame.size, asked
@@ -53,8 +51,7 @@ class ExtraRows:
         if not any(self.cut):
             return frame
         (width, height), (top, bottom, left, right) = frame.size, self.cut
-        return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right],
-                       trimmed=True)
+        return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right])
 
     def _found(self, frame: Frame) -> tuple[int, int, int, int]:
         """Return the counts on all sides, by usual sensor sizes and by the values."""
@@ -165,13 +162,16 @@ class CameraPicture:
             The picture; frame itself where nothing is to be done.
 
         Raises:
-            FrameError: reason not_8_bit, false_color or crop_outside.
+            FrameError: reason not_8_bit, false_color, crop_outside or too_large.
         """
-        if not frame.trimmed:
-            self.sent = frame.size
-            frame = self._upright(frame, settings)
-        return self._depth.to_8_bit(frame) if self._stream == RGB else self._false_color.to_gray(
-            frame)
+        if frame.upright:
+            return frame
+        self.sent = frame.size
+        frame = self._upright(frame, settings)
+        frame = (self._depth.to_8_bit(frame) if self._stream == RGB
+                 else self._false_color.to_gray(frame))
+        refuse_too_large(frame, settings.max_pixels)
+        return frame
 
     def camera(self, camera: CameraModel, settings: Settings) -> CameraModel:
         """Return the calibration of the pictures, given that of the images as sent.
@@ -233,7 +233,7 @@ class CameraPicture:
             pixels = self._extra_rows.without(frame, settings.thermal).pixels
         if (orientation := settings.input.orientation_of(self._stream)) != 'as_sent':
             pixels = turned(pixels, orientation)
-        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, trimmed=True)
+        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, upright=True)
 
     def _without_extra_lines(self, size: Size,
                              settings: Settings) -> tuple[int, int, int, int] | None:

@@ -62,5 +62,5 @@ def on_grid(celsius: np.ndarray, mapping: Mapping) -> np.ndarray:
     Returns:
         H x W float32; NaN where thermal does not see.
     """
-    aligned = mapping.thermal_on_grid(celsius)
+    aligned = mapping.thermal(celsius)
     return aligned if mapping.everywhere else np.where(mapping.seen, aligned, np.float32(np.nan))

@@ -15,8 +15,8 @@ import torch
 
 from ... import models
 from ...core.frames import DiffmfError
-from ...inference.device_path import Plan as DevicePlan
-from ...inference.device_path import Program
+from ...inference.cuda_backend import Plan as DevicePlan
+from ...inference.cuda_backend import Program
 from ...inference.engine import fuse_padded, use_backend
 from ...models.blocks import cast_layers
 from ...models.kernels import meta_stands_for_cuda

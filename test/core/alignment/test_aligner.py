@@ -79,9 +79,9 @@ def test_without_file_image_is_resized(grid, size):
     assert (mapping.thermal.tables is None and mapping.rgb.tables is None
             and mapping.seen.shape == size[::-1])
     interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
-    assert np.array_equal(mapping.thermal_on_grid(heat),
+    assert np.array_equal(mapping.thermal(heat),
                           heat if grid == 'thermal' else cv2.resize(heat, size))
-    assert np.array_equal(mapping.rgb_on_grid(color),
+    assert np.array_equal(mapping.rgb(color),
                           color if grid == 'rgb'
                           else cv2.resize(color, size, interpolation=interpolation))
 
@@ -100,7 +100,7 @@ def test_thermal_grid_inverts_homography():
     scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     on_thermal = HOMOGRAPHY.mapping(**SIZES, grid='thermal')
 
-    back = HOMOGRAPHY.mapping(**SIZES).thermal_on_grid(on_thermal.rgb_on_grid(scene))
+    back = HOMOGRAPHY.mapping(**SIZES).thermal(on_thermal.rgb(scene))
 
     inner = np.s_[60:420, 80:560]
     assert on_thermal.seen.mean() > 0.9
@@ -196,10 +196,10 @@ def test_trim_shifts_rgb_pixels(source, rig_file, homography_file):
                                        'rig': rig_file}[source])
     aligner = Aligner(settings)
     _, heat = views(rig(), 20.0)
-    before = aligner.mapping(**SIZES).thermal_on_grid(heat)
+    before = aligner.mapping(**SIZES).thermal(heat)
 
     aligner.configure(replace(settings, trim_x_px=7.0, trim_y_px=-4.0))
-    after = aligner.mapping(**SIZES).thermal_on_grid(heat)
+    after = aligner.mapping(**SIZES).thermal(heat)
 
     inner, moved = np.s_[80:400, 80:560], np.s_[76:396, 87:567]
     assert np.abs(after[moved].astype(int) - before[inner]).max() <= 2

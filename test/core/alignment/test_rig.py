@@ -77,7 +77,7 @@ def test_plane_images_coincide_quarter_pixel(thermal, grid):
     rgb, heat = views(this, PLANE_M)
 
     mapping = this.mapping(PLANE_M, grid=grid)
-    points, errors = shifts(mapping.rgb_on_grid(rgb), mapping.thermal_on_grid(heat), mapping.seen)
+    points, errors = shifts(mapping.rgb(rgb), mapping.thermal(heat), mapping.seen)
 
     assert len(points) > 90
     assert rms(errors) < 0.05  # 0.25 is asked for
@@ -91,7 +91,7 @@ def test_parallax_predicted_within_five_percent(depth_m):
     rgb, heat = views(this, depth_m)
     mapping = this.mapping(PLANE_M)
 
-    points, moved = shifts(rgb, mapping.thermal_on_grid(heat), mapping.seen)
+    points, moved = shifts(rgb, mapping.thermal(heat), mapping.seen)
 
     predicted = this.parallax_px(depth_m, plane_depth_m=PLANE_M, at=points)
     assert rms(predicted) > 1.3
@@ -144,7 +144,7 @@ def test_thermal_grid_averages_rgb_detail():
         10.0, grid='thermal')
 
     assert mapping.everywhere and mapping.rgb.averaged == (320, 256)
-    assert (mapping.rgb_on_grid(fine) == 100).all()
+    assert (mapping.rgb(fine) == 100).all()
 
 
 def test_equal_fields_see_each_other():
@@ -164,7 +164,7 @@ def test_wide_lens_duplicates_are_outside():
     mapping = Rig(wide, narrow, Extrinsics(IDENTITY, (0.0, 0.0, 0.0))).mapping(10.0)
 
     assert mapping.seen[240, 320] and not mapping.seen[0, 0] and not mapping.seen[240, 0]
-    assert not mapping.thermal_on_grid(np.full((256, 320), 9, np.uint8))[~mapping.seen].any()
+    assert not mapping.thermal(np.full((256, 320), 9, np.uint8))[~mapping.seen].any()
 
 
 @pytest.mark.parametrize('rotation, translation_m, words', [

@@ -88,11 +88,12 @@ def test_temperatures_lie_on_fused_grid(tmp_path):
 
     # when it is fused, and thermal then is alone
     result = pipeline.fuse(pair)
-    found, alone = pipeline.temperature(pair), pipeline.temperature(pair.thermal)
+    found, alone = pipeline.fuse(pair).temperature(), pipeline.pass_through(
+        pair.thermal).temperature()
 
     # then every pixel that thermal sees has its temperature, and all others none
     assert found.shape == alone.shape == result.pixels.shape[:2]
     np.testing.assert_allclose(found[4:28, 8:40], celsius, atol=1e-4)
     np.testing.assert_array_equal(found, alone)
     assert np.isfinite(found).sum() == celsius.size
-    assert pipeline.temperature(pair.rgb) is None
+    assert pipeline.pass_through(pair.rgb).temperature() is None

@@ -177,14 +177,14 @@ def test_ignored_options_are_refused(arguments, complaint):
 @needs_ros
 def test_usual_way_gives_same_picture():
     """The usual way with the same homography gives the same picture."""
-    from diffmf_ros.inference.host_path import StageClock
+    from diffmf_ros.inference.prepare import StageTimer
     from diffmf_ros.tools.bench.probes.baseline_fusion import UsualFusion
     from diffmf_ros.tools.bench.probes.scene import homography, moving_images
 
     # given a network that returns what it gets of thermal, and equal pairs
     (rgb, *_), (thermal, *_) = moving_images((64, 48), seed=0)
     fusion = UsualFusion(homography((64, 48)), lambda warped, y: y)
-    stage = StageClock()
+    stage = StageTimer()
 
     # when the usual way passes luminance through
     image, info = fusion(rgb, thermal, stage)

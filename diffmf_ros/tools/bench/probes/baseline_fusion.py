@@ -37,22 +37,23 @@ class UsualFusion:
         self._homography, self._network = homography, network
 
     def __call__(self, rgb: Image, thermal: Image, stage) -> tuple[Image, CameraInfo]:
-        """Return the fused image and its camera info; `with stage(name)` surrounds every stage."""
-        with stage('decode'):
-            bgr = np.frombuffer(rgb.data, np.uint8).reshape(rgb.height, rgb.width, 3)
-            counts = np.frombuffer(thermal.data, np.uint16).reshape(thermal.height, thermal.width)
-        with stage('align'):
-            gray = cv2.normalize(counts, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-            warped = cv2.warpPerspective(gray, self._homography, (rgb.width, rgb.height))
-        with stage('color'):
-            y, cr, cb = cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb))
-        with stage('network'):
-            fused = self._network(warped, y)
-        with stage('color'):
-            picture = cv2.cvtColor(cv2.merge((fused, cr, cb)), cv2.COLOR_YCrCb2BGR)
-        with stage('messages'):
-            return _message(picture, rgb), CameraInfo(header=rgb.header, width=rgb.width,
-                                                      height=rgb.height)
+        """Return the fused image and its camera info; every stage ends with stage.lap(name)."""
+        bgr = np.frombuffer(rgb.data, np.uint8).reshape(rgb.height, rgb.width, 3)
+        counts = np.frombuffer(thermal.data, np.uint16).reshape(thermal.height, thermal.width)
+        stage.lap('decode')
+        gray = cv2.normalize(counts, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+        warped = cv2.warpPerspective(gray, self._homography, (rgb.width, rgb.height))
+        stage.lap('align')
+        y, cr, cb = cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb))
+        stage.lap('color')
+        fused = self._network(warped, y)
+        stage.lap('network')
+        picture = cv2.cvtColor(cv2.merge((fused, cr, cb)), cv2.COLOR_YCrCb2BGR)
+        stage.lap('color')
+        image = _message(picture, rgb)
+        info = CameraInfo(header=rgb.header, width=rgb.width, height=rgb.height)
+        stage.lap('messages')
+        return image, info
 
 
 def _message(picture: np.ndarray, base: Image) -> Image:

@@ -26,7 +26,7 @@ from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, Image
 
 from ....core.frames import Mode
-from ....inference.host_path import StageClock
+from ....inference.prepare import StageTimer
 from ....ros import messages, process, qos
 from ....ros.fusion_node import FusionNode
 from .baseline_fusion import QUEUE, UsualFusion, synchronizer
@@ -54,7 +54,7 @@ class UsualNode(Node):
         self._synchronizer = synchronizer(inputs, self._fuse)
 
     def _fuse(self, rgb: Image, thermal: Image) -> None:
-        image, info = self._fusion(rgb, thermal, StageClock())
+        image, info = self._fusion(rgb, thermal, StageTimer())
         self._image_out.publish(image)
         self._info_out.publish(info)
 

@@ -25,7 +25,7 @@ from ....core.alignment.camera import CameraModel
 from ....core.frames import RGB, THERMAL, FusionResult, Pair
 from ....core.settings import DEFAULTS, with_changes
 from ....core.sync.source_selector import SourceSelector
-from ....inference.host_path import StageClock
+from ....inference.prepare import StageTimer
 from ....ros import messages
 from ....ros.filter_pairing import make_pairing
 from ....ros.frame_loop import FrameFuser, Job
@@ -57,7 +57,7 @@ class Ours:
                                                        (0.0, 0.0, 1.0)),
                                                 (0.1, -0.1, 0.0, 0.0, 0.0))}
 
-    def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
+    def __call__(self, rgb: Image, thermal: Image, stage: StageTimer) -> None:
         """Handle two messages; afterwards stage knows what took how long."""
         for job in (*self._receive(rgb, RGB, stage), *self._receive(thermal, THERMAL, stage)):
             self._pipeline.spent_ms = {}
@@ -71,15 +71,16 @@ class Ours:
         """End the thread of the network."""
         self._pipeline.close()
 
-    def _receive(self, message: Image, stream: str, stage: StageClock) -> list[Job]:
+    def _receive(self, message: Image, stream: str, stage: StageTimer) -> list[Job]:
         fallback, now_ns = self._fallback, messages.stamp_ns(message.header.stamp)
-        with stage('decode'):
-            frame = messages.to_frame(message, stream, arrival_ns=now_ns)
-        with stage('pair'):
-            fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
-            return [Job(work, fallback.statuses[RGB].state, fallback.statuses[THERMAL].state,
-                        fallback.reason)
-                    for work in fallback.select(frame, self._pairing.add(frame), now_ns)]
+        frame = messages.to_frame(message, stream, arrival_ns=now_ns)
+        stage.lap('decode')
+        fallback.streams[stream].arrived(frame, now_ns, clock_ns=now_ns)
+        jobs = [Job(work, fallback.statuses[RGB].state, fallback.statuses[THERMAL].state,
+                    fallback.reason)
+                for work in fallback.select(frame, self._pairing.add(frame), now_ns)]
+        stage.lap('pair')
+        return jobs
 
 
 class _Watched:
@@ -145,14 +146,14 @@ class Usual:
     def paired_by_message_filters(self) -> bool:
         return bool(self._inputs)
 
-    def __call__(self, rgb: Image, thermal: Image, stage: StageClock) -> None:
+    def __call__(self, rgb: Image, thermal: Image, stage: StageTimer) -> None:
         """Handle two messages; afterwards stage knows what took how long."""
         pair = rgb, thermal
         if self._inputs:
-            with stage('pair'):
-                for source, message in zip(self._inputs, pair):
-                    source.signalMessage(message)
+            for source, message in zip(self._inputs, pair):
+                source.signalMessage(message)
             pair = self._paired
+            stage.lap('pair')
         self._fusion(*pair, stage)
         del stage.timings_ms['network']
 
@@ -176,7 +177,7 @@ def measure(size: tuple[int, int], pairs: int) -> dict:
             # warm.
             due_s = start_s + (index + turn / len(ways)) * PERIOD_NS / 1e9
             time.sleep(max(0.0, due_s - time.monotonic()))
-            stage, cpu_s = StageClock(), time.process_time()
+            stage, cpu_s = StageTimer(), time.process_time()
             way(*pair, stage)
             if index >= WARM_UP:
                 cpu_ms[name].append(1e3 * (time.process_time() - cpu_s))

@@ -6,10 +6,9 @@ import time
 import numpy as np
 
 from ....core.settings import Settings
-from ....inference.fault_tolerance import Live, Offline
-from ....inference.host_path import HostPath, StageClock
-from ....inference.loading import Loaded
-from ....inference.network import Image, PreparedPair
+from ....inference.cpu_backend import CpuBackend
+from ....inference.fault_tolerance import DirectRunner, FaultTolerantRunner
+from ....inference.network import LoadedNetwork
 from ....inference.pipeline import FusionPipeline
 
 
@@ -25,13 +24,7 @@ class StubNetwork:
 
     def __init__(self, compute_ms: float):
         self._compute_s = compute_ms / 1e3
-        self._path = HostPath(self._fuse)
-
-    def __call__(self, job: PreparedPair, *, scale: float) -> tuple[Image, dict[str, float]]:
-        """Return the image and the milliseconds by stage."""
-        stage = StageClock()
-        image = job.run(self._path, scale=scale, stage=stage)
-        return image, stage.timings_ms
+        self.backend = CpuBackend(self._fuse)
 
     def renew(self) -> None:
         """Nothing is kept."""
@@ -49,5 +42,6 @@ def timed_pipeline(settings: Settings, *, watchdog: bool = False,
     """
     pipeline = FusionPipeline(settings, watchdog=watchdog)
     network = StubNetwork(compute_ms)
-    pipeline.swap(Loaded((Live if watchdog else Offline)(network), network.name, network.device))
+    runner_of = FaultTolerantRunner if watchdog else DirectRunner
+    pipeline.swap(LoadedNetwork(runner_of(network), network.name, network.device))
     return pipeline

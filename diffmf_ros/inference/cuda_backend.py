@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pair fused on a device: raw bytes up, everything there, one 8-bit image back.
+"""CUDA backend: raw bytes up, everything on the device, one 8-bit image back.
 
-The same picture as host_path.py gives, to a gray level: luminance and chroma as in
+The same picture as cpu_backend.py gives, to a gray level: luminance and chroma as in
 core/imaging/color.py, gain control as in core/imaging/thermal.py, the warp of
 core/alignment/geometry.py. All of it is plain torch, so that it runs, and is tested, on a CPU too;
-there the host path is the faster one.
+there the CPU backend is the faster one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +22,18 @@ from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
 from ..core.sync.adaptive_scale import steps_from
 from ..models.kernels import triton
 from ..models.scan import ScanError
+from .cpu_backend import UNIT, call_here
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
-from .host_path import UNIT
-from .image_tensors import ScaledFusion, TensorWarp, trusted_chroma
+from .image_tensors import (
+    ScaledFusion,
+    TensorWarp,
+    join_luma,
+    split_luma,
+    to_gray,
+    trusted_chroma,
+)
+from .prepare import Image, PreparedPair, StageTimer
 
 # Plans that are ready at a time: every working size of one camera. Each holds device memory.
 READY = len(steps_from(1.0))
@@ -75,7 +85,7 @@ class Plan:
         return self.size[0] * self.size[1] * (3 if self.chroma else 1)
 
 
-class DevicePath:
+class CudaBackend:
     """Fuses pairs on engine.device with engine.fuse_tensors. For one thread at a time.
 
     `problems` tells which plans could not be captured as a CUDA graph, and why.
@@ -83,8 +93,8 @@ class DevicePath:
 
     def __init__(self, engine):
         self._problems: list[str] = []
-        # Of no bound method: that would be a cycle, and what a path keeps on the device has to go
-        # with it at once.
+        # Of no bound method: that would be a cycle, and what a backend keeps on the device has to
+        # go with it at once.
         self._prepared = lru_cache(maxsize=READY)(partial(_prepare, engine, self._problems))
 
     @property
@@ -92,41 +102,53 @@ class DevicePath:
         """One sentence for each plan without a graph."""
         return tuple(self._problems)
 
-    @torch.inference_mode()
-    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
-                 stage) -> tuple[np.ndarray, str]:
-        """Return (pixels, encoding) of the fused image as HostPath does, with the stages upload,
-        network and color.
+    def fuse(self, prepared: PreparedPair, *, scale: float,
+             call: Callable[[Callable[[], Any]], Any] = call_here) -> Image:
+        """Fuse a pair as CpuBackend does, with the stages upload, network and color.
 
-        Raises FrameError when a frame is not usable and NetworkFailure when the device raises (out
-        of memory, say) or the network's output is not finite. The first pair of a plan takes
-        seconds; another mapping of the same kind, levels or palette take none.
+        The first pair of a plan takes seconds; another mapping of the same kind, gray range or
+        palette take none.
+
+        Raises:
+            FrameError: a frame is not usable.
+            NetworkFailure: the device raised (out of memory, say), or the network's output is not
+                finite.
         """
-        plan = Plan.of(pair, scale, mapping=mapping, color=color)
+        plan = Plan.of(prepared.pair, scale, mapping=prepared.mapping,
+                       color=prepared.settings.output.color)
+        packed, timings_ms = call(partial(self._run, plan, prepared))
+        prepared.timer.add(timings_ms)
+        if plan.chroma:
+            return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
+        image = paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding,
+                      color=prepared.settings.output.color)
+        prepared.timer.lap('color')
+        return image
+
+    @torch.inference_mode()
+    def _run(self, plan: 'Plan', prepared: PreparedPair) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the packed values of the fused image, and the milliseconds by stage."""
+        timer = StageTimer()
         try:
-            with stage('upload'):
-                prepared = self._prepared(plan)
-                prepared.program.load(mapping)
-                prepared.uploads.write(0, pair.rgb.pixels)
-                prepared.uploads.write(1, pair.thermal.pixels)
-                prepared.uploads.write(2, _stretch(levels))
-                inputs = prepared.uploads.take()
-            with stage('network'):
-                packed = prepared.download(prepared.replay(*inputs))
+            ready = self._prepared(plan)
+            ready.program.load(prepared.mapping)
+            ready.uploads.write(0, prepared.pair.rgb.pixels)
+            ready.uploads.write(1, prepared.pair.thermal.pixels)
+            ready.uploads.write(2, _stretch(prepared.levels))
+            inputs = ready.uploads.take()
+            timer.lap('upload')
+            packed = ready.download(ready.replay(*inputs))
+            timer.lap('network')
         # out of memory, or an image too large for the scan
         except (RuntimeError, ScanError) as error:
             raise NetworkFailure(f'the network raised {type(error).__name__}: {error}') from error
         if not packed[-1]:
             raise NetworkFailure('the network returned values that are not finite')
-        if plan.chroma:
-            return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
-        with stage('color'):
-            return paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding,
-                         color=color)
+        return packed, timer.timings_ms
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ReadyPlan:
     """What one plan keeps on the device."""
 
     uploads: Uploads
@@ -239,7 +261,7 @@ class Program:
         return join_luma(luma, chroma, self._plan.rgb_encoding)
 
 
-def _prepare(engine, problems: list[str], plan: Plan) -> Prepared:
+def _prepare(engine, problems: list[str], plan: Plan) -> ReadyPlan:
     """Make a plan ready on the engine's device.
 
     A graph that could not be captured is added to problems.
@@ -255,7 +277,7 @@ def _prepare(engine, problems: list[str], plan: Plan) -> Prepared:
     replay = Replay(program, uploads.take())
     if replay.problem:
         problems.append(f'{plan.size[1]}x{plan.size[0]}: {replay.problem}')
-    return Prepared(uploads, program, replay, Download(plan.values + 1, device=device))
+    return ReadyPlan(uploads, program, replay, Download(plan.values + 1, device=device))
 
 
 def _kernels(plan: Plan, device: str):
@@ -294,47 +316,3 @@ def _stretch(levels: Levels) -> np.ndarray:
     """Return low, high, their span, and 1 for black-hot or else 0, as float32."""
     span = max(levels.high - levels.low, SMALLEST_SPAN)
     return np.array((levels.low, levels.high, span, levels.black_hot), np.float32)
-
-
-def split_luma(pixels: torch.Tensor, encoding: str):
-    """Return (y H x W, (cr, cb) or None for mono8), float32 of whole numbers 0..255, of a uint8
-    image."""
-    if encoding == 'mono8':
-        return pixels.float(), None
-    channels = pixels.float().unbind(-1)[:3]
-    r, g, b = reversed(channels) if encoding.startswith('bgr') else channels
-    y = _fixed(4899 * r + 9617 * g + 1868 * b)
-    differences = (11682, r), (9241, b)
-    return y, tuple((_fixed(gain * (c - y)) + 128).clamp(0, 255) for gain, c in differences)
-
-
-def _fixed(values: torch.Tensor) -> torch.Tensor:
-    """Round 14-bit fixed-point numbers as OpenCV does: ties fall as on the host."""
-    return ((values + 8192) / 16384).floor()
-
-
-def join_luma(y: torch.Tensor, chroma, encoding: str) -> torch.Tensor:
-    """Return H x W x 3 uint8 in output_encoding(encoding) of what split_luma gives, y possibly
-    replaced."""
-    if chroma is None:
-        return y.to(torch.uint8)[..., None].expand(-1, -1, 3)
-    cr, cb = (c - 128 for c in chroma)
-    rgb = y + 1.403 * cr, y - 0.714 * cr - 0.344 * cb, y + 1.773 * cb
-    planes = rgb[::-1] if output_encoding(encoding) == 'bgr8' else rgb
-    return torch.stack(planes, dim=-1).round().clamp(0, 255).to(torch.uint8)
-
-
-def to_gray(pixels: torch.Tensor, encoding: str, stretch: torch.Tensor) -> torch.Tensor:
-    """Return thermal as H x W float32 of whole numbers 0..255; stretch: see _stretch.
-
-    The values are those of core.imaging.thermal.to_gray.
-    """
-    low, high, span, black_hot = stretch
-    if encoding not in STRETCHED:
-        gray = split_luma(pixels, encoding)[0]
-    else:
-        values = pixels if encoding == '32FC1' else (pixels.int() & 0xFFFF).float()
-        cold = torch.where(black_hot > 0, high, low)
-        values = torch.where(values.isnan(), cold, values).clamp(low, high)
-        gray = ((values - low) / span * 255).round()
-    return black_hot * 255 + (1 - 2 * black_hot) * gray

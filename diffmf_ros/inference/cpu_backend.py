@@ -1,43 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pair on the host: levels, warp, luminance, guided up-sampling, color.
+"""CPU backend: a network, or classical fusion, on arrays, at a working size."""
 
-With the time of each stage.
-"""
-
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 
-from ..core.alignment.warp import Mapping
-from ..core.frames import RGB, Pair
-from ..core.imaging.color import paint, split_luma
-from ..core.imaging.thermal import Levels, to_gray
-
-
-class StageClock:
-    """Milliseconds of wall time by stage; a stage may be entered more than once."""
-
-    def __init__(self):
-        self.timings_ms: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str):
-        """Count the time of the `with` block for this stage, also when it raises."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent_ms = 1e3 * (time.perf_counter() - start)
-            self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + spent_ms
-
-    def add(self, timings_ms: dict[str, float]) -> None:
-        """Add what another clock measured."""
-        for stage, spent_ms in timings_ms.items():
-            self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + spent_ms
-
+from .errors import NetworkFailure
+from .prepare import Image, PreparedPair, finished
 
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -115,47 +87,60 @@ def solve(high, low, rest, high_high, low_low, high_low, high_rest, low_rest) ->
     return a, b, rest - a * high - b * low
 
 
-# The device path multiplies by the same number: ties of rounding then fall alike.
+# The CUDA backend multiplies by the same number: ties of rounding then fall alike.
 UNIT = np.float32(1 / 255)
 
 
-class HostPath:
+def call_here(work: Callable[[], Any]) -> Any:
+    """Return work(); where nothing guards the network."""
+    return work()
+
+
+class CpuBackend:
     """Fuses pairs with fuse(ir, y), which takes and returns H x W float32 in [0, 1].
 
     For one thread at a time: the two float images that fuse gets are kept for the next pair.
     """
 
-    problems: tuple[str, ...] = ()  # as DevicePath has
+    problems: tuple[str, ...] = ()  # as CudaBackend has
 
     def __init__(self, fuse: Fuse):
         self._fuse = fuse
         self._inputs = np.empty((2, 0, 0), np.float32)
 
-    def __call__(self, pair: Pair, *, levels: Levels, mapping: Mapping, color: str, scale: float,
-                 stage) -> tuple[np.ndarray, str]:
-        """Return (pixels, encoding) of the fused image of pair, on the grid of mapping, as
-        core.imaging.color.paint gives it.
+    def fuse(self, prepared: PreparedPair, *, scale: float,
+             call: Callable[[Callable[[], Any]], Any] = call_here) -> Image:
+        """Fuse a pair on the grid of its mapping.
 
         Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal.
-        scale is the working size of fuse; `with stage(name)` surrounds every stage. Nothing keeps
-        or changes the result. Raises FrameError when a frame is not usable, and what fuse raises.
+
+        Args:
+            prepared: The pair.
+            scale: Working size of the network, as a share of the grid's.
+            call: Runs the network: it gets a function and returns what that returns.
+
+        Returns:
+            (pixels, encoding) as core.imaging.color.paint gives them. Nothing keeps or changes
+            the pixels.
+
+        Raises:
+            FrameError: a frame is not usable.
+            NetworkFailure: the network returned another size; and what call raises.
         """
-        with stage('align'):
-            ir, seen = align(pair, levels=levels, mapping=mapping)
-            rgb = mapping.rgb_on_grid(pair.rgb.pixels)
-        with stage('color'):
-            y, ycrcb = split_luma(rgb, pair.rgb.encoding)
-        own = y if mapping.grid == RGB else ir
-        if not mapping.everywhere:  # a black surround would be an edge that no camera saw
-            ir, y = (_choose(seen, image, own) if image is not own else image for image in (ir, y))
-        with stage('network'):
-            fused = fuse_scaled(self._fuse, *self._as_float(ir, y), scale=scale)
-        with stage('color'):
-            luma = cv2.convertScaleAbs(fused, alpha=255)
-            if not mapping.everywhere:
-                luma = _choose(seen, luma, own)
-            return paint(luma, ycrcb, encoding=pair.rgb.encoding, color=color,
-                         seen=None if mapping.everywhere else seen)
+        ir, y = prepared.sources
+        prepared.timer.lap('color')
+        fused = call(partial(self._run, *self._as_float(ir, y), scale))
+        prepared.timer.lap('network')
+        image = finished(prepared, cv2.convertScaleAbs(fused, alpha=255))
+        prepared.timer.lap('color')
+        return image
+
+    def _run(self, ir: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
+        fused = fuse_scaled(self._fuse, ir, y, scale=scale)
+        if fused.shape != y.shape:
+            raise NetworkFailure(f'the network returned an image of {fused.shape[1]}x'
+                                 f'{fused.shape[0]}, expected {y.shape[1]}x{y.shape[0]}')
+        return fused
 
     def _as_float(self, *images: np.ndarray) -> np.ndarray:
         """Two H x W uint8 -> 2 x H x W float32 in [0, 1], in memory that the next pair uses again.
@@ -165,15 +150,3 @@ class HostPath:
         for image, out in zip(images, self._inputs):
             np.multiply(image, UNIT, out=out, dtype=np.float32)
         return self._inputs
-
-
-def align(pair: Pair, *, levels: Levels, mapping: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Return thermal on the grid, H x W uint8 white-hot, and the bool mask of what both cameras
-    see."""
-    gray = to_gray(pair.thermal.pixels, pair.thermal.encoding, levels)
-    return mapping.thermal_on_grid(gray), mapping.seen
-
-
-def _choose(mask: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """np.where for uint8 images, at a tenth of its time."""
-    return cv2.copyTo(inside, mask.view(np.uint8), outside.copy())
