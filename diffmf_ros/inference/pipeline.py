@@ -7,12 +7,12 @@ No clock but for timings and time-outs.
 import numpy as np
 
 from ..core.alignment.geometry import Aligner
+from ..core.checks.image_checks import ImageChecks, Verdict
 from ..core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
 from ..core.imaging.temporal_filter import TemporalFilter
 from ..core.imaging.veil import show_through
 from ..core.settings import Settings
 from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner
-from .image_checks import ImageChecks, Verdict
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
 from .network import LibraryMissing, LoadedNetwork, blank_pair, load, warm_up
 from .prepare import Image, Preparation, PreparedPair, StageTimer
@@ -106,7 +106,8 @@ class FusionPipeline:
             FrameError: a frame is not usable; reason too_large for one over max_pixels.
         """
         prepared = self._latest = self._preparation.pair(pair, self._settings)
-        verdict = self._checks.before(prepared)
+        verdict = self._checks.before(prepared.pair, prepared.levels, prepared.mapping,
+                                      prepared.settings)
         prepared.timer.lap('align')
         scale = scale or prepared.settings.scale
         image, mode, warnings = self._fuse(prepared, verdict, scale)
@@ -140,6 +141,8 @@ class FusionPipeline:
         """
         if settings.alignment != self._settings.alignment:
             self.aligner.configure(settings.alignment)
+        if not settings.output.temporal_filter:
+            self._temporal_filter = TemporalFilter()
         self._settings = settings
 
     def load(self, settings: Settings) -> LoadedNetwork:
@@ -210,7 +213,8 @@ class FusionPipeline:
                 pixels = show_through(pixels, prepared.image_of(THERMAL)[0], verdict.veil)
             issues = self._checks.after((pixels, encoding), verdict,
                                         color=prepared.settings.output.color)
-            pixels = self._temporal_filter(pixels, stamp_ns=base.stamp_ns, keep=keep)
+            if keep:
+                pixels = self._temporal_filter(pixels, stamp_ns=base.stamp_ns, keep=keep)
         prepared.timer.lap('color')
         said = *self._standing, *warnings, *(issue.text for issue in issues)
         return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, mode, said,

@@ -31,8 +31,9 @@ MESSAGES = {'raw': Image, 'compressed': CompressedImage}
 class CameraWatch:
     """Watches who publishes the images of one camera, and says in the log what is amiss.
 
-    `complaint` says why there have been no images for SILENT_S and what to do; empty while they
-    come.
+    `newest_bytes` is the size of the image that arrived last, usable or not; whoever receives it
+    sets it, refresh() takes it. `complaint` says why there have been no images for SILENT_S and
+    what to do; empty while they come.
     """
 
     def __init__(self, node: Node, stream: str, topics: StreamTopics, transport: str, *,
@@ -52,7 +53,8 @@ class CameraWatch:
         self._own = topics.image if transport == 'raw' else topics.compressed
         self._incompatible = incompatible
         self._publishers: tuple[str, ...] = ()
-        self._came, self._size_bytes = False, 0
+        self.newest_bytes: int | None = None
+        self._size_bytes = 0
         self._start_s = self._silent_since_s = time.monotonic()
         self._frames = 0
         self._late_yet_alive: deque[bool] = deque(maxlen=LATE_OF)
@@ -65,19 +67,13 @@ class CameraWatch:
         """The absolute name of the topic of the images, after remapping."""
         return self._node.resolve_topic_name(self._own)
 
-    def message_came(self, size_bytes: int) -> None:
-        """Note that an image of this size has arrived.
-
-        Whether it can be used is another matter.
-        """
-        self._came, self._size_bytes = True, size_bytes
-
     def refresh(self) -> None:
         """Look at the publishers; call it now and then."""
         offers = self._offers()
         self._tell_publishers(offers)
-        if self._came:
-            self._came, self._silent_since_s = False, time.monotonic()
+        if self.newest_bytes is not None:
+            self._size_bytes, self.newest_bytes = self.newest_bytes, None
+            self._silent_since_s = time.monotonic()
             self.complaint = ''
         elif time.monotonic() - self._silent_since_s >= SILENT_S:
             complaint = f'no {self._stream} images: {self._why_none(offers)}'

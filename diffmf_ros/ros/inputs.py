@@ -53,6 +53,7 @@ class Inputs:
         self._known: dict[str, tuple] = {}
         self._settings = settings
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
+        self._notes: dict[str, tuple[str, ...]] = {RGB: (), THERMAL: ()}
         self._infos: dict[str, CameraInfo] = {}
         self._subscriptions = []
         self.watches: dict[str, CameraWatch] = {}
@@ -96,7 +97,7 @@ class Inputs:
             on_incompatible=self.incompatible.__setitem__, take_latched=take_latched))
 
     def _on_image(self, decode: Callable, stream: str, message) -> None:
-        self.watches[stream].message_came(len(message.data))
+        self.watches[stream].newest_bytes = len(message.data)
         try:
             frame = decode(message, stream, arrival_ns=time.monotonic_ns())
             frame = self._picture(frame)
@@ -111,16 +112,22 @@ class Inputs:
         Raises FrameError as CameraPicture does.
         """
         picture = self._pictures[frame.stream]
-        geometry, notes = picture.geometry, picture.notes
-        try:
-            return replace(picture.of(frame, self._settings), upright=True)
-        finally:
-            for note in set(picture.notes) - set(notes):
+        before = picture.state
+        frame = replace(picture.of(frame, self._settings), upright=True)
+        if picture.state != before:
+            self._tell_change(frame.stream)
+        return frame
+
+    def _tell_change(self, stream: str) -> None:
+        """Log what is done to the images of a stream, and read its calibration again."""
+        notes = self._pictures[stream].notes
+        for note in notes:
+            if note not in self._notes[stream]:
                 self._node.get_logger().info(note)
-            if picture.geometry != geometry and (
-                    message := self._infos.get(frame.stream)) is not None:
-                self._known.pop(frame.stream, None)  # a latched calibration does not come again
-                self._on_camera_info(frame.stream, message)
+        self._notes[stream] = notes
+        if (message := self._infos.get(stream)) is not None:
+            self._known.pop(stream, None)  # a latched calibration does not come again
+            self._on_camera_info(stream, message)
 
     def _on_camera_info(self, stream: str, message: CameraInfo) -> None:
         """Cameras repeat their calibration with every image: only a new one is read."""

@@ -4,9 +4,11 @@
 import importlib
 import sys
 from array import array
+from collections.abc import Mapping
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import KeyValue
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -137,3 +139,8 @@ def make_camera_info(header: Header, *, size: tuple[int, int],
         info.k, info.r, info.p = (np.array(matrix).ravel()
                                   for matrix in (camera.k, camera.r, camera.p))
     return info
+
+
+def key_values(values: Mapping[str, str]) -> list[KeyValue]:
+    """Return values as the key values of a status."""
+    return [KeyValue(key=key, value=value) for key, value in values.items()]

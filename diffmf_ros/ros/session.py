@@ -143,7 +143,8 @@ class Session:
         for work in self._fallback.select(frame, pairs, now_ns):
             if self._worker.put(self._job(work)):
                 self._tally.drop('overtaken')
-        self._log_sources()
+        if self._fallback.latest is not self._sources:
+            self._log_sources()
 
     def _job(self, work: Pair | Frame) -> Job:
         statuses = self._fallback.statuses
@@ -151,14 +152,12 @@ class Session:
 
     def _log_sources(self) -> None:
         """Say in the log that other cameras are used than before."""
-        sources = self._fallback.latest
-        if sources is not self._sources:
-            self._sources = sources
-            said = ': '.join(filter(None, (f'using {sources.value}', self._fallback.reason)))
-            if sources is Sources.BOTH:
-                self._node.get_logger().info(said)
-            else:
-                self._node.get_logger().warning(said)
+        self._sources = self._fallback.latest
+        said = ': '.join(filter(None, (f'using {self._sources.value}', self._fallback.reason)))
+        if self._sources is Sources.BOTH:
+            self._node.get_logger().info(said)
+        else:
+            self._node.get_logger().warning(said)
 
     def _notes(self, now_ns: int) -> list[str]:
         """Return what is worth knowing and no complaint; what is new of it goes to the log."""
@@ -231,7 +230,8 @@ class Session:
         now_ns = self._now_ns()
         if self.enabled:
             self._fallback.sources(now_ns)  # without frames, this is where a camera is found lost
-            self._log_sources()
+            if self._fallback.latest is not self._sources:
+                self._log_sources()
             for stream, watch in self._inputs.watches.items():
                 watch.judge(self._fallback.streams[stream], now_ns)
         self._reporter.model, self._reporter.device = (self._pipeline.description,

@@ -15,8 +15,8 @@ from ..core.frames import FusionResult, Issue, Mode
 from ..core.sync.latency import LatencyMeter
 from ..core.sync.source_selector import SourceSelector
 from ..core.sync.stream_health import StreamState
-from .messages import make_header
-from .stream_status import ZERO_STAMPS, key_values, number, stream_status, unstamped
+from .messages import key_values, make_header
+from .stream_status import ZERO_STAMPS, number, stream_status, unstamped
 
 PERIOD_S = 1.0
 

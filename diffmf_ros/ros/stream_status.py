@@ -5,10 +5,11 @@ greenwave_monitor read."""
 import math
 from collections.abc import Mapping, Sequence
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from ..core.sync.stream_health import StreamHealth, StreamState
 from ..core.sync.stream_rate import OUTLIER_SHARE
+from .messages import key_values
 
 ZERO_STAMPS = 'zero stamps: arrival time is used'
 _LEVELS = {StreamState.OK: DiagnosticStatus.OK, StreamState.STALE: DiagnosticStatus.WARN,
@@ -44,11 +45,6 @@ def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: boo
 def unstamped(health: StreamHealth) -> bool:
     """Whether the stream comes without stamps now."""
     return health.newest_stamp_ns == 0
-
-
-def key_values(values: Mapping[str, str]) -> list[KeyValue]:
-    """Return values as the key values of a status."""
-    return [KeyValue(key=key, value=value) for key, value in values.items()]
 
 
 def number(value: float, digits: int = 1) -> str:

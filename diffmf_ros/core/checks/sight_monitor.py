@@ -50,12 +50,9 @@ class Sight(str, Enum):
     VEILED = 'veiled'
     DARK = 'dark'
 
-    @property
-    def blind(self) -> bool:
-        """Whether the image shows nothing."""
-        return self in (Sight.FLAT, Sight.BLACK, Sight.WHITE)
 
-
+# The image shows nothing.
+BLIND = {Sight.FLAT, Sight.BLACK, Sight.WHITE}
 _TEXTS = {
     (THERMAL, Sight.FLAT): 'thermal is flat: no structure beyond its noise (shutter, lens cap?)',
     (RGB, Sight.BLACK): 'rgb is black: no structure beyond its noise (lens cap, no light?)',
@@ -76,7 +73,7 @@ def issue_of(stream: str, sight: Sight) -> Issue | None:
         The issue; None for a clear view.
     """
     text = _TEXTS.get((stream, sight))
-    return Issue(f'{stream}_{sight.value}', text, stream, blind=sight.blind) if text else None
+    return Issue(f'{stream}_{sight.value}', text, stream, blind=sight in BLIND) if text else None
 
 
 def thermal_sight(images: Thumbnails) -> Sight:
@@ -245,8 +242,7 @@ class _Latch:
 
     def next(self, now: Any) -> Any:
         """Take the next judgement and return the one that holds."""
-        blind = isinstance(now, Sight) and now.blind
-        was_blind = isinstance(self.value, Sight) and self.value.blind
+        blind, was_blind = now in BLIND, self.value in BLIND
         if was_blind and not blind:  # whatever it shows, it shows something
             self._count += 1
         else:

@@ -9,8 +9,8 @@ import numpy as np
 from ..alignment.camera import CameraModel
 from ..alignment.warp import Size
 from ..frames import RGB, Frame, FrameError, refuse_too_large
-from ..settings import Settings, ThermalSettings
-from .bit_depth import BitDepth
+from ..settings import InputSettings, Settings, ThermalSettings
+from .encodings import BitDepth
 from .false_color import GRAY, UNKNOWN, FalseColor
 from .gray_range import foreign_rows
 
@@ -144,11 +144,15 @@ class CameraPicture:
     Crop, orientation, 8 bits for RGB, gray for thermal.
 
     `sent` is the (width, height) of the newest frame as the camera sent it, None before the first.
+    `state` is what is done to the newest picture: sent, the counts that were cut off, the palette.
+    Of another one the calibration (by the first two) and the notes may be other ones.
     """
 
     def __init__(self, stream: str) -> None:
         self.sent: Size | None = None
+        self.state: tuple = (None, (0, 0, 0, 0), GRAY)
         self._stream = stream
+        self._asked: InputSettings | None = None
         self._depth, self._extra_rows, self._false_color = BitDepth(), ExtraRows(), FalseColor()
 
     def of(self, frame: Frame, settings: Settings) -> Frame:
@@ -168,9 +172,12 @@ class CameraPicture:
             return frame
         self.sent = frame.size
         frame = self._upright(frame, settings)
-        frame = (self._depth.to_8_bit(frame) if self._stream == RGB
-                 else self._false_color.to_gray(frame))
+        if self._stream == RGB:
+            frame = self._depth.to_8_bit(frame)
+        elif frame.pixels.ndim == 3 or self._false_color.palette != GRAY:
+            frame = self._false_color.to_gray(frame)
         refuse_too_large(frame, settings.max_pixels)
+        self.state = self.sent, self._extra_rows.cut, self._false_color.palette
         return frame
 
     def camera(self, camera: CameraModel, settings: Settings) -> CameraModel:
@@ -197,14 +204,6 @@ class CameraPicture:
         return turned_camera(camera, settings.input.orientation_of(self._stream))
 
     @property
-    def geometry(self) -> tuple:
-        """What the calibration depends on beside the settings.
-
-        Another value: ask camera() again.
-        """
-        return self.sent, self._extra_rows.cut
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """What is done to the images that nobody has asked for: sentences for the log."""
         notes = []
@@ -224,15 +223,18 @@ class CameraPicture:
         return tuple(notes)
 
     def _upright(self, frame: Frame, settings: Settings) -> Frame:
-        crop = settings.input.crop_of(self._stream)
-        if crop:
-            pixels = cropped(frame.pixels, crop)
+        if settings.input is not self._asked:
+            self._asked = settings.input
+            self._crop = settings.input.crop_of(self._stream)
+            self._orientation = settings.input.orientation_of(self._stream)
+        if self._crop:
+            pixels = cropped(frame.pixels, self._crop)
         elif self._stream == RGB:
             pixels = frame.pixels
         else:
             pixels = self._extra_rows.without(frame, settings.thermal).pixels
-        if (orientation := settings.input.orientation_of(self._stream)) != 'as_sent':
-            pixels = turned(pixels, orientation)
+        if self._orientation != 'as_sent':
+            pixels = turned(pixels, self._orientation)
         return frame if pixels is frame.pixels else replace(frame, pixels=pixels, upright=True)
 
     def _without_extra_lines(self, size: Size,

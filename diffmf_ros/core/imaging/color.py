@@ -136,7 +136,8 @@ def split_luma(pixels: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarra
     """
     if encoding == 'mono8':
         return pixels, np.full((*pixels.shape, 3), NEUTRAL, np.uint8)
-    require_8_bit(encoding)
+    if encoding not in _TO_YCRCB:
+        require_8_bit(encoding)
     ycrcb = cv2.cvtColor(pixels, _TO_YCRCB[encoding])
     return cv2.extractChannel(ycrcb, 0), ycrcb
 

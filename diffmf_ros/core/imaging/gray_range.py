@@ -55,10 +55,10 @@ def gray_range(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
     sample = _sample(scene)
     low, median, high = _percentiles(sample, settings) if sample.size else (0.0, 0.0, 0.0)
     if low == high:  # a small target on flat ground, or a few pixels that work
-        everything = _without_sentinels(_sorted(_finite(scene)))
+        everything = _without_sentinels(_sorted(scene))
         if not everything.size:
             raise no_finite_value(pixels)
-        low, median, high = (float(everything[_rank(everything, q)]) for q in (0.0, 0.5, 1.0))
+        low, median, high = _ranked(everything, 0.0, 0.5, 1.0)
     missing = _least_span(scene, settings, low, high) - (high - low)
     if missing > 0 and settings.polarity == 'black_hot':  # what is cold stays black
         low -= missing
@@ -95,7 +95,7 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
     sample = _without_sentinels(_sample(inside, _FEW_PIXELS))
     if not sample.size or 0 in lines:
         return pixels
-    coldest, hottest = (float(sample[_rank(sample, q)]) for q in (0.01, 0.99))
+    coldest, hottest = _ranked(sample, 0.01, 0.99)
     bounds = 2 * coldest - hottest, 2 * hottest - coldest
     kept = pixels
     for axis, count in enumerate(lines):
@@ -120,7 +120,7 @@ def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
     sample = _without_sentinels(_sample(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
     if not sample.size or not lines:
         return 0, 0
-    coldest, hottest = (float(sample[_rank(sample, q)]) for q in (0.01, 0.99))
+    coldest, hottest = _ranked(sample, 0.01, 0.99)
     bounds = 2 * coldest - hottest, 2 * hottest - coldest
     return _foreign_lines(pixels[:lines], bounds), _foreign_lines(pixels[:-lines - 1:-1], bounds)
 
@@ -148,18 +148,19 @@ def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
         second = np.diff(np.diff(patches, n=2, axis=1), n=2, axis=3)
         noise = np.abs(second).mean((1, 3)) / _NOISE_RESPONSE
         noise = np.sort(noise[np.isfinite(noise) & (means >= low) & (means <= high)])
-    return float(noise[_rank(noise, _QUIET)]) if noise.size else 0.0
+    return _ranked(noise, _QUIET)[0] if noise.size else 0.0
 
 
 def _percentiles(sample: np.ndarray, settings: ThermalSettings) -> tuple[float, float, float]:
     """Return low percentile, median and high percentile of a sorted sample, the tails limited."""
     sample = _without_sentinels(sample)
-    low, median, high = (float(sample[_rank(sample, q / 100)])
-                         for q in (settings.low_percentile, 50.0, settings.high_percentile))
+    low, median, high = _ranked(sample, settings.low_percentile / 100, 0.5,
+                                settings.high_percentile / 100)
     if settings.max_tail_share < 1:
-        for tail in _TAILS:
+        colds = _ranked(sample, *_TAILS)
+        hots = _ranked(sample, *(1 - tail for tail in _TAILS))
+        for tail, cold, hot in zip(_TAILS, colds, hots):
             left = (1 - settings.max_tail_share) * (1.25 - 25 * tail)  # times 1 at 1 %, 0.5 at 3 %
-            cold, hot = (float(sample[_rank(sample, q)]) for q in (tail, 1 - tail))
             if cold < hot:
                 most = (hot - cold) * (1 - left) / left
                 low, high = max(low, cold - most), min(high, hot + most)
@@ -168,7 +169,7 @@ def _percentiles(sample: np.ndarray, settings: ThermalSettings) -> tuple[float, 
 
 def _least_span(scene: np.ndarray, settings: ThermalSettings, low: float, high: float) -> float:
     """Return how far apart black and white have to be at least, in units of the values."""
-    least = settings.min_span_k / settings.scale_k[0]
+    least = settings.min_span_k / settings.scale_k[0] if settings.min_span_k else 0.0
     if settings.min_span_noise:
         noise = noise_of(scene, low, high)
         if scene.dtype.kind == 'f' or noise <= _MOST_NOISE:
@@ -199,7 +200,8 @@ def _without_one(values: np.ndarray, usual: tuple[float, ...], *, coldest: bool)
     if 2 * rest.size < values.size:
         return values
     gap = abs(float(rest[0] if coldest else rest[-1]) - float(end))
-    spread = float(rest[_rank(rest, 0.9)]) - float(rest[_rank(rest, 0.1)])
+    cold, hot = _ranked(rest, 0.1, 0.9)
+    spread = hot - cold
     if spread == 0:  # a flat image: what else there is may be all that it shows
         return rest if float(end) in usual and 10 * rest.size > 9 * values.size else values
     return rest if gap > (1.0 if float(end) in usual else _DETACHED) * spread else values
@@ -217,18 +219,15 @@ def _foreign_lines(lines: np.ndarray, bounds: tuple[float, float]) -> int:
 def _sample(pixels: np.ndarray, count: int = _SAMPLE_PIXELS) -> np.ndarray:
     """Return the finite ones of some count pixels of an image, sorted."""
     stride = max(1, int((pixels.size / count) ** 0.5))
-    return _sorted(_finite(pixels[::stride, ::stride]))
+    return _sorted(pixels[::stride, ::stride])
 
 
 def _sorted(values: np.ndarray) -> np.ndarray:
-    """Return flat values in rising order."""
-    # A stable sort of 16-bit integers is a radix sort: a quarter of the time.
-    return np.sort(values, kind='stable' if values.dtype.kind == 'u' else None)
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    """Return the finite ones of values (any shape), flat."""
-    return values.ravel() if values.dtype.kind == 'u' else values[np.isfinite(values)]
+    """Return the finite ones of values (any shape), flat, in rising order."""
+    if values.dtype.kind == 'u':
+        # A stable sort of 16-bit integers is a radix sort: a quarter of the time.
+        return np.sort(values, axis=None, kind='stable')
+    return np.sort(values[np.isfinite(values)])
 
 
 def _patch_lines(side: int, patch: int) -> np.ndarray:
@@ -237,5 +236,6 @@ def _patch_lines(side: int, patch: int) -> np.ndarray:
     return (first[:, None] + np.arange(patch)).ravel()
 
 
-def _rank(values: np.ndarray, share: float) -> int:
-    return round((values.size - 1) * share)
+def _ranked(values: np.ndarray, *shares: float) -> list[float]:
+    """Return the quantiles of sorted values at these shares, 0 to 1, each a value that occurs."""
+    return [float(values[round((values.size - 1) * share)]) for share in shares]

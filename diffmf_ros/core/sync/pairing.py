@@ -52,8 +52,9 @@ _PATIENCE_NS = 1_000_000_000
 class _Stream:
     """Frames of one camera that have not left, in the order of their corrected stamps.
 
-    left_ns is the newest stamp that left in a pair; with a hold that thermal frame itself may
-    still be here.
+    shortest_gap_ns and usual_gap_ns are the smallest and the median of the recent gaps, 0 while
+    there are too few to rely on. left_ns is the newest stamp that left in a pair; with a hold that
+    thermal frame itself may still be here.
     """
 
     def __init__(self, offset_ms: float):
@@ -67,6 +68,7 @@ class _Stream:
         self.frames: list[Frame] = []
         self.newest_ns = -NEVER_NS
         self.gaps_ns: deque[int] = deque(maxlen=_RECENT)
+        self.shortest_gap_ns = self.usual_gap_ns = 0
         self.lags_ns: deque[int] = deque(maxlen=_RECENT)
         if self.left_ns >= stamp_ns:
             self.left_ns = -NEVER_NS
@@ -75,25 +77,13 @@ class _Stream:
         """How many of the oldest count frames have not been in a pair."""
         return max(count - bisect_right(self.stamps_ns, self.left_ns), 0)
 
-    @property
-    def shortest_gap_ns(self) -> int:
-        """The smallest recent gap, or 0 while there are too few to rely on."""
-        return min(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
-
-    @property
-    def usual_gap_ns(self) -> int:
-        """The median of the recent gaps, or 0 while there are too few to rely on."""
-        return median_low(self.gaps_ns) if len(self.gaps_ns) >= _ENOUGH else 0
-
     def next_ns(self, other: '_Stream') -> int:
         """No frame that is still to come is trusted to be earlier."""
         return max(self.newest_ns + self.shortest_gap_ns // 2, other.newest_ns - _PATIENCE_NS)
 
     def expected_ns(self, other: '_Stream') -> int:
         """No frame that is still to come is expected earlier, going by what is usual of late."""
-        gap_ns = lag_ns = 0
-        if len(self.gaps_ns) >= _ENOUGH:
-            gap_ns = max(2 * min(self.gaps_ns) - median_low(self.gaps_ns), 0)
+        gap_ns = max(2 * self.shortest_gap_ns - self.usual_gap_ns, 0)
         lag_ns = max(0, *self.lags_ns) + other.shortest_gap_ns if len(
             self.lags_ns) >= _ENOUGH else _PATIENCE_NS
         return max(self.newest_ns + gap_ns, other.newest_ns - min(lag_ns, _PATIENCE_NS))
@@ -109,6 +99,9 @@ class _Stream:
         """Put a frame in its place."""
         if self.newest_ns > -NEVER_NS:
             self.gaps_ns.append(abs(stamp_ns - self.newest_ns))
+            if len(self.gaps_ns) >= _ENOUGH:
+                self.shortest_gap_ns = min(self.gaps_ns)
+                self.usual_gap_ns = median_low(self.gaps_ns)
         if other.newest_ns > -NEVER_NS:
             self.lags_ns.append(other.newest_ns - stamp_ns)
         index = bisect_left(self.stamps_ns, stamp_ns)

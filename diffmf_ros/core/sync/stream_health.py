@@ -80,13 +80,13 @@ class StreamHealth:
     * OK again: the second good frame came, one that differs from the one before and is not of one
       color.
 
-    settings may be assigned at any time. Counters are since the beginning: `frames` (fresh ones),
-    `refused_count`, `duplicates`, `not_increasing` (stamps that went back or stood), `unstamped`
-    (stamp zero).
+    `lost_after_ns` is the silence after which it is LOST. Counters are since the beginning:
+    `frames` (fresh ones), `refused_count`, `duplicates`, `not_increasing` (stamps that went back
+    or stood), `unstamped` (stamp zero).
     """
 
     def __init__(self, settings: HealthSettings):
-        self.settings = settings
+        self._settings = settings
         self.frames = self.refused_count = 0
         self.duplicates = self.not_increasing = self.unstamped = 0
         self.arrivals, self.stamps = RateEstimator(), RateEstimator()
@@ -112,6 +112,17 @@ class StreamHealth:
         self._returning_from: StreamState | None = None
         self._new = True
         self._leads_ns: deque[int] = deque(maxlen=_LEADS)
+        self._judge_limits()
+
+    @property
+    def settings(self) -> HealthSettings:
+        """When a camera counts as failed; may be assigned at any time."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: HealthSettings) -> None:
+        self._settings = settings
+        self._judge_limits()
 
     def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
         """Take a decoded frame.
@@ -131,7 +142,7 @@ class StreamHealth:
             self._good = 0
         self._returning_from = None if before is StreamState.OK else before
         self.arrivals.add(now_ns)
-        lost_after_ns = self.lost_after_ns
+        self.lost_after_ns = lost_after_ns = self._silence_ns()
         # not in a row, nor a slow camera, whose period is known by now
         if status.age_ns > lost_after_ns:
             self._good = 0
@@ -165,6 +176,7 @@ class StreamHealth:
         if self._shutter and not closed:
             self._good = GOOD_FRAMES - 1
         self._shutter = closed
+        self._still = self._why_still()
         if closed:
             self._good = 0
             self._returning_from = StreamState.FROZEN
@@ -182,7 +194,7 @@ class StreamHealth:
             self._arrived_ns = min(self._arrived_ns, now_ns)
         age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns
         median_period_ns, lost_after_ns = self.arrivals.median_period_ns or 0, self.lost_after_ns
-        still = self._why_still()
+        still = self._still
         if age_ns > lost_after_ns:
             state = StreamState.LOST
         elif still:
@@ -243,12 +255,6 @@ class StreamHealth:
         return self._freeze.repeat_count
 
     @property
-    def lost_after_ns(self) -> int:
-        """Silence after which the stream is LOST."""
-        return round(max(self.settings.source_timeout_s * 1e9,
-                         LOST_PERIODS * (self.arrivals.median_period_ns or 0)))
-
-    @property
     def lead_ns(self) -> int | None:
         """How far its stamps are ahead of the clock of the arrivals, usually.
 
@@ -278,6 +284,14 @@ class StreamHealth:
         """
         return self.status(now_ns).age_ns / 1e6 if self.seen else math.nan
 
+    def _judge_limits(self) -> None:
+        self.lost_after_ns, self._still = self._silence_ns(), self._why_still()
+
+    def _silence_ns(self) -> int:
+        """Return the silence after which the stream is LOST, by its period and the settings."""
+        return round(max(self._settings.source_timeout_s * 1e9,
+                         LOST_PERIODS * (self.arrivals.median_period_ns or 0)))
+
     def _why_still(self) -> str:
         """Return why it is FROZEN now, or ''.
 
@@ -285,10 +299,10 @@ class StreamHealth:
         """
         if self._shutter:
             return 'the shutter is closed'
-        if not self.settings.frozen_frames:
+        if not self._settings.frozen_frames:
             return ''
         # one image is equal to nothing
-        limit, still = max(2, self.settings.frozen_frames), self._freeze
+        limit, still = max(2, self._settings.frozen_frames), self._freeze
         if still.flat_count >= limit:
             return 'images of one color'
         return 'equal images' if still.repeat_count >= max(limit, still.usual_repeats + 1) else ''
@@ -323,10 +337,11 @@ class StreamHealth:
         self._calm = 0
 
     def _judge_pixels(self, frame: Frame) -> None:
-        if self.settings.frozen_frames == 0:
+        if self._settings.frozen_frames == 0:
             self._freeze.reset()
-        new = self.settings.frozen_frames == 0 or self._freeze.add(frame.pixels)
-        if self._why_still():
+        new = self._settings.frozen_frames == 0 or self._freeze.add(frame.pixels)
+        self._still = self._why_still()
+        if self._still:
             self._good = 0
         elif new:
             self._good += 1

@@ -18,8 +18,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from ...core.frames import RGB, THERMAL
 from ...core.imaging import compressed
-from ...core.imaging.bit_depth import BitDepth
 from ...core.imaging.color import to_rgb8
+from ...core.imaging.encodings import BitDepth
 from ...core.imaging.thermal import GainControl, to_gray
 from ...core.settings import DEFAULTS
 from ...io.writing import write_text

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
-from diffmf_ros.core.imaging.bit_depth import BitDepth
+from diffmf_ros.core.imaging.encodings import BitDepth
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
