@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
@@ -193,7 +193,8 @@ def _imports(stream: BinaryIO) -> Iterator[str]:
 
     In newer protocols the two names are the strings pushed last.
     """
-    pushed, memo = deque([None, None], maxlen=2), {}
+    pushed: deque[str | None] = deque([None, None], maxlen=2)
+    memo: dict[Any, Any] = {}
     for code, argument, _ in pickletools.genops(stream):
         if code.name.endswith('PUT'):
             memo[argument] = pushed[-1]
@@ -201,7 +202,7 @@ def _imports(stream: BinaryIO) -> Iterator[str]:
             memo[len(memo)] = pushed[-1]
         elif code.name in ('GLOBAL', 'INST', 'STACK_GLOBAL'):
             module, _, name = argument.partition(' ') if argument else (pushed[0], '', pushed[1])
-            yield _printable(f'{RENAMED.get(module, module)}.{name}')
+            yield _printable(f'{RENAMED.get(str(module), module)}.{name}')
             pushed.append(None)
         elif code.name not in ('PROTO', 'FRAME'):
             text = memo.get(argument) if code.name.endswith('GET') else argument
@@ -210,7 +211,7 @@ def _imports(stream: BinaryIO) -> Iterator[str]:
 
 def _refusal(source: Path, data: bytes, error: Exception) -> ConversionError:
     # torch has no public list; a later one without this function has every import listed.
-    allowed = getattr(torch._weights_only_unpickler, '_get_allowed_globals', dict)()
+    allowed: dict = getattr(torch._weights_only_unpickler, '_get_allowed_globals', dict)()
     refused = sorted(imports_of(data) - set(allowed))
     if refused:
         return ConversionError(

@@ -45,7 +45,8 @@ def upsample(fused: np.ndarray, small_ir: np.ndarray, small_y: np.ndarray,
     of_high, of_low, offset = (cv2.resize(cv2.blur(coefficient, WINDOW), size)
                                for coefficient in fitted)
     # In place: at full size each fresh image costs as much as the arithmetic on it.
-    high, low = cv2.max(ir, vi_y), cv2.min(ir, vi_y)
+    high: Any = cv2.max(ir, vi_y)
+    low: Any = cv2.min(ir, vi_y)
     of_high += 1
     high *= of_high
     low *= of_low
@@ -129,13 +130,14 @@ class CpuBackend:
         """
         ir, y = prepared.sources
         prepared.timer.lap('color')
-        fused = call(partial(self._run, *self._as_float(ir, y), scale))
+        fused = call(partial(self._run, self._as_float(ir, y), scale))
         prepared.timer.lap('network')
         image = finished(prepared, cv2.convertScaleAbs(fused, alpha=255))
         prepared.timer.lap('color')
         return image
 
-    def _run(self, ir: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
+    def _run(self, sources: np.ndarray, scale: float) -> np.ndarray:
+        ir, y = sources
         fused = fuse_scaled(self._fuse, ir, y, scale=scale)
         if fused.shape != y.shape:
             raise NetworkFailure(f'the network returned an image of {fused.shape[1]}x'

@@ -77,7 +77,8 @@ class Plan:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the grid and of the result."""
-        return (self.rgb_shape if self.grid == RGB else self.thermal_shape)[:2]
+        height, width = (self.rgb_shape if self.grid == RGB else self.thermal_shape)[:2]
+        return height, width
 
     @property
     def values(self) -> int:
@@ -167,8 +168,10 @@ class Program:
         self._plan, self._fuse, self._device = plan, fuse, device
         self._scaled = ScaledFusion(plan.size, scale=plan.scale,
                                     device=device) if plan.scale < 1 else None
-        rgb_size, thermal_size = plan.rgb_shape[1::-1], plan.thermal_shape[1::-1]
-        about = {'mapped': plan.mapped, 'averaged': plan.averaged, 'device': device}
+        rgb_size, thermal_size = ((shape[1], shape[0])
+                                  for shape in (plan.rgb_shape, plan.thermal_shape))
+        about: dict[str, Any] = {'mapped': plan.mapped, 'averaged': plan.averaged,
+                                 'device': device}
         if plan.grid == RGB:
             self._warp = TensorWarp(thermal_size, rgb_size, **about)
         else:

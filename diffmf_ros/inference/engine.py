@@ -3,6 +3,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class Engine:
         return fuse_padded(self.network, ir, vi_y)
 
 
-def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
+def fuse_padded(network: Any, ir: torch.Tensor, vi_y: torch.Tensor) -> torch.Tensor:
     """Return what network makes of two B x 1 x H x W images of any size, clamped.
 
     See Engine.fuse_tensors.
@@ -92,7 +93,8 @@ def fuse_padded(network: torch.nn.Module, ir: torch.Tensor, vi_y: torch.Tensor) 
     if fused.shape != padded[0].shape:
         raise NetworkFailure(f'the network returned the shape {tuple(fused.shape)}, expected '
                              f'{tuple(padded[0].shape)}')
-    fused = fused[(..., *network.sides.crop(height, width))].float()
+    inside = (..., *network.sides.crop(height, width))
+    fused = fused[inside].float()
     return torch.add(fused, fused, alpha=0).clamp(0, 1)  # 0 times infinity is NaN
 
 
@@ -132,14 +134,14 @@ def use_backend(network: torch.nn.Module, backend: Backend) -> None:
     operation."""
     for module in network.modules():
         if hasattr(module, 'backend'):
-            module.backend = backend
+            module.backend = backend  # type: ignore[assignment]
 
 
 def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype,
             scan_backend: Backend = 'auto') -> torch.nn.Module:
     """Return network, whose own type is float32, ready for inference in dtype on device."""
     use_backend(network, scan_backend)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return cast_layers(network, dtype).eval().requires_grad_(False)
 
 

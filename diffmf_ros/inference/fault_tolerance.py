@@ -62,10 +62,14 @@ _REMEMBERED_KINDS = 16
 
 
 class CallTimeout(Exception):
-    """A call took too long and is left to itself."""
+    """A call took too long and is left to itself.
 
-    def __init__(self, limit_s: float):
+    unmeasured: there is no usual time of its kind yet.
+    """
+
+    def __init__(self, limit_s: float, *, unmeasured: bool):
         super().__init__(f'no result within {limit_s:.1f} s')
+        self.unmeasured = unmeasured
 
 
 class Call:
@@ -99,12 +103,13 @@ class Call:
 
     def run(self) -> None:
         """Do the work; in the thread."""
+        outcome: tuple[Any, BaseException | None]
         try:
             outcome = self.work(), None
         except BaseException as error:  # it belongs to whoever called
             outcome = None, error
         self.took_s = self.age_s
-        self.work = None  # with it go the images of the pair
+        del self.work  # with it go the images of the pair
         self.answer.put(outcome)
 
 
@@ -138,7 +143,7 @@ class TimedThread:
             value, error = call.answer.get(timeout=limit_s)
         except Empty:
             self.abandoned = call
-            raise CallTimeout(limit_s) from None
+            raise CallTimeout(limit_s, unmeasured=call.unmeasured) from None
         if error is not None:
             raise error
         self._note(call)
@@ -156,6 +161,8 @@ class TimedThread:
         Return what it raised if there was no usual time for it.
         """
         call, self.abandoned = self.abandoned, None
+        if call is None:
+            return None
         _, error = call.answer.get()
         if not call.unmeasured:
             return None  # it hung, whatever came of it, and is no measure of the usual time
@@ -343,7 +350,7 @@ class FaultTolerantRunner:
         except FrameError:
             raise
         except CallTimeout as timeout:
-            if self._calls.abandoned.unmeasured:
+            if timeout.unmeasured:
                 return RunResult(warnings=(_PREPARES,))
             reason, out_of_memory = f'the network gave {timeout}', False
         except Exception as error:  # whatever it is, there is a classical image of this pair

@@ -140,7 +140,7 @@ class Download:
 
         The next call may overwrite them.
         """
-        if self._pinned is None:
+        if self._pinned is None or self._done is None:
             return tensor.numpy()
         self._pinned.copy_(tensor, non_blocking=True)
         self._done.record()

@@ -78,16 +78,16 @@ def trusted_chroma(luma: torch.Tensor, y: torch.Tensor,
         Cr and Cb, 2 x H x W float32, not rounded.
     """
     height, width = luma.shape
-    chroma = torch.stack(chroma)
-    half = _halved(torch.cat((torch.stack((luma, y)), chroma)))
+    planes = torch.stack(chroma)
+    half = _halved(torch.cat((torch.stack((luma, y)), planes)))
     half[1:] = (half[1:] + 0.5).floor()  # images of 8 bit on the host
     fused, y = _mean(half[:2])
     clean = _median(half[2:]) - NEUTRAL
-    gain, share = weights(fused, y, *clean)
+    gain, share = weights(fused, y, *clean)  # type: ignore[arg-type]
     factors = torch.cat((gain[None], share * clean))
     factors = interpolate(factors[None], scale_factor=2, mode='bilinear', align_corners=False)
     factors = factors[0, :, :height, :width]
-    return factors[0] * (chroma - NEUTRAL) + factors[1:] + NEUTRAL
+    return factors[0] * (planes - NEUTRAL) + factors[1:] + NEUTRAL
 
 
 def _halved(images: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ class ScaledFusion:
     def __init__(self, size: tuple[int, int], *, scale: float, device: str):
         """size is (height, width) of the images; scale below 1."""
         self._size = size
-        small = [max(1, round(side * scale)) for side in size]
+        small = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         self._shrink = AreaResize(size, small, device=device)
         self._reflected = [_reflected(side, device) for side in small]
 
@@ -223,7 +223,7 @@ class TensorWarp:
             # With align_corners=False -1 and 1 are the outer edges of the image: -0.5 and width -
             # 0.5 in the tables.
             unit = [(2 * values + 1) / side - 1 for values,
-                    side in zip(warp.tables, self._sampled)]
+                    side in zip(warp.tables or (), self._sampled)]
             self.grid[0].copy_(torch.from_numpy(np.stack(unit, axis=-1)))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:

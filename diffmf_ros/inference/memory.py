@@ -49,7 +49,7 @@ def bound_kernel_caches() -> None:
         os.environ.setdefault(variable, str(KERNELS))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether error, or what caused it, says that memory ran out: of the process or of a device.
     """
     while error is not None:

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class Network:
         # onnxruntime takes host arrays
         if self.settings.engine == 'torch' and self._engine.device == 'cuda':
             from .cuda_backend import CudaBackend
-            self.backend = CudaBackend(self._engine)
+            self.backend: Any = CudaBackend(self._engine)
         else:
             self.backend = CpuBackend(self._engine)
 

@@ -10,6 +10,7 @@ and only those that the network uses, in the types it uses.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ class _Search:
     failures: list[str] = field(default_factory=list)
 
 
-def uses_of(network: torch.nn.Module) -> set[scan.Use]:
+def uses_of(network: Any) -> set[scan.Use]:
     """Return what a network asks of the backends, by running it on the smallest image in plain
     torch."""
     modules = [module for module in network.modules() if hasattr(module, 'backend')]
@@ -237,7 +238,7 @@ def _cases(use: scan.Use, layers: torch.dtype) -> list:
     if use.operation in selfcheck_steps.OPERATIONS:
         return [(step, step.allowed(layers))
                 for step in selfcheck_steps.cases(use.operation, use.dtype, layers)]
-    return [(case, allowed_errors(case.expected, case.magnitude(), steps=case.steps,
+    return [(case, allowed_errors(case.expected, case.magnitude(), steps=case.steps,  # type: ignore[arg-type]
                                   dtype=use.dtype))
             for case in golden.load() if _use(case, use.dtype) == _nearest(use)]
 

@@ -98,7 +98,7 @@ class _Values:
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
             parameter.copy_(torch.randn(parameter.shape, generator=self._random) * fan_in ** -0.5)
         if norm:
-            made.dtype = self.layers
+            made.dtype = self.layers  # type: ignore[assignment]
             return made
         return made.to(self.layers)
 

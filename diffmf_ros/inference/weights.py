@@ -79,13 +79,13 @@ def state_dict_mismatches(wanted: dict[str, torch.Tensor],
                           found: dict[str, torch.Tensor]) -> list[str]:
     """Return one text for every tensor of found that is missing, unexpected or of another shape
     than wanted."""
-    wanted, found = ({name: tuple(t.shape) for name, t in tensors.items()}
-                     for tensors in (wanted, found))
+    right, here = ({name: tuple(t.shape) for name, t in tensors.items()}
+                   for tensors in (wanted, found))
     return [
-        *(f'missing {name} {wanted[name]}' for name in sorted(wanted.keys() - found.keys())),
-        *(f'unexpected {name} {found[name]}' for name in sorted(found.keys() - wanted.keys())),
-        *(f'{name} has shape {found[name]}, expected {wanted[name]}'
-          for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name])]
+        *(f'missing {name} {right[name]}' for name in sorted(right.keys() - here.keys())),
+        *(f'unexpected {name} {here[name]}' for name in sorted(here.keys() - right.keys())),
+        *(f'{name} has shape {here[name]}, expected {right[name]}'
+          for name in sorted(right.keys() & here.keys()) if right[name] != here[name])]
 
 
 def listed(problems: list[str], *, between: str = '; ') -> str:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -57,7 +58,7 @@ class BagPlayer:
         self.latest_ms = 0.0
 
     def _make_publishers(self, topics: list[str] | None, profile) -> dict:
-        publishers = {}
+        publishers: dict[str, Any] = {}
         for topic in topics if topics is not None else self._types:
             try:
                 message_type = message_class(self._types[topic])

@@ -89,11 +89,12 @@ class Life:
             threading.__excepthook__(failure)
         else:
             self._code = 1
-            self._logger.fatal(self._obituary(failure.exc_value))
+            cause = failure.exc_value or RuntimeError('no reason was given')
+            self._logger.fatal(self._obituary(cause))
             threading.Thread(target=self._end_soon, args=(1,), name='end', daemon=True).start()
 
     def _fail(self, error: BaseException) -> NoReturn:
-        cause = error.__cause__ if isinstance(error, CallbackFailed) else error
+        cause = error.__cause__ or error if isinstance(error, CallbackFailed) else error
         self._leave(1, within_s=FAREWELL_S, say=lambda: self._logger.fatal(self._obituary(cause)))
 
     @staticmethod

@@ -80,7 +80,8 @@ class FilterPairing:
         if refusal:
             self._drop(refusal, 1)
             return []
-        before, self._completed = self.pending, []
+        before = self.pending
+        self._completed: list[tuple] = []
         self._inputs[frame.stream].signalMessage(_message(frame, stamp_ns))
         self._drop('unpaired', before + 1 - self.pending - 2 * len(self._completed))
         return [pair for rgb, thermal in self._completed if (pair := self._pair(rgb, thermal))]
@@ -101,7 +102,7 @@ class FilterPairing:
 
     def _start(self) -> None:
         self._last_ns = (-_SHIFT_NS - 1, -_SHIFT_NS - 1)
-        self._completed: list[tuple] = []
+        self._completed = []
         self._inputs = {stream: self._filters.SimpleFilter() for stream in (RGB, THERMAL)}
         sources = [self._inputs[RGB], self._inputs[THERMAL]]
         if self._settings.policy == 'exact':

@@ -220,7 +220,8 @@ class FrameFuser:
             rgb=job.rgb,
             thermal=job.thermal, model=self._pipeline.description, scale=result.scale,
             reason=job.reason,
-            offset_ms=pair and pair.offset_ns / 1e6, held=pair is not None and pair.held))
+            offset_ms=None if pair is None else pair.offset_ns / 1e6,
+            held=pair is not None and pair.held))
         if pair is not None:
             self._outputs.publish_views(result, pair.rgb.encoding)
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import SetParametersResult
@@ -43,10 +43,12 @@ class FusionNode(LifecycleNode):
         """make_pipeline(settings, watchdog=True) returns what fuses."""
         super().__init__('fusion_node', **node_options)
         self._make_pipeline = make_pipeline
-        self._settings = None  # as the parameters say
-        self._in_use = None  # those of the network that fuses
-        self._pipeline = self._loader = self._outputs = None
-        self._session = None
+        self._settings: Any = None  # as the parameters say
+        self._in_use: Any = None  # those of the network that fuses
+        self._pipeline: Any = None
+        self._loader: Any = None
+        self._outputs: Any = None
+        self._session: Session | None = None
         self._enabled = True
         self._starts_itself = False
         parameters.declare(self)

@@ -55,7 +55,7 @@ class Inputs:
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._notes: dict[str, tuple[str, ...]] = {RGB: (), THERMAL: ()}
         self._infos: dict[str, CameraInfo] = {}
-        self._subscriptions = []
+        self._subscriptions: list[qos.MatchingSubscription] = []
         self.watches: dict[str, CameraWatch] = {}
         for stream, transport in ((RGB, settings.input.rgb_transport),
                                   (THERMAL, settings.input.thermal_transport)):

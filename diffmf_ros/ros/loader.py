@@ -47,8 +47,11 @@ class Loader:
         None when it takes longer than timeout_s; done() then gets it later. In the executor's
         thread.
         """
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        thread = self._thread
+        if thread is None:
+            return None
+        thread.join(timeout_s)
+        if thread.is_alive():
             return None
         with self._lock:
             outcome, self._outcome = self._outcome, None
@@ -88,8 +91,9 @@ class Loader:
             outcome, self._outcome = self._outcome, None
         if outcome is None:
             return
-        self._thread.join()
-        self._thread = None
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         if self._wanted is not None:  # another one was asked for meanwhile
             self._start()
             return

@@ -71,9 +71,9 @@ class Outputs:
         """
         wanted = [topic for topic in (ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK)
                   if self._publishers[topic].get_subscription_count()]
-        if not wanted:
-            return
         images = result.images
+        if images is None or not wanted:
+            return
         rgb = to_rgb8(images.rgb, rgb_encoding)
         views = {
             ALIGNED: lambda: (images.thermal, 'mono8'),

@@ -69,7 +69,7 @@ class MatchingSubscription:
         self._depth = depth
         self._raw = raw
         self._on_incompatible = on_incompatible
-        self._subscription = None
+        self._subscription: Any = None
         self.refresh()
 
     def refresh(self) -> bool:

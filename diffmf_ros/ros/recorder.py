@@ -29,7 +29,7 @@ class Recorder:
     def __init__(self, node: Node, writer: BagWriter, topics: list[str]):
         """Subscribe to each topic as soon as somebody publishes it and its type is thereby known.
         """
-        self.counts = Counter()
+        self.counts: Counter[str] = Counter()
         self._node, self._writer = node, writer
         self._awaited = list(dict.fromkeys(map(node.resolve_topic_name, topics)))
         self._subscriptions: list[qos.MatchingSubscription] = []

@@ -79,7 +79,7 @@ class Session:
             return
         if on:
             self._inputs = Inputs(self._node, self._settings, self._handlers)
-        else:
+        elif self._inputs is not None:
             self._inputs.destroy()
             self._inputs = None
         self._pairing.flush()
@@ -170,7 +170,7 @@ class Session:
             self._node.get_logger().info(f'{note} (sync.hold_last_ms; 0: never)')
         self._hold_note = note or ''
         uncalibrated = sorted(self.fuser.informed - self._calibrations.keys())
-        return [*filter(None, [note]),
+        return [*([note] if note else []),
                 *(f'{stream} is not calibrated, by its camera info' for stream in uncalibrated)]
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
@@ -202,7 +202,7 @@ class Session:
     def _doubt(self, stream: str, camera: CameraModel) -> str:
         """Say that images may be rectified, by the name of their topic, although nobody has said
         so; or ''."""
-        topic = self._inputs.watches[stream].topic if self.enabled else ''
+        topic = '' if self._inputs is None else self._inputs.watches[stream].topic
         if not camera.bends or 'rect' not in topic.removesuffix('/compressed').rpartition('/')[2]:
             return ''
         return (f'{topic} looks rectified by its name, but its camera info describes a lens with '
@@ -228,16 +228,16 @@ class Session:
 
     def _report(self) -> None:
         now_ns = self._now_ns()
+        watches = {} if self._inputs is None else self._inputs.watches
         if self.enabled:
             self._fallback.sources(now_ns)  # without frames, this is where a camera is found lost
             if self._fallback.latest is not self._sources:
                 self._log_sources()
-            for stream, watch in self._inputs.watches.items():
+            for stream, watch in watches.items():
                 watch.judge(self._fallback.streams[stream], now_ns)
         self._reporter.model, self._reporter.device = (self._pipeline.description,
                                                        self._pipeline.device)
-        silent = [watch.complaint
-                  for watch in self._inputs.watches.values()] if self.enabled else []
+        silent = [watch.complaint for watch in watches.values()]
         complaints = filter(None, (*silent, *self._complaints.values(), *self.fuser.complaints,
                                    self.fuser.scale.complaint, self._transforms.complaint,
                                    *self._pipeline.aligner.problems))
@@ -247,7 +247,7 @@ class Session:
             complaints=list(complaints),
             problems=[*filter(None, (self.trouble,)), *self._problems()],
             fallback=self._fallback, now_ns=now_ns,
-            incompatible=self._inputs and self._inputs.incompatible,
+            incompatible=self._inputs.incompatible if self._inputs else None,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 
     def _problems(self) -> tuple[str, ...]:

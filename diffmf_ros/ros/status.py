@@ -136,15 +136,15 @@ class Reporter:
         knowing that are no complaint; disabled: somebody wants it to do nothing, so all is well.
         """
         now = self._node.get_clock().now()
-        incompatible = [f'{topic}: a publisher offers incompatible {policy}'
-                        for topic, policy in (incompatible or {}).items()]
+        mismatches = [f'{topic}: a publisher offers incompatible {policy}'
+                      for topic, policy in (incompatible or {}).items()]
         values = values_of(totals) | {
             'rate_out_hz': number(self._rate_hz(totals, now.nanoseconds), 2),
             'model': self.model, 'device': self.device, 'scale': f'{scale:g}',
-            'incompatible_qos': '; '.join(incompatible),
+            'incompatible_qos': '; '.join(mismatches),
             **{f'memory_{kind}_mb': number(size / 1e6) for kind, size in (memory or {}).items()}}
         values |= sources_values(fallback, now_ns, notes)
-        level, message = judge(totals, self._before, [*incompatible, *complaints], problems,
+        level, message = judge(totals, self._before, [*mismatches, *complaints], problems,
                                reason=fallback.reason, alarm=fallback.alarm)
         fusion = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
                                   hardware_id=self.device, values=key_values(values))
