@@ -93,19 +93,29 @@ class Pair:
     held: bool = False
 
 
+class Level(str, Enum):
+    """How bad an issue is, in the words of /diagnostics."""
+
+    WARN = 'WARN'
+    ERROR = 'ERROR'
+
+
 @dataclass(frozen=True)
 class Issue:
-    """Something amiss that the images of a pair show.
+    """Something amiss, from where it is found to /diagnostics.
+
+    docs/reliability.md lists the codes.
 
     code is its short snake_case name, such as thermal_flat; text a sentence that stays the same
     while it lasts; stream the camera that it is about, empty for the fused image. blind: that
-    camera shows nothing.
+    camera shows nothing. level is ERROR where a part of the fusion does not work.
     """
 
     code: str
     text: str
     stream: str = ''
     blind: bool = False
+    level: Level = Level.WARN
 
 
 class PairOnGrid(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Mode, Pair
+from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Issue, Mode, Pair
 from ..core.settings import Settings
 from ..core.sync.adaptive_scale import AdaptiveScale
 from ..core.sync.stream_health import StreamState
@@ -135,7 +135,7 @@ class FrameFuser:
 
     `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by
     the session while it runs; `informed` has the streams of which a camera info has come;
-    `complaints` says what is wrong with the calibration of the last image.
+    `issues` has what is amiss with the calibration and the temperatures of the last image.
     """
 
     def __init__(self, node, pipeline, outputs: Outputs, tally: status.Tally, settings: Settings):
@@ -143,7 +143,7 @@ class FrameFuser:
         self.scale = WorkingScale(settings)
         self.cameras: dict[str, CameraModel] = {}
         self.informed: set[str] = set()
-        self.complaints: tuple[str, ...] = ()
+        self.issues: tuple[Issue, ...] = ()
         self._node, self._pipeline, self._outputs, self._tally = node, pipeline, outputs, tally
         self._network = None
         self._logged_at: dict[str, float] = {}
@@ -213,7 +213,9 @@ class FrameFuser:
             complaint = (f'{result.grid}/camera_info: {complaint}; fused/camera_info is '
                          f'uncalibrated')
         no_temperature = self._outputs.publish_temperature(result)
-        self.complaints = tuple(filter(None, (complaint, no_temperature)))
+        found = (Issue('uncalibrated', complaint, result.grid),
+                 Issue('no_temperature', no_temperature))
+        self.issues = tuple(issue for issue in found if issue.text)
         pair = job.work if isinstance(job.work, Pair) else None
         self._outputs.publish_status(status.status_message(
             result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image',

@@ -17,7 +17,7 @@ from std_msgs.msg import Bool
 
 from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated
 from ..core.alignment.geometry import AlignmentError
-from ..core.frames import RGB, THERMAL, Frame, FrameError
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.settings import Settings
 from . import messages, qos
@@ -35,7 +35,7 @@ class Handlers:
     frame: Callable[[Frame], None]
     refused: Callable[[str, FrameError], None]
     camera: Callable[[str, CameraModel | None], None]
-    complaint: Callable[[str, str], None]
+    issue: Callable[[str, Issue | None], None]
     shutter: Callable[[bool], None]
     depth_m: Callable[[float], None]
 
@@ -141,13 +141,14 @@ class Inputs:
         try:
             camera = self._pictures[stream].camera(CameraModel.from_info(message), self._settings)
         except Uncalibrated:  # no fault: who needs a calibration says that it is missing
-            self._handlers.complaint(stream, '')
+            self._handlers.issue(stream, None)
             self._handlers.camera(stream, None)
         except CalibrationError as error:
-            self._handlers.complaint(stream, f'{stream}/camera_info is not usable: {error}')
+            self._handlers.issue(stream, Issue(
+                'camera_info_unusable', f'{stream}/camera_info is not usable: {error}', stream))
             self._handlers.camera(stream, None)
         else:
-            self._handlers.complaint(stream, '')
+            self._handlers.issue(stream, None)
             self._handlers.camera(stream, camera)
 
     def _on_range(self, message: Range) -> None:
@@ -158,6 +159,7 @@ class Inputs:
         try:
             self._handlers.depth_m(float(message.range))
         except AlignmentError as error:
-            self._handlers.complaint(RANGE, f'{RANGE} is not usable: {error}')
+            self._handlers.issue(RANGE, Issue('range_unusable',
+                                              f'{RANGE} is not usable: {error}'))
         else:
-            self._handlers.complaint(RANGE, '')
+            self._handlers.issue(RANGE, None)

@@ -12,9 +12,10 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue, Level, Pair
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
+from .camera_watch import CameraWatch
 from .filter_pairing import make_pairing
 from .frame_loop import FrameFuser, Job, Worker, WorkingScale
 from .inputs import Handlers, Inputs
@@ -48,11 +49,11 @@ class Session:
         self.trouble = ''
         self._sources = Sources.NONE
         self._hold_note = ''
-        self._complaints: dict[str, str] = {}
+        self._complaints: dict[str, Issue | None] = {}
         self._logged_problems: set[str] = set()
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused,
-                                  camera=self._on_camera, complaint=self._complaints.__setitem__,
+                                  camera=self._on_camera, issue=self._complaints.__setitem__,
                                   shutter=self._fallback.thermal.shutter,
                                   depth_m=pipeline.aligner.set_depth_m)
         self._worker = Worker(self.fuser.handle)
@@ -194,19 +195,20 @@ class Session:
         self.fuser.cameras = {stream: camera.rectified() if rectified[stream] else camera
                               for stream, camera in self._calibrations.items()}
         for stream, camera in self._calibrations.items():
-            doubt = '' if rectified[stream] else self._doubt(stream, camera)
+            doubt = None if rectified[stream] else self._doubt(stream, camera)
             if doubt and doubt != self._complaints.get(f'{stream} rectified'):
-                self._node.get_logger().warning(doubt)
+                self._node.get_logger().warning(doubt.text)
             self._complaints[f'{stream} rectified'] = doubt
 
-    def _doubt(self, stream: str, camera: CameraModel) -> str:
+    def _doubt(self, stream: str, camera: CameraModel) -> Issue | None:
         """Say that images may be rectified, by the name of their topic, although nobody has said
-        so; or ''."""
+        so; or None."""
         topic = '' if self._inputs is None else self._inputs.watches[stream].topic
         if not camera.bends or 'rect' not in topic.removesuffix('/compressed').rpartition('/')[2]:
-            return ''
-        return (f'{topic} looks rectified by its name, but its camera info describes a lens with '
-                f'distortion: set alignment.{stream}_rectified to true, if it is')
+            return None
+        return Issue('maybe_rectified', f'{topic} looks rectified by its name, but its camera '
+                     f'info describes a lens with distortion: set '
+                     f'alignment.{stream}_rectified to true, if it is', stream)
 
     def _now_ns(self) -> int:
         """The clock by which cameras are late: simulated time, or one that nobody sets."""
@@ -237,27 +239,30 @@ class Session:
                 watch.judge(self._fallback.streams[stream], now_ns)
         self._reporter.model, self._reporter.device = (self._pipeline.description,
                                                        self._pipeline.device)
-        silent = [watch.complaint for watch in watches.values()]
-        complaints = filter(None, (*silent, *self._complaints.values(), *self.fuser.complaints,
-                                   self.fuser.scale.complaint, self._transforms.complaint,
-                                   *self._pipeline.aligner.problems))
         self._reporter.publish(
             self._tally.totals(self._pairing.dropped + self._fallback.dropped),
             scale=self.fuser.used_scale,
-            complaints=list(complaints),
-            problems=[*filter(None, (self.trouble,)), *self._problems()],
+            issues=self._issues(watches),
             fallback=self._fallback, now_ns=now_ns,
             incompatible=self._inputs.incompatible if self._inputs else None,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 
-    def _problems(self) -> tuple[str, ...]:
-        """What the pipeline does without, such as kernels on a GPU; each is logged once."""
-        problems = self._pipeline.problems
-        for problem in problems:
-            if problem not in self._logged_problems:
-                self._logged_problems.add(problem)
-                self._node.get_logger().error(problem)
-        return problems
+    def _issues(self, watches: dict[str, CameraWatch]) -> list[Issue]:
+        """Return what is amiss now, beside what the newest image shows."""
+        degraded = [Issue('network_degraded', problem, level=Level.ERROR)
+                    for problem in self._pipeline.problems]
+        for issue in degraded:  # what is done without, such as kernels on a GPU
+            if issue.text not in self._logged_problems:
+                self._logged_problems.add(issue.text)
+                self._node.get_logger().error(issue.text)
+        found = [Issue('network_not_loaded', self.trouble, level=Level.ERROR), *degraded,
+                 *(Issue('no_images', watch.complaint, stream)
+                   for stream, watch in watches.items()),
+                 *self._complaints.values(), *self.fuser.issues,
+                 Issue('scale_without_effect', self.fuser.scale.complaint),
+                 Issue('no_transform', self._transforms.complaint),
+                 *(Issue('alignment', problem) for problem in self._pipeline.aligner.problems)]
+        return [issue for issue in found if issue is not None and issue.text]
 
 
 def require_packages(settings: Settings) -> None:

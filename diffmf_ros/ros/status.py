@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
-from ..core.frames import FusionResult, Issue, Mode
+from ..core.frames import FusionResult, Issue, Level, Mode
 from ..core.sync.latency import LatencyMeter
 from ..core.sync.source_selector import SourceSelector
 from ..core.sync.stream_health import StreamState
@@ -123,17 +123,17 @@ class Reporter:
         still."""
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
-    def publish(self, totals: Totals, *, scale: float, complaints: Sequence[str],
-                problems: Sequence[str], fallback: SourceSelector, now_ns: int,
+    def publish(self, totals: Totals, *, scale: float, issues: Sequence[Issue],
+                fallback: SourceSelector, now_ns: int,
                 incompatible: Mapping[str, str] | None = None,
                 memory: Mapping[str, int] | None = None, notes: Sequence[str] = (),
                 disabled: bool = False) -> None:
         """Publish one report.
 
-        scale is the working size of the network, complaints and problems are as in judge. now_ns
-        is the time on the clock of fallback; incompatible maps a topic to the QoS policy in which
-        a publisher does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth
-        knowing that are no complaint; disabled: somebody wants it to do nothing, so all is well.
+        scale is the working size of the network; issues are those that hold now. now_ns is the
+        time on the clock of fallback; incompatible maps a topic to the QoS policy in which a
+        publisher does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth
+        knowing that are no issue; disabled: somebody wants it to do nothing, so all is well.
         """
         now = self._node.get_clock().now()
         mismatches = [f'{topic}: a publisher offers incompatible {policy}'
@@ -144,8 +144,11 @@ class Reporter:
             'incompatible_qos': '; '.join(mismatches),
             **{f'memory_{kind}_mb': number(size / 1e6) for kind, size in (memory or {}).items()}}
         values |= sources_values(fallback, now_ns, notes)
-        level, message = judge(totals, self._before, [*mismatches, *complaints], problems,
-                               reason=fallback.reason, alarm=fallback.alarm)
+        issues = [*(Issue('incompatible_qos', text) for text in mismatches), *issues]
+        values['issues'] = ', '.join(dict.fromkeys(
+            issue.code for issue in (*issues, *totals.issues)))
+        level, message = judge(totals, self._before, issues, reason=fallback.reason,
+                               alarm=fallback.alarm)
         fusion = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
                                   hardware_id=self.device, values=key_values(values))
         array = DiagnosticArray(status=[fusion, *self._cameras(totals, fallback, now_ns)])
@@ -197,16 +200,17 @@ def grown(now: Mapping[str, int], before: Mapping[str, int], name: str) -> int:
 EXPECTED_DROPS = {'unpaired', 'overtaken', 'already_out', 'stopped'}
 
 
-def judge(now: Totals, before: Totals, complaints: Sequence[str], problems: Sequence[str] = (), *,
+def judge(now: Totals, before: Totals, issues: Sequence[Issue], *,
           reason: str = '', alarm: bool = False) -> tuple[bytes, str]:
     """Return level and message of a report, from what changed since the one before.
 
-    complaints are conditions of the inputs that hold now, problems are parts of the fusion that do
-    not work and are done without; reason and alarm are those of the fallback. ERROR: pairs failed
-    and no image went out, there is a problem, or both cameras are out. WARN: a camera is out or
+    issues are those that hold now; reason and alarm are those of the fallback. ERROR: pairs failed
+    and no image went out, an issue says so, or both cameras are out. WARN: a camera is out or
     late, something was dropped for another reason than unequal rates, the last image carries a
-    warning, or there is a complaint.
+    warning, or there is an issue.
     """
+    problems = [issue.text for issue in issues if issue.level is Level.ERROR]
+    complaints = [issue.text for issue in issues if issue.level is Level.WARN]
     fused = grown(now.counted, before.counted, 'fused')
     if grown(now.dropped, before.dropped, 'failed') and not fused:
         return DiagnosticStatus.ERROR, '; '.join((f'fusion fails: {now.last_error}', *problems))

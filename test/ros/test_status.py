@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Level, Mode
 from diffmf_ros.core.settings import HealthSettings
 from diffmf_ros.core.sync.source_selector import SourceSelector
 from diffmf_ros.core.sync.stream_health import StreamState
@@ -27,6 +27,14 @@ BEFORE = Totals(counted=Counter(rgb_in=30, thermal_in=30, pairs=30, fused=30))
 def after(*, fused=30, dropped=None, **other):
     counted = Counter(BEFORE.counted) + Counter(rgb_in=30, thermal_in=30, fused=fused)
     return Totals(counted=counted, dropped=Counter(dropped or {}), **other)
+
+
+def warnings(*texts):
+    return [Issue('some_code', text) for text in texts]
+
+
+def errors(*texts):
+    return [Issue('other_code', text, level=Level.ERROR) for text in texts]
 
 
 def test_fusing_is_ok():
@@ -52,7 +60,7 @@ def test_bad_frame_warns_until_over():
     """A bad frame and a complaint are warnings until they stop."""
     totals = after(dropped={'short_buffer': 2})
 
-    level, message = judge(totals, BEFORE, ['no calibration'])
+    level, message = judge(totals, BEFORE, warnings('no calibration'))
 
     assert (level, message) == (WARN, '2 dropped: short_buffer; no calibration')
     later = Totals(counted=totals.counted + totals.counted, dropped=totals.dropped)
@@ -71,10 +79,10 @@ def test_issue_is_error_while_fusing():
     """An issue is an error while fusion goes on."""
     problems = ('scan triton returned NaN and is not used', 'no CUDA graph')
 
-    level, message = judge(after(), BEFORE, [], problems)
+    level, message = judge(after(), BEFORE, errors(*problems))
     assert (level, message) == (ERROR, '; '.join(problems))
 
-    level, message = judge(after(), BEFORE, ['no calibration'], problems[:1],
+    level, message = judge(after(), BEFORE, [*warnings('no calibration'), *errors(problems[0])],
                            reason='no thermal frames: waiting')
     assert level == ERROR
     assert message == f'{problems[0]}; no thermal frames: waiting; no calibration'
@@ -84,7 +92,7 @@ def test_failing_fusion_named_first():
     """Failing fusion is named before an issue."""
     failing = after(fused=0, dropped={'failed': 30}, last_error='out of memory')
 
-    level, message = judge(failing, BEFORE, [], ['no CUDA graph'])
+    level, message = judge(failing, BEFORE, errors('no CUDA graph'))
 
     assert (level, message) == (ERROR, 'fusion fails: out of memory; no CUDA graph')
 
@@ -167,7 +175,7 @@ class Reports:
 
     def report(self, **given):
         """Publish a report and return the statuses by their last name."""
-        given = {'scale': 1.0, 'complaints': [], 'problems': ()} | given
+        given = {'scale': 1.0, 'issues': ()} | given
         self.reporter.publish(self.tally.totals({}), fallback=self.fallback, now_ns=self.now_ns,
                               **given)
         statuses = self.node.published[-1].status
@@ -347,7 +355,7 @@ def test_disabled_node_has_no_complaint():
     reports = Reports()
     reports.now_ns = 5 * SECOND
 
-    report = reports.report(disabled=True, problems=['no CUDA graph'])
+    report = reports.report(disabled=True, issues=errors('no CUDA graph'))
 
     assert {(s.level, s.message) for s in report.values()} == {(OK, 'disabled')}
 

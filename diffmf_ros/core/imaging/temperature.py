@@ -4,7 +4,7 @@
 import numpy as np
 
 from ..alignment.warp import Mapping
-from ..frames import Frame, FrameError
+from ..frames import THERMAL, Frame, FrameError
 from ..settings import ThermalSettings
 from .thermal import STRETCHED
 
@@ -63,4 +63,6 @@ def on_grid(celsius: np.ndarray, mapping: Mapping) -> np.ndarray:
         H x W float32; NaN where thermal does not see.
     """
     aligned = mapping.thermal(celsius)
+    if mapping.grid == THERMAL:
+        return aligned
     return aligned if mapping.everywhere else np.where(mapping.seen, aligned, np.float32(np.nan))

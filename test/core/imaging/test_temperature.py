@@ -97,3 +97,24 @@ def test_temperatures_lie_on_fused_grid(tmp_path):
     np.testing.assert_array_equal(found, alone)
     assert np.isfinite(found).sum() == celsius.size
     assert pipeline.pass_through(pair.rgb).temperature() is None
+
+
+def test_temperatures_of_the_whole_thermal_grid(tmp_path):
+    """On the thermal grid every pixel has its temperature, also where RGB does not see."""
+    # given thermal that lies partly beside the RGB image
+    path = tmp_path / 'alignment.yaml'
+    path.write_text(ALIGNMENT)
+    settings = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': str(path),
+                                       'alignment.output_grid': 'thermal',
+                                       'alignment.trim_x_px': -40.0,
+                                       'thermal.radiometric_unit': 'celsius'})
+    celsius = CELSIUS.astype(np.float32)
+    pair = Pair(Frame(RGB, 1, 'rgb', np.full((48, 64, 3), 90, np.uint8), 'rgb8'),
+                thermal(celsius, '32FC1'), 0)
+
+    # when it is fused
+    result = FusionPipeline(settings).fuse(pair)
+
+    # then the temperatures are those that the camera sent
+    assert not result.images.seen.all()
+    np.testing.assert_allclose(result.temperature(), celsius, atol=1e-4)
