@@ -46,7 +46,7 @@ class BagPlayer:
         """
         self._node, self._readers, self._stop, self._rate = node, readers, stop, rate
         for reader in readers if topics is not None else ():
-            reader.require(*topics)
+            reader.require(*topics or ())
         self._types = {name: topic.msgtype for reader in reversed(readers)
                        for name, topic in reader.topics.items() if topic.count}
         self._publishers = self._make_publishers(topics, qos.profile(reliability, depth=DEPTH))
