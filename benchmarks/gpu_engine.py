@@ -160,7 +160,7 @@ def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
     pair = Pair(*frames, offset_ns=0)
     mapping = bench.pipeline.aligner.mapping(rgb_size=pair.rgb.size,
                                              thermal_size=pair.thermal.size)
-    prepared = bench.pipeline._loaded.guard.network.path._prepared(
+    prepared = bench.pipeline._loaded.runner.network.backend._prepared(
         Plan.of(pair, 1.0, mapping=mapping))
     inputs = [torch.zeros_like(tensor, device='cuda') for tensor in prepared.uploads.take()]
     inputs[2] += 1
