@@ -27,6 +27,7 @@ from quality_tables import (
 )
 
 from diffmf_ros.core.imaging.temporal_filter import TemporalFilter
+from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.weights import load_weights
 from diffmf_ros.inference.weights_header import SHIPPED
@@ -50,7 +51,7 @@ from diffmf_ros.tools.evaluation.scoring import (
 
 WORKERS = 2
 FRAME_NS = 1_000_000_000 // 15  # between two images of a clip
-FILTERED = 0.5  # output.temporal_filter of the rows that are marked so
+FILTERED = DEFAULTS.output.temporal_filter  # of the rows that are marked so
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'
 
 ScoresBySet = dict[str, dict[str, list[ImageScores]]]  # by data set and method
