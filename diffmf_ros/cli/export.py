@@ -27,11 +27,12 @@ def export(
 
     require_output(onnx, overwrite=overwrite, inputs=(weights,))  # before half a minute of work
     options.require_json(json, overwrite=overwrite, inputs=(weights,))
+    from ..inference.weights_header import weights_path
     from ..tools.export.network import export as run
 
     settings = options.settings_from(model=model, preset=preset, weights=weights)
     written = run(onnx, model=settings.model, preset=settings.network_preset,
-                  weights=settings.weights or None,
+                  weights=weights_path(settings),
                   size=None if size is None else options.image_size(size))
     sizes = 'every size' if written.size is None else '{}x{}'.format(*written.size)
     options.write_json(json, {

@@ -299,7 +299,7 @@ class Settings:
         'which also have base',
         choices=('auto', 'light', 'base', 'light-s4', 'nano'))
     weights: str = _setting('', 'path of a .safetensors file; empty: the shipped weights of the '
-                            'preset')
+                            'preset; synthetic: those trained on rendered pictures alone')
     engine: str = _setting(
         'torch', 'what runs the network; onnx: onnxruntime, with weights naming a file of `diffmf '
         'export`',

@@ -40,6 +40,7 @@ def sides_of(text: str) -> SizeRule:
 FORMAT = 'diffmf_ros 4'
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
+SYNTHETIC = 'synthetic'  # in place of a path: trained on pictures that the project renders, alone
 
 
 class WeightsError(DiffmfError):
@@ -58,22 +59,27 @@ class WeightsHeader:
     sha256: str
 
 
-def shipped(model: str, preset: str) -> Path:
+def shipped(model: str, preset: str, kind: str = '') -> Path:
     """Return the path of the weights that come with the package.
 
-    Raises WeightsError when there are none, listing those there are, or no such network.
+    Args:
+        model, preset: of the network.
+        kind: SYNTHETIC, or empty for those trained on research data.
+
+    Raises:
+        WeightsError: there are none, listing those there are, or there is no such network.
     """
     presets = PRESETS.get(model, ())
     if preset not in presets:
         raise WeightsError(f'there is no {model} {preset}: {model} has '
                            f'{", ".join(presets) or "no presets"}; set '
                            'preset to one of those')
-    path = SHIPPED / f'{model}_{preset}.safetensors'
+    path = SHIPPED / f'{"_".join(filter(None, (model, preset, kind)))}.safetensors'
     if not path.exists():
         there = ', '.join(
             sorted(p.stem.replace('_', ' ') for p in SHIPPED.glob('*.safetensors'))) or 'none'
-        raise WeightsError(f'no trained weights for {model} {preset} come with this package '
-                           f'(there: {there}); '
+        raise WeightsError(f'no {kind or "trained"} weights for {model} {preset} come with this '
+                           f'package (there: {there}); '
                            'choose one of those, or set `weights` to a file of your own')
     return path
 
@@ -118,12 +124,19 @@ def not_whole(path: Path, error: Exception) -> WeightsError:
                         + '; get it again')
 
 
+def weights_path(settings: Settings) -> Path:
+    """Return the path of the weights that settings name. Raises WeightsError as shipped does."""
+    if settings.weights in ('', SYNTHETIC):
+        return shipped(settings.model, settings.network_preset, settings.weights)
+    return Path(settings.weights)
+
+
 def weights_for(settings: Settings) -> Path:
     """Return the weights file that settings name, or the shipped one of their network.
 
     Raises WeightsError when it is not to be had, is not usable, or is for another network.
     """
-    header = read_header(settings.weights or shipped(settings.model, settings.network_preset))
+    header = read_header(weights_path(settings))
     if (header.model, header.preset) != (settings.model, settings.network_preset):
         raise WeightsError(f'{header.path} is for {header.model} {header.preset}, but '
                            f'{settings.model} {settings.network_preset} was asked for; set model '

@@ -21,7 +21,12 @@ from diffmf_ros.inference.weights import (  # noqa: E402
     load_weights,
     save_weights,
 )
-from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E402
+from diffmf_ros.inference.weights_header import (  # noqa: E402
+    WeightsError,
+    read_header,
+    shipped,
+    weights_for,
+)
 
 HEADER = {'model': 'diffmf', 'preset': 'light', 'iterations': 5, 'seed': 0}
 
@@ -88,6 +93,18 @@ def test_missing_file_names_shipped_ones(tmp_path):
     """Missing file says how to get the shipped ones."""
     with pytest.raises(WeightsError, match='does not exist; leave `weights` empty'):
         load_weights(tmp_path / 'none.safetensors')
+
+
+def test_synthetic_weights_come_by_name():
+    """The word stands for a file of the package, and presets without one are told so."""
+    settings = with_changes(DEFAULTS, {'weights': 'synthetic'})
+
+    header = read_header(weights_for(settings))
+
+    assert (header.model, header.preset) == ('diffmf', 'nano')
+    assert header.sha256 != read_header(weights_for(DEFAULTS)).sha256
+    with pytest.raises(WeightsError, match='no synthetic weights for diffmf light come with'):
+        weights_for(with_changes(settings, {'preset': 'light'}))
 
 
 def test_unshipped_preset_lists_available():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ... import __version__
 from ...core.settings import LIVE_ONLY, Settings, iter_specs
-from ...inference.weights_header import shipped
+from ...inference.weights_header import weights_path
 from ...io.writing import cannot_write
 
 NAME = '.diffmf_fuse.jsonl'
@@ -32,11 +32,7 @@ class Ledger:
                 with suppress(ValueError, TypeError, KeyError):
                     entry = json.loads(line)
                     (self._done if entry['done'] else self._begun)[entry['out']] = entry
-        weights = settings.weights or (
-            shipped(settings.model, settings.network_preset)
-            if settings.model != 'classical'
-            else ''
-        )
+        weights = weights_path(settings) if settings.model != 'classical' else ''
         # The number of threads changes the time alone.
         values = {
             item.name: item.value

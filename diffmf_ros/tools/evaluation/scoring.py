@@ -92,13 +92,14 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
     from ... import models
     from ...inference.engine import Engine
     from ...inference.weights import load_weights
+    from ...inference.weights_header import SYNTHETIC
 
     if name not in models.PRESETS:
         raise UnknownMethod(f'unknown model {name!r}; known: '
                             f'{", ".join([*models.PRESETS, *BASELINES])}')
     if preset is None:
-        preset = load_weights(weights).preset if weights else with_changes(
-            DEFAULTS, {'model': name}).network_preset
+        preset = load_weights(weights).preset if weights and str(weights) != SYNTHETIC else (
+            with_changes(DEFAULTS, {'model': name}).network_preset)
     settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
     return f'{name} {preset}', NodeFusion(Engine(with_changes(DEFAULTS, settings)))
 
