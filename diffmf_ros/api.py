@@ -166,7 +166,7 @@ def _kept_fuser(settings: Settings, times: tuple[int | None, ...]) -> Fuser:
 
 def _times_of(settings: Settings) -> tuple[int | None, ...]:
     """Return when the files that settings name were written, so that a new file is read anew."""
-    paths = (settings.weights, settings.alignment.file)
+    paths = (settings.weights_file, settings.alignment.file)
     return tuple(os.stat(path).st_mtime_ns if path and os.path.exists(path) else None
                  for path in paths)
 

@@ -59,8 +59,9 @@ def demo(
 
     scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
     out = out or (FOLDER if overwrite else _fresh(FOLDER))
-    options.require_json(json, overwrite=overwrite, inputs=(bag, weights, alignment))
-    _require_outputs(out, scenes, overwrite=overwrite, inputs=(bag, weights, alignment))
+    inputs = bag, options.weights_file(weights), alignment
+    options.require_json(json, overwrite=overwrite, inputs=inputs)
+    _require_outputs(out, scenes, overwrite=overwrite, inputs=inputs)
     bags = (bag,) if bag is not None else _render(scenes, out)
     recorded = recorded_drive(bags[0])
     if alignment is None and recorded is not None:

@@ -59,7 +59,7 @@ def eval(
     from ..tools.evaluation.detector_trial import DetectorTrial
     from ..tools.evaluation.eval_page import Page
 
-    inputs = rgb, thermal, pairs, fused, weights, boxes, detector, classes
+    inputs = rgb, thermal, pairs, fused, options.weights_file(weights), boxes, detector, classes
     require_inputs(*inputs[:-1])
     for path in (json, html):
         require_output(path, overwrite=overwrite, inputs=inputs)

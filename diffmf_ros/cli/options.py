@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.settings import DEFAULTS, Settings, iter_specs, with_changes
+from ..core.settings import DEFAULTS, SYNTHETIC, Settings, iter_specs, with_changes
 from ..io.writing import require_output, write_text
 
 SCREEN = Path('-')
@@ -66,6 +66,11 @@ def settings_from(**options) -> Settings:
     changes = {name.replace('__', '.'): str(value) if isinstance(value, Path) else value
                for name, value in options.items() if value is not None}
     return with_changes(DEFAULTS, changes)
+
+
+def weights_file(weights: Path | None) -> Path | None:
+    """Return the file that --weights names; None for weights of the package."""
+    return None if str(weights) == SYNTHETIC else weights
 
 
 def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:

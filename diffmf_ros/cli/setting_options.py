@@ -73,7 +73,7 @@ def takes_settings(*, but: tuple[str, ...] = (), **defaults: Any) -> Callable:
 
 def files_of(settings: Settings, params: Path | None = None) -> tuple[str | Path | None, ...]:
     """Return the files that settings name: no command writes to what it reads."""
-    return params, settings.weights or None, settings.alignment.file or None
+    return params, settings.weights_file or None, settings.alignment.file or None
 
 
 def _settings(base: dict[str, Any], params: Path | None, given: dict[str, Any]) -> Settings:

@@ -46,6 +46,7 @@ LIVE_ONLY = ('autostart', 'adaptive_scale', 'warm_up_size', 'input.rgb_transport
              'input.thermal_transport', 'qos.', 'sync.policy',
              'alignment.depth_from_range', 'health.source_timeout_s', 'health.frozen_frames',
              'health.shutter_flag', 'health.compute_timeout_s', 'output.jpeg_quality')
+SYNTHETIC = 'synthetic'  # as `weights`: those of the package trained on rendered pictures alone
 AUTO_PRESET = {'diffmf': 'nano'}  # docs/quality.md: on a CPU the best of its presets; else light
 
 
@@ -345,6 +346,11 @@ class Settings:
     def network_preset(self) -> str:
         """The preset of the network, with auto resolved for the model."""
         return AUTO_PRESET.get(self.model, 'light') if self.preset == 'auto' else self.preset
+
+    @property
+    def weights_file(self) -> str:
+        """Path of the weights file that is named; empty for weights of the package."""
+        return '' if self.weights == SYNTHETIC else self.weights
 
     @property
     def warm_up(self) -> tuple[int, int] | None:

@@ -40,7 +40,6 @@ def sides_of(text: str) -> SizeRule:
 FORMAT = 'diffmf_ros 4'
 KEYS = ('format', 'model', 'preset', 'iterations', 'seed', 'sha256')
 SHIPPED = Path(__file__).resolve().parents[1] / 'weights'
-SYNTHETIC = 'synthetic'  # in place of a path: trained on pictures that the project renders, alone
 
 
 class WeightsError(DiffmfError):
@@ -64,7 +63,7 @@ def shipped(model: str, preset: str, kind: str = '') -> Path:
 
     Args:
         model, preset: of the network.
-        kind: SYNTHETIC, or empty for those trained on research data.
+        kind: core.settings.SYNTHETIC, or empty for those trained on research data.
 
     Raises:
         WeightsError: there are none, listing those there are, or there is no such network.
@@ -126,9 +125,9 @@ def not_whole(path: Path, error: Exception) -> WeightsError:
 
 def weights_path(settings: Settings) -> Path:
     """Return the path of the weights that settings name. Raises WeightsError as shipped does."""
-    if settings.weights in ('', SYNTHETIC):
-        return shipped(settings.model, settings.network_preset, settings.weights)
-    return Path(settings.weights)
+    if settings.weights_file:
+        return Path(settings.weights_file)
+    return shipped(settings.model, settings.network_preset, settings.weights)
 
 
 def weights_for(settings: Settings) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 from ...core.frames import DiffmfError
 from ...core.settings import Settings, with_changes
 from ...inference.pipeline import FusionPipeline
-from ...inference.weights_header import SYNTHETIC
 from ...io.bags import BagReader, image_topic
 from ...io.images import read_image_pair, write_image
 from ...io.writing import WriteError
@@ -121,8 +120,7 @@ def replayed_bags(tasks: Sequence[BagTask], *, jobs: int,
 
 def _anywhere(settings: Settings) -> Settings:
     """Return settings whose files are found from every folder."""
-    weights = '' if settings.weights == SYNTHETIC else settings.weights
-    named = {'weights': weights, 'alignment.file': settings.alignment.file}
+    named = {'weights': settings.weights_file, 'alignment.file': settings.alignment.file}
     return with_changes(settings, {name: str(Path(path).absolute())
                               for name, path in named.items() if path})
 

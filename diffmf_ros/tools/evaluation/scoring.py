@@ -15,7 +15,7 @@ from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
 from ...core.imaging.veil import show_through, veil_map
-from ...core.settings import DEFAULTS, with_changes
+from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame
 from ...io.images import read_luma as image_luma
@@ -92,7 +92,6 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
     from ... import models
     from ...inference.engine import Engine
     from ...inference.weights import load_weights
-    from ...inference.weights_header import SYNTHETIC
 
     if name not in models.PRESETS:
         raise UnknownMethod(f'unknown model {name!r}; known: '
