@@ -216,8 +216,9 @@ def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
         raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), fps, (shape[1], shape[0]))
     if not writer.isOpened():
+        path.write_bytes(bytes(4096))  # raises what OpenCV does not tell, as of a full disk
         raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) '
                          f'has no mp4v '
-                         'encoder, or the folder is not writable; install opencv-python-headless '
+                         'encoder; install opencv-python-headless '
                          'from PyPI')
     return writer

@@ -132,3 +132,23 @@ def test_default_folder_with_other_images(folder):
     assert (folder / 'fused' / 'mine.png').read_bytes() == (folder / 'rgb.png').read_bytes()
     assert {path.name for path in (folder / 'fused').glob('[!.]*')} == {
         '0.png', '1.png', 'mine.png'}
+
+
+def test_demo_keeps_an_earlier_one(folder, monkeypatch):
+    """Without --out a demo goes beside the earlier ones, with --overwrite into the first."""
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+    from diffmf_ros.tools import demo
+    asked = []
+
+    def run(wanted):
+        asked.append(str(wanted.fused))
+        raise demo.DemoError('enough')
+
+    monkeypatch.setattr(demo, 'run', run)
+    shutil.copytree('bag', 'out/demo/fused')
+    shutil.copytree('bag', 'out/demo-2/fused')
+
+    outcomes = [ran(['demo', '--bag', 'bag', *more]) for more in ((), ('--overwrite',))]
+
+    assert [outcome.said.splitlines()[-1] for outcome in outcomes] == ['error: enough'] * 2
+    assert asked == ['out/demo-3/fused', 'out/demo/fused']
