@@ -29,9 +29,14 @@ def path() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / FILE
 
 
+def known() -> set[str]:
+    """Return the checks that have passed on this machine before."""
+    return set(_read().get(machine(), ()))
+
+
 def passed(checks: set[str]) -> set[str]:
     """Return those of the checks that have passed on this machine before."""
-    return checks & set(_read().get(machine(), ()))
+    return checks & known()
 
 
 def remember(checks: set[str]) -> None:

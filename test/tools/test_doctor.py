@@ -300,6 +300,30 @@ def run_doctor():
     return done.returncode, json.loads(done.stdout)
 
 
+def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
+    """Doctor says whether the kernels of a GPU are compiled and checked."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros.inference import selfcheck_cache
+    from diffmf_ros.tools.doctor.kernel_cache import kernel_cache
+
+    # given a GPU that nothing ran on
+    monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'a GPU')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path / 'triton'))
+    cold = kernel_cache()
+    assert cold.state is WARN and 'no compiled kernel' in cold.text
+    assert 'diffmf bench --preset light' in cold.advice
+    # when kernels were compiled, and one has passed its check
+    folder = tmp_path / 'triton' / 'HASH'
+    folder.mkdir(parents=True)
+    (folder / 'outputs.cubin').write_bytes(b'')
+    assert 'no passed check' in kernel_cache().text
+    selfcheck_cache.remember({'triton ss2d'})
+    # then it is warm
+    warm = kernel_cache()
+    assert warm.state is GOOD and warm.text.startswith('warm: 1 compiled kernels')
+
+
 def test_exit_code_says_can_run():
     """The exit code says whether the node can run."""
     code, report = run_doctor()

@@ -9,6 +9,7 @@ from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
 from .finding import Finding, Severity
 from .jetson import is_jetson
+from .kernel_cache import kernel_cache
 
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 
@@ -83,6 +84,8 @@ def _precision_and_scans() -> Iterator[Finding]:
         yield Finding('network', 'precision', str(error), Severity.FAIL, str(error))
         return
     yield Finding('network', 'precision auto', f'{str(dtype).removeprefix("torch.")} on {device}')
+    if device == 'cuda':  # before the scans, whose checks compile some
+        yield kernel_cache()
     yield from _scans(device, dtype)
     for reason in mamba_ssm.missing():
         yield Finding('network', 'mamba_ssm', reason, Severity.WARN)
