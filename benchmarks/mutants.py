@@ -22,6 +22,17 @@ PAIRING = (
 HEALTH = ('test/core/sync/test_stream_health.py',)
 SOURCES = ('test/core/sync/test_source_selector.py',)
 GEOMETRY = ('test/core/alignment/test_geometry.py', 'test/core/alignment/test_aligner.py')
+FAULTS = (
+    'test/inference/test_ladder.py',
+    'test/inference/test_watchdog.py',
+    'test/inference/test_compute_faults.py',
+)
+NETWORKS = (
+    'test/models/test_mixing.py',
+    'test/models/test_models.py',
+    'test/models/test_scan.py',
+    'test/regression/test_faults.py',
+)
 GRAY = (
     'test/core/imaging/test_gray_range.py',
     'test/core/imaging/test_thermal_levels.py',
@@ -143,6 +154,67 @@ MUTANTS = [
             '2 * hottest - coldest, 2 * coldest - hottest',
         ),
     ),
+    *_group(
+        'inference/fault_tolerance.py',
+        FAULTS,
+        ('Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY', 'Mode.THERMAL_ONLY, THERMAL: Mode.RGB_ONLY'),
+        ('job.pair.rgb if job.mapping.grid == RGB', 'job.pair.rgb if job.mapping.grid != RGB'),
+        ('self.running and (not self.new or', 'self.running and (self.new or'),
+        ('self.age_s > FIRST_CALL_S', 'self.age_s < FIRST_CALL_S'),
+        ('max(timeout_s, USUAL_TIMES', 'min(timeout_s, USUAL_TIMES'),
+        ('if not call.new:', 'if call.new:'),
+        ('len(self._usual_s) >= _REMEMBERED_KINDS', 'len(self._usual_s) > 99'),
+        ('self._worked >= RECOVERED', 'self._worked > RECOVERED'),
+        ('self._since_step >= self._patience', 'self._since_step > self._patience'),
+        ('2 ** (self.failures - 1)', '2 ** self.failures'),
+        ('if step < scale]', 'if step <= scale]'),
+        ('(out_of_memory or self._at_this_size', '(self._at_this_size'),
+        ('self._at_this_size >= FAILURES_PER_STEP', 'self._at_this_size > FAILURES_PER_STEP'),
+        ('elif self._went_up:', 'elif not self._went_up:'),
+        ('self._worked = reason, 0', 'self._worked = reason, self._worked'),
+        ('self._scale = min(scale, self._ladder.largest)', 'self._scale = scale'),
+        ('if self._watchdog.late.new:', 'if not self._watchdog.late.new:'),
+        ('if late.running:', 'if not late.running:'),
+        ('self.network.renew()', 'pass'),
+        ('self._watchdog.forget_times()', 'pass'),
+    ),
+    *_group(
+        'models/diffmf.py',
+        NETWORKS,
+        ('B_v, C_v = B_v, C_v, B_i, C_i', 'B_v, C_v = B_i, C_i, B_v, C_v'),
+        ('B_v, C_v = B_v, C_v, B_i, C_i', 'B_v, C_v = B_v, C_i, B_i, C_v'),
+        ('weight_i, weight_v = weights', 'weight_v, weight_i = weights'),
+        ('minus=shared_v', 'minus=shared_i'),
+        ('shared_i, shared_v = boxes', 'shared_v, shared_i = boxes'),
+        ('project, self.own_i(i), self.own_v(v)', 'project, self.own_v(v), self.own_i(i)'),
+        ("'b h (w m) c -> m b h w c'", "'b h (m w) c -> m b h w c'"),
+        ('self.stem_i(sources[0]), self.stem_v(sources[1])',
+         'self.stem_i(sources[1]), self.stem_v(sources[0])'),
+        ('self.weigh(torch.cat((i, v)', 'self.weigh(torch.cat((v, i)'),
+        ('[self.spatial[0](i, v)]', '[self.spatial[0](v, i)]'),
+        ('i, v = down_i(i), down_v(v)', 'i, v = down_v(i), down_i(v)'),
+    ),
+    *_group(
+        'models/mixing.py',
+        NETWORKS,
+        ('share = torch.sigmoid(share)', 'share = 1 - torch.sigmoid(share)'),
+        ('1 - share.detach()', 'share.detach()'),
+        ('1 - share.detach()', '1 - share'),
+        ('LARGEST_GAIN * torch.sigmoid(thermal)', 'torch.sigmoid(thermal)'),
+        ('addcmul(1 - share - visible, base(vi_y))', 'addcmul(1 - share - visible, vi_y)'),
+        ('8 * (ir - ground(ir))', '8 * (ground(ir) - ir)'),
+        ('4 * (vi_y - surround)', '4 * (surround - vi_y)'),
+        ('_largest(-_largest(-_blocks(ir)))', '-_largest(-_largest(_blocks(ir)))'),
+        ('share, visible, thermal, added =', 'share, thermal, visible, added ='),
+    ),
+    *_group(
+        'models/kernels/composed.py',
+        NETWORKS,
+        ('raster.flip(0), columns.flip(0)])', 'columns.flip(0), raster.flip(0)])'),
+        ('[raster, columns, len(raster)', '[columns, raster, len(raster)'),
+        ('there + back.flip(1)', 'there + back'),
+        ('delta = delta + delta_bias', 'delta = delta - delta_bias'),
+    ),
 ]
 
 
@@ -168,6 +240,7 @@ def _copy_into(folder: Path) -> None:
     for name, left_out in (('diffmf_ros', ('__pycache__', 'weights', '*.so')),
                            ('test', ('__pycache__',)), ('config', ())):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
+    (folder / 'diffmf_ros' / 'weights').symlink_to(ROOT / 'diffmf_ros' / 'weights')
     shutil.copy(ROOT / 'pyproject.toml', folder)
 
 

@@ -271,6 +271,21 @@ def test_out_of_memory_lowers_size(live, network, monkeypatch):
     assert len(given_back) == 1 and given_back[0] is not path
 
 
+def test_out_of_memory_forgets_times(live, network):
+    """After a lack of memory the network starts anew: its next slow pair is a first one."""
+    for seed in range(3):  # how long the smaller size takes is known
+        live.fuse(make_pair(seed), scale=0.75)
+    network.fault = raises(MemoryError('no'))
+    assert modes(live, 2) == ['CLASSICAL'] * 2 and live.largest_scale == 0.75
+    network.fault = fault = Hang()
+    live.update(with_changes(DEFAULTS, IMPATIENT))
+
+    result = live.fuse(make_pair(0))
+
+    fault.go.set()
+    assert 'the network prepares for images of this size' in result.warnings[0]
+
+
 def test_hanging_network_gives_classical(live, network, hang):
     """A network that hangs gives classical images until it comes back."""
     first, fault = hang()

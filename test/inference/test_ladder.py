@@ -145,3 +145,13 @@ def test_failure_shown_for_a_second():
     assert ladder.problem == 'the network failed lately: it broke'
     work(ladder, 1)
     assert ladder.problem == ''
+
+
+def test_second_failure_restarts_the_second():
+    """Pairs that worked before a failure do not count towards its end."""
+    ladder = Ladder()
+    work(ladder, RECOVERED - 1)
+    fail(ladder)
+    pairs_until_admitted(ladder)
+    work(ladder, 1)
+    assert ladder.problem == 'the network failed lately: it broke'

@@ -180,3 +180,18 @@ def test_a_forgotten_watchdog_ends_its_thread():
     gc.collect()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
+
+
+def test_oldest_kind_is_forgotten(dog):
+    """Of many kinds of call the oldest has no usual time any more, so that memory has an end."""
+    for kind in range(100):
+        settled(dog, kind)
+
+    hang(dog, oldest := Blocking(), kind=0)
+    assert dog.late.new
+    oldest.go.set()
+    come_back(dog)
+    dog.forget()
+    hang(dog, newest := Blocking(), kind=99)
+    assert not dog.late.new
+    newest.go.set()
