@@ -149,7 +149,7 @@ def test_failure_shown_for_a_second():
 
 def test_second_failure_restarts_the_second():
     """Pairs that worked before a failure do not count towards its end."""
-    ladder = Ladder()
+    ladder = RetryPolicy()
     work(ladder, RECOVERED - 1)
     fail(ladder)
     pairs_until_admitted(ladder)

@@ -188,10 +188,10 @@ def test_oldest_kind_is_forgotten(dog):
         settled(dog, kind)
 
     hang(dog, oldest := Blocking(), kind=0)
-    assert dog.late.new
+    assert dog.abandoned.unmeasured
     oldest.go.set()
     come_back(dog)
     dog.forget()
     hang(dog, newest := Blocking(), kind=99)
-    assert not dog.late.new
+    assert not dog.abandoned.unmeasured
     newest.go.set()
