@@ -237,7 +237,7 @@ def outcome(mutant: Mutant) -> str:
 
 
 def _copy_into(folder: Path) -> None:
-    for name, left_out in (('diffmf_ros', ('__pycache__', 'weights', '*.so')),
+    for name, left_out in (('diffmf_ros', ('__pycache__', 'weights')),
                            ('test', ('__pycache__',)), ('config', ())):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
     (folder / 'diffmf_ros' / 'weights').symlink_to(ROOT / 'diffmf_ros' / 'weights')
