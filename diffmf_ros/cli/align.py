@@ -19,6 +19,10 @@ def align(
     bag: Annotated[Path | None, typer.Option(help='take the pairs from this bag instead')] = None,
     topics: options.Topics = options.TOPICS,
     thermal_offset_ms: options.ThermalOffset = DEFAULTS.sync.thermal_offset_ms,
+    rgb_crop: options.RgbCrop = DEFAULTS.input.rgb_crop,
+    thermal_crop: options.ThermalCrop = DEFAULTS.input.thermal_crop,
+    rgb_orientation: options.RgbOrientation = DEFAULTS.input.rgb_orientation,
+    thermal_orientation: options.ThermalOrientation = DEFAULTS.input.thermal_orientation,
     out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('align.yaml'),
     init: Annotated[Path | None, typer.Option(
         help='rough alignment to start from: a YAML of align, or a calibration')] = None,
@@ -38,7 +42,14 @@ def align(
     from ..io.images import require_format, write_image
     from ..io.paths import require_inputs
     from ..io.writing import replacing, require_output
-    from ..tools.alignment_pairs import bag_pairs, file_pairs, grays, picture, rough_alignment
+    from ..tools.alignment_pairs import (
+        bag_pairs,
+        file_pairs,
+        grays,
+        picture,
+        pictures,
+        rough_alignment,
+    )
 
     if (bag is None) == (rgb is None) or (rgb is None) != (thermal is None):
         raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')
@@ -51,13 +62,17 @@ def align(
     options.require_json(json, overwrite=overwrite, inputs=inputs)
     if overlay:
         require_format(overlay)
+    settings = options.settings_from(
+        sync__thermal_offset_ms=thermal_offset_ms, input__rgb_crop=rgb_crop,
+        input__thermal_crop=thermal_crop, input__rgb_orientation=rgb_orientation,
+        input__thermal_orientation=thermal_orientation)
     if bag is not None:
-        sync = options.settings_from(sync__thermal_offset_ms=thermal_offset_ms).sync
-        pairs, left_out = bag_pairs(bag, sync, topics=topics, most=max_pairs)
+        pairs, left_out = bag_pairs(bag, settings.sync, topics=topics, most=max_pairs)
         for line in left_out:
             typer.echo(line, err=True)
     else:
         pairs = file_pairs(rgb, thermal, most=max_pairs)
+    pairs = pictures(pairs, settings)
     start = rough_alignment(init, pairs[0],
                             plane_depth_m=DEFAULTS.alignment.plane_depth_m) if init else None
     try:

@@ -134,6 +134,11 @@ class FusionPipeline:
         prepared = self._preparation.pair(pair, self._settings)
         return prepared.thermal, prepared.seen
 
+    @property
+    def settings(self) -> Settings:
+        """What pairs are fused by."""
+        return self._settings
+
     def update(self, settings: Settings) -> None:
         """Use other settings from the next pair on; those of the network itself stay, see load().
 

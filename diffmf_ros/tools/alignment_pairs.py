@@ -18,15 +18,25 @@ from ..core.imaging.color import split_luma, to_rgb8
 from ..core.imaging.false_color import FalseColor
 from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
 from ..core.imaging.views import overlay
-from ..core.settings import SyncSettings, ThermalSettings
+from ..core.settings import Settings, SyncSettings, ThermalSettings
 from ..io.bags import BagReader
 from ..io.images import read_files
 from ..io.paths import require_different
+from .bag_cameras import BagCameras
 from .evaluation.eval_files import matched
 
 
 class AlignmentPairsError(DiffmfError):
     """There are no pairs of images to align cameras with."""
+
+
+def pictures(pairs: Iterable[Pair], settings: Settings) -> list[Pair]:
+    """Return the pairs as the node fuses them: cropped, turned, without telemetry.
+
+    Raises FrameError as CameraPicture does.
+    """
+    cameras = BagCameras({}, settings, changed=lambda stream, camera: None)
+    return [cameras.pair(pair) for pair in pairs]
 
 
 def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:

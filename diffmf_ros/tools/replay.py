@@ -14,6 +14,7 @@ from ..core.settings import SyncSettings
 from ..core.sync.pairing import ClosestPairing
 from ..inference.pipeline import FusionPipeline
 from ..io.bags import BagError, BagReader, frames
+from .bag_cameras import BagCameras
 from .bag_transforms import bag_extrinsics
 from .replay_outputs import FUSED_INFO_TOPIC, BagOutput, FilmOutput, PictureOutput
 from .unpaired import typical_distance_ms, why_unpaired
@@ -170,12 +171,11 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         BagError: the bag cannot be read, or lacks a topic; or the other one cannot be written.
     """
     counts = ReplayCounts(problems={reader.note} - {''})
-    cameras = {stream: _camera(reader, info_topic(topic), counts)
-               for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
-    for stream, camera in cameras.items():
-        pipeline.aligner.set_camera(stream, camera)
+    infos = {stream: _camera(reader, info_topic(topic), counts)
+             for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
+    cameras = BagCameras(infos, pipeline.settings, changed=pipeline.aligner.set_camera)
     if from_tf:
-        mounting = bag_extrinsics(reader, cameras)
+        mounting = bag_extrinsics(reader, infos)
         if isinstance(mounting, str):
             counts.problems.add(mounting)
         else:
@@ -184,14 +184,14 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
                          counts=counts):
         counts.pairs += 1
         try:
-            result = pipeline.fuse(pair)
+            result = pipeline.fuse(cameras.pair(pair))
         except FrameError as error:
             counts.refuse('', error)
             continue
-        counts.problems.update(pipeline.aligner.problems)
+        counts.problems.update((*pipeline.aligner.problems, *cameras.problems))
         counts.problems.update(issue.text for issue in result.issues)
         recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
-        out.write(result, _info(cameras[result.grid], result, counts), recorded_ns)
+        out.write(result, _info(cameras.camera(result.grid), result, counts), recorded_ns)
         counts.fused(result)
         judge(pair, result)
         report(pair)

@@ -128,6 +128,27 @@ def test_both_infos_align_either_grid(tmp_path, grid, camera):
     assert len(points) > 90 and np.abs(moved).max() < 0.25
 
 
+def test_crop_takes_camera_infos_with_it(tmp_path):
+    """A crop of the images moves the principal point of their info, and the alignment fits."""
+    bag = write_plane_bag(tmp_path / 'plane')
+    width, height = RGB_CAMERA.size
+    crop = {'input.rgb_crop': f'{width - 40}x{height - 20}+30+10'}
+
+    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path, **crop))
+
+    image, info = first(tmp_path / 'fused', FUSED_TOPIC), first(tmp_path / 'fused',
+                                                                FUSED_INFO_TOPIC)
+    assert counts.problems == set()
+    assert (image.width, image.height) == (info.width, info.height) == (width - 40, height - 20)
+    assert (info.k[2], info.k[5]) == pytest.approx((RGB_CAMERA.k[0][2] - 30,
+                                                    RGB_CAMERA.k[1][2] - 10))
+    own = views(rig(), 12.0)[0][10:height - 10, 30:width - 10]
+    fused = image.data.reshape(own.shape)
+    seen = rig().mapping(12.0, grid='rgb').seen[10:height - 10, 30:width - 10]
+    points, moved = shifts(own, fused, seen)
+    assert len(points) > 60 and np.abs(moved).max() < 0.25
+
+
 def test_missing_thermal_info_reports_resize(tmp_path):
     """A bag without the info of thermal says that thermal was resized."""
     bag = write_plane_bag(tmp_path / 'plane', thermal_info=None)

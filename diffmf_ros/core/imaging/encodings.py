@@ -88,7 +88,8 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
         foreign byte order are copied.
 
     Raises:
-        FrameError: reason unknown_encoding, zero_size, step_too_small, short_buffer or bad_size.
+        FrameError: reason unknown_encoding, zero_size, step_too_small, short_buffer, bad_size
+            or wrong_encoding.
     """
     if encoding not in _FORMATS:
         raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',
@@ -108,6 +109,8 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     if buffer.nbytes < needed:
         raise FrameError(f'short buffer: {width}x{height} {encoding} with step {step} needs '
                          f'{needed} bytes, got {buffer.nbytes}', reason='short_buffer')
+    if canonical == 'mono8' and height * width > 1:
+        _require_8_bit(buffer, height, width, step, encoding)
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
     foreign = bool(is_bigendian) != (sys.byteorder == 'big')
@@ -115,6 +118,19 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     if encoding in _TO_BGR:
         return _to_bgr(view.astype(item, copy=False), encoding), canonical
     return view.astype(item, copy=False), canonical
+
+
+def _require_8_bit(buffer: memoryview, height: int, width: int, step: int, encoding: str) -> None:
+    """Raise FrameError for 16-bit data under the name of 8 bits: twice as much, and no padding."""
+    if buffer.nbytes != 2 * height * width:
+        return
+    data = np.frombuffer(buffer.cast('B'), np.uint8)
+    # Half of every row where the step says so, else the second half.
+    surplus = data.reshape(height, 2, width)[:, 1] if step == 2 * width else data[data.size // 2:]
+    if np.ptp(surplus):
+        raise FrameError(f'expected {height * width} bytes of {width}x{height} {encoding}, got '
+                         f'twice as many, which is no padding: the driver sends 16 bits and must '
+                         f'call them mono16', reason='wrong_encoding')
 
 
 def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:

@@ -117,9 +117,9 @@ class PyramidLevel:
         places, block, corners = [], [], np.zeros((0, 2), int)
         views = self._views(self.from_rgb @ matrix, self.size)
         for described, (view, seen) in zip(self._described, views, strict=True):
-            corners = _corners(seen, blocks)
+            corners = block_corners(seen, blocks)
             for number, (x, y) in enumerate(corners):
-                shift = _shift(described, view, (int(x), int(y)), blocks)
+                shift = block_shift(described, view, (int(x), int(y)), blocks)
                 if shift is not None:
                     places.append((x, y, *shift))
                     block.append(number)
@@ -144,7 +144,7 @@ def _turned(size: tuple[int, int], target: tuple[int, int], scale: float,
     return np.array([[c, -s, u - c * x + s * y], [s, c, v - s * x - c * y], [0, 0, 1]])
 
 
-def _corners(seen: np.ndarray, blocks: Blocks) -> np.ndarray:
+def block_corners(seen: np.ndarray, blocks: Blocks) -> np.ndarray:
     """N x 2 top left (x, y) of the blocks that lie wholly in seen."""
     height, width = seen.shape
     side = blocks.side_px
@@ -156,7 +156,7 @@ def _corners(seen: np.ndarray, blocks: Blocks) -> np.ndarray:
     return np.c_[x, y][whole]
 
 
-def _shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int],
+def block_shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int],
            blocks: Blocks) -> tuple[float, float] | None:
     """Return the best shift (x, y) of a thermal block against rgb.
 

@@ -2,9 +2,10 @@
 """Measure the homography between a thermal and an RGB camera from images of both.
 
 It goes from coarse to fine. A search over scale, rotation and shift of the whole image gives a few
-starts; each is followed by matching blocks of growing detail, and the one whose images agree best
-goes on. The correspondences of all pairs are pooled. The richest of homography, affine map and
-similarity that they determine is taken.
+starts, first as cameras usually stand, then in any roll and with any lens (starts.py). Each is
+followed by matching blocks of growing detail, and the one whose images agree best goes on. The
+correspondences of all pairs are pooled. The richest of homography, affine map and similarity that
+they determine is taken.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from ..alignment.homography import Alignment, AlignmentError, resampling
 from ..frames import DiffmfError
 from .matching import Blocks, Matches, PyramidLevel
 from .planar import MODELS, Fit, fit, transform_points
+from .starts import ANY, USUAL, Sizes, find_starts, grid
 
 # Steps after the search: width of the RGB image, blocks, distance up to which a match is an
 # inlier. The last step looks so much further than that distance that matches agree by chance in
@@ -23,20 +25,13 @@ from .planar import MODELS, Fit, fit, transform_points
 _ROUGH = ((176, Blocks(44, 11, 10), 4.0), (320, Blocks(48, 24, 10), 4.0))
 _FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0),
          (640, Blocks(64, 32, 14), 6.0))
-_SEARCH_WIDTH = 176
 # Starts that are followed, and how many of them remain after each rough step.
 _STARTS = (20, 4, 1)
-# Widths of the fields of view, thermal by RGB, rotations, and shifts of the center (relative to
-# the RGB image) that are searched where no start is given.
-FIELD_RATIOS, ANGLES_DEG, LARGEST_SHIFT = (0.5, 2.0), (-12.0, 12.0), 0.25
-_RATIO_STEP, _ANGLE_STEP_DEG = 1.06, 3.0
-# A given ratio of the fields of view may be wrong by this factor.
-_KNOWN_RATIO = 1.15
 # A model is determined when its errors, relative to the RGB width, are expected to be below this:
 # 3 px of 640.
 _DETERMINED = 3 / 640
 # What is refused. Pairs of different scenes reached shares up to 0.53 and coverages up to 0.2.
-POSSIBLE_RATIOS, LARGEST_ROTATION_DEG = (0.2, 5.0), 45.0
+POSSIBLE_RATIOS = 0.2, 5.0
 LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE, LARGEST_UNCERTAINTY = 12, 0.45, 0.2, 4 / 640
 # What is called good; the rest should be looked at.
 _GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 1.5 / 640
@@ -44,9 +39,6 @@ _ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the pictu
            'rest, far away and by day, or give a rough alignment (--init) or the ratio of the '
            'fields of view '
            '(--fov-ratio).')
-
-
-Sizes = tuple[tuple[int, int], tuple[int, int]]  # (width, height) of RGB and of thermal
 
 
 class RegistrationError(DiffmfError):
@@ -117,22 +109,41 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
-              for width in {_SEARCH_WIDTH, *(width for width, _, _ in (*_ROUGH, *_FINE))}}
-    starts = ([_resized(start, sizes)] if start  # type: ignore[arg-type]
-              else _starts(scaled[_SEARCH_WIDTH], sizes, field_ratio))  # type: ignore[arg-type]
+              for width, _, _ in {*_ROUGH, *_FINE}}
+    found, refused = None, None
+    for window in (USUAL, ANY)[:1 if start else 2]:
+        starts = ([_resized(start, sizes)] if start  # type: ignore[arg-type]
+                  else find_starts(rgb, thermal, sizes, window,  # type: ignore[arg-type]
+                                   field_ratio=field_ratio, most=_STARTS[0]))
+        try:
+            way = _judged(*_best_way(starts, scaled, sizes), sizes, len(pairs))  # type: ignore[arg-type]
+        except RegistrationError as error:
+            refused = refused or error
+            continue
+        if way.confidence == 'good':
+            return way
+        # Of so many ways one agrees by chance: beyond the usual ones only a good one counts.
+        found = way if window is USUAL else found
+    if found is None:
+        raise refused  # type: ignore[misc]
+    return found
+
+
+def _best_way(starts: list[np.ndarray], scaled: dict[int, PyramidLevel],
+              sizes: Sizes) -> tuple[Fit, Matches]:
+    """Follow the starts and return where the best one ends. Raises RegistrationError."""
     for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
         level = scaled[step[0]]
         ways = [way[0].matrix for matrix in starts
-                if (way := _followed(matrix, scaled, [step], sizes))]  # type: ignore[arg-type]
+                if (way := _followed(matrix, scaled, [step], sizes))]
         starts = sorted(ways, key=level.ncc, reverse=True)[:count]
-    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None  # type: ignore[arg-type]
+    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
     if way is None:
         raise RegistrationError(
             'thermal and RGB have too little structure in common, or agree only as no two cameras '
-            'side by side do: '
-            f'mirrored, turned by more than {LARGEST_ROTATION_DEG:g} degrees, or with a field '
-            f'ratio outside {POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
-    return _judged(*way, sizes, len(pairs))  # type: ignore[arg-type]
+            'side by side do: mirrored, or with a field ratio outside '
+            f'{POSSIBLE_RATIOS[0]:g} to {POSSIBLE_RATIOS[1]:g}. {_ADVICE}')
+    return way
 
 
 def _check_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -174,25 +185,6 @@ def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
             @ resampling(sizes[1], start.thermal_size))  # type: ignore[arg-type]
 
 
-def _starts(scaled: PyramidLevel, sizes: Sizes, field_ratio: float | None) -> list[np.ndarray]:
-    """The most promising similarities that differ from each other."""
-    low, high = FIELD_RATIOS if field_ratio is None else (field_ratio / _KNOWN_RATIO,
-                                                          field_ratio * _KNOWN_RATIO)
-    count = 1 + int(np.ceil(np.log(high / low) / np.log(_RATIO_STEP)))
-    angles = np.arange(ANGLES_DEG[0], ANGLES_DEG[1] + 0.1, _ANGLE_STEP_DEG)
-    found = scaled.search(np.geomspace(low, high, count) * sizes[0][0] / sizes[1][0], angles,  # type: ignore[arg-type]
-                          largest_shift=LARGEST_SHIFT)
-    points = _grid(sizes[1])
-    chosen: list[tuple[np.ndarray, np.ndarray]] = []
-    for _, matrix in found:
-        places = transform_points(matrix, points)
-        if all(np.hypot(*(places - other).T).mean() > 0.04 * sizes[0][0] for _, other in chosen):
-            chosen.append((matrix, places))
-        if len(chosen) == _STARTS[0]:
-            break
-    return [matrix for matrix, _ in chosen]
-
-
 def _followed(matrix: np.ndarray, scaled: dict[int, PyramidLevel], steps: Sequence[tuple],
               sizes: Sizes) -> tuple[Fit, Matches] | None:
     """The fit after matching in each of steps, each beginning where the last one ended.
@@ -231,9 +223,8 @@ def _possible(matrix: np.ndarray, sizes: Sizes) -> bool:
         Alignment(_rows(matrix), *sizes)
     except AlignmentError:  # singular, mirrored, or through infinity
         return False
-    ratio, rotation_deg, _ = _parameters(matrix, sizes)
-    return (POSSIBLE_RATIOS[0] <= ratio <= POSSIBLE_RATIOS[1]
-            and abs(rotation_deg) <= LARGEST_ROTATION_DEG and len(_common(matrix, sizes)) > 0)
+    ratio, _, _ = _parameters(matrix, sizes)
+    return POSSIBLE_RATIOS[0] <= ratio <= POSSIBLE_RATIOS[1] and len(_common(matrix, sizes)) > 0
 
 
 def _judged(found: Fit, matches: Matches, sizes: Sizes, pairs: int) -> Registration:
@@ -277,15 +268,9 @@ def _parameters(matrix: np.ndarray, sizes: Sizes) -> tuple[float, float, tuple[f
     return float(scale * width / rgb_width), float(rotation), (float(shift[0]), float(shift[1]))
 
 
-def _grid(size: tuple[int, int]) -> np.ndarray:
-    """N x 2 points all over an image, its corners among them."""
-    return np.stack(np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size)),
-                    axis=-1).reshape(-1, 2)
-
-
 def _common(matrix: np.ndarray, sizes: Sizes) -> np.ndarray:
     """N x 2 thermal pixels that RGB sees, all over."""
-    points = _grid(sizes[1])
+    points = grid(sizes[1])
     x, y = transform_points(matrix, points).T
     return points[(x >= 0) & (x <= sizes[0][0] - 1) & (y >= 0) & (y <= sizes[0][1] - 1)]
 

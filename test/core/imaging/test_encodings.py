@@ -146,3 +146,18 @@ def test_yuv_of_odd_width_refused():
         decode(height=2, width=3, encoding='yuyv', step=6, is_bigendian=False, data=bytes(12))
 
     assert refused.value.reason == 'bad_size'
+
+
+@pytest.mark.parametrize('step', [8, 16])
+def test_16_bits_called_mono8_refused(step):
+    """Data of twice the size is 16-bit data under the wrong name; padding is constant."""
+    counts = np.random.default_rng(0).integers(7000, 9000, (6, 8), dtype='<u2')
+    message = {'height': 6, 'width': 8, 'encoding': 'mono8', 'step': step, 'is_bigendian': False}
+
+    with pytest.raises(FrameError, match='mono16') as refused:
+        decode(data=counts.tobytes(), **message)
+    assert refused.value.reason == 'wrong_encoding'
+
+    padded = np.zeros((6, 16), np.uint8)
+    padded[:, :8] = 5
+    assert (decode(data=padded.tobytes(), **(message | {'step': 16}))[0] == 5).all()
