@@ -128,7 +128,7 @@ def test_both_infos_align_either_grid(tmp_path, grid, camera):
     assert len(points) > 90 and np.abs(moved).max() < 0.25
 
 
-def test_crop_takes_camera_infos_with_it(tmp_path):
+def test_crop_moves_camera_infos(tmp_path):
     """A crop of the images moves the principal point of their info, and the alignment fits."""
     bag = write_plane_bag(tmp_path / 'plane')
     width, height = RGB_CAMERA.size

@@ -406,10 +406,10 @@ def test_pairs_of_a_bag_are_taken(folder):
     assert 'homography from 3 pairs' in done.stdout
 
 
-def test_crop_gives_a_file_for_cropped_images(folder):
+def test_crop_file_fits_cropped_images(folder):
     """The file of cropped and turned images fits what the node makes of them."""
-    done = diffmf(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml',
-                  '--rgb-crop', '560x440+40+20', '--thermal-orientation', 'rotated_180')
+    done = align(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml',
+                 '--rgb-crop', '560x440+40+20', '--thermal-orientation', 'rotated_180')
 
     assert done.returncode == 0, done.stderr
     found = Alignment.load(folder / 'a.yaml')
