@@ -22,10 +22,11 @@ def bag_extrinsics(reader: BagReader, cameras: dict[str, CameraModel | None]) ->
         reader: the open bag.
         cameras: what the camera infos say, by stream; their frame ids are looked up.
     """
+    rgb_camera, thermal_camera = cameras[RGB], cameras[THERMAL]
     missing = [f'{stream}/camera_info' for stream in (RGB, THERMAL) if cameras[stream] is None]
-    if missing:
+    if rgb_camera is None or thermal_camera is None:
         return f'alignment.from_tf needs {" and ".join(missing)}: thermal is resized'
-    source, target = cameras[RGB].frame_id, cameras[THERMAL].frame_id
+    source, target = rgb_camera.frame_id, thermal_camera.frame_id
     parents = _parents(reader)
     (root, rgb), (other, thermal) = _up(parents, source), _up(parents, target)
     if root != other:

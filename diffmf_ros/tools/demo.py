@@ -255,10 +255,10 @@ def rows(demo: DemoRun, bag: Path, counts: list[SceneCount]) -> Iterator[tuple[R
 
 def _marked(images: Triple, scene: str, found: Sequence[Sighting]) -> Row:
     seen = [sum(person.seen[k] for person in found) for k in range(3)]
-    captions = tuple(f'{scene}, {title}: {number} of {len(found)} people stand out'
-                     for title, number in zip(TITLES, seen, strict=True))
-    marks = tuple([(person.actor.box_px, person.seen[k]) for person in found] for k in range(3))
-    return Row(images, captions, marks)
+    rgb, thermal, fused = (f'{scene}, {title}: {number} of {len(found)} people stand out'
+                           for title, number in zip(TITLES, seen, strict=True))
+    marks = [[(person.actor.box_px, person.seen[k]) for person in found] for k in range(3)]
+    return Row(images, (rgb, thermal, fused), (marks[0], marks[1], marks[2]))
 
 
 def draw(demo: DemoRun, counts: list[SceneCount], total: int) -> Iterator[int]:

@@ -148,7 +148,7 @@ def class_number(wanted: str, names: list[str] | None) -> int:
         return int(wanted)
     if names is None and wanted == 'person':
         return 0  # as in COCO
-    if wanted not in (names or []):
+    if names is None or wanted not in names:
         known = ', '.join(names) if names else 'none: give the names with --classes'
         raise DetectorError(f'no class is called {wanted!r}; known: {known}')
     return names.index(wanted)

@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -55,7 +56,7 @@ class DetectorCounts:
             'thermal': to_gray(pair.thermal.pixels, pair.thermal.encoding, levels),
             'fused': _bgr(result.pixels, result.encoding),
         }
-        row = {'stamp_ns': result.stamp_ns, 'mode': result.mode.value}
+        row: dict[str, Any] = {'stamp_ns': result.stamp_ns, 'mode': result.mode.value}
         for kind, picture in pictures.items():
             classes = sure(self._detector(picture)).classes
             wanted = int(np.sum(classes == self._class_number))

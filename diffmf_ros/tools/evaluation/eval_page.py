@@ -177,7 +177,8 @@ class Page:
                  overwrite: bool = True):
         """Start a page; the folder of its pictures is made, with overwrite also where there is
         one."""
-        self._path, self._sections = path, []
+        self._path = path
+        self._sections: list[str] = []
         self._method, self._class_number = method, class_number
         self._folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
         try:

@@ -182,7 +182,7 @@ def _place_nanodet(picture: np.ndarray, size: Size) -> tuple[np.ndarray, Placeme
     """BGR, normalized, stretched to the input."""
     pixels = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     height, width = picture.shape[:2]
-    normal = (pixels - np.float32(NANODET_MEAN)) / np.float32(NANODET_SCALE)
+    normal = (pixels - np.array(NANODET_MEAN, np.float32)) / np.array(NANODET_SCALE, np.float32)
     return normal, Placement((size[0] / width, size[1] / height), (0, 0))
 
 

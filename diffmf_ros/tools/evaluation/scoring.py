@@ -223,7 +223,7 @@ def by_set(scored: Iterable[tuple[str, str, dict[str, float]]]) -> dict[str,
 
     The last set, 'all', is of all.
     """
-    table = defaultdict(lambda: defaultdict(list))
+    table: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for dataset, method, scores in scored:
         for key in (dataset, 'all'):
             table[key][method].append(scores)
@@ -242,5 +242,5 @@ def means(scores: list[dict[str, float]]) -> dict[str, float]:
     mean = {metric: float(values.mean()) if values.size else np.nan for metric,
             values in finite.items()}
     if all(isinstance(row, ImageScores) for row in scores):
-        mean |= summary([target for row in scores for target in row.targets])
+        mean |= summary([target for row in scores for target in row.targets])  # type: ignore[attr-defined]
     return mean

@@ -139,7 +139,7 @@ def summary(found: Sequence[ScoredTarget]) -> dict[str, float]:
     return {'target': _mean(kept), 'target_worst': _mean(worst), 'target_dark': _mean(dark)}
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float] | np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else np.nan
 
 
@@ -157,7 +157,8 @@ def _region(bounds: tuple[slice, slice], inside: np.ndarray, taken: np.ndarray) 
     """The region of a mask with these bounds; its ring lacks what is taken (H x W bool)."""
     height = taken.shape[0]
     width = GAP_PX + max(1, round(height * RING_SHARE))
-    window = tuple(slice(max(0, line.start - width), line.stop + width) for line in bounds)
+    rows, columns = (slice(max(0, line.start - width), line.stop + width) for line in bounds)
+    window = rows, columns
     mask = np.zeros(taken[window].shape, np.uint8)
     down, right = (line.start - part.start for line, part in zip(bounds, window, strict=True))
     mask[down : down + inside.shape[0], right : right + inside.shape[1]] = inside

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from ...inference.onnx_engine import ANY_SIZE, FORMAT, UNSEALED, seal
 from ...inference.weights import Weights, digest, load_into, load_weights
 from ...inference.weights_header import number_text, shipped, sides_text
 from ...io.writing import write_bytes
+from ...models.input_size import SizeRule
 
 LARGEST_DIFFERENCE = 1e-3
 # Height and width in multiples of the network. The first one checked has more than one group of
@@ -63,12 +65,13 @@ def export_network(network: torch.nn.Module, path: str | Path, weights: Weights,
                    size: tuple[int, int] | None = None) -> Exported:
     """As export(), for a network that holds weights. Raises ExportError."""
     network = network.cpu().float().eval().requires_grad_(False)
+    sides = cast(SizeRule, network.sides)
     if size is not None:
-        size = tuple(map(network.sides.padded, size))
+        size = sides.padded(size[0]), sides.padded(size[1])
     proto = graph(network, size=size)
     for key, value in {
             'format': FORMAT, 'model': weights.model, 'preset': weights.preset,
-            'sides': sides_text(network.sides),
+            'sides': sides_text(sides),
             'iterations': number_text(weights.iterations), 'seed': number_text(weights.seed),
             'weights_sha256': digest(weights.tensors),
             'size': f'{size[0]}x{size[1]}' if size else ANY_SIZE, 'sha256': UNSEALED}.items():
@@ -108,7 +111,7 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     except Exception as error:  # the exporter has many kinds, and its own texts bury the cause
         raise ExportError(f'torch {torch.__version__} cannot export this network: '
                           f'{_cause(error)}') from error
-    proto = program.model_proto
+    proto = program.model_proto  # type: ignore[union-attr]
     proto.functions.extend([*ss2d.functions(), *ssd.functions()])
     proto = onnx.inliner.inline_local_functions(proto)
     standard = [entry for entry in proto.opset_import if entry.domain != DOMAIN]

@@ -31,7 +31,7 @@ def recorded(network: torch.nn.Module) -> Iterator[None]:
     scan.BACKENDS['onnx'] = sys.modules[__name__]
     try:
         for module in scanning:
-            module.backend = 'onnx'
+            module.backend = 'onnx'  # type: ignore[assignment]
         yield
     finally:
         del scan.BACKENDS['onnx']

@@ -70,8 +70,9 @@ def _faces(running: bool) -> tuple[tuple[int, np.ndarray, str, float], ...]:
     """Return (layer, polygon N x 3, material, warmth); corners run clockwise seen from outside."""
     hot, faces = float(running), []
     for layer, low_x, high_x, low, high, material, warm, parked in _ENDS:
-        points = [(low_x[0], *low), (low_x[1], *low), (high_x[1], *high), (high_x[0], *high)]
-        faces.append((layer, np.array(points, float), material, hot * warm + (1 - hot) * parked))
+        points = np.array([(low_x[0], *low), (low_x[1], *low), (high_x[1], *high),
+                           (high_x[0], *high)], float)
+        faces.append((layer, points, material, hot * warm + (1 - hot) * parked))
     for sign in (1.0, -1.0):
         for layer, outline, stand_out, material, warm, parked in _FLANKS:
             points = np.array([(sign * (_half_width(height) + stand_out), height, z)
@@ -119,6 +120,6 @@ class Car:
             return Part(points, _SNOW, -1.5)
         albedo = self.paint if material == 'paint' else _MATERIALS[material]
         tint = {'lens': (1.0, .93, .80), 'tail': (.12, .006, .004)}.get(material, (0.0, 0.0, 0.0))
+        light = min(self.headlamps, _TAIL) if material == 'tail' else self.headlamps
         return Part(points, albedo, warmth,
-                    tuple(min(self.headlamps, _TAIL) * channel if material == 'tail' else
-                                                  self.headlamps * channel for channel in tint))
+                    (light * tint[0], light * tint[1], light * tint[2]))

@@ -93,7 +93,7 @@ class Drive:
         self.scene = Scene(settings.scene, settings.seed)
         environment = self.scene.environment
         veil = veil_of(environment, settings.seed)
-        self._sensors = {
+        self._sensors: dict[str, VisibleSensor | ThermalSensor] = {
             RGB: VisibleSensor(self.rig.rgb, environment, settings.seed, veil),
             THERMAL: ThermalSensor(self.rig.thermal, environment, settings.seed, veil,
                                    settings.thermal_bits)}

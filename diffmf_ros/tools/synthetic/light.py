@@ -32,13 +32,13 @@ class Light:
     sun: bool = False
     sun_k: float = 0.0
 
-    def irradiance(self, along_m: np.ndarray, across_m: np.ndarray,
+    def irradiance(self, along_m: np.ndarray | float, across_m: np.ndarray | float,
                    height_m: np.ndarray | float) -> np.ndarray:
         """Return the light on a level surface: 1 under a lamp, or in the sun."""
         return (sun_light if self.sun else lamp_light)(along_m, across_m, height_m)
 
 
-def lamp_light(along_m: np.ndarray, across_m: np.ndarray,
+def lamp_light(along_m: np.ndarray | float, across_m: np.ndarray | float,
                height_m: np.ndarray | float) -> np.ndarray:
     """Return the irradiance of the lamps on a level surface (inverse square, cosine): 1 under a
     lamp."""
@@ -60,7 +60,7 @@ def lamps() -> list[tuple[float, float, bool]]:
             z in enumerate(spots) for side in (-1.0, 1.0)]
 
 
-def sun_light(along_m: np.ndarray, across_m: np.ndarray,
+def sun_light(along_m: np.ndarray | float, across_m: np.ndarray | float,
               height_m: np.ndarray | float) -> np.ndarray:
     """Return the share of the sun that passes the houses on the right, 0 to 1, with a short
     penumbra."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,11 +72,11 @@ def record(drive: Drive, path: str | Path, *, storage: str = 'sqlite3', overwrit
     also gets alignment.yaml and ground_truth.json. Raises BagError when the bag cannot be written;
     nothing is left behind then, nor when the iteration is given up half-way.
     """
-    truths = {RGB: [], THERMAL: []}
+    truths: dict[str, list] = {RGB: [], THERMAL: []}
     with BagWriter(path, storage, overwrite=overwrite) as bag:
         for written, timed in enumerate(drive.frames(from_s=from_s), start=1):
             frame, camera = timed.frame, drive.camera(timed.frame.stream)
-            about = {'stamp_ns': frame.stamp_ns, 'frame_id': frame.frame_id}
+            about: dict[str, Any] = {'stamp_ns': frame.stamp_ns, 'frame_id': frame.frame_id}
             info = camera_info_message(camera.k, width=camera.width, height=camera.height, **about)
             image = image_message(frame.pixels, frame.encoding, **about)
             bag.write(f'/{frame.stream}/image_raw', IMAGE, image, frame.arrival_ns)

@@ -214,7 +214,8 @@ class Painter:
         buffer = Buffer(values, np.full(values.shape[:2], _FAR_M, np.float32),
                         np.zeros(values.shape[:2], np.uint8))
         skyline = Sketch(_skyline(environment.windows), self.kind, environment.air_c)
-        buffer.over(*skyline.draw(view.at(0.0, 1.5, 0.0), 0.0, _FAR_M), depth_m=_FAR_M)
+        corner, layer = skyline.draw(view.at(0.0, 1.5, 0.0), 0.0, _FAR_M)
+        buffer.over(corner, layer, depth_m=_FAR_M)
         return buffer
 
 

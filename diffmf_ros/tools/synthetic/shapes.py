@@ -112,7 +112,8 @@ class Person:
                        for sign in (1, -1))
         inner = right[::-1] - (0.45 * half, 0.0, 0.0)
         # The light comes a little from the left, so the right flank is darker.
-        shade = tuple(0.75 * channel for channel in self.coat)
+        red, green, blue = self.coat
+        shade = 0.75 * red, 0.75 * green, 0.75 * blue
         return [Part(np.concatenate([right, left[::-1]]), self.coat, 0.56 * self._cloth_k),
                 Part(np.concatenate([right, inner]), shade, 0.56 * self._cloth_k),
                 Part(disc(lean, 0.72 * h, (half * 0.8, 0.07 * h)), self.coat,
@@ -216,8 +217,9 @@ def tree(rng: np.random.Generator, *, snow: float = 0.0) -> list[Part]:
         middle = height * (.68 + .30 * reach * math.sin(angle) * .8)
         tone = 0.5 + level + 0.25 * math.sin(angle) + rng.uniform(-.12, .12)
         white = snow * min(max(2 * level, 0.0), 1.0) * .6
-        leaf = tuple(channel * tone * (1 - white) + .75 * white for channel in (.05, .075, .028))
+        red, green, blue = (channel * tone * (1 - white) + .75 * white
+                            for channel in (.05, .075, .028))
         size = rng.uniform(.16, .42)
-        parts.append(Part(disc(x, middle, (size, size * rng.uniform(.6, .9)), 9), leaf,
-                          rng.uniform(-.5, .1)))
+        parts.append(Part(disc(x, middle, (size, size * rng.uniform(.6, .9)), 9),
+                          (red, green, blue), rng.uniform(-.5, .1)))
     return parts

@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 
 LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
 
@@ -27,7 +28,7 @@ class Access:
         """Return the access to a server on host: beyond the loopback with a new random token."""
         return cls(host, '' if is_loopback(host) else secrets.token_urlsafe(16))
 
-    def refusal(self, path: str, headers: Mapping[str, str]) -> str:
+    def refusal(self, path: str, headers: Mapping[str, str] | Message) -> str:
         """Return why a request is refused, or ''.
 
         Names of hosts are checked because a foreign page can make its own name lead to this

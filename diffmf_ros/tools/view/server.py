@@ -59,7 +59,7 @@ class Server(ThreadingHTTPServer):
             self.address_family, *_, address = socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM
             )[0]
-            super().__init__(address[:2], Handler)
+            super().__init__((str(address[0]), int(address[1])), Handler)
         except (OSError, OverflowError) as error:
             if getattr(error, 'errno', None) == errno.EADDRINUSE:
                 raise ServerError(
@@ -84,7 +84,8 @@ class Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
 
     def process_request(self, request, client_address) -> None:
         """Serve a connection in a thread of its own, or close it when there are too many."""
@@ -123,6 +124,8 @@ class ViewPage:
 
 class Handler(BaseHTTPRequestHandler):
     """Answers the requests of one connection: the page itself, and `next`."""
+
+    server: 'Server'
 
     protocol_version = 'HTTP/1.1'
     server_version, sys_version = 'diffmf', ''

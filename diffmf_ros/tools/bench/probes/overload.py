@@ -146,7 +146,7 @@ def measure(options: argparse.Namespace) -> dict:
         if cameras.poll() != 0:
             raise RuntimeError(f'the node (exit code {under_test.poll()}) or the cameras '
                                f'({cameras.poll()}) failed')
-        rate_hz = float(cameras.stdout.read())
+        rate_hz = float(cameras.stdout.read())  # type: ignore[union-attr]
     finally:
         for child in children:
             child.terminate()
