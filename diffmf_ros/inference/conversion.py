@@ -23,8 +23,8 @@ from safetensors.torch import load
 
 from .. import models
 from ..core.file_kinds import CHECKPOINT, explained
-from ..core.frames import DiffmfError
 from .weights import listed, save_weights, state_dict_mismatches
+from .weights_header import WeightsError
 
 MODEL, PRESET = 's4fusion', 'base'
 PREFIX = 'vmunet.'  # of every name in the authors' file
@@ -36,11 +36,6 @@ SAFE_TORCH = '2.10'
 LEGACY_PICKLES = 5
 # Python 2's names, which torch.save writes
 RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
-
-
-class ConversionError(DiffmfError):
-    """A checkpoint that is not opened, or is not of S4Fusion's authors' network, or has nowhere to
-    go."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +57,21 @@ def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> 
     """Write the authors' checkpoint, source, as float32 weights of s4fusion base to out.
 
     source: what torch.save wrote, or a .safetensors file; the state dict itself or below the key
-    'model', names with or without the prefix 'vmunet.'. Raises ConversionError when source is not
+    'model', names with or without the prefix 'vmunet.'. Raises WeightsError when source is not
     read, wants more than tensors, or does not fit the network tensor for tensor, and when out is
     there already (without overwrite) or cannot be written.
     """
     source, out = Path(source), Path(out)
     if not out.parent.is_dir():
-        raise ConversionError(f'there is no folder {out.parent} to write {out.name} to; make it '
+        raise WeightsError(f'there is no folder {out.parent} to write {out.name} to; make it '
                               f'first')
     if out.is_dir() or (out.exists() and not overwrite):
-        raise ConversionError(f'{out} is there already; name another file or, unless it is a '
+        raise WeightsError(f'{out} is there already; name another file or, unless it is a '
                               f'folder, use --overwrite')
     try:
         data = source.read_bytes()
     except OSError as error:
-        raise ConversionError(f'cannot read {source}: {error.strerror}') from error
+        raise WeightsError(f'cannot read {source}: {error.strerror}') from error
     state = load_safetensors(source,
                              data) if source.suffix == '.safetensors' else load_checkpoint(
                                  source, data)
@@ -94,23 +89,23 @@ def blob_id(data: bytes) -> str:
 
 
 def load_safetensors(source: Path, data: bytes) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file, data. Raises ConversionError when it is none."""
+    """Return the tensors of a safetensors file, data. Raises WeightsError when it is none."""
     try:
         return load(data)
     except safetensors.SafetensorError as error:
         message = explained(f'{source} is not a whole safetensors file ({error})', source)
-        raise ConversionError(f'{message}; get it again') from error
+        raise WeightsError(f'{message}; get it again') from error
 
 
 def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
     """Return the state dict in data, the content of a file of torch.save, without executing
     anything of it.
 
-    Raises ConversionError listing what the pickle would import beyond tensors, or saying what else
+    Raises WeightsError listing what the pickle would import beyond tensors, or saying what else
     was found.
     """
     if torch.__version__ < SAFE_TORCH:
-        raise ConversionError(f'{source} was not opened: torch {torch.__version__} does not read '
+        raise WeightsError(f'{source} was not opened: torch {torch.__version__} does not read '
                               f'pickles safely (CVE-' f'2025-32434, CVE-2026-24747); install '
                               f'torch {SAFE_TORCH} or newer, '
                               f'on any computer')
@@ -122,12 +117,12 @@ def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
         raise _refusal(source, data, error) from error
     state = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(state, dict):
-        raise ConversionError(f"{source} holds {_kind(state)}; expected a state dict, or a dict "
+        raise WeightsError(f"{source} holds {_kind(state)}; expected a state dict, or a dict "
                               f"with one at 'model'")
     others = [f'{name!r} is {_kind(value)}' for name, value in state.items()
               if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if others:
-        raise ConversionError(f"{source} is not a state dict, nor a dict with one at 'model': "
+        raise WeightsError(f"{source} is not a state dict, nor a dict with one at 'model': "
                               f"expected tensors by " f'name, but {listed(others, between=", ")}')
     return state
 
@@ -138,7 +133,7 @@ def fitted(source: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
     A further prefix of DataParallel before all names is taken away.
 
-    Raises ConversionError naming the tensors that are missing, unexpected, of another shape, not
+    Raises WeightsError naming the tensors that are missing, unexpected, of another shape, not
     of floating point or not finite.
     """
     if state and all(name.startswith(PARALLEL) for name in state):
@@ -157,7 +152,7 @@ def fitted(source: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tens
                     for name, tensor in tensors.items()
                     if (wrong := int((~tensor.isfinite()).sum()))]
     if problems:
-        raise ConversionError(f'{source} does not fit {MODEL} {PRESET}: ' + listed(problems))
+        raise WeightsError(f'{source} does not fit {MODEL} {PRESET}: ' + listed(problems))
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
@@ -209,12 +204,12 @@ def _imports(stream: BinaryIO) -> Iterator[str]:
             pushed.append(text if isinstance(text, str) else None)
 
 
-def _refusal(source: Path, data: bytes, error: Exception) -> ConversionError:
+def _refusal(source: Path, data: bytes, error: Exception) -> WeightsError:
     # torch has no public list; a later one without this function has every import listed.
     allowed: dict = getattr(torch._weights_only_unpickler, '_get_allowed_globals', dict)()
     refused = sorted(imports_of(data) - set(allowed))
     if refused:
-        return ConversionError(
+        return WeightsError(
             f'{source} was not opened: beyond tensors its pickle asks for {", ".join(refused)}, '
             f'and an import can run '
             'anything; get a file that holds only the state dict, or where you trust this one, '
@@ -222,7 +217,7 @@ def _refusal(source: Path, data: bytes, error: Exception) -> ConversionError:
             'safetensors')
     # The first sentence: the next ones advise to open the file unsafely.
     reason = re.split(r'\n|\. ', str(error).rpartition('WeightsUnpickler error: ')[2].strip())[0]
-    return ConversionError(f'{source} is not a checkpoint that torch opens safely '
+    return WeightsError(f'{source} is not a checkpoint that torch opens safely '
                            f'({type(error).__name__}: ' f'{_printable(reason)}); ' + explained(
                                'expected a whole file of torch.save with tensors only', source,
                                but=(CHECKPOINT,)))
@@ -249,6 +244,6 @@ def _write(out: Path, tensors: dict[str, torch.Tensor]) -> None:
                      exact=True)
         partial.replace(out)
     except (OSError, safetensors.SafetensorError) as error:
-        raise ConversionError(f'cannot write {out}: {error}') from error
+        raise WeightsError(f'cannot write {out}: {error}') from error
     finally:
         partial.unlink(missing_ok=True)

@@ -27,10 +27,6 @@ SETTLE_S = 1.0
 DRAIN_S = 0.3
 
 
-class PlayError(DiffmfError):
-    """The bag cannot be played as asked."""
-
-
 class BagPlayer:
     """Publishes the messages of open bags through a node, on their topics and with their stamps.
 
@@ -71,7 +67,7 @@ class BagPlayer:
         if not publishers:
             there = ', '.join(f'{name} ({msgtype})' for name, msgtype in sorted(
                 self._types.items()))
-            raise PlayError('no topic of the bag has messages of a type that is installed here; '
+            raise DiffmfError('no topic of the bag has messages of a type that is installed here; '
                             'it has ' + there)
         return publishers
 
@@ -90,7 +86,7 @@ class BagPlayer:
         """Return once every image topic has a subscription and all have been the same for a
         second.
 
-        Raises PlayError, naming the topics that nobody reads, after timeout_s.
+        Raises DiffmfError, naming the topics that nobody reads, after timeout_s.
         """
         images = [t for t in self._publishers if self._types[t] in IMAGE_TYPES]
         deadline_s = time.monotonic() + timeout_s
@@ -106,7 +102,7 @@ class BagPlayer:
             elif now_s - since_s >= SETTLE_S:
                 return
             if unread and now_s > deadline_s:
-                raise PlayError(f'nobody subscribed to {", ".join(unread)} within {timeout_s:g} '
+                raise DiffmfError(f'nobody subscribed to {", ".join(unread)} within {timeout_s:g} '
                                 f's: start the '
                                 'subscriber, or choose other topics with --topics')
             time.sleep(process.POLL_S)
@@ -213,7 +209,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def play_bag(options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Play the bags that options name. Raises BagError, PlayError or MessageTypeError."""
+    """Play the bags that options name. Raises BagError, DiffmfError or MessageTypeError."""
     with ExitStack() as stack:
         run([stack.enter_context(BagReader(bag)) for bag in options.bags], options, stop)
 

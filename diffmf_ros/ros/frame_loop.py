@@ -18,7 +18,7 @@ from . import status
 from .outputs import Outputs
 
 
-class WorkingScale:
+class ScaleController:
     """`value` is the scale of the next pair, 1 for classical fusion, which has no working size.
 
     `complaint` says when a setting is in vain for that reason, else it is empty. Pairs
@@ -131,20 +131,22 @@ class Job:
 
 
 class FrameFuser:
-    """Fuses jobs with pipeline and publishes what comes out; counts in tally.
+    """Fuses jobs with pipeline and publishes what comes out; counts in counters.
 
     `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by
     the session while it runs; `informed` has the streams of which a camera info has come;
     `issues` has what is amiss with the calibration and the temperatures of the last image.
     """
 
-    def __init__(self, node, pipeline, outputs: Outputs, tally: status.Tally, settings: Settings):
+    def __init__(self, node, pipeline, outputs: Outputs, counters: status.Counters,
+                 settings: Settings):
         self.settings = settings
-        self.scale = WorkingScale(settings)
+        self.scale = ScaleController(settings)
         self.cameras: dict[str, CameraModel] = {}
         self.informed: set[str] = set()
         self.issues: tuple[Issue, ...] = ()
-        self._node, self._pipeline, self._outputs, self._tally = node, pipeline, outputs, tally
+        self._node, self._pipeline = node, pipeline
+        self._outputs, self._counters = outputs, counters
         self._network = None
         self._logged_at: dict[str, float] = {}
         self._issues: frozenset[str] = frozenset()
@@ -161,7 +163,7 @@ class FrameFuser:
         """Let the next job be fused with what pipeline.load() has returned. Any thread."""
         self._network = loaded
 
-    def take_network(self) -> None:
+    def apply_pending_network(self) -> None:
         """Swap in the network that waits, if there is one: between two jobs, or after the last."""
         network, self._network = self._network, None
         if network is not None:
@@ -169,12 +171,12 @@ class FrameFuser:
             self._node.get_logger().info(f'now fusing with {self._pipeline.description} on '
                                          f'{self._pipeline.device}')
 
-    def lose(self, reason: str, error: str, *, stream: str = '', details: str = '') -> None:
+    def record_drop(self, reason: str, error: str, *, stream: str = '', details: str = '') -> None:
         """Count a loss, and log it unless one of the same reason was logged a moment ago.
 
         Any thread.
         """
-        self._tally.drop(reason, error=error, stream=stream)
+        self._counters.drop(reason, error=error, stream=stream)
         now_s = time.monotonic()
         if now_s - self._logged_at.get(reason, -LOG_EVERY_S) >= LOG_EVERY_S:
             self._logged_at[reason] = now_s
@@ -182,7 +184,7 @@ class FrameFuser:
 
     def handle(self, job: Job) -> None:
         """Fuse and publish one job; a failure costs this one only."""
-        self.take_network()
+        self.apply_pending_network()
         start_ns, asked = time.monotonic_ns(), self.scale.value
         try:
             if isinstance(job.work, Pair):
@@ -191,11 +193,11 @@ class FrameFuser:
                 result = self._pipeline.pass_through(job.work)
             self._publish(job, result)
         except FrameError as error:
-            self.lose(error.reason, f'pair refused: {error}')
+            self.record_drop(error.reason, f'pair refused: {error}')
         except DiffmfError as error:
-            self.lose('failed', f'fusion failed: {error}')
+            self.record_drop('failed', f'fusion failed: {error}')
         except Exception as error:  # one bad pair must not end the stream
-            self.lose('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
+            self.record_drop('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
         else:
             self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6,
                        as_asked=result.scale == asked)
@@ -228,7 +230,7 @@ class FrameFuser:
             self._outputs.publish_views(result, pair.rgb.encoding)
 
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
-        self._tally.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6,
+        self._counters.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6,
                           mode=result.mode.value, warnings=result.warnings, issues=result.issues)
         self._log_issues(result)
         if not as_asked:

@@ -22,7 +22,7 @@ from ..inference.network import require_network
 from ..inference.pipeline import FusionPipeline
 from . import parameters, process, unused_parameters
 from .ending import CallbackFailed, Life
-from .loader import Loader
+from .loader import BackgroundLoader
 from .outputs import Outputs
 from .session import Session, require_packages
 
@@ -148,7 +148,7 @@ class FusionNode(LifecycleNode):
                 settings):
             self._pipeline = self._make_pipeline(settings, watchdog=True)
             self._in_use = settings
-            self._loader = Loader(self, self._pipeline, self._on_loaded)
+            self._loader = BackgroundLoader(self, self._pipeline, self._on_loaded)
         self._outputs = Outputs(self)
         self.get_logger().info(f'configured: {self._pipeline.description} on '
                                f'{self._pipeline.device}')
@@ -163,7 +163,7 @@ class FusionNode(LifecycleNode):
         classical = replace(settings, model='classical')
         pipeline = self._make_pipeline(classical, watchdog=True)
         pipeline.update(settings)
-        loader = Loader(self, pipeline, self._on_loaded)
+        loader = BackgroundLoader(self, pipeline, self._on_loaded)
         loader.request(settings)
         outcome = loader.wait(LOADING_S)
         if outcome is not None and outcome[1] is None:

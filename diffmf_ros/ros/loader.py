@@ -13,7 +13,7 @@ from ..core.settings import Settings
 CLOSE_S = 5.0
 
 
-class Loader:
+class BackgroundLoader:
     """Calls pipeline.load(settings) in a thread and done(settings, loaded, error) in the
     executor's.
 

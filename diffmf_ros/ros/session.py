@@ -17,10 +17,10 @@ from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .camera_watch import CameraWatch
 from .filter_pairing import make_pairing
-from .frame_loop import FrameFuser, Job, Worker, WorkingScale
+from .frame_loop import FrameFuser, Job, ScaleController, Worker
 from .inputs import Handlers, Inputs
 from .outputs import Outputs
-from .status import PERIOD_S, Reporter, Tally
+from .status import PERIOD_S, Counters, DiagnosticsPublisher
 from .transforms import Transforms
 
 REFRESH_S = 0.5
@@ -43,9 +43,10 @@ class Session:
         self._fallback = SourceSelector(settings.health, base=settings.alignment.output_grid)
         self._fallback.sync = settings.sync
         self._calibrations: dict[str, CameraModel] = {}
-        self._tally = Tally()
-        self._reporter = Reporter(node, model=pipeline.description, device=pipeline.device)
-        self.fuser = FrameFuser(node, pipeline, outputs, self._tally, settings)
+        self._counters = Counters()
+        self._reporter = DiagnosticsPublisher(node, model=pipeline.description,
+                                              device=pipeline.device)
+        self.fuser = FrameFuser(node, pipeline, outputs, self._counters, settings)
         self.trouble = ''
         self._sources = Sources.NONE
         self._hold_note = ''
@@ -99,7 +100,7 @@ class Session:
                                                         settings.alignment.output_grid)
         if (settings.model, settings.scale, settings.adaptive_scale) != (
                 before.model, before.scale, before.adaptive_scale):
-            self.fuser.scale = WorkingScale(settings)
+            self.fuser.scale = ScaleController(settings)
         if settings.alignment != before.alignment:
             self._use_calibrations()
             self._transforms.destroy()
@@ -124,26 +125,26 @@ class Session:
             self._inputs.destroy()
         self._transforms.destroy()
         if self._worker.stop():
-            self._tally.drop('stopped')
-        self.fuser.take_network()
+            self._counters.drop('stopped')
+        self.fuser.apply_pending_network()
         self._outputs.wait_until_received()
         self._report()
         self._reporter.destroy()
 
     def _on_frame(self, frame: Frame) -> None:
         now_ns = self._now_ns()
-        self._tally.count(f'{frame.stream}_in')
+        self._counters.count(f'{frame.stream}_in')
         clock_ns = self._node.get_clock().now().nanoseconds
         self._fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
         if not frame.stamp_ns:
             frame = replace(frame, stamp_ns=clock_ns)
         pairs = self._pairing.add(frame)
         for pair in pairs:
-            self._tally.count('pairs')
+            self._counters.count('pairs')
             self.fuser.scale.arrived(pair)
         for work in self._fallback.select(frame, pairs, now_ns):
             if self._worker.put(self._job(work)):
-                self._tally.drop('overtaken')
+                self._counters.drop('overtaken')
         if self._fallback.latest is not self._sources:
             self._log_sources()
 
@@ -175,9 +176,9 @@ class Session:
                 *(f'{stream} is not calibrated, by its camera info' for stream in uncalibrated)]
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
-        self._tally.count(f'{stream}_in')
+        self._counters.count(f'{stream}_in')
         self._fallback.streams[stream].refused(self._now_ns())
-        self.fuser.lose(error.reason, f'{stream} frame refused: {error}', stream=stream)
+        self.fuser.record_drop(error.reason, f'{stream} frame refused: {error}', stream=stream)
 
     def _on_camera(self, stream: str, camera: CameraModel | None) -> None:
         self._calibrations.pop(stream, None)
@@ -240,7 +241,7 @@ class Session:
         self._reporter.model, self._reporter.device = (self._pipeline.description,
                                                        self._pipeline.device)
         self._reporter.publish(
-            self._tally.totals(self._pairing.dropped + self._fallback.dropped),
+            self._counters.totals(self._pairing.dropped + self._fallback.dropped),
             scale=self.fuser.used_scale,
             issues=self._issues(watches),
             fallback=self._fallback, now_ns=now_ns,

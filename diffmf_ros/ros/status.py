@@ -22,7 +22,7 @@ PERIOD_S = 1.0
 
 
 @dataclass(frozen=True)
-class Totals:
+class Snapshot:
     """Counts since activation, at one instant.
 
     counted has rgb_in, thermal_in, pairs and fused (every image that went out, also one of a
@@ -45,7 +45,7 @@ class Totals:
     last_error: str = ''
 
 
-class Tally:
+class Counters:
     """Counters that the executor thread and the worker thread both write."""
 
     def __init__(self):
@@ -86,11 +86,11 @@ class Tally:
             self._newest_ms = time.monotonic() * 1e3 - latency_ms
             self._last.update(mode=mode, warnings=warnings, issues=issues)
 
-    def totals(self, unpaired: Mapping[str, int]) -> Totals:
+    def totals(self, unpaired: Mapping[str, int]) -> Snapshot:
         """Return the counts so far; unpaired are the frames that pairing and fallback dropped, by
         reason."""
         with self._lock:
-            return Totals(counted=Counter(self._counted),
+            return Snapshot(counted=Counter(self._counted),
                           dropped=self._dropped + Counter(unpaired),
                           refused={stream: Counter(reasons) for stream,
                                    reasons in self._refused.items()},
@@ -100,7 +100,7 @@ class Tally:
                           latency_p99_ms=self._latency.quantile(0.99), **self._last)
 
 
-class Reporter:
+class DiagnosticsPublisher:
     """Publishes the state of the fusion and of both cameras, comparing each report with the one
     before.
 
@@ -113,7 +113,7 @@ class Reporter:
         self.model, self.device = model, device
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._before = Totals()
+        self._before = Snapshot()
         self._before_ns = node.get_clock().now().nanoseconds
         self._published_s = time.monotonic()
 
@@ -123,7 +123,7 @@ class Reporter:
         still."""
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
-    def publish(self, totals: Totals, *, scale: float, issues: Sequence[Issue],
+    def publish(self, totals: Snapshot, *, scale: float, issues: Sequence[Issue],
                 fallback: SourceSelector, now_ns: int,
                 incompatible: Mapping[str, str] | None = None,
                 memory: Mapping[str, int] | None = None, notes: Sequence[str] = (),
@@ -168,7 +168,7 @@ class Reporter:
     def _name(self) -> str:
         return self._node.get_fully_qualified_name().lstrip('/')
 
-    def _cameras(self, totals: Totals, fallback: SourceSelector,
+    def _cameras(self, totals: Snapshot, fallback: SourceSelector,
                  now_ns: int) -> list[DiagnosticStatus]:
         cameras = []
         for name, health in fallback.streams.items():
@@ -181,7 +181,7 @@ class Reporter:
                 issues=[issue.text for issue in totals.issues if issue.stream == name]))
         return cameras
 
-    def _rate_hz(self, totals: Totals, now_ns: int) -> float:
+    def _rate_hz(self, totals: Snapshot, now_ns: int) -> float:
         """Images a second of the node's clock since the last report; nan when that clock stood or
         jumped."""
         elapsed_ns = now_ns - self._before_ns
@@ -200,7 +200,7 @@ def grown(now: Mapping[str, int], before: Mapping[str, int], name: str) -> int:
 EXPECTED_DROPS = {'unpaired', 'overtaken', 'already_out', 'stopped'}
 
 
-def judge(now: Totals, before: Totals, issues: Sequence[Issue], *,
+def judge(now: Snapshot, before: Snapshot, issues: Sequence[Issue], *,
           reason: str = '', alarm: bool = False) -> tuple[bytes, str]:
     """Return level and message of a report, from what changed since the one before.
 
@@ -226,7 +226,7 @@ def judge(now: Totals, before: Totals, issues: Sequence[Issue], *,
     return DiagnosticStatus.OK, 'fusing' if fused else 'frames arrive, none paired yet'
 
 
-def values_of(totals: Totals) -> dict[str, str]:
+def values_of(totals: Snapshot) -> dict[str, str]:
     """Return the key values of a report that stem from the counters."""
     values = {name: str(totals.counted.get(name, 0))
               for name in ('rgb_in', 'thermal_in', 'pairs', 'fused')}

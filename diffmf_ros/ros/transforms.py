@@ -13,10 +13,6 @@ from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.settings import Settings
 
 
-class TransformsError(DiffmfError):
-    """TF was asked for and cannot be listened to here."""
-
-
 class Transforms:
     """Follows the transform between the optical frames of the two cameras, where settings ask for
     it.
@@ -34,7 +30,7 @@ class Transforms:
     def make(cls, node: Node, settings: Settings) -> 'Transforms':
         """Listen to TF if settings say so.
 
-        Raises TransformsError when tf2_ros is not installed.
+        Raises DiffmfError when tf2_ros is not installed.
         """
         cls.require(settings)
         if not settings.alignment.from_tf:
@@ -45,13 +41,13 @@ class Transforms:
 
     @staticmethod
     def require(settings: Settings) -> None:
-        """Raise TransformsError when settings ask for TF and tf2_ros is not installed."""
+        """Raise DiffmfError when settings ask for TF and tf2_ros is not installed."""
         if not settings.alignment.from_tf:
             return
         try:
             import tf2_ros  # noqa: F401
         except ImportError as error:
-            raise TransformsError(
+            raise DiffmfError(
                 f'alignment.from_tf needs tf2_ros, which cannot be imported ({error}); install '
                 'ros-<distro>-tf2-ros-py, or write the extrinsics into alignment.file') from error
 

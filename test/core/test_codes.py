@@ -12,7 +12,7 @@ from diffmf_ros.core.frames import RGB, THERMAL, FrameError
 
 PACKAGE = Path(diffmf_ros.__file__).parent
 PAGE = PACKAGE.parent / 'docs/reliability.md'
-COUNTING = {'drop', '_drop', 'lose'}  # functions whose first argument is a reason
+COUNTING = {'drop', '_drop', 'record_drop'}  # functions whose first argument is a reason
 
 
 def calls():

@@ -22,7 +22,7 @@ from diffmf_ros.cli import main  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.inference import conversion  # noqa: E402
 from diffmf_ros.inference.conversion import (  # noqa: E402
-    ConversionError,
+    WeightsError,
     blob_id,
     convert,
     imports_of,
@@ -139,7 +139,7 @@ def test_data_parallel_save_is_taken(authors, converted, out):
 
 def test_other_network_is_refused_briefly(converted):
     """Another network is refused in a line one can read."""
-    with pytest.raises(ConversionError, match='missing .*; and [0-9]+ more$') as refused:
+    with pytest.raises(WeightsError, match='missing .*; and [0-9]+ more$') as refused:
         converted({f'layer{number}.weight': torch.zeros(3) for number in range(300)})
     assert len(str(refused.value)) < 1000
 
@@ -166,7 +166,7 @@ def test_other_network_is_refused_briefly(converted):
 ])
 def test_mismatches_are_listed_nothing_written(authors, converted, tmp_path, change, words):
     """What does not fit is listed and nothing is written."""
-    with pytest.raises(ConversionError) as refused:
+    with pytest.raises(WeightsError) as refused:
         converted(change(authors))
     assert all(word in str(refused.value) for word in words), refused.value
     assert [path.name for path in tmp_path.iterdir()] == ['model.pkl']
@@ -202,7 +202,7 @@ def test_executing_pickle_is_refused_unopened(tmp_path, out, save):
     bomb, checkpoint = Bomb(tmp_path / 'exploded'), tmp_path / 'model.pkl'
     checkpoint.write_bytes(save(bomb, tmp_path))
     # when it is converted, then what it would import is named, and nothing else, and nothing ran.
-    with pytest.raises(ConversionError, match=r'not opened: beyond tensors its pickle asks for '
+    with pytest.raises(WeightsError, match=r'not opened: beyond tensors its pickle asks for '
                        r'posix\.system, and an'):
         convert(checkpoint, out)
     assert not bomb.path.exists() and not out.exists()
@@ -227,7 +227,7 @@ def test_hidden_names_stay_printable():
 def test_damaged_file_names_expectation(authors, tmp_path, out, damage):
     """A damaged file says what was expected."""
     (tmp_path / 'model.pkl').write_bytes(damage(torch_bytes(authors, tmp_path)))
-    with pytest.raises(ConversionError, match='not a checkpoint that torch opens safely .* whole '
+    with pytest.raises(WeightsError, match='not a checkpoint that torch opens safely .* whole '
                        'file of torch.save'):
         convert(tmp_path / 'model.pkl', out)
 
@@ -235,14 +235,14 @@ def test_damaged_file_names_expectation(authors, tmp_path, out, damage):
 def test_older_torch_refuses_pickles(authors, converted, monkeypatch):
     """An older torch is not trusted with pickles."""
     monkeypatch.setattr(torch, '__version__', torch.torch_version.TorchVersion('2.9.1'))
-    with pytest.raises(ConversionError, match='install torch 2.10 or newer'):
+    with pytest.raises(WeightsError, match='install torch 2.10 or newer'):
         converted(authors)
 
 
 def test_existing_file_kept_without_permission(authors, converted, tmp_path, out):
     """An existing file is kept unless it may be replaced."""
     out.write_bytes(b'mine')
-    with pytest.raises(ConversionError, match='is there already.*--overwrite'):
+    with pytest.raises(WeightsError, match='is there already.*--overwrite'):
         converted(authors)
     assert out.read_bytes() == b'mine'
     convert(tmp_path / 'model.pkl', out, overwrite=True)
@@ -257,7 +257,7 @@ def test_full_disk_keeps_old_file(authors, converted, tmp_path, out, monkeypatch
     converted(authors)
     whole = out.read_bytes()
     monkeypatch.setattr(conversion, 'save_weights', full)
-    with pytest.raises(ConversionError, match='cannot write .*No space left'):
+    with pytest.raises(WeightsError, match='cannot write .*No space left'):
         convert(tmp_path / 'model.pkl', out, overwrite=True)
     assert out.read_bytes() == whole and {path.name for path in tmp_path.iterdir()} == {
         'model.pkl', out.name}

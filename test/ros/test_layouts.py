@@ -37,7 +37,7 @@ def test_foxglove_topics_and_keys():
     topics = set(re.findall(r'"(/[\w/]+)[".]', text))
     assert topics <= TOPICS and {'/fused/image', '/diagnostics', '/fused/status'} <= topics
     keys = set(re.findall(r'key==\\"(\w+)', text))
-    known = status.values_of(status.Totals()).keys() | {'mode', 'rgb', 'thermal'}
+    known = status.values_of(status.Snapshot()).keys() | {'mode', 'rgb', 'thermal'}
     assert keys and keys <= known
     # and every panel of the configuration is on the screen, once
     assert sorted(panels_of(layout['layout'])) == sorted(layout['configById'])

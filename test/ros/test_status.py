@@ -14,19 +14,19 @@ from diffmf_ros.core.settings import HealthSettings
 from diffmf_ros.core.sync.source_selector import SourceSelector
 from diffmf_ros.core.sync.stream_health import StreamState
 from diffmf_ros.ros import status
-from diffmf_ros.ros.status import Reporter, Tally, Totals, judge, status_message
+from diffmf_ros.ros.status import Counters, DiagnosticsPublisher, Snapshot, judge, status_message
 from diffmf_ros.ros.stream_status import greenwave_values
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SECOND = 1_000_000_000
 EPOCH_NS = 1_700_000_000 * SECOND
 SCENES = np.random.default_rng(3).integers(7000, 9000, (7, 12, 16), dtype=np.uint16)
-BEFORE = Totals(counted=Counter(rgb_in=30, thermal_in=30, pairs=30, fused=30))
+BEFORE = Snapshot(counted=Counter(rgb_in=30, thermal_in=30, pairs=30, fused=30))
 
 
 def after(*, fused=30, dropped=None, **other):
     counted = Counter(BEFORE.counted) + Counter(rgb_in=30, thermal_in=30, fused=fused)
-    return Totals(counted=counted, dropped=Counter(dropped or {}), **other)
+    return Snapshot(counted=counted, dropped=Counter(dropped or {}), **other)
 
 
 def warnings(*texts):
@@ -63,7 +63,7 @@ def test_bad_frame_warns_until_over():
     level, message = judge(totals, BEFORE, warnings('no calibration'))
 
     assert (level, message) == (WARN, '2 dropped: short_buffer; no calibration')
-    later = Totals(counted=totals.counted + totals.counted, dropped=totals.dropped)
+    later = Snapshot(counted=totals.counted + totals.counted, dropped=totals.dropped)
     assert judge(later, totals, [])[0] == OK
 
 
@@ -98,7 +98,7 @@ def test_failing_fusion_named_first():
 
 
 def test_the_tally_adds_up():
-    tally = Tally()
+    tally = Counters()
     for latency_ms in (10.0, 20.0, 30.0):
         tally.count('rgb_in')
         tally.fused(latency_ms=latency_ms, mode='FUSED', warnings=())
@@ -120,7 +120,7 @@ def test_newest_image_age_goes_on(monkeypatch):
     """The age of the newest image goes on."""
     now_s = [100.0]
     monkeypatch.setattr(status, 'time', SimpleNamespace(monotonic=lambda: now_s[0]))
-    tally = Tally()
+    tally = Counters()
     assert np.isnan(tally.totals({}).age_ms)
 
     tally.fused(latency_ms=40.0, mode='FUSED', warnings=())
@@ -130,7 +130,7 @@ def test_newest_image_age_goes_on(monkeypatch):
 
 
 class FakeNode:
-    """What a Reporter needs of a node; its clock stands until it is moved."""
+    """What a DiagnosticsPublisher needs of a node; its clock stands until it is moved."""
 
     def __init__(self):
         self.now_ns = 0
@@ -149,14 +149,14 @@ class FakeNode:
 
 
 class Reports:
-    """A Reporter over a SourceSelector that gets two cameras of 30 Hz."""
+    """A DiagnosticsPublisher over a SourceSelector that gets two cameras of 30 Hz."""
 
     def __init__(self, **settings):
         self.node = FakeNode()
         self.fallback = SourceSelector(HealthSettings(**settings))
         self.fallback.sources(0)
-        self.tally = Tally()
-        self.reporter = Reporter(self.node, model='diffmf light', device='cpu')
+        self.tally = Counters()
+        self.reporter = DiagnosticsPublisher(self.node, model='diffmf light', device='cpu')
         self.now_ns = 0
         self._frame = 0
 

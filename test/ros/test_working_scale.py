@@ -6,13 +6,13 @@ import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.ros.frame_loop import WorkingScale
+from diffmf_ros.ros.frame_loop import ScaleController
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 
 
 def working_scale(**changes):
-    return WorkingScale(with_changes(DEFAULTS, changes))
+    return ScaleController(with_changes(DEFAULTS, changes))
 
 
 def fuse(scale, pairs, *, busy_ms, mode=Mode.FUSED):

@@ -30,7 +30,7 @@ from ....ros import messages
 from ....ros.filter_pairing import make_pairing
 from ....ros.frame_loop import FrameFuser, Job
 from ....ros.outputs import Outputs
-from ....ros.status import Tally
+from ....ros.status import Counters
 from .baseline_fusion import UsualFusion, synchronizer
 from .scene import FRAMES, homography, moving_images, write_alignment
 from .stub_network import timed_pipeline
@@ -50,7 +50,7 @@ class Ours:
             settings.health)
         self._pipeline = _Watched(timed_pipeline(settings, watchdog=True, compute_ms=0.0))
         nowhere = _Nowhere()
-        self._fuser = FrameFuser(nowhere, self._pipeline, Outputs(nowhere), Tally(), settings)
+        self._fuser = FrameFuser(nowhere, self._pipeline, Outputs(nowhere), Counters(), settings)
         self._fuser.cameras = {RGB: CameraModel(size,
                                                 ((500.0, 0.0, size[0] / 2),
                                                  (0.0, 500.0, size[1] / 2),
