@@ -110,7 +110,7 @@ def test_last_image_arrives_before_inactive(cameras):
     """What was published last has arrived when the node is inactive."""
     cameras.fuse_one()
     cameras.pair()
-    cameras.peer.wait_for(lambda: cameras.node._session._tally.totals({}).counted['fused'] == 2,
+    cameras.peer.wait_for(lambda: cameras.node._session._counters.totals({}).counted['fused'] == 2,
                           'the second image')
 
     cameras.node.trigger_deactivate()
