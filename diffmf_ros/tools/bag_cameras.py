@@ -48,9 +48,9 @@ class BagCameras:
 
     def _follow(self, stream: str) -> None:
         picture = self._pictures[stream]
-        if self._known.get(stream) == picture.geometry:
+        if self._known.get(stream) == picture.state[:2]:
             return
-        self._known[stream], info = picture.geometry, self._infos.get(stream)
+        self._known[stream], info = picture.state[:2], self._infos.get(stream)
         try:
             camera = info and picture.camera(info, self._settings)
         except CalibrationError as error:
