@@ -57,7 +57,7 @@ def test_demo_two_scenes_two_rows(dds, tmp_path, monkeypatch, capsys):
     # Given drives short enough for a test
     monkeypatch.setattr(command, 'EACH_S', 0.8)
 
-    command.demo(out=tmp_path, model='classical', scale=1.0, rate=0.5)
+    command.demo(out=tmp_path, model='classical', scale=1.0, rate=0.25)
 
     # Then both went through one node, one after the other
     printed = capsys.readouterr().out
