@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,7 @@ from diffmf_ros.tools.evaluation.perception import Flicker, FlickerMeter
 from diffmf_ros.tools.evaluation.scoring import (
     BASELINES,
     Fuse,
+    NodeFusion,
     by_set,
     fused_levels,
     fused_pairs,
@@ -95,8 +97,10 @@ def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[st
         filters = {f'{name}, filtered': TemporalFilter() for name in methods
                    if name not in BASELINES}
         meters = {name: FlickerMeter() for name in (*methods, *filters)}
-        for number, pair in enumerate(read_luma(*frame) for frame in files):
+        for number, pair in enumerate((read_luma(*frame) for frame in files), start=1):
             for name, fuse in methods.items():
+                if isinstance(fuse, NodeFusion):
+                    fuse = partial(fuse, stamp_ns=number * FRAME_NS)
                 levels = fused_levels(fuse, pair.ir, pair.vi_y)
                 meters[name].add(pair.ir, pair.vi_y, levels)
                 if (filtered := f'{name}, filtered') in filters:

@@ -12,7 +12,7 @@ from ..alignment.warp import Mapping
 from ..frames import RGB, THERMAL, Frame, Issue, Pair
 from ..imaging.color import split_luma
 from ..imaging.thermal import STRETCHED, Levels
-from ..imaging.veil import veil_map
+from ..imaging.veil import VeilMonitor
 from ..settings import Settings, ThermalSettings
 from .hidden_targets import hidden_targets
 from .sight_monitor import SightMonitor
@@ -116,6 +116,7 @@ class ImageChecks:
 
     def __init__(self) -> None:
         self._monitor = SightMonitor()
+        self._veil = VeilMonitor()
         self._doubts = InputDoubts()
 
     def before(self, pair: Pair, levels: Levels, mapping: Mapping, settings: Settings) -> Verdict:
@@ -125,7 +126,8 @@ class ImageChecks:
             pair: upright pictures.
             levels: the gray range of thermal.
             mapping: what brings both onto one grid.
-            settings: those of the groups thermal and health count.
+            settings: those of the groups thermal and health count, and whether images are
+                averaged in time: without, the veil map is that of each pair by itself too.
 
         Returns:
             What was found.
@@ -137,7 +139,8 @@ class ImageChecks:
         if not settings.health.detect_blind:
             return Verdict(tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'))
         images = thumbnails(pair, levels, mapping)
-        seen = self._monitor.judge(images, pair.rgb.stamp_ns or pair.rgb.arrival_ns)
+        time_ns = pair.rgb.stamp_ns or pair.rgb.arrival_ns
+        seen = self._monitor.judge(images, time_ns)
         blind = {issue.stream for issue in seen if issue.blind}
         # That a camera shows nothing says more than that it shows little.
         issues = seen + tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'
@@ -146,7 +149,8 @@ class ImageChecks:
             return Verdict(issues, mapping.grid, images)
         if blind:
             return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()], images)
-        veil = veil_map(images.thermal_on_grid, images.luma_on_grid, images.seen)
+        veil = self._veil(images.thermal_on_grid, images.luma_on_grid, images.seen,
+                          stamp_ns=time_ns if settings.output.temporal_filter else 0)
         return Verdict(issues, images=images, veil=veil)
 
     def after(self, image: tuple[np.ndarray, str], verdict: Verdict, *,

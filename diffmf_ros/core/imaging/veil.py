@@ -6,6 +6,8 @@ over, and people behind it stand out less than in thermal alone. Where that is s
 the place of the fused image, by as much as the visible image is veiled.
 """
 
+import math
+
 import cv2
 import numpy as np
 
@@ -22,6 +24,7 @@ DIM, BRIGHT = 60.0, 100.0
 CELL_PX = 4  # thumbnail pixels to a cell of the map: it is smooth
 WIDTHS = 0.13, 0.115  # Gaussians of the measures and of the map, in heights
 LEAST = 0.02  # a map that stays below is none
+FOLLOWED_NS = 1_000_000_000  # time constant of the map in a stream, and the longest gap in one
 LEAST_SIDE_PX = 60  # smaller thumbnails say too little
 
 
@@ -51,6 +54,39 @@ def veil_map(thermal: np.ndarray, luma: np.ndarray,
     if seen is not None and not seen.all():
         share *= cv2.erode(_cells(seen, shape), np.ones((3, 3), np.uint8)) > 0.99
     return share if share.max() >= LEAST else None
+
+
+class VeilMonitor:
+    """Follows the veil map of a stream of pairs. For one thread.
+
+    It changes slowly: drifting smoke would make the image flicker.
+    """
+
+    def __init__(self) -> None:
+        self._share: np.ndarray | None = None
+        self._stamp_ns = 0
+
+    def __call__(self, thermal: np.ndarray, luma: np.ndarray, seen: np.ndarray | None = None, *,
+                 stamp_ns: int = 0) -> np.ndarray | None:
+        """Return the map of the next pair, as veil_map does.
+
+        Args:
+            thermal, luma, seen: as for veil_map.
+            stamp_ns: time of the pair; 0: it is judged by itself. So are the first pair, one
+                after a gap and one that is not later than the one before.
+        """
+        share, before = veil_map(thermal, luma, seen), self._share
+        since_ns = stamp_ns - self._stamp_ns if self._stamp_ns and stamp_ns else 0
+        self._stamp_ns = stamp_ns
+        some = before if share is None else share
+        if some is not None and 0 < since_ns <= FOLLOWED_NS:
+            share = np.zeros_like(some) if share is None else share
+            if before is None or before.shape != share.shape:
+                before = np.zeros_like(share)
+            share = before + (1 - math.exp(-since_ns / FOLLOWED_NS)) * (share - before)
+            share = share if share.max() >= LEAST else None
+        self._share = share
+        return share
 
 
 def show_through(image: np.ndarray, thermal: np.ndarray, share: np.ndarray) -> np.ndarray:

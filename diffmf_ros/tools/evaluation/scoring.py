@@ -14,7 +14,7 @@ from ...core.checks.thumbnails import reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
-from ...core.imaging.veil import show_through, veil_map
+from ...core.imaging.veil import VeilMonitor, show_through
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame
@@ -107,14 +107,17 @@ class NodeFusion:
     """Fuses with an engine as the node does: thermal shows through where RGB is veiled."""
 
     def __init__(self, engine: Any):
-        self._engine = engine
+        self._engine, self._veil = engine, VeilMonitor()
         self.description: str = engine.description
 
-    def __call__(self, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:
-        """Fuse two H x W float32 images in [0, 1]; returns one, in steps of 1/255."""
+    def __call__(self, ir: np.ndarray, vi_y: np.ndarray, *, stamp_ns: int = 0) -> np.ndarray:
+        """Fuse two H x W float32 images in [0, 1]; returns one, in steps of 1/255.
+
+        stamp_ns is their time in a clip; 0: they stand by themselves.
+        """
         levels, thermal, luma = (np.rint(255 * image).astype(np.uint8)
                                  for image in (self._engine(ir, vi_y), ir, vi_y))
-        share = veil_map(reduced(thermal), reduced(luma))
+        share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
         return np.float32(1 / 255) * levels

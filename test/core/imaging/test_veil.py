@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.imaging.veil import MOST, show_through, veil_map
+from diffmf_ros.core.imaging.veil import MOST, VeilMonitor, show_through, veil_map
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
@@ -88,3 +88,35 @@ def test_fog_shows_mostly_thermal(color, grid):
     alone = pipeline(True).fuse(white).pixels.astype(float)  # thermal passes, RGB is blind
 
     assert np.abs(veiled - alone).mean() < 1.1 * (1 - MOST) * np.abs(bare - alone).mean()
+
+
+def test_map_of_a_stream_follows_in_a_second():
+    """Fog after a clear view: 1 - 1/e of the map a second later, then all of it."""
+    monitor, thermal = VeilMonitor(), texture(90, sigma=15)
+    clear, fog = texture(150, sigma=20), texture(180, sigma=0.5)
+    monitor(thermal, clear, stamp_ns=1)
+
+    shares = [monitor(thermal, fog, stamp_ns=1 + 100_000_000 * step) for step in range(1, 61)]
+
+    alone = veil_map(thermal, fog)
+    assert np.allclose(shares[9], (1 - np.exp(-1)) * alone, atol=0.01)
+    assert np.allclose(shares[-1], alone, atol=0.01)
+
+
+@pytest.mark.parametrize('stamp_ns', [0, 1_100_000_001, 1])
+def test_map_without_a_stream_stands_alone(stamp_ns):
+    """No time, a gap of more than a second, a time that is not later."""
+    monitor, thermal, fog = VeilMonitor(), texture(90, sigma=15), texture(180, sigma=0.5)
+    monitor(thermal, texture(150, sigma=20), stamp_ns=1)
+
+    assert np.array_equal(monitor(thermal, fog, stamp_ns=stamp_ns), veil_map(thermal, fog))
+
+
+def test_map_fades_to_none_behind_the_fog():
+    monitor, thermal = VeilMonitor(), texture(90, sigma=15)
+    monitor(thermal, texture(180, sigma=0.5), stamp_ns=1)
+
+    shares = [monitor(thermal, texture(150, sigma=20), stamp_ns=1 + 100_000_000 * step)
+              for step in range(1, 61)]
+
+    assert 0.3 * MOST < shares[9].max() < 0.4 * MOST and shares[-1] is None
