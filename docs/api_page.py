@@ -3,7 +3,7 @@
 
 import inspect
 import re
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -36,11 +36,16 @@ def parts(name: str) -> list[str]:
     for inner, member in vars(value).items():
         if isinstance(member, property):
             found += [f'### {name}.{inner}', prose(member.fget)]
-        elif inspect.isfunction(member) and shown(inner, value):
+        elif inspect.isfunction(member) and shown(inner, value) and inner not in fields_of(value):
             usual = f'{name.lower()}.{inner}'
             call = {'__init__': name, '__call__': name.lower()}.get(inner, usual)
             found += [f'### {call}()', signature(call, member), prose(member)]
     return found
+
+
+def fields_of(owner: type) -> set[str]:
+    """Return the names of the fields of a dataclass, of which some hold functions."""
+    return {field.name for field in fields(owner)} if is_dataclass(owner) else set()
 
 
 def shown(method: str, owner: type) -> bool:

@@ -95,8 +95,13 @@ def environment(context: LaunchContext) -> list[SetEnvironmentVariable]:
 
 
 def started_by_itself(arguments: Sequence[str]) -> bool:
-    """Return whether `ros2 launch` was told to start this file, not one that includes it."""
-    return any(Path(argument).name == NAME for argument in arguments)
+    """Return whether `ros2 launch` was told to start this file, not one that includes it.
+
+    That one may have the same name.
+    """
+    here = Path(__file__).resolve()
+    return ('diffmf_ros', NAME) in zip(arguments, arguments[1:]) or any(
+        Path(argument).resolve() == here for argument in arguments)
 
 
 def check(context: LaunchContext) -> None:

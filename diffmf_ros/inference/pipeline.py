@@ -4,6 +4,8 @@
 No clock but for timings and time-outs.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..core.alignment.geometry import Aligner
@@ -112,7 +114,7 @@ class FusionPipeline:
         scale = scale or prepared.settings.scale
         image, mode, warnings = self._fuse(prepared, verdict, scale)
         return self._finish(prepared, verdict, image, mode, warnings,
-                            scale=min(scale, self.largest_scale))
+                            scale=min(scale, self.largest_scale) if mode is Mode.FUSED else 1.0)
 
     def pass_through(self, frame: Frame) -> FusionResult:
         """Return the image of one camera alone, on the output grid, under the frame's stamp.
@@ -157,8 +159,9 @@ class FusionPipeline:
 
         Raises DiffmfError when it cannot be used here, or fails on the sizes in use.
         """
-        return load(settings, runner_of=self._runner_of,
-                    example=self._latest or self._blank(settings.warm_up))
+        latest = self._latest  # which another thread may be fusing
+        example = replace(latest, timer=StageTimer()) if latest else self._blank(settings.warm_up)
+        return load(settings, runner_of=self._runner_of, example=example)
 
     def swap(self, loaded: LoadedNetwork) -> None:
         """Use what load() returned from the next pair on.
@@ -203,6 +206,7 @@ class FusionPipeline:
         if run.image is not None:
             self._fallback.problem = ''  # nobody needs it now
             return run.image, Mode.FUSED, run.warnings
+        prepared.timer.lap('network')
         image, mode, warnings = self._fallback.fuse(prepared)
         return image, mode, (*(f'{warning}; this pair was fused classically'
                                for warning in run.warnings), *warnings)

@@ -177,13 +177,16 @@ def test_unknown_arguments_are_refused(installed, monkeypatch):
     context = LaunchContext(argv=['detector:=yolo', 'rgb_imag:=/camera/image'])
     context.launch_configurations['fusion_params_file'] = str(installed / 'config/fusion.yaml')
 
-    monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'robot', 'all.launch.py'])
-    functions['check'](context)
-
-    monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'diffmf_ros', 'fusion.launch.py'])
-    with pytest.raises(RuntimeError, match='detector is not an argument of fusion.launch.py; '
-                                           'rgb_imag is not .*, did you mean rgb_image[?]'):
+    for name in ('all.launch.py', 'fusion.launch.py'):
+        monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', 'robot', name])
         functions['check'](context)
+
+    for names in (['diffmf_ros', 'fusion.launch.py'],
+                  [str(installed / 'launch' / 'fusion.launch.py')]):
+        monkeypatch.setattr(sys, 'argv', ['ros2', 'launch', *names])
+        with pytest.raises(RuntimeError, match='detector is not an argument of fusion.launch.py; '
+                                               'rgb_imag is not .*, did you mean rgb_image[?]'):
+            functions['check'](context)
 
 
 @pytest.mark.parametrize('profile', ['vehicle', 'uav'])

@@ -109,7 +109,7 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
-              for width, _, _ in {*_ROUGH, *_FINE}}
+              for width in {step[0] for step in (*_ROUGH, *_FINE)}}
     found, refused = None, None
     for window in (USUAL, ANY)[:1 if start else 2]:
         starts = ([_resized(start, sizes)] if start  # type: ignore[arg-type]
