@@ -11,7 +11,8 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGINT, interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in the background
+        signal.signal(signal.SIGINT, interrupt)
     from .main import main as run
 
     try:

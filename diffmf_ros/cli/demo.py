@@ -83,7 +83,13 @@ def demo(
 def _fresh(folder: Path) -> Path:
     """Return folder, or the first of folder-2, folder-3 ... in which no demo has been."""
     names = (folder.with_name(f'{folder.name}-{number}') for number in count(2))
-    return next(place for place in chain([folder], names) if not (place / 'fused').exists())
+    return next(place for place in chain([folder], names) if not _used(place))
+
+
+def _used(folder: Path) -> bool:
+    """Whether a demo, perhaps an interrupted one, has left something in a folder."""
+    made = ('drive_*', 'fused', 'fused.mp4', 'fused.png')
+    return any(any(folder.glob(name)) for name in made)
 
 
 def _tell(run: 'DemoRun', values: dict[str, str], counts: Sequence, json: Path | None) -> None:
@@ -142,7 +148,7 @@ def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:
         bag = out / f'drive_{scene}'
         total = len(drive.order(from_s=from_s))
         for _ in tracked(record(drive, bag, overwrite=True, from_s=from_s), f'rendering {scene}',
-                       total=total):
+                         total=total):
             pass
         bags.append(bag)
     return tuple(bags)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..core.settings import DEFAULTS, SYNTHETIC, Settings, iter_specs, with_changes
-from ..io.writing import require_output, write_text
+from ..io.writing import require_output, require_result_output, write_text
 
 SCREEN = Path('-')
 TOPICS = '/rgb/image_raw', '/thermal/image_raw'
@@ -81,6 +81,12 @@ def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -
     """Raise WriteError, before long work begins, unless the file of --json can be written."""
     if path != SCREEN:
         require_output(path, overwrite=overwrite, inputs=inputs)
+
+
+def require_own_json(path: Path | None, keys: Iterable[str], *, inputs: Iterable = ()) -> None:
+    """Raise WriteError as require_json(), but let a command replace what it wrote itself."""
+    if path != SCREEN:
+        require_result_output(path, keys, inputs=inputs)
 
 
 def write_json(path: Path | None, content: dict) -> None:

@@ -34,7 +34,7 @@ def sample_bag(
                                 thermal_bits=thermal_bits))
     total = len(drive.order())
     for _ in tracked(record(drive, out, storage=storage, overwrite=overwrite), 'rendering',
-                   total=total):
+                     total=total):
         pass
     options.write_json(json, {
         'out': str(out), 'frames': total, 'alignment': str(out / ALIGNMENT_FILE),

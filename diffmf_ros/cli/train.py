@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import options
 
+RESULT = ('out', 'iteration', 'iterations', 'stop', 'warnings')  # keys of --json
+
 
 def train(
     config: Annotated[Path,
@@ -38,7 +40,7 @@ def train(
     from ..tools.training.loop import train as run
 
     require_inputs(config, data)
-    options.require_json(json, overwrite=False, inputs=(config, data))
+    options.require_own_json(json, RESULT, inputs=(config, data))
     if out is not None:
         require_folder_name(out, of='checkpoints, log and weights')
     given = {'out': out, 'data': data}

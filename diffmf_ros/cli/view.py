@@ -31,11 +31,11 @@ def view(
 
     Works beside the live node, a bag player and `diffmf demo`, which prints the domain it uses.
     """
-    from ..tools.view.server import require_port
+    from ..tools.view.server import RESULT, require_port
 
     import_module('rclpy')  # says how to install it, before the process is replaced
     require_port(host, port)
-    options.require_json(json, overwrite=False)
+    options.require_own_json(json, RESULT)
     names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image, '__ns': namespace}
     renamed = (
         word

@@ -64,10 +64,10 @@ def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> 
     source, out = Path(source), Path(out)
     if not out.parent.is_dir():
         raise WeightsError(f'there is no folder {out.parent} to write {out.name} to; make it '
-                              f'first')
+                           f'first')
     if out.is_dir() or (out.exists() and not overwrite):
         raise WeightsError(f'{out} is there already; name another file or, unless it is a '
-                              f'folder, use --overwrite')
+                           f'folder, use --overwrite')
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -106,9 +106,8 @@ def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
     """
     if torch.__version__ < SAFE_TORCH:
         raise WeightsError(f'{source} was not opened: torch {torch.__version__} does not read '
-                              f'pickles safely (CVE-' f'2025-32434, CVE-2026-24747); install '
-                              f'torch {SAFE_TORCH} or newer, '
-                              f'on any computer')
+                           f'pickles safely (CVE-2025-32434, CVE-2026-24747); install torch '
+                           f'{SAFE_TORCH} or newer, on any computer')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # the refusal below says it in words for users
@@ -118,12 +117,12 @@ def load_checkpoint(source: Path, data: bytes) -> dict[str, torch.Tensor]:
     state = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(state, dict):
         raise WeightsError(f"{source} holds {_kind(state)}; expected a state dict, or a dict "
-                              f"with one at 'model'")
+                           f"with one at 'model'")
     others = [f'{name!r} is {_kind(value)}' for name, value in state.items()
               if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if others:
         raise WeightsError(f"{source} is not a state dict, nor a dict with one at 'model': "
-                              f"expected tensors by " f'name, but {listed(others, between=", ")}')
+                           f'expected tensors by name, but {listed(others, between=", ")}')
     return state
 
 

@@ -2,6 +2,7 @@
 """Atomic output files that never replace an input, nor another file unless asked to."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ _REASONS = {
 # Of a name, in a temporary one: with what is added it must fit the 255 bytes of a file system.
 _KEPT_CHARACTERS = 40
 _PARTIAL = re.compile(r'\..*\.(\d+)\.partial')
+_LARGEST_RESULT = 1 << 20  # bytes of a JSON file of a command that replaces its own
 # What no command looks for in a folder of inputs.
 _NEVER_READ = ('.json', '.html', '.mp4', '.csv')
 
@@ -70,6 +72,33 @@ def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable
             pass
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def require_result_output(path: str | Path | None, keys: Iterable[str], *,
+                          inputs: Iterable = ()) -> None:
+    """Raise an error unless the JSON file of a command can be written to path.
+
+    Args:
+        path: the file to write; None is no file.
+        keys: those of the object that the command writes. A file of another run of it, which has
+            just these, may be replaced.
+        inputs: as require_output() has them.
+
+    Raises:
+        WriteError: as require_output() does; and for any other file that exists.
+    """
+    require_output(path, overwrite=True, inputs=inputs)
+    if path is not None and Path(path).is_file() and not _is_result(Path(path), set(keys)):
+        raise WriteError(f'{path} exists already and is no result of this command, so it is not '
+                         f'replaced: choose another path')
+
+
+def _is_result(path: Path, keys: set[str]) -> bool:
+    try:
+        content = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST_RESULT else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and set(content) == keys
 
 
 def is_input(path: Path, inputs: Iterable) -> bool:

@@ -38,13 +38,16 @@ class BagPlayer:
         """Create the publishers. topics None: all whose message type is installed here.
 
         rate is bag seconds per second. Raises BagError or MessageTypeError for a topic that was
-        asked for and is missing or of an unknown type.
+        asked for and is missing or of an unknown type, DiffmfError for a topic of other types in
+        other bags.
         """
         self._node, self._readers, self._stop, self._rate = node, readers, stop, rate
         for reader in readers if topics is not None else ():
             reader.require(*topics or ())
         self._types = {name: topic.msgtype for reader in reversed(readers)
                        for name, topic in reader.topics.items() if topic.count}
+        for name in topics if topics is not None else self._types:
+            _require_one_type(name, readers)
         self._publishers = self._make_publishers(topics, qos.profile(reliability, depth=DEPTH))
         self._clock = None
         if clock:
@@ -68,7 +71,7 @@ class BagPlayer:
             there = ', '.join(f'{name} ({msgtype})' for name, msgtype in sorted(
                 self._types.items()))
             raise DiffmfError('no topic of the bag has messages of a type that is installed here; '
-                            'it has ' + there)
+                              'it has ' + there)
         return publishers
 
     def _played(self, reader: BagReader) -> list[str]:
@@ -103,8 +106,7 @@ class BagPlayer:
                 return
             if unread and now_s > deadline_s:
                 raise DiffmfError(f'nobody subscribed to {", ".join(unread)} within {timeout_s:g} '
-                                f's: start the '
-                                'subscriber, or choose other topics with --topics')
+                                  's: start the subscriber, or choose other topics with --topics')
             time.sleep(process.POLL_S)
 
     def play(self, progress: Progress) -> None:
@@ -174,6 +176,18 @@ class BagPlayer:
         if self._clock is not None and now_s >= self._clock_due_s:
             self._clock_due_s = now_s + CLOCK_PERIOD_S
             self._clock.publish(Clock(clock=make_header(bag_ns, '').stamp))
+
+
+def _require_one_type(topic: str, readers: Sequence[BagReader]) -> None:
+    """Raise DiffmfError when a topic has messages of several types."""
+    types: dict[str, list[str]] = {}
+    for reader in readers:
+        if topic in reader.topics and reader.topics[topic].count:
+            types.setdefault(reader.topics[topic].msgtype, []).append(str(reader.path))
+    if len(types) > 1:
+        found = '; '.join(f'{name} in {", ".join(bags)}' for name, bags in types.items())
+        raise DiffmfError(f'expected one type of {topic} in all bags, got {found}: play them one '
+                          'after the other, or choose other topics with --topics')
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

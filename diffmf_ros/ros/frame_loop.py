@@ -231,7 +231,8 @@ class FrameFuser:
 
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
         self._counters.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6,
-                          mode=result.mode.value, warnings=result.warnings, issues=result.issues)
+                             mode=result.mode.value, warnings=result.warnings,
+                             issues=result.issues)
         self._log_issues(result)
         if not as_asked:
             # after a failure it fuses smaller: that says nothing about the size that was asked for

@@ -91,13 +91,13 @@ class Counters:
         reason."""
         with self._lock:
             return Snapshot(counted=Counter(self._counted),
-                          dropped=self._dropped + Counter(unpaired),
-                          refused={stream: Counter(reasons) for stream,
-                                   reasons in self._refused.items()},
-                          modes=Counter(self._modes),
-                          age_ms=time.monotonic() * 1e3 - self._newest_ms,
-                          latency_p50_ms=self._latency.quantile(0.5),
-                          latency_p99_ms=self._latency.quantile(0.99), **self._last)
+                            dropped=self._dropped + Counter(unpaired),
+                            refused={stream: Counter(reasons) for stream,
+                                     reasons in self._refused.items()},
+                            modes=Counter(self._modes),
+                            age_ms=time.monotonic() * 1e3 - self._newest_ms,
+                            latency_p50_ms=self._latency.quantile(0.5),
+                            latency_p99_ms=self._latency.quantile(0.99), **self._last)
 
 
 class DiagnosticsPublisher:

@@ -23,20 +23,23 @@ class BagCameras:
         Args:
             infos: the calibrations of the images as recorded, by stream.
             settings: those of the crops and orientations.
-            changed: called with the stream and the calibration of its pictures, at once and
-                whenever it is another one.
+            changed: called with the stream and the calibration of its pictures, with the first
+                pair and whenever it is another one.
         """
-        self.problems: set[str] = set()
+        self._problems: dict[str, str] = {}
         self._infos, self._settings, self._changed = infos, settings, changed
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._known: dict[str, tuple] = {}
         self._cameras: dict[str, CameraModel | None] = {}
-        for stream in self._pictures:
-            self._follow(stream)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the newest pictures of a camera have no calibration, of every camera."""
+        return tuple(self._problems.values())
 
     def camera(self, stream: str) -> CameraModel | None:
         """Return the calibration of the newest picture of a camera, or None."""
-        return self._cameras[stream]
+        return self._cameras.get(stream)
 
     def pair(self, pair: Pair) -> Pair:
         """Return the pair with the pictures in its frames. Raises FrameError as CameraPicture."""
@@ -51,10 +54,11 @@ class BagCameras:
         if self._known.get(stream) == picture.state[:2]:
             return
         self._known[stream], info = picture.state[:2], self._infos.get(stream)
+        self._problems.pop(stream, None)
         try:
             camera = info and picture.camera(info, self._settings)
         except CalibrationError as error:
-            self.problems.add(f'{stream}/camera_info: {error}')
+            self._problems[stream] = f'{stream}/camera_info: {error}'
             camera = None
         self._cameras[stream] = camera
         self._changed(stream, camera)

@@ -110,3 +110,20 @@ def test_writers_say_what_they_made(name, tmp_path, monkeypatch):
     assert outcome.code == 0, outcome.said
     told = json.loads(Path('told.json').read_text())
     assert Path(told['out']).exists() and expected.items() <= told.items(), told
+
+
+def test_train_replaces_only_its_own_json(tmp_path, monkeypatch):
+    """A training is resumed by the same command, which writes its result anew."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    train = ('train', 'config.yaml', '--data', '.', '--out', 'new', '--json')
+    Path('notes.json').write_text('{"mine": 1}')
+    stopped = dict.fromkeys(('out', 'iteration', 'iterations', 'stop', 'warnings'), 0)
+    Path('told.json').write_text(json.dumps(stopped))
+
+    refused, resumed = ran([*train, 'notes.json']), ran([*train, 'told.json'])
+
+    assert (refused.code, resumed.code) == (2, 0), resumed.said
+    assert Path('notes.json').read_text() == '{"mine": 1}'
+    assert json.loads(Path('told.json').read_text())['iteration'] == 1

@@ -12,6 +12,9 @@ from diffmf_ros.core.settings import DEFAULTS, with_changes
 @pytest.fixture
 def terminal(monkeypatch):
     """Let the output look like a terminal's."""
+    for name in ('NO_COLOR', 'TTY_COMPATIBLE', 'TTY_INTERACTIVE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('TERM', 'xterm')
     monkeypatch.setenv('FORCE_COLOR', '1')
 
 
@@ -38,6 +41,8 @@ def test_bar_of_failed_work_stays(terminal, capsys):
 
 
 def test_lines_outside_a_terminal(capsys, monkeypatch):
+    for name in ('FORCE_COLOR', 'TTY_COMPATIBLE'):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(progress, 'FIRST_S', 0.0)
 
     items = list(progress.tracked('abc', 'rendering', 3))

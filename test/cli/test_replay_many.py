@@ -7,6 +7,7 @@ The same bytes, a broken bag skipped, a lost worker replaced.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -109,13 +110,21 @@ def test_a_cluster_gives_the_same_bytes(cluster, bags):
 
 
 def busy_workers():
-    """Return the process ids of Ray's workers that replay a bag now."""
+    """Return the process ids of the workers of this test's cluster that replay a bag now."""
     found = []
-    for place in Path('/proc').glob('[0-9]*/cmdline'):
+    for place in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):
-            if place.read_bytes().startswith(b'ray::_replayed'):
-                found.append(int(place.parent.name))
+            if (place / 'cmdline').read_bytes().startswith(b'ray::_replayed') and is_ours(place):
+                found.append(int(place.name))
     return found
+
+
+def is_ours(place):
+    """Whether a process, by its folder in /proc, descends from this one, which started Ray."""
+    while place.name not in ('0', str(os.getpid())):
+        about = (place / 'status').read_text()
+        place = place.with_name(re.search(r'^PPid:\s*(\d+)', about, re.M)[1])
+    return place.name != '0'
 
 
 @pytest.mark.timeout(900)  # Ray lowers the priority of its workers
@@ -127,9 +136,12 @@ def test_killed_worker_changes_no_byte(cluster, camera_bag, tmp_path, monkeypatc
     here = ran(['replay', 'a', 'b', 'here', *CLASSICAL])
     there = subprocess.Popen([sys.executable, '-m', 'diffmf_ros.cli.main', 'replay', 'a', 'b',
                               'there', '--ray', cluster, *CLASSICAL])
-    while there.poll() is None and not list(tmp_path.glob('there/.*.partial-*/*/*.db3')):
+    killed = []
+    while not killed and there.poll() is None:
         time.sleep(0.01)
-    killed = busy_workers()
+        if list(tmp_path.glob('there/.*.partial-*/*/*.db3')):
+            killed = busy_workers()
+    assert killed, 'the work ended before a worker that replays a bag was seen'
     os.kill(killed[0], signal.SIGKILL)
 
     assert (here.code, there.wait(600)) == (0, 0)

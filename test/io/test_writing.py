@@ -21,6 +21,7 @@ from diffmf_ros.io.writing import (
     is_input,
     replacing,
     require_output,
+    require_result_output,
     write_bytes,
     write_text,
 )
@@ -302,3 +303,24 @@ def test_leftovers_of_dead_process_removed(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count('what a run that was killed had left half written') == 1
     assert all(path.name in said for path in stale)
+
+
+@pytest.mark.parametrize('content, free', [
+    ('{"out": "a", "stop": "end"}', True),
+    ('{"out": "a"}', False),
+    ('{"out": "a", "stop": "end", "notes": 1}', False),
+    ('["out", "stop"]', False),
+    ('notes of mine', False),
+    ('[' * 100_000, False),
+])
+def test_only_own_result_is_replaced(tmp_path, content, free):
+    """A command that goes on may replace the JSON file of its earlier run, and no other."""
+    path = tmp_path / 'result.json'
+    require_result_output(path, ('out', 'stop'))
+    path.write_text(content)
+
+    if free:
+        require_result_output(path, ('out', 'stop'))
+    else:
+        with pytest.raises(WriteError, match='is no result of this command'):
+            require_result_output(path, ('out', 'stop'))

@@ -120,6 +120,20 @@ def test_unplayable_bag_is_one_message(tmp_path, start, msgtype, raw, words):
     assert words in player.output and 'Traceback' not in player.output
 
 
+def test_topic_of_two_types_refused(tmp_path, start):
+    """Bags that have a topic with different types are not played on one publisher."""
+    for name, msgtype in (('a', IMAGE), ('b', CAMERA_INFO)):
+        with Writer(tmp_path / name, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+            topic = writer.add_connection('/topic', msgtype, typestore=type_store())
+            writer.write(topic, START_NS, b'\0\1\0\0abcd')
+
+    player = start(PLAYER, tmp_path / 'a', tmp_path / 'b')
+
+    assert player.wait() == 1
+    assert (f'expected one type of /topic in all bags, got {IMAGE} in {tmp_path / "a"}; '
+            f'{CAMERA_INFO} in {tmp_path / "b"}') in player.output
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_endless_loop(small_bag, start, peer, number):
     """A signal ends an endless loop cleanly."""

@@ -93,3 +93,13 @@ def test_invalid_bag_refused_early(run_of, tmp_path):
     with pytest.raises(BagError, match='there is no bag'):
         demo.run(run_of(tmp_path / 'nothing'))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('left', ['drive_night', 'fused', 'fused.mp4', 'fused.png', None])
+def test_next_demo_avoids_earlier_one(tmp_path, left):
+    """A folder in which a demo was, also an interrupted one, is left alone; others are free."""
+    (tmp_path / 'demo' / 'notes').mkdir(parents=True)
+    if left is not None:
+        (tmp_path / 'demo' / left).mkdir()
+
+    assert command._fresh(tmp_path / 'demo') == tmp_path / ('demo-2' if left else 'demo')

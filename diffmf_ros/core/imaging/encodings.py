@@ -50,6 +50,9 @@ _TO_BGR = {
     'yuyv': cv2.COLOR_YUV2BGR_YUYV,
 }
 
+_ROWS = 64  # are enough to tell 16 bits from 8
+_FAR_LESS = 3
+
 
 def decode_message(message: Any) -> tuple[np.ndarray, str]:
     """Decode an image message: see decode().
@@ -121,16 +124,39 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
 
 
 def _require_8_bit(buffer: memoryview, height: int, width: int, step: int, encoding: str) -> None:
-    """Raise FrameError for 16-bit data under the name of 8 bits: twice as much, and no padding."""
+    """Raise FrameError for 16-bit data under the name of 8 bits: twice as much, and no padding.
+
+    Where the step leaves room for padding, which may be anything, it must look like 16 bits.
+    """
     if buffer.nbytes != 2 * height * width:
         return
     data = np.frombuffer(buffer.cast('B'), np.uint8)
-    # Half of every row where the step says so, else the second half.
-    surplus = data.reshape(height, 2, width)[:, 1] if step == 2 * width else data[data.size // 2:]
-    if np.ptp(surplus):
+    if step >= 2 * width:
+        wrong = _looks_16_bit(data.reshape(height, width, 2))
+    else:
+        wrong = bool(np.ptp(data[data.size // 2:]))
+    if wrong:
         raise FrameError(f'expected {height * width} bytes of {width}x{height} {encoding}, got '
                          f'twice as many, which is no padding: the driver sends 16 bits and must '
                          f'call them mono16', reason='wrong_encoding')
+
+
+def _looks_16_bit(values: np.ndarray) -> bool:
+    """Whether one byte of the values, the same in both halves, varies far less than the other.
+
+    From column to column the high byte of 16 bits does; bytes of an image, or of noise, do alike.
+
+    Args:
+        values: H x W x 2 uint8.
+    """
+    height, width, _ = values.shape
+    if not np.ptp(values[:, (width + 1) // 2:]):  # padding, as nearly every driver writes it
+        return False
+    rows = values[::max(1, height // _ROWS)].astype(np.int16)
+    left, right = (np.abs(np.diff(half, axis=1)).sum((0, 1), dtype=np.int64)
+                   for half in (rows[:, :width // 2], rows[:, (width + 1) // 2:]))
+    return any((_FAR_LESS * left[high] < left[1 - high]) and
+               (_FAR_LESS * right[high] < right[1 - high]) for high in (0, 1))
 
 
 def _to_bgr(view: np.ndarray, encoding: str) -> np.ndarray:

@@ -157,7 +157,7 @@ def block_corners(seen: np.ndarray, blocks: Blocks) -> np.ndarray:
 
 
 def block_shift(rgb: np.ndarray, thermal: np.ndarray, corner: tuple[int, int],
-           blocks: Blocks) -> tuple[float, float] | None:
+                blocks: Blocks) -> tuple[float, float] | None:
     """Return the best shift (x, y) of a thermal block against rgb.
 
     None when no peak stands out.

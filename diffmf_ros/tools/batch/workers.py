@@ -122,7 +122,7 @@ def _anywhere(settings: Settings) -> Settings:
     """Return settings whose files are found from every folder."""
     named = {'weights': settings.weights_file, 'alignment.file': settings.alignment.file}
     return with_changes(settings, {name: str(Path(path).absolute())
-                              for name, path in named.items() if path})
+                                   for name, path in named.items() if path})
 
 
 @lru_cache(maxsize=1)

@@ -31,6 +31,7 @@ PATIENCE_S = 2.0
 STALLED_S = 20.0
 # Bounds what the system keeps of a picture on its way to a slow page.
 SEND_BUFFER = 256 * 1024
+RESULT = ('out', 'port')  # keys of --json: the address of the page
 
 
 class ServerError(DiffmfError):

@@ -22,12 +22,12 @@ from ...core.imaging.color import to_rgb8
 from ...core.imaging.encodings import BitDepth
 from ...core.imaging.thermal import GainControl, to_gray
 from ...core.settings import DEFAULTS
-from ...io.writing import write_text
+from ...io.writing import require_result_output, write_text
 from ...ros import outputs, process, qos
 from ...ros.messages import compressed_to_frame, to_frame
 from .board import PANELS, Board
 from .reports import Status, summarize
-from .server import Server
+from .server import RESULT, Server
 
 TOPICS = {
     'fused': outputs.IMAGE,
@@ -161,7 +161,8 @@ def _tell(viewer: Node, server: Server, place: str | None) -> None:
     if place == '-':
         print(text, flush=True)
     elif place:
-        write_text(place, text + '\n', overwrite=False)
+        require_result_output(place, RESULT)
+        write_text(place, text + '\n')
 
 
 def view(options: argparse.Namespace, stop: process.StopRequest) -> None:

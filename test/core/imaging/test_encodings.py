@@ -161,3 +161,33 @@ def test_16_bits_called_mono8_refused(step):
     padded = np.zeros((6, 16), np.uint8)
     padded[:, :8] = 5
     assert (decode(data=padded.tobytes(), **(message | {'step': 16}))[0] == 5).all()
+
+
+@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('padding', ['noise', 'another image', 'one value'])
+def test_mono8_with_any_padding_is_read(seed, padding):
+    """Rows of twice the length are padded, whatever the driver leaves in the padding."""
+    random = np.random.default_rng(seed)
+    ramp = np.add.outer(np.arange(4) * 9, np.arange(32) * 5)
+    pixels = (ramp + random.integers(0, 20, ramp.shape)).astype(np.uint8)
+    rest = {'noise': random.integers(0, 256, pixels.shape, np.uint8),
+            'another image': 255 - pixels, 'one value': np.full_like(pixels, 0xEE)}[padding]
+
+    read, canonical = decode(height=4, width=32, encoding='mono8', step=64, is_bigendian=False,
+                             data=np.hstack([pixels, rest]).tobytes())
+
+    assert canonical == 'mono8' and np.array_equal(read, pixels)
+
+
+@pytest.mark.parametrize('item', ['<u2', '>u2'])
+@pytest.mark.parametrize('lowest, span', [(7000, 40), (0, 4096), (3000, 16000)])
+def test_16_bits_in_either_order_refused(item, lowest, span):
+    """Counts of thermal cameras, which are not padding, are refused under the name mono8."""
+    slope = np.linspace(0, 0.8, 32) + np.linspace(0, 0.1, 4)[:, None]
+    counts = lowest + span * (slope + np.random.default_rng(0).uniform(0, 0.1, slope.shape))
+
+    with pytest.raises(FrameError, match='mono16') as refused:
+        decode(height=4, width=32, encoding='mono8', step=64, is_bigendian=False,
+               data=counts.astype(item).tobytes())
+
+    assert refused.value.reason == 'wrong_encoding'
