@@ -21,9 +21,6 @@ LIMIT_BYTES = 50
 # it.
 WRITERS = {
     'fuse': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o', 'OUT'), 'new.png'),
-    'fuse --json': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o',
-                     '/dev/null.png', '--json', 'OUT'),
-                    'new.json'),
     'fuse DIR': (('fuse', 'vi', 'ir', '--model', 'classical', '-o', 'OUT'), 'new'),
     'fuse VIDEO': (('fuse', 'film.avi', 'heat.avi', '--model', 'classical', '-o', 'OUT'),
                    'new.mp4'),

@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
+from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.blocks import SS2D, SSDMixer, TokenConv2d  # noqa: E402
 from diffmf_ros.models.refinefuse import CrossAttention  # noqa: E402
 from diffmf_ros.models.s4fusion import CrossModalSS2D  # noqa: E402
@@ -66,7 +67,9 @@ def test_a_two_direction_ssd():
     # given a mixer from 16 channels: 32 inner channels in 2 heads, 8 states
     def forward(layers, x):
         mixer = layers['mixer']
-        return mixer.mix(*mixer.project(x.permute(0, 2, 3, 1).expand(1, 6, 10, 16)))
+        x, delta, z, B, C = mixer.project(x.permute(0, 2, 3, 1).expand(1, 6, 10, 16))
+        y = scan.ssd(*mixer.sequence(x, delta, B, C), directions=mixer.directions)
+        return mixer.finish(y, x, z)
 
     with torch.device('meta'):
         network = TwoImages(forward, mixer=SSDMixer(16, states=8, head=16, directions=2))

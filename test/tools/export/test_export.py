@@ -33,7 +33,7 @@ from diffmf_ros.inference.onnx_engine import (  # noqa: E402
 )
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
-from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
+from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 from diffmf_ros.tools.export import network as exporting  # noqa: E402
@@ -451,7 +451,8 @@ def test_the_command_says_what_it_wrote(nano, monkeypatch, tmp_path):
                         '--size', '30x20', '--json', str(tmp_path / 'told.json')])
 
     assert done.exit_code == 0, done.output
-    assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano', 'weights': None,
+    assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano',
+                     'weights': shipped('diffmf', 'nano'),
                      'size': (30, 20)}
     assert 'diffmf nano for 32x32, ' in done.output
     assert f'at most {nano.largest_difference:.1e}' in done.output
