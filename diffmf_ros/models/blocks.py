@@ -248,7 +248,7 @@ class SS2D(nn.Module):
         """Parameters of the scan: dt_weight, dt_bias, A and skip as `scan.ss2d` takes them."""
         by_direction = 4, self.inner
         return (self.dt_projs_weight, self.dt_projs_bias,
-                fused.rates(self.A_logs).unflatten(0, by_direction),
+                fused.rates(self.A_logs, backend=self.backend).unflatten(0, by_direction),
                 self.Ds.unflatten(0, by_direction))
 
     def out_branch(self, y: torch.Tensor, z: torch.Tensor | None,
@@ -338,7 +338,7 @@ class SSDMixer(nn.Module):
             B, C: As `project` returns them, of this modality or the other one.
         """
         x, delta, B, C = (t.flatten(1, 2) for t in (x.unflatten(-1, self.heads), delta, B, C))
-        return x, delta, fused.rates(self.A_log), B, C
+        return x, delta, fused.rates(self.A_log, backend=self.backend), B, C
 
     def finish(self, y: torch.Tensor, x: torch.Tensor, z: torch.Tensor, *,
                scale: torch.Tensor | None = None,

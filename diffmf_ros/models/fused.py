@@ -45,22 +45,26 @@ def form_of(operation: str, x: torch.Tensor, backend: scan.Backend = 'auto') -> 
     return scan.backend_for(x, operation, backend)
 
 
-def rates(logs: torch.nn.Parameter) -> torch.Tensor:
+def rates(logs: torch.nn.Parameter, *, backend: scan.Backend = 'auto') -> torch.Tensor:
     """Return -exp(logs); where fused forms run without gradients it is kept until logs change.
 
     Args:
         logs: logarithms of the decays.
+        backend: As in form_of; it decides where gradients are enabled.
 
     Returns:
         A tensor of the same shape.
+
+    Raises:
+        ScanError: As form_of.
     """
     if triton.refuses(logs, states=1) is not None or logs.is_inference():
-        return -logs.exp()
+        return plain.rates(logs)
     if torch.is_grad_enabled():
-        return triton.rates(logs)
+        return scan.backend_for(logs, 'rates', backend).rates(logs)
     state = logs._version, logs.device, logs.data_ptr()
     if _RATES.get(logs, (None,))[0] != state:
-        _RATES[logs] = state, -logs.exp()
+        _RATES[logs] = state, plain.rates(logs)
     return _RATES[logs][1]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from . import kernels
+from .kernels import ScanError as ScanError
 from .kernels import composed, cpu, mamba_ssm, meta, portable, reference, triton
 
 # In the order of 'auto'. A backend is a module with
@@ -31,10 +32,6 @@ BACKENDS = {'triton': triton, 'mamba_ssm': mamba_ssm, 'cpu': cpu, 'portable': po
 # What `backend` may be: a name, or names by operation, where the operations that are not in it are
 # 'auto'.
 Backend = str | Mapping[str, str]
-
-
-class ScanError(ValueError):
-    """An unknown backend, or one that cannot run what was asked."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def ssd(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, 
     Args:
         x: b x l x h x p.
         delta: b x l x h, positive.
-        A: h, negative; with gradients b x 1 x h too.
+        A: h, negative; where x has gradients b x 1 x h too.
         B, C: b x l x n, shared by the heads.
         D: h, or None for 0.
         directions: With 2 the sequence is also scanned from its end, with the same parameters, and
@@ -189,7 +186,9 @@ def ssd_of_two(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], *,
         ScanError: The backend cannot run.
     """
     options: dict[str, Any] = {'directions': directions, 'backend': backend}
-    if not torch.is_grad_enabled() or kernels.device_type(first[0]) != 'cuda':
+    # A backend that takes only A of h refuses an x that needs gradients.
+    learns = torch.is_grad_enabled() and (first[0].requires_grad or second[0].requires_grad)
+    if not learns or kernels.device_type(first[0]) != 'cuda':
         return ssd(*first, **options), ssd(*second, **options)
     x, delta, A, B, C = (torch.stack(pair) for pair in zip(first, second))
     rates = A[:, None, None].expand(-1, x.shape[1], -1, -1)

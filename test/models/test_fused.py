@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E402, F401
 
 from diffmf_ros.models import fused  # noqa: E402
-from diffmf_ros.models.kernels import plain, portable  # noqa: E402
+from diffmf_ros.models.kernels import plain, portable, triton  # noqa: E402
 
 CASES = Path(__file__).with_name('fused_cases.py')
 
@@ -33,6 +33,19 @@ def test_the_cpu_takes_the_plain_form(monkeypatch):
     assert forms <= {portable, plain}
     assert all(getattr(portable, operation) is getattr(plain, operation)
                for operation in fused.OPERATIONS)
+
+
+def test_rates_learn_without_triton(monkeypatch):
+    """Decay rates have their gradients where Triton takes the device but cannot be imported."""
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    monkeypatch.setattr(triton, '_kernels', lambda: 'its kernels cannot be imported')
+    logs = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
+    assert triton.refuses(logs, states=1) is None
+
+    rates = fused.rates(logs)
+    rates.sum().backward()
+
+    assert torch.equal(rates, -logs.exp()) and torch.equal(logs.grad, -logs.exp())
 
 
 def launch(dtype, *, most):

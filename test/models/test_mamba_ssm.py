@@ -133,6 +133,15 @@ def test_ssd_scans_back_as_batch(directions):
     assert_equal(mamba_ssm.ssd(x, delta, A, B, C, directions), expected, torch.float32)
 
 
+@pytest.mark.usefixtures('extension')
+def test_ssd_refuses_rates_of_tokens():
+    """A of another shape than one rate a head is refused."""
+    x, delta, B = torch.zeros(2, 9, 2, 4), torch.zeros(2, 9, 2), torch.zeros(2, 9, 3)
+
+    with pytest.raises(scan.ScanError, match='one rate a head'):
+        mamba_ssm.ssd(x, delta, -torch.ones(2, 1, 2), B, B, 1)
+
+
 @pytest.mark.parametrize('error',
                          [ImportError('libcudart.so.11.0'), RuntimeError('half installed'),
                                    OSError('undefined symbol: _ZN2at'), AttributeError('fwd')])

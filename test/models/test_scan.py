@@ -93,6 +93,8 @@ def test_two_ssd_at_once(directions, monkeypatch):
         return x, delta, -random(3, dtype=torch.float32, seed=seed + 4).abs(), B, C
 
     pair = sequence(1), sequence(11)
+    for x, *_ in pair:
+        x.requires_grad_()
     expected = [scan.ssd(*one, directions=directions, backend='portable') for one in pair]
     # when they are scanned as on a GPU
     monkeypatch.setattr(scan.kernels, 'device_type', lambda tensor: 'cuda')
@@ -100,6 +102,20 @@ def test_two_ssd_at_once(directions, monkeypatch):
     # then they are equal up to the rounding of the products
     for one, right in zip(found, expected):
         torch.testing.assert_close(one, right, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_ssd_stays_two(monkeypatch):
+    """Two sequences that need no gradients are scanned one by one where gradients are enabled."""
+    # given a GPU, whose kernel for inference reads A as one rate a head
+    taken = []
+    monkeypatch.setattr(scan.kernels, 'device_type', lambda tensor: 'cuda')
+    monkeypatch.setattr(scan, 'ssd', lambda x, delta, A, *others, **options: taken.append(A))
+    # when sequences of a frozen network come
+    first = [torch.ones(shape) for shape in ((1, 5, 3, 4), (1, 5, 3), 3, (1, 5, 2), (1, 5, 2))]
+    second = [2 * tensor for tensor in first]
+    scan.ssd_of_two(first, second, directions=1)
+    # then each is scanned with its own A
+    assert [A.tolist() for A in taken] == [[1, 1, 1], [2, 2, 2]]
 
 
 @pytest.mark.parametrize('height, width, channels, states, batch',

@@ -172,6 +172,12 @@ def test_ssd_equals_the_loop(length, heads, head, states, directions, dtype, wid
     assert_equal(found, x, expected, products=tf32 * terms)
 
 
+def test_ssd_refuses_rates_of_tokens():
+    x, delta, B = (torch.zeros(s, device=DEVICE) for s in ((2, 9, 2, 4), (2, 9, 2), (2, 9, 3)))
+    with pytest.raises(scan.ScanError, match='one rate a head'):
+        scan.ssd(x, delta, -torch.ones(2, 1, 2, device=DEVICE), B, B, backend='triton')
+
+
 def test_ssd_in_spans_of_several_chunks(monkeypatch):
     # Given so few programs wanted that each walks several chunks of a long sequence,
     from diffmf_ros.models.kernels import triton_ssd

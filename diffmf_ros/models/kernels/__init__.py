@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+
+class ScanError(ValueError):
+    """An unknown backend, or one that cannot run what was asked."""
+
+
 _meta_stands_for = ContextVar('meta_stands_for', default='meta')
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from . import ScanError
 from .composed import add_directions, along_directions, bidirectional
 
 EXTENSION = 'selective_scan_cuda', 'fwd'
@@ -113,6 +114,10 @@ def ss2d(u: torch.Tensor, proj: torch.Tensor, dt_weight: torch.Tensor, dt_bias: 
 def _ssd(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor,
          directions: int) -> torch.Tensor:
     """Compute `scan.ssd` without D; the way back is a second sequence."""
+    if A.dim() != 1:
+        raise ScanError(f'ssd of mamba_ssm takes A of one rate a head, not of shape '
+                        f'{tuple(A.shape)}')
+
     def scan(*tokens: torch.Tensor) -> torch.Tensor:
         x, delta, B, C = (t.contiguous() for t in tokens)
         return _probe(*CHUNK_SCAN)(x, delta, A.float(), B, C, SSD_CHUNK)

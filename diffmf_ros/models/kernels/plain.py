@@ -104,3 +104,8 @@ def mix(ir: torch.Tensor, vi_y: torch.Tensor, maps: torch.Tensor) -> torch.Tenso
     """Compute `fused.mix`."""
     from .. import mixing
     return mixing.mix(ir, vi_y, maps)
+
+
+def rates(logs: torch.Tensor) -> torch.Tensor:
+    """Compute `fused.rates`."""
+    return -logs.exp()

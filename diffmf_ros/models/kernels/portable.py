@@ -33,6 +33,7 @@ from .plain import (  # noqa: F401, beside the scans
     mlp,
     norm_linear,
     pair,
+    rates,
     seen,
 )
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from . import device_type, planning, portable
+from . import ScanError, device_type, planning, portable
 
 OLDEST_TRITON = 3, 4  # tuples that loops carry
 OLDEST_CAPABILITY = 8, 0  # Ampere; TF32 products
@@ -98,6 +98,9 @@ def ssd(x, delta, A, B, C, directions):
     """As `scan.ssd` without D."""
     if _needs_gradients((x, delta, A, B, C)):
         return portable.ssd(x, delta, A, B, C, directions)
+    if A.dim() != 1:
+        raise ScanError(f'without gradients ssd in Triton takes A of one rate a head, '
+                        f'not of shape {tuple(A.shape)}')
     return _kernels().ssd(x, delta, A, B, C, directions)
 
 

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -118,6 +118,15 @@ class Processes:
         shared = torch.tensor(number, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
+
+    def in_any(self, flags: Sequence[bool]) -> list[bool]:
+        """Return for each flag, of which every process passes as many, whether it is set in any.
+        """
+        if self.count == 1:
+            return list(flags)
+        shared = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return shared.bool().tolist()
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from torch import nn
 from ...inference import golden, selfcheck_steps
 from ...inference.engine import use_backend
 from ...inference.selfcheck_limits import UNIT_ROUNDOFF
-from ...models import scan
+from ...models import fused, scan
+from .distributed import Processes
 from .precision import computing, in_precision
 
 TIMES_PLAIN = 4  # the error of plain torch
@@ -28,6 +29,8 @@ COSTS = {'ss2d': 'loops over the length, of tens of thousands of launches a step
 OTHER_COST = 'several times as many launches for each call'
 CONSTANT = {'mix': 2}  # first inputs that no gradient is asked for in training: the images
 WITHOUT_GRADIENT = ('seen',)
+CHECKED = ('ss2d', 'selective_scan', 'ssd', 'rates', *fused.OPERATIONS)
+ELSEWHERE = 'is wrong in another process'
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,25 @@ class _Case:
 
 
 def checked_network(network: nn.Module, precision: str,
-                    device: torch.device) -> tuple[nn.Module, tuple[str, ...]]:
+                    processes: Processes) -> tuple[nn.Module, tuple[str, ...]]:
     """Return what to call instead of network in training, and what an operator has to know.
 
-    Where a kernel's gradients are wrong its operation is set to plain torch, and a sentence names
-    it, what is wrong and what that costs.
+    Where a kernel's gradients are wrong in any process its operation is set to plain torch in all
+    of them, and a sentence names it, what is wrong and what that costs.
     """
-    fuse = in_precision(network, precision, device)
-    problems, backends = [], {}
-    for operation, uses in _uses(fuse, network, device).items():
-        found = (wrong_gradients(use, device=device, layers=getattr(torch, precision))
-                 for use in uses)
-        if wrong := next(filter(None, found), None):
-            backends[operation] = 'portable'
-            cost = COSTS.get(operation, OTHER_COST)
-            problems.append(f'the fused kernel of {operation} {wrong}: this training runs it in '
-                            f'plain torch, which costs {cost}')
-    use_backend(computing(fuse), backends or 'auto')
-    return fuse, tuple(problems)
+    fuse = in_precision(network, precision, processes.device)
+    uses, layers = _uses(fuse, network, processes.device), getattr(torch, precision)
+    wrong = {}
+    for operation in CHECKED:
+        found = (wrong_gradients(use, device=processes.device, layers=layers)
+                 for use in uses.get(operation, ()))
+        wrong[operation] = next(filter(None, found), None)
+    anywhere = processes.in_any([reason is not None for reason in wrong.values()])
+    portable = [operation for operation, is_wrong in zip(CHECKED, anywhere) if is_wrong]
+    use_backend(computing(fuse), dict.fromkeys(portable, 'portable') or 'auto')
+    return fuse, tuple(f'the fused kernel of {operation} {wrong[operation] or ELSEWHERE}: this '
+                       f'training runs it in plain torch, which costs '
+                       f'{COSTS.get(operation, OTHER_COST)}' for operation in portable)
 
 
 def _uses(fuse, network, device) -> dict[str, list[scan.Use]]:
@@ -114,6 +118,9 @@ def _wrong(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor) -> str
 
 def _cases(use: scan.Use, layers: torch.dtype) -> Iterator[_Case]:
     """The cases that stand for a use."""
+    if use.operation == 'rates':
+        yield _Case('rates', (torch.linspace(-2, 3, 48),), partial(_run_step, 'rates'))
+        return
     if use.operation in selfcheck_steps.OPERATIONS:
         for step in selfcheck_steps.cases(use.operation, use.dtype, layers):
             yield _Case(step.name, step.inputs, partial(_run_step, use.operation),

@@ -81,7 +81,7 @@ class Trainer:
             self._perception = Perception(load_resnet50(config.perception).to(self.device),
                                           temperature=config.loss.temperature)
         self._teacher = _teacher(config.teacher, self.device) if config.teacher else None
-        fuse, self.problems = checked_network(self.network, config.precision, self.device)
+        fuse, self.problems = checked_network(self.network, config.precision, self.processes)
         self._fuse = self.processes.parallel(fuse)
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -171,9 +171,9 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
           minutes: float = math.inf, problem: Callable[[str], None] = print) -> Outcome:
     """Train, resuming from the checkpoint in config.out when there is one.
 
-    report(iteration, terms) is called after every iteration, in the first process; problem(text)
-    before the first one, for each kernel that gives wrong gradients on this machine. The run ends
-    early, with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM.
+    report(iteration, terms) is called in the first process after every iteration; problem(text)
+    there before the first one, for each kernel that gives wrong gradients in any process. The run
+    ends early, with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM.
     Raises FolderError and DataError for data that cannot be used, and TrainingError when the
     training cannot start, resume or go on as asked.
     """
@@ -182,7 +182,7 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         torch.set_num_threads(config.threads)
     with StopRequests(minutes) as requests, joined_processes(config.device) as processes:
         trainer = Trainer(config, processes)
-        for text in trainer.problems:
+        for text in trainer.problems if processes.first else ():
             problem(text)
         pairs = [read_pair(*files) for files in pair_files(config.data)]
         sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=config.seed,
@@ -191,7 +191,7 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         books.resume()
         stop = Stop.NO
         with closing(batches_on(processes.device, sampler, first=trainer.iteration,
-                                end=config.iterations)) as batches:
+                                end=config.iterations, processes=processes.count)) as batches:
             for batch in batches:
                 books.add(trainer.step(batch))
                 stop = Stop(processes.largest(requests.current))

@@ -1,32 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of a training, made in threads while a GPU works on those before."""
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import torch
 
+from ..batch.spreading import cores
 from .data import Batch, CropSampler
 
 MOST_THREADS = 8
 
 
-def batches_on(device: torch.device, sampler: CropSampler, *, first: int,
-               end: int) -> Iterator[Batch]:
+def threads_for(processes: int) -> int:
+    """Return how many threads make batches in each of the processes that share these CPUs."""
+    return max(1, min(MOST_THREADS, cores() // processes - 1))
+
+
+def batches_on(device: torch.device, sampler: CropSampler, *, first: int, end: int,
+               processes: int = 1) -> Iterator[Batch]:
     """Yield the batches of the iterations from first to before end, as tensors on a device.
 
     A batch is that of its iteration, whoever makes it. On a CPU, which trains with all its cores,
     each is made when it is asked for; for a GPU in threads, ahead, in memory that it can read
-    while it works.
+    while it works. Then OpenCV works in one thread a call for the rest of the process.
+
+    Args:
+        device: Where the tensors are.
+        sampler: Makes the batches.
+        first, end: Iterations.
+        processes: Number of those that train together.
     """
     if device.type == 'cpu':
         for iteration in range(first, end):
             yield sampler.batch(iteration).mapped(torch.from_numpy)
         return
-    threads = max(1, min(MOST_THREADS, (os.cpu_count() or 2) - 1))
-    for batch in in_threads(sampler, first=first, end=end, threads=threads):
+    cv2.setNumThreads(1)  # the batches are made side by side already
+    for batch in in_threads(sampler, first=first, end=end, threads=threads_for(processes)):
         pinned = batch.mapped(lambda array: torch.from_numpy(array).pin_memory())
         yield pinned.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 

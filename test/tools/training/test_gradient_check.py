@@ -11,12 +11,15 @@ import pytest
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.tools.training.distributed import Processes  # noqa: E402
 from diffmf_ros.tools.training.gradient_check import checked_network  # noqa: E402
+
+ALONE = Processes(torch.device('cpu'))
 
 CASES = """
 import torch
 from diffmf_ros.models import scan
-from diffmf_ros.models.kernels import triton_rows_backward
+from diffmf_ros.models.kernels import triton_autograd, triton_rows_backward
 from diffmf_ros.tools.training.gradient_check import wrong_gradients
 
 def found(operation, dtype, layers):
@@ -29,13 +32,16 @@ triton_rows_backward.added = lambda *inputs: [1.02 * total for total in right(*i
 print(found('mlp', torch.float32, half))
 triton_rows_backward.added = None
 print(found('mlp', torch.float32, half))
+print(found('rates', torch.float32, half))
+triton_autograd.triton_small.rates = lambda logs: -1.02 * logs.exp()
+print(found('rates', torch.float32, half))
 """
 
 
 def test_a_cpu_has_nothing_to_check():
     """Without a GPU the network is called as it is, and nothing is said."""
     network = models.build('diffmf', 'nano')
-    fuse, problems = checked_network(network, 'float32', torch.device('cpu'))
+    fuse, problems = checked_network(network, 'float32', ALONE)
     assert fuse is network and problems == ()
     assert {m.backend for m in network.modules() if hasattr(m, 'backend')} == {'auto'}
 
@@ -48,10 +54,11 @@ def test_a_broken_kernel_is_named():
                           check=False, env={**os.environ, 'TRITON_INTERPRET': '1',
                                             'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(root)})
     assert done.returncode == 0, done.stderr[-2000:]
-    sound, wrong, raised = done.stdout.splitlines()
-    assert sound == 'None'
+    sound, wrong, raised, sound_rates, wrong_rates = done.stdout.splitlines()
+    assert sound == sound_rates == 'None'
     assert wrong.startswith('has wrong gradients (mlp 0, input')
     assert raised.startswith('raised TypeError for its gradients (mlp 0')
+    assert wrong_rates.startswith('has wrong gradients (rates, input 0')
 
 
 def test_what_fails_runs_in_plain_torch(monkeypatch):
@@ -66,7 +73,7 @@ def test_what_fails_runs_in_plain_torch(monkeypatch):
         'has wrong gradients' if use.operation == 'ss2d' else None))
     # when it is checked
     network = models.build('diffmf', 'nano')
-    _, (problem,) = checked_network(network, 'float32', torch.device('cpu'))
+    _, (problem,) = checked_network(network, 'float32', ALONE)
     # then that one alone is left to plain torch
     assert {str(m.backend) for m in network.modules() if hasattr(m, 'backend')} == {
         "{'ss2d': 'portable'}"}

@@ -26,13 +26,16 @@ def quiet(iteration, terms):
 
 
 # A training that leaves behind what each process saw of its end; the second
-# process alone gets a signal, and breaks.
+# process alone gets a signal, breaks, and has a kernel with wrong gradients.
 WORKER = """
 import os
 import signal
 import sys
 from pathlib import Path
+import torch
 from torch import distributed
+from diffmf_ros.models.scan import Use
+from diffmf_ros.tools.training import gradient_check
 from diffmf_ros.tools.training.config import load_config
 from diffmf_ros.tools.training.data import CropSampler
 from diffmf_ros.tools.training.precision import TrainingError
@@ -48,10 +51,14 @@ def batch(self, iteration):
     return whole(self, iteration)
 
 CropSampler.batch = batch
+if rank == '1':
+    gradient_check._uses = lambda *of: {'mlp': [Use('mlp', torch.float32)]}
+    gradient_check.wrong_gradients = lambda use, **options: 'has wrong gradients'
 for path in sys.argv[1:]:
     event = Path(path).stem
     try:
-        outcome = train(load_config(path), lambda iteration, terms: None)
+        outcome = train(load_config(path), lambda iteration, terms: None,
+                        problem=Path(path + '.problem' + rank).write_text)
         seen = f'{outcome.iteration} {outcome.stop.name}'
     except TrainingError as error:
         seen = str(error)
@@ -126,6 +133,14 @@ def test_two_processes_equal_one(trainings):
                      for name in ('one', 'signal'))
     for term in ('total', 'intensity', 'gradient', 'ssim', 'gradient_norm'):
         assert float(second[term]) == pytest.approx(float(first[term]), rel=2e-5)
+
+
+def test_problem_is_said_once(trainings):
+    """A kernel that is wrong in the second process is named by the first one alone."""
+    problem, = trainings.folder.glob('signal.yaml.problem*')
+
+    assert problem.name.endswith('0'), trainings.stopped.stderr
+    assert 'kernel of mlp is wrong in another process' in problem.read_text()
 
 
 def test_indivisible_batch_is_refused():
