@@ -81,7 +81,6 @@ def ss2d_inputs(height, width, channels, states, dtype, batch=2, rank=2):
     return u, proj, weight, bias - 2, -A.abs() - 0.1, skip
 
 
-@needs_kernel
 @pytest.mark.parametrize('directions', [1, 2])
 def test_two_ssd_at_once(directions, monkeypatch):
     """Two sequences are scanned as one in training on a GPU, with the same result."""
@@ -118,6 +117,7 @@ def test_frozen_ssd_stays_two(monkeypatch):
     assert [A.tolist() for A in taken] == [[1, 1, 1], [2, 2, 2]]
 
 
+@needs_kernel
 @pytest.mark.parametrize('height, width, channels, states, batch',
                          [(1, 1, 16, 1, 1), (5, 7, 64, 1, 2), (9, 4, 72, 3, 1), (6, 6, 24, 12, 3),
                           (3, 33, 150, 1, 1)])
