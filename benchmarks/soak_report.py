@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a soak found: samples of the node's process, the judgement of their slopes, and a page."""
+"""Report of a soak: samples of the node's process, the judgement of their slopes, and a page."""
 
 import os
 import statistics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a quantity grows in the course of a long run: slopes with intervals of confidence.
+"""Trends of quantities in a long run: slopes with intervals of confidence.
 
 Samples that follow each other closely are no independent evidence (memory moves in steps), so
 what is fitted are the means of blocks of equal length.

@@ -147,7 +147,7 @@ def _settings_of(keywords: dict[str, Any]) -> Settings:
 
 
 def _unknown(keyword: str, known: dict[str, str]) -> str:
-    """Return what is wrong with a keyword that is no setting of arrays, and what to do."""
+    """Return the error text for a keyword that is not a setting of arrays, and the remedy."""
     name = keyword.replace('__', '.')
     if name in {item.name for item in iter_specs()}:
         return (f'{keyword} is a setting of the live node alone and changes nothing for arrays: '

@@ -87,7 +87,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _used(folder: Path) -> bool:
-    """Whether a demo, perhaps an interrupted one, has left something in a folder."""
+    """Tell whether a folder holds files of a demo, perhaps of an interrupted one."""
     made = ('drive_*', 'fused', 'fused.mp4', 'fused.png')
     return any(any(folder.glob(name)) for name in made)
 
