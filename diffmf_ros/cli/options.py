@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..core.settings import DEFAULTS, SYNTHETIC, Settings, iter_specs, with_changes
-from ..io.writing import require_output, require_result_output, write_text
+from ..io.paths import FILE_SUFFIXES
+from ..io.writing import WriteError, require_output, require_result_output, write_text
 
 SCREEN = Path('-')
 TOPICS = '/rgb/image_raw', '/thermal/image_raw'
@@ -78,9 +79,16 @@ def weights_file(weights: Path | None) -> Path | None:
 
 
 def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:
-    """Raise WriteError, before long work begins, unless the file of --json can be written."""
-    if path != SCREEN:
-        require_output(path, overwrite=overwrite, inputs=inputs)
+    """Raise WriteError, before long work begins, unless the file of --json can be written.
+
+    One that has the ending of another kind of file may be what the command writes beside it.
+    """
+    if path is None or path == SCREEN:
+        return
+    require_output(path, overwrite=overwrite, inputs=inputs)
+    if path.suffix.lower() in set(FILE_SUFFIXES) - {'.json'}:
+        raise WriteError(f'--json writes JSON, and {path} has the ending of another kind of file: '
+                         f'write {path.with_suffix(".json")}')
 
 
 def require_own_json(path: Path | None, keys: Iterable[str], *, inputs: Iterable = ()) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.imaging.thermal import Levels
 from ..core.packages import pip_install
-from ..core.settings import Settings
+from ..core.settings import SYNTHETIC, Settings
 from ..core.sync.adaptive_scale import steps_from
 from .cpu_backend import CpuBackend
 from .errors import EngineError
@@ -67,8 +67,9 @@ class Network:
 
 
 def name_of(settings: Settings) -> str:
-    """Return model and preset."""
-    return f'{settings.model} {settings.network_preset}'
+    """Return model and preset, such as 'diffmf nano', and which weights if not the usual ones."""
+    kind = f' {SYNTHETIC}' if settings.weights == SYNTHETIC else ''
+    return f'{settings.model} {settings.network_preset}{kind}'
 
 
 class LibraryMissing(EngineError):

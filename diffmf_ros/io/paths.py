@@ -8,9 +8,9 @@ from ..core.frames import DiffmfError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
 # Endings of files that the commands read or write: none of them is the name of a folder.
-_FILE_SUFFIXES = (*IMAGE_SUFFIXES, '.webp', '.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm',
-                  '.db3', '.mcap', '.yaml', '.yml', '.json', '.html', '.csv', '.rrd', '.onnx',
-                  '.safetensors')
+FILE_SUFFIXES = (*IMAGE_SUFFIXES, '.webp', '.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm',
+                 '.db3', '.mcap', '.yaml', '.yml', '.json', '.html', '.csv', '.rrd', '.onnx',
+                 '.safetensors')
 
 
 class PathError(DiffmfError):
@@ -64,6 +64,6 @@ def require_folder_name(path: Path, *, of: str, instead: str = 'NAME') -> None:
         of: what is put there, such as 'fused images'.
         instead: what to write in place of path; NAME stands for path without its ending.
     """
-    if path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in FILE_SUFFIXES and not path.is_dir():
         raise PathError(f'{path} is the name of a file, and a folder is made here for {of}: '
                         f'write {instead.replace("NAME", str(path.with_suffix("")))}')

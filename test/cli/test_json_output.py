@@ -47,6 +47,15 @@ def test_json_that_exists_is_not_replaced(images):
     assert (images / 'a.json').read_text() == 'dear' and not (images / 'a.png').exists()
 
 
+def test_json_is_not_written_over_the_image(images):
+    """The file of --json may not be named as the fused image is."""
+    done = diffmf('fuse', images / 'rgb.png', images / 'thermal.png', *CLASSICAL, '-o',
+                  images / 'same.png', '--json', images / 'same.png')
+
+    assert done.returncode == 2 and 'same.json' in done.stderr
+    assert not (images / 'same.png').exists()
+
+
 def test_replay_json_counts_dropped_frames(small_bag, tmp_path):
     """Replay says what came and why frames were left out."""
     # Given a bag with one cut message

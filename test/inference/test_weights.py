@@ -15,6 +15,7 @@ from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.inference import onnx_engine  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.errors import EngineError  # noqa: E402
+from diffmf_ros.inference.network import name_of  # noqa: E402
 from diffmf_ros.inference.weights import (  # noqa: E402
     digest,
     load_into,
@@ -102,6 +103,7 @@ def test_synthetic_weights_come_by_name():
     header = read_header(weights_for(settings))
 
     assert (header.model, header.preset) == ('diffmf', 'nano')
+    assert name_of(settings) == 'diffmf nano synthetic'
     assert header.sha256 != read_header(weights_for(DEFAULTS)).sha256
     with pytest.raises(WeightsError, match='no synthetic weights for diffmf light come with'):
         weights_for(with_changes(settings, {'preset': 'light'}))

@@ -57,7 +57,7 @@ _TEXTS = {
     (THERMAL, Sight.FLAT): 'thermal is flat: no structure beyond its noise (shutter, lens cap?)',
     (RGB, Sight.BLACK): 'rgb is black: no structure beyond its noise (lens cap, no light?)',
     (RGB, Sight.WHITE): 'rgb is white: saturated everywhere (exposure, glare?)',
-    (RGB, Sight.VEILED): 'rgb is veiled: bright and empty where thermal is not (smoke, glare?)',
+    (RGB, Sight.VEILED): 'rgb is veiled: bright and empty where thermal is not (fog, smoke?)',
     (RGB, Sight.DARK): 'rgb is dark',
 }
 

@@ -100,7 +100,8 @@ def method(name: str, *, preset: str | None = None, weights: Path | None = None,
         preset = load_weights(weights).preset if weights and str(weights) != SYNTHETIC else (
             with_changes(DEFAULTS, {'model': name}).network_preset)
     settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
-    return f'{name} {preset}', NodeFusion(Engine(with_changes(DEFAULTS, settings)))
+    kind = f' {SYNTHETIC}' if str(weights) == SYNTHETIC else ''
+    return f'{name} {preset}{kind}', NodeFusion(Engine(with_changes(DEFAULTS, settings)))
 
 
 class NodeFusion:
