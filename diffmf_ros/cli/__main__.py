@@ -29,6 +29,8 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith('<frozen importlib'):
+            writing = sys.modules.get('diffmf_ros.io.writing')
+            getattr(writing, 'remove_unfinished', lambda: None)()
             _say()
             os._exit(INTERRUPTED)
         frame = frame.f_back

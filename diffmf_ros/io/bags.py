@@ -38,7 +38,7 @@ from .bag_recovery import (
     storage_of,
     wrong_files,
 )
-from .writing import clear_stale, partial_name, reason_of
+from .writing import clear_stale, partial_name, reason_of, unfinished
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
@@ -283,8 +283,8 @@ class BagWriter:
     def _made_staging(self) -> Path:  # type: ignore[return]
         if not self._keep:
             clear_stale(Path(os.path.realpath(self.path.parent)))
-            return Path(tempfile.mkdtemp(prefix=f'{partial_name(self.path.name)}-',
-                                         dir=self.path.parent))
+            return unfinished(Path(tempfile.mkdtemp(
+                prefix=f'{partial_name(self.path.name)}-', dir=self.path.parent)))
         for number in count(1):
             folder = self.path.with_name(
                 f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')

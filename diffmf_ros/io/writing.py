@@ -30,6 +30,7 @@ _REASONS = {
 # Of a name, in a temporary one: with what is added it must fit the 255 bytes of a file system.
 _KEPT_CHARACTERS = 40
 _PARTIAL = re.compile(r'\..*\.(\d+)\.partial')
+_unfinished: set[Path] = set()  # half-written files and folders of this process
 _LARGEST_RESULT = 1 << 20  # bytes of a JSON file of a command that replaces its own
 # What no command looks for in a folder of inputs.
 _NEVER_READ = ('.json', '.html', '.mp4', '.csv')
@@ -134,6 +135,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         partial = real.with_name(partial_name(real.stem) + real.suffix)
         real.parent.mkdir(parents=True, exist_ok=True)
         clear_stale(real.parent)
+        _unfinished.add(partial)
         os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666))
         yield partial
         sync(partial)
@@ -146,6 +148,20 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         if partial is not None:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+            _unfinished.discard(partial)
+
+
+def unfinished(path: Path) -> Path:
+    """Register a half-written file or folder for remove_unfinished; returns it."""
+    _unfinished.add(path)
+    return path
+
+
+def remove_unfinished() -> None:
+    """Remove the half-written files of this process, which ends without unwinding its stack."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def partial_name(stem: str) -> str:

@@ -92,7 +92,6 @@ def diffmf(*arguments, **environment):
     (('fus',), 2, "Did you mean 'fuse'?"),
     (('fuse',), 2, 'Missing argument'),
     (('fuse', 'a', 'b', '--modell', 'x'), 2, '--model'),
-    (('--show-completion', 'bash'), 0, '_DIFFMF_COMPLETE'),
 ])
 def test_exit_codes_of_the_command_itself(arguments, code, words):
     done = diffmf(*arguments)

@@ -31,15 +31,20 @@ def test_names_options_and_choices(line, words):
     assert offered(line) == words
 
 
+def shown(shell):
+    """Return what --show-completion prints for a shell, whichever one the tests run under."""
+    named = {**os.environ, '_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION': '1'}
+    command = [sys.executable, '-m', 'diffmf_ros.cli.main', '--show-completion', shell]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=named)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_file_names_are_left_to_bash():
     assert offered('diffmf fuse some') == []
-    shown = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', '--show-completion',
-                            'bash'], capture_output=True, text=True, timeout=120)
-    assert 'complete -o default' in shown.stdout
+    assert 'complete -o default' in shown('bash')
 
 
-@pytest.mark.parametrize('shell', ['zsh', 'fish'])
-def test_other_shells_are_served(shell):
-    asked = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', '--show-completion',
-                            shell], capture_output=True, text=True, timeout=120)
-    assert asked.returncode == 0 and 'diffmf' in asked.stdout
+@pytest.mark.parametrize('shell, word', [('zsh', '#compdef'), ('fish', 'complete --command')])
+def test_other_shells_are_served(shell, word):
+    assert word in shown(shell) and 'complete -o default' not in shown(shell)
