@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well `diffmf align` measures a homography, beside OpenCV's features and ECC.
+"""Accuracy of the homography of `diffmf align`, beside OpenCV's features and ECC.
 
 python benchmarks/align.py DATA [--cases 40] [--seed 0]
 

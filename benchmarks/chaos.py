@@ -86,7 +86,7 @@ class Stage:
         return time.monotonic()
 
     def wait_until_fused(self, count: int = IN_A_ROW) -> float | None:
-        """Return the seconds until so many more pairs are fused, or None after BACK_S."""
+        """Measure the seconds until a number of further pairs is fused; None after BACK_S."""
         start_s, last = time.monotonic(), self.fused + count
         while self.fused < last:
             if time.monotonic() - start_s > BACK_S:

@@ -16,7 +16,7 @@ def hint_threads(settings: Settings, device: str) -> None:
     """Say on the standard error that one thread may be faster, where that is likely.
 
     Args:
-        settings: those of the run; a number of threads that somebody has chosen is left alone.
+        settings: those of the run; a number of threads that the user chose stays.
         device: where the network runs, as FusionPipeline.device says.
     """
     load, cpus = os.getloadavg()[0], cores()
