@@ -20,10 +20,12 @@ from .filter_pairing import make_pairing
 from .frame_loop import FrameFuser, Job, ScaleController, Worker
 from .inputs import Handlers, Inputs
 from .outputs import Outputs
-from .status import PERIOD_S, Counters, DiagnosticsPublisher
+from .status import PERIOD_S, Counters, DiagnosticsPublisher, Snapshot, account
 from .transforms import Transforms
 
 REFRESH_S = 0.5
+# The log says what has become of all frames after this time, then after twice as long, and so on.
+FIRST_ACCOUNT_S = 60.0
 
 
 class Session:
@@ -52,6 +54,7 @@ class Session:
         self._hold_note = ''
         self._complaints: dict[str, Issue | None] = {}
         self._logged_problems: set[str] = set()
+        self._start_s, self._next_account_s = time.monotonic(), FIRST_ACCOUNT_S
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused,
                                   camera=self._on_camera, issue=self._complaints.__setitem__,
@@ -129,6 +132,7 @@ class Session:
         self.fuser.apply_pending_network()
         self._outputs.wait_until_received()
         self._report()
+        self._log_account()
         self._reporter.destroy()
 
     def _on_frame(self, frame: Frame) -> None:
@@ -238,15 +242,23 @@ class Session:
                 self._log_sources()
             for stream, watch in watches.items():
                 watch.judge(self._fallback.streams[stream], now_ns)
+        if time.monotonic() - self._start_s >= self._next_account_s:
+            self._next_account_s *= 2
+            self._log_account()
         self._reporter.model, self._reporter.device = (self._pipeline.description,
                                                        self._pipeline.device)
         self._reporter.publish(
-            self._counters.totals(self._pairing.dropped + self._fallback.dropped),
-            scale=self.fuser.used_scale,
+            self._totals(), scale=self.fuser.used_scale,
             issues=self._issues(watches),
             fallback=self._fallback, now_ns=now_ns,
             incompatible=self._inputs.incompatible if self._inputs else None,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
+
+    def _totals(self) -> Snapshot:
+        return self._counters.totals(self._pairing.dropped + self._fallback.dropped)
+
+    def _log_account(self) -> None:
+        self._node.get_logger().info(account(self._totals(), self._fallback))
 
     def _issues(self, watches: dict[str, CameraWatch]) -> list[Issue]:
         """Return what is amiss now, beside what the newest image shows."""

@@ -237,6 +237,18 @@ def values_of(totals: Snapshot) -> dict[str, str]:
     return values | {'mode': totals.mode, 'last_error': totals.last_error}
 
 
+def account(totals: Snapshot, fallback: SourceSelector) -> str:
+    """Return a sentence for the log: what has become of every frame since activation.
+
+    What is missing is known by the gaps of the stamps.
+    """
+    cameras = '; '.join(f'{name} {totals.counted.get(f"{name}_in", 0)} received, '
+                        f'{health.missing} missing' for name, health in fallback.streams.items())
+    dropped = ', '.join(f'{count} {reason}' for reason, count in sorted(totals.dropped.items()))
+    return (f'frames so far: {cameras}; {totals.counted.get("fused", 0)} images out; dropped: '
+            f'{dropped or "none"}')
+
+
 def sources_values(fallback: SourceSelector, now_ns: int,
                    notes: Sequence[str] = ()) -> dict[str, str]:
     """Return the key values of a report that stem from the two cameras and what is used of them.

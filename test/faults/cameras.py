@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
+import cv2
 import numpy as np
 from sensor_msgs.msg import Image
 
@@ -61,6 +62,54 @@ def garbage(tick: int, since: int) -> list[Shot]:
     spoils = (partial(_set, data=array('B', bytes(7))), partial(_set, encoding='yuv9'),
               partial(_set, width=0), partial(_set, step=3))
     return [Shot(tick, spoil=spoils[since % len(spoils)], usable=False)]
+
+
+def alternating_rgb(tick: int, since: int) -> list[Shot]:
+    """Good pictures in another encoding and depth every frame."""
+    encoding, dtype, channels = (('rgb8', np.uint8, (3,)), ('mono8', np.uint8, ()),
+                                 ('mono16', np.uint16, ()), ('bgra8', np.uint8, (4,)))[since % 4]
+    high = np.iinfo(dtype).max + 1
+    return [Shot(tick, pixels=_noise(tick, RGB_SIZE, dtype, 0, high, channels=channels),
+                 encoding=encoding)]
+
+
+def alternating_thermal(tick: int, since: int) -> list[Shot]:
+    """Good pictures in another encoding and unit every frame.
+
+    Floats of white noise alone are rightly called flat, so there are patches in them.
+    """
+    patches = _noise(tick, (8, 6), np.uint16, 7000, 9000)
+    counts = np.kron(patches, np.ones((8, 8), np.uint16))
+    pixels, encoding = ((counts, '16UC1'), ((counts // 16 - 400).astype(np.uint8), 'mono8'),
+                        (counts.astype(np.float32) / 100, '32FC1'),
+                        (counts, 'mono16'))[since % 4]
+    return [Shot(tick, pixels=pixels, encoding=encoding)]
+
+
+def telemetry(tick: int, since: int) -> list[Shot]:
+    """The picture of a Lepton 2 with three rows of telemetry below it."""
+    counts = _noise(tick, (80, 63), np.uint16, 7000, 9000)
+    counts[60:] = 0
+    return [Shot(tick, pixels=counts, encoding='mono16')]
+
+
+def invalid_values(tick: int, since: int) -> list[Shot]:
+    """Counts with a dead patch of zeros and a masked border of 65535."""
+    counts = _noise(tick, THERMAL_SIZE, np.uint16, 7000, 9000)
+    counts[:2], counts[20:26, 30:36] = 65535, 0
+    return [Shot(tick, pixels=counts, encoding='mono16')]
+
+
+def false_color(palette: int, *, usable: bool = True) -> Behavior:
+    """Pictures colored by a palette of OpenCV."""
+    return lambda tick, since: [Shot(
+        tick, pixels=cv2.applyColorMap(_noise(tick, THERMAL_SIZE, np.uint8, 0, 256), palette),
+        encoding='bgr8', usable=usable)]
+
+
+def nine_hertz(tick: int, since: int) -> list[Shot]:
+    """9 Hz instead of 30, as an exportable thermal camera."""
+    return [Shot(tick)] if since * 3 % 10 < 3 else []
 
 
 def wrong_size(tick: int, since: int) -> list[Shot]:

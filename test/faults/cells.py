@@ -9,6 +9,7 @@ machine.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from diffmf_ros.core.frames import Mode
@@ -28,6 +29,7 @@ BLIND_FRAMES = 3
 # the newest counts.
 ANSWERED_ALONE, ANSWERED_FUSED = 0.8, 0.3
 RECOVERED_FRAMES = 2
+DISCOVERED = 60  # frames until a publisher that is new has been found, and suits
 BACK_OFF_FRAMES = LONGEST_PAUSE * 5 // 4  # pairs are counted there, frames here
 
 
@@ -44,6 +46,7 @@ class Says(NamedTuple):
 class Cell:
     """A fault and what is required.
 
+    parameters: (name, value) that are set with the fault; reliability: what the drivers offer.
     during: the modes of right answers; the first of them is the answer to the fault. None:
     silence.
     within_frames: the frame of the fault by which answers are right.
@@ -59,6 +62,8 @@ class Cell:
     thermal: Behavior = healthy
     shutter: bool = False
     compute: str = ''
+    parameters: tuple[tuple[str, object], ...] = ()
+    reliability: str = 'reliable'
     within_frames: int | None = None
     within_s: float | None = None
     not_before_s: float = 0.0
@@ -74,12 +79,12 @@ class Cell:
         return ANSWERED_FUSED if {FUSED, CLASSICAL} & set(self.during or ()) else ANSWERED_ALONE
 
 
-def _lost(stream: str, behavior: Behavior, name: str, *others: Mode, ticks: int = 36) -> Cell:
+def _lost(stream: str, behavior: Behavior, name: str, *others: Mode, **more) -> Cell:
     """A camera that gives nothing to fuse: after the timeout the other one is passed on alone."""
     survivor = RGB_ONLY if stream == 'thermal' else THERMAL_ONLY
     return Cell(f'{stream}: {name}', (survivor, *others), **{stream: behavior}, within_s=LOST_S,
                 not_before_s=SOURCE_TIMEOUT_S, values=((stream, 'LOST'),),
-                says=Says(stream, ERROR, 'LOST'), ticks=ticks)
+                says=Says(stream, ERROR, 'LOST'), **more)
 
 
 def _stuck(stream: str) -> Cell:
@@ -136,11 +141,26 @@ CAMERAS = [
     _blind('rgb', cameras.black_rgb, 'black'),
     _blind('rgb', cameras.white_rgb, 'white'),
     _lost('rgb', cameras.too_large, 'over max_pixels'),
+    _harmless('thermal', cameras.alternating_thermal, 'alternating encodings'),
+    _harmless('thermal', cameras.telemetry, 'telemetry rows'),
+    _harmless('thermal', cameras.invalid_values, 'invalid values'),
+    _harmless('thermal', cameras.false_color(cv2.COLORMAP_JET), 'false color'),
+    _lost('thermal', cameras.false_color(cv2.COLORMAP_HSV, usable=False), 'cyclic false color'),
+    _harmless('thermal', cameras.nine_hertz, '9 Hz'),
+    _harmless('rgb', cameras.alternating_rgb, 'alternating encodings'),
+    Cell('rgb: crop', (FUSED,), parameters=(('input.rgb_crop', '64x48+8+8'),),
+         recovered_frames=DISCOVERED),
+    _lost('rgb', healthy, 'crop outside', parameters=(('input.rgb_crop', '640x480+8+8'),),
+          recovered_frames=DISCOVERED),
+    Cell('both: best effort', (FUSED,), reliability='best_effort', recovered_frames=DISCOVERED,
+         parameters=(('qos.reliability', 'auto'),)),
+    Cell('both: best effort, reliable wanted', None, reliability='best_effort',
+         recovered_frames=DISCOVERED, says=Says('fusion', ERROR, 'reliability')),
     Cell('both: off', None, rgb=cameras.off, thermal=cameras.off, within_s=LOST_S,
          says=Says('fusion', ERROR, 'LOST')),
 ]
 
-ONE_HOUR_S, TEN_S = 3600.0, 10.0
+ONE_HOUR_S, TEN_S, TAI_S = 3600.0, 10.0, 37.0
 CLOCKS = [
     Cell('clock: zero stamps', (FUSED,), rgb=cameras.unstamped, thermal=cameras.unstamped,
          within_frames=1,
@@ -155,6 +175,11 @@ CLOCKS = [
          not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
     Cell('clock: thermal 1 h ahead', (RGB_ONLY,), thermal=cameras.shifted(ONE_HOUR_S),
          within_s=LOST_S, not_before_s=SOURCE_TIMEOUT_S, says=Says('fusion', WARN, 'no pair')),
+    Cell('clock: thermal 37 s ahead', (RGB_ONLY,), thermal=cameras.shifted(TAI_S),
+         within_s=LOST_S, not_before_s=SOURCE_TIMEOUT_S,
+         says=Says('fusion', WARN, 'sync.thermal_offset_ms')),
+    Cell('clock: thermal 37 s ahead, corrected', (FUSED,), thermal=cameras.shifted(TAI_S),
+         parameters=(('sync.thermal_offset_ms', -1e3 * TAI_S),)),
     Cell('clock: duplicates', (FUSED,), rgb=cameras.duplicated, thermal=cameras.duplicated,
          within_frames=1),
     Cell('clock: reordering', (FUSED,), rgb=cameras.reordered, thermal=cameras.reordered,

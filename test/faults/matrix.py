@@ -79,6 +79,8 @@ def run(cell: Cell, rig: Rig) -> Record:
     wait(rig, lambda: settled(record.outputs), FIRST_S)
     record.fault = rig.tick
     rig.break_network(cell.compute)
+    before = rig.change(dict(cell.parameters))
+    rig.offer(cell.reliability)
     if cell.shutter:
         rig.close_shutter(True)
     last = rig.tick + round(SAID_S * 1e9 / PERIOD_NS)
@@ -87,6 +89,8 @@ def run(cell: Cell, rig: Rig) -> Record:
         rig.send(rgb=cell.rgb, thermal=cell.thermal, since=rig.tick - record.fault)
     record.good = rig.tick
     rig.break_network('')
+    rig.change(before)
+    rig.offer('reliable')
     if cell.shutter:
         rig.close_shutter(False)
     wait(rig, lambda: settled(record.after_fault) and not still_said(cell, record), RECOVERED_S)

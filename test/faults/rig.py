@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import Child, Peer, ros_domain
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Bool
 
+from diffmf_ros.core.settings import iter_specs
 from diffmf_ros.ros.messages import stamp_ns
 from diffmf_ros.ros.qos import profile
 
@@ -125,8 +128,10 @@ class Rig:
         self._ticks: dict[int, int] = {}
         self._due_ns = 0
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
-        self._images = {stream: self._publisher(Image, f'/{stream}/image_raw')
-                        for stream in ('rgb', 'thermal')}
+        self._reliability = 'reliable'
+        self._images = self._cameras()
+        self._parameters = peer.node.create_client(
+            SetParametersAtomically, '/fusion_node/set_parameters_atomically')
         self._infos = {stream: self._publisher(CameraInfo, f'/{stream}/camera_info')
                        for stream in ('rgb', 'thermal')}
         self._shutter = self._publisher(Bool, '/thermal/shutter')
@@ -143,6 +148,24 @@ class Rig:
     def break_network(self, fault: str) -> None:
         """Let the network of the node fail from its next call on; '': let it work."""
         self._fault_file.write_text(fault)
+
+    def change(self, values: dict[str, object]) -> dict[str, object]:
+        """Set parameters of the node; return what they are without that."""
+        request = SetParametersAtomically.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        future = self._parameters.call_async(request)
+        self.peer.wait_for(future.done, f'the answer to {values}')
+        assert future.result().result.successful, future.result().result.reason
+        as_started = {spec.name: spec.value for spec in iter_specs()} | PARAMETERS
+        return {name: as_started[name] for name in values}
+
+    def offer(self, reliability: str) -> None:
+        """Send images from now on as drivers of this reliability would."""
+        if reliability != self._reliability:
+            self._reliability = reliability
+            for publisher in self._images.values():
+                self.peer.node.destroy_publisher(publisher)
+            self._images = self._cameras()
 
     def close_shutter(self, closed: bool) -> None:
         """Publish the flag of the thermal driver."""
@@ -212,8 +235,14 @@ class Rig:
         statuses = {status.name.rpartition(' ')[2]: status for status in message.status}
         self.record.reports.append(Report(self.tick - 1, time.monotonic_ns(), statuses))
 
+    def _cameras(self) -> dict:
+        return {stream: self._publisher(Image, f'/{stream}/image_raw')
+                for stream in ('rgb', 'thermal')}
+
     def _publisher(self, message_type: type, topic: str):
-        return self.peer.node.create_publisher(message_type, topic, profile('reliable', depth=10))
+        reliability = self._reliability if message_type is Image else 'reliable'
+        return self.peer.node.create_publisher(message_type, topic,
+                                               profile(reliability, depth=10))
 
 
 @contextmanager

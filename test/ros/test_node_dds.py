@@ -92,6 +92,8 @@ def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     assert values['mode'] == 'CLASSICAL' and values['last_error'] == ''
     assert int(values['rgb_in']) >= 114 and int(values['thermal_in']) >= 114
     assert 0 < float(values['latency_p50_ms']) <= float(values['latency_p99_ms'])
+    assert f'frames so far: rgb {values["rgb_in"]} received' in node.output
+    assert f'{values["fused"]} images out' in node.output
     assert 'Traceback' not in node.output + recorder.output
 
 
