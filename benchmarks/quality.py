@@ -27,7 +27,7 @@ from quality_tables import (
     score_lines,
 )
 
-from diffmf_ros.core.imaging.temporal_filter import TemporalFilter
+from diffmf_ros.core.imaging.stream_filters import TemporalFilter
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.weights import load_weights

@@ -60,25 +60,6 @@ class Frame:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def refuse_too_large(frame: Frame, max_pixels: int) -> None:
-    """Refuse an image of too many pixels.
-
-    Args:
-        frame: the image.
-        max_pixels: the largest number of pixels.
-
-    Raises:
-        FrameError: reason too_large.
-    """
-    width, height = frame.size
-    if width * height > max_pixels:
-        raise FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a '
-                         f'{frame.stream} image of {width}x{height} = {width * height}; let the '
-                         f'camera bin or crop, or '
-                         f'raise max_pixels if '
-                         'time and memory allow', reason='too_large')
-
-
 @dataclass(frozen=True)
 class Pair:
     """An RGB and a thermal frame that belong together; offset_ns is thermal minus RGB, corrected.

@@ -12,6 +12,8 @@ from .errors import NetworkFailure
 from .prepare import Image, PreparedPair, finished
 
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Returns what the function that it gets returns, from a thread with a time-out for example.
+Call = Callable[[Callable[[], Any]], Any]
 
 WINDOW = (7, 7)
 # Added to the variances: where the sources vary by less than 1 % (2.5 gray levels), the fused
@@ -92,11 +94,6 @@ def solve(high, low, rest, high_high, low_low, high_low, high_rest, low_rest) ->
 UNIT = np.float32(1 / 255)
 
 
-def call_here(work: Callable[[], Any]) -> Any:
-    """Return work(); where nothing guards the network."""
-    return work()
-
-
 class CpuBackend:
     """Fuses pairs with fuse(ir, y), which takes and returns H x W float32 in [0, 1].
 
@@ -110,7 +107,7 @@ class CpuBackend:
         self._inputs = np.empty((2, 0, 0), np.float32)
 
     def fuse(self, prepared: PreparedPair, *, scale: float,
-             call: Callable[[Callable[[], Any]], Any] = call_here) -> Image:
+             call: Call | None = None) -> Image:
         """Fuse a pair on the grid of its mapping.
 
         Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal.
@@ -118,7 +115,8 @@ class CpuBackend:
         Args:
             prepared: The pair.
             scale: Working size of the network, as a share of the grid's.
-            call: Runs the network: it gets a function and returns what that returns.
+            call: Runs the network: it gets a function and returns what that returns. None: the
+                calling thread does.
 
         Returns:
             (pixels, encoding) as core.imaging.color.paint gives them. Nothing keeps or changes
@@ -130,25 +128,18 @@ class CpuBackend:
         """
         ir, y = prepared.sources
         prepared.timer.lap('color')
-        fused = call(partial(self._run, self._as_float(ir, y), scale))
+        if self._inputs.shape[1:] != y.shape:
+            self._inputs = np.empty((2, *y.shape), np.float32)
+        for image, out in zip((ir, y), self._inputs):
+            np.multiply(image, UNIT, out=out, dtype=np.float32)
+        work = partial(self._run, self._inputs[0], self._inputs[1], scale)
+        fused = call(work) if call else work()
         prepared.timer.lap('network')
-        image = finished(prepared, cv2.convertScaleAbs(fused, alpha=255))
-        prepared.timer.lap('color')
-        return image
+        return finished(prepared, cv2.convertScaleAbs(fused, alpha=255))
 
-    def _run(self, sources: np.ndarray, scale: float) -> np.ndarray:
-        ir, y = sources
+    def _run(self, ir: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
         fused = fuse_scaled(self._fuse, ir, y, scale=scale)
         if fused.shape != y.shape:
             raise NetworkFailure(f'the network returned an image of {fused.shape[1]}x'
                                  f'{fused.shape[0]}, expected {y.shape[1]}x{y.shape[0]}')
         return fused
-
-    def _as_float(self, *images: np.ndarray) -> np.ndarray:
-        """Two H x W uint8 -> 2 x H x W float32 in [0, 1], in memory that the next pair uses again.
-        """
-        if self._inputs.shape[1:] != images[0].shape:
-            self._inputs = np.empty((2, *images[0].shape), np.float32)
-        for image, out in zip(images, self._inputs):
-            np.multiply(image, UNIT, out=out, dtype=np.float32)
-        return self._inputs

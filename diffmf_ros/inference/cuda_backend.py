@@ -7,7 +7,6 @@ core/alignment/geometry.py. All of it is plain torch, so that it runs, and is te
 there the CPU backend is the faster one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -22,7 +21,7 @@ from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
 from ..core.sync.adaptive_scale import steps_from
 from ..models.kernels import triton
 from ..models.scan import ScanError
-from .cpu_backend import UNIT, call_here
+from .cpu_backend import UNIT, Call
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
 from .image_tensors import (
@@ -104,7 +103,7 @@ class CudaBackend:
         return tuple(self._problems)
 
     def fuse(self, prepared: PreparedPair, *, scale: float,
-             call: Callable[[Callable[[], Any]], Any] = call_here) -> Image:
+             call: Call | None = None) -> Image:
         """Fuse a pair as CpuBackend does, with the stages upload, network and color.
 
         The first pair of a plan takes seconds; another mapping of the same kind, gray range or
@@ -117,7 +116,8 @@ class CudaBackend:
         """
         plan = Plan.of(prepared.pair, scale, mapping=prepared.mapping,
                        color=prepared.settings.output.color)
-        packed, timings_ms = call(partial(self._run, plan, prepared))
+        work = partial(self._run, plan, prepared)
+        packed, timings_ms = call(work) if call else work()
         prepared.timer.add(timings_ms)
         if plan.chroma:
             return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)

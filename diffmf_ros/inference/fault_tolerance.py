@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 ALONE = {RGB: Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY}
 
 
+@dataclass(frozen=True)
+class Fused:
+    """What came of a pair: an image and how it was made, at which working size of the network.
+
+    No image: the network did not give one, and the warnings say why.
+    """
+
+    image: Image | None = None
+    mode: Mode = Mode.FUSED
+    warnings: tuple[str, ...] = ()
+    scale: float = 1.0
+
+
 class ClassicalFallback:
     """Makes an image of every usable pair. problem: why classical fusion failed on the last pair,
     or nothing."""
@@ -37,8 +50,8 @@ class ClassicalFallback:
         self.problem = ''
         self._backend = CpuBackend(classical.fuse)
 
-    def fuse(self, prepared: PreparedPair) -> tuple[Image, Mode, tuple[str, ...]]:
-        """Return image, mode and warnings. Raises FrameError when a frame is not usable."""
+    def fuse(self, prepared: PreparedPair) -> 'Fused':
+        """Return what came of a pair. Raises FrameError when a frame is not usable."""
         try:
             image = self._backend.fuse(prepared, scale=1.0)
         except FrameError:
@@ -47,10 +60,10 @@ class ClassicalFallback:
             self.problem = f'classical fusion raised {type(error).__name__}: {error}'
         else:
             self.problem = ''
-            return image, Mode.CLASSICAL, ()
+            return Fused(image, Mode.CLASSICAL)
         grid = prepared.mapping.grid
-        return (prepared.image_of(grid), ALONE[grid],
-                (f'{self.problem}; the {grid} image was passed on',))
+        return Fused(prepared.image_of(grid), ALONE[grid],
+                     (f'{self.problem}; the {grid} image was passed on',))
 
 
 # A call that takes so many usual times is not slow, it hangs.
@@ -268,14 +281,6 @@ class RetryPolicy:
         self._at_this_size = self._since_step = 0
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What came of giving a pair to the network: an image, or None and a warning that says why."""
-
-    image: Image | None = None
-    warnings: tuple[str, ...] = ()
-
-
 class DirectRunner:
     """Gives every pair to the network, whatever became of the pairs before.
 
@@ -292,17 +297,17 @@ class DirectRunner:
         """What does not work and is done without."""
         return self.network.problems
 
-    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> RunResult:
+    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> Fused:
         """Try to fuse a pair, however long it takes.
 
         Raises FrameError when a frame is not usable.
         """
         try:
-            return RunResult(self.network.backend.fuse(prepared, scale=scale))
+            return Fused(self.network.backend.fuse(prepared, scale=scale), scale=scale)
         except FrameError:
             raise
         except Exception as error:  # whatever it is, there is a classical image of this pair
-            return RunResult(warnings=(_reason(error),))
+            return Fused(warnings=(_reason(error),))
 
     def close(self) -> None:
         """Nothing to end."""
@@ -336,13 +341,13 @@ class FaultTolerantRunner:
         """The working size that the network is trusted with at present."""
         return self._retry.largest
 
-    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> RunResult:
+    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> Fused:
         """Try to fuse a pair. Raises FrameError when a frame is not usable.
 
         Waits timeout_s, or longer where that is the usual time; see TimedThread.call.
         """
         if why_not := self._resting():
-            return RunResult(warnings=(why_not,))
+            return Fused(warnings=(why_not,))
         self._scale = min(scale, self._retry.largest)
         call = partial(self._calls.call, kind=prepared.kind(self._scale), timeout_s=timeout_s)
         try:
@@ -351,7 +356,7 @@ class FaultTolerantRunner:
             raise
         except CallTimeout as timeout:
             if timeout.unmeasured:
-                return RunResult(warnings=(_PREPARES,))
+                return Fused(warnings=(_PREPARES,))
             reason, out_of_memory = f'the network gave {timeout}', False
         except Exception as error:  # whatever it is, there is a classical image of this pair
             reason, out_of_memory = _reason(error), is_out_of_memory(error)
@@ -359,10 +364,10 @@ class FaultTolerantRunner:
             self._retry.succeeded()
             limited = () if self._scale == scale else (
                 f'working size {self._scale:g} instead of {scale:g}, because the network failed',)
-            return RunResult(image, limited)
+            return Fused(image, warnings=limited, scale=self._scale)
         # here the error is gone, and what it referred to
         self._failed(reason, out_of_memory=out_of_memory)
-        return RunResult(warnings=(reason,))
+        return Fused(warnings=(reason,))
 
     def close(self) -> None:
         """End the thread. One that hangs is left behind."""

@@ -11,13 +11,12 @@ import numpy as np
 from ..core.alignment.geometry import Aligner
 from ..core.checks.image_checks import ImageChecks, Verdict
 from ..core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
-from ..core.imaging.temporal_filter import TemporalFilter
-from ..core.imaging.veil import show_through
+from ..core.imaging.stream_filters import TemporalFilter, show_through
 from ..core.settings import Settings
-from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner
+from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner, Fused
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
 from .network import LibraryMissing, LoadedNetwork, blank_pair, load, warm_up
-from .prepare import Image, Preparation, PreparedPair, StageTimer
+from .prepare import Preparation, PreparedPair, StageTimer
 
 FUSED = Mode.FUSED, Mode.CLASSICAL
 
@@ -111,10 +110,8 @@ class FusionPipeline:
         verdict = self._checks.before(prepared.pair, prepared.levels, prepared.mapping,
                                       prepared.settings)
         prepared.timer.lap('align')
-        scale = scale or prepared.settings.scale
-        image, mode, warnings = self._fuse(prepared, verdict, scale)
-        return self._finish(prepared, verdict, image, mode, warnings,
-                            scale=min(scale, self.largest_scale) if mode is Mode.FUSED else 1.0)
+        fused = self._fuse(prepared, verdict, scale or prepared.settings.scale)
+        return self._finish(prepared, verdict, fused)
 
     def pass_through(self, frame: Frame) -> FusionResult:
         """Return the image of one camera alone, on the output grid, under the frame's stamp.
@@ -194,30 +191,28 @@ class FusionPipeline:
         self._loaded, self._latest = LoadedNetwork(None, 'closed'), None
         give_back_memory()
 
-    def _fuse(self, prepared: PreparedPair, verdict: Verdict,
-              scale: float) -> tuple[Image, Mode, tuple[str, ...]]:
-        """Return image, mode and warnings: fused, or the image of the one camera that sees."""
+    def _fuse(self, prepared: PreparedPair, verdict: Verdict, scale: float) -> Fused:
+        """Fuse a pair, or take the image of the one camera that sees."""
         if verdict.survivor:
-            return prepared.image_of(verdict.survivor), ALONE[verdict.survivor], ()
+            return Fused(prepared.image_of(verdict.survivor), ALONE[verdict.survivor])
         if (runner := self._loaded.runner) is None:
             return self._fallback.fuse(prepared)
         run = runner.fuse(prepared, scale=scale,
                           timeout_s=prepared.settings.health.compute_timeout_s)
         if run.image is not None:
             self._fallback.problem = ''  # nobody needs it now
-            return run.image, Mode.FUSED, run.warnings
+            return run
         prepared.timer.lap('network')
-        image, mode, warnings = self._fallback.fuse(prepared)
-        return image, mode, (*(f'{warning}; this pair was fused classically'
-                               for warning in run.warnings), *warnings)
+        instead = self._fallback.fuse(prepared)
+        return replace(instead, warnings=(*(f'{warning}; this pair was fused classically'
+                                            for warning in run.warnings), *instead.warnings))
 
-    def _finish(self, prepared: PreparedPair, verdict: Verdict, image: Image, mode: Mode,
-                warnings: tuple[str, ...], *, scale: float) -> FusionResult:
+    def _finish(self, prepared: PreparedPair, verdict: Verdict, fused: Fused) -> FusionResult:
         """Check and filter an image, and put it under the header of the frame on the grid."""
         base = prepared.pair.rgb if prepared.mapping.grid == RGB else prepared.pair.thermal
-        pixels, encoding = image
+        pixels, encoding = fused.image  # type: ignore[misc]
         issues, keep = verdict.issues, prepared.settings.output.temporal_filter
-        if mode in FUSED:
+        if fused.mode in FUSED:
             if verdict.veil is not None:
                 pixels = show_through(pixels, prepared.image_of(THERMAL)[0], verdict.veil)
             issues = self._checks.after((pixels, encoding), verdict,
@@ -225,10 +220,10 @@ class FusionPipeline:
             if keep:
                 pixels = self._temporal_filter(pixels, stamp_ns=base.stamp_ns, keep=keep)
         prepared.timer.lap('color')
-        said = *self._standing, *warnings, *(issue.text for issue in issues)
-        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, mode, said,
+        said = *self._standing, *fused.warnings, *(issue.text for issue in issues)
+        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, fused.mode, said,
                             prepared.timer.timings_ms, grid=prepared.mapping.grid, issues=issues,
-                            scale=scale, images=prepared, temperature=prepared.temperature)
+                            scale=fused.scale, images=prepared, temperature=prepared.temperature)
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
         return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)

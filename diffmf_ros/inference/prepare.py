@@ -213,7 +213,8 @@ class Preparation:
 
         Raises FrameError as CameraPicture does.
         """
-        frame = self._pictures[frame.stream].of(frame, settings)
+        if not frame.upright:
+            frame = self._pictures[frame.stream].of(frame, settings)
         self._newest[frame.stream] = frame
         return frame
 

@@ -44,7 +44,7 @@ class Warp:
         It may be image itself.
         """
         if self.tables is None:
-            return _resized(image, self.size)
+            return image if self.source == self.size else _resized(image, self.size)
         if self.averaged is not None:
             image = _resized(image, self.averaged)
         return cv2.remap(np.ascontiguousarray(image), *self.tables, cv2.INTER_LINEAR,

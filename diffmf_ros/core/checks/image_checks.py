@@ -6,17 +6,16 @@ Blind cameras, hidden warm targets, gray ranges that do not fit, little overlap.
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from ..alignment.warp import Mapping
 from ..frames import RGB, THERMAL, Frame, Issue, Pair
 from ..imaging.color import split_luma
+from ..imaging.stream_filters import VeilMonitor
 from ..imaging.thermal import STRETCHED, Levels
-from ..imaging.veil import VeilMonitor
 from ..settings import Settings, ThermalSettings
-from .hidden_targets import hidden_targets
-from .sight_monitor import SightMonitor
-from .thumbnails import Thumbnails, luma_thumbnail, thumbnails
+from .sight_monitor import SightMonitor, Thumbnails, reduced, thumbnails
 
 # A range that the settings fix is doubted when it misses all but this part of the pixels.
 FITTING_SHARE = 0.05
@@ -50,16 +49,17 @@ class InputDoubts:
         Returns:
             What there is to report, once for each doubt.
         """
-        sample = thermal.pixels[::max(1, thermal.size[1] // _SAMPLES),
-                                ::max(1, thermal.size[0] // _SAMPLES)]
+        height, width = thermal.pixels.shape[:2]
+        sample = thermal.pixels[::max(1, height // _SAMPLES), ::max(1, width // _SAMPLES)]
+        found: Issue | None = None
         if thermal.encoding in STRETCHED:
-            found = _range_issue(sample, levels, settings)
-        elif min(thermal.size) < SMALLEST_SIDE_PX:
-            found = None
-        else:
+            if settings.gain_control != 'agc':
+                found = _range_issue(sample, levels, settings)
+        elif min(height, width) >= SMALLEST_SIDE_PX:
             found = self._sliver_issue(sample if sample.ndim == 2 else split_luma(
                 np.ascontiguousarray(sample), thermal.encoding)[0])
-        return tuple(filter(None, (found, _overlap_issue(mapping))))
+        overlap = _overlap_issue(mapping) if mapping.overlap < OVERLAP_SHARE else None
+        return tuple(issue for issue in (found, overlap) if issue)
 
     def _sliver_issue(self, sample: np.ndarray) -> Issue | None:
         tail = (1 - SLIVER_SHARE) / 2
@@ -72,8 +72,6 @@ class InputDoubts:
 
 
 def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) -> Issue | None:
-    if settings.gain_control == 'agc':
-        return None
     inside = (sample > levels.low) & (sample < levels.high)
     if inside.mean() >= FITTING_SHARE:
         return None
@@ -84,13 +82,91 @@ def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) 
                  f'check {names[settings.gain_control]}', THERMAL)
 
 
-def _overlap_issue(mapping: Mapping) -> Issue | None:
-    share = mapping.overlap
-    if share >= OVERLAP_SHARE:
-        return None
-    return Issue('little_overlap', f'the two cameras share {100 * share:.1f} % of the '
+def _overlap_issue(mapping: Mapping) -> Issue:
+    return Issue('little_overlap', f'the two cameras share {100 * mapping.overlap:.1f} % of the '
                  f'{mapping.grid} image: is the '
                  'alignment that of these cameras, in this direction, in pixels and metres?')
+
+
+# A target is so many gray levels warmer than the mean of its surround, which is this wide.
+_SURROUND = (31, 31)
+_WARMER = 40
+# Smaller thumbnails are not judged: a few pixels of noise would be a target.
+_LEAST_SIDE = 48
+# It is also so many deviations of its surround warmer: noise and clutter are no targets.
+_CLEARER = 3.0
+# It has at least so many pixels of the thumbnail, and at most this share of it.
+_LEAST_PIXELS, _LARGEST_SHARE = 4, 0.05
+# Only the largest ones are compared, to bound the time.
+_MOST_TARGETS = 6
+# Hidden: less than a fifth of its contrast in thermal is left, or less than the eye sees.
+_LEFT, _VISIBLE = 0.2, 8.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A warm spot: the part of the image around it, masks of its own and of the cool pixels."""
+
+    part: tuple[slice, slice]
+    inside: np.ndarray
+    around: np.ndarray
+
+    def contrast(self, gray: np.ndarray) -> tuple[float, float]:
+        """Measure the target in an image.
+
+        Args:
+            gray: h x w uint8.
+
+        Returns:
+            Mean of the target minus that of its surround, and the deviation of the surround.
+        """
+        part = gray[self.part]
+        mean, deviation = cv2.meanStdDev(part, mask=self.around)
+        return cv2.mean(part, self.inside)[0] - mean.item(), deviation.item()
+
+
+def hidden_targets(thermal: np.ndarray, fused: np.ndarray) -> int:
+    """Count the warm targets without contrast in the fused image.
+
+    Args:
+        thermal: h x w uint8, white-hot.
+        fused: luminance of the fused image, the same size.
+
+    Returns:
+        Their number.
+    """
+    count = 0
+    for target in warm_targets(thermal):
+        warmth, clutter = target.contrast(thermal)
+        if warmth >= max(_WARMER, _CLEARER * clutter):
+            count += abs(target.contrast(fused)[0]) < max(_LEFT * warmth, _VISIBLE)
+    return count
+
+
+def warm_targets(thermal: np.ndarray) -> list[Target]:
+    """Return the largest warm spots of a thermal thumbnail.
+
+    Args:
+        thermal: h x w uint8, white-hot.
+
+    Returns:
+        The targets, the largest first.
+    """
+    if min(thermal.shape) < _LEAST_SIDE:
+        return []
+    warm = cv2.compare(cv2.subtract(thermal, cv2.blur(thermal, _SURROUND)), _WARMER, cv2.CMP_GT)  # type: ignore[call-overload]
+    _, labels, spots, _ = cv2.connectedComponentsWithStats(warm, ltype=cv2.CV_16U)
+    targets = []
+    for label in np.argsort(-spots[1:, cv2.CC_STAT_AREA])[:2 * _MOST_TARGETS] + 1:
+        x, y, across, down, area = spots[label].tolist()
+        if not _LEAST_PIXELS <= area <= _LARGEST_SHARE * thermal.size:
+            continue
+        margin = max(2, (across + down) // 4)
+        part = np.s_[max(0, y - margin):y + down + margin, max(0, x - margin):x + across + margin]
+        around = cv2.bitwise_not(warm[part])
+        if cv2.countNonZero(around) >= _LEAST_PIXELS:
+            targets.append(Target(part, cv2.compare(labels[part], int(label), cv2.CMP_EQ), around))  # type: ignore[call-overload]
+    return targets[:_MOST_TARGETS]
 
 
 # Of these a fused image has the luminance; a palette has another one.
@@ -167,6 +243,7 @@ class ImageChecks:
         """
         if verdict.images is None or color not in _COLORS_WITH_LUMA:
             return verdict.issues
-        fused = luma_thumbnail(*image)
+        pixels, encoding = image
+        fused = split_luma(reduced(pixels), encoding)[0]
         return verdict.issues + self._monitor.compare(
             hidden_targets(verdict.images.thermal_on_grid, fused))

@@ -1,18 +1,132 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hysteresis over the frames of a pair of cameras for what their images show."""
+"""What both cameras show, judged on thumbnails of their images, with hysteresis over pairs."""
 
+from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 
-from ..frames import RGB, THERMAL, Issue
-from .hidden_targets import TARGETS_HIDDEN
-from .thumbnails import Thumbnails, halved
+from ..alignment.warp import Mapping, Warp
+from ..frames import RGB, THERMAL, Issue, Pair
+from ..imaging.color import split_luma
+from ..imaging.thermal import Levels, to_gray
+
+# An image is halved until its shorter side is below 200 pixels: 640x480 becomes 160x120.
+_SHORT_SIDE = 200
+# Smaller ones are halved once, which averages their noise, down to this.
+_LEAST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Both images of a pair, h x w uint8.
+
+    thermal and luma are whole, each on its own grid, reduced by thermal_factor and luma_factor.
+    The other three have the size of the one whose grid is the output grid: thermal_on_grid and
+    luma_on_grid show the same view, seen is the bool mask of what both cameras see.
+    """
+
+    thermal: np.ndarray
+    thermal_factor: int
+    luma: np.ndarray
+    luma_factor: int
+    thermal_on_grid: np.ndarray
+    luma_on_grid: np.ndarray
+    seen: np.ndarray
+
+
+def thumbnails(pair: Pair, levels: Levels, mapping: Mapping) -> Thumbnails:
+    """Reduce both images of a pair.
+
+    Args:
+        pair: frames of any encoding that can be fused.
+        levels: the gray range of the thermal frame.
+        mapping: how the live sizes come onto one grid.
+
+    Returns:
+        Thumbnails of both images on one grid.
+
+    Raises:
+        FrameError: reason not_8_bit, for an encoding that cannot be fused.
+    """
+    thermal = to_gray(reduced(pair.thermal.pixels), pair.thermal.encoding, levels)
+    luma = split_luma(reduced(pair.rgb.pixels), pair.rgb.encoding)[0]
+    if mapping.grid == RGB:
+        mapped, seen = _mapped(thermal, mapping.thermal, luma.shape)
+        on_grid = mapped, luma
+    else:
+        mapped, seen = _mapped(luma, mapping.rgb, thermal.shape)
+        on_grid = thermal, mapped
+    return Thumbnails(thermal, round(pair.thermal.pixels.shape[1] / thermal.shape[1]),
+                      luma, round(pair.rgb.pixels.shape[1] / luma.shape[1]), *on_grid, seen)
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """Average pixels over 2 x 2, 4 x 4 ... of them.
+
+    Twice a factor of two costs a third of once a factor of four.
+
+    Args:
+        pixels: H x W [x C], uint8, uint16 or float32.
+
+    Returns:
+        A thumbnail of the same type.
+    """
+    small = np.ascontiguousarray(pixels)
+    while min(small.shape[:2]) >= _SHORT_SIDE:
+        small = halved(small)
+    if small.size == pixels.size and min(small.shape[:2]) >= _LEAST_SIDE:
+        return halved(small)
+    return small
+
+
+def halved(pixels: np.ndarray) -> np.ndarray:
+    """Average pixels over 2 x 2 of them; an odd last row or column is left out.
+
+    Args:
+        pixels: H x W [x C], uint8, uint16 or float32.
+
+    Returns:
+        The image of half the size, of the same type.
+    """
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+    even = pixels[:2 * height, :2 * width]
+    return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _mapped(image: np.ndarray, warp: Warp, shape: tuple[int, ...]
+            ) -> tuple[np.ndarray, np.ndarray]:
+    """Return a thumbnail on a grid of another shape (h, w), and the mask of where it sees."""
+    height, width = shape[:2]
+    if warp.tables is None:
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return resized, _everywhere(height, width)
+    x, y, seen = _small_tables(warp, image.shape[1::-1], (width, height))
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), seen
+
+
+@lru_cache(maxsize=4)
+def _everywhere(height: int, width: int) -> np.ndarray:
+    return np.ones((height, width), bool)
+
+
+@lru_cache(maxsize=4)
+def _small_tables(warp: Warp, source: tuple[int, int],
+                  size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tables x, y (h x w float32) into a thumbnail of the source, and where they lead."""
+    table_source = warp.averaged or warp.source
+    x, y = (cv2.resize(table, size, interpolation=cv2.INTER_NEAREST) for table in warp.tables)  # type: ignore[union-attr]
+    seen = x > -1
+    x, y = ((table + 0.5) * (small / side) - 0.5
+            for table, small, side in zip((x, y), source, table_source))
+    return x, y, seen
+
 
 # Images with fewer rows or columns are not judged.
-_LEAST_SIDE = 32
+_JUDGED_SIDE = 32
 # A pixel of the thumbnail belongs to a structure when it is 7 deviations of the noise, and more
 # than 4 gray levels, from the mean of its row and column.
 _NOISE_FACTOR, _LEAST_STEP = 7.0, 4.0
@@ -53,27 +167,22 @@ class Sight(str, Enum):
 
 # The image shows nothing.
 BLIND = {Sight.FLAT, Sight.BLACK, Sight.WHITE}
-_TEXTS = {
-    (THERMAL, Sight.FLAT): 'thermal is flat: no structure beyond its noise (shutter, lens cap?)',
-    (RGB, Sight.BLACK): 'rgb is black: no structure beyond its noise (lens cap, no light?)',
-    (RGB, Sight.WHITE): 'rgb is white: saturated everywhere (exposure, glare?)',
-    (RGB, Sight.VEILED): 'rgb is veiled: bright and empty where thermal is not (fog, smoke?)',
-    (RGB, Sight.DARK): 'rgb is dark',
+# What there is to report about a camera; nothing for a clear view.
+ISSUES = {
+    (THERMAL, Sight.FLAT): Issue(
+        'thermal_flat', 'thermal is flat: no structure beyond its noise (shutter, lens cap?)',
+        THERMAL, blind=True),
+    (RGB, Sight.BLACK): Issue(
+        'rgb_black', 'rgb is black: no structure beyond its noise (lens cap, no light?)', RGB,
+        blind=True),
+    (RGB, Sight.WHITE): Issue(
+        'rgb_white', 'rgb is white: saturated everywhere (exposure, glare?)', RGB, blind=True),
+    (RGB, Sight.VEILED): Issue(
+        'rgb_veiled', 'rgb is veiled: bright and empty where thermal is not (fog, smoke?)', RGB),
+    (RGB, Sight.DARK): Issue('rgb_dark', 'rgb is dark', RGB),
 }
-
-
-def issue_of(stream: str, sight: Sight) -> Issue | None:
-    """Return the issue of what a camera shows.
-
-    Args:
-        stream: rgb or thermal.
-        sight: what it shows.
-
-    Returns:
-        The issue; None for a clear view.
-    """
-    text = _TEXTS.get((stream, sight))
-    return Issue(f'{stream}_{sight.value}', text, stream, blind=sight in BLIND) if text else None
+TARGETS_HIDDEN = Issue('targets_hidden',
+                       'thermal shows warm targets that the fused image does not show')
 
 
 def thermal_sight(images: Thumbnails) -> Sight:
@@ -99,7 +208,7 @@ def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
         CLEAR, BLACK, WHITE, VEILED or DARK.
     """
     luma = images.luma
-    if min(luma.shape) * images.luma_factor < _LEAST_SIDE:
+    if min(luma.shape) * images.luma_factor < _JUDGED_SIDE:
         return Sight.CLEAR
     if is_flat(luma, images.luma_factor):
         level = np.median(luma)
@@ -127,7 +236,7 @@ def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
         True without structure.
     """
     height, width = gray.shape
-    if min(height, width) * factor < _LEAST_SIDE:
+    if min(height, width) * factor < _JUDGED_SIDE:
         return False
     inside = gray[height // 16:height - height // 16, width // 16:width - width // 16]
     rows, columns = (cv2.reduce(inside, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F) for axis in (1, 0))
@@ -215,7 +324,8 @@ class SightMonitor:
         self._time_ns = time_ns
         thermal = self._thermal.next(thermal_sight(images))
         rgb = self._rgb.next(rgb_sight(images, before=self._rgb.value))
-        return tuple(filter(None, (issue_of(THERMAL, thermal), issue_of(RGB, rgb))))
+        found = ISSUES.get((THERMAL, thermal)), ISSUES.get((RGB, rgb))
+        return tuple(issue for issue in found if issue)
 
     def compare(self, hidden: int) -> tuple[Issue, ...]:
         """Take the count of hidden targets of the pair judged last.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..alignment.camera import CameraModel
 from ..alignment.warp import Size
-from ..frames import RGB, Frame, FrameError, refuse_too_large
+from ..frames import RGB, Frame, FrameError
 from ..settings import InputSettings, Settings, ThermalSettings
 from .encodings import BitDepth
 from .false_color import GRAY, UNKNOWN, FalseColor
@@ -138,6 +138,13 @@ def _steps(orientation: str) -> tuple[bool, int]:
     return name == 'mirrored', int(degrees) // 90 if degrees.isdigit() else 0
 
 
+def _too_large(frame: Frame, max_pixels: int) -> FrameError:
+    width, height = frame.size
+    return FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a {frame.stream} '
+                      f'image of {width}x{height} = {width * height}; let the camera bin or crop, '
+                      f'or raise max_pixels if time and memory allow', reason='too_large')
+
+
 class CameraPicture:
     """What is done to every frame of one camera.
 
@@ -176,7 +183,9 @@ class CameraPicture:
             frame = self._depth.to_8_bit(frame)
         elif frame.pixels.ndim == 3 or self._false_color.palette != GRAY:
             frame = self._false_color.to_gray(frame)
-        refuse_too_large(frame, settings.max_pixels)
+        height, width = frame.pixels.shape[:2]
+        if height * width > settings.max_pixels:
+            raise _too_large(frame, settings.max_pixels)
         self.state = self.sent, self._extra_rows.cut, self._false_color.palette
         return frame
 

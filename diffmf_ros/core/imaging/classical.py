@@ -63,6 +63,19 @@ class _Regions:
     blind: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Energies:
+    """Local means of ir squared, y squared and ir times y of a band, each h x w float32.
+
+    noise is the energy of thermal noise: that of its plainest quarter.
+    """
+
+    ir: np.ndarray
+    y: np.ndarray
+    both: np.ndarray
+    noise: np.float32
+
+
 def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Fuse thermal and visible luminance without a network.
 
@@ -77,27 +90,26 @@ def fuse(ir: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     fine, half = _band((ir, y))
     middle, quarter = _band(half)
-    window = _odd(_REGION_SHARE * quarter[0].shape[0])
-    smooth = [_mean(_mean(plane, window), 3) for plane in quarter]
+    window = _window(_REGION_SHARE, quarter[0])
+    smooth = [cv2.blur(cv2.blur(plane, window), (3, 3)) for plane in quarter]
     broad = [plane - low for plane, low in zip(quarter, smooth)]
 
     size = quarter[0].shape[::-1]
     energies = _energies(broad, size)
-    regions = _fuse_regions(*smooth, noise=_noise(energies))
-    gains = _detail_gains(energies, regions)
-    fused = regions.fused + _weighted(broad, gains)
+    regions = _fuse_regions(*smooth, noise=energies.noise)
+    fused = regions.fused + _weighted(broad, energies, regions)
     fused -= _excess(fused, regions.blind)
     for band in middle, fine:
-        gains = _detail_gains(_energies(band, size), regions)
-        fused = _enlarged(fused, band[0])
-        fused += _weighted(band, gains)
+        fused = cv2.pyrUp(fused, dstsize=band[0].shape[::-1])
+        fused += _weighted(band, _energies(band, size), regions)
     return np.clip(fused, 0, 1, out=fused)
 
 
 def _band(images: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the finest details of ir and y, H x W each, and at half the size what is left."""
     halves = [cv2.pyrDown(image) for image in images]
-    details = [image - _enlarged(half, image) for image, half in zip(images, halves)]
+    details = [image - cv2.pyrUp(half, dstsize=image.shape[::-1])
+               for image, half in zip(images, halves)]
     return details, halves
 
 
@@ -111,22 +123,19 @@ def _fuse_regions(ir: np.ndarray, y: np.ndarray, *, noise: np.float32) -> _Regio
     warm, opposed = ir_contrast > 0, ir_contrast * y_contrast < 0
     clash = warm & opposed
     # Room and clothes are judged nearby: all parts of a person have to be decided alike.
-    room = _ramp(_BRIGHTEST - _mean(y_around, _odd(_ROOM_SHARE * y.shape[0])))
-    y_compared = np.where(clash, _mean_where(clash, y_size), y_size)
+    room = np.clip(_BRIGHTEST - cv2.blur(y_around, _window(_ROOM_SHARE, y)), 0, 1)
+    share, window = clash.astype(np.float32), _window(_CLOTHES_SHARE, y)
+    nearby = cv2.blur(y_size * share, window) / (cv2.blur(share, window) + np.float32(1e-3))
+    y_compared = np.where(clash, nearby, y_size)
     # A shadow in fog is nothing to keep.
-    plain = clash * _ramp(y_compared * (1 / _DISTINCT))
+    plain = clash * np.clip(y_compared * (1 / _DISTINCT), 0, 1)
     ir_size -= plain * np.maximum(ir_size - room, 0)
     ratio = np.where(warm, _SAME + (_OPPOSED - _SAME) * opposed, _COLD).astype(np.float32)
-    taken = _ramp((ir_size - ratio * y_compared) / (_RAMP_SHARE * (ir_size + y_compared) + _SOFT))
-    distinct = _ramp(y_size * (1 / _DISTINCT))
+    taken = np.clip((ir_size - ratio * y_compared)
+                    / (_RAMP_SHARE * (ir_size + y_compared) + _SOFT), 0, 1)
+    distinct = np.clip(y_size * (1 / _DISTINCT), 0, 1)
     fused = y + taken * (ir_contrast - y_contrast)
     return _Regions(fused, taken * opposed, clash * (1 - taken) * distinct, taken * (1 - distinct))
-
-
-def _mean_where(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the mean of what mask (h x w bool) selects of values near each pixel, h x w."""
-    share, window = mask.astype(np.float32), _odd(_CLOTHES_SHARE * values.shape[0])
-    return _mean(values * share, window) / (_mean(share, window) + np.float32(1e-3))
 
 
 def _surround(ir: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
@@ -134,42 +143,48 @@ def _surround(ir: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
     medians = []
     for image in (ir, y):
         median = cv2.medianBlur(cv2.convertScaleAbs(_coarse(image), alpha=255), _MEDIAN_PX)
-        median = _mean(median.astype(np.float32) * np.float32(1 / 255), _MEDIAN_SMOOTHING_PX)
+        median = cv2.blur(median.astype(np.float32) * np.float32(1 / 255),
+                          (_MEDIAN_SMOOTHING_PX, _MEDIAN_SMOOTHING_PX))
         medians.append(cv2.resize(median, ir.shape[::-1]))
-    warm = _ramp((ir - medians[0] - _WARM) * (1 / _WARM_RAMP))
+    warm = np.clip((ir - medians[0] - _WARM) * (1 / _WARM_RAMP), 0, 1)
     cold = 1 - warm
-    window = _odd(_SURROUND_SHARE * ir.shape[0])
-    share = _mean(cold, window) + _LITTLE
+    window = _window(_SURROUND_SHARE, ir)
+    share = cv2.blur(cold, window) + _LITTLE
     # A little of the median, for where everything nearby is warm.
-    return [median + warm * ((_mean(image * cold, window) + _LITTLE * median) / share - median)
+    return [median + warm * ((cv2.blur(image * cold, window) + _LITTLE * median) / share - median)
             for image, median in zip((ir, y), medians)]
 
 
-def _detail_gains(energies: Sequence[np.ndarray], regions: _Regions) -> list[np.ndarray]:
-    """Return the gains of thermal and visible details of a band, h x w float32."""
-    noise = np.float32(max(_NOISE_SHARE * _noise(energies), _QUIET ** 2))
-    ir, y, both = energies
+def _weighted(band: Sequence[np.ndarray], energies: _Energies, regions: _Regions) -> np.ndarray:
+    """Return the sum of the thermal and visible details of a band, each times its gain, H x W."""
+    noise = np.float32(max(_NOISE_SHARE * energies.noise, _QUIET ** 2))
+    ir, y, both = energies.ir, energies.y, energies.both
     above = np.maximum(ir - noise, 0) * (1 - regions.kept)
     added = above / (above + _MASKING * y + noise)
-    shown = _ramp(both / (y + 1e-12))  # so much of thermal is in the visible band already
+    shown = np.clip(both / (y + 1e-12), 0, 1)  # so much of thermal is in the visible band already
     # Opposite edges cancel when they are added: the stronger one is chosen.
-    clash = _ramp(-2 * both / np.sqrt(ir * y + 1e-12) - 0.2) * _ramp(above / noise)
+    clash = (np.clip(-2 * both / np.sqrt(ir * y + 1e-12) - 0.2, 0, 1)
+             * np.clip(above / noise, 0, 1))
     above *= 1 + regions.opposed
     above *= above
     chosen = above / (above + np.square(_OPPOSED_ENERGY * y) + noise * noise)
-    return [added + clash * (chosen - added), 1 - added * shown * (1 - clash) - clash * chosen]
+    gains = added + clash * (chosen - added), 1 - added * shown * (1 - clash) - clash * chosen
+    size = band[0].shape[::-1]
+    ir, y = (plane * cv2.resize(gain, size) for plane, gain in zip(band, gains))
+    ir += y
+    return ir
 
 
 def _excess(fused: np.ndarray, blind: np.ndarray) -> np.ndarray:
     """Return how far to lower the image, h x w, so that thermal over bright emptiness has room."""
     grid = _coarse(blind * np.maximum(fused - 1, 0))
-    window = _odd(_ROOM_SHARE * grid.shape[0])
-    lower = np.minimum(_LOWERING * _mean(_mean(grid, window), window), _MOST_LOWERED)
+    window = _window(_ROOM_SHARE, grid)
+    lower = np.minimum(_LOWERING * cv2.blur(cv2.blur(grid, window), window), _MOST_LOWERED)
     return cv2.resize(lower, fused.shape[::-1])
 
 
-def _energies(band: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
-    """Return the local means of ir squared, y squared and ir times y, at size (width, height)."""
+def _energies(band: Sequence[np.ndarray], size: tuple[int, int]) -> _Energies:
+    """Return the energies of a band of ir and y at size (width, height)."""
     ir, y = band
     if ir.shape[::-1] != size:  # every second pixel says enough
         half = (ir.shape[1] + 1) // 2, (ir.shape[0] + 1) // 2
@@ -177,19 +192,8 @@ def _energies(band: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndar
     products = [ir * ir, y * y, ir * y]
     if ir.shape[::-1] != size:
         products = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in products]
-    return [_mean(product, _WINDOW_PX) for product in products]
-
-
-def _noise(energies: Sequence[np.ndarray]) -> np.float32:
-    """Return the energy of thermal noise in a band: that of its plainest quarter."""
-    return np.float32(np.percentile(energies[0][::4, ::4], _NOISE_PERCENTILE))
-
-
-def _weighted(band: Sequence[np.ndarray], gains: list[np.ndarray]) -> np.ndarray:
-    size = band[0].shape[::-1]
-    ir, y = (plane * cv2.resize(gain, size) for plane, gain in zip(band, gains))
-    ir += y  # type: ignore[arg-type]
-    return ir
+    ir, y, both = (cv2.blur(product, (_WINDOW_PX, _WINDOW_PX)) for product in products)
+    return _Energies(ir, y, both, np.float32(np.percentile(ir[::4, ::4], _NOISE_PERCENTILE)))
 
 
 def _coarse(image: np.ndarray) -> np.ndarray:
@@ -199,18 +203,7 @@ def _coarse(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _enlarged(image: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return cv2.pyrUp(image, dstsize=like.shape[1::-1])
-
-
-def _mean(image: np.ndarray, window: int) -> np.ndarray:
-    return cv2.blur(image, (window, window))
-
-
-def _ramp(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, 0, 1)
-
-
-def _odd(length: float) -> int:
-    """Return the odd number near length, at least 3."""
-    return max(3, 2 * round((length - 1) / 2) + 1)
+def _window(share: float, image: np.ndarray) -> tuple[int, int]:
+    """Return a square window: its side is the odd number near share of the height, from 3 on."""
+    side = max(3, 2 * round((share * image.shape[0] - 1) / 2) + 1)
+    return side, side

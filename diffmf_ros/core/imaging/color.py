@@ -37,12 +37,16 @@ def chroma_map(luma: np.ndarray, ycrcb: np.ndarray) -> tuple[np.ndarray, np.ndar
     height, width = luma.shape
     half = _halved(ycrcb)
     clean = cv2.medianBlur(half, WINDOW_PX)
-    y, fused = _mean(cv2.extractChannel(half, 0)), _mean(_halved(luma.astype(np.float32)))
+    y, fused = (cv2.boxFilter(image, cv2.CV_32F, (WINDOW_PX, WINDOW_PX),
+                              borderType=cv2.BORDER_REPLICATE)
+                for image in (cv2.extractChannel(half, 0), _halved(luma.astype(np.float32))))
     cr, cb = (cv2.extractChannel(clean, i).astype(np.float32) - NEUTRAL for i in (1, 2))
     gain, share = weights(fused, y, cr, cb)
     neutral = FLOAT_NEUTRAL - NEUTRAL * gain
+    size = 2 * half.shape[1], 2 * half.shape[0]
     planes = gain, neutral + share * cr, neutral + share * cb
-    return tuple(_doubled(plane)[:height, :width] for plane in planes)  # type: ignore[return-value]
+    return tuple(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
+                 for plane in planes)
 
 
 def weights(fused: np.ndarray, y: np.ndarray, cr: np.ndarray, cb: np.ndarray) -> tuple:
@@ -69,16 +73,6 @@ def _halved(image: np.ndarray) -> np.ndarray:
         image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
     size = image.shape[1] // 2, image.shape[0] // 2
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _doubled(image: np.ndarray) -> np.ndarray:
-    size = 2 * image.shape[1], 2 * image.shape[0]
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-
-
-def _mean(image: np.ndarray) -> np.ndarray:
-    window = WINDOW_PX, WINDOW_PX
-    return cv2.boxFilter(image, cv2.CV_32F, window, borderType=cv2.BORDER_REPLICATE)
 
 
 # Values of output.color that show the chroma of the RGB image.
@@ -153,24 +147,25 @@ def join_luma(y: np.ndarray, color: np.ndarray, encoding: str) -> np.ndarray:
     Returns:
         A new H x W x 3 uint8 image in output_encoding(encoding).
     """
-    bgr = output_encoding(encoding) == 'bgr8'
     image = color.copy()
     cv2.insertChannel(y, image, 0)
     # In place: fresh memory for a second image costs more than the conversion.
-    return cv2.cvtColor(image, cv2.COLOR_YCrCb2BGR if bgr else cv2.COLOR_YCrCb2RGB, image)
+    return cv2.cvtColor(image, _FROM_YCRCB[output_encoding(encoding)], image)
+
+
+_FROM_YCRCB = {'bgr8': cv2.COLOR_YCrCb2BGR, 'rgb8': cv2.COLOR_YCrCb2RGB}
 
 
 def _join_trusted(luma: np.ndarray, ycrcb: np.ndarray, encoding: str,
                   seen: np.ndarray | None) -> np.ndarray:
-    """Join luma with the trusted chroma where it was fused; see paint."""
+    """Join luma with the trusted chroma where it was fused, in bgr8 or rgb8; see paint."""
     gain, *added = chroma_map(luma, ycrcb)
     planes = [luma.astype(np.float32)]
     for channel, rest in enumerate(added, start=1):
         plane = cv2.multiply(cv2.extractChannel(ycrcb, channel), gain, dtype=cv2.CV_32F)
         planes.append(cv2.add(plane, rest, plane))  # type: ignore[arg-type]
     image = cv2.merge(planes)
-    code = cv2.COLOR_YCrCb2BGR if output_encoding(encoding) == 'bgr8' else cv2.COLOR_YCrCb2RGB
-    image = cv2.cvtColor(image, code, image)
+    image = cv2.cvtColor(image, _FROM_YCRCB[encoding], image)
     cv2.threshold(image, 0, 0, cv2.THRESH_TOZERO, image)
     joined = cv2.convertScaleAbs(image)
     if seen is None:
@@ -224,14 +219,12 @@ def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, color: s
     Raises:
         KeyError: for another color.
     """
-    if color in CHROMA:
-        trusted = color == 'keep_chroma' and encoding != 'mono8'
-        image = (_join_trusted(luma, ycrcb, encoding, seen) if trusted  # type: ignore[arg-type]
-                 else join_luma(luma, ycrcb, encoding))  # type: ignore[arg-type]
-        return image, output_encoding(encoding)
     if color == 'gray':
         return luma, 'mono8'
+    output = output_encoding(encoding)
+    if color in CHROMA:
+        trusted = color == 'keep_chroma' and encoding != 'mono8'
+        return (_join_trusted(luma, ycrcb, output, seen) if trusted  # type: ignore[arg-type]
+                else join_luma(luma, ycrcb, output)), output  # type: ignore[arg-type]
     bgr = cv2.applyColorMap(luma, _PALETTES[color])
-    if output_encoding(encoding) == 'bgr8':
-        return bgr, 'bgr8'
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), 'rgb8'
+    return bgr if output == 'bgr8' else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), output

@@ -7,6 +7,8 @@ parts), a small hot or cold part takes only a share of the range, and black and 
 apart that noise does not look like a scene.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from ..frames import FrameError
@@ -27,6 +29,7 @@ _MOST_SENTINELS = 4
 # The hottest hundredth of the pixels may take max_tail_share of the range; three hundredths, which
 # may be a person nearby, half of the rest in addition; in between in proportion. As the coldest.
 _TAILS = (0.01, 0.015, 0.02, 0.025, 0.03)
+_HOT_TAILS = tuple(1 - tail for tail in _TAILS)
 # Noise is measured in eight patches along each side, of this size; the quietest fifth counts.
 _PATCHES = 8
 _PATCH_ROWS, _PATCH_COLUMNS = 8, 16
@@ -52,7 +55,7 @@ def gray_range(pixels: np.ndarray, settings: ThermalSettings) -> np.ndarray:
         FrameError: reason no_finite_value, when no value is finite.
     """
     scene = without_foreign_borders(pixels)
-    sample = _sample(scene)
+    sample = _sorted(scene, _SAMPLE_PIXELS)
     low, median, high = _percentiles(sample, settings) if sample.size else (0.0, 0.0, 0.0)
     if low == high:  # a small target on flat ground, or a few pixels that work
         everything = _without_sentinels(_sorted(scene))
@@ -90,21 +93,15 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
     Returns:
         The view of the rest.
     """
-    lines = [min(_BORDER_LINES, side // 8) for side in pixels.shape]
-    inside = pixels[lines[0]:pixels.shape[0] - lines[0], lines[1]:pixels.shape[1] - lines[1]]
-    sample = _without_sentinels(_sample(inside, _FEW_PIXELS))
-    if not sample.size or 0 in lines:
+    rows, columns = (min(_BORDER_LINES, side // 8) for side in pixels.shape)
+    inside = pixels[rows:pixels.shape[0] - rows, columns:pixels.shape[1] - columns]
+    sample = _without_sentinels(_sorted(inside, _FEW_PIXELS))
+    if not sample.size or not rows or not columns:
         return pixels
-    coldest, hottest = _ranked(sample, 0.01, 0.99)
-    bounds = 2 * coldest - hottest, 2 * hottest - coldest
-    kept = pixels
-    for axis, count in enumerate(lines):
-        along = kept if axis == 0 else kept.T
-        first = _foreign_lines(along[:count], bounds)
-        last = _foreign_lines(along[:-count - 1:-1], bounds)
-        along = along[first:along.shape[0] - last]
-        kept = along if axis == 0 else along.T
-    return kept
+    top, bottom = _foreign_lines(pixels, rows, sample)
+    kept = pixels[top:pixels.shape[0] - bottom]
+    left, right = _foreign_lines(kept.T, columns, sample)
+    return kept[:, left:kept.shape[1] - right]
 
 
 def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
@@ -117,12 +114,8 @@ def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
         (rows at the top, rows at the bottom).
     """
     lines = min(_BORDER_LINES, pixels.shape[0] // 8)
-    sample = _without_sentinels(_sample(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
-    if not sample.size or not lines:
-        return 0, 0
-    coldest, hottest = _ranked(sample, 0.01, 0.99)
-    bounds = 2 * coldest - hottest, 2 * hottest - coldest
-    return _foreign_lines(pixels[:lines], bounds), _foreign_lines(pixels[:-lines - 1:-1], bounds)
+    sample = _without_sentinels(_sorted(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
+    return _foreign_lines(pixels, lines, sample) if sample.size and lines else (0, 0)
 
 
 def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
@@ -154,12 +147,10 @@ def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
 def _percentiles(sample: np.ndarray, settings: ThermalSettings) -> tuple[float, float, float]:
     """Return low percentile, median and high percentile of a sorted sample, the tails limited."""
     sample = _without_sentinels(sample)
-    low, median, high = _ranked(sample, settings.low_percentile / 100, 0.5,
-                                settings.high_percentile / 100)
+    low, median, high, *tails = _ranked(sample, settings.low_percentile / 100, 0.5,
+                                        settings.high_percentile / 100, *_TAILS, *_HOT_TAILS)
     if settings.max_tail_share < 1:
-        colds = _ranked(sample, *_TAILS)
-        hots = _ranked(sample, *(1 - tail for tail in _TAILS))
-        for tail, cold, hot in zip(_TAILS, colds, hots):
+        for tail, cold, hot in zip(_TAILS, tails, tails[len(_TAILS):]):
             left = (1 - settings.max_tail_share) * (1.25 - 25 * tail)  # times 1 at 1 %, 0.5 at 3 %
             if cold < hot:
                 most = (hot - cold) * (1 - left) / left
@@ -182,58 +173,60 @@ def _without_sentinels(values: np.ndarray) -> np.ndarray:
     usual = _SENTINELS[values.dtype.kind]
     for _ in range(_MOST_SENTINELS):
         before = values.size
-        for coldest in (True, False):
-            values = _without_one(values, usual, coldest=coldest)
+        for end in (0, -1):
+            if not values.size:
+                return values
+            constant = values[end]
+            rest = values[np.searchsorted(values, constant, 'right'):] if end == 0 else values[
+                :np.searchsorted(values, constant)]
+            if 2 * rest.size < values.size:
+                continue
+            gap = abs(float(rest[end]) - float(constant))
+            cold, hot = _ranked(rest, 0.1, 0.9)
+            if hot == cold:  # a flat image: what else there is may be all that it shows
+                far = float(constant) in usual and 10 * rest.size > 9 * values.size
+            else:
+                far = gap > (1.0 if float(constant) in usual else _DETACHED) * (hot - cold)
+            values = rest if far else values
         if values.size == before:
             break
     return values
 
 
-def _without_one(values: np.ndarray, usual: tuple[float, ...], *, coldest: bool) -> np.ndarray:
-    if not values.size:
-        return values
-    end = values[0] if coldest else values[-1]
-    if coldest:
-        rest = values[np.searchsorted(values, end, 'right'):]
-    else:
-        rest = values[:np.searchsorted(values, end)]
-    if 2 * rest.size < values.size:
-        return values
-    gap = abs(float(rest[0] if coldest else rest[-1]) - float(end))
-    cold, hot = _ranked(rest, 0.1, 0.9)
-    spread = hot - cold
-    if spread == 0:  # a flat image: what else there is may be all that it shows
-        return rest if float(end) in usual and 10 * rest.size > 9 * values.size else values
-    return rest if gap > (1.0 if float(end) in usual else _DETACHED) * spread else values
+def _foreign_lines(pixels: np.ndarray, count: int, sample: np.ndarray) -> tuple[int, int]:
+    """Return how many of the outer count rows at the top and at the bottom are no image.
+
+    They reach from the border to the last row with values far from those of the sorted sample.
+    """
+    coldest, hottest = _ranked(sample, 0.01, 0.99)
+    low, high = 2 * coldest - hottest, 2 * hottest - coldest
+    some = pixels[:, ::max(1, pixels.shape[1] // 96)]
+    found = []
+    for lines in (some[:count], some[:-count - 1:-1]):
+        inside = ((lines >= low) & (lines <= high)).mean(axis=1)
+        foreign = np.flatnonzero(1 - inside > _FOREIGN_SHARE)
+        found.append(int(foreign[-1]) + 1 if foreign.size else 0)
+    return found[0], found[1]
 
 
-def _foreign_lines(lines: np.ndarray, bounds: tuple[float, float]) -> int:
-    """Return the count of lines, from the outermost to the last one with values beyond bounds."""
-    step = max(1, lines.shape[1] // 96)
-    some = lines[:, ::step]
-    inside = ((some >= bounds[0]) & (some <= bounds[1])).mean(axis=1)
-    foreign = np.flatnonzero(1 - inside > _FOREIGN_SHARE)
-    return int(foreign[-1]) + 1 if foreign.size else 0
-
-
-def _sample(pixels: np.ndarray, count: int = _SAMPLE_PIXELS) -> np.ndarray:
-    """Return the finite ones of some count pixels of an image, sorted."""
-    stride = max(1, int((pixels.size / count) ** 0.5))
-    return _sorted(pixels[::stride, ::stride])
-
-
-def _sorted(values: np.ndarray) -> np.ndarray:
-    """Return the finite ones of values (any shape), flat, in rising order."""
+def _sorted(values: np.ndarray, count: int = 0) -> np.ndarray:
+    """Return the finite ones of some count values of an image, 0: all, flat, in rising order."""
+    if count:
+        stride = max(1, int((values.size / count) ** 0.5))
+        values = values[::stride, ::stride]
     if values.dtype.kind == 'u':
         # A stable sort of 16-bit integers is a radix sort: a quarter of the time.
         return np.sort(values, axis=None, kind='stable')
     return np.sort(values[np.isfinite(values)])
 
 
+@lru_cache(maxsize=8)
 def _patch_lines(side: int, patch: int) -> np.ndarray:
     """Return the row or column numbers of all patches along a side of the image."""
     first = np.linspace(0, side - patch, _PATCHES).astype(int)
-    return (first[:, None] + np.arange(patch)).ravel()
+    lines = (first[:, None] + np.arange(patch)).ravel()
+    lines.flags.writeable = False
+    return lines
 
 
 def _ranked(values: np.ndarray, *shares: float) -> list[float]:

@@ -10,7 +10,6 @@ import numpy as np
 from ..frames import Frame
 from ..settings import ThermalSettings
 from .color import split_luma
-from .dead_rows import repaired_rows
 from .gray_range import gray_range, no_finite_value
 
 # Encodings that need gain control; cameras with 8-bit images have done it.
@@ -111,23 +110,12 @@ class GainControl:
     stamps of the frames (their arrival where a stamp is 0), and by at most max_change of their
     distance a frame. When the camera switches its gain they follow at once. They start afresh with
     the first frame, one that is older than the frame before, one after a long gap, and one without
-    any time.
+    any time. `settings` may be assigned at any time; other ones start the levels afresh.
     """
 
     def __init__(self, settings: ThermalSettings):
-        self._settings = settings
+        self.settings = settings
         self._state: _State | None = None
-
-    @property
-    def settings(self) -> ThermalSettings:
-        """The settings in effect. Other ones start the levels afresh."""
-        return self._settings
-
-    @settings.setter
-    def settings(self, settings: ThermalSettings) -> None:
-        if settings != self._settings:
-            self._settings = settings
-            self.reset()
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -145,7 +133,9 @@ class GainControl:
         Raises:
             FrameError: reason no_finite_value; such a frame changes nothing.
         """
-        settings, encoding = self._settings, frame.encoding
+        settings, encoding = self.settings, frame.encoding
+        if self._state is not None and self._state.settings != settings:
+            self._state = None
         steady = settings.gain_control != 'agc' or settings.time_constant_s == 0
         if encoding not in STRETCHED or steady:
             return levels_of(frame.pixels, encoding, settings)
@@ -158,7 +148,7 @@ class GainControl:
             if before is not None and time_ns != 0:
                 spread = _followed(before.spread, spread, 1e-9 * (time_ns - before.time_ns),
                                    settings)
-            self._state = before = _State(time_ns, encoding, spread)
+            self._state = before = _State(time_ns, encoding, settings, spread)
         return _made(before.spread[0], before.spread[2], encoding, settings)
 
     def repaired(self, frame: Frame) -> Frame:
@@ -170,7 +160,7 @@ class GainControl:
         Returns:
             The repaired frame; frame itself when there are none.
         """
-        if not self._settings.repair_rows or frame.pixels.ndim != 2:
+        if not self.settings.repair_rows or frame.pixels.ndim != 2:
             return frame
         pixels = repaired_rows(frame.pixels)
         return frame if pixels is frame.pixels else replace(frame, pixels=pixels)
@@ -182,6 +172,7 @@ class _State:
 
     time_ns: int
     encoding: str
+    settings: ThermalSettings
     spread: np.ndarray
 
 
@@ -225,3 +216,69 @@ def _made(low: float, high: float, encoding: str, settings: ThermalSettings) -> 
         low = round(low)
         high = max(high, low + 1)
     return Levels(float(low), float(high), settings.polarity == 'black_hot')
+
+
+# A dead row is at least so many times further from its neighbors than they are from each other and
+# from the rows beyond them, and than rows of the image mostly are. Rows of 770 real thermal images
+# reach 1.2, two adjacent ones 1.5.
+_STICKS_OUT = 3.0
+# More than so many adjacent rows may be anything: a slatted wall, the two fields of an interlaced
+# camera in motion.
+_MOST_ADJACENT = 2
+_LEAST_COLUMNS = 64
+
+
+def repaired_rows(pixels: np.ndarray) -> np.ndarray:
+    """Interpolate dead rows, which the sensor fails to read, between the rows above and below.
+
+    Found are rows, alone or in twos, that differ from their neighbors along most of their length,
+    while these resemble the rows beyond: a level wire, which optics blur over three rows, is not
+    that. A row that is stuck at a value which fits its surroundings stays, and so do the first and
+    the last row (some cameras send telemetry there).
+
+    Args:
+        pixels: H x W, uint8, uint16 or float32.
+
+    Returns:
+        A repaired copy; pixels itself when there is no dead row.
+    """
+    repaired = None
+    rows = np.flatnonzero(_suspects(pixels))
+    for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+        if not 0 < run.size <= _MOST_ADJACENT:
+            continue
+        first, last = int(run[0]), int(run[-1])
+        above, below = (pixels[row].astype(np.float32) for row in (first - 1, last + 1))
+        part = np.linspace(0, 1, last - first + 3, dtype=np.float32)[1:-1, None]
+        between = above + part * (below - above)
+        off = np.abs(pixels[first:last + 1] - between) <= np.abs(above - below)
+        if off.mean(axis=1).max() < 0.5:  # counted this way, NaN is off
+            repaired = pixels.copy() if repaired is None else repaired
+            repaired[first:last + 1] = between if pixels.dtype.kind == 'f' else np.rint(between)
+    return pixels if repaired is None else repaired
+
+
+def _suspects(pixels: np.ndarray) -> np.ndarray:
+    """Return the bool mask, H, of the rows that differ from their neighbors on average.
+
+    The middle quarter of the columns, at least 64, shows a dead row as well as all of them.
+    """
+    height, width = pixels.shape
+    suspects = np.zeros(height, bool)
+    if height < _MOST_ADJACENT + 3:
+        return suspects
+    kept = max(width // 4, min(width, _LEAST_COLUMNS))
+    values = np.ascontiguousarray(pixels[:, (width - kept) // 2:(width + kept) // 2])
+    if values.dtype.kind == 'f':
+        values = cv2.patchNaNs(values.copy(), 0)
+    # Mean absolute differences of rows that lie 1, 2 ... apart, float32.
+    step, *wider = (cv2.reduce(cv2.absdiff(values[rows:], values[:-rows]), 1, cv2.REDUCE_AVG,
+                               dtype=cv2.CV_32F)[:, 0] for rows in range(1, _MOST_ADJACENT + 2))
+    usual, padded = np.median(step), np.pad(step, 1)
+    for count, across in enumerate(wider, start=1):
+        inner = np.minimum(step[:-count], step[count:])
+        outer = np.maximum(padded[:-count - 2], padded[count + 2:])
+        dead = inner > _STICKS_OUT * np.maximum(np.maximum(across, outer), usual)
+        for row in range(1, count + 1):
+            suspects[row:row + dead.size] |= dead
+    return suspects

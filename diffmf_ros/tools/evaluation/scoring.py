@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...core.checks.thumbnails import reduced
+from ...core.checks.sight_monitor import reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
-from ...core.imaging.veil import VeilMonitor, show_through
+from ...core.imaging.stream_filters import VeilMonitor, show_through
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame

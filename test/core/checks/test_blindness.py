@@ -7,8 +7,14 @@ from blind_scenes import SIZE, night_with_lamps, noisy, pair, rgb_scene, smoke, 
 
 from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.alignment.warp import resized_mapping
-from diffmf_ros.core.checks.sight_monitor import Sight, rgb_sight, thermal_sight, veiled_share
-from diffmf_ros.core.checks.thumbnails import reduced, thumbnails
+from diffmf_ros.core.checks.sight_monitor import (
+    Sight,
+    reduced,
+    rgb_sight,
+    thermal_sight,
+    thumbnails,
+    veiled_share,
+)
 from diffmf_ros.core.imaging.thermal import levels_of
 from diffmf_ros.core.settings import ThermalSettings
 

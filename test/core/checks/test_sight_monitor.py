@@ -6,9 +6,8 @@ import pytest
 from blind_scenes import PEOPLE, night_with_lamps, noisy, pair, rgb_scene, thermal_scene
 
 from diffmf_ros.core.alignment.warp import resized_mapping
-from diffmf_ros.core.checks.hidden_targets import hidden_targets, warm_targets
-from diffmf_ros.core.checks.sight_monitor import SightMonitor
-from diffmf_ros.core.checks.thumbnails import reduced, thumbnails
+from diffmf_ros.core.checks.image_checks import hidden_targets, warm_targets
+from diffmf_ros.core.checks.sight_monitor import SightMonitor, reduced, thumbnails
 from diffmf_ros.core.imaging.thermal import Levels
 
 PERIOD_NS = 33_333_333

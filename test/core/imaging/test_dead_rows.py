@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import THERMAL, Frame
-from diffmf_ros.core.imaging.dead_rows import repaired_rows
-from diffmf_ros.core.imaging.thermal import GainControl
+from diffmf_ros.core.imaging.thermal import GainControl, repaired_rows
 from diffmf_ros.core.settings import ThermalSettings
 
 DTYPES = {'mono8': np.uint8, 'mono16': np.uint16, '32FC1': np.float32}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.imaging.temporal_filter import TemporalFilter
+from diffmf_ros.core.imaging.stream_filters import TemporalFilter
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 

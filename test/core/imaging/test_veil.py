@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.imaging.veil import MOST, VeilMonitor, show_through, veil_map
+from diffmf_ros.core.imaging.stream_filters import MOST, VeilMonitor, show_through, veil_map
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
