@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
-from ..io.writing import require_output, write_text
+from ..io.writing import require_output
 from . import bench_plan, bench_shell, bench_standard, options
 from .progress import announced, progress
 
@@ -49,9 +49,7 @@ def bench(
                                               'given')] = 20,
     device: options.Device = DEFAULTS.device,
     threads: options.Threads = DEFAULTS.threads,
-    json: Annotated[Path | None,
-                    typer.Option(help='also write everything, with every sample, to this '
-                                 'file')] = None,
+    json: options.Json = None,
     plot: Annotated[Path | None,
                     typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
     shell: Annotated[bool,
@@ -96,13 +94,16 @@ def bench(
     if wrong := sorted(given - WITH_STANDARD if standard else given & {'page'}):
         named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
         raise typer.BadParameter(f'{"not with" if standard else "only with"} --standard: {named}')
-    for path in (json, plot, page):
-        require_output(path, overwrite=overwrite, inputs=(weights,))  # before minutes of measuring
+    # before minutes of measuring
+    options.require_json(json, overwrite=overwrite, inputs=(weights,))
+    for path in (plot, page):
+        require_output(path, overwrite=overwrite, inputs=(weights,))
+    console = options.table_console(json, width=WIDTH)
     if standard:
-        bench_standard.bench_standard(_console(), json=json, page=page)
+        bench_standard.bench_standard(console, json=json, page=page)
         return
     if shell:
-        _bench_shell(options.image_size(size) if 'size' in given else SHELL_SIZE,
+        _bench_shell(console, options.image_size(size) if 'size' in given else SHELL_SIZE,
                      frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)
         return
     if plan and (wrong := sorted(given - WITH_PLAN)):
@@ -119,37 +120,34 @@ def bench(
         scan_backend=scan_backend,
         engine=engine)
     if plan:
-        _bench_plan(configurations, json)
+        _bench_plan(console, configurations, json)
         return
     with progress('measuring', frames + len(configurations)) as done:
         report = bench_report.run(configurations, frames=frames, report=done)
-    _show(report)
-    if json is not None:
-        write_text(json, report.as_json())
+    _show(console, report)
+    options.write_json(json, report.as_json())
     if plot is not None:
         bench_plot.write_plot(plot, report)
 
 
-def _bench_shell(size: tuple[int, int], pairs: int, compute_ms: float, overload_s: float,
-                 json: Path | None) -> None:
+def _bench_shell(console: Console, size: tuple[int, int], pairs: int, compute_ms: float,
+                 overload_s: float, json: Path | None) -> None:
     from ..tools.bench import shell_bench
 
     with announced() as announce:
         report = shell_bench.run(size=size, pairs=pairs, compute_ms=compute_ms,
                                  overload_s=overload_s, report=announce)
-    bench_shell.show(_console(), report)
-    if json is not None:
-        write_text(json, report.as_json())
+    bench_shell.show(console, report)
+    options.write_json(json, report.as_json())
 
 
-def _bench_plan(configurations: list, json: Path | None) -> None:
+def _bench_plan(console: Console, configurations: list, json: Path | None) -> None:
     from ..tools.bench.plan import as_json
 
     with announced() as announce:
         plans = bench_plan.plans_of(configurations, announce)
-    bench_plan.show(_console(), plans)
-    if json is not None:
-        write_text(json, as_json(plans))
+    bench_plan.show(console, plans)
+    options.write_json(json, as_json(plans))
 
 
 def _configurations(size: str, fixed: dict, **lists: str) -> list:
@@ -175,13 +173,7 @@ def _configurations(size: str, fixed: dict, **lists: str) -> list:
                                                      dict.fromkeys(sizes))]
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
-
-
-def _show(report) -> None:
-    console = _console()
+def _show(console: Console, report) -> None:
     for problem in dict.fromkeys(problem for row in report.rows
                                  for problem in row.timings.problems):
         console.print(f'ERROR: {problem}', style='bold red', highlight=False, markup=False)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..io.writing import write_text
+from . import options
 from .progress import announced
 
 
@@ -22,7 +23,6 @@ def bench_standard(console: Console, *, json: Path | None, page: Path | None) ->
         table.add_row(*(cell.strip('`') for cell in row))
     console.print(table)
     console.print(machines.about(report), highlight=False, markup=False)
-    if json is not None:
-        write_text(json, measured.as_json())
+    options.write_json(json, measured.as_json())
     if page is not None:
         write_text(page, machines.page(report))

@@ -45,10 +45,12 @@ def eval(
     detector_layout: detector_options.DetectorLayout = 'auto',
     detect_class: detector_options.DetectClass = 'person',
     classes: detector_options.Classes = None,
-    json: Annotated[Path | None, typer.Option(help='file to write with all scores')] = None,
+    json: options.Json = None,
     html: Annotated[Path | None,
                     typer.Option(help='page to write with all pictures, sorted by any '
                                  'metric')] = None,
+    every: Annotated[bool, typer.Option('--all', help=(
+        'print the metrics of the literature, too; JSON and the page always have them'))] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
@@ -61,8 +63,9 @@ def eval(
 
     inputs = rgb, thermal, pairs, fused, options.weights_file(weights), boxes, detector, classes
     require_inputs(*inputs[:-1])
-    for path in (json, html):
-        require_output(path, overwrite=overwrite, inputs=inputs)
+    evaluate.require_one_way(fused, model)
+    options.require_json(json, overwrite=overwrite, inputs=inputs)
+    require_output(html, overwrite=overwrite, inputs=inputs)
     known = read_boxes(boxes) if boxes else None
     chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class,
                                             classes=classes)
@@ -84,21 +87,22 @@ def eval(
             trial=trial,
             show=page.add if page else None,
             report=lambda done, total: progress.update(task, completed=done, total=total))
-    if json:
-        eval_page.write_json(json, evaluation)
+    options.write_json(json, eval_page.as_json(evaluation))
     if page:
         page.write(evaluation)
-    _print(evaluation)
+    _print(evaluation, every=every, json=json)
     if evaluation.problems:
         raise typer.Exit(1)
 
 
-def _print(evaluation) -> None:
+def _print(evaluation, *, every: bool, json: Path | None) -> None:
     from ..tools.evaluation import eval_page
 
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDTH)
-    console.print(eval_page.table(evaluation))
+    console = options.table_console(json, width=WIDTH)
+    for table in eval_page.tables(evaluation, width=console.width, every=every):
+        console.print(table)
+    for line in eval_page.below(evaluation, every=every):
+        console.print(line, highlight=False, markup=False)
     if evaluation.detector:
         console.print(eval_page.detector_table(evaluation))
     for problem in evaluation.problems:

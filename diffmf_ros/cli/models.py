@@ -31,16 +31,15 @@ def models(
     device: options.Device = DEFAULTS.device,
     markdown: Annotated[bool, typer.Option('--markdown',
                                            help='print Markdown instead of a table')] = False,
-    json: Annotated[Path | None, typer.Option(help='also write everything to this file')] = None,
+    json: options.Json = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """List every network and preset: size, work, and whether trained weights come with the
     package."""
     from ..io.folders import pair_files
-    from ..io.writing import require_output
     from ..tools.evaluation import models_table
 
-    require_output(json, overwrite=overwrite, inputs=(score,))
+    options.require_json(json, overwrite=overwrite, inputs=(score,))
     count = len(pair_files(score)) if score else 0  # before minutes of measuring
     table = models_table.listed(size=options.image_size(size), only_models=_names(model),
                                 only_presets=_names(preset))
@@ -56,27 +55,24 @@ def models(
         if time:
             table = models_table.timed(table, frames=frames, device=device,
                                        report=counter('timing', frames))
-    if json is not None:
-        models_table.write_json(json, table)
+    options.write_json(json, table.as_json())
     if markdown:
-        typer.echo(table.as_markdown())
+        options.say(table.as_markdown(), json=json)
     else:
-        _show(table, text=models_table.TEXT_COLUMNS)
+        _show(options.table_console(json, width=WIDTH), table, text=models_table.TEXT_COLUMNS)
 
 
 def _names(several: str) -> list[str]:
     return [name for name in several.split(',') if name]
 
 
-def _show(models_table, *, text: tuple[str, ...]) -> None:
+def _show(console: Console, models_table, *, text: tuple[str, ...]) -> None:
     columns = models_table.columns()
     table = Table()
     for heading in columns:
         table.add_column(heading, justify='left' if heading in text else 'right', overflow='fold')
     for cells in zip(*columns.values()):
         table.add_row(*cells)
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDTH)
     console.print(table)
     for line in models_table.below():
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from ..core.settings import DEFAULTS, SYNTHETIC, Settings, iter_specs, with_changes
 from ..io.paths import FILE_SUFFIXES
@@ -97,18 +98,29 @@ def require_own_json(path: Path | None, keys: Iterable[str], *, inputs: Iterable
         require_result_output(path, keys, inputs=inputs)
 
 
-def write_json(path: Path | None, content: dict) -> None:
-    """Write content to the file of --json, to the screen, or, for None, nowhere.
+def write_json(path: Path | None, content: dict | str) -> None:
+    """Write content, or what is JSON already, to the file of --json, the screen, or nowhere.
 
     Raises WriteError.
     """
     if path is None:
         return
-    text = json.dumps(content, indent=1)
+    text = content if isinstance(content, str) else json.dumps(content, indent=1)
     if path == SCREEN:
         typer.echo(text)
     else:
         write_text(path, text + '\n')
+
+
+def table_console(json: Path | None, *, width: int) -> Console:
+    """Return where tables are printed: the standard error where the screen gets JSON.
+
+    Args:
+        json: the path of --json, or None.
+        width: in columns, where the output is not a terminal.
+    """
+    console = Console(stderr=json == SCREEN)
+    return console if console.is_terminal else Console(stderr=json == SCREEN, width=width)
 
 
 def say(text: str, *, json: Path | None) -> None:

@@ -121,6 +121,55 @@ def test_writers_say_what_they_made(name, tmp_path, monkeypatch):
     assert Path(told['out']).exists() and expected.items() <= told.items(), told
 
 
+TABLES = {
+    'eval': (('eval', '--pairs', '.', '--model', 'average'), 'images', 'mean, maximum'),
+    'models': (('models', '--model', 'diffmf', '--preset', 'nano'), 'networks', 'parameters'),
+    'models --markdown': (('models', '--model', 'diffmf', '--preset', 'nano', '--markdown'),
+                          'networks', '| network |'),
+}
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_tables_leave_json_alone(name, tmp_path, monkeypatch):
+    """With --json - the screen has JSON alone and the tables are on the standard error."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    arguments, key, words = TABLES[name]
+
+    done = diffmf(*arguments, '--json', '-')
+
+    assert done.returncode == 0, done.stderr
+    assert key in json.loads(done.stdout) and words in done.stderr
+    assert not Path('-').exists()
+
+
+def test_bench_leaves_json_alone(domain):
+    """With --json - of bench the tables are on the standard error."""
+    done = diffmf('bench', '--model', 'classical', '--size', '64x48', '--frames', '1', '--json',
+                  '-')
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)['results'] and 'what it takes' in done.stderr
+
+
+@pytest.mark.parametrize('arguments', [
+    ('eval', '--pairs', '.', '--model', 'average', '--html', 'a.html'),
+    ('models', '--preset', 'nano'),
+    ('bench', '--model', 'classical', '--plot', 'a.html'),
+])
+def test_json_is_not_another_output(arguments, tmp_path, monkeypatch):
+    """JSON does not go to the name of another kind of file."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    done = diffmf(*arguments, '--json', 'a.html')
+
+    assert done.returncode == 2 and 'write a.json' in done.stderr
+    assert not Path('a.html').exists()
+
+
 def test_train_replaces_only_its_own_json(tmp_path, monkeypatch):
     """A training is resumed by the same command, which writes its result anew."""
     pytest.importorskip('torch', reason='torch is not installed')

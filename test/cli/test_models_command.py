@@ -231,6 +231,6 @@ def test_command_measures_and_names_machine(pairs):
 def test_unwritable_json_is_an_error(tmp_path):
     """JSON that cannot be written is an error."""
     (tmp_path / 'file').write_text('')
-    with pytest.raises(DiffmfError,
-                       match='models.json cannot be written: a part of its path is a file'):
-        models_table.write_json(tmp_path / 'file' / 'models.json', ModelsTable(VGA, (ROW,)))
+    done = diffmf_models('--preset', 'nano', '--json', tmp_path / 'file' / 'models.json')
+    assert done.returncode == 2
+    assert 'models.json cannot be written: a part of its path is a file' in done.stderr

@@ -159,7 +159,7 @@ class StandardReport:
 
     def as_json(self) -> str:
         """Return as_dict() as text."""
-        return json.dumps(self.as_dict(), indent=1) + '\n'
+        return json.dumps(self.as_dict(), indent=1)
 
 
 def run(report: Callable[[str], None] = lambda what: None) -> StandardReport:

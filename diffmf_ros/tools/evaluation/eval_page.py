@@ -4,12 +4,14 @@
 import base64
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...io.writing import cannot_write, write_bytes, write_text
@@ -17,42 +19,112 @@ from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
 from .drawing import drawn
 from .eval_files import EvaluationError, Images
 from .evaluate import FLAT_THERMAL, Evaluation, Scores
-from .scoring import METRICS, cells
+from .scoring import HEADLINE, METRICS, cells
 
 CAPTION = ('More is better but for haze (levels, 0 is none), Nabf and flicker. MI in nats; VIF '
            'and SSIM summed over both sources. Means of target are over all targets. -: not '
            'defined for this image')
+PADDING = 0, 1, 0, 0
+GAP, EDGE = 2, 4  # between columns, and around a table with its names
+LEAST_NAME = 14  # columns of a terminal; longer names take two lines
 DECIMALS = {'AP40': 3, 'AP50': 3, 'day_again': 2}
 
 
-def columns(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return the names of the metrics, with flat thermal and flicker where they were measured."""
-    return (*METRICS, *((FLAT_THERMAL,) if evaluation.flat_thermal else ()),
-            *(('flicker',) if evaluation.flicker else ()))
+def columns(evaluation: Evaluation, *, every: bool = True) -> tuple[str, ...]:
+    """Return the names of the metrics, with flat thermal and flicker where they were measured.
+
+    Without every: what a fused image is for, without the metrics of the literature.
+    """
+    return (*(METRICS if every else HEADLINE), *((FLAT_THERMAL,) if evaluation.flat_thermal else
+            ()), *(('flicker',) if evaluation.flicker else ()))
 
 
-def table(evaluation: Evaluation) -> Table:
-    """Return the metrics of every image, then the means of the method and of the baselines."""
-    names = columns(evaluation)
-    result = Table(title=evaluation.method, caption=CAPTION)
-    result.add_column('image')
-    for name in names:
-        result.add_column(name, justify='right', no_wrap=True)
+def tables(evaluation: Evaluation, *, width: int, every: bool) -> Iterator[Table]:
+    """Yield the metrics of every image, then the means of the method and of the baselines.
+
+    Args:
+        evaluation: what was found.
+        width: of the terminal, in columns; each table fits.
+        every: whether the metrics of the literature are there, too.
+    """
+    rows = list(_rows(evaluation))
+    name_width = min(max((len(row.name) for row in rows), default=0) or LEAST_NAME,
+                     max(LEAST_NAME, width // 6))
+    blocks: list[list[str]] = [[]]
+    left = width - name_width - EDGE
+    for name in columns(evaluation, every=every):
+        texts = (*name.split('_'), *(cells(row.scores, (name,))[0] for row in rows))
+        cell = max(map(len, texts)) + GAP
+        if blocks[-1] and cell > left:
+            blocks.append([])
+            left = width - name_width - EDGE
+        blocks[-1].append(name)
+        left -= cell
+    for names in blocks:
+        yield _table(evaluation.method, rows, names, name_width)
+
+
+def below(evaluation: Evaluation, *, every: bool) -> list[str]:
+    """Return the lines that belong under the tables."""
+    more = len(columns(evaluation)) - len(columns(evaluation, every=False))
+    return [CAPTION, targets_of(evaluation),
+            *([] if every else [f'--all prints {more} metrics of the literature, too'])]
+
+
+def targets_of(evaluation: Evaluation) -> str:
+    """Return what the targets of the scores are: boxes, hot blobs, or both."""
+    boxed = sum(image.boxed for image in evaluation.images)
+    count = len(evaluation.images)
+    if not boxed:
+        return 'Targets are the hot blobs of thermal'
+    blobs = '; hot blobs of thermal in the others' if boxed < count else ''
+    return f'Targets are the people of --boxes in {boxed} of {count} images{blobs}'
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of a table; section: it begins one, image: it is no mean."""
+
+    name: str
+    scores: Scores
+    section: bool = False
+    image: bool = False
+    bold: bool = False
+
+
+def _rows(evaluation: Evaluation) -> Iterator[_Row]:
     for image in evaluation.images:
-        result.add_row(image.name, *cells(image.scores[evaluation.method], names))
+        yield _Row(image.name, image.scores[evaluation.method], image=True)
     sets = evaluation.set_means()
-    for dataset, rows in sets.items() if len(sets) > 2 else ():
-        if dataset != 'all':
-            _add_means(result, rows, names, evaluation.method, about=dataset)
-    _add_means(result, evaluation.means(), names, evaluation.method, about='mean')
+    groups = {dataset: rows for dataset, rows in sets.items() if dataset != 'all'
+              and len(sets) > 2} | {'mean': evaluation.means()}
+    for about, rows in groups.items():
+        for number, (way, scores) in enumerate(rows.items()):
+            yield _Row(f'{about}, {way}', scores, section=number == 0,
+                       bold=way == evaluation.method)
+
+
+def _table(title: str, rows: Sequence[_Row], names: Sequence[str], name_width: int) -> Table:
+    result = Table(title=title, box=SIMPLE_HEAD, padding=PADDING)
+    result.add_column('image', width=name_width, overflow='fold')
+    for name in names:
+        result.add_column(name.replace('_', '\n'), justify='right')
+    for row in rows:
+        if row.image and not set(names) & set(METRICS):
+            continue  # what is measured over several images has means alone
+        if row.section:
+            result.add_section()
+        result.add_row(row.name, *cells(row.scores, tuple(names)),
+                       style='bold' if row.bold else None)
     return result
 
 
 def detector_table(evaluation: Evaluation) -> Table:
     """Return what the detector finds, by data set and method."""
-    result = Table(title='an unchanged detector', caption=ABOUT)
+    result = Table(title='an unchanged detector', caption=ABOUT, box=SIMPLE_HEAD, padding=PADDING)
     for name in ('data set', 'method', *COLUMNS):
-        result.add_column(name, justify='left' if name in ('data set', 'method') else 'right')
+        result.add_column(name.replace('_', '\n'),
+                          justify='left' if name in ('data set', 'method') else 'right')
     for dataset, rows in shown_sets(evaluation.detector).items():
         result.add_section()
         for method, scores in rows.items():
@@ -88,6 +160,7 @@ def as_json(evaluation: Evaluation) -> str:
         'mean': rows.pop(evaluation.method, _plain({}, names)),
         'baselines': rows,
         'problems': [asdict(problem) for problem in evaluation.problems],
+        'images_with_boxes': sum(image.boxed for image in evaluation.images),
     }
     sets = evaluation.set_means()
     if len(sets) > 2:
@@ -102,19 +175,6 @@ def as_json(evaluation: Evaluation) -> str:
                                          scores in found.items()}
                                for dataset, found in shown_sets(evaluation.detector).items()}
     return json.dumps(content, indent=1, allow_nan=False)
-
-
-def write_json(path: Path, evaluation: Evaluation) -> None:
-    """Write as_json to path. Raises WriteError when that is not possible."""
-    write_text(path, as_json(evaluation))
-
-
-def _add_means(result: Table, rows: dict[str, Scores], names: tuple[str, ...], method: str, *,
-               about: str) -> None:
-    result.add_section()
-    for way, scores in rows.items():
-        result.add_row(f'{about}, {way}', *cells(scores, names),
-                       style='bold' if way == method else None)
 
 
 def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, float | None]:
@@ -218,7 +278,8 @@ class Page:
         buttons = ' '.join(f'<button data-name="{name}">{name}</button>'
                            for name in ('name', *METRICS))
         text = TEMPLATE.format(title=escape(title), summary=_summary(evaluation),
-                               caption=escape(CAPTION), buttons=buttons,
+                               caption=escape(f'{CAPTION}. {targets_of(evaluation)}'),
+                               buttons=buttons,
                                sections='\n'.join(self._sections))
         write_text(self._path, text)
 

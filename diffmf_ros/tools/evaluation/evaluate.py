@@ -35,11 +35,12 @@ FLAT_THERMAL = 'flat_thermal'
 
 @dataclass(frozen=True)
 class Scored:
-    """One image: its metrics by method."""
+    """One image: its metrics by method, and whether its targets are boxes of a file."""
 
     dataset: str
     name: str
     scores: dict[str, ImageScores]
+    boxed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
         EvaluationError: not one of fused and method, neither pairs nor rgb and thermal, a folder
             that is missing or without images.
     """
-    if (fused is None) == (method is None):
-        raise EvaluationError('expected either a folder of fused images (--fused) or a model to '
-                              'fuse with (--model)')
+    require_one_way(fused, method)
     name, fuse = method or (FROM_FILES, None)
     ways = {name: fuse} | {way: function for way, function in BASELINES.items() if way != name}
     found, problems = sources(data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
@@ -116,13 +115,21 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
         if isinstance(result, Problem):
             problems.append(result)
         elif result is not None:
-            scored.append(Scored(source.dataset, source.name, result.scores))
+            boxed = boxes is not None and boxes.of(source.dataset, source.stem) is not None
+            scored.append(Scored(source.dataset, source.name, result.scores, boxed))
             look = result.look(trial, source) if trial else None
             if show:
                 show(result.images, result.picture(name), result.scores[name], look)
         report(done, len(found))
     flicker = {way: meter.result() for way, meter in run.meters.items()}
     return Evaluation(name, scored, problems, flicker, run.flat, trial.table() if trial else {})
+
+
+def require_one_way(fused: Path | None, method: object | None) -> None:
+    """Raise EvaluationError unless one of fused images and something to fuse with is given."""
+    if (fused is None) == (method is None):
+        raise EvaluationError('expected either a folder of fused images (--fused) or a model to '
+                              'fuse with (--model)')
 
 
 @dataclass(frozen=True)

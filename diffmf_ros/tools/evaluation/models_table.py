@@ -18,7 +18,6 @@ from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS, with_changes
 from ...inference.network import LibraryMissing
 from ...inference.weights_header import WeightsError, read_header, shipped
-from ...io.writing import write_text
 from ..bench.benchmark import Configuration, compare, with_weights
 from ..bench.startup import measure_startup
 from ..machine import Machine, this_machine
@@ -228,11 +227,6 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
             f'{ABOUT_METRICS}')
     return _measured(replace(table, rows=rows),
                      (engine.description for engine in engines.values()), [note])
-
-
-def write_json(path: Path, table: ModelsTable) -> None:
-    """Write as_json to path. Raises WriteError when that is not possible."""
-    write_text(path, table.as_json())
 
 
 def _counted(model: str, preset: str, size: tuple[int, int]) -> tuple[int, float]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluating folders: what is scored, what is refused and why, and the files that are written."""
 
+import io
 import json
 import re
 
@@ -8,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 from diffmf_process import diffmf
+from rich.console import Console
 
 from diffmf_ros.tools.evaluation import eval_page
+from diffmf_ros.tools.evaluation.detector_trial import COLUMNS
 from diffmf_ros.tools.evaluation.eval_files import EvaluationError
-from diffmf_ros.tools.evaluation.eval_page import as_json
+from diffmf_ros.tools.evaluation.eval_page import DECIMALS, as_json
 from diffmf_ros.tools.evaluation.evaluate import FROM_FILES, evaluate
 from diffmf_ros.tools.evaluation.metrics import score
 from diffmf_ros.tools.evaluation.scoring import (
@@ -224,6 +227,53 @@ def test_command_scores_and_writes(folders, tmp_path):
     assert (tmp_path / 'e.html').stat().st_size > 5000
 
 
+@pytest.mark.parametrize('width', [80, 120])
+def test_tables_fit_a_terminal(folders, width):
+    """Names and values are whole in a terminal of 80 columns."""
+    (folders['rgb'] / 'c.png').rename(folders['rgb'] / 'a_long_name_of_a_picture.png')
+    (folders['thermal'] / 'c.bmp').rename(folders['thermal'] / 'a_long_name_of_a_picture.bmp')
+    got = evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']),
+                   sequence=True)
+    found = {name: 0.5 if name in DECIMALS else 1000.0 for name in COLUMNS}
+    got.detector['set'] = dict.fromkeys(BASELINES, found)
+    console = Console(width=width, file=io.StringIO())
+
+    for table in eval_page.tables(got, width=width, every=True):
+        console.print(table)
+    console.print(eval_page.detector_table(got))
+
+    text = console.file.getvalue()
+    assert '…' not in text and max(map(len, text.splitlines())) <= width
+    words = re.findall(r'[\w.]+', text)
+    assert {part for name in METRICS for part in name.split('_')} <= set(words)
+    assert {'classical', 'detections', '1000', '0.500', '0.50'} <= set(words)
+
+
+def test_metrics_of_literature_when_asked(folders):
+    """The table shows what a fused image is for, and the literature with --all."""
+    both = '--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model', 'average'
+    short, whole = diffmf_eval(*both), diffmf_eval(*both, '--all')
+
+    assert 'saturation' in short.stdout and 'Qabf' not in short.stdout
+    assert '--all prints 14 metrics' in short.stdout
+    assert 'Qabf' in whole.stdout and '--all' not in whole.stdout
+
+
+def test_boxes_change_targets_and_say(folders, tmp_path):
+    """Under the table stands what the targets are."""
+    boxes = tmp_path / 'boxes.json'
+    boxes.write_text(json.dumps({'a': {'people': [[10, 10, 30, 40]]}}))
+    both = '--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model', 'average'
+
+    blobs = diffmf_eval(*both)
+    boxed = diffmf_eval(*both, '--boxes', boxes, '--json', tmp_path / 'e.json')
+
+    assert 'Targets are the hot blobs of thermal\n' in blobs.stdout
+    assert 'the people of --boxes in 1 of 3 images; hot blobs of thermal in the others' in (
+        boxed.stdout)
+    assert strict((tmp_path / 'e.json').read_text())['images_with_boxes'] == 1
+
+
 def test_command_lists_unscored(folders, tmp_path):
     """Command says what it could not score."""
     (folders['thermal'] / 'a.bmp').unlink()
@@ -250,6 +300,7 @@ def test_command_with_nothing_to_score(folders, tmp_path):
 def test_wrong_choice_exits_2(folders):
     """Command without a choice or with an unknown model exits with 2."""
     both = '--rgb', folders['rgb'], '--thermal', folders['thermal']
-    assert diffmf_eval(*both).returncode == 2
+    neither = diffmf_eval(*both)
+    assert neither.returncode == 2 and 'scoring' not in neither.stderr  # said before it begins
     unknown = diffmf_eval(*both, '--model', 'sharpest')
     assert unknown.returncode == 2 and 'known: diffmf' in unknown.stderr
