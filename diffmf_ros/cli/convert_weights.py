@@ -22,13 +22,14 @@ def convert_weights(
 
     Nothing of it is executed.
     """
-    from ..io.writing import require_output
+    from ..io.writing import replacing, require_output
 
     require_output(out, overwrite=overwrite, inputs=(checkpoint,))
     options.require_json(json, overwrite=overwrite, inputs=(checkpoint,))
     from ..inference.conversion import MODEL, PRESET, PUBLISHED, convert
 
-    written = convert(checkpoint, out, overwrite=overwrite)
+    with replacing(out, overwrite=overwrite) as partial:
+        written = convert(checkpoint, partial, overwrite=True)
     options.write_json(json, {
         'out': str(out), 'model': MODEL, 'preset': PRESET, 'tensors': written.tensors,
         'numbers': written.numbers, 'blob': written.blob, 'published': written.published})

@@ -59,7 +59,7 @@ def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> 
     source: what torch.save wrote, or a .safetensors file; the state dict itself or below the key
     'model', names with or without the prefix 'vmunet.'. Raises WeightsError when source is not
     read, wants more than tensors, or does not fit the network tensor for tensor, and when out is
-    there already (without overwrite) or cannot be written.
+    there already (without overwrite); OSError when it cannot be written.
     """
     source, out = Path(source), Path(out)
     if not out.parent.is_dir():
@@ -242,7 +242,5 @@ def _write(out: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_weights(partial, tensors, model=MODEL, preset=PRESET, iterations=None, seed=None,
                      exact=True)
         partial.replace(out)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f'cannot write {out}: {error}') from error
     finally:
         partial.unlink(missing_ok=True)

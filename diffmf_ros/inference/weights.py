@@ -10,7 +10,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .weights_header import FORMAT, WeightsError, not_whole, number_text, read_header
 
@@ -46,14 +46,15 @@ def save_weights(path: str | Path, tensors: dict[str, torch.Tensor], *, model: s
                  iterations: int | None, seed: int | None, exact: bool = False) -> None:
     """Write trained tensors in half precision (decay rates in float32), or exact: all in float32.
 
-    iterations and seed of a training that is not ours are None.
+    iterations and seed of a training that is not ours are None. Raises OSError, such as of a full
+    disk, which the writer around it explains.
     """
     stored = {name: tensor.detach().cpu().to(
         torch.float32 if exact or name.endswith(KEEP_FLOAT32) else torch.float16).contiguous()
         for name, tensor in tensors.items()}
-    save_file(stored, path, metadata={
+    Path(path).write_bytes(save(stored, metadata={
         'format': FORMAT, 'model': model, 'preset': preset, 'iterations': number_text(iterations),
-        'seed': number_text(seed), 'sha256': digest(stored)})
+        'seed': number_text(seed), 'sha256': digest(stored)}))
 
 
 def load_weights(path: str | Path) -> Weights:

@@ -327,8 +327,7 @@ class BagWriter:
         The storage is not finished then.
         """
         self._failed = True
-        reason = reason_of(error) if isinstance(error, OSError) else error
-        text = f'cannot write a bag at {self.path}: {reason}'
+        text = f'cannot write a bag at {self.path}: {reason_of(error)}'
         if self._keep and self.count:
             text += f'; what was stored until then is in {self.folder}'
         return BagError(text)

@@ -45,9 +45,12 @@ def cannot_write(path: str | Path, error: OSError) -> WriteError:
     return WriteError(f'{path} cannot be written: {reason_of(error)}')
 
 
-def reason_of(error: OSError) -> str:
-    """Return why the system refused, in words."""
-    return _REASONS.get(error.errno or 0) or error.strerror or str(error)
+def reason_of(error: Exception) -> str:
+    """Return why the system refused, in words; of SQLite, too, which has no numbers for it."""
+    text = str(error)
+    if not isinstance(error, OSError):
+        return _REASONS[errno.ENOSPC] if 'disk is full' in text else text
+    return _REASONS.get(error.errno or 0) or error.strerror or text
 
 
 def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:

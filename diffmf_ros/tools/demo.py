@@ -3,6 +3,7 @@
 numbers."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ STOP_TIMEOUT_S = 30
 # The node reports once a second; this long after the last image a report has counted it.
 REPORT_S = 1.5
 POLL_S = 0.1
+LEAST_FREE_BYTES = 1 << 14
 
 
 class DemoError(DiffmfError):
@@ -185,6 +187,8 @@ def _stop(demo: DemoRun, name: str, process) -> None:
 
 def _failure(demo: DemoRun, name: str, process) -> DemoError:
     tail = (demo.logs / f'{name}.txt').read_text().strip().splitlines()[-15:]
+    if shutil.disk_usage(demo.logs).free < LEAST_FREE_BYTES:
+        tail.append('the disk is full')  # which the log has no room to say
     return DemoError(f'{name} ended with exit code {process.returncode}:\n' + '\n'.join(tail))
 
 

@@ -9,12 +9,18 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
 
 import pytest
 
 pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
 
 from bad_inputs import furnish, ran, state  # noqa: E402
+from s4fusion_golden import PREFIX  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from diffmf_ros import models  # noqa: E402
+from diffmf_ros.io.bags import BagReader  # noqa: E402
 
 LIMIT_BYTES = 50
 # Command line, with OUT for what it writes; the name of that; and whether --overwrite belongs to
@@ -45,6 +51,8 @@ WRITERS = {
                      'new.json'),
     'export': (('export', '--preset', 'nano', '--size', '64x48', '--onnx', 'OUT'), 'new.onnx'),
     'model-card': (('model-card', 'config.yaml', '.'), 'out/diffmf_nano.md'),
+    'convert-weights': (('convert-weights', 'authors.safetensors', '-o', 'OUT'),
+                        'new.safetensors'),
     'train': (('train', 'config.yaml', '--data', '.', '--out', 'OUT'), 'new'),
 }
 IMPOSSIBLE = {
@@ -57,6 +65,9 @@ IMPOSSIBLE = {
 def furnished(tmp_path_factory):
     path = tmp_path_factory.mktemp('full')
     furnish(path)
+    weights = models.build('s4fusion', 'base').state_dict()
+    save_file({PREFIX + name: tensor for name, tensor in weights.items()},
+              path / 'authors.safetensors')
     return path
 
 
@@ -113,3 +124,87 @@ def test_an_impossible_place_is_one_message(folder, name, where):
     assert not outcome.traceback, outcome.traceback
     assert outcome.code == 2, outcome.said
     assert words in outcome.said or os.strerror(errno.ENOTDIR) in outcome.said, outcome.said
+
+
+DISK_BYTES = 8 << 20
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Yield a folder that is a file system of its own."""
+    place = tmp_path / 'disk'
+    place.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={DISK_BYTES}', 'tmpfs', place]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip('mounting a file system needs root')
+    yield place
+    subprocess.run(['umount', '--lazy', place], check=True)
+
+
+def fill(place, *, but=0):
+    """Fill a file system with a file, but for some bytes."""
+    with (place / 'full').open('wb') as file, contextlib.suppress(OSError):
+        while True:
+            os.write(file.fileno(), bytes(1 << 16))
+    os.truncate(place / 'full', (place / 'full').stat().st_size - but)
+
+
+def left_in(place):
+    """Names of what has content on a file system, beside the file that fills it."""
+    return sorted(str(path.relative_to(place)) for path in place.rglob('*')
+                  if path.is_file() and path.stat().st_size and path.name != 'full')
+
+
+def assert_one_message(outcome):
+    assert not outcome.traceback, outcome.traceback
+    assert outcome.code == 2, outcome.said
+    assert 'the disk is full' in outcome.said, outcome.said
+    assert outcome.said.count('error:') == 1, outcome.said
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] if name == 'export' else [])
+    for name in WRITERS if 'OUT' in WRITERS[name][0] and name != 'bench --json'])
+def test_full_file_system_is_one_message(folder, disk, name):
+    """On a file system without a free byte a command says so and leaves nothing."""
+    fill(disk)
+
+    assert_one_message(ran(command(name, f'{disk}/')))
+
+    assert left_in(disk) == []
+
+
+def test_full_file_system_of_bench(folder, disk, domain):
+    """Bench publishes over DDS before it writes."""
+    fill(disk)
+
+    assert_one_message(ran(command('bench --json', f'{disk}/')))
+
+    assert left_in(disk) == []
+
+
+@pytest.mark.parametrize('left', [0, 1 << 17])
+def test_full_file_system_of_demo(small_bag, disk, domain, left):
+    """A demo ends in one message when the disk is full at its start, or while it records."""
+    fill(disk, but=left)
+
+    outcome = ran(['demo', '--bag', str(small_bag), '--out', f'{disk}/new', '--model',
+                   'classical', '--rate', '1'])
+
+    assert_one_message(outcome)
+    assert not {'new/fused.mp4', 'new/fused.png'} & set(left_in(disk))
+
+
+def test_full_file_system_of_recorder(small_bag, disk, start):
+    """What was stored until the disk was full opens as a bag."""
+    fill(disk, but=1 << 20)
+    recorder = start('diffmf_ros.ros.recorder', disk / 'bag', '/rgb/image_raw')
+    start('diffmf_ros.ros.bag_player', small_bag, '--topics', '/rgb/image_raw', '--loop', 60,
+          '--wait-for-subscribers', 20)
+
+    assert recorder.wait() == 1, recorder.output
+
+    assert 'Traceback' not in recorder.output
+    assert 'the disk is full' in recorder.output and 'bag.unfinished' in recorder.output
+    with BagReader(disk / 'bag.unfinished' / 'bag') as reader:
+        assert len(list(reader.messages(['/rgb/image_raw']))) >= 30

@@ -257,7 +257,7 @@ def test_full_disk_keeps_old_file(authors, converted, tmp_path, out, monkeypatch
     converted(authors)
     whole = out.read_bytes()
     monkeypatch.setattr(conversion, 'save_weights', full)
-    with pytest.raises(WeightsError, match='cannot write .*No space left'):
+    with pytest.raises(OSError, match='No space left'):
         convert(tmp_path / 'model.pkl', out, overwrite=True)
     assert out.read_bytes() == whole and {path.name for path in tmp_path.iterdir()} == {
         'model.pkl', out.name}
@@ -293,7 +293,7 @@ def test_command_reports_written_file(authors, tmp_path, out, monkeypatch):
     (['none.pkl'], 'cannot read none.pkl: No such file or directory'),
     (['text.pkl'], 'text.pkl is not a checkpoint that torch opens safely'),
     (['text.safetensors'], 'text.safetensors is not a whole safetensors file'),
-    (['text.pkl', '-o', 'no/s.safetensors'], 'there is no folder no to write s.safetensors to'),
+    (['text.pkl', '-o', 'text.pkl'], 'text.pkl is read as an input, so it is not written to'),
 ])
 def test_errors_exit_with_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     """Errors are one message and exit code 2."""

@@ -210,5 +210,6 @@ def run_probe(module: str, *arguments: object, timeout_s: float) -> dict:
         raise DiffmfError(f'{module} took longer than {timeout_s:g} s; is the machine '
                           f'busy?') from error
     if done.returncode:
-        raise DiffmfError(f'{module} could not measure:\n{done.stderr.strip()}')
+        reason = done.stderr.strip().rpartition('\n')[2]  # of a traceback the error
+        raise DiffmfError(f'{module} could not measure: {reason}')
     return json.loads(done.stdout.splitlines()[-1])

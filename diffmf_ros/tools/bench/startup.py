@@ -40,8 +40,8 @@ def measure_startup(configuration: Configuration) -> Startup:
     done = subprocess.run([sys.executable, '-m', __name__, json.dumps(job)], capture_output=True,
                           text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode:
-        raise DiffmfError(f'the start of {configuration.name} could not be '
-                          f'measured:\n{done.stderr.strip()}')
+        reason = done.stderr.strip().rpartition('\n')[2]  # of a traceback the error
+        raise DiffmfError(f'the start of {configuration.name} could not be measured: {reason}')
     return Startup(**json.loads(done.stdout.splitlines()[-1]))
 
 
