@@ -15,8 +15,8 @@ from builtin_interfaces.msg import Time
 
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.settings import SyncSettings
-from ..core.sync.clock_jumps import ClockJumpDetector, StampKind
 from ..core.sync.pairing import ClosestPairing
+from ..core.sync.stamp_matching import ClockJumpDetector, StampKind
 
 QUEUE_SIZE = 10
 # No offset makes a stamp negative, which rclpy refuses; only differences of stamps matter to a

@@ -12,9 +12,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 
 from ..core.frames import FusionResult, Issue, Level, Mode
-from ..core.sync.latency import LatencyMeter
 from ..core.sync.source_selector import SourceSelector
 from ..core.sync.stream_health import StreamState
+from ..core.sync.stream_measures import LatencyMeter
 from .messages import key_values, make_header
 from .stream_status import ZERO_STAMPS, number, stream_status, unstamped
 

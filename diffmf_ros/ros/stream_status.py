@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from ..core.sync.stream_health import StreamHealth, StreamState
-from ..core.sync.stream_rate import OUTLIER_SHARE
+from ..core.sync.stream_measures import OUTLIER_SHARE
 from .messages import key_values
 
 ZERO_STAMPS = 'zero stamps: arrival time is used'

@@ -88,8 +88,8 @@ def shown(calls):
 
 
 @pytest.mark.parametrize('model, most_files, most_calls', [
-    ({'model': 'classical'}, 30, 270),
-    ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 30, 265),
+    ({'model': 'classical'}, 27, 230),
+    ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 27, 225),
 ], ids=['classical', 'nano'])
 def test_pair_takes_short_path(recorder, make_cameras, model, most_files, most_calls):
     """One pair, message in to message out, passes few files and calls, and asks each camera's

@@ -31,13 +31,13 @@ from statistics import median_low
 
 from ..frames import RGB, Frame, Pair
 from ..settings import SyncSettings
-from .clock_jumps import ClockJumpDetector, StampKind
 from .stamp_matching import (
     NEVER_NS,
     AutomaticHold,
+    ClockJumpDetector,
     FixedHold,
-    closest_rgb,
-    closest_thermal,
+    StampKind,
+    closest,
     final_pairs,
     held_thermal,
     max_cost_of,
@@ -88,15 +88,13 @@ class _Stream:
             self.lags_ns) >= _ENOUGH else _PATIENCE_NS
         return max(self.newest_ns + gap_ns, other.newest_ns - min(lag_ns, _PATIENCE_NS))
 
-    def refusal(self, stamp_ns: int) -> str | None:
-        """Why a frame of this stamp cannot be inserted any more: 'duplicate', 'late' or None."""
+    def insert(self, stamp_ns: int, frame: Frame, other: '_Stream') -> str:
+        """Put a frame in its place; return why that cannot be done: 'duplicate', 'late' or ''."""
         index = bisect_left(self.stamps_ns, stamp_ns)
         if stamp_ns == self.left_ns or stamp_ns in self.stamps_ns[index:index + 1]:
             return 'duplicate'
-        return 'late' if stamp_ns < self.left_ns else None
-
-    def insert(self, stamp_ns: int, frame: Frame, other: '_Stream') -> None:
-        """Put a frame in its place."""
+        if stamp_ns < self.left_ns:
+            return 'late'
         if self.newest_ns > -NEVER_NS:
             self.gaps_ns.append(abs(stamp_ns - self.newest_ns))
             if len(self.gaps_ns) >= _ENOUGH:
@@ -104,15 +102,13 @@ class _Stream:
                 self.usual_gap_ns = median_low(self.gaps_ns)
         if other.newest_ns > -NEVER_NS:
             self.lags_ns.append(other.newest_ns - stamp_ns)
-        index = bisect_left(self.stamps_ns, stamp_ns)
         self.stamps_ns.insert(index, stamp_ns)
         self.frames.insert(index, frame)
         self.newest_ns = max(self.newest_ns, stamp_ns)
+        return ''
 
     def forget(self, count: int) -> int:
         """Remove the oldest count frames; return how many of them have not been in a pair."""
-        if not count:
-            return 0
         waiting = self.waiting(count)
         del self.stamps_ns[:count], self.frames[:count]
         return waiting
@@ -123,8 +119,8 @@ class ClosestPairing:
 
     `dropped` counts the frames that left without a partner, by reason: 'unpaired' (none was close
     enough and free), 'late' (older than one of its stream that has left in a pair), 'duplicate'
-    (of a stamp that is here or left last), 'clock_jump' (stamps went back, see clock_jumps.py, or
-    reset) and 'overflow' (more than 64 frames were waiting).
+    (of a stamp that is here or left last), 'clock_jump' (stamps went back, see ClockJumpDetector,
+    or reset) and 'overflow' (more than 64 frames were waiting).
     """
 
     def __init__(self, settings: SyncSettings):
@@ -172,11 +168,9 @@ class ClosestPairing:
             return []
         if verdict is StampKind.JUMP:
             self._forget_all(stamp_ns)
-        refusal = own.refusal(stamp_ns)
-        if refusal:
+        if refusal := own.insert(stamp_ns, frame, other):
             self._drop(refusal, 1)
             return []
-        own.insert(stamp_ns, frame, other)
         if len(own.frames) > _CAPACITY:
             self._drop('overflow', own.forget(1))
         return self._settle(ended=False)
@@ -217,7 +211,8 @@ class ClosestPairing:
         if hold_ns:
             return self._settle_held(ended, hold_ns)
         # What was held until now has been in a pair.
-        self._thermal.forget(bisect_right(self._thermal.stamps_ns, self._thermal.left_ns))
+        if held := bisect_right(self._thermal.stamps_ns, self._thermal.left_ns):
+            self._thermal.forget(held)
         return self._settle_closest(ended)
 
     def _settle_closest(self, ended: bool) -> list[Pair]:
@@ -227,16 +222,15 @@ class ClosestPairing:
         thermal_next_ns = NEVER_NS if ended else thermal.next_ns(rgb)
         left = (0, 0)
         for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns,
-                                   self._max_cost):
+                                   self._max_cost) if rgb.frames and thermal.frames else ():
             pairs.append(self._pair(indices[0] - left[0], indices[1] - left[1]))
-            thermal.forget(1)
+            del thermal.stamps_ns[0], thermal.frames[0]
             left = indices[0] + 1, indices[1] + 1
-        while rgb.frames and closest_thermal(
-                rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns,
-                self._max_cost) == (None, True):
+        while rgb.frames and closest(rgb.stamps_ns[0], thermal.stamps_ns, thermal_next_ns,
+                                     self._max_cost, thermal=True) == (None, True):
             self._drop('unpaired', rgb.forget(1))
-        while thermal.frames and closest_rgb(
-                thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns, self._max_cost) == (None, True):
+        while thermal.frames and closest(thermal.stamps_ns[0], rgb.stamps_ns, rgb_next_ns,
+                                         self._max_cost, thermal=False) == (None, True):
             self._drop('unpaired', thermal.forget(1))
         return pairs
 
@@ -261,11 +255,12 @@ class ClosestPairing:
     def _pair(self, rgb_index: int, thermal_index: int) -> Pair:
         """The frames at these indices; those before them leave, and the RGB frame itself."""
         rgb, thermal = self._rgb, self._thermal
-        self._drop('unpaired', rgb.forget(rgb_index) + thermal.forget(thermal_index))
+        if rgb_index or thermal_index:
+            self._drop('unpaired', rgb.forget(rgb_index) + thermal.forget(thermal_index))
         rgb_ns, thermal_ns = rgb.stamps_ns[0], thermal.stamps_ns[0]
         held = thermal_ns == thermal.left_ns or rgb_ns - thermal_ns > self._max_distance_ns
         pair = Pair(rgb=rgb.frames[0], thermal=thermal.frames[0], offset_ns=thermal_ns - rgb_ns,
                     held=held)
         rgb.left_ns, thermal.left_ns = rgb_ns, thermal_ns
-        rgb.forget(1)
+        del rgb.stamps_ns[0], rgb.frames[0]
         return pair

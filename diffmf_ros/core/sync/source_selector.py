@@ -7,7 +7,7 @@ from enum import Enum
 
 from ..frames import RGB, THERMAL, Frame, Pair
 from ..settings import HealthSettings, SyncSettings
-from .clock_jumps import JUMP_NS
+from .stamp_matching import JUMP_NS
 from .stream_health import StreamHealth, StreamState, StreamStatus
 
 
@@ -101,12 +101,13 @@ class SourceSelector:
         """
         if self._start_ns is None or now_ns < self._start_ns:
             self._start_ns = now_ns
-        self.starting = self._recent(self._start_ns, now_ns)
+        timeout_ns = self._settings.source_timeout_s * 1e9
+        self.starting = now_ns - self._start_ns <= timeout_ns
         self.statuses = {name: stream.status(now_ns) for name, stream in self.streams.items()}
         if self._first_frame_ns is None and any(status.seen for status in self.statuses.values()):
             self._first_frame_ns = now_ns
-        waited_for = self.starting if self._first_frame_ns is None else self._recent(
-            self._first_frame_ns, now_ns)
+        waited_for = self.starting if self._first_frame_ns is None else (
+            now_ns - self._first_frame_ns <= timeout_ns)
         out = [name for name, status in self.statuses.items()
                if not (status.usable or (waited_for and not status.seen))]
         self.latest, self.reason = self._decide(out, now_ns)
@@ -126,7 +127,10 @@ class SourceSelector:
         Returns:
             What to put out, in this order.
         """
-        self._follow_jump(frame)
+        newest_ns = self._newest_in_ns.get(frame.stream, frame.stamp_ns)
+        if frame.stamp_ns < newest_ns - JUMP_NS:
+            newest_ns, self._newest_out_ns = frame.stamp_ns, None
+        self._newest_in_ns[frame.stream] = max(frame.stamp_ns, newest_ns)
         fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]
         if fresh:
             self.paired(now_ns)
@@ -134,19 +138,19 @@ class SourceSelector:
             self.dropped['outdated'] += len(pairs) - len(fresh)
         sources = self.sources(now_ns)
         if sources is Sources.BOTH:
-            return self._rising(fresh)
+            return self._rising(fresh) if fresh else []
         for stream, alone in _ALONE.items():
             if sources is alone:
                 return self._rising([frame] if frame.stream == stream
                                     else [getattr(pair, stream) for pair in pairs])
         return []
 
-    def _recent(self, since_ns: int, now_ns: int) -> bool:
-        return now_ns - since_ns <= self._settings.source_timeout_s * 1e9
-
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
         """Sources and reason, from the streams that are out."""
-        complaints = self._complaints()
+        complaints = '; '.join(
+            f'{name} is {status.detail}' if status.seen or self.streams[name].refused_count
+            else f'no {name} frames'
+            for name, status in self.statuses.items() if status.state is not StreamState.OK)
         if len(out) == 2 or not any(status.seen for status in self.statuses.values()):
             return Sources.NONE, complaints
         if out:
@@ -155,12 +159,6 @@ class SourceSelector:
         if self._unpaired(now_ns):
             return Sources.RGB_ONLY, f'{self._why_unpaired()}: rgb alone'
         return Sources.BOTH, complaints and f'{complaints}: waiting'
-
-    def _complaints(self) -> str:
-        found = [f'{name} is {status.detail}' if status.seen or self.streams[name].refused_count
-                 else f'no {name} frames'
-                 for name, status in self.statuses.items() if status.state is not StreamState.OK]
-        return '; '.join(found)
 
     def _unpaired(self, now_ns: int) -> bool:
         """Whether both cameras have been sending for long without a pair."""
@@ -209,12 +207,6 @@ class SourceSelector:
         first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns,
                                                              pair.thermal.arrival_ns)
         return arrival_ns - first_ns > self._settings.source_timeout_s * 1e9
-
-    def _follow_jump(self, frame: Frame) -> None:
-        newest_ns = self._newest_in_ns.get(frame.stream, frame.stamp_ns)
-        if frame.stamp_ns < newest_ns - JUMP_NS:
-            newest_ns, self._newest_out_ns = frame.stamp_ns, None
-        self._newest_in_ns[frame.stream] = max(frame.stamp_ns, newest_ns)
 
     def _rising(self, items: Sequence[Pair | Frame]) -> list[Pair | Frame]:
         """The items that are newer than all before them."""

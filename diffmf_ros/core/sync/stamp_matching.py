@@ -1,8 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matching of stamps: final pairs of two streams, and how long a thermal frame is held."""
+"""Matching of stamps: clock jumps, the hold of a thermal frame, final pairs of two streams."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from enum import Enum
+
+from ..frames import RGB, THERMAL
+
+# A stamp so far behind the newest of its stream is a jump; less: one frame overtook another. Two
+# frames of a 9 Hz camera span 0.22 s, and a transport that keeps only the newest frames does not
+# reorder more; a shorter recording in a loop cannot be told from that.
+JUMP_NS = 250_000_000
+
+
+class StampKind(Enum):
+    """Kind of a stamp: NORMAL, JUMP (forget both streams), STALE (before the jump: refuse it)."""
+
+    NORMAL = 'normal'
+    JUMP = 'jump'
+    STALE = 'stale'
+
+
+class ClockJumpDetector:
+    """Detector of jumps in the stamps of both streams, which start again as in a looped recording.
+
+    Stamps are judged in the order of arrival. Until the other stream jumps too, its stamps above
+    the midpoint of the jump are old and are dropped; this ends too when the first stream reaches
+    the midpoint itself.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all stamps."""
+        self._newest_ns: dict[str, int] = {}
+        self._behind: str | None = None
+        self._middle_ns = 0
+
+    def judge(self, stream: str, stamp_ns: int) -> StampKind:
+        """Return the kind of the next stamp of a stream.
+
+        Args:
+            stream: rgb or thermal.
+            stamp_ns: in nanoseconds, after the offsets.
+
+        Returns:
+            NORMAL, JUMP or STALE.
+        """
+        other = THERMAL if stream == RGB else RGB
+        newest_ns = self._newest_ns.get(stream, stamp_ns)
+        if stamp_ns < newest_ns - JUMP_NS:
+            self._newest_ns = {stream: stamp_ns}
+            self._behind, self._middle_ns = other, (newest_ns + stamp_ns) // 2
+            return StampKind.JUMP
+        if stream == self._behind:
+            if stamp_ns > self._middle_ns and self._newest_ns[other] <= self._middle_ns:
+                return StampKind.STALE
+            self._behind = None
+        self._newest_ns[stream] = max(newest_ns, stamp_ns)
+        return StampKind.NORMAL
+
 
 # Held from a thermal period of this many RGB periods on: beside 30 Hz, that is 21 Hz and less.
 # Cameras of nearly one rate lose few frames, and a pair of their closest frames is worth more.
@@ -69,20 +127,11 @@ class FixedHold:
 NEVER_NS = 1 << 63
 
 
-def cost(offset_ns: int) -> int:
-    """Return a distance without ties: of two equal ones the later thermal wins.
-
-    Args:
-        offset_ns: thermal minus RGB, in nanoseconds.
-
-    Returns:
-        The cost, which grows with the distance.
-    """
-    return 2 * abs(offset_ns) + (offset_ns < 0)
-
-
 def max_cost_of(distance_ns: int) -> int:
-    """Return a bound of cost() for a distance.
+    """Return a bound of the cost of a distance, for closest().
+
+    The cost is twice the distance, and one more where thermal is earlier: of two equal distances
+    the later thermal wins.
 
     Args:
         distance_ns: largest distance of a pair in nanoseconds.
@@ -93,47 +142,30 @@ def max_cost_of(distance_ns: int) -> int:
     return 2 * distance_ns + 2
 
 
-def closest_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int,
-                    max_cost: int) -> tuple[int | None, bool]:
-    """Find the thermal stamp closest to an RGB stamp.
+def closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, max_cost: int, *,
+            thermal: bool) -> tuple[int | None, bool]:
+    """Find the stamp of the other stream that is closest to a stamp.
 
     Args:
-        stamp_ns: the RGB stamp.
-        thermal_ns: thermal stamps, rising.
-        next_ns: no thermal stamp before it can come any more.
+        stamp_ns: the stamp.
+        others_ns: stamps of the other stream, rising.
+        next_ns: no stamp of the other stream before it can come any more.
         max_cost: see max_cost_of().
+        thermal: whether the other stream is the thermal one.
 
     Returns:
         Its index, None where no stamp costs less than max_cost, and whether that is final.
     """
-    return _closest(stamp_ns, thermal_ns, next_ns, max_cost, 1)
-
-
-def closest_rgb(stamp_ns: int, rgb_ns: Sequence[int], next_ns: int,
-                max_cost: int) -> tuple[int | None, bool]:
-    """Find the RGB stamp closest to a thermal stamp.
-
-    Args:
-        stamp_ns: the thermal stamp.
-        rgb_ns: RGB stamps, rising.
-        next_ns: no RGB stamp before it can come any more.
-        max_cost: see max_cost_of().
-
-    Returns:
-        Its index, None where no stamp costs less than max_cost, and whether that is final.
-    """
-    return _closest(stamp_ns, rgb_ns, next_ns, max_cost, -1)
-
-
-def _closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, max_cost: int,
-             sign: int) -> tuple[int | None, bool]:
     best, best_cost = None, max_cost
     after = bisect_left(others_ns, stamp_ns)
     for index in range(max(after - 1, 0), min(after + 1, len(others_ns))):
-        candidate = cost(sign * (others_ns[index] - stamp_ns))
-        if candidate < best_cost:
-            best, best_cost = index, candidate
-    return best, cost(sign * max(next_ns - stamp_ns, 0)) >= best_cost
+        offset_ns = others_ns[index] - stamp_ns
+        cost = 2 * abs(offset_ns) + ((offset_ns < 0) if thermal else (offset_ns > 0))
+        if cost < best_cost:
+            best, best_cost = index, cost
+    # What may still come lies at next_ns or later.
+    later_ns = max(next_ns - stamp_ns, 0)
+    return best, 2 * later_ns + (not thermal and later_ns > 0) >= best_cost
 
 
 def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: int,
@@ -155,19 +187,21 @@ def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: i
     if not rgb_ns:
         return []
     for thermal, stamp_ns in enumerate(thermal_ns):
-        rgb, certain = closest_rgb(stamp_ns, rgb_ns, rgb_next_ns, max_cost)
+        rgb, certain = closest(stamp_ns, rgb_ns, rgb_next_ns, max_cost, thermal=False)
         if not certain:
             return []
         if rgb is None:
             continue
-        back, certain = closest_thermal(rgb_ns[rgb], thermal_ns, thermal_next_ns, max_cost)
+        back, certain = closest(rgb_ns[rgb], thermal_ns, thermal_next_ns, max_cost, thermal=True)
         if back != thermal:
             continue
         if not certain:
             return []
-        left = final_pairs(rgb_ns[:rgb], thermal_ns[:thermal], NEVER_NS, NEVER_NS, max_cost)
-        right = final_pairs(rgb_ns[rgb + 1:], thermal_ns[thermal + 1:], rgb_next_ns,
-                            thermal_next_ns, max_cost)
+        left = final_pairs(rgb_ns[:rgb], thermal_ns[:thermal], NEVER_NS, NEVER_NS,
+                           max_cost) if rgb and thermal else []
+        later_rgb_ns, later_thermal_ns = rgb_ns[rgb + 1:], thermal_ns[thermal + 1:]
+        right = final_pairs(later_rgb_ns, later_thermal_ns, rgb_next_ns, thermal_next_ns,
+                            max_cost) if later_rgb_ns and later_thermal_ns else []
         return [*left, (rgb, thermal), *((r + rgb + 1, t + thermal + 1) for r, t in right)]
     return []
 
@@ -187,7 +221,7 @@ def held_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cos
         The index of the closest one in max_cost, else of the newest that is at most hold_ns older,
         else None; and whether that is final.
     """
-    index, certain = closest_thermal(stamp_ns, thermal_ns, next_ns, max_cost)
+    index, certain = closest(stamp_ns, thermal_ns, next_ns, max_cost, thermal=True)
     if index is None:
         older = bisect_right(thermal_ns, stamp_ns) - 1
         if older >= 0 and stamp_ns - thermal_ns[older] <= hold_ns:

@@ -9,9 +9,8 @@ from statistics import median_low
 
 from ..frames import Frame
 from ..settings import HealthSettings
-from .clock_jumps import JUMP_NS
-from .freeze_detector import FreezeDetector
-from .stream_rate import MissingFrames, RateEstimator
+from .stamp_matching import JUMP_NS
+from .stream_measures import FreezeDetector, MissingFrames, RateEstimator
 
 GOOD_FRAMES = 2
 STALE_PERIODS = 3.0
@@ -322,19 +321,16 @@ class StreamHealth:
             return
         if 0 < gap_ns <= lost_after_ns:
             self._missing.gap(gap_ns, excused=excused)
-        self._follow_clock(jumped=gap_ns < 0 or gap_ns > lost_after_ns)
+        if 0 <= gap_ns <= lost_after_ns:
+            self._calm += 1
+        else:  # the clock jumped
+            self._missing.reset()
+            self._leads_ns.clear()
+            if self._calm >= CALM_FRAMES:
+                self._clock_changed_ns = self._arrived_ns
+            self._calm = 0
         self.stamps.add(stamp_ns)
         self.newest_stamp_ns = stamp_ns
-
-    def _follow_clock(self, *, jumped: bool) -> None:
-        if not jumped:
-            self._calm += 1
-            return
-        self._missing.reset()
-        self._leads_ns.clear()
-        if self._calm >= CALM_FRAMES:
-            self._clock_changed_ns = self._arrived_ns
-        self._calm = 0
 
     def _judge_pixels(self, frame: Frame) -> None:
         if self._settings.frozen_frames == 0:

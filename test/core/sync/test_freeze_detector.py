@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmf_ros.core.sync.freeze_detector import FreezeDetector
+from diffmf_ros.core.sync.stream_measures import FreezeDetector
 
 SCENES = np.random.default_rng(3).integers(7000, 9000, (8, 24, 32), dtype=np.uint16)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmf_ros.core.sync.latency import LatencyMeter
+from diffmf_ros.core.sync.stream_measures import LatencyMeter
 
 
 @given(durations=st.lists(st.floats(0, 1e6), min_size=1, max_size=40), capacity=st.integers(1, 12),

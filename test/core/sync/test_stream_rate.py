@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmf_ros.core.sync.stream_rate import MissingFrames, RateEstimator, estimate_period_ns
+from diffmf_ros.core.sync.stream_measures import MissingFrames, RateEstimator, estimate_period_ns
 
 MS = 1_000_000
 START_NS = 1_700_000_000_000_000_000

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Period, rate, jitter and dropped frames of a stream, from its timestamps."""
+"""Measures of a stream: period, rate, jitter, dropped frames, repeated images, latencies."""
 
+import math
 from collections import deque
 from itertools import pairwise
 
@@ -171,3 +172,108 @@ def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
     for _ in range(4):
         period_ns = gaps_ns[(gaps_ns > 0.5 * period_ns) & (gaps_ns < 1.5 * period_ns)].mean()
     return float(period_ns)
+
+
+# Runs of equal images by which the habit of a camera is known, and the longest that passes for a
+# habit.
+_RUNS = 6
+_LONGEST_HABIT = 8
+_SAMPLE_ROWS = 16
+_SAMPLE_COLUMNS = 32
+
+
+class FreezeDetector:
+    """Detector of repeated images, and of images of one color.
+
+    `usual` is how often the camera sends each image: 1, but 3 of a Lepton that keeps to 9 Hz of
+    its 27. It is the lower median of the newest six runs of equal images, so that one shutter
+    among them is no habit; 1 before there are six, and for runs of more than 8.
+    It keeps a reference to the newest pixels and compares without a copy: whoever hands them in
+    must not change them afterwards. A moving image costs a look at some 500 pixels; only where
+    those agree is the whole image read.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.repeat_count = 0
+        self.flat_count = 0
+        self.usual_repeats = 1
+        self._runs: deque[int] = deque(maxlen=_RUNS)
+        self._newest: np.ndarray | None = None
+
+    def add(self, pixels: np.ndarray) -> bool:
+        """Take the next image and tell whether it shows something new.
+
+        Afterwards `equal` counts the equal images that end with this one (1: it differs from the
+        one before) and `uniform` the images of one color that do (0: it has several values).
+
+        Args:
+            pixels: H x W [x C] of any 1, 2, 4 or 8 byte type.
+
+        Returns:
+            True for an image that differs from the one before.
+        """
+        # The same memory as unsigned integers: of floats, equal NaN count as equal.
+        bits = pixels if pixels.dtype.kind == 'u' else pixels.view(f'u{pixels.itemsize}')
+        some = np.s_[::max(1, bits.shape[0] // _SAMPLE_ROWS),
+                     ::max(1, bits.shape[1] // _SAMPLE_COLUMNS)]
+        sample, first, newest = bits[some], bits[:1, :1], self._newest
+        same = (newest is not None and newest.shape == bits.shape and newest.dtype == bits.dtype
+                and np.array_equal(newest[some], sample) and np.array_equal(newest, bits))
+        flat = bool((sample == first).all()) and bool((bits == first).all())
+        if self.repeat_count and not same:
+            self._runs.append(self.repeat_count)
+            usual = sorted(self._runs)[(_RUNS - 1) // 2] if len(self._runs) == _RUNS else 1
+            self.usual_repeats = usual if usual <= _LONGEST_HABIT else 1
+        self.repeat_count = self.repeat_count + 1 if same else 1
+        self.flat_count = self.flat_count + 1 if flat else 0
+        self._newest = bits
+        return not (same or flat)
+
+
+class LatencyMeter:
+    """The newest `capacity` durations; older ones are forgotten.
+
+    count is the number of durations ever added. It has no lock: one thread uses it at a time.
+    """
+
+    def __init__(self, *, capacity: int = 1024):
+        """Raises ValueError for a capacity below 1."""
+        if capacity < 1:
+            raise ValueError(f'capacity must be at least 1, got {capacity}')
+        self._recent_ms = np.zeros(capacity)
+        self.count = 0
+
+    def add(self, duration_ms: float) -> None:
+        """Record a duration.
+
+        Args:
+            duration_ms: in milliseconds.
+
+        Raises:
+            ValueError: it is not finite; a quantile of NaN says nothing.
+        """
+        if not math.isfinite(duration_ms):
+            raise ValueError(f'expected a finite duration, got {duration_ms}')
+        self._recent_ms[self.count % len(self._recent_ms)] = duration_ms
+        self.count += 1
+
+    def quantile(self, q: float) -> float:
+        """Return a quantile of the kept durations, interpolated linearly.
+
+        Args:
+            q: 0 to 1.
+
+        Returns:
+            Milliseconds; NaN before the first duration.
+
+        Raises:
+            ValueError: q lies outside of 0 to 1.
+        """
+        if not 0.0 <= q <= 1.0:
+            raise ValueError(f'a quantile lies between 0 and 1, got {q}')
+        kept = self._recent_ms[:self.count]
+        return float(np.quantile(kept, q)) if self.count else math.nan
