@@ -17,8 +17,8 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='name name'), OUT=folder (OVERWRITE=1 replaces), RATE=factor
-	@[ -z '$(OUT)' ] || [ ! -e '$(OUT)/fused' ] || [ -n '$(OVERWRITE)' ] || { \
-		echo "$(OUT) has an earlier demo: add OVERWRITE=1 to replace it, or choose another OUT" >&2; exit 2; }
+	@[ -z '$(OUT)' ] || [ -n '$(OVERWRITE)' ] || [ -z "$$(ls -d '$(OUT)'/drive_* '$(OUT)'/fused* 2>/dev/null)" ] || { \
+		echo "$(OUT) has an earlier demo, perhaps an interrupted one: add OVERWRITE=1 to replace it, or choose another OUT" >&2; exit 2; }
 	$(BIN)/diffmf demo $(if $(OUT),--out '$(OUT)') $(if $(BAG),--bag '$(BAG)') \
 		$(foreach s,$(SCENE),--scene '$(s)') $(if $(RATE),--rate '$(RATE)') $(if $(OVERWRITE),--overwrite)
 

@@ -3,6 +3,7 @@
 
 import os
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -10,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .core.frames import RGB, THERMAL, DiffmfError, Frame, FusionResult, Mode, Pair
+from .core.frames import (
+    RGB,
+    THERMAL,
+    DiffmfError,
+    Frame,
+    FusionResult,
+    Mode,
+    Pair,
+    no_temperature,
+)
 from .core.settings import DEFAULTS, LIVE_ONLY, Settings, SettingsError, iter_specs, with_changes
 from .core.spelling import meant
 from .inference.pipeline import FusionPipeline
@@ -96,7 +106,7 @@ class Fuser:
         return result.pixels
 
     def fuse(self, rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
-             stamp_ns: int = 0) -> FusionResult:
+             stamp_ns: int = 0, keep_inputs: bool = False) -> FusionResult:
         """Fuse a pair and return how it was done with it: pixels, mode, warnings, timings_ms.
 
         Args:
@@ -105,9 +115,11 @@ class Fuser:
             order: as that of the function `fuse`.
             stamp_ns: time of the pair in nanoseconds, rising from pair to pair; 0 for a pair by
                 itself.
+            keep_inputs: whether images and temperature() of the result are there, which keep both
+                arrays in memory for as long as the result.
 
         Returns:
-            Pixels, mode, warnings and timings_ms.
+            Pixels, which share no memory with the arrays, mode, warnings and timings_ms.
 
         Raises:
             InputError: an array is not what is expected.
@@ -122,7 +134,9 @@ class Fuser:
                 issue.blind for issue in result.issues):
             raise DiffmfError(f'the pair could not be fused: '
                               f'{"; ".join(result.warnings) or "no reason was given"}')
-        return result
+        if np.may_share_memory(result.pixels, rgb):  # RGB alone is passed on as it came
+            result = replace(result, pixels=result.pixels.copy())
+        return result if keep_inputs else replace(result, images=None, temperature=no_temperature)
 
     def close(self) -> None:
         """Free the network; the fuser is not to be used again."""
@@ -210,7 +224,7 @@ def _thermal_frame(pixels: np.ndarray, stamp_ns: int) -> Frame:
 
 
 def _frame(stream: str, pixels: np.ndarray, encoding: str, stamp_ns: int) -> Frame:
-    return Frame(stream, stamp_ns, '', np.ascontiguousarray(pixels), encoding)
+    return Frame(stream, stamp_ns, '', np.ascontiguousarray(np.asarray(pixels)), encoding)
 
 
 def _checked(pixels: Any, expected: str) -> str:
@@ -220,6 +234,10 @@ def _checked(pixels: Any, expected: str) -> str:
                          f'of a torch tensor '
                          'tensor.cpu().numpy()')
     got = f'got {pixels.dtype} of shape {pixels.shape}'
+    if np.ma.is_masked(pixels):
+        empty = 'numpy.nan' if pixels.dtype.kind == 'f' else 'a value'
+        raise InputError(f'{expected}, {got} with a mask, which would be lost: use '
+                         f'array.filled({empty})')
     if not pixels.size:
         raise InputError(f'{expected}, {got}: it is empty')
     return got

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python front: arrays in, a fused array out, and an error for whatever cannot be fused."""
 
+import gc
 import subprocess
 import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -114,7 +116,62 @@ def test_alignment_file_reread_on_change(rgb, thermal, tmp_path):
     assert images[0][body].mean() > images[1][body].mean() + 20
 
 
+def test_result_keeps_no_inputs(rgb, thermal):
+    """A result does not keep the input arrays in memory."""
+    fuser = diffmf_ros.Fuser(model='classical')
+    arrays = [rgb.copy(), thermal.copy()]
+    references = [weakref.ref(array) for array in arrays]
+
+    result = fuser.fuse(*arrays)
+    del arrays
+    fuser.fuse(rgb, thermal)  # the fuser itself knows its last pair
+    gc.collect()
+
+    assert [reference() for reference in references] == [None, None]
+    assert result.images is None and result.temperature() is None
+
+
+def test_result_with_inputs_has_temperatures(rgb, thermal):
+    fuser = diffmf_ros.Fuser(model='classical', thermal__radiometric_unit='centikelvin')
+
+    result = fuser.fuse(rgb, thermal * 4, keep_inputs=True)
+
+    assert result.images.thermal.shape == (HEIGHT, WIDTH)
+    assert result.temperature().max() == pytest.approx(320 - 273.15, abs=0.1)
+
+
+def test_passed_image_is_a_copy(rgb):
+    """What one camera alone gives can be drawn on without changing the input."""
+    rgb = np.tile(rgb, (3, 3, 1))
+    with pytest.warns(diffmf_ros.FusionWarning):
+        fused = diffmf_ros.fuse(rgb, np.full((72, 96), 90, np.uint8), model='classical')
+
+    assert not np.may_share_memory(fused, rgb)
+
+
+def test_one_picture_for_both_warns(rgb):
+    """The same picture for both cameras is fused with a hint; unlike ones have none."""
+    gray = rgb[:, :, 0].copy()
+    with pytest.warns(diffmf_ros.FusionWarning, match='show the same picture: is one camera'):
+        diffmf_ros.fuse(gray, gray.copy(), model='classical')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        diffmf_ros.fuse(gray, np.roll(gray, 5, axis=1), model='classical')
+
+
+def test_mask_of_nothing_is_fused(rgb, thermal):
+    """A masked array whose mask is empty has nothing to lose."""
+    fused = diffmf_ros.fuse(rgb, np.ma.array(thermal, mask=False), model='classical')
+
+    assert type(fused) is np.ndarray
+    assert (fused == diffmf_ros.fuse(rgb, thermal, model='classical')).all()
+
+
 WRONG = {
+    'masked rgb': (lambda rgb, thermal: (np.ma.masked_less(rgb, 60), thermal),
+                   r'rgb: .*with a mask, which would be lost: use array.filled\(a value\)'),
+    'masked thermal': (lambda rgb, thermal: (rgb, np.ma.masked_greater(
+        thermal.astype(np.float32), 7900)), r'thermal: .*use array.filled\(numpy.nan\)'),
     'float of 0 to 1': (lambda rgb, thermal: (rgb / 255, thermal),
                         r'rgb: expected a uint8 .*got float64 .*255 \* rgb'),
     '16-bit rgb': (lambda rgb, thermal: (rgb.astype(np.uint16), thermal),

@@ -2,7 +2,8 @@
 """`diffmf demo`: the real node on a bag or on rendered drives, then a picture, a video and a
 table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
@@ -62,7 +63,8 @@ def demo(
     inputs = bag, options.weights_file(weights), alignment
     options.require_json(json, overwrite=overwrite, inputs=inputs)
     _require_outputs(out, scenes, overwrite=overwrite, inputs=inputs)
-    bags = (bag,) if bag is not None else _render(scenes, out)
+    with _saying_what_is_left(out):
+        bags = (bag,) if bag is not None else _render(scenes, out)
     recorded = recorded_drive(bags[0])
     if alignment is None and recorded is not None:
         alignment, thermal_offset_ms = recorded.alignment, recorded.thermal_offset_ms
@@ -73,11 +75,14 @@ def demo(
                           settings=settings, topics=topics)
     options.say(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node, '
                 f'into {out}\nwatch it: ROS_DOMAIN_ID={product.domain()} diffmf view', json=json)
-    values, counts = product.run(run), []
-    total = int(values['fused']) // len(bags)
-    for _ in tracked(draw(run, counts, total), 'drawing', total=total):
-        pass
-    _tell(run, values, counts, json)
+    counts: list = []
+    with _saying_what_is_left(out):
+        values = product.run(run)
+        total = int(values['fused']) // len(bags)
+        for _ in tracked(draw(run, counts, total), 'drawing', total=total):
+            pass
+        why = product.why_unpaired(run) if 'dropped.unpaired' in values else []
+    _tell(run, values, counts, why, json)
 
 
 def _fresh(folder: Path) -> Path:
@@ -88,22 +93,37 @@ def _fresh(folder: Path) -> Path:
 
 def _used(folder: Path) -> bool:
     """Tell whether a folder holds files of a demo, perhaps of an interrupted one."""
-    made = ('drive_*', 'fused', 'fused.mp4', 'fused.png')
+    made = ('drive_*', 'fused', 'fused.unfinished*', 'fused.mp4', 'fused.png')
     return any(any(folder.glob(name)) for name in made)
 
 
-def _tell(run: 'DemoRun', values: dict[str, str], counts: Sequence, json: Path | None) -> None:
+@contextmanager
+def _saying_what_is_left(out: Path) -> Iterator[None]:
+    """Say, when the block is interrupted, what is there and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _used(out):
+            typer.echo(f'{out} has what was made until then: the same command with --overwrite '
+                       '(make: OVERWRITE=1) makes it again', err=True)
+        raise
+
+
+def _tell(run: 'DemoRun', values: dict[str, str], counts: Sequence, why: Sequence[str],
+          json: Path | None) -> None:
     """Print what was made and what the node reports, and write it as JSON where asked to."""
     made = {name: str(run.fused.with_suffix(suffix)) for name, suffix in (
         ('out', ''), ('video', '.mp4'), ('picture', '.png'))}
     options.write_json(json, {
-        **made, 'bags': list(map(str, run.bags)), 'report': values,
+        **made, 'bags': list(map(str, run.bags)), 'report': values, 'unpaired': why,
         'people': [{'scene': found.scene, 'people': found.people,
                     **dict(zip(('rgb', 'thermal', 'fused'), map(int, found.seen), strict=True))}
                    for found in counts]})
     console = Console(stderr=json == options.SCREEN)
     options.say('\n'.join(f'see: {path}' for path in made.values()), json=json)
     console.print(_table(values))
+    for line in why:
+        console.print(line, highlight=False, markup=False)
     if counts:
         console.print(_people_table(counts))
 

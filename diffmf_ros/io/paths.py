@@ -43,7 +43,9 @@ def require_different(rgb: Path, thermal: Path) -> None:
     """Raise PathError when both cameras are given the same file or folder, under any names."""
     if not is_same(rgb, thermal):
         return
-    named = f'{rgb} is given twice' if rgb == thermal else f'{rgb} and {thermal} are the same'
+    empty = ' (an empty name is the working directory)' if rgb == Path() else ''
+    named = (f'{rgb} is given twice{empty}' if rgb == thermal
+             else f'{rgb} and {thermal} are the same')
     kind = 'folders' if rgb.is_dir() else 'files'
     raise PathError(f'{named}: expected different {kind}, the visible and the thermal images')
 

@@ -24,7 +24,7 @@ from ..inference.pipeline import FusionPipeline
 from ..io.bags import COMPRESSED, BagReader, image_topic, stamp_of
 from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
-from .replay import RGB_TOPIC, THERMAL_TOPIC, info_topic, pairs_of
+from .replay import RGB_TOPIC, THERMAL_TOPIC, ReplayCounts, info_topic, pairs_of
 from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC
 from .synthetic.drive import Drive, DriveSettings
 from .synthetic.people import Sighting, sightings
@@ -100,6 +100,20 @@ def last_diagnostics(bag: Path) -> dict[str, str]:
         *_, last = reader.messages([DIAGNOSTICS_TOPIC])
         status = reader.deserialize(last.raw, last.msgtype).status[0]
         return {item.key: item.value for item in status.values}
+
+
+def why_unpaired(demo: DemoRun) -> list[str]:
+    """Return why frames of each bag have no partner, by the stamps of the recordings."""
+    lines = []
+    for bag in demo.bags:
+        counts = ReplayCounts()
+        with BagReader(bag) as reader:
+            for _ in pairs_of(reader, demo.settings.sync, rgb_topic=demo.topics[0],
+                              thermal_topic=demo.topics[1], counts=counts):
+                pass
+        lines += [f'{bag}: {count} unpaired: {counts.reasons["unpaired"]}'
+                  for reason, count in counts.dropped.items() if reason == 'unpaired']
+    return lines
 
 
 def domain() -> int:

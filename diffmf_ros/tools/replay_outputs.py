@@ -2,6 +2,7 @@
 """Where the fused images of a recording go, by the name of the output: a bag, a video, PNG files.
 """
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,17 +66,23 @@ class PictureOutput:
 
     def __init__(self, pattern: Path, *, overwrite: bool):
         self._pattern, self._overwrite = pattern, overwrite
+        self._written = 0
 
     def __enter__(self) -> 'PictureOutput':
         return self
 
-    def __exit__(self, *error: object) -> None:
-        pass
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Say what an interrupted or failed run leaves: the images of a stream go on from the ones
+        before, so all of them are made again."""
+        if kind is not None and self._written:
+            print(f'{self._pattern.parent} has {self._written} images of a run that did not end; '
+                  'the same command with --overwrite makes all of them again', file=sys.stderr)
 
     def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
         """Write an image. Raises WriteError."""
         path = self._pattern.with_name(self._pattern.name.replace(STAMP, str(result.stamp_ns)))
         write_image(path, result.pixels, result.encoding, overwrite=self._overwrite)
+        self._written += 1
 
 
 def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ctrl-C ends a command in one line, whatever it is doing, and leaves no half file."""
 
+import contextlib
 import signal
 
+import numpy as np
 import pytest
 from random_interrupts import interrupted
 
 from diffmf_ros.cli import __main__ as entry
 from diffmf_ros.cli import main as command
+from diffmf_ros.core.frames import FusionResult, Mode
+from diffmf_ros.tools.replay_outputs import output
 
 
 @pytest.mark.parametrize('name, after_s', [
@@ -33,3 +37,19 @@ def test_ignored_interrupts_stay_ignored(monkeypatch, before, after):
         assert signal.getsignal(signal.SIGINT) is after
     finally:
         signal.signal(signal.SIGINT, kept)
+
+
+@pytest.mark.parametrize('ends', [True, False])
+def test_unfinished_pictures_are_named(tmp_path, capsys, ends):
+    """A replay to PNG files that does not end says what is there and how to go on."""
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    files = output(tmp_path / 'new' / '{}.png', rate_hz=1.0, overwrite=False)
+    with contextlib.suppress(KeyboardInterrupt), files as out:
+        out.write(FusionResult(7, '', pixels, 'rgb8', Mode.FUSED), None, 7)
+        if not ends:
+            raise KeyboardInterrupt
+
+    assert (tmp_path / 'new' / '7.png').exists()
+    said = capsys.readouterr().err
+    words = 'new has 1 images of a run that did not end; the same command with --overwrite'
+    assert said == '' if ends else words in said

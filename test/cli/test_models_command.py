@@ -63,8 +63,10 @@ def pairs(tmp_path):
 def test_every_preset_has_a_row():
     """Every network and preset has a row with its size and work."""
     rows = {row.name: row for row in listed(size=VGA).rows}
-    assert list(rows) == [f'{model} {preset}' for model,
-                          presets in PRESETS.items() for preset in presets]
+    named = [name for name in rows if name != 'diffmf nano synthetic']
+    assert named == [f'{model} {preset}' for model,
+                     presets in PRESETS.items() for preset in presets]
+    assert rows['diffmf nano synthetic'].weights.file == 'diffmf_nano_synthetic.safetensors'
     assert {name: rows[name].parameters
             for name in ('diffmf base', 'diffmf light', 's4fusion base',
                                                      'refinefuse base')} == {
@@ -136,6 +138,16 @@ def test_undefined_scores_are_null():
     assert json.loads(table.as_json())['networks'][0]['scores'] == {'EN': 6.5, 'salience': None}
 
 
+def test_synthetic_weights_are_scored_themselves(pairs):
+    """The row of the synthetic weights has the scores of those."""
+    nano, synthetic = scored(listed(size=VGA, only_models=['diffmf'], only_presets=['nano']),
+                             pairs, device='cpu').rows
+
+    name, engine = method('diffmf', preset='nano', weights='synthetic', device='cpu')
+    expected = means([scores for _, _, scores in score_pairs({name: engine}, pairs)])
+    assert synthetic.scores['SD'] == pytest.approx(expected['SD']) != nano.scores['SD']
+
+
 def test_markdown_alignment_and_notes():
     """Markdown aligns numbers to the right and ends in the notes."""
     text = ModelsTable(VGA, (ROW, BARE), notes=('a note',)).as_markdown()
@@ -197,7 +209,8 @@ def test_the_command_prints_every_row():
     rows = {tuple(cells(line)[:2]): cells(line) for line in done.stdout.splitlines()
             if line.startswith('│')}
     assert set(rows) == {(model, preset) for model,
-                         presets in PRESETS.items() for preset in presets}
+                         presets in PRESETS.items() for preset in presets} | {
+                             ('diffmf', 'nano synthetic')}
     assert rows['diffmf', 'light'][2:5] == ['336,200', '29.6 G', 'diffmf_light.safetensors']
     assert rows['refinefuse', 'base'][2:4] == ['3,465,000', '160 G']
 

@@ -77,6 +77,13 @@ def test_same_input_twice(folder, arguments):
     assert not list(folder.glob('x*'))
 
 
+def test_empty_names_are_explained(folder):
+    outcome = ran(['fuse', '', '', '-o', 'x.png', *CLASSICAL])
+
+    assert outcome.code == 2
+    assert '. is given twice (an empty name is the working directory)' in outcome.said
+
+
 def test_pair_of_hard_links_not_scored(folder):
     os.link('vi/0.png', 'new.png')
     shutil.copytree('ir', 'heat')
@@ -152,3 +159,20 @@ def test_demo_keeps_an_earlier_one(folder, monkeypatch):
 
     assert [outcome.said.splitlines()[-1] for outcome in outcomes] == ['error: enough'] * 2
     assert asked == ['out/demo-3/fused', 'out/demo/fused']
+
+
+def test_interrupted_demo_says_how_to_go_on(folder, monkeypatch):
+    """What an interrupted demo leaves is named, with the option that replaces it."""
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+    from diffmf_ros.tools import demo
+
+    def run(wanted):
+        shutil.copytree('bag', f'{wanted.fused}.unfinished')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, 'run', run)
+
+    outcome = ran(['demo', '--bag', 'bag', '--out', 'new'])
+
+    assert outcome.code == 130 and outcome.traceback == ''
+    assert 'new has what was made until then: the same command with --overwrite' in outcome.said

@@ -95,7 +95,18 @@ def test_invalid_bag_refused_early(run_of, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('left', ['drive_night', 'fused', 'fused.mp4', 'fused.png', None])
+def test_unpaired_frames_have_reason(run_of, small_bag):
+    """The reason is that of the stamps, which are 7 ms apart here."""
+    settings = with_changes(CLASSICAL, {'sync.max_distance_ms': 1.0})
+
+    assert demo.why_unpaired(run_of(small_bag)) == []
+    (line,) = demo.why_unpaired(run_of(small_bag, settings))
+    assert line.startswith(f'{small_bag}: 60 unpaired: ')
+    assert 'typically +7.0 ms from the closest one of rgb; sync.max_distance_ms is 1' in line
+
+
+@pytest.mark.parametrize('left', ['drive_night', 'fused', 'fused.unfinished', 'fused.mp4',
+                                  'fused.png', None])
 def test_next_demo_avoids_earlier_one(tmp_path, left):
     """A folder in which a demo was, also an interrupted one, is left alone; others are free."""
     (tmp_path / 'demo' / 'notes').mkdir(parents=True)

@@ -25,6 +25,8 @@ SLIVER_SHARE = 0.99
 SLIVER_LEVELS, FILLED_LEVELS = 24, 40
 # Both cameras are to see this part of the grid.
 OVERLAP_SHARE = 0.1
+# Two cameras differ by more levels in the mean; a picture and its JPEG by less.
+SAME_LEVELS = 1.5
 _SAMPLES = 100
 # Smaller images have too few pixels for a share of them.
 SMALLEST_SIDE_PX = 32
@@ -169,6 +171,14 @@ def warm_targets(thermal: np.ndarray) -> list[Target]:
     return targets[:_MOST_TARGETS]
 
 
+def _same_issue(images: Thumbnails) -> tuple[Issue, ...]:
+    thermal, luma = images.thermal_on_grid, images.luma_on_grid
+    if cv2.norm(thermal, luma, cv2.NORM_L1) >= SAME_LEVELS * luma.size:
+        return ()
+    return (Issue('same_picture', 'rgb and thermal show the same picture: is one camera, topic or '
+                  'file given for both?'),)
+
+
 # Of these a fused image has the luminance; a palette has another one.
 _COLORS_WITH_LUMA = ('keep_chroma', 'gray')
 
@@ -225,6 +235,7 @@ class ImageChecks:
             return Verdict(issues, mapping.grid, images)
         if blind:
             return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()], images)
+        issues += _same_issue(images)
         veil = self._veil(images.thermal_on_grid, images.luma_on_grid, images.seen,
                           stamp_ns=time_ns if settings.output.temporal_filter else 0)
         return Verdict(issues, images=images, veil=veil)

@@ -142,7 +142,9 @@ def _too_large(frame: Frame, max_pixels: int) -> FrameError:
     width, height = frame.size
     return FrameError(f'expected at most {max_pixels} pixels (max_pixels), got a {frame.stream} '
                       f'image of {width}x{height} = {width * height}; let the camera bin or crop, '
-                      f'or raise max_pixels if time and memory allow', reason='too_large')
+                      f'or raise max_pixels (--max-pixels of diffmf fuse and replay) if time and '
+                      'memory allow; scale makes the network smaller, not the image',
+                      reason='too_large')
 
 
 class CameraPicture:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ... import models
 from ...core.frames import DiffmfError
-from ...core.settings import DEFAULTS, with_changes
+from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...inference.network import LibraryMissing
 from ...inference.weights_header import WeightsError, read_header, shipped
 from ..bench.benchmark import Configuration, compare, with_weights
@@ -79,11 +79,17 @@ class ModelRow:
     weights: Trained | None
     timing: Timing | None = None
     scores: dict[str, float] | None = None
+    kind: str = ''  # of the weights: SYNTHETIC, or empty
+
+    @property
+    def shown_preset(self) -> str:
+        """Such as 'light', or 'nano synthetic'."""
+        return f'{self.preset} {self.kind}'.strip()
 
     @property
     def name(self) -> str:
         """Such as 'diffmf light'."""
-        return f'{self.model} {self.preset}'
+        return f'{self.model} {self.shown_preset}'
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class ModelsTable:
 
         Time and scores only where somebody asked for them.
         """
-        kinds = {'network': lambda row: row.model, 'preset': lambda row: row.preset,
+        kinds = {'network': lambda row: row.model, 'preset': lambda row: row.shown_preset,
                  'parameters': lambda row: f'{row.parameters:,}',
                  f'multiply-adds at '
                  f'{self.size[0]}x{self.size[1]}': lambda row: f'{row.multiply_adds / 1e9:.3g} G'}
@@ -180,8 +186,13 @@ def listed(*, size: tuple[int, int], only_models: Sequence[str] = (),
     if unused := {*only_models, *only_presets}.difference(*chosen):
         raise ModelsTableError(f'there is nothing to list for {", ".join(sorted(unused))}; known: '
                                f'{", ".join(map(" ".join, known))}')
-    return ModelsTable(size, tuple(ModelRow(*names, *_counted(*names, size), _trained(*names))
-                                   for names in chosen))
+    rows = []
+    for names in chosen:
+        counted = _counted(*names, size)
+        rows.append(ModelRow(*names, *counted, _trained(*names)))
+        if synthetic := _trained(*names, SYNTHETIC):
+            rows.append(ModelRow(*names, *counted, synthetic, kind=SYNTHETIC))
+    return ModelsTable(size, tuple(rows))
 
 
 def timed(table: ModelsTable, *, frames: int, device: str = DEFAULTS.device,
@@ -191,7 +202,8 @@ def timed(table: ModelsTable, *, frames: int, device: str = DEFAULTS.device,
     See benchmark.compare and measure_startup.
     """
     settings = [with_changes(DEFAULTS, {'model': row.model, 'preset': row.preset,
-                                        'device': device}) for row in table.rows]
+                                        'weights': row.kind, 'device': device})
+                for row in table.rows]
     with with_weights([Configuration(one, table.size) for one in settings]) as ready:
         results = compare(ready, frames=frames, report=report)
         startups = [measure_startup(configuration) for configuration in ready]
@@ -215,7 +227,8 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
     The cells show METRICS, the JSON has every metric. report is called with the number of images
     scored so far. Raises DiffmfError as score_pairs and Engine do.
     """
-    engines = {row.name: method(row.model, preset=row.preset, device=device)[1]
+    engines = {row.name: method(row.model, preset=row.preset, weights=row.kind or None,
+                                device=device)[1]
                for row in table.rows if row.weights}
     if not engines:
         return replace(table,
@@ -243,9 +256,9 @@ def _counted(model: str, preset: str, size: tuple[int, int]) -> tuple[int, float
         raise LibraryMissing('the table of networks', error) from error
 
 
-def _trained(model: str, preset: str) -> Trained | None:
+def _trained(model: str, preset: str, kind: str = '') -> Trained | None:
     try:
-        path = shipped(model, preset)
+        path = shipped(model, preset, kind)
     except WeightsError:
         return None
     return Trained(path.name, read_header(path).iterations, path.stat().st_size)

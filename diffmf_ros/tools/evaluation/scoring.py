@@ -77,7 +77,7 @@ class UnknownMethod(DiffmfError):
     """No way of fusing has this name."""
 
 
-def method(name: str, *, preset: str | None = None, weights: Path | None = None,
+def method(name: str, *, preset: str | None = None, weights: Path | str | None = None,
            device: str = DEFAULTS.device) -> tuple[str, Fuse]:
     """Return a full name and the function: of a baseline, or of the network with the shipped or
     given weights.
