@@ -112,7 +112,7 @@ MUTANTS = [
         ('now_ns - self._start_ns <=', 'now_ns - self._start_ns >'),
         ('waited_ns > max(', 'waited_ns < max('),
         ('stamp_ns < newest_ns - JUMP_NS', 'stamp_ns > newest_ns - JUMP_NS'),
-        ('arrival_ns - first_ns >', 'arrival_ns - first_ns <'),
+        (') <= longest_ns]', ') > longest_ns]'),
         ('0 <= self._newest_out_ns - stamp_ns', '0 < self._newest_out_ns - stamp_ns'),
         (
             'self.sync.thermal_offset_ms - apart_ns / 1e6',

@@ -170,10 +170,13 @@ class Preparation:
     def pair(self, pair: Pair, settings: Settings) -> PreparedPair:
         """Return a pair, ready to be fused. Raises FrameError when a frame is not usable."""
         timer = StageTimer()
-        rgb, unrepaired = self._taken(pair.rgb, settings), self._taken(pair.thermal, settings)
+        rgb, unrepaired = (frame if frame.upright else self._upright(frame, settings)
+                           for frame in (pair.rgb, pair.thermal))
+        self._newest = {RGB: rgb, THERMAL: unrepaired}
         self._gain.settings = settings.thermal
         thermal = self._gain.repaired(unrepaired)
-        mapping = self.aligner.mapping(rgb_size=rgb.size, thermal_size=thermal.size)
+        mapping = self.aligner.mapping(rgb_size=rgb.pixels.shape[1::-1],
+                                       thermal_size=thermal.pixels.shape[1::-1])
         return PreparedPair(replace(pair, rgb=rgb, thermal=thermal), self._gain.levels(thermal),
                             mapping, settings, unrepaired, timer)
 
@@ -184,7 +187,7 @@ class Preparation:
         view; if the other one was never seen, and has no calibration that says what it will look
         like, it stays on its own grid. Raises FrameError when the frame is not usable.
         """
-        frame = self._taken(frame, settings)
+        self._newest[frame.stream] = frame = self._upright(frame, settings)
         grid = settings.alignment.output_grid
         owner = self._newest.get(grid) or self.aligner.camera(grid)
         if grid == frame.stream or owner is None or not owner.frame_id:
@@ -208,15 +211,9 @@ class Preparation:
         return _thermal_image(gray if mapping is None else mapping.thermal(gray), color,
                               rgb_encoding='rgb8' if rgb is None else rgb.encoding)
 
-    def _taken(self, frame: Frame, settings: Settings) -> Frame:
-        """Return what is fused of a frame, and remember what its camera looks like.
-
-        Raises FrameError as CameraPicture does.
-        """
-        if not frame.upright:
-            frame = self._pictures[frame.stream].of(frame, settings)
-        self._newest[frame.stream] = frame
-        return frame
+    def _upright(self, frame: Frame, settings: Settings) -> Frame:
+        """Return what is fused of a frame. Raises FrameError as CameraPicture does."""
+        return self._pictures[frame.stream].of(frame, settings)
 
 
 def _rgb_image(pixels: np.ndarray, encoding: str, color: str) -> Image:

@@ -5,7 +5,7 @@ on the wire."""
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +32,10 @@ class ScaleController:
                 if asked and classical]
         self.complaint = (f'{" and ".join(idle)} without effect: classical fusion has no working '
                           f'size' if idle else '')
-        self._set = 1.0 if classical else settings.scale
+        self.value = 1.0 if classical else settings.scale
         self._adaptive = AdaptiveScale(
             settings.scale) if settings.adaptive_scale and not classical else None
         self._lock = threading.Lock()
-
-    @property
-    def value(self) -> float:
-        """The scale of the next pair."""
-        return self._adaptive.scale if self._adaptive else self._set
 
     def arrived(self, pair: Pair) -> None:
         """Note a pair, also one that will be overtaken."""
@@ -58,6 +53,7 @@ class ScaleController:
         before = self.value
         with self._lock:
             self._adaptive.fused(busy_ms)
+            self.value = self._adaptive.scale
         return self.value != before
 
 
@@ -122,13 +118,6 @@ class Job:
     thermal: StreamState
     reason: str = ''
 
-    @property
-    def arrival_ns(self) -> int:
-        """When the last of its frames arrived, on the monotonic clock."""
-        if isinstance(self.work, Pair):
-            return max(self.work.rgb.arrival_ns, self.work.thermal.arrival_ns)
-        return self.work.arrival_ns
-
 
 class FrameFuser:
     """Fuses jobs with pipeline and publishes what comes out; counts in counters.
@@ -184,7 +173,8 @@ class FrameFuser:
 
     def handle(self, job: Job) -> None:
         """Fuse and publish one job; a failure costs this one only."""
-        self.apply_pending_network()
+        if self._network is not None:
+            self.apply_pending_network()
         start_ns, asked = time.monotonic_ns(), self.scale.value
         try:
             if isinstance(job.work, Pair):
@@ -203,21 +193,9 @@ class FrameFuser:
                        as_asked=result.scale == asked)
 
     def _publish(self, job: Job, result: FusionResult) -> None:
-        camera = self.cameras.get(result.grid)
-        complaint = self._outputs.publish(result, camera=camera,
-                                          jpeg_quality=self.settings.output.jpeg_quality)
-        if camera is None and result.grid in self.informed:
-            complaint = ''  # its calibration is missing or not usable, which the session says
-        elif camera is None:
-            complaint = (f'nothing received on {result.grid}/camera_info: fused/camera_info is '
-                         f'uncalibrated')
-        elif complaint:
-            complaint = (f'{result.grid}/camera_info: {complaint}; fused/camera_info is '
-                         f'uncalibrated')
-        no_temperature = self._outputs.publish_temperature(result)
-        found = (Issue('uncalibrated', complaint, result.grid),
-                 Issue('no_temperature', no_temperature))
-        self.issues = tuple(issue for issue in found if issue.text)
+        self.issues = self._outputs.publish(
+            result, camera=self.cameras.get(result.grid), informed=result.grid in self.informed,
+            jpeg_quality=self.settings.output.jpeg_quality)
         pair = job.work if isinstance(job.work, Pair) else None
         self._outputs.publish_status(status.status_message(
             result, name=f'{self._node.get_fully_qualified_name().lstrip("/")}: image',
@@ -230,20 +208,24 @@ class FrameFuser:
             self._outputs.publish_views(result, pair.rgb.encoding)
 
     def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
-        self._counters.fused(latency_ms=(time.monotonic_ns() - job.arrival_ns) / 1e6,
+        """Count an image, log what began or ended, and follow its duration with the scale."""
+        frames = (job.work.rgb, job.work.thermal) if isinstance(job.work, Pair) else (job.work,)
+        arrival_ns = max(frame.arrival_ns for frame in frames)  # of the last one
+        self._counters.fused(latency_ms=(time.monotonic_ns() - arrival_ns) / 1e6,
                              mode=result.mode.value, warnings=result.warnings,
                              issues=result.issues)
-        self._log_issues(result)
-        if not as_asked:
-            # after a failure it fuses smaller: that says nothing about the size that was asked for
-            return
-        if self.scale.fused(result, busy_ms=busy_ms):
+        issues = {issue.code: issue.text for issue in result.issues}
+        if issues.keys() != self._issues:
+            self._log_issues(issues)
+        # After a failure it fuses smaller: that says nothing about the size that was asked for.
+        if as_asked and self.scale.fused(result, busy_ms=busy_ms):
             self._node.get_logger().info(f'working scale is now {self.scale.value:g}')
 
-    def _log_issues(self, result: FusionResult) -> None:
-        """Say in the log what the images of the cameras show that is amiss, once when it begins
-        and when it ends."""
-        issues = {issue.code: issue.text for issue in result.issues}
+    def _log_issues(self, issues: Mapping[str, str]) -> None:
+        """Log what the images of the cameras show that is amiss, when it begins and when it ends.
+
+        issues are the texts by code.
+        """
         for code in issues.keys() - self._issues:
             self._node.get_logger().warning(issues[code])
         for code in self._issues - issues.keys():

@@ -97,26 +97,19 @@ class Inputs:
             on_incompatible=self.incompatible.__setitem__, take_latched=take_latched))
 
     def _on_image(self, decode: Callable, stream: str, message) -> None:
+        """Hand on the picture of an image message; what is new about it is logged."""
         self.watches[stream].newest_bytes = len(message.data)
+        picture = self._pictures[stream]
+        before = picture.state
         try:
-            frame = decode(message, stream, arrival_ns=time.monotonic_ns())
-            frame = self._picture(frame)
+            frame = picture.of(decode(message, stream, arrival_ns=time.monotonic_ns()),
+                               self._settings)
         except FrameError as error:
             self._handlers.refused(stream, error)
-        else:
-            self._handlers.frame(frame)
-
-    def _picture(self, frame: Frame) -> Frame:
-        """Return what is fused of a frame; what is new about it is logged.
-
-        Raises FrameError as CameraPicture does.
-        """
-        picture = self._pictures[frame.stream]
-        before = picture.state
-        frame = replace(picture.of(frame, self._settings), upright=True)
+            return
         if picture.state != before:
-            self._tell_change(frame.stream)
-        return frame
+            self._tell_change(stream)
+        self._handlers.frame(replace(frame, upright=True))
 
     def _tell_change(self, stream: str) -> None:
         """Log what is done to the images of a stream, and read its calibration again."""

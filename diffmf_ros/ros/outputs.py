@@ -7,9 +7,10 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from ..core.alignment.camera import CalibrationError, CameraModel, output_info
-from ..core.frames import FrameError, FusionResult
+from ..core.frames import FrameError, FusionResult, Issue
 from ..core.imaging.color import to_rgb8
 from ..core.imaging.views import overlay, side_by_side
 from . import messages, qos
@@ -22,6 +23,7 @@ ALIGNED, SIDE_BY_SIDE, OVERLAY, MASK = (
 TYPES = {IMAGE: Image, INFO: CameraInfo, COMPRESSED: CompressedImage, STATUS: DiagnosticArray,
          TEMPERATURE: Image,
          ALIGNED: Image, SIDE_BY_SIDE: Image, OVERLAY: Image, MASK: Image}
+_UNCALIBRATED = 'fused/camera_info is uncalibrated'
 # How long a node that stops waits until everybody has its last images.
 ACKNOWLEDGE_S = 1.0
 
@@ -37,28 +39,34 @@ class Outputs:
                 qos_overriding_options=QoSOverridingOptions.with_default_policies())
             for topic, message_type in TYPES.items()}
 
-    def publish(self, result: FusionResult, *, camera: CameraModel | None,
-                jpeg_quality: int) -> str:
-        """Publish an image with its camera info; return why that info is uncalibrated, or ''.
+    def publish(self, result: FusionResult, *, camera: CameraModel | None, informed: bool,
+                jpeg_quality: int) -> tuple[Issue, ...]:
+        """Publish an image with its camera info, both under one header, and what else of it
+        somebody subscribes to; return what is amiss with the calibration and the temperatures.
 
-        camera is that of the grid of result. Both messages carry one and the same header.
+        camera is that of the grid of result; informed: a camera info of that grid has come.
         """
         image = messages.result_image(result)
         height, width = result.pixels.shape[:2]
-        info, complaint = None, ''
+        info, found = None, []
         if camera is not None:
             try:
                 info = output_info(camera, (width, height))
             except CalibrationError as error:
-                complaint = str(error)
+                found.append(Issue('uncalibrated', f'{result.grid}/camera_info: {error}; '
+                                   f'{_UNCALIBRATED}', result.grid))
+        elif not informed:  # one that is not usable has an issue of its own
+            found.append(Issue('uncalibrated', f'nothing received on {result.grid}/camera_info: '
+                               f'{_UNCALIBRATED}', result.grid))
         self._publishers[IMAGE].publish(image)
-        self._publishers[INFO].publish(messages.make_camera_info(image.header,
-                                                                 size=(width, height),
-                                                                 camera=info))
+        self._publishers[INFO].publish(messages.make_camera_info(
+            image.header, size=(width, height), camera=info))
         if self._publishers[COMPRESSED].get_subscription_count():
             self._publishers[COMPRESSED].publish(
                 messages.compressed_result(result, quality=jpeg_quality))
-        return complaint
+        if self._publishers[TEMPERATURE].get_subscription_count():
+            found += self._publish_temperature(result, image.header)
+        return tuple(found)
 
     def publish_status(self, status: DiagnosticArray) -> None:
         """Publish how the image with the header of status was made."""
@@ -85,22 +93,15 @@ class Outputs:
         for topic in wanted:
             self._publishers[topic].publish(messages.make_image(*views[topic](), header))
 
-    def publish_temperature(self, result: FusionResult) -> str:
-        """Publish the temperatures of the scene under the header of result, if somebody wants
-        them.
-
-        Returns why there are none, or ''.
-        """
-        if not self._publishers[TEMPERATURE].get_subscription_count():
-            return ''
+    def _publish_temperature(self, result: FusionResult, header: Header) -> list[Issue]:
+        """Publish the temperatures of the scene; return why there are none."""
         try:
             celsius = result.temperature()
         except FrameError as error:
-            return f'nothing is published on {TEMPERATURE}: {error}'
+            return [Issue('no_temperature', f'nothing is published on {TEMPERATURE}: {error}')]
         if celsius is not None:
-            header = messages.make_header(result.stamp_ns, result.frame_id)
             self._publishers[TEMPERATURE].publish(messages.make_image(celsius, '32FC1', header))
-        return ''
+        return []
 
     def wait_until_received(self) -> None:
         """Wait, but not for long, until all subscribers have acknowledged what was sent last."""

@@ -12,7 +12,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue, Level, Pair
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue, Level
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .camera_watch import CameraWatch
@@ -137,24 +137,21 @@ class Session:
 
     def _on_frame(self, frame: Frame) -> None:
         now_ns = self._now_ns()
-        self._counters.count(f'{frame.stream}_in')
         clock_ns = self._node.get_clock().now().nanoseconds
         self._fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
         if not frame.stamp_ns:
             frame = replace(frame, stamp_ns=clock_ns)
         pairs = self._pairing.add(frame)
+        self._counters.count(f'{frame.stream}_in', pairs=len(pairs))
         for pair in pairs:
-            self._counters.count('pairs')
             self.fuser.scale.arrived(pair)
         for work in self._fallback.select(frame, pairs, now_ns):
-            if self._worker.put(self._job(work)):
+            statuses = self._fallback.statuses
+            if self._worker.put(Job(work, statuses[RGB].state, statuses[THERMAL].state,
+                                    self._fallback.reason)):
                 self._counters.drop('overtaken')
         if self._fallback.latest is not self._sources:
             self._log_sources()
-
-    def _job(self, work: Pair | Frame) -> Job:
-        statuses = self._fallback.statuses
-        return Job(work, statuses[RGB].state, statuses[THERMAL].state, self._fallback.reason)
 
     def _log_sources(self) -> None:
         """Say in the log that other cameras are used than before."""

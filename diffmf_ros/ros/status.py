@@ -58,10 +58,11 @@ class Counters:
         self._newest_ms = float('nan')
         self._last: dict = {}
 
-    def count(self, name: str) -> None:
-        """Add one to rgb_in, thermal_in or pairs."""
+    def count(self, name: str, *, pairs: int = 0) -> None:
+        """Add one to rgb_in or thermal_in, and the pairs that the frame completed."""
         with self._lock:
             self._counted[name] += 1
+            self._counted['pairs'] += pairs
 
     def drop(self, reason: str, *, error: str = '', stream: str = '') -> None:
         """Count a lost frame or pair under reason; error, when given, becomes the last error.

@@ -44,9 +44,12 @@ class Warp:
         It may be image itself.
         """
         if self.tables is None:
-            return image if self.source == self.size else _resized(image, self.size)
+            return image if self.source == self.size else cv2.resize(
+                np.ascontiguousarray(image), self.size, interpolation=cv2.INTER_AREA if shrinks(
+                    self.source, self.size) else cv2.INTER_LINEAR)
         if self.averaged is not None:
-            image = _resized(image, self.averaged)
+            image = cv2.resize(np.ascontiguousarray(image), self.averaged,
+                               interpolation=cv2.INTER_AREA)
         return cv2.remap(np.ascontiguousarray(image), *self.tables, cv2.INTER_LINEAR,
                          borderMode=cv2.BORDER_CONSTANT, borderValue=0)
 
@@ -169,11 +172,3 @@ def _within(values: np.ndarray, seen: np.ndarray, side: int, small: int) -> np.n
     # The outer half pixel repeats the edge, as resizing does; -2 is outside for the interpolation
     # too.
     return np.where(seen, np.clip(values, 0, small - 1), _OUTSIDE).astype(np.float32, copy=False)
-
-
-def _resized(image: np.ndarray, size: Size) -> np.ndarray:
-    source = image.shape[1::-1]
-    if source == size:
-        return image
-    interpolation = cv2.INTER_AREA if shrinks(source, size) else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(image), size, interpolation=interpolation)

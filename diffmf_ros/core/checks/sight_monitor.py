@@ -185,18 +185,6 @@ TARGETS_HIDDEN = Issue('targets_hidden',
                        'thermal shows warm targets that the fused image does not show')
 
 
-def thermal_sight(images: Thumbnails) -> Sight:
-    """Judge the thermal image of a pair.
-
-    Args:
-        images: thumbnails of both images.
-
-    Returns:
-        CLEAR or FLAT.
-    """
-    return Sight.FLAT if is_flat(images.thermal, images.thermal_factor) else Sight.CLEAR
-
-
 def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
     """Judge the RGB image of a pair.
 
@@ -322,7 +310,8 @@ class SightMonitor:
             for latch in (self._rgb, self._thermal, self._hidden):
                 latch.reset()
         self._time_ns = time_ns
-        thermal = self._thermal.next(thermal_sight(images))
+        thermal = self._thermal.next(
+            Sight.FLAT if is_flat(images.thermal, images.thermal_factor) else Sight.CLEAR)
         rgb = self._rgb.next(rgb_sight(images, before=self._rgb.value))
         found = ISSUES.get((THERMAL, thermal)), ISSUES.get((RGB, rgb))
         return tuple(issue for issue in found if issue)

@@ -43,14 +43,15 @@ class ExtraRows:
             frame itself when it has none.
         """
         asked = settings.extra_rows_top, settings.extra_rows_bottom
-        if (frame.size, asked) != self._known:
-            self._known = frame.size, asked
+        height, width = frame.pixels.shape[:2]
+        if (width, height, asked) != self._known:
+            self._known = width, height, asked
             self.cut = self._found(frame) if min(asked) < 0 else (*asked, 0, 0)
-            if sum(self.cut[:2]) >= frame.size[1]:
+            if sum(self.cut[:2]) >= height:
                 self.cut = (0, 0, 0, 0)
         if not any(self.cut):
             return frame
-        (width, height), (top, bottom, left, right) = frame.size, self.cut
+        top, bottom, left, right = self.cut
         return replace(frame, pixels=frame.pixels[top:height - bottom, left:width - right])
 
     def _found(self, frame: Frame) -> tuple[int, int, int, int]:
@@ -179,8 +180,22 @@ class CameraPicture:
         """
         if frame.upright:
             return frame
-        self.sent = frame.size
-        frame = self._upright(frame, settings)
+        height, width = frame.pixels.shape[:2]
+        self.sent = width, height
+        if settings.input is not self._asked:
+            self._asked = settings.input
+            self._crop = settings.input.crop_of(self._stream)
+            self._orientation = settings.input.orientation_of(self._stream)
+        if self._crop:
+            pixels = cropped(frame.pixels, self._crop)
+        elif self._stream == RGB:
+            pixels = frame.pixels
+        else:
+            pixels = self._extra_rows.without(frame, settings.thermal).pixels
+        if self._orientation != 'as_sent':
+            pixels = turned(pixels, self._orientation)
+        if pixels is not frame.pixels:
+            frame = replace(frame, pixels=pixels, upright=True)
         if self._stream == RGB:
             frame = self._depth.to_8_bit(frame)
         elif frame.pixels.ndim == 3 or self._false_color.palette != GRAY:
@@ -232,21 +247,6 @@ class CameraPicture:
                    else f'the palette {palette}, which is undone')
             notes.append(f'{self._stream}: its images are colored by {how}')
         return tuple(notes)
-
-    def _upright(self, frame: Frame, settings: Settings) -> Frame:
-        if settings.input is not self._asked:
-            self._asked = settings.input
-            self._crop = settings.input.crop_of(self._stream)
-            self._orientation = settings.input.orientation_of(self._stream)
-        if self._crop:
-            pixels = cropped(frame.pixels, self._crop)
-        elif self._stream == RGB:
-            pixels = frame.pixels
-        else:
-            pixels = self._extra_rows.without(frame, settings.thermal).pixels
-        if self._orientation != 'as_sent':
-            pixels = turned(pixels, self._orientation)
-        return frame if pixels is frame.pixels else replace(frame, pixels=pixels, upright=True)
 
     def _without_extra_lines(self, size: Size,
                              settings: Settings) -> tuple[int, int, int, int] | None:

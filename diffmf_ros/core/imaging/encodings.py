@@ -55,35 +55,15 @@ _FAR_LESS = 3
 
 
 def decode_message(message: Any) -> tuple[np.ndarray, str]:
-    """Decode an image message: see decode().
-
-    Args:
-        message: an object with the fields of sensor_msgs/Image, of ROS or of a bag.
-
-    Returns:
-        (pixels, canonical encoding).
-
-    Raises:
-        FrameError: as decode().
-    """
-    return decode(height=message.height, width=message.width, encoding=message.encoding,
-                  step=message.step, is_bigendian=bool(message.is_bigendian), data=message.data)
-
-
-def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: bool,
-           data: Any) -> tuple[np.ndarray, str]:
-    """Decode the fields of an image message.
+    """Decode an image message.
 
     The canonical encodings are mono8, mono16, rgb8, bgr8, rgba8, bgra8, those of 16 bits and
     32FC1; 8UC3 and 8UC4 are read as bgr8 and bgra8, OpenCV's order, 16UC3 and 16UC4 likewise.
     Bayer patterns and packed YUV 4:2:2 become bgr8 or bgr16.
 
     Args:
-        height, width: in pixels.
-        encoding: the name that the message gives.
-        step: bytes from row to row.
-        is_bigendian: byte order of 16-bit and float values.
-        data: any C-contiguous buffer: bytes, array.array, memoryview, ndarray.
+        message: an object with the fields of sensor_msgs/Image, of ROS or of a bag; its data any
+            C-contiguous buffer: bytes, array.array, memoryview, ndarray.
 
     Returns:
         (pixels, canonical encoding). pixels is H x W (mono8 uint8, mono16 uint16, 32FC1 float32)
@@ -94,6 +74,7 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
         FrameError: reason unknown_encoding, zero_size, step_too_small, short_buffer, bad_size
             or wrong_encoding.
     """
+    height, width, encoding, step = message.height, message.width, message.encoding, message.step
     if encoding not in _FORMATS:
         raise FrameError(f'unknown encoding {encoding!r}; known: {", ".join(_FORMATS)}',
                          reason='unknown_encoding')
@@ -106,7 +87,7 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
     if step < row_bytes:
         raise FrameError(f'step is too small: {width} pixels of {encoding} need {row_bytes} bytes '
                          f'a row, step is {step}', reason='step_too_small')
-    buffer = memoryview(data)
+    buffer = memoryview(message.data)
     # Some drivers leave the padding of the last row away.
     needed = step * (height - 1) + row_bytes
     if buffer.nbytes < needed:
@@ -116,7 +97,7 @@ def decode(*, height: int, width: int, encoding: str, step: int, is_bigendian: b
         _require_8_bit(buffer, height, width, step, encoding)
     shape = (height, width) if channels == 1 else (height, width, channels)
     strides = (step, channels * item.itemsize, item.itemsize)[:len(shape)]
-    foreign = bool(is_bigendian) != (sys.byteorder == 'big')
+    foreign = bool(message.is_bigendian) != (sys.byteorder == 'big')
     view = np.ndarray(shape, item.newbyteorder() if foreign else item, buffer, strides=strides)
     if encoding in _TO_BGR:
         return _to_bgr(view.astype(item, copy=False), encoding), canonical

@@ -98,9 +98,10 @@ def without_foreign_borders(pixels: np.ndarray) -> np.ndarray:
     sample = _without_sentinels(_sorted(inside, _FEW_PIXELS))
     if not sample.size or not rows or not columns:
         return pixels
-    top, bottom = _foreign_lines(pixels, rows, sample)
+    coldest, hottest = _ranked(sample, 0.01, 0.99)
+    top, bottom = _foreign_lines(pixels, rows, coldest, hottest)
     kept = pixels[top:pixels.shape[0] - bottom]
-    left, right = _foreign_lines(kept.T, columns, sample)
+    left, right = _foreign_lines(kept.T, columns, coldest, hottest)
     return kept[:, left:kept.shape[1] - right]
 
 
@@ -115,7 +116,9 @@ def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
     """
     lines = min(_BORDER_LINES, pixels.shape[0] // 8)
     sample = _without_sentinels(_sorted(pixels[lines:pixels.shape[0] - lines], _FEW_PIXELS))
-    return _foreign_lines(pixels, lines, sample) if sample.size and lines else (0, 0)
+    if not sample.size or not lines:
+        return 0, 0
+    return _foreign_lines(pixels, lines, *_ranked(sample, 0.01, 0.99))
 
 
 def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
@@ -193,12 +196,12 @@ def _without_sentinels(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _foreign_lines(pixels: np.ndarray, count: int, sample: np.ndarray) -> tuple[int, int]:
+def _foreign_lines(pixels: np.ndarray, count: int, coldest: float,
+                   hottest: float) -> tuple[int, int]:
     """Return how many of the outer count rows at the top and at the bottom are no image.
 
-    They reach from the border to the last row with values far from those of the sorted sample.
+    They reach from the border to the last row with values far from coldest to hottest, the scene.
     """
-    coldest, hottest = _ranked(sample, 0.01, 0.99)
     low, high = 2 * coldest - hottest, 2 * hottest - coldest
     some = pixels[:, ::max(1, pixels.shape[1] // 96)]
     found = []

@@ -131,7 +131,10 @@ class SourceSelector:
         if frame.stamp_ns < newest_ns - JUMP_NS:
             newest_ns, self._newest_out_ns = frame.stamp_ns, None
         self._newest_in_ns[frame.stream] = max(frame.stamp_ns, newest_ns)
-        fresh = [pair for pair in pairs if not self._outdated(pair, frame.arrival_ns)]
+        longest_ns = self._settings.source_timeout_s * 1e9
+        fresh = [pair for pair in pairs if frame.arrival_ns - (
+            pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
+            ) <= longest_ns]
         if fresh:
             self.paired(now_ns)
         if len(fresh) < len(pairs):
@@ -202,11 +205,6 @@ class SourceSelector:
         return (f'; by the arrivals, sync.thermal_offset_ms: '
                 f'{self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '
                 'make up for it')
-
-    def _outdated(self, pair: Pair, arrival_ns: int) -> bool:
-        first_ns = pair.rgb.arrival_ns if pair.held else min(pair.rgb.arrival_ns,
-                                                             pair.thermal.arrival_ns)
-        return arrival_ns - first_ns > self._settings.source_timeout_s * 1e9
 
     def _rising(self, items: Sequence[Pair | Frame]) -> list[Pair | Frame]:
         """The items that are newer than all before them."""

@@ -9,9 +9,9 @@ from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.alignment.warp import resized_mapping
 from diffmf_ros.core.checks.sight_monitor import (
     Sight,
+    is_flat,
     reduced,
     rgb_sight,
-    thermal_sight,
     thumbnails,
     veiled_share,
 )
@@ -30,7 +30,8 @@ def views_of(rgb, thermal, encoding='mono8', mapping=None):
 
 def judged(rgb, thermal, encoding='mono8', mapping=None):
     images = views_of(rgb, thermal, encoding, mapping)
-    return rgb_sight(images), thermal_sight(images)
+    flat = is_flat(images.thermal, images.thermal_factor)
+    return rgb_sight(images), Sight.FLAT if flat else Sight.CLEAR
 
 
 def test_a_street_is_clear():

@@ -3,6 +3,7 @@
 
 import array
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffmf_ros.core.frames import FrameError
-from diffmf_ros.core.imaging.encodings import decode
+from diffmf_ros.core.imaging.encodings import decode_message
 
 # encoding -> (canonical, struct code, channels)
 FORMATS = {
@@ -22,6 +23,11 @@ FORMATS = {
     '32FC1': ('32FC1', 'f', 1),
 }
 DTYPES = {'B': np.uint8, 'H': np.uint16, 'f': np.float32}
+
+
+def decode(**fields):
+    """Decode the message with these fields."""
+    return decode_message(SimpleNamespace(**fields))
 
 
 def pack(values, code, *, step, big, padded):

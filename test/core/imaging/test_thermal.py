@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gain control of single thermal images; test_thermal_levels.py has that of streams."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.core.imaging.color import split_luma
-from diffmf_ros.core.imaging.encodings import decode
+from diffmf_ros.core.imaging.encodings import decode_message
 from diffmf_ros.core.imaging.thermal import Levels, levels_of
 from diffmf_ros.core.imaging.thermal import to_gray as stretched
 from diffmf_ros.core.settings import ThermalSettings
@@ -128,8 +130,8 @@ def test_odd_row_step_is_read():
     """Rows of odd step are read right."""
     values = scene((5, 6))
     data = b''.join(row.tobytes() + b'\xee' for row in values.astype('<u2'))
-    pixels, encoding = decode(height=5, width=6, encoding='mono16', step=13, is_bigendian=False,
-                              data=data)
+    pixels, encoding = decode_message(SimpleNamespace(
+        height=5, width=6, encoding='mono16', step=13, is_bigendian=False, data=data))
 
     assert np.array_equal(to_gray(pixels, encoding, SETTINGS), to_gray(values, 'mono16', SETTINGS))
 
