@@ -10,13 +10,16 @@ import numpy as np
 
 from ..core.alignment.geometry import Aligner
 from ..core.checks.image_checks import ImageChecks, Verdict
+from ..core.checks.sight_monitor import thumbnails
 from ..core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
+from ..core.imaging.color import COLORS_WITH_LUMA, split_luma
+from ..core.imaging.restoration import Restoration, added
 from ..core.imaging.stream_filters import TemporalFilter, show_through
 from ..core.settings import Settings
 from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner, Fused
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
 from .network import LibraryMissing, LoadedNetwork, blank_pair, load, warm_up
-from .prepare import Preparation, PreparedPair, StageTimer
+from .prepare import Image, Preparation, PreparedPair, StageTimer
 
 FUSED = Mode.FUSED, Mode.CLASSICAL
 
@@ -42,6 +45,7 @@ class FusionPipeline:
         self._preparation = Preparation(settings)
         self._checks = ImageChecks()
         self._temporal_filter = TemporalFilter()
+        self._restoration = Restoration()
         self._fallback = ClassicalFallback()
         self._runner_of = FaultTolerantRunner if watchdog else DirectRunner
         self._latest: PreparedPair | None = None
@@ -211,19 +215,34 @@ class FusionPipeline:
         """Check and filter an image, and put it under the header of the frame on the grid."""
         base = prepared.pair.rgb if prepared.mapping.grid == RGB else prepared.pair.thermal
         pixels, encoding = fused.image  # type: ignore[misc]
-        issues, keep = verdict.issues, prepared.settings.output.temporal_filter
+        issues, output = verdict.issues, prepared.settings.output
         if fused.mode in FUSED:
             if verdict.veil is not None:
                 pixels = show_through(pixels, prepared.image_of(THERMAL)[0], verdict.veil)
+            if output.restore and output.color in COLORS_WITH_LUMA:
+                pixels = self._restored((pixels, encoding), prepared, verdict, base.stamp_ns)
             issues = self._checks.after((pixels, encoding), verdict,
-                                        color=prepared.settings.output.color)
-            if keep:
-                pixels = self._temporal_filter(pixels, stamp_ns=base.stamp_ns, keep=keep)
+                                        color=output.color)
+            if output.temporal_filter:
+                pixels = self._temporal_filter(pixels, stamp_ns=base.stamp_ns,
+                                               keep=output.temporal_filter)
         prepared.timer.lap('color')
         said = *self._standing, *fused.warnings, *(issue.text for issue in issues)
         return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, fused.mode, said,
                             prepared.timer.timings_ms, grid=prepared.mapping.grid, issues=issues,
                             scale=fused.scale, images=prepared, temperature=prepared.temperature)
+
+    def _restored(self, image: Image, prepared: PreparedPair, verdict: Verdict,
+                  stamp_ns: int) -> np.ndarray:
+        """Return the pixels of a fused image with what fusing lost."""
+        fine = thumbnails(prepared.pair, prepared.levels, prepared.mapping, fine=True)
+        # Without averages over time each image depends on its pair alone.
+        followed = prepared.settings.output.temporal_filter > 0
+        levels = self._restoration(
+            split_luma(*image)[0], prepared.luma[0], veil=verdict.veil,
+            cameras=(fine.thermal_on_grid, fine.luma_on_grid, fine.seen),
+            stamp_ns=stamp_ns if followed else 0)
+        return added(image[0], levels)
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
         return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)

@@ -15,9 +15,9 @@ from diffmf_ros.io.bags import BagReader, frames
 
 from .recordings import FIRST_BAD, FIRST_GOOD, frozen, jumping, lost, play, runs, slow, write
 
-# The hashes are of images each for itself, which are those of every CPU.
+# The hashes are of images each for itself and as they are fused: those of every CPU.
 SETTINGS = with_changes(DEFAULTS, {'model': 'classical', 'health.source_timeout_s': 0.4,
-                                   'output.temporal_filter': 0.0})
+                                   'output.temporal_filter': 0.0, 'output.restore': False})
 CLASSICAL, RGB_ONLY, THERMAL_ONLY = 'CLASSICAL', 'RGB_ONLY', 'THERMAL_ONLY'
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..alignment.warp import Mapping
 from ..frames import RGB, THERMAL, Frame, Issue, Pair
-from ..imaging.color import split_luma
+from ..imaging.color import COLORS_WITH_LUMA, split_luma
 from ..imaging.stream_filters import VeilMonitor
 from ..imaging.thermal import STRETCHED, Levels
 from ..settings import Settings, ThermalSettings
@@ -179,10 +179,6 @@ def _same_issue(images: Thumbnails) -> tuple[Issue, ...]:
                   'file given for both?'),)
 
 
-# Of these a fused image has the luminance; a palette has another one.
-_COLORS_WITH_LUMA = ('keep_chroma', 'gray')
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What a look at both images of a pair gave.
@@ -252,7 +248,7 @@ class ImageChecks:
         Returns:
             The issues of verdict, and warm targets that the image hides.
         """
-        if verdict.images is None or color not in _COLORS_WITH_LUMA:
+        if verdict.images is None or color not in COLORS_WITH_LUMA:
             return verdict.issues
         pixels, encoding = image
         fused = split_luma(reduced(pixels), encoding)[0]

@@ -77,6 +77,8 @@ def _halved(image: np.ndarray) -> np.ndarray:
 
 # Values of output.color that show the chroma of the RGB image.
 CHROMA = ('keep_chroma', 'raw_chroma')
+# With these the fused image has the fused luminance; a palette has another one.
+COLORS_WITH_LUMA = (*CHROMA, 'gray')
 _TO_YCRCB = {
     'rgb8': cv2.COLOR_RGB2YCrCb,
     'rgba8': cv2.COLOR_RGB2YCrCb,

@@ -14,6 +14,7 @@ from ...core.checks.sight_monitor import reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
+from ...core.imaging.restoration import Restoration, added
 from ...core.imaging.stream_filters import VeilMonitor, show_through
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
@@ -105,10 +106,13 @@ def method(name: str, *, preset: str | None = None, weights: Path | str | None =
 
 
 class NodeFusion:
-    """Fuses with an engine as the node does: thermal shows through where RGB is veiled."""
+    """Fuses with an engine as the node does.
+
+    Thermal shows through where RGB is veiled, and what fusing lost is restored.
+    """
 
     def __init__(self, engine: Any):
-        self._engine, self._veil = engine, VeilMonitor()
+        self._engine, self._veil, self._restoration = engine, VeilMonitor(), Restoration()
         self.description: str = engine.description
 
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray, *, stamp_ns: int = 0) -> np.ndarray:
@@ -121,6 +125,10 @@ class NodeFusion:
         share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
+        cameras = reduced(thermal, fine=True), reduced(luma, fine=True)
+        seen = np.ones(cameras[0].shape, bool)
+        levels = added(levels, self._restoration(levels, luma, cameras=(*cameras, seen),
+                                                 veil=share, stamp_ns=stamp_ns))
         return np.float32(1 / 255) * levels
 
 

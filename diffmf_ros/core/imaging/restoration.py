@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restoration: what a fused image lost of either camera is given back.
+
+A network draws some people half dark and half light, or as gray as what is behind them. Every
+warm object of the size of a person gets the contrast that the better camera has, as far as black
+and white leave room for it: bright, as thermal has it, or dark, where it is clearly dark in the
+visible image, such as a coat before snow. Where thermal is flat, fine detail is that of the
+visible image.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .stream_filters import MOST
+
+LEAST_SIDE_PX = 100  # of a thumbnail; smaller ones say too little, and nothing is changed
+# Thermal gradient, in levels a pixel of an image 480 high: flat up to the first, not from the
+# second on. Measured on the image smoothed by a Gaussian of FLAT_NOISE heights, within NEAR
+# heights.
+FLAT = 1.2, 2.0
+FLAT_NOISE, NEAR = 1 / 320, 1 / 190
+FINE = 1 / 100  # Gaussian, in heights: finer than this is detail
+# Warm objects. Lengths in heights of the image; what is wider than GROUND belongs to the ground.
+GROUND, NOISE, EDGE, RING = 1 / 8, 1 / 300, 1 / 340, 1 / 35
+LEVELS = 28, 50, 85  # above the ground, in gray levels: an object may lie in an object
+OF_RANGE = 0.1  # of the way from the median of thermal to its hot end
+HOT_PERCENTILE, LEAST_RANGE = 99.5, 40
+SMALLEST = 1 / 90  # root of the area, in heights: 5 pixels of 480
+LARGE = 0.01, 0.03  # share of the image: changed in full, not changed
+SLENDER, FILLED = 5, 0.25  # longer over shorter side; share of the bounding box
+CONTRAST = 20.0, 40.0  # in thermal, in gray levels: not changed, changed in full
+DARK = 0.6  # share of the contrast in thermal that makes an object dark in the visible image
+DRAWN = 0.3  # one that the fused image shows by so much the other way round stays so
+STAYS_DARK, STAYS_BRIGHT = 10.0, 0.3  # so do those of the pair before: levels; share of contrast
+BLACK, WHITE = 5.0, 245.0
+ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels in each
+LONGEST_GAP_NS = 500_000_000  # between two pairs of a stream
+
+
+class Restoration:
+    """Restores the fused images of a stream of pairs. For one thread."""
+
+    def __init__(self) -> None:
+        self._warm_contrast = WarmContrast()
+
+    def __call__(self, fused: np.ndarray, luma: np.ndarray, *, cameras: tuple[
+            np.ndarray, np.ndarray, np.ndarray], veil: np.ndarray | None = None,
+            stamp_ns: int = 0) -> np.ndarray | None:
+        """Measure what a fused image lacks.
+
+        Args:
+            fused, luma: luminance of the fused and of the visible image, H x W uint8.
+            cameras: fine thumbnails of the same view, h x w: thermal and luminance, uint8, and
+                what both cameras see, bool.
+            veil: as of veil_map: where thermal shows through, visible detail is none.
+            stamp_ns: time of the pair; 0: it is judged by itself.
+
+        Returns:
+            Levels to add, H x W float32; None where there is nothing to add.
+        """
+        thermal, small_luma, seen = cameras
+        if min(thermal.shape) < LEAST_SIDE_PX:
+            return None
+        share = flat_share(thermal) * seen
+        if veil is not None:
+            share *= 1 - cv2.resize(veil, thermal.shape[::-1]) / MOST
+        levels = missing_detail(fused, luma, share)
+        small = cv2.resize(fused, thermal.shape[::-1], interpolation=cv2.INTER_AREA)
+        lift = self._warm_contrast(small, thermal, small_luma, seen, stamp_ns=stamp_ns)
+        if lift is not None:
+            levels += cv2.resize(lift, fused.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return levels
+
+
+def flat_share(thermal: np.ndarray) -> np.ndarray:
+    """Return where a thermal image shows nothing, 1, and where it has structure, 0.
+
+    Args:
+        thermal: h x w uint8.
+
+    Returns:
+        h x w float32.
+    """
+    height = thermal.shape[0]
+    smooth = cv2.GaussianBlur(thermal.astype(np.float32), (0, 0), max(FLAT_NOISE * height, 0.3))
+    gradient = cv2.magnitude(*(cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=height / (8 * 480))
+                               for axis in ((1, 0), (0, 1))))
+    near = 2 * max(1, round(NEAR * height)) + 1
+    gradient = cv2.dilate(gradient, np.ones((near, near), np.uint8))
+    return np.clip((FLAT[1] - gradient) / (FLAT[1] - FLAT[0]), 0, 1)
+
+
+def missing_detail(fused: np.ndarray, luma: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the fine detail of the visible image that a fused image lacks.
+
+    Args:
+        fused, luma: H x W uint8.
+        share: how much of it is wanted, a coarse float32 image of the same view.
+
+    Returns:
+        Levels to add, H x W float32.
+    """
+    lost: Any = cv2.subtract(luma, fused, dtype=cv2.CV_32F)
+    coarse = cv2.resize(lost, share.shape[::-1], interpolation=cv2.INTER_AREA)
+    coarse = cv2.GaussianBlur(coarse, (0, 0), max(FINE * coarse.shape[0], 0.3))
+    lost -= cv2.resize(coarse, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    lost *= cv2.resize(share, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return lost
+
+
+def added(image: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
+    """Add levels to every channel of an image.
+
+    Args:
+        image: H x W or H x W x 3 uint8; not changed.
+        levels: H x W float32; None: none.
+
+    Returns:
+        An image of the same shape.
+    """
+    if levels is None:
+        return image
+    if image.ndim == 3:
+        levels = cv2.merge([levels] * image.shape[2])
+    return cv2.add(image, levels, dtype=cv2.CV_8U)
+
+
+@dataclass(frozen=True)
+class WarmObjects:
+    """Objects that do not touch each other, and the ring around each.
+
+    Attributes:
+        pixels: flat indices of the pixels of all objects and then of all rings.
+        part: what each of them belongs to: object i is part i, its ring part count + i.
+        sizes: number of pixels of each part.
+        share: part of the image that each object covers.
+    """
+
+    pixels: np.ndarray
+    part: np.ndarray
+    sizes: np.ndarray
+    share: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of objects."""
+        return len(self.share)
+
+    def means(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean of an h x w image in each object, and in the ring around it.
+
+        0 where there is no ring.
+        """
+        sums = np.bincount(self.part, image.reshape(-1)[self.pixels], 2 * self.count)
+        means = sums / np.maximum(self.sizes, 1)
+        return means[:self.count], means[self.count:]
+
+    def contrast(self, image: np.ndarray) -> np.ndarray:
+        """Return mean(object) - mean(ring) of an h x w image."""
+        inside, around = self.means(image)
+        return inside - around
+
+    def drawn(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an h x w float32 image with one value in each object and 0 elsewhere."""
+        image = np.zeros(shape, np.float32)
+        inside = np.count_nonzero(self.part < self.count)
+        image.reshape(-1)[self.pixels[:inside]] = values[self.part[:inside]]
+        return image
+
+
+class WarmContrast:
+    """Measures by how much warm objects of a stream of pairs are to be lifted. For one thread.
+
+    It remembers which ones were bright and which were dark: a threshold would make them blink.
+    """
+
+    def __init__(self) -> None:
+        self._side: np.ndarray | None = None
+        self._stamp_ns = 0
+
+    def __call__(self, fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
+                 seen: np.ndarray | None = None, *, stamp_ns: int = 0) -> np.ndarray | None:
+        """Measure what the warm objects of a fused image lack.
+
+        Args:
+            fused, thermal, luma: fine thumbnails of one view, h x w uint8: luminance of the fused
+                image, white-hot thermal, luminance of the visible image.
+            seen: h x w bool, what both cameras see; None: all of it.
+            stamp_ns: time of the pair; 0: it is judged by itself.
+
+        Returns:
+            Levels to add, h x w float32; None where nothing lacks contrast.
+        """
+        since_ns = stamp_ns - self._stamp_ns if self._stamp_ns and stamp_ns else 0
+        before, self._stamp_ns, self._side = self._side, stamp_ns, None
+        if before is None or not 0 < since_ns <= LONGEST_GAP_NS or before.shape != thermal.shape:
+            before = np.zeros(thermal.shape, np.float32)
+        image = fused.astype(np.float32)
+        self._side = side = np.zeros_like(image)
+        corrections = []
+        for objects in find_objects(thermal, seen):
+            goal, trust = _goals(objects, image, thermal, luma, side, before)
+            corrections.append((objects, goal, trust))
+        for _ in range(ROUNDS):
+            for objects, goal, trust in corrections:
+                _correct(image, objects, goal, trust)
+        lift = image - fused
+        return lift if np.abs(lift).max() >= 1 else None
+
+
+def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[WarmObjects]:
+    """Return what is warmer than its surround at the scale of people.
+
+    Args:
+        thermal: h x w uint8, white-hot.
+        seen: h x w bool, where to look; None: everywhere.
+
+    Returns:
+        The objects by level, outer ones first; levels without any are left out.
+    """
+    height = thermal.shape[0]
+    smooth = cv2.GaussianBlur(thermal, (0, 0), max(NOISE * height, 0.3))
+    square = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * round(GROUND * height / 2) + 1,) * 2)
+    above = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, square)
+    median, hot = np.percentile(smooth[::2, ::2], (50, HOT_PERCENTILE))
+    above[smooth <= median + OF_RANGE * max(hot - median, LEAST_RANGE)] = 0
+    if seen is not None and not seen.all():
+        above[~seen] = 0
+    found = (_connected(above, level, seen) for level in LEVELS)
+    return [objects for objects in found if objects is not None]
+
+
+def _connected(above: np.ndarray, level: int, seen: np.ndarray | None) -> WarmObjects | None:
+    """Return the connected parts of more than a level that may be people."""
+    height = above.shape[0]
+    warm = cv2.compare(above, level, cv2.CMP_GT)  # type: ignore[call-overload]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(warm, ltype=cv2.CV_16U)
+    width, tall, area = (stats[:, column] for column in (
+        cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
+    wanted = (area >= (SMALLEST * height) ** 2) & (area <= LARGE[1] * above.size)
+    wanted &= np.maximum(width, tall) <= SLENDER * np.minimum(width, tall)
+    wanted &= area >= FILLED * width * tall
+    wanted[0] = False
+    count = np.count_nonzero(wanted)
+    if not count:
+        return None
+    pixels = np.flatnonzero(warm.view(bool))
+    number = np.where(wanted, np.cumsum(wanted), 0)[labels.reshape(-1)[pixels]]
+    pixels, number = pixels[number > 0], number[number > 0]
+    objects = np.zeros(above.shape, np.uint16)
+    objects.reshape(-1)[pixels] = number
+    reach = 2 * max(2, round(RING * height)) + 1
+    rings = cv2.dilate(objects, np.ones((reach, reach), np.uint8))
+    free = (rings > 0) & (cv2.dilate(warm, np.ones((3, 3), np.uint8)) == 0)
+    if seen is not None:
+        free &= seen
+    ring = np.flatnonzero(free)
+    part = np.concatenate([number - 1, rings.reshape(-1)[ring].astype(np.intp) + (count - 1)])
+    return WarmObjects(np.concatenate([pixels, ring]), part,
+                       np.bincount(part, minlength=2 * count), area[wanted] / above.size)
+
+
+def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
+           side: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the contrast that objects are to have, and how surely they are to be changed.
+
+    Args:
+        objects: those of one level.
+        fused, thermal, luma: the three images, h x w.
+        side: 1 in bright objects so far, -1 in dark ones; these are drawn into it.
+        before: that of the pair before.
+
+    Returns:
+        Levels, negative for what is to be dark, and 0 to 1.
+    """
+    warm, visible = objects.contrast(thermal), objects.contrast(luma)
+    (mean, ground), (square, _) = objects.means(fused), objects.means(fused * fused)
+    drawn, spread = mean - ground, np.sqrt(np.maximum(square - mean * mean, 0))
+    outer, last = objects.means(side)[0], objects.means(before)[0]
+    # As bright as the better camera, as dark as the visible one, and neither black nor white.
+    bright = np.minimum(np.maximum(warm, visible), np.maximum(WHITE - spread - ground, 0))
+    dark = np.maximum(np.minimum(-visible, ground - spread - BLACK), 0)
+    is_dark = (visible < 0) & ((dark >= DARK * warm) | (dark > bright))
+    other_way = np.where(is_dark, drawn > 0, drawn < 0)
+    is_dark ^= other_way & (np.abs(drawn) >= DRAWN * np.maximum(warm, np.abs(visible)))
+    is_dark = np.where((last < -0.5) & (dark > STAYS_DARK), True, is_dark)
+    is_dark = np.where((last > 0.5) & (bright > STAYS_BRIGHT * warm), False, is_dark)
+    is_dark &= outer <= 0.5
+    trust = _rising(warm, *CONTRAST) * (1 - _rising(objects.share, *LARGE))
+    # What lies in a dark object stays as it is.
+    trust[(outer < -0.5) | (objects.sizes[objects.count:] == 0)] = 0
+    goal = np.where(is_dark, -dark, bright)
+    trust[np.abs(drawn) * np.sign(drawn * goal) >= np.abs(goal)] = 0
+    own = objects.drawn(np.where(outer < -0.5, -1.0, np.where(is_dark, -1.0, 1.0)), side.shape)
+    np.copyto(side, own, where=own != 0)
+    return goal, trust
+
+
+def _correct(image: np.ndarray, objects: WarmObjects, goal: np.ndarray,
+             trust: np.ndarray) -> None:
+    """Lift or lower objects towards their contrast, in place; none has too much already."""
+    change = np.clip((goal - objects.contrast(image)) * trust, -STEP, STEP)
+    change[change * goal < 0] = 0
+    if change.any():
+        cv2.add(image, cv2.GaussianBlur(objects.drawn(change, image.shape), (0, 0),
+                                        max(EDGE * image.shape[0], 0.3)), dst=image)
+        np.clip(image, 0, 255, out=image)
+
+
+def _rising(values: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return 0 below start, 1 above end, and a smooth rise between them."""
+    t = np.clip((values - start) / (end - start), 0, 1)
+    return t * t * (3 - 2 * t)
