@@ -39,6 +39,15 @@ class Outputs:
                 qos_overriding_options=QoSOverridingOptions.with_default_policies())
             for topic, message_type in TYPES.items()}
 
+    def other_publishers(self) -> str:
+        """Return who else publishes the fused images, in words; empty for nobody."""
+        names = [f'{offer.node_namespace.rstrip("/")}/{offer.node_name}'
+                 for offer in self._node.get_publishers_info_by_topic(IMAGE)]
+        if (own := self._node.get_fully_qualified_name()) in names:
+            names.remove(own)
+        topic = self._node.resolve_topic_name(IMAGE)
+        return f'{topic} is published by {" and ".join(names)}' if names else ''
+
     def publish(self, result: FusionResult, *, camera: CameraModel | None, informed: bool,
                 jpeg_quality: int) -> tuple[Issue, ...]:
         """Publish an image with its camera info, both under one header, and what else of it

@@ -15,7 +15,7 @@ from ..core.alignment.camera import CameraModel
 from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue, Level
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
-from .camera_watch import CameraWatch
+from .camera_watch import SILENT_S, CameraWatch
 from .filter_pairing import make_pairing
 from .frame_loop import FrameFuser, Job, ScaleController, Worker
 from .inputs import Handlers, Inputs
@@ -198,9 +198,13 @@ class Session:
                               for stream, camera in self._calibrations.items()}
         for stream, camera in self._calibrations.items():
             doubt = None if rectified[stream] else self._doubt(stream, camera)
-            if doubt and doubt != self._complaints.get(f'{stream} rectified'):
-                self._node.get_logger().warning(doubt.text)
-            self._complaints[f'{stream} rectified'] = doubt
+            self._complain(f'{stream} rectified', doubt)
+
+    def _complain(self, about: str, issue: Issue | None) -> None:
+        """Keep an issue for the reports, or that there is none; a new one goes to the log."""
+        if issue is not None and issue != self._complaints.get(about):
+            self._node.get_logger().warning(issue.text)
+        self._complaints[about] = issue
 
     def _doubt(self, stream: str, camera: CameraModel) -> Issue | None:
         """Say that images may be rectified, by the name of their topic, although nobody has said
@@ -217,6 +221,16 @@ class Session:
         clock = self._node.get_clock()
         return clock.now().nanoseconds if clock.ros_time_is_active else time.monotonic_ns()
 
+    def _no_clock(self) -> Issue | None:
+        """Return the issue of a simulated clock that nobody sets, or None."""
+        clock = self._node.get_clock()
+        if (not clock.ros_time_is_active or clock.now().nanoseconds
+                or time.monotonic() - self._start_s < SILENT_S):
+            return None
+        return Issue('no_clock', f'use_sim_time is true, but /clock has not come for '
+                     f'{SILENT_S:g} s: start the simulator, or the bag with --clock, or set '
+                     'use_sim_time to false')
+
     def _forget(self) -> None:
         """Time went back: nothing that came before counts."""
         self._pairing.reset()
@@ -226,6 +240,11 @@ class Session:
         if self._inputs is not None:
             self._inputs.refresh()
         self._transforms.refresh(self.fuser.cameras, self._pipeline.aligner)
+        self._complain('clock', self._no_clock())
+        others = self._outputs.other_publishers()
+        self._complain('output', Issue(
+            'output_shared', f'{others} as well: the images of both come in turn; give each node '
+            'a namespace of its own') if others else None)
         # a simulated clock stands, and with it the timer of the reports
         if self._reporter.overdue:
             self._report()

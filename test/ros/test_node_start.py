@@ -112,6 +112,25 @@ def test_lost_frames_have_a_reason(start_node, start_camera, peer, monkeypatch):
     assert 'start the driver with FASTDDS_DEFAULT_PROFILES_FILE=/' in line or 'FASTRTPS' in line
 
 
+def test_missing_clock_is_said(start_node, peer):
+    """Simulated time without a clock is said."""
+    node = start_node('-p', 'use_sim_time:=true')
+    said = 'use_sim_time is true, but /clock has not come for 3 s'
+    peer.wait_for(lambda: said in node.output, said)
+
+
+def test_second_node_is_said(start_node, peer):
+    """Two nodes that publish on one topic are said, one in another namespace is not."""
+    first, apart = start_node('-r', '__node:=first'), start_node('-r', '__ns:=/rear')
+    peer.wait_for(lambda: 'active: ' in first.output + apart.output, 'the first node')
+    second = start_node('-r', '__node:=second')
+
+    peer.wait_for(lambda: '/fused/image is published by /second as well' in first.output
+                  and '/fused/image is published by /first as well' in second.output,
+                  'the warnings')
+    assert 'as well' not in apart.output
+
+
 @pytest.mark.parametrize('latched', [True, False])
 def test_sibling_calibration_arrives(start_node, start_camera, peer, latched):
     """The calibration beside the image topic arrives."""
