@@ -19,6 +19,7 @@ import diffmf_ros
 PACKAGE = str(Path(diffmf_ros.__file__).parent)
 TESTS = Path(__file__).parents[1]
 WARM_PAIRS, TRACED_PAIRS = 12, 8
+PAINTED = 'core/imaging/color.py', 'paint'  # a single camera that is passed on is not
 PERIODIC = {'_refresh', '_report'}  # timers of the node, no part of the path of a pair
 
 
@@ -58,8 +59,8 @@ def recorder():
 
 
 def traced(cameras, recorder):
-    """Return the calls of the shortest of some pairs in a row during which no timer of the node
-    fired."""
+    """Return the calls of the shortest of some pairs in a row that were fused while no timer of
+    the node fired."""
     for _ in range(WARM_PAIRS):
         cameras.fuse_one()
     found = []
@@ -68,9 +69,9 @@ def traced(cameras, recorder):
         cameras.fuse_one()
         cameras.state()
         recorder.calls = None
-        if not PERIODIC & {name for _, name in calls}:
+        if PAINTED in calls and not PERIODIC & {name for _, name in calls}:
             found.append(calls)
-    assert found, 'a timer fired during every pair'
+    assert found, 'a timer fired during every pair, or none was fused'
     return min(found, key=len)
 
 
@@ -88,8 +89,8 @@ def shown(calls):
 
 
 @pytest.mark.parametrize('model, most_files, most_calls', [
-    ({'model': 'classical'}, 27, 230),
-    ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 27, 225),
+    ({'model': 'classical'}, 26, 200),
+    ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 26, 200),
 ], ids=['classical', 'nano'])
 def test_pair_takes_short_path(recorder, make_cameras, model, most_files, most_calls):
     """One pair, message in to message out, passes few files and calls, and asks each camera's

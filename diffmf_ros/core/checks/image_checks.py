@@ -171,12 +171,8 @@ def warm_targets(thermal: np.ndarray) -> list[Target]:
     return targets[:_MOST_TARGETS]
 
 
-def _same_issue(images: Thumbnails) -> tuple[Issue, ...]:
-    thermal, luma = images.thermal_on_grid, images.luma_on_grid
-    if cv2.norm(thermal, luma, cv2.NORM_L1) >= SAME_LEVELS * luma.size:
-        return ()
-    return (Issue('same_picture', 'rgb and thermal show the same picture: is one camera, topic or '
-                  'file given for both?'),)
+SAME_PICTURE = Issue('same_picture', 'rgb and thermal show the same picture: is one camera, topic '
+                     'or file given for both?')
 
 
 @dataclass(frozen=True)
@@ -231,8 +227,10 @@ class ImageChecks:
             return Verdict(issues, mapping.grid, images)
         if blind:
             return Verdict(issues, {RGB: THERMAL, THERMAL: RGB}[blind.pop()], images)
-        issues += _same_issue(images)
-        veil = self._veil(images.thermal_on_grid, images.luma_on_grid, images.seen,
+        thermal, luma = images.thermal_on_grid, images.luma_on_grid
+        if cv2.norm(thermal, luma, cv2.NORM_L1) < SAME_LEVELS * luma.size:
+            issues += (SAME_PICTURE,)
+        veil = self._veil(thermal, luma, images.seen,
                           stamp_ns=time_ns if settings.output.temporal_filter else 0)
         return Verdict(issues, images=images, veil=veil)
 

@@ -218,8 +218,9 @@ class ClosestPairing:
     def _settle_closest(self, ended: bool) -> list[Pair]:
         """Let all frames leave about which nothing can change any more."""
         rgb, thermal, pairs = self._rgb, self._thermal, []
-        rgb_next_ns = NEVER_NS if ended else rgb.next_ns(thermal)
-        thermal_next_ns = NEVER_NS if ended else thermal.next_ns(rgb)
+        # Each matters to the frames of the other camera alone.
+        rgb_next_ns = NEVER_NS if ended or not thermal.frames else rgb.next_ns(thermal)
+        thermal_next_ns = NEVER_NS if ended or not rgb.frames else thermal.next_ns(rgb)
         left = (0, 0)
         for indices in final_pairs(rgb.stamps_ns, thermal.stamps_ns, rgb_next_ns, thermal_next_ns,
                                    self._max_cost) if rgb.frames and thermal.frames else ():
