@@ -15,13 +15,14 @@ import statistics
 import time
 import tracemalloc
 from array import array
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 
 from diffmf_ros.core.alignment.geometry import Alignment, Mapping
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.imaging.encodings import decode
+from diffmf_ros.core.imaging.encodings import decode_message
 from diffmf_ros.core.imaging.thermal import GainControl
 from diffmf_ros.core.settings import DEFAULTS, ThermalSettings
 from diffmf_ros.inference.cpu_backend import CpuBackend
@@ -67,7 +68,7 @@ def outgoing(pixels: np.ndarray) -> array:
 
 def ours(path: CpuBackend, mapping: Mapping, gain: GainControl, rgb: dict, heat: dict) -> array:
     """One frame through the package."""
-    pair = Pair(*(Frame(stream, 0, '', *decode(**message)) for stream,
+    pair = Pair(*(Frame(stream, 0, '', *decode_message(SimpleNamespace(**message))) for stream,
                   message in ((RGB, rgb), (THERMAL, heat))), 0)
     prepared = PreparedPair(pair, gain.levels(pair.thermal), mapping, DEFAULTS)
     pixels, _ = path.fuse(prepared, scale=1.0)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from data_path import messages, outgoing
 
 from diffmf_ros import models
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.imaging.encodings import decode
+from diffmf_ros.core.imaging.encodings import decode_message
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference import weights, weights_header
 from diffmf_ros.inference.pipeline import FusionPipeline
@@ -79,7 +80,7 @@ class Bench:
 
     def whole(self, pair_messages=None, pipeline=None):
         """Message bytes to message bytes; refuses to go on when the network did not run."""
-        frames = (Frame(stream, 0, '', *decode(**message))
+        frames = (Frame(stream, 0, '', *decode_message(SimpleNamespace(**message)))
                   for stream, message in zip((RGB, THERMAL), pair_messages or self.messages))
         result = (pipeline or self.pipeline).fuse(Pair(*frames, offset_ns=0))
         if result.mode.value != 'FUSED':
@@ -155,7 +156,7 @@ def graph_against_eager(bench: Bench, *, rounds: int) -> dict:
         return {}
     from diffmf_ros.inference.cuda_backend import Plan
 
-    frames = (Frame(stream, 0, '', *decode(**message)) for stream,
+    frames = (Frame(stream, 0, '', *decode_message(SimpleNamespace(**message))) for stream,
               message in zip((RGB, THERMAL), bench.messages))
     pair = Pair(*frames, offset_ns=0)
     mapping = bench.pipeline.aligner.mapping(rgb_size=pair.rgb.size,

@@ -4,6 +4,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,40 @@ def forbidden(module, imported):
             return (f'{module} imports {imported}: core is numpy in, numpy out, without clock or '
                     f'logger')
     return None
+
+
+@cache
+def names_of(path):
+    """Return the names that a module has after its import, or None where it makes some up."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return None if '__getattr__' in names else names
+
+
+def test_imported_names_exist():
+    """No script or test imports a name that the package no longer has."""
+    root = Path(__file__).parents[1]
+    folders = (PACKAGE, *(root / name for name in ('benchmarks', 'docs', 'examples', 'test')))
+    missing, seen = [], 0
+    for path in (file for folder in folders for file in sorted(folder.rglob('*.py'))):
+        module = '.'.join(path.relative_to(root).with_suffix('').parts)
+        for imported in imported_modules(path.read_text(encoding='utf-8'), module):
+            origin, _, name = imported.rpartition('.')
+            file = (root / origin.replace('.', '/')).with_suffix('.py')
+            if not origin.startswith('diffmf_ros.') or not file.is_file():
+                continue
+            seen += 1
+            known = names_of(file)
+            if known is not None and name not in known and name != '*':
+                missing.append(f'{path.relative_to(root)}: {imported}')
+    assert seen > 1000
+    assert missing == []
 
 
 def test_every_arrow_points_the_allowed_way():

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import numpy as np
 
 from ...core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
-from ...core.imaging.encodings import decode
+from ...core.imaging.encodings import decode_message
 from ...core.settings import Settings
 from ...inference.network import name_of
 from ...inference.pipeline import FusionPipeline
@@ -180,7 +181,7 @@ def fuse_messages(pipeline: FusionPipeline, messages: tuple[dict, dict]) -> dict
     Raises DiffmfError on a warning.
     """
     start = time.perf_counter()
-    pixels = [decode(**message) for message in messages]
+    pixels = [decode_message(SimpleNamespace(**message)) for message in messages]
     pair = Pair(*(Frame(stream, 0, '', *decoded) for stream,
                   decoded in zip((RGB, THERMAL), pixels)), offset_ns=0)
     decode_ms = 1e3 * (time.perf_counter() - start)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from diffmf_ros.cli import bench
 from diffmf_ros.core.frames import DiffmfError
@@ -151,7 +152,7 @@ def test_problems_come_before_the_tables(capsys):
                     [row([20, 30]),
                      replace(slow, timings=replace(slow.timings, problems=(problem,)))])
     # when it is shown, then the first line says so
-    bench._show(report)
+    bench._show(Console(width=200), report)
     assert capsys.readouterr().out.splitlines()[0] == f'ERROR: {problem}'
 
 
