@@ -73,10 +73,10 @@ def eval(
                           class_number=chosen.class_number) if chosen else None
     method = scoring.method(model, preset=preset, weights=weights,
                             device=device) if model else None
+    count = eval_files.image_count(  # says what is missing before the bar begins
+        eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
     page = Page(html,
-                count=eval_files.image_count(eval_files.data_sets(rgb=rgb, thermal=thermal,
-                                                                  pairs=pairs,
-                                                                        fused=fused)),
+                count=count,
                 method=method[0] if method else evaluate.FROM_FILES,
                 class_number=chosen.class_number if chosen else 0,
                 overwrite=overwrite) if html else None

@@ -145,9 +145,11 @@ def _same_file(stem: str, there: dict[str, list[Path]]) -> list[Problem]:
 def image_count(sets: dict[str, dict[str, Path]]) -> int:
     """Return the number of visible images of data_sets.
 
-    Raises EvaluationError for a folder that has none.
+    Raises EvaluationError for a folder of any kind that has none.
     """
-    return sum(len(_by_stem(folders['visible'])) for folders in sets.values())
+    found = [{kind: _by_stem(folder) for kind, folder in folders.items()}
+             for folders in sets.values()]
+    return sum(len(files['visible']) for files in found)
 
 
 def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> Images:
