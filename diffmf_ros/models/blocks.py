@@ -56,12 +56,14 @@ class Linear(nn.Linear):
 class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm over channels, computed in float32 or better.
 
-    The result has the type of the input; with `before_layers`, that of the layers behind it.
+    The result has the type of the input; with `before_layers`, that of the layers behind it, and
+    with `begins_stream` that of the residual stream (see `cast_layers`).
     """
 
-    def __init__(self, channels: int, *, before_layers: bool = False) -> None:
+    def __init__(self, channels: int, *, before_layers: bool = False,
+                 begins_stream: bool = False) -> None:
         super().__init__(channels)
-        self.before_layers = before_layers
+        self.before_layers, self.begins_stream = before_layers, begins_stream
         self.dtype: torch.dtype | None = None
         self.backend = 'auto'
 
@@ -95,9 +97,10 @@ class RMSNorm(nn.RMSNorm):
 def cast_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Cast the convolutions and linear layers of a network, in place.
 
-    Parts that half precision would harm stay float32: the features of either modality at full
-    size, which every block adds to, and their normalizations; the states and rates of the scans;
-    and the convolutions that read pixels (one or two channels) or make them (PixelConv2d).
+    Parts that half precision would harm stay float32: the inside of normalizations; the states and
+    rates of the scans; and the convolutions that read pixels (one or two channels) or make them
+    (PixelConv2d). The residual stream, which every block adds to, is float16 beside layers in
+    float16, and float32 beside those in bfloat16, which has 8 bits.
 
     Args:
         network: Network of this package.
@@ -118,6 +121,8 @@ def cast_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
                                                    requires_grad=weight.requires_grad))
         elif isinstance(module, LayerNorm) and module.before_layers:
             module.dtype = dtype
+        elif getattr(module, 'begins_stream', False) and dtype == torch.float16:
+            module.dtype = dtype  # type: ignore[assignment]
     return network
 
 

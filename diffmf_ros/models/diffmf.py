@@ -57,6 +57,9 @@ class DiffMFConfig:
 class Stem(nn.Module):
     """First layers: B x 2 x H x W -> B x H/s x W/s x C."""
 
+    begins_stream = True
+    dtype: torch.dtype | None = None  # of the residual stream; None: that of the pixels
+
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
         self.backend = 'auto'
@@ -65,8 +68,8 @@ class Stem(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = fused.conv(image.permute(0, 2, 3, 1), self.conv1, slope=SLOPE, backend=self.backend)
-        # The residual stream has the type of the pixels.
-        return fused.conv(x, self.conv2, slope=SLOPE, dtype=image.dtype, backend=self.backend)
+        return fused.conv(x, self.conv2, slope=SLOPE, dtype=self.dtype or image.dtype,
+                          backend=self.backend)
 
 
 class DifferenceGuidedRound(nn.Module):

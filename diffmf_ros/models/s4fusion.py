@@ -55,7 +55,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.proj = TokenConv2d(channels, width, PATCH, stride=STRIDE)
-        self.norm = LayerNorm(width)
+        self.norm = LayerNorm(width, begins_stream=True)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.norm(self.proj(image.permute(0, 2, 3, 1)))
@@ -159,7 +159,7 @@ class OverlappingPatches(nn.Module):
         # The linear layer and the sum over its patches in one: ten times as fast as with torch's
         # fold.
         kernels = self.expand.weight.mT.unflatten(1, (FOLDED, PATCH, PATCH))
-        return conv_transpose2d(x.permute(0, 3, 1, 2), kernels, stride=STRIDE)
+        return conv_transpose2d(x.permute(0, 3, 1, 2).to(kernels.dtype), kernels, stride=STRIDE)
 
 
 class S4Fusion(MixingNetwork):

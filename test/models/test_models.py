@@ -13,7 +13,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.inference.engine import prepare  # noqa: E402
 from diffmf_ros.models import fused  # noqa: E402
-from diffmf_ros.models.blocks import PixelConv2d  # noqa: E402
+from diffmf_ros.models.blocks import PixelConv2d, VSSBlock  # noqa: E402
 from diffmf_ros.models.diffmf import (  # noqa: E402
     ChannelExchange,
     DifferenceGuidedRound,
@@ -83,6 +83,25 @@ def test_half_precision_stays_near_float32(model, preset, dtype):
     assert not torch.equal(found, expected)
     assert all(p.dtype == torch.float32 for name, p in network.named_parameters()
                if name.endswith(KEPT))
+
+
+@pytest.mark.parametrize('dtype, stream', [(torch.float16, torch.float16),
+                                           (torch.bfloat16, torch.float32)], ids=str)
+def test_residual_stream_half_in_float16(dtype, stream):
+    """The features that every block adds to are float16 with such layers, float32 otherwise."""
+    seen = []
+    for model in ('diffmf', 's4fusion'):
+        with torch.device('meta'):
+            network = prepare(models.build(model, 'light'), device='meta', dtype=dtype,
+                              scan_backend='portable')
+            blocks = [block for block in network.modules() if isinstance(block, VSSBlock)]
+            for block in blocks:
+                block.register_forward_hook(lambda _, x, y: seen.append((x[0].dtype, y.dtype)))
+            side = network.sides.padded(32)
+            assert network(*torch.zeros(2, 1, 1, side, side)).dtype == torch.float32
+    # a scan of the spatial exchange begins behind a layer
+    assert set(seen) - {(dtype, dtype)} <= {(stream, stream)}
+    assert (stream, stream) in seen
 
 
 @pytest.mark.parametrize('model, preset', EVERY)

@@ -279,8 +279,9 @@ def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, im
                                           **fixed)
         run_carry(ends, sums, A, channels=channels)
         for columns in (0, 1) if image else (0,):
+            to = y if columns or not image else total  # the rows write no output
             outputs[(programs if image else programs * scans,)](
-                u, deltas, B, C, weight, bias, A, skip, ends, total, y, *shape, COLUMNS=columns,
+                u, deltas, B, C, weight, bias, A, skip, ends, total, to, *shape, COLUMNS=columns,
                 **fixed)
     return y, ends
 
