@@ -17,10 +17,10 @@ import numpy as np
 from .stream_filters import MOST
 
 LEAST_SIDE_PX = 100  # of a thumbnail; smaller ones say too little, and nothing is changed
-# Thermal gradient, in levels a pixel of an image 480 high: flat up to the first, not from the
-# second on. Measured on the image smoothed by a Gaussian of FLAT_NOISE heights, within NEAR
-# heights.
-FLAT = 1.2, 2.0
+# Gradients in levels a pixel of an image 480 high: thermal is flat up to the first and not from
+# the second on; what the visible image has below PLAIN is noise. Measured on images smoothed by a
+# Gaussian of FLAT_NOISE heights, within NEAR heights.
+FLAT, PLAIN = (1.5, 2.5), (0.5, 1.0)
 FLAT_NOISE, NEAR = 1 / 320, 1 / 190
 FINE = 1 / 100  # Gaussian, in heights: finer than this is detail
 # Warm objects. Lengths in heights of the image; what is wider than GROUND belongs to the ground.
@@ -64,7 +64,7 @@ class Restoration:
         thermal, small_luma, seen = cameras
         if min(thermal.shape) < LEAST_SIDE_PX:
             return None
-        share = flat_share(thermal) * seen
+        share = flat_share(thermal, *FLAT) * (1 - flat_share(small_luma, *PLAIN)) * seen
         if veil is not None:
             share *= 1 - cv2.resize(veil, thermal.shape[::-1]) / MOST
         levels = missing_detail(fused, luma, share)
@@ -75,22 +75,23 @@ class Restoration:
         return levels
 
 
-def flat_share(thermal: np.ndarray) -> np.ndarray:
-    """Return where a thermal image shows nothing, 1, and where it has structure, 0.
+def flat_share(image: np.ndarray, flat: float, clear: float) -> np.ndarray:
+    """Return where an image shows nothing, 1, and where it has structure, 0.
 
     Args:
-        thermal: h x w uint8.
+        image: h x w uint8.
+        flat, clear: gradients up to which it shows nothing, and from which on it has structure.
 
     Returns:
         h x w float32.
     """
-    height = thermal.shape[0]
-    smooth = cv2.GaussianBlur(thermal.astype(np.float32), (0, 0), max(FLAT_NOISE * height, 0.3))
+    height = image.shape[0]
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(FLAT_NOISE * height, 0.3))
     gradient = cv2.magnitude(*(cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=height / (8 * 480))
                                for axis in ((1, 0), (0, 1))))
     near = 2 * max(1, round(NEAR * height)) + 1
     gradient = cv2.dilate(gradient, np.ones((near, near), np.uint8))
-    return np.clip((FLAT[1] - gradient) / (FLAT[1] - FLAT[0]), 0, 1)
+    return np.clip((clear - gradient) / (clear - flat), 0, 1)
 
 
 def missing_detail(fused: np.ndarray, luma: np.ndarray, share: np.ndarray) -> np.ndarray:

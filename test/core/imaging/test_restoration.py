@@ -150,7 +150,7 @@ def test_tiny_image_is_unchanged():
 
 def test_flat_share_of_thermal():
     """1 where thermal is constant, 0 on an edge and beside it."""
-    share = flat_share(plain(60, (np.s_[:, 160:], 120)))
+    share = flat_share(plain(60, (np.s_[:, 160:], 120)), 1.5, 2.5)
     assert share[:, :140].min() == 1 and share[:, 180:].min() == 1
     assert share[:, 158:162].max() == 0
 
@@ -168,15 +168,26 @@ def test_lost_detail_comes_back():
 
 
 def test_detail_waits_behind_veil():
-    """Where thermal shows through fog, the noise of the fog does not come back."""
-    noise = np.random.default_rng(2).normal(180, 6, (2 * HEIGHT, 2 * WIDTH)).astype(np.uint8)
-    fused, small = np.full_like(noise, 120), cv2.resize(noise, (WIDTH, HEIGHT))
+    """Where thermal shows through fog, what is left of the scene in it does not come back."""
+    stripes = (180 + 20 * np.sin(np.arange(2 * WIDTH) / 3)).astype(np.uint8)
+    luma = np.broadcast_to(stripes, (2 * HEIGHT, 2 * WIDTH)).copy()
+    fused, small = np.full_like(luma, 120), cv2.resize(luma, (WIDTH, HEIGHT))
     cameras = plain(60), small, np.ones((HEIGHT, WIDTH), bool)
-    clear = Restoration()(fused, noise, cameras=cameras)
-    veiled = Restoration()(fused, noise, cameras=cameras,
+    clear = Restoration()(fused, luma, cameras=cameras)
+    veiled = Restoration()(fused, luma, cameras=cameras,
                            veil=np.full((40, 53), 0.75, np.float32))
-    assert np.std(clear) > 3
+    assert np.std(clear) > 8
     assert np.abs(veiled).max() < 1e-3
+
+
+def test_noise_does_not_come_back():
+    """Where both cameras show nothing, the noise of the visible one stays filtered."""
+    noise = np.random.default_rng(2).normal(60, 3, (2 * HEIGHT, 2 * WIDTH)).astype(np.uint8)
+    fused, small = np.full_like(noise, 60), cv2.resize(noise, (WIDTH, HEIGHT),
+                                                       interpolation=cv2.INTER_AREA)
+    cameras = plain(60), small, np.ones((HEIGHT, WIDTH), bool)
+    levels = Restoration()(fused, noise, cameras=cameras)
+    assert np.std(levels) < 0.1 * np.std(noise)
 
 
 def test_added_saturates_every_channel():
