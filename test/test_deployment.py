@@ -104,6 +104,21 @@ def test_hadolint_has_no_complaint(path):
     assert (done.returncode, done.stdout) == (0, '')
 
 
+def test_licence_page_covers_weights_and_wheels():
+    """Every file of weights has a card, and every dependency at run time stands on the page."""
+    page = (ROOT / 'docs' / 'licenses.md').read_text()
+    weights = sorted((ROOT / 'diffmf_ros' / 'weights').glob('*.safetensors'))
+    wheels = {re.split('[=<>;]', line)[0] for name in ('run.txt', 'torch.txt')
+              for line in (ROOT / 'requirements' / name).read_text().splitlines()
+              if line and not line.startswith('#')}
+
+    assert len(weights) >= 5
+    for path in weights:
+        card = path.with_suffix('.md').read_text()
+        assert re.search('Apache-2.0|licence', card), path.name
+    assert {name for name in wheels if name not in page} == set()
+
+
 def test_workflows_cover_promised_versions():
     """Every Python that setup.py promises, and both NumPy lines, are run."""
     jobs = yaml.safe_load((ROOT / '.github/workflows/test.yml').read_text())['jobs']
