@@ -11,7 +11,7 @@ from ..frames import Frame, FrameError
 from .color import require_8_bit, split_luma, to_rgb8
 from .thermal import STRETCHED
 
-GRAY, UNKNOWN = '', 'unknown'
+GRAY, UNKNOWN, NONE = '', 'unknown', 'none'
 PALETTES = ('jet', 'inferno', 'hot', 'rainbow', 'turbo', 'magma', 'plasma', 'viridis', 'bone',
             'pink', 'parula', 'cividis', 'ocean', 'cool', 'autumn', 'winter', 'summer', 'spring')
 # The coldest and the hottest color of these are alike.
@@ -21,6 +21,10 @@ FITTING_SHARE = 0.9
 # Distance of two colors in RGB that compression explains, and chroma of a gray image.
 SAME_COLOR, GRAY_CHROMA = 20.0, 10.0
 _SAMPLES_A_SIDE = 48
+# Of the samples so few are compared with every palette; all of them then with the best one.
+SPARSE = 5
+# What is in no known palette may be in one after so many frames.
+JUDGED_AGAIN = 30
 _BITS = 6  # of a channel, in the table from colors to gray
 
 
@@ -28,11 +32,13 @@ class FalseColor:
     """Brings the frames of one thermal camera back to gray.
 
     `palette` is that of the frame before: GRAY, a name of PALETTES, or UNKNOWN for one that is not
-    known here and whose luminance says how warm a pixel is.
+    known here and whose luminance says how warm a pixel is. All palettes are searched when the one
+    of the frame before does not fit any more: that takes the time of several frames.
     """
 
     def __init__(self) -> None:
-        self.palette = GRAY
+        self.palette = self._found = GRAY
+        self._age = 0
 
     def to_gray(self, frame: Frame) -> Frame:
         """Undo the palette of a thermal frame.
@@ -51,14 +57,24 @@ class FalseColor:
             self.palette = GRAY
             return frame
         require_8_bit(frame.encoding)
-        colors = _sample(frame)
-        if not (self.palette in PALETTES and _fit(colors, self.palette)[0]):
-            self.palette = recognized(colors)
+        colors, self._age = _sample(frame), self._age + 1
+        if not self._still_fits(colors):
+            self._found, self._age = _nearest(colors), 0
+        self.palette = _accepted(self._found)
         if self.palette == GRAY:
             return frame
         gray = (split_luma(frame.pixels, frame.encoding)[0] if self.palette == UNKNOWN
                 else _indices(to_rgb8(frame.pixels, frame.encoding), self.palette))
         return replace(frame, pixels=gray, encoding='mono8')
+
+    def _still_fits(self, colors: np.ndarray) -> bool:
+        """Return whether colors are of the palette that was found last."""
+        if self._found == GRAY or _is_gray(colors):
+            return self._found == GRAY and _is_gray(colors)
+        if self._found in (UNKNOWN, NONE):
+            rises = _rises_with_luminance(colors)
+            return self._age < JUDGED_AGAIN and rises == (self._found == UNKNOWN)
+        return _fit(colors, self._found)[0]
 
 
 def recognized(colors: np.ndarray) -> str:
@@ -73,13 +89,23 @@ def recognized(colors: np.ndarray) -> str:
     Raises:
         FrameError: reason false_color, see FalseColor.to_gray.
     """
-    if _share(np.ptp(colors.astype(int), axis=1), GRAY_CHROMA):
+    return _accepted(_nearest(colors))
+
+
+def _nearest(colors: np.ndarray) -> str:
+    """Return GRAY, a name of PALETTES or CYCLIC, UNKNOWN, or NONE."""
+    if _is_gray(colors):
         return GRAY
-    fits = {name: _fit(colors, name) for name in (*PALETTES, *CYCLIC)}
+    fits = {name: _fit(colors[::SPARSE], name) for name in (*PALETTES, *CYCLIC)}
     name = min(fits, key=lambda name: fits[name][1])
-    if not fits[name][0]:
-        if _rises_with_luminance(colors):
-            return UNKNOWN
+    if _fit(colors, name)[0]:
+        return name
+    return UNKNOWN if _rises_with_luminance(colors) else NONE
+
+
+def _accepted(name: str) -> str:
+    """Return the name of a palette that can be undone or read. Raises FrameError for others."""
+    if name == NONE:
         raise FrameError('thermal is a color image whose luminance does not grow with '
                          'temperature, in no palette that is known here: choose white-hot in the '
                          'camera, or is this the topic of '
@@ -89,6 +115,10 @@ def recognized(colors: np.ndarray) -> str:
                          f'hottest are alike: '
                          'choose white-hot in the camera', reason='false_color')
     return name
+
+
+def _is_gray(colors: np.ndarray) -> bool:
+    return _share(np.ptp(colors.astype(int), axis=1), GRAY_CHROMA)
 
 
 def _sample(frame: Frame) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.imaging import false_color as module
 from diffmf_ros.core.imaging.false_color import CYCLIC, GRAY, PALETTES, UNKNOWN, FalseColor
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
@@ -103,12 +104,15 @@ def test_unordered_palette_is_refused(palette):
     assert caught.value.reason == 'false_color'
 
 
-def test_colors_of_no_palette_are_refused():
+def hues():
+    """Return colors 120 x 160 x 3 of no palette."""
     hue = cv2.GaussianBlur(RANDOM.random((120, 160, 3)), (0, 0), 6)
-    visible = np.uint8(255 * (hue - hue.min()) / np.ptp(hue))
+    return np.uint8(255 * (hue - hue.min()) / np.ptp(hue))
 
+
+def test_colors_of_no_palette_are_refused():
     with pytest.raises(FrameError, match='topic of another camera'):
-        FalseColor().to_gray(thermal(visible))
+        FalseColor().to_gray(thermal(hues()))
 
 
 def test_palette_change_is_followed():
@@ -134,3 +138,19 @@ def test_hot_is_bright_when_fused(palette):
 
     assert fused.mode is Mode.CLASSICAL
     assert np.abs(fused.pixels.astype(int) - plain.pixels).mean() < 3
+
+
+@pytest.mark.parametrize('first', [lambda: colored(scene(), 'hsv'), hues],
+                         ids=['cyclic', 'no palette'])
+def test_refusal_is_not_searched_again(monkeypatch, first):
+    """What is refused costs the search of all palettes once, and another palette ends it."""
+    searched, false_color = [], FalseColor()
+    nearest = module._nearest
+    monkeypatch.setattr(module, '_nearest', lambda colors: searched.append(1) or nearest(colors))
+    for _ in range(10):
+        with pytest.raises(FrameError, match='choose white-hot'):
+            false_color.to_gray(thermal(first()))
+
+    assert len(searched) == 1
+    found = false_color.to_gray(thermal(colored(scene(), 'inferno')))
+    assert false_color.palette == 'inferno' and found.encoding == 'mono8'
