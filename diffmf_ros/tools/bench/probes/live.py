@@ -93,7 +93,8 @@ def warm_up(bench: Bench, node: subprocess.Popen) -> float:
     first_s = 0.0
     while len(bench.received) < WARM_UP_IMAGES:
         if node.poll() is not None or time.monotonic() - start_s > START_S:
-            raise RuntimeError(f'fused nothing within {START_S:g} s (exit code {node.poll()})')
+            raise RuntimeError(f'fused nothing within {START_S:g} s (exit code {node.poll()}, '
+                               f'load average {os.getloadavg()[0]:.0f})')
         if bench.ready():
             bench.send()
         bench.receive_until(time.monotonic() + 1 / WARM_UP_HZ)
