@@ -2,21 +2,24 @@
 """Accuracy of the homography of `diffmf align`, beside OpenCV's features and ECC.
 
 python benchmarks/align.py DATA [--cases 40] [--seed 0]
+python benchmarks/align.py --turned
 
 DATA holds registered pairs (folders vi and ir somewhere below). From every drawn pair two cameras
 are made up: RGB of 640x480 and thermal of 320x256 with a field of view 0.6 to 1.6 times as wide,
 turned by up to 10 degrees, shifted by up to 15 % of the width, with some perspective. `real`:
 visible and infrared, as well registered as the data are. `inverted`: thermal is the visible image,
 inverted, bent and noisy, so that the truth is exact. `drive`: the synthetic drive, whose
-homography is exact for 18 m. Errors are those of the four corners of the smaller field of view, in
-pixels of the RGB image (RMS); a share is one of all cases, the median one of the results that were
-not refused.
+homography is exact for 18 m. --turned: five pairs of a drive, made to fit exactly, with fields of
+view 0.35, 2 and 2.8 times as wide, in any roll, each by itself. Errors are those of the four
+corners of the smaller field of view, in pixels of the RGB image (RMS); a share is one of all
+cases, the median one of the results that were not refused.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -28,11 +31,13 @@ from diffmf_ros.core.registration.planar import transform_points
 from diffmf_ros.core.registration.registration import RegistrationError, register
 from diffmf_ros.io.folders import pair_files
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
+from diffmf_ros.tools.synthetic.record import aligned_pair
 
 RGB_SIZE, THERMAL_SIZE = (640, 480), (320, 256)
 GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0
 POOLED = 5
 DRIVE_FRAMES = (10, 40, 70, 100, 130)
+TURNED_RATIOS, TURNED_DEG = (0.35, 2.0, 2.8), (37.0, 90.0, -150.0)
 
 Images = tuple[np.ndarray, np.ndarray]  # RGB luminance and thermal, H x W uint8
 
@@ -49,12 +54,20 @@ def random_homography(random: np.random.Generator) -> np.ndarray:
     """rgb_from_thermal of a made-up rig."""
     ratio, angle = np.exp(random.uniform(np.log(0.6),
                                          np.log(1.6))), np.radians(random.uniform(-10, 10))
-    scale, shift = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], random.uniform(
-        -0.15, 0.15, 2) * RGB_SIZE[0]
-    core = np.eye(3)
+    shift = random.uniform(-0.15, 0.15, 2) * RGB_SIZE[0]
+    bend = random.uniform(-0.04, 0.04, 2) / (np.array(THERMAL_SIZE) / 2)
+    return rig_homography(ratio, angle, shift, bend)
+
+
+def rig_homography(ratio: float, angle: float, shift: np.ndarray, bend: np.ndarray) -> np.ndarray:
+    """rgb_from_thermal of a rig.
+
+    ratio is that of the fields of view, angle in radians, shift in RGB pixels, bend its last row.
+    """
+    scale, core = ratio * RGB_SIZE[0] / THERMAL_SIZE[0], np.eye(3)
     core[:2, :2] = scale * np.array([[np.cos(angle), -np.sin(angle)],
                                      [np.sin(angle), np.cos(angle)]])
-    core[2, :2] = random.uniform(-0.04, 0.04, 2) / (np.array(THERMAL_SIZE) / 2)
+    core[2, :2] = bend
     moved = np.eye(3)
     moved[:2, 2] = (np.array(RGB_SIZE) - 1) / 2 + shift
     centered = np.eye(3)
@@ -136,6 +149,26 @@ def drive_cases(*, pooled: int) -> list[Case]:
             cases += [Case(pairs[k:k + pooled], drive.rig.rgb_from_thermal())
                       for k in range(0, len(pairs), pooled)]
     return cases
+
+
+def turned_cases() -> Iterator[tuple[str, Case]]:
+    """Yield the name and the pairs of rigs with unlike lenses, in any roll, before a drive."""
+    for ratio, angle_deg, scene in product(TURNED_RATIOS, TURNED_DEG, ('night', 'day')):
+        drive = Drive(DriveSettings(scene=scene, seed=1, seconds=6, thermal_rate_hz=30))
+        truth = rig_homography(ratio, np.radians(angle_deg), np.zeros(2), np.zeros(2))
+        pairs = [aligned_pair(drive, index, index) for index in DRIVE_FRAMES]
+        yield f'{ratio:g}, {angle_deg:g} degrees, {scene}', Case(
+            [views(split_luma(rgb, 'rgb8')[0], thermal, truth) for rgb, thermal in pairs], truth)
+
+
+def print_turned() -> None:
+    """Print a line for every rig."""
+    print('| field ratio, roll, scene | error px | s |\n|---|---|---|')
+    for name, case in turned_cases():
+        begin = time.perf_counter()
+        found = ours(case)
+        error = 'refused' if found is None else f'{corner_error_px(found, case.truth):.1f}'
+        print(f'| {name} | {error} | {time.perf_counter() - begin:.1f} |', flush=True)
 
 
 def resize(case: Case) -> np.ndarray:
@@ -241,11 +274,17 @@ def row(name: str, method: Callable[[Case], np.ndarray | None], cases: list[Case
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('data', type=Path)
+    parser.add_argument('data', type=Path, nargs='?')
+    parser.add_argument('--turned', action='store_true', help='unlike lenses in any roll alone')
     parser.add_argument('--cases', type=int, default=40)
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
     cv2.setNumThreads(1)
+    if options.turned:
+        print_turned()
+        return
+    if options.data is None:
+        parser.error('expected DATA or --turned')
     drawn = {'count': options.cases, 'seed': options.seed}
     groups = {f'{what}, {count} pair{"s"[:count > 1]}': cases for count in (1, POOLED) for what,
               cases in (

@@ -31,6 +31,8 @@ def align(
         'known')] = None,
     max_pairs: Annotated[int,
                          typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
+    time_offset: Annotated[bool, typer.Option(
+        help='measure the time offset between the cameras of a bag, too')] = True,
     overlay: Annotated[Path | None,
                        typer.Option(help='picture to write: thermal edges on the RGB '
                                     'image')] = None,
@@ -84,7 +86,18 @@ def align(
         found.alignment.save(partial)
     if overlay:
         write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
-    options.write_json(json, {'out': str(out), **asdict(found)})
+    measured, said, argument = None, '', ''
+    if bag is not None and time_offset:
+        from ..tools import alignment_pairs
+        try:
+            measured = alignment_pairs.time_offset(bag, settings, found.alignment, topics=topics)
+            said, argument = measured.summary, f' thermal_offset_ms:={measured.offset_ms:.1f}'
+        except RegistrationError as error:
+            said = str(error)
+    options.write_json(json, {'out': str(out), **asdict(found),
+                              'time_offset': measured and asdict(measured)})
     options.say(f'{out}: {found.summary}', json=json)
-    options.say(f'use it: ros2 launch diffmf_ros fusion.launch.py alignment_file:={out.resolve()}',
-                json=json)
+    if said:
+        options.say(said, json=json)
+    options.say(f'use it: ros2 launch diffmf_ros fusion.launch.py alignment_file:={out.resolve()}'
+                f'{argument}', json=json)

@@ -13,17 +13,23 @@ import numpy as np
 from ..core.alignment.alignment_file import load_alignment
 from ..core.alignment.homography import Alignment, AlignmentError
 from ..core.alignment.rig import Rig
-from ..core.frames import DiffmfError, Pair
+from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
+from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import split_luma, to_rgb8
 from ..core.imaging.false_color import FalseColor
 from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
 from ..core.imaging.views import overlay
+from ..core.registration.registration import RegistrationError
+from ..core.registration.time_offset import Clip, TimeOffset, estimate_offset
 from ..core.settings import Settings, SyncSettings, ThermalSettings
-from ..io.bags import BagReader
+from ..io.bags import BagReader, frames
 from ..io.images import read_files
 from ..io.paths import require_different
 from .bag_cameras import BagCameras
 from .evaluation.eval_files import matched
+
+# The time offset is measured in so much of a bag, in images of this width.
+CLIP_S, CLIP_WIDTH, LEAST_FRAMES = 30.0, 640, 20
 
 
 class AlignmentPairsError(DiffmfError):
@@ -78,6 +84,53 @@ def bag_pairs(path: Path, sync: SyncSettings, *, topics: tuple[str, str],
                                   f'together; {"; ".join(left_out)}; is --thermal-offset-ms '
                                   'right?')
     return pairs, left_out if counts.refused else []
+
+
+def bag_clips(path: Path, settings: Settings, *, topics: tuple[str, str]) -> tuple[Clip, Clip]:
+    """Return the gray frames of both cameras in the middle CLIP_S of a bag, not too wide.
+
+    Frames that cannot be used are left out. Raises BagError.
+    """
+    clips: dict[str, list[tuple[float, np.ndarray]]] = {RGB: [], THERMAL: []}
+    prepared = {stream: CameraPicture(stream) for stream in clips}
+    with BagReader(path) as reader:
+        spare_ns = max(0, reader.duration_ns - round(CLIP_S * 1e9))
+        first_ns = reader.start_ns + spare_ns // 2
+        for frame in frames(reader, *topics, refused=lambda stream, error: None):
+            if not 0 <= frame.arrival_ns - first_ns <= CLIP_S * 1e9 or not frame.stamp_ns:
+                continue
+            try:
+                gray = _gray(prepared[frame.stream].of(frame, settings))
+            except FrameError:
+                continue
+            clips[frame.stream].append(((frame.stamp_ns - reader.start_ns) / 1e9, gray))
+    return tuple(sorted(clip, key=lambda item: item[0]) for clip in clips.values())  # type: ignore[return-value]
+
+
+def time_offset(path: Path, settings: Settings, alignment: Alignment, *,
+                topics: tuple[str, str]) -> TimeOffset:
+    """Return the time offset between the cameras of a bag; that of settings is where it starts.
+
+    Raises BagError, or RegistrationError, which says why the bag does not tell.
+    """
+    rgb, thermal = bag_clips(path, settings, topics=topics)
+    if min(len(rgb), len(thermal)) < LEAST_FRAMES:
+        raise RegistrationError(f'no time offset: {len(rgb)} RGB and {len(thermal)} thermal '
+                                f'frames with stamps came, {LEAST_FRAMES} of each are needed')
+    start_ms = settings.sync.thermal_offset_ms - settings.sync.rgb_offset_ms
+    return estimate_offset(rgb, thermal, alignment, start_ms=start_ms)
+
+
+def _gray(frame: Frame) -> np.ndarray:
+    """The luminance of a frame, thermal of 16 bit as it came, not wider than CLIP_WIDTH."""
+    gray = frame.pixels if frame.encoding in STRETCHED else split_luma(
+        FalseColor().to_gray(frame).pixels if frame.stream == THERMAL else frame.pixels,
+        'mono8' if frame.stream == THERMAL else frame.encoding)[0]
+    width, height = frame.size
+    if width > CLIP_WIDTH:
+        size = CLIP_WIDTH, max(1, round(height * CLIP_WIDTH / width))
+        return cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    return np.array(gray)
 
 
 def spread(items: Iterable, most: int) -> list:

@@ -49,7 +49,7 @@ class Fit:
         """
         source, target = self.scaling
         scaled = target @ self.matrix @ np.linalg.inv(source)
-        jacobian = _jacobian(scaled / scaled[2, 2],
+        jacobian = derivatives(scaled / scaled[2, 2],
                              transform_points(source, points)) @ _PARAMETERS[self.model]
         variance = np.einsum('nij,jk,nik->n', jacobian, self.covariance, jacobian)
         return float(np.sqrt(variance.mean())) / target[0, 0]
@@ -121,13 +121,13 @@ def _consensus(source: np.ndarray, target: np.ndarray, model: str,
 def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, model: str,
                    samples_per_match: float) -> Fit | None:
     """Fit to the inliers by Gauss-Newton, or None when they do not determine the model."""
-    scaling = _scaling(source[inliers]), _scaling(target[inliers])
+    scaling = unit_scaling(source[inliers]), unit_scaling(target[inliers])
     a, b = transform_points(scaling[0],
                             source[inliers]), transform_points(scaling[1], target[inliers])
     basis = _PARAMETERS[model]
     matrix = np.eye(3)
     for _ in range(_STEPS):
-        jacobian = (_jacobian(matrix, a) @ basis).reshape(2 * len(a), -1)
+        jacobian = (derivatives(matrix, a) @ basis).reshape(2 * len(a), -1)
         residual = (b - transform_points(matrix, a)).ravel()
         normal = jacobian.T @ jacobian
         if np.linalg.cond(normal) > 1e10:
@@ -143,7 +143,7 @@ def _least_squares(source: np.ndarray, target: np.ndarray, inliers: np.ndarray, 
     return Fit(model, matrix / matrix[2, 2], inliers, residual_px, covariance, scaling)
 
 
-def _jacobian(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+def derivatives(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """N x 2 x 8 derivatives of transform_points(matrix, points) by h0 .. h7."""
     x, y = points.T
     u, v = transform_points(matrix, points).T
@@ -154,7 +154,7 @@ def _jacobian(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return (rows / depth).transpose(2, 0, 1)
 
 
-def _scaling(points: np.ndarray) -> np.ndarray:
+def unit_scaling(points: np.ndarray) -> np.ndarray:
     """3 x 3 matrix that moves the points' center to 0 and their mean distance from it to 1."""
     center = points.mean(axis=0)
     scale = 1 / max(1e-9, float(np.hypot(*(points - center).T).mean()))

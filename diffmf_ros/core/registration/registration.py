@@ -106,13 +106,13 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
         RegistrationError: the images do not fit together, or the result is not to be trusted.
     """
     _check_pairs(pairs)
-    rgb, thermal = ([_levels(image) for image in images] for images in zip(*pairs, strict=True))
+    rgb, thermal = ([levels(image) for image in images] for images in zip(*pairs, strict=True))
     sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {step[0] for step in (*_ROUGH, *_FINE)}}
     found, refused = None, None
     for window in (USUAL, ANY)[:1 if start else 2]:
-        starts = ([_resized(start, sizes)] if start  # type: ignore[arg-type]
+        starts = ([resized(start, sizes)] if start  # type: ignore[arg-type]
                   else find_starts(rgb, thermal, sizes, window,  # type: ignore[arg-type]
                                    field_ratio=field_ratio, most=_STARTS[0]))
         try:
@@ -163,7 +163,7 @@ def _check_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
                                     f'{shapes[0]}')
 
 
-def _levels(image: np.ndarray) -> np.ndarray:
+def levels(image: np.ndarray) -> np.ndarray:
     """H x W float32, 0 to 255: 8 bit as it is, other types between their robust extremes."""
     if image.dtype == np.uint8:
         return image.astype(np.float32)
@@ -177,7 +177,7 @@ def _levels(image: np.ndarray) -> np.ndarray:
         np.float32)
 
 
-def _resized(start: Alignment, sizes: Sizes) -> np.ndarray:
+def resized(start: Alignment, sizes: Sizes) -> np.ndarray:
     """rgb_from_thermal of a stored alignment at the sizes (rgb, thermal) of the images."""
     if start.rgb_from_thermal is None:
         return resampling(sizes[1], sizes[0])

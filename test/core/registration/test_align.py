@@ -404,6 +404,7 @@ def test_pairs_of_a_bag_are_taken(folder):
 
     assert done.returncode == 0, done.stderr
     assert 'homography from 3 pairs' in done.stdout
+    assert 'no time offset: 3 RGB and 3 thermal frames with stamps came' in done.stdout
 
 
 def test_crop_file_fits_cropped_images(folder):

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure the time offset between two cameras on one mount, from where their images do not meet.
+
+What moves through the view lies beside its place by its velocity times the error of the time. So
+the distances of matched blocks are fitted by three things at once: a correction of the homography,
+velocity times offset, and parallax. Parallax must be in it: of two cameras 5 cm apart that drive
+at 3 m/s it looks like 17 ms. It goes sideways with the base line where the flow of a drive goes
+outward from one point, and is in proportion to the same inverse depth, which the flow tells.
+
+The velocities are those of both cameras, each by itself. A forward base line (one camera ahead of
+the other) cannot be told from an offset while the speed is constant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+
+from ..alignment.homography import Alignment
+from .matching import Blocks, PyramidLevel
+from .planar import derivatives, transform_points, unit_scaling
+from .registration import RegistrationError, levels, resized
+
+# Stamp in seconds and gray image, H x W of any numeric type.
+Clip = Sequence[tuple[float, np.ndarray]]
+
+# Motion times the error of the time puts blocks further away at first.
+_WIDTH, _FIRST_BLOCKS, _BLOCKS = 640, Blocks(64, 32, 24), Blocks(64, 32, 10)
+# Velocities are measured over this time to either side, with windows of this size.
+_REACH_S, _BLUR_PX = 0.1, 1.5
+_TRACKING = {'winSize': (41, 41), 'maxLevel': 3, 'criteria': (3, 40, 1e-3)}
+# There and back a point returns within this distance; both ways are equal within this one,
+# which an even acceleration makes no error.
+_RETURNS_PX, _STEADY_PX = 0.5, 5.0
+# The cameras agree on a velocity within so many px/s, or this part of it.
+_SAME_PX_S, _SAME_SHARE = 8.0, 0.3
+# Stamps of a pair differ by at most this much.
+_NEAR_S = 0.025
+_INSTANTS, _ROUNDS, _SETTLED_S = 60, 6, 0.001
+# Errors of this size begin to count less, in pixels and, of the flow, in px/s.
+_SOFT_PX, _SOFT_PX_S = 1.5, 6.0
+# Nearer to the point that the flow comes from depth is not known.
+_BLIND_PX = 50.0
+_STEPS, _GROUPS = 20, 8
+LEAST_MATCHES, LARGEST_UNCERTAINTY_MS = 300, 4.0
+
+
+@dataclass(frozen=True)
+class TimeOffset:
+    """A measured offset and how sure it is.
+
+    offset_ms is to be added to the stamps of thermal (sync.thermal_offset_ms); uncertainty_ms is
+    its standard deviation, by leaving out an eighth of the time at once, and what parallax may do.
+    matches are the blocks it rests on, motion_px_s the root mean square of their velocities in RGB
+    pixels of an image that is 640 wide.
+    """
+
+    offset_ms: float
+    uncertainty_ms: float
+    matches: int
+    motion_px_s: float
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a line of text."""
+        return (f'time offset {self.offset_ms:+.1f} ms, give or take {self.uncertainty_ms:.1f} '
+                f'(added to the stamps of thermal), from {self.matches} blocks that move by '
+                f'{self.motion_px_s:.0f} px/s')
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Blocks of all instants: where they are, how they move, and the error of the time.
+
+    thermal, rgb and the velocities (of rgb, in its pixels, by the images of either camera) are N x
+    2, ahead_s (the stamp of RGB minus the corrected one of thermal) and instant are N.
+    """
+
+    thermal: np.ndarray
+    rgb: np.ndarray
+    velocity: np.ndarray
+    other_velocity: np.ndarray
+    ahead_s: np.ndarray
+    instant: np.ndarray
+
+    def only(self, wanted: np.ndarray) -> '_Seen':
+        return _Seen(*(getattr(self, item.name)[wanted] for item in fields(self)))
+
+
+def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
+                    start_ms: float = 0.0) -> TimeOffset:
+    """Estimate the time offset of two cameras that move, or before which something moves.
+
+    Args:
+        rgb: frames of the RGB camera in the order of their stamps.
+        thermal: those of the thermal camera.
+        alignment: where thermal lies on RGB, right within some pixels.
+        start_ms: the offset to start from, right within about 150 ms.
+
+    Returns:
+        The offset and its uncertainty.
+
+    Raises:
+        RegistrationError: the clips do not tell; it says why.
+    """
+    sizes = tuple((clip[0][1].shape[1], clip[0][1].shape[0]) for clip in (rgb, thermal))
+    matrix, offset_s = resized(alignment, sizes), start_ms / 1e3  # type: ignore[arg-type]
+    for count in range(_ROUNDS):
+        seen = _observed(rgb, thermal, matrix, offset_s,
+                         blocks=_BLOCKS if count else _FIRST_BLOCKS)
+        if len(seen.rgb) < LEAST_MATCHES:
+            raise RegistrationError(f'no time offset: {len(seen.rgb)} blocks were found in both '
+                                    f'cameras with their velocities, {LEAST_MATCHES} are needed')
+        step_s, matrix = _solved(seen, matrix)
+        offset_s += step_s
+        if count and abs(step_s) < _SETTLED_S:
+            break
+    uncertainty_ms = 1e3 * _uncertainty_s(seen, matrix)
+    if uncertainty_ms > LARGEST_UNCERTAINTY_MS:
+        raise RegistrationError(f'no time offset: it is uncertain by {uncertainty_ms:.1f} ms, '
+                                f'{LARGEST_UNCERTAINTY_MS:g} ms are permitted: too little moves, '
+                                'or all of it as parallax would; take a recording in which the '
+                                'cameras are turned to and fro')
+    if abs(step_s) > max(2 * _SETTLED_S, uncertainty_ms / 1e3):
+        raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
+                                f'{1e3 * offset_s:+.0f} ms; start nearer (--thermal-offset-ms)')
+    motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
+    return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
+                      motion * _WIDTH / max(_WIDTH, sizes[0][0]))
+
+
+def _observed(rgb: Clip, thermal: Clip, matrix: np.ndarray, offset_s: float, *,
+              blocks: Blocks) -> _Seen:
+    """Match the blocks of some instants, and measure their velocities."""
+    stamps = np.array([stamp for stamp, _ in rgb])
+    parts = []
+    for number in np.unique(np.linspace(0, len(thermal) - 1, _INSTANTS).round().astype(int)):
+        nearest = int(np.abs(stamps - thermal[number][0] - offset_s).argmin())
+        ahead_s = stamps[nearest] - thermal[number][0] - offset_s
+        if abs(ahead_s) > _NEAR_S:
+            continue
+        level = PyramidLevel([levels(rgb[nearest][1])], [levels(thermal[number][1])],
+                             width=min(_WIDTH, rgb[0][1].shape[1]))
+        found = level.matches(matrix, blocks)
+        if not len(found.rgb):
+            continue
+        moved = _velocities(thermal, number, found.thermal)
+        own, other = _velocities(rgb, nearest, found.rgb), (transform_points(
+            matrix, found.thermal + _REACH_S * moved) - transform_points(
+            matrix, found.thermal - _REACH_S * moved)) / (2 * _REACH_S)
+        apart = np.hypot(*(own - other).T)
+        agree = apart <= np.maximum(_SAME_PX_S, _SAME_SHARE * np.hypot(*own.T))
+        parts.append(_Seen(found.thermal, found.rgb, own, other, np.full(len(own), ahead_s),
+                           np.full(len(own), number)).only(agree))
+    if not parts:
+        return _Seen(*(np.zeros((0, 2)),) * 4, *(np.zeros(0),) * 2)
+    return _Seen(*(np.concatenate([getattr(part, item.name) for part in parts])
+                   for item in fields(_Seen)))
+
+
+def _velocities(clip: Clip, number: int, points: np.ndarray) -> np.ndarray:
+    """Return the velocities (N x 2, px/s) of points of a frame; nan where they are not known."""
+    stamps = np.array([stamp for stamp, _ in clip[max(0, number - 10):number + 11]])
+    step = max(1, round(_REACH_S / float(np.median(np.diff(stamps)))))
+    if not step <= number < len(clip) - step:
+        return np.full(points.shape, np.nan)
+    here = points.astype(np.float32)[:, None]
+    middle, ends, sound = _smooth(clip[number][1]), [], np.ones(len(points), bool)
+    for other in (number - step, number + step):
+        image = _smooth(clip[other][1])
+        there, found, _ = cv2.calcOpticalFlowPyrLK(middle, image, here, None, **_TRACKING)  # type: ignore[call-overload]
+        back, again, _ = cv2.calcOpticalFlowPyrLK(image, middle, there, None, **_TRACKING)  # type: ignore[call-overload]
+        sound &= (found.ravel() > 0) & (again.ravel() > 0)
+        sound &= np.hypot(*(back - here)[:, 0].T) < _RETURNS_PX
+        ends.append(there[:, 0] - here[:, 0])
+    sound &= np.hypot(*(ends[0] + ends[1]).T) < _STEADY_PX
+    velocity = (ends[1] - ends[0]) / (clip[number + step][0] - clip[number - step][0])
+    return np.where(sound[:, None], velocity, np.nan)
+
+
+def _smooth(image: np.ndarray) -> np.ndarray:
+    """The image in 8 bits, without the noise of single pixels."""
+    return cv2.GaussianBlur(levels(image), (0, 0), _BLUR_PX).round().astype(np.uint8)
+
+
+def _solved(seen: _Seen, matrix: np.ndarray, *,
+            straight: bool = True) -> tuple[float, np.ndarray]:
+    """Return the change of the offset in s, and the homography that goes with it.
+
+    straight: whether parallax is corrected for on a straight drive.
+
+    Velocities have errors, which would make their factors too small. Those of the two cameras have
+    nothing to do with each other, so each serves as the instrument of the other (the method of
+    instrumental variables).
+    """
+    twice = np.tile(np.arange(len(seen.rgb)), 2)
+    source, target = unit_scaling(seen.thermal), unit_scaling(seen.rgb)
+    unit, a, b = target[0, 0], transform_points(source, seen.thermal), transform_points(
+        target, seen.rgb)
+    origin = _origin(seen) if straight else None
+    flows = [-unit * np.concatenate((flow[:, :, None], -_parallax(seen.rgb, flow, origin)), axis=2)
+             for flow in (seen.velocity, seen.other_velocity)]
+    known, instrument = np.concatenate(flows), np.concatenate(flows[::-1])
+    goal = (b[twice] + known[:, :, 0] * seen.ahead_s[twice, None])
+    scaled = target @ matrix @ np.linalg.inv(source)
+    scaled, amounts = scaled / scaled[2, 2], np.zeros(known.shape[2])
+    for _ in range(_STEPS):
+        rest = goal - transform_points(scaled, a)[twice] - known @ amounts
+        weight = 1 / (1 + np.square(rest / (unit * _SOFT_PX)).sum(axis=1))
+        shape = derivatives(scaled, a)[twice]
+        design, tool = (np.concatenate((shape, flow), axis=2) for flow in (known, instrument))
+        tool = (tool * weight[:, None, None]).reshape(-1, design.shape[2])
+        # Where nothing moves the normal equations are singular: the shortest step then.
+        step = np.linalg.lstsq(tool.T @ design.reshape(tool.shape), tool.T @ rest.ravel(),
+                               rcond=1e-12)[0]
+        scaled, amounts = scaled + np.append(step[:8], 0).reshape(3, 3), amounts + step[8:]
+    return float(amounts[0]), np.linalg.inv(target) @ scaled @ source
+
+
+def _origin(seen: _Seen) -> np.ndarray | None:
+    """Return the point (x, y) that the flow of a drive comes from; None where it is no drive."""
+    flow = (seen.velocity + seen.other_velocity) / 2
+    weight, (across, down) = np.ones(len(flow)), flow.T
+    lines = np.column_stack((down, -across))
+    for _ in range(_STEPS):
+        origin = np.linalg.lstsq(lines * weight[:, None], (lines * seen.rgb).sum(axis=1) * weight,
+                                 rcond=None)[0]
+        away = seen.rgb - origin
+        distance = np.maximum(np.hypot(*away.T), _BLIND_PX)
+        stray = np.abs((lines * away).sum(axis=1)) / distance
+        weight = 1 / (distance * (1 + np.square(stray / _SOFT_PX_S)))
+    inside = (seen.rgb.min(axis=0) < origin).all() and (origin < seen.rgb.max(axis=0)).all()
+    straight = np.median(stray) <= _SAME_SHARE * np.median(np.hypot(across, down))
+    return origin if inside and straight else None
+
+
+def _parallax(places: np.ndarray, flow: np.ndarray, origin: np.ndarray | None) -> np.ndarray:
+    """Return what a base line to the right and one downward add, N x 2 x 2, in any unit.
+
+    It is the inverse depth by the flow. N x 2 x 0 without an origin: there turns tell the offset.
+    """
+    if origin is None:
+        return np.zeros((*flow.shape, 0))
+    away = places - origin
+    nearness = (flow * away).sum(axis=1) / np.maximum(np.square(away).sum(axis=1), _BLIND_PX ** 2)
+    return nearness[:, None, None] * np.eye(2)
+
+
+def _uncertainty_s(seen: _Seen, matrix: np.ndarray) -> float:
+    """Return the deviation of the offset: jackknife over stretches of time.
+
+    On a straight drive what the correction for parallax changes is added: it may be as wrong.
+    """
+    groups = np.searchsorted(np.quantile(seen.instant, np.linspace(0, 1, _GROUPS + 1)[1:-1]),
+                             seen.instant)
+    found = np.array([_solved(seen.only(groups != group), matrix)[0]
+                      for group in range(_GROUPS)])
+    doubt = _solved(seen, matrix)[0] - _solved(seen, matrix, straight=False)[0]
+    scatter = (_GROUPS - 1) / _GROUPS * np.square(found - found.mean()).sum()
+    return float(np.sqrt(scatter + doubt * doubt))

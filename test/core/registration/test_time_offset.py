@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The time offset of two cameras, of clips whose motion is known."""
+
+import cv2
+import numpy as np
+import pytest
+
+from diffmf_ros.core.alignment.homography import Alignment
+from diffmf_ros.core.registration.registration import RegistrationError
+from diffmf_ros.core.registration.time_offset import estimate_offset
+
+pytestmark = pytest.mark.slow
+SIZE, SECONDS = (320, 240), 4.0
+
+
+def world():
+    """Return (visible, thermal), 400 x 720 uint8: one set of shapes, unrelated brightness."""
+    random = np.random.default_rng(4)
+    images = [np.full((400, 720), level, np.uint8) for level in (110, 70)]
+    for _ in range(260):
+        center, axes = random.integers(0, (720, 400)), random.integers(8, 50, 2)
+        box = cv2.boxPoints((center.tolist(), axes.tolist(), float(random.uniform(0, 180))))
+        for image in images:
+            cv2.fillPoly(image, [box.astype(np.int32)], int(random.integers(0, 256)))
+    return images
+
+
+def clip(image, rate_hz, place, *, late_s=0.0):
+    """Return the clip of a camera that looks at place(t) pixels from the middle of image."""
+    random, frames = np.random.default_rng(round(rate_hz)), []
+    for t in np.arange(0, SECONDS, 1 / rate_hz):
+        x, y = place(t)
+        view = cv2.getRectSubPix(image, SIZE, (360 + x, 200 + y))
+        noisy = view + random.normal(0, 2, view.shape)
+        frames.append((float(t + late_s), np.clip(noisy, 0, 255).astype(np.uint8)))
+    return frames
+
+
+def turning(t):
+    """Turn to and fro."""
+    return 60 * np.sin(2 * np.pi * 0.4 * t), 8 * np.sin(2 * np.pi * 0.7 * t)
+
+
+def still(t):
+    """Look at one place."""
+    return 0.0, 0.0
+
+
+ALIGNMENT = Alignment(((1.0, 0.0, 2.0), (0.0, 1.0, -1.0), (0.0, 0.0, 1.0)), SIZE, SIZE)
+
+
+@pytest.mark.parametrize('late_ms', [-60.0])
+def test_turning_cameras_tell_offset(late_ms):
+    """Cameras that are turned to and fro tell their offset, and how sure it is."""
+    visible, thermal = world()
+
+    found = estimate_offset(clip(visible, 30, turning),
+                            clip(thermal, 9, turning, late_s=late_ms / 1e3), ALIGNMENT)
+
+    assert found.offset_ms == pytest.approx(-late_ms, abs=2.0)
+    assert abs(found.offset_ms + late_ms) < 4 * found.uncertainty_ms < 8.0
+    assert f'{found.offset_ms:+.1f} ms' in found.summary
+
+
+def test_still_cameras_are_refused():
+    """Nothing that moves tells nothing, which is said."""
+    visible, thermal = world()
+
+    with pytest.raises(RegistrationError, match='no time offset: it is uncertain by .* turned'):
+        estimate_offset(clip(visible, 30, still), clip(thermal, 9, still), ALIGNMENT)
+
+
+def test_unrelated_clips_are_refused():
+    """Clips of two places have no blocks in common."""
+    visible, _ = world()
+    flat = np.full((400, 720), 90, np.uint8)
+
+    with pytest.raises(RegistrationError, match='blocks were found in both'):
+        estimate_offset(clip(visible, 30, turning), clip(flat, 9, turning), ALIGNMENT)
