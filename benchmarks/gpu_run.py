@@ -28,8 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ('diffmf/nano', 'diffmf/light', 'diffmf/base', 's4fusion/light', 'refinefuse/light',
             'diffmf/light-s4', 's4fusion/base', 'refinefuse/base')  # in order of worth
 LIMIT_S, TESTS_LIMIT_S, DEMO_LIMIT_S = 90, 60, 90
-TEST_FILES = ('triton', 'fused', 'graphs', 'selfcheck', 'device_path', 'mamba_ssm', 'plan',
-              'gradient_check', 'training_precision', 'pipeline', 'hot_swap', 'memory', 'scan')
+TEST_FILES = ('triton', 'fused', 'pixel_kernels', 'graphs', 'selfcheck', 'device_path',
+              'mamba_ssm', 'plan', 'gradient_check', 'training_precision', 'pipeline', 'hot_swap',
+              'memory', 'scan')
 LEAST_TRAINING_S = 60
 WAIT_AFTER_TERM_S = 10
 
