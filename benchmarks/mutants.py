@@ -56,16 +56,14 @@ def _group(file: str, tests: tuple[str, ...], *changes: tuple[str, str]) -> list
 
 MUTANTS = [
     *_group(
-        'core/imaging/restoration.py',
-        ('test/core/imaging/test_restoration.py',),
+        'core/imaging/warm_contrast.py',
+        ('test/core/imaging/test_warm_contrast.py',),
         ('goal = np.where(is_dark, -dark, bright)', 'goal = bright'),
         ('dark = np.maximum(np.minimum(-visible,', 'dark = np.maximum(np.minimum(warm,'),
         ('np.maximum(WHITE - spread - ground, 0)', '255.0'),
-        ('share *= 1 - cv2.resize(veil', 'share *= 1 - 0 * cv2.resize(veil'),
         ('(area <= LARGE[1] * above.size)', '(area > 0)'),
         ('trust[(outer < -0.5) |', 'trust[(outer < -2) |'),
         ('0 < since_ns <= LONGEST_GAP_NS', 'since_ns > 0'),
-        ('lost -= cv2.resize(coarse', 'lost -= 0 * cv2.resize(coarse'),
         ('above[~seen] = 0', 'pass'),
     ),
     *_group(

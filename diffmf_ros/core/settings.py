@@ -275,9 +275,8 @@ class OutputSettings:
     temporal_filter: float = _setting(
         0.7, 'share of the average of the images before it in a fused image, where nothing moves: '
         'less noise; 0: each image for itself', low=0.0, high=0.9)
-    restore: bool = _setting(
-        True, 'give a fused image what it lost of either camera: contrast of warm objects of the '
-        'size of people, and visible detail where thermal is flat')
+    warm_contrast: bool = _setting(
+        True, 'give warm objects of the size of people the contrast that the better camera has')
     jpeg_quality: int = _setting(90, 'of fused/image/compressed', low=1, high=100)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..core.alignment.geometry import Aligner
 from ..core.checks.image_checks import ImageChecks, Verdict
-from ..core.checks.sight_monitor import thumbnails
+from ..core.checks.sight_monitor import reduced, thumbnails
 from ..core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
 from ..core.imaging.color import COLORS_WITH_LUMA, split_luma
-from ..core.imaging.restoration import Restoration, added
 from ..core.imaging.stream_filters import TemporalFilter, show_through
+from ..core.imaging.warm_contrast import WarmContrast, lifted
 from ..core.settings import Settings
 from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner, Fused
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
@@ -47,7 +47,7 @@ class FusionPipeline:
         self._preparation = Preparation(settings)
         self._checks = ImageChecks()
         self._temporal_filter = TemporalFilter()
-        self._restoration = Restoration()
+        self._warm_contrast = WarmContrast()
         self._fallback = ClassicalFallback()
         self._runner_of = FaultTolerantRunner if watchdog else DirectRunner
         self._latest: PreparedPair | None = None
@@ -236,8 +236,8 @@ class FusionPipeline:
         if fused.mode in FUSED:
             if verdict.veil is not None:
                 pixels = show_through(pixels, prepared.image_of(THERMAL)[0], verdict.veil)
-            if output.restore and output.color in COLORS_WITH_LUMA:
-                pixels = self._restored((pixels, encoding), prepared, verdict, base.stamp_ns)
+            if output.warm_contrast and output.color in COLORS_WITH_LUMA:
+                pixels = self._with_contrast((pixels, encoding), prepared, base.stamp_ns)
             issues = self._checks.after((pixels, encoding), verdict,
                                         color=output.color)
             if output.temporal_filter:
@@ -249,17 +249,15 @@ class FusionPipeline:
                             prepared.timer.timings_ms, grid=prepared.mapping.grid, issues=issues,
                             scale=fused.scale, images=prepared, temperature=prepared.temperature)
 
-    def _restored(self, image: Image, prepared: PreparedPair, verdict: Verdict,
-                  stamp_ns: int) -> np.ndarray:
-        """Return the pixels of a fused image with what fusing lost."""
+    def _with_contrast(self, image: Image, prepared: PreparedPair, stamp_ns: int) -> np.ndarray:
+        """Return the pixels of a fused image with the contrast that its warm objects lacked."""
         fine = thumbnails(prepared.pair, prepared.levels, prepared.mapping, fine=True)
+        pixels, encoding = image
         # Without averages over time each image depends on its pair alone.
         followed = prepared.settings.output.temporal_filter > 0
-        levels = self._restoration(
-            split_luma(*image)[0], prepared.luma[0], veil=verdict.veil,
-            cameras=(fine.thermal_on_grid, fine.luma_on_grid, fine.seen),
-            stamp_ns=stamp_ns if followed else 0)
-        return added(image[0], levels)
+        return lifted(pixels, self._warm_contrast(
+            split_luma(reduced(pixels, fine=True), encoding)[0], fine.thermal_on_grid,
+            fine.luma_on_grid, fine.seen, stamp_ns=stamp_ns if followed else 0))
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
         return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)

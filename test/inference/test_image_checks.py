@@ -150,13 +150,13 @@ def test_hidden_warm_targets_are_reported(monkeypatch):
     from diffmf_ros.core.imaging import classical
     monkeypatch.setattr(classical, 'fuse', lambda ir, y: np.full_like(y, 0.4))
 
-    result = pipeline_of(**{'output.restore': False}).fuse(pair(RGB, THERMAL))
+    result = pipeline_of(**{'output.warm_contrast': False}).fuse(pair(RGB, THERMAL))
 
     assert [issue.code for issue in result.issues] == ['targets_hidden']
     assert result.mode is Mode.CLASSICAL
 
 
-def test_restoration_shows_hidden_targets(monkeypatch):
+def test_contrast_shows_hidden_targets(monkeypatch):
     """Warm targets that a network hides are shown, and nothing is reported."""
     from diffmf_ros.core.imaging import classical
     monkeypatch.setattr(classical, 'fuse', lambda ir, y: np.full_like(y, 0.4))

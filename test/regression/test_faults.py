@@ -17,7 +17,7 @@ from .recordings import FIRST_BAD, FIRST_GOOD, frozen, jumping, lost, play, runs
 
 # The hashes are of images each for itself and as they are fused: those of every CPU.
 SETTINGS = with_changes(DEFAULTS, {'model': 'classical', 'health.source_timeout_s': 0.4,
-                                   'output.temporal_filter': 0.0, 'output.restore': False})
+                                   'output.temporal_filter': 0.0, 'output.warm_contrast': False})
 CLASSICAL, RGB_ONLY, THERMAL_ONLY = 'CLASSICAL', 'RGB_ONLY', 'THERMAL_ONLY'
 
 

@@ -131,7 +131,8 @@ def _looks_16_bit(values: np.ndarray) -> bool:
         values: H x W x 2 uint8.
     """
     height, width, _ = values.shape
-    if not np.ptp(values[:, (width + 1) // 2:]):  # padding, as nearly every driver writes it
+    # One column says nothing; constant bytes are padding, as nearly every driver writes it.
+    if width < 2 or not np.ptp(values[:, (width + 1) // 2:]):
         return False
     rows = values[::max(1, height // _ROWS)].astype(np.int16)
     left, right = (np.abs(np.diff(half, axis=1)).sum((0, 1), dtype=np.int64)

@@ -14,8 +14,8 @@ from ...core.checks.sight_monitor import reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
-from ...core.imaging.restoration import Restoration, added
 from ...core.imaging.stream_filters import VeilMonitor, show_through
+from ...core.imaging.warm_contrast import WarmContrast, lifted
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame
@@ -108,11 +108,11 @@ def method(name: str, *, preset: str | None = None, weights: Path | str | None =
 class NodeFusion:
     """Fuses with an engine as the node does.
 
-    Thermal shows through where RGB is veiled, and what fusing lost is restored.
+    Thermal shows through where RGB is veiled, and warm objects get the contrast that they lack.
     """
 
     def __init__(self, engine: Any):
-        self._engine, self._veil, self._restoration = engine, VeilMonitor(), Restoration()
+        self._engine, self._veil, self._warm_contrast = engine, VeilMonitor(), WarmContrast()
         self.description: str = engine.description
 
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray, *, stamp_ns: int = 0) -> np.ndarray:
@@ -125,10 +125,9 @@ class NodeFusion:
         share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
-        cameras = reduced(thermal, fine=True), reduced(luma, fine=True)
-        seen = np.ones(cameras[0].shape, bool)
-        levels = added(levels, self._restoration(levels, luma, cameras=(*cameras, seen),
-                                                 veil=share, stamp_ns=stamp_ns))
+        lift = self._warm_contrast(*(reduced(image, fine=True) for image in (
+            levels, thermal, luma)), stamp_ns=stamp_ns)
+        levels = lifted(levels, lift)
         return np.float32(1 / 255) * levels
 
 

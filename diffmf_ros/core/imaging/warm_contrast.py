@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Restoration: what a fused image lost of either camera is given back.
+"""Contrast of warm objects: what a camera shows clearly stands out in the fused image too.
 
 A network draws some people half dark and half light, or as gray as what is behind them. Every
 warm object of the size of a person gets the contrast that the better camera has, as far as black
 and white leave room for it: bright, as thermal has it, or dark, where it is clearly dark in the
-visible image, such as a coat before snow. Where thermal is flat, fine detail is that of the
-visible image.
+visible image, such as a coat before snow.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
-from .stream_filters import MOST
-
 LEAST_SIDE_PX = 100  # of a thumbnail; smaller ones say too little, and nothing is changed
-# Gradients in levels a pixel of an image 480 high: thermal is flat up to the first and not from
-# the second on; what the visible image has below PLAIN is noise. Measured on images smoothed by a
-# Gaussian of FLAT_NOISE heights, within NEAR heights.
-FLAT, PLAIN = (1.5, 2.5), (0.5, 1.0)
-FLAT_NOISE, NEAR = 1 / 320, 1 / 190
-FINE = 1 / 100  # Gaussian, in heights: finer than this is detail
-# Warm objects. Lengths in heights of the image; what is wider than GROUND belongs to the ground.
+# Lengths in heights of the image; what is wider than GROUND belongs to the ground.
 GROUND, NOISE, EDGE, RING = 1 / 8, 1 / 300, 1 / 340, 1 / 35
 LEVELS = 28, 50, 85  # above the ground, in gray levels: an object may lie in an object
 OF_RANGE = 0.1  # of the way from the median of thermal to its hot end
@@ -38,95 +28,6 @@ STAYS_DARK, STAYS_BRIGHT = 10.0, 0.3  # so do those of the pair before: levels; 
 BLACK, WHITE = 5.0, 245.0
 ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels in each
 LONGEST_GAP_NS = 500_000_000  # between two pairs of a stream
-
-
-class Restoration:
-    """Restores the fused images of a stream of pairs. For one thread."""
-
-    def __init__(self) -> None:
-        self._warm_contrast = WarmContrast()
-
-    def __call__(self, fused: np.ndarray, luma: np.ndarray, *, cameras: tuple[
-            np.ndarray, np.ndarray, np.ndarray], veil: np.ndarray | None = None,
-            stamp_ns: int = 0) -> np.ndarray | None:
-        """Measure what a fused image lacks.
-
-        Args:
-            fused, luma: luminance of the fused and of the visible image, H x W uint8.
-            cameras: fine thumbnails of the same view, h x w: thermal and luminance, uint8, and
-                what both cameras see, bool.
-            veil: as of veil_map: where thermal shows through, visible detail is none.
-            stamp_ns: time of the pair; 0: it is judged by itself.
-
-        Returns:
-            Levels to add, H x W float32; None where there is nothing to add.
-        """
-        thermal, small_luma, seen = cameras
-        if min(thermal.shape) < LEAST_SIDE_PX:
-            return None
-        share = flat_share(thermal, *FLAT) * (1 - flat_share(small_luma, *PLAIN)) * seen
-        if veil is not None:
-            share *= 1 - cv2.resize(veil, thermal.shape[::-1]) / MOST
-        levels = missing_detail(fused, luma, share)
-        small = cv2.resize(fused, thermal.shape[::-1], interpolation=cv2.INTER_AREA)
-        lift = self._warm_contrast(small, thermal, small_luma, seen, stamp_ns=stamp_ns)
-        if lift is not None:
-            levels += cv2.resize(lift, fused.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        return levels
-
-
-def flat_share(image: np.ndarray, flat: float, clear: float) -> np.ndarray:
-    """Return where an image shows nothing, 1, and where it has structure, 0.
-
-    Args:
-        image: h x w uint8.
-        flat, clear: gradients up to which it shows nothing, and from which on it has structure.
-
-    Returns:
-        h x w float32.
-    """
-    height = image.shape[0]
-    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(FLAT_NOISE * height, 0.3))
-    gradient = cv2.magnitude(*(cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=height / (8 * 480))
-                               for axis in ((1, 0), (0, 1))))
-    near = 2 * max(1, round(NEAR * height)) + 1
-    gradient = cv2.dilate(gradient, np.ones((near, near), np.uint8))
-    return np.clip((clear - gradient) / (clear - flat), 0, 1)
-
-
-def missing_detail(fused: np.ndarray, luma: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return the fine detail of the visible image that a fused image lacks.
-
-    Args:
-        fused, luma: H x W uint8.
-        share: how much of it is wanted, a coarse float32 image of the same view.
-
-    Returns:
-        Levels to add, H x W float32.
-    """
-    lost: Any = cv2.subtract(luma, fused, dtype=cv2.CV_32F)
-    coarse = cv2.resize(lost, share.shape[::-1], interpolation=cv2.INTER_AREA)
-    coarse = cv2.GaussianBlur(coarse, (0, 0), max(FINE * coarse.shape[0], 0.3))
-    lost -= cv2.resize(coarse, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    lost *= cv2.resize(share, luma.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return lost
-
-
-def added(image: np.ndarray, levels: np.ndarray | None) -> np.ndarray:
-    """Add levels to every channel of an image.
-
-    Args:
-        image: H x W or H x W x 3 uint8; not changed.
-        levels: H x W float32; None: none.
-
-    Returns:
-        An image of the same shape.
-    """
-    if levels is None:
-        return image
-    if image.ndim == 3:
-        levels = cv2.merge([levels] * image.shape[2])
-    return cv2.add(image, levels, dtype=cv2.CV_8U)
 
 
 @dataclass(frozen=True)
@@ -197,6 +98,8 @@ class WarmContrast:
         """
         since_ns = stamp_ns - self._stamp_ns if self._stamp_ns and stamp_ns else 0
         before, self._stamp_ns, self._side = self._side, stamp_ns, None
+        if min(thermal.shape) < LEAST_SIDE_PX:
+            return None
         if before is None or not 0 < since_ns <= LONGEST_GAP_NS or before.shape != thermal.shape:
             before = np.zeros(thermal.shape, np.float32)
         image = fused.astype(np.float32)
@@ -210,6 +113,24 @@ class WarmContrast:
                 _correct(image, objects, goal, trust)
         lift = image - fused
         return lift if np.abs(lift).max() >= 1 else None
+
+
+def lifted(image: np.ndarray, lift: np.ndarray | None) -> np.ndarray:
+    """Add levels to every channel of an image.
+
+    Args:
+        image: H x W or H x W x 3 uint8; not changed.
+        lift: levels, a coarse float32 image of the same view; None: none.
+
+    Returns:
+        An image of the same shape.
+    """
+    if lift is None:
+        return image
+    lift = cv2.resize(lift, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    if image.ndim == 3:
+        lift = cv2.merge([lift] * image.shape[2])
+    return cv2.add(image, lift, dtype=cv2.CV_8U)
 
 
 def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[WarmObjects]:

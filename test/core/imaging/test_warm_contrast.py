@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fused image gets back of either camera: contrast of warm objects, visible detail."""
+"""Warm objects get the contrast that the better camera has, and nothing else changes."""
 
 import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.imaging.restoration import (
-    Restoration,
-    WarmContrast,
-    added,
-    find_objects,
-    flat_share,
-    missing_detail,
-)
+from diffmf_ros.core.imaging.warm_contrast import WarmContrast, find_objects, lifted
 
 HEIGHT, WIDTH = 240, 320
 PERSON = np.s_[100:160, 150:170]
@@ -37,7 +30,7 @@ def contrast(image, part=PERSON):
 
 
 def with_contrast(fused, thermal, luma, **options):
-    return added(fused, WarmContrast()(fused, thermal, luma, **options))
+    return lifted(fused, WarmContrast()(fused, thermal, luma, **options))
 
 
 WARM = plain(60, (PERSON, 160))
@@ -128,7 +121,7 @@ def test_side_follows_pair_before():
     for number, visible in enumerate((20, 75, 20, 75, 20, 75)):
         luma, fused = plain(100, (PERSON, 100 - visible)), plain(100)
         lift = monitor(fused, WARM, luma, stamp_ns=1 + number * FRAME_NS)
-        signs.append(np.sign(contrast(added(fused, lift))))
+        signs.append(np.sign(contrast(lifted(fused, lift))))
         alone.append(np.sign(contrast(with_contrast(fused, WARM, luma))))
     assert len(set(alone)) == 2
     assert len(set(signs)) == 1
@@ -139,59 +132,16 @@ def test_gap_forgets_side():
     light, dark = plain(100, (PERSON, 80)), plain(100, (PERSON, 25))
     monitor(plain(100), WARM, light, stamp_ns=1)
     lift = monitor(plain(100), WARM, dark, stamp_ns=2_000_000_000)
-    assert contrast(added(plain(100), lift)) < 0
+    assert contrast(lifted(plain(100), lift)) < 0
 
 
 def test_tiny_image_is_unchanged():
-    fused, thermal, luma = (cv2.resize(image, (80, 60)) for image in (plain(90), WARM, plain(90)))
-    cameras = thermal, luma, np.ones(thermal.shape, bool)
-    assert added(fused, Restoration()(fused, luma, cameras=cameras)) is fused
+    small = [cv2.resize(image, (80, 60)) for image in (plain(90), WARM, plain(90))]
+    assert WarmContrast()(*small) is None
 
 
-def test_flat_share_of_thermal():
-    """1 where thermal is constant, 0 on an edge and beside it."""
-    share = flat_share(plain(60, (np.s_[:, 160:], 120)), 1.5, 2.5)
-    assert share[:, :140].min() == 1 and share[:, 180:].min() == 1
-    assert share[:, 158:162].max() == 0
-
-
-def test_lost_detail_comes_back():
-    """Stripes of RGB that fusing halved are whole again, and the fused brightness stays."""
-    stripes = np.where(np.arange(WIDTH) % 8 < 4, 80, 120).astype(np.uint8)
-    luma = np.broadcast_to(stripes, (HEIGHT, WIDTH)).copy()
-    fused = (100 + (luma.astype(int) - 100) // 2 + 30).astype(np.uint8)
-    result = added(fused, missing_detail(fused, luma, np.ones((HEIGHT // 2, WIDTH // 2),
-                                                              np.float32)))
-    inner = result[40:-40, 40:-40].astype(float)
-    assert inner.mean() == pytest.approx(130, abs=1)
-    assert inner.max() - inner.min() == pytest.approx(40, abs=4)
-
-
-def test_detail_waits_behind_veil():
-    """Where thermal shows through fog, what is left of the scene in it does not come back."""
-    stripes = (180 + 20 * np.sin(np.arange(2 * WIDTH) / 3)).astype(np.uint8)
-    luma = np.broadcast_to(stripes, (2 * HEIGHT, 2 * WIDTH)).copy()
-    fused, small = np.full_like(luma, 120), cv2.resize(luma, (WIDTH, HEIGHT))
-    cameras = plain(60), small, np.ones((HEIGHT, WIDTH), bool)
-    clear = Restoration()(fused, luma, cameras=cameras)
-    veiled = Restoration()(fused, luma, cameras=cameras,
-                           veil=np.full((40, 53), 0.75, np.float32))
-    assert np.std(clear) > 8
-    assert np.abs(veiled).max() < 1e-3
-
-
-def test_noise_does_not_come_back():
-    """Where both cameras show nothing, the noise of the visible one stays filtered."""
-    noise = np.random.default_rng(2).normal(60, 3, (2 * HEIGHT, 2 * WIDTH)).astype(np.uint8)
-    fused, small = np.full_like(noise, 60), cv2.resize(noise, (WIDTH, HEIGHT),
-                                                       interpolation=cv2.INTER_AREA)
-    cameras = plain(60), small, np.ones((HEIGHT, WIDTH), bool)
-    levels = Restoration()(fused, noise, cameras=cameras)
-    assert np.std(levels) < 0.1 * np.std(noise)
-
-
-def test_added_saturates_every_channel():
+def test_lift_saturates_every_channel():
     image = np.full((4, 6, 3), (10, 120, 250), np.uint8)
-    result = added(image, np.full((4, 6), 20, np.float32))
+    result = lifted(image, np.full((4, 6), 20, np.float32))
     assert result[0, 0].tolist() == [30, 140, 255]
     assert image[0, 0].tolist() == [10, 120, 250]
