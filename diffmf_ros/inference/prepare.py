@@ -16,8 +16,7 @@ from ..core.alignment.geometry import Aligner, Mapping
 from ..core.frames import RGB, THERMAL, Frame, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit, split_luma
-from ..core.imaging.temperature import on_grid, temperatures
-from ..core.imaging.thermal import GainControl, Levels, to_gray
+from ..core.imaging.thermal import GainControl, Levels, on_grid, temperatures, to_gray
 from ..core.settings import Settings
 
 # An image and its encoding.
@@ -117,7 +116,7 @@ class PreparedPair:
         """Return temperatures on the grid, H x W float32 in degrees Celsius; NaN: none.
 
         Raises:
-            FrameError: reason not_radiometric, see core.imaging.temperature.temperatures.
+            FrameError: reason not_radiometric, see core.imaging.thermal.temperatures.
         """
         celsius = temperatures(self.unrepaired or self.pair.thermal, self.settings.thermal)
         return on_grid(celsius, self.mapping)

@@ -16,7 +16,7 @@ from ..core.settings import Settings
 from ..core.sync.adaptive_scale import AdaptiveScale
 from ..core.sync.stream_health import StreamState
 from . import status
-from .outputs import Outputs
+from .topics import Outputs
 
 
 class ScaleController:

@@ -20,11 +20,11 @@ from ..core.frames import DiffmfError
 from ..core.settings import Settings, SettingsError
 from ..inference.network import require_network
 from ..inference.pipeline import FusionPipeline
-from . import parameters, process, unused_parameters
+from . import parameters, process
 from .ending import CallbackFailed, Life
 from .loader import BackgroundLoader
-from .outputs import Outputs
 from .session import Session, require_packages
+from .topics import Outputs
 
 # What needs another network; everything else changes within a frame.
 NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_backend',
@@ -268,7 +268,7 @@ def run(life: Life, args: list[str] | None) -> int:
     except (ParameterException, process.ArgumentError) as error:
         get_logger('fusion_node').fatal(f'cannot start: {error}')
         return 1
-    for said in unused_parameters.unused(node, sys.argv if args is None else args):
+    for said in parameters.unused(node, sys.argv if args is None else args):
         node.get_logger().warning(said)
     with life.stop.interrupting():
         if node.autostart and not node.start():

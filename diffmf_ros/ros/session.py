@@ -19,9 +19,8 @@ from ..core.sync.source_selector import Sources, SourceSelector
 from .camera_watch import SILENT_S, CameraWatch
 from .filter_pairing import make_pairing
 from .frame_loop import FrameFuser, Job, ScaleController, Worker
-from .inputs import Handlers, Inputs
-from .outputs import Outputs
 from .status import PERIOD_S, Counters, DiagnosticsPublisher, Snapshot, account
+from .topics import Handlers, Inputs, Outputs
 from .transforms import Transforms
 
 REFRESH_S = 0.5

@@ -10,7 +10,7 @@ from sensor_msgs.msg import CameraInfo
 from test_node_dds import values_of
 
 from diffmf_ros.io.resources import FASTDDS_VARIABLES
-from diffmf_ros.ros import unused_parameters
+from diffmf_ros.ros import parameters
 from diffmf_ros.ros.qos import profile
 
 NODE = 'diffmf_ros.ros.fusion_node'
@@ -257,4 +257,4 @@ def test_bad_ros_arguments_one_sentence(start, domain, arguments, said):
     ('/**/fusion_node', '/a/b/fusion_node', True), ('/fusion', '/fusion_node', False)])
 def test_params_file_names_like_rcl(pattern, name, means):
     """A name of a params file means a node as in rcl."""
-    assert unused_parameters._means(pattern, name) is means
+    assert parameters._means(pattern, name) is means

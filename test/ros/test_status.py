@@ -14,8 +14,14 @@ from diffmf_ros.core.settings import HealthSettings
 from diffmf_ros.core.sync.source_selector import SourceSelector
 from diffmf_ros.core.sync.stream_health import StreamState
 from diffmf_ros.ros import status
-from diffmf_ros.ros.status import Counters, DiagnosticsPublisher, Snapshot, judge, status_message
-from diffmf_ros.ros.stream_status import greenwave_values
+from diffmf_ros.ros.status import (
+    Counters,
+    DiagnosticsPublisher,
+    Snapshot,
+    greenwave_values,
+    judge,
+    status_message,
+)
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SECOND = 1_000_000_000

@@ -3,13 +3,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from ..file_kinds import explained
 from ..frames import RGB, DiffmfError
-from . import opencv_yaml
 from .warp import Mapping, Size, resized_mapping, scaling, table_mapping, translation
 
 FIELDS = ('rgb_from_thermal', 'rgb_size', 'thermal_size')
@@ -171,7 +171,7 @@ def read_yaml(path: str | Path) -> dict:
         AlignmentError: the file cannot be read, or holds no keys; the message has path.
     """
     try:
-        content = opencv_yaml.load(Path(path).read_text(encoding='utf-8'))
+        content = load_yaml(Path(path).read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}',
                                        path)) from error
@@ -232,3 +232,32 @@ def _projected(other_from_grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.
     x, y, depth = (a * columns + b * rows + c for a, b, c in other_from_grid)
     depth = np.where(depth > 0, depth, np.nan)
     return x / depth, y / depth
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that knows OpenCV's matrices, which become {rows, cols, dt, data}."""
+
+
+def _matrix(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    return loader.construct_mapping(node, deep=True)
+
+
+for _kind in ('opencv-matrix', 'opencv-nd-matrix'):
+    _Loader.add_constructor(f'tag:yaml.org,2002:{_kind}', _matrix)
+
+
+def load_yaml(text: str) -> Any:
+    """Return the content of a YAML text, also as OpenCV's FileStorage writes it.
+
+    Args:
+        text: the text of the file.
+
+    Returns:
+        What it holds; OpenCV's matrices become {rows, cols, dt, data}.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    if text.startswith('%YAML:'):  # OpenCV's own first line, which YAML has no such form of
+        text = text.partition('\n')[2]
+    return yaml.load(text, Loader=_Loader)

@@ -23,17 +23,17 @@ from ...core.imaging.encodings import BitDepth
 from ...core.imaging.thermal import GainControl, to_gray
 from ...core.settings import DEFAULTS
 from ...io.writing import require_result_output, write_text
-from ...ros import outputs, process, qos
+from ...ros import process, qos, topics
 from ...ros.messages import compressed_to_frame, to_frame
 from .board import PANELS, Board
 from .reports import Status, summarize
 from .server import RESULT, Server
 
 TOPICS = {
-    'fused': outputs.IMAGE,
+    'fused': topics.IMAGE,
     'rgb': 'rgb/image_raw',
     'thermal': 'thermal/image_raw',
-    'overlay': outputs.OVERLAY,
+    'overlay': topics.OVERLAY,
 }
 LOOK_S = 0.1
 LONGEST_SIDE_PX = 960
@@ -50,7 +50,7 @@ class Viewer(Node):
         self._gain, self._depth = GainControl(DEFAULTS.thermal), BitDepth()
         self._subscriptions_of: dict[str, qos.MatchingSubscription] = {}
         self.create_subscription(
-            DiagnosticArray, outputs.STATUS, self._on_status, qos.profile('reliable', depth=1)
+            DiagnosticArray, topics.STATUS, self._on_status, qos.profile('reliable', depth=1)
         )
         self.create_subscription(
             DiagnosticArray,

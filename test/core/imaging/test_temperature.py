@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair
-from diffmf_ros.core.imaging.temperature import temperatures
+from diffmf_ros.core.imaging.thermal import temperatures
 from diffmf_ros.core.settings import DEFAULTS, SettingsError, ThermalSettings, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 

@@ -29,8 +29,8 @@ from ....inference.prepare import StageTimer
 from ....ros import messages
 from ....ros.filter_pairing import make_pairing
 from ....ros.frame_loop import FrameFuser, Job
-from ....ros.outputs import Outputs
 from ....ros.status import Counters
+from ....ros.topics import Outputs
 from .baseline_fusion import UsualFusion, synchronizer
 from .scene import FRAMES, homography, moving_images, write_alignment
 from .stub_network import timed_pipeline
