@@ -13,16 +13,16 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
-from diffmf_ros.ros import outputs, status  # noqa: E402
+from diffmf_ros.ros import status, topics  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parents[2] / 'config'
 TOPICS = {'/rgb/image_raw', '/thermal/image_raw', '/diagnostics',
-          *(f'/{topic}' for topic in outputs.TYPES)}
+          *(f'/{topic}' for topic in topics.TYPES)}
 
 
 def test_displays_and_panels_take_their_topics():
     """Classes of RViz and panels of Foxglove are those for the type of their topic."""
-    types = {f'/{topic}': kind for topic, kind in outputs.TYPES.items()} | {
+    types = {f'/{topic}': kind for topic, kind in topics.TYPES.items()} | {
         '/rgb/image_raw': Image, '/thermal/image_raw': Image, '/diagnostics': DiagnosticArray}
     rviz = yaml.safe_load((CONFIG / 'view.rviz').read_text())
     panels = json.loads((CONFIG / 'foxglove.json').read_text())['configById']

@@ -11,7 +11,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
 from std_msgs.msg import Bool
 
-from diffmf_ros.ros import outputs
+from diffmf_ros.ros import topics
 from diffmf_ros.ros.messages import make_header
 
 DEBUG = ('aligned_thermal', 'side_by_side', 'overlay', 'mask')
@@ -95,8 +95,8 @@ def test_debug_pictures_need_a_subscriber(cameras, monkeypatch):
     """Debug pictures are made only when somebody looks."""
     made = []
     for name in ('overlay', 'side_by_side'):
-        work = getattr(outputs, name)
-        monkeypatch.setattr(outputs, name, lambda *args, name=name,
+        work = getattr(topics, name)
+        monkeypatch.setattr(topics, name, lambda *args, name=name,
                             work=work: made.append(name) or work(*args))
     cameras.fuse_one()
     cameras.fuse_one()
