@@ -46,29 +46,20 @@ class WarmObjects:
     sizes: np.ndarray
     share: np.ndarray
 
-    @property
-    def count(self) -> int:
-        """Number of objects."""
-        return len(self.share)
-
-    def means(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean of an h x w image in each object, and in the ring around it.
+    def means(self, *images: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the means of h x w images in each object, and in the ring around it.
 
         0 where there is no ring.
         """
-        sums = np.bincount(self.part, image.reshape(-1)[self.pixels], 2 * self.count)
-        means = sums / np.maximum(self.sizes, 1)
-        return means[:self.count], means[self.count:]
-
-    def contrast(self, image: np.ndarray) -> np.ndarray:
-        """Return mean(object) - mean(ring) of an h x w image."""
-        inside, around = self.means(image)
-        return inside - around
+        count, divisors = len(self.share), np.maximum(self.sizes, 1)
+        means = [np.bincount(self.part, image.reshape(-1)[self.pixels], 2 * count) / divisors
+                 for image in images]
+        return [(each[:count], each[count:]) for each in means]
 
     def drawn(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Return an h x w float32 image with one value in each object and 0 elsewhere."""
         image = np.zeros(shape, np.float32)
-        inside = np.count_nonzero(self.part < self.count)
+        inside = np.count_nonzero(self.part < len(self.share))
         image.reshape(-1)[self.pixels[:inside]] = values[self.part[:inside]]
         return image
 
@@ -198,10 +189,10 @@ def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: n
     Returns:
         Levels, negative for what is to be dark, and 0 to 1.
     """
-    warm, visible = objects.contrast(thermal), objects.contrast(luma)
-    (mean, ground), (square, _) = objects.means(fused), objects.means(fused * fused)
-    drawn, spread = mean - ground, np.sqrt(np.maximum(square - mean * mean, 0))
-    outer, last = objects.means(side)[0], objects.means(before)[0]
+    of_warm, of_visible, (mean, ground), (square, _), (outer, _), (last, _) = objects.means(
+        thermal, luma, fused, fused * fused, side, before)
+    warm, visible, drawn = of_warm[0] - of_warm[1], of_visible[0] - of_visible[1], mean - ground
+    spread = np.sqrt(np.maximum(square - mean * mean, 0))
     # As bright as the better camera, as dark as the visible one, and neither black nor white.
     bright = np.minimum(np.maximum(warm, visible), np.maximum(WHITE - spread - ground, 0))
     dark = np.maximum(np.minimum(-visible, ground - spread - BLACK), 0)
@@ -213,7 +204,7 @@ def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: n
     is_dark &= outer <= 0.5
     trust = _rising(warm, *CONTRAST) * (1 - _rising(objects.share, *LARGE))
     # What lies in a dark object stays as it is.
-    trust[(outer < -0.5) | (objects.sizes[objects.count:] == 0)] = 0
+    trust[(outer < -0.5) | (objects.sizes[len(warm):] == 0)] = 0
     goal = np.where(is_dark, -dark, bright)
     trust[np.abs(drawn) * np.sign(drawn * goal) >= np.abs(goal)] = 0
     own = objects.drawn(np.where(outer < -0.5, -1.0, np.where(is_dark, -1.0, 1.0)), side.shape)
@@ -224,7 +215,8 @@ def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: n
 def _correct(image: np.ndarray, objects: WarmObjects, goal: np.ndarray,
              trust: np.ndarray) -> None:
     """Lift or lower objects towards their contrast, in place; none has too much already."""
-    change = np.clip((goal - objects.contrast(image)) * trust, -STEP, STEP)
+    (inside, around), = objects.means(image)
+    change = np.clip((goal - (inside - around)) * trust, -STEP, STEP)
     change[change * goal < 0] = 0
     if change.any():
         cv2.add(image, cv2.GaussianBlur(objects.drawn(change, image.shape), (0, 0),
