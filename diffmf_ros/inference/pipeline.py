@@ -4,9 +4,7 @@
 No clock but for timings and time-outs.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -34,7 +32,7 @@ class FusionPipeline:
     thread of its own for which nobody waits too long, and it backs off and shrinks when it fails:
     see FaultTolerantRunner.
 
-    fuse, begin and pass_through belong to one thread; update, load and swap may run in others
+    fuse and pass_through belong to one thread; update, load and swap may run in others
     meanwhile. Without torch a torch network cannot run; the pipeline then fuses classically and
     every result says so. Raises DiffmfError at construction when weights, alignment or device are
     not usable.
@@ -112,27 +110,12 @@ class FusionPipeline:
         Raises:
             FrameError: a frame is not usable; reason too_large for one over max_pixels.
         """
-        return self.begin(pair, scale=scale)()
-
-    def begin(self, pair: Pair, *, scale: float | None = None) -> Callable[[], FusionResult]:
-        """Prepare a pair and give it to the network: fuse() up to the network's answer.
-
-        Args:
-            pair, scale: as for fuse.
-
-        Returns:
-            What finishes the image and returns the result. It may run in another thread while the
-            next pair begins, one after the other in the order of the pairs.
-
-        Raises:
-            FrameError: as fuse.
-        """
         prepared = self._latest = self._preparation.pair(pair, self._settings)
         verdict = self._checks.before(prepared.pair, prepared.levels, prepared.mapping,
                                       prepared.settings)
         prepared.timer.lap('align')
         fused = self._fuse(prepared, verdict, scale or prepared.settings.scale)
-        return partial(self._finish, prepared, verdict, fused)
+        return self._finish(prepared, verdict, fused)
 
     def pass_through(self, frame: Frame) -> FusionResult:
         """Return the image of one camera alone, on the output grid, under the frame's stamp.

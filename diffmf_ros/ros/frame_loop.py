@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frame loop: the newest pair or frame is fused in a thread of its own, and becomes an image
-on the wire in another one, while the next pair is with the network."""
+on the wire."""
 
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ..core.alignment.camera import CameraModel
@@ -64,13 +63,12 @@ class Worker:
     handle must not raise: an exception would end the thread.
     """
 
-    def __init__(self, handle: Callable[[Any], None], name: str = 'fusion'):
+    def __init__(self, handle: Callable[[Any], None]):
         self._handle = handle
-        self._idle = True
         self._changed = threading.Condition()
         self._item: Any = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name='fusion')
 
     def start(self) -> None:
         """Start the thread; a worker starts once."""
@@ -81,20 +79,8 @@ class Worker:
         with self._changed:
             overtook = self._item is not None
             self._item = item
-            self._changed.notify_all()
+            self._changed.notify()
         return overtook
-
-    def put_in_turn(self, item: Any) -> None:
-        """Leave item for the thread once everything before it is done: nothing is overtaken."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._idle and self._item is None)
-            self._item = item
-            self._changed.notify_all()
-
-    def wait(self) -> None:
-        """Wait until everything that was put is done."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._idle and self._item is None)
 
     def stop(self) -> bool:
         """Finish the item in work and join the thread.
@@ -104,16 +90,14 @@ class Worker:
         with self._changed:
             given_up = self._item is not None
             self._stopping = True
-            self._changed.notify_all()
+            self._changed.notify()
         self._thread.join()
         return given_up
 
     def _take(self) -> Any:
         with self._changed:
-            self._idle = True
-            self._changed.notify_all()
             self._changed.wait_for(lambda: self._stopping or self._item is not None)
-            item, self._item, self._idle = self._item, None, False
+            item, self._item = self._item, None
             return None if self._stopping else item
 
     def _run(self) -> None:
@@ -133,21 +117,6 @@ class Job:
     rgb: StreamState
     thermal: StreamState
     reason: str = ''
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A job whose image is fused: what finishes it, the scale that was asked for, and the time
-    that it took so far."""
-
-    job: Job
-    finish: Callable[[], FusionResult]
-    asked: float
-    busy_ms: float
-
-
-def _same(result: FusionResult) -> FusionResult:
-    return result
 
 
 class FrameFuser:
@@ -204,44 +173,24 @@ class FrameFuser:
 
     def handle(self, job: Job) -> None:
         """Fuse and publish one job; a failure costs this one only."""
-        self.begin(job, then=self.finish)
-
-    def begin(self, job: Job, then: Callable[[Begun], None]) -> None:
-        """Prepare a job, let the network fuse it, and give what is left of it to then."""
         if self._network is not None:
             self.apply_pending_network()
         start_ns, asked = time.monotonic_ns(), self.scale.value
         try:
             if isinstance(job.work, Pair):
-                finish = self._pipeline.begin(job.work, scale=asked)
+                result = self._pipeline.fuse(job.work, scale=asked)
             else:
-                finish = partial(_same, self._pipeline.pass_through(job.work))
-        except Exception as error:  # one bad pair must not end the stream
-            self._lost(error)
-        else:
-            then(Begun(job, finish, asked, busy_ms=(time.monotonic_ns() - start_ns) / 1e6))
-
-    def finish(self, begun: Begun) -> None:
-        """Finish and publish what begin() has begun. For one thread, in the same order."""
-        start_ns = time.monotonic_ns()
-        try:
-            result = begun.finish()
-            self._publish(begun.job, result)
-        except Exception as error:  # one bad pair must not end the stream
-            self._lost(error)
-        else:
-            # The next pair has begun meanwhile: what takes longer of both is what holds it up.
-            busy_ms = max(begun.busy_ms, (time.monotonic_ns() - start_ns) / 1e6)
-            self._note(begun.job, result, busy_ms=busy_ms, as_asked=result.scale == begun.asked)
-
-    def _lost(self, error: Exception) -> None:
-        """Record a job that failed; while its error is handled."""
-        if isinstance(error, FrameError):
+                result = self._pipeline.pass_through(job.work)
+            self._publish(job, result)
+        except FrameError as error:
             self.record_drop(error.reason, f'pair refused: {error}')
-        elif isinstance(error, DiffmfError):
+        except DiffmfError as error:
             self.record_drop('failed', f'fusion failed: {error}')
-        else:
+        except Exception as error:  # one bad pair must not end the stream
             self.record_drop('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
+        else:
+            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6,
+                       as_asked=result.scale == asked)
 
     def _publish(self, job: Job, result: FusionResult) -> None:
         self.issues = self._outputs.publish(

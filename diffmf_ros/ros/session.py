@@ -7,7 +7,6 @@ images and quadruple the latency (measured).
 
 import time
 from dataclasses import replace
-from functools import partial
 
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -60,9 +59,7 @@ class Session:
                                   camera=self._on_camera, issue=self._complaints.__setitem__,
                                   shutter=self._fallback.thermal.shutter,
                                   depth_m=pipeline.aligner.set_depth_m)
-        self._finisher = Worker(self.fuser.finish, name='finish')
-        self._worker = Worker(partial(self.fuser.begin, then=self._finisher.put_in_turn))
-        self._finisher.start()
+        self._worker = Worker(self.fuser.handle)
         self._worker.start()
         self._inputs: Inputs | None = Inputs(node, settings, self._handlers)
         # Publishers come and go in real time, also while a simulated clock stands.
@@ -131,8 +128,6 @@ class Session:
         self._transforms.destroy()
         if self._worker.stop():
             self._counters.drop('stopped')
-        self._finisher.wait()
-        self._finisher.stop()
         self.fuser.apply_pending_network()
         self._outputs.wait_until_received()
         self._report()

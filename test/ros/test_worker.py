@@ -66,30 +66,3 @@ def test_a_worker_without_work_stops():
 
     assert worker.stop() is False
     assert 'fusion' not in [thread.name for thread in threading.enumerate()]
-
-
-def test_items_in_turn_overtake_nothing():
-    """Items that are put in turn wait for those before them, and all are done after waiting."""
-    handled, busy, go_on = [], threading.Event(), threading.Event()
-
-    def handle(item):
-        busy.set()
-        assert go_on.wait(10)
-        handled.append(item)
-
-    worker = Worker(handle, name='finish')
-    worker.start()
-
-    # Given a worker that is busy with its first item, when two more are put in turn
-    putting = threading.Thread(target=lambda: [worker.put_in_turn(item) for item in (1, 2, 3)])
-    putting.start()
-    assert busy.wait(10)
-    putting.join(0.05)
-
-    # then the second one has to wait, and none is lost.
-    assert putting.is_alive() and handled == []
-    go_on.set()
-    putting.join(10)
-    worker.wait()
-    assert handled == [1, 2, 3]
-    assert worker.stop() is False
