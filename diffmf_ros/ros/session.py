@@ -86,7 +86,7 @@ class Session:
         elif self._inputs is not None:
             self._inputs.destroy()
             self._inputs = None
-        self._pairing.flush()
+        self._give_up_pairing()
         self._fallback.reset()
 
     def apply(self, settings: Settings) -> None:
@@ -95,7 +95,7 @@ class Session:
         self.fuser.settings = settings
         if settings.sync != before.sync:
             self._fallback.sync = settings.sync
-            self._pairing.flush()
+            self._give_up_pairing()
             so_far, self._pairing = self._pairing.dropped, make_pairing(settings.sync)
             self._pairing.dropped.update(so_far)
         self._fallback.settings, self._fallback.base = (settings.health,
@@ -126,6 +126,7 @@ class Session:
         if self._inputs is not None:
             self._inputs.destroy()
         self._transforms.destroy()
+        self._give_up_pairing()
         if self._worker.stop():
             self._counters.drop('stopped')
         self.fuser.apply_pending_network()
@@ -133,6 +134,11 @@ class Session:
         self._report()
         self._log_account()
         self._reporter.destroy()
+
+    def _give_up_pairing(self) -> None:
+        """Count the frames that wait for a partner, and the pairs that were not yet certain."""
+        for _ in self._pairing.flush():
+            self._counters.drop('stopped')
 
     def _on_frame(self, frame: Frame) -> None:
         now_ns = self._now_ns()

@@ -104,6 +104,7 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
     Raises:
         RegistrationError: the clips do not tell; it says why.
     """
+    rgb, thermal = _once(rgb), _once(thermal)
     sizes = tuple((clip[0][1].shape[1], clip[0][1].shape[0]) for clip in (rgb, thermal))
     matrix, offset_s = resized(alignment, sizes), start_ms / 1e3  # type: ignore[arg-type]
     for count in range(_ROUNDS):
@@ -112,6 +113,10 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
         if len(seen.rgb) < LEAST_MATCHES:
             raise RegistrationError(f'no time offset: {len(seen.rgb)} blocks were found in both '
                                     f'cameras with their velocities, {LEAST_MATCHES} are needed')
+        instants = len(np.unique(seen.instant))
+        if instants < _GROUPS:
+            raise RegistrationError(f'no time offset: both cameras show motion at {instants} '
+                                    f'instants, {_GROUPS} are needed; take a longer recording')
         step_s, matrix = _solved(seen, matrix)
         offset_s += step_s
         if count and abs(step_s) < _SETTLED_S:
@@ -128,6 +133,12 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
     motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
     return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
                       motion * _WIDTH / max(_WIDTH, sizes[0][0]))
+
+
+def _once(clip: Clip) -> Clip:
+    """Return the frames without those that repeat a stamp: some drivers send an image thrice."""
+    stamps = [stamp for stamp, _ in clip]
+    return [frame for before, frame in zip([None, *stamps], clip) if frame[0] != before]
 
 
 def _observed(rgb: Clip, thermal: Clip, matrix: np.ndarray, offset_s: float, *,

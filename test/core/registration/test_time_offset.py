@@ -49,13 +49,17 @@ def still(t):
 ALIGNMENT = Alignment(((1.0, 0.0, 2.0), (0.0, 1.0, -1.0), (0.0, 0.0, 1.0)), SIZE, SIZE)
 
 
-@pytest.mark.parametrize('late_ms', [-60.0])
-def test_turning_cameras_tell_offset(late_ms):
-    """Cameras that are turned to and fro tell their offset, and how sure it is."""
+@pytest.mark.parametrize('late_ms, times', [(-60.0, 1), (45.0, 3)])
+def test_turning_cameras_tell_offset(late_ms, times):
+    """Cameras that are turned to and fro tell their offset, and how sure it is.
+
+    Also where the driver sends each thermal image three times under one stamp.
+    """
     visible, thermal = world()
+    heat = clip(thermal, 9, turning, late_s=late_ms / 1e3)
 
     found = estimate_offset(clip(visible, 30, turning),
-                            clip(thermal, 9, turning, late_s=late_ms / 1e3), ALIGNMENT)
+                            [frame for frame in heat for _ in range(times)], ALIGNMENT)
 
     assert found.offset_ms == pytest.approx(-late_ms, abs=2.0)
     assert abs(found.offset_ms + late_ms) < 4 * found.uncertainty_ms < 8.0
@@ -68,6 +72,14 @@ def test_still_cameras_are_refused():
 
     with pytest.raises(RegistrationError, match='no time offset: it is uncertain by .* turned'):
         estimate_offset(clip(visible, 30, still), clip(thermal, 9, still), ALIGNMENT)
+
+
+def test_short_overlap_is_refused():
+    """Clips that overlap for a moment have too few instants to tell how sure the offset is."""
+    visible, thermal = world()
+
+    with pytest.raises(RegistrationError, match='no time offset: .* needed'):
+        estimate_offset(clip(visible, 30, turning)[:24], clip(thermal, 9, turning), ALIGNMENT)
 
 
 def test_unrelated_clips_are_refused():
