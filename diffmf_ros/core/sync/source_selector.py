@@ -40,8 +40,8 @@ class SourceSelector:
 
     `latest` is what sources said last, by the `statuses` of both streams at that time. sync, by
     which offsets are proposed, may be assigned. base is the stream whose stamps the fused images
-    bear (setting alignment.output_grid). `dropped` counts what select left out: 'outdated' pairs (a
-    frame of them had arrived source_timeout_s before) and 'already_out' (no newer than what was
+    bear (setting alignment.output_grid). `dropped` counts what select left out: 'outdated' pairs
+    (a frame of them had arrived source_timeout_s before) and 'already_out' (no newer than what was
     put out before).
     """
 
