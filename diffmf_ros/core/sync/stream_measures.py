@@ -186,8 +186,8 @@ class FreezeDetector:
     """Detector of repeated images, and of images of one color.
 
     `usual_repeats` is how often the camera sends each image: 1, but 3 of a Lepton that keeps to
-    9 Hz of its 27. It is the lower median of the newest six runs of equal images, so that one shutter
-    among them is no habit; 1 before there are six, and for runs of more than 8.
+    9 Hz of its 27. It is the lower median of the newest six runs of equal images, so that one
+    shutter among them is no habit; 1 before there are six, and for runs of more than 8.
     It keeps a reference to the newest pixels and compares without a copy: whoever hands them in
     must not change them afterwards. A moving image costs a look at some 500 pixels; only where
     those agree is the whole image read.
@@ -208,7 +208,8 @@ class FreezeDetector:
         """Take the next image and tell whether it shows something new.
 
         Afterwards `repeat_count` counts the equal images that end with this one (1: it differs
-        from the one before) and `flat_count` the images of one color that do (0: it has several values).
+        from the one before) and `flat_count` the images of one color that do (0: it has several
+        values).
 
         Args:
             pixels: H x W [x C] of any 1, 2, 4 or 8 byte type.
