@@ -90,14 +90,14 @@ def _overlap_issue(mapping: Mapping) -> Issue:
                  'alignment that of these cameras, in this direction, in pixels and metres?')
 
 
-# A target is so many gray levels warmer than the mean of its surround, which is this wide.
+# Size in pixels of the surround of a target, and gray levels by which it is warmer than the mean.
 _SURROUND = (31, 31)
 _WARMER = 40
 # Smaller thumbnails are not judged: a few pixels of noise would be a target.
 _LEAST_SIDE = 48
-# It is also so many deviations of its surround warmer: noise and clutter are no targets.
+# Deviations of its surround by which it is warmer: noise and clutter are no targets.
 _CLEARER = 3.0
-# It has at least so many pixels of the thumbnail, and at most this share of it.
+# Least pixels of a target in the thumbnail, and the largest share of the thumbnail.
 _LEAST_PIXELS, _LARGEST_SHARE = 4, 0.05
 # Only the largest ones are compared, to bound the time.
 _MOST_TARGETS = 6

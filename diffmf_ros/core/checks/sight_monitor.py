@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both cameras show, judged on thumbnails of their images, with hysteresis over pairs."""
+"""Sight of both cameras: whether they show something, on thumbnails, with hysteresis over pairs."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -123,7 +123,7 @@ def _require_8_bit(buffer: memoryview, height: int, width: int, step: int, encod
 
 
 def _looks_16_bit(values: np.ndarray) -> bool:
-    """Whether one byte of the values, the same in both halves, varies far less than the other.
+    """Return whether one byte of the values varies far less than the other, in both halves alike.
 
     From column to column the high byte of 16 bits does; bytes of an image, or of noise, do alike.
 
