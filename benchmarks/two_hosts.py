@@ -149,7 +149,7 @@ def cameras(size: str, rate_hz: float, reliability: str) -> None:
 
 @dataclass
 class Receiver:
-    """Record of what the node said of its images: stamp in ns -> mode, and milliseconds to its receipt."""
+    """Record of the images of the node: stamp in ns -> mode, and milliseconds to its receipt."""
 
     peer: Peer
     modes: dict[int, str] = field(default_factory=dict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sight of both cameras: whether they show something, on thumbnails, with hysteresis over pairs."""
+"""Sight of both cameras: do they show something? On thumbnails, with hysteresis over pairs."""
 
 from dataclasses import dataclass
 from enum import Enum
