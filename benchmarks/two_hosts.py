@@ -183,7 +183,7 @@ class Receiver:
 
 
 def measure(receiver: Receiver, sent: Child, cable: Cable, *, seconds: float) -> str:
-    """Return the columns of a line as it is now: what was sent, fused, how late and how rarely."""
+    """Return cells of a table row: frames lost, pairs, fused, one camera, latency, longest gap."""
     receiver.spin(SETTLED_S)
     carried, lost = cable.carried, cable.lost
     first_ns = time.time_ns()

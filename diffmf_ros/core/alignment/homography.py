@@ -256,8 +256,8 @@ def load_yaml(text: str) -> Any:
         What it holds; OpenCV's matrices become {rows, cols, dt, data}.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: the text is not YAML.
     """
-    if text.startswith('%YAML:'):  # OpenCV's own first line, which YAML has no such form of
+    if text.startswith('%YAML:'):  # the first line of OpenCV's files, which is not YAML
         text = text.partition('\n')[2]
     return yaml.load(text, Loader=_Loader)

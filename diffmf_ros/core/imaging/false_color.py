@@ -23,7 +23,7 @@ SAME_COLOR, GRAY_CHROMA = 20.0, 10.0
 _SAMPLES_A_SIDE = 48
 # Of the samples so few are compared with every palette; all of them then with the best one.
 SPARSE = 5
-# What is in no known palette may be in one after so many frames.
+# Frames after which colors of no known palette are compared with all palettes again.
 JUDGED_AGAIN = 30
 _BITS = 6  # of a channel, in the table from colors to gray
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .stream_filters import LONGEST_GAP_NS
+
 LEAST_SIDE_PX = 100  # of a thumbnail; smaller ones say too little, and nothing is changed
 # Lengths in heights of the image; what is wider than GROUND belongs to the ground.
 GROUND, NOISE, EDGE, RING = 1 / 8, 1 / 300, 1 / 340, 1 / 35
@@ -27,7 +29,6 @@ DRAWN = 0.3  # one that the fused image shows by so much the other way round sta
 STAYS_DARK, STAYS_BRIGHT = 10.0, 0.3  # so do those of the pair before: levels; share of contrast
 BLACK, WHITE = 5.0, 245.0
 ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels in each
-LONGEST_GAP_NS = 500_000_000  # between two pairs of a stream
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class WarmObjects:
     def drawn(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Return an h x w float32 image with one value in each object and 0 elsewhere."""
         image = np.zeros(shape, np.float32)
-        inside = np.count_nonzero(self.part < len(self.share))
+        inside = self.sizes[:len(self.share)].sum()
         image.reshape(-1)[self.pixels[:inside]] = values[self.part[:inside]]
         return image
 
@@ -95,10 +96,8 @@ class WarmContrast:
             before = np.zeros(thermal.shape, np.float32)
         image = fused.astype(np.float32)
         self._side = side = np.zeros_like(image)
-        corrections = []
-        for objects in find_objects(thermal, seen):
-            goal, trust = _goals(objects, image, thermal, luma, side, before)
-            corrections.append((objects, goal, trust))
+        corrections = [(objects, *_goals(objects, image, thermal, luma, side, before))
+                       for objects in find_objects(thermal, seen)]
         for _ in range(ROUNDS):
             for objects, goal, trust in corrections:
                 _correct(image, objects, goal, trust)
@@ -199,15 +198,15 @@ def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: n
     is_dark = (visible < 0) & ((dark >= DARK * warm) | (dark > bright))
     other_way = np.where(is_dark, drawn > 0, drawn < 0)
     is_dark ^= other_way & (np.abs(drawn) >= DRAWN * np.maximum(warm, np.abs(visible)))
-    is_dark = np.where((last < -0.5) & (dark > STAYS_DARK), True, is_dark)
-    is_dark = np.where((last > 0.5) & (bright > STAYS_BRIGHT * warm), False, is_dark)
+    is_dark |= (last < -0.5) & (dark > STAYS_DARK)
+    is_dark &= ~((last > 0.5) & (bright > STAYS_BRIGHT * warm))
     is_dark &= outer <= 0.5
-    trust = _rising(warm, *CONTRAST) * (1 - _rising(objects.share, *LARGE))
+    trust = smoothstep(warm, *CONTRAST) * (1 - smoothstep(objects.share, *LARGE))
     # What lies in a dark object stays as it is.
     trust[(outer < -0.5) | (objects.sizes[len(warm):] == 0)] = 0
     goal = np.where(is_dark, -dark, bright)
     trust[np.abs(drawn) * np.sign(drawn * goal) >= np.abs(goal)] = 0
-    own = objects.drawn(np.where(outer < -0.5, -1.0, np.where(is_dark, -1.0, 1.0)), side.shape)
+    own = objects.drawn(np.where((outer < -0.5) | is_dark, -1.0, 1.0), side.shape)
     np.copyto(side, own, where=own != 0)
     return goal, trust
 
@@ -224,7 +223,7 @@ def _correct(image: np.ndarray, objects: WarmObjects, goal: np.ndarray,
         np.clip(image, 0, 255, out=image)
 
 
-def _rising(values: np.ndarray, start: float, end: float) -> np.ndarray:
-    """Return 0 below start, 1 above end, and a smooth rise between them."""
-    t = np.clip((values - start) / (end - start), 0, 1)
+def smoothstep(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return 0 below low, 1 above high, and a smooth rise between them."""
+    t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)

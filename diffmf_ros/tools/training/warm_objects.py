@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ...core.imaging.warm_contrast import smoothstep
+
 LEVEL = 1 / 255
 WARMER = 14 * LEVEL, 45 * LEVEL  # above the thermal ground: not warm, warm
 # Above the ground, from which on pixels form an object, and objects in it.
@@ -88,12 +90,6 @@ class WarmObject:
 def blur(image: np.ndarray, sigma_px: float) -> np.ndarray:
     """Return a Gaussian blur of an H x W float32 image."""
     return cv2.GaussianBlur(image, (0, 0), max(sigma_px, 0.3))
-
-
-def smoothstep(x, low: float, high: float):
-    """Return 0 below low, 1 above high, and a smooth rise between them."""
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def disc(radius_px: int) -> np.ndarray:
