@@ -10,6 +10,7 @@ by more than noise can, the new image passes unchanged, so that nothing that mov
 """
 
 import math
+from functools import reduce
 from typing import Any
 
 import cv2
@@ -23,6 +24,9 @@ MOST = 0.75  # share of thermal in a fully veiled part: what RGB still shows sta
 SURROUND_PX = 7
 EMPTY, CLEAR = 2.0, 6.0
 NOTHING, SOMETHING = 2.0, 5.0
+# A clear sky has nothing to show, and in place of a blue one it would be a black hole: as cold as
+# the coldest hundredth of thermal, in levels above it, and empty within a cell.
+COLDEST_PERCENTILE, COLD, NOT_COLD = 1, 3.0, 10.0
 # Brightness of the visible image in the same neighborhood, in gray levels: night is no veil.
 DIM, BRIGHT = 60.0, 100.0
 CELL_PX = 4  # thumbnail pixels to a cell of the map: it is smooth
@@ -34,7 +38,7 @@ LEAST_SIDE_PX = 60  # smaller thumbnails say too little
 
 def veil_map(thermal: np.ndarray, luma: np.ndarray,
              seen: np.ndarray | None = None) -> np.ndarray | None:
-    """Measure where the visible image is bright and empty and thermal is not.
+    """Measure where the visible image is bright and empty and thermal is not, but for a cold sky.
 
     Args:
         thermal, luma: thumbnails of one view, h x w uint8. Measured for shorter sides of 100 to
@@ -52,8 +56,12 @@ def veil_map(thermal: np.ndarray, luma: np.ndarray,
     bright = _rising(_wide(_cells(luma, shape), height), DIM, BRIGHT)
     if not bright.any():
         return None
-    veiled = bright * (1 - _rising(_structure(luma, shape, height), EMPTY, CLEAR))
-    veiled *= _rising(_structure(thermal, shape, height), NOTHING, SOMETHING)
+    veiled = bright * (1 - _rising(np.sqrt(_wide(_energy(luma, shape), height)), EMPTY, CLEAR))
+    energy, cells = _energy(thermal, shape), _cells(thermal, shape)
+    veiled *= _rising(np.sqrt(_wide(energy, height)), NOTHING, SOMETHING)
+    above = cells - np.percentile(cells, COLDEST_PERCENTILE)
+    veiled *= cv2.max(_rising(above, COLD, NOT_COLD),
+                      _rising(np.sqrt(energy), NOTHING, SOMETHING))
     share = MOST * cv2.GaussianBlur(veiled, (0, 0), WIDTHS[1] * height)
     if seen is not None and not seen.all():
         share *= cv2.erode(_cells(seen, shape), np.ones((3, 3), np.uint8)) > 0.99
@@ -115,9 +123,10 @@ def _wide(cells: np.ndarray, height: int) -> np.ndarray:
     return cv2.GaussianBlur(cells, (0, 0), WIDTHS[0] * height)
 
 
-def _structure(gray: np.ndarray, shape: tuple[int, int], height: int) -> np.ndarray:
+def _energy(gray: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the square of the structure in each cell."""
     fine = cv2.subtract(gray, cv2.blur(gray, (SURROUND_PX, SURROUND_PX)), dtype=cv2.CV_32F)
-    return np.sqrt(_wide(_cells(fine * fine, shape), height))
+    return _cells(fine * fine, shape)
 
 
 def _rising(values: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -173,5 +182,5 @@ def _at_rest(change: np.ndarray) -> np.ndarray:
     height, width = (max(1, side // BLOCK_PX) for side in change.shape[:2])
     means = np.abs(cv2.resize(change, (width, height), interpolation=cv2.INTER_AREA))
     if means.ndim == 3:
-        means = means.max(axis=2)
+        means = reduce(cv2.max, cv2.split(means))  # a tenth of the time of means.max(axis=2)
     return np.clip((MOTION - cv2.blur(means, (3, 3))) / (MOTION - REST), 0, 1, dtype=np.float32)

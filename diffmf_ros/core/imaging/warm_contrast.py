@@ -5,6 +5,9 @@ A network draws some people half dark and half light, or as gray as what is behi
 warm object of the size of a person gets the contrast that the better camera has, as far as black
 and white leave room for it: bright, as thermal has it, or dark, where it is clearly dark in the
 visible image, such as a coat before snow.
+
+A network also paints spots that stand out in neither camera, such as white patches on a road that
+is warm all over. What is no warm object is lowered to what one of the cameras shows.
 """
 
 from dataclasses import dataclass
@@ -29,6 +32,10 @@ DRAWN = 0.3  # one that the fused image shows by so much the other way round sta
 STAYS_DARK, STAYS_BRIGHT = 10.0, 0.3  # so do those of the pair before: levels; share of contrast
 BLACK, WHITE = 5.0, 245.0
 ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels in each
+# Spots: what is narrower than this, in heights, and at least so many levels brighter above its
+# surround than in either camera, where the fused image is brighter than the visible one.
+SPOT, SPOT_LEVELS, SPOT_LIFT = 1 / 4, 5.0, (10.0, 30.0)
+SPOT_EDGE_PX = 5  # side of the square by which cameras and network may differ in place
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,10 @@ class WarmContrast:
             before = np.zeros(thermal.shape, np.float32)
         image = fused.astype(np.float32)
         self._side = side = np.zeros_like(image)
+        found = find_objects(thermal, seen)
+        image -= _spots(fused, thermal, luma, found, seen)
         corrections = [(objects, *_goals(objects, image, thermal, luma, side, before))
-                       for objects in find_objects(thermal, seen)]
+                       for objects in found]
         for _ in range(ROUNDS):
             for objects, goal, trust in corrections:
                 _correct(image, objects, goal, trust)
@@ -173,6 +182,33 @@ def _connected(above: np.ndarray, level: int, seen: np.ndarray | None) -> WarmOb
     part = np.concatenate([number - 1, rings.reshape(-1)[ring].astype(np.intp) + (count - 1)])
     return WarmObjects(np.concatenate([pixels, ring]), part,
                        np.bincount(part, minlength=2 * count), area[wanted] / above.size)
+
+
+def _spots(fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray, found: list[WarmObjects],
+           seen: np.ndarray | None) -> np.ndarray:
+    """Return by how much bright spots of the fused image exceed what a camera shows, in levels.
+
+    0 on warm objects that are clearly warmer than what is around them, and where only one camera
+    sees.
+    """
+    side = 2 * round(SPOT * fused.shape[0] / 2) + 1
+    square = cv2.getStructuringElement(cv2.MORPH_RECT, (side, side))
+    of_fused, *of_cameras = (cv2.morphologyEx(image, cv2.MORPH_TOPHAT, square)
+                             for image in (fused, thermal, luma))
+    near = np.ones((SPOT_EDGE_PX, SPOT_EDGE_PX), np.uint8)
+    shown = cv2.dilate(cv2.max(*of_cameras), near)
+    excess = cv2.subtract(of_fused, shown, dtype=cv2.CV_32F) - SPOT_LEVELS
+    lift = cv2.subtract(fused, luma, dtype=cv2.CV_32F)
+    excess = np.maximum(excess, 0, out=excess) * smoothstep(lift, *SPOT_LIFT)
+    warm = np.zeros_like(excess)
+    for objects in found:
+        (inside, around), = objects.means(thermal)
+        trust = smoothstep(inside - around, *CONTRAST)
+        warm = np.maximum(warm, objects.drawn(trust, warm.shape), out=warm)
+    excess *= 1 - cv2.dilate(warm, near)
+    if seen is not None:
+        excess *= seen
+    return cv2.GaussianBlur(excess, (0, 0), max(EDGE * fused.shape[0], 0.3))
 
 
 def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray,

@@ -48,6 +48,18 @@ def test_smoke_on_one_side_stays_there():
     assert share[:, -WIDTH // 12:].max() < 0.1 * MOST
 
 
+def test_clear_sky_stays_blue():
+    """A bright empty sky, cold and empty in thermal, stays as it is; fog below it does not."""
+    thermal, luma = texture(90, sigma=15), texture(180, sigma=0.5)
+    sky = np.s_[:HEIGHT // 2]
+    thermal[sky] = texture(20, sigma=0.5, seed=1)[sky]
+
+    share = veil_map(thermal, luma)
+
+    assert share[:5].max() < 0.1 * MOST
+    assert share[-5:].min() > 0.7 * MOST
+
+
 def test_nothing_shows_outside_thermal():
     """Nothing shows where thermal does not see."""
     seen = np.ones((HEIGHT, WIDTH), bool)

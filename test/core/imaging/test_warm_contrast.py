@@ -64,6 +64,33 @@ def test_clear_person_is_unchanged():
     assert WarmContrast()(fused, WARM, plain(60)) is None
 
 
+PATCH = np.s_[180:200, 60:110]  # on the road
+
+
+def test_spot_of_no_camera_is_lowered():
+    """A white patch that the network painted on a road, warm all over, is taken back."""
+    fused = plain(70, (PATCH, 190))
+    result = with_contrast(fused, plain(170, (PATCH, 185)), plain(70))
+    assert contrast(result, PATCH) < 30
+    assert contrast(result) == contrast(fused)
+
+
+@pytest.mark.parametrize('camera', ['thermal', 'luma'])
+def test_spot_of_a_camera_stays(camera):
+    """A lamp, or a warm pipe too slender for a person, is as bright as its camera shows."""
+    pipe = np.s_[180:190, 20:220]
+    seen = {'thermal': plain(60), 'luma': plain(60)} | {camera: plain(60, (pipe, 190))}
+    fused = plain(60, (pipe, 190))
+    assert contrast(with_contrast(fused, **seen), pipe) == pytest.approx(130, abs=3)
+
+
+def test_spot_outside_the_overlap_stays():
+    """Where only one camera sees, nothing is compared."""
+    fused, seen = plain(70, (PATCH, 190)), np.ones((HEIGHT, WIDTH), bool)
+    seen[170:] = False
+    assert WarmContrast()(fused, plain(170), plain(70), seen) is None
+
+
 def test_visible_texture_is_not_clipped():
     """Lifting stops below white, by the spread of what is there."""
     texture = np.random.default_rng(3).normal(0, 25, (60, 20))
