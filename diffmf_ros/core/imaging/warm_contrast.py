@@ -26,6 +26,7 @@ HOT_PERCENTILE, LEAST_RANGE = 99.5, 40
 SMALLEST = 1 / 90  # root of the area, in heights: 5 pixels of 480
 LARGE = 0.01, 0.03  # share of the image: changed in full, not changed
 SLENDER, FILLED = 5, 0.25  # longer over shorter side; share of the bounding box
+MOST = 64  # objects of a level, the largest ones: what has more is a texture, and takes its time
 CONTRAST = 20.0, 40.0  # in thermal, in gray levels: not changed, changed in full
 DARK = 0.6  # share of the contrast in thermal that makes an object dark in the visible image
 DRAWN = 0.3  # one that the fused image shows by so much the other way round stays so
@@ -63,6 +64,19 @@ class WarmObjects:
         means = [np.bincount(self.part, image.reshape(-1)[self.pixels], 2 * count) / divisors
                  for image in images]
         return [(each[:count], each[count:]) for each in means]
+
+    def contrast(self, image: np.ndarray) -> np.ndarray:
+        """Return the mean of each object minus that of the ring around it, in an h x w image."""
+        (inside, around), = self.means(image)
+        return inside - around
+
+    def inner_means(self, *images: np.ndarray) -> list[np.ndarray]:
+        """Return the means of h x w images in each object."""
+        count = len(self.share)
+        inside = self.sizes[:count].sum()
+        pixels, part = self.pixels[:inside], self.part[:inside]
+        return [np.bincount(part, image.reshape(-1)[pixels], count) / self.sizes[:count]
+                for image in images]
 
     def drawn(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Return an h x w float32 image with one value in each object and 0 elsewhere."""
@@ -104,9 +118,14 @@ class WarmContrast:
         image = fused.astype(np.float32)
         self._side = side = np.zeros_like(image)
         found = find_objects(thermal, seen)
-        image -= _spots(fused, thermal, luma, found, seen)
-        corrections = [(objects, *_goals(objects, image, thermal, luma, side, before))
-                       for objects in found]
+        contrasts = [objects.contrast(thermal) for objects in found]
+        warm = np.zeros_like(image)
+        for objects, contrast in zip(found, contrasts):
+            drawn = objects.drawn(smoothstep(contrast, *CONTRAST), warm.shape)
+            warm = np.maximum(warm, drawn, out=warm)
+        image -= _spots(fused, thermal, luma, warm, seen)
+        corrections = [(objects, *_goals(objects, contrast, image, luma, side, before))
+                       for objects, contrast in zip(found, contrasts)]
         for _ in range(ROUNDS):
             for objects, goal, trust in corrections:
                 _correct(image, objects, goal, trust)
@@ -165,6 +184,7 @@ def _connected(above: np.ndarray, level: int, seen: np.ndarray | None) -> WarmOb
     wanted &= np.maximum(width, tall) <= SLENDER * np.minimum(width, tall)
     wanted &= area >= FILLED * width * tall
     wanted[0] = False
+    wanted[np.argsort(-area * wanted, kind='stable')[MOST:]] = False
     count = np.count_nonzero(wanted)
     if not count:
         return None
@@ -184,12 +204,11 @@ def _connected(above: np.ndarray, level: int, seen: np.ndarray | None) -> WarmOb
                        np.bincount(part, minlength=2 * count), area[wanted] / above.size)
 
 
-def _spots(fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray, found: list[WarmObjects],
+def _spots(fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray, warm: np.ndarray,
            seen: np.ndarray | None) -> np.ndarray:
     """Return by how much bright spots of the fused image exceed what a camera shows, in levels.
 
-    0 on warm objects that are clearly warmer than what is around them, and where only one camera
-    sees.
+    0 where warm, h x w float32, is 1: on warm objects; and where only one camera sees.
     """
     side = 2 * round(SPOT * fused.shape[0] / 2) + 1
     square = cv2.getStructuringElement(cv2.MORPH_RECT, (side, side))
@@ -200,33 +219,29 @@ def _spots(fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray, found: list
     excess = cv2.subtract(of_fused, shown, dtype=cv2.CV_32F) - SPOT_LEVELS
     lift = cv2.subtract(fused, luma, dtype=cv2.CV_32F)
     excess = np.maximum(excess, 0, out=excess) * smoothstep(lift, *SPOT_LIFT)
-    warm = np.zeros_like(excess)
-    for objects in found:
-        (inside, around), = objects.means(thermal)
-        trust = smoothstep(inside - around, *CONTRAST)
-        warm = np.maximum(warm, objects.drawn(trust, warm.shape), out=warm)
     excess *= 1 - cv2.dilate(warm, near)
     if seen is not None:
         excess *= seen
     return cv2.GaussianBlur(excess, (0, 0), max(EDGE * fused.shape[0], 0.3))
 
 
-def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
+def _goals(objects: WarmObjects, warm: np.ndarray, fused: np.ndarray, luma: np.ndarray,
            side: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the contrast that objects are to have, and how surely they are to be changed.
 
     Args:
         objects: those of one level.
-        fused, thermal, luma: the three images, h x w.
+        warm: their contrasts in thermal.
+        fused, luma: the two images, h x w.
         side: 1 in bright objects so far, -1 in dark ones; these are drawn into it.
         before: that of the pair before.
 
     Returns:
         Levels, negative for what is to be dark, and 0 to 1.
     """
-    of_warm, of_visible, (mean, ground), (square, _), (outer, _), (last, _) = objects.means(
-        thermal, luma, fused, fused * fused, side, before)
-    warm, visible, drawn = of_warm[0] - of_warm[1], of_visible[0] - of_visible[1], mean - ground
+    (light, behind), (mean, ground) = objects.means(luma, fused)
+    square, outer, last = objects.inner_means(fused * fused, side, before)
+    visible, drawn = light - behind, mean - ground
     spread = np.sqrt(np.maximum(square - mean * mean, 0))
     # As bright as the better camera, as dark as the visible one, and neither black nor white.
     bright = np.minimum(np.maximum(warm, visible), np.maximum(WHITE - spread - ground, 0))
@@ -250,8 +265,7 @@ def _goals(objects: WarmObjects, fused: np.ndarray, thermal: np.ndarray, luma: n
 def _correct(image: np.ndarray, objects: WarmObjects, goal: np.ndarray,
              trust: np.ndarray) -> None:
     """Lift or lower objects towards their contrast, in place; none has too much already."""
-    (inside, around), = objects.means(image)
-    change = np.clip((goal - (inside - around)) * trust, -STEP, STEP)
+    change = np.clip((goal - objects.contrast(image)) * trust, -STEP, STEP)
     change[change * goal < 0] = 0
     if change.any():
         cv2.add(image, cv2.GaussianBlur(objects.drawn(change, image.shape), (0, 0),

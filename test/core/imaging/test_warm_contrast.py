@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.imaging.warm_contrast import WarmContrast, find_objects, lifted
+from diffmf_ros.core.imaging.warm_contrast import MOST, WarmContrast, find_objects, lifted
 
 HEIGHT, WIDTH = 240, 320
 PERSON = np.s_[100:160, 150:170]
@@ -172,3 +172,17 @@ def test_lift_saturates_every_channel():
     result = lifted(image, np.full((4, 6), 20, np.float32))
     assert result[0, 0].tolist() == [30, 140, 255]
     assert image[0, 0].tolist() == [10, 120, 250]
+
+
+def test_number_of_objects_is_bounded():
+    """A texture of warm spots costs no more time than a crowd: the largest ones are objects."""
+    thermal = plain(60)
+    for row in range(8, HEIGHT - 8, 16):
+        for column in range(8, WIDTH - 8, 16):
+            thermal[row:row + 6, column:column + 4] = 160
+    thermal[PERSON] = 160
+
+    outer = find_objects(thermal)[0]
+
+    assert len(outer.share) == MOST
+    assert outer.share.max() * thermal.size >= thermal[PERSON].size

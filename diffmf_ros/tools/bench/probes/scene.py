@@ -15,17 +15,22 @@ from ....ros import messages
 
 FRAMES = 8  # different images of each camera, in turn
 _STEP_PX = 3  # by which the scene moves from image to image
-_COUNTS = (7000, 9000)
+_TEXTURE = 7000, 7400  # counts of the thermal background, before it is smoothed
+_WARMER, _PEOPLE = 1500, 8  # counts by which so many people are warmer than it
 
 
 def moving_images(size: tuple[int, int], *, seed: int) -> tuple[list[Image], list[Image]]:
     """Return (rgb, thermal): FRAMES messages each, bgr8 and mono16 of this (width, height),
-    without stamps."""
+    without stamps. Thermal shows people before a textured background, RGB a texture."""
     rng = np.random.default_rng(seed)
     width, height = size
     extent = height, width + _STEP_PX * FRAMES
     texture = cv2.GaussianBlur(rng.integers(0, 256, (*extent, 3), np.uint8), (0, 0), 2)
-    heat = cv2.GaussianBlur(rng.integers(*_COUNTS, extent, np.uint16), (0, 0), 2)
+    heat = rng.integers(*_TEXTURE, extent, np.uint16)
+    for x, y in zip(rng.integers(0, extent[1], _PEOPLE), rng.integers(0, height, _PEOPLE)):
+        cv2.ellipse(heat, (int(x), int(y)), (height // 40, height // 12), 0, 0, 360,
+                    _TEXTURE[1] + _WARMER, -1)
+    heat = cv2.GaussianBlur(heat, (0, 0), 2)
     rgb, thermal = [], []
     for left in range(0, _STEP_PX * FRAMES, _STEP_PX):
         rgb.append(_noisy(texture[:, left:left + width], rng, 'bgr8', 'rgb'))
