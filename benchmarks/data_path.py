@@ -25,9 +25,8 @@ from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.imaging.encodings import decode_message
 from diffmf_ros.core.imaging.thermal import GainControl
 from diffmf_ros.core.settings import DEFAULTS, ThermalSettings
-from diffmf_ros.inference.cpu_backend import CpuBackend
 from diffmf_ros.inference.memory import keep_freed_memory
-from diffmf_ros.inference.prepare import PreparedPair
+from diffmf_ros.inference.prepare import CpuBackend, PreparedPair
 
 ROUNDS, WARM_UP = 200, 10
 # From 320x256 thermal to 640x480 RGB: turned by 2 degrees, with a little perspective, a border

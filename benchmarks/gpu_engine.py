@@ -112,7 +112,7 @@ def first(bench: Bench) -> dict:
 def about(bench: Bench) -> dict:
     """What ran."""
     return {'trained': bench.trained, 'runs_on': bench.pipeline.device, 'size': bench.size,
-            'problems': bench.pipeline.problems}
+            'problems': [issue.text for issue in bench.pipeline.issues]}
 
 
 def predicted(bench: Bench) -> dict:

@@ -24,6 +24,7 @@ SOURCES = ('test/core/sync/test_source_selector.py',)
 GEOMETRY = ('test/core/alignment/test_geometry.py', 'test/core/alignment/test_aligner.py')
 FAULTS = (
     'test/inference/test_ladder.py',
+    'test/inference/test_working_size.py',
     'test/inference/test_watchdog.py',
     'test/inference/test_compute_faults.py',
 )
@@ -89,10 +90,6 @@ MUTANTS = [
             'self._rgb = _Stream(settings.rgb_offset_ms)',
             'self._rgb = _Stream(settings.thermal_offset_ms)',
         ),
-    ),
-    *_group(
-        'core/sync/stamp_matching.py',
-        PAIRING,
         ('(offset_ns < 0) if thermal else', '(offset_ns > 0) if thermal else'),
         ('2 * distance_ns + 2', '2 * distance_ns'),
         ('if cost < best_cost:', 'if cost > best_cost:'),
@@ -178,18 +175,23 @@ MUTANTS = [
         ('if not call.unmeasured:', 'if call.unmeasured:'),
         ('len(self._usual_s) >= _REMEMBERED_KINDS', 'len(self._usual_s) > 99'),
         ('self._worked >= RECOVERED', 'self._worked > RECOVERED'),
-        ('self._since_step >= self._patience', 'self._since_step > self._patience'),
         ('2 ** (self.failures - 1)', '2 ** self.failures'),
-        ('if step < scale]', 'if step <= scale]'),
-        ('(out_of_memory or self._at_this_size', '(self._at_this_size'),
-        ('self._at_this_size >= FAILURES_PER_STEP', 'self._at_this_size > FAILURES_PER_STEP'),
-        ('elif self._went_up:', 'elif not self._went_up:'),
         ('self._worked = reason, 0', 'self._worked = reason, self._worked'),
-        ('self._scale = min(scale, self._retry.largest)', 'self._scale = scale'),
         ('if timeout.unmeasured:', 'if not timeout.unmeasured:'),
         ('if abandoned.running:', 'if not abandoned.running:'),
         ('self.network.renew()', 'pass'),
         ('self._calls.forget_times()', 'pass'),
+    ),
+    *_group(
+        'inference/working_size.py',
+        FAULTS,
+        ('self._since_step >= self._patience', 'self._since_step > self._patience'),
+        ('if step < scale]', 'if step <= scale]'),
+        ('(out_of_memory or self._at_this_size', '(self._at_this_size'),
+        ('self._at_this_size >= FAILURES_PER_STEP', 'self._at_this_size > FAILURES_PER_STEP'),
+        ('            elif self._went_up:', '            elif not self._went_up:'),
+        ('min(self.asked, self.trusted.largest)', 'self.asked'),
+        ('or scale != self.asked', ''),
     ),
     *_group(
         'models/diffmf.py',

@@ -25,6 +25,12 @@ from diffmf_ros.io.resources import FASTDDS_VARIABLES, fastdds_environment
 
 LAST_DOMAIN = 101  # beyond it the ports may collide with the ephemeral ports of Linux
 DEADLINE_S = 30.0
+REPORTS_S = 0.2
+
+
+def texts(issues) -> tuple[str, ...]:
+    """Return what issues say."""
+    return tuple(issue.text for issue in issues)
 
 
 @contextmanager
@@ -336,12 +342,18 @@ class Cameras:
 
 
 @pytest.fixture
-def make_cameras(peer):
+def make_cameras(peer, monkeypatch):
     """Return make_cameras(name__of=value, ...) -> Cameras around an active classical node in the
-    peer's executor."""
+    peer's executor. The node reports, and looks for publishers, more often than it usually does.
+    """
     from rclpy.parameter import Parameter
 
+    from diffmf_ros.ros import session, status
     from diffmf_ros.ros.fusion_node import FusionNode
+
+    for module in (session, status):
+        monkeypatch.setattr(module, 'PERIOD_S', REPORTS_S)
+    monkeypatch.setattr(session, 'REFRESH_S', REPORTS_S / 2)
 
     nodes = []
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CUDA backend: raw bytes up, everything on the device, one 8-bit image back.
 
-The same picture as cpu_backend.py gives, to a gray level: luminance and chroma as in
+The same picture as CpuBackend gives, to a gray level: luminance and chroma as in
 core/imaging/color.py, gain control as in core/imaging/thermal.py, the warp of
 core/alignment/geometry.py. All of it is plain torch, so that it runs, and is tested, on a CPU too;
 there the CPU backend is the faster one.
@@ -18,10 +18,8 @@ from ..core.alignment.warp import Mapping
 from ..core.frames import RGB, Pair
 from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit
 from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
-from ..core.sync.adaptive_scale import steps_from
 from ..models.kernels import triton
 from ..models.scan import ScanError
-from .cpu_backend import UNIT, Call
 from .errors import NetworkFailure
 from .graphs import Download, Replay, Uploads
 from .image_tensors import (
@@ -32,7 +30,8 @@ from .image_tensors import (
     to_gray,
     trusted_chroma,
 )
-from .prepare import Image, PreparedPair, StageTimer
+from .prepare import UNIT, Call, Image, PreparedPair, StageTimer
+from .working_size import steps_from
 
 # Plans that are ready at a time: every working size of one camera. Each holds device memory.
 READY = len(steps_from(1.0))

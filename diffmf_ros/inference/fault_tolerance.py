@@ -15,13 +15,12 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..core.frames import RGB, THERMAL, FrameError, Mode
+from ..core.frames import RGB, THERMAL, FrameError, Issue, Level, Mode
 from ..core.imaging import classical
-from ..core.sync.adaptive_scale import steps_from
-from .cpu_backend import CpuBackend
 from .errors import NetworkFailure
 from .memory import give_back_memory, is_out_of_memory
-from .prepare import Image, PreparedPair
+from .prepare import CpuBackend, Image, PreparedPair
+from .working_size import RECOVERED, TrustedScale
 
 if TYPE_CHECKING:
     from .network import Network
@@ -43,11 +42,11 @@ class Fused:
 
 
 class ClassicalFallback:
-    """Makes an image of every usable pair. problem: why classical fusion failed on the last pair,
-    or nothing."""
+    """Makes an image of every usable pair. issues: why classical fusion failed on the last pair,
+    or none."""
 
     def __init__(self) -> None:
-        self.problem = ''
+        self.issues: tuple[Issue, ...] = ()
         self._backend = CpuBackend(classical.fuse)
 
     def fuse(self, prepared: PreparedPair) -> 'Fused':
@@ -57,13 +56,14 @@ class ClassicalFallback:
         except FrameError:
             raise
         except Exception as error:  # whatever it is, there is the image of the grid's camera
-            self.problem = f'classical fusion raised {type(error).__name__}: {error}'
+            problem = f'classical fusion raised {type(error).__name__}: {error}'
+            self.issues = _degraded(problem)
         else:
-            self.problem = ''
+            self.issues = ()
             return Fused(image, Mode.CLASSICAL)
         grid = prepared.mapping.grid
         return Fused(prepared.image_of(grid), ALONE[grid],
-                     (f'{self.problem}; the {grid} image was passed on',))
+                     (f'{problem}; the {grid} image was passed on',))
 
 
 # A call that takes so many usual times is not slow, it hangs.
@@ -206,35 +206,17 @@ def _serve(calls: SimpleQueue) -> None:
 # Pairs without the network after one failure, two in a row, three ... : 1, 2, 4 ... up to this, 2
 # s at 30 Hz.
 LONGEST_PAUSE = 64
-# A size that failed so often in a row is too much.
-FAILURES_PER_STEP = 2
-# Pairs in a row after which a failure is over: a second at 30 Hz, so that a report every second
-# shows each one.
-RECOVERED = 32
-LONGEST_PATIENCE = 4096
 
 
 class RetryPolicy:
-    """Steps down when the network fails and up again when it works. For one thread at a time.
-
-    After every failure the network rests for some pairs, longer for each failure in a row. After
-    two in a row, or when memory ran out, the working size goes one step down
-    (core/sync/adaptive_scale.py). At the smallest size it stays, and what is left is classical
-    fusion with an attempt every LONGEST_PAUSE pairs. After RECOVERED pairs that worked the size
-    goes one step up; a step up that is undone doubles the number of pairs to wait for, up to
-    LONGEST_PATIENCE, until a size has held for longer than that.
+    """Lets a network rest that fails: longer for each failure in a row. For one thread at a time.
     """
 
-    def __init__(self):
-        self.largest = 1.0  # working size that the network is trusted with
+    def __init__(self) -> None:
         self.failures = 0  # in a row
         self.pause = 0  # pairs that the network still rests
         self._last_reason = ''
-        self._at_this_size = 0
         self._worked = 0
-        self._since_step = 0
-        self._patience = RECOVERED
-        self._went_up = False
 
     @property
     def problem(self) -> str:
@@ -253,32 +235,16 @@ class RetryPolicy:
 
     def succeeded(self) -> None:
         """Note a pair that worked."""
-        self.failures = self._at_this_size = 0
+        self.failures = 0
         self._worked += 1
-        self._since_step += 1
         if self._worked >= RECOVERED:
             self._last_reason = ''
-        if self.largest < 1 and self._since_step >= self._patience:
-            self._step_to(min(step for step in steps_from(1.0) if step > self.largest))
 
-    def failed(self, reason: str, *, scale: float, out_of_memory: bool = False) -> None:
-        """Note a pair that failed at this working size."""
+    def failed(self, reason: str) -> None:
+        """Note a pair that failed."""
         self._last_reason, self._worked = reason, 0
         self.failures += 1
-        self._at_this_size += 1
         self.pause = min(2 ** (self.failures - 1), LONGEST_PAUSE)
-        smaller = [step for step in steps_from(1.0) if step < scale]
-        if smaller and (out_of_memory or self._at_this_size >= FAILURES_PER_STEP):
-            if self._since_step > LONGEST_PATIENCE:
-                self._patience = RECOVERED
-            elif self._went_up:
-                self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-            self._step_to(smaller[0])
-
-    def _step_to(self, scale: float) -> None:
-        self._went_up = scale > self.largest
-        self.largest = scale
-        self._at_this_size = self._since_step = 0
 
 
 class DirectRunner:
@@ -287,15 +253,13 @@ class DirectRunner:
     The same pair, the same pixels.
     """
 
-    largest_scale = 1.0
-
     def __init__(self, network: 'Network'):
-        self.network = network
+        self.network, self.trusted = network, TrustedScale()
 
     @property
-    def problems(self) -> tuple[str, ...]:
+    def issues(self) -> tuple[Issue, ...]:
         """What does not work and is done without."""
-        return self.network.problems
+        return _degraded(*self.network.problems)
 
     def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> Fused:
         """Try to fuse a pair, however long it takes.
@@ -316,30 +280,26 @@ class DirectRunner:
 class FaultTolerantRunner:
     """Gives pairs to the network as long as it answers; backs off, and shrinks, when it fails.
 
-    See RetryPolicy for the pauses and sizes and TimedThread for how long a call may take. A
-    timed-out call keeps its thread; no new call starts before it returns, so what the network
-    keeps from pair to pair has one user. For one thread at a time.
+    See RetryPolicy for the pauses, TrustedScale for the sizes, and TimedThread for how long a call
+    may take. A timed-out call keeps its thread; no new call starts before it returns, so what the
+    network keeps from pair to pair has one user. For one thread at a time.
     """
 
     def __init__(self, network: 'Network'):
-        self.network = network
+        self.network, self.trusted = network, TrustedScale()
         self._retry = RetryPolicy()
         self._calls = TimedThread()
         self._scale = 1.0  # of the call in work
 
     @property
-    def problems(self) -> tuple[str, ...]:
+    def issues(self) -> tuple[Issue, ...]:
         """What does not work and is done without, and how the network fails until it has
         recovered."""
         abandoned = self._calls.abandoned
         hangs = ('the network hangs, its last call has not come '
                  'back',) if abandoned is not None and abandoned.hangs else ()
-        return *self.network.problems, *hangs, *filter(None, (self._retry.problem,))
-
-    @property
-    def largest_scale(self) -> float:
-        """The working size that the network is trusted with at present."""
-        return self._retry.largest
+        return _degraded(*self.network.problems, *hangs,
+                         *filter(None, (self._retry.problem,)))
 
     def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> Fused:
         """Try to fuse a pair. Raises FrameError when a frame is not usable.
@@ -348,7 +308,7 @@ class FaultTolerantRunner:
         """
         if why_not := self._resting():
             return Fused(warnings=(why_not,))
-        self._scale = min(scale, self._retry.largest)
+        self._scale = scale
         call = partial(self._calls.call, kind=prepared.kind(self._scale), timeout_s=timeout_s)
         try:
             image = self.network.backend.fuse(prepared, scale=self._scale, call=call)
@@ -362,9 +322,8 @@ class FaultTolerantRunner:
             reason, out_of_memory = _reason(error), is_out_of_memory(error)
         else:
             self._retry.succeeded()
-            limited = () if self._scale == scale else (
-                f'working size {self._scale:g} instead of {scale:g}, because the network failed',)
-            return Fused(image, warnings=limited, scale=self._scale)
+            self.trusted.succeeded()
+            return Fused(image, scale=scale)
         # here the error is gone, and what it referred to
         self._failed(reason, out_of_memory=out_of_memory)
         return Fused(warnings=(reason,))
@@ -385,7 +344,8 @@ class FaultTolerantRunner:
         return '' if self._retry.admits() else self._retry.problem
 
     def _failed(self, reason: str, *, out_of_memory: bool) -> None:
-        self._retry.failed(reason, scale=self._scale, out_of_memory=out_of_memory)
+        self._retry.failed(reason)
+        self.trusted.failed(scale=self._scale, out_of_memory=out_of_memory)
         if out_of_memory:
             self.network.renew()
             self._calls.forget_times()
@@ -393,6 +353,10 @@ class FaultTolerantRunner:
 
 
 _PREPARES = 'the network prepares for images of this size'
+
+
+def _degraded(*problems: str) -> tuple[Issue, ...]:
+    return tuple(Issue('network_degraded', text, level=Level.ERROR) for text in problems)
 
 
 def _reason(error: BaseException) -> str:

@@ -12,13 +12,12 @@ from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.imaging.thermal import Levels
 from ..core.packages import pip_install
 from ..core.settings import SYNTHETIC, Settings
-from ..core.sync.adaptive_scale import steps_from
-from .cpu_backend import CpuBackend
 from .errors import EngineError
 from .fault_tolerance import FIRST_CALL_S, DirectRunner, FaultTolerantRunner
 from .memory import give_back_memory
 from .onnx_engine import read_sealed
-from .prepare import PreparedPair
+from .prepare import CpuBackend, PreparedPair
+from .working_size import steps_from
 
 # A usual size of thermal cameras: until one was seen, the network is prepared for that.
 _THERMAL_SIZE = (640, 512)
@@ -160,7 +159,8 @@ def warm_up(runner: Runner, prepared: PreparedPair, settings: Settings) -> str:
     """Fuse a pair at every working size of settings; return why that failed, or nothing."""
     for scale in steps_from(settings.scale) if settings.adaptive_scale else (settings.scale,):
         for _ in range(_PAIRS):
-            run = runner.fuse(prepared, scale=scale, timeout_s=FIRST_CALL_S)
+            run = runner.fuse(prepared, scale=min(scale, runner.trusted.largest),
+                              timeout_s=FIRST_CALL_S)
             if run.image is None:
                 return '; '.join(run.warnings)
     return ''

@@ -11,15 +11,16 @@ import numpy as np
 from ..core.alignment.geometry import Aligner
 from ..core.checks.image_checks import ImageChecks, Verdict
 from ..core.checks.sight_monitor import reduced, thumbnails
-from ..core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
+from ..core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode, Pair
 from ..core.imaging.color import COLORS_WITH_LUMA, split_luma
 from ..core.imaging.stream_filters import TemporalFilter, show_through
-from ..core.imaging.warm_contrast import WarmContrast, lifted
+from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmContrast, lifted
 from ..core.settings import Settings
 from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner, Fused
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
 from .network import LibraryMissing, LoadedNetwork, blank_pair, load, warm_up
 from .prepare import Image, Preparation, PreparedPair, StageTimer
+from .working_size import ScaleController, TrustedScale
 
 FUSED = Mode.FUSED, Mode.CLASSICAL
 
@@ -32,10 +33,10 @@ class FusionPipeline:
     thread of its own for which nobody waits too long, and it backs off and shrinks when it fails:
     see FaultTolerantRunner.
 
-    fuse and pass_through belong to one thread; update, load and swap may run in others
-    meanwhile. Without torch a torch network cannot run; the pipeline then fuses classically and
-    every result says so. Raises DiffmfError at construction when weights, alignment or device are
-    not usable.
+    `scale` decides the working size. fuse and pass_through belong to one thread; update, load and
+    swap may run in others meanwhile. Without torch a torch network cannot run; the pipeline then
+    fuses classically and every result says so. Raises DiffmfError at construction when weights,
+    alignment or device are not usable.
     """
 
     def __init__(self, settings: Settings, *, watchdog: bool = False):
@@ -48,10 +49,11 @@ class FusionPipeline:
         self._warm_contrast = WarmContrast()
         self._fallback = ClassicalFallback()
         self._runner_of = FaultTolerantRunner if watchdog else DirectRunner
+        self.scale = ScaleController(settings)
         self._latest: PreparedPair | None = None
         self._standing: tuple[str, ...] = ()
         try:
-            self._loaded = load(settings, runner_of=self._runner_of)
+            self._use(load(settings, runner_of=self._runner_of))
         except LibraryMissing as error:
             self._loaded = LoadedNetwork(None, f'classical, because {error.needs}')
             self._standing = (f'{error}: fusing classically',)
@@ -75,26 +77,15 @@ class FusionPipeline:
         return self._loaded.device
 
     @property
-    def problems(self) -> tuple[str, ...]:
+    def issues(self) -> tuple[Issue, ...]:
         """What fails, or has failed until it recovers, although images come out.
 
-        A sentence each, for an operator.
-
-        Those of the alignment are in aligner.problems.
+        Those of the alignment are in aligner.issues.
         """
         runner = self._loaded.runner
-        return *(runner.problems if runner else ()), *filter(None, (self._fallback.problem,))
+        return *(runner.issues if runner else ()), *self._fallback.issues
 
-    @property
-    def largest_scale(self) -> float:
-        """The working size that the network is trusted with at present.
-
-        Below 1 after it has failed.
-        """
-        runner = self._loaded.runner
-        return runner.largest_scale if runner else 1.0
-
-    def fuse(self, pair: Pair, *, scale: float | None = None) -> FusionResult:
+    def fuse(self, pair: Pair) -> FusionResult:
         """Fuse one pair on the grid of the camera that alignment.output_grid names, under that
         frame's header.
 
@@ -105,7 +96,6 @@ class FusionPipeline:
 
         Args:
             pair: Frames as they came.
-            scale: Working size of the network, 0 to 1; None: that of the settings.
 
         Raises:
             FrameError: a frame is not usable; reason too_large for one over max_pixels.
@@ -114,7 +104,7 @@ class FusionPipeline:
         verdict = self._checks.before(prepared.pair, prepared.levels, prepared.mapping,
                                       prepared.settings)
         prepared.timer.lap('align')
-        fused = self._fuse(prepared, verdict, scale or prepared.settings.scale)
+        fused = self._fuse(prepared, verdict)
         return self._finish(prepared, verdict, fused)
 
     def pass_through(self, frame: Frame) -> FusionResult:
@@ -151,7 +141,10 @@ class FusionPipeline:
             self.aligner.configure(settings.alignment)
         if not settings.output.temporal_filter:
             self._temporal_filter = TemporalFilter()
-        self._settings = settings
+        before, self._settings = self._settings, settings
+        if (settings.model, settings.scale, settings.adaptive_scale) != (
+                before.model, before.scale, before.adaptive_scale):
+            self.scale.configure(settings)
 
     def load(self, settings: Settings) -> LoadedNetwork:
         """Prepare the network that settings name beside the one in use, and warm it up.
@@ -169,7 +162,8 @@ class FusionPipeline:
 
         The network before goes with the last pair that it has.
         """
-        self._loaded, self._standing = loaded, ()
+        self._standing = ()
+        self._use(loaded)
 
     def warm_up(self, size: tuple[int, int] | None = None) -> None:
         """Fuse blank pairs with an RGB image of this (width, height).
@@ -195,17 +189,23 @@ class FusionPipeline:
         self._loaded, self._latest = LoadedNetwork(None, 'closed'), None
         give_back_memory()
 
-    def _fuse(self, prepared: PreparedPair, verdict: Verdict, scale: float) -> Fused:
+    def _use(self, loaded: LoadedNetwork) -> None:
+        self._loaded = loaded
+        self.scale.trusted = loaded.runner.trusted if loaded.runner else TrustedScale()
+
+    def _fuse(self, prepared: PreparedPair, verdict: Verdict) -> Fused:
         """Fuse a pair, or take the image of the one camera that sees."""
         if verdict.survivor:
             return Fused(prepared.image_of(verdict.survivor), ALONE[verdict.survivor])
         if (runner := self._loaded.runner) is None:
             return self._fallback.fuse(prepared)
-        run = runner.fuse(prepared, scale=scale,
+        asked = self.scale.asked
+        run = runner.fuse(prepared, scale=self.scale.value,
                           timeout_s=prepared.settings.health.compute_timeout_s)
         if run.image is not None:
-            self._fallback.problem = ''  # nobody needs it now
-            return run
+            self._fallback.issues = ()  # nobody needs it now
+            return run if run.scale == asked else replace(run, warnings=(
+                f'working size {run.scale:g} instead of {asked:g}, because the network failed',))
         prepared.timer.lap('network')
         instead = self._fallback.fuse(prepared)
         return replace(instead, warnings=(*(f'{warning}; this pair was fused classically'
@@ -234,8 +234,10 @@ class FusionPipeline:
 
     def _with_contrast(self, image: Image, prepared: PreparedPair, stamp_ns: int) -> np.ndarray:
         """Return the pixels of a fused image with the contrast that its warm objects lacked."""
-        fine = thumbnails(prepared.pair, prepared.levels, prepared.mapping, fine=True)
         pixels, encoding = image
+        if min(pixels.shape[:2]) < LEAST_SIDE_PX:
+            return pixels
+        fine = thumbnails(prepared.pair, prepared.levels, prepared.mapping, fine=True)
         # Without averages over time each image depends on its pair alone.
         followed = prepared.settings.output.temporal_filter > 0
         return lifted(pixels, self._warm_contrast(

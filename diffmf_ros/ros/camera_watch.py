@@ -10,6 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from ..core.frames import Issue
 from ..core.sync.stream_health import MANY_MISSING, StreamHealth, StreamState
 from ..io.resources import fastdds_environment
 from .qos import COMPRESSED, StreamTopics
@@ -32,8 +33,8 @@ class CameraWatch:
     """Watches who publishes the images of one camera, and says in the log what is amiss.
 
     `newest_bytes` is the size of the image that arrived last, usable or not; whoever receives it
-    sets it, refresh() takes it. `complaint` says why there have been no images for SILENT_S and
-    what to do; empty while they come.
+    sets it, refresh() takes it. `issue` says why there have been no images for SILENT_S and what
+    to do; None while they come.
     """
 
     def __init__(self, node: Node, stream: str, topics: StreamTopics, transport: str, *,
@@ -48,7 +49,7 @@ class CameraWatch:
             incompatible: returns the quality-of-service policy in which a publisher does not
                 match, or ''.
         """
-        self.complaint = ''
+        self.issue: Issue | None = None
         self._node, self._stream, self._transport, self._topics = node, stream, transport, topics
         self._own = topics.image if transport == 'raw' else topics.compressed
         self._incompatible = incompatible
@@ -74,12 +75,13 @@ class CameraWatch:
         if self.newest_bytes is not None:
             self._size_bytes, self.newest_bytes = self.newest_bytes, None
             self._silent_since_s = time.monotonic()
-            self.complaint = ''
+            self.issue = None
         elif time.monotonic() - self._silent_since_s >= SILENT_S:
-            complaint = f'no {self._stream} images: {self._why_none(offers)}'
-            if complaint != self.complaint:
-                self.complaint = complaint
-                self._node.get_logger().warning(complaint)
+            issue = Issue('no_images', f'no {self._stream} images: {self._why_none(offers)}',
+                          self._stream)
+            if issue != self.issue:
+                self.issue = issue
+                self._node.get_logger().warning(issue.text)
 
     def judge(self, health: StreamHealth, now_ns: int) -> None:
         """Say in the log that frames do not arrive, and why.

@@ -16,7 +16,7 @@ from builtin_interfaces.msg import Time
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.settings import SyncSettings
 from ..core.sync.pairing import ClosestPairing
-from ..core.sync.stamp_matching import ClockJumpDetector, StampKind
+from ..core.sync.stream_measures import ClockJumpDetector, StampKind
 
 QUEUE_SIZE = 10
 # No offset makes a stamp negative, which rclpy refuses; only differences of stamps matter to a

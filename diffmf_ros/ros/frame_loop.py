@@ -10,51 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Issue, Mode, Pair
+from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Issue, Pair
 from ..core.settings import Settings
-from ..core.sync.adaptive_scale import AdaptiveScale
 from ..core.sync.stream_health import StreamState
 from . import status
 from .topics import Outputs
-
-
-class ScaleController:
-    """`value` is the scale of the next pair, 1 for classical fusion, which has no working size.
-
-    `complaint` says when a setting is in vain for that reason, else it is empty. Pairs
-    arrive in the executor's thread and are fused in the worker's.
-    """
-
-    def __init__(self, settings: Settings):
-        classical = settings.model == 'classical'
-        idle = [name for name, asked in (('scale', settings.scale < 1),
-                                         ('adaptive_scale', settings.adaptive_scale))
-                if asked and classical]
-        self.complaint = (f'{" and ".join(idle)} without effect: classical fusion has no working '
-                          f'size' if idle else '')
-        self.value = 1.0 if classical else settings.scale
-        self._adaptive = AdaptiveScale(
-            settings.scale) if settings.adaptive_scale and not classical else None
-        self._lock = threading.Lock()
-
-    def arrived(self, pair: Pair) -> None:
-        """Note a pair, also one that will be overtaken."""
-        if self._adaptive:
-            with self._lock:
-                self._adaptive.arrived(pair.rgb.stamp_ns)
-
-    def fused(self, result: FusionResult, *, busy_ms: float) -> bool:
-        """Note how long it took to fuse and publish a pair.
-
-        Return whether the scale is now another one.
-        """
-        if self._adaptive is None or result.mode is not Mode.FUSED:
-            return False
-        before = self.value
-        with self._lock:
-            self._adaptive.fused(busy_ms)
-            self.value = self._adaptive.scale
-        return self.value != before
 
 
 class Worker:
@@ -122,15 +82,14 @@ class Job:
 class FrameFuser:
     """Fuses jobs with pipeline and publishes what comes out; counts in counters.
 
-    `settings`, `scale` and `cameras` (the calibration of each stream that has one) are replaced by
-    the session while it runs; `informed` has the streams of which a camera info has come;
+    `settings` and `cameras` (the calibration of each stream that has one) are replaced by the
+    session while it runs; `informed` has the streams of which a camera info has come;
     `issues` has what is amiss with the calibration and the temperatures of the last image.
     """
 
     def __init__(self, node, pipeline, outputs: Outputs, counters: status.Counters,
                  settings: Settings):
         self.settings = settings
-        self.scale = ScaleController(settings)
         self.cameras: dict[str, CameraModel] = {}
         self.informed: set[str] = set()
         self.issues: tuple[Issue, ...] = ()
@@ -139,14 +98,6 @@ class FrameFuser:
         self._network = None
         self._logged_at: dict[str, float] = {}
         self._issues: frozenset[str] = frozenset()
-
-    @property
-    def used_scale(self) -> float:
-        """The working size of the next pair.
-
-        As asked for, or smaller after the network has failed.
-        """
-        return min(self.scale.value, self._pipeline.largest_scale)
 
     def replace_network(self, loaded) -> None:
         """Let the next job be fused with what pipeline.load() has returned. Any thread."""
@@ -175,10 +126,10 @@ class FrameFuser:
         """Fuse and publish one job; a failure costs this one only."""
         if self._network is not None:
             self.apply_pending_network()
-        start_ns, asked = time.monotonic_ns(), self.scale.value
+        start_ns = time.monotonic_ns()
         try:
             if isinstance(job.work, Pair):
-                result = self._pipeline.fuse(job.work, scale=asked)
+                result = self._pipeline.fuse(job.work)
             else:
                 result = self._pipeline.pass_through(job.work)
             self._publish(job, result)
@@ -189,8 +140,7 @@ class FrameFuser:
         except Exception as error:  # one bad pair must not end the stream
             self.record_drop('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
         else:
-            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6,
-                       as_asked=result.scale == asked)
+            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6)
 
     def _publish(self, job: Job, result: FusionResult) -> None:
         self.issues = self._outputs.publish(
@@ -207,7 +157,7 @@ class FrameFuser:
         if pair is not None:
             self._outputs.publish_views(result, pair.rgb.encoding)
 
-    def _note(self, job: Job, result: FusionResult, *, busy_ms: float, as_asked: bool) -> None:
+    def _note(self, job: Job, result: FusionResult, *, busy_ms: float) -> None:
         """Count an image, log what began or ended, and follow its duration with the scale."""
         frames = (job.work.rgb, job.work.thermal) if isinstance(job.work, Pair) else (job.work,)
         arrival_ns = max(frame.arrival_ns for frame in frames)  # of the last one
@@ -217,9 +167,9 @@ class FrameFuser:
         issues = {issue.code: issue.text for issue in result.issues}
         if issues.keys() != self._issues:
             self._log_issues(issues)
-        # After a failure it fuses smaller: that says nothing about the size that was asked for.
-        if as_asked and self.scale.fused(result, busy_ms=busy_ms):
-            self._node.get_logger().info(f'working scale is now {self.scale.value:g}')
+        scale = self._pipeline.scale
+        if scale.fused(result.mode, scale=result.scale, busy_ms=busy_ms):
+            self._node.get_logger().info(f'working scale is now {scale.value:g}')
 
     def _log_issues(self, issues: Mapping[str, str]) -> None:
         """Log what the images of the cameras show that is amiss, when it begins and when it ends.

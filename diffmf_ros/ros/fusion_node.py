@@ -16,7 +16,7 @@ from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
-from ..core.frames import DiffmfError
+from ..core.frames import DiffmfError, Issue, Level
 from ..core.settings import Settings, SettingsError
 from ..inference.network import require_network
 from ..inference.pipeline import FusionPipeline
@@ -225,9 +225,10 @@ class FusionNode(LifecycleNode):
         self.get_logger().error(trouble)
         self._settings = replace(self._settings,
                                  **{name: getattr(self._in_use, name) for name in NETWORK})
+        self._pipeline.update(self._settings)
         if self._session is not None:
             self._session.apply(self._settings)
-            self._session.trouble = trouble
+            self._session.not_loaded = Issue('network_not_loaded', trouble, level=Level.ERROR)
         parameters.write(self, self._settings)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:

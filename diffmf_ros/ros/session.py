@@ -12,12 +12,12 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue, Level
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .camera_watch import SILENT_S, CameraWatch
 from .filter_pairing import make_pairing
-from .frame_loop import FrameFuser, Job, ScaleController, Worker
+from .frame_loop import FrameFuser, Job, Worker
 from .status import PERIOD_S, Counters, DiagnosticsPublisher, Snapshot, account
 from .topics import Handlers, Inputs, Outputs
 from .transforms import Transforms
@@ -30,7 +30,7 @@ FIRST_ACCOUNT_S = 60.0
 class Session:
     """What lives between activate and deactivate.
 
-    trouble: what the node has to say about a network that could not be loaded, for the reports.
+    not_loaded: the issue of a network that could not be loaded, for the reports.
     """
 
     def __init__(self, node, settings: Settings, pipeline, outputs: Outputs):
@@ -48,7 +48,7 @@ class Session:
         self._reporter = DiagnosticsPublisher(node, model=pipeline.description,
                                               device=pipeline.device)
         self.fuser = FrameFuser(node, pipeline, outputs, self._counters, settings)
-        self.trouble = ''
+        self.not_loaded: Issue | None = None
         self._sources = Sources.NONE
         self._hold_note = ''
         self._complaints: dict[str, Issue | None] = {}
@@ -100,9 +100,6 @@ class Session:
             self._pairing.dropped.update(so_far)
         self._fallback.settings, self._fallback.base = (settings.health,
                                                         settings.alignment.output_grid)
-        if (settings.model, settings.scale, settings.adaptive_scale) != (
-                before.model, before.scale, before.adaptive_scale):
-            self.fuser.scale = ScaleController(settings)
         if settings.alignment != before.alignment:
             self._use_calibrations()
             self._transforms.destroy()
@@ -115,7 +112,7 @@ class Session:
 
     def replace_network(self, loaded) -> None:
         """Fuse with what pipeline.load() returned from the next image on."""
-        self.trouble = ''
+        self.not_loaded = None
         self.fuser.replace_network(loaded)
 
     def close(self) -> None:
@@ -149,7 +146,7 @@ class Session:
         pairs = self._pairing.add(frame)
         self._counters.count(f'{frame.stream}_in', pairs=len(pairs))
         for pair in pairs:
-            self.fuser.scale.arrived(pair)
+            self._pipeline.scale.arrived(pair.rgb.stamp_ns)
         for work in self._fallback.select(frame, pairs, now_ns):
             statuses = self._fallback.statuses
             if self._worker.put(Job(work, statuses[RGB].state, statuses[THERMAL].state,
@@ -269,7 +266,7 @@ class Session:
         self._reporter.model, self._reporter.device = (self._pipeline.description,
                                                        self._pipeline.device)
         self._reporter.publish(
-            self._totals(), scale=self.fuser.used_scale,
+            self._totals(), scale=self._pipeline.scale.value,
             issues=self._issues(watches),
             fallback=self._fallback, now_ns=now_ns,
             incompatible=self._inputs.incompatible if self._inputs else None,
@@ -283,20 +280,15 @@ class Session:
 
     def _issues(self, watches: dict[str, CameraWatch]) -> list[Issue]:
         """Return what is amiss now, beside what the newest image shows."""
-        degraded = [Issue('network_degraded', problem, level=Level.ERROR)
-                    for problem in self._pipeline.problems]
+        degraded = self._pipeline.issues
         for issue in degraded:  # what is done without, such as kernels on a GPU
             if issue.text not in self._logged_problems:
                 self._logged_problems.add(issue.text)
                 self._node.get_logger().error(issue.text)
-        found = [Issue('network_not_loaded', self.trouble, level=Level.ERROR), *degraded,
-                 *(Issue('no_images', watch.complaint, stream)
-                   for stream, watch in watches.items()),
-                 *self._complaints.values(), *self.fuser.issues,
-                 Issue('scale_without_effect', self.fuser.scale.complaint),
-                 Issue('no_transform', self._transforms.complaint),
-                 *(Issue('alignment', problem) for problem in self._pipeline.aligner.problems)]
-        return [issue for issue in found if issue is not None and issue.text]
+        found = [self.not_loaded, *degraded, *(watch.issue for watch in watches.values()),
+                 *self._complaints.values(), *self.fuser.issues, self._pipeline.scale.issue,
+                 self._transforms.issue, *self._pipeline.aligner.issues]
+        return [issue for issue in found if issue is not None]
 
 
 def require_packages(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from rclpy.time import Time
 from ..core.alignment.camera import CameraModel
 from ..core.alignment.geometry import AlignmentError
 from ..core.alignment.rig import Extrinsics
-from ..core.frames import RGB, THERMAL, DiffmfError
+from ..core.frames import RGB, THERMAL, DiffmfError, Issue
 from ..core.settings import Settings
 
 
@@ -17,12 +17,12 @@ class Transforms:
     """Follows the transform between the optical frames of the two cameras, where settings ask for
     it.
 
-    `complaint` says what is missing, or is empty.
+    `issue` says what is missing; None: nothing.
     """
 
     def __init__(self, node: Node, buffer=None, listener=None):
         """buffer and listener are tf2_ros's; None: nothing is asked for."""
-        self.complaint = ''
+        self.issue: Issue | None = None
         self._node, self._buffer, self._listener = node, buffer, listener
         self._known: Extrinsics | None = None
 
@@ -57,14 +57,14 @@ class Transforms:
             return
         missing = [f'{stream}/camera_info' for stream in (RGB, THERMAL) if stream not in cameras]
         if missing:
-            self.complaint = f'alignment.from_tf waits for {" and ".join(missing)}'
+            self._miss(f'alignment.from_tf waits for {" and ".join(missing)}')
             return
         target, source = cameras[THERMAL].frame_id, cameras[RGB].frame_id
         try:
             transform = self._buffer.lookup_transform(target, source, Time()).transform
         # tf2's exceptions share no base class of their own on every distribution
         except Exception as error:
-            self.complaint = f'no transform from {source} to {target} on TF: {error}'
+            self._miss(f'no transform from {source} to {target} on TF: {error}')
             return
         try:
             extrinsics = extrinsics_of(transform)
@@ -72,10 +72,12 @@ class Transforms:
                 aligner.set_extrinsics(extrinsics)
                 self._known = extrinsics
         except AlignmentError as error:
-            self.complaint = (f'the transform from {source} to {target} on TF is not usable: '
-                              f'{error}')
+            self._miss(f'the transform from {source} to {target} on TF is not usable: {error}')
         else:
-            self.complaint = ''
+            self.issue = None
+
+    def _miss(self, what: str) -> None:
+        self.issue = Issue('no_transform', what)
 
     def destroy(self) -> None:
         """Stop listening."""

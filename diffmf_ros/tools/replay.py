@@ -188,8 +188,8 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         except FrameError as error:
             counts.refuse('', error)
             continue
-        counts.problems.update((*pipeline.aligner.problems, *cameras.problems))
-        counts.problems.update(issue.text for issue in result.issues)
+        counts.problems.update(cameras.problems)
+        counts.problems.update(issue.text for issue in (*pipeline.aligner.issues, *result.issues))
         recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
         out.write(result, _info(cameras.camera(result.grid), result, counts), recorded_ns)
         counts.fused(result)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core.frames import RGB, THERMAL
 from ..core.settings import SyncSettings
-from ..core.sync.stamp_matching import BEGIN_RATIO, MARGIN
+from ..core.sync.pairing import BEGIN_RATIO, MARGIN
 
 # Frames of one camera that the pairing sees before it knows how fast the camera is.
 _FIRST_FRAMES = 5

@@ -12,8 +12,6 @@ from .cells import CAMERAS, CLOCKS, COMPUTE  # noqa: E402
 from .matrix import verdict  # noqa: E402
 from .rig import started  # noqa: E402
 
-pytestmark = pytest.mark.alone
-
 
 def names(cells):
     return {'argvalues': cells, 'ids': [cell.name for cell in cells]}
@@ -54,6 +52,7 @@ def test_a_bad_clock_is_lived_with(cell, node, record_property):
     assert not complaints, '\n'.join(complaints)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize('cell', **names(COMPUTE))
 def test_failing_network_and_its_return(cell, faulty_node, record_property):
     """A failing network is replaced and taken again."""

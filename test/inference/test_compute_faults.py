@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import texts
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
@@ -61,7 +62,7 @@ class Hang:
         """Let the call return, and wait until the pipeline knows."""
         self.go.set()
         deadline_s = time.monotonic() + DEADLINE_S
-        while any('hangs' in problem for problem in pipeline.problems):
+        while any('hangs' in problem for problem in texts(pipeline.issues)):
             assert time.monotonic() < deadline_s
             time.sleep(0.001)
 
@@ -190,7 +191,7 @@ def real_engine(request, monkeypatch, network):
 @pytest.mark.parametrize('name', FAULTS)
 def test_single_failure_costs_two_pairs(real_engine, network, name):
     """A network that fails once costs two pairs and an error."""
-    assert modes(real_engine, 1) == ['FUSED'] and real_engine.problems == ()
+    assert modes(real_engine, 1) == ['FUSED'] and real_engine.issues == ()
     network.fault, words = FAULTS[name]
 
     broken = real_engine.fuse(make_pair(1))
@@ -198,11 +199,11 @@ def test_single_failure_costs_two_pairs(real_engine, network, name):
 
     assert broken.mode is Mode.CLASSICAL
     assert np.array_equal(broken.pixels, classical_image(1))
-    (warning,), (problem,) = broken.warnings, real_engine.problems
+    (warning,), (problem,) = broken.warnings, texts(real_engine.issues)
     assert re.search(words, warning) and warning.endswith('; this pair was fused classically')
     assert re.search(f'the network failed: .*{words}', problem)
     assert modes(real_engine, RECOVERED + 1) == ['CLASSICAL'] + ['FUSED'] * RECOVERED
-    assert real_engine.problems == ()
+    assert real_engine.issues == ()
 
 
 def test_wrong_channel_count_is_refused():
@@ -234,8 +235,8 @@ def test_repeated_failure_backs_off(live, network):
     tried = np.flatnonzero(calls)
     assert tried[:7].tolist() == [0, 2, 5, 10, 19, 36, 69]
     assert set(np.diff(tried[7:])) == {LONGEST_PAUSE + 1}
-    assert live.problems == ('the network failed 12 times in a row: the network raised '
-                             'RuntimeError: gone',)
+    assert texts(live.issues) == ('the network failed 12 times in a row: the network raised '
+                                  'RuntimeError: gone',)
 
 
 def test_two_failures_lower_the_size(live, network):
@@ -245,12 +246,12 @@ def test_two_failures_lower_the_size(live, network):
     result, _ = until(live, Mode.FUSED)
 
     assert network.sizes == [(48, 64)] * 2 + [(36, 48)] * 2 + [(24, 32)]
-    assert live.largest_scale == 0.5
+    assert live.scale.value == 0.5
     assert result.warnings == ('working size 0.5 instead of 1, because the network failed',)
     assert result.pixels.shape == (48, 64, 3)
     network.fault = None
     assert modes(live, 2 * RECOVERED - 1) == ['FUSED'] * (2 * RECOVERED - 1)
-    assert live.largest_scale == 1.0 and live.problems == ()
+    assert live.scale.value == 1.0 and live.issues == ()
     assert live.fuse(make_pair()).warnings == ()
 
 
@@ -267,16 +268,19 @@ def test_out_of_memory_lowers_size(live, network, monkeypatch):
 
     assert modes(live, 3) == ['CLASSICAL', 'CLASSICAL', 'FUSED']
 
-    assert live.largest_scale == 0.75
+    assert live.scale.value == 0.75
     assert len(given_back) == 1 and given_back[0] is not path
 
 
 def test_out_of_memory_forgets_times(live, network):
     """After a lack of memory the network starts anew: its next slow pair is a first one."""
+    usual = live.settings
+    live.update(with_changes(usual, {'scale': 0.75}))
     for seed in range(3):  # how long the smaller size takes is known
-        live.fuse(make_pair(seed), scale=0.75)
+        live.fuse(make_pair(seed))
+    live.update(usual)
     network.fault = raises(MemoryError('no'))
-    assert modes(live, 2) == ['CLASSICAL'] * 2 and live.largest_scale == 0.75
+    assert modes(live, 2) == ['CLASSICAL'] * 2 and live.scale.value == 0.75
     network.fault = fault = Hang()
     live.update(with_changes(DEFAULTS, IMPATIENT))
 
@@ -297,7 +301,7 @@ def test_hanging_network_gives_classical(live, network, hang):
     assert {(result.mode, *result.warnings) for result in others} == {
         (Mode.CLASSICAL, 'the network hangs; this pair was fused classically')}
     assert np.array_equal(others[4].pixels, classical_image(5))
-    assert 'the network hangs, its last call has not come back' in live.problems
+    assert 'the network hangs, its last call has not come back' in texts(live.issues)
     assert len(network.sizes) == 3  # one after the other, and none while it hangs
     fault.release(live)
     assert modes(live, 3) == ['CLASSICAL', 'FUSED', 'FUSED']
@@ -335,7 +339,7 @@ def test_replacing_hanging_network_fuses_once(live, hang, monkeypatch):
 
     live.swap(live.load(DEFAULTS))
 
-    assert modes(live, 2) == ['FUSED'] * 2 and live.problems == ()
+    assert modes(live, 2) == ['FUSED'] * 2 and live.issues == ()
 
 
 def test_slow_first_pair_is_ok(build, network):
@@ -348,11 +352,11 @@ def test_slow_first_pair_is_ok(build, network):
     assert {first.mode, second.mode} == {Mode.CLASSICAL}
     assert first.warnings == second.warnings == (
         'the network prepares for images of this size; this pair was fused classically',)
-    assert pipeline.problems == ()
+    assert pipeline.issues == ()
     network.fault = None
     fault.go.set()
     until(pipeline, Mode.FUSED)
-    assert pipeline.problems == () and pipeline.largest_scale == 1.0
+    assert pipeline.issues == () and pipeline.scale.value == 1.0
 
 
 def test_endless_first_pair_fails(build, network, monkeypatch):
@@ -364,7 +368,7 @@ def test_endless_first_pair_fails(build, network, monkeypatch):
 
     assert pipeline.fuse(make_pair(1)).warnings == ('the network hangs; this pair was fused '
                                                     'classically',)
-    assert 'the network hangs' in pipeline.problems[0]
+    assert 'the network hangs' in texts(pipeline.issues)[0]
     fault.go.set()
 
 
@@ -379,7 +383,7 @@ def test_slow_failing_first_pair_counts(build, network):
 
     until(pipeline, Mode.FUSED)
 
-    assert re.match('the network failed lately: ', pipeline.problems[0])
+    assert re.match('the network failed lately: ', texts(pipeline.issues)[0])
 
 
 @pytest.mark.parametrize('grid, mode', [('rgb', Mode.RGB_ONLY), ('thermal', Mode.THERMAL_ONLY)])
@@ -403,10 +407,10 @@ def test_classical_failure_passes_grid_camera(build, network, monkeypatch, grid,
     assert result.warnings == (
         'the network raised MemoryError: nothing left; this pair was fused classically',
         f'classical fusion raised MemoryError: nothing left; the {grid} image was passed on')
-    assert 'classical fusion raised MemoryError: nothing left' in pipeline.problems
+    assert 'classical fusion raised MemoryError: nothing left' in texts(pipeline.issues)
     network.fault = None
     assert modes(pipeline, 2) == ['CLASSICAL', 'FUSED']
-    assert 'classical fusion raised MemoryError: nothing left' not in pipeline.problems
+    assert 'classical fusion raised MemoryError: nothing left' not in texts(pipeline.issues)
 
 
 def test_classical_issue_clears_with_network(build, network, monkeypatch):
@@ -419,14 +423,14 @@ def test_classical_issue_clears_with_network(build, network, monkeypatch):
     network.fault = None
 
     assert modes(live, 2) == ['RGB_ONLY', 'FUSED']  # the network rests for one pair
-    assert not any('classical fusion' in problem for problem in live.problems)
+    assert not any('classical fusion' in problem for problem in texts(live.issues))
 
 
 def test_unusable_frame_spares_the_network(live):
     """An unusable frame is refused and is no failure of the network."""
     with pytest.raises(FrameError):
         live.fuse(make_pair(thermal_encoding='mono12'))
-    assert live.problems == () and modes(live, 1) == ['FUSED']
+    assert live.issues == () and modes(live, 1) == ['FUSED']
 
 
 def test_offline_failure_concerns_one_pair(build, network):

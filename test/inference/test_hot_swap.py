@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import texts
 
 import diffmf_ros
 from diffmf_ros.core.alignment.geometry import AlignmentError
@@ -119,7 +120,7 @@ def test_network_failing_sizes_is_refused(pipeline, monkeypatch):
         pipeline.load(LIGHT)
 
     assert np.array_equal(pipeline.fuse(make_pair()).pixels, before)
-    assert pipeline.problems == ()
+    assert pipeline.issues == ()
 
 
 def test_no_memory_for_second_network(pipeline, monkeypatch):
@@ -265,15 +266,15 @@ def test_warm_up_keeps_gain_control(pipeline, sizes):
     pipeline.warm_up()
     assert sizes[2:] == [(480, 640)] * 2
     assert np.array_equal(pipeline.align(make_pair())[0], expected)
-    assert pipeline.problems == ()
+    assert pipeline.issues == ()
 
 
 def test_failed_warm_up_is_issue(pipeline, monkeypatch):
     """A warm-up that fails is shown as an issue."""
     monkeypatch.setattr(DiffMF, 'forward', lambda net, ir, y: 1 / 0)
     pipeline.warm_up((32, 16))
-    assert pipeline.problems == ('the network failed: the network raised ZeroDivisionError: '
-                                 'division by zero',)
+    assert texts(pipeline.issues) == ('the network failed: the network raised ZeroDivisionError: '
+                                      'division by zero',)
 
 
 def test_memory_is_told_in_bytes(pipeline):

@@ -3,12 +3,28 @@
 
 import pytest
 
-from diffmf_ros.inference.fault_tolerance import (
-    LONGEST_PATIENCE,
-    LONGEST_PAUSE,
-    RECOVERED,
-    RetryPolicy,
-)
+from diffmf_ros.inference.fault_tolerance import LONGEST_PAUSE, RetryPolicy
+from diffmf_ros.inference.working_size import LONGEST_PATIENCE, RECOVERED, TrustedScale
+
+
+class Ladder(RetryPolicy):
+    """A policy with the size that it trusts, told of the same pairs."""
+
+    def __init__(self):
+        super().__init__()
+        self._trusted = TrustedScale()
+
+    @property
+    def largest(self):
+        return self._trusted.largest
+
+    def succeeded(self):
+        super().succeeded()
+        self._trusted.succeeded()
+
+    def failed(self, reason, **about):
+        super().failed(reason)
+        self._trusted.failed(**about)
 
 
 def pairs_until_admitted(ladder):
@@ -33,14 +49,14 @@ def work(ladder, pairs):
 
 def test_working_network_gets_full_size():
     """A network that works gets every pair at full size."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     work(ladder, 1000)
     assert (ladder.largest, ladder.problem) == (1.0, '')
 
 
 def test_pauses_double_to_the_longest():
     """The pauses double with every failure in a row up to the longest."""
-    ladder, pauses = RetryPolicy(), []
+    ladder, pauses = Ladder(), []
     for _ in range(9):
         fail(ladder)
         pauses.append(pairs_until_admitted(ladder))
@@ -49,7 +65,7 @@ def test_pauses_double_to_the_longest():
 
 def test_success_resets_the_pauses():
     """After a pair that worked the pauses start again with one."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     fail(ladder, 3)
     pairs_until_admitted(ladder)
     ladder.succeeded()
@@ -59,7 +75,7 @@ def test_success_resets_the_pauses():
 
 def test_second_failure_lowers_size():
     """One failure keeps the size and the second in a row lowers it."""
-    ladder, sizes = RetryPolicy(), []
+    ladder, sizes = Ladder(), []
     for _ in range(10):
         fail(ladder)
         sizes.append(ladder.largest)
@@ -68,7 +84,7 @@ def test_second_failure_lowers_size():
 
 def test_out_of_memory_lowers_size():
     """Out of memory lowers the size at once."""
-    ladder, sizes = RetryPolicy(), []
+    ladder, sizes = Ladder(), []
     for _ in range(5):
         fail(ladder, out_of_memory=True)
         sizes.append(ladder.largest)
@@ -77,14 +93,14 @@ def test_out_of_memory_lowers_size():
 
 def test_size_drops_below_failed_one():
     """The size goes below the one that failed not below the largest."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     fail(ladder, scale=0.5, out_of_memory=True)
     assert ladder.largest == 0.35
 
 
 def test_success_raises_size_stepwise():
     """The size goes up step by step while the network works."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     fail(ladder, 4, out_of_memory=True)
     assert ladder.largest == 0.25
     pairs_until_admitted(ladder)
@@ -106,7 +122,7 @@ def pairs_to_the_next_size(ladder):
 
 def test_undone_step_doubles_wait():
     """A step up that is undone doubles the wait up to the longest."""
-    ladder, waits = RetryPolicy(), []
+    ladder, waits = Ladder(), []
     fail(ladder, out_of_memory=True)
     for _ in range(9):
         waits.append(pairs_to_the_next_size(ladder))
@@ -116,7 +132,7 @@ def test_undone_step_doubles_wait():
 
 def test_long_success_shortens_wait():
     """A size that held for long makes the wait short again."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     fail(ladder, out_of_memory=True)
     for _ in range(3):
         pairs_to_the_next_size(ladder)
@@ -131,14 +147,14 @@ def test_long_success_shortens_wait():
                                              (3, 'the network failed 3 times in a row: it broke')])
 def test_issue_has_count_and_reason(failures, words):
     """The issue says how often and why."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     fail(ladder, failures)
     assert ladder.problem == words
 
 
 def test_failure_shown_for_a_second():
     """A failure is shown until a second's worth of pairs has worked."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     fail(ladder)
     pairs_until_admitted(ladder)
     work(ladder, RECOVERED - 1)
@@ -149,7 +165,7 @@ def test_failure_shown_for_a_second():
 
 def test_second_failure_restarts_the_second():
     """Pairs that worked before a failure do not count towards its end."""
-    ladder = RetryPolicy()
+    ladder = Ladder()
     work(ladder, RECOVERED - 1)
     fail(ladder)
     pairs_until_admitted(ladder)

@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+from conftest import texts
 
 from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
@@ -217,12 +218,13 @@ def stand_in(monkeypatch):
     return build
 
 
-def test_call_scale_overrides_settings(stand_in, textured):
-    """The scale of a call replaces that of the settings."""
+def test_scale_changes_with_settings(stand_in, textured):
+    """The network gets the size that the settings name, from the next pair on."""
     pipeline, engine = stand_in(scale=0.5)
 
-    for scale in (None, 1.0, 0.25):
-        assert pipeline.fuse(textured, scale=scale).pixels.shape == (48, 64, 3)
+    for scale in (0.5, 1.0, 0.25):
+        pipeline.update(with_changes(pipeline.settings, {'scale': scale}))
+        assert pipeline.fuse(textured).pixels.shape == (48, 64, 3)
 
     assert engine.sizes == [(24, 32), (48, 64), (12, 16)]
 
@@ -253,8 +255,8 @@ def test_thermal_size_limit_is_inclusive(stand_in, textured):
 
 
 def test_problems_of_the_engine_are_shown(stand_in):
-    assert stand_in()[0].problems == ('the scan is slow today',)
-    assert FusionPipeline(CLASSICAL).problems == ()
+    assert texts(stand_in()[0].issues) == ('the scan is slow today',)
+    assert FusionPipeline(CLASSICAL).issues == ()
 
 
 def test_handed_out_images_stay_unchanged(stand_in, textured):
@@ -302,7 +304,7 @@ def test_gpu_network_uses_device_path(stand_in, textured, monkeypatch):
     result = pipeline.fuse(textured)
 
     assert made == ['cuda']
-    assert pipeline.problems == ('the scan is slow today', 'no graph')
+    assert texts(pipeline.issues) == ('the scan is slow today', 'no graph')
     assert (result.mode, result.warnings) == (
         Mode.CLASSICAL, ('the device is gone; this pair was fused classically',))
 

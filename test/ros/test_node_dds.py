@@ -13,8 +13,6 @@ from diffmf_ros.core.sync.pairing import ClosestPairing
 from diffmf_ros.io.bags import BagReader, frames, stamp_of
 from diffmf_ros.ros.qos import profile
 
-pytestmark = pytest.mark.alone
-
 NODE = 'diffmf_ros.ros.fusion_node'
 PLAYER = 'diffmf_ros.ros.bag_player'
 RECORDER = 'diffmf_ros.ros.recorder'
@@ -50,6 +48,7 @@ def values_of(array):
     return {item.key: item.value for item in array.status[0].values}
 
 
+@pytest.mark.alone
 def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     # Given the node, a recorder of its output, and cameras that offer best effort only
     reports = peer.collect(DiagnosticArray, '/diagnostics')
@@ -108,6 +107,7 @@ def test_an_idle_node_stops_cleanly(start, peer, number):
     assert reports[0].status[0].message.startswith('no rgb frames; no thermal frames')
 
 
+@pytest.mark.alone
 def test_simulated_replay_survives_loop(camera_bag, start, peer):
     """A replay in simulated time survives its loop."""
     fused = peer.collect(Image, '/fused/image')
@@ -170,6 +170,7 @@ def test_an_incompatible_publisher_is_a_warning(start, peer):
     assert reports[-1].status[0].level in (b'\x01', b'\x02')
 
 
+@pytest.mark.alone
 def test_adaptive_node_steps_down(camera_bag, start, peer):
     """An adaptive node steps down until it fuses more pairs."""
     # Given a network that takes far longer than the time between pairs, on whatever machine

@@ -17,8 +17,6 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
-pytestmark = pytest.mark.alone
-
 OBEYED_S = 2.0
 LOADED_S = 1.0  # what a machine that tests other things besides may add
 GONE_S = 10.0  # far below the 20 s after which DDS gives up a participant that went without a word
@@ -99,6 +97,7 @@ def test_hanging_network_still_fails(start_dying, peer):
     wait_until_gone(peer)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network'])
 def test_signal_is_obeyed_in_time(start_dying, peer, state, number):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo
 
+from diffmf_ros.core.frames import Issue, Level
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.ros.messages import stamp_ns
 
@@ -108,7 +109,8 @@ def test_unforeseen_failure_counted_next_fused(cameras, monkeypatch):
 def test_pipeline_issue_is_an_error(cameras, monkeypatch, capfd):
     """An issue of the pipeline is an error and fusion goes on."""
     problem = 'scan backend triton returned NaN on the golden inputs and is not used'
-    monkeypatch.setattr(FusionPipeline, 'problems', (problem,))
+    monkeypatch.setattr(FusionPipeline, 'issues',
+                        (Issue('network_degraded', problem, level=Level.ERROR),))
 
     cameras.peer.wait_for(lambda: problem in cameras.message(), 'the problem')
 

@@ -91,8 +91,8 @@ def shown(calls):
 
 
 @pytest.mark.parametrize('model, most_files, most_calls', [
-    ({'model': 'classical'}, 26, 210),
-    ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 26, 205),
+    ({'model': 'classical'}, 24, 200),
+    ({'model': 'diffmf', 'preset': 'nano', 'device': 'cpu'}, 24, 198),
 ], ids=['classical', 'nano'])
 def test_pair_takes_short_path(recorder, make_cameras, model, most_files, most_calls):
     """One pair, message in to message out, passes few files and calls, and asks each camera's

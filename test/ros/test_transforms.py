@@ -70,17 +70,17 @@ def test_transform_reaches_aligner_once(buffer):
 
     assert buffer.asked == [('lwir_optical', 'rgb_optical')] * 2
     assert [extrinsics.translation_m for extrinsics in aligner.given] == [(0.1, 0.2, 0.3)]
-    assert transforms.complaint == ''
+    assert transforms.issue is None
 
 
 def test_what_is_missing_is_said(buffer):
     transforms, aligner = Transforms(None, buffer), Aligner()
 
     transforms.refresh({RGB: CAMERAS[RGB]}, aligner)
-    assert transforms.complaint == 'alignment.from_tf waits for thermal/camera_info'
+    assert transforms.issue.text == 'alignment.from_tf waits for thermal/camera_info'
 
     transforms.refresh(CAMERAS, aligner)
-    assert transforms.complaint.startswith('no transform from rgb_optical to lwir_optical on TF: '
+    assert transforms.issue.text.startswith('no transform from rgb_optical to lwir_optical on TF: '
                                            '"lwir_optical"')
     assert aligner.given == []
 
@@ -92,7 +92,7 @@ def test_non_rotation_reported_and_ignored(buffer):
 
     transforms.refresh(CAMERAS, aligner)
 
-    assert 'is not usable' in transforms.complaint and aligner.given == []
+    assert 'is not usable' in transforms.issue.text and aligner.given == []
 
 
 def test_without_tf_nothing_is_missing():
@@ -101,4 +101,4 @@ def test_without_tf_nothing_is_missing():
 
     transforms.refresh({}, aligner)
 
-    assert transforms.complaint == '' and aligner.given == []
+    assert transforms.issue is None and aligner.given == []

@@ -18,8 +18,6 @@ from diffmf_ros.tools import demo  # noqa: E402
 from diffmf_ros.tools.demo import draw  # noqa: E402
 from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
-pytestmark = pytest.mark.alone
-
 GREEN = (90, 205, 90)
 CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
 
@@ -32,6 +30,7 @@ def run_of(dds, tmp_path):
     return make
 
 
+@pytest.mark.alone
 def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
     """Demo fuses the pairs and draws them."""
     # Given half the speed, so that a busy machine loses nothing
@@ -52,6 +51,7 @@ def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
+@pytest.mark.alone
 def test_demo_two_scenes_two_rows(dds, tmp_path, monkeypatch, capsys):
     """Demo shows two scenes in two rows and counts who stands out."""
     # Given drives short enough for a test

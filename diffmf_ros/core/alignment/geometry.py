@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..frames import RGB, THERMAL
+from ..frames import RGB, THERMAL, Issue
 from ..settings import AlignmentSettings
 from .alignment_file import RigFile, load_alignment
 from .camera import CalibrationError, CameraModel
@@ -50,7 +50,7 @@ class Aligner:
         self._set(settings=settings, source=_source(settings))
 
     def set_camera(self, stream: str, camera: CameraModel | None) -> None:
-        """Take the camera info of a stream, which need not fit: see problems.
+        """Take the camera info of a stream, which need not fit: see issues.
 
         Args:
             stream: rgb or thermal.
@@ -106,9 +106,10 @@ class Aligner:
         return self._setup.camera(stream)
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """What is not as the settings ask for: one sentence each, for an operator."""
-        return tuple(filter(None, (self._setup.missing, self._mapping_problem)))
+    def issues(self) -> tuple[Issue, ...]:
+        """What is not as the settings ask for."""
+        return tuple(Issue('alignment', text)
+                     for text in (self._setup.missing, self._mapping_problem) if text)
 
     def parallax_px(self, depth_m: float, *, rgb_size: Size, thermal_size: Size,
                     at: tuple[float, float] | None = None) -> tuple[float, float]:

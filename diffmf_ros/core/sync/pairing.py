@@ -9,7 +9,7 @@ leave over between them is matched in the same way: two cameras of one rate half
 whose closest partners disagree under jitter, lose half as many frames by that.
 
 The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see
-AutomaticHold). Every RGB frame is for itself: it gets the closest thermal frame that is at most
+Hold). Every RGB frame is for itself: it gets the closest thermal frame that is at most
 max_distance apart (of two equally close the later), else the newest one that is at most the hold
 older, else it leaves unpaired. `Pair.held` marks the latter, and a thermal frame that was in the
 pair before already.
@@ -27,26 +27,59 @@ was of late, and one frame.
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
+from collections.abc import Sequence
 from statistics import median_low
 
 from ..frames import RGB, Frame, Pair
 from ..settings import SyncSettings
-from .stamp_matching import (
-    NEVER_NS,
-    AutomaticHold,
-    ClockJumpDetector,
-    FixedHold,
-    StampKind,
-    closest,
-    final_pairs,
-    held_thermal,
-    max_cost_of,
-)
+from .stream_measures import ClockJumpDetector, StampKind
 
+NEVER_NS = 1 << 63
 _CAPACITY = 64
 _RECENT = 16
 _ENOUGH = 4
 _PATIENCE_NS = 1_000_000_000
+# Held from a thermal period of this many RGB periods on: beside 30 Hz, that is 21 Hz and less.
+# Cameras of nearly one rate lose few frames, and a pair of their closest frames is worth more.
+BEGIN_RATIO = 1.4
+END_RATIO = 1.25
+# A period and this part of it, for jitter: a frame that is dropped is not replaced.
+MARGIN = 1.25
+# Frames of a slower camera say too little about what moves now.
+LONGEST_PERIOD_NS = 500_000_000
+
+
+class Hold:
+    """How much older than an RGB frame the thermal frame may be, `hold_ns`; 0: no frame is held.
+
+    fixed_ms is what somebody has chosen; below 0 it follows the usual periods of both cameras.
+    """
+
+    def __init__(self, fixed_ms: float):
+        self._automatic = fixed_ms < 0
+        self.hold_ns = 0 if self._automatic else round(fixed_ms * 1e6)
+
+    def reset(self) -> None:
+        """Start again: other recordings may have other periods."""
+        if self._automatic:
+            self.hold_ns = 0
+
+    def follow(self, rgb_period_ns: int, thermal_period_ns: int) -> int:
+        """Return how long a thermal frame may be held by the present periods.
+
+        Args:
+            rgb_period_ns, thermal_period_ns: periods of the streams in nanoseconds; 0 for one that
+                is not known, which changes nothing.
+
+        Returns:
+            hold_ns.
+        """
+        if self._automatic and rgb_period_ns and thermal_period_ns:
+            slower = thermal_period_ns / rgb_period_ns
+            held = slower >= (END_RATIO if self.hold_ns
+                              else BEGIN_RATIO) and thermal_period_ns <= LONGEST_PERIOD_NS
+            self.hold_ns = round(MARGIN * thermal_period_ns) if held else 0
+        return self.hold_ns
 
 
 class _Stream:
@@ -129,8 +162,7 @@ class ClosestPairing:
         self._thermal = _Stream(settings.thermal_offset_ms)
         self._max_distance_ns = round(settings.max_distance_ms * 1e6)
         self._max_cost = max_cost_of(self._max_distance_ns)
-        self._hold = AutomaticHold() if settings.hold_last_ms < 0 else FixedHold(
-            round(settings.hold_last_ms * 1e6))
+        self._hold = Hold(settings.hold_last_ms)
         self._jumps = ClockJumpDetector()
 
     @property
@@ -265,3 +297,105 @@ class ClosestPairing:
         rgb.left_ns, thermal.left_ns = rgb_ns, thermal_ns
         del rgb.stamps_ns[0], rgb.frames[0]
         return pair
+
+
+def max_cost_of(distance_ns: int) -> int:
+    """Return a bound of the cost of a distance, for closest().
+
+    The cost is twice the distance, and one more where thermal is earlier: of two equal distances
+    the later thermal wins.
+
+    Args:
+        distance_ns: largest distance of a pair in nanoseconds.
+
+    Returns:
+        Above the cost of every pair at most that far apart, at most that of all others.
+    """
+    return 2 * distance_ns + 2
+
+
+def closest(stamp_ns: int, others_ns: Sequence[int], next_ns: int, max_cost: int, *,
+            thermal: bool) -> tuple[int | None, bool]:
+    """Find the stamp of the other stream that is closest to a stamp.
+
+    Args:
+        stamp_ns: the stamp.
+        others_ns: stamps of the other stream, rising.
+        next_ns: no stamp of the other stream before it can come any more.
+        max_cost: see max_cost_of().
+        thermal: whether the other stream is the thermal one.
+
+    Returns:
+        Its index, None where no stamp costs less than max_cost, and whether that is final.
+    """
+    best, best_cost = None, max_cost
+    after = bisect_left(others_ns, stamp_ns)
+    for index in range(max(after - 1, 0), min(after + 1, len(others_ns))):
+        offset_ns = others_ns[index] - stamp_ns
+        cost = 2 * abs(offset_ns) + ((offset_ns < 0) if thermal else (offset_ns > 0))
+        if cost < best_cost:
+            best, best_cost = index, cost
+    # What may still come lies at next_ns or later.
+    later_ns = max(next_ns - stamp_ns, 0)
+    return best, 2 * later_ns + (not thermal and later_ns > 0) >= best_cost
+
+
+def final_pairs(rgb_ns: Sequence[int], thermal_ns: Sequence[int], rgb_next_ns: int,
+                thermal_next_ns: int, max_cost: int) -> list[tuple[int, int]]:
+    """Return the pairs that nothing still to come can change.
+
+    The first mutually closest pair splits the stamps: to its left nothing can come any more, to
+    its right the same question is asked again. Behind a thermal stamp that must wait all others
+    must: what is unknown lies in the future.
+
+    Args:
+        rgb_ns, thermal_ns: stamps of both streams, rising.
+        rgb_next_ns, thermal_next_ns: no stamp before it can come any more.
+        max_cost: see max_cost_of().
+
+    Returns:
+        Indices (rgb, thermal), both rising.
+    """
+    if not rgb_ns:
+        return []
+    for thermal, stamp_ns in enumerate(thermal_ns):
+        rgb, certain = closest(stamp_ns, rgb_ns, rgb_next_ns, max_cost, thermal=False)
+        if not certain:
+            return []
+        if rgb is None:
+            continue
+        back, certain = closest(rgb_ns[rgb], thermal_ns, thermal_next_ns, max_cost, thermal=True)
+        if back != thermal:
+            continue
+        if not certain:
+            return []
+        left = final_pairs(rgb_ns[:rgb], thermal_ns[:thermal], NEVER_NS, NEVER_NS,
+                           max_cost) if rgb and thermal else []
+        later_rgb_ns, later_thermal_ns = rgb_ns[rgb + 1:], thermal_ns[thermal + 1:]
+        right = final_pairs(later_rgb_ns, later_thermal_ns, rgb_next_ns, thermal_next_ns,
+                            max_cost) if later_rgb_ns and later_thermal_ns else []
+        return [*left, (rgb, thermal), *((r + rgb + 1, t + thermal + 1) for r, t in right)]
+    return []
+
+
+def held_thermal(stamp_ns: int, thermal_ns: Sequence[int], next_ns: int, max_cost: int,
+                 hold_ns: int) -> tuple[int | None, bool]:
+    """Find the thermal stamp for an RGB stamp, whether it was used before or not.
+
+    Args:
+        stamp_ns: the RGB stamp.
+        thermal_ns: thermal stamps, rising.
+        next_ns: no thermal stamp before it can come any more.
+        max_cost: see max_cost_of().
+        hold_ns: how much older a thermal stamp may be.
+
+    Returns:
+        The index of the closest one in max_cost, else of the newest that is at most hold_ns older,
+        else None; and whether that is final.
+    """
+    index, certain = closest(stamp_ns, thermal_ns, next_ns, max_cost, thermal=True)
+    if index is None:
+        older = bisect_right(thermal_ns, stamp_ns) - 1
+        if older >= 0 and stamp_ns - thermal_ns[older] <= hold_ns:
+            index = older
+    return index, certain

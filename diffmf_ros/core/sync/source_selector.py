@@ -7,8 +7,8 @@ from enum import Enum
 
 from ..frames import RGB, THERMAL, Frame, Pair
 from ..settings import HealthSettings, SyncSettings
-from .stamp_matching import JUMP_NS
 from .stream_health import StreamHealth, StreamState, StreamStatus
+from .stream_measures import JUMP_NS
 
 
 class Sources(str, Enum):

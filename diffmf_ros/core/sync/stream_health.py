@@ -9,8 +9,7 @@ from statistics import median_low
 
 from ..frames import Frame
 from ..settings import HealthSettings
-from .stamp_matching import JUMP_NS
-from .stream_measures import FreezeDetector, MissingFrames, RateEstimator
+from .stream_measures import JUMP_NS, FreezeDetector, MissingFrames, RateEstimator
 
 GOOD_FRAMES = 2
 STALE_PERIODS = 3.0

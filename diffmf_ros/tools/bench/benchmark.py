@@ -158,7 +158,8 @@ class _Subject:
         sha = hashlib.sha256(b''.join(message['data'] for message in self._messages)).hexdigest()
         joules = self._meter if isinstance(self._meter, str) else self._joules / self._frames
         return Benchmark(self._configuration, self._pipeline.device, self._stages_ms,
-                         self._cpu_s / self._wall_s, joules, sha, self._pipeline.problems)
+                         self._cpu_s / self._wall_s, joules, sha,
+                         tuple(issue.text for issue in self._pipeline.issues))
 
 
 def raw_images(size: tuple[int, int]) -> tuple[dict, dict]:

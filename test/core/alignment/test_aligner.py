@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import texts
 from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, views
 
 from diffmf_ros.core.alignment.camera import CameraModel
@@ -75,7 +76,7 @@ def test_without_file_image_is_resized(grid, size):
     mapping = aligner.mapping(**SIZES)
 
     assert (mapping.grid, mapping.size, mapping.everywhere,
-            aligner.problems) == (grid, size, True, ())
+            texts(aligner.issues)) == (grid, size, True, ())
     assert (mapping.thermal.tables is None and mapping.rgb.tables is None
             and mapping.seen.shape == size[::-1])
     interpolation = {'rgb': cv2.INTER_LINEAR, 'thermal': cv2.INTER_AREA}[grid]
@@ -114,7 +115,7 @@ def test_rig_file_needs_no_camera_info(rig_file, grid):
 
     mapping = aligner.mapping(**SIZES)
 
-    assert same(mapping, rig().mapping(7.0, grid=grid)) and aligner.problems == ()
+    assert same(mapping, rig().mapping(7.0, grid=grid)) and aligner.issues == ()
 
 
 def test_missing_block_waits_for_camera_info(file):
@@ -125,13 +126,13 @@ def test_missing_block_waits_for_camera_info(file):
     aligner = Aligner(AlignmentSettings(
         file=file({'thermal_from_rgb': MOUNTING, 'rgb_camera': block(RGB_CAMERA)})))
 
-    before, problems = aligner.mapping(**SIZES), aligner.problems
+    before, problems = aligner.mapping(**SIZES), texts(aligner.issues)
     aligner.set_camera('thermal', WIDE_THERMAL)
 
     assert before.thermal.tables is None and before.everywhere
     assert problems == ('waiting for a calibration on thermal/camera_info: thermal is resized '
                         'meanwhile',)
-    assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
+    assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.issues == ()
 
 
 def test_file_block_overrides_camera_info(rig_file):
@@ -147,17 +148,17 @@ def test_mounting_comes_from_tf():
     """TF gives the mounting of cameras with camera infos."""
     aligner = Aligner(AlignmentSettings(from_tf=True))
     aligner.mapping(**SIZES)
-    assert aligner.problems == ('waiting for a calibration on rgb/camera_info and a calibration '
-                                'on thermal/camera_info and TF between the two cameras: thermal '
-                                'is resized meanwhile',)
+    assert texts(aligner.issues) == (
+        'waiting for a calibration on rgb/camera_info and a calibration on thermal/camera_info '
+        'and TF between the two cameras: thermal is resized meanwhile',)
 
     aligner.set_camera('rgb', RGB_CAMERA)
     aligner.set_camera('thermal', WIDE_THERMAL)
     aligner.set_extrinsics(EXTRINSICS)
 
-    assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.problems == ()
+    assert same(aligner.mapping(**SIZES), rig().mapping(20.0)) and aligner.issues == ()
     aligner.set_extrinsics(None)
-    assert 'TF between the two cameras' in aligner.problems[0]
+    assert 'TF between the two cameras' in texts(aligner.issues)[0]
 
 
 def test_live_sizes_are_rescaled(rig_file):
@@ -182,11 +183,11 @@ def test_calibration_mismatch_resizes_thermal(rig_file):
     mapping = aligner.mapping(rgb_size=(640, 512), thermal_size=(320, 256))
 
     assert mapping.thermal.tables is None and mapping.size == (640, 512)
-    assert len(aligner.problems) == 1
-    assert 'rgb: the calibration is for 640x480, the image has 640x512' in aligner.problems[0]
-    assert aligner.problems[0].endswith('thermal is resized meanwhile')
+    assert len(texts(aligner.issues)) == 1
+    assert 'rgb: the calibration is for 640x480, the image has 640x512' in texts(aligner.issues)[0]
+    assert texts(aligner.issues)[0].endswith('thermal is resized meanwhile')
     aligner.mapping(**SIZES)
-    assert aligner.problems == ()
+    assert aligner.issues == ()
 
 
 @pytest.mark.parametrize('source', ['resize', 'homography', 'rig'])
@@ -300,7 +301,7 @@ def test_unknown_lens_resizes_thermal():
     aligner.set_camera('rgb', replace(RGB_CAMERA, distortion_model='fisheye624'))
 
     assert aligner.mapping(**SIZES).thermal.tables is None
-    assert 'expected the lens model' in aligner.problems[0]
+    assert 'expected the lens model' in texts(aligner.issues)[0]
 
 
 @pytest.mark.parametrize('content, from_tf, words', [
@@ -343,8 +344,9 @@ def test_range_without_extrinsics_is_issue(homography_file):
     """A range without extrinsics is an issue."""
     for path in ('', homography_file):
         aligner = Aligner(AlignmentSettings(file=path, depth_from_range=True))
-        assert aligner.problems == ('alignment.depth_from_range has no effect without extrinsics '
-                                    '(alignment.file or alignment.from_tf)',)
+        assert texts(aligner.issues) == (
+            'alignment.depth_from_range has no effect without extrinsics '
+            '(alignment.file or alignment.from_tf)',)
 
 
 def test_parallax_follows_depth_and_size(rig_file):

@@ -5,6 +5,7 @@ what to do."""
 import cv2
 import numpy as np
 import pytest
+from conftest import texts
 
 from diffmf_ros.core.alignment.alignment_file import RigFile, load_alignment
 from diffmf_ros.core.alignment.geometry import Aligner
@@ -165,10 +166,11 @@ def test_calibration_aspect_mismatch_is_issue(tmp_path):
     aligner = Aligner(AlignmentSettings(file=str(path)))
 
     aligner.mapping(rgb_size=(640, 480), thermal_size=(160, 128))
-    assert aligner.problems == ()
+    assert aligner.issues == ()
     aligner.mapping(rgb_size=(640, 480), thermal_size=(160, 120))
 
-    assert 'thermal: the calibration is for 320x256, the image has 160x120' in aligner.problems[0]
+    assert ('thermal: the calibration is for 320x256, the image has 160x120'
+            in texts(aligner.issues)[0])
 
 
 def test_align_starts_at_calibration_plane(tmp_path):

@@ -257,7 +257,7 @@ def test_a_pair_fuses_as_with_torch(light):
     expected = FusionPipeline(with_changes(DEFAULTS,
                                            {'preset': 'light', 'precision': 'float32'})).fuse(
                                                pair(75, 101))
-    assert (result.mode, result.warnings, pipeline.problems) == (Mode.FUSED, (), ())
+    assert (result.mode, result.warnings, pipeline.issues) == (Mode.FUSED, (), ())
     assert (pipeline.description, pipeline.device) == ('diffmf light', 'onnxruntime cpu')
     assert np.abs(result.pixels.astype(int) - expected.pixels).max() <= 1
 

@@ -96,11 +96,11 @@ class _Watched:
     def __getattr__(self, name: str):
         return getattr(self._pipeline, name)
 
-    def fuse(self, pair: Pair, *, scale: float) -> FusionResult:
+    def fuse(self, pair: Pair) -> FusionResult:
         """As FusionPipeline.fuse. 'network' is the conversion of its input alone: it takes no
         time."""
         start = time.perf_counter()
-        result = self._pipeline.fuse(pair, scale=scale)
+        result = self._pipeline.fuse(pair)
         whole_ms = 1e3 * (time.perf_counter() - start)
         self.spent_ms = dict(result.timings_ms)
         self.spent_ms['rest'] = whole_ms - sum(self.spent_ms.values()) + self.spent_ms.pop(

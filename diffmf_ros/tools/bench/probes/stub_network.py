@@ -6,10 +6,10 @@ import time
 import numpy as np
 
 from ....core.settings import Settings
-from ....inference.cpu_backend import CpuBackend
 from ....inference.fault_tolerance import DirectRunner, FaultTolerantRunner
 from ....inference.network import LoadedNetwork
 from ....inference.pipeline import FusionPipeline
+from ....inference.prepare import CpuBackend
 
 
 class StubNetwork:

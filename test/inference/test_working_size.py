@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which working size the session asks for, and when it is let alone."""
+"""Which working size the node asks for, and when it is let alone."""
 
-import numpy as np
 import pytest
 
-from diffmf_ros.core.frames import RGB, THERMAL, Frame, FusionResult, Mode, Pair
+from diffmf_ros.core.frames import Mode
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.ros.frame_loop import ScaleController
-
-PIXELS = np.zeros((2, 2, 3), np.uint8)
+from diffmf_ros.inference.working_size import ScaleController
 
 
 def working_scale(**changes):
@@ -19,18 +16,15 @@ def fuse(scale, pairs, *, busy_ms, mode=Mode.FUSED):
     """Feed pairs of 30 Hz; return how often the scale changed."""
     changed = 0
     for i in range(pairs):
-        stamp_ns = i * 33_000_000
-        scale.arrived(Pair(Frame(RGB, stamp_ns, 'rgb', PIXELS, 'rgb8'),
-                           Frame(THERMAL, 0, 't', PIXELS, 'rgb8'), 0))
-        changed += scale.fused(FusionResult(stamp_ns, 'rgb', PIXELS, 'rgb8', mode),
-                               busy_ms=busy_ms)
+        scale.arrived(i * 33_000_000)
+        changed += scale.fused(mode, scale=scale.value, busy_ms=busy_ms)
     return changed
 
 
 def test_without_the_setting_the_scale_stays():
     scale = working_scale(scale=0.5)
     assert fuse(scale, 100, busy_ms=500) == 0
-    assert (scale.value, scale.complaint) == (0.5, '')
+    assert (scale.value, scale.issue) == (0.5, None)
 
 
 def test_scale_change_is_reported():
@@ -48,6 +42,23 @@ def test_unfused_pairs_are_not_counted():
     assert scale.value == 1.0
 
 
+def test_failed_size_says_nothing():
+    """A pair that was fused smaller after a failure says nothing about the size asked for."""
+    scale = working_scale(adaptive_scale=True)
+    scale.trusted.failed(scale=1.0, out_of_memory=True)
+    assert (scale.asked, scale.value) == (1.0, 0.75)
+    assert fuse(scale, 100, busy_ms=500) == 0
+    assert (scale.asked, scale.value) == (1.0, 0.75)
+
+
+def test_settings_keep_the_trust():
+    """Other settings ask for another size; what the network failed at stays out of reach."""
+    scale = working_scale()
+    scale.trusted.failed(scale=1.0, out_of_memory=True)
+    scale.configure(with_changes(DEFAULTS, {'scale': 0.9}))
+    assert (scale.asked, scale.value) == (0.9, 0.75)
+
+
 @pytest.mark.parametrize('changes, names', [
     ({'adaptive_scale': True}, 'adaptive_scale'),
     ({'scale': 0.5}, 'scale'),
@@ -56,7 +67,7 @@ def test_unfused_pairs_are_not_counted():
 def test_classical_has_no_working_size(changes, names):
     """Classical fusion has no working size and says so."""
     scale = working_scale(model='classical', **changes)
-    assert scale.complaint == f'{names} without effect: classical fusion has no working size'
+    assert scale.issue.text == f'{names} without effect: classical fusion has no working size'
     assert fuse(scale, 100, busy_ms=500, mode=Mode.CLASSICAL) == 0
     assert scale.value == 1.0
-    assert working_scale(model='classical').complaint == ''
+    assert working_scale(model='classical').issue is None

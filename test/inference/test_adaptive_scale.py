@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffmf_ros.core.sync.adaptive_scale import STEPS, AdaptiveScale, steps_from
+from diffmf_ros.inference.working_size import STEPS, AdaptiveScale, steps_from
 
 MS = 1_000_000
 

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptive working size: keeps up with the cameras by the duration and rate of pairs."""
+"""Working size of the network: what is asked for, what keeps up with the cameras, what it is
+trusted with after failures."""
 
 import statistics
+import threading
 from collections import deque
+
+from ..core.frames import Issue, Mode
+from ..core.settings import Settings
 
 # Each costs about half of the one before it. Few, because a GPU prepares every size once.
 STEPS = (0.75, 0.5, 0.35, 0.25)
@@ -14,12 +19,16 @@ _KEPT = 32
 _RECENT_MS = 1000.0
 _DISTANCES = 16
 _DISTANCES_TO_TRUST = 4
-_PATIENCE = 32
-_LONGEST_PATIENCE = 4096
+# Pairs in a row after which a failure is over: a second at 30 Hz, so that a report every second
+# shows each one. So many pairs at one size precede a step up, at least and at most.
+RECOVERED = 32
+LONGEST_PATIENCE = 4096
+# A size that failed so often in a row is too much.
+FAILURES_PER_STEP = 2
 
 
 def steps_from(scale: float) -> tuple[float, ...]:
-    """Return the working sizes that AdaptiveScale chooses from.
+    """Return the working sizes to choose from.
 
     Args:
         scale: the largest, relative to the grid.
@@ -57,7 +66,7 @@ class AdaptiveScale:
         """largest: the scale to start with and never to exceed, above 0 and at most 1."""
         self.steps = steps_from(largest)
         self._step = 0
-        self._patience = _PATIENCE
+        self._patience = RECOVERED
         self._went_up = False
         self._newest_ns: int | None = None
         self._distances_ms: deque[float] = deque(maxlen=_DISTANCES)
@@ -109,10 +118,10 @@ class AdaptiveScale:
         lower = range(self._step + 1, len(self.steps))
         if not lower:
             return
-        if self._pairs > _LONGEST_PATIENCE:
-            self._patience = _PATIENCE
+        if self._pairs > LONGEST_PATIENCE:
+            self._patience = RECOVERED
         elif self._went_up:
-            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+            self._patience = min(2 * self._patience, LONGEST_PATIENCE)
         fitting = (step for step in lower if self._ratio(step) * busy_ms <= period_ms)
         self._go_to(next(fitting, lower[-1]))
 
@@ -142,3 +151,95 @@ class AdaptiveScale:
 def _high(values: list[float]) -> float:
     """95th percentile by the nearest lower rank: of 2 to 21 values the second largest."""
     return sorted(values)[int(_BUSY_SHARE * (len(values) - 1))]
+
+
+class TrustedScale:
+    """The largest working size that the network is trusted with, `largest`. For one thread.
+
+    After FAILURES_PER_STEP failures in a row, or one by lack of memory, it goes one step down, at
+    the smallest size it stays. After RECOVERED pairs that worked it goes one step up; a step up
+    that is undone doubles the number of pairs to wait for, up to LONGEST_PATIENCE, until a size
+    has held for longer than that.
+    """
+
+    def __init__(self) -> None:
+        self.largest = 1.0
+        self._at_this_size = 0
+        self._since_step = 0
+        self._patience = RECOVERED
+        self._went_up = False
+
+    def succeeded(self) -> None:
+        """Note a pair that worked."""
+        self._at_this_size = 0
+        self._since_step += 1
+        if self.largest < 1 and self._since_step >= self._patience:
+            self._step_to(min(step for step in steps_from(1.0) if step > self.largest))
+
+    def failed(self, *, scale: float, out_of_memory: bool = False) -> None:
+        """Note a pair that failed at this working size."""
+        self._at_this_size += 1
+        smaller = [step for step in steps_from(1.0) if step < scale]
+        if smaller and (out_of_memory or self._at_this_size >= FAILURES_PER_STEP):
+            if self._since_step > LONGEST_PATIENCE:
+                self._patience = RECOVERED
+            elif self._went_up:
+                self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+            self._step_to(smaller[0])
+
+    def _step_to(self, scale: float) -> None:
+        self._went_up = scale > self.largest
+        self.largest = scale
+        self._at_this_size = self._since_step = 0
+
+
+class ScaleController:
+    """Decides the working size of every pair.
+
+    `asked` is what the settings say, or what keeps up with the cameras; 1 for classical fusion,
+    which has no working size. `trusted` follows the failures of the network, and is replaced with
+    it. `issue` says when a setting is in vain, else it is None. Pairs arrive in one thread and are
+    fused in another.
+    """
+
+    def __init__(self, settings: Settings):
+        self._lock = threading.Lock()
+        self.trusted = TrustedScale()
+        self.configure(settings)
+
+    @property
+    def value(self) -> float:
+        """The working size of the next pair: as asked for, or smaller after failures."""
+        return min(self.asked, self.trusted.largest)
+
+    def configure(self, settings: Settings) -> None:
+        """Start again by settings; what the network is trusted with stays."""
+        classical = settings.model == 'classical'
+        idle = [name for name, asked in (('scale', settings.scale < 1),
+                                         ('adaptive_scale', settings.adaptive_scale))
+                if asked and classical]
+        self.issue = Issue('scale_without_effect', f'{" and ".join(idle)} without effect: '
+                           'classical fusion has no working size') if idle else None
+        with self._lock:
+            self.asked = 1.0 if classical else settings.scale
+            self._adaptive = AdaptiveScale(
+                settings.scale) if settings.adaptive_scale and not classical else None
+
+    def arrived(self, stamp_ns: int) -> None:
+        """Note the stamp of a pair, also of one that will be overtaken."""
+        with self._lock:
+            if self._adaptive is not None:
+                self._adaptive.arrived(stamp_ns)
+
+    def fused(self, mode: Mode, *, scale: float, busy_ms: float) -> bool:
+        """Note how a pair was fused, at which size, and how long it took with its publishing.
+
+        Return whether another size is asked for now.
+        """
+        with self._lock:
+            # After a failure it fuses smaller: that says nothing about the size asked for.
+            if self._adaptive is None or mode is not Mode.FUSED or scale != self.asked:
+                return False
+            self._adaptive.fused(busy_ms)
+            self.asked = self._adaptive.scale
+            return self.asked != scale
