@@ -8,7 +8,7 @@ input or output that cannot be used; 128 + n ended by signal n.
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from typing import Annotated
@@ -46,13 +46,19 @@ def application() -> typer.Typer:
     return app
 
 
+@lru_cache(maxsize=1)
+def _command() -> Callable:
+    """Return what parses and runs; to make it of the application takes longer than most errors."""
+    return typer.main.get_command(application())
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command as a user calls it; return its exit code.
 
     Errors that are bugs are raised.
     """
     try:
-        application()(args=list(arguments), prog_name='diffmf')
+        _command()(args=list(arguments), prog_name='diffmf')
     except SystemExit as end:
         if end.code == INTERRUPTED:
             _say('interrupted')

@@ -8,14 +8,17 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
 pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
 
 from bad_inputs import KINDS, SLOTS, cell, documented, furnish, tried  # noqa: E402
+from diffmf_process import diffmf  # noqa: E402
 
 from diffmf_ros import __version__  # noqa: E402
+from diffmf_ros.tools.evaluation import models_table  # noqa: E402
 
 # What is no error: a path of no name is the working directory, which holds good pairs; images of
 # any size are fused.
@@ -40,9 +43,12 @@ MATRIX = documented()
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
+    """Yield a folder with what the commands take; the work of a network is counted once."""
     path = tmp_path_factory.mktemp('bad')
     furnish(path)
-    return path
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(models_table, '_counted', cache(models_table._counted))
+        yield path
 
 
 @pytest.mark.parametrize('slot', SLOTS, ids=[slot.name.replace(' ', '_') for slot in SLOTS])
@@ -75,13 +81,6 @@ def test_documented_matrix_is_complete():
     assert len(KINDS) >= 25 and len(SLOTS) >= 20
     assert MATRIX.keys() == {(kind, slot.name) for kind in KINDS for slot in SLOTS}
     assert set(MATRIX.values()) == {'0', '1', '2'}
-
-
-def diffmf(*arguments, **environment):
-    """Run the command in a process of its own."""
-    return subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *arguments],
-                          capture_output=True, text=True, timeout=120,
-                          env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize('arguments, code, words', [
@@ -117,7 +116,9 @@ def test_missing_library_names_install(folder, tmp_path, monkeypatch, library, a
     monkeypatch.chdir(folder)
     path = os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get('PYTHONPATH')])))
 
-    done = diffmf(*arguments, PYTHONPATH=path)
+    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', *arguments],
+                          capture_output=True, text=True, timeout=120,
+                          env={**os.environ, 'PYTHONPATH': path})
 
     assert done.returncode == 2, done.stderr
     assert 'Traceback' not in done.stderr
