@@ -8,6 +8,7 @@ The rows and columns of one matrix.
 
 import contextlib
 import hashlib
+import inspect
 import io
 import os
 import pickle
@@ -17,12 +18,16 @@ import traceback
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
+from typer.main import get_command
 
-from diffmf_ros.cli.main import run
+from diffmf_ros.cli import main
+from diffmf_ros.cli.main import application, run
 from diffmf_ros.inference.weights_header import shipped
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, BagWriter
@@ -127,6 +132,7 @@ SLOTS = (
     Slot('fuse THERMAL_DIR', ('fuse', 'vi', BAD, '-o', 'new', *CLASSICAL), inside='0.png'),
     Slot('fuse VIDEO', ('fuse', BAD, 'film.avi', '-o', 'new.mp4', *CLASSICAL), '.mp4'),
     Slot('align RGB', ('align', BAD, 'thermal.png', '-o', 'new.yaml')),
+    Slot('align THERMAL', ('align', 'rgb.png', BAD, '-o', 'new.yaml')),
     Slot('align RGB_DIR', ('align', BAD, 'ir', '-o', 'new.yaml'), inside='0.png'),
     Slot('align --bag', ('align', '--bag', BAD, '-o', 'new.yaml'), '.db3'),
     Slot('align --init', ('align', 'rgb.png', 'thermal.png', '--init', BAD, '-o', 'new.yaml'),
@@ -135,13 +141,20 @@ SLOTS = (
     Slot('replay BAG_DIR', ('replay', BAD, 'new', *CLASSICAL), inside='metadata.yaml'),
     Slot('replay --alignment', ('replay', 'bag', 'new', *CLASSICAL, '--alignment', BAD), '.yaml'),
     Slot('replay --detector', ('replay', 'bag', 'new', *CLASSICAL, '--detector', BAD), '.onnx'),
+    Slot('replay --weights', ('replay', 'bag', 'new', '--weights', BAD), '.safetensors'),
     Slot('replay --params', ('replay', 'bag', 'new', *CLASSICAL, '--params', BAD), '.yaml'),
     Slot('make-bag FOLDER', ('make-bag', BAD, 'new', '--rate', '10'), inside='vi/0.png'),
     Slot('eval --rgb', ('eval', '--rgb', BAD, '--thermal', 'ir', '--fused', 'vi'), inside='0.png'),
+    Slot('eval --thermal', ('eval', '--rgb', 'vi', '--thermal', BAD, '--fused', 'vi'),
+         inside='0.png'),
+    Slot('eval --fused', ('eval', '--rgb', 'vi', '--thermal', 'ir', '--fused', BAD),
+         inside='0.png'),
     Slot('eval --pairs', ('eval', '--pairs', BAD, '--model', 'average'), inside='ir/0.png'),
     Slot('eval --boxes', ('eval', '--pairs', '.', '--model', 'average', '--boxes', BAD), '.json'),
     Slot('eval --weights', ('eval', '--pairs', '.', '--model', 'diffmf', '--weights', BAD),
          '.safetensors'),
+    Slot('eval --detector', ('eval', '--pairs', '.', '--model', 'average', '--detector', BAD),
+         '.onnx'),
     Slot('train CONFIG', ('train', BAD, '--out', 'new'), '.yaml'),
     Slot('train --data', ('train', 'config.yaml', '--data', BAD, '--out', 'new'),
          inside='vi/0.png'),
@@ -154,9 +167,37 @@ SLOTS = (
     Slot('export --weights', ('export', '--onnx', 'new.onnx', '--weights', BAD), '.safetensors'),
     Slot('convert-weights', ('convert-weights', BAD, '-o', 'new.safetensors'), '.pth'),
     Slot('demo --bag', ('demo', '--bag', BAD, '--out', 'new'), '.mcap'),
+    Slot('demo --weights', ('demo', '--bag', 'empty_bag', '--weights', BAD, '--out', 'new'),
+         '.safetensors'),
     Slot('demo --alignment', ('demo', '--bag', 'empty_bag', '--alignment', BAD, '--out', 'new'),
          '.yaml'),
 )
+
+
+COMMANDS = get_command(application()).commands
+
+
+def file_parameters() -> list[tuple[str, str]]:
+    """Return (command, parameter) of everything on a command line that names a file or folder."""
+    found = []
+    for module in main.COMMANDS:
+        command = getattr(import_module(f'diffmf_ros.cli.{module}'), module)
+        taken = inspect.signature(command, eval_str=True).parameters
+        found += [(module.replace('_', '-'), name) for name, parameter in taken.items()
+                  if _names_files(parameter.annotation)]
+    return found
+
+
+def _names_files(annotation: object) -> bool:
+    return annotation is Path or any(map(_names_files, get_args(annotation)))
+
+
+def taking(arguments: tuple[str, ...], word: str) -> tuple[str, str]:
+    """Return (command, parameter) of the parameter that takes a word of a command line."""
+    name, *words = arguments
+    values = COMMANDS[name].make_context(name, words).params
+    return name, next(parameter for parameter, value in values.items()
+                      if Path(word) in (value if isinstance(value, (list, tuple)) else (value,)))
 
 
 def furnish(folder: Path) -> None:

@@ -52,9 +52,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
                                           if ledger.done(task.out, *task.inputs)}
     left = [task for task in tasks if task not in done]
     _require_outputs(left, out, asked, all_tasks=tasks)
-    if done:
-        typer.echo(f'{len(done)} of {len(tasks)} are there already, made with the same settings: '
-                   'not made again', err=True)
+    options.say_already(len(done), len(tasks))
     ledger.begin((task.out, task.inputs) for task in left)
     outcomes = []
     with progress('fusing', len(left)) as report:

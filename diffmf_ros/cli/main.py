@@ -16,10 +16,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from .. import __version__
 from ..core.frames import DiffmfError
 from ..core.packages import pip_install
+from .options import SCREEN
 
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval',
             'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
@@ -29,6 +31,23 @@ DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 _EXTRAS = {'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'rclpy': 'ros',
            'matplotlib': 'view', 'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx',
            'rerun': 'rerun'}
+
+
+class Command(TyperCommand):
+    """A command whose files have names: `-` is the screen, and --json alone writes there."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse the words of a command line. Raises BadParameter for `-` in place of a file."""
+        rest = super().parse_args(ctx, args)
+        for parameter in () if ctx.resilient_parsing else self.params:
+            given = ctx.params.get(parameter.name)
+            values = given if isinstance(given, (list, tuple)) else (given,)
+            if SCREEN in values and parameter.name != 'json':
+                raise typer.BadParameter(
+                    'expected the name of a file or folder, got -, which --json alone takes, for '
+                    'the screen; a file that is called - needs its full path',
+                    ctx=ctx, param=parameter)
+        return rest
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +61,7 @@ def application() -> typer.Typer:
     app.callback()(_diffmf)
     for name in COMMANDS:
         command = getattr(import_module(f'.{name}', __package__), name)
-        app.command(name.replace('_', '-'))(command)
+        app.command(name.replace('_', '-'), cls=Command)(command)
     return app
 
 

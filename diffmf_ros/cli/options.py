@@ -128,6 +128,13 @@ def say(text: str, *, json: Path | None) -> None:
     typer.echo(text, err=json == SCREEN)
 
 
+def say_already(done: int, total: int) -> None:
+    """Say on the standard error how many results of an earlier run are not made again."""
+    if done:
+        typer.echo(f'{done} of {total} are there already, made with the same settings: not made '
+                   'again', err=True)
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Return (width, height) of a text such as 640x480. Raises BadParameter for others."""
     width, _, height = text.partition('x')

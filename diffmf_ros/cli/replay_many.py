@@ -7,8 +7,9 @@ from pathlib import Path
 import typer
 
 from ..core.settings import Settings
-from ..io.bag_recovery import require_bag_output
+from ..io.bag_recovery import METADATA, require_bag_output
 from ..io.paths import require_folder_name
+from ..tools.batch.ledger import Ledger
 from ..tools.batch.spreading import cores
 from ..tools.batch.workers import BagOutcome, BagTask, replayed_bags
 from . import options
@@ -19,6 +20,9 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
                 jobs: int, ray: str | None, overwrite: bool, json: Path | None,
                 inputs: Sequence) -> bool:
     """Fuse every bag to a bag of the same name in the folder out.
+
+    What an earlier run, perhaps an interrupted one, has made with the same settings is not made
+    again.
 
     Args:
         bags: the recordings.
@@ -40,21 +44,45 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
     if twice:
         raise typer.BadParameter(f'several bags are called {sorted(twice)[0].name}: fuse them in '
                                  'several runs')
-    for target in targets:
-        require_bag_output(target, overwrite=overwrite, inputs=(*bags, *inputs))
     options.require_json(json, overwrite=overwrite, inputs=(*bags, *inputs))
+    ledger = Ledger(out, settings, more=topics)
     tasks = [BagTask(bag, target, settings, topics, overwrite, tuple(inputs))
-             for bag, target in zip(bags, targets, strict=True)]
-    outcomes = []
+             for bag, target in zip(bags, targets, strict=True)
+             if overwrite or not ledger.done(target / METADATA, *_files(bag))]
+    for task in tasks:
+        require_bag_output(task.out, overwrite=overwrite, inputs=(*bags, *inputs))
+    options.say_already(len(bags) - len(tasks), len(bags))
+    outcomes = _fused(tasks, ledger, jobs=jobs, ray=ray)
+    options.write_json(json, {
+        'out': str(out), 'already_there': len(bags) - len(tasks), 'bags': [
+            {'bag': str(task.bag), 'out': str(task.out), 'error': outcome.error, **outcome.counts}
+            for task, outcome in zip(tasks, outcomes, strict=True)]})
+    failed = [_tell(task.out, outcome, json)
+              for task, outcome in zip(tasks, outcomes, strict=True)]
+    return any(failed)
+
+
+def _fused(tasks: Sequence[BagTask], ledger: Ledger, *, jobs: int,
+           ray: str | None) -> list[BagOutcome]:
+    """Fuse the bags, and note each that is done: its metadata come last."""
+    ledger.begin((task.out / METADATA, _files(task.bag)) for task in tasks)
+    outcomes: list[BagOutcome] = []
     with progress('fusing bags', len(tasks)) as report:
         for outcome in replayed_bags(tasks, jobs=jobs or cores(), ray=ray):
+            task = tasks[len(outcomes)]
+            if not outcome.error:
+                ledger.note(task.out / METADATA, *_files(task.bag))
             outcomes.append(outcome)
             report(len(outcomes))
-    options.write_json(json, {'out': str(out), 'bags': [
-        {'bag': str(task.bag), 'out': str(task.out), 'error': outcome.error, **outcome.counts}
-        for task, outcome in zip(tasks, outcomes, strict=True)]})
-    failed = [_tell(*item, json) for item in zip(targets, outcomes, strict=True)]
-    return any(failed)
+    return outcomes
+
+
+def _files(bag: Path) -> tuple[Path, ...]:
+    """Return the files of a bag; bag itself where it is a file, or cannot be listed."""
+    try:
+        return tuple(sorted(bag.iterdir()))
+    except OSError:
+        return (bag,)
 
 
 def _tell(target: Path, outcome: BagOutcome, json: Path | None) -> bool:

@@ -82,10 +82,11 @@ def init(args: list[str] | None) -> None:
         raise ArgumentError(_AT.sub('', str(error))) from error
 
 
-def execute(name: str, args: list[str] | None, parse: Callable, work: Callable) -> int:
+def execute(name: str, args: list[str] | None, parse: Callable, work: Callable, *,
+            failed: int = 1) -> int:
     """Run work(options, stop) with rclpy initialized; return the exit code.
 
-    options is parse(command line without ROS arguments). 0: it ended or was stopped; 1: a
+    options is parse(command line without ROS arguments). 0: it ended or was stopped; failed: a
     DiffmfError, which is logged under name.
     """
     stop = StopRequest.on_signals()
@@ -97,7 +98,7 @@ def execute(name: str, args: list[str] | None, parse: Callable, work: Callable) 
         return 0
     except DiffmfError as error:
         get_logger(name).fatal(str(error))
-        return 1
+        return failed
     finally:
         try_shutdown()
 

@@ -66,30 +66,41 @@ class PictureOutput:
 
     def __init__(self, pattern: Path, *, overwrite: bool):
         self._pattern, self._overwrite = pattern, overwrite
-        self._written = 0
+        self._written: set[Path] = set()
 
     def __enter__(self) -> 'PictureOutput':
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Say what an interrupted or failed run leaves: the images of a stream go on from the ones
-        before, so all of them are made again."""
+        """Say what an interrupted or failed run leaves, or which images of another run stay.
+
+        The images of a stream go on from the ones before, so all of them are made again.
+        """
+        folder = self._pattern.parent
         if kind is not None and self._written:
-            print(f'{self._pattern.parent} has {self._written} images of a run that did not end; '
+            print(f'{folder} has {len(self._written)} images of a run that did not end; '
                   'the same command with --overwrite makes all of them again', file=sys.stderr)
+        if kind is None and (others := sorted(_pictures(self._pattern) - self._written)):
+            print(f'note: {folder} has {len(others)} other images, such as {others[0]}, which '
+                  'stay', file=sys.stderr)
 
     def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
         """Write an image. Raises WriteError."""
         path = self._pattern.with_name(self._pattern.name.replace(STAMP, str(result.stamp_ns)))
         write_image(path, result.pixels, result.encoding, overwrite=self._overwrite)
-        self._written += 1
+        self._written.add(path)
+
+
+def _pictures(pattern: Path) -> set[Path]:
+    """Return the files that are there under the names of a pattern."""
+    return set(pattern.parent.glob(pattern.name.replace(STAMP, '*')))
 
 
 def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
     """Raise BagError or WriteError, before long work begins, unless out may be written."""
     if STAMP in out.name:
         require_format(out)
-        there = sorted(out.parent.glob(out.name.replace(STAMP, '*')))
+        there = sorted(_pictures(out))
         if there and not overwrite:
             raise WriteError(f'{there[0]} exists already; --overwrite replaces such files')
         require_output(there[0] if there else out, overwrite=overwrite, inputs=inputs)

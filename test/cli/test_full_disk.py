@@ -15,7 +15,17 @@ import pytest
 
 pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
 
-from bad_inputs import furnish, ran, state  # noqa: E402
+from bad_inputs import (  # noqa: E402
+    BAD,
+    COMMANDS,
+    SLOTS,
+    file_parameters,
+    furnish,
+    ran,
+    state,
+    taking,
+)
+from detector_files import write_hot_spot  # noqa: E402
 from s4fusion_golden import PREFIX  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
@@ -23,8 +33,7 @@ from diffmf_ros import models  # noqa: E402
 from diffmf_ros.io.bags import BagReader  # noqa: E402
 
 LIMIT_BYTES = 50
-# Command line, with OUT for what it writes; the name of that; and whether --overwrite belongs to
-# it.
+# Command line, with OUT for what it writes and REST for what it writes besides; the name of OUT.
 WRITERS = {
     'fuse': (('fuse', 'rgb.png', 'thermal.png', '--model', 'classical', '-o', 'OUT'), 'new.png'),
     'fuse DIR': (('fuse', 'vi', 'ir', '--model', 'classical', '-o', 'OUT'), 'new'),
@@ -39,6 +48,8 @@ WRITERS = {
     'replay': (('replay', 'bag', 'OUT', '--model', 'classical'), 'new'),
     'replay MP4': (('replay', 'bag', 'OUT', '--model', 'classical'), 'new.mp4'),
     'replay PNG': (('replay', 'bag', 'OUT', '--model', 'classical'), 'new/{}.png'),
+    'replay --detect-json': (('replay', 'bag', 'REST', '--model', 'classical', '--detector',
+                              'hot.onnx', '--detect-json', 'OUT'), 'new.json'),
     'sample-bag': (('sample-bag', 'OUT', '--seconds', '0.2'), 'new'),
     'sample-pairs': (('sample-pairs', 'OUT', '--scene', 'night', '--count', '1', '--seconds', '1'),
                      'new'),
@@ -49,12 +60,23 @@ WRITERS = {
     'bench --json': (('bench', '--model', 'classical', '--size', '64x48', '--frames', '2',
                       '--json', 'OUT'),
                      'new.json'),
+    'bench --plot': (('bench', '--model', 'classical', '--size', '64x48', '--frames', '2',
+                      '--plot', 'OUT'),
+                     'new.png'),
     'export': (('export', '--preset', 'nano', '--size', '64x48', '--onnx', 'OUT'), 'new.onnx'),
     'model-card': (('model-card', 'config.yaml', '.'), 'out/diffmf_nano.md'),
     'convert-weights': (('convert-weights', 'authors.safetensors', '-o', 'OUT'),
                         'new.safetensors'),
     'train': (('train', 'config.yaml', '--data', '.', '--out', 'OUT'), 'new'),
 }
+# Files that have no row, and what tries them or why nothing does.
+ELSEWHERE = {
+    ('demo', 'out'): 'test_full_file_system_of_demo',
+    ('bench', 'page'): 'with --standard, minutes: text, written as that of eval --html',
+    ('replay', 'rrd'): 'rerun-sdk writes it, to a temporary file beside it',
+}
+WITHOUT_ROW = {'demo', 'view', 'doctor'}  # tests of their own; doctor writes no file
+TALKS_DDS = ('bench --json', 'bench --plot')
 IMPOSSIBLE = {
     'below a file': ('config.yaml/', 'a part of its path is a file'),
     'in a folder of the system': ('/proc/none/', ''),
@@ -68,6 +90,7 @@ def furnished(tmp_path_factory):
     weights = models.build('s4fusion', 'base').state_dict()
     save_file({PREFIX + name: tensor for name, tensor in weights.items()},
               path / 'authors.safetensors')
+    write_hot_spot(path / 'hot.onnx')
     return path
 
 
@@ -97,15 +120,31 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def command(name, place=''):
+def command(name, place='', rest='rest'):
     arguments, out = WRITERS[name]
-    return [f'{place}{out}' if part == 'OUT' else part for part in arguments]
+    there = {'OUT': f'{place}{out}', 'REST': str(rest)}
+    return [there.get(part, part) for part in arguments]
 
 
-# export needs half a minute before it writes, and bench publishes over DDS; both write with the
-# writer of all commands.
-@pytest.mark.parametrize('name',
-                         [name for name in WRITERS if name not in ('export', 'bench --json')])
+def rows(*without):
+    """Names of the rows but for some, those that take half a minute marked as slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name == 'export' else [])
+            for name in WRITERS if name not in without]
+
+
+def test_every_output_has_a_row():
+    """What the commands read or write is in one table or the other, and every command is."""
+    written = {taking(words, 'OUT') for words, _ in WRITERS.values() if 'OUT' in words}
+    read = {taking(slot.arguments, BAD) for slot in SLOTS}
+
+    assert {(name, parameter) for name, parameter in file_parameters()
+            if parameter != 'json'} == written.union(read, ELSEWHERE) - {
+                taken for taken in written if taken[1] == 'json'}
+    assert {words[0] for words, _ in WRITERS.values()} | WITHOUT_ROW == set(COMMANDS)
+
+
+# DDS itself writes files in shared memory.
+@pytest.mark.parametrize('name', rows(*TALKS_DDS))
 def test_full_disk_leaves_no_file(folder, name):
     """A full disk is one message and leaves nothing."""
     with full_disk():
@@ -117,7 +156,7 @@ def test_full_disk_leaves_no_file(folder, name):
 
 
 @pytest.mark.parametrize('where', IMPOSSIBLE)
-@pytest.mark.parametrize('name', [name for name in WRITERS if 'OUT' in WRITERS[name][0]])
+@pytest.mark.parametrize('name', rows('model-card'))
 def test_an_impossible_place_is_one_message(folder, name, where):
     place, words = IMPOSSIBLE[where]
     outcome = ran(command(name, place))
@@ -162,11 +201,19 @@ def assert_one_message(outcome):
     assert outcome.said.count('error:') == 1, outcome.said
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[pytest.mark.slow] if name == 'export' else [])
-    for name in WRITERS if 'OUT' in WRITERS[name][0] and name != 'bench --json'])
-def test_full_file_system_is_one_message(folder, disk, name):
+@pytest.mark.parametrize('name', rows('model-card', *TALKS_DDS))
+def test_full_file_system_is_one_message(folder, disk, tmp_path, name):
     """On a file system without a free byte a command says so and leaves nothing."""
+    fill(disk)
+
+    assert_one_message(ran(command(name, f'{disk}/', tmp_path / 'rest')))
+
+    assert left_in(disk) == []
+
+
+@pytest.mark.parametrize('name', TALKS_DDS)
+def test_full_file_system_of_bench(folder, disk, domain, name):
+    """Bench publishes over DDS before it writes."""
     fill(disk)
 
     assert_one_message(ran(command(name, f'{disk}/')))
@@ -174,12 +221,53 @@ def test_full_file_system_is_one_message(folder, disk, name):
     assert left_in(disk) == []
 
 
-def test_full_file_system_of_bench(folder, disk, domain):
-    """Bench publishes over DDS before it writes."""
+def card_of(place, recipe):
+    """A command line that writes a card beside the weights in a folder, which it makes."""
+    shutil.copytree('out', place)
+    with open('config.yaml', encoding='utf-8') as file:
+        recipe.write_text(file.read().replace('out: out', f'out: {place}'), encoding='utf-8')
+    return ['model-card', str(recipe), '.']
+
+
+def test_full_file_system_of_card(folder, disk, tmp_path):
+    """The card is written beside the weights, where the recipe has them."""
+    words = card_of(disk / 'out', tmp_path / 'card.yaml')
+    there = left_in(disk)
     fill(disk)
 
-    assert_one_message(ran(command('bench --json', f'{disk}/')))
+    assert_one_message(ran(words))
 
+    assert left_in(disk) == there
+
+
+# Commands whose rows write --json are in the test of the rows.
+TOLD = [name for name, parameter in file_parameters() if parameter == 'json'
+        and name not in WITHOUT_ROW and f'{name} --json' not in WRITERS]
+
+
+@pytest.mark.parametrize('name', [pytest.param(
+    name, marks=[pytest.mark.slow] if name == 'export' else []) for name in TOLD])
+def test_full_file_system_of_json(folder, disk, tmp_path, name):
+    """Where only --json has no room, what was made stays and the error names the JSON."""
+    row = next(row for row, (words, _) in WRITERS.items() if words[0] == name)
+    words = (card_of(tmp_path / 'out', tmp_path / 'card.yaml') if name == 'model-card'
+             else command(row, f'{tmp_path}/made_'))
+    fill(disk)
+
+    outcome = ran([*words, '--json', f'{disk}/told.json'])
+
+    assert_one_message(outcome)
+    assert 'told.json' in outcome.said and left_in(disk) == []
+
+
+def test_full_file_system_of_view(disk, start):
+    """The viewer ends when it cannot say where it serves."""
+    fill(disk)
+
+    child = start('diffmf_ros.cli.main', 'view', '--port', 0, '--json', disk / 'told.json')
+
+    assert child.wait() == 2, child.output
+    assert 'the disk is full' in child.output and 'Traceback' not in child.output
     assert left_in(disk) == []
 
 

@@ -53,3 +53,15 @@ def test_unfinished_pictures_are_named(tmp_path, capsys, ends):
     said = capsys.readouterr().err
     words = 'new has 1 images of a run that did not end; the same command with --overwrite'
     assert said == '' if ends else words in said
+
+
+def test_pictures_of_another_run_stay(tmp_path, capsys):
+    """With --overwrite, pictures of other stamps are named and stay."""
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    (tmp_path / '5.png').write_bytes(b'of another recording')
+    (tmp_path / '7.png').write_bytes(b'of this one')
+    with output(tmp_path / '{}.png', rate_hz=1.0, overwrite=True) as out:
+        out.write(FusionResult(7, '', pixels, 'rgb8', Mode.FUSED), None, 7)
+
+    assert (tmp_path / '5.png').read_bytes() == b'of another recording'
+    assert f'has 1 other images, such as {tmp_path}/5.png, which stay' in capsys.readouterr().err

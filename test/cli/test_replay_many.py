@@ -53,6 +53,29 @@ def test_broken_bag_leaves_others_unchanged(bags, jobs):
     assert outcome.said.count('failed: b: ') == 1
 
 
+def test_same_command_makes_missing_bags(bags):
+    """Bags that an earlier run has made in the same way are not made again."""
+    # Given a run that made one of two bags, and was killed before it could say so
+    first = ran(['replay', 'a', 'b', 'out', *CLASSICAL])
+    made, ledger = Path('out/a/metadata.yaml').stat().st_ino, Path('out/.diffmf_fuse.jsonl')
+    lines = ledger.read_text().splitlines()
+    ledger.write_text('\n'.join(line for line in lines if '"done": false' in line))
+
+    # when it is asked for again with a third bag, then with another setting
+    again = ran(['replay', 'a', 'b', 'c', 'out', *CLASSICAL, '--json', 'told.json'])
+    other = ran(['replay', 'a', 'c', 'out', *CLASSICAL, '--polarity', 'black_hot'])
+
+    # then the bag stays as it was, the others are tried, and nothing is replaced unasked.
+    assert (first.code, again.code) == (1, 1), again.said
+    assert '1 of 3 are there already' in again.said
+    assert Path('out/a/metadata.yaml').stat().st_ino == made
+    assert content('out/c') == content('out/a')
+    told = json.loads(Path('told.json').read_text())
+    assert told['already_there'] == 1 and [one['bag'] for one in told['bags']] == ['b', 'c']
+    assert other.code == 2 and '--overwrite' in other.said
+    assert Path('out/a/metadata.yaml').stat().st_ino == made
+
+
 def test_bags_of_one_name_refused(bags):
     """Two bags of one name are refused."""
     outcome = ran(['replay', 'a', 'c/../a', 'out', *CLASSICAL])

@@ -9,7 +9,9 @@ import pytest
 
 pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
 
-from bad_inputs import furnish, ran, state  # noqa: E402
+from bad_inputs import COMMANDS, file_parameters, furnish, ran, state  # noqa: E402
+
+from diffmf_ros.cli.options import SCREEN  # noqa: E402
 
 CLASSICAL = ('--model', 'classical')
 
@@ -23,6 +25,37 @@ def folder(tmp_path, monkeypatch):
     yield tmp_path
     after = state(tmp_path)
     assert {path: after.get(path) for path in before} == before
+
+
+def with_dash(command, parameter):
+    """A command line with - for one parameter, and x for all others that it must have."""
+    words = [command]
+    for one in COMMANDS[command].params:
+        word = '-' if one.name == parameter else 'x'
+        if one.param_type_name == 'argument':
+            words += [word]
+        elif one.required or word == '-':
+            words += [one.opts[0], word]
+    return words
+
+
+@pytest.mark.parametrize('command, parameter', file_parameters())
+def test_dash_is_screen_or_refused(folder, command, parameter):
+    """Every file and folder of every command: only --json writes to the screen."""
+    words = with_dash(command, parameter)
+    if parameter == 'json':
+        taken = COMMANDS[command].make_context(command, words[1:]).params['json']
+        assert taken == SCREEN
+        return
+
+    outcome = ran(words)
+
+    assert (outcome.code, outcome.traceback) == (2, ''), outcome.said
+    said = ' '.join(outcome.said.replace('│', '').split())
+    one = next(one for one in COMMANDS[command].params if one.name == parameter)
+    named = one.opts[0] if one.param_type_name == 'option' else one.metavar or one.name
+    assert 'got -, which --json alone takes' in said and f"'{named}" in said, said
+    assert not Path('-').exists()
 
 
 @pytest.mark.parametrize('arguments, instead', [

@@ -108,8 +108,9 @@ def _accepted(name: str) -> str:
     if name == NONE:
         raise FrameError('thermal is a color image whose luminance does not grow with '
                          'temperature, in no palette that is known here: choose white-hot in the '
-                         'camera, or is this the topic of '
-                         'another camera?', reason='false_color')
+                         'camera; or are the two inputs swapped, or is this the topic of '
+                         'another camera?',
+                         reason='false_color')
     if name in CYCLIC:
         raise FrameError(f'thermal is colored by the palette {name}, in which the coldest and the '
                          f'hottest are alike: '

@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,14 @@ class Ledger:
     too: the process may have been killed before it could say so.
     """
 
-    def __init__(self, folder: Path, settings: Settings):
-        """Read what is done in folder; a line that was cut by a power loss is passed over."""
+    def __init__(self, folder: Path, settings: Settings, *, more: Sequence[str] = ()):
+        """Read what is done in folder; a line that was cut by a power loss is passed over.
+
+        Args:
+            folder: of the results.
+            settings: how they are made.
+            more: what else they depend on, beside their inputs.
+        """
         self._folder, self._path = folder, folder / NAME
         self._begun: dict[str, dict] = {}
         self._done: dict[str, dict] = {}
@@ -39,7 +45,8 @@ class Ledger:
             for item in iter_specs(settings)
             if item.name != 'threads' and not item.name.startswith(LIVE_ONLY)
         }
-        self._basis = [__version__, values, _stat(weights), _stat(settings.alignment.file)]
+        self._basis = [__version__, values, _stat(weights), _stat(settings.alignment.file),
+                       *more]
 
     def done(self, out: Path, *inputs: Path) -> bool:
         """Whether out was made of these inputs, as they are now, in the same way as now."""

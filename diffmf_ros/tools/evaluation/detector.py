@@ -135,7 +135,9 @@ def read_classes(text: str) -> list[str]:
         message = f'{path} cannot be read as a list of class names: {error}'
         raise DetectorError(explained(message, path)) from error
     names = [line.strip() for line in lines if line.strip()]
-    if not names or (len(names) == 1 and not path.is_file() and path.suffix):
+    # A single name is no list: the name of a file that is not there, or `-`.
+    if not names or names == ['-'] or (
+            len(names) == 1 and not path.is_file() and path.suffix):
         raise DetectorError(
             f'expected class names, one a line in a file or with commas between them, got {text!r}'
         )

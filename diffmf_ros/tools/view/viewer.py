@@ -180,8 +180,8 @@ def view(options: argparse.Namespace, stop: process.StopRequest) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit code: 1 when it cannot listen."""
-    return process.execute('viewer', args, parse, view)
+    """Serve until SIGINT or SIGTERM; return the exit code: 2 when it cannot listen or write."""
+    return process.execute('viewer', args, parse, view, failed=2)  # as of every diffmf command
 
 
 if __name__ == '__main__':
