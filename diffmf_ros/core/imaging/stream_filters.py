@@ -24,8 +24,8 @@ MOST = 0.75  # share of thermal in a fully veiled part: what RGB still shows sta
 SURROUND_PX = 7
 EMPTY, CLEAR = 2.0, 6.0
 NOTHING, SOMETHING = 2.0, 5.0
-# A clear sky has nothing to show, and in place of a blue one it would be a black hole: as cold as
-# the coldest hundredth of thermal, in levels above it, and empty within a cell.
+# A sky is as cold as the coldest hundredth of thermal, in levels above it, and empty in its cell.
+# It counts as far as something else is veiled: in place of a blue one it would be a black hole.
 COLDEST_PERCENTILE, COLD, NOT_COLD = 1, 3.0, 10.0
 # Brightness of the visible image in the same neighborhood, in gray levels: night is no veil.
 DIM, BRIGHT = 60.0, 100.0
@@ -38,7 +38,7 @@ LEAST_SIDE_PX = 60  # smaller thumbnails say too little
 
 def veil_map(thermal: np.ndarray, luma: np.ndarray,
              seen: np.ndarray | None = None) -> np.ndarray | None:
-    """Measure where the visible image is bright and empty and thermal is not, but for a cold sky.
+    """Measure where the visible image is bright and empty and thermal is not, but for a clear sky.
 
     Args:
         thermal, luma: thumbnails of one view, h x w uint8. Measured for shorter sides of 100 to
@@ -60,8 +60,8 @@ def veil_map(thermal: np.ndarray, luma: np.ndarray,
     energy, cells = _energy(thermal, shape), _cells(thermal, shape)
     veiled *= _rising(np.sqrt(_wide(energy, height)), NOTHING, SOMETHING)
     above = cells - np.percentile(cells, COLDEST_PERCENTILE)
-    veiled *= cv2.max(_rising(above, COLD, NOT_COLD),
-                      _rising(np.sqrt(energy), NOTHING, SOMETHING))
+    no_sky = cv2.max(_rising(above, COLD, NOT_COLD), _rising(np.sqrt(energy), NOTHING, SOMETHING))
+    veiled *= np.maximum(no_sky, (veiled * no_sky).max())
     share = MOST * cv2.GaussianBlur(veiled, (0, 0), WIDTHS[1] * height)
     if seen is not None and not seen.all():
         share *= cv2.erode(_cells(seen, shape), np.ones((3, 3), np.uint8)) > 0.99

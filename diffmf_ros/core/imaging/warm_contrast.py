@@ -35,7 +35,7 @@ BLACK, WHITE = 5.0, 245.0
 ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels in each
 # Spots: what is narrower than this, in heights, and at least so many levels brighter above its
 # surround than in either camera, where the fused image is brighter than the visible one.
-SPOT, SPOT_LEVELS, SPOT_LIFT = 1 / 4, 5.0, (10.0, 30.0)
+SPOT, SPOT_LEVELS, SPOT_LIFT = 1 / 4, 10.0, (10.0, 30.0)
 SPOT_EDGE_PX = 5  # side of the square by which cameras and network may differ in place
 
 

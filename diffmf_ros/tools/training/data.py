@@ -51,6 +51,11 @@ class Batch:
         """Return a Batch of function(array) of every array, such as their tensors on a device."""
         return Batch(*(function(getattr(self, f.name)) for f in fields(self)))
 
+    def copy_(self, other: 'Batch') -> None:
+        """Copy the tensors of another batch into those of this one."""
+        for f in fields(self):
+            getattr(self, f.name).copy_(getattr(other, f.name), non_blocking=True)
+
 
 class CropSampler:
     """Random square crops at random scales, half of them mirrored left to right.

@@ -25,6 +25,7 @@ from .perception import Perception
 from .precision import TrainingError, loss_scaler
 from .prefetch import batches_on
 from .resnet50 import load_resnet50
+from .step_graph import StepGraph
 
 SMALLEST_LOSS_SCALE = 1.0  # a gradient that still overflows here is not finite for another reason
 
@@ -68,6 +69,12 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate,
                                           fused=self.device.type == 'cuda')
         self.scaler = loss_scaler(config.precision, self.device)
+        # Several processes wait for each other in a step, and a scaler for the device.
+        self.graph = StepGraph(self._compute) if (
+            self.device.type == 'cuda' and self.processes.count == 1
+            and not self.scaler.is_enabled()) else None
+        self._rate = torch.zeros((), device=self.device)
+        self._names: tuple[str, ...] = ()
         if (fitting := self.network.sides.padded(config.crop)) != config.crop:
             raise TrainingError(f'{config.model} {config.preset} takes crops of '
                                 f'{self.network.sides} pixels, '
@@ -89,26 +96,38 @@ class Trainer:
 
         Raises TrainingError when the gradient is not finite, in all processes alike.
         """
-        ir, vi_y, rate = batch.ir, batch.vi_y, learning_rate(self.config, self.iteration)
-        for group in self.optimizer.param_groups:
-            group['lr'] = rate
-        fused, share = map(self.processes.whole,
-                           self._fuse(ir[self._own], vi_y[self._own], with_share=True))
-        terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share,
-                            taught=self._taught(ir, vi_y), perception=self._perception)
+        rate = learning_rate(self.config, self.iteration)
+        self._set_rate(rate)
         may_overflow = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_LOSS_SCALE
-        norm = self._descend(terms['total'])
+        values = (self.graph or self._compute)(batch)
         self._update_average()
         self.iteration += 1
         scale = {'loss_scale': self.scaler.get_scale()} if self.scaler.is_enabled() else {}
-        # One wait for the device, not one for each term.
-        values = torch.stack([value.detach().float() for value in (*terms.values(), norm)])
-        found = dict(zip((*terms, 'gradient_norm'), values.tolist()))
+        found = dict(zip(self._names, values.tolist()))  # the one wait for the device
         if not math.isfinite(found['gradient_norm']) and not may_overflow:
             raise TrainingError(f'non-finite gradient at iteration {self.iteration}: lower '
                                 'learning_rate, or lengthen warmup, and start anew in another '
                                 'folder (--out)')
         return {**found, **scale, 'learning_rate': rate}
+
+    def _set_rate(self, rate: float) -> None:
+        """Set the learning rate: a tensor, which can change behind a graph, or a number."""
+        self._rate.fill_(rate)
+        for group in self.optimizer.param_groups:
+            # A checkpoint has those of the device that it was written on.
+            group['lr'] = self._rate if self.graph else rate
+            group['capturable'] = self.graph is not None and self._rate.is_cuda
+
+    def _compute(self, batch: Batch) -> torch.Tensor:
+        """Descend by the loss of a batch; return the terms and the gradient's norm, as _names."""
+        ir, vi_y = batch.ir, batch.vi_y
+        fused, share = map(self.processes.whole,
+                           self._fuse(ir[self._own], vi_y[self._own], with_share=True))
+        terms = fusion_loss(fused, ir, vi_y, self.config.loss, batch=batch, share=share,
+                            taught=self._taught(ir, vi_y), perception=self._perception)
+        norm = self._descend(terms['total'])
+        self._names = *terms, 'gradient_norm'
+        return torch.stack([value.detach().float() for value in (*terms.values(), norm)])
 
     @torch.no_grad()
     def _taught(self, ir, vi_y):
@@ -193,7 +212,10 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         with closing(batches_on(processes.device, sampler, first=trainer.iteration,
                                 end=config.iterations, processes=processes.count)) as batches:
             for batch in batches:
+                had_graph = trainer.graph and not trainer.graph.problem
                 books.add(trainer.step(batch))
+                if had_graph and trainer.graph.problem:
+                    problem(trainer.graph.problem)
                 stop = Stop(processes.largest(requests.current))
                 if stop:
                     break

@@ -48,16 +48,16 @@ def test_smoke_on_one_side_stays_there():
     assert share[:, -WIDTH // 12:].max() < 0.1 * MOST
 
 
-def test_clear_sky_stays_blue():
-    """A bright empty sky, cold and empty in thermal, stays as it is; fog below it does not."""
+def test_clear_sky_is_no_veil():
+    """A bright empty sky, cold and empty in thermal, is no veil unless there is fog below it."""
     thermal, luma = texture(90, sigma=15), texture(180, sigma=0.5)
-    sky = np.s_[:HEIGHT // 2]
+    sky = np.s_[:2 * HEIGHT // 3]
     thermal[sky] = texture(20, sigma=0.5, seed=1)[sky]
+    clear = texture(150, sigma=20)
+    clear[sky] = luma[sky]
 
-    share = veil_map(thermal, luma)
-
-    assert share[:5].max() < 0.1 * MOST
-    assert share[-5:].min() > 0.7 * MOST
+    assert veil_map(thermal, clear) is None
+    assert veil_map(thermal, luma)[HEIGHT // 8].min() > 0.5 * MOST
 
 
 def test_nothing_shows_outside_thermal():
