@@ -100,10 +100,8 @@ setup(
     entry_points={
         'console_scripts': [
             f'diffmf = {NAME}.cli.__main__:main',
-            f'fusion_node = {NAME}.ros.fusion_node:main',
-            f'bag_player = {NAME}.ros.bag_player:main',
-            f'recorder = {NAME}.ros.recorder:main',
-            f'viewer = {NAME}.tools.view.viewer:main',
+            *(f'{name} = {NAME}.executables:{name}'
+              for name in ('fusion_node', 'bag_player', 'recorder', 'viewer')),
         ],
     },
 )

@@ -32,6 +32,7 @@ ALLOWED = {
     'tools.view.viewer': PRODUCT | {'tools', 'ros'},
     'cli': PRODUCT | {'tools'},
     'api': PRODUCT,
+    'executables': PRODUCT | {'ros', 'tools.view.viewer'},
 }
 IMPORTS_ROS = {'ros', 'tools.bench.probes', 'tools.view.viewer'}
 ROS = {'rclpy', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs', 'lifecycle_msgs',

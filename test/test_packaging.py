@@ -3,8 +3,10 @@
 
 import ast
 import configparser
+import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -99,6 +101,23 @@ def test_executables_lie_where_ros2_launch_looks(metadata):
         defined = ast.parse((ROOT / f'{module.replace(".", "/")}.py').read_text()).body
         assert function in {node.name for node in defined
                             if isinstance(node, ast.FunctionDef)}, target
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('name', sorted(EXECUTABLES))
+def test_signal_while_loading_is_quiet(tmp_path, name, number):
+    """A signal that comes while the libraries load ends an executable at once, without a word."""
+    # Given a library that loads for a minute
+    (tmp_path / 'rclpy.py').write_text('import time\nprint("loading", flush=True)\n'
+                                       'time.sleep(60)\n')
+    process = subprocess.Popen([sys.executable, ROOT / 'resource' / 'lib' / name],
+                               env=os.environ | {'PYTHONPATH': f'{tmp_path}:{ROOT}'},
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout.readline() == 'loading\n'
+
+    process.send_signal(number)
+
+    assert (process.communicate(timeout=30)[0], process.returncode) == ('', 0)
 
 
 def test_ros_pins_agree_with_the_requirements(metadata):

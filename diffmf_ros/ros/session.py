@@ -50,6 +50,7 @@ class Session:
         self.fuser = FrameFuser(node, pipeline, outputs, self._counters, settings)
         self.not_loaded: Issue | None = None
         self._sources = Sources.NONE
+        self._thermal_ns = -1  # stamp of the thermal frame of the newest pair
         self._hold_note = ''
         self._complaints: dict[str, Issue | None] = {}
         self._logged_problems: set[str] = set()
@@ -135,6 +136,7 @@ class Session:
     def _give_up_pairing(self) -> None:
         """Count the frames that wait for a partner, and the pairs that were not yet certain."""
         for _ in self._pairing.flush():
+            self._counters.count('pairs')
             self._counters.drop('stopped')
 
     def _on_frame(self, frame: Frame) -> None:
@@ -143,11 +145,15 @@ class Session:
         self._fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
         if not frame.stamp_ns:
             frame = replace(frame, stamp_ns=clock_ns)
-        pairs = self._pairing.add(frame)
-        self._counters.count(f'{frame.stream}_in', pairs=len(pairs))
+        pairs, reused = self._pairing.add(frame), 0
         for pair in pairs:
             self._pipeline.scale.arrived(pair.rgb.stamp_ns)
+            reused += pair.thermal.stamp_ns == self._thermal_ns
+            self._thermal_ns = pair.thermal.stamp_ns
+        self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused)
         for work in self._fallback.select(frame, pairs, now_ns):
+            if isinstance(work, Frame):
+                self._counters.count('alone')
             statuses = self._fallback.statuses
             if self._worker.put(Job(work, statuses[RGB].state, statuses[THERMAL].state,
                                     self._fallback.reason)):

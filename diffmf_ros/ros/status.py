@@ -25,9 +25,10 @@ PERIOD_S = 1.0
 class Snapshot:
     """Counts since activation, at one instant.
 
-    counted has rgb_in, thermal_in, pairs and fused (every image that went out, also one of a
-    single camera); modes has the same images by mode; dropped maps a reason to the frames or pairs
-    lost to it, among them 'overtaken' and 'failed' pairs; refused has those of undecodable
+    counted has rgb_in, thermal_in, pairs, reused (pairs whose thermal frame was in the pair before
+    too), alone (frames handed on by themselves) and fused (every image that went out, also one of
+    a single camera); modes has the same images by mode; dropped maps a reason to the frames or
+    pairs lost to it, among them 'overtaken' and 'failed' pairs; refused has those of undecodable
     messages by stream. Latencies, and the age of the newest image (since its later frame arrived),
     are nan before the first.
     """
@@ -58,11 +59,12 @@ class Counters:
         self._newest_ms = float('nan')
         self._last: dict = {}
 
-    def count(self, name: str, *, pairs: int = 0) -> None:
-        """Add one to rgb_in or thermal_in, and the pairs that the frame completed."""
+    def count(self, name: str, *, pairs: int = 0, reused: int = 0) -> None:
+        """Add one to a counter, and the pairs that a frame completed, with those of a used one."""
         with self._lock:
             self._counted[name] += 1
             self._counted['pairs'] += pairs
+            self._counted['reused'] += reused
 
     def drop(self, reason: str, *, error: str = '', stream: str = '') -> None:
         """Count a lost frame or pair under reason; error, when given, becomes the last error.
@@ -198,7 +200,7 @@ def grown(now: Mapping[str, int], before: Mapping[str, int], name: str) -> int:
 
 # Losses that are the normal price of unequal rates, of a slow network, of a change of sources, or
 # of stopping.
-EXPECTED_DROPS = {'unpaired', 'overtaken', 'already_out', 'stopped'}
+EXPECTED_DROPS = {'unpaired', 'overtaken', 'already_out', 'one_camera', 'stopped'}
 
 
 def judge(now: Snapshot, before: Snapshot, issues: Sequence[Issue], *,
@@ -230,7 +232,7 @@ def judge(now: Snapshot, before: Snapshot, issues: Sequence[Issue], *,
 def values_of(totals: Snapshot) -> dict[str, str]:
     """Return the key values of a report that stem from the counters."""
     values = {name: str(totals.counted.get(name, 0))
-              for name in ('rgb_in', 'thermal_in', 'pairs', 'fused')}
+              for name in ('rgb_in', 'thermal_in', 'pairs', 'reused', 'alone', 'fused')}
     values |= {f'out.{mode}': str(count) for mode, count in sorted(totals.modes.items())}
     values |= {f'dropped.{reason}': str(count) for reason, count in sorted(totals.dropped.items())}
     values |= {name: number(getattr(totals, name))
@@ -243,11 +245,13 @@ def account(totals: Snapshot, fallback: SourceSelector) -> str:
 
     What is missing is known by the gaps of the stamps.
     """
-    cameras = '; '.join(f'{name} {totals.counted.get(f"{name}_in", 0)} received, '
-                        f'{health.missing} missing' for name, health in fallback.streams.items())
+    counted = Counter(totals.counted)
+    cameras = '; '.join(f'{name} {counted[f"{name}_in"]} received, {health.missing} missing'
+                        for name, health in fallback.streams.items())
     dropped = ', '.join(f'{count} {reason}' for reason, count in sorted(totals.dropped.items()))
-    return (f'frames so far: {cameras}; {totals.counted.get("fused", 0)} images out; dropped: '
-            f'{dropped or "none"}')
+    again = f' ({counted["reused"]} with the thermal frame before)' if counted['reused'] else ''
+    return (f'frames so far: {cameras}; {counted["pairs"]} pairs{again}, {counted["alone"]} '
+            f'frames alone; {counted["fused"]} images out; dropped: {dropped or "none"}')
 
 
 def sources_values(fallback: SourceSelector, now_ns: int,

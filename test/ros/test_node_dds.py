@@ -2,6 +2,7 @@
 """The node among other processes, over real DDS: in one process, losses would not show."""
 
 import signal
+from collections import Counter
 
 import pytest
 from conftest import DEADLINE_S
@@ -93,6 +94,12 @@ def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     assert 0 < float(values['latency_p50_ms']) <= float(values['latency_p99_ms'])
     assert f'frames so far: rgb {values["rgb_in"]} received' in node.output
     assert f'{values["fused"]} images out' in node.output
+    # and what came is all accounted for, frame by frame and pair by pair
+    count = Counter({key: int(value) for key, value in values.items() if value.isdecimal()})
+    assert (count['rgb_in'] + count['thermal_in'] == 2 * count['pairs'] - count['reused']
+            + count['dropped.unpaired'])
+    assert (count['pairs'] + count['alone'] == count['fused'] + count['dropped.overtaken']
+            + count['dropped.already_out'] + count['dropped.stopped'])
     assert 'Traceback' not in node.output + recorder.output
 
 

@@ -38,7 +38,8 @@ def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
     values = demo.run(run)
     fused = int(values['fused'])
     assert (values['rgb_in'], values['thermal_in'], values['mode']) == ('120', '120', 'CLASSICAL')
-    assert fused + int(values.get('dropped.overtaken', 0)) == int(values['pairs']) >= 114
+    left_out = sum(int(values.get(f'dropped.{reason}', 0)) for reason in ('overtaken', 'stopped'))
+    assert fused + left_out == int(values['pairs']) >= 114
     # The outputs keep the last message only: a recorder that the machine starves can miss one.
     with BagReader(run.fused) as reader:
         recorded, infos = (reader.topics[topic].count for topic in (FUSED_TOPIC, FUSED_INFO_TOPIC))

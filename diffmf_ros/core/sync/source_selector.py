@@ -41,8 +41,8 @@ class SourceSelector:
     `latest` is what sources said last, by the `statuses` of both streams at that time. sync, by
     which offsets are proposed, may be assigned. base is the stream whose stamps the fused images
     bear (setting alignment.output_grid). `dropped` counts what select left out: 'outdated' pairs
-    (a frame of them had arrived source_timeout_s before) and 'already_out' (no newer than what was
-    put out before).
+    (a frame of them had arrived source_timeout_s before), pairs of a time of 'one_camera' (one
+    frame of them was used at most), and 'already_out' (no newer than what was put out before).
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
@@ -142,10 +142,12 @@ class SourceSelector:
         sources = self.sources(now_ns)
         if sources is Sources.BOTH:
             return self._rising(fresh) if fresh else []
+        if fresh:
+            self.dropped['one_camera'] += len(fresh)
         for stream, alone in _ALONE.items():
             if sources is alone:
-                return self._rising([frame] if frame.stream == stream
-                                    else [getattr(pair, stream) for pair in pairs])
+                return self._rising([frame]) if frame.stream == stream else self._rising(
+                    [getattr(pair, stream) for pair in pairs], counted=False)
         return []
 
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
@@ -206,15 +208,16 @@ class SourceSelector:
                 f'{self.sync.thermal_offset_ms - apart_ns / 1e6:.0f} would '
                 'make up for it')
 
-    def _rising(self, items: Sequence[Pair | Frame]) -> list[Pair | Frame]:
-        """The items that are newer than all before them."""
+    def _rising(self, items: Sequence[Pair | Frame], *,
+                counted: bool = True) -> list[Pair | Frame]:
+        """The items that are newer than all before them; counted: whether others are a loss."""
         limit_ns = max(_OTHER_CLOCK_NS, self._settings.source_timeout_s * 1e9)
         rising = []
         for item in items:
             frame = getattr(item, self.base) if isinstance(item, Pair) else item
             stamp_ns = frame.stamp_ns or frame.arrival_ns
             if self._newest_out_ns is not None and 0 <= self._newest_out_ns - stamp_ns <= limit_ns:
-                self.dropped['already_out'] += 1
+                self.dropped['already_out'] += counted
                 continue
             self._newest_out_ns = stamp_ns
             rising.append(item)

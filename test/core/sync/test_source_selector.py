@@ -310,6 +310,20 @@ def test_delay_beyond_timeout_not_fused():
     assert rig.fallback.dropped['outdated'] > 30
 
 
+def test_every_pair_is_counted():
+    """A pair of a time of one camera is counted, so that all that were made add up."""
+    # Given a thermal camera whose image stands still for two seconds
+    rig = Rig(faults={THERMAL: between(1, 3, STUCK)})
+    made, add = [], rig.pairing.add
+    rig.pairing.add = lambda frame: made.extend(pairs := add(frame)) or pairs
+
+    rig.run(5)
+
+    fused = sum(isinstance(item, Pair) for _, item in rig.out)
+    assert rig.fallback.dropped['one_camera'] > 30
+    assert len(made) == fused + rig.fallback.dropped.total()
+
+
 def test_delay_within_timeout_is_fused():
     """A stream delayed by less than the timeout is fused."""
     rig = Rig(faults={THERMAL: between(0, 9, {'late_s': 0.6})}).run(6)

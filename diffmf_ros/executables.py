@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry points of the ROS executables.
+
+A signal that comes while their libraries load ends them at once: nothing has been made yet, and
+half-loaded libraries turn an exception into errors of their own.
+"""
+
+import os
+import signal
+from importlib import import_module
+from types import FrameType
+
+
+def fusion_node() -> int:
+    """Run the fusion node; return the exit code."""
+    return _run('ros.fusion_node')
+
+
+def bag_player() -> int:
+    """Run the bag player; return the exit code."""
+    return _run('ros.bag_player')
+
+
+def recorder() -> int:
+    """Run the recorder; return the exit code."""
+    return _run('ros.recorder')
+
+
+def viewer() -> int:
+    """Run the server of the web page; return the exit code."""
+    return _run('tools.view.viewer')
+
+
+def _run(module: str) -> int:
+    """Run main() of a module of this package, which takes the signals over."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    return import_module(f'.{module}', __package__).main()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
