@@ -68,7 +68,7 @@ def start_and_stop(mark: str, arguments: list[str], deadline_s: float) -> dict:
         if 'configured: ' in line:
             break
     ready_s, mapped = time.monotonic() - begin, segments(marked(mark))
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: launch leaves its nodes to it
     process.stdout.read()  # type: ignore[union-attr]
     code = process.wait()
     killer.cancel()
