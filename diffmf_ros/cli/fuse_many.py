@@ -54,7 +54,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
     _require_outputs(left, out, asked, all_tasks=tasks)
     options.say_already(len(done), len(tasks))
     ledger.begin((task.out, task.inputs) for task in left)
-    outcomes = []
+    outcomes: list[FileOutcome] = []
     with progress('fusing', len(left)) as report:
         fused = fused_files(left, asked.settings, jobs=jobs or cores(), overwrite=asked.overwrite,
                             ray=ray)
@@ -130,7 +130,8 @@ def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     films, pipeline = opened(rgb, thermal), FusionPipeline(asked.settings)
     hint_threads(asked.settings, pipeline.device)
-    modes, warnings = Counter(), {}
+    modes: Counter = Counter()
+    warnings: dict = {}
     with progress('fusing', films.count) as report:
         results = _fused(films, pipeline, modes, warnings)
         for count in write_film(out, results, fps=films.rate_hz, overwrite=asked.overwrite):

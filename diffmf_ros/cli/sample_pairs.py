@@ -38,7 +38,7 @@ def sample_pairs(
     options.require_json(json, overwrite=overwrite)
     drives = [Drive(DriveSettings(scene=name, seed=seed, seconds=seconds, thermal_rate_hz=30))
               for name in scene or ENVIRONMENTS]
-    boxes = {}
+    boxes: dict[str, dict] = {}
     for drive in drives:
         name = drive.settings.scene
         pairs = write_pairs(drive, out / name, count=count, overwrite=overwrite)

@@ -64,7 +64,7 @@ def takes_settings(*, but: tuple[str, ...] = (), **defaults: Any) -> Callable:
             base = {offered[name].name: value for name, value in defaults.items()}
             return command(**values, params=params, settings=_settings(base, params, given))
 
-        run.__signature__ = own.replace(parameters=parameters)
+        vars(run)['__signature__'] = own.replace(parameters=parameters)
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 

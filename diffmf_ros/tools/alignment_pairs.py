@@ -171,7 +171,7 @@ def rough_alignment(path: Path, pair: Pair, *, plane_depth_m: float) -> Alignmen
     source = load_alignment(path)
     if isinstance(source, Alignment):
         return source
-    if None in (source.rgb, source.thermal, source.extrinsics):
+    if source.rgb is None or source.thermal is None or source.extrinsics is None:
         raise AlignmentError(f'{path}: expected both cameras and how they are mounted')
     sizes = {'rgb_size': pair.rgb.size, 'thermal_size': pair.thermal.size}
     rig = Rig(source.rgb.scaled_to(pair.rgb.size), source.thermal.scaled_to(pair.thermal.size),

@@ -5,6 +5,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 from ..core.alignment.camera import CameraModel
 from ..core.frames import FusionResult
@@ -31,14 +32,16 @@ class BagOutput:
         self._writer.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._writer.__exit__(*error)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._writer.__exit__(kind, error, trace)
 
     def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
         """Append an image; camera describes it (None: uncalibrated)."""
-        about = {'stamp_ns': result.stamp_ns, 'frame_id': result.frame_id}
-        image = image_message(result.pixels, result.encoding, **about)
-        info = model_message(camera, size=result.pixels.shape[1::-1], **about)
+        image = image_message(result.pixels, result.encoding, stamp_ns=result.stamp_ns,
+                              frame_id=result.frame_id)
+        info = model_message(camera, size=result.pixels.shape[1::-1], stamp_ns=result.stamp_ns,
+                             frame_id=result.frame_id)
         self._writer.write(FUSED_TOPIC, IMAGE, image, recorded_ns)
         self._writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, info, recorded_ns)
 

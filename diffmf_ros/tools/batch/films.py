@@ -54,12 +54,13 @@ class Films:
         """Yield every RGB frame with the last thermal frame until then, until one video ends."""
         with _opened(self.rgb) as rgb, _opened(self.thermal) as thermal:
             slower = _rate(thermal, self.thermal) / self.rate_hz
-            number, taken, heat = 0, 0, None
+            number, taken = 0, 0
+            heat: np.ndarray | None = None
             while (picture := _next(rgb)) is not None:
                 wanted = int(number * slower + 1e-6) + 1
                 while taken < wanted and (newer := _next(thermal)) is not None:
                     heat, taken = newer, taken + 1
-                if taken < wanted:
+                if taken < wanted or heat is None:
                     break
                 stamp_ns = _FIRST_NS + round(number * 1e9 / self.rate_hz)
                 yield Pair(

@@ -157,9 +157,9 @@ def _of_pattern(pattern: str) -> dict[str, list[Path]]:
     whole = re.compile(regex + re.escape(pattern[place:]), re.DOTALL)
     found = sorted(glob.glob(pattern, recursive=True))
     return _grouped(
-        (''.join(whole.fullmatch(path).groups()), Path(path))
+        (''.join(match.groups()), Path(path))
         for path in found
-        if whole.fullmatch(path) and Path(path).is_file()
+        if (match := whole.fullmatch(path)) and Path(path).is_file()
     )
 
 

@@ -140,18 +140,20 @@ class _Subject:
 
     def fuse(self, *, keep: bool) -> None:
         """Fuse one pair; keep its timings unless it warms up."""
-        metered = not isinstance(self._meter, str)
-        joules = self._meter.joules() if metered else 0.0
+        joules = self._joules_so_far()
         cpu_s, wall_s = time.process_time(), time.perf_counter()
         stages_ms = fuse_messages(self._pipeline, self._messages)
         if not keep:
             return
         self._cpu_s += time.process_time() - cpu_s
         self._wall_s += time.perf_counter() - wall_s
-        self._joules += self._meter.joules() - joules if metered else 0.0
+        self._joules += self._joules_so_far() - joules
         self._frames += 1
         for stage, duration_ms in stages_ms.items():
             self._stages_ms.setdefault(stage, []).append(duration_ms)
+
+    def _joules_so_far(self) -> float:
+        return 0.0 if isinstance(self._meter, str) else self._meter.joules()
 
     def result(self) -> Benchmark:
         """What was measured."""
@@ -182,9 +184,8 @@ def fuse_messages(pipeline: FusionPipeline, messages: tuple[dict, dict]) -> dict
     Raises DiffmfError on a warning.
     """
     start = time.perf_counter()
-    pixels = [decode_message(SimpleNamespace(**message)) for message in messages]
-    pair = Pair(*(Frame(stream, 0, '', *decoded) for stream,
-                  decoded in zip((RGB, THERMAL), pixels)), offset_ns=0)
+    rgb, thermal = (decode_message(SimpleNamespace(**message)) for message in messages)
+    pair = Pair(Frame(RGB, 0, '', *rgb), Frame(THERMAL, 0, '', *thermal), offset_ns=0)
     decode_ms = 1e3 * (time.perf_counter() - start)
     result = pipeline.fuse(pair)
     if result.warnings:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 # a rail that feeds the others; without one the rails are added
@@ -90,8 +91,7 @@ def _hwmon_rails(sys: Path) -> list[Rail]:
             volts, amperes = sensor / f'in{channel}_input', sensor / f'curr{channel}_input'
             label = _text(sensor / f'in{channel}_label')
             if label not in ('', 'NC') and volts.exists() and amperes.exists():
-                rails.append(Rail(label, lambda v=volts,
-                                  a=amperes: 1e-6 * _number(v) * _number(a)))
+                rails.append(Rail(label, partial(_watts, volts, amperes)))
     return rails
 
 
@@ -101,8 +101,17 @@ def _iio_rails(sys: Path) -> list[Rail]:
     for power in sorted(sys.glob('bus/i2c/drivers/ina3221x/*/iio:device*/in_power*_input')):
         channel = power.name.removeprefix('in_power').removesuffix('_input')
         rails.append(Rail(_text(power.with_name(f'rail_name_{channel}')),
-                          lambda p=power: 1e-3 * _number(p)))
+                          partial(_milliwatts, power)))
     return rails
+
+
+def _watts(volts: Path, amperes: Path) -> float:
+    """Return the power of millivolts and milliamperes."""
+    return 1e-6 * _number(volts) * _number(amperes)
+
+
+def _milliwatts(power: Path) -> float:
+    return 1e-3 * _number(power)
 
 
 def _text(path: Path) -> str:

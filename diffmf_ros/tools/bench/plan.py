@@ -99,14 +99,15 @@ class WorkPlan:
         for kernel in self.kernels:
             launches, moved = found.get(kernel.name, (0, 0))
             found[kernel.name] = [launches + 1, moved + kernel.bytes_moved]
-        return sorted(((name, *counts) for name, counts in found.items()), key=lambda row: -row[2])
+        return sorted(((name, launches, moved) for name, (launches, moved) in found.items()),
+                      key=lambda row: -row[2])
 
 
 def as_json(plans: list[WorkPlan]) -> str:
     """Return the plans and the rates that they assume."""
     gpus = [{**asdict(gpu), 'exponentials_per_s': gpu.exponentials_per_s} for gpu in GPUS]
-    plans = [plan.as_dict() for plan in plans]
-    return json.dumps({'format': FORMAT, 'gpus': gpus, 'plans': plans}, indent=1)
+    return json.dumps({'format': FORMAT, 'gpus': gpus,
+                       'plans': [plan.as_dict() for plan in plans]}, indent=1)
 
 
 def plan_pair(model: str, preset: str, size: tuple[int, int] = (640, 480), *, scale: float = 1.0,

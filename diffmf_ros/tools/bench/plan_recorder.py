@@ -116,16 +116,18 @@ def _triton_launches() -> Iterator[list[Kernel]]:
 def _launch(function, given: dict) -> Kernel:
     """A launch of a Triton kernel: what it loads from is read, what it stores to written."""
     tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
-    loaded, stored, exponentials = _accesses(function, tuple(tensors))
+    loaded, stored, has_exponentials = _accesses(function, tuple(tensors))
     written = {id(tensors[name]): tensors[name] for name in stored}
     names = Counter(map(id, tensors.values()))
     # A written tensor under two names stands for a buffer of sums too, which is not needed then.
     read = {id(tensors[name]): tensors[name] for name in loaded
             if id(tensors[name]) not in written or names[id(tensors[name])] == 1}
-    name, own = function.__name__, {}
+    name = function.__name__
+    own: dict = {}
+    exponentials = 0
     if name in SCANS and 'STATES' in given:
         own, exponentials = _walk(given)
-    elif exponentials:
+    elif has_exponentials:
         exponentials = max((t.numel() for t in tensors.values()), default=0)
     return Kernel(name, sum(map(moved_bytes, read.values())),
                   sum(map(moved_bytes, written.values())),
@@ -161,7 +163,9 @@ def _accesses(function, pointers: tuple[str, ...]) -> tuple[set[str], set[str], 
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     made_of = _origins(tree, pointers)
-    loaded, stored, exponentials = set(), set(), False
+    loaded: set[str] = set()
+    stored: set[str] = set()
+    exponentials = False
     for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         called = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
         exponentials |= called in EXPONENTIALS or 'softplus' in called or 'silu' in called

@@ -158,7 +158,7 @@ def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> 
     Raises UnusableImage: unreadable, not 8-bit (visible, fused), without a finite value, or sizes
     that differ.
     """
-    pixels = {'fused': None}
+    pixels: dict[str, np.ndarray] = {}
     for kind, file in files.items():
         try:
             frame = read_frame(file, stream=THERMAL if kind == 'thermal' else RGB)
@@ -178,7 +178,7 @@ def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> 
                                 f'has {width}x{height}: '
                                 'a registered pair has one size')
     return Images(name, pixels['visible'], luminance(pixels['visible']), pixels['thermal'],
-                  pixels['fused'])
+                  pixels.get('fused'))
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:

@@ -9,7 +9,7 @@ published since 2023 were made with, except for PSNR (peak 255; there the larges
 in the fused image) and Nabf (which it lacks).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import cv2
@@ -58,9 +58,13 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
         MetricError: other shapes, levels outside 0..255, values that are not finite.
     """
     ir, vi_y, fused = _checked(ir=ir, vi_y=vi_y, fused=fused)
-    alone = {'EN': entropy, 'SD': standard_deviation, 'SF': spatial_frequency,
-             'AG': average_gradient}
-    against_sources = {
+    alone: dict[str, Callable[..., float]] = {
+        'EN': entropy,
+        'SD': standard_deviation,
+        'SF': spatial_frequency,
+        'AG': average_gradient,
+    }
+    against_sources: dict[str, Callable[..., float]] = {
         'MI': mutual_information,
         'SCD': correlation_of_differences,
         'VIF': information_fidelity,

@@ -3,6 +3,7 @@
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -106,7 +107,7 @@ def differences(before: dict, now: dict) -> list[str]:
 
 def _flat(entries: dict, prefix: str = '') -> dict:
     """{'loss': {'ssim': 1}} -> {'loss.ssim': 1}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in entries.items():
         flat |= _flat(value, f'{prefix}{name}.') if isinstance(value,
                                                                dict) else {prefix + name: value}

@@ -39,7 +39,8 @@ class StopRequests:
     """
 
     def __init__(self, minutes: float):
-        self._signal, self._end, self._handlers = Stop.NO, time.monotonic() + 60 * minutes, {}
+        self._signal, self._end = Stop.NO, time.monotonic() + 60 * minutes
+        self._handlers: dict = {}
 
     @property
     def current(self) -> Stop:

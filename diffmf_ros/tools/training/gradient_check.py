@@ -147,7 +147,7 @@ def _gradients(case: _Case, backend: str, device, *, exact: bool = False) -> lis
     """Gradients of the tensors and parameters among the inputs, results weighted at random."""
     inputs = [selfcheck_steps._moved(x, device) for x in case.inputs]
     inputs = [selfcheck_steps._exact(x) for x in inputs] if exact else inputs
-    wanted = []
+    wanted: list[torch.Tensor] = []
     for thing in inputs[case.constant:]:
         if isinstance(thing, nn.Module):
             wanted += thing.parameters()

@@ -69,7 +69,8 @@ class Log:
     """
 
     def __init__(self, path: Path, iteration: int):
-        self._path, self._sums, self._count, self._start = path, {}, 0, time.monotonic()
+        self._path, self._count, self._start = path, 0, time.monotonic()
+        self._sums: dict[str, float] = {}
         self._rows = [row for row in read_log(path)
                       if int(row['iteration']) <= iteration] if path.exists() else []
         self._columns = list(self._rows[0]) if self._rows else []
@@ -82,7 +83,7 @@ class Log:
             self._sums[name] = self._sums.get(name, 0.0) + value
         if iteration % EVERY:
             return
-        row = {'iteration': iteration,
+        row = {'iteration': str(iteration),
                **{name: f'{value / self._count:.6g}' for name, value in self._sums.items()},
                'seconds': f'{(time.monotonic() - self._start) / self._count:.3f}'}
         self._sums, self._count, self._start = {}, 0, time.monotonic()

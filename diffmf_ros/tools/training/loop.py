@@ -227,9 +227,11 @@ class _RunFiles:
 
     def __init__(self, trainer: Trainer, *, data: str, report):
         self._trainer, self._data, self._report = trainer, data, report
-        self._out, self._warnings, self._saved = Path(trainer.config.out), {}, time.monotonic()
+        self._out, self._saved = Path(trainer.config.out), time.monotonic()
+        self._warnings: dict = {}
         self._out.mkdir(parents=True, exist_ok=True)
-        self._checkpoint, self._log = self._out / 'checkpoint.pt', None
+        self._checkpoint = self._out / 'checkpoint.pt'
+        self._log: Log | None = None
 
     def resume(self) -> None:
         """Bring the trainer, in every process, to the checkpoint if there is one."""

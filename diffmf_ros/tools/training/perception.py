@@ -27,7 +27,8 @@ class Perception:
     def shares(self, ir: torch.Tensor, vi_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How much each source counts, by the edges in its features: two B, their sum is 1."""
         saliency = torch.stack([self._saliency(image) for image in (ir, vi_y)])
-        return softmax(saliency / self._temperature, dim=0).unbind()
+        of_ir, of_vi = softmax(saliency / self._temperature, dim=0)
+        return of_ir, of_vi
 
     def uncertainty(self, fused: torch.Tensor) -> torch.Tensor:
         """Mean entropy, in nats, of the classes that the network sees in B x 1 x H x W."""
