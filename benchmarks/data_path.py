@@ -70,7 +70,7 @@ def ours(path: CpuBackend, mapping: Mapping, gain: GainControl, rgb: dict, heat:
     pair = Pair(*(Frame(stream, 0, '', *decode_message(SimpleNamespace(**message))) for stream,
                   message in ((RGB, rgb), (THERMAL, heat))), 0)
     prepared = PreparedPair(pair, gain.levels(pair.thermal), mapping, DEFAULTS)
-    pixels, _ = path.fuse(prepared, scale=1.0)
+    pixels, _ = path.fuse(prepared, scale=1.0)()
     return outgoing(pixels)
 
 

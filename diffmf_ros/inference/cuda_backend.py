@@ -30,7 +30,7 @@ from .image_tensors import (
     to_gray,
     trusted_chroma,
 )
-from .prepare import UNIT, Call, Image, PreparedPair, StageTimer
+from .prepare import UNIT, Call, Painter, PreparedPair, StageTimer
 from .working_size import steps_from
 
 # Plans that are ready at a time: every working size of one camera. Each holds device memory.
@@ -102,7 +102,7 @@ class CudaBackend:
         return tuple(self._problems)
 
     def fuse(self, prepared: PreparedPair, *, scale: float,
-             call: Call | None = None) -> Image:
+             call: Call | None = None) -> Painter:
         """Fuse a pair as CpuBackend does, with the stages upload, network and color.
 
         The first pair of a plan takes seconds; another mapping of the same kind, gray range or
@@ -119,11 +119,10 @@ class CudaBackend:
         packed, timings_ms = call(work) if call else work()
         prepared.timer.add(timings_ms)
         if plan.chroma:
-            return packed[:-1].reshape(*plan.size, 3).copy(), output_encoding(plan.rgb_encoding)
-        image = paint(packed[:-1].reshape(plan.size).copy(), None, encoding=plan.rgb_encoding,
-                      color=prepared.settings.output.color)
-        prepared.timer.lap('color')
-        return image
+            colored = packed[:-1].reshape(*plan.size, 3).copy()  # the next pair overwrites it
+            return lambda: (colored, output_encoding(plan.rgb_encoding))
+        return partial(paint, packed[:-1].reshape(plan.size).copy(), None,
+                       encoding=plan.rgb_encoding, color=prepared.settings.output.color)
 
     @torch.inference_mode()
     def _run(self, plan: 'Plan', prepared: PreparedPair) -> tuple[np.ndarray, dict[str, float]]:

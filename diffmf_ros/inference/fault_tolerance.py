@@ -19,7 +19,7 @@ from ..core.frames import RGB, THERMAL, FrameError, Issue, Level, Mode
 from ..core.imaging import classical
 from .errors import NetworkFailure
 from .memory import give_back_memory, is_out_of_memory
-from .prepare import CpuBackend, Image, PreparedPair
+from .prepare import CpuBackend, Painter, PreparedPair
 from .working_size import RECOVERED, TrustedScale
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ ALONE = {RGB: Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY}
 
 @dataclass(frozen=True)
 class Fused:
-    """What came of a pair: an image and how it was made, at which working size of the network.
+    """What came of a pair: what makes its image, and how, at which working size of the network.
 
     No image: the network did not give one, and the warnings say why.
     """
 
-    image: Image | None = None
+    image: Painter | None = None
     mode: Mode = Mode.FUSED
     warnings: tuple[str, ...] = ()
     scale: float = 1.0
@@ -62,7 +62,7 @@ class ClassicalFallback:
             self.issues = ()
             return Fused(image, Mode.CLASSICAL)
         grid = prepared.mapping.grid
-        return Fused(prepared.image_of(grid), ALONE[grid],
+        return Fused(partial(prepared.image_of, grid), ALONE[grid],
                      (f'{problem}; the {grid} image was passed on',))
 
 
@@ -143,17 +143,21 @@ class TimedThread:
         self._thread.start()
         self.close = weakref.finalize(self, self._calls.put, None)
 
-    def call(self, work: Callable[[], Any], *, kind: Hashable, timeout_s: float) -> Any:
+    def call(self, work: Callable[[], Any], *, kind: Hashable, timeout_s: float,
+             meanwhile: Callable[[], None] | None = None) -> Any:
         """Return work(); raises what it raises, or CallTimeout.
 
-        kind is size and whatever else decides how long it takes. Waits for limit_s(). There must
-        be no abandoned call.
+        kind is size and whatever else decides how long it takes. Waits for limit_s(), and calls
+        meanwhile first, which must not raise. There must be no abandoned call.
         """
         call = Call(work, kind, unmeasured=not self._usual_s.get(kind))
         limit_s = self.limit_s(kind, timeout_s)
         self._calls.put(call)
+        if meanwhile is not None:
+            meanwhile()
         try:
-            value, error = call.answer.get(timeout=limit_s)
+            value, error = call.answer.get(timeout=max(
+                limit_s - (time.monotonic() - call.started_s), 0))
         except Empty:
             self.abandoned = call
             raise CallTimeout(limit_s, unmeasured=call.unmeasured) from None
@@ -261,8 +265,9 @@ class DirectRunner:
         """What does not work and is done without."""
         return _degraded(*self.network.problems)
 
-    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> Fused:
-        """Try to fuse a pair, however long it takes.
+    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float,
+             meanwhile: Callable[[], None] | None = None) -> Fused:
+        """Try to fuse a pair, however long it takes; nothing is done meanwhile.
 
         Raises FrameError when a frame is not usable.
         """
@@ -301,15 +306,18 @@ class FaultTolerantRunner:
         return _degraded(*self.network.problems, *hangs,
                          *filter(None, (self._retry.problem,)))
 
-    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float) -> Fused:
+    def fuse(self, prepared: PreparedPair, *, scale: float, timeout_s: float,
+             meanwhile: Callable[[], None] | None = None) -> Fused:
         """Try to fuse a pair. Raises FrameError when a frame is not usable.
 
-        Waits timeout_s, or longer where that is the usual time; see TimedThread.call.
+        Waits timeout_s, or longer where that is the usual time, and calls meanwhile while the
+        network works, if it does; see TimedThread.call.
         """
         if why_not := self._resting():
             return Fused(warnings=(why_not,))
         self._scale = scale
-        call = partial(self._calls.call, kind=prepared.kind(self._scale), timeout_s=timeout_s)
+        call = partial(self._calls.call, kind=prepared.kind(self._scale), timeout_s=timeout_s,
+                       meanwhile=meanwhile)
         try:
             image = self.network.backend.fuse(prepared, scale=self._scale, call=call)
         except FrameError:

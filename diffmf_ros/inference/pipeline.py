@@ -4,7 +4,9 @@
 No clock but for timings and time-outs.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +25,19 @@ from .prepare import Image, Preparation, PreparedPair, StageTimer
 from .working_size import ScaleController, TrustedScale
 
 FUSED = Mode.FUSED, Mode.CLASSICAL
+
+
+@dataclass(frozen=True)
+class BegunPair:
+    """A pair that has been through the network: what FusionPipeline.finish needs of it.
+
+    alone: there is no network that could work on the next pair meanwhile.
+    """
+
+    prepared: PreparedPair
+    verdict: Verdict
+    fused: Fused
+    alone: bool
 
 
 class FusionPipeline:
@@ -100,12 +115,25 @@ class FusionPipeline:
         Raises:
             FrameError: a frame is not usable; reason too_large for one over max_pixels.
         """
+        return self.finish(self.begin(pair))
+
+    def begin(self, pair: Pair, *, meanwhile: Callable[[], None] | None = None) -> BegunPair:
+        """Do the first part of fuse: up to where the network is free for the next pair.
+
+        Args:
+            pair: As for fuse.
+            meanwhile: Is called while the network works, in the calling thread: to finish the pair
+                before. Not called where no network works, or without a watchdog. Must not raise.
+
+        Raises:
+            FrameError: As fuse.
+        """
         prepared = self._latest = self._preparation.pair(pair, self._settings)
         verdict = self._checks.before(prepared.pair, prepared.levels, prepared.mapping,
                                       prepared.settings)
         prepared.timer.lap('align')
-        fused = self._fuse(prepared, verdict)
-        return self._finish(prepared, verdict, fused)
+        return BegunPair(prepared, verdict, self._fuse(prepared, verdict, meanwhile),
+                         self._loaded.runner is None)
 
     def pass_through(self, frame: Frame) -> FusionResult:
         """Return the image of one camera alone, on the output grid, under the frame's stamp.
@@ -193,15 +221,17 @@ class FusionPipeline:
         self._loaded = loaded
         self.scale.trusted = loaded.runner.trusted if loaded.runner else TrustedScale()
 
-    def _fuse(self, prepared: PreparedPair, verdict: Verdict) -> Fused:
+    def _fuse(self, prepared: PreparedPair, verdict: Verdict,
+              meanwhile: Callable[[], None] | None) -> Fused:
         """Fuse a pair, or take the image of the one camera that sees."""
         if verdict.survivor:
-            return Fused(prepared.image_of(verdict.survivor), ALONE[verdict.survivor])
+            return Fused(partial(prepared.image_of, verdict.survivor), ALONE[verdict.survivor])
         if (runner := self._loaded.runner) is None:
             return self._fallback.fuse(prepared)
         asked = self.scale.asked
         run = runner.fuse(prepared, scale=self.scale.value,
-                          timeout_s=prepared.settings.health.compute_timeout_s)
+                          timeout_s=prepared.settings.health.compute_timeout_s,
+                          meanwhile=meanwhile)
         if run.image is not None:
             self._fallback.issues = ()  # nobody needs it now
             return run if run.scale == asked else replace(run, warnings=(
@@ -211,10 +241,17 @@ class FusionPipeline:
         return replace(instead, warnings=(*(f'{warning}; this pair was fused classically'
                                             for warning in run.warnings), *instead.warnings))
 
-    def _finish(self, prepared: PreparedPair, verdict: Verdict, fused: Fused) -> FusionResult:
-        """Check and filter an image, and put it under the header of the frame on the grid."""
+    def finish(self, begun: BegunPair) -> FusionResult:
+        """Do the second part of fuse: color, check and filter the image of a begun pair.
+
+        Pairs are finished once, in the order in which they were begun. At most one more may have
+        been begun meanwhile.
+        """
+        prepared, verdict, fused = begun.prepared, begun.verdict, begun.fused
+        if not begun.alone:
+            prepared.timer.resume()
         base = prepared.pair.rgb if prepared.mapping.grid == RGB else prepared.pair.thermal
-        pixels, encoding = fused.image  # type: ignore[misc]
+        pixels, encoding = fused.image()  # type: ignore[misc]
         issues, output = verdict.issues, prepared.settings.output
         if fused.mode in FUSED:
             if verdict.veil is not None:

@@ -24,6 +24,7 @@ from .errors import NetworkFailure
 
 # An image and its encoding.
 Image = tuple[np.ndarray, str]
+Painter = Callable[[], Image]  # colors what was fused, when the network may be at the next pair
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Returns what the function that it gets returns, from a thread with a time-out for example.
 Call = Callable[[Callable[[], Any]], Any]
@@ -41,6 +42,10 @@ class StageTimer:
         now_s = time.perf_counter()
         self.timings_ms[stage] = self.timings_ms.get(stage, 0.0) + 1e3 * (now_s - self._since_s)
         self._since_s = now_s
+
+    def resume(self) -> None:
+        """Begin the next stage now: others had the time since the last one."""
+        self._since_s = time.perf_counter()
 
     def add(self, timings_ms: dict[str, float]) -> None:
         """Add stages that were measured elsewhere since the end of the stage before."""
@@ -333,7 +338,7 @@ class CpuBackend:
         self._inputs = np.empty((2, 0, 0), np.float32)
 
     def fuse(self, prepared: PreparedPair, *, scale: float,
-             call: Call | None = None) -> Image:
+             call: Call | None = None) -> Painter:
         """Fuse a pair on the grid of its mapping.
 
         Where only the camera of the grid sees, its image passes unchanged: RGB, or gray thermal.
@@ -345,8 +350,8 @@ class CpuBackend:
                 calling thread does.
 
         Returns:
-            (pixels, encoding) as core.imaging.color.paint gives them. Nothing keeps or changes
-            the pixels.
+            What gives the image its color and returns it as core.imaging.color.paint does; the
+            next pair may be in work by then. Nothing keeps or changes the pixels.
 
         Raises:
             FrameError: a frame is not usable.
@@ -361,7 +366,7 @@ class CpuBackend:
         work = partial(self._run, self._inputs[0], self._inputs[1], scale)
         fused = call(work) if call else work()
         prepared.timer.lap('network')
-        return finished(prepared, cv2.convertScaleAbs(fused, alpha=255))
+        return partial(finished, prepared, cv2.convertScaleAbs(fused, alpha=255))
 
     def _run(self, ir: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
         fused = fuse_scaled(self._fuse, ir, y, scale=scale)

@@ -7,7 +7,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..core.alignment.camera import CameraModel
 from ..core.frames import DiffmfError, Frame, FrameError, FusionResult, Issue, Pair
@@ -16,15 +17,19 @@ from ..core.sync.stream_health import StreamState
 from . import status
 from .topics import Outputs
 
+if TYPE_CHECKING:
+    from ..inference.pipeline import BegunPair
+
 
 class Worker:
     """Calls handle(item) in its own thread, always with the newest item put so far.
 
-    handle must not raise: an exception would end the thread.
+    It calls idle() there when nothing waits after an item. Neither may raise: an exception would
+    end the thread.
     """
 
-    def __init__(self, handle: Callable[[Any], None]):
-        self._handle = handle
+    def __init__(self, handle: Callable[[Any], None], idle: Callable[[], None] = lambda: None):
+        self._handle, self._idle = handle, idle
         self._changed = threading.Condition()
         self._item: Any = None
         self._stopping = False
@@ -63,6 +68,9 @@ class Worker:
     def _run(self) -> None:
         while (item := self._take()) is not None:
             self._handle(item)
+            if self._item is None:
+                self._idle()
+        self._idle()
 
 
 LOG_EVERY_S = 5.0
@@ -85,6 +93,9 @@ class FrameFuser:
     `settings` and `cameras` (the calibration of each stream that has one) are replaced by the
     session while it runs; `informed` has the streams of which a camera info has come;
     `issues` has what is amiss with the calibration and the temperatures of the last image.
+
+    While the network works on a pair, the image of the one before is finished and published, in
+    the same thread: see handle and finish_last.
     """
 
     def __init__(self, node, pipeline, outputs: Outputs, counters: status.Counters,
@@ -96,6 +107,7 @@ class FrameFuser:
         self._node, self._pipeline = node, pipeline
         self._outputs, self._counters = outputs, counters
         self._network = None
+        self._last: tuple[Job, BegunPair, float] | None = None
         self._logged_at: dict[str, float] = {}
         self._issues: frozenset[str] = frozenset()
 
@@ -123,24 +135,72 @@ class FrameFuser:
             self._node.get_logger().warning(f'{error}\n{details}' if details else error)
 
     def handle(self, job: Job) -> None:
-        """Fuse and publish one job; a failure costs this one only."""
+        """Fuse one job; finish_last() publishes it. A failure costs this one only."""
         if self._network is not None:
+            self.finish_last()
             self.apply_pending_network()
-        start_ns = time.monotonic_ns()
+        start_s = time.monotonic()
         try:
-            if isinstance(job.work, Pair):
-                result = self._pipeline.fuse(job.work)
-            else:
-                result = self._pipeline.pass_through(job.work)
-            self._publish(job, result)
-        except FrameError as error:
-            self.record_drop(error.reason, f'pair refused: {error}')
-        except DiffmfError as error:
-            self.record_drop('failed', f'fusion failed: {error}')
+            begun = self._pipeline.begin(job.work, meanwhile=partial(
+                self.finish_last, beside=True)) if isinstance(job.work, Pair) else None
         except Exception as error:  # one bad pair must not end the stream
-            self.record_drop('failed', f'fusion failed: {error!r}', details=traceback.format_exc())
+            self.finish_last()
+            self._failed(error)
+            return
+        if self._last is not None:
+            self.finish_last()
+        busy_s = time.monotonic() - start_s
+        if begun is None or begun.alone:
+            self._finish(job, begun, busy_s)
         else:
-            self._note(job, result, busy_ms=(time.monotonic_ns() - start_ns) / 1e6)
+            self._last = job, begun, busy_s
+
+    def finish_last(self, *, beside: bool = False) -> None:
+        """Finish and publish the pair that was handled last, if that is still to be done.
+
+        beside: the network works on the next one meanwhile, so that it costs that one no time.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            self._finish(*last, beside=beside)
+
+    def _finish(self, job: Job, begun: 'BegunPair | None', busy_s: float, *,
+                beside: bool = False) -> None:
+        """Finish and publish a pair, or pass a frame on; count it, and log what began or ended.
+
+        busy_s: for how long nothing else could be begun so far. beside: as for finish_last.
+        """
+        start_s = time.monotonic()
+        try:
+            result = (self._pipeline.pass_through(job.work) if begun is None
+                      else self._pipeline.finish(begun))
+            self._publish(job, result)
+        except Exception as error:
+            self._failed(error)
+            return
+        frames = (job.work.rgb, job.work.thermal) if isinstance(job.work, Pair) else (job.work,)
+        arrival_ns = max(frame.arrival_ns for frame in frames)  # of the last one
+        self._counters.fused(latency_ms=(time.monotonic_ns() - arrival_ns) / 1e6,
+                             mode=result.mode.value, warnings=result.warnings,
+                             issues=result.issues)
+        issues = {issue.code: issue.text for issue in result.issues}
+        if issues.keys() != self._issues:
+            self._log_issues(issues)
+        scale = self._pipeline.scale
+        if not beside:
+            busy_s += time.monotonic() - start_s
+        if scale.fused(result.mode, scale=result.scale, busy_ms=1e3 * busy_s):
+            self._node.get_logger().info(f'working scale is now {scale.value:g}')
+
+    def _failed(self, error: Exception) -> None:
+        """Count and log why there is no image of a job."""
+        if isinstance(error, FrameError):
+            self.record_drop(error.reason, f'pair refused: {error}')
+        elif isinstance(error, DiffmfError):
+            self.record_drop('failed', f'fusion failed: {error}')
+        else:
+            self.record_drop('failed', f'fusion failed: {error!r}',
+                             details=''.join(traceback.format_exception(error)))
 
     def _publish(self, job: Job, result: FusionResult) -> None:
         self.issues = self._outputs.publish(
@@ -156,20 +216,6 @@ class FrameFuser:
             held=pair is not None and pair.held))
         if pair is not None:
             self._outputs.publish_views(result, pair.rgb.encoding)
-
-    def _note(self, job: Job, result: FusionResult, *, busy_ms: float) -> None:
-        """Count an image, log what began or ended, and follow its duration with the scale."""
-        frames = (job.work.rgb, job.work.thermal) if isinstance(job.work, Pair) else (job.work,)
-        arrival_ns = max(frame.arrival_ns for frame in frames)  # of the last one
-        self._counters.fused(latency_ms=(time.monotonic_ns() - arrival_ns) / 1e6,
-                             mode=result.mode.value, warnings=result.warnings,
-                             issues=result.issues)
-        issues = {issue.code: issue.text for issue in result.issues}
-        if issues.keys() != self._issues:
-            self._log_issues(issues)
-        scale = self._pipeline.scale
-        if scale.fused(result.mode, scale=result.scale, busy_ms=busy_ms):
-            self._node.get_logger().info(f'working scale is now {scale.value:g}')
 
     def _log_issues(self, issues: Mapping[str, str]) -> None:
         """Log what the images of the cameras show that is amiss, when it begins and when it ends.

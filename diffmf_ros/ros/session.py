@@ -60,7 +60,7 @@ class Session:
                                   camera=self._on_camera, issue=self._complaints.__setitem__,
                                   shutter=self._fallback.thermal.shutter,
                                   depth_m=pipeline.aligner.set_depth_m)
-        self._worker = Worker(self.fuser.handle)
+        self._worker = Worker(self.fuser.handle, self.fuser.finish_last)
         self._worker.start()
         self._inputs: Inputs | None = Inputs(node, settings, self._handlers)
         # Publishers come and go in real time, also while a simulated clock stands.

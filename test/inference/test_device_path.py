@@ -80,7 +80,7 @@ def run(path, pair, *, alignment=RESIZED, grid=RGB, black_hot=False, color='keep
         rgb_size=pair.rgb.size, thermal_size=pair.thermal.size, grid=grid)
     prepared = PreparedPair(pair, replace(levels, black_hot=black_hot), mapping,
                             with_changes(DEFAULTS, {'output.color': color}))
-    return path.fuse(prepared, scale=scale)
+    return path.fuse(prepared, scale=scale)()
 
 
 def on_both_paths(pair, *, device='cpu', engine=None, **about):

@@ -88,15 +88,15 @@ def test_unforeseen_failure_counted_next_fused(cameras, monkeypatch):
     """An unforeseen failure of one pair is counted and the next one is fused."""
     cameras.fuse_one()
     pipeline, calls = cameras.node._pipeline, []
-    fuse = pipeline.fuse
+    begin = pipeline.begin
 
     def fail_once(pair, **options):
         calls.append(pair)
         if len(calls) == 1:
             raise ZeroDivisionError('of the third kind')
-        return fuse(pair, **options)
+        return begin(pair, **options)
 
-    monkeypatch.setattr(pipeline, 'fuse', fail_once)
+    monkeypatch.setattr(pipeline, 'begin', fail_once)
     cameras.pair()
     cameras.peer.wait_for(lambda: calls, 'the failure')
     cameras.fuse_one()

@@ -34,6 +34,28 @@ def test_newer_items_overtake_waiting():
     assert handled == [1, 4]
 
 
+def test_idle_once_nothing_waits():
+    """What was put off is done when nothing waits, and before the thread ends."""
+    done, busy, go_on = [], threading.Event(), threading.Event()
+
+    def handle(item):
+        done.append(item)
+        busy.set()
+        assert go_on.wait(10)
+
+    idle = threading.Event()
+    worker = Worker(handle, lambda: (done.append('idle'), idle.set()))
+    worker.start()
+    worker.put(1)
+    assert busy.wait(10)
+    worker.put(2)
+    go_on.set()
+    assert idle.wait(10)
+    worker.stop()
+
+    assert done[:3] == [1, 2, 'idle'] and set(done[3:]) == {'idle'}
+
+
 def test_stop_finishes_current_item():
     """Stop finishes the item in work and tells of a waiting one."""
     handled, given_up, busy, go_on = [], [], threading.Event(), threading.Event()
