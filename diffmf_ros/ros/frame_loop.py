@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 class Worker:
     """Calls handle(item) in its own thread, always with the newest item put so far.
 
-    It calls idle() there when nothing waits after an item. Neither may raise: an exception would
-    end the thread.
+    handle returns whether it left something for idle(), which is called there when nothing waits.
+    Neither may raise: an exception would end the thread.
     """
 
-    def __init__(self, handle: Callable[[Any], None], idle: Callable[[], None] = lambda: None):
+    def __init__(self, handle: Callable[[Any], bool | None],
+                 idle: Callable[[], None] = lambda: None):
         self._handle, self._idle = handle, idle
         self._changed = threading.Condition()
         self._item: Any = None
@@ -67,8 +68,7 @@ class Worker:
 
     def _run(self) -> None:
         while (item := self._take()) is not None:
-            self._handle(item)
-            if self._item is None:
+            if self._handle(item) and self._item is None:
                 self._idle()
         self._idle()
 
@@ -134,8 +134,11 @@ class FrameFuser:
             self._logged_at[reason] = now_s
             self._node.get_logger().warning(f'{error}\n{details}' if details else error)
 
-    def handle(self, job: Job) -> None:
-        """Fuse one job; finish_last() publishes it. A failure costs this one only."""
+    def handle(self, job: Job) -> bool:
+        """Fuse one job, and publish it, unless finish_last() is to do that: then return True.
+
+        A failure costs this one only.
+        """
         if self._network is not None:
             self.finish_last()
             self.apply_pending_network()
@@ -146,14 +149,15 @@ class FrameFuser:
         except Exception as error:  # one bad pair must not end the stream
             self.finish_last()
             self._failed(error)
-            return
+            return False
         if self._last is not None:
             self.finish_last()
         busy_s = time.monotonic() - start_s
         if begun is None or begun.alone:
             self._finish(job, begun, busy_s)
-        else:
-            self._last = job, begun, busy_s
+            return False
+        self._last = job, begun, busy_s
+        return True
 
     def finish_last(self, *, beside: bool = False) -> None:
         """Finish and publish the pair that was handled last, if that is still to be done.
