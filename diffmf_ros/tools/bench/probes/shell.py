@@ -25,6 +25,7 @@ from ....core.alignment.camera import CameraModel
 from ....core.frames import RGB, THERMAL, FusionResult, Pair
 from ....core.settings import DEFAULTS, with_changes
 from ....core.sync.source_selector import SourceSelector
+from ....inference.pipeline import BegunPair
 from ....inference.prepare import StageTimer
 from ....ros import messages
 from ....ros.filter_pairing import make_pairing
@@ -62,7 +63,8 @@ class Ours:
         for job in (*self._receive(rgb, RGB, stage), *self._receive(thermal, THERMAL, stage)):
             self._pipeline.spent_ms = {}
             start = time.perf_counter()
-            self._fuser.handle(job)
+            if self._fuser.handle(job):
+                self._fuser.finish_last()
             handled_ms = 1e3 * (time.perf_counter() - start)
             stage.add(self._pipeline.spent_ms)
             stage.add({'messages': handled_ms - sum(self._pipeline.spent_ms.values())})
@@ -84,24 +86,32 @@ class Ours:
 
 
 class _Watched:
-    """A pipeline that leaves in spent_ms how long fuse took, by stage.
+    """A pipeline that leaves in spent_ms how long a pair took, by stage.
 
     They add up to all of it.
     """
 
     def __init__(self, pipeline):
         self._pipeline = pipeline
+        self._begun_ms = 0.0
         self.spent_ms: dict[str, float] = {}
 
     def __getattr__(self, name: str):
         return getattr(self._pipeline, name)
 
-    def fuse(self, pair: Pair) -> FusionResult:
-        """As FusionPipeline.fuse. 'network' is the conversion of its input alone: it takes no
+    def begin(self, pair: Pair, **options) -> BegunPair:
+        """As FusionPipeline.begin."""
+        start = time.perf_counter()
+        begun = self._pipeline.begin(pair, **options)
+        self._begun_ms = 1e3 * (time.perf_counter() - start)
+        return begun
+
+    def finish(self, begun: BegunPair) -> FusionResult:
+        """As FusionPipeline.finish. 'network' is the conversion of its input alone: it takes no
         time."""
         start = time.perf_counter()
-        result = self._pipeline.fuse(pair)
-        whole_ms = 1e3 * (time.perf_counter() - start)
+        result = self._pipeline.finish(begun)
+        whole_ms = self._begun_ms + 1e3 * (time.perf_counter() - start)
         self.spent_ms = dict(result.timings_ms)
         self.spent_ms['rest'] = whole_ms - sum(self.spent_ms.values()) + self.spent_ms.pop(
             'network')
