@@ -222,7 +222,7 @@ def main() -> int:
     options = parser.parse_args()
     rig_module.PERIOD_NS = round(1e9 / options.rate)
     options.out.mkdir(parents=True, exist_ok=True)
-    with started('faults.faulty_node', options.out) as rig:
+    with started(options.out, reports_s=1.0) as rig:
         soak = Soak(rig, options.out, random.Random(options.seed))
         soak.run(options.minutes)
     return finish(soak, options.out)

@@ -2,7 +2,8 @@
 """The real node with a network, or classical fusion too, that fails when a file says so.
 
 The file named by the environment variable FAULT_FILE is read at every call. It holds one of the
-names in FAULTS, or nothing: then everything works.
+names in FAULTS, or nothing: then everything works. REPORTS_S, if set, are the
+seconds between two reports.
 """
 
 import os
@@ -13,7 +14,7 @@ import torch
 
 from diffmf_ros import models
 from diffmf_ros.core.imaging import classical
-from diffmf_ros.ros import fusion_node
+from diffmf_ros.ros import fusion_node, session, status
 
 FILE = Path(os.environ['FAULT_FILE'])
 FULL_WIDTH = 96
@@ -69,6 +70,7 @@ def breakable_classical(fuse):
 
 
 if __name__ == '__main__':
+    session.PERIOD_S = status.PERIOD_S = float(os.environ.get('REPORTS_S', status.PERIOD_S))
     models.build = breakable_networks(models.build)
     classical.fuse = breakable_classical(classical.fuse)
     raise SystemExit(fusion_node.main())

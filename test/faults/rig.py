@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import Child, Peer, ros_domain
+from conftest import REPORTS_S, Child, Peer, ros_domain
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
@@ -246,9 +246,9 @@ class Rig:
 
 
 @contextmanager
-def started(module: str, folder: Path) -> Iterator[Rig]:
-    """Yield a Rig around `python -m module`, on a ROS domain of its own; folder takes its log and
-    fault file.
+def started(folder: Path, *, reports_s: float = REPORTS_S) -> Iterator[Rig]:
+    """Yield a Rig around faulty_node.py, on a ROS domain of its own; folder takes its log and
+    fault file. reports_s: the time between two of its reports.
 
     Fails the test when the node has not survived, or does not stop cleanly.
     """
@@ -258,8 +258,9 @@ def started(module: str, folder: Path) -> Iterator[Rig]:
                  for text in ('-p', f'{name}:={_yaml(value)}')]
     with ros_domain(folder) as domain, pytest.MonkeyPatch.context() as environment:
         environment.setenv('FAULT_FILE', str(fault_file))
+        environment.setenv('REPORTS_S', str(reports_s))
         environment.setenv('PYTHONPATH', str(Path(__file__).parents[1]), prepend=os.pathsep)
-        child, peer = Child(module, '--ros-args', *arguments,
+        child, peer = Child('faults.faulty_node', '--ros-args', *arguments,
                             log=folder / 'node.log'), Peer(domain)
         try:
             yield Rig(peer, child, fault_file)

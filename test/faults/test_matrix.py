@@ -12,6 +12,8 @@ from .cells import CAMERAS, CLOCKS, COMPUTE  # noqa: E402
 from .matrix import verdict  # noqa: E402
 from .rig import started  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 
 def names(cells):
     return {'argvalues': cells, 'ids': [cell.name for cell in cells]}
@@ -21,7 +23,7 @@ def names(cells):
 def node(dds, tmp_path_factory):
     """Yield a rig around the node: that every cell ends with fused images makes it fit for the
     next one."""
-    with started('diffmf_ros.ros.fusion_node', tmp_path_factory.mktemp('node')) as rig:
+    with started(tmp_path_factory.mktemp('node')) as rig:
         yield rig
 
 
@@ -31,7 +33,7 @@ def faulty_node(dds, tmp_path):
 
     How it failed before makes it more careful.
     """
-    with started('faults.faulty_node', tmp_path) as rig:
+    with started(tmp_path) as rig:
         yield rig
 
 
@@ -52,7 +54,6 @@ def test_a_bad_clock_is_lived_with(cell, node, record_property):
     assert not complaints, '\n'.join(complaints)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize('cell', **names(COMPUTE))
 def test_failing_network_and_its_return(cell, faulty_node, record_property):
     """A failing network is replaced and taken again."""
