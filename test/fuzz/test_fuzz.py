@@ -13,6 +13,8 @@ from diffmf_ros.core.imaging.compressed import decode, size_of
 
 from .targets import TARGETS, refused
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get('FUZZ_CASES', 10_000))
 
 

@@ -12,6 +12,8 @@ from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E
 from diffmf_ros.models import fused  # noqa: E402
 from diffmf_ros.models.kernels import plain, portable, triton  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).with_name('fused_cases.py')
 
 

@@ -17,6 +17,8 @@ from gpu_kernels import bytes_spilled, compiled, needs_gpu, run_cases  # noqa: E
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import triton  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CASES = Path(__file__).with_name('triton_cases.py')
 
 

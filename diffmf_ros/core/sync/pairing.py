@@ -41,8 +41,7 @@ _ENOUGH = 4
 _PATIENCE_NS = 1_000_000_000
 # Held from a thermal period of this many RGB periods on: beside 30 Hz, that is 21 Hz and less.
 # Cameras of nearly one rate lose few frames, and a pair of their closest frames is worth more.
-BEGIN_RATIO = 1.4
-END_RATIO = 1.25
+BEGIN_RATIO, END_RATIO = 1.4, 1.25
 # A period and this part of it, for jitter: a frame that is dropped is not replaced.
 MARGIN = 1.25
 # Frames of a slower camera say too little about what moves now.

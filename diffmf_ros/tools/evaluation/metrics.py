@@ -23,6 +23,7 @@ from .targets import Box, ScoredTarget, summary, targets
 # what the four scales of VIF, each halved after its window, leave valid pixels of
 SMALLEST_SIDE = 41
 TINY = 1e-10
+Metric = Callable[..., float]
 
 
 class MetricError(DiffmfError):
@@ -58,13 +59,9 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
         MetricError: other shapes, levels outside 0..255, values that are not finite.
     """
     ir, vi_y, fused = _checked(ir=ir, vi_y=vi_y, fused=fused)
-    alone: dict[str, Callable[..., float]] = {
-        'EN': entropy,
-        'SD': standard_deviation,
-        'SF': spatial_frequency,
-        'AG': average_gradient,
-    }
-    against_sources: dict[str, Callable[..., float]] = {
+    alone: dict[str, Metric] = {'EN': entropy, 'SD': standard_deviation,
+                                'SF': spatial_frequency, 'AG': average_gradient}
+    against_sources: dict[str, Metric] = {
         'MI': mutual_information,
         'SCD': correlation_of_differences,
         'VIF': information_fidelity,
