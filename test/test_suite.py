@@ -1,11 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules of the tests themselves: what talks DDS takes a domain, and runs alone."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
+# What a ROS installation need not have: a file that imports it as a whole is skipped without it.
+OPTIONAL = {'einops', 'matplotlib', 'onnx', 'onnxruntime', 'onnxscript', 'ray', 'rerun', 'torch',
+            'triton'}
+
+
+def needs(path: Path, known: dict[str, set[str]]) -> set[str]:
+    """Return the optional packages that importing a test or helper file needs and does not ask
+    for. known has the helpers that were looked at, by path."""
+    if str(path) in known:
+        return known[str(path)]
+    known[str(path)] = found = set()
+    asked = set()
+    for node in ast.parse(path.read_text()).body:
+        for call in ast.walk(node) if isinstance(node, (ast.Expr, ast.Assign)) else ():
+            if isinstance(call, ast.Call) and 'importorskip' in ast.unparse(call.func):
+                asked.add(call.args[0].value.partition('.')[0])
+        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                 [node.module or ''] if isinstance(node, ast.ImportFrom) else [])
+        for name in names:
+            found |= {name.partition('.')[0]} & OPTIONAL
+            helpers = [folder / f'{name}.py' for folder in (path.parent, TESTS)]
+            for helper in filter(Path.is_file, helpers):
+                found |= needs(helper, known)
+    found -= asked
+    return found
+
+
+def test_missing_packages_stop_no_collection():
+    """A file that needs a package which is not everywhere says so before it imports it."""
+    known: dict[str, set[str]] = {}
+    wanting = {str(path.relative_to(TESTS)): needs(path, known)
+               for path in sorted(TESTS.rglob('test_*.py'))}
+
+    assert {path: names for path, names in wanting.items() if names} == {}
 
 
 def test_no_node_starts_without_domain():

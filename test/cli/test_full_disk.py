@@ -14,6 +14,7 @@ import subprocess
 import pytest
 
 pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
+pytest.importorskip('onnx', reason='onnx is not installed, and the detector is an ONNX file')
 
 from bad_inputs import (  # noqa: E402
     BAD,
