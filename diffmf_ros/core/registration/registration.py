@@ -17,14 +17,19 @@ from ..alignment.homography import Alignment, AlignmentError, resampling
 from ..frames import DiffmfError
 from .matching import Blocks, Matches, PyramidLevel
 from .planar import MODELS, Fit, fit, transform_points
-from .starts import ANY, USUAL, Sizes, find_starts, grid
+from .starts import ANY, NARROW, USUAL, Sizes, find_starts, grid
 
 # Steps after the search: width of the RGB image, blocks, distance up to which a match is an
 # inlier. The last step looks so much further than that distance that matches agree by chance in
 # one case out of eight: it tells right from wrong.
 _ROUGH = ((176, Blocks(44, 11, 10), 4.0), (320, Blocks(48, 24, 10), 4.0))
+# A narrow thermal field has room for blocks only in a larger picture.
+_ROUGH_NARROW = ((320, Blocks(44, 11, 10), 4.0), (640, Blocks(48, 24, 10), 4.0))
 _FINE = ((640, Blocks(64, 32, 8), 8.0), (640, Blocks(64, 32, 6), 6.0),
          (640, Blocks(64, 32, 14), 6.0))
+# Thermal pixels of a wide field cover many RGB pixels: a larger picture shows no more of them.
+_FINE_WIDE = tuple((320, *step[1:]) for step in _FINE)
+_WIDE = 1.8
 # Starts that are followed, and how many of them remain after each rough step.
 _STARTS = (20, 4, 1)
 # A model is determined when its errors, relative to the RGB width, are expected to be below this:
@@ -122,8 +127,10 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
             continue
         if way.confidence == 'good':
             return way
-        # Of so many ways one agrees by chance: beyond the usual ones only a good one counts.
-        found = way if window is USUAL else found
+        # Of so many ways one agrees by chance: beyond the usual ones only what chance does not.
+        if window is USUAL or (way.coverage >= _GOOD_COVERAGE
+                               and way.inliers > (found.inliers if found else 0)):
+            found = way
     if found is None:
         raise refused  # type: ignore[misc]
     return found
@@ -132,12 +139,14 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
 def _best_way(starts: list[np.ndarray], scaled: dict[int, PyramidLevel],
               sizes: Sizes) -> tuple[Fit, Matches]:
     """Follow the starts and return where the best one ends. Raises RegistrationError."""
-    for step, count in zip(_ROUGH, _STARTS[1:], strict=True):
+    for step, narrow, count in zip(_ROUGH, _ROUGH_NARROW, _STARTS[1:], strict=True):
         level = scaled[step[0]]
         ways = [way[0].matrix for matrix in starts
-                if (way := _followed(matrix, scaled, [step], sizes))]
+                if (way := _followed(matrix, scaled, [narrow if _parameters(
+                    matrix, sizes)[0] < NARROW else step], sizes))]
         starts = sorted(ways, key=level.ncc, reverse=True)[:count]
-    way = _followed(starts[0], scaled, _FINE, sizes) if starts else None
+    fine = _FINE_WIDE if starts and _parameters(starts[0], sizes)[0] > _WIDE else _FINE
+    way = _followed(starts[0], scaled, fine, sizes) if starts else None
     if way is None:
         raise RegistrationError(
             'thermal and RGB have too little structure in common, or agree only as no two cameras '

@@ -25,7 +25,8 @@ class Window:
 
     field_ratios: smallest and largest width of the thermal field of view by that of RGB.
     angles_deg: smallest and largest rotation; the steps are those of the search; width is that of
-    the RGB image in it, pairs the largest number of pairs of images.
+    the RGB image in it, narrow_width the same for fields of view below NARROW, of which else too
+    few pixels would be left; pairs is the largest number of pairs of images.
     """
 
     field_ratios: tuple[float, float]
@@ -33,12 +34,14 @@ class Window:
     ratio_step: float
     angle_step_deg: float
     width: int
+    narrow_width: int
     pairs: int
 
 
 # Cameras as they usually are, side by side; then any roll and lens.
-USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 100)
-ANY = Window((0.3, 3.2), (-180.0, 172.5), 1.15, 7.5, 88, 3)
+USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 176, 100)
+ANY = Window((0.3, 3.2), (-180.0, 172.5), 1.15, 7.5, 88, 176, 3)
+NARROW = 0.48
 
 
 def find_starts(rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], sizes: Sizes,
@@ -53,17 +56,21 @@ def find_starts(rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], sizes:
         field_ratio: takes the place of the window's, if known.
         most: so many at most.
     """
-    level = PyramidLevel(rgb[:window.pairs], thermal[:window.pairs],
-                         width=min(window.width, sizes[0][0]))
     low, high = window.field_ratios if field_ratio is None else (field_ratio / _KNOWN_RATIO,
                                                                  field_ratio * _KNOWN_RATIO)
     count = 1 + int(np.ceil(np.log(high / low) / np.log(window.ratio_step)))
+    ratios = np.geomspace(low, high, count)
     angles = np.arange(window.angles_deg[0], window.angles_deg[1] + 0.1, window.angle_step_deg)
-    found = level.search(np.geomspace(low, high, count) * sizes[0][0] / sizes[1][0], angles,  # type: ignore[arg-type]
-                         largest_shift=LARGEST_SHIFT)
+    found = []
+    for width in {window.width, window.narrow_width}:
+        width_of = np.where(ratios < NARROW, window.narrow_width, window.width)
+        level = PyramidLevel(rgb[:window.pairs], thermal[:window.pairs],
+                             width=min(width, sizes[0][0]))
+        found += level.search(ratios[width_of == width] * sizes[0][0] / sizes[1][0], angles,  # type: ignore[arg-type]
+                              largest_shift=LARGEST_SHIFT)
     points = grid(sizes[1])
     chosen: list[tuple[np.ndarray, np.ndarray]] = []
-    for _, matrix in found:
+    for _, matrix in sorted(found, key=lambda item: -item[0]):
         places = transform_points(matrix, points)
         if all(np.hypot(*(places - other).T).mean() > _APART * sizes[0][0] for _, other in chosen):
             chosen.append((matrix, places))
