@@ -31,6 +31,8 @@ from diffmf_ros.io.writing import write_text
 # Of the time that one result takes, up to when a process is killed; of a recording, up to when in
 # seconds.
 LONGEST, LONGEST_S = 3.0, 0.8
+# Share of the kills that wait for a first result, and so come while another one replaces it.
+SECOND, DEADLINE_S = 0.5, 30.0
 SIDE, MESSAGES, FRAMES = 200, 12, 4
 WHOLE, ABSENT = 'whole', 'not there'
 
@@ -168,6 +170,8 @@ def outcomes(kind: str, *, count: int, seed: int) -> Iterator[str]:
         child = os.fork()
         if child == 0:
             _write_until_killed(write, folder)
+        if chance.random() < SECOND:
+            _wait_for(folder / there)
         time.sleep(chance.uniform(0, longest_s))
         os.kill(child, signal.SIGKILL)
         ended = os.waitpid(child, 0)[1]
@@ -178,6 +182,13 @@ def outcomes(kind: str, *, count: int, seed: int) -> Iterator[str]:
         else:
             yield ABSENT
         shutil.rmtree(folder)
+
+
+def _wait_for(result: Path) -> None:
+    """Return when a first result is there, as late as a busy machine brings it."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not result.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.002)
 
 
 @lru_cache

@@ -3,12 +3,17 @@
 
 import glob
 import json
+import re
 import shlex
 import shutil
+import signal
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 
 torch = pytest.importorskip('torch', reason='torch is not installed, and the commands need it')
 pytest.importorskip('onnx', reason='onnx is not installed, and the detector is an ONNX file')
@@ -17,41 +22,59 @@ from bad_inputs import furnish, ran  # noqa: E402
 from detector_files import write_hot_spot  # noqa: E402
 from s4fusion_golden import PREFIX  # noqa: E402
 from test_docs import ROOT, commands  # noqa: E402
+from test_tasks import is_of_cards, is_of_new_network  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.inference.weights import save_weights  # noqa: E402
+from diffmf_ros.tools.bench import standard  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-# What is not run here, by its first words or an option, and the file that runs it.
-ELSEWHERE = {
-    'doctor': 'tools/test_doctor.py',
-    'view': 'tools/view/test_view_dds.py',  # serves until it is stopped
-    'bench': 'tools/bench/test_benchmark.py',  # minutes
-    'bench --standard': 'tools/bench/test_standard.py',
-    'train': 'tools/training/test_training.py',  # hours; an iteration there
-    'model-card': 'tools/evaluation/test_model_card.py',  # of a training
-    'export': 'tools/export/test_export.py',  # a minute each
-    '--model tiny': 'test_tasks.py',  # the network of a page
-    '--rrd': 'tools/test_rerun_file.py',  # needs rerun-sdk
-}
-OTHER_PAGES = ('docs/tasks.md',)  # whose cards work one after the other: test_tasks.py
+# Lines that this machine cannot run, and why.
+NOT_RUN = {} if find_spec('rerun') else {
+    'diffmf replay BAG OUT --rrd drive.rrd': 'needs rerun-sdk, which is not installed'}
+# What makes them quick; an option that is given twice counts the last time.
 QUICKER = {
     'fuse': ['--model', 'classical'],
     'replay': ['--model', 'classical'],
     'eval': ['--preset', 'nano'],
-    'sample-bag': ['--seconds', '0.2'],
+    'sample-bag': ['--seconds', '0.3'],
     'sample-pairs': ['--count', '1', '--seconds', '1'],
+    'bench': ['--frames', '1', '--size', '64x48'],
+    'bench --size': ['--frames', '1', '--size', '64x48,80x64'],
 }
+# A recipe on a small stand-in: one iteration on a small crop.
+SMALL_TRAINING = {'data': 'DIR', 'iterations': 1, 'batch': 1, 'crop': 64, 'warmup': 1,
+                  'device': 'cpu'}
 
 
-def runs_here(page, line):
-    words = line.partition('#')[0]
-    return page not in OTHER_PAGES and not any(
-        words.startswith(f'diffmf {part}') or part.startswith('--') and part in words
-        for part in ELSEWHERE)
+def text_of(line):
+    """A printed line without its comment."""
+    return line.partition('#')[0].strip()
 
 
-LINES = [(page, line) for page, line in commands('diffmf') if runs_here(page, line)]
+def kind_of(page, line):
+    """Which test runs a line."""
+    text = text_of(line)
+    if text in NOT_RUN:
+        return 'not run'
+    if is_of_new_network(text):
+        return 'test_tasks: new network'
+    if page == 'docs/tasks.md' and is_of_cards(text):
+        return 'test_tasks: cards'
+    words = text.split()
+    if words[1] == 'view':
+        return 'view'
+    if words[1] == 'bench':
+        return 'standard' if '--standard' in words else 'bench'
+    return 'export' if words[1] == 'export' else 'in turn'
+
+
+LINES = [(kind_of(page, line), page, text_of(line)) for page, line in commands('diffmf')]
+
+
+def lines_of(kind):
+    return list(dict.fromkeys(line for of, _, line in LINES if of == kind))
 
 
 @pytest.fixture(scope='module')
@@ -71,6 +94,7 @@ def stand_ins(tmp_path_factory):
             cv2.imwrite(str(folder / home / f'{name}{stem}.png'), pixels)
     shutil.copy(folder / 'fine.png', folder / 'RGB.png')
     shutil.copy(folder / 'half.png', folder / 'THERMAL.png')
+    shutil.copytree(folder / 'DIR', folder / 'VAL_DIR')
     for name in ('rgb', 'thermal'):
         film = cv2.VideoWriter(str(folder / f'{name}.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 10,
                                (256, 192))
@@ -78,17 +102,29 @@ def stand_ins(tmp_path_factory):
         film.release()
     write_hot_spot(folder / 'FILE.onnx')
     (folder / 'FILE.json').write_text(json.dumps({'1': {'people': [[10, 10, 30, 40]]}}))
-    tensors = {PREFIX + name: tensor
-               for name, tensor in models.build('s4fusion', 'base').state_dict().items()}
-    torch.save({'model': tensors}, folder / 'model.pkl')
+    write_networks(folder)
     ended = ran(['make-bag', str(folder / 'DIR'), str(folder / 'BAG'), '--rate', '10'])
     assert ended.code == 0, ended.said
     return folder
 
 
+def write_networks(folder):
+    """A checkpoint of others, weights of two networks, and the recipes of the project, small."""
+    tensors = models.build('s4fusion', 'base').state_dict()
+    torch.save({'model': {PREFIX + name: tensor for name, tensor in tensors.items()}},
+               folder / 'model.pkl')
+    for name, model in (('my', 'diffmf'), ('s4', 's4fusion')):
+        save_weights(folder / f'{name}.safetensors', models.build(model, 'base').state_dict(),
+                     model=model, preset='base', iterations=1, seed=1)
+    (folder / 'config' / 'train').mkdir(parents=True)
+    for path in (ROOT / 'config' / 'train').glob('*.yaml'):
+        recipe = yaml.safe_load(path.read_text(encoding='utf-8')) | SMALL_TRAINING
+        (folder / 'config' / 'train' / path.name).write_text(yaml.safe_dump(recipe))
+
+
 def words_to_run(line):
     """The arguments of a line: wildcards outside of quotes as a shell expands them, and quick."""
-    words = shlex.split(line, comments=True)[1:]
+    words = shlex.split(line)[1:]
     command, given = words[0], set(words)
     words = [part for word in words for part in (
         sorted(glob.glob(word)) if '*' in word and f"'{word}'" not in line else [word])]
@@ -98,12 +134,12 @@ def words_to_run(line):
     return words
 
 
-@pytest.mark.parametrize('page', sorted({page for page, _ in LINES}))
+@pytest.mark.parametrize('page', sorted({page for kind, page, _ in LINES if kind == 'in turn'}))
 def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
     """The commands of a page end well, one after the other, in a folder of their own."""
     shutil.copytree(stand_ins, tmp_path / 'here')
     monkeypatch.chdir(tmp_path / 'here')
-    for line in (line for where, line in LINES if where == page):
+    for line in (line for kind, where, line in LINES if (kind, where) == ('in turn', page)):
         words = words_to_run(line)
         if 'thermal/*.tiff' in words:  # which other lines of the page have as PNG
             for path in Path('thermal').glob('*.png'):
@@ -122,10 +158,69 @@ def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
             path.unlink()
 
 
-def test_other_commands_run_elsewhere():
-    """What is not run here is printed somewhere, and the file that runs it is there."""
-    printed = '\n'.join(line for _, line in commands('diffmf'))
+@pytest.mark.parametrize('line', lines_of('export'))
+def test_printed_export_lines_run(stand_ins, tmp_path, monkeypatch, line):
+    """A line by itself, as each takes half a minute; the images of a fixed size are small."""
+    monkeypatch.chdir(stand_ins)
+    words = shlex.split(line.replace('640x480', '64x48'))[1:]
+    out = words.index('--onnx') + 1
+    words[out] = str(tmp_path / words[out])
 
-    assert len(LINES) >= 20
-    for part, file in ELSEWHERE.items():
-        assert part in printed and (ROOT / 'test' / file).is_file(), part
+    outcome = ran(words)
+
+    assert outcome.code == 0 and not outcome.traceback, (outcome.said, outcome.traceback)
+    assert Path(words[out]).stat().st_size > 100_000
+
+
+@pytest.mark.parametrize('line', lines_of('bench'))
+def test_printed_bench_lines_run(tmp_path, monkeypatch, domain, line):
+    """Every combination that a line of the pages names is measured, on small images."""
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)[1:]
+    words += QUICKER['bench --size' if '--size' in words else 'bench']
+
+    outcome = ran(words)
+
+    assert outcome.code == 0 and not outcome.traceback, (outcome.said, outcome.traceback)
+    for option in {'--json', '--plot'} & set(words):
+        assert Path(words[words.index(option) + 1]).stat().st_size
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize('line', lines_of('standard'))
+def test_printed_standard_bench_runs(tmp_path, monkeypatch, domain, line):
+    """The job of all machines, with smaller images for a shorter time."""
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+    monkeypatch.chdir(tmp_path)
+    for name, value in (('SIZE', (64, 48)), ('SECONDS', 2.0), ('RATES_HZ', (10.0, 20.0))):
+        monkeypatch.setattr(standard, name, value)
+
+    outcome = ran(shlex.split(line)[1:])
+
+    assert outcome.code == 0 and not outcome.traceback, (outcome.said, outcome.traceback)
+    assert all(Path(name).stat().st_size for name in ('machine.json', 'machine.html'))
+
+
+@pytest.mark.parametrize('line', lines_of('view'))
+def test_printed_view_lines_serve(start, peer, line):
+    """The address that is printed has the page."""
+    child = start('diffmf_ros.cli.main', *shlex.split(line)[1:], '--port', 0)
+    peer.wait_for(lambda: 'open http' in child.output or child.process.poll() is not None,
+                  'the viewer')
+    url = re.search(r'open (http://\S+)', child.output)[1]
+
+    with urllib.request.urlopen(url, timeout=10) as page:
+        assert b'<canvas' in page.read()
+
+    assert child.stop(signal.SIGINT) == 0
+
+
+def test_every_printed_line_is_run():
+    """Every line is run by one of these tests or those of the tasks, but for those listed."""
+    found = {kind: lines_of(kind) for kind, _, _ in LINES}
+
+    assert found.pop('not run', []) == list(NOT_RUN)
+    assert {'in turn', 'export', 'bench', 'standard', 'view',
+            'test_tasks: cards', 'test_tasks: new network'} == set(found)
+    assert sum(map(len, found.values())) >= 50

@@ -243,7 +243,7 @@ class CameraPicture:
                          f'extra_rows_bottom, input.thermal_crop)')
         if (palette := self._false_color.palette) != GRAY:
             how = ('a palette that is not known here, and read by their luminance: choose '
-                   'white-hot in the camera' if palette == UNKNOWN
+                   'white-hot in the camera; or are the two inputs swapped?' if palette == UNKNOWN
                    else f'the palette {palette}, which is undone')
             notes.append(f'{self._stream}: its images are colored by {how}')
         return tuple(notes)

@@ -54,6 +54,8 @@ def _training_rows(config: TrainConfig) -> list[str]:
 
 def _loss_rows(log: Path) -> list[str]:
     rows = read_log(log)
+    if not rows:
+        return ['None was logged: the training was too short.']
     blocks = [rows[i * len(rows) // LOSS_ROWS:(i + 1) * len(rows) // LOSS_ROWS]
               for i in range(LOSS_ROWS)]
     columns = [column for column in rows[0] if column not in NOT_LOSS]
