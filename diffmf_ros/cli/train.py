@@ -34,6 +34,7 @@ def train(
     The data are aligned pairs: folders vi and ir with files of equal names and sizes, anywhere
     below --data. `diffmf sample-pairs FOLDER` renders some to try it with.
     """
+    from ..io.folders import pair_files
     from ..io.paths import require_folder_name, require_inputs
     from ..tools.training.config import load_config
     from ..tools.training.distributed import Stop, is_first
@@ -46,6 +47,7 @@ def train(
     given = {'out': out, 'data': data}
     settings = dataclasses.replace(load_config(config),
                                    **{k: str(v) for k, v in given.items() if v is not None})
+    pair_files(settings.data)  # says what is missing before the bar begins
     with Progress(TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
                   TimeRemainingColumn(), console=Console(stderr=True),
                   disable=not is_first()) as progress:

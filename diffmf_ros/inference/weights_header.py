@@ -68,11 +68,12 @@ def shipped(model: str, preset: str, kind: str = '') -> Path:
     Raises:
         WeightsError: there are none, listing those there are, or there is no such network.
     """
-    presets = PRESETS.get(model, ())
-    if preset not in presets:
+    if model not in PRESETS:
+        raise WeightsError(f'{model} is no network and has no weights: expected one of '
+                           f'{", ".join(PRESETS)}')
+    if preset not in PRESETS[model]:
         raise WeightsError(f'there is no {model} {preset}: {model} has '
-                           f'{", ".join(presets) or "no presets"}; set '
-                           'preset to one of those')
+                           f'{", ".join(PRESETS[model])}; set preset to one of those')
     path = SHIPPED / f'{"_".join(filter(None, (model, preset, kind)))}.safetensors'
     if not path.exists():
         there = ', '.join(

@@ -148,6 +148,13 @@ def test_missing_inputs_named_before_outputs(folder, arguments):
     assert 'exists already' not in outcome.said
 
 
+def test_training_without_pairs_begins_nothing(folder):
+    outcome = ran(['train', 'config.yaml', '--data', 'out', '--out', 'new'])
+
+    assert outcome.code == 2 and outcome.said.startswith('error: no pairs at or below out')
+    assert not Path('new').exists()
+
+
 def test_two_bad_images_in_one_message(folder):
     for name in ('a.png', 'b.png'):
         (folder / name).write_text('no image')

@@ -116,6 +116,9 @@ def test_unshipped_preset_lists_available():
     with pytest.raises(WeightsError, match='there is no s4fusion nano: s4fusion has base, light; '
                        'set preset to one'):
         shipped('s4fusion', 'nano')
+    with pytest.raises(WeightsError, match='classical is no network and has no weights: expected '
+                       'one of diffmf, '):
+        shipped('classical', 'light')
 
 
 @pytest.mark.parametrize('change, message', [
