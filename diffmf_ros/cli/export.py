@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ..core.settings import DEFAULTS
 from . import options
 
 
 def export(
     onnx: Annotated[Path, typer.Option('--onnx', help='file to write')],
-    model: options.Model = DEFAULTS.model,
-    preset: options.Preset = DEFAULTS.preset,
+    model: options.ModelOfFile = None,
+    preset: options.PresetOfFile = None,
     weights: options.Weights = None,
     size: Annotated[str | None,
                     typer.Option(help='the only size of image, WIDTHxHEIGHT; without it, every '
@@ -22,14 +21,20 @@ def export(
     overwrite: options.Overwrite = False,
     json: options.Json = None,
 ) -> None:
-    """Write a trained network as an ONNX file, once it agrees with torch."""
+    """Write a trained network as an ONNX file, once it agrees with torch.
+
+    Model and preset are those of the file of weights, where one is given.
+    """
     from ..io.writing import require_output
 
     require_output(onnx, overwrite=overwrite, inputs=(weights,))  # before half a minute of work
     options.require_json(json, overwrite=overwrite, inputs=(weights,))
-    from ..inference.weights_header import weights_path
+    from ..inference.weights_header import read_header, weights_path
     from ..tools.export.network import export as run
 
+    if file := options.weights_file(weights):
+        header = read_header(file)
+        model, preset = model or header.model, preset or header.preset
     settings = options.settings_from(model=model, preset=preset, weights=weights)
     written = run(onnx, model=settings.model, preset=settings.network_preset,
                   weights=weights_path(settings),

@@ -34,6 +34,9 @@ def _option(setting: str, type_):
 
 Model = _option('model', str)
 Preset = _option('preset', str)
+# Where not given, those of the file of weights.
+ModelOfFile = _option('model', str | None)
+PresetOfFile = _option('preset', str | None)
 Engine = _option('engine', str)
 Device = _option('device', str)
 Precision = _option('precision', str)
