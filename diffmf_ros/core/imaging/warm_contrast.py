@@ -34,8 +34,9 @@ STAYS_DARK, STAYS_BRIGHT = 10.0, 0.3  # so do those of the pair before: levels; 
 BLACK, WHITE = 5.0, 245.0
 ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels in each
 # Spots: what is narrower than this, in heights, and at least so many levels brighter above its
-# surround than in either camera, where the fused image is brighter than the visible one.
-SPOT, SPOT_LEVELS, SPOT_LIFT = 1 / 4, 10.0, (10.0, 30.0)
+# surround than in either camera, where the fused image is brighter than the visible one. What a
+# camera shows may be wider: part of a warm wall, beside something dark of the visible image.
+SPOT, SHOWN, SPOT_LEVELS, SPOT_LIFT = 1 / 4, 0.55, 10.0, (10.0, 30.0)
 SPOT_EDGE_PX = 5  # side of the square by which cameras and network may differ in place
 
 
@@ -210,10 +211,10 @@ def _spots(fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray, warm: np.nd
 
     0 where warm, h x w float32, is 1: on warm objects; and where only one camera sees.
     """
-    side = 2 * round(SPOT * fused.shape[0] / 2) + 1
-    square = cv2.getStructuringElement(cv2.MORPH_RECT, (side, side))
-    of_fused, *of_cameras = (cv2.morphologyEx(image, cv2.MORPH_TOPHAT, square)
-                             for image in (fused, thermal, luma))
+    of_fused, *of_cameras = (
+        cv2.morphologyEx(image, cv2.MORPH_TOPHAT, cv2.getStructuringElement(
+            cv2.MORPH_RECT, (2 * round(width * fused.shape[0] / 2) + 1,) * 2))
+        for image, width in ((fused, SPOT), (thermal, SHOWN), (luma, SHOWN)))
     near = np.ones((SPOT_EDGE_PX, SPOT_EDGE_PX), np.uint8)
     shown = cv2.dilate(cv2.max(*of_cameras), near)
     excess = cv2.subtract(of_fused, shown, dtype=cv2.CV_32F) - SPOT_LEVELS
