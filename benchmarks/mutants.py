@@ -68,6 +68,7 @@ MUTANTS = [
         ('above[~seen] = 0', 'pass'),
         ('cv2.dilate(cv2.max(*of_cameras), near)', 'np.zeros_like(of_fused)'),
         ('excess *= seen', 'pass'),
+        ('(thermal, SHOWN)', '(thermal, SPOT)'),
     ),
     *_group(
         'core/sync/pairing.py',
@@ -168,7 +169,7 @@ MUTANTS = [
         'inference/fault_tolerance.py',
         FAULTS,
         ('Mode.RGB_ONLY, THERMAL: Mode.THERMAL_ONLY', 'Mode.THERMAL_ONLY, THERMAL: Mode.RGB_ONLY'),
-        ('image_of(grid), ALONE[grid]', 'image_of(RGB), ALONE[grid]'),
+        ('image_of, grid), ALONE[grid]', 'image_of, RGB), ALONE[grid]'),
         ('(not self.unmeasured or', '(self.unmeasured or'),
         ('self.age_s > FIRST_CALL_S', 'self.age_s < FIRST_CALL_S'),
         ('max(timeout_s, USUAL_TIMES', 'min(timeout_s, USUAL_TIMES'),

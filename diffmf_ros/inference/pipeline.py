@@ -13,7 +13,7 @@ import numpy as np
 from ..core.alignment.geometry import Aligner
 from ..core.checks.image_checks import ImageChecks, Verdict
 from ..core.checks.sight_monitor import reduced, thumbnails
-from ..core.frames import RGB, THERMAL, Frame, FusionResult, Issue, Mode, Pair
+from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Issue, Mode, Pair
 from ..core.imaging.color import COLORS_WITH_LUMA, split_luma
 from ..core.imaging.stream_filters import TemporalFilter, show_through
 from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmContrast, lifted
@@ -48,8 +48,8 @@ class FusionPipeline:
     thread of its own for which nobody waits too long, and it backs off and shrinks when it fails:
     see FaultTolerantRunner.
 
-    `scale` decides the working size. fuse and pass_through belong to one thread; update, load and
-    swap may run in others meanwhile. Without torch a torch network cannot run; the pipeline then
+    `scale` decides the working size. fuse, begin, finish and pass_through belong to one thread;
+    update, load and swap may run in others meanwhile. Without torch a torch network cannot run; the pipeline then
     fuses classically and every result says so. Raises DiffmfError at construction when weights,
     alignment or device are not usable.
     """
@@ -229,7 +229,7 @@ class FusionPipeline:
         if (runner := self._loaded.runner) is None:
             return self._fallback.fuse(prepared)
         asked = self.scale.asked
-        run = runner.fuse(prepared, scale=self.scale.value,
+        run = runner.fuse(prepared, scale=min(asked, self.scale.trusted.largest),
                           timeout_s=prepared.settings.health.compute_timeout_s,
                           meanwhile=meanwhile)
         if run.image is not None:
@@ -245,13 +245,13 @@ class FusionPipeline:
         """Do the second part of fuse: color, check and filter the image of a begun pair.
 
         Pairs are finished once, in the order in which they were begun. At most one more may have
-        been begun meanwhile.
+        been begun meanwhile. Raises FrameError when a frame is not usable.
         """
         prepared, verdict, fused = begun.prepared, begun.verdict, begun.fused
         if not begun.alone:
             prepared.timer.resume()
         base = prepared.pair.rgb if prepared.mapping.grid == RGB else prepared.pair.thermal
-        pixels, encoding = fused.image()  # type: ignore[misc]
+        fused, (pixels, encoding) = _painted(prepared, fused)
         issues, output = verdict.issues, prepared.settings.output
         if fused.mode in FUSED:
             if verdict.veil is not None:
@@ -283,3 +283,17 @@ class FusionPipeline:
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
         return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)
+
+
+def _painted(prepared: PreparedPair, fused: Fused) -> tuple[Fused, Image]:
+    """Return what came of a pair and its image: that of the grid's camera where coloring fails."""
+    try:
+        return fused, fused.image()  # type: ignore[misc]
+    except FrameError:
+        raise
+    except Exception as error:
+        grid = prepared.mapping.grid
+        warning = (f'the color of the fused image raised {type(error).__name__}: {error}; the '
+                   f'{grid} image was passed on')
+        alone = Fused(None, ALONE[grid], (*fused.warnings, warning), fused.scale)
+        return alone, prepared.image_of(grid)

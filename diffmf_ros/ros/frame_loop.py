@@ -94,8 +94,8 @@ class FrameFuser:
     session while it runs; `informed` has the streams of which a camera info has come;
     `issues` has what is amiss with the calibration and the temperatures of the last image.
 
-    While the network works on a pair, the image of the one before is finished and published, in
-    the same thread: see handle and finish_last.
+    While the network works on a pair in its own thread, the image of the one before is finished
+    and published in that of the worker: see handle and finish_last.
     """
 
     def __init__(self, node, pipeline, outputs: Outputs, counters: status.Counters,

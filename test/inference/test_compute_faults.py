@@ -413,6 +413,21 @@ def test_classical_failure_passes_grid_camera(build, network, monkeypatch, grid,
     assert 'classical fusion raised MemoryError: nothing left' not in texts(pipeline.issues)
 
 
+def test_failed_color_passes_grid_camera(live, monkeypatch):
+    """When the color of a fused image cannot be made, the image of the grid's camera is passed on.
+    """
+    fault = raises(MemoryError('nothing left'))
+    monkeypatch.setattr('diffmf_ros.inference.prepare.paint',
+                        lambda luma, chroma, **options: fault(luma, chroma))
+    pair = make_pair()
+
+    result = live.fuse(pair)
+
+    assert result.mode is Mode.RGB_ONLY and np.array_equal(result.pixels, pair.rgb.pixels)
+    assert result.warnings == ('the color of the fused image raised MemoryError: nothing left; '
+                               'the rgb image was passed on',)
+
+
 def test_classical_issue_clears_with_network(build, network, monkeypatch):
     """Classical fusion that failed is no issue any more when the network works."""
     monkeypatch.setattr(fault_tolerance.classical, 'fuse', raises(MemoryError('nothing left')))

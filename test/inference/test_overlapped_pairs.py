@@ -2,12 +2,15 @@
 """A pair is finished while the network works on the next one: the same images, in their order."""
 
 import threading
+from dataclasses import replace
+from itertools import islice
 
 import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.checks import image_checks
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
@@ -83,12 +86,19 @@ def test_overlapped_pairs_give_same_images(pipeline, engine):
         assert np.array_equal(one.pixels, other_one.pixels) and one.warnings == other_one.warnings
 
 
-def test_refused_pair_calls_nothing(pipeline):
-    """A pair that cannot be fused is refused, and nothing is done beside it."""
-    pair, called = next(pairs()), []
-    odd = Pair(Frame(RGB, 1, 'rgb', np.zeros((120, 160), np.float32), '32FC1'), pair.thermal, 0)
+def test_scene_after_a_gap_is_judged_anew(pipeline, monkeypatch):
+    """That warm targets were hidden before a gap says nothing of what comes after it."""
+    hidden = iter([3] * 3 + [0] * 3)
+    monkeypatch.setattr(image_checks, 'hidden_targets', lambda *images: next(hidden))
+    begun, found = None, []
+    for i, pair in enumerate(islice(pairs(), 6)):
+        late = pair if i < 3 else Pair(*(replace(frame, stamp_ns=frame.stamp_ns + 10**10)
+                                         for frame in (pair.rgb, pair.thermal)), 0)
+        newer = pipeline.begin(late)
+        if begun:
+            found.append(pipeline.finish(begun))
+        begun = newer
+    found.append(pipeline.finish(begun))
 
-    with pytest.raises(FrameError):
-        pipeline.begin(odd, meanwhile=lambda: called.append(1))
-
-    assert not called
+    said = ['targets_hidden' in [issue.code for issue in result.issues] for result in found]
+    assert said == [True] * 3 + [False] * 3

@@ -181,12 +181,14 @@ class Verdict:
 
     survivor: the stream to pass on alone because the other camera is blind; empty: both are fused.
     veil: where RGB is veiled, the share of thermal in its place (see veil_map); None: nowhere.
+    anew: whether the pair was judged by itself, as after a gap.
     """
 
     issues: tuple[Issue, ...] = ()
     survivor: str = ''
     images: Thumbnails | None = field(default=None, repr=False)
     veil: np.ndarray | None = field(default=None, repr=False)
+    anew: bool = True
 
 
 class ImageChecks:
@@ -232,7 +234,7 @@ class ImageChecks:
             issues += (SAME_PICTURE,)
         veil = self._veil(thermal, luma, images.seen,
                           stamp_ns=time_ns if settings.output.temporal_filter else 0)
-        return Verdict(issues, images=images, veil=veil)
+        return Verdict(issues, images=images, veil=veil, anew=self._monitor.anew)
 
     def after(self, image: tuple[np.ndarray, str], verdict: Verdict, *,
               color: str) -> tuple[Issue, ...]:
@@ -251,4 +253,4 @@ class ImageChecks:
         pixels, encoding = image
         fused = split_luma(reduced(pixels), encoding)[0]
         return verdict.issues + self._monitor.compare(
-            hidden_targets(verdict.images.thermal_on_grid, fused))
+            hidden_targets(verdict.images.thermal_on_grid, fused), anew=verdict.anew)

@@ -298,6 +298,7 @@ class SightMonitor:
         self._rgb, self._thermal = _Latch(Sight.CLEAR), _Latch(Sight.CLEAR)
         self._hidden = _Latch(False)
         self._time_ns = 0
+        self.anew = True  # whether the pair judged last is judged by itself
 
     def judge(self, images: Thumbnails, time_ns: int) -> tuple[Issue, ...]:
         """Take the next pair and return what is amiss with its cameras.
@@ -309,9 +310,10 @@ class SightMonitor:
         Returns:
             What there is to report.
         """
-        if not (self._time_ns and 0 < time_ns - self._time_ns <= _FORGOTTEN_NS):
-            for latch in (self._rgb, self._thermal, self._hidden):
-                latch.reset()
+        self.anew = not (self._time_ns and 0 < time_ns - self._time_ns <= _FORGOTTEN_NS)
+        if self.anew:
+            self._rgb.reset()
+            self._thermal.reset()
         self._time_ns = time_ns
         thermal = self._thermal.next(
             Sight.FLAT if is_flat(images.thermal, images.thermal_factor) else Sight.CLEAR)
@@ -319,15 +321,18 @@ class SightMonitor:
         found = ISSUES.get((THERMAL, thermal)), ISSUES.get((RGB, rgb))
         return tuple(issue for issue in found if issue)
 
-    def compare(self, hidden: int) -> tuple[Issue, ...]:
-        """Take the count of hidden targets of the pair judged last.
+    def compare(self, hidden: int, *, anew: bool) -> tuple[Issue, ...]:
+        """Take the count of hidden targets of a pair; the next one may have been judged already.
 
         Args:
             hidden: number of warm targets without contrast.
+            anew: whether that pair was judged by itself.
 
         Returns:
             What there is to report.
         """
+        if anew:
+            self._hidden.reset()
         return (TARGETS_HIDDEN,) if self._hidden.next(hidden > 0) else ()
 
 

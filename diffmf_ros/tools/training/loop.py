@@ -163,6 +163,9 @@ class Trainer:
     def restore(self, state: dict) -> None:
         """Continue exactly where state was taken."""
         self.network.load_state_dict(state['network'])
+        for group in state['optimizer']['param_groups']:  # as this device, not that of the state
+            group.update(fused=self.device.type == 'cuda', capturable=self.graph is not None
+                         and self._rate.is_cuda)
         self.optimizer.load_state_dict(state['optimizer'])
         self.scaler.load_state_dict(state['scaler'])
         self.average = {name: value.to(self.device) for name, value in state['average'].items()}

@@ -7,6 +7,8 @@ becomes three channels, are not known; ours are a parameter, and copies with Ima
 deviation.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 from torch.nn.functional import softmax
@@ -42,8 +44,15 @@ class Perception:
 
 
 def _as_rgb(gray):
-    mean, std = (gray.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = _statistics(gray.dtype, gray.device)
     return (gray - mean) / std
+
+
+@lru_cache
+def _statistics(dtype, device):
+    """Return mean and deviation, 3 x 1 x 1; made once, as a CUDA graph can copy nothing there."""
+    return tuple(torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
+                 for values in (MEAN, STD))
 
 
 def _edges(features):

@@ -31,7 +31,7 @@ def capture_cuda(step: Replay) -> Replay:
     """
     stream, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     try:
-        # The threads that make batches use the device meanwhile.
+        # Other threads of this process, such as those that pin memory, do not end the capture.
         with torch.cuda.graph(graph, capture_error_mode='thread_local'):
             result = step()
     except RuntimeError:

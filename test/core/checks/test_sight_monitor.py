@@ -89,7 +89,7 @@ def test_hidden_targets_need_three_pairs():
     monitor, said = SightMonitor(), []
     for k, hidden in enumerate([0, 0, 1, 2, 1, 0, 0, 0]):
         monitor.judge(CLEAR, 10**18 + k * PERIOD_NS)
-        said.append(bool(monitor.compare(hidden)))
+        said.append(bool(monitor.compare(hidden, anew=monitor.anew)))
 
     assert said == [False] * 4 + [True] * 3 + [False]
 

@@ -84,6 +84,13 @@ def test_spot_of_a_camera_stays(camera):
     assert contrast(with_contrast(fused, **seen), pipe) == pytest.approx(130, abs=3)
 
 
+def test_warm_wall_around_a_dark_door_stays():
+    """What is warm and wide is no spot where the visible image leaves a frame of it."""
+    wall, door = np.s_[60:180, 100:220], np.s_[90:150, 130:190]
+    fused = plain(40, (wall, 130), (door, 40))
+    assert WarmContrast()(fused, plain(40, (wall, 130)), plain(40, (door, 200))) is None
+
+
 def test_spot_outside_the_overlap_stays():
     """Where only one camera sees, nothing is compared."""
     fused, seen = plain(70, (PATCH, 190)), np.ones((HEIGHT, WIDTH), bool)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training steps as one graph: the same training, whether it is launched at once or not."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,20 @@ def test_failed_capture_trains_as_before(config):
 
     assert 'not this one' in trainer.graph.problem
     assert torch.allclose(without, weights, atol=1e-6) and len(terms) == len(expected)
+
+
+def test_state_of_a_gpu_goes_on_without(config):
+    """What Adam was told on the device that wrote a checkpoint does not count on another one."""
+    before = Trainer(config)
+    some = list(batches())
+    before.step(some[0])
+    state = copy.deepcopy(before.state())
+    for group in state['optimizer']['param_groups']:
+        group.update(fused=True, capturable=True)
+    after = Trainer(config)
+    after.restore(state)
+
+    assert after.step(some[1]) == before.step(some[1])
 
 
 def test_cpu_has_no_graph(config):
