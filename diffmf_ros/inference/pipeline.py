@@ -49,9 +49,9 @@ class FusionPipeline:
     see FaultTolerantRunner.
 
     `scale` decides the working size. fuse, begin, finish and pass_through belong to one thread;
-    update, load and swap may run in others meanwhile. Without torch a torch network cannot run; the pipeline then
-    fuses classically and every result says so. Raises DiffmfError at construction when weights,
-    alignment or device are not usable.
+    update, load and swap may run in others meanwhile. Without torch a torch network cannot run;
+    the pipeline then fuses classically and every result says so. Raises DiffmfError at
+    construction when weights, alignment or device are not usable.
     """
 
     def __init__(self, settings: Settings, *, watchdog: bool = False):
