@@ -251,7 +251,12 @@ class FusionPipeline:
         if not begun.alone:
             prepared.timer.resume()
         base = prepared.pair.rgb if prepared.mapping.grid == RGB else prepared.pair.thermal
-        fused, (pixels, encoding) = _painted(prepared, fused)
+        try:
+            pixels, encoding = fused.image()  # type: ignore[misc]
+        except FrameError:
+            raise
+        except Exception as error:  # whatever it is, there is the image of the grid's camera
+            fused, (pixels, encoding) = _uncolored(prepared, fused, error)
         issues, output = verdict.issues, prepared.settings.output
         if fused.mode in FUSED:
             if verdict.veil is not None:
@@ -285,15 +290,10 @@ class FusionPipeline:
         return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)
 
 
-def _painted(prepared: PreparedPair, fused: Fused) -> tuple[Fused, Image]:
-    """Return what came of a pair and its image: that of the grid's camera where coloring fails."""
-    try:
-        return fused, fused.image()  # type: ignore[misc]
-    except FrameError:
-        raise
-    except Exception as error:
-        grid = prepared.mapping.grid
-        warning = (f'the color of the fused image raised {type(error).__name__}: {error}; the '
-                   f'{grid} image was passed on')
-        alone = Fused(None, ALONE[grid], (*fused.warnings, warning), fused.scale)
-        return alone, prepared.image_of(grid)
+def _uncolored(prepared: PreparedPair, fused: Fused, error: Exception) -> tuple[Fused, Image]:
+    """Return what to say of a pair whose image could not be colored, and its camera's image."""
+    grid = prepared.mapping.grid
+    warning = (f'the color of the fused image raised {type(error).__name__}: {error}; the {grid} '
+               'image was passed on')
+    alone = Fused(None, ALONE[grid], (*fused.warnings, warning), fused.scale)
+    return alone, prepared.image_of(grid)

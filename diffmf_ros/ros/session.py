@@ -12,7 +12,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue, Pair
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
 from .camera_watch import SILENT_S, CameraWatch
@@ -136,13 +136,9 @@ class Session:
     def _give_up_pairing(self) -> None:
         """Count the frames that wait for a partner, and the pairs that were not yet certain."""
         for pair in self._pairing.flush():
-            self._counters.count('pairs', reused=self._reuses(pair))
+            self._counters.count('pairs', reused=pair.thermal.stamp_ns == self._thermal_ns)
+            self._thermal_ns = pair.thermal.stamp_ns
             self._counters.drop('stopped')
-
-    def _reuses(self, pair: Pair) -> bool:
-        """Return whether a pair has the thermal frame of the one before."""
-        before, self._thermal_ns = self._thermal_ns, pair.thermal.stamp_ns
-        return before == self._thermal_ns
 
     def _on_frame(self, frame: Frame) -> None:
         now_ns = self._now_ns()
@@ -153,7 +149,8 @@ class Session:
         pairs, reused = self._pairing.add(frame), 0
         for pair in pairs:
             self._pipeline.scale.arrived(pair.rgb.stamp_ns)
-            reused += self._reuses(pair)
+            reused += pair.thermal.stamp_ns == self._thermal_ns
+            self._thermal_ns = pair.thermal.stamp_ns
         self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused)
         for work in self._fallback.select(frame, pairs, now_ns):
             if isinstance(work, Frame):
