@@ -107,7 +107,7 @@ class Aligner:
 
     @property
     def issues(self) -> tuple[Issue, ...]:
-        """What is not as the settings ask for."""
+        """Issues of the alignment: what differs from what the settings ask for."""
         return tuple(Issue('alignment', text)
                      for text in (self._setup.missing, self._mapping_problem) if text)
 

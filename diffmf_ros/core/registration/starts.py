@@ -61,12 +61,13 @@ def find_starts(rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], sizes:
     count = 1 + int(np.ceil(np.log(high / low) / np.log(window.ratio_step)))
     ratios = np.geomspace(low, high, count)
     angles = np.arange(window.angles_deg[0], window.angles_deg[1] + 0.1, window.angle_step_deg)
+    width_of = np.where(ratios < NARROW, window.narrow_width, window.width)
+    scales = ratios * sizes[0][0] / sizes[1][0]
     found = []
     for width in {window.width, window.narrow_width}:
-        width_of = np.where(ratios < NARROW, window.narrow_width, window.width)
         level = PyramidLevel(rgb[:window.pairs], thermal[:window.pairs],
                              width=min(width, sizes[0][0]))
-        found += level.search(ratios[width_of == width] * sizes[0][0] / sizes[1][0], angles,  # type: ignore[arg-type]
+        found += level.search(scales[width_of == width], angles,  # type: ignore[arg-type]
                               largest_shift=LARGEST_SHIFT)
     points = grid(sizes[1])
     chosen: list[tuple[np.ndarray, np.ndarray]] = []

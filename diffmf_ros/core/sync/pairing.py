@@ -49,9 +49,9 @@ LONGEST_PERIOD_NS = 500_000_000
 
 
 class Hold:
-    """How much older than an RGB frame the thermal frame may be, `hold_ns`; 0: no frame is held.
+    """Largest age of a held thermal frame before its RGB frame, `hold_ns`; 0: no frame is held.
 
-    fixed_ms is what somebody has chosen; below 0 it follows the usual periods of both cameras.
+    fixed_ms is the value of the settings; below 0 it follows the usual periods of both cameras.
     """
 
     def __init__(self, fixed_ms: float):
@@ -166,9 +166,9 @@ class ClosestPairing:
 
     @property
     def hold_ms(self) -> float:
-        """How much older than its RGB frame a thermal frame may be that is held, now.
+        """Largest age at present of a held thermal frame before its RGB frame.
 
-        0: none is held.
+        0: no frame is held.
         """
         return self._hold.hold_ns / 1e6
 

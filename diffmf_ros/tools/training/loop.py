@@ -66,13 +66,14 @@ class Trainer:
         if config.start:
             _start_from(config.start, self.network, config)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate,
-                                          fused=self.device.type == 'cuda')
         self.scaler = loss_scaler(config.precision, self.device)
         # Several processes wait for each other in a step, and a scaler for the device.
         self.graph = StepGraph(self._compute) if (
             self.device.type == 'cuda' and self.processes.count == 1
             and not self.scaler.is_enabled()) else None
+        self._adam = {'fused': self.device.type == 'cuda', 'capturable': self.graph is not None}
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate,
+                                          **self._adam)
         self._rate = torch.zeros((), device=self.device)
         self._names: tuple[str, ...] = ()
         if (fitting := self.network.sides.padded(config.crop)) != config.crop:
@@ -114,9 +115,7 @@ class Trainer:
         """Set the learning rate: a tensor, which can change behind a graph, or a number."""
         self._rate.fill_(rate)
         for group in self.optimizer.param_groups:
-            # A checkpoint has those of the device that it was written on.
             group['lr'] = self._rate if self.graph else rate
-            group['capturable'] = self.graph is not None and self._rate.is_cuda
 
     def _compute(self, batch: Batch) -> torch.Tensor:
         """Descend by the loss of a batch; return the terms and the gradient's norm, as _names."""
@@ -164,8 +163,7 @@ class Trainer:
         """Continue exactly where state was taken."""
         self.network.load_state_dict(state['network'])
         for group in state['optimizer']['param_groups']:  # as this device, not that of the state
-            group.update(fused=self.device.type == 'cuda', capturable=self.graph is not None
-                         and self._rate.is_cuda)
+            group.update(self._adam)
         self.optimizer.load_state_dict(state['optimizer'])
         self.scaler.load_state_dict(state['scaler'])
         self.average = {name: value.to(self.device) for name, value in state['average'].items()}
