@@ -56,9 +56,8 @@ def run(repeat: int) -> tuple[Cells, int]:
 def table(cells: Cells, *, repeat: int, failed: int) -> list[str]:
     """Return the lines of the table in Markdown, and of what it was measured on."""
     tests = repeat * len(cells)
-    lines = [f'{this_machine()}; {repeat} runs, {tests - failed} of {tests} cells as required. '
-             f'Medians, and in '
-             'brackets the worst run where it differs.', '',
+    lines = [f'{this_machine()}; {repeat} runs, {tests - failed} of {tests} cells as required.',
+             'Medians, and in brackets the worst run where it differs.', '',
              '| ' + ' | '.join(HEADER) + ' |', '|---' * len(HEADER) + '|']
     for name, runs in cells.items():
         numbers = [summary(cell[key] for cell in runs) for key in (

@@ -12,11 +12,13 @@ import diffmf_ros
 PAGE = Path(__file__).with_name('api.md')
 HEAD = """# Python API
 
-Made from the docstrings by `python docs/api_page.py`. [From Python](python.md) shows the use.
+Made from the docstrings by `python docs/api_page.py`.
+[From Python](python.md) shows the use.
 All names are those of `diffmf_ros`.
 """
-SECTION = re.compile(r'^(Args|Returns|Raises|Warns):$', re.MULTILINE)
+SECTION = re.compile(r'^(Args|Attributes|Returns|Raises|Warns):$', re.MULTILINE)
 ENTRY = re.compile(r'^ {4}(?=\S)', re.MULTILINE)
+BETWEEN_SENTENCES = re.compile(r'(?<=[.!?]) (?=[A-Z`])')
 
 
 def page() -> str:
@@ -65,16 +67,21 @@ def signature(name: str, function) -> str:
 def prose(value) -> str:
     """Return a docstring with its sections as lists."""
     text, *sections = SECTION.split(inspect.getdoc(value) or '')
-    blocks = [text.strip()]
+    blocks = ['\n'.join(sentences(paragraph)) for paragraph in text.strip().split('\n\n')]
     for title, body in zip(sections[::2], sections[1::2], strict=True):
         blocks += [f'**{title}**', listed(body)]
     return '\n\n'.join(block.replace('**settings:', '`**settings`:') for block in blocks)
 
 
 def listed(body: str) -> str:
-    """Return the entries of a section as a list, one line each."""
-    entries = (' '.join(entry.split()) for entry in ENTRY.split(body.rstrip('\n')))
+    """Return the entries of a section as a list, one sentence a line."""
+    entries = ('\n  '.join(sentences(entry)) for entry in ENTRY.split(body.rstrip('\n')))
     return '\n'.join(f'* {entry}' for entry in entries if entry)
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a paragraph, each without line breaks."""
+    return BETWEEN_SENTENCES.split(' '.join(text.split()))
 
 
 if __name__ == '__main__':

@@ -17,11 +17,15 @@ from diffmf_ros.cli.main import application
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('diffmf_ros/weights/*.md')])
-FENCE = re.compile(r'^```[^\n]*\n(.*?)^```', re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r'^ *```[^\n]*\n(.*?)^ *```', re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r'`([^`\n]+)`')
 ERRORS = sys.modules[typer.BadParameter.__module__]  # click's, or typer's copy of it
 PRESETS = 'nano', 'light', 'light-s4', 'base'
 LINK = re.compile(r'\]\(([^()\s]+)\)')
+PROSE = [page for page in PAGES if page.name != 'CHANGELOG.md' and page.parent.name != 'weights']
+TWO_SENTENCES = re.compile(r'(?<!^\d)(?<!^\d\d)[.!?][)"\'*_]* +[\[("*_]*[A-Z0-9`]')
+ENDS = re.compile(r'[.!?][)"\'*_`]*$')
+NO_PROSE = re.compile(r' *([|#<]|[*+-] |\d+\. |$)')
 
 
 def text_of(page: Path) -> str:
@@ -54,6 +58,20 @@ def commands(program: str, lines_of=printed_lines) -> list[tuple[str, str]]:
 def mentions(page: Path) -> list[str]:
     """Code in the sentences of a page."""
     return INLINE.findall(FENCE.sub('', text_of(page)))
+
+
+@pytest.mark.parametrize('page', PROSE, ids=name_of)
+def test_one_sentence_a_line(page):
+    """A line of prose holds one sentence, and a sentence one line."""
+    text = LINK.sub('](link)', INLINE.sub('`code`', FENCE.sub('', text_of(page))))
+    lines = text.splitlines()
+
+    for line, following in zip(lines, [*lines[1:], ''], strict=True):
+        if line.startswith(('|', '#', '<', '    ')):
+            continue
+        assert not TWO_SENTENCES.search(line.strip()), f'{name_of(page)}: two sentences: {line}'
+        assert not line or NO_PROSE.match(following) or ENDS.search(line), (
+            f'{name_of(page)}: the sentence goes on in the next line: {line}')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=name_of)

@@ -123,15 +123,17 @@ def no_temperature() -> None:
 class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
 
-    grid is the setting alignment.output_grid, unless that camera has never been seen. stamp_ns is
-    that of the frame on the grid, or of the only frame there was. pixels is H x W x 3 uint8 in the
-    order that `encoding` (rgb8 or bgr8) names, or H x W for mono8. timings_ms maps a stage
-    (decode, align, network, color, ...) to milliseconds of wall time. issues: what the images of
-    the pair show that is amiss; their texts are among the warnings. scale is the working size that
-    the network is used with, 1 for the full one. images: both cameras on the grid; None for one
-    camera alone. temperature() gives those of the scene on the grid, H x W float32 in degrees
-    Celsius, NaN where there is none, or None without thermal; it raises FrameError
-    (not_radiometric).
+    Attributes:
+        grid: the setting alignment.output_grid, unless that camera has never been seen.
+        stamp_ns: that of the frame on the grid, or of the only frame there was.
+        pixels: H x W x 3 uint8 in the order that `encoding` names, or H x W for mono8.
+        encoding: rgb8, bgr8 or mono8.
+        timings_ms: wall time in milliseconds of each stage (decode, align, network, color, ...).
+        issues: what the images of the pair show that is amiss; their texts are among the warnings.
+        scale: the working size that the network is used with, 1 for the full one.
+        images: both cameras on the grid; None for one camera alone.
+        temperature: gives those of the scene on the grid, H x W float32 in degrees Celsius, NaN
+            where there is none, or None without thermal; raises FrameError (not_radiometric).
     """
 
     stamp_ns: int
