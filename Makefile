@@ -26,7 +26,8 @@ test: SHELL := bash
 test: venv ## every test: on all cores first, then those that talk DDS, at last those that measure it
 	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
-	$(IN_PARALLEL) -m 'dds and not alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
+	$(IN_PARALLEL) -m 'dds and not alone and not paced' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
+	$(BIN)/python -m pytest -n 3 -m 'dds and paced' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 

@@ -96,7 +96,7 @@ def test_hanging_network_still_fails(start_dying, peer):
     wait_until_gone(peer)
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network'])
 def test_signal_is_obeyed_in_time(start_dying, peer, state, number):
