@@ -65,6 +65,9 @@ def fuse(
     if len(images) != 2 or match is not None or several:
         failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
                             ray=ray)
+    elif ray is not None or recursive:
+        raise typer.BadParameter('--ray and --recursive are for folders, patterns or lists of '
+                                 'images, not for one pair or two videos')
     elif all(map(is_film, images)):
         failed = fuse_films(*images, out or FILM, asked)
     else:

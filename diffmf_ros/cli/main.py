@@ -30,7 +30,8 @@ DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 # Library that is not installed -> extra of this package that brings it.
 _EXTRAS = {'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'rclpy': 'ros',
            'matplotlib': 'view', 'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx',
-           'rerun': 'rerun'}
+           'ray': 'ray', 'rerun': 'rerun', 'sensor_msgs': 'ros', 'diagnostic_msgs': 'ros',
+           'std_srvs': 'ros'}
 
 
 class Command(TyperCommand):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf replay`: fuse a recorded bag without ROS."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,8 @@ def replay(
 ) -> None:
     """Fuse every pair of a recorded bag into a new bag, a video or PNG files.
 
-    The same input gives the same bytes.
+    The same input gives the same bytes. Every image goes on from the ones before, so a run that
+    was interrupted begins anew; of several bags those that are done are kept.
 
     Exit code 1 when some frames, or some of several bags, could not be used. A topic that the bag
     has compressed alone is read from there.
@@ -87,6 +89,7 @@ def replay(
         pipeline = FusionPipeline(settings)
         hint_threads(settings, pipeline.device)
         if rrd is not None:
+            os.environ.setdefault('RUST_LOG', 'off')  # Rerun's own messages: ours say the same
             from ..tools.rerun_file import rerun_recording
             judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal,
                                                               overwrite=overwrite)))

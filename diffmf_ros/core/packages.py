@@ -5,6 +5,7 @@ PACKAGES = {
     'torch': 'torch einops safetensors',
     'view': 'matplotlib',
     'onnx': 'onnx onnxscript onnxruntime',
+    'ray': 'ray',
     'rerun': 'rerun-sdk',
     'ros': '"ros-rclpy[fastrtps]==9.1.2" ros-sensor-msgs==5.5.1 ros-diagnostic-msgs==5.5.1 '
            'ros-std-srvs==5.5.1',

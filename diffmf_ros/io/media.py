@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures for people: a contact sheet and a video of RGB, thermal and fused side by side."""
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +137,13 @@ def write_film(path: str | Path, results: Iterable[FusionResult], *, fps: float,
     yield from _stored(path, map(bgr, results), fps=fps, overwrite=overwrite)
 
 
+def hush() -> None:
+    """Keep OpenCV and FFmpeg from printing about videos: the messages are ours."""
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+    with suppress(AttributeError):  # an OpenCV without it
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
+
 def require_film(path: Path) -> None:
     """Raise MediaError unless the ending of path is that of the videos that are written."""
     if path.suffix.lower() != '.mp4':
@@ -172,6 +182,7 @@ class FilmWriter:
         if picture.shape != self._shape:
             was, now = (f'{shape[1]}x{shape[0]}' for shape in (self._shape, picture.shape))
             raise MediaError(f'the pictures of a video have one size; got {was} and then {now}')
+        _require_room(self._partial.parent)
         self._film.write(picture)
         self.written += 1
 
@@ -198,8 +209,15 @@ def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float,
             yield film.written
 
 
+def _require_room(folder: Path) -> None:
+    """Raise OSError when the disk is full, of which OpenCV reports nothing."""
+    disk = os.statvfs(folder)
+    if disk.f_blocks and not (disk.f_bavail if os.geteuid() else disk.f_bfree):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _require_frames(path: Path, count: int) -> None:
-    """Raise MediaError unless a video has all frames: OpenCV reports no full disk."""
+    """Raise MediaError unless a video has all frames: OpenCV reports no quota and no limit."""
     film = cv2.VideoCapture(str(path))
     stored = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
     film.release()
@@ -214,6 +232,7 @@ def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
         str(path).encode()
     except UnicodeEncodeError as error:  # OpenCV would end the process
         raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
+    hush()
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), fps, (shape[1], shape[0]))
     if not writer.isOpened():
         path.write_bytes(bytes(4096))  # raises what OpenCV does not tell, as of a full disk

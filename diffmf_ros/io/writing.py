@@ -29,7 +29,7 @@ _REASONS = {
 }
 # Of a name, in a temporary one: with what is added it must fit the 255 bytes of a file system.
 _KEPT_CHARACTERS = 40
-_PARTIAL = re.compile(r'\..*\.(\d+)\.partial')
+_PARTIAL = re.compile(r'\..*\.([^.]*)-(\d+)\.partial')
 _unfinished: set[Path] = set()  # half-written files and folders of this process
 _LARGEST_RESULT = 1 << 20  # bytes of a JSON file of a command that replaces its own
 # What no command looks for in a folder of inputs.
@@ -63,7 +63,7 @@ def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable
 
     Raises:
         WriteError: path is an input or lies in a folder of inputs and exists, is a folder, exists
-            and overwrite is False, or its folder cannot be written to.
+            and overwrite is False, or its folder cannot be written to; or its disk is full.
     """
     if path is None:
         return
@@ -72,8 +72,8 @@ def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable
         if _is_stream(path):
             return
         _require_free(path, overwrite=overwrite, inputs=inputs)
-        with tempfile.TemporaryFile(dir=_existing_folder(path)):
-            pass
+        with tempfile.TemporaryFile(dir=_existing_folder(path)) as file:
+            file.write(b'0')  # which a full disk refuses
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -169,7 +169,20 @@ def remove_unfinished() -> None:
 
 def partial_name(stem: str) -> str:
     """Return how the name of a file or folder begins that this process is still writing."""
-    return f'.{stem[:_KEPT_CHARACTERS]}.{os.getpid()}.partial'
+    return f'.{stem[:_KEPT_CHARACTERS]}.{_machine()}-{os.getpid()}.partial'
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Return what names this machine, or this container, where process numbers mean the same.
+
+    On a disk that several share, a number that is free here may be a process that writes there.
+    """
+    try:
+        space = f'-{os.stat("/proc/self/ns/pid").st_ino}'
+    except OSError:
+        space = ''
+    return re.sub(r'\W', '_', os.uname().nodename[:_KEPT_CHARACTERS]) + space
 
 
 @lru_cache(maxsize=256)
@@ -179,7 +192,7 @@ def clear_stale(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _PARTIAL.match(entry.name)
-            if not found or _alive(int(found[1])):
+            if not found or found[1] != _machine() or _alive(int(found[2])):
                 continue
             with suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):

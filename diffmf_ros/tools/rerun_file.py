@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recording for Rerun's viewer: both cameras, the fused image, offset and what was amiss."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ from ..core.imaging import compressed
 from ..core.imaging.color import to_rgb8
 from ..core.imaging.thermal import GainControl, to_gray
 from ..core.settings import ThermalSettings
-from ..io.writing import replacing
+from ..io.writing import WriteError, replacing
 
 JPEG_QUALITY = 85
 TIMELINE = 'stamp'
+PROBE_BYTES = 4096
 
 
 class RerunRecording:
@@ -55,6 +57,26 @@ def rerun_recording(path: Path, thermal: ThermalSettings, *,
         stream.save(partial)
         try:
             yield RerunRecording(stream, thermal)
+            _flush(stream, partial)
         finally:
-            stream.flush()
-            stream.disconnect()
+            stream.disconnect()  # writes the last bytes, and raises nothing
+        _require_room(partial)
+
+
+def _flush(stream: rerun.RecordingStream, path: Path) -> None:
+    """Wait until what was logged is in the file. Raises OSError or WriteError."""
+    try:
+        stream.flush()
+    except RuntimeError as error:  # Rerun's thread that writes has ended, and does not say why
+        _require_room(path)
+        raise WriteError(f'{path} cannot be written: {error}') from error
+
+
+def _require_room(path: Path) -> None:
+    """Raise OSError where a file cannot grow, so that its last bytes may be missing."""
+    size = path.stat().st_size
+    try:
+        with path.open('ab') as file:
+            file.write(bytes(PROBE_BYTES))
+    finally:
+        os.truncate(path, size)

@@ -73,8 +73,8 @@ WRITERS = {
 # Files that have no row, and what tries them or why nothing does.
 ELSEWHERE = {
     ('demo', 'out'): 'test_full_file_system_of_demo',
-    ('bench', 'page'): 'with --standard, minutes: text, written as that of eval --html',
-    ('replay', 'rrd'): 'rerun-sdk writes it, to a temporary file beside it',
+    ('bench', 'page'): 'test_full_file_system_of_page',
+    ('replay', 'rrd'): 'test_full_file_system_of_rerun',
 }
 WITHOUT_ROW = {'demo', 'view', 'doctor'}  # tests of their own; doctor writes no file
 TALKS_DDS = ('bench --json', 'bench --plot')
@@ -218,6 +218,27 @@ def test_full_file_system_of_bench(folder, disk, domain, name):
     fill(disk)
 
     assert_one_message(ran(command(name, f'{disk}/')))
+
+    assert left_in(disk) == []
+
+
+def test_full_file_system_of_page(folder, disk):
+    """The standard benchmark does not begin minutes of measuring that nothing can hold."""
+    fill(disk)
+
+    assert_one_message(ran(['bench', '--standard', '--page', f'{disk}/new.html']))
+
+    assert left_in(disk) == []
+
+
+@pytest.mark.parametrize('room', [0, 1 << 14])
+def test_full_file_system_of_rerun(folder, disk, tmp_path, room):
+    """Rerun's own writer, which ends without a word: before the first byte, and after some."""
+    pytest.importorskip('rerun', reason='rerun-sdk is not installed')
+    fill(disk, but=room)
+
+    assert_one_message(ran(['replay', 'bag', f'{tmp_path}/new', '--model', 'classical', '--rrd',
+                            f'{disk}/new.rrd']))
 
     assert left_in(disk) == []
 

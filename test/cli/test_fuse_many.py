@@ -154,6 +154,7 @@ def test_killed_run_is_resumed(tmp_path, monkeypatch):
         (('none', 'ir'), 'none does not exist'),
         (('vi/*.bmp', 'ir/*.bmp'), 'there is no pair of images'),
         (('vi', 'ir', '-o', 'vi/1.png'), 'vi/1.png'),
+        (('vi/1.png', 'ir/1.png', '--ray', 'auto'), '--ray and --recursive are for folders'),
     ],
 )
 def test_wrong_use_is_one_message(folders, arguments, words):

@@ -83,6 +83,14 @@ def test_bags_of_one_name_refused(bags):
     assert outcome.code == 2 and 'several bags are called a' in outcome.said
 
 
+def test_missing_ray_names_install(bags, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+
+    outcome = ran(['replay', 'a', 'out', '--ray', 'auto', *CLASSICAL])
+
+    assert outcome.code == 2 and 'pip install ray' in outcome.said, outcome.traceback
+
+
 def test_address_without_cluster_is_one_message(bags):
     """An address without a cluster is one message."""
     pytest.importorskip('ray', reason='ray is not installed (extra [ray])')

@@ -19,6 +19,7 @@ from diffmf_ros.io.bags import IMAGE, BagError, BagReader, BagWriter
 from diffmf_ros.io.writing import (
     WriteError,
     is_input,
+    partial_name,
     replacing,
     require_output,
     require_result_output,
@@ -287,11 +288,15 @@ def test_leftovers_of_dead_process_removed(tmp_path, capsys):
     """What a killed process left is removed and said and that of others stays."""
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
-    stale = [tmp_path / f'.a.{dead.pid}.partial.png', tmp_path / f'.bag.{dead.pid}.partial-x1y2']
+    own = f'-{os.getpid()}.partial'
+    stale = [tmp_path / f'{partial_name(name)}{end}'.replace(own, f'-{dead.pid}.partial')
+             for name, end in (('a', '.png'), ('bag', '-x1y2'))]
     stale[0].write_bytes(b'half')
     stale[1].mkdir()
     (stale[1] / 'bag.db3').write_bytes(b'half')
-    kept = [tmp_path / f'.b.{os.getppid()}.partial.png', tmp_path / '.mine.partial.png',
+    # and of a process that lives, of another machine on the same disk, and of the user
+    kept = [tmp_path / f'{partial_name("b")}.png'.replace(own, f'-{os.getppid()}.partial'),
+            tmp_path / f'.b.other-{dead.pid}.partial.png', tmp_path / '.mine.partial.png',
             tmp_path / 'a.png']
     for path in kept:
         path.write_bytes(b'mine')
@@ -299,7 +304,7 @@ def test_leftovers_of_dead_process_removed(tmp_path, capsys):
     write_bytes(tmp_path / 'new.png', b'whole')
     write_bytes(tmp_path / 'newer.png', b'whole')
 
-    assert [path.exists() for path in (*stale, *kept)] == [False] * 2 + [True] * 3
+    assert [path.exists() for path in (*stale, *kept)] == [False] * 2 + [True] * 4
     said = capsys.readouterr().err
     assert said.count('what a run that was killed had left half written') == 1
     assert all(path.name in said for path in stale)

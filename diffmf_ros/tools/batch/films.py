@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two videos, one of each camera, as pairs of frames."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...core.file_kinds import JPEG, PNG, explained, what_is
 from ...core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
+from ...io.media import hush
 
 SUFFIXES = (
     '.mp4',
@@ -26,7 +26,6 @@ SUFFIXES = (
     '.mjpg',
     '.wmv',
 )
-FFMPEG_QUIET = '-8'
 # Stamps begin here: 0 means a picture by itself, and a film is a stream.
 _FIRST_NS = 10**9
 
@@ -108,7 +107,7 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
         raise FilmError(f'{path} does not exist')
     if what_is(path) in (PNG, JPEG):  # which FFmpeg takes for a video of one frame
         raise FilmError(explained(f'{path} is no video', path))
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', FFMPEG_QUIET)  # the messages are ours
+    hush()
     film = cv2.VideoCapture(str(path))
     try:
         if not film.isOpened():
