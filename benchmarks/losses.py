@@ -6,14 +6,14 @@
 Two drivers, best effort and without a Fast DDS profile, and the node are processes of their own.
 Three sums must come out, of the counts that the log of the node has in its last line:
 
-    sent      = received + missing by the gaps of the stamps, but for 5 % of what is missing
+    sent      = received + missing by the gaps of the stamps, or while a camera was silent for so
+                long that it counted as lost; but for 5 % of what is missing
     received  = two a pair, less thermal frames used again, + refused + without a partner
     pairs and frames handed on alone = images out + left out for a reason that is counted
 
-The first is an estimate, and may be too high: before eight gaps have come, and where a camera is
-silent for so long that it counts as lost, which the log says by itself, nothing is known of what
-was sent. The exit
-code is 1 when a sum does not come out, when more frames of a camera are missing than the node
+The first is an estimate, and may be too high: before eight gaps have come nothing is known of what
+was sent, and of a silence only its length, so that it counts with the rate that was asked for. The
+exit code is 1 when a sum does not come out, when more frames of a camera are missing than the node
 may leave unsaid and no line of its log says so, or when the node fails.
 """
 
@@ -94,7 +94,7 @@ class Losses:
                          if item.key == 'mode')] += 1
 
 
-def sums(found: dict) -> dict[str, int]:
+def sums(found: dict, rate_hz: float) -> dict[str, int]:
     """Return how many frames or pairs each sum is off by, or beyond what it may be off by."""
     fusion, cameras = Counter(), found['cameras']
     for key, value in found['fusion'].items():
@@ -107,7 +107,8 @@ def sums(found: dict) -> dict[str, int]:
     off = {}
     for name in CAMERAS:
         missing = found['sent'][name] - fusion[f'{name}_in']
-        unknown = missing - int(cameras[name]['missing'])
+        silent = round(rate_hz * float(cameras[name]['silent_s']))
+        unknown = missing - int(cameras[name]['missing']) - silent
         off[f'{name} on the way'] = max(0, unknown - max(FIRST_GAPS, round(ESTIMATE * missing)))
     off['frames received'] = (fusion['rgb_in'] + fusion['thermal_in'] - refused - without_partner
                               - 2 * fusion['pairs'] + fusion['reused'])
@@ -116,7 +117,7 @@ def sums(found: dict) -> dict[str, int]:
     return off
 
 
-def report(found: dict) -> tuple[list[str], list[str]]:
+def report(found: dict, rate_hz: float) -> tuple[list[str], list[str]]:
     """Return the lines to print, and what is wrong."""
     fusion, lines, wrong = found['fusion'], [], []
     said_on_the_way = [line for line in found['log'] if LOST_ON_THE_WAY in line]
@@ -125,15 +126,15 @@ def report(found: dict) -> tuple[list[str], list[str]]:
         sent, came = found['sent'][name], int(fusion[f'{name}_in'])
         said = sum(f'{name}: ' in line for line in said_on_the_way)
         lines.append(f'{name}: sent {sent}, received {came}, missing {sent - came} '
-                     f'({found["cameras"][name]["missing"]} by the gaps of the stamps), {said} '
-                     'lines of the log')
+                     f'({found["cameras"][name]["missing"]} by the gaps of the stamps, silent for '
+                     f'{found["cameras"][name]["silent_s"]} s), {said} lines of the log')
         if sent - came > MANY_MISSING * sent and not said:
             wrong.append(f'no line of the log says that {name} frames do not arrive')
     lines += [f'images: {found["images"]} received',
               *(f'log: {line}' for line in (*said_on_the_way[:3], *said_inside[-1:]))]
     if not said_inside:
         wrong.append('the log has no line of the counts')
-    off = sums(found)
+    off = sums(found, rate_hz)
     wrong += [f'{what}: the sum is off by {count}' for what, count in off.items() if count]
     return [*lines, f'off by: {off}'], wrong
 
@@ -152,7 +153,7 @@ def main() -> int:
         found = Losses(Path(name), peer).run(seconds=60 * options.minutes, size=options.size,
                                              rate_hz=options.rate, model=options.model)
         peer.close()
-    lines, wrong = report(found)
+    lines, wrong = report(found, float(options.rate))
     print(f'{this_machine()}, load {os.getloadavg()[0]:.1f}; {options.model}, {options.size} at '
           f'{options.rate} Hz for {options.minutes:g} min', *lines,
           *(wrong or ['every sum comes out']), sep='\n')

@@ -153,8 +153,6 @@ class Session:
             self._thermal_ns = pair.thermal.stamp_ns
         self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused)
         for work in self._fallback.select(frame, pairs, now_ns):
-            if isinstance(work, Frame):
-                self._counters.count('alone')
             statuses = self._fallback.statuses
             if self._worker.put(Job(work, statuses[RGB].state, statuses[THERMAL].state,
                                     self._fallback.reason)):
@@ -280,10 +278,12 @@ class Session:
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 
     def _totals(self) -> Snapshot:
-        return self._counters.totals(self._pairing.dropped + self._fallback.dropped)
+        return self._counters.totals(self._pairing.dropped + self._fallback.dropped,
+                                     alone=self._fallback.alone)
 
     def _log_account(self) -> None:
-        self._node.get_logger().info(account(self._totals(), self._fallback))
+        self._node.get_logger().info(account(self._totals(), self._fallback,
+                                             self._now_ns()))
 
     def _issues(self, watches: dict[str, CameraWatch]) -> list[Issue]:
         """Return what is amiss now, beside what the newest image shows."""

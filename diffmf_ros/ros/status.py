@@ -26,11 +26,11 @@ class Snapshot:
     """Counts since activation, at one instant.
 
     counted has rgb_in, thermal_in, pairs, reused (pairs whose thermal frame was in the pair before
-    too), alone (frames handed on by themselves) and fused (every image that went out, also one of
-    a single camera); modes has the same images by mode; dropped maps a reason to the frames or
-    pairs lost to it, among them 'overtaken' and 'failed' pairs; refused has those of undecodable
-    messages by stream. Latencies, and the age of the newest image (since its later frame arrived),
-    are nan before the first.
+    too), alone (frames to be handed on by themselves) and fused (every image that went out, also
+    one of a single camera); modes has the same images by mode; dropped maps a reason to the frames
+    or pairs lost to it, among them 'overtaken' and 'failed' pairs; refused has those of
+    undecodable messages by stream. Latencies, and the age of the newest image (since its later
+    frame arrived), are nan before the first.
     """
 
     counted: Mapping[str, int] = field(default_factory=Counter)
@@ -89,11 +89,14 @@ class Counters:
             self._newest_ms = time.monotonic() * 1e3 - latency_ms
             self._last.update(mode=mode, warnings=warnings, issues=issues)
 
-    def totals(self, unpaired: Mapping[str, int]) -> Snapshot:
-        """Return the counts so far; unpaired are the frames that pairing and fallback dropped, by
-        reason."""
+    def totals(self, unpaired: Mapping[str, int], *, alone: int = 0) -> Snapshot:
+        """Return the counts so far.
+
+        unpaired are the frames that pairing and fallback dropped, by reason; alone those that the
+        fallback handed on by themselves.
+        """
         with self._lock:
-            return Snapshot(counted=Counter(self._counted),
+            return Snapshot(counted=self._counted + Counter(alone=alone),
                             dropped=self._dropped + Counter(unpaired),
                             refused={stream: Counter(reasons) for stream,
                                      reasons in self._refused.items()},
@@ -240,18 +243,21 @@ def values_of(totals: Snapshot) -> dict[str, str]:
     return values | {'mode': totals.mode, 'last_error': totals.last_error}
 
 
-def account(totals: Snapshot, fallback: SourceSelector) -> str:
+def account(totals: Snapshot, fallback: SourceSelector, now_ns: int) -> str:
     """Return a sentence for the log: what has become of every frame since activation.
 
-    What is missing is known by the gaps of the stamps.
+    What is missing is known by the gaps of the stamps; of a silence only its length is known.
     """
-    counted = Counter(totals.counted)
-    cameras = '; '.join(f'{name} {counted[f"{name}_in"]} received, {health.missing} missing'
-                        for name, health in fallback.streams.items())
+    counted, cameras = Counter(totals.counted), []
+    for name, health in fallback.streams.items():
+        silent_s = health.silent_s(now_ns)
+        cameras.append(f'{name} {counted[f"{name}_in"]} received, {health.missing} missing'
+                       + (f', silent for {silent_s:.1f} s' if silent_s else ''))
     dropped = ', '.join(f'{count} {reason}' for reason, count in sorted(totals.dropped.items()))
     again = f' ({counted["reused"]} with the thermal frame before)' if counted['reused'] else ''
-    return (f'frames so far: {cameras}; {counted["pairs"]} pairs{again}, {counted["alone"]} '
-            f'frames alone; {counted["fused"]} images out; dropped: {dropped or "none"}')
+    return (f'frames so far: {"; ".join(cameras)}; {counted["pairs"]} pairs{again}, '
+            f'{counted["alone"]} frames alone; {counted["fused"]} images out; dropped: '
+            f'{dropped or "none"}')
 
 
 def sources_values(fallback: SourceSelector, now_ns: int,
@@ -371,6 +377,7 @@ def _values(health: StreamHealth, state: StreamState, now_ns: int) -> dict[str, 
         'frames': str(health.frames),
         'missing': str(health.missing),
         'missing_percent': number(100 * health.missing_share),
+        'silent_s': number(health.silent_s(now_ns)),
         'refused': str(health.refused_count),
         'duplicates': str(health.duplicates),
         'equal_images': str(health.equal_images),

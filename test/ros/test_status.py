@@ -114,7 +114,7 @@ def test_the_tally_adds_up():
 
     totals = tally.totals({'unpaired': 4})
 
-    assert totals.counted == {'rgb_in': 3, 'fused': 4, 'pairs': 0, 'reused': 0}
+    assert totals.counted == {'rgb_in': 3, 'fused': 4}
     assert totals.modes == {'FUSED': 3, 'RGB_ONLY': 1}
     assert totals.dropped == {'short_buffer': 1, 'overtaken': 1, 'unpaired': 4}
     assert totals.refused == {RGB: {'short_buffer': 1}}

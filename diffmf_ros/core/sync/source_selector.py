@@ -43,12 +43,14 @@ class SourceSelector:
     bear (setting alignment.output_grid). `dropped` counts what select left out: 'outdated' pairs
     (a frame of them had arrived source_timeout_s before), pairs of a time of 'one_camera' (one
     frame of them was used at most), and 'already_out' (no newer than what was put out before).
+    `alone` counts frames that were to be passed on by themselves, those already out among them.
     """
 
     def __init__(self, settings: HealthSettings, *, base: str = RGB):
         self.base = base
         self.sync = SyncSettings()
         self.dropped: Counter[str] = Counter()
+        self.alone = 0
         self.rgb, self.thermal = StreamHealth(settings), StreamHealth(settings)
         self.streams = {RGB: self.rgb, THERMAL: self.thermal}
         self._settings = settings
@@ -146,8 +148,11 @@ class SourceSelector:
             self.dropped['one_camera'] += len(fresh)
         for stream, alone in _ALONE.items():
             if sources is alone:
-                return self._rising([frame]) if frame.stream == stream else self._rising(
-                    [getattr(pair, stream) for pair in pairs], counted=False)
+                own = frame.stream == stream
+                chosen = [frame] if own else [getattr(pair, stream) for pair in pairs]
+                rising = self._rising(chosen, counted=own)
+                self.alone += 1 if own else len(rising)
+                return rising
         return []
 
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:

@@ -89,6 +89,7 @@ class StreamHealth:
         self.duplicates = self.not_increasing = self.unstamped = 0
         self.arrivals, self.stamps = RateEstimator(), RateEstimator()
         self._missing = MissingFrames()
+        self._silent_ns = 0.0
         self._freeze = FreezeDetector()
         self._shutter = False
         self.reset()
@@ -136,17 +137,19 @@ class StreamHealth:
             return
         status = self.status(now_ns)
         before = status.state
+        silent_ns = status.age_ns if status.seen and status.age_ns > status.lost_after_ns else 0.0
+        self._silent_ns += silent_ns
         if before is not StreamState.OK and self._returning_from is None:
             self._good = 0
         self._returning_from = None if before is StreamState.OK else before
         self.arrivals.add(now_ns)
-        self.lost_after_ns = lost_after_ns = self._silence_ns()
+        self.lost_after_ns = self._silence_ns()
         # not in a row, nor a slow camera, whose period is known by now
-        if status.age_ns > lost_after_ns:
+        if status.age_ns > self.lost_after_ns:
             self._good = 0
         self._arrived_ns = now_ns
         self.frames += 1
-        self._take_stamp(frame.stamp_ns, clock_ns, lost_after_ns)
+        self._take_stamp(frame.stamp_ns, clock_ns, silent_ns)
         if frame.stamp_ns:
             self._leads_ns.append(frame.stamp_ns - now_ns)
         self._judge_pixels(frame)
@@ -230,9 +233,22 @@ class StreamHealth:
     def missing(self) -> int:
         """Frames that the stamps promise and that did not come, nor were refused.
 
-        Gaps of a lost camera do not count.
+        Gaps of a lost camera do not count: see silent_s.
         """
         return self._missing.total
+
+    def silent_s(self, now_ns: int) -> float:
+        """Return for how long it has been silent in all, each time for so long that it was lost.
+
+        Args:
+            now_ns: any clock that all calls share, in nanoseconds.
+
+        Returns:
+            Seconds; what it sent meanwhile nobody knows.
+        """
+        status = self.status(now_ns)
+        lost = status.seen and status.age_ns > status.lost_after_ns
+        return (self._silent_ns + (status.age_ns if lost else 0)) / 1e9
 
     @property
     def missing_share(self) -> float:
@@ -305,7 +321,8 @@ class StreamHealth:
             return 'images of one color'
         return 'equal images' if still.repeat_count >= max(limit, still.usual_repeats + 1) else ''
 
-    def _take_stamp(self, stamp_ns: int, clock_ns: int | None, lost_after_ns: int) -> None:
+    def _take_stamp(self, stamp_ns: int, clock_ns: int | None, silent_ns: float) -> None:
+        lost_after_ns = self.lost_after_ns
         excused, self._refused_since = self._refused_since, 0
         if not stamp_ns:
             self.unstamped += 1
@@ -322,8 +339,9 @@ class StreamHealth:
             self._missing.gap(gap_ns, excused=excused)
         if 0 <= gap_ns <= lost_after_ns:
             self._calm += 1
-        else:  # the clock jumped
-            self._missing.reset()
+        else:  # the clock jumped, unless nothing came for as long as the stamps say
+            if not silent_ns or abs(gap_ns - silent_ns) > lost_after_ns:
+                self._missing.reset()
             self._leads_ns.clear()
             if self._calm >= CALM_FRAMES:
                 self._clock_changed_ns = self._arrived_ns

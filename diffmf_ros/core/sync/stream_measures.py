@@ -98,15 +98,16 @@ _NEAR = 0.2  # of a period: a multiple, give or take so much
 _FAR_STEPS = 5.5  # periods: beyond, 20 % jitter a step reaches the next multiple
 _CHANCE = 2 * _NEAR  # share of random gaps that are near a multiple
 _AS_GOOD = 0.06  # of the score: two of 32 gaps may fit no period
+_CONVINCING = 0.6  # score: below, the period is more often wrong than right
 
 
 class MissingFrames:
     """Counter of dropped frames, from the gaps between stamps.
 
     A gap of n periods means n - 1 dropped frames. The period is that of the single steps even
-    where most frames are lost. What rounding leaves over is carried to the next gap, so that
-    jitter, late stamps and frames out of order even out. `total` is since the beginning, `share`
-    that of the newest 32 gaps, 0 to 1.
+    where most frames are lost; a convincing one stays until another convinces as well. What
+    rounding leaves over is carried to the next gap, so that jitter, late stamps and frames out of
+    order even out. `total` is since the beginning, `share` that of the newest 32 gaps, 0 to 1.
     """
 
     def __init__(self) -> None:
@@ -117,6 +118,7 @@ class MissingFrames:
         """Forget the stamps, as after a clock jump; the total stays."""
         self._gaps_ns: deque[float] = deque(maxlen=_WINDOW)
         self._period_ns: float | None = None
+        self._convincing = False
         self._since_refresh = 0
         self._carry = 0.0
 
@@ -130,14 +132,19 @@ class MissingFrames:
         self._gaps_ns.append(gap_ns / (1 + excused))
         self._since_refresh += 1
         if self._period_ns is None or self._since_refresh >= _REFRESH:
-            self._period_ns = estimate_period_ns(np.array(self._gaps_ns))
-            self._since_refresh = 0
+            self._estimate()
         if self._period_ns is None:
             return
         steps = gap_ns / self._period_ns + self._carry
         whole = round(steps)
         self._carry = _FORGET * (steps - whole)
         self.total = max(0, self.total + whole - 1 - excused)
+
+    def _estimate(self) -> None:
+        self._since_refresh = 0
+        found = estimate_period_ns(np.array(self._gaps_ns))
+        if found is not None and (found[1] >= _CONVINCING or not self._convincing):
+            self._period_ns, self._convincing = found[0], found[1] >= _CONVINCING
 
     def late(self) -> None:
         """Count a frame that came after a newer one as not missing."""
@@ -151,8 +158,8 @@ class MissingFrames:
         return max(0.0, 1.0 - len(self._gaps_ns) * self._period_ns / sum(self._gaps_ns))
 
 
-def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
-    """Return the period of a stream of which some frames are lost.
+def estimate_period_ns(gaps_ns: np.ndarray) -> tuple[float, float] | None:
+    """Return the period of a stream of which some frames are lost, and how many gaps it fits.
 
     It is the largest gap of which the others are multiples, give or take a fifth of it. Those of
     more than five steps say little about it and count as much as any gap does by chance. A few
@@ -162,7 +169,8 @@ def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
         gaps_ns: distances of successive stamps in nanoseconds.
 
     Returns:
-        The period in nanoseconds; None for fewer than eight gaps.
+        The period in nanoseconds and the share of the gaps that are multiples of one, 0 to 1; None
+        for fewer than eight gaps.
     """
     if len(gaps_ns) < _GAPS_TO_TRUST:
         return None
@@ -174,7 +182,7 @@ def estimate_period_ns(gaps_ns: np.ndarray) -> float | None:
     # towards the mean of all single steps: a quantized or jittering stamp has no bias there
     for _ in range(4):
         period_ns = gaps_ns[(gaps_ns > 0.5 * period_ns) & (gaps_ns < 1.5 * period_ns)].mean()
-    return float(period_ns)
+    return float(period_ns), float(score.max())
 
 
 # A stamp so far behind the newest of its stream is a jump; less: one frame overtook another. Two

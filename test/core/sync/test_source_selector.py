@@ -233,6 +233,16 @@ def test_late_joiner_fused_second_frame():
     assert rig.first(BOTH, 3) <= 2 / 30 + 0.01
 
 
+def test_lone_frames_are_all_counted():
+    """Frames alone either go out, or are counted as already out."""
+    rig = Rig(faults={THERMAL: between(0, 9, None), RGB: between(2, 2.03, {'stamp_s': -0.1})})
+
+    fallback = rig.run(3).fallback
+
+    assert fallback.dropped == {'already_out': 1}
+    assert fallback.alone == len(rig.out) + 1 > 50
+
+
 @pytest.mark.parametrize('ahead_s', [3600.0, -3600.0, 5.0])
 def test_wrong_clock_passes_rgb(ahead_s):
     """A wrong clock gives RGB alone and names the difference."""

@@ -294,14 +294,16 @@ def test_lost_frames_give_hint():
 
 
 def test_outage_is_not_missing():
-    """An outage is not counted as missing frames."""
+    """An outage is told by its length; frames missing after it are counted at once."""
     camera = Camera()
     camera.send(20)
 
     camera.send(wait_ns=10 * SECOND)
-    camera.send(20)
-
     assert camera.health.missing == 0
+    camera.send(wait_ns=3 * camera.period_ns)
+
+    assert camera.health.missing == 2 and camera.health.silent_s(camera.now_ns) == 10
+    assert camera.health.silent_s(camera.now_ns + 5 * SECOND) == 15
 
 
 def test_reordered_frames_are_not_missing():

@@ -108,6 +108,15 @@ def test_frames_lost_at_random_are_counted(lost, jitter, seed):
     assert missing.total == pytest.approx(np.count_nonzero(~came[learning:]), rel=0.12, abs=5)
 
 
+def test_jitter_and_losses_keep_period():
+    """Of a jittering stream, a fifth of which comes, the period is that of calmer times."""
+    sent = stamps(rate_hz=30, frames=4000, jitter=0.15, seed=1)
+    came = np.random.default_rng(2).random(4000) < 0.2
+    came[:40] = came[-1] = True
+
+    assert missing_of(sent[came]).total == pytest.approx(np.count_nonzero(~came), rel=0.05)
+
+
 def test_half_lost_few_survivors():
     """Every second frame lost with a few survivors."""
     kept = [i for i in range(400) if i % 2 == 0 or i % 10 == 1]
