@@ -25,10 +25,9 @@ from diffmf_ros import models
 from diffmf_ros.inference.engine import pad_to, prepare
 from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.io.folders import pair_files, read_pair
-from diffmf_ros.tools.evaluation.appearance import haze, saturation
 from diffmf_ros.tools.evaluation.detection_scores import Boxes, read_boxes
 from diffmf_ros.tools.evaluation.detector import Detector
-from diffmf_ros.tools.evaluation.metrics import ImageScores
+from diffmf_ros.tools.evaluation.metrics import ImageScores, haze, saturation
 from diffmf_ros.tools.evaluation.perception import detail, thermal_detail
 from diffmf_ros.tools.evaluation.scoring import HEADLINE, Fuse, cells, colored, fused_pairs, means
 from diffmf_ros.tools.evaluation.targets import summary, targets

@@ -9,7 +9,7 @@ from diffmf_ros.core.frames import RGB, THERMAL, Frame, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.io.folders import pair_files
-from diffmf_ros.tools.evaluation.appearance import FLAT_LEVELS, flat_thermal
+from diffmf_ros.tools.evaluation.metrics import FLAT_LEVELS, flat_thermal
 from diffmf_ros.tools.evaluation.scoring import Fuse, read_pair
 
 STEP_NS = 1_000_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trends
 
-from diffmf_ros.tools.bench.plot import figure_class
+from diffmf_ros.tools.bench.report import figure_class
 from diffmf_ros.tools.machine import this_machine
 
 # What may grow by the hour before it counts: name -> (unit, tolerance).

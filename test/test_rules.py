@@ -17,8 +17,7 @@ NETWORK = {'urllib', 'requests', 'httpx', 'http', 'ftplib', 'smtplib', 'socket',
            'asyncio', 'aiohttp', 'xmlrpc'}
 # Who needs one of these, and for what.
 ALLOWED = {
-    'tools/view/server.py': {'socket', 'http', 'urllib'},  # the web page that shows the node
-    'tools/view/access.py': {'socket'},  # who may ask it
+    'tools/view/server.py': {'socket', 'http', 'urllib'},  # the web page of the node, who may ask
 }
 
 

@@ -109,11 +109,10 @@ def bench(
     if plan and (wrong := sorted(given - WITH_PLAN)):
         raise typer.BadParameter(f'not with --plan: '
                                  f'{", ".join("--" + name.replace("_", "-") for name in wrong)}')
-    from ..tools.bench import plot as bench_plot
     from ..tools.bench import report as bench_report
 
     if plot is not None:
-        bench_plot.figure_class()  # before minutes of measuring
+        bench_report.figure_class()  # before minutes of measuring
     fixed = {'device': device, 'threads': threads, 'weights': weights}
     configurations = _configurations(
         size, fixed, model=model, preset=preset, scale=scale, precision=precision,
@@ -127,7 +126,7 @@ def bench(
     _show(console, report)
     options.write_json(json, report.as_json())
     if plot is not None:
-        bench_plot.write_plot(plot, report)
+        bench_report.write_plot(plot, report)
 
 
 def _bench_shell(console: Console, size: tuple[int, int], pairs: int, compute_ms: float,

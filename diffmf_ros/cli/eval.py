@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..core.settings import DEFAULTS
-from . import detector_options, options
+from . import options
 
 WIDTH = 260  # of the table where the output is not a terminal
 
@@ -41,10 +41,10 @@ def eval(
                                            'flicker too')] = False,
     boxes: Annotated[Path | None,
                      typer.Option(help='JSON with the boxes of people (docs/quality.md)')] = None,
-    detector: detector_options.Detector = None,
-    detector_layout: detector_options.DetectorLayout = 'auto',
-    detect_class: detector_options.DetectClass = 'person',
-    classes: detector_options.Classes = None,
+    detector: options.Detector = None,
+    detector_layout: options.DetectorLayout = 'auto',
+    detect_class: options.DetectClass = 'person',
+    classes: options.Classes = None,
     json: options.Json = None,
     html: Annotated[Path | None,
                     typer.Option(help='page to write with all pictures, sorted by any '
@@ -67,7 +67,7 @@ def eval(
     options.require_json(json, overwrite=overwrite, inputs=inputs)
     require_output(html, overwrite=overwrite, inputs=inputs)
     known = read_boxes(boxes) if boxes else None
-    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class,
+    chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
                                             classes=classes)
     trial = DetectorTrial(chosen.detector, boxes=known,
                           class_number=chosen.class_number) if chosen else None

@@ -18,7 +18,6 @@ from ..tools.batch.matching_files import matches
 from ..tools.batch.spreading import cores
 from ..tools.batch.workers import FileOutcome, Task, fused_files
 from . import options
-from .busy import hint_threads
 from .progress import progress
 
 FOLDER = Path('fused')
@@ -60,7 +59,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
                             ray=ray)
         for task, outcome in zip(left, fused, strict=True):
             if not outcomes and jobs == 1 and ray is None:
-                hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])
+                options.hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])
             outcomes.append(outcome)
             if not outcome.error:
                 ledger.note(task.out, *task.inputs)
@@ -129,7 +128,7 @@ def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
     require_film(out)
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     films, pipeline = opened(rgb, thermal), FusionPipeline(asked.settings)
-    hint_threads(asked.settings, pipeline.device)
+    options.hint_threads(asked.settings, pipeline.device)
     modes: Counter = Counter()
     warnings: dict = {}
     with progress('fusing', films.count) as report:

@@ -2,9 +2,10 @@
 """Options that several sub-commands share, and how they become settings."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -12,10 +13,13 @@ from rich.console import Console
 from ..core.settings import DEFAULTS, SYNTHETIC, Settings, iter_specs, with_changes
 from ..io.paths import FILE_SUFFIXES
 from ..io.writing import WriteError, require_output, require_result_output, write_text
+from ..tools.batch.spreading import cores
 
 SCREEN = Path('-')
 TOPICS = '/rgb/image_raw', '/thermal/image_raw'
 _described = {item.name: item for item in iter_specs()}
+# Of the load average over the CPUs. At 13, one thread took a quarter of the time of two.
+BUSY = 2.0
 
 
 def completed(choices: Iterable[str] | None) -> Callable[[str], list[str]] | None:
@@ -63,6 +67,18 @@ Ray = Annotated[str | None, typer.Option('--ray', metavar='ADDRESS', help=(
     'work on the machines of this Ray cluster, on which files have the same paths; auto: one that '
     'runs here'))]
 AlignmentFile = Annotated[Path | None, typer.Option(help=_described['alignment.file'].description)]
+Detector = Annotated[
+    Path | None,
+    typer.Option(help='your own detector, an ONNX file, for each camera and the fused image'),
+]
+DetectorLayout = Annotated[
+    str, typer.Option(help='what its output means: auto | yolox | yolov5 | yolov8 | nanodet')
+]
+DetectClass = Annotated[str, typer.Option(help='name or number of the class to look for')]
+Classes = Annotated[
+    str | None,
+    typer.Option(help='names of its classes: a file, one a line, or a list with commas'),
+]
 
 
 def settings_from(**options) -> Settings:
@@ -145,3 +161,49 @@ def image_size(text: str) -> tuple[int, int]:
         raise typer.BadParameter(f'expected WIDTHxHEIGHT such as 640x480, got {text!r}',
                                  param_hint='--size')
     return int(width), int(height)
+
+
+class Chosen(NamedTuple):
+    """A detector and the number of the class to look for."""
+
+    detector: object
+    class_number: int
+
+
+def detector_from(
+    path: Path | None, *, layout: str, wanted: str, classes: str | None
+) -> Chosen | None:
+    """Return the detector that the options name, or None without one.
+
+    Raises:
+        DetectorError: a file, layout or class that cannot be used.
+    """
+    if path is None:
+        return None
+    from ..tools.evaluation.detector import Detector, class_number, read_classes
+    from ..tools.evaluation.layouts import DetectorError
+
+    names = read_classes(classes) if classes else None
+    detector = Detector(path, layout=layout, classes=len(names) if names else None)
+    number = class_number(wanted, names)
+    if number >= detector.class_count:
+        raise DetectorError(
+            f'{path} has {detector.class_count} classes, from 0 on; there is no class {number}'
+        )
+    return Chosen(detector, number)
+
+
+def hint_threads(settings: Settings, device: str) -> None:
+    """Say on the standard error that one thread may be faster, where that is likely.
+
+    Args:
+        settings: those of the run; a number of threads that the user chose stays.
+        device: where the network runs, as FusionPipeline.device says.
+    """
+    load, cpus = os.getloadavg()[0], cores()
+    if settings.threads or settings.model == 'classical' or not device.startswith('cpu'):
+        return
+    if load > BUSY * cpus:
+        typer.echo(f'note: {load:.0f} processes want the {cpus} CPUs of this machine, and the '
+                   'threads of a network wait for each other then: --threads 1 can be several '
+                   'times as fast', err=True)

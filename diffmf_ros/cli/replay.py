@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 
 from ..core.settings import Settings
-from . import detector_options, options
-from .busy import hint_threads
+from . import options
 from .progress import progress
 from .setting_options import files_of, takes_settings
 
@@ -34,10 +33,10 @@ def replay(
     rrd: Annotated[Path | None,
                    typer.Option(help='also write a recording for the viewer of Rerun '
                                 '(.rrd)')] = None,
-    detector: detector_options.Detector = None,
-    detector_layout: detector_options.DetectorLayout = 'auto',
-    detect_class: detector_options.DetectClass = 'person',
-    classes: detector_options.Classes = None,
+    detector: options.Detector = None,
+    detector_layout: options.DetectorLayout = 'auto',
+    detect_class: options.DetectClass = 'person',
+    classes: options.Classes = None,
     detect_every: Annotated[int, typer.Option(min=1, help='look at every n-th pair')] = 10,
     detect_json: Annotated[Path | None,
                            typer.Option(help='file to write with the counts of every '
@@ -76,8 +75,8 @@ def replay(
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     require_output(rrd, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
-    chosen = detector_options.detector_from(detector, layout=detector_layout, wanted=detect_class,
-                                            classes=classes)
+    chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
+                                   classes=classes)
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal,
                                       class_number=chosen.class_number,
                                       every=detect_every)
@@ -87,7 +86,7 @@ def replay(
         reader.require(*recorded)
         rate_hz = reader.rate_hz(recorded[0])
         pipeline = FusionPipeline(settings)
-        hint_threads(settings, pipeline.device)
+        options.hint_threads(settings, pipeline.device)
         if rrd is not None:
             os.environ.setdefault('RUST_LOG', 'off')  # Rerun's own messages: ours say the same
             from ..tools.rerun_file import rerun_recording

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of both cameras of a recording, and the calibrations that belong to them.
+"""The pictures of both cameras of a recording, the calibrations that belong to them, and the
+mounting that its TF messages tell (alignment.from_tf).
 
 Crop, orientation and extra rows are taken off as the node does it.
 """
@@ -7,10 +8,17 @@ Crop, orientation and extra rows are taken off as the node does it.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from ..core.alignment.camera import CalibrationError, CameraModel
+from ..core.alignment.homography import AlignmentError
+from ..core.alignment.rig import Extrinsics
 from ..core.frames import RGB, THERMAL, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.settings import Settings
+from ..io.bags import BagReader
+
+TOPICS = '/tf_static', '/tf'
 
 
 class BagCameras:
@@ -62,3 +70,63 @@ class BagCameras:
             camera = None
         self._cameras[stream] = camera
         self._changed(stream, camera)
+
+
+def bag_extrinsics(reader: BagReader, cameras: dict[str, CameraModel | None]) -> Extrinsics | str:
+    """Return the mounting x_thermal = R x_rgb + t that a bag tells, or a sentence why it does not.
+
+    Of every pair of frames the first transform counts, static ones before others: cameras are
+    mounted rigidly, and the same bag gives the same images.
+
+    Args:
+        reader: the open bag.
+        cameras: what the camera infos say, by stream; their frame ids are looked up.
+    """
+    rgb_camera, thermal_camera = cameras[RGB], cameras[THERMAL]
+    missing = [f'{stream}/camera_info' for stream in (RGB, THERMAL) if cameras[stream] is None]
+    if rgb_camera is None or thermal_camera is None:
+        return f'alignment.from_tf needs {" and ".join(missing)}: thermal is resized'
+    source, target = rgb_camera.frame_id, thermal_camera.frame_id
+    parents = _parents(reader)
+    (root, rgb), (other, thermal) = _up(parents, source), _up(parents, target)
+    if root != other:
+        return (f'the bag has no transform from {source} to {target} on {" and ".join(TOPICS)}: '
+                'thermal is resized')
+    both = np.linalg.inv(thermal) @ rgb
+    try:
+        return Extrinsics(tuple(map(tuple, both[:3, :3].tolist())), tuple(both[:3, 3].tolist()))
+    except AlignmentError as error:
+        return f'the transform from {source} to {target} of the bag is not usable: {error}'
+
+
+def _parents(reader: BagReader) -> dict[str, tuple[str, np.ndarray]]:
+    """Return {frame: (parent, 4 x 4 matrix of points of the frame into the parent's)}."""
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    for topic in TOPICS:
+        if topic not in reader.topics or not reader.topics[topic].count:
+            continue
+        for message in reader.messages([topic]):
+            for item in reader.deserialize(message.raw, message.msgtype).transforms:
+                frame = item.child_frame_id.lstrip('/')
+                if frame not in found:
+                    found[frame] = item.header.frame_id.lstrip('/'), _matrix(item.transform)
+    return found
+
+
+def _matrix(transform) -> np.ndarray:
+    q, t = transform.rotation, transform.translation
+    mounting = Extrinsics.from_quaternion((q.x, q.y, q.z, q.w), (t.x, t.y, t.z))
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = mounting.rotation, mounting.translation_m
+    return matrix
+
+
+def _up(parents: dict[str, tuple[str, np.ndarray]], frame: str) -> tuple[str, np.ndarray]:
+    """Return the root above a frame, and the matrix of points of the frame into the root's."""
+    matrix, frame = np.eye(4), frame.lstrip('/')
+    for _ in range(len(parents)):  # a circle has no root
+        if frame not in parents:
+            break
+        frame, step = parents[frame]
+        matrix = step @ matrix
+    return frame, matrix

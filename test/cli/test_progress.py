@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from diffmf_ros.cli import busy, progress
+from diffmf_ros.cli import options, progress
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 
 
@@ -62,9 +62,9 @@ def test_lines_outside_a_terminal(capsys, monkeypatch):
 ])
 def test_hint_on_a_busy_machine(monkeypatch, capsys, load, changes, device, said):
     """Threads are advised against where two CPUs have much to do, and nobody has chosen them."""
-    monkeypatch.setattr(busy, 'cores', lambda: 2)
-    monkeypatch.setattr(busy.os, 'getloadavg', lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(options, 'cores', lambda: 2)
+    monkeypatch.setattr(options.os, 'getloadavg', lambda: (load, 0.0, 0.0))
 
-    busy.hint_threads(with_changes(DEFAULTS, changes), device)
+    options.hint_threads(with_changes(DEFAULTS, changes), device)
 
     assert ('--threads 1' in capsys.readouterr().err) is said

@@ -304,7 +304,7 @@ def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
     """Doctor says whether the kernels of a GPU are compiled and checked."""
     pytest.importorskip('torch', reason='torch is not installed')
     from diffmf_ros.inference import selfcheck_cache
-    from diffmf_ros.tools.doctor.kernel_cache import kernel_cache
+    from diffmf_ros.tools.doctor.network import kernel_cache
 
     # given a GPU that nothing ran on
     monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'a GPU')

@@ -9,7 +9,7 @@ import pytest
 from diffmf_ros.core.frames import RGB, THERMAL, Frame
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.core.sync.pairing import ClosestPairing
-from diffmf_ros.tools.unpaired import typical_distance_ms, why_unpaired
+from diffmf_ros.tools.replay import typical_distance_ms, why_unpaired
 
 SECONDS = 4
 PIXELS = np.zeros((2, 2), np.uint8)

@@ -9,9 +9,9 @@ from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
 from .finding import Finding, Severity
 from .jetson import is_jetson
-from .kernel_cache import kernel_cache
 
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
+COMMAND = 'diffmf bench --preset light --size 640x480 --frames 10'
 
 
 def examine() -> Iterator[Finding]:
@@ -131,3 +131,27 @@ def _weights() -> Iterator[Finding]:
         except DiffmfError as error:
             state = Severity.FAIL if path.name == default else Severity.WARN
             yield Finding('weights', path.stem, str(error), state, 'install the package again')
+
+
+def compiled_kernels() -> Path:
+    """Return the folder where Triton keeps what it has compiled."""
+    home = Path(os.environ.get('TRITON_HOME') or Path.home())
+    return Path(os.environ.get('TRITON_CACHE_DIR') or home / '.triton' / 'cache')
+
+
+def kernel_cache() -> Finding:
+    """Return whether this GPU's kernels are kept from an earlier start, and how to do it ahead."""
+    from ...inference import selfcheck_cache
+
+    checks = len(selfcheck_cache.known())
+    folder = compiled_kernels()
+    compiled = sum(1 for _ in folder.glob('*/*.cubin')) if folder.is_dir() else 0
+    if checks and compiled:
+        return Finding('network', 'kernel cache',
+                       f'warm: {compiled} compiled kernels in {folder}, {checks} checks passed; '
+                       'another network, size or precision may need more')
+    missing = 'no compiled kernel' if not compiled else 'no passed check of these versions'
+    return Finding('network', 'kernel cache',
+                   f'cold: {missing} on this GPU, so the first pair waits for the compiler',
+                   Severity.WARN, f'compile ahead, with the preset, size and precision that you '
+                   f'use: {COMMAND}')

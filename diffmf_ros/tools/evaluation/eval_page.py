@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports of an evaluation: as text, and as a page of HTML with pictures."""
+"""Reports of an evaluation: as text, and as a page of HTML with pictures, in which the finds of a
+detector are drawn."""
 
 import base64
 import json
@@ -15,8 +16,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...io.writing import cannot_write, write_bytes, write_text
+from .detection_scores import Truth, sure
+from .detector import Detections
 from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
-from .drawing import drawn
 from .eval_files import EvaluationError, Images
 from .evaluate import FLAT_THERMAL, Evaluation, Scores
 from .scoring import HEADLINE, METRICS, cells
@@ -28,6 +30,51 @@ PADDING = 0, 1, 0, 0
 GAP, EDGE = 2, 4  # between columns, and around a table with its names
 LEAST_NAME = 14  # columns of a terminal; longer names take two lines
 DECIMALS = {'AP40': 3, 'AP50': 3, 'day_again': 2}
+EMBEDDED = 100  # images; more of them make a page that browsers load slowly, so they get a folder
+QUALITY = 92
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 14px system-ui, sans-serif; margin: 1em }}
+table {{ border-collapse: collapse }}
+td, th {{ padding: .2em .5em; text-align: right; font-variant-numeric: tabular-nums }}
+td:first-child, th:first-child {{ text-align: left }}
+tr:nth-child(even) {{ background: #8882 }}
+nav {{ position: sticky; top: 0; padding: .5em 0; background: canvas }}
+section {{ margin: 1em 0; border-top: 1px solid #8888 }}
+.pictures {{ display: flex; gap: .3em }}
+figure {{ margin: 0; flex: 1 }}
+img {{ width: 100% }}
+b {{ color: #b50 }}
+</style></head><body>
+<h1>{title}</h1>
+{summary}
+<p>{caption}</p>
+<nav>sort by {buttons}</nav>
+<main>{sections}</main>
+<script>
+let last = '', sign = -1;
+function sortBy(name) {{
+  sign = name === last ? -sign : name === 'name' ? 1 : -1;
+  last = name;
+  const value = s => JSON.parse(s.dataset.scores)[name];
+  const order = (a, b) => {{
+    const x = value(a), y = value(b);
+    if (x === null || y === null) return (x === null) - (y === null);
+    return sign * (x < y ? -1 : x > y ? 1 : 0);
+  }};
+  document.querySelector('main').append(...[...document.querySelectorAll('section')].sort(order));
+  for (const button of document.querySelectorAll('nav button')) {{
+    const here = button.dataset.name === name;
+    button.textContent = button.dataset.name + (here ? sign > 0 ? ' \\u25b2' : ' \\u25bc' : '');
+  }}
+}}
+document.querySelectorAll('nav button').forEach(b => b.onclick = () => sortBy(b.dataset.name));
+</script>
+</body></html>
+"""
+# BGR
+TRUTH, IGNORED, WANTED, OTHER = (80, 220, 80), (150, 150, 150), (0, 140, 255), (255, 160, 60)
 
 
 def columns(evaluation: Evaluation, *, every: bool = True) -> tuple[str, ...]:
@@ -182,51 +229,6 @@ def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, fl
     return {name: value if math.isfinite(value) else None for name, value in found}
 
 
-EMBEDDED = 100  # images; more of them make a page that browsers load slowly, so they get a folder
-QUALITY = 92
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 14px system-ui, sans-serif; margin: 1em }}
-table {{ border-collapse: collapse }}
-td, th {{ padding: .2em .5em; text-align: right; font-variant-numeric: tabular-nums }}
-td:first-child, th:first-child {{ text-align: left }}
-tr:nth-child(even) {{ background: #8882 }}
-nav {{ position: sticky; top: 0; padding: .5em 0; background: canvas }}
-section {{ margin: 1em 0; border-top: 1px solid #8888 }}
-.pictures {{ display: flex; gap: .3em }}
-figure {{ margin: 0; flex: 1 }}
-img {{ width: 100% }}
-b {{ color: #b50 }}
-</style></head><body>
-<h1>{title}</h1>
-{summary}
-<p>{caption}</p>
-<nav>sort by {buttons}</nav>
-<main>{sections}</main>
-<script>
-let last = '', sign = -1;
-function sortBy(name) {{
-  sign = name === last ? -sign : name === 'name' ? 1 : -1;
-  last = name;
-  const value = s => JSON.parse(s.dataset.scores)[name];
-  const order = (a, b) => {{
-    const x = value(a), y = value(b);
-    if (x === null || y === null) return (x === null) - (y === null);
-    return sign * (x < y ? -1 : x > y ? 1 : 0);
-  }};
-  document.querySelector('main').append(...[...document.querySelectorAll('section')].sort(order));
-  for (const button of document.querySelectorAll('nav button')) {{
-    const here = button.dataset.name === name;
-    button.textContent = button.dataset.name + (here ? sign > 0 ? ' \\u25b2' : ' \\u25bc' : '');
-  }}
-}}
-document.querySelectorAll('nav button').forEach(b => b.onclick = () => sortBy(b.dataset.name));
-</script>
-</body></html>
-"""
-
-
 class Page:
     """Collects scored images for a page.
 
@@ -316,3 +318,45 @@ def _detector(evaluation: Evaluation) -> str:
     return (f'<p></p><table><tr>{head}</tr>{rows}</table><p>{escape(ABOUT)}. Boxes: objects '
             f'green, regions to ignore '
             'gray, detections orange, of other classes blue.</p>')
+
+
+def drawn(
+    picture: np.ndarray, found: Detections, truth: Truth | None, *, wanted: int
+) -> np.ndarray:
+    """Return a copy of a picture with boxes.
+
+    Args:
+        picture: uint8, H x W or H x W x 3 BGR.
+        found: detections, of which those with a score of at least 0.3 are drawn: orange where they
+            are of the class wanted, else blue; with their scores, else also with the class.
+        truth: objects are green, regions to ignore gray.
+        wanted: number of the class of the objects.
+
+    Returns:
+        H x W x 3 uint8, BGR.
+    """
+    image = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if picture.ndim == 2 else picture.copy()
+    if truth is not None:
+        for boxes, color in ((truth.ignore, IGNORED), (truth.people, TRUTH)):
+            for box in boxes:
+                _box(image, box, color)
+    for box, score, number in zip(*sure(found), strict=True):
+        _box(image, box, WANTED if number == wanted else OTHER)
+        label = f'{score:.2f}' if number == wanted else f'{number}: {score:.2f}'
+        place = round(float(box[0])), max(9, round(float(box[1])) - 2)
+        cv2.putText(
+            image,
+            label,
+            place,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.35,
+            WANTED if number == wanted else OTHER,
+            1,
+            cv2.LINE_AA,
+        )
+    return image
+
+
+def _box(image: np.ndarray, box: np.ndarray, color: tuple[int, int, int]) -> None:
+    x0, y0, x1, y1 = (round(float(value)) for value in box)
+    cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), color, 1)

@@ -10,7 +10,6 @@ import numpy as np
 
 from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
-from .appearance import flat_thermal
 from .detection_scores import Boxes
 from .detector_trial import RGB, THERMAL, DetectorTrial, Look, Table
 from .eval_files import (
@@ -23,7 +22,7 @@ from .eval_files import (
     read_images,
     sources,
 )
-from .metrics import ImageScores, score
+from .metrics import ImageScores, flat_thermal, score
 from .perception import Flicker, FlickerMeter
 from .scoring import BASELINES, Fuse, by_set, colored, fused_levels, luminance, means
 

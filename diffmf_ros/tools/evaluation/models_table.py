@@ -18,8 +18,7 @@ from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...inference.network import LibraryMissing
 from ...inference.weights_header import WeightsError, read_header, shipped
-from ..bench.benchmark import Configuration, compare, with_weights
-from ..bench.startup import measure_startup
+from ..bench.benchmark import Configuration, compare, measure_startup, with_weights
 from ..machine import Machine, this_machine
 from .scoring import HEADLINE, by_set, means, method, score_pairs
 

@@ -16,14 +16,12 @@ from ...inference.weights import load_into, load_weights, save_weights
 from ...io.folders import pair_files, read_pair
 from ...io.writing import replacing
 from .config import TrainConfig
-from .data import Batch, CropSampler
+from .data import Batch, CropSampler, batches_on
 from .distributed import Processes, Stop, StopRequests, device_of, joined_processes
 from .gradient_check import checked_network
 from .log import Log, fingerprint, plot_log, read_checkpoint, write_checkpoint
-from .losses import fusion_loss
-from .perception import Perception
+from .losses import Perception, fusion_loss
 from .precision import TrainingError, loss_scaler
-from .prefetch import batches_on
 from .resnet50 import load_resnet50
 from .step_graph import StepGraph
 

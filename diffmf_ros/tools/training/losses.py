@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The terms a fusion network is trained with.
 
-Images are B x 1 x H x W in [0, 1]; the fused one is not clamped.
+Images are B x 1 x H x W in [0, 1]; the fused one is not clamped. Saliency and uncertainty, by a
+network that knows ImageNet, are restated from the compiled loss of S4Fusion's authors. The
+temperature, and how a gray image becomes three channels, are not known; ours are a parameter, and
+copies with ImageNet's mean and deviation.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import nn
 from torch.nn.functional import (
     avg_pool2d,
     binary_cross_entropy_with_logits,
@@ -15,7 +19,10 @@ from torch.nn.functional import (
     max_pool2d,
     pad,
     relu,
+    softmax,
 )
+
+from .resnet50 import MEAN, STD
 
 C1, C2 = 0.01 ** 2, 0.03 ** 2
 LEVEL = 1 / 255  # a gray level
@@ -26,6 +33,8 @@ FLAT_LEVELS = 2.0
 FLAT_WINDOW = 5
 BLOCK, SURROUND = 4, 11  # pixels of a block; blocks of the square that local contrast is taken in
 GAP_PX = 2  # around warm objects, neither of them nor of their surround
+EQUAL = 0.5, 0.5
+NO_CLASS = 1e-9  # added to every probability
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,6 @@ PRESETS = {
     # is half of 1 - SSIM.
     'medical': LossWeights(intensity=20, gradient=100, ssim=0, source_ssim=100),
 }
-EQUAL = 0.5, 0.5
 
 
 def fusion_loss(fused, ir, vi_y, weights: LossWeights = LossWeights(), *, batch=None, share=None,
@@ -240,3 +248,44 @@ def _gaussian(window, sigma, dtype, device):
     steps = torch.arange(window, dtype=dtype, device=device) - window // 2
     gauss = torch.exp(-steps ** 2 / (2 * sigma ** 2))
     return gauss / gauss.sum()
+
+
+class Perception:
+    """Shares of the sources and uncertainty of the result. network: as ResNet50, frozen."""
+
+    def __init__(self, network: nn.Module, *, temperature: float):
+        self._network, self._temperature = network, temperature
+
+    @torch.no_grad()
+    def shares(self, ir: torch.Tensor, vi_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much each source counts, by the edges in its features: two B, their sum is 1."""
+        saliency = torch.stack([self._saliency(image) for image in (ir, vi_y)])
+        of_ir, of_vi = softmax(saliency / self._temperature, dim=0)
+        return of_ir, of_vi
+
+    def uncertainty(self, fused: torch.Tensor) -> torch.Tensor:
+        """Mean entropy, in nats, of the classes that the network sees in B x 1 x H x W."""
+        _, logits = self._network(_as_rgb(fused))
+        p = softmax(logits, dim=1) + NO_CLASS
+        return -(p * p.log()).sum(1).mean()
+
+    def _saliency(self, image):
+        stages, _ = self._network(_as_rgb(image))
+        return torch.stack([_edges(stage).square().mean((1, 2, 3)) for stage in stages]).mean(0)
+
+
+def _as_rgb(gray):
+    mean, std = _statistics(gray.dtype, gray.device)
+    return (gray - mean) / std
+
+
+@lru_cache
+def _statistics(dtype, device):
+    """Return mean and deviation, 3 x 1 x 1; made once, as a CUDA graph can copy nothing there."""
+    return tuple(torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
+                 for values in (MEAN, STD))
+
+
+def _edges(features):
+    """|x| + |y| of Sobel's gradient of every channel: B x C x H x W -> the same."""
+    return magnitude(sobel(features.flatten(0, 1)[:, None])).view_as(features)

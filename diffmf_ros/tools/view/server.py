@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP server of the page.
+"""The HTTP server of the page, and who may see it: this machine, or who has the address with its
+secret.
 
 A page asks for what it lacks and asks again when it has drawn that. So a slow page gets fewer and
 always the newest pictures, and nothing has to be kept for it.
@@ -8,19 +9,22 @@ always the newest pictures, and nothing has to be kept for it.
 import base64
 import errno
 import hashlib
+import ipaddress
 import json
 import re
+import secrets
 import socket
 import sys
 import threading
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from urllib.parse import parse_qsl
 
 from ...core.frames import DiffmfError, FrameError
-from .access import Access
 from .board import PANELS, Answer, Board
 
 # A browser opens a connection for each page, and a few more to be quick.
@@ -32,6 +36,7 @@ STALLED_S = 20.0
 # Bounds what the system keeps of a picture on its way to a slow page.
 SEND_BUFFER = 256 * 1024
 RESULT = ('out', 'port')  # keys of --json: the address of the page
+LOOPBACK_NAMES = ('localhost', '127.0.0.1', '::1')
 
 
 class ServerError(DiffmfError):
@@ -229,3 +234,71 @@ def _reachable(host: str) -> str:
             return probe.getsockname()[0]
         except OSError:
             return socket.gethostname()
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a request has to look like.
+
+    Attributes:
+        host: The address or name that the server listens on.
+        token: The first part of every path; '' where only this machine can ask.
+    """
+
+    host: str
+    token: str = field(repr=False)
+
+    @classmethod
+    def to(cls, host: str) -> 'Access':
+        """Return the access to a server on host: beyond the loopback with a new random token."""
+        return cls(host, '' if is_loopback(host) else secrets.token_urlsafe(16))
+
+    def refusal(self, path: str, headers: Mapping[str, str] | Message) -> str:
+        """Return why a request is refused, or ''.
+
+        Names of hosts are checked because a foreign page can make its own name lead to this
+        machine (DNS rebinding), origins because it can ask without reading the answer.
+        """
+        host = headers.get('Host', '')
+        if not self._knows(_name_of(host)):
+            return f'this server is not called {host!r}; use the address that it printed'
+        if headers.get('Origin', f'http://{host}') != f'http://{host}':
+            return 'requests of other pages are refused'
+        if self.token and not secrets.compare_digest(
+            path.removeprefix('/').partition('/')[0].encode(), self.token.encode()
+        ):
+            return 'the address lacks its secret; use the whole address that the server printed'
+        if headers.get('Sec-Fetch-Site', 'none') not in ('none', 'same-origin') and (
+            headers.get('Sec-Fetch-Mode') != 'navigate'
+        ):
+            return 'requests of other pages are refused'
+        return ''
+
+    def _knows(self, name: str) -> bool:
+        if name in (LOOPBACK_NAMES if not self.token else (self.host, *LOOPBACK_NAMES)):
+            return True
+        # An address needs no name server, and nobody else gives away this machine's names.
+        own = socket.gethostname().lower()
+        return bool(self.token) and (_is_address(name) or name in (own, f'{own}.local'))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a Host header: without port, brackets and capitals."""
+    name, bracket, _ = host.lower().removeprefix('[').partition(']')
+    return name if bracket else name.partition(':')[0]

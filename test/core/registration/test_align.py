@@ -11,7 +11,7 @@ from diffmf_process import diffmf
 
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.imaging.color import split_luma
-from diffmf_ros.core.registration.orientation import Search, descriptor, ncc
+from diffmf_ros.core.registration.matching import Search, descriptor, ncc
 from diffmf_ros.core.registration.planar import fit, transform_points
 from diffmf_ros.core.registration.registration import RegistrationError, register
 from diffmf_ros.io.bag_messages import image_message

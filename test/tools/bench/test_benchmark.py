@@ -14,20 +14,10 @@ from rich.console import Console
 from diffmf_ros.cli import bench
 from diffmf_ros.core.frames import DiffmfError
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.tools.bench import (
-    benchmark,
-    energy,
-    startup,
-)
-from diffmf_ros.tools.bench import (
-    plot as bench_plot,
-)
-from diffmf_ros.tools.bench import (
-    report as bench_report,
-)
-from diffmf_ros.tools.bench.benchmark import Benchmark, Configuration
+from diffmf_ros.tools.bench import benchmark, energy
+from diffmf_ros.tools.bench import report as bench_report
+from diffmf_ros.tools.bench.benchmark import Benchmark, Configuration, Startup
 from diffmf_ros.tools.bench.report import BenchRow, Floor, Report, frame_metrics
-from diffmf_ros.tools.bench.startup import Startup
 from diffmf_ros.tools.machine import Machine, this_machine
 
 CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})
@@ -215,7 +205,7 @@ def test_start_measured_in_own_process():
     # given a process that has used more memory than fusing a small pair takes
     ballast = np.ones(600 * 2 ** 20, np.uint8)
     # when the start of a small classical configuration is measured
-    measured = startup.measure_startup(Configuration(CLASSICAL, (64, 48)))
+    measured = benchmark.measure_startup(Configuration(CLASSICAL, (64, 48)))
     # then neither the ballast nor torch is in it
     assert 20 < measured.peak_memory_mb < 200 < ballast.nbytes / 2 ** 20
     assert 0 < measured.first_frame_s < 30
@@ -225,13 +215,13 @@ def test_start_measured_in_own_process():
 def test_a_start_that_fails_says_why():
     missing = with_changes(DEFAULTS, {'model': 'classical', 'alignment.file': '/nowhere.yaml'})
     with pytest.raises(DiffmfError, match='/nowhere.yaml'):
-        startup.measure_startup(Configuration(missing, (64, 48)))
+        benchmark.measure_startup(Configuration(missing, (64, 48)))
 
 
 def test_plot_lines_differ_in_size():
     """Lines of the plot differ in size alone."""
     rows = [row([4], size=(640, 480)), row([1], size=(320, 240)), row([2], preset='nano')]
-    lines = bench_plot.lines(Report(MACHINE, {}, rows))
+    lines = bench_report.lines(Report(MACHINE, {}, rows))
     assert list(lines) == ['diffmf light, cpu float32', 'diffmf nano, cpu float32']
     assert lines['diffmf light, cpu float32'] == [rows[1], rows[0]]
 
@@ -239,17 +229,17 @@ def test_plot_lines_differ_in_size():
 def test_plot_is_written(tmp_path):
     pytest.importorskip('matplotlib', reason='matplotlib is not installed')
     report = Report(MACHINE, {}, [row([4, 5], size=(320, 240)), row([16, 18])])
-    bench_plot.write_plot(tmp_path / 'plot.png', report)
+    bench_report.write_plot(tmp_path / 'plot.png', report)
     assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
-    with pytest.raises(bench_plot.PlotError, match='plot.bmp5'):
-        bench_plot.write_plot(tmp_path / 'plot.bmp5', report)
+    with pytest.raises(bench_report.PlotError, match='plot.bmp5'):
+        bench_report.write_plot(tmp_path / 'plot.bmp5', report)
 
 
 def test_missing_matplotlib_names_install(monkeypatch):
     """Plot without matplotlib says how to get it."""
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(bench_plot.PlotError, match='pip install matplotlib'):
-        bench_plot.figure_class()
+    with pytest.raises(bench_report.PlotError, match='pip install matplotlib'):
+        bench_report.figure_class()
 
 
 def write(path: Path, text) -> None:

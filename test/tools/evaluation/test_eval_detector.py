@@ -17,8 +17,8 @@ from detector_files import write_constant, write_hot_spot  # noqa: E402
 from diffmf_ros.tools.evaluation.detection_scores import Truth  # noqa: E402
 from diffmf_ros.tools.evaluation.detector import Detections, Detector  # noqa: E402
 from diffmf_ros.tools.evaluation.detector_trial import DetectorTrial  # noqa: E402
-from diffmf_ros.tools.evaluation.drawing import OTHER, TRUTH, WANTED, drawn  # noqa: E402
 from diffmf_ros.tools.evaluation.eval_files import EvaluationError  # noqa: E402
+from diffmf_ros.tools.evaluation.eval_page import OTHER, TRUTH, WANTED, drawn
 from diffmf_ros.tools.evaluation.evaluate import evaluate  # noqa: E402
 from diffmf_ros.tools.evaluation.scoring import BASELINES  # noqa: E402
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.imaging import classical
-from diffmf_ros.tools.evaluation.appearance import flat_thermal, haze, saturation
-from diffmf_ros.tools.evaluation.metrics import score
+from diffmf_ros.tools.evaluation.metrics import flat_thermal, haze, saturation, score
 from diffmf_ros.tools.evaluation.scoring import means
 from diffmf_ros.tools.evaluation.targets import ScoredTarget, hot_blobs, summary, targets
 

@@ -19,7 +19,7 @@ from diffmf_ros.tools.synthetic.environments import ENVIRONMENTS
 from diffmf_ros.tools.synthetic.record import TRUTH_FILE, alignment_of, record, recorded_drive
 from diffmf_ros.tools.synthetic.render import View
 from diffmf_ros.tools.synthetic.sensors import COUNTS_AT_ZERO, COUNTS_PER_K
-from diffmf_ros.tools.synthetic.strips import Strip
+from diffmf_ros.tools.synthetic.textures import Strip
 
 SCENES = tuple(ENVIRONMENTS)
 # RGB frame 10 k and thermal frame 3 k (at 9 Hz) show one and the same instant.

@@ -17,12 +17,12 @@ from diffmf_ros.tools.training.loop import Trainer  # noqa: E402
 from diffmf_ros.tools.training.losses import (  # noqa: E402
     PRESETS,
     LossWeights,
+    Perception,
     fusion_loss,
     magnitude,
     sobel,
     ssim,
 )
-from diffmf_ros.tools.training.perception import Perception  # noqa: E402
 from diffmf_ros.tools.training.precision import TrainingError  # noqa: E402
 from diffmf_ros.tools.training.resnet50 import ResNet50, load_resnet50  # noqa: E402
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from diffmf_ros.io.folders import LumaPair
-from diffmf_ros.tools.training import prefetch
-from diffmf_ros.tools.training.data import Batch, CropSampler, DataError
+from diffmf_ros.tools.training import data
+from diffmf_ros.tools.training.data import Batch, CropSampler, DataError, in_threads, threads_for
 from diffmf_ros.tools.training.degradations import Degradations
-from diffmf_ros.tools.training.prefetch import in_threads, threads_for
 
 NONE = Degradations(**{field.name: 0.0 for field in fields(Degradations)})
 NAMES = [field.name for field in fields(Batch)]
@@ -59,7 +58,7 @@ def test_batches_from_threads_in_order():
     (1, 1, 1), (4, 1, 3), (64, 1, 8), (64, 8, 7), (16, 8, 1), (4, 8, 1)])
 def test_processes_share_cores(monkeypatch, cores, processes, threads):
     """Processes share the CPUs that they may use, and each leaves one for its training."""
-    monkeypatch.setattr(prefetch, 'cores', lambda: cores)
+    monkeypatch.setattr(data, 'cores', lambda: cores)
 
     assert threads_for(processes) == threads
 

@@ -11,10 +11,9 @@ import pytest
 from bad_inputs import ran
 
 from diffmf_ros.core.frames import FrameError
-from diffmf_ros.tools.view.access import Access, is_loopback
 from diffmf_ros.tools.view.board import Board
 from diffmf_ros.tools.view.reports import Status, Summary, summarize
-from diffmf_ros.tools.view.server import MAX_CONNECTIONS, Server, ServerError
+from diffmf_ros.tools.view.server import MAX_CONNECTIONS, Access, Server, ServerError, is_loopback
 
 PICTURE = b'\xff\xd8 a picture \n of two lines \xff\xd9'
 
@@ -149,7 +148,7 @@ def test_every_start_has_another_secret():
         ('PUT', '/next', 501),
         ('OPTIONS', '/', 501),
         ('GET', '/etc/passwd', 404),
-        ('GET', '/../access.py', 404),
+        ('GET', '/../board.py', 404),
         ('GET', '/page.html', 404),
         ('GET', '/next/', 404),
         ('GET', '/next?door=1', 400),
