@@ -62,7 +62,7 @@ lint: venv ## ruff over everything, mypy over the package
 	$(BIN)/mypy
 
 docs: $(STAMPS)/docs ## the pages as a site in out/site
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 venv: $(STAMPS)/project ## .venv with everything pinned and this package, editable
 

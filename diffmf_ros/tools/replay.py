@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.alignment.camera import CalibrationError, CameraModel, output_info
+from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated, output_info
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, FusionResult, Pair
 from ..core.settings import SyncSettings
 from ..core.sync.pairing import BEGIN_RATIO, MARGIN, ClosestPairing
@@ -211,6 +211,8 @@ def _camera(reader: BagReader, topic: str, counts: ReplayCounts) -> CameraModel 
     message = next(reader.messages([topic]))
     try:
         return CameraModel.from_info(reader.deserialize(message.raw, message.msgtype))
+    except Uncalibrated:  # no fault: who needs a calibration says that it is missing
+        return None
     except (BagError, CalibrationError) as error:  # a message that is cut, too
         counts.problems.add(f'{topic}: {error}')
         return None
