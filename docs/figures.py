@@ -2,13 +2,21 @@
 """Draws docs/diffmf.svg, s4fusion.svg and refinefuse.svg, the networks at preset base.
 
     python docs/figures.py
+    diffmf sample-pairs PAIRS && python docs/figures.py PAIRS   # docs/drives.jpg too, by nano
 
 A figure is boxes at given places and arrows between their names. The facts are those of
 diffmf_ros/models/.
 """
 
+import json
+import sys
 from html import escape
 from pathlib import Path
+
+import cv2
+
+import diffmf_ros
+from diffmf_ros.io.media import Row, contact_sheet
 
 WIDTH = 1070
 FONT = "font-family='Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif'"
@@ -281,7 +289,26 @@ def refinefuse() -> Figure:
     return figure
 
 
+def drives(pairs: Path) -> list[Row]:
+    """Return a row of each rendered scene below pairs: the pair that shows most people, fused."""
+    people = {name: len(found['people'])
+              for name, found in json.loads((pairs / 'boxes.json').read_text()).items()}
+    rows = []
+    with diffmf_ros.Fuser() as fuser:
+        for scene in sorted(path.parent for path in pairs.glob('*/vi')):
+            name = max((path.stem for path in scene.glob('vi/*.png')), key=people.__getitem__)
+            rgb = cv2.cvtColor(cv2.imread(str(scene / 'vi' / f'{name}.png')), cv2.COLOR_BGR2RGB)
+            thermal = cv2.imread(str(scene / 'ir' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
+            rows.append(Row((rgb, thermal, fuser(rgb, thermal)), (
+                f'{scene.name}, {people[name]} people: RGB', 'thermal', 'fused')))
+    return rows
+
+
 if __name__ == '__main__':
+    if sys.argv[1:]:
+        cv2.imwrite(str(Path(__file__).with_name('drives.jpg')),
+                    contact_sheet(drives(Path(sys.argv[1])), width=320),
+                    [cv2.IMWRITE_JPEG_QUALITY, 85])
     for network in (diffmf, s4fusion, refinefuse):
         (Path(__file__).parent / f'{network.__name__}.svg').write_text(
             network().svg(), encoding='utf-8')

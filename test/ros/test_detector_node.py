@@ -26,6 +26,19 @@ TOPICS = 'rgb/image_raw', 'thermal/image_raw', 'fused/image'
 PAIRS, HZ = 20, 10
 PERSON = np.s_[24:32, 16:24]
 BOX = [16, 24, 24, 32]
+YOLO_LAUNCH = """
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess
+from launch.substitutions import LaunchConfiguration as Given
+DEFAULTS = {'input_image_topic': '/camera/rgb/image_raw', 'image_reliability': '2',
+            'model': 'yolov8m.pt', 'namespace': 'yolo'}
+def generate_launch_description():
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=value) for name, value in DEFAULTS.items()),
+        ExecuteProcess(name='yolo', output='screen', cmd=[
+            'echo', 'yolo gets', Given('input_image_topic'), Given('image_reliability'),
+            Given('model'), 'in', Given('namespace')])])
+"""
 
 
 @pytest.fixture
@@ -143,3 +156,26 @@ def test_the_launch_file_starts_both(installed, domain, tmp_path):  # noqa: F811
     assert sorted(codes.values()) == [0, 0], printed
     assert 'did you mean' not in printed
     assert '(yolox) on front/image, thermal/image_raw, fused/image' in printed
+
+
+def test_yolo_ros_reads_fused_image(installed, domain):  # noqa: F811
+    """The launch file for yolo_ros gives its launch file the topic and namespaces of their own."""
+    pytest.importorskip('launch_ros.actions', reason='launch is not installed')
+    from launch.actions import IncludeLaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    # Given a package in the place of yolo_bringup that says what it is launched with
+    share = installed.parent / 'yolo_bringup'
+    (share / 'launch').mkdir(parents=True)
+    (installed.parent / 'ament_index/resource_index/packages/yolo_bringup').touch()
+    (share / 'launch' / 'yolo.launch.py').write_text(YOLO_LAUNCH)
+
+    # when it is launched as in the docs
+    codes, printed = run(IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(EXAMPLES / 'yolo.launch.py')),
+        launch_arguments={'model': 'm.pt', 'fusion_model': 'classical'}.items()),
+        until=lambda text: 'active: classical' in text and 'yolo gets' in text)
+
+    # then the detector reads the fused image, and the node is not in its namespace.
+    assert 'yolo gets /fused/image 1 m.pt in yolo' in printed
+    assert '[fusion_node]' in printed and codes.pop('fusion_node') == 0
