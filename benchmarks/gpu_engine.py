@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,7 @@ SIZE, LARGE = (640, 480), (1280, 1024)
 STAND_IN_SIZE = (96, 64)  # of a CPU that stands in for the GPU
 WARM_UP, FIRST_FRAMES, FRAMES, ROUNDS, START_FRAMES = 20, 60, 300, 60, 60
 STAND_IN_FRAMES = 6
+PERIOD_NS = 33_000_000  # between pairs: the filter over time works as in a stream
 STEADY = 1.5  # a frame within so many medians is at steady speed
 
 
@@ -69,27 +71,31 @@ class Bench:
         self.pipeline = FusionPipeline(settings)
         self.size = SIZE if device == 'cuda' else STAND_IN_SIZE
         self.messages = self.messages_of(self.size)
+        self.stamps_ns = count(PERIOD_NS, PERIOD_NS)
+        self.stages_ms: list[dict[str, float]] = []  # of every pair
 
     def messages_of(self, size):
         """An RGB message of size and a thermal one of half of it."""
         return messages(size, (size[0] // 2, size[1] // 2))
 
-    def frames(self, count: int) -> int:
-        """Return how many frames to measure: count on a GPU, fewer on a stand-in."""
-        return count if self.device == 'cuda' else min(count, STAND_IN_FRAMES)
+    def frames(self, wanted: int) -> int:
+        """Return how many frames to measure: wanted on a GPU, fewer on a stand-in."""
+        return wanted if self.device == 'cuda' else min(wanted, STAND_IN_FRAMES)
 
     def whole(self, pair_messages=None, pipeline=None):
         """Message bytes to message bytes; refuses to go on when the network did not run."""
-        frames = (Frame(stream, 0, '', *decode_message(SimpleNamespace(**message)))
+        stamp_ns = next(self.stamps_ns)
+        frames = (Frame(stream, stamp_ns, '', *decode_message(SimpleNamespace(**message)))
                   for stream, message in zip((RGB, THERMAL), pair_messages or self.messages))
         result = (pipeline or self.pipeline).fuse(Pair(*frames, offset_ns=0))
         if result.mode.value != 'FUSED':
             sys.exit(f'this is not what was to be measured: {"; ".join(result.warnings)}')
+        self.stages_ms.append(dict(result.timings_ms))
         return outgoing(result.pixels)
 
-    def samples_ms(self, count: int, call=None, *arguments) -> list[float]:
-        """Return the milliseconds of count calls, one by one."""
-        return [timed(call or self.whole, *arguments) for _ in range(self.frames(count))]
+    def samples_ms(self, wanted: int, call=None, *arguments) -> list[float]:
+        """Return the milliseconds of so many calls, one by one."""
+        return [timed(call or self.whole, *arguments) for _ in range(self.frames(wanted))]
 
 
 def timed(function, *arguments) -> float:
@@ -105,8 +111,17 @@ def first(bench: Bench) -> dict:
     bench.samples_ms(WARM_UP)
     samples = bench.samples_ms(FIRST_FRAMES)
     return {**about(bench), 'first_pair_ms': first_pair_ms, 'p50_ms': float(np.median(samples)),
-            'p99_ms': float(np.quantile(samples, 0.99)), **graph_against_eager(bench, rounds=20),
-            **predicted(bench)}
+            'p99_ms': float(np.quantile(samples, 0.99)), **host_stages(bench, len(samples)),
+            **graph_against_eager(bench, rounds=20), **predicted(bench)}
+
+
+def host_stages(bench: Bench, frames: int) -> dict:
+    """What the host did before and behind upload and network, medians of the last frames."""
+    stages = bench.stages_ms[-frames:]
+    before, behind = ([sum(each.get(name, 0.0) for name in names) for each in stages]
+                      for names in (('align',), ('color',)))
+    return {'before_network_ms': statistics.median(before),
+            'behind_network_ms': statistics.median(behind)}
 
 
 def about(bench: Bench) -> dict:

@@ -257,6 +257,8 @@ def main() -> None:
     options = parser.parse_args()
     os.environ['PYTHONPATH'] = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
     os.environ['PYTHONUNBUFFERED'] = '1'
+    if options.device == 'cpu':  # threads that wait for each other on a busy machine take minutes
+        os.environ.setdefault('OMP_NUM_THREADS', '1')
     this = Run(options)
     wanted = tuple(options.only or ('',))
     for part in parts(options, this.out / 'caches'):

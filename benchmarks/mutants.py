@@ -66,9 +66,9 @@ MUTANTS = [
         ('trust[(outer < -0.5) |', 'trust[(outer < -2) |'),
         ('0 < since_ns <= LONGEST_GAP_NS', 'since_ns > 0'),
         ('above[~seen] = 0', 'pass'),
-        ('cv2.dilate(cv2.max(*of_cameras), near)', 'np.zeros_like(of_fused)'),
-        ('excess *= seen', 'pass'),
-        ('(thermal, SHOWN)', '(thermal, SPOT)'),
+        ('cv2.dilate(shown, _NEAR)', 'np.zeros_like(shown)'),
+        ('excess *= view.seen', 'pass'),
+        ('(image, SHOWN)', '(image, SPOT)'),
     ),
     *_group(
         'core/sync/pairing.py',

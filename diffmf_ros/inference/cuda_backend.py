@@ -136,7 +136,8 @@ class CudaBackend:
             ready.uploads.write(2, _stretch(prepared.levels))
             inputs = ready.uploads.take()
             timer.lap('upload')
-            packed = ready.download(ready.replay(*inputs))
+            # What the host has to know of warm objects too, it finds while the device works.
+            packed = ready.download(ready.replay(*inputs), lambda: prepared.warm_view)
             timer.lap('network')
         # out of memory, or an image too large for the scan
         except (RuntimeError, ScanError) as error:

@@ -135,14 +135,16 @@ class Download:
                                    pin_memory=True) if device == 'cuda' else None
         self._done = torch.cuda.Event() if device == 'cuda' else None
 
-    def __call__(self, tensor: torch.Tensor) -> np.ndarray:
+    def __call__(self, tensor: torch.Tensor, meanwhile: Callable[[], object]) -> np.ndarray:
         """Return the values of tensor, flat, when the device has them.
 
-        The next call may overwrite them.
+        The next call may overwrite them. meanwhile is called while the device works.
         """
         if self._pinned is None or self._done is None:
+            meanwhile()
             return tensor.numpy()
         self._pinned.copy_(tensor, non_blocking=True)
         self._done.record()
+        meanwhile()
         self._done.synchronize()
         return self._pinned.numpy()

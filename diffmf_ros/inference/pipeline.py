@@ -12,11 +12,11 @@ import numpy as np
 
 from ..core.alignment.geometry import Aligner
 from ..core.checks.image_checks import ImageChecks, Verdict
-from ..core.checks.sight_monitor import reduced, thumbnails
+from ..core.checks.sight_monitor import reduced
 from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Issue, Mode, Pair
-from ..core.imaging.color import COLORS_WITH_LUMA, split_luma
+from ..core.imaging.color import split_luma
 from ..core.imaging.stream_filters import TemporalFilter, show_through
-from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmContrast, lifted
+from ..core.imaging.warm_contrast import WarmContrast, WarmView, lifted
 from ..core.settings import Settings
 from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner, Fused
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
@@ -261,8 +261,10 @@ class FusionPipeline:
         if fused.mode in FUSED:
             if verdict.veil is not None:
                 pixels = show_through(pixels, prepared.image_of(THERMAL)[0], verdict.veil)
-            if output.warm_contrast and output.color in COLORS_WITH_LUMA:
-                pixels = self._with_contrast((pixels, encoding), prepared, base.stamp_ns)
+            if (view := prepared.warm_view) is not None:
+                # Without averages over time each image depends on its pair alone.
+                pixels = self._with_contrast((pixels, encoding), view, stamp_ns=(
+                    base.stamp_ns if output.temporal_filter else 0))
             issues = self._checks.after((pixels, encoding), verdict,
                                         color=output.color)
             if output.temporal_filter:
@@ -274,17 +276,11 @@ class FusionPipeline:
                             prepared.timer.timings_ms, grid=prepared.mapping.grid, issues=issues,
                             scale=fused.scale, images=prepared, temperature=prepared.temperature)
 
-    def _with_contrast(self, image: Image, prepared: PreparedPair, stamp_ns: int) -> np.ndarray:
+    def _with_contrast(self, image: Image, view: WarmView, *, stamp_ns: int) -> np.ndarray:
         """Return the pixels of a fused image with the contrast that its warm objects lacked."""
         pixels, encoding = image
-        if min(pixels.shape[:2]) < LEAST_SIDE_PX:
-            return pixels
-        fine = thumbnails(prepared.pair, prepared.levels, prepared.mapping, fine=True)
-        # Without averages over time each image depends on its pair alone.
-        followed = prepared.settings.output.temporal_filter > 0
-        return lifted(pixels, self._warm_contrast(
-            split_luma(reduced(pixels, fine=True), encoding)[0], fine.thermal_on_grid,
-            fine.luma_on_grid, fine.seen, stamp_ns=stamp_ns if followed else 0))
+        luma = split_luma(reduced(pixels, fine=True), encoding)[0]
+        return lifted(pixels, self._warm_contrast(luma, view, stamp_ns=stamp_ns))
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
         return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)

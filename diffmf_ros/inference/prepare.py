@@ -15,10 +15,19 @@ import cv2
 import numpy as np
 
 from ..core.alignment.geometry import Aligner, Mapping
+from ..core.checks.sight_monitor import thumbnails
 from ..core.frames import RGB, THERMAL, Frame, Pair
 from ..core.imaging.camera_picture import CameraPicture
-from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit, split_luma
+from ..core.imaging.color import (
+    CHROMA,
+    COLORS_WITH_LUMA,
+    output_encoding,
+    paint,
+    require_8_bit,
+    split_luma,
+)
 from ..core.imaging.thermal import GainControl, Levels, on_grid, temperatures, to_gray
+from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmView
 from ..core.settings import Settings
 from .errors import NetworkFailure
 
@@ -109,6 +118,19 @@ class PreparedPair:
             return ir, y
         return (ir, _choose(self.seen, y, ir)) if self.mapping.grid != RGB else (
             _choose(self.seen, ir, y), y)
+
+    @cached_property
+    def warm_view(self) -> WarmView | None:
+        """What both cameras show of warm objects, which needs no fused image.
+
+        None where nobody asks for it, or where the images are too small.
+        """
+        output = self.settings.output
+        if not output.warm_contrast or output.color not in COLORS_WITH_LUMA or min(
+                self.mapping.seen.shape) < LEAST_SIDE_PX:
+            return None
+        fine = thumbnails(self.pair, self.levels, self.mapping, fine=True)
+        return WarmView.of(fine.thermal_on_grid, fine.luma_on_grid, fine.seen)
 
     def kind(self, scale: float) -> tuple[Any, ...]:
         """Return what decides which operations it needs, and so how long it takes."""
@@ -238,7 +260,10 @@ def _rgb_image(pixels: np.ndarray, encoding: str, color: str) -> Image:
 
 def _thermal_image(gray: np.ndarray, color: str, *, rgb_encoding: str) -> Image:
     """Return white-hot thermal as gray in the channels of rgb_encoding, or in a palette."""
-    return paint(gray, split_luma(gray, 'mono8')[1], encoding=rgb_encoding, color=color)
+    if color in CHROMA:
+        gray = np.ascontiguousarray(gray)
+        return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), output_encoding(rgb_encoding)
+    return paint(gray, None, encoding=rgb_encoding, color=color)
 
 
 def _choose(mask: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

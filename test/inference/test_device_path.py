@@ -394,3 +394,17 @@ def test_only_recent_sizes_stay_ready(monkeypatch):
         fuse(height)
 
     assert [size[0] for size in built] == [4, 5, 6, 7, 8, 5]
+
+
+@pytest.mark.parametrize(('output', 'looked'), [
+    ({}, True), ({'output.color': 'inferno'}, False), ({'output.warm_contrast': False}, False)])
+def test_warm_objects_are_found_meanwhile(output, looked):
+    """What the host needs of both cameras is there when the device has the fused image."""
+    pair = Pair(rgb_frame((120, 160)), thermal_frame((120, 160)), 0)
+    levels = levels_of(pair.thermal.pixels, 'mono16', ThermalSettings())
+    mapping = RESIZED.mapping(rgb_size=pair.rgb.size, thermal_size=pair.thermal.size)
+    prepared = PreparedPair(pair, levels, mapping, with_changes(DEFAULTS, output))
+
+    CudaBackend(Mix()).fuse(prepared, scale=1.0)
+
+    assert vars(prepared)['warm_view'] is not None if looked else prepared.warm_view is None

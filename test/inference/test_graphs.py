@@ -2,6 +2,8 @@
 """Replays, uploads and downloads: on a CPU the plain function, on CUDA a graph and pinned memory.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -114,9 +116,10 @@ def test_strided_and_read_only_arrays(device):
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_a_download_brings_the_values(device):
-    download = Download(6, device=device)
+    download, called = Download(6, device=device), []
 
     for start in (0, 100):
-        assert download(torch.arange(start, start + 6, dtype=torch.uint8, device=device)).tolist(
-            ) == [
-            *range(start, start + 6)]
+        values = torch.arange(start, start + 6, dtype=torch.uint8, device=device)
+        found = download(values, partial(called.append, start))
+        assert found.tolist() == [*range(start, start + 6)]
+    assert called == [0, 100]

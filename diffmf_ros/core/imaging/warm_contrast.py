@@ -37,7 +37,8 @@ ROUNDS, STEP = 2, 60.0  # of correction, as neighbors change each other; levels 
 # surround than in either camera, where the fused image is brighter than the visible one. What a
 # camera shows may be wider: part of a warm wall, beside something dark of the visible image.
 SPOT, SHOWN, SPOT_LEVELS, SPOT_LIFT = 1 / 4, 0.55, 10.0, (10.0, 30.0)
-SPOT_EDGE_PX = 5  # side of the square by which cameras and network may differ in place
+# The square by which cameras and network may differ in place.
+_NEAR = np.ones((5, 5), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,44 @@ class WarmObjects:
         return image
 
 
+@dataclass(frozen=True, eq=False)
+class WarmView:
+    """What both cameras show of one view, whatever the fused image will be.
+
+    Attributes:
+        thermal, luma: fine thumbnails, h x w uint8: white-hot thermal, visible luminance.
+        seen: h x w bool, what both cameras see; None: all of it.
+        found: warm objects and their contrast in thermal, by level, outer ones first.
+        warm: how surely a pixel is one of a warm object, h x w float32, 0 to 1.
+        shown: by how much a pixel or one beside it stands out in a camera, h x w uint8.
+    """
+
+    thermal: np.ndarray
+    luma: np.ndarray
+    seen: np.ndarray | None
+    found: list[tuple[WarmObjects, np.ndarray]]
+    warm: np.ndarray
+    shown: np.ndarray
+
+    @classmethod
+    def of(cls, thermal: np.ndarray, luma: np.ndarray,
+           seen: np.ndarray | None = None) -> 'WarmView | None':
+        """Look at fine thumbnails of one view. None where they are too small to say anything.
+
+        Args:
+            thermal, luma, seen: as the attributes.
+        """
+        if min(thermal.shape) < LEAST_SIDE_PX:
+            return None
+        warm = np.zeros(thermal.shape, np.float32)
+        found = [(objects, objects.contrast(thermal)) for objects in find_objects(thermal, seen)]
+        for objects, contrast in found:
+            drawn = objects.drawn(smoothstep(contrast, *CONTRAST), warm.shape)
+            warm = np.maximum(warm, drawn, out=warm)
+        shown = cv2.max(*(_above_surround(image, SHOWN) for image in (thermal, luma)))
+        return cls(thermal, luma, seen, found, warm, cv2.dilate(shown, _NEAR))
+
+
 class WarmContrast:
     """Measures by how much warm objects of a stream of pairs are to be lifted. For one thread.
 
@@ -97,36 +136,27 @@ class WarmContrast:
         self._side: np.ndarray | None = None
         self._stamp_ns = 0
 
-    def __call__(self, fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
-                 seen: np.ndarray | None = None, *, stamp_ns: int = 0) -> np.ndarray | None:
+    def __call__(self, fused: np.ndarray, view: WarmView, *,
+                 stamp_ns: int = 0) -> np.ndarray | None:
         """Measure what the warm objects of a fused image lack.
 
         Args:
-            fused, thermal, luma: fine thumbnails of one view, h x w uint8: luminance of the fused
-                image, white-hot thermal, luminance of the visible image.
-            seen: h x w bool, what both cameras see; None: all of it.
+            fused: luminance of the fused image, a thumbnail of the view's size, h x w uint8.
+            view: what the cameras show.
             stamp_ns: time of the pair; 0: it is judged by itself.
 
         Returns:
             Levels to add, h x w float32; None where nothing lacks contrast.
         """
         since_ns = stamp_ns - self._stamp_ns if self._stamp_ns and stamp_ns else 0
-        before, self._stamp_ns, self._side = self._side, stamp_ns, None
-        if min(thermal.shape) < LEAST_SIDE_PX:
-            return None
-        if before is None or not 0 < since_ns <= LONGEST_GAP_NS or before.shape != thermal.shape:
-            before = np.zeros(thermal.shape, np.float32)
+        before, self._stamp_ns = self._side, stamp_ns
+        if before is None or not 0 < since_ns <= LONGEST_GAP_NS or before.shape != fused.shape:
+            before = np.zeros(fused.shape, np.float32)
         image = fused.astype(np.float32)
         self._side = side = np.zeros_like(image)
-        found = find_objects(thermal, seen)
-        contrasts = [objects.contrast(thermal) for objects in found]
-        warm = np.zeros_like(image)
-        for objects, contrast in zip(found, contrasts):
-            drawn = objects.drawn(smoothstep(contrast, *CONTRAST), warm.shape)
-            warm = np.maximum(warm, drawn, out=warm)
-        image -= _spots(fused, thermal, luma, warm, seen)
-        corrections = [(objects, *_goals(objects, contrast, image, luma, side, before))
-                       for objects, contrast in zip(found, contrasts)]
+        image -= _spots(fused, view)
+        corrections = [(objects, *_goals(objects, contrast, image, view.luma, side, before))
+                       for objects, contrast in view.found]
         for _ in range(ROUNDS):
             for objects, goal, trust in corrections:
                 _correct(image, objects, goal, trust)
@@ -164,8 +194,7 @@ def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[Wa
     """
     height = thermal.shape[0]
     smooth = cv2.GaussianBlur(thermal, (0, 0), max(NOISE * height, 0.3))
-    square = cv2.getStructuringElement(cv2.MORPH_RECT, (2 * round(GROUND * height / 2) + 1,) * 2)
-    above = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, square)
+    above = _above_surround(smooth, GROUND)
     median, hot = np.percentile(smooth[::2, ::2], (50, HOT_PERCENTILE))
     above[smooth <= median + OF_RANGE * max(hot - median, LEAST_RANGE)] = 0
     if seen is not None and not seen.all():
@@ -205,24 +234,25 @@ def _connected(above: np.ndarray, level: int, seen: np.ndarray | None) -> WarmOb
                        np.bincount(part, minlength=2 * count), area[wanted] / above.size)
 
 
-def _spots(fused: np.ndarray, thermal: np.ndarray, luma: np.ndarray, warm: np.ndarray,
-           seen: np.ndarray | None) -> np.ndarray:
+def _above_surround(image: np.ndarray, width: float) -> np.ndarray:
+    """Return by how much parts narrower than width, in heights, are above what is around them."""
+    side = 2 * round(width * image.shape[0] / 2) + 1
+    return cv2.morphologyEx(image, cv2.MORPH_TOPHAT,
+                            cv2.getStructuringElement(cv2.MORPH_RECT, (side, side)))
+
+
+def _spots(fused: np.ndarray, view: WarmView) -> np.ndarray:
     """Return by how much bright spots of the fused image exceed what a camera shows, in levels.
 
-    0 where warm, h x w float32, is 1: on warm objects; and where only one camera sees.
+    0 on warm objects, and where only one camera sees.
     """
-    of_fused, *of_cameras = (
-        cv2.morphologyEx(image, cv2.MORPH_TOPHAT, cv2.getStructuringElement(
-            cv2.MORPH_RECT, (2 * round(width * fused.shape[0] / 2) + 1,) * 2))
-        for image, width in ((fused, SPOT), (thermal, SHOWN), (luma, SHOWN)))
-    near = np.ones((SPOT_EDGE_PX, SPOT_EDGE_PX), np.uint8)
-    shown = cv2.dilate(cv2.max(*of_cameras), near)
-    excess = cv2.subtract(of_fused, shown, dtype=cv2.CV_32F) - SPOT_LEVELS
-    lift = cv2.subtract(fused, luma, dtype=cv2.CV_32F)
+    excess = cv2.subtract(_above_surround(fused, SPOT), view.shown,
+                          dtype=cv2.CV_32F) - SPOT_LEVELS
+    lift = cv2.subtract(fused, view.luma, dtype=cv2.CV_32F)
     excess = np.maximum(excess, 0, out=excess) * smoothstep(lift, *SPOT_LIFT)
-    excess *= 1 - cv2.dilate(warm, near)
-    if seen is not None:
-        excess *= seen
+    excess *= 1 - cv2.dilate(view.warm, _NEAR)
+    if view.seen is not None:
+        excess *= view.seen
     return cv2.GaussianBlur(excess, (0, 0), max(EDGE * fused.shape[0], 0.3))
 
 

@@ -15,7 +15,7 @@ from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
 from ...core.imaging.stream_filters import VeilMonitor, show_through
-from ...core.imaging.warm_contrast import WarmContrast, lifted
+from ...core.imaging.warm_contrast import WarmContrast, WarmView, lifted
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import read_frame
@@ -125,9 +125,9 @@ class NodeFusion:
         share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
-        lift = self._warm_contrast(*(reduced(image, fine=True) for image in (
-            levels, thermal, luma)), stamp_ns=stamp_ns)
-        levels = lifted(levels, lift)
+        fused, *cameras = (reduced(image, fine=True) for image in (levels, thermal, luma))
+        if (view := WarmView.of(*cameras)) is not None:
+            levels = lifted(levels, self._warm_contrast(fused, view, stamp_ns=stamp_ns))
         return np.float32(1 / 255) * levels
 
 

@@ -5,7 +5,13 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.imaging.warm_contrast import MOST, WarmContrast, find_objects, lifted
+from diffmf_ros.core.imaging.warm_contrast import (
+    MOST,
+    WarmContrast,
+    WarmView,
+    find_objects,
+    lifted,
+)
 
 HEIGHT, WIDTH = 240, 320
 PERSON = np.s_[100:160, 150:170]
@@ -29,8 +35,12 @@ def contrast(image, part=PERSON):
     return float(image[part].mean()) - float(image[around].mean())
 
 
-def with_contrast(fused, thermal, luma, **options):
-    return lifted(fused, WarmContrast()(fused, thermal, luma, **options))
+def lift_of(fused, thermal, luma, seen=None):
+    return WarmContrast()(fused, WarmView.of(thermal, luma, seen))
+
+
+def with_contrast(fused, *cameras):
+    return lifted(fused, lift_of(fused, *cameras))
 
 
 WARM = plain(60, (PERSON, 160))
@@ -61,7 +71,7 @@ def test_no_darker_than_rgb():
 def test_clear_person_is_unchanged():
     """What has the contrast already is not exaggerated."""
     fused = plain(60, (PERSON, 165))
-    assert WarmContrast()(fused, WARM, plain(60)) is None
+    assert lift_of(fused, WARM, plain(60)) is None
 
 
 PATCH = np.s_[180:200, 60:110]  # on the road
@@ -81,21 +91,21 @@ def test_spot_of_a_camera_stays(camera):
     pipe = np.s_[180:190, 20:220]
     seen = {'thermal': plain(60), 'luma': plain(60)} | {camera: plain(60, (pipe, 190))}
     fused = plain(60, (pipe, 190))
-    assert contrast(with_contrast(fused, **seen), pipe) == pytest.approx(130, abs=3)
+    assert contrast(with_contrast(fused, *seen.values()), pipe) == pytest.approx(130, abs=3)
 
 
 def test_warm_wall_around_a_dark_door_stays():
     """What is warm and wide is no spot where the visible image leaves a frame of it."""
     wall, door = np.s_[60:180, 100:220], np.s_[90:150, 130:190]
     fused = plain(40, (wall, 130), (door, 40))
-    assert WarmContrast()(fused, plain(40, (wall, 130)), plain(40, (door, 200))) is None
+    assert lift_of(fused, plain(40, (wall, 130)), plain(40, (door, 200))) is None
 
 
 def test_spot_outside_the_overlap_stays():
     """Where only one camera sees, nothing is compared."""
     fused, seen = plain(70, (PATCH, 190)), np.ones((HEIGHT, WIDTH), bool)
     seen[170:] = False
-    assert WarmContrast()(fused, plain(170), plain(70), seen) is None
+    assert lift_of(fused, plain(170), plain(70), seen) is None
 
 
 def test_visible_texture_is_not_clipped():
@@ -127,14 +137,14 @@ def test_noise_is_no_object():
 def test_object_outside_common_view_stays():
     seen = np.ones((HEIGHT, WIDTH), bool)
     seen[:, 140:] = False
-    assert WarmContrast()(plain(90), WARM, plain(90), seen) is None
+    assert lift_of(plain(90), WARM, plain(90), seen) is None
 
 
 def test_unseen_half_of_object_stays():
     """Beyond the view of one camera nothing is lifted."""
     seen = np.ones((HEIGHT, WIDTH), bool)
     seen[:, 164:] = False
-    result = with_contrast(plain(90), WARM, plain(90), seen=seen)
+    result = with_contrast(plain(90), WARM, plain(90), seen)
     assert result[120, 153] > 130
     assert result[120, 168] == 90
 
@@ -154,7 +164,7 @@ def test_side_follows_pair_before():
     signs = []
     for number, visible in enumerate((20, 75, 20, 75, 20, 75)):
         luma, fused = plain(100, (PERSON, 100 - visible)), plain(100)
-        lift = monitor(fused, WARM, luma, stamp_ns=1 + number * FRAME_NS)
+        lift = monitor(fused, WarmView.of(WARM, luma), stamp_ns=1 + number * FRAME_NS)
         signs.append(np.sign(contrast(lifted(fused, lift))))
         alone.append(np.sign(contrast(with_contrast(fused, WARM, luma))))
     assert len(set(alone)) == 2
@@ -163,15 +173,15 @@ def test_side_follows_pair_before():
 
 def test_gap_forgets_side():
     monitor = WarmContrast()
-    light, dark = plain(100, (PERSON, 80)), plain(100, (PERSON, 25))
-    monitor(plain(100), WARM, light, stamp_ns=1)
-    lift = monitor(plain(100), WARM, dark, stamp_ns=2_000_000_000)
+    light, dark = (WarmView.of(WARM, plain(100, (PERSON, level))) for level in (80, 25))
+    monitor(plain(100), light, stamp_ns=1)
+    lift = monitor(plain(100), dark, stamp_ns=2_000_000_000)
     assert contrast(lifted(plain(100), lift)) < 0
 
 
-def test_tiny_image_is_unchanged():
-    small = [cv2.resize(image, (80, 60)) for image in (plain(90), WARM, plain(90))]
-    assert WarmContrast()(*small) is None
+def test_tiny_image_shows_no_objects():
+    small = [cv2.resize(image, (80, 60)) for image in (WARM, plain(90))]
+    assert WarmView.of(*small) is None
 
 
 def test_lift_saturates_every_channel():
