@@ -162,15 +162,20 @@ def run(part: Part, figures: Path, log: Path, limit_s: float) -> tuple[str, list
                                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                start_new_session=True)
     lines: list[str] = []
-    with log.open('w') as file:
-        alarm = subprocess.Popen(['sleep', str(max(1, limit_s))])
-        watcher = _ends_when(alarm, process)
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            file.write(line)
-            if ' FAILED' in line or ' ERROR' in line:
-                print(line.rstrip(), flush=True)
+    alarm = subprocess.Popen(['sleep', str(max(1, limit_s))])
+    watcher = _ends_when(alarm, process)
+    try:
+        with log.open('w') as file:
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                file.write(line)
+                if ' FAILED' in line or ' ERROR' in line:
+                    print(line.rstrip(), flush=True)
         code = process.wait()
+    except KeyboardInterrupt:  # which the part, in a session of its own, does not hear of
+        _end(process)
+        raise
+    finally:
         cut_off = watcher(alarm)
     return ('cut off' if cut_off else 'done' if code == 0 else f'exit code {code}'), lines
 
@@ -259,13 +264,17 @@ def main() -> None:
     os.environ['PYTHONUNBUFFERED'] = '1'
     if options.device == 'cpu':  # threads that wait for each other on a busy machine take minutes
         os.environ.setdefault('OMP_NUM_THREADS', '1')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     this = Run(options)
     wanted = tuple(options.only or ('',))
-    for part in parts(options, this.out / 'caches'):
-        if part.name.startswith(wanted) and this.left_s > 5:
-            this.do(part)
-    if 'train'.startswith(wanted) or 'train' in wanted:
-        this.train()
+    try:
+        for part in parts(options, this.out / 'caches'):
+            if part.name.startswith(wanted) and this.left_s > 5:
+                this.do(part)
+        if 'train'.startswith(wanted):
+            this.train()
+    except KeyboardInterrupt:
+        sys.exit(f'interrupted; the same call goes on after what {this.file} has')
     print(f'written to {this.file} and {this.out / "gpu.md"}')
     bad = [name for name, found in this.state['parts'].items()
            if found['ended'] not in ('done', 'passed over')]
