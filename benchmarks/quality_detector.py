@@ -9,7 +9,13 @@ import numpy as np
 from diffmf_ros.io.folders import pair_files
 from diffmf_ros.tools.evaluation.detection_scores import Boxes, sure
 from diffmf_ros.tools.evaluation.detector import Detector, pooled
-from diffmf_ros.tools.evaluation.detector_trial import POOLED, RGB, THERMAL, DetectorTrial, Table
+from diffmf_ros.tools.evaluation.detector_trial import (
+    POOLED,
+    RGB,
+    THERMAL,
+    DetectorTrial,
+    TrialScores,
+)
 from diffmf_ros.tools.evaluation.scoring import Fuse, colored, fused_levels, read_pair
 
 EVERY = 10
@@ -23,7 +29,7 @@ def look_at(
     *,
     class_number: int = 0,
     shift_px: int = 0,
-) -> Table:
+) -> TrialScores:
     """Return DetectorTrial.table of every method on the pairs below folder.
 
     With shift_px the visible image lies that many pixels farther right than it should, its left
@@ -51,12 +57,12 @@ def shifted(image: np.ndarray, right_px: int) -> np.ndarray:
 
 def finds_in_clips(
     methods: dict[str, Fuse], folder: Path, detector: Detector, *, class_number: int = 0
-) -> Table:
+) -> TrialScores:
     """Return {clip: {method: {'found': detections at 0.3}}} over every tenth frame of clips."""
     clips = defaultdict(list)
     for files in pair_files(folder):
         clips[files[1].parent.parent.name].append(files)
-    result: Table = {}
+    result: TrialScores = {}
     for clip, frames in clips.items():
         counts: dict[str, dict[str, float]] = {}
         for vi_file, ir_file in frames[::EVERY]:

@@ -3,7 +3,7 @@
 
 from quality_bars import Bar, BySet, Scores
 
-from diffmf_ros.tools.evaluation.detector_trial import COLUMNS, Table
+from diffmf_ros.tools.evaluation.detector_trial import COLUMNS, TrialScores
 from diffmf_ros.tools.evaluation.eval_page import detector_cells, shown_sets
 from diffmf_ros.tools.evaluation.perception import Flicker
 from diffmf_ros.tools.evaluation.scoring import METRICS, cells, means
@@ -40,7 +40,7 @@ def flat_lines(worst: Scores) -> list[str]:
     ]
 
 
-def detector_lines(title: str, table: Table) -> list[str]:
+def detector_lines(title: str, table: TrialScores) -> list[str]:
     """What the detector finds, one table per data set."""
     lines = [f'### {title}', ''] if table else []
     for dataset, rows in shown_sets(table).items():
@@ -56,7 +56,7 @@ def detector_lines(title: str, table: Table) -> list[str]:
     return lines
 
 
-def find_lines(clips: Table) -> list[str]:
+def find_lines(clips: TrialScores) -> list[str]:
     """Detections of the class in every tenth frame, a column for each clip."""
     if not clips:
         return []

@@ -15,8 +15,7 @@ LARGEST_KINDS = 6
 
 def plans_of(configurations: list, report: Callable[[str], None]) -> list:
     """Return the plans of a pair of each configuration, and of a training step of each network."""
-    from ..tools.bench.plan import plan_pair
-    from ..tools.bench.plan_step import plan_step
+    from ..tools.bench.plan import plan_pair, plan_step
 
     plans = []
     for configuration in configurations:

@@ -54,7 +54,7 @@ def replay(
     from ..io.bags import BagReader, image_topic
     from ..io.paths import require_inputs
     from ..io.writing import require_output
-    from ..tools.evaluation.detector_counts import DetectorCounts
+    from ..tools.evaluation.detector_trial import DetectorCounts
     from ..tools.replay import fuse_bag
     from ..tools.replay_outputs import output, require_free
 

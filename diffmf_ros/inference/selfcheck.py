@@ -3,7 +3,7 @@
 
 A compiled kernel can be wrong on one machine alone: another compiler, driver or processor than it
 was tested on. So each candidate runs on stored golden inputs first (`golden.py`), and its errors
-are held against what rounding explains (`selfcheck_limits.py`). Operations are judged one by one,
+are held against what rounding explains (`allowed_errors` there). Operations are judged one by one,
 and only those that the network uses, in the types it uses.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from ..models import scan
 from . import golden, selfcheck_cache, selfcheck_steps
-from .selfcheck_limits import allowed_errors
+from .golden import allowed_errors
 
 PLAIN = ('portable', 'reference')  # backends in plain torch, without kernels of their own
 # What plain torch costs on a GPU, as measured on an H200 with 640x480 pairs in float16.

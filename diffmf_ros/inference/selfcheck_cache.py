@@ -75,7 +75,7 @@ def _version(package: str) -> str:
 
 def _source_hash() -> str:
     """Hash of the kernels, of the golden values and of the limits."""
-    files = [*Path(kernels.__file__).parent.glob('*.py'), golden.PATH,
+    files = [*Path(kernels.__file__).parent.glob('*.py'), golden.PATH, Path(golden.__file__),
              *Path(__file__).parent.glob('selfcheck*.py')]
     digest = hashlib.sha256()
     for file in sorted(files):

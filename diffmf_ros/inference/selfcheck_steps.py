@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d, linear, silu
 from ..models import scan
 from ..models.blocks import SLOPE, LayerNorm, Linear, RMSNorm, TokenConv2d, depthwise
 from ..models.kernels import plain, portable
-from .selfcheck_limits import allowed_errors
+from .golden import allowed_errors
 
 PIXELS = 'seen', 'mix'  # float32 in every network
 SEED = 21

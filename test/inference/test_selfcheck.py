@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.inference import golden, selfcheck, selfcheck_cache, selfcheck_steps  # noqa: E402
 from diffmf_ros.inference.engine import prepare  # noqa: E402
-from diffmf_ros.inference.selfcheck_limits import allowed_errors  # noqa: E402
+from diffmf_ros.inference.golden import allowed_errors  # noqa: E402
 from diffmf_ros.models import fused, scan  # noqa: E402
 from diffmf_ros.models.kernels import portable, reference  # noqa: E402
 

@@ -129,7 +129,7 @@ def test_kernels_compile_and_fit_in_registers(compiled, capability, dtype, most,
     (90, torch.bfloat16), (120, torch.float32)])
 def test_gradients_compile_and_fit_in_registers(compiled, capability, dtype, tmp_path):  # noqa: F811
     # Given a GPU and the sizes of base, when the gradients of its fused steps are computed,
-    from diffmf_ros.models.kernels.triton_depthwise_backward import depthwise_backward
+    from diffmf_ros.models.kernels.triton_depthwise import depthwise_backward
     from diffmf_ros.models.kernels.triton_rows_backward import mlp_backward, norm_linear_backward
 
     def half(*shape):

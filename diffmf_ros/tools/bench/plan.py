@@ -2,9 +2,11 @@
 """What one pair would launch, move and take on a GPU, found out without one.
 
 `plan_pair` runs the whole graph of a pair, from the bytes of both images to those of the fused
-one, on torch's meta device; `plan_step.plan_step` does so with a training step. The kernels come
-from `plan_recorder`, the times, which are predictions, from `plan_devices`. Reading back and what
-the CPU does around the graph are not part of it.
+one, on torch's meta device; `plan_step` does so with a training step: forward, loss, backward,
+clipping, Adam and the running average, as `training.loop.Trainer.step` without reading the loss
+back and without checking gradients. The kernels come from `plan_recorder`, the times, which are
+predictions, from `plan_devices`. Reading back and what the CPU does around the graph are not part
+of it.
 """
 
 import json
@@ -20,6 +22,9 @@ from ...inference.cuda_backend import Program
 from ...inference.engine import fuse_padded, use_backend
 from ...models.blocks import cast_layers
 from ...models.kernels import meta_stands_for_cuda
+from ..training.data import Batch
+from ..training.losses import PRESETS, LossWeights, fusion_loss
+from ..training.precision import MixedPrecision
 from .plan_devices import GPUS
 from .plan_operations import Kernel
 from .plan_recorder import record
@@ -30,6 +35,7 @@ HALF_BYTES = 2
 # At most so many launches are aimed at, for one pair at any size.
 KERNELS_AIMED_AT = {'diffmf base': 320, 'diffmf light': 200, 's4fusion base': 400,
                     's4fusion light': 400, 'refinefuse base': 400, 'refinefuse light': 400}
+STEP_KERNELS_AIMED_AT = {'diffmf base': 1500}
 
 
 class PlanError(DiffmfError):
@@ -167,3 +173,58 @@ def recorded(function: Callable, *arguments) -> list[Kernel]:
     except ImportError as error:
         raise PlanError(f'a plan needs triton, which cannot be imported ({error}): '
                         'pip install triton') from error
+
+
+def plan_step(model: str, preset: str, *, batch: int = 12, crop: int = 128,
+              dtype: torch.dtype = torch.bfloat16) -> WorkPlan:
+    """Plan one step on batch crops of crop x crop pixels, or the next side that fits."""
+    with torch.device('meta'):
+        network = models.build(model, preset)
+    crop, name = network.sides.padded(crop), f'{model} {preset}'
+    step = _Step(network, batch, crop, dtype)
+    recorded(step)  # what is kept from the first step on
+    kernels = recorded(step)
+    return WorkPlan(name, f'step {batch} x {crop}x{crop}', kernels,
+                    goal=STEP_KERNELS_AIMED_AT.get(name))
+
+
+class _Step:
+    """One iteration, with Adam that has run before."""
+
+    def __init__(self, network: torch.nn.Module, batch: int, crop: int, dtype: torch.dtype):
+        self._network, self._shape = network, (batch, 1, crop, crop)
+        self._fuse = MixedPrecision(network, dtype)
+        self._loss = PRESETS['target'] if network.mixing else LossWeights()
+        self._moments = [[torch.zeros_like(p) for p in network.parameters()] for _ in range(2)]
+        self._steps = [torch.empty((), device='meta') for _ in network.parameters()]
+        self._average = {name: value.detach().clone()
+                         for name, value in network.state_dict().items()}
+
+    def __call__(self) -> None:
+        """Run it."""
+        batch = Batch(*(torch.empty(self._shape, device='meta') for _ in range(7)))
+        fused, share = self._fuse(batch.ir, batch.vi_y, with_share=True)
+        terms = fusion_loss(fused, batch.ir, batch.vi_y, self._loss, batch=batch, share=share)
+        self._network.zero_grad(set_to_none=True)
+        terms['total'].backward()
+        self._clip()
+        self._adam()
+        torch._foreach_lerp_(list(self._average.values()),
+                             list(self._network.state_dict().values()), 0.001)
+
+    @torch.no_grad()
+    def _clip(self) -> None:
+        """Do as clip_grad_norm_ does on a GPU; on meta tensors it would take them one by one."""
+        gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (1 / (norm + 1e-6)).clamp(max=1))
+
+    @torch.no_grad()
+    def _adam(self) -> None:
+        """Do as torch.optim.Adam(fused=True) does, which does not take meta tensors."""
+        parameters = list(self._network.parameters())
+        gradients = [p.grad for p in parameters]
+        torch._foreach_add_(self._steps, 1)
+        torch._fused_adam_(parameters, gradients, *self._moments, [], self._steps, lr=1e-4,
+                           beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False,
+                           maximize=False)

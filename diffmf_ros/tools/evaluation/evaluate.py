@@ -11,7 +11,7 @@ import numpy as np
 from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
 from .detection_scores import Boxes
-from .detector_trial import RGB, THERMAL, DetectorTrial, Look, Table
+from .detector_trial import RGB, THERMAL, DetectorTrial, Look, TrialScores
 from .eval_files import (
     EvaluationError,
     Images,
@@ -56,7 +56,7 @@ class Evaluation:
     problems: list[Problem] = field(repr=False)
     flicker: dict[str, Flicker]
     flat_thermal: dict[str, float]
-    detector: Table = field(default_factory=dict, repr=False)
+    detector: TrialScores = field(default_factory=dict, repr=False)
 
     def means(self) -> dict[str, Scores]:
         """Means over all images by method, with what was measured of flicker and flat thermal."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .light import HALF_WIDTH_M, PERIOD_M
+from .environments import HALF_WIDTH_M, PERIOD_M
 from .scene import LANE_X_M, Actor, Scene
 from .shapes import Part, box
 

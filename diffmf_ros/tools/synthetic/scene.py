@@ -15,8 +15,17 @@ import numpy as np
 from . import textures
 from .cameras import DriveError
 from .cars import Car
-from .environments import ENVIRONMENTS, Environment, Mover, Pose, path_of
-from .light import CROSS_STREET_M, LAMP_X_M, Light, lamps
+from .environments import (
+    CROSS_STREET_M,
+    ENVIRONMENTS,
+    LAMP_X_M,
+    Environment,
+    Light,
+    Mover,
+    Pose,
+    lamps,
+    path_of,
+)
 from .shapes import Part, Person, box, cyclist, ground_shadow, lamp_post, sign, tree
 
 LANE_X_M = 1.75

@@ -13,7 +13,7 @@ across it needs a small pyramid. Without this the far lane markings flicker.
 import cv2
 import numpy as np
 
-from .light import CROSS_STREET_M, HALF_WIDTH_M, PERIOD_M, Light
+from .environments import CROSS_STREET_M, HALF_WIDTH_M, PERIOD_M, Light
 
 _LEVELS = 4
 ROAD_M = 5.6

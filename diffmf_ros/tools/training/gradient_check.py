@@ -17,7 +17,7 @@ from torch import nn
 
 from ...inference import golden, selfcheck_steps
 from ...inference.engine import use_backend
-from ...inference.selfcheck_limits import UNIT_ROUNDOFF
+from ...inference.golden import UNIT_ROUNDOFF
 from ...models import fused, scan
 from .distributed import Processes
 from .precision import computing, in_precision

@@ -25,8 +25,7 @@ from ...core.settings import DEFAULTS
 from ...io.writing import require_result_output, write_text
 from ...ros import process, qos, topics
 from ...ros.messages import compressed_to_frame, to_frame
-from .board import PANELS, Board
-from .reports import Status, summarize
+from .board import PANELS, Board, Status, summarize
 from .server import RESULT, Server
 
 TOPICS = {

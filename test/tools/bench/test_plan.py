@@ -19,10 +19,10 @@ from diffmf_ros.inference.engine import use_backend  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
 from diffmf_ros.tools.bench import plan as planning  # noqa: E402
+from diffmf_ros.tools.bench.plan import plan_step  # noqa: E402
 from diffmf_ros.tools.bench.plan_devices import GPUS, H200  # noqa: E402
 from diffmf_ros.tools.bench.plan_operations import Kernel  # noqa: E402
 from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
-from diffmf_ros.tools.bench.plan_step import plan_step  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
 TODAY = {'diffmf base': (247, 1.2), 'diffmf light': (199, 1.4), 'diffmf light-s4': (199, 1.6),

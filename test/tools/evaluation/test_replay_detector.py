@@ -17,7 +17,7 @@ from diffmf_ros.core.settings import DEFAULTS  # noqa: E402
 from diffmf_ros.io.bag_messages import image_message  # noqa: E402
 from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter  # noqa: E402
 from diffmf_ros.tools.evaluation.detector import Detections  # noqa: E402
-from diffmf_ros.tools.evaluation.detector_counts import DetectorCounts  # noqa: E402
+from diffmf_ros.tools.evaluation.detector_trial import DetectorCounts
 from diffmf_ros.tools.evaluation.eval_files import EvaluationError  # noqa: E402
 
 PAIRS, HZ = 12, 10

@@ -11,8 +11,7 @@ import pytest
 from bad_inputs import ran
 
 from diffmf_ros.core.frames import FrameError
-from diffmf_ros.tools.view.board import Board
-from diffmf_ros.tools.view.reports import Status, Summary, summarize
+from diffmf_ros.tools.view.board import Board, Status, Summary, summarize
 from diffmf_ros.tools.view.server import MAX_CONNECTIONS, Access, Server, ServerError, is_loopback
 
 PICTURE = b'\xff\xd8 a picture \n of two lines \xff\xd9'
