@@ -7,7 +7,8 @@ and white leave room for it: bright, as thermal has it, or dark, where it is cle
 visible image, such as a coat before snow.
 
 A network also paints spots that stand out in neither camera, such as white patches on a road that
-is warm all over. What is no warm object is lowered to what one of the cameras shows.
+is warm all over. What is no warm object is lowered to what one of the cameras shows, and gets the
+detail that only one of them has.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .missing_detail import FineDetail
 from .stream_filters import LONGEST_GAP_NS
 
 LEAST_SIDE_PX = 100  # of a thumbnail; smaller ones say too little, and nothing is changed
@@ -98,6 +100,7 @@ class WarmView:
         found: warm objects and their contrast in thermal, by level, outer ones first.
         warm: how surely a pixel is one of a warm object, h x w float32, 0 to 1.
         shown: by how much a pixel or one beside it stands out in a camera, h x w uint8.
+        detail: what is fine, away from warm objects.
     """
 
     thermal: np.ndarray
@@ -106,6 +109,7 @@ class WarmView:
     found: list[tuple[WarmObjects, np.ndarray]]
     warm: np.ndarray
     shown: np.ndarray
+    detail: FineDetail
 
     @classmethod
     def of(cls, thermal: np.ndarray, luma: np.ndarray,
@@ -123,11 +127,12 @@ class WarmView:
             drawn = objects.drawn(smoothstep(contrast, *CONTRAST), warm.shape)
             warm = np.maximum(warm, drawn, out=warm)
         shown = cv2.max(*(_above_surround(image, SHOWN) for image in (thermal, luma)))
-        return cls(thermal, luma, seen, found, warm, cv2.dilate(shown, _NEAR))
+        return cls(thermal, luma, seen, found, warm, cv2.dilate(shown, _NEAR),
+                   FineDetail.of(thermal, luma, warm, seen))
 
 
 class WarmContrast:
-    """Measures by how much warm objects of a stream of pairs are to be lifted. For one thread.
+    """Measures by how much the images of a stream of pairs are to be lifted. For one thread.
 
     It remembers which ones were bright and which were dark: a threshold would make them blink.
     """
@@ -138,7 +143,7 @@ class WarmContrast:
 
     def __call__(self, fused: np.ndarray, view: WarmView, *,
                  stamp_ns: int = 0) -> np.ndarray | None:
-        """Measure what the warm objects of a fused image lack.
+        """Measure what the warm objects of a fused image lack, and its detail elsewhere.
 
         Args:
             fused: luminance of the fused image, a thumbnail of the view's size, h x w uint8.
@@ -146,7 +151,7 @@ class WarmContrast:
             stamp_ns: time of the pair; 0: it is judged by itself.
 
         Returns:
-            Levels to add, h x w float32; None where nothing lacks contrast.
+            Levels to add, h x w float32; None where nothing is lacking.
         """
         since_ns = stamp_ns - self._stamp_ns if self._stamp_ns and stamp_ns else 0
         before, self._stamp_ns = self._side, stamp_ns
@@ -154,6 +159,7 @@ class WarmContrast:
             before = np.zeros(fused.shape, np.float32)
         image = fused.astype(np.float32)
         self._side = side = np.zeros_like(image)
+        image += view.detail.missing(fused)
         image -= _spots(fused, view)
         corrections = [(objects, *_goals(objects, contrast, image, view.luma, side, before))
                        for objects, contrast in view.found]
@@ -176,7 +182,7 @@ def lifted(image: np.ndarray, lift: np.ndarray | None) -> np.ndarray:
     """
     if lift is None:
         return image
-    lift = cv2.resize(lift, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    lift = cv2.resize(lift, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     if image.ndim == 3:
         lift = cv2.merge([lift] * image.shape[2])
     return cv2.add(image, lift, dtype=cv2.CV_8U)

@@ -95,10 +95,14 @@ def test_spot_of_a_camera_stays(camera):
 
 
 def test_warm_wall_around_a_dark_door_stays():
-    """What is warm and wide is no spot where the visible image leaves a frame of it."""
+    """What is warm and wide is no spot where the visible image leaves a frame of it.
+
+    Beside the door its visible edge comes back, by some levels.
+    """
     wall, door = np.s_[60:180, 100:220], np.s_[90:150, 130:190]
     fused = plain(40, (wall, 130), (door, 40))
-    assert lift_of(fused, plain(40, (wall, 130)), plain(40, (door, 200))) is None
+    lift = lift_of(fused, plain(40, (wall, 130)), plain(40, (door, 200)))
+    assert np.abs(lift[70:80, 110:210]).max() < 0.1 and np.abs(lift).max() <= 8
 
 
 def test_spot_outside_the_overlap_stays():

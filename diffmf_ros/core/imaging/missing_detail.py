@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detail that one camera has where the other one is flat, as far as fusing lost it.
+
+In the dark, in a plain sky and before a plain wall only thermal has edges and texture; where
+everything is equally warm only the visible image has. There is nothing to choose there, so the
+fused image can have all of it. Warm objects are left alone, with what lies next to them: where
+the cameras are not quite in line, visible edges would come back beside a person of thermal.
+"""
+
+import cv2
+import numpy as np
+
+SMOOTH_PX = 0.75  # Gaussian before structure is measured: pixel noise is none
+# Structure: the largest minus the smallest level of the 5 x 5 pixels around one. Visible: flat up
+# to the first value, and not from the second one on.
+WINDOW = np.ones((5, 5), np.uint8)
+FLAT_LUMA = 8.0, 20.0
+# Thermal: flat up to the larger of these, in levels and in standard deviations of its noise, whose
+# usual spread over 5 x 5 pixels is 4 of them, and not from twice that on.
+FLAT_THERMAL, NOISE = 3.0, 6.0
+LAPLACIAN = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6  # keeps the deviation of noise
+DEVIATION = 0.6745  # median of the absolute values of noise, in standard deviations
+DETAIL_PX = 2.0  # finer than this Gaussian is detail
+GAIN = 1.5  # of thermal: enlarging the thumbnail blurs it again
+MOST = 8.0  # levels of detail: the edge of a cold sky would have a halo
+BESIDE = np.ones((13, 13), np.uint8)  # what is next to a warm object: 3 times DETAIL_PX
+
+
+@dataclass(frozen=True, eq=False)
+class FineDetail:
+    """Detail of two cameras that a fused image should have.
+
+    Attributes:
+        luma: visible luminance, h x w uint8.
+        of_thermal: levels of thermal detail, h x w float32.
+        share: how much of what the fused image lacks of the visible detail, h x w float32.
+    """
+
+    luma: np.ndarray
+    of_thermal: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def of(cls, thermal: np.ndarray, luma: np.ndarray, warm: np.ndarray,
+           seen: np.ndarray | None = None) -> 'FineDetail':
+        """Measure the detail that only one camera has.
+
+        Args:
+            thermal, luma: fine thumbnails of one view, h x w uint8: white-hot thermal, luminance
+                of the visible image.
+            warm: where warm objects are, h x w float32, 0 to 1.
+            seen: h x w bool, what both cameras see; None: all of it.
+        """
+        elsewhere: Any = 1 - cv2.dilate(warm, BESIDE)
+        if seen is not None:
+            elsewhere *= cv2.erode(seen.view(np.uint8), WINDOW, borderValue=1)
+        flat = max(FLAT_THERMAL, NOISE * noise_of(thermal))
+        structure = _structure(thermal, flat, 2 * flat)
+        added = GAIN * elsewhere * structure * (1 - _structure(luma, *FLAT_LUMA))
+        # Visible noise stays beside thermal detail.
+        return cls(luma, added * _fine(thermal.astype(np.float32)),
+                   added + elsewhere * (1 - structure))
+
+    def missing(self, fused: np.ndarray) -> np.ndarray:
+        """Return the levels that a fused luminance lacks, h x w float32.
+
+        Args:
+            fused: a thumbnail of the same view, h x w uint8.
+        """
+        lost = self.share * _fine(cv2.subtract(self.luma, fused, dtype=cv2.CV_32F))
+        return np.clip(lost + self.of_thermal, -MOST, MOST)
+
+
+def noise_of(gray: np.ndarray) -> float:
+    """Return the standard deviation of the noise of an h x w uint8 image, in levels.
+
+    That of half its pixels: what is left of them in a mask without response to planes (Immerkaer,
+    Fast Noise Variance Estimation, 1996), by the median, which edges move little.
+    """
+    left = cv2.filter2D(gray, cv2.CV_32F, LAPLACIAN)
+    return float(np.median(np.abs(left[::4, ::4]))) / DEVIATION
+
+
+def _structure(gray: np.ndarray, flat: float, rich: float) -> np.ndarray:
+    """Return how surely each pixel of an h x w uint8 image lies in structure, 0 to 1."""
+    smooth = cv2.GaussianBlur(gray, (0, 0), SMOOTH_PX)
+    spread = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, WINDOW).astype(np.float32)
+    return np.clip((spread - flat) / (rich - flat), 0, 1)
+
+
+def _fine(image: np.ndarray) -> np.ndarray:
+    """Return an h x w float32 image without what is broader than DETAIL_PX."""
+    return image - cv2.GaussianBlur(image, (0, 0), DETAIL_PX)
