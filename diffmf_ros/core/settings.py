@@ -276,8 +276,8 @@ class OutputSettings:
         0.7, 'share of the average of the images before it in a fused image, where nothing moves: '
         'less noise; 0: each image for itself', low=0.0, high=0.9)
     warm_contrast: bool = _setting(
-        True, 'give warm objects of the size of people the contrast that the better camera has, and '
-        'the rest of the image the detail that one camera has where the other is flat')
+        True, 'give warm objects of the size of people the contrast that the better camera has, '
+        'and the rest of the image the detail that one camera has where the other is flat')
     jpeg_quality: int = _setting(90, 'of fused/image/compressed', low=1, high=100)
 
 
