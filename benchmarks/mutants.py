@@ -73,9 +73,9 @@ MUTANTS = [
     *_group(
         'core/imaging/missing_detail.py',
         ('test/core/imaging/test_missing_detail.py',),
-        ('lost *= 1 - structure', 'lost *= 0'),
-        ('cv2.subtract(luma, fused,', 'cv2.subtract(fused, luma,'),
-        ('1 - _structure(luma, *FLAT_LUMA)', '1'),
+        ('added + elsewhere * (1 - structure)', 'added'),
+        ('cv2.subtract(self.luma, fused,', 'cv2.subtract(fused, self.luma,'),
+        ('(1 - _structure(luma, *FLAT_LUMA))', '1'),
         ('1 - cv2.dilate(warm, BESIDE)', '1 - 0 * warm'),
         ('max(FLAT_THERMAL, NOISE * noise_of(thermal))', 'FLAT_THERMAL'),
     ),

@@ -7,6 +7,9 @@ fused image can have all of it. Warm objects are left alone, with what lies next
 the cameras are not quite in line, visible edges would come back beside a person of thermal.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -18,7 +21,8 @@ FLAT_LUMA = 8.0, 20.0
 # Thermal: flat up to the larger of these, in levels and in standard deviations of its noise, whose
 # usual spread over 5 x 5 pixels is 4 of them, and not from twice that on.
 FLAT_THERMAL, NOISE = 3.0, 6.0
-LAPLACIAN = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6  # keeps the deviation of noise
+# Keeps the standard deviation of noise.
+LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
 DEVIATION = 0.6745  # median of the absolute values of noise, in standard deviations
 DETAIL_PX = 2.0  # finer than this Gaussian is detail
 GAIN = 1.5  # of thermal: enlarging the thumbnail blurs it again
