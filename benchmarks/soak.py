@@ -6,8 +6,8 @@
 One disturbance follows another, drawn at random: a fault of a camera, a clock or the network (the
 cells of test/faults), other parameters, another network, lifecycle transitions, a bag in a loop.
 After each the node has to fuse again, and its latency is measured for a while in calm. Memory,
-threads, handles and shared memory go to samples.csv every 5 s. The exit code is 1 when the second
-half of the run shows growth, or the node did not come back.
+threads, handles and shared memory of the soak's own processes go to samples.csv every 5 s. The
+exit code is 1 when the second half of the run shows growth, or the node did not come back.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from trends import GROWS  # noqa: E402
 from diffmf_ros.core.settings import iter_specs  # noqa: E402
 
 SAMPLE_S, CALM_S, BACK_S, ANSWER_S = 5.0, 3.0, 60.0, 60.0
+HEAP = 'heap'
 FEWEST = 20  # latencies of which quantiles are worth anything
 COLUMNS = ('seconds', *soak_report.JUDGED, 'p99_ms', 'fused', 'disturbances', 'load')
 # Other values of parameters, of which a disturbance takes some; afterwards they are set back.
@@ -66,6 +67,7 @@ class Soak:
         self.troubles: list[str] = []
         self.back_s: list[float] = []
         self.samples: list[dict] = []
+        self._owned: set[str] = set()  # files of /dev/shm that processes of the soak have used
         self._latencies_ms: list[float] = []
         self._fused = 0
         self._start_s = self._due_s = time.monotonic()
@@ -137,6 +139,7 @@ class Soak:
             end_s = time.monotonic() + 60
             while player.process.poll() is None and time.monotonic() < end_s:
                 self.rig.peer.executor.spin_once(timeout_sec=0.05)
+                self._owned |= soak_report.shared_files(player.process.pid)
                 self._sample()
             if player.process.poll() != 0:
                 self.troubles.append(f'the player failed: {player.output[-500:]}')
@@ -198,15 +201,17 @@ class Soak:
         if now_s < self._due_s or self.rig.child.process.poll() is not None:
             return
         self._due_s = now_s + SAMPLE_S
+        node = self.rig.child.process.pid
+        self._owned |= soak_report.shared_files(node) | soak_report.shared_files(os.getpid())
         p50_ms = p99_ms = None
         if len(self._latencies_ms) >= FEWEST:
             cuts = statistics.quantiles(self._latencies_ms, n=100)
             p50_ms, p99_ms = round(cuts[49], 2), round(cuts[98], 2)
             self._latencies_ms = []
         row = {'seconds': round(now_s - self._start_s, 1),
-               **soak_report.usage(self.rig.child.process.pid), 'p50_ms': p50_ms, 'p99_ms': p99_ms,
-               'fused': self._fused, 'disturbances': self.counts.total(),
-               'load': os.getloadavg()[0]}
+               **soak_report.usage(node, self._owned, self.folder / HEAP),
+               'p50_ms': p50_ms, 'p99_ms': p99_ms, 'fused': self._fused,
+               'disturbances': self.counts.total(), 'load': os.getloadavg()[0]}
         self.samples.append(row)
         self._rows.writerow({name: '' if value is None else value for name, value in row.items()})
         self._file.flush()
@@ -222,6 +227,8 @@ def main() -> int:
     options = parser.parse_args()
     rig_module.PERIOD_NS = round(1e9 / options.rate)
     options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / HEAP).unlink(missing_ok=True)
+    os.environ['HEAP_FILE'] = str(options.out / HEAP)
     with started(options.out, reports_s=1.0) as rig:
         soak = Soak(rig, options.out, random.Random(options.seed))
         soak.run(options.minutes)

@@ -11,26 +11,51 @@ from diffmf_ros.tools.bench.report import figure_class
 from diffmf_ros.tools.machine import this_machine
 
 # What may grow by the hour before it counts: name -> (unit, tolerance).
-JUDGED = {'memory_mb': ('MB', 10.0), 'threads': ('', 1.0), 'handles': ('', 2.0),
-          'shm_files': ('', 2.0), 'shm_mb': ('MB', 2.0), 'p50_ms': ('ms', 5.0)}
+JUDGED = {'memory_mb': ('MB', 10.0), 'heap_mb': ('MB', 10.0), 'objects': ('', 10_000.0),
+          'threads': ('', 1.0), 'handles': ('', 2.0), 'shm_files': ('', 2.0),
+          'shm_mb': ('MB', 2.0), 'p50_ms': ('ms', 5.0)}
+SHARED = '/dev/shm/'
 
 
-def usage(pid: int) -> dict:
-    """Return memory, threads and handles of a process, and what lies in /dev/shm.
+def usage(pid: int, owned: set[str], heap: Path) -> dict:
+    """Return what a process uses: None for what is not known yet.
 
-    shm_mb is what the process has mapped of it; shm_files counts the files of everybody.
+    memory_mb is what it has of the machine, shm_mb what it has mapped of /dev/shm; shm_files
+    counts the files there that belong to one of owned.
+
+    Args:
+        pid: Id of the process.
+        owned: Names as shared_files gives them.
+        heap: File with the bytes and blocks in use that test/faults/faulty_node.py writes.
     """
     process = Path('/proc', str(pid))
     status = dict(line.split(':', 1) for line in (process / 'status').read_text().splitlines())
+    in_use = [int(number) for number in heap.read_text().split()] if heap.exists() else []
     return {'memory_mb': round(int(status['VmRSS'].split()[0]) / 1024, 2),
             'threads': int(status['Threads']), 'handles': len(os.listdir(process / 'fd')),
-            'shm_files': len(os.listdir('/dev/shm')),
-            'shm_mb': round(_mapped_mb((process / 'maps').read_text()), 3)}
+            'shm_files': sum(_segment(name) in owned for name in os.listdir(SHARED)),
+            'shm_mb': round(_mapped_mb((process / 'maps').read_text()), 3),
+            'heap_mb': round(in_use[0] / 1e6, 2) if in_use else None,
+            'objects': in_use[1] if in_use else None}
+
+
+def shared_files(pid: int) -> set[str]:
+    """Return the names of the files in /dev/shm that a process has mapped now."""
+    try:
+        maps = Path('/proc', str(pid), 'maps').read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return set()
+    return {line.partition(SHARED)[2].split()[0] for line in maps.splitlines() if SHARED in line}
+
+
+def _segment(name: str) -> str:
+    """Return the file that Fast DDS has made a file of locks or a semaphore for, or name."""
+    return name.removeprefix('sem.').removesuffix('_mutex').removesuffix('_el')
 
 
 def _mapped_mb(maps: str) -> float:
     """Return the size of what a process has mapped of /dev/shm, by its /proc/PID/maps."""
-    ranges = [line.split()[0].split('-') for line in maps.splitlines() if '/dev/shm/' in line]
+    ranges = [line.split()[0].split('-') for line in maps.splitlines() if SHARED in line]
     return sum(int(end, 16) - int(start, 16) for start, end in ranges) / 1e6
 
 
@@ -46,7 +71,8 @@ def judge(samples: list[dict]) -> dict[str, tuple[trends.Slope, str]]:
         rows = [row for row in half if row[name] is not None]
         if not rows:
             raise ValueError(f'no samples of {name} in the second half: a longer run is needed')
-        slope = trends.slope([row['seconds'] for row in rows], [row[name] for row in rows])
+        slope = trends.slope([row['seconds'] for row in rows], [row[name] for row in rows],
+                             statistics.fmean if name == 'p50_ms' else min)
         found[name] = slope, slope.verdict(tolerance)
     return found
 

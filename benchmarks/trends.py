@@ -2,10 +2,12 @@
 """Trends of quantities in a long run: slopes with intervals of confidence.
 
 Samples that follow each other closely are no independent evidence (memory moves in steps), so
-what is fitted are the means of blocks of equal length.
+what is fitted is one value for each of some blocks of equal length: the mean, or the least. What a
+process takes for a while and gives back lifts the mean; a leak lifts the least too.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
@@ -32,13 +34,14 @@ class Slope:
         return STEADY if self.high <= tolerance else UNDECIDED
 
 
-def slope(times_s: list[float], values: list[float]) -> Slope:
-    """Fit a line through the means of BLOCKS blocks of values by least squares.
+def slope(times_s: list[float], values: list[float],
+          of_block: Callable[[list[float]], float] = fmean) -> Slope:
+    """Fit a line through one value of each of BLOCKS blocks of values by least squares.
 
     Raises:
         ValueError: There are fewer than 3 blocks of samples.
     """
-    points = _block_means(times_s, values)
+    points = _blocks(times_s, values, of_block)
     count = len(points)
     if count < 3:
         raise ValueError(f'expected samples in at least 3 of {BLOCKS} blocks of time, got {count}')
@@ -58,12 +61,14 @@ def student_t(confidence: float, freedom: int) -> float:
             + (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / (384 * freedom**3))
 
 
-def _block_means(times_s: list[float], values: list[float]) -> list[tuple[float, float]]:
-    """Return (hours, mean value) of every block that has samples."""
+def _blocks(times_s: list[float], values: list[float],
+            of_block: Callable[[list[float]], float]) -> list[tuple[float, float]]:
+    """Return (hours, value) of every block that has samples."""
     first_s = times_s[0]
     length_s = (times_s[-1] - first_s) / BLOCKS or 1.0
     blocks: dict[int, list[tuple[float, float]]] = {}
     for time_s, value in zip(times_s, values):
         number = min(int((time_s - first_s) / length_s), BLOCKS - 1)
         blocks.setdefault(number, []).append((time_s / 3600, value))
-    return [(fmean(t for t, _ in block), fmean(v for _, v in block)) for block in blocks.values()]
+    return [(fmean(t for t, _ in block), of_block([v for _, v in block]))
+            for block in blocks.values()]

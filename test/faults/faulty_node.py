@@ -3,10 +3,14 @@
 
 The file named by the environment variable FAULT_FILE is read at every call. It holds one of the
 names in FAULTS, or nothing: then everything works. REPORTS_S, if set, are the
-seconds between two reports.
+seconds between two reports. HEAP_FILE, if set, names a file that is told once a second how many
+bytes of C's heap and how many blocks of Python's are in use.
 """
 
+import ctypes
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -69,7 +73,29 @@ def breakable_classical(fuse):
     return fuse_or_raise
 
 
+class Mallinfo(ctypes.Structure):
+    """What glibc tells of all its arenas: struct mallinfo2."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        'arena', 'ordblks', 'smblks', 'hblks', 'hblkhd', 'usmblks', 'fsmblks', 'uordblks',
+        'fordblks', 'keepcost')]
+
+
+def tell_heap(file, period_s=1.0):
+    """Write into file what is in use, for ever; whoever reads sees whole lines only."""
+    glibc = ctypes.CDLL(None)
+    glibc.mallinfo2.restype = Mallinfo
+    new = Path(f'{file}.new')
+    while True:
+        info = glibc.mallinfo2()
+        new.write_text(f'{info.uordblks + info.hblkhd} {sys.getallocatedblocks()}')
+        new.replace(file)
+        time.sleep(period_s)
+
+
 if __name__ == '__main__':
+    if 'HEAP_FILE' in os.environ:
+        threading.Thread(target=tell_heap, args=(os.environ['HEAP_FILE'],), daemon=True).start()
     session.PERIOD_S = status.PERIOD_S = float(os.environ.get('REPORTS_S', status.PERIOD_S))
     models.build = breakable_networks(models.build)
     classical.fuse = breakable_classical(classical.fuse)

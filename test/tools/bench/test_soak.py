@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Growth in a long run is found, and noise is not taken for it."""
 
+import mmap
 import os
 import random
 import sys
@@ -57,11 +58,40 @@ def test_leak_is_judged():
     assert [name for name, verdict in verdicts.items() if verdict == trends.GROWS] == ['memory_mb']
 
 
-def test_open_handles_are_counted():
-    """Every file that is opened counts as one handle more."""
-    before = soak_report.usage(os.getpid())
-    with open(os.devnull), open(os.devnull):
-        during = soak_report.usage(os.getpid())
+def test_what_is_taken_and_given_back_is_no_leak():
+    """Memory that a process takes for a minute, in ever more places, hides no steady floor."""
+    times_s, memory_mb = samples(0, hours=2)
+    restless = [mb + 200 * (t % 180 < t / 120) for t, mb in zip(times_s, memory_mb)]
 
+    assert trends.slope(times_s, restless).verdict(10.0) == trends.GROWS
+    assert trends.slope(times_s, restless, min).verdict(10.0) == trends.STEADY
+
+
+def test_files_of_others_do_not_count(tmp_path):
+    """Of /dev/shm a file counts that a process of the soak has used, and its file of locks."""
+    own, others = (Path('/dev/shm', f'soak_{word}_{os.getpid()}') for word in ('own', 'others'))
+    lock = Path(f'{own}_el')
+    try:
+        for file in (own, others, lock):
+            file.write_bytes(bytes(mmap.PAGESIZE))
+        with own.open('r+b') as opened, mmap.mmap(opened.fileno(), 0):
+            owned = soak_report.shared_files(os.getpid())
+
+        assert own.name in owned and others.name not in owned
+        assert soak_report.usage(os.getpid(), {own.name}, tmp_path / 'heap')['shm_files'] == 2
+    finally:
+        for file in (own, others, lock):
+            file.unlink()
+
+
+def test_open_handles_are_counted(tmp_path):
+    """Every file that is opened counts as one handle more."""
+    heap = tmp_path / 'heap'
+    before = soak_report.usage(os.getpid(), set(), heap)
+    heap.write_text('3500000 120')
+    with open(os.devnull), open(os.devnull):
+        during = soak_report.usage(os.getpid(), set(), heap)
+
+    assert (before['heap_mb'], during['heap_mb'], during['objects']) == (None, 3.5, 120)
     assert during['handles'] - before['handles'] == 2
     assert during['memory_mb'] > 10 and during['threads'] >= 1
