@@ -11,7 +11,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast fuzz soak chaos sanitize lock sbom lint docs venv clean
+.PHONY: help demo test test-fast fuzz soak chaos sanitize lock sbom audit lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -56,6 +56,11 @@ sbom: venv ## what is installed, as CycloneDX in out/sbom.json
 	$(PYTHON) -m venv out/tools-venv && out/tools-venv/bin/pip install -q cyclonedx-bom
 	out/tools-venv/bin/cyclonedx-py environment $(BIN)/python --of JSON -o out/sbom.json
 	@echo out/sbom.json
+
+audit: ## advisories about what the lock pins (needs a network), and our rules for semgrep
+	$(PYTHON) -m venv out/tools-venv && out/tools-venv/bin/pip install -q pip-audit semgrep
+	PATH="$$PWD/out/tools-venv/bin:$$PATH" semgrep scan --config .semgrep.yml --error --metrics off --disable-version-check diffmf_ros
+	out/tools-venv/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/lock.txt
 
 lint: venv ## ruff over everything, mypy over the package
 	$(BIN)/ruff check .

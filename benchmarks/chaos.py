@@ -20,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MODULES = (str(ROOT / 'test'), str(ROOT / 'examples'))  # where its processes find theirs
 sys.path.append(str(ROOT / 'test'))
 
 from conftest import Child, Peer, ros_domain, write_bag  # noqa: E402
@@ -145,41 +147,43 @@ def unreadable(recording: Path) -> str:
     return ''
 
 
-def run(folder: Path, *, kills: int, minutes: float, seed: int) -> tuple[dict, list[str]]:
-    """Return the seconds to recover by victim, and everything that was not as it should be."""
-    chance, times, troubles = random.Random(seed), defaultdict(list), []
-    os.environ['PYTHONPATH'] = os.pathsep.join(
-        [str(ROOT / 'test'), str(ROOT / 'examples'), os.environ.get('PYTHONPATH', '')])
+def run(folder: Path, domain: int, victims: Iterable[str], chance: random.Random, *,
+        minutes: float = 60) -> tuple[dict, list[str]]:
+    """Kill victims in turn, none later than after so many minutes.
+
+    Returns:
+        The seconds to recover by victim, and everything that was not as it should be.
+    """
+    times, troubles = defaultdict(list), []
     end_s = time.monotonic() + 60 * minutes
-    with ros_domain(folder) as domain:
-        peer = Peer(domain)
-        stage = Stage(folder, peer, chance)
-        try:
-            for name in (*CAMERAS, 'node', 'recorder', 'detector'):
-                stage.start(name)
-            if stage.wait_until_fused() is None:
-                return {}, ['nothing was fused to begin with']
-            for _ in range(kills):
-                if time.monotonic() > end_s:
-                    break
-                victim = chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
-                seconds, trouble = run_round(stage, victim)
-                print(f'{victim}: {seconds and round(seconds, 2)} s {trouble}', flush=True)
-                times[victim].append(seconds)
-                if trouble:
-                    troubles.append(trouble)
-                if seconds is None:
-                    break
-            stage.recording_for()  # a recorder without a message has no bag to make
-            stage.spin(STORED_S)
-            for child in map(stage.children.get, ('node', 'recorder')):
-                if child.stop() != 0:
-                    troubles.append(f'no clean end: {child.output[-300:]}')
-        finally:
-            for child in stage.children.values():
-                if child.process.poll() is None:
-                    child.process.kill()
-            peer.close()
+    peer = Peer(domain)
+    stage = Stage(folder, peer, chance)
+    try:
+        for name in (*CAMERAS, 'node', 'recorder', 'detector'):
+            stage.start(name)
+        if stage.wait_until_fused() is None:
+            return {}, ['nothing was fused to begin with']
+        for victim in victims:
+            if time.monotonic() > end_s:
+                break
+            seconds, trouble = run_round(stage, victim)
+            print(f'{victim}: {seconds and round(seconds, 2)} s {trouble}', flush=True)
+            times[victim].append(seconds)
+            if trouble:
+                troubles.append(trouble)
+            if seconds is None:
+                break
+        stage.recording_for()  # a recorder without a message has no bag to make
+        stage.spin(STORED_S)
+        for child in map(stage.children.get, ('node', 'recorder')):
+            if child.stop() != 0:
+                troubles.append(f'no clean end: {child.output[-300:]}')
+    finally:
+        for child in stage.children.values():
+            if child.process.poll() is None:
+                child.process.kill()
+                child.process.wait()
+        peer.close()
     return times, troubles
 
 
@@ -190,9 +194,11 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=1)
     options = parser.parse_args()
     shared = len(os.listdir('/dev/shm'))
-    with tempfile.TemporaryDirectory() as folder:
-        times, troubles = run(Path(folder), kills=options.kills, minutes=options.minutes,
-                              seed=options.seed)
+    chance = random.Random(options.seed)
+    victims = chance.choices(list(VICTIMS), list(VICTIMS.values()), k=options.kills)
+    os.environ['PYTHONPATH'] = os.pathsep.join((*MODULES, os.environ.get('PYTHONPATH', '')))
+    with tempfile.TemporaryDirectory() as folder, ros_domain(Path(folder)) as domain:
+        times, troubles = run(Path(folder), domain, victims, chance, minutes=options.minutes)
     print(f'\n{this_machine()}, load {os.getloadavg()[0]:.0f}; {sum(map(len, times.values()))} '
           f'kills; {len(os.listdir("/dev/shm")) - shared:+d} files in /dev/shm\n\n'
           '| killed | times | fused again after s, median | longest |\n|---|---|---|---|')

@@ -231,7 +231,7 @@ def play_bag(options: argparse.Namespace, stop: process.StopRequest) -> None:
 def run(readers: Sequence[BagReader], options: argparse.Namespace,
         stop: process.StopRequest) -> None:
     """Play the bags as often as asked."""
-    node = Node('bag_player', start_parameter_services=False)
+    node = process.created(lambda: Node('bag_player', start_parameter_services=False))
     try:
         player = BagPlayer(node, readers, stop, topics=options.topics,
                            reliability=options.reliability, rate=options.rate, clock=options.clock)

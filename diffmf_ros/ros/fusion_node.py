@@ -265,7 +265,7 @@ def run(life: Life, args: list[str] | None) -> int:
     process.use_camera_transports()
     try:
         process.init(args)
-        life.node = node = FusionNode()
+        life.node = node = process.created(FusionNode)
     except (ParameterException, process.ArgumentError) as error:
         get_logger('fusion_node').fatal(f'cannot start: {error}')
         return 1

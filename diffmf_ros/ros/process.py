@@ -16,8 +16,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -29,6 +31,7 @@ from ..io.resources import fastdds_environment
 
 # A signal does not wake the executor: it is noticed within this time.
 POLL_S = 0.1
+_Node = TypeVar('_Node', bound=Node)
 # Where in rcl an error was noticed.
 _AT = re.compile(r', at [^,\s]+:\d+')
 
@@ -38,7 +41,8 @@ class Interrupted(BaseException):
 
 
 class ArgumentError(DiffmfError):
-    """rclpy does not take the ROS arguments of the command line, or a file that they name."""
+    """rclpy does not take the ROS arguments of the command line, a file that they name, or a node
+    under the security that the environment asks for."""
 
 
 class StopRequest:
@@ -74,12 +78,30 @@ class StopRequest:
             raise Interrupted
 
 
+@contextmanager
+def _refused(kind: type[Exception] = Exception) -> Iterator[None]:
+    """Raise ArgumentError in place of a kind of errors; rclpy has several, most of them private.
+    """
+    try:
+        yield
+    except kind as error:
+        raise ArgumentError(_AT.sub('', str(error)).replace('\n', '. ')) from error
+
+
 def init(args: list[str] | None) -> None:
     """Initialize rclpy and leave the signals to StopRequest. Raises ArgumentError."""
-    try:
+    with _refused():
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # of several classes, most of them private
-        raise ArgumentError(_AT.sub('', str(error))) from error
+
+
+def created(make: Callable[[], _Node]) -> _Node:
+    """Return make(), a node.
+
+    Raises:
+        ArgumentError: The middleware refuses it, such as one without security under SROS 2.
+    """
+    with _refused(RCLError):
+        return make()
 
 
 def execute(name: str, args: list[str] | None, parse: Callable, work: Callable, *,
@@ -90,10 +112,12 @@ def execute(name: str, args: list[str] | None, parse: Callable, work: Callable, 
     DiffmfError, which is logged under name.
     """
     stop = StopRequest.on_signals()
-    options = parse(remove_ros_args(['', *args] if args is not None else sys.argv)[1:])
-    use_camera_transports()
-    init(args)
     try:
+        with _refused():
+            own = remove_ros_args(['', *args] if args is not None else sys.argv)[1:]
+        options = parse(own)
+        use_camera_transports()
+        init(args)
         work(options, stop)
         return 0
     except DiffmfError as error:

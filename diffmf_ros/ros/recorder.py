@@ -85,7 +85,7 @@ def record(options: argparse.Namespace, stop: process.StopRequest) -> None:
 
 def run(writer: BagWriter, topics: list[str], stop: process.StopRequest) -> Counter:
     """Record topics until stop is requested; return the number of messages of each."""
-    node = Node('recorder')
+    node = process.created(lambda: Node('recorder'))
     try:
         recorder = Recorder(node, writer, topics)
         process.spin_until(node, stop)

@@ -4,6 +4,8 @@
 One that is told to stop obeys in any state.
 """
 
+import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -114,3 +116,22 @@ def test_signal_is_obeyed_in_time(start_dying, peer, state, number):
     assert took_s < OBEYED_S, node.output
     assert 'Traceback' not in node.output
     wait_until_gone(peer)
+
+
+def test_killed_processes_are_replaced(domain, tmp_path, monkeypatch):
+    """After SIGKILL pairs are fused again, what the recorder left opens, and nobody else ends.
+
+    `make chaos` kills 200 times, at random.
+    """
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / 'benchmarks')
+    import chaos
+
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(chaos.MODULES), prepend=os.pathsep)
+    victims = ('thermal', 'recorder', 'node')
+
+    times, troubles = chaos.run(tmp_path, domain, victims, random.Random(8))
+
+    assert troubles == []
+    assert [len(times[victim]) for victim in victims] == [1, 1, 1]
+    assert max(sum(times.values(), [])) <= chaos.BACK_S

@@ -235,19 +235,42 @@ def test_unread_parameters_get_suggestion(start, peer, tmp_path):
     assert 'keys.yaml is used' not in node.output
 
 
-@pytest.mark.parametrize('arguments, said', [
-    (('--log-level', 'verbose'), "Couldn't parse log level: '--log-level verbose'"),
-    (('--params-file', '/nowhere/a.yaml'),
+@pytest.mark.parametrize('module, arguments, said', [
+    ((NODE,), ('--log-level', 'verbose'), "cannot start: failed to initialize rcl: Couldn't parse "
+     "log level: '--log-level verbose'"),
+    ((NODE,), ('--params-file', '/nowhere/a.yaml'), "cannot start: failed to initialize rcl: "
      "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
+    (('diffmf_ros.ros.recorder', 'bag', '/a'), ('--log-level', 'verbose'),
+     "Failed to parse ROS arguments: Couldn't parse log level: '--log-level verbose'"),
 ])
-def test_bad_ros_arguments_one_sentence(start, domain, arguments, said):
+def test_bad_ros_arguments_one_sentence(start, domain, module, arguments, said):
     """ROS arguments that cannot be read are one sentence."""
-    node = start(NODE, '--ros-args', *arguments)
+    node = start(*module, '--ros-args', *arguments)
 
     assert node.wait() == 1
-    assert f'cannot start: failed to initialize rcl: {said}' in node.output
-    assert 'Traceback' not in node.output and '/project/' not in node.output.partition(
-        'cannot start')[2]
+    assert said in node.output
+    assert 'Traceback' not in node.output and '/project/' not in node.output.partition(said)[2]
+
+
+@pytest.mark.parametrize('module, arguments', [
+    (NODE, ()), ('diffmf_ros.ros.recorder', ('bag', '/a')), ('diffmf_ros.tools.view.viewer', ())])
+def test_no_start_without_asked_security(start, domain, monkeypatch, tmp_path, module, arguments):
+    """Under SROS 2 nothing starts unsecured: keys that are none, or a middleware without security,
+    are one sentence."""
+    keys = tmp_path / 'keys'
+    (keys / 'enclaves').mkdir(parents=True)
+    for name in ('identity_ca.cert.pem', 'permissions_ca.cert.pem', 'cert.pem', 'key.pem',
+                 'governance.p7s', 'permissions.p7s'):
+        (keys / 'enclaves' / name).write_text('no key')
+    for name, value in (('ENABLE', 'true'), ('STRATEGY', 'Enforce'), ('KEYSTORE', str(keys))):
+        monkeypatch.setenv(f'ROS_SECURITY_{name}', value)
+    monkeypatch.chdir(tmp_path)
+
+    child = start(module, *arguments)
+
+    assert child.wait() in (1, 2)
+    assert 'error creating node: ' in child.output and 'ecurity' in child.output
+    assert 'Traceback' not in child.output
 
 
 @pytest.mark.parametrize('pattern, name, means', [

@@ -260,4 +260,4 @@ def load_yaml(text: str) -> Any:
     """
     if text.startswith('%YAML:'):  # the first line of OpenCV's files, which is not YAML
         text = text.partition('\n')[2]
-    return yaml.load(text, Loader=_Loader)
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)

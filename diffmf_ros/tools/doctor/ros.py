@@ -48,7 +48,7 @@ def libraries() -> Iterator[Finding]:
                       if middleware.reason else '')
 
 
-def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/shm'),
+def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/shm'),  # noqa: S108
               proc: Path = Path('/proc')) -> Iterator[Finding]:
     """The profile of Fast DDS, and whether the system has room for what the profile asks for."""
     name = next((name for name in FASTDDS_VARIABLES if environ.get(name)), None)

@@ -169,7 +169,7 @@ def view(options: argparse.Namespace, stop: process.StopRequest) -> None:
     board = Board()
     with Server(board, host=options.host, port=options.port) as server:
         threading.Thread(target=server.serve_forever, name='server', daemon=True).start()
-        viewer = Viewer(board)
+        viewer = process.created(lambda: Viewer(board))
         try:
             _tell(viewer, server, options.json)
             process.spin_until(viewer, stop)

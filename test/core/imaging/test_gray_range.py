@@ -144,6 +144,41 @@ def test_scene_borders_stay():
     assert without_foreign_borders(telemetry(scene())).shape == (120, 160)
 
 
+@pytest.mark.parametrize('turns', range(4), ids=['bottom', 'left', 'top', 'right'])
+@pytest.mark.parametrize('value', [26300, 33000])
+def test_border_lines_cut_at_each_side(turns, value):
+    """Up to eight lines beyond the scene by half its width are cut off, at whatever side."""
+    clean = np.rot90(scene(), -turns)
+    ninth = clean.copy()
+    ninth[-1, ::3] = value
+    border = np.full((8, clean.shape[1]), value, np.uint16)
+
+    for inside in (clean, ninth):
+        kept = without_foreign_borders(np.rot90(np.vstack((inside, border)), turns))
+        assert np.array_equal(kept, np.rot90(inside, turns))
+
+
+def flat_with(value, share):
+    """Return an image of 7000 with a patch of another value in the middle: a share of it."""
+    values = np.full((100, 100), 7000, np.uint16)
+    values[30:30 + round(100 * share), 20:80] = value
+    return values
+
+
+@pytest.mark.parametrize('value, share, low', [(0, 0.05, 7000), (0, 0.2, 0), (6500, 0.05, 6500)])
+def test_flat_image_keeps_what_it_shows(value, share, low):
+    """Of a flat image only few pixels of a value that means no signal are left out."""
+    assert gray_range(flat_with(value, share), SETTINGS).tolist() == [low, 7000, 7000]
+
+
+def test_no_signal_near_scene_is_ignored():
+    """No signal is left out when it is further from the scene than this is wide."""
+    values = np.tile(np.linspace(3000, 5000, 160).astype(np.uint16), (120, 1))
+    values[40:60, 50:80] = 0
+
+    assert gray_range(values, SETTINGS)[0] == pytest.approx(3000, abs=60)
+
+
 def test_full_type_values_are_scene():
     """Values of the whole type are a scene."""
     whole = np.tile(np.linspace(0, 65535, 160).astype(np.uint16), (120, 1))
@@ -179,6 +214,20 @@ def test_unlimited_hot_spot_takes_range():
     assert hot[person(shape)].mean() - hot[beside(shape)].mean() < 55
 
 
+def test_hottest_hundredth_takes_its_share():
+    """The hottest hundredth takes max_tail_share of the range, at any of its values."""
+    values = np.tile(np.linspace(1000, 2000, 100), (100, 1)).astype(np.uint16)
+    values[45:54, 45:55] = 10_000
+    settings = replace(SETTINGS, max_tail_share=0.5, low_percentile=0.0, high_percentile=100.0)
+    scene_high = gray_range(values, replace(settings, max_tail_share=1.0))[2]
+    cold, hot = np.quantile(values, (0.01, 0.99), method='nearest')
+
+    found = gray_range(values, settings)[2]
+
+    assert scene_high == 10_000
+    assert found == pytest.approx(hot + (hot - cold), rel=0.003)
+
+
 def test_cold_spot_keeps_others_visible():
     """A cold spot leaves everybody else visible."""
     shape = (240, 320)
@@ -207,6 +256,31 @@ def test_flat_black_hot_is_dark():
     values = np.random.default_rng(0).normal(29300, 5, (120, 160)).round().astype(np.uint16)
 
     assert gray_of(values, settings=ThermalSettings(polarity='black_hot')).max() < 110
+
+
+@pytest.mark.parametrize('polarity, kept', [('white_hot', 0), ('black_hot', 2)])
+def test_least_span_keeps_black_end(polarity, kept):
+    """What is cold stays black, and what noise lacks of a range is added at the other end."""
+    values = np.random.default_rng(0).normal(29300, 5, (120, 160)).round().astype(np.uint16)
+    settings = ThermalSettings(polarity=polarity)
+
+    found = gray_range(values, settings)
+    narrow = gray_range(values, replace(settings, min_span_noise=0.0))
+
+    assert found[kept] == narrow[kept]
+    assert found[2] - found[0] == pytest.approx(
+        SETTINGS.min_span_noise * noise_of(values, narrow[0], narrow[2]))
+
+
+@pytest.mark.parametrize('dtype, widened', [(np.uint16, False), (np.float32, True)])
+def test_counts_of_texture_are_no_noise(dtype, widened):
+    """No camera has noise of 400 counts; a float image may have it, in whatever unit."""
+    values = np.random.default_rng(0).normal(20_000, 400, (120, 160)).astype(dtype)
+
+    found = gray_range(values, SETTINGS)
+    narrow = gray_range(values, replace(SETTINGS, min_span_noise=0.0))
+
+    assert (found[2] > narrow[2] + 1000) == widened
 
 
 def test_person_on_noisy_flat_ground():
