@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input: each kind is counted under its own reason, and the next good frame is fused."""
 
+import shutil
+import struct
+import subprocess
+import time
+
 import numpy as np
 import pytest
+from conftest import Cameras
 from sensor_msgs.msg import CameraInfo
 
 from diffmf_ros.core.frames import Issue, Level
@@ -10,6 +16,23 @@ from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.ros.messages import stamp_ns
 
 NODE = 'diffmf_ros.ros.fusion_node'
+# The clock of the system as a process sees it, ahead by the seconds in a file.
+CLOCK = r"""
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+
+extern "C" int clock_gettime(clockid_t clock, timespec* now) {
+  static auto real = (int (*)(clockid_t, timespec*))dlsym(RTLD_NEXT, "clock_gettime");
+  static volatile long* ahead_s = (long*)mmap(
+      nullptr, sizeof(long), PROT_READ, MAP_SHARED, open(getenv("CLOCK_AHEAD"), O_RDONLY), 0);
+  int failed = real(clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec += *ahead_s;
+  return failed;
+}
+"""
 
 
 @pytest.mark.parametrize('reason, broken', [
@@ -161,3 +184,37 @@ def test_missing_weights_fail_configure(start, tmp_path):
     assert node.wait() == 1
     assert node.output.count('cannot configure') == 1 and str(path) in node.output
     assert 'Traceback' not in node.output
+
+
+@pytest.mark.skipif(shutil.which('g++') is None, reason='no compiler')
+def test_steps_of_system_clock_pass(start, peer, monkeypatch, tmp_path):
+    """The clock of the system is set under the node, an hour ahead and ten seconds back: it goes
+    on to fuse and to report, and what it reports is dated anew."""
+    # Given a node on a host with a clock of its own
+    source, library, ahead = tmp_path / 'clock.cpp', tmp_path / 'clock.so', tmp_path / 'ahead'
+    source.write_text(CLOCK)
+    subprocess.run(['g++', '-shared', '-fPIC', '-o', library, source, '-ldl'], check=True)
+    ahead.write_bytes(struct.pack('q', 0))
+    with monkeypatch.context() as host:
+        host.setenv('LD_PRELOAD', str(library))
+        host.setenv('CLOCK_AHEAD', str(ahead))
+        node = start(NODE, '--ros-args', '-p', 'model:=classical', '-p',
+                     'qos.reliability:=reliable')
+    cameras = Cameras(peer)
+    cameras.fuse_one()
+
+    for step_s in (3600, -10):
+        with ahead.open('r+b') as file:  # in place: the node has mapped it
+            file.write(struct.pack('q', step_s))
+        since = len(cameras.reports)
+
+        def late_s(message):
+            return time.time() - stamp_ns(message.header.stamp) / 1e9
+
+        # Then pairs are fused, and reports come with the new time
+        for _ in range(3):
+            cameras.fuse_one()
+        peer.wait_for(lambda: any(abs(late_s(message) + step_s) < 5
+                                  for message in cameras.reports[since:]), 'a report of that time')
+        assert cameras.state()['mode'] == 'CLASSICAL'
+    assert node.process.poll() is None and node.stop() == 0
