@@ -17,6 +17,7 @@ GROUPS = {
     'health': 'When a camera or the network fails',
     'output': 'The fused image',
     'qos': 'Quality of service of the subscriptions',
+    'realtime': 'Scheduling and memory',
 }
 
 

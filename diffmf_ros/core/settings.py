@@ -43,7 +43,7 @@ ORIENTATIONS = ('as_sent', 'rotated_90', 'rotated_180', 'rotated_270',
 _CROP = re.compile(r'([1-9]\d{0,4})x([1-9]\d{0,4})\+(\d{1,5})\+(\d{1,5})')
 # Settings, or groups of them, that say something to the live node alone.
 LIVE_ONLY = ('autostart', 'adaptive_scale', 'warm_up_size', 'input.rgb_transport',
-             'input.thermal_transport', 'qos.', 'sync.policy',
+             'input.thermal_transport', 'qos.', 'realtime.', 'sync.policy',
              'alignment.depth_from_range', 'health.source_timeout_s', 'health.frozen_frames',
              'health.shutter_flag', 'health.compute_timeout_s', 'output.jpeg_quality')
 SYNTHETIC = 'synthetic'  # as `weights`: those of the package trained on rendered pictures alone
@@ -292,6 +292,23 @@ class QosSettings:
 
 
 @dataclass(frozen=True)
+class RealtimeSettings:
+    """Before whom the node runs, where the system permits it."""
+
+    thread_priority: int = _setting(
+        0, 'of SCHED_FIFO, for all threads of the node; 0: scheduled as it was started',
+        low=0, high=99)
+    cpu_affinity: str = _setting(
+        '', 'numbers of the CPUs that the node may use, such as 2,3; empty: as it was started')
+    lock_memory: bool = _setting(False, 'never page out what the node has in memory')
+
+    def __post_init__(self) -> None:
+        if self.cpu_affinity and not re.fullmatch(r'\d{1,4}(,\d{1,4})*', self.cpu_affinity):
+            raise SettingsError('realtime.cpu_affinity must be numbers of CPUs such as 2,3, or '
+                                f'empty; got {self.cpu_affinity!r}')
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a user can set. Frozen: a change makes a new, validated one."""
 
@@ -337,6 +354,7 @@ class Settings:
     health: HealthSettings = _group(HealthSettings)
     output: OutputSettings = _group(OutputSettings)
     qos: QosSettings = _group(QosSettings)
+    realtime: RealtimeSettings = _group(RealtimeSettings)
 
     def __post_init__(self) -> None:
         for item in iter_specs(self):

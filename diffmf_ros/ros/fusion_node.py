@@ -143,6 +143,8 @@ class FusionNode(LifecycleNode):
     def _configure(self) -> None:
         settings = parameters.read(self)
         require_packages(settings)
+        for refused in process.take_priority(settings.realtime):  # before threads of networks
+            self.get_logger().warning(refused)
         self._settings = settings
         if self._starts_itself or settings.model == 'classical' or not self._loaded_in_time(
                 settings):
@@ -197,6 +199,8 @@ class FusionNode(LifecycleNode):
         before = self._settings
         if settings.autostart != before.autostart:
             raise SettingsError('autostart says what the node does when it starts; it has started')
+        if settings.realtime != before.realtime:
+            raise SettingsError('realtime.* is for the start: set it before configuring')
         require_packages(settings)
         another = any(getattr(settings, name) != getattr(before, name) for name in NETWORK)
         if another:

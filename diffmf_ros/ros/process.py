@@ -10,6 +10,7 @@ status or the recorder can close its bag; what then reaches the main thread diff
 distributions (KeyboardInterrupt on Humble, ExternalShutdownException later). So they stay off.
 """
 
+import ctypes
 import os
 import re
 import signal
@@ -27,10 +28,13 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args, try_shutdown
 
 from ..core.frames import DiffmfError
+from ..core.settings import RealtimeSettings
 from ..io.resources import fastdds_environment
 
 # A signal does not wake the executor: it is noticed within this time.
 POLL_S = 0.1
+# mlockall: what is in memory now, what comes, each page when it is first used.
+_LOCK_USED_PAGES = 1 | 2 | 4
 _Node = TypeVar('_Node', bound=Node)
 # Where in rcl an error was noticed.
 _AT = re.compile(r', at [^,\s]+:\d+')
@@ -137,6 +141,34 @@ def spin_until(node: Node, stop: StopRequest) -> None:
     finally:
         executor.remove_node(node)
         executor.shutdown()
+
+
+def take_priority(settings: RealtimeSettings) -> list[str]:
+    """Schedule, pin and lock this process as asked; threads to come do as those that make them.
+
+    Returns:
+        What the system refused, and what to do about it.
+    """
+    refused = []
+    threads = [int(name) for name in os.listdir('/proc/self/task')]
+    try:
+        for thread in threads if settings.cpu_affinity else ():
+            os.sched_setaffinity(thread, map(int, settings.cpu_affinity.split(',')))
+    except OSError as error:
+        refused.append(f'realtime.cpu_affinity {settings.cpu_affinity}: {error.strerror}; the '
+                       f'CPUs here are {",".join(map(str, sorted(os.sched_getaffinity(0))))}')
+    try:
+        for thread in threads if settings.thread_priority else ():
+            os.sched_setscheduler(thread, os.SCHED_FIFO,
+                                  os.sched_param(settings.thread_priority))
+    except OSError as error:
+        refused.append(f'realtime.thread_priority {settings.thread_priority}: {error.strerror}; '
+                       'allow it with LimitRTPRIO= and RestrictRealtime=no (systemd) or ulimit -r')
+    glibc = ctypes.CDLL(None, use_errno=True)
+    if settings.lock_memory and glibc.mlockall(_LOCK_USED_PAGES):
+        refused.append(f'realtime.lock_memory: {os.strerror(ctypes.get_errno())}; allow it with '
+                       'LimitMEMLOCK=infinity (systemd) or ulimit -l unlimited')
+    return refused
 
 
 def use_camera_transports() -> None:

@@ -2,6 +2,7 @@
 """What the log of a starting node says: where it listens, who publishes, and why no image comes.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,20 @@ def test_bad_ros_arguments_one_sentence(start, domain, module, arguments, said):
     assert node.wait() == 1
     assert said in node.output
     assert 'Traceback' not in node.output and '/project/' not in node.output.partition(said)[2]
+
+
+def test_node_is_pinned_and_locked(start_node, peer):
+    """The node runs on the CPUs that it may use, all its threads, and its memory is locked."""
+    cpu = min(os.sched_getaffinity(0))
+
+    node = start_node('-p', f"realtime.cpu_affinity:='{cpu}'", '-p', 'realtime.lock_memory:=true')
+    peer.wait_for(lambda: 'active: ' in node.output, 'the node')
+
+    threads = [dict(line.split(':\t', 1) for line in (thread / 'status').read_text().splitlines())
+               for thread in Path(f'/proc/{node.process.pid}/task').iterdir()]
+    assert {status['Cpus_allowed_list'] for status in threads} == {str(cpu)}
+    refused = 'realtime.lock_memory: ' in node.output
+    assert refused == (int(threads[0]['VmLck'].split()[0]) == 0)
 
 
 @pytest.mark.parametrize('module, arguments', [

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A default exists once: settings, declared parameters, config/fusion.yaml and the pages agree."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from diffmf_ros.core.settings import DEFAULTS, iter_specs
+from diffmf_ros.core.settings import DEFAULTS, RealtimeSettings, iter_specs
 from diffmf_ros.io.resources import find
-from diffmf_ros.ros import parameters
+from diffmf_ros.ros import parameters, process
 from diffmf_ros.ros.fusion_node import FusionNode
 
 NODE = 'diffmf_ros.ros.fusion_node'
@@ -172,3 +173,23 @@ def test_what_is_dumped_loads_again_whole(make_node, peer):
                  and name.startswith('qos_overrides.'))
     refused = node.set_parameters_atomically([Parameter(fixed, value=7)])
     assert not refused.successful and 'read-only' in refused.reason
+
+
+def test_refused_priority_names_cure(monkeypatch):
+    """Real-time priority is asked for every thread; what is refused is said with its cure."""
+    asked = []
+
+    def refuse(thread, policy, parameter):
+        asked.append((thread, policy, parameter.sched_priority))
+        raise PermissionError(1, 'Operation not permitted')
+
+    monkeypatch.setattr(os, 'sched_setscheduler', refuse)
+    monkeypatch.setattr(os, 'sched_setaffinity', lambda thread, cpus: asked.append(list(cpus)))
+    settings = RealtimeSettings(thread_priority=10, cpu_affinity='2,3')
+
+    said = process.take_priority(settings)
+
+    assert asked[-1][1:] == (os.SCHED_FIFO, 10) and asked[0] == [2, 3]
+    assert said == ['realtime.thread_priority 10: Operation not permitted; allow it with '
+                    'LimitRTPRIO= and RestrictRealtime=no (systemd) or ulimit -r']
+    assert process.take_priority(RealtimeSettings()) == []
