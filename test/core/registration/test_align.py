@@ -2,6 +2,8 @@
 """`diffmf align`: the homography between a thermal and an RGB camera, measured on images whose
 truth is known."""
 
+import shutil
+from functools import cache
 from itertools import pairwise
 
 import cv2
@@ -24,6 +26,7 @@ RGB_SIZE, THERMAL_SIZE = (640, 480), (320, 256)
 WORLD = 1200  # pixels a side
 
 
+@cache
 def world(seed, *, shapes=160):
     """Return (visible, thermal), WORLD x WORLD uint8.
 
@@ -67,6 +70,18 @@ def seen_by(scene, rgb_from_thermal):
                                               THERMAL_SIZE)))
 
 
+# Some pixels beside truth(): an alignment that follows a start costs a tenth of one without.
+ROUGH = Alignment(tuple(map(tuple, truth(
+    ratio=0.83, angle_deg=3.0, shift=(20.0, -10.0), perspective=(0, 0)).tolist())),
+    RGB_SIZE, THERMAL_SIZE)
+
+
+@cache
+def registered(seed):
+    """The alignment of one pair with truth(), found without a start."""
+    return register([seen_by(world(seed), truth())])
+
+
 def corners(size):
     return np.array([(x, y) for x in (0, size[0] - 1) for y in (0, size[1] - 1)], float)
 
@@ -86,7 +101,7 @@ def test_one_pair_within_2_px(change):
     """One pair of unrelated brightness gives the corners within 2 px."""
     expected = truth(**change)
 
-    found = register([seen_by(world(1), expected)])
+    found = register([seen_by(world(1), expected)]) if change else registered(1)
 
     assert error_px(found, expected) < 2.0
     assert (found.model, found.confidence, found.pairs) == ('homography', 'good', 1)
@@ -101,7 +116,7 @@ def test_expected_error_matches_true_error():
     """The expected error is of the size of the error."""
     expected = truth()
 
-    found = [register([seen_by(world(seed), expected)]) for seed in (2, 3)]
+    found = [register([seen_by(world(seed), expected)], start=ROUGH) for seed in (2, 3)]
 
     for result in found:
         assert error_px(result, expected) < 4 * result.uncertainty_px
@@ -122,9 +137,7 @@ def test_pooled_pairs_of_weak_structure():
 
 def test_same_pairs_same_alignment():
     """The same pairs give the same alignment."""
-    pair = seen_by(world(4), truth())
-
-    first, second = register([pair]), register([pair])
+    first, second = registered(1), register([seen_by(world(1), truth())])
 
     # Not to the bit: how OpenCV sums depends on where an array lies in memory.
     assert error_px(first, np.array(second.alignment.rgb_from_thermal)) < 1e-3
@@ -138,8 +151,8 @@ def test_16_bit_and_nan_thermal():
     kelvin = 280 + thermal.astype(np.float32) / 10
     kelvin[100:103, 50:60] = np.nan
 
-    for values in (7000 + 9 * thermal.astype(np.uint16), kelvin):
-        assert error_px(register([(rgb, values)]), expected) < 2.0
+    for values, start in ((7000 + 9 * thermal.astype(np.uint16), ROUGH), (kelvin, None)):
+        assert error_px(register([(rgb, values)], start=start), expected) < 2.0
 
 
 @pytest.mark.parametrize('change', [
@@ -345,16 +358,24 @@ def align(*arguments):
     return diffmf('align', *arguments)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with vi/ and ir/ of three pairs with truth(), in color and gray."""
+@pytest.fixture(scope='module')
+def taken(tmp_path_factory):
+    """vi/ and ir/ of three pairs with truth(), in color and gray, and ROUGH."""
+    path = tmp_path_factory.mktemp('taken')
     for name in ('vi', 'ir'):
-        (tmp_path / name).mkdir()
+        (path / name).mkdir()
     for seed in (31, 32, 33):
         rgb, thermal = seen_by(world(seed), truth())
-        cv2.imwrite(str(tmp_path / 'vi' / f'{seed}.png'), cv2.merge((rgb, rgb, rgb)))
-        cv2.imwrite(str(tmp_path / 'ir' / f'{seed}.png'), thermal)
-    return tmp_path
+        cv2.imwrite(str(path / 'vi' / f'{seed}.png'), cv2.merge((rgb, rgb, rgb)))
+        cv2.imwrite(str(path / 'ir' / f'{seed}.png'), thermal)
+    ROUGH.save(path / 'rough.yaml')
+    return path
+
+
+@pytest.fixture
+def folder(taken, tmp_path):
+    """A copy for one test."""
+    return shutil.copytree(taken, tmp_path, dirs_exist_ok=True)
 
 
 def test_two_files_give_all_outputs(folder):
@@ -380,10 +401,6 @@ def test_two_files_give_all_outputs(folder):
 
 def test_folders_and_rough_start(folder):
     """Two folders and a rough start are taken."""
-    rough = truth(ratio=0.83, angle_deg=3.0, shift=(20.0, -10.0), perspective=(0, 0))
-    Alignment(tuple(map(tuple, rough.tolist())), RGB_SIZE,
-              THERMAL_SIZE).save(folder / 'rough.yaml')
-
     done = align(folder / 'vi', folder / 'ir', '-o', folder / 'a.yaml', '--init',
                   folder / 'rough.yaml', '--max-pairs', 2)
 
@@ -402,7 +419,7 @@ def test_pairs_of_a_bag_are_taken(folder):
                           image_message(pixels, encoding, stamp_ns=stamp_ns, frame_id=name),
                           stamp_ns)
 
-    done = align('--bag', folder / 'bag', '-o', folder / 'a.yaml')
+    done = align('--bag', folder / 'bag', '-o', folder / 'a.yaml', '--init', folder / 'rough.yaml')
 
     assert done.returncode == 0, done.stderr
     assert 'homography from 3 pairs' in done.stdout
@@ -411,14 +428,20 @@ def test_pairs_of_a_bag_are_taken(folder):
 
 def test_crop_file_fits_cropped_images(folder):
     """The file of cropped and turned images fits what the node makes of them."""
+    turned = np.array([[-1.0, 0, 319], [0, -1, 255], [0, 0, 1]])
+    to_crop = np.array([[1.0, 0, -40], [0, 1, -20], [0, 0, 1]])
+    rough = to_crop @ np.array(ROUGH.rgb_from_thermal) @ turned
+    Alignment(tuple(map(tuple, rough.tolist())), (560, 440),
+              THERMAL_SIZE).save(folder / 'rough.yaml')
+
     done = align(folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml',
-                 '--rgb-crop', '560x440+40+20', '--thermal-orientation', 'rotated_180')
+                 '--rgb-crop', '560x440+40+20', '--thermal-orientation', 'rotated_180',
+                 '--init', folder / 'rough.yaml')
 
     assert done.returncode == 0, done.stderr
     found = Alignment.load(folder / 'a.yaml')
     assert (found.rgb_size, found.thermal_size) == ((560, 440), THERMAL_SIZE)
-    turned = np.array([[-1.0, 0, 319], [0, -1, 255], [0, 0, 1]])
-    cropped = np.array([[1.0, 0, -40], [0, 1, -20], [0, 0, 1]]) @ truth() @ turned
+    cropped = to_crop @ truth() @ turned
     distance = transform_points(np.array(found.rgb_from_thermal),
                                 corners(THERMAL_SIZE)) - transform_points(cropped,
                                                                           corners(THERMAL_SIZE))
@@ -428,7 +451,7 @@ def test_crop_file_fits_cropped_images(folder):
 def test_refused_alignment_exits_1(folder):
     """A refused alignment writes nothing and exits with 1."""
     done = align(folder / 'vi/31.png', folder / 'ir/32.png', '-o', folder / 'a.yaml', '--overlay',
-                  folder / 'o.png')
+                 folder / 'o.png', '--init', folder / 'rough.yaml')
 
     assert done.returncode == 1
     assert '--init' in done.stderr
@@ -438,7 +461,8 @@ def test_refused_alignment_exits_1(folder):
 def test_existing_file_kept_without_overwrite(folder):
     """An existing file is kept unless overwriting is asked for."""
     (folder / 'a.yaml').write_text('precious')
-    arguments = folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml'
+    arguments = (folder / 'vi/31.png', folder / 'ir/31.png', '-o', folder / 'a.yaml',
+                 '--init', folder / 'rough.yaml')
 
     refused = align(*arguments)
 
