@@ -72,7 +72,7 @@ def align(
         pairs, left_out = bag_pairs(bag, settings.sync, topics=topics, most=max_pairs)
         for line in left_out:
             typer.echo(line, err=True)
-    else:
+    elif rgb is not None and thermal is not None:
         pairs = file_pairs(rgb, thermal, most=max_pairs)
     pairs = pictures(pairs, settings)
     start = rough_alignment(init, pairs[0],

@@ -3,7 +3,7 @@
 
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -26,22 +26,27 @@ SHELL_ONLY = {'compute_ms', 'overload_s'}
 WITH_STANDARD = {'standard', 'json', 'page', 'overwrite'}
 WITH_PLAN = {'plan', 'model', 'preset', 'size', 'scale', 'precision', 'scan_backend', 'json',
              'overwrite'}
-
-
-def _several(help_text: str):
-    return Annotated[str, typer.Option(help=f'{help_text}; several: a,b')]
+_SEVERAL = '; several: a,b'
+Models = Annotated[str, typer.Option(help='what fuses' + _SEVERAL)]
+Presets = Annotated[str, typer.Option(help='size of the network' + _SEVERAL)]
+Sizes = Annotated[str, typer.Option(help='of the RGB image, WIDTHxHEIGHT; with --shell one, and '
+                                    '640x512 unless given' + _SEVERAL)]
+Scales = Annotated[str, typer.Option(
+    help='working size of the network, 0.125 to 1' + _SEVERAL)]
+Precisions = Annotated[str, typer.Option(help='auto, float32, float16 or bfloat16' + _SEVERAL)]
+ScanBackends = Annotated[str, typer.Option(help='selective-scan implementation' + _SEVERAL)]
+Engines = Annotated[str, typer.Option(help='torch or onnx' + _SEVERAL)]
 
 
 def bench(
     context: typer.Context,
-    model: _several('what fuses') = DEFAULTS.model,
-    preset: _several('size of the network') = DEFAULTS.preset,
-    size: _several('of the RGB image, WIDTHxHEIGHT; with --shell one, and 640x512 unless '
-                   'given') = '640x480',
-    scale: _several('working size of the network, 0.125 to 1') = f'{DEFAULTS.scale:g}',
-    precision: _several('auto, float32, float16 or bfloat16') = DEFAULTS.precision,
-    scan_backend: _several('selective-scan implementation') = DEFAULTS.scan_backend,
-    engine: _several('torch or onnx') = DEFAULTS.engine,
+    model: Models = DEFAULTS.model,
+    preset: Presets = DEFAULTS.preset,
+    size: Sizes = '640x480',
+    scale: Scales = f'{DEFAULTS.scale:g}',
+    precision: Precisions = DEFAULTS.precision,
+    scan_backend: ScanBackends = DEFAULTS.scan_backend,
+    engine: Engines = DEFAULTS.engine,
     weights: options.Weights = None,
     frames: Annotated[int,
                       typer.Option(min=1, help='pairs to fuse with each configuration; with '
@@ -85,8 +90,8 @@ def bench(
     long they would take there. With --shell: what a pair costs beside the network, and what the
     node does when it gets too many, in turn with the same job as it is usually written.
     """
-    given = {name for name in context.params
-             if context.get_parameter_source(name).name == 'COMMANDLINE'}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source and source.name == 'COMMANDLINE'}
     if wrong := sorted(given - WITH_SHELL if shell else given & SHELL_ONLY):
         named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
         raise typer.BadParameter(f'with --shell alone: {named}' if not shell
@@ -159,7 +164,7 @@ def _configurations(size: str, fixed: dict, **lists: str) -> list:
     combinations = product(*(text.split(',') for text in lists.values()))
     settings = []
     for combination in combinations:
-        changes = dict(zip(lists, combination))
+        changes: dict[str, Any] = dict(zip(lists, combination))
         if changes['model'] == 'classical':
             changes = {'model': 'classical', 'weights': None}
         elif str(fixed['weights']).endswith('.onnx') and changes['engine'] != 'onnx':

@@ -69,9 +69,11 @@ def fuse(
         raise typer.BadParameter('--ray and --recursive are for folders, patterns or lists of '
                                  'images, not for one pair or two videos')
     elif all(map(is_film, images)):
-        failed = fuse_films(*images, out or FILM, asked)
+        rgb, thermal = images
+        failed = fuse_films(rgb, thermal, out or FILM, asked)
     else:
-        _fuse_pair(*images, out or PICTURE, asked)
+        rgb, thermal = images
+        _fuse_pair(rgb, thermal, out or PICTURE, asked)
         failed = False
     if failed:
         raise typer.Exit(1)

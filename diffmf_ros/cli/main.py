@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Annotated
+from io import TextIOWrapper
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,10 +38,11 @@ _EXTRAS = {'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'rclpy':
 class Command(TyperCommand):
     """A command whose files have names: `-` is the screen, and --json alone writes there."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a command line. Raises BadParameter for `-` in place of a file."""
         rest = super().parse_args(ctx, args)
-        for parameter in () if ctx.resilient_parsing else self.params:
+        parameters: list[Any] = [] if ctx.resilient_parsing else self.params
+        for parameter in parameters:
             given = ctx.params.get(parameter.name)
             values = given if isinstance(given, (list, tuple)) else (given,)
             if SCREEN in values and parameter.name != 'json':
@@ -104,7 +106,8 @@ def main() -> None:
     """Entry point of `diffmf`."""
     for stream in (sys.stdout, sys.stderr):
         # file names that are not UTF-8 are printed as they are
-        stream.reconfigure(errors='surrogateescape')
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors='surrogateescape')
     sys.exit(run(sys.argv[1:]))
 
 

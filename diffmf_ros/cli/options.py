@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from ..core.settings import DEFAULTS, SYNTHETIC, Settings, iter_specs, with_chan
 from ..io.paths import FILE_SUFFIXES
 from ..io.writing import WriteError, require_output, require_result_output, write_text
 from ..tools.batch.spreading import cores
+
+if TYPE_CHECKING:
+    from ..tools.evaluation.detector import Detector as OnnxDetector
 
 SCREEN = Path('-')
 TOPICS = '/rgb/image_raw', '/thermal/image_raw'
@@ -166,7 +169,7 @@ def image_size(text: str) -> tuple[int, int]:
 class Chosen(NamedTuple):
     """A detector and the number of the class to look for."""
 
-    detector: object
+    detector: 'OnnxDetector'
     class_number: int
 
 

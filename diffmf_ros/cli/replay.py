@@ -2,6 +2,7 @@
 """`diffmf replay`: fuse a recorded bag without ROS."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..core.frames import FusionResult, Pair
 from ..core.settings import Settings
 from . import options
 from .progress import progress
@@ -80,7 +82,7 @@ def replay(
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal,
                                       class_number=chosen.class_number,
                                       every=detect_every)
-    judges = [judge] if judge else []
+    judges: list[Callable[[Pair, FusionResult], object]] = [judge] if judge else []
     with ExitStack() as stack, BagReader(bag) as reader:
         recorded = [image_topic(reader, topic) for topic in topics]
         reader.require(*recorded)

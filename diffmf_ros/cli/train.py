@@ -4,7 +4,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -44,9 +44,9 @@ def train(
     options.require_own_json(json, RESULT, inputs=(config, data))
     if out is not None:
         require_folder_name(out, of='checkpoints, log and weights')
-    given = {'out': out, 'data': data}
-    settings = dataclasses.replace(load_config(config),
-                                   **{k: str(v) for k, v in given.items() if v is not None})
+    given: dict[str, Any] = {name: str(path) for name, path in (('out', out), ('data', data))
+                             if path is not None}
+    settings = dataclasses.replace(load_config(config), **given)
     pair_files(settings.data)  # says what is missing before the bar begins
     with Progress(TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
                   TimeRemainingColumn(), console=Console(stderr=True),

@@ -216,7 +216,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview, *, overwrite: bool = True) -> None:
     """Write all of a file or nothing. Raises WriteError as replacing() does."""
     with replacing(path, overwrite=overwrite) as partial:
         partial.write_bytes(data)

@@ -154,7 +154,7 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
              thermal_topic: str = THERMAL_TOPIC,
              from_tf: bool = False,
              report: Callable[[Pair], None] = lambda pair: None,
-             judge: Callable[[Pair, FusionResult], None] = lambda pair,
+             judge: Callable[[Pair, FusionResult], object] = lambda pair,
              result: None) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.
 

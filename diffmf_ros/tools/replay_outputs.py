@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import numpy as np
 
 from ..core.alignment.camera import CameraModel
 from ..core.frames import FusionResult
@@ -46,22 +49,30 @@ class BagOutput:
         self._writer.write(FUSED_INFO_TOPIC, CAMERA_INFO, info, recorded_ns)
 
 
-class FilmOutput(FilmWriter):
+class FilmOutput:
     """Writes an MP4 in which every picture stands as long as it did in the recording."""
 
     def __init__(self, path: Path, *, rate_hz: float, overwrite: bool):
-        super().__init__(path, fps=rate_hz, overwrite=overwrite)
-        self._rate_hz, self._last, self._due = rate_hz, None, 0.0
+        self._film = FilmWriter(path, fps=rate_hz, overwrite=overwrite)
+        self._rate_hz, self._due = rate_hz, 0.0
+        self._last: tuple[np.ndarray, int] | None = None  # a picture and its stamp_ns
+
+    def __enter__(self) -> 'FilmOutput':
+        self._film.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._film.__exit__(*error)
 
     def write(self, result: FusionResult, camera: CameraModel | None, recorded_ns: int) -> None:
         """Append an image; before it the last one is held as long as the stamps ask for."""
         if self._last is not None:
             picture, stamp_ns = self._last
             self._due += min((result.stamp_ns - stamp_ns) / 1e9, LONGEST_HOLD_S) * self._rate_hz
-            while self.written < round(self._due):
-                super().write(picture)
+            while self._film.written < round(self._due):
+                self._film.write(picture)
         self._last = bgr(result), result.stamp_ns
-        super().write(self._last[0])
+        self._film.write(self._last[0])
 
 
 class PictureOutput:

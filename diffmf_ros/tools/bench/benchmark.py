@@ -247,9 +247,9 @@ def main() -> None:
                       'device_memory_mb': device_mb}))
 
 
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process. Not ru_maxrss: that starts at what the parent used."""
-    status = Path('/proc/self/status').read_text()
+def peak_memory_mb(pid: int | str = 'self') -> float:
+    """Peak resident memory of a process. Not ru_maxrss: that starts at what the parent used."""
+    status = Path(f'/proc/{pid}/status').read_text()
     return int(re.findall(r'VmHWM:\s*(\d+)', status)[0]) / 1024
 
 

@@ -12,6 +12,7 @@ of it.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -152,7 +153,8 @@ def prepare(network: torch.nn.Module, *, precision: str, scan_backend: str) -> N
     if scan_backend not in ('triton', 'portable'):
         raise PlanError(f'a plan is made for scan triton or portable, not {scan_backend!r}')
     use_backend(network, scan_backend)
-    network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().requires_grad_(False)
     cast_layers(network, getattr(torch, precision))
 
 
@@ -202,7 +204,8 @@ class _Step:
 
     def __call__(self) -> None:
         """Run it."""
-        batch = Batch(*(torch.empty(self._shape, device='meta') for _ in range(7)))
+        images: list[Any] = [torch.empty(self._shape, device='meta') for _ in range(7)]
+        batch = Batch(*images)
         fused, share = self._fuse(batch.ir, batch.vi_y, with_share=True)
         terms = fusion_loss(fused, batch.ir, batch.vi_y, self._loss, batch=batch, share=share)
         self._network.zero_grad(set_to_none=True)
@@ -222,9 +225,10 @@ class _Step:
     @torch.no_grad()
     def _adam(self) -> None:
         """Do as torch.optim.Adam(fused=True) does, which does not take meta tensors."""
-        parameters = list(self._network.parameters())
-        gradients = [p.grad for p in parameters]
+        parameters: list[torch.Tensor] = list(self._network.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_add_(self._steps, 1)
-        torch._fused_adam_(parameters, gradients, *self._moments, [], self._steps, lr=1e-4,
+        means, squares = self._moments
+        torch._fused_adam_(parameters, gradients, means, squares, [], self._steps, lr=1e-4,
                            beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False,
                            maximize=False)

@@ -96,7 +96,7 @@ class Report:
             'floor': {**asdict(row.floor), 'times_floor': row.times_floor} if row.floor else None}
 
 
-def frame_metrics(latencies_ms: Sequence[float]) -> dict[str, float]:
+def frame_metrics(latencies_ms: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Metrics of frames that took latencies_ms, one after the other.
 
     Jitter is the difference between two successive frame intervals (their second difference of
@@ -236,8 +236,9 @@ def write_plot(path: Path, report: Report) -> None:
         above = [row.timings.quantile('network', 0.99) - middle for row, middle in zip(rows, p50)]
         drawn = axes.errorbar(pixels, p50, yerr=[[0] * len(rows), above], marker='o', capsize=3,
                               label=name)
-        if all(row.floor for row in rows):
-            axes.plot(pixels, [row.floor.floor_ms for row in rows], linestyle='--', marker='.',
+        floors = [row.floor.floor_ms for row in rows if row.floor]
+        if len(floors) == len(rows):
+            axes.plot(pixels, floors, linestyle='--', marker='.',
                       color=drawn[0].get_color(), label=f'{name}: floor')
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)

@@ -19,12 +19,14 @@ or a cache that holds whole feature maps, can beat the bytes.
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 from torch import nn
 
 from ... import models
 from ...models.blocks import SS2D, SSDMixer
+from ...models.input_size import SizeRule
 from ...models.refinefuse import CrossAttention
 from ...models.s4fusion import OverlappingPatches
 
@@ -101,8 +103,8 @@ def _best_s(call, device: str) -> float:
 def work_of_preset(model: str, preset: str, size: tuple[int, int], *, scale: float = 1.0) -> Work:
     """Work of one pair of size (width, height) at a working scale, padded as the engine pads it.
     """
-    network = _shape_of(model, preset)
-    width, height = (network.sides.padded(max(1, round(side * scale))) for side in size)
+    sides = cast(SizeRule, _shape_of(model, preset).sides)
+    width, height = (sides.padded(max(1, round(side * scale))) for side in size)
     return _counted(model, preset, height, width)
 
 

@@ -54,6 +54,12 @@ class Images:
     ir: np.ndarray = field(repr=False)
     fused: np.ndarray | None = field(repr=False)
 
+    @property
+    def fused_file(self) -> np.ndarray:
+        """The fused image of an evaluation of files."""
+        assert self.fused is not None
+        return self.fused
+
 
 @dataclass(frozen=True)
 class Source:

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -140,7 +141,7 @@ class _Result:
     def picture(self, method: str) -> np.ndarray:
         """What the node would publish, or the file."""
         if method == FROM_FILES:
-            return self.images.fused
+            return self.images.fused_file
         return colored(self.levels[method], self.images.visible)
 
     def look(self, trial: DetectorTrial, source: Source) -> Look:
@@ -153,11 +154,11 @@ class _Result:
 def _score(source: Source, ways: dict[str, Fuse | None],
            boxes: Boxes | None) -> '_Result | Problem':
     truth = boxes.of(source.dataset, source.stem) if boxes else None
-    known = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
+    known: dict[str, Any] = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
     try:
         images = read_images(source.name, source.files, DEFAULTS.thermal)
         levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse
-                  else luminance(images.fused) for way, fuse in ways.items()}
+                  else luminance(images.fused_file) for way, fuse in ways.items()}
         scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]),
                              **known)
                   for way, y in levels.items()}
@@ -174,7 +175,7 @@ def _colors(images: Images, fused_y: np.ndarray, *,
     visible is gray."""
     if images.visible.ndim == 2:
         return None
-    fused = colored(fused_y, images.visible) if fuse else images.fused
+    fused = colored(fused_y, images.visible) if fuse else images.fused_file
     return images.visible, fused if fused.ndim == 3 else cv2.cvtColor(fused, cv2.COLOR_GRAY2BGR)
 
 
@@ -194,14 +195,13 @@ class _Run:
     def take(self, dataset: str, result: '_Result | Problem | None') -> None:
         """Take the next image; one that could not be scored interrupts the frames of a sequence.
         """
-        usable = isinstance(result, _Result)
+        follows, self.dataset = dataset == self.dataset, dataset
         for way, meter in self.meters.items():
-            if dataset != self.dataset or not usable:
+            if not (follows and isinstance(result, _Result)):
                 meter.interrupt()
-            if usable:
+            if isinstance(result, _Result):
                 meter.add(result.images.ir, result.images.vi_y, result.levels[way])
-        self.dataset = dataset
-        if usable and dataset not in self.measured:
+        if isinstance(result, _Result) and dataset not in self.measured:
             self.measured.add(dataset)
             for way, fuse in self.ways.items():
                 if fuse:

@@ -189,7 +189,7 @@ def fusion_artifacts(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray) -> flo
     """
     strength, angle = _edges(fused, gain=1 / 8, border=cv2.BORDER_REFLECT_101)
     invented = np.ones(fused.shape, bool)
-    lost = total = 0.0
+    lost, total = np.zeros(fused.shape), 0.0
     for source in (ir, vi_y):
         source_strength, source_angle = _edges(source, gain=1 / 8, border=cv2.BORDER_REFLECT_101)
         turn = np.abs(np.abs(source_angle - angle) - np.pi / 2) / (np.pi / 2)

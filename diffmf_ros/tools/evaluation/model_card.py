@@ -8,8 +8,7 @@ from ...inference.weights_header import UNKNOWN
 from ...io.writing import write_text
 from ..training.config import TrainConfig
 from ..training.log import NOT_LOSS, read_log
-from .scoring import BASELINES, HEADLINE, by_set, means, score_pairs
-from .scoring import method as method_of
+from .scoring import BASELINES, HEADLINE, by_set, means, network_method, score_pairs
 
 SHOWN = (*HEADLINE, 'EN', 'SD', 'SF', 'AG', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'SSIM_dr255',
          'Nabf', 'salience')
@@ -25,7 +24,7 @@ def write_card(weights_file: Path, *, config: TrainConfig, log: Path, scored_on:
     report(done) is called after every scored image. Returns the path of the card.
     """
     weights = load_weights(weights_file)
-    name, engine = method_of(weights.model, weights=weights_file)
+    name, engine = network_method(weights.model, weights=weights_file)
     scored = by_set(score_pairs({**BASELINES, name: engine}, scored_on, report=report))
     card = weights_file.with_suffix('.md')
     iterations = UNKNOWN if weights.iterations is None else f'{weights.iterations:,}'

@@ -11,7 +11,9 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ... import models
 from ...core.frames import DiffmfError
@@ -20,7 +22,7 @@ from ...inference.network import LibraryMissing
 from ...inference.weights_header import WeightsError, read_header, shipped
 from ..bench.benchmark import Configuration, compare, measure_startup, with_weights
 from ..machine import Machine, this_machine
-from .scoring import HEADLINE, by_set, means, method, score_pairs
+from .scoring import HEADLINE, by_set, means, network_method, score_pairs
 
 FORMAT = 'diffmf_ros models 1'
 METRICS = (*HEADLINE, 'EN', 'SD', 'SF', 'MI', 'SCD', 'VIF', 'Qabf', 'SSIM_dr2', 'salience')
@@ -37,11 +39,11 @@ class ModelsTableError(DiffmfError):
 class Trained:
     """Weights that come with the package.
 
-    Name of the file, iterations of the training, bytes of the file.
+    Name of the file, iterations of the training (None: not known), bytes of the file.
     """
 
     file: str
-    iterations: int
+    iterations: int | None
     bytes: int
 
 
@@ -122,7 +124,8 @@ class ModelsTable:
 
         Time and scores only where somebody asked for them.
         """
-        kinds = {'network': lambda row: row.model, 'preset': lambda row: row.shown_preset,
+        kinds: dict[str, Callable[[Any], str]] = {
+                 'network': lambda row: row.model, 'preset': lambda row: row.shown_preset,
                  'parameters': lambda row: f'{row.parameters:,}',
                  f'multiply-adds at '
                  f'{self.size[0]}x{self.size[1]}': lambda row: f'{row.multiply_adds / 1e9:.3g} G'}
@@ -130,8 +133,7 @@ class ModelsTable:
         if any(row.timing for row in self.rows):
             kinds |= _TIMING
         if any(row.scores is not None for row in self.rows):
-            kinds |= {name: lambda row, name=name: _fixed((row.scores or {}).get(name), 3)
-                      for name in METRICS}
+            kinds |= {name: partial(_score_cell, name) for name in METRICS}
         return {heading: [cell(row) for row in self.rows] for heading, cell in kinds.items()}
 
     def below(self) -> list[str]:
@@ -162,7 +164,8 @@ class ModelsTable:
 TEXT_COLUMNS = 'network', 'preset', 'trained weights'
 _WEIGHTS = {
     'trained weights': lambda row: row.weights.file if row.weights else NONE,
-    'iterations': lambda row: f'{row.weights.iterations:,}' if row.weights else NONE,
+    'iterations': lambda row: (f'{row.weights.iterations:,}'
+                               if row.weights and row.weights.iterations else NONE),
     'MB': lambda row: f'{row.weights.bytes / 1e6:.2f}' if row.weights else NONE}
 # A number has the column of the device that it was measured on.
 _TIMING = {
@@ -226,8 +229,8 @@ def scored(table: ModelsTable, folder: Path, *, device: str = DEFAULTS.device,
     The cells show METRICS, the JSON has every metric. report is called with the number of images
     scored so far. Raises DiffmfError as score_pairs and Engine do.
     """
-    engines = {row.name: method(row.model, preset=row.preset, weights=row.kind or None,
-                                device=device)[1]
+    engines = {row.name: network_method(row.model, preset=row.preset, weights=row.kind or None,
+                                        device=device)[1]
                for row in table.rows if row.weights}
     if not engines:
         return replace(table,
@@ -271,6 +274,10 @@ def _measured(table: ModelsTable, runs_on: Iterable[str], notes: Sequence[str]) 
     gpu = torch.cuda.get_device_name() if any(what.startswith('cuda') for what in runs_on) else ''
     host = Host(this_machine(), gpu, torch.get_num_threads(), torch.__version__, runs_on)
     return replace(table, host=host, notes=(*table.notes, *notes))
+
+
+def _score_cell(metric: str, row: ModelRow) -> str:
+    return _fixed((row.scores or {}).get(metric), 3)
 
 
 def _fixed(value: float | None, decimals: int) -> str:

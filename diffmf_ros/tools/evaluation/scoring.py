@@ -3,7 +3,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,12 @@ def method(name: str, *, preset: str | None = None, weights: Path | str | None =
         if preset or weights:
             raise UnknownMethod(f'{name} has neither preset nor weights; leave them out')
         return name, BASELINES[name]
+    return network_method(name, preset=preset, weights=weights, device=device)
+
+
+def network_method(name: str, *, preset: str | None = None, weights: Path | str | None = None,
+                   device: str = DEFAULTS.device) -> tuple[str, 'NodeFusion']:
+    """Do as method, for the name of a network alone."""
     from ... import models
     from ...inference.engine import Engine
     from ...inference.weights import load_weights
@@ -197,7 +203,7 @@ def score_fused(pair: LumaPair, visible: np.ndarray, fused: np.ndarray, **boxes)
     return score(pair.ir, pair.vi_y, fused, colors=colors, **boxes)
 
 
-def fused_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[
+def fused_pairs(methods: Mapping[str, Fuse], folder: Path) -> Iterator[
         tuple[str, str, tuple[LumaPair, np.ndarray, np.ndarray]]]:
     """Yield (data set, method, (pair, visible, fused)) for every pair below folder and every
     method.
@@ -212,7 +218,7 @@ def fused_pairs(methods: dict[str, Fuse], folder: Path) -> Iterator[
                                                      fused_levels(fuse, pair.ir, pair.vi_y))
 
 
-def score_pairs(methods: dict[str, Fuse], folder: Path, *,
+def score_pairs(methods: Mapping[str, Fuse], folder: Path, *,
                 report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str,
                                                                                      ImageScores]]:
     """Yield (data set, method, metrics) for every pair below folder and every method.

@@ -3,7 +3,7 @@
 threads while a GPU works on those before."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -135,7 +135,7 @@ def threads_for(processes: int) -> int:
 
 
 def batches_on(device: torch.device, sampler: CropSampler, *, first: int, end: int,
-               processes: int = 1) -> Iterator[Batch]:
+               processes: int = 1) -> Generator[Batch, None, None]:
     """Yield the batches of the iterations from first to before end, as tensors on a device.
 
     A batch is that of its iteration, whoever makes it. On a CPU, which trains with all its cores,

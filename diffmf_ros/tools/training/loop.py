@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,7 +70,8 @@ class Trainer:
         self.graph = StepGraph(self._compute) if (
             self.device.type == 'cuda' and self.processes.count == 1
             and not self.scaler.is_enabled()) else None
-        self._adam = {'fused': self.device.type == 'cuda', 'capturable': self.graph is not None}
+        self._adam: dict[str, Any] = {'fused': self.device.type == 'cuda',
+                                      'capturable': self.graph is not None}
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate,
                                           **self._adam)
         self._rate = torch.zeros((), device=self.device)
@@ -211,10 +213,11 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
         with closing(batches_on(processes.device, sampler, first=trainer.iteration,
                                 end=config.iterations, processes=processes.count)) as batches:
             for batch in batches:
-                had_graph = trainer.graph and not trainer.graph.problem
+                graph = trainer.graph
+                had_problem = graph is not None and graph.problem
                 books.add(trainer.step(batch))
-                if had_graph and trainer.graph.problem:
-                    problem(trainer.graph.problem)
+                if graph is not None and graph.problem and not had_problem:
+                    problem(graph.problem)
                 stop = Stop(processes.largest(requests.current))
                 if stop:
                     break

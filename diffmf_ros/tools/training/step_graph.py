@@ -89,7 +89,7 @@ class StepGraph:
 
 def _on_side_stream(step: Step, batch: Batch) -> torch.Tensor:
     """Return step(batch), on another stream than the default one, which cannot be captured."""
-    if not batch.ir.is_cuda:
+    if not batch.ir.is_cuda:  # type: ignore[attr-defined]  # a batch of tensors
         return step(batch)
     main, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(main)

@@ -12,7 +12,6 @@ and 'wall_s'.
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import Image
 
 from ....ros import messages, process, qos
+from ..benchmark import peak_memory_mb
 from .scene import FRAMES, moving_images, write_alignment
 
 START_S = 100.0  # for the node to load its network on a slow machine
@@ -157,16 +157,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
-def peak_memory_mb(pid: int) -> float:
-    """Return the peak resident memory of a process."""
-    status = Path(f'/proc/{pid}/status').read_text()
-    return int(re.search(r'VmHWM:\s*(\d+)', status)[1]) / 1024
-
-
 def measure(options: argparse.Namespace) -> dict:
     """Start the node, warm it up and do every run."""
     names = ['-r', f'__ns:=/diffmf_bench_{os.getpid()}', '-r', '/diagnostics:=diagnostics']
-    size = tuple(map(int, options.size.split('x')))
+    width, height = map(int, options.size.split('x'))
+    size = width, height
     process.init(['--ros-args', *names])
     with TemporaryDirectory() as folder:
         parameters = [

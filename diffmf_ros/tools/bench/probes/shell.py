@@ -16,6 +16,7 @@ import platform
 import time
 from contextlib import suppress
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,7 +51,7 @@ class Ours:
         self._pairing, self._fallback = make_pairing(settings.sync), SourceSelector(
             settings.health)
         self._pipeline = _Watched(timed_pipeline(settings, watchdog=True, compute_ms=0.0))
-        nowhere = _Nowhere()
+        nowhere: Any = _Nowhere()
         self._fuser = FrameFuser(nowhere, self._pipeline, Outputs(nowhere), Counters(), settings)
         self._fuser.cameras = {RGB: CameraModel(size,
                                                 ((500.0, 0.0, size[0] / 2),
@@ -146,7 +147,8 @@ class Usual:
 
     def __init__(self, size: tuple[int, int]):
         self._fusion = UsualFusion(homography(size), lambda thermal, y: y)
-        self._inputs, self._paired = (), None
+        self._inputs: tuple = ()
+        self._paired: tuple[Image, Image] | None = None
         with suppress(ImportError):
             from message_filters import SimpleFilter
             self._inputs = (SimpleFilter(), SimpleFilter())
@@ -158,17 +160,16 @@ class Usual:
 
     def __call__(self, rgb: Image, thermal: Image, stage: StageTimer) -> None:
         """Handle two messages; afterwards stage knows what took how long."""
-        pair = rgb, thermal
         if self._inputs:
-            for source, message in zip(self._inputs, pair):
+            for source, message in zip(self._inputs, (rgb, thermal)):
                 source.signalMessage(message)
-            pair = self._paired
+            rgb, thermal = self._paired or (rgb, thermal)
             stage.lap('pair')
-        self._fusion(*pair, stage)
+        self._fusion(rgb, thermal, stage)
         del stage.timings_ms['network']
 
-    def _keep(self, *pair: Image) -> None:
-        self._paired = pair
+    def _keep(self, rgb: Image, thermal: Image) -> None:
+        self._paired = rgb, thermal
 
 
 def measure(size: tuple[int, int], pairs: int) -> dict:
@@ -176,19 +177,19 @@ def measure(size: tuple[int, int], pairs: int) -> dict:
     images = moving_images(size, seed=0)
     with TemporaryDirectory() as folder:
         ours, usual = Ours(size, str(write_alignment(folder, size))), Usual(size)
-    ways = {'diffmf_ros': ours, 'usual': usual}
+    ways: dict[str, Ours | Usual] = {'diffmf_ros': ours, 'usual': usual}
     stages_ms: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     cpu_ms: dict[str, list[float]] = {name: [] for name in ways}
     start_s = time.monotonic()
     for index in range(WARM_UP + pairs):
-        pair = _stamped(images, index)
+        rgb, thermal = _stamped(images, index)
         for turn, (name, way) in enumerate(ways.items()):
             # At the cameras' rate: without pauses caches and the threads of OpenCV would still be
             # warm.
             due_s = start_s + (index + turn / len(ways)) * PERIOD_NS / 1e9
             time.sleep(max(0.0, due_s - time.monotonic()))
             stage, cpu_s = StageTimer(), time.process_time()
-            way(*pair, stage)
+            way(rgb, thermal, stage)
             if index >= WARM_UP:
                 cpu_ms[name].append(1e3 * (time.process_time() - cpu_s))
                 for what, spent_ms in stage.timings_ms.items():
@@ -218,7 +219,8 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     os.sched_setaffinity(0, cores)
     cv2.setNumThreads(len(cores))
-    print(json.dumps(measure(tuple(map(int, options.size.split('x'))), options.pairs)))
+    width, height = map(int, options.size.split('x'))
+    print(json.dumps(measure((width, height), options.pairs)))
     return 0
 
 

@@ -2,12 +2,13 @@
 """A pipeline whose network takes a fixed time: what is left is the cost of everything else."""
 
 import time
+from typing import cast
 
 import numpy as np
 
 from ....core.settings import Settings
 from ....inference.fault_tolerance import DirectRunner, FaultTolerantRunner
-from ....inference.network import LoadedNetwork
+from ....inference.network import LoadedNetwork, Network
 from ....inference.pipeline import FusionPipeline
 from ....inference.prepare import CpuBackend
 
@@ -43,5 +44,5 @@ def timed_pipeline(settings: Settings, *, watchdog: bool = False,
     pipeline = FusionPipeline(settings, watchdog=watchdog)
     network = StubNetwork(compute_ms)
     runner_of = FaultTolerantRunner if watchdog else DirectRunner
-    pipeline.swap(LoadedNetwork(runner_of(network), network.name, network.device))
+    pipeline.swap(LoadedNetwork(runner_of(cast(Network, network)), network.name, network.device))
     return pipeline
