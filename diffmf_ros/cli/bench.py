@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`diffmf bench`: milliseconds per stage on this machine, several configurations in turn."""
+"""`diffmf bench`: milliseconds per stage on this machine, several configurations in turn; with
+--shell, --plan and --standard other measurements and their tables."""
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
-from ..io.writing import require_output
-from . import bench_plan, bench_shell, bench_standard, options
+from ..io.writing import require_output, write_text
+from . import options
 from .progress import announced, progress
 
 CAPTION = ('floor: operations or bytes over the rates measured in this run '
@@ -36,6 +38,17 @@ Scales = Annotated[str, typer.Option(
 Precisions = Annotated[str, typer.Option(help='auto, float32, float16 or bfloat16' + _SEVERAL)]
 ScanBackends = Annotated[str, typer.Option(help='selective-scan implementation' + _SEVERAL)]
 Engines = Annotated[str, typer.Option(help='torch or onnx' + _SEVERAL)]
+PLAN_CAPTION = ('predicted: kernels of the captured graph at the rates measured on an H200, or at '
+                'those of data sheets (*), where nothing was measured; floor: layers that read '
+                'and write once (tools/bench/roofs.py); x fused: bytes over those; of a step: '
+                'kernels launched one by one')
+LARGEST_KINDS = 6
+COST_CAPTION = ('without receiving, the network, and publishing; pair: with the state of the '
+                'cameras; align: gain control and warp; rest: conversion for the network, '
+                'hand-over between threads; '
+                'cpu: of all threads')
+OVERLOAD_CAPTION = ('age: from the publishing of the RGB image to the receipt of the fused one; '
+                    'growth: median of the last third minus that of the first')
 
 
 def bench(
@@ -105,7 +118,7 @@ def bench(
         require_output(path, overwrite=overwrite, inputs=(weights,))
     console = options.table_console(json, width=WIDTH)
     if standard:
-        bench_standard.bench_standard(console, json=json, page=page)
+        bench_standard(console, json=json, page=page)
         return
     if shell:
         _bench_shell(console, options.image_size(size) if 'size' in given else SHELL_SIZE,
@@ -141,7 +154,7 @@ def _bench_shell(console: Console, size: tuple[int, int], pairs: int, compute_ms
     with announced() as announce:
         report = shell_bench.run(size=size, pairs=pairs, compute_ms=compute_ms,
                                  overload_s=overload_s, report=announce)
-    bench_shell.show(console, report)
+    show_shell(console, report)
     options.write_json(json, report.as_json())
 
 
@@ -149,8 +162,8 @@ def _bench_plan(console: Console, configurations: list, json: Path | None) -> No
     from ..tools.bench.plan import as_json
 
     with announced() as announce:
-        plans = bench_plan.plans_of(configurations, announce)
-    bench_plan.show(console, plans)
+        plans = plans_of(configurations, announce)
+    show_plans(console, plans)
     options.write_json(json, as_json(plans))
 
 
@@ -222,3 +235,118 @@ def _number(text: str) -> float:
     except ValueError:
         raise typer.BadParameter(f'expected a number, got {text!r}',
                                  param_hint='--scale') from None
+
+
+def plans_of(configurations: list, report: Callable[[str], None]) -> list:
+    """Return the plans of a pair of each configuration, and of a training step of each network."""
+    from ..tools.bench.plan import plan_pair, plan_step
+
+    plans = []
+    for configuration in configurations:
+        settings = configuration.settings
+        if settings.model == 'classical':
+            continue
+        report(f'{configuration.name}: a pair')
+        precision = 'float16' if settings.precision == 'auto' else settings.precision
+        backend = 'triton' if settings.scan_backend == 'auto' else settings.scan_backend
+        plans.append(plan_pair(settings.model, settings.network_preset, configuration.size,
+                               scale=settings.scale, precision=precision, scan_backend=backend))
+    for network in dict.fromkeys(plan.network for plan in plans):
+        report(f'{network}: a training step (some 20 s for the largest)')
+        plans.append(plan_step(*network.split()))
+    return plans
+
+
+def show_plans(console: Console, plans: list) -> None:
+    """Print the plans: a line each, and the kinds of kernels that move most."""
+    from ..tools.bench.plan_devices import GPUS
+
+    names = [gpu.name if gpu.measured else f'{gpu.name}*' for gpu in GPUS]
+    table = Table('network', 'of', 'kernels', 'aim', 'read, GB', 'written, GB', 'x fused',
+                  'exp, G', *(f'{name}, ms' for name in names), title='predicted / floor',
+                  caption=PLAN_CAPTION)
+    for plan in plans:
+        moved = plan.bytes_read, plan.bytes_written
+        fused = f'{sum(moved) / plan.fused_bytes:.1f}' if plan.fused_bytes else ''
+        times = (_predicted(plan.times_ms(gpu)) for gpu in GPUS)
+        table.add_row(plan.network, plan.of, f'{len(plan.kernels)}', str(plan.goal or ''),
+                      *(f'{part / 1e9:.2f}' for part in moved), fused,
+                      f'{plan.exponentials / 1e9:.2f}', *times)
+    console.print(table)
+    for plan in plans:
+        kinds = (f'{name} {launches} ({moved / 1e9:.2f})'
+                 for name, launches, moved in plan.by_kind()[:LARGEST_KINDS])
+        console.print(f'{plan.network}, {plan.of}: launches (GB) of {", ".join(kinds)}',
+                      highlight=False, markup=False)
+
+
+def _predicted(times: dict) -> str:
+    """Predicted milliseconds over the floor; of a step where the cost of launches is known."""
+    if times['floor_ms'] is None:
+        return f'{times["launched_singly_ms"]:.0f}' if times['launched_singly_ms'] else ''
+    return f'{times["predicted_ms"]:.1f} / {times["floor_ms"]:.1f}'
+
+
+def show_shell(console: Console, report) -> None:
+    """Print a ShellReport."""
+    console.print(_cost(report))
+    console.print(_overload(report))
+    console.print(_bars(report))
+    console.print(f'{report.machine}; {report.load:.1f} other processes busy before',
+                  highlight=False)
+    for note in report.notes:
+        console.print(f'note: {note}', highlight=False, markup=False)
+
+
+def _cost(report) -> Table:
+    stages = [*dict.fromkeys(stage for cost in report.costs.values() for stage in cost.stages_ms),
+              'total', 'cpu']
+    pairs = len(report.costs['diffmf_ros'].cpu_ms)
+    table = Table('written as', *stages, caption=COST_CAPTION,
+                  title='{} pairs of {}x{}: p50 / p99 in ms'.format(pairs, *report.size))
+    for name, cost in report.costs.items():
+        cells = (f'{cost.quantile(stage, 0.5):.2f} / {cost.quantile(stage, 0.99):.2f}'
+                 if stage in (*cost.stages_ms, 'total', 'cpu') else '' for stage in stages)
+        table.add_row(name, *cells)
+    return table
+
+
+def _overload(report) -> Table:
+    ours = report.overloads['diffmf_ros']
+    table = Table('written as', 'pairs sent, times capacity', 'fused', 'not fused',
+                  'age p50 / p99, ms', 'growth, ms', 'images per s', caption=OVERLOAD_CAPTION,
+                  title=f'overload: a network of {ours.compute_ms:g} ms, for '
+                  f'{ours.received_s[-1]:.0f} s')
+    for name, overload in report.overloads.items():
+        table.add_row(name, f'{overload.times_capacity:.2f}', str(len(overload.age_ms)),
+                      str(overload.not_fused),
+                      '{:.1f} / {:.1f}'.format(*(overload.age_quantile_ms(q)
+                                                 for q in (0.5, 0.99))),
+                      f'{overload.growth_ms:+.1f}', f'{overload.rate_hz:.2f}')
+    return table
+
+
+def _bars(report) -> Table:
+    table = Table('bar', 'measured', 'asked for', 'met', title='diffmf_ros')
+    for bar in report.bars():
+        asked = f'{"at least" if bar.at_least else "at most"} {bar.limit:g} {bar.unit}'
+        table.add_row(bar.what, f'{bar.value:.1f} {bar.unit.split()[0]}', asked,
+                      'yes' if bar.met else '[red]no[/]')
+    return table
+
+
+def bench_standard(console: Console, *, json: Path | None, page: Path | None) -> None:
+    """Measure, print, and write the files that are asked for. Raises DiffmfError."""
+    from ..tools.bench import machines, standard
+
+    with announced() as announce:
+        measured = standard.run(announce)
+    report = measured.as_dict()
+    table = Table(*machines.COLUMNS, title=machines.title(report), caption=machines.CAPTION)
+    for row in machines.rows(report):
+        table.add_row(*(cell.strip('`') for cell in row))
+    console.print(table)
+    console.print(machines.about(report), highlight=False, markup=False)
+    options.write_json(json, measured.as_json())
+    if page is not None:
+        write_text(page, machines.page(report))

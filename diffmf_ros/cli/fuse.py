@@ -9,7 +9,7 @@ import typer
 
 from ..core.settings import Settings
 from . import options
-from .setting_options import files_of, takes_settings
+from .options import files_of, takes_settings
 
 PICTURE, FILM = Path('fused.png'), Path('fused.mp4')
 _IMAGES = ('two images; two folders; two patterns such as "rgb/*.png"; two videos; or all visible '

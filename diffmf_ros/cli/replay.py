@@ -13,8 +13,8 @@ from rich.console import Console
 from ..core.frames import FusionResult, Pair
 from ..core.settings import Settings
 from . import options
+from .options import files_of, takes_settings
 from .progress import progress
-from .setting_options import files_of, takes_settings
 
 
 @takes_settings()

@@ -1,6 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own object detector, an ONNX file, as a function of a picture."""
+"""A user's own object detector, an ONNX file, as a function of a picture.
 
+Its layout is the convention of one family of exports: what the file wants to see, and how its
+output is read. Sizes are (width, height) in pixels; boxes are x0, y0, x1, y1. Which one a file has
+follows from the shape of its output, where that is certain.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +15,18 @@ import cv2
 import numpy as np
 
 from ...core.file_kinds import explained
-from .layouts import DetectorError, Size, choose, named
+from ...core.frames import DiffmfError
 
 LEAST_SCORE = 0.01  # for the average precision, which looks at unsure finds too
 MOST_OVERLAP = 0.45  # intersection over union; the weaker of two boxes of one class goes
 MOST_DETECTIONS = 300
 AUTO = 'auto'
+FILL = 114  # the gray around a picture that does not fill the input, in all families that pad
+STRIDES = 8, 16, 32
+NANODET_BINS = 8  # of the distribution that each side of a box has
+NANODET_MEAN, NANODET_SCALE = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # BGR
+COCO_CLASSES = 80
+Size = tuple[int, int]
 
 
 class Detections(NamedTuple):
@@ -194,3 +207,178 @@ def _input_size(path: Path, session, size: Size | None) -> Size:
             f'{path} leaves the size of its input open ({shape}); export it with a fixed size'
         )
     return size
+
+
+class DetectorError(DiffmfError):
+    """This detector cannot be used."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Place of a picture in a detector's input: input = picture * scale + offset, by x and y."""
+
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def to_picture(self, boxes: np.ndarray) -> np.ndarray:
+        """Return N x 4 boxes of the input in pixels of the picture."""
+        return (boxes - np.tile(self.offset, 2)) / np.tile(self.scale, 2)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One family of detectors.
+
+    place(picture, size) returns the input H x W x 3 float32 and where the picture lies in it;
+    decode(output, size) takes the output without its batch axis and returns boxes in input pixels
+    (N x 4) and scores (N x classes).
+    """
+
+    name: str
+    place: Callable[[np.ndarray, Size], tuple[np.ndarray, Placement]]
+    decode: Callable[[np.ndarray, Size], tuple[np.ndarray, np.ndarray]]
+
+
+def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) -> Layout:
+    """Return the layout that an output shape (without batch axis) proves for a size of input.
+
+    classes is the number of class names, where they are known. Raises DetectorError, with the
+    shape, where no layout or more than one fits.
+    """
+    fitting = [name for name in LAYOUTS if len(shape) == 2 and _fits(name, shape, size, classes)]
+    if len(fitting) > 1 and classes is None:  # a YOLOX of 107 classes looks like a NanoDet of 80
+        fitting = [
+            name for name in fitting if _class_count(name, shape) == COCO_CLASSES
+        ] or fitting
+    if len(fitting) == 1:
+        return LAYOUTS[fitting[0]]
+    cells, plus_cells = _cell_count(size), _cell_count(size, (*STRIDES, 64))
+    verdict = f'of several layouts: {", ".join(fitting)}' if fitting else 'of no known layout'
+    raise DetectorError(
+        f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is {verdict}; '
+        f'expected, for C classes, 1 x {cells} x (5 + C) of yolox, 1 x {3 * cells} x (5 + C) of '
+        f'yolov5, 1 x (4 + C) x {cells} of yolov8, or 1 x {cells} or {plus_cells} x '
+        f'(C + {4 * NANODET_BINS}) of nanodet, without suppression of overlaps in the file; give '
+        'the names of the classes or the layout, or export it that way'
+    )
+
+
+def named(name: str, shape: tuple[int, ...], size: Size) -> Layout:
+    """Return the layout of this name, or raise DetectorError for a wrong name or output."""
+    if name not in LAYOUTS:
+        raise DetectorError(f'expected a detector layout of {", ".join(LAYOUTS)}, got {name!r}')
+    if len(shape) != 2 or not _fits(name, shape, size, None):
+        raise DetectorError(
+            f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is not that of '
+            f'{name}'
+        )
+    return LAYOUTS[name]
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return ' x '.join(map(str, (1, *shape)))
+
+
+def _fits(name: str, shape: tuple[int, ...], size: Size, classes: int | None) -> bool:
+    cells = {
+        'yolox': (_cell_count(size),),
+        'yolov5': (3 * _cell_count(size),),
+        'yolov8': (_cell_count(size),),
+        'nanodet': (_cell_count(size), _cell_count(size, (*STRIDES, 64))),
+    }[name]
+    found = _class_count(name, shape)
+    return shape[1 if name == 'yolov8' else 0] in cells and found >= 1 and classes in (None, found)
+
+
+def _class_count(name: str, shape: tuple[int, ...]) -> int:
+    if name == 'yolov8':
+        return shape[0] - 4
+    return shape[1] - (4 * NANODET_BINS if name == 'nanodet' else 5)
+
+
+def _cell_count(size: Size, strides: tuple[int, ...] = STRIDES) -> int:
+    return sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)
+
+
+def _cells(size: Size, strides: tuple[int, ...] = STRIDES) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row of every cell (N x 2) and its stride (N x 1), by level, in row order."""
+    grids, steps = [], []
+    for stride in strides:
+        rows, columns = np.mgrid[: -(-size[1] // stride), : -(-size[0] // stride)]
+        grids.append(np.stack([columns, rows], axis=-1).reshape(-1, 2))
+        steps.append(np.full((rows.size, 1), stride))
+    return np.concatenate(grids).astype(np.float32), np.concatenate(steps).astype(np.float32)
+
+
+def _corners(center: np.ndarray, size: np.ndarray) -> np.ndarray:
+    return np.concatenate([center - size / 2, center + size / 2], axis=1)
+
+
+def _yolox(output: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    cells, strides = _cells(size)
+    sides = np.exp(np.minimum(output[:, 2:4], 20)) * strides
+    return _corners((output[:, :2] + cells) * strides, sides), output[:, 4:5] * output[:, 5:]
+
+
+def _yolov5(output: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    return _corners(output[:, :2], output[:, 2:4]), output[:, 4:5] * output[:, 5:]
+
+
+def _yolov8(output: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    return _corners(output[:2].T, output[2:4].T), output[4:].T
+
+
+def _nanodet(output: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Decode both versions: NanoDet-Plus has a fourth stride and points at corners of cells."""
+    plus = len(output) != _cell_count(size)
+    cells, strides = _cells(size, (*STRIDES, 64) if plus else STRIDES)
+    points = (cells + (0 if plus else 0.5)) * strides
+    classes = output.shape[1] - 4 * NANODET_BINS
+    bins = output[:, classes:].reshape(-1, 4, NANODET_BINS)
+    weights = np.exp(bins - bins.max(axis=2, keepdims=True))
+    sides = (weights @ np.arange(NANODET_BINS) / weights.sum(axis=2)) * strides
+    return np.concatenate([points - sides[:, :2], points + sides[:, 2:]], axis=1), output[
+        :, :classes
+    ]
+
+
+def _letterbox(picture: np.ndarray, size: Size, *, centered: bool) -> tuple[np.ndarray, Placement]:
+    height, width = picture.shape[:2]
+    ratio = min(size[0] / width, size[1] / height)
+    inner = max(1, int(width * ratio)), max(1, int(height * ratio))
+    left, top = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2) if centered else (0, 0)
+    canvas = np.full((size[1], size[0], 3), FILL, np.uint8)
+    canvas[top : top + inner[1], left : left + inner[0]] = cv2.resize(
+        picture, inner, interpolation=cv2.INTER_LINEAR
+    )
+    return canvas.astype(np.float32), Placement((ratio, ratio), (left, top))
+
+
+def _place_yolox(picture: np.ndarray, size: Size) -> tuple[np.ndarray, Placement]:
+    """BGR, 0..255, in the top left corner."""
+    return _letterbox(picture, size, centered=False)
+
+
+def _place_yolo(picture: np.ndarray, size: Size) -> tuple[np.ndarray, Placement]:
+    """RGB, 0..1, in the middle."""
+    pixels, placement = _letterbox(picture, size, centered=True)
+    return pixels[..., ::-1] / np.float32(255), placement
+
+
+def _place_nanodet(picture: np.ndarray, size: Size) -> tuple[np.ndarray, Placement]:
+    """BGR, normalized, stretched to the input."""
+    pixels = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    height, width = picture.shape[:2]
+    normal = (pixels - np.array(NANODET_MEAN, np.float32)) / np.array(NANODET_SCALE, np.float32)
+    return normal, Placement((size[0] / width, size[1] / height), (0, 0))
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout('yolox', _place_yolox, _yolox),
+        Layout('yolov5', _place_yolo, _yolov5),
+        Layout('yolov8', _place_yolo, _yolov8),
+        Layout('nanodet', _place_nanodet, _nanodet),
+    )
+}

@@ -14,7 +14,6 @@ import numpy as np
 
 from . import textures
 from .cameras import DriveError
-from .cars import Car
 from .environments import (
     CROSS_STREET_M,
     ENVIRONMENTS,
@@ -26,7 +25,7 @@ from .environments import (
     lamps,
     path_of,
 )
-from .shapes import Part, Person, box, cyclist, ground_shadow, lamp_post, sign, tree
+from .shapes import Car, Part, Person, box, cyclist, ground_shadow, lamp_post, sign, tree
 
 LANE_X_M = 1.75
 # What an actor's shadow on the ground is like: half its width and length in metres.

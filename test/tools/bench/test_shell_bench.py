@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffmf_ros.cli import bench_shell
+from diffmf_ros.cli import bench
 from diffmf_ros.core.frames import DiffmfError
 from diffmf_ros.tools.bench import shell_bench
 from diffmf_ros.tools.bench.shell_bench import OURS, USUAL, Cost, Overload, ShellReport
@@ -112,7 +112,7 @@ def test_tables_show_missed_bar(capsys):
 
     slow = {OURS: overload([120.0] * 30), USUAL: overload([400.0] * 30)}
     costs = {OURS: cost(), USUAL: Cost({'align': [1.0]}, [8.0])}
-    bench_shell.show(Console(width=180), report(costs=costs, overloads=slow, notes=('a note',)))
+    bench.show_shell(Console(width=180), report(costs=costs, overloads=slow, notes=('a note',)))
 
     shown = capsys.readouterr().out
     assert all(text in shown for text in ('4 pairs of 640x512', '3.00 / 9.79', '1.00 / 1.00',

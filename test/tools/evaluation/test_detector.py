@@ -11,15 +11,17 @@ pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from detector_files import write_constant, write_hot_spot  # noqa: E402
 
-from diffmf_ros.tools.evaluation.detector import Detections as Found  # noqa: E402
 from diffmf_ros.tools.evaluation.detector import (  # noqa: E402
+    LAYOUTS,
     Detector,
+    DetectorError,
+    choose,
     class_number,
     pooled,
     read_classes,
     suppressed,
 )
-from diffmf_ros.tools.evaluation.layouts import LAYOUTS, DetectorError, choose  # noqa: E402
+from diffmf_ros.tools.evaluation.detector import Detections as Found  # noqa: E402
 
 SIZE = 64, 64
 CELLS = 64 + 16 + 4  # of strides 8, 16 and 32
