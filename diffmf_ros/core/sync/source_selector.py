@@ -23,6 +23,8 @@ class Sources(str, Enum):
 # The output stamp goes back by this much only when another clock takes over: no delay that is
 # tolerated is longer.
 _OTHER_CLOCK_NS = 1_000_000_000
+# Cameras that start together open within some seconds of one another, on a busy machine too.
+_OPENING_S = 3.0
 _ALONE = {RGB: Sources.RGB_ONLY, THERMAL: Sources.THERMAL_ONLY}
 
 
@@ -33,8 +35,9 @@ class SourceSelector:
 
     A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is
     waited for from its first good frame on, so that the pair of the second is fused. A camera not
-    seen yet is waited for until source_timeout_s after the first frame of the other one. When both
-    are OK but no pair has come out for source_timeout_s (a wrong clock, a delay, an offset), RGB
+    seen yet is waited for until source_timeout_s after the first frame of the other one; that of
+    the output grid, unless its messages are refused, for at least 3 s: images in another size, of
+    the other one alone, would be the first that a listener sees. When both are OK but no pair has come out for source_timeout_s (a wrong clock, a delay, an offset), RGB
     is used alone until one does; when a clock then changes, pairs are waited for again for a
     moment.
 
@@ -108,10 +111,8 @@ class SourceSelector:
         self.statuses = {name: stream.status(now_ns) for name, stream in self.streams.items()}
         if self._first_frame_ns is None and any(status.seen for status in self.statuses.values()):
             self._first_frame_ns = now_ns
-        waited_for = self.starting if self._first_frame_ns is None else (
-            now_ns - self._first_frame_ns <= timeout_ns)
         out = [name for name, status in self.statuses.items()
-               if not (status.usable or (waited_for and not status.seen))]
+               if not (status.usable or (not status.seen and self._opening(name, now_ns)))]
         self.latest, self.reason = self._decide(out, now_ns)
         return self.latest
 
@@ -154,6 +155,15 @@ class SourceSelector:
                 self.alone += 1 if own else len(rising)
                 return rising
         return []
+
+    def _opening(self, name: str, now_ns: int) -> bool:
+        """Whether a camera that has not been seen is waited for."""
+        if self._first_frame_ns is None:
+            return self.starting
+        longest_s = self._settings.source_timeout_s
+        if name == self.base and not self.streams[name].refused_count:
+            longest_s = max(longest_s, _OPENING_S)
+        return now_ns - self._first_frame_ns <= longest_s * 1e9
 
     def _decide(self, out: list[str], now_ns: int) -> tuple[Sources, str]:
         """Sources and reason, from the streams that are out."""

@@ -204,25 +204,26 @@ def test_no_alarm_before_timeout():
     assert fallback.reason == 'no rgb frames; no thermal frames'
 
 
-@pytest.mark.parametrize('only', [RGB, THERMAL])
-def test_single_camera_passed_after_timeout(only):
-    """A single camera is passed on when the timeout after its first frame has passed."""
-    rig = Rig(faults={OTHER[only]: between(0, 9, None)}, source_timeout_s=0.5).run(2)
+@pytest.mark.parametrize('only, base, after_s', [(RGB, RGB, 0.5), (THERMAL, THERMAL, 0.5),
+                                                 (THERMAL, RGB, 3.0), (RGB, THERMAL, 3.0)])
+def test_single_camera_passed_after_timeout(only, base, after_s):
+    """A single camera is passed on after the timeout; that of the output grid has 3 s to open."""
+    rig = Rig(faults={OTHER[only]: between(0, 9, None)}, base=base, source_timeout_s=0.5).run(4)
 
-    assert rig.modes(0, 0.55) == set()
-    assert rig.modes(0.55, 2) == {ALONE[only]}
-    assert 0.55 <= rig.first(ALONE[only], 0) <= 0.6
+    assert rig.modes(0, after_s + 0.05) == set()
+    assert rig.modes(after_s + 0.05, 4) == {ALONE[only]}
+    assert after_s + 0.05 <= rig.first(ALONE[only], 0) <= after_s + 0.1
     assert rig.fallback.reason == f'no {OTHER[only]} frames: {only} alone'
 
 
 def test_late_cameras_get_opening_time():
     """Both cameras get time to open however late they do."""
-    # Given cameras that open long after the node, thermal 0.8 s before RGB
-    rig = Rig(faults={THERMAL: between(0, 3, None), RGB: between(0, 3.8, None)}).run(6)
+    # Given cameras that open long after the node, thermal 2.8 s before RGB
+    rig = Rig(faults={THERMAL: between(0, 3, None), RGB: between(0, 5.8, None)}).run(7)
 
     # then thermal is not passed on alone in an image of another size
-    assert rig.modes(0, 6) == {BOTH}
-    assert rig.first(BOTH, 3) <= 0.9
+    assert rig.modes(0, 7) == {BOTH}
+    assert rig.first(BOTH, 3) <= 2.9
 
 
 def test_late_joiner_fused_second_frame():
