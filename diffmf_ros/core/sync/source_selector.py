@@ -37,9 +37,9 @@ class SourceSelector:
     waited for from its first good frame on, so that the pair of the second is fused. A camera not
     seen yet is waited for until source_timeout_s after the first frame of the other one; that of
     the output grid, unless its messages are refused, for at least 3 s: images in another size, of
-    the other one alone, would be the first that a listener sees. When both are OK but no pair has come out for source_timeout_s (a wrong clock, a delay, an offset), RGB
-    is used alone until one does; when a clock then changes, pairs are waited for again for a
-    moment.
+    the other one alone, would be the first that a listener sees. When both are OK but no pair has
+    come out for source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one
+    does; when a clock then changes, pairs are waited for again for a moment.
 
     `latest` is what sources said last, by the `statuses` of both streams at that time. sync, by
     which offsets are proposed, may be assigned. base is the stream whose stamps the fused images
