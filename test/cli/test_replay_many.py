@@ -13,8 +13,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from bad_inputs import ran
 
@@ -140,12 +143,12 @@ def test_a_cluster_gives_the_same_bytes(cluster, bags):
     assert there.said.count('cannot read the bag') == 1
 
 
-def busy_workers():
-    """Return the process ids of the workers of this test's cluster that replay a bag now."""
+def busy_workers(work):
+    """Return the process ids of the workers of this test's cluster that do a work now."""
     found = []
     for place in Path('/proc').glob('[0-9]*'):
         with contextlib.suppress(OSError):
-            if (place / 'cmdline').read_bytes().startswith(b'ray::_replayed') and is_ours(place):
+            if (place / 'cmdline').read_bytes().startswith(b'ray::' + work) and is_ours(place):
                 found.append(int(place.name))
     return found
 
@@ -165,15 +168,44 @@ def test_killed_worker_changes_no_byte(cluster, camera_bag, tmp_path, monkeypatc
     for name in 'ab':
         shutil.copytree(camera_bag, tmp_path / name)
     here = ran(['replay', 'a', 'b', 'here', *CLASSICAL])
-    there = subprocess.Popen([sys.executable, '-m', 'diffmf_ros.cli.main', 'replay', 'a', 'b',
-                              'there', '--ray', cluster, *CLASSICAL])
-    killed = []
-    while not killed and there.poll() is None:
-        time.sleep(0.01)
-        if list(tmp_path.glob('there/.*.partial-*/*/*.db3')):
-            killed = busy_workers()
-    assert killed, 'the work ended before a worker that replays a bag was seen'
-    os.kill(killed[0], signal.SIGKILL)
 
-    assert (here.code, there.wait(600)) == (0, 0)
+    code = code_after_kill(['replay', 'a', 'b', 'there', '--ray', cluster, *CLASSICAL],
+                           b'_replayed', 'there/.*.partial-*/*/*.db3')
+
+    assert (here.code, code) == (0, 0)
     assert content('here/a') == content('there/a') and content('here/b') == content('there/b')
+
+
+def code_after_kill(arguments, work, begun):
+    """Run a command, kill a worker once a file that matches begun is there; return its code."""
+    command = subprocess.Popen([sys.executable, '-m', 'diffmf_ros.cli.main', *arguments])
+    killed = []
+    while not killed and command.poll() is None:
+        time.sleep(0.01)
+        if list(Path().glob(begun)):
+            killed = busy_workers(work)
+    assert killed, 'the work ended before a worker that does it was seen'
+    os.kill(killed[0], signal.SIGKILL)
+    return command.wait(600)
+
+
+@pytest.mark.timeout(900)
+def test_killed_worker_changes_no_file(cluster, tmp_path, monkeypatch):
+    """Files of a worker that is killed are fused again, beside one that no machine can read."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(3)
+    for number, folder in product(range(100), ('vi', 'ir')):
+        path = tmp_path / folder / f'{number}.png'
+        path.parent.mkdir(exist_ok=True)
+        shape = (240, 320, 3) if folder == 'vi' else (120, 160)
+        cv2.imwrite(str(path), random.integers(0, 256, shape, np.uint8))
+    Path('ir/7.png').write_text('no image')
+    here = ran(['fuse', 'vi', 'ir', '-o', 'here', *CLASSICAL])
+
+    code = code_after_kill(['fuse', 'vi', 'ir', '-o', 'there', '--ray', cluster, *CLASSICAL],
+                           b'_fused', 'there/1?.png')
+
+    assert (here.code, code) == (1, 1)
+    files = [{path.name: path.read_bytes() for path in Path(name).glob('*.png')}
+             for name in ('here', 'there')]
+    assert len(files[0]) == 99 and files[0] == files[1]
