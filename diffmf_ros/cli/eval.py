@@ -36,6 +36,7 @@ def eval(
                                    'weights')] = None,
     weights: options.Weights = None,
     device: options.Device = DEFAULTS.device,
+    polarity: options.Polarity = DEFAULTS.thermal.polarity,
     sequence: Annotated[bool, typer.Option('--sequence',
                                            help='the images are consecutive frames: measure '
                                            'flicker too')] = False,
@@ -66,6 +67,7 @@ def eval(
     evaluate.require_one_way(fused, model)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
     require_output(html, overwrite=overwrite, inputs=inputs)
+    settings = options.settings_from(thermal__polarity=polarity)
     known = read_boxes(boxes) if boxes else None
     chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
                                             classes=classes)
@@ -84,7 +86,7 @@ def eval(
         task = progress.add_task('scoring', total=None)
         evaluation = evaluate.evaluate(
             rgb, thermal, pairs=pairs, fused=fused, method=method, sequence=sequence, boxes=known,
-            trial=trial,
+            trial=trial, thermal_settings=settings.thermal,
             show=page.add if page else None,
             report=lambda done, total: progress.update(task, completed=done, total=total))
     options.write_json(json, eval_page.as_json(evaluation))

@@ -28,6 +28,7 @@ class Asked:
     inputs: tuple[str | Path | None, ...]
     overwrite: bool
     json: Path | None
+    keep_order: bool = False
 
 
 @takes_settings(but=('sync.', 'alignment.from_tf'))
@@ -40,6 +41,9 @@ def fuse(
     match: Annotated[str | None, typer.Option(metavar='NAMES', help=_MATCH)] = None,
     recursive: Annotated[bool, typer.Option('--recursive', '-r',
                                             help='look in folders below, too')] = False,
+    keep_order: Annotated[bool, typer.Option('--keep-order', help=(
+        'the first image is the visible one, even where only the second one is in color'
+    ))] = False,
     jobs: Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
         'processes that fuse pairs at the same time; 0: one for each core'))] = 1,
     ray: options.Ray = None,
@@ -60,7 +64,7 @@ def fuse(
     require_inputs(*(place for place in images if not is_pattern(place)), *files)
     options.require_json(json, overwrite=overwrite, inputs=(*images, *files))
     read = *(place for place in images if not place.is_dir()), *files
-    asked = Asked(settings, read, overwrite, json)
+    asked = Asked(settings, read, overwrite, json, keep_order)
     several = any(place.is_dir() or is_pattern(place) for place in images)
     if len(images) != 2 or match is not None or several:
         failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
@@ -86,7 +90,7 @@ def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
     from ..io.writing import require_output
 
     require_different(rgb, thermal)
-    pair, note = read_image_pair(rgb, thermal)
+    pair, note = read_image_pair(rgb, thermal, keep_order=asked.keep_order)
     require_format(out)
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     if note:

@@ -46,7 +46,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
     require_folder_name(out, of='fused images', instead='-o NAME')
     tasks = [Task(pair, out / f'{pair.name}.png') for pair in found]
     _require_own(out, tasks, named=named)
-    ledger = Ledger(out, asked.settings)
+    ledger = Ledger(out, asked.settings, more=['keep order'] * asked.keep_order)
     done = set() if asked.overwrite else {task for task in tasks
                                           if ledger.done(task.out, *task.inputs)}
     left = [task for task in tasks if task not in done]
@@ -56,7 +56,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
     outcomes: list[FileOutcome] = []
     with progress('fusing', len(left)) as report:
         fused = fused_files(left, asked.settings, jobs=jobs or cores(), overwrite=asked.overwrite,
-                            ray=ray)
+                            keep_order=asked.keep_order, ray=ray)
         for task, outcome in zip(left, fused, strict=True):
             if not outcomes and jobs == 1 and ray is None:
                 options.hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])

@@ -70,6 +70,7 @@ RgbOrientation = _option('input.rgb_orientation', str)
 ThermalOrientation = _option('input.thermal_orientation', str)
 OutputGrid = _option('alignment.output_grid', str)
 PlaneDepth = _option('alignment.plane_depth_m', float)
+Polarity = _option('thermal.polarity', str)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='replace files that exist')]
 Json = Annotated[Path | None,

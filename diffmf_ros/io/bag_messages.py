@@ -11,7 +11,8 @@ from .bags import CAMERA_INFO, IMAGE, BagError, type_store
 
 _LAYOUTS = {
     'mono8': (np.uint8, 1), 'mono16': (np.uint16, 1), '32FC1': (np.float32, 1),
-    'rgb8': (np.uint8, 3), 'bgr8': (np.uint8, 3), 'rgba8': (np.uint8, 4), 'bgra8': (np.uint8, 4),
+    'rgb16': (np.uint16, 3), 'bgr16': (np.uint16, 3), 'rgb8': (np.uint8, 3), 'bgr8': (np.uint8, 3),
+    'rgba8': (np.uint8, 4), 'bgra8': (np.uint8, 4),
 }
 
 

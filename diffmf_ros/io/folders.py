@@ -17,7 +17,7 @@ import numpy as np
 from ..core.frames import RGB, THERMAL, DiffmfError
 from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
-from .images import ImageFileError, read_frame, read_luma
+from .images import ImageFileError, read_frame, read_luma, read_picture
 from .paths import IMAGE_SUFFIXES, require_different
 
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
@@ -157,25 +157,29 @@ def _read(reader: Callable, path: Path, *, stream: str) -> Any:
 
 
 def _images(pair: TimedPair) -> dict[str, tuple[np.ndarray, str]]:
-    """Return pixels and encoding of both cameras: bgr8; mono8, mono16 or 32FC1."""
-    visible = _read(read_frame, pair.visible, stream=RGB)
-    thermal = _read(read_frame, pair.infrared, stream=THERMAL)
-    if visible.encoding not in ('mono8', 'bgr8'):
-        raise FolderError(f'{pair.visible} is {visible.encoding}; visible images have 8 bit')
-    pixels = visible.pixels if visible.pixels.ndim == 3 else cv2.cvtColor(
-        visible.pixels, cv2.COLOR_GRAY2BGR)
-    if thermal.encoding == 'bgr8':
-        return {RGB: (pixels, 'bgr8'),
-                THERMAL: (_read(read_luma, pair.infrared, stream=THERMAL), 'mono8')}
-    return {RGB: (pixels, 'bgr8'), THERMAL: (thermal.pixels, thermal.encoding)}
+    """Return pixels and encoding of both cameras, as the files have them.
+
+    A palette of thermal stays, for the node to undo; gray in three channels becomes one, and a
+    visible image of one channel with 8 bits three.
+    """
+    images: dict[str, tuple[np.ndarray, str]] = {}
+    for stream, path in ((RGB, pair.visible), (THERMAL, pair.infrared)):
+        picture = _read(read_picture, path, stream=stream)  # refuses what no camera sends
+        frame = _read(read_frame, path, stream=stream)
+        images[stream] = frame.pixels, frame.encoding
+        if stream == RGB and frame.encoding == 'mono8':
+            images[stream] = cv2.cvtColor(frame.pixels, cv2.COLOR_GRAY2BGR), 'bgr8'
+        elif stream == THERMAL and picture.encoding == 'bgr8':
+            images[stream] = _read(read_luma, path, stream=stream), 'mono8'
+    return images
 
 
 def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlite3',
               overwrite: bool = False, inputs: Iterable = ()) -> Iterator[int]:
     """Write the pairs to a bag at path; yields the number of pairs written so far, one by one.
 
-    Topics: /rgb/image_raw (bgr8), /thermal/image_raw (mono8, mono16 or 32FC1, as the files) and
-    their camera_info, marked as uncalibrated. Raises FolderError for a file that is no image,
+    Topics: /rgb/image_raw and /thermal/image_raw, with the encodings of the files, and their
+    camera_info, marked as uncalibrated. Raises FolderError for a file that is no image,
     BagError when the bag cannot be written, or path is one of inputs; nothing is left behind then.
     """
     with BagWriter(path, storage, overwrite=overwrite, inputs=inputs) as bag:

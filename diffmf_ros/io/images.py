@@ -9,14 +9,17 @@ import numpy as np
 
 from ..core.file_kinds import JPEG, PNG, explained
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
-from ..core.imaging.color import require_8_bit
+from ..core.imaging.color import split_luma
 from ..core.imaging.compressed import is_cut
+from ..core.imaging.encodings import BitDepth
+from ..core.imaging.false_color import PALETTES, FalseColor
 from ..core.imaging.thermal import levels_of, to_gray
-from ..core.settings import DEFAULTS
+from ..core.settings import DEFAULTS, ThermalSettings
 from .writing import write_bytes
 
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
-              (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8'}
+              (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8',
+              (np.dtype(np.uint16), 3): 'bgr16'}
 
 
 class ImageFileError(DiffmfError):
@@ -24,7 +27,7 @@ class ImageFileError(DiffmfError):
 
 
 def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
-    """Read an 8-bit gray or color, 16-bit gray or float32 gray image, turned by its EXIF data.
+    """Read an 8- or 16-bit gray or color, or float32 gray image, turned by its EXIF data.
 
     Raises ImageFileError when it is missing, unreadable, or of another type.
     """
@@ -34,9 +37,17 @@ def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
     encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
     if encoding is None:
         raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected '
-                             f'8-bit gray or '
-                             'color, 16-bit gray or float32 gray')
+                             'gray or color of 8 or 16 bits, or gray of float32')
     return Frame(stream, stamp_ns, '', pixels, encoding)
+
+
+def read_picture(path: Path, *, stream: str) -> Frame:
+    """Read an image file as the node prepares a frame: visible in 8 bits, thermal without palette.
+
+    Raises ImageFileError as read_frame does, and for a visible image of floats, or a colored
+    thermal one whose palette is not known.
+    """
+    return _prepared(read_frame(path, stream=stream), path)
 
 
 def read_luma(path: Path, *, stream: str) -> np.ndarray:
@@ -44,19 +55,35 @@ def read_luma(path: Path, *, stream: str) -> np.ndarray:
 
     Thermal of 16 bit or float32 through the gain control.
 
-    Raises ImageFileError as read_frame does, and for a visible image that has not 8 bit.
+    Raises ImageFileError as read_picture does.
     """
     frame = read_frame(path, stream=stream)
-    if frame.encoding == 'mono8':
-        return frame.pixels
-    if frame.encoding == 'bgr8':
+    picture = _prepared(frame, path)
+    if picture is frame and frame.encoding == 'bgr8':
         # as the decoder makes it, which training has always seen
         return _decoded(path, cv2.IMREAD_GRAYSCALE)
+    if stream == RGB:
+        return split_luma(picture.pixels, picture.encoding)[0]
+    return gray_of(picture, path)
+
+
+def gray_of(picture: Frame, path: Path,
+            settings: ThermalSettings = DEFAULTS.thermal) -> np.ndarray:
+    """Return what read_picture() read of a thermal file in gray, H x W uint8.
+
+    Raises ImageFileError, with the path, for an image without a finite value.
+    """
     try:
-        if stream == RGB:
-            require_8_bit(frame.encoding)
-        return to_gray(frame.pixels, frame.encoding,
-                       levels_of(frame.pixels, frame.encoding, DEFAULTS.thermal))
+        return to_gray(picture.pixels, picture.encoding,
+                       levels_of(picture.pixels, picture.encoding, settings))
+    except FrameError as error:
+        raise ImageFileError(f'{path}: {error}') from error
+
+
+def _prepared(frame: Frame, path: Path) -> Frame:
+    try:
+        return (BitDepth().to_8_bit(frame) if frame.stream == RGB
+                else FalseColor().to_gray(frame))
     except FrameError as error:
         raise ImageFileError(f'{path}: {error}') from error
 
@@ -84,20 +111,41 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
     return pixels
 
 
-def read_image_pair(rgb: Path, thermal: Path) -> tuple[Pair, str]:
+def read_image_pair(rgb: Path, thermal: Path, *, keep_order: bool = False) -> tuple[Pair, str]:
     """Read two files as a pair, with a note where the second one has the color.
 
-    When only the second one is in color, it takes the place of the visible image: MRI and PET,
-    say, are told apart by that in either order. A file with three equal channels is gray. Raises
-    ImageFileError as read_frame does.
+    When only the second one is in color, and in no palette of thermal cameras, it takes the place
+    of the visible image: MRI and PET, say, are told apart by that in either order. A file with
+    three equal channels is gray.
+
+    Args:
+        rgb, thermal: the files.
+        keep_order: the first one is the visible image, whatever is in color.
+
+    Returns:
+        The pair, and a sentence where the files changed places, else ''.
+
+    Raises:
+        ImageFileError: as read_frame does.
     """
     pair = read_files(rgb, thermal)
-    if in_color(pair.rgb) or not in_color(pair.thermal):
+    if (keep_order or in_color(pair.rgb) or not in_color(pair.thermal)
+            or _has_palette(pair.thermal)):
         return pair, ''
     swapped = Pair(replace(pair.thermal, stream=RGB), replace(pair.rgb, stream=THERMAL),
                    offset_ns=0)
     return swapped, (f'{thermal} is in color and {rgb} is gray: the grid and the color are those '
-                     f'of {thermal}')
+                     f'of {thermal}; --keep-order takes {rgb} for the visible image')
+
+
+def _has_palette(frame: Frame) -> bool:
+    """Return whether an image has the colors of a known palette of thermal cameras."""
+    palette = FalseColor()
+    try:
+        palette.to_gray(frame)
+    except FrameError:
+        return False
+    return palette.palette in PALETTES
 
 
 def read_files(rgb: Path, thermal: Path) -> Pair:

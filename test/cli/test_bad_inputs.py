@@ -23,9 +23,11 @@ from diffmf_ros.tools.evaluation import models_table  # noqa: E402
 # What is no error: a path of no name is the working directory, which holds good pairs; images of
 # any size are fused.
 FINE = {
-    'fuse RGB': ('one pixel', 'image of another size'),
+    'fuse RGB': ('one pixel', 'image of another size', '16-bit color PNG'),
     'fuse THERMAL': ('one pixel',),
-    'fuse RGB_DIR': ('one pixel', 'image of another size'),
+    'fuse RGB_DIR': ('one pixel', 'image of another size', '16-bit color PNG'),
+    'eval --rgb': ('16-bit color PNG',),
+    'eval --fused': ('16-bit color PNG',),
     'fuse THERMAL_DIR': ('one pixel',),
     'make-bag FOLDER': ('no name', 'one pixel', 'image of another size'),
     'eval --pairs': ('no name',),

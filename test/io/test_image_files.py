@@ -13,10 +13,21 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL
+from diffmf_ros.core.imaging.camera_picture import CameraPicture
+from diffmf_ros.core.imaging.color import split_luma
+from diffmf_ros.core.imaging.thermal import levels_of, to_gray
+from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.io.bags import BagReader, frames
-from diffmf_ros.io.folders import FolderError, natural, read_folder, read_pair, write_bag
-from diffmf_ros.io.images import ImageFileError, read_frame, write_image
+from diffmf_ros.io.folders import natural, read_folder, read_pair, write_bag
+from diffmf_ros.io.images import (
+    ImageFileError,
+    read_files,
+    read_frame,
+    read_image_pair,
+    write_image,
+)
 from diffmf_ros.tools.evaluation import scoring
+from diffmf_ros.tools.evaluation.eval_files import read_images
 
 LATIN_1 = os.fsdecode(b'r\xfc.png')
 
@@ -99,15 +110,61 @@ def test_float_thermal_in_training_and_bags(tmp_path):
     np.testing.assert_array_equal(thermal.pixels, celsius)
 
 
-def test_16_bit_visible_is_refused(tmp_path):
-    """A visible image of 16-bit is refused by name."""
-    dark = write(tmp_path / 'vi' / '0.png', scene(0, 4095))
-    infrared = write(tmp_path / 'ir' / '0.png', np.zeros((40, 50), np.uint8))
+def of_frame(frame):
+    """A frame in gray, as the node sees it."""
+    picture = CameraPicture(frame.stream).of(frame, DEFAULTS)
+    if frame.stream == RGB:
+        return split_luma(picture.pixels, picture.encoding)[0]
+    return to_gray(picture.pixels, picture.encoding,
+                   levels_of(picture.pixels, picture.encoding, DEFAULTS.thermal))
 
-    with pytest.raises(FolderError, match='vi/0.png'):
-        read_pair(dark, infrared)
-    with pytest.raises(FolderError, match='vi/0.png is mono16; visible images have 8 bit'):
-        list(write_bag(read_folder(tmp_path, rate_hz=1), tmp_path / 'bag'))
+
+COLOR = np.random.default_rng(5).integers(0, 200, (40, 50, 3), np.uint8)
+WARM = np.rint(scene(28300, 30900) / 12 - 2340).astype(np.uint8)  # 18 to 235
+
+
+@pytest.mark.parametrize('visible, thermal', [
+    (scene(0, 4095), scene(28300, 30900)),  # 12 of 16 bits
+    (COLOR.astype(np.uint16) * 257, scene(28300, 30900).astype(np.float32) / 100 - 273),
+    (np.dstack([COLOR, COLOR[..., 0]]), WARM),  # transparency
+    (COLOR[..., 0], WARM),
+    (COLOR, np.dstack([WARM] * 3)),
+    (COLOR, cv2.applyColorMap(WARM, cv2.COLORMAP_JET)),  # of which luminance says nothing
+])
+def test_every_reader_sees_the_same(tmp_path, visible, thermal):
+    """fuse and align, train, eval, models --score and make-bag: one picture of every file."""
+    files = [write(tmp_path / folder / '0.tiff', pixels)
+             for folder, pixels in (('vi', visible), ('ir', thermal))]
+    pair = read_files(*files)
+    seen = of_frame(pair.rgb), of_frame(pair.thermal)
+    list(write_bag(read_folder(tmp_path, rate_hz=1), tmp_path / 'bag'))
+    with BagReader(tmp_path / 'bag') as reader:
+        recorded = {frame.stream: of_frame(frame)
+                    for frame in frames(reader, '/rgb/image_raw', '/thermal/image_raw')}
+    trained, (scored, _) = read_pair(*files), scoring.read_pair(*files)
+    evaluated = read_images('0', dict(zip(('visible', 'thermal'), files)), DEFAULTS.thermal)
+
+    for reader in ((recorded[RGB], recorded[THERMAL]), (trained.vi_y, trained.ir),
+                   (scored.vi_y, scored.ir), (evaluated.vi_y, evaluated.ir)):
+        for image, expected in zip(reader, seen, strict=True):
+            # Two decoders and one formula of luminance round differently
+            np.testing.assert_allclose(image.astype(int), expected, atol=1)
+    assert np.corrcoef(seen[1].ravel(), WARM.ravel())[0, 1] > 0.99
+    assert np.ptp(seen[0]) > 150
+
+
+@pytest.mark.parametrize('heat, keep_order, changed', [
+    (cv2.applyColorMap(WARM, cv2.COLORMAP_JET), False, False),  # as thermal cameras color
+    (COLOR, False, True),  # as PET does
+    (COLOR, True, False),
+])
+def test_colored_heat_of_gray_scenes(tmp_path, heat, keep_order, changed):
+    """A night camera and colored thermal stay in order; others change places unless asked."""
+    files = write(tmp_path / 'a.png', COLOR[..., 0]), write(tmp_path / 'b.png', heat)
+
+    pair, note = read_image_pair(*files, keep_order=keep_order)
+
+    assert (pair.rgb.encoding == 'bgr8', '--keep-order' in note) == (changed, changed)
 
 
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
@@ -177,6 +234,3 @@ def test_scoring_16_bit_uses_gain_control(tmp_path):
 
     np.testing.assert_array_equal(pair.ir, read_pair(visible, infrared).ir)
     assert len(np.unique(pair.ir)) >= 48 and seen.shape == (40, 50, 3)
-    with pytest.raises(FolderError,
-                       match='ir.png is mono16; visible images that are scored have 8 bit'):
-        scoring.read_pair(infrared, infrared)

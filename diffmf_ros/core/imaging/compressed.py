@@ -55,10 +55,12 @@ def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np
     _refuse_bomb(content, max_pixels, format)
     pixels = _pixels(content, format)
     encoding = _ENCODINGS.get((pixels.dtype, pixels.shape[2] if pixels.ndim == 3 else 1))
-    if encoding is None or encoding == 'mono8' and before.startswith(('bayer', 'yuv')):
-        raise FrameError(f'expected 8-bit gray or color or 16-bit gray, got {pixels.dtype} of '
-                         f'shape {pixels.shape} (format {format!r}); let the camera driver '
-                         f'convert',
+    mosaic = before.startswith('bayer') or (
+        before.startswith('yuv') and 'compressed mono8' not in format)
+    if encoding is None or encoding == 'mono8' and mosaic:
+        got = before if encoding else f'{pixels.dtype} of shape {pixels.shape}'
+        raise FrameError(f'expected an image of 8-bit gray or color or 16-bit gray, got {got} '
+                         f'(format {format!r}); let the camera driver convert',
                          reason='unknown_encoding')
     # JPEG and PNG say what is red; only a publisher that names another order has compressed
     # something else.

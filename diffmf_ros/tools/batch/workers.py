@@ -54,6 +54,7 @@ class _Shard:
     tasks: tuple[Task, ...]
     settings: Settings
     overwrite: bool
+    keep_order: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class BagOutcome:
 
 
 def fused_files(tasks: Sequence[Task], settings: Settings, *, jobs: int, overwrite: bool,
-                ray: str | None = None) -> Iterator[FileOutcome]:
+                keep_order: bool = False, ray: str | None = None) -> Iterator[FileOutcome]:
     """Fuse and write every pair, each by itself; yield what became of it, in the order of tasks.
 
     Args:
@@ -87,6 +88,7 @@ def fused_files(tasks: Sequence[Task], settings: Settings, *, jobs: int, overwri
         settings: how to fuse. With several processes and threads 0, they share the CPUs.
         jobs: number of processes, each with a network of its own; 1: this one.
         overwrite: whether files that exist are replaced.
+        keep_order: see read_image_pair().
         ray: address of a Ray cluster on whose machines the files have the same paths.
 
     Raises:
@@ -103,7 +105,7 @@ def fused_files(tasks: Sequence[Task], settings: Settings, *, jobs: int, overwri
         size, overwrite, settings = SHARD, True, _anywhere(settings)
         tasks = [Task(Match(task.match.name, *(path.absolute() for path in task.inputs)),
                       task.out.absolute()) for task in tasks]
-    shards = [_Shard(tuple(tasks[at:at + size]), settings, overwrite)
+    shards = [_Shard(tuple(tasks[at:at + size]), settings, overwrite, keep_order)
               for at in range(0, len(tasks), size)]
     for outcomes in spread(_fused, shards, jobs=jobs, ray=ray):
         yield from outcomes
@@ -136,7 +138,7 @@ def _fused(shard: _Shard) -> list[FileOutcome]:
     by = f'{pipeline.description} on {pipeline.device}'
     for task in shard.tasks:
         try:
-            pair, note = read_image_pair(*task.inputs)
+            pair, note = read_image_pair(*task.inputs, keep_order=shard.keep_order)
             result = pipeline.fuse(pair)
             write_image(task.out, result.pixels, result.encoding, overwrite=shard.overwrite)
         except WriteError:

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ...core.frames import RGB, THERMAL, DiffmfError
-from ...core.imaging.color import require_8_bit
-from ...core.imaging.thermal import levels_of, to_gray
 from ...core.settings import ThermalSettings
 from ...io.folders import natural
-from ...io.images import read_frame
+from ...io.images import gray_of, read_picture
 from ...io.paths import IMAGE_SUFFIXES, is_same, require_different
 from .scoring import luminance
 
@@ -167,15 +165,12 @@ def read_images(name: str, files: dict[str, Path], thermal: ThermalSettings) -> 
     pixels: dict[str, np.ndarray] = {}
     for kind, file in files.items():
         try:
-            frame = read_frame(file, stream=THERMAL if kind == 'thermal' else RGB)
-            if kind == 'thermal':
-                pixels[kind] = to_gray(frame.pixels, frame.encoding,
-                                       levels_of(frame.pixels, frame.encoding, thermal))
-            else:
-                require_8_bit(frame.encoding)
-                pixels[kind] = frame.pixels
+            frame = read_picture(file, stream=THERMAL if kind == 'thermal' else RGB)
+            pixels[kind] = (gray_of(frame, file, thermal) if kind == 'thermal'
+                            else frame.pixels)
         except DiffmfError as error:
-            raise UnusableImage(file, str(error).removeprefix(f'{file} ')) from error
+            said = str(error).removeprefix(f'{file}').removeprefix(':').lstrip()
+            raise UnusableImage(file, said) from error
     height, width = pixels['visible'].shape[:2]
     for kind, file in files.items():
         own_height, own_width = pixels[kind].shape[:2]

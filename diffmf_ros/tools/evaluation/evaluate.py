@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ...core.frames import DiffmfError
-from ...core.settings import DEFAULTS
+from ...core.settings import DEFAULTS, ThermalSettings
 from .detection_scores import Boxes
 from .detector_trial import RGB, THERMAL, DetectorTrial, Look, TrialScores
 from .eval_files import (
@@ -80,6 +80,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
              fused: Path | None = None, method: tuple[str, Fuse] | None = None,
              sequence: bool = False, boxes: Boxes | None = None,
              trial: DetectorTrial | None = None, show: Show | None = None,
+             thermal_settings: ThermalSettings = DEFAULTS.thermal,
              report: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
     """Score fused images, or what method makes, for the files of equal stems in rgb and thermal.
 
@@ -97,6 +98,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
         trial: runs a detector on every image.
         show: gets (images, picture, metrics, what the detector found) of every scored image; the
             picture is H x W or H x W x 3 BGR uint8.
+        thermal_settings: how thermal files become gray.
         report: called with the number of images that are done and that of all.
 
     Raises:
@@ -110,7 +112,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
     run = _Run(ways, {way: FlickerMeter() for way in ways} if sequence else {})
     scored = []
     for done, source in enumerate(found, start=1):
-        result = _score(source, ways, boxes) if source.files else None
+        result = _score(source, ways, boxes, thermal_settings) if source.files else None
         run.take(source.dataset, result)
         if isinstance(result, Problem):
             problems.append(result)
@@ -152,11 +154,11 @@ class _Result:
 
 
 def _score(source: Source, ways: dict[str, Fuse | None],
-           boxes: Boxes | None) -> '_Result | Problem':
+           boxes: Boxes | None, thermal: ThermalSettings) -> '_Result | Problem':
     truth = boxes.of(source.dataset, source.stem) if boxes else None
     known: dict[str, Any] = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
     try:
-        images = read_images(source.name, source.files, DEFAULTS.thermal)
+        images = read_images(source.name, source.files, thermal)
         levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse
                   else luminance(images.fused_file) for way, fuse in ways.items()}
         scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]),

@@ -18,8 +18,7 @@ from ...core.imaging.stream_filters import VeilMonitor, show_through
 from ...core.imaging.warm_contrast import WarmContrast, WarmView, lifted
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
 from ...io.folders import FolderError, LumaPair, pair_files
-from ...io.images import read_frame
-from ...io.images import read_luma as image_luma
+from ...io.images import gray_of, read_picture
 from .metrics import ImageScores, score
 from .targets import summary
 
@@ -179,14 +178,10 @@ def read_luma(visible: Path, infrared: Path) -> LumaPair:
 def read_pair(visible: Path, infrared: Path) -> tuple[LumaPair, np.ndarray]:
     """Read a registered pair of files as read_luma, and the visible image as it is (gray or BGR
     uint8)."""
-    seen, heat = (read_frame(file, stream=stream) for file,
+    seen, heat = (read_picture(file, stream=stream) for file,
                   stream in ((visible, RGB), (infrared, THERMAL)))
-    if seen.encoding not in ('mono8', 'bgr8'):
-        raise FolderError(f'{visible} is {seen.encoding}; visible images that are scored have 8 '
-                          f'bit')
     y = luminance(seen.pixels)
-    ir = luminance(heat.pixels) if heat.encoding in ('mono8', 'bgr8') else image_luma(
-        infrared, stream=THERMAL)
+    ir = luminance(heat.pixels) if heat.encoding == 'bgr8' else gray_of(heat, infrared)
     if ir.shape != y.shape:
         raise FolderError(f'{infrared} is {ir.shape} and {visible} is {y.shape} (height, width): '
                           f'a registered '

@@ -52,7 +52,8 @@ def test_other_color_order_is_named():
 
 
 @pytest.mark.parametrize('format', [
-    'jpeg', 'mono8; jpeg compressed ', 'mono8; jpeg compressed', '8UC1; jpeg compressed '])
+    'jpeg', 'mono8; jpeg compressed ', 'mono8; jpeg compressed', '8UC1; jpeg compressed ',
+    'yuv422_yuy2; jpeg compressed mono8'])
 def test_a_gray_jpeg_becomes_mono8(format):
     pixels, encoding = decode(packed(gray(), '.jpg', cv2.IMWRITE_JPEG_QUALITY, 95), format)
 
@@ -99,6 +100,8 @@ def test_any_buffer_of_bytes_is_read(wrap):
     (packed(np.dstack([counts()] * 3), '.png'), 'bgr16; png compressed bgr16', 'unknown_encoding',
      'uint16 of shape'),
     (packed(gray(), '.jpg'), 'bayer_rggb8; jpeg compressed ', 'unknown_encoding',
+     'got bayer_rggb8'),
+    (packed(gray(), '.jpg'), 'yuv422; jpeg compressed ', 'unknown_encoding',
      'let the camera driver convert'),
     (packed(gray(), '.png')[:40] + packed(gray(), '.png')[60:], 'png', 'corrupt',
      'cannot be decoded'),

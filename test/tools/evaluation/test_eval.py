@@ -11,6 +11,7 @@ import pytest
 from diffmf_process import diffmf
 from rich.console import Console
 
+from diffmf_ros.core.settings import ThermalSettings
 from diffmf_ros.tools.evaluation import eval_page
 from diffmf_ros.tools.evaluation.detector_trial import COLUMNS
 from diffmf_ros.tools.evaluation.eval_files import EvaluationError
@@ -118,8 +119,9 @@ def test_unfit_files_named_rest_scored(folders):
     assert 'at least 41 x 41' in found['g'][1]
 
 
-def test_visible_of_16_bit_is_refused(folders):
-    cv2.imwrite(str(folders['rgb'] / 'a.png'), scene(1).astype(np.uint16) * 100)
+def test_visible_of_floats_is_refused(folders):
+    (folders['rgb'] / 'a.png').unlink()
+    cv2.imwrite(str(folders['rgb'] / 'a.tiff'), scene(1).astype(np.float32) / 255)
     got = evaluate(folders['rgb'], folders['thermal'], fused=folders['fused'])
     assert [problem.name for problem in got.problems] == ['a']
     assert '8-bit' in got.problems[0].reason
@@ -137,6 +139,15 @@ def test_16_bit_thermal_uses_gain_control(folders):
              show=lambda images, fused, scores, look: pictures.update({images.name: images.ir}))
     assert pictures['a'].dtype == np.uint8
     assert np.corrcoef(pictures['a'].ravel(), ir.ravel())[0, 1] > 0.99
+
+
+def test_black_hot_thermal_is_inverted(folders):
+    pictures = {}
+    evaluate(folders['rgb'], folders['thermal'], method=('average', BASELINES['average']),
+             thermal_settings=ThermalSettings(polarity='black_hot'),
+             show=lambda images, fused, scores, look: pictures.update({images.name: images.ir}))
+
+    np.testing.assert_array_equal(pictures['a'], 255 - scene(10))
 
 
 def test_a_sequence_has_flicker(folders):
