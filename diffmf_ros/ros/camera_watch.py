@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..core.frames import Issue
+from ..core.frames import RGB, THERMAL, Issue
 from ..core.sync.stream_health import MANY_MISSING, StreamHealth, StreamState
 from ..io.resources import fastdds_environment
 from .qos import COMPRESSED, StreamTopics
@@ -153,18 +153,20 @@ class CameraWatch:
             return (f'nobody publishes {self.topic}; images are published on {", ".join(others)}: '
                     f'remap, as in {self._stream}_image:={first} (fusion.launch.py) or -r '
                     f'{self._stream}/image_raw:={first}')
-        return (f'nobody publishes {self.topic}, nor any other image: is the driver running, in '
-                f'ROS_DOMAIN_ID {os.environ.get("ROS_DOMAIN_ID") or 0}?')
+        return (f'nobody publishes {self.topic}, nor any image that could be it: is the driver '
+                f'running, in ROS_DOMAIN_ID {os.environ.get("ROS_DOMAIN_ID") or 0}?')
 
     def _other_images(self, published: dict) -> list[str]:
         """The topics of images that others publish, compressed ones marked.
 
-        Not those of this package.
+        Not those of this package, nor those that it takes for the other camera.
         """
-        own = {self._node.resolve_topic_name(f'fused/{name}') for name in (
+        inputs = (StreamTopics.of(self._node, stream) for stream in (RGB, THERMAL))
+        taken = [name for topics in inputs for name in (topics.image, topics.compressed)]
+        taken += [f'fused/{name}' for name in (
             'image', 'image/compressed', 'temperature', 'debug/aligned_thermal',
-            'debug/side_by_side', 'debug/overlay',
-            'debug/mask')}
+            'debug/side_by_side', 'debug/overlay', 'debug/mask')]
+        own = set(map(self._node.resolve_topic_name, taken))
         marks = {TYPES['raw']: '', TYPES['compressed']: ' (compressed)'}
         found = [name + marks[kind] for name, kinds in sorted(published.items()) for kind in kinds
                  if kind in marks and name not in own and self._node.count_publishers(name)]

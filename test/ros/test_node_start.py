@@ -46,9 +46,9 @@ def test_log_names_topics_and_publishers(start_node, start_camera, peer):
 
 
 WHY_NONE = {
-    'nobody': ([], (), 'no rgb images: nobody publishes /rgb/image_raw, nor any other image: is '
-               'the driver running, '
-                       'in ROS_DOMAIN_ID {domain}?'),
+    'nobody': (['/thermal/image_raw/compressed', 'CompressedImage'], (),
+               'no rgb images: nobody publishes /rgb/image_raw, nor any image that could be it: '
+               'is the driver running, in ROS_DOMAIN_ID {domain}?'),
     'another name': (['/camera/image_raw', 'Image'], (),
                      'no rgb images: nobody publishes /rgb/image_raw; images are published on '
                      '/camera/image_raw: remap, as in rgb_image:=/camera/image_raw '
