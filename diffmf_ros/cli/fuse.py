@@ -31,21 +31,25 @@ class Asked:
     keep_order: bool = False
 
 
+Out = Annotated[Path | None, typer.Option(
+    '--out', '-o', show_default='fused.png, fused or fused.mp4', help=_OUT)]
+Recursive = Annotated[bool, typer.Option('--recursive', '-r', help='look in folders below, too')]
+KeepOrder = Annotated[bool, typer.Option('--keep-order', help=(
+    'the first image is the visible one, even where only the second one is in color'))]
+Jobs = Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
+    'processes that fuse pairs at the same time; 0: one for each core'))]
+
+
 @takes_settings(but=('sync.', 'alignment.from_tf'))
 def fuse(
     images: Annotated[list[Path], typer.Argument(metavar='RGB THERMAL', help=_IMAGES)],
     settings: Settings,
     params: Path | None,
-    out: Annotated[Path | None, typer.Option(
-        '--out', '-o', show_default='fused.png, fused or fused.mp4', help=_OUT)] = None,
+    out: Out = None,
     match: Annotated[str | None, typer.Option(metavar='NAMES', help=_MATCH)] = None,
-    recursive: Annotated[bool, typer.Option('--recursive', '-r',
-                                            help='look in folders below, too')] = False,
-    keep_order: Annotated[bool, typer.Option('--keep-order', help=(
-        'the first image is the visible one, even where only the second one is in color'
-    ))] = False,
-    jobs: Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
-        'processes that fuse pairs at the same time; 0: one for each core'))] = 1,
+    recursive: Recursive = False,
+    keep_order: KeepOrder = False,
+    jobs: Jobs = 1,
     ray: options.Ray = None,
     overwrite: options.Overwrite = False,
     json: options.Json = None,
@@ -65,7 +69,7 @@ def fuse(
     options.require_json(json, overwrite=overwrite, inputs=(*images, *files))
     read = *(place for place in images if not place.is_dir()), *files
     asked = Asked(settings, read, overwrite, json, keep_order)
-    several = any(place.is_dir() or is_pattern(place) for place in images)
+    failed, several = False, any(place.is_dir() or is_pattern(place) for place in images)
     if len(images) != 2 or match is not None or several:
         failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
                             ray=ray)
@@ -73,12 +77,9 @@ def fuse(
         raise typer.BadParameter('--ray and --recursive are for folders, patterns or lists of '
                                  'images, not for one pair or two videos')
     elif all(map(is_film, images)):
-        rgb, thermal = images
-        failed = fuse_films(rgb, thermal, out or FILM, asked)
+        failed = fuse_films(images[0], images[1], out or FILM, asked)
     else:
-        rgb, thermal = images
-        _fuse_pair(rgb, thermal, out or PICTURE, asked)
-        failed = False
+        _fuse_pair(images[0], images[1], out or PICTURE, asked)
     if failed:
         raise typer.Exit(1)
 

@@ -52,21 +52,28 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
     left = [task for task in tasks if task not in done]
     _require_outputs(left, out, asked, all_tasks=tasks)
     options.say_already(len(done), len(tasks))
-    ledger.begin((task.out, task.inputs) for task in left)
+    outcomes = _fused_pairs(left, asked, ledger, jobs=jobs, ray=ray)
+    failed = [*alone, *(outcome.error for outcome in outcomes if outcome.error)]
+    _tell(out, outcomes, failed, already=len(done), json=asked.json)
+    return bool(failed)
+
+
+def _fused_pairs(tasks: Sequence[Task], asked, ledger: Ledger, *, jobs: int,
+                 ray: str | None) -> list[FileOutcome]:
+    """Fuse the pairs, and note each that is done."""
+    ledger.begin((task.out, task.inputs) for task in tasks)
     outcomes: list[FileOutcome] = []
-    with progress('fusing', len(left)) as report:
-        fused = fused_files(left, asked.settings, jobs=jobs or cores(), overwrite=asked.overwrite,
-                            keep_order=asked.keep_order, ray=ray)
-        for task, outcome in zip(left, fused, strict=True):
+    with progress('fusing', len(tasks)) as report:
+        fused = fused_files(tasks, asked.settings, jobs=jobs or cores(),
+                            overwrite=asked.overwrite, keep_order=asked.keep_order, ray=ray)
+        for task, outcome in zip(tasks, fused, strict=True):
             if not outcomes and jobs == 1 and ray is None:
                 options.hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])
             outcomes.append(outcome)
             if not outcome.error:
                 ledger.note(task.out, *task.inputs)
             report(len(outcomes))
-    failed = [*alone, *(outcome.error for outcome in outcomes if outcome.error)]
-    _tell(out, outcomes, failed, already=len(done), json=asked.json)
-    return bool(failed)
+    return outcomes
 
 
 def _require_own(folder: Path, tasks: Sequence[Task], *, named: bool) -> None:

@@ -2,6 +2,7 @@
 """`diffmf models`: every network and preset in one table, measured on this machine where asked
 for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,14 +21,12 @@ def models(
     model: Annotated[str, typer.Option(help='only these networks; several: a,b')] = '',
     preset: Annotated[str, typer.Option(help='only these presets; several: a,b')] = '',
     size: Annotated[str, typer.Option(help='of the RGB image, WIDTHxHEIGHT')] = '640x480',
-    time: Annotated[bool,
-                    typer.Option('--time', help='also time the network stage here, and measure '
-                                 'memory')] = False,
+    time: Annotated[bool, typer.Option(
+        '--time', help='also time the network stage here, and measure memory')] = False,
     frames: Annotated[int, typer.Option(min=1, help='--time: pairs to fuse with each')] = 10,
-    score: Annotated[Path | None,
-                     typer.Option(help='also score what has weights on the registered pairs of '
-                                  'this '
-                                               'folder: ir/ and vi/ somewhere below')] = None,
+    score: Annotated[Path | None, typer.Option(
+        help='also score what has weights on the registered pairs of this folder: ir/ and vi/ '
+        'somewhere below')] = None,
     device: options.Device = DEFAULTS.device,
     markdown: Annotated[bool, typer.Option('--markdown',
                                            help='print Markdown instead of a table')] = False,
@@ -44,22 +43,24 @@ def models(
     table = models_table.listed(size=options.image_size(size), only_models=_names(model),
                                 only_presets=_names(preset))
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        def counter(what: str, total: int):
-            task = progress.add_task(what, total=total)
-            return lambda done: progress.update(task, completed=done)
-
         if score:
             trained = sum(row.weights is not None for row in table.rows)
             table = models_table.scored(table, score, device=device,
-                                        report=counter('scoring', count * trained))
+                                        report=_counter(progress, 'scoring', count * trained))
         if time:
             table = models_table.timed(table, frames=frames, device=device,
-                                       report=counter('timing', frames))
+                                       report=_counter(progress, 'timing', frames))
     options.write_json(json, table.as_json())
     if markdown:
         options.say(table.as_markdown(), json=json)
     else:
         _show(options.table_console(json, width=WIDTH), table, text=models_table.TEXT_COLUMNS)
+
+
+def _counter(progress: Progress, what: str, total: int) -> Callable[[int], None]:
+    """Return what shows how much of total is done."""
+    task = progress.add_task(what, total=total)
+    return lambda done: progress.update(task, completed=done)
 
 
 def _names(several: str) -> list[str]:

@@ -39,11 +39,7 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
         Whether something failed.
     """
     require_folder_name(out, of='a bag of each')
-    targets = [out / (bag.stem if bag.suffix in ('.db3', '.mcap') else bag.name) for bag in bags]
-    twice = {target for target in targets if targets.count(target) > 1}
-    if twice:
-        raise typer.BadParameter(f'several bags are called {sorted(twice)[0].name}: fuse them in '
-                                 'several runs')
+    targets = _targets(bags, out)
     options.require_json(json, overwrite=overwrite, inputs=(*bags, *inputs))
     ledger = Ledger(out, settings, more=topics)
     tasks = [BagTask(bag, target, settings, topics, overwrite, tuple(inputs))
@@ -60,6 +56,16 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
     failed = [_tell(task.out, outcome, json)
               for task, outcome in zip(tasks, outcomes, strict=True)]
     return any(failed)
+
+
+def _targets(bags: Sequence[Path], out: Path) -> list[Path]:
+    """Return the folder of each fused bag. Raises BadParameter where bags have equal names."""
+    targets = [out / (bag.stem if bag.suffix in ('.db3', '.mcap') else bag.name) for bag in bags]
+    twice = {target for target in targets if targets.count(target) > 1}
+    if twice:
+        raise typer.BadParameter(f'several bags are called {sorted(twice)[0].name}: fuse them in '
+                                 'several runs')
+    return targets
 
 
 def _fused(tasks: Sequence[BagTask], ledger: Ledger, *, jobs: int,

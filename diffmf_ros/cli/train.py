@@ -16,17 +16,13 @@ RESULT = ('out', 'iteration', 'iterations', 'stop', 'warnings')  # keys of --jso
 
 
 def train(
-    config: Annotated[Path,
-                      typer.Argument(help='YAML file, such as config/train/diffmf_light.yaml')],
-    out: Annotated[Path | None,
-                   typer.Option(help="folder of checkpoints, log and weights, instead of the "
-                                "file's")]
-    = None,
-    data: Annotated[Path | None,
-                    typer.Option(help="folder of training pairs, instead of the file's")] = None,
-    minutes: Annotated[float, typer.Option(
-        help='save and end after so many minutes; run it again to go on',
-        show_default=False)] = math.inf,
+    config: Annotated[Path, typer.Argument(help='YAML file, as config/train/diffmf_light.yaml')],
+    out: Annotated[Path | None, typer.Option(
+        help="folder of checkpoints, log and weights, instead of the file's")] = None,
+    data: Annotated[Path | None, typer.Option(
+        help="folder of training pairs, instead of the file's")] = None,
+    minutes: Annotated[float, typer.Option(show_default=False, help=(
+        'save and end after so many minutes; run it again to go on'))] = math.inf,
     json: options.Json = None,
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first.
@@ -48,24 +44,26 @@ def train(
                              if path is not None}
     settings = dataclasses.replace(load_config(config), **given)
     pair_files(settings.data)  # says what is missing before the bar begins
-    with Progress(TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
-                  TimeRemainingColumn(), console=Console(stderr=True),
-                  disable=not is_first()) as progress:
-        task = progress.add_task('training', total=settings.iterations, loss=float('nan'))
+    columns = (TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_first()) as progress:
+        task = progress.add_task('training', total=settings.iterations, loss=math.nan)
         outcome = run(settings, lambda iteration, terms: progress.update(
             task, completed=iteration, loss=terms['total']), minutes=minutes,
             problem=lambda text: typer.echo(f'ERROR: {text}', err=True))
     if is_first():
-        for warning in outcome.warnings:
-            typer.echo(warning, err=True)
-        options.write_json(json, {
-            'out': str(outcome.weights), 'iteration': outcome.iteration,
-            'iterations': settings.iterations, 'stop': outcome.stop.name.lower(),
-            'warnings': list(outcome.warnings)})
-        if outcome.iteration < settings.iterations:
-            options.say(f'{outcome.stop.name.replace("_", " ").lower()} after iteration '
-                        f'{outcome.iteration} of {settings.iterations}; run it again to go on',
-                        json=json)
-        options.say(f'weights: {outcome.weights}', json=json)
+        _tell(outcome, settings.iterations, json)
     if outcome.stop > Stop.TIME_IS_UP:
         raise typer.Exit(128 + outcome.stop)  # as a shell reports a process that a signal ended
+
+
+def _tell(outcome, iterations: int, json: Path | None) -> None:
+    for warning in outcome.warnings:
+        typer.echo(warning, err=True)
+    options.write_json(json, {
+        'out': str(outcome.weights), 'iteration': outcome.iteration, 'iterations': iterations,
+        'stop': outcome.stop.name.lower(), 'warnings': list(outcome.warnings)})
+    if outcome.iteration < iterations:
+        options.say(f'{outcome.stop.name.replace("_", " ").lower()} after iteration '
+                    f'{outcome.iteration} of {iterations}; run it again to go on', json=json)
+    options.say(f'weights: {outcome.weights}', json=json)

@@ -117,13 +117,14 @@ class ReplayCounts:
                 'problems': sorted(self.problems),
                 'sha256': self.sha256}
 
-    def require_images(self) -> None:
-        """Raise ReplayError, with the reasons, unless at least one image was fused."""
+    def require_images(self) -> 'ReplayCounts':
+        """Return these. Raises ReplayError, with the reasons, unless an image was fused."""
         if not self.modes:
             came = ' and '.join(f'{self.by_camera[stream]} of {stream}'
                                 for stream in (RGB, THERMAL))
             raise ReplayError(f'nothing was fused: {came} came; left out: '
                               f'{"; ".join(self.lines()) or "nothing"}')
+        return self
 
 
 def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC,
@@ -151,20 +152,17 @@ def pairs_of(reader: BagReader, sync: SyncSettings, *, rgb_topic: str = RGB_TOPI
 
 def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
              pipeline: FusionPipeline, sync: SyncSettings, *, rgb_topic: str = RGB_TOPIC,
-             thermal_topic: str = THERMAL_TOPIC,
-             from_tf: bool = False,
+             thermal_topic: str = THERMAL_TOPIC, from_tf: bool = False,
              report: Callable[[Pair], None] = lambda pair: None,
-             judge: Callable[[Pair, FusionResult], object] = lambda pair,
-             result: None) -> ReplayCounts:
+             judge: Callable[[Pair, FusionResult], object] = lambda pair, result: None,
+             ) -> ReplayCounts:
     """Write the fused image and camera info of every pair; report(pair) is called after each.
 
-    judge gets every pair and what it was fused to. from_tf takes the mounting from the TF messages
-    of the bag.
-
-    A message is recorded at the time at which the later frame of its pair was. The first camera
-    infos beside the two image topics describe the cameras, also for the alignment. The info of the
-    output grid's camera goes out at the size of the fused image; it is uncalibrated when there is
-    none that fits, and counts.problems says why.
+    judge gets every pair and what it was fused to. from_tf takes the mounting from the bag's TF. A
+    message is recorded at the time at which the later frame of its pair was. The first camera
+    infos beside the image topics describe the cameras, also for the alignment. The info of the
+    output grid's camera goes out at the size of the fused image; it is uncalibrated when none
+    fits, and counts.problems says why.
 
     Raises:
         ReplayError: nothing was fused; it says why.
@@ -175,11 +173,7 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
              for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     cameras = BagCameras(infos, pipeline.settings, changed=pipeline.aligner.set_camera)
     if from_tf:
-        mounting = bag_extrinsics(reader, infos)
-        if isinstance(mounting, str):
-            counts.problems.add(mounting)
-        else:
-            pipeline.aligner.set_extrinsics(mounting)
+        _take_mounting(reader, infos, pipeline, counts)
     for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
                          counts=counts):
         counts.pairs += 1
@@ -188,15 +182,24 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         except FrameError as error:
             counts.refuse('', error)
             continue
-        counts.problems.update(cameras.problems)
-        counts.problems.update(issue.text for issue in (*pipeline.aligner.issues, *result.issues))
+        issues = *pipeline.aligner.issues, *result.issues
+        counts.problems.update(cameras.problems, (issue.text for issue in issues))
         recorded_ns = max(pair.rgb.arrival_ns, pair.thermal.arrival_ns)
         out.write(result, _info(cameras.camera(result.grid), result, counts), recorded_ns)
         counts.fused(result)
         judge(pair, result)
         report(pair)
-    counts.require_images()
-    return counts
+    return counts.require_images()
+
+
+def _take_mounting(reader: BagReader, infos: dict[str, CameraModel | None],
+                   pipeline: FusionPipeline, counts: ReplayCounts) -> None:
+    """Give the pipeline the mounting of the TF messages of a bag, or count why there is none."""
+    mounting = bag_extrinsics(reader, infos)
+    if isinstance(mounting, str):
+        counts.problems.add(mounting)
+    else:
+        pipeline.aligner.set_extrinsics(mounting)
 
 
 def info_topic(topic: str) -> str:

@@ -110,13 +110,7 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
     for count in range(_ROUNDS):
         seen = _observed(rgb, thermal, matrix, offset_s,
                          blocks=_BLOCKS if count else _FIRST_BLOCKS)
-        if len(seen.rgb) < LEAST_MATCHES:
-            raise RegistrationError(f'no time offset: {len(seen.rgb)} blocks were found in both '
-                                    f'cameras with their velocities, {LEAST_MATCHES} are needed')
-        instants = len(np.unique(seen.instant))
-        if instants < _GROUPS:
-            raise RegistrationError(f'no time offset: both cameras show motion at {instants} '
-                                    f'instants, {_GROUPS} are needed; take a longer recording')
+        _require_enough(seen)
         step_s, matrix = _solved(seen, matrix)
         offset_s += step_s
         if count and abs(step_s) < _SETTLED_S:
@@ -133,6 +127,17 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
     motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
     return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
                       motion * _WIDTH / max(_WIDTH, sizes[0][0]))
+
+
+def _require_enough(seen: _Seen) -> None:
+    """Raise RegistrationError for too few blocks, or too few instants."""
+    if len(seen.rgb) < LEAST_MATCHES:
+        raise RegistrationError(f'no time offset: {len(seen.rgb)} blocks were found in both '
+                                f'cameras with their velocities, {LEAST_MATCHES} are needed')
+    instants = len(np.unique(seen.instant))
+    if instants < _GROUPS:
+        raise RegistrationError(f'no time offset: both cameras show motion at {instants} '
+                                f'instants, {_GROUPS} are needed; take a longer recording')
 
 
 def _once(clip: Clip) -> Clip:

@@ -195,10 +195,9 @@ class StreamHealth:
             self._arrived_ns = min(self._arrived_ns, now_ns)
         age_ns = math.inf if self._arrived_ns is None else now_ns - self._arrived_ns
         median_period_ns, lost_after_ns = self.arrivals.median_period_ns or 0, self.lost_after_ns
-        still = self._still
         if age_ns > lost_after_ns:
             state = StreamState.LOST
-        elif still:
+        elif self._still:
             state = StreamState.FROZEN
         elif self._returning_from is not None:
             state = self._returning_from
@@ -212,7 +211,7 @@ class StreamHealth:
         elif coming_back and state is not StreamState.STALE:
             detail = 'starting' if self._new else f'{state.value}, coming back'
         elif state is StreamState.FROZEN:
-            detail = f'FROZEN ({still or "it moves again"})'
+            detail = f'FROZEN ({self._still or "it moves again"})'
         else:
             refused = state is StreamState.LOST and self._refused_since
             detail = 'LOST (its messages are refused)' if refused else state.value

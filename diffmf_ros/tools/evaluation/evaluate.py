@@ -84,8 +84,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
              report: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
     """Score fused images, or what method makes, for the files of equal stems in rgb and thermal.
 
-    A stem that lacks a file, a file that cannot be read and sizes that differ become problems; the
-    rest is scored.
+    Files that are missing or cannot be read, and sizes that differ, become problems.
 
     Args:
         rgb, thermal: folders of visible and thermal images.
@@ -96,8 +95,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
             flicker is measured too.
         boxes: boxes of people, which become the targets of the images that they name.
         trial: runs a detector on every image.
-        show: gets (images, picture, metrics, what the detector found) of every scored image; the
-            picture is H x W or H x W x 3 BGR uint8.
+        show: gets images, picture (H x W or H x W x 3 BGR uint8), metrics and finds of each.
         thermal_settings: how thermal files become gray.
         report: called with the number of images that are done and that of all.
 
@@ -109,22 +107,17 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
     name, fuse = method or (FROM_FILES, None)
     ways = {name: fuse} | {way: function for way, function in BASELINES.items() if way != name}
     found, problems = sources(data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
-    run = _Run(ways, {way: FlickerMeter() for way in ways} if sequence else {})
-    scored = []
+    run = _Run(ways, {way: FlickerMeter() for way in ways} if sequence else {}, problems)
     for done, source in enumerate(found, start=1):
         result = _score(source, ways, boxes, thermal_settings) if source.files else None
-        run.take(source.dataset, result)
-        if isinstance(result, Problem):
-            problems.append(result)
-        elif result is not None:
-            boxed = boxes is not None and boxes.of(source.dataset, source.stem) is not None
-            scored.append(Scored(source.dataset, source.name, result.scores, boxed))
+        run.take(source, result)
+        if isinstance(result, _Result):
             look = result.look(trial, source) if trial else None
             if show:
                 show(result.images, result.picture(name), result.scores[name], look)
         report(done, len(found))
-    flicker = {way: meter.result() for way, meter in run.meters.items()}
-    return Evaluation(name, scored, problems, flicker, run.flat, trial.table() if trial else {})
+    return Evaluation(name, run.scored, problems, run.flicker(), run.flat,
+                      trial.table() if trial else {})
 
 
 def require_one_way(fused: Path | None, method: object | None) -> None:
@@ -139,6 +132,7 @@ class _Result:
     images: Images
     levels: dict[str, np.ndarray]
     scores: dict[str, ImageScores]
+    boxed: bool
 
     def picture(self, method: str) -> np.ndarray:
         """What the node would publish, or the file."""
@@ -164,7 +158,7 @@ def _score(source: Source, ways: dict[str, Fuse | None],
         scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]),
                              **known)
                   for way, y in levels.items()}
-        return _Result(images, levels, scores)
+        return _Result(images, levels, scores, truth is not None)
     except UnusableImage as error:
         return Problem(source.name, str(error.file), error.reason)
     except DiffmfError as error:  # too small for the metrics, or a network that failed
@@ -185,26 +179,37 @@ def _colors(images: Images, fused_y: np.ndarray, *,
 class _Run:
     """What is measured over several images.
 
-    Flicker, and flat thermal on the first image of a data set.
+    Scores, flicker, and flat thermal on the first image of a data set.
     """
 
     ways: dict[str, Fuse | None]
     meters: dict[str, FlickerMeter]
+    problems: list[Problem]
+    scored: list[Scored] = field(default_factory=list)
     flat: dict[str, float] = field(default_factory=dict)
     dataset: str | None = None  # of the last image
     measured: set[str] = field(default_factory=set)
 
-    def take(self, dataset: str, result: '_Result | Problem | None') -> None:
+    def flicker(self) -> dict[str, Flicker]:
+        """Return the flicker of every method, empty without a sequence."""
+        return {way: meter.result() for way, meter in self.meters.items()}
+
+    def take(self, source: Source, result: '_Result | Problem | None') -> None:
         """Take the next image; one that could not be scored interrupts the frames of a sequence.
         """
-        follows, self.dataset = dataset == self.dataset, dataset
+        follows, self.dataset = source.dataset == self.dataset, source.dataset
+        if isinstance(result, Problem):
+            self.problems.append(result)
         for way, meter in self.meters.items():
             if not (follows and isinstance(result, _Result)):
                 meter.interrupt()
             if isinstance(result, _Result):
                 meter.add(result.images.ir, result.images.vi_y, result.levels[way])
-        if isinstance(result, _Result) and dataset not in self.measured:
-            self.measured.add(dataset)
+        if not isinstance(result, _Result):
+            return
+        self.scored.append(Scored(source.dataset, source.name, result.scores, result.boxed))
+        if source.dataset not in self.measured:
+            self.measured.add(source.dataset)
             for way, fuse in self.ways.items():
                 if fuse:
                     worst = flat_thermal(fuse, result.images.vi_y)

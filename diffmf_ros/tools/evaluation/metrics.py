@@ -63,27 +63,10 @@ def score(ir: np.ndarray, vi_y: np.ndarray, fused: np.ndarray, *,
         MetricError: other shapes, levels outside 0..255, values that are not finite.
     """
     ir, vi_y, fused = _checked(ir=ir, vi_y=vi_y, fused=fused)
-    alone: dict[str, Metric] = {'EN': entropy, 'SD': standard_deviation,
-                                'SF': spatial_frequency, 'AG': average_gradient}
-    against_sources: dict[str, Metric] = {
-        'MI': mutual_information,
-        'SCD': correlation_of_differences,
-        'VIF': information_fidelity,
-        'Qabf': edge_transfer,
-        'SSIM_dr2': partial(structural_similarity, data_range=2.0),
-        'SSIM_dr255': partial(structural_similarity, data_range=255.0),
-        'CC': correlation,
-        'PSNR': peak_signal_to_noise,
-        'Nabf': fusion_artifacts,
-        'salience': salience,
-        'detail': detail,
-        'thermal_detail': thermal_detail,
-        'haze': haze,
-    }
     found = targets(ir, vi_y, fused, boxes=boxes, ignore=ignore)
     return ImageScores(
-        {name: float(metric(fused)) for name, metric in alone.items()}
-        | {name: float(metric(ir, vi_y, fused)) for name, metric in against_sources.items()}
+        {name: float(metric(fused)) for name, metric in _ALONE.items()}
+        | {name: float(metric(ir, vi_y, fused)) for name, metric in _AGAINST_SOURCES.items()}
         | {'saturation': saturation(*colors) if colors else np.nan} | summary(found), found)
 
 
@@ -364,3 +347,22 @@ def _saturation(pixels: np.ndarray) -> np.ndarray:
     """(max - min) / max of N x 3 uint8, N float64."""
     largest, smallest = pixels.max(axis=1).astype(np.float64), pixels.min(axis=1)
     return np.divide(largest - smallest, largest, out=np.zeros_like(largest), where=largest > 0)
+
+
+_ALONE: dict[str, Metric] = {'EN': entropy, 'SD': standard_deviation, 'SF': spatial_frequency,
+                             'AG': average_gradient}
+_AGAINST_SOURCES: dict[str, Metric] = {
+    'MI': mutual_information,
+    'SCD': correlation_of_differences,
+    'VIF': information_fidelity,
+    'Qabf': edge_transfer,
+    'SSIM_dr2': partial(structural_similarity, data_range=2.0),
+    'SSIM_dr255': partial(structural_similarity, data_range=255.0),
+    'CC': correlation,
+    'PSNR': peak_signal_to_noise,
+    'Nabf': fusion_artifacts,
+    'salience': salience,
+    'detail': detail,
+    'thermal_detail': thermal_detail,
+    'haze': haze,
+}
