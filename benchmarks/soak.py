@@ -34,7 +34,7 @@ from rcl_interfaces.srv import SetParametersAtomically  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from trends import GROWS  # noqa: E402
 
-from diffmf_ros.core.settings import iter_specs  # noqa: E402
+from diffmf_ros.core.settings import DEFAULTS, iter_specs  # noqa: E402
 
 SAMPLE_S, CALM_S, BACK_S, ANSWER_S = 5.0, 3.0, 60.0, 60.0
 HEAP = 'heap'
@@ -192,7 +192,7 @@ class Soak:
 
     def _values(self, names) -> dict:
         """Return the defaults of parameters, except for those that the rig sets."""
-        defaults = {item.name: item.value for item in iter_specs()} | PARAMETERS
+        defaults = {item.name: item.value for item in iter_specs(DEFAULTS)} | PARAMETERS
         return {name: defaults[name] for name in names}
 
     def _sample(self) -> None:

@@ -21,8 +21,8 @@ from .core.frames import (
     Pair,
     no_temperature,
 )
+from .core.parameter_spec import meant
 from .core.settings import DEFAULTS, LIVE_ONLY, Settings, SettingsError, iter_specs, with_changes
-from .core.spelling import meant
 from .inference.pipeline import FusionPipeline
 
 __all__ = ['DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode', 'fuse']
@@ -151,7 +151,7 @@ class Fuser:
 
 def _settings_of(keywords: dict[str, Any]) -> Settings:
     """Return the default settings with keywords changed. Raises SettingsError."""
-    known = {item.name.replace('.', '__'): item.name for item in iter_specs()
+    known = {item.name.replace('.', '__'): item.name for item in iter_specs(DEFAULTS)
              if not item.name.startswith(_NODE_ONLY)} | _ALIASES
     wrong = [_unknown(keyword, known) for keyword in keywords if keyword not in known]
     if wrong:
@@ -163,7 +163,7 @@ def _settings_of(keywords: dict[str, Any]) -> Settings:
 def _unknown(keyword: str, known: dict[str, str]) -> str:
     """Return the error text for a keyword that is not a setting of arrays, and the remedy."""
     name = keyword.replace('__', '.')
-    if name in {item.name for item in iter_specs()}:
+    if name in {item.name for item in iter_specs(DEFAULTS)}:
         return (f'{keyword} is a setting of the live node alone and changes nothing for arrays: '
                 'leave it out')
     hint = meant(name, known.values()).replace('.', '__')

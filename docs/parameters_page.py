@@ -4,7 +4,8 @@
 from itertools import groupby
 from pathlib import Path
 
-from diffmf_ros.core.settings import ParameterSpec, iter_specs
+from diffmf_ros.core.parameter_spec import ParameterSpec
+from diffmf_ros.core.settings import DEFAULTS, iter_specs
 
 PAGE = Path(__file__).with_name('parameters.md')
 BEGIN, END = '<!-- begin of docs/parameters_page.py -->', '<!-- end of docs/parameters_page.py -->'
@@ -27,7 +28,8 @@ def tables() -> str:
     Raises KeyError for a group without a title.
     """
     parts = []
-    for group, items in groupby(iter_specs(), key=lambda item: item.name.rpartition('.')[0]):
+    specs = iter_specs(DEFAULTS)
+    for group, items in groupby(specs, key=lambda item: item.name.rpartition('.')[0]):
         rows = [f'| `{item.name}` | `{shown(item.value)}` | {meaning(item)} |' for item in items]
         heading = f'## {GROUPS[group]}', '', '| parameter | default | |', '|---|---|---|'
         parts.append('\n'.join((*heading, *rows)))

@@ -21,7 +21,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from diffmf_ros.core.spelling import nearest
+from diffmf_ros.core.parameter_spec import nearest
 from diffmf_ros.io.resources import fastdds_environment
 
 CONFIG = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config'])

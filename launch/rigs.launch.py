@@ -19,7 +19,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
-from diffmf_ros.core.spelling import meant
+from diffmf_ros.core.parameter_spec import meant
 
 FUSION = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'launch', 'fusion.launch.py'])
 RIGS = PathJoinSubstitution([FindPackageShare('diffmf_ros'), 'config', 'rigs.yaml'])

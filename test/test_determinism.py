@@ -12,8 +12,8 @@ from diffmf_ros.cli.main import run
 from diffmf_ros.core.frames import RGB
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
-from diffmf_ros.io.bag_messages import image_message
-from diffmf_ros.io.bags import IMAGE, START_NS, BagReader, BagWriter, stamp_of
+from diffmf_ros.io.bag_messages import image_message, stamp_of
+from diffmf_ros.io.bags import IMAGE, START_NS, BagReader, BagWriter
 from diffmf_ros.io.images import read_frame, write_image
 from diffmf_ros.tools.replay import fuse_bag, pairs_of
 from diffmf_ros.tools.replay_outputs import FUSED_TOPIC, BagOutput

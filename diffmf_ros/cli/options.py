@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
+from ..core.parameter_spec import ParameterSpec
 from ..core.params_file import read_params
 from ..core.settings import (
     DEFAULTS,
     LIVE_ONLY,
     SYNTHETIC,
-    ParameterSpec,
     Settings,
     SettingsError,
     iter_specs,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SCREEN = Path('-')
 TOPICS = '/rgb/image_raw', '/thermal/image_raw'
-_described = {item.name: item for item in iter_specs()}
+_described = {item.name: item for item in iter_specs(DEFAULTS)}
 # Of the load average over the CPUs. At 13, one thread took a quarter of the time of two.
 BUSY = 2.0
 
@@ -251,7 +251,7 @@ def takes_settings(*, but: tuple[str, ...] = (), **defaults: Any) -> Callable:
     """
     offered = {
         _option_name(item): item
-        for item in iter_specs()
+        for item in iter_specs(DEFAULTS)
         if not item.name.startswith((*LIVE_ONLY, *but))
     }
 

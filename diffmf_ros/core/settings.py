@@ -6,35 +6,14 @@ and a test compares all of them. Nested groups become dotted names: `sync.max_di
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from .frames import DiffmfError
-from .spelling import meant
-
-
-class SettingsError(DiffmfError):
-    """A setting is unknown, of the wrong type, or out of range."""
-
-
-def _setting(default: Any, description: str, *, low: float | None = None,
-             high: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
-    meta = {'description': description, 'low': low, 'high': high, 'choices': choices}
-    return field(default=default, metadata=meta)
-
-
-def _group(cls: type) -> Any:
-    return field(default_factory=cls)
-
-
-def _require_order(group: str, settings: Any, low: str, high: str) -> None:
-    """Raise SettingsError unless the setting named low is below the one named high."""
-    if not getattr(settings, low) < getattr(settings, high):
-        raise SettingsError(f'{group}{low} must be below {group}{high}, got '
-                            f'{getattr(settings, low)} and '
-                            f'{getattr(settings, high)}')
-
+from .parameter_spec import SettingsError, faults, iter_specs
+from .parameter_spec import group as _group
+from .parameter_spec import require_order as _require_order
+from .parameter_spec import setting as _setting
 
 # a century: one clock may count from 1970, the other from when it was switched on
 LONGEST_OFFSET_MS = 4e12
@@ -380,55 +359,6 @@ class Settings:
         return (int(width), int(height)) if height else None
 
 
-@dataclass(frozen=True)
-class ParameterSpec:
-    """One setting: dotted name, value, and what is allowed."""
-
-    name: str
-    value: Any
-    description: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...] | None
-
-    def check(self, value: Any) -> None:
-        """Refuse a value that does not fit this setting.
-
-        Args:
-            value: the value.
-
-        Raises:
-            SettingsError: it has another type, lies out of range, or is none of the choices.
-        """
-        if type(value) is not type(self.value):
-            raise SettingsError(f'{self.name} must be of type {type(self.value).__name__}, got '
-                                f'{value!r}')
-        if self.choices is not None and value not in self.choices:
-            raise SettingsError(f'{self.name} must be one of {", ".join(self.choices)}; got '
-                                f'{value!r}')
-        if self.low is not None and not self.low <= value <= self.high:
-            raise SettingsError(f'{self.name} must lie in {self.low} to {self.high}, got {value}')
-
-
-def iter_specs(settings: Any = None, prefix: str = '') -> Iterator[ParameterSpec]:
-    """Yield every setting with its current value, groups dotted.
-
-    Args:
-        settings: Settings or a group of them; None for the defaults.
-        prefix: what stands before the names.
-
-    Yields:
-        One specification for each setting.
-    """
-    settings = DEFAULTS if settings is None else settings
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if is_dataclass(value):
-            yield from iter_specs(value, f'{prefix}{f.name}.')
-        else:
-            yield ParameterSpec(prefix + f.name, value, **f.metadata)
-
-
 def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """Return settings with some replaced, all or nothing.
 
@@ -446,7 +376,7 @@ def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     known = {item.name: item for item in iter_specs(settings)}
     changes = {name: float(value) if type(value) is int and name in known
                and type(known[name].value) is float else value for name, value in changes.items()}
-    if wrong := list(_faults(changes, known)):
+    if wrong := list(faults(changes, known)):
         raise SettingsError('; '.join(wrong))
     groups: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
@@ -456,20 +386,6 @@ def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     nested = {group: replace(getattr(settings, group), **leaves) for group,
               leaves in groups.items()}
     return replace(settings, **top, **nested)
-
-
-def _faults(changes: Mapping[str, Any], known: Mapping[str, ParameterSpec]) -> Iterator[str]:
-    """Yield what is wrong with each changed setting."""
-    unknown = [name for name in changes if name not in known]
-    for name in unknown:
-        yield f'unknown setting {name!r}{meant(name, known)}'
-    if unknown:
-        yield 'docs/parameters.md lists all settings'
-    for name in (name for name in changes if name in known):
-        try:
-            known[name].check(changes[name])
-        except SettingsError as error:
-            yield str(error)
 
 
 DEFAULTS = Settings()

@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build sensor_msgs messages from numpy arrays for a bag, without a ROS installation."""
+"""Messages of a bag, without ROS: sensor_msgs made from arrays, and images decoded to frames."""
 
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ..core.alignment.camera import CameraModel, nested
-from .bags import CAMERA_INFO, IMAGE, BagError, type_store
+from ..core.frames import RGB, THERMAL, Frame, FrameError
+from ..core.imaging import compressed
+from ..core.imaging.encodings import decode_message
+from .bags import (
+    CAMERA_INFO,
+    COMPRESSED,
+    IMAGE,
+    BagError,
+    BagReader,
+    Message,
+    image_topic,
+    type_store,
+)
 
 _LAYOUTS = {
     'mono8': (np.uint8, 1), 'mono16': (np.uint16, 1), '32FC1': (np.float32, 1),
@@ -76,3 +89,48 @@ def model_message(camera: CameraModel | None, *, size: tuple[int, int], stamp_ns
         d=np.array(() if camera is None else camera.d, np.float64),
         k=np.ravel(k), r=np.ravel(r), p=np.ravel(p),  # type: ignore[arg-type]
         binning_x=0, binning_y=0, roi=region)
+
+
+def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
+           refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
+    """Yield the decoded frames of both cameras, raw or compressed, in recording order.
+
+    stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its
+    compressed form alone is read from there. A frame that does not decode goes to refused(stream,
+    error) and the next one follows; without `refused` its FrameError is raised. Raises BagError
+    for a topic that is missing or carries no images.
+    """
+    if rgb_topic == thermal_topic:
+        raise BagError(f'{rgb_topic} is given twice: expected the topics of two cameras')
+    streams = {image_topic(reader, rgb_topic): RGB, image_topic(reader, thermal_topic): THERMAL}
+    reader.require(*streams)
+    for name in streams:
+        if reader.topics[name].msgtype not in (IMAGE, COMPRESSED):
+            raise BagError(f'{name} must carry {IMAGE} or {COMPRESSED}, it carries '
+                           f'{reader.topics[name].msgtype}')
+    for recorded in reader.messages(tuple(streams)):
+        try:
+            message, pixels, encoding = _decoded(reader, recorded)
+        except FrameError as error:
+            if refused is None:
+                raise
+            refused(streams[recorded.topic], error)
+            continue
+        yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels,
+                    encoding, arrival_ns=recorded.stamp_ns)
+
+
+def _decoded(reader: BagReader, recorded: Message) -> tuple[Any, Any, str]:
+    """Return message, pixels and encoding.
+
+    Raises FrameError for one bad message, BagError for a bag of such.
+    """
+    message = reader.require_readable(recorded)
+    if recorded.msgtype == COMPRESSED:
+        return message, *compressed.decode(message.data, message.format)
+    return message, *decode_message(message)
+
+
+def stamp_of(message: Any) -> int:
+    """Return the header stamp of a message object in nanoseconds."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

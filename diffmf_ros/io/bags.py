@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
@@ -24,9 +24,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from ..core.file_kinds import explained
-from ..core.frames import RGB, THERMAL, Frame, FrameError
-from ..core.imaging import compressed
-from ..core.imaging.encodings import decode_message
+from ..core.frames import FrameError
 from .bag_recovery import (
     EXTRA_FILES,
     METADATA,
@@ -364,57 +362,12 @@ class BagWriter:
         return self._writer.path
 
 
-def stamp_of(message: Any) -> int:
-    """Return the header stamp of a message object in nanoseconds."""
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-
-
 def image_topic(reader: BagReader, topic: str) -> str:
     """Return topic, or its compressed form (image_transport's name) if only that exists."""
     both = topic, f'{topic}/compressed'
     return next((name for name in both if reader.has(name)), topic)
 
 
-def frames(reader: BagReader, rgb_topic: str, thermal_topic: str, *,
-           refused: Callable[[str, FrameError], None] | None = None) -> Iterator[Frame]:
-    """Yield the decoded frames of both cameras, raw or compressed, in recording order.
-
-    stamp_ns is the header stamp, arrival_ns the recording time. A topic that the bag has in its
-    compressed form alone is read from there. A frame that does not decode goes to refused(stream,
-    error) and the next one follows; without `refused` its FrameError is raised. Raises BagError
-    for a topic that is missing or carries no images.
-    """
-    if rgb_topic == thermal_topic:
-        raise BagError(f'{rgb_topic} is given twice: expected the topics of two cameras')
-    streams = {image_topic(reader, rgb_topic): RGB, image_topic(reader, thermal_topic): THERMAL}
-    reader.require(*streams)
-    for name in streams:
-        if reader.topics[name].msgtype not in (IMAGE, COMPRESSED):
-            raise BagError(f'{name} must carry {IMAGE} or {COMPRESSED}, it carries '
-                           f'{reader.topics[name].msgtype}')
-    for recorded in reader.messages(tuple(streams)):
-        try:
-            message, pixels, encoding = _decoded(reader, recorded)
-        except FrameError as error:
-            if refused is None:
-                raise
-            refused(streams[recorded.topic], error)
-            continue
-        yield Frame(streams[recorded.topic], stamp_of(message), message.header.frame_id, pixels,
-                    encoding, arrival_ns=recorded.stamp_ns)
-
-
 def is_compressed(raw: bytes) -> bool:
     """Whether rosbag2 has compressed this message by itself."""
     return raw.startswith(_ZSTD)
-
-
-def _decoded(reader: BagReader, recorded: Message) -> tuple[Any, Any, str]:
-    """Return message, pixels and encoding.
-
-    Raises FrameError for one bad message, BagError for a bag of such.
-    """
-    message = reader.require_readable(recorded)
-    if recorded.msgtype == COMPRESSED:
-        return message, *compressed.decode(message.data, message.format)
-    return message, *decode_message(message)

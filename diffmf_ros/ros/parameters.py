@@ -23,9 +23,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..core.frames import DiffmfError
+from ..core.parameter_spec import ParameterSpec, meant
 from ..core.params_file import OF_ROS, PARAMETERS
-from ..core.settings import DEFAULTS, ParameterSpec, Settings, iter_specs, with_changes
-from ..core.spelling import meant
+from ..core.settings import DEFAULTS, Settings, iter_specs, with_changes
 
 
 def declare(node: Node) -> None:
@@ -33,7 +33,7 @@ def declare(node: Node) -> None:
 
     Raises rclpy's ParameterException when an override lies outside the range of its setting.
     """
-    for item in iter_specs():
+    for item in iter_specs(DEFAULTS):
         node.declare_parameter(item.name, item.value, descriptor(item))
 
 
@@ -58,7 +58,7 @@ def read(node: Node, changes: dict | None = None) -> Settings:
 
     Raises SettingsError.
     """
-    given = {item.name: node.get_parameter(item.name).value for item in iter_specs()}
+    given = {item.name: node.get_parameter(item.name).value for item in iter_specs(DEFAULTS)}
     return with_changes(DEFAULTS, given | (changes or {}))
 
 
@@ -84,7 +84,7 @@ def guard(node: Node, apply: Callable[[Settings], None]) -> None:
     apply(settings) puts the settings into effect; what it raises (a DiffmfError) is the reason of
     a refusal. Parameters that are not settings, such as use_sim_time, are left alone.
     """
-    names = {item.name for item in iter_specs()}
+    names = {item.name for item in iter_specs(DEFAULTS)}
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
         changes = {p.name: p.value for p in parameters if p.name in names}
@@ -107,7 +107,7 @@ def unused(node: Node, arguments: Sequence[str]) -> list[str]:
         node: with all its parameters declared.
         arguments: the command line of the process.
     """
-    known = [item.name for item in iter_specs()]
+    known = [item.name for item in iter_specs(DEFAULTS)]
     said = [f'unknown parameter {name}{meant(name, known)}'
             # what was given; rclpy has no public name for it
             for name in sorted(node._parameter_overrides)

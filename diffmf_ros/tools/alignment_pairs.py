@@ -22,7 +22,8 @@ from ..core.imaging.views import overlay
 from ..core.registration.registration import RegistrationError
 from ..core.registration.time_offset import Clip, TimeOffset, estimate_offset
 from ..core.settings import Settings, SyncSettings, ThermalSettings
-from ..io.bags import BagReader, frames
+from ..io.bag_messages import frames
+from ..io.bags import BagReader
 from ..io.images import read_files
 from ..io.paths import require_different
 from .bag_cameras import BagCameras

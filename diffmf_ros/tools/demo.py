@@ -19,9 +19,10 @@ import numpy as np
 from ..core.frames import RGB, THERMAL, DiffmfError
 from ..core.imaging.color import join_luma, split_luma
 from ..core.imaging.encodings import decode_message
-from ..core.settings import Settings, iter_specs, with_changes
+from ..core.settings import DEFAULTS, Settings, iter_specs, with_changes
 from ..inference.pipeline import FusionPipeline
-from ..io.bags import COMPRESSED, BagReader, image_topic, stamp_of
+from ..io.bag_messages import stamp_of
+from ..io.bags import COMPRESSED, BagReader, image_topic
 from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
 from .replay import RGB_TOPIC, THERMAL_TOPIC, ReplayCounts, info_topic, pairs_of
@@ -150,7 +151,7 @@ def _cameras(demo: DemoRun) -> tuple[list[str], list[str]]:
 
 def _parameters(settings: Settings) -> list[str]:
     """Return ROS arguments for every setting that is not the default."""
-    changed = [item for item, default in zip(iter_specs(settings), iter_specs())
+    changed = [item for item, default in zip(iter_specs(settings), iter_specs(DEFAULTS))
                if item.value != default.value]
     return [text for item in changed for text in ('-p', f'{item.name}:={item.value}')]
 

@@ -13,7 +13,8 @@ from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, FusionRe
 from ..core.settings import SyncSettings
 from ..core.sync.pairing import BEGIN_RATIO, MARGIN, ClosestPairing
 from ..inference.pipeline import FusionPipeline
-from ..io.bags import BagError, BagReader, frames
+from ..io.bag_messages import frames
+from ..io.bags import BagError, BagReader
 from .bag_cameras import BagCameras, bag_extrinsics
 from .replay_outputs import FUSED_INFO_TOPIC, BagOutput, FilmOutput, PictureOutput
 

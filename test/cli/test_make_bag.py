@@ -10,7 +10,8 @@ import pytest
 
 from diffmf_ros.cli.make_bag import make_bag
 from diffmf_ros.core.frames import RGB, THERMAL
-from diffmf_ros.io.bags import START_NS, BagError, BagReader, frames
+from diffmf_ros.io.bag_messages import frames
+from diffmf_ros.io.bags import START_NS, BagError, BagReader
 from diffmf_ros.io.folders import FolderError, read_folder, write_bag
 
 SEQUENCES = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'sequence'

@@ -22,7 +22,7 @@ def write(tmp_path, text):
 def test_the_shipped_file_is_every_default():
     values = read_params(SHIPPED)
 
-    assert values.keys() == {item.name for item in iter_specs()}
+    assert values.keys() == {item.name for item in iter_specs(DEFAULTS)}
     assert with_changes(DEFAULTS, values) == DEFAULTS
 
 
@@ -110,6 +110,6 @@ def test_offline_settings_are_options(command, left_out):
     known = {info.name: info.callback for info in application().registered_commands}
     options = {name for name in known[command].__annotations__}
 
-    for item in iter_specs():
+    for item in iter_specs(DEFAULTS):
         name = {'alignment.file': 'alignment'}.get(item.name, item.name.rpartition('.')[2])
         assert (name in options) == (not item.name.startswith((*LIVE_ONLY, *left_out))), item.name

@@ -19,7 +19,7 @@ from diffmf_ros.core.settings import (
 
 def test_settings_listed_described_and_allowed():
     """Every setting is listed once with a description and an allowed default."""
-    items = list(iter_specs())
+    items = list(iter_specs(DEFAULTS))
 
     names = [item.name for item in items]
     assert len(names) == len(set(names))
@@ -55,7 +55,7 @@ def test_updated_changes_named_only():
 
 def test_listed_names_can_be_set():
     """Every setting can be set by its listed name."""
-    for item in iter_specs():
+    for item in iter_specs(DEFAULTS):
         assert with_changes(DEFAULTS, {item.name: item.value}) == DEFAULTS
 
 

@@ -17,7 +17,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Bool
 
-from diffmf_ros.core.settings import iter_specs
+from diffmf_ros.core.settings import DEFAULTS, iter_specs
 from diffmf_ros.ros.messages import stamp_ns
 from diffmf_ros.ros.qos import profile
 
@@ -156,7 +156,7 @@ class Rig:
         future = self._parameters.call_async(request)
         self.peer.wait_for(future.done, f'the answer to {values}')
         assert future.result().result.successful, future.result().result.reason
-        as_started = {spec.name: spec.value for spec in iter_specs()} | PARAMETERS
+        as_started = {spec.name: spec.value for spec in iter_specs(DEFAULTS)} | PARAMETERS
         return {name: as_started[name] for name in values}
 
     def offer(self, reliability: str) -> None:

@@ -26,8 +26,8 @@ from diffmf_ros.inference.onnx_engine import KEYS as ONNX_KEYS
 from diffmf_ros.inference.onnx_engine import read_header as read_onnx_header
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.inference.weights_header import FORMAT, KEYS, read_header
-from diffmf_ros.io.bag_messages import image_message
-from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter, frames
+from diffmf_ros.io.bag_messages import frames, image_message
+from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter
 
 FOLDER = Path(tempfile.mkdtemp(prefix='fuzz-'))
 _PIPELINE = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
@@ -194,7 +194,7 @@ def range_reading(depth_m: float) -> None:
 
 
 PARAMETERS = st.dictionaries(
-    st.sampled_from([item.name for item in iter_specs()]) | st.text(max_size=8),
+    st.sampled_from([item.name for item in iter_specs(DEFAULTS)]) | st.text(max_size=8),
     ANYTHING,
     max_size=3,
 )

@@ -8,8 +8,8 @@ import yaml
 from rosbags.rosbag2 import Writer
 
 from diffmf_ros.core.frames import RGB, THERMAL, FrameError
-from diffmf_ros.io.bag_messages import camera_info_message, image_message
-from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, BagError, BagReader, BagWriter, frames
+from diffmf_ros.io.bag_messages import camera_info_message, frames, image_message
+from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, BagError, BagReader, BagWriter
 
 STORAGES = ('sqlite3', 'mcap')
 RGB_TOPIC, THERMAL_TOPIC = '/rgb/image_raw', '/thermal/image_raw'

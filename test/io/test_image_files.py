@@ -17,7 +17,8 @@ from diffmf_ros.core.imaging.camera_picture import CameraPicture
 from diffmf_ros.core.imaging.color import split_luma
 from diffmf_ros.core.imaging.thermal import levels_of, to_gray
 from diffmf_ros.core.settings import DEFAULTS
-from diffmf_ros.io.bags import BagReader, frames
+from diffmf_ros.io.bag_messages import frames
+from diffmf_ros.io.bags import BagReader
 from diffmf_ros.io.folders import natural, read_folder, read_pair, write_bag
 from diffmf_ros.io.images import (
     ImageFileError,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.io.bags import BagReader, frames
+from diffmf_ros.io.bag_messages import frames
+from diffmf_ros.io.bags import BagReader
 
 from .recordings import FIRST_BAD, FIRST_GOOD, frozen, jumping, lost, play, runs, slow, write
 

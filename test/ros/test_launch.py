@@ -195,7 +195,7 @@ def test_profiles_reach_the_node(installed, domain, profile):
     values = read_params(ROOT / 'config' / 'profiles' / f'{profile}.yaml')
     with_changes(DEFAULTS, values)
     assert values and not values.items() & {spec.name: spec.value
-                                            for spec in iter_specs()}.items()
+                                            for spec in iter_specs(DEFAULTS)}.items()
 
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource

@@ -12,7 +12,7 @@ from diffmf_ros.core.frames import DiffmfError
 from diffmf_ros.core.settings import DEFAULTS, iter_specs
 from diffmf_ros.ros import parameters
 
-BEFORE = {item.name: item.value for item in iter_specs()}
+BEFORE = {item.name: item.value for item in iter_specs(DEFAULTS)}
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None,
                                  reason='torch is not installed')
 

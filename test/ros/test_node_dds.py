@@ -11,7 +11,8 @@ from sensor_msgs.msg import Image
 
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.core.sync.pairing import ClosestPairing
-from diffmf_ros.io.bags import BagReader, frames, stamp_of
+from diffmf_ros.io.bag_messages import frames, stamp_of
+from diffmf_ros.io.bags import BagReader
 from diffmf_ros.ros.qos import profile
 
 NODE = 'diffmf_ros.ros.fusion_node'

@@ -17,7 +17,7 @@ from diffmf_ros.ros import parameters, process
 from diffmf_ros.ros.fusion_node import FusionNode
 
 NODE = 'diffmf_ros.ros.fusion_node'
-ITEMS = {item.name: item for item in iter_specs()}
+ITEMS = {item.name: item for item in iter_specs(DEFAULTS)}
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,7 +15,7 @@ from two_cameras import EXTRINSICS, RGB_CAMERA, WIDE_THERMAL, rig, shifts, views
 from diffmf_ros.core.imaging.encodings import decode_message
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
-from diffmf_ros.io.bag_messages import image_message, model_message
+from diffmf_ros.io.bag_messages import frames, image_message, model_message, stamp_of
 from diffmf_ros.io.bags import (
     CAMERA_INFO,
     COMPRESSED,
@@ -24,8 +24,6 @@ from diffmf_ros.io.bags import (
     BagError,
     BagReader,
     BagWriter,
-    frames,
-    stamp_of,
     type_store,
 )
 from diffmf_ros.tools.replay import ReplayError, fuse_bag, pairs_of

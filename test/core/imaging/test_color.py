@@ -6,7 +6,7 @@ import pytest
 
 from diffmf_ros.core.frames import FrameError
 from diffmf_ros.core.imaging.color import join_luma, output_encoding, paint, split_luma, to_rgb8
-from diffmf_ros.core.settings import iter_specs
+from diffmf_ros.core.settings import DEFAULTS, iter_specs
 
 
 def random_image(channels=3, size=(7, 5), seed=0):
@@ -142,7 +142,7 @@ def test_keep_chroma_joins_camera_color():
 def test_every_color_policy_paints():
     """Every choice of the setting can be painted."""
     luma = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    choices = next(item.choices for item in iter_specs() if item.name == 'output.color')
+    choices = next(item.choices for item in iter_specs(DEFAULTS) if item.name == 'output.color')
 
     for color in choices:
         pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', color=color)

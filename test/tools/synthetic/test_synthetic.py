@@ -12,7 +12,8 @@ import pytest
 from diffmf_ros.cli.sample_bag import sample_bag
 from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL
-from diffmf_ros.io.bags import START_NS, BagError, BagReader, frames
+from diffmf_ros.io.bag_messages import frames
+from diffmf_ros.io.bags import START_NS, BagError, BagReader
 from diffmf_ros.tools.synthetic.cameras import DriveError, make_rig
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 from diffmf_ros.tools.synthetic.environments import ENVIRONMENTS
