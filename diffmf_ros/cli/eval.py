@@ -50,6 +50,9 @@ def eval(
     html: Annotated[Path | None,
                     typer.Option(help='page to write with all pictures, sorted by any '
                                  'metric')] = None,
+    plot: Annotated[Path | None,
+                    typer.Option(help='also draw the means beside the baselines (.png, .svg, '
+                                 '.pdf)')] = None,
     every: Annotated[bool, typer.Option('--all', help=(
         'print the metrics of the literature, too; JSON and the page always have them'))] = False,
     overwrite: options.Overwrite = False,
@@ -57,6 +60,7 @@ def eval(
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
     from ..io.paths import require_inputs
     from ..io.writing import require_output
+    from ..tools.bench.report import figure_class
     from ..tools.evaluation import eval_files, eval_page, evaluate, scoring
     from ..tools.evaluation.detection_scores import read_boxes
     from ..tools.evaluation.detector_trial import DetectorTrial
@@ -66,7 +70,10 @@ def eval(
     require_inputs(*inputs[:-1])
     evaluate.require_one_way(fused, model)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
-    require_output(html, overwrite=overwrite, inputs=inputs)
+    for path in (html, plot):
+        require_output(path, overwrite=overwrite, inputs=inputs)
+    if plot is not None:
+        figure_class()  # before minutes of scoring
     settings = options.settings_from(thermal__polarity=polarity)
     known = read_boxes(boxes) if boxes else None
     chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
@@ -92,6 +99,8 @@ def eval(
     options.write_json(json, eval_page.as_json(evaluation))
     if page:
         page.write(evaluation)
+    if plot is not None and evaluation.images:
+        eval_page.write_plot(plot, evaluation)
     _print(evaluation, every=every, json=json)
     if evaluation.problems:
         raise typer.Exit(1)

@@ -56,6 +56,7 @@ WRITERS = {
                      'new'),
     'eval --json': (('eval', '--pairs', '.', '--model', 'average', '--json', 'OUT'), 'new.json'),
     'eval --html': (('eval', '--pairs', '.', '--model', 'average', '--html', 'OUT'), 'new.html'),
+    'eval --plot': (('eval', '--pairs', '.', '--model', 'average', '--plot', 'OUT'), 'new.png'),
     'models --json': (('models', '--model', 'diffmf', '--preset', 'nano', '--json', 'OUT'),
                       'new.json'),
     'bench --json': (('bench', '--model', 'classical', '--size', '64x48', '--frames', '2',

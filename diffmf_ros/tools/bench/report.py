@@ -223,8 +223,7 @@ def figure_class():
 def write_plot(path: Path, report: Report) -> None:
     """Draw the network stage, p50 with the range to p99, over the pixels of the image.
 
-    The format is that of the file's ending. Raises PlotError without matplotlib or for another
-    ending.
+    The format is that of the file's ending. Raises PlotError as figure_class and save_figure.
     """
     figure = figure_class()(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(
@@ -243,6 +242,11 @@ def write_plot(path: Path, report: Report) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend()
+    save_figure(figure, path)
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a figure; raises PlotError for an ending that matplotlib does not know."""
     try:
         with replacing(path) as partial:
             figure.savefig(partial)

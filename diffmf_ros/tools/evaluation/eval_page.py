@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ...io.writing import cannot_write, write_bytes, write_text
+from ..bench.report import figure_class, save_figure
 from .detection_scores import Truth, sure
 from .detector import Detections
 from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
@@ -227,6 +228,29 @@ def as_json(evaluation: Evaluation) -> str:
 def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, float | None]:
     found = ((name, values.get(name, math.nan)) for name in names or values)
     return {name: value if math.isfinite(value) else None for name, value in found}
+
+
+def write_plot(path: Path, evaluation: Evaluation) -> None:
+    """Draw the means of the method and of the baselines, a panel for each metric measured.
+
+    Without a bar, but with its number or a dash, is what is infinite or was not measured. The
+    format is that of the file's ending. Raises PlotError as figure_class and save_figure.
+    """
+    ways = evaluation.means()
+    values = {name: [scores.get(name, math.nan) for scores in ways.values()]
+              for name in columns(evaluation, every=False)}
+    names = [name for name, found in values.items() if not all(map(math.isnan, found))]
+    figure = figure_class()(figsize=(2 + 1.6 * len(names), 1.5 + 0.3 * len(ways)),
+                            layout='constrained')
+    for axes, name in zip(figure.subplots(1, len(names), sharey=True), names):
+        axes.set_title(name.replace('_', '\n'))
+        bars = axes.barh(list(ways), [one if math.isfinite(one) else 0.0 for one in values[name]])
+        axes.bar_label(bars, [cells({name: one}, (name,))[0] for one in values[name]], padding=2)
+        axes.margins(x=0.5)
+        for way, bar in zip(ways, bars):
+            bar.set_alpha(1.0 if way == evaluation.method else 0.4)
+    axes.invert_yaxis()  # all of them: they share it
+    save_figure(figure, path)
 
 
 class Page:

@@ -228,14 +228,18 @@ def test_many_pictures_beside_page(folders, tmp_path):
 
 
 def test_command_scores_and_writes(folders, tmp_path):
+    pytest.importorskip('matplotlib', reason='matplotlib is not installed')
     done = diffmf_eval('--rgb', folders['rgb'], '--thermal', folders['thermal'], '--model',
-                       'classical', '--json', tmp_path / 'e.json', '--html', tmp_path / 'e.html')
+                       'classical', '--json', tmp_path / 'e.json', '--html', tmp_path / 'e.html',
+                       '--plot', tmp_path / 'e.png')
     assert done.returncode == 0, done.stderr
     assert 'mean, classical' in done.stdout and 'mean, maximum' in done.stdout
     content = strict((tmp_path / 'e.json').read_text())
     assert [image['name'] for image in content['images']] == ['a', 'b', 'c']
     assert list(content['mean']) == [*METRICS, 'flat_thermal']
     assert (tmp_path / 'e.html').stat().st_size > 5000
+    drawn = cv2.imread(str(tmp_path / 'e.png'))
+    assert drawn.shape[1] > 800 and drawn.std() > 10
 
 
 @pytest.mark.parametrize('width', [80, 120])
