@@ -36,10 +36,12 @@ USES = {
     'onnx': [['python', '-c', 'import onnx, onnxruntime, onnxscript']],
     'view': [['diffmf', 'bench', '--model', 'classical', '--frames', '2', '--plot', 'plot.png']],
     'rerun': [['python', '-c', 'import diffmf_ros.tools.rerun_file']],
+    'ray': [['python', '-c', 'import ray; ray.init(num_cpus=1, include_dashboard=False)']],
     'triton': [['python', '-c', 'import triton']],
     'ros': [['diffmf', 'doctor'], ['viewer', '--help'], ['bag_player', '--help'],
             ['diffmf', 'bench', '--model', 'classical', '--frames', '2']],
     'docs': [['mkdocs', '--version']],
+    'test': [['pytest', '--version']],
     'dev': [['pytest', '--version'], ['ruff', '--version']],
 }
 LARGE = ('torch',)
