@@ -170,8 +170,10 @@ def _bench_plan(console: Console, configurations: list, json: Path | None) -> No
 def _configurations(size: str, fixed: dict, **lists: str) -> list:
     """Every combination of lists, without doubles.
 
-    The classical method has none of a network's options.
+    The classical method has none of a network's options. Raises WeightsError for a network that
+    there is not.
     """
+    from ..inference.weights_header import require_network
     from ..tools.bench.benchmark import Configuration
 
     combinations = product(*(text.split(',') for text in lists.values()))
@@ -184,7 +186,10 @@ def _configurations(size: str, fixed: dict, **lists: str) -> list:
             changes['weights'] = None  # an exported file is for the onnx engine alone
         if 'scale' in changes:
             changes['scale'] = _number(changes['scale'])
-        settings.append(options.settings_from(**(fixed | changes)))
+        one = options.settings_from(**(fixed | changes))
+        if one.model != 'classical':
+            require_network(one.model, one.network_preset)
+        settings.append(one)
     sizes = [options.image_size(text) for text in size.split(',')]
     return [Configuration(*pair) for pair in product(dict.fromkeys(settings),
                                                      dict.fromkeys(sizes))]

@@ -58,6 +58,16 @@ class WeightsHeader:
     sha256: str
 
 
+def require_network(model: str, preset: str) -> None:
+    """Raise WeightsError, with those there are, unless there is such a network."""
+    if model not in PRESETS:
+        raise WeightsError(f'{model} is no network and has no weights: expected one of '
+                           f'{", ".join(PRESETS)}')
+    if preset not in PRESETS[model]:
+        raise WeightsError(f'there is no {model} {preset}: {model} has '
+                           f'{", ".join(PRESETS[model])}; set preset to one of those')
+
+
 def shipped(model: str, preset: str, kind: str = '') -> Path:
     """Return the path of the weights that come with the package.
 
@@ -68,12 +78,7 @@ def shipped(model: str, preset: str, kind: str = '') -> Path:
     Raises:
         WeightsError: there are none, listing those there are, or there is no such network.
     """
-    if model not in PRESETS:
-        raise WeightsError(f'{model} is no network and has no weights: expected one of '
-                           f'{", ".join(PRESETS)}')
-    if preset not in PRESETS[model]:
-        raise WeightsError(f'there is no {model} {preset}: {model} has '
-                           f'{", ".join(PRESETS[model])}; set preset to one of those')
+    require_network(model, preset)
     path = SHIPPED / f'{"_".join(filter(None, (model, preset, kind)))}.safetensors'
     if not path.exists():
         there = ', '.join(

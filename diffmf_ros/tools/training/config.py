@@ -9,6 +9,7 @@ import yaml
 
 from ...core.file_kinds import explained
 from ...core.frames import DiffmfError
+from ...inference.weights_header import require_network
 from .degradations import Degradations
 from .losses import PRESETS, LossWeights
 
@@ -26,7 +27,8 @@ class ConfigError(DiffmfError):
 class TrainConfig:
     """A training run; every entry of the YAML file.
 
-    Raises ConfigError for a device or precision not in CHOICES.
+    Raises ConfigError for a device or precision not in CHOICES, WeightsError for a network that
+    there is not.
     """
 
     data: str  # folder with ir/ and vi/ below it
@@ -53,6 +55,7 @@ class TrainConfig:
     degradations: Degradations = field(default_factory=Degradations)
 
     def __post_init__(self):
+        require_network(self.model, self.preset)
         for entry, allowed in CHOICES.items():
             if getattr(self, entry) not in allowed:
                 raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not '

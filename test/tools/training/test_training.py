@@ -17,6 +17,7 @@ from typer.testing import CliRunner  # noqa: E402
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_weights  # noqa: E402
+from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
 from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
 from diffmf_ros.tools.training.data import Batch, CropSampler  # noqa: E402
 from diffmf_ros.tools.training.degradations import Degradations  # noqa: E402
@@ -233,6 +234,7 @@ def test_nonfinite_gradient_stops_training(tiny):
     ('data: a\nout: b\nprecision: half\n',
      "precision must be one of float32, bfloat16, float16, not 'half'"),
     ('data: a\nout: b\ndevice: gpu\n', "device must be one of auto, cpu, cuda, not 'gpu'"),
+    ('data: a\nout: b\nmodel: s4fusion\npreset: nano\n', 'there is no s4fusion nano'),
     ('data: a\nout: b\nteacher: t.safetensors\n',
      "needs both a teacher .* got teacher 't.safetensors' and distil 0.0"),
     ('data: a\nout: b\nloss: {distil: 1}\n', 'needs both a teacher'),
@@ -249,7 +251,7 @@ def test_nonfinite_gradient_stops_training(tiny):
 ])
 def test_bad_configuration_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, WeightsError), match=message):
         load_config(tmp_path / 'c.yaml')
 
 
