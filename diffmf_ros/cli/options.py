@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
-from ..core.parameter_spec import ParameterSpec
-from ..core.params_file import read_params
+from ..core.parameter_spec import ParameterSpec, read_params
 from ..core.settings import (
     DEFAULTS,
     LIVE_ONLY,

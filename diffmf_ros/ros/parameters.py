@@ -23,8 +23,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..core.frames import DiffmfError
-from ..core.parameter_spec import ParameterSpec, meant
-from ..core.params_file import OF_ROS, PARAMETERS
+from ..core.parameter_spec import OF_ROS, PARAMETERS, ParameterSpec, meant
 from ..core.settings import DEFAULTS, Settings, iter_specs, with_changes
 
 

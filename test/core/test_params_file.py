@@ -7,7 +7,7 @@ import pytest
 from bad_inputs import ran
 
 from diffmf_ros.cli.main import application
-from diffmf_ros.core.params_file import read_params
+from diffmf_ros.core.parameter_spec import read_params
 from diffmf_ros.core.settings import DEFAULTS, LIVE_ONLY, SettingsError, iter_specs, with_changes
 
 SHIPPED = Path(__file__).parents[2] / 'config' / 'fusion.yaml'

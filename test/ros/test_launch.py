@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffmf_ros.core.params_file import read_params
+from diffmf_ros.core.parameter_spec import read_params
 from diffmf_ros.core.settings import DEFAULTS, iter_specs, with_changes
 from diffmf_ros.io.resources import FASTDDS_VARIABLES
 
