@@ -26,7 +26,7 @@ class ImageFileError(DiffmfError):
     """An image file cannot be read or written."""
 
 
-def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
+def read_frame(path: Path, *, stream: str) -> Frame:
     """Read an 8- or 16-bit gray or color, or float32 gray image, turned by its EXIF data.
 
     Raises ImageFileError when it is missing, unreadable, or of another type.
@@ -38,7 +38,7 @@ def read_frame(path: Path, *, stream: str, stamp_ns: int = 0) -> Frame:
     if encoding is None:
         raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected '
                              'gray or color of 8 or 16 bits, or gray of float32')
-    return Frame(stream, stamp_ns, '', pixels, encoding)
+    return Frame(stream, 0, '', pixels, encoding)
 
 
 def read_picture(path: Path, *, stream: str) -> Frame:

@@ -105,14 +105,12 @@ def translation(x: float, y: float) -> np.ndarray:
     return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
 
 
-def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB,
-                    problem: str = '') -> Mapping:
+def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB) -> Mapping:
     """Return the mapping of cameras with one and the same field of view: a resize.
 
     Args:
         rgb_size, thermal_size: (width, height) in pixels.
         grid: rgb or thermal, the camera whose grid both images come onto.
-        problem: why no better mapping is used, for the operator; empty if none is asked for.
 
     Returns:
         The mapping of both images.
@@ -120,7 +118,7 @@ def resized_mapping(*, rgb_size: Size, thermal_size: Size, grid: str = RGB,
     size = rgb_size if grid == RGB else thermal_size
     seen = np.ones(size[::-1], bool)
     seen.flags.writeable = False
-    return Mapping(grid, Warp(thermal_size, size), Warp(rgb_size, size), seen, True, problem)
+    return Mapping(grid, Warp(thermal_size, size), Warp(rgb_size, size), seen, True)
 
 
 def table_mapping(x: np.ndarray, y: np.ndarray, *, rgb_size: Size, thermal_size: Size, grid: str,

@@ -19,15 +19,15 @@ OUTLIER_SHARE = 0.5  # of the period: half way to a missing frame
 class RateEstimator:
     """Estimator of the rate of a rising sequence of instants, in fixed memory.
 
-    It keeps up to `capacity` instants, 512 by default.
+    It keeps up to 512 instants.
 
     `median_period_ns` is the median of the newest 15 gaps; None before the first.
     `outliers` counts the gaps ever seen that were further from the usual one than OUTLIER_SHARE of
     it.
     """
 
-    def __init__(self, *, capacity: int = 512):
-        self._times_ns: deque[int] = deque(maxlen=capacity)
+    def __init__(self) -> None:
+        self._times_ns: deque[int] = deque(maxlen=512)
         self._gaps_ns: deque[int] = deque(maxlen=_GAPS_FOR_USUAL)
         self.outliers = 0
         self.median_period_ns: int | None = None

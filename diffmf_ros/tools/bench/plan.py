@@ -177,13 +177,12 @@ def recorded(function: Callable, *arguments) -> list[Kernel]:
                         'pip install triton') from error
 
 
-def plan_step(model: str, preset: str, *, batch: int = 12, crop: int = 128,
-              dtype: torch.dtype = torch.bfloat16) -> WorkPlan:
+def plan_step(model: str, preset: str, *, batch: int = 12, crop: int = 128) -> WorkPlan:
     """Plan one step on batch crops of crop x crop pixels, or the next side that fits."""
     with torch.device('meta'):
         network = models.build(model, preset)
     crop, name = network.sides.padded(crop), f'{model} {preset}'
-    step = _Step(network, batch, crop, dtype)
+    step = _Step(network, batch, crop)
     recorded(step)  # what is kept from the first step on
     kernels = recorded(step)
     return WorkPlan(name, f'step {batch} x {crop}x{crop}', kernels,
@@ -193,9 +192,9 @@ def plan_step(model: str, preset: str, *, batch: int = 12, crop: int = 128,
 class _Step:
     """One iteration, with Adam that has run before."""
 
-    def __init__(self, network: torch.nn.Module, batch: int, crop: int, dtype: torch.dtype):
+    def __init__(self, network: torch.nn.Module, batch: int, crop: int):
         self._network, self._shape = network, (batch, 1, crop, crop)
-        self._fuse = MixedPrecision(network, dtype)
+        self._fuse = MixedPrecision(network, torch.bfloat16)
         self._loss = PRESETS['target'] if network.mixing else LossWeights()
         self._moments = [[torch.zeros_like(p) for p in network.parameters()] for _ in range(2)]
         self._steps = [torch.empty((), device='meta') for _ in network.parameters()]

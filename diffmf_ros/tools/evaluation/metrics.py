@@ -22,6 +22,7 @@ from .targets import Box, ScoredTarget, hot_blobs, summary, targets
 
 # what the four scales of VIF, each halved after its window, leave valid pixels of
 SMALLEST_SIDE = 41
+VIF_NOISE = 2.0  # variance of the noise of the eye
 TINY = 1e-10
 Metric = Callable[..., float]
 DARK_PERCENTILE = 30  # of the visible pixels that are not hot
@@ -245,7 +246,7 @@ def _ssim(a: np.ndarray, b: np.ndarray, *, data_range: float, window: int = 7) -
                    dtype=np.float64)
 
 
-def _vifp(reference: np.ndarray, distorted: np.ndarray, *, noise: float = 2.0) -> float:
+def _vifp(reference: np.ndarray, distorted: np.ndarray) -> float:
     kept = carried = 0.0
     for window in (17, 9, 5, 3):
         def mean(image, window=window):
@@ -263,8 +264,8 @@ def _vifp(reference: np.ndarray, distorted: np.ndarray, *, noise: float = 2.0) -
         gain = np.where((variance_r < TINY) | (variance_d < TINY) | (gain < 0), 0, gain)
         variance_r = np.where(variance_r < TINY, 0, variance_r)
         unexplained = np.maximum(variance_d - gain * gain * (variance_r + TINY), TINY)
-        kept += np.sum(np.log10(1 + gain * gain * variance_r / (unexplained + noise)))
-        carried += np.sum(np.log10(1 + variance_r / noise))
+        kept += np.sum(np.log10(1 + gain * gain * variance_r / (unexplained + VIF_NOISE)))
+        carried += np.sum(np.log10(1 + variance_r / VIF_NOISE))
     return kept / carried if carried else 1.0
 
 

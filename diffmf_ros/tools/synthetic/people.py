@@ -43,9 +43,9 @@ class Sighting:
         return tuple(abs(contrast) >= VISIBLE_LEVELS for contrast in self.contrasts)
 
 
-def counts(actor: ActorTruth, *, min_height_px: int = MIN_HEIGHT_PX) -> bool:
+def counts(actor: ActorTruth) -> bool:
     """Tell whether an actor is a person tall and unhidden enough to be judged."""
-    return (actor.kind in PEOPLE and actor.box_px[3] - actor.box_px[1] >= min_height_px
+    return (actor.kind in PEOPLE and actor.box_px[3] - actor.box_px[1] >= MIN_HEIGHT_PX
             and actor.visible_px >= MIN_VISIBLE_SHARE * actor.silhouette_px)
 
 

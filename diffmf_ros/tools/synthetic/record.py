@@ -17,7 +17,7 @@ from ...io.bags import CAMERA_INFO, IMAGE, BagWriter
 from ...io.writing import require_output, write_bytes
 from .cameras import DriveError
 from .drive import ActorTruth, Drive, DriveSettings
-from .people import MIN_HEIGHT_PX, PEOPLE, counts
+from .people import PEOPLE, counts
 
 ALIGNMENT_FILE = 'alignment.yaml'
 TRUTH_FILE = 'ground_truth.json'
@@ -112,12 +112,11 @@ def ground_truth(drive: Drive, truths: dict[str, list[dict]]) -> dict:
 Boxes = dict[str, list[tuple[int, int, int, int]]]
 
 
-def boxes_of(actors: tuple[ActorTruth, ...], *, min_height_px: int = MIN_HEIGHT_PX) -> Boxes:
+def boxes_of(actors: tuple[ActorTruth, ...]) -> Boxes:
     """Sort the people of one instant into those that count and those that are to be ignored.
 
     Args:
         actors: the truth of one instant.
-        min_height_px: height in RGB pixels from which a person counts.
 
     Returns:
         {'people': boxes, 'ignore': boxes}, each box (left, top, right, bottom) in RGB pixels.
@@ -125,8 +124,7 @@ def boxes_of(actors: tuple[ActorTruth, ...], *, min_height_px: int = MIN_HEIGHT_
     boxes: Boxes = {'people': [], 'ignore': []}
     for actor in actors:
         if actor.kind in PEOPLE:
-            judged = counts(actor, min_height_px=min_height_px)
-            boxes['people' if judged else 'ignore'].append(actor.box_px)
+            boxes['people' if counts(actor) else 'ignore'].append(actor.box_px)
     return boxes
 
 

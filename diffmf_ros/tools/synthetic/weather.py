@@ -93,11 +93,12 @@ class Snowfall:
     _BLOCK_M = np.array([10.0, 7.0, 14.0])
     _FLAKE_M = 0.006
     _EXPOSURE_S = 0.012
+    _FLAKES = 1400
 
-    def __init__(self, seed: int, *, speed_m_s: float, flakes: int = 1400):
+    def __init__(self, seed: int, *, speed_m_s: float):
         rng = np.random.default_rng([seed, 6])
-        self._start = rng.uniform(0, 1, (flakes, 3)) * self._BLOCK_M
-        self._velocity = rng.normal((0.4, -1.1, -speed_m_s), (0.25, 0.2, 0.1), (flakes, 3))
+        self._start = rng.uniform(0, 1, (self._FLAKES, 3)) * self._BLOCK_M
+        self._velocity = rng.normal((0.4, -1.1, -speed_m_s), (0.25, 0.2, 0.1), (self._FLAKES, 3))
 
     def cover(self, view: View, t_s: float) -> np.ndarray:
         """Return how much of every pixel is hidden by flakes, H x W x 1 float32 in 0..1."""
