@@ -25,7 +25,7 @@ from typing import Any
 
 from . import calibration_files
 from .camera import CalibrationError, CameraModel
-from .homography import FIELDS, Alignment, AlignmentError, read_yaml
+from .homography import FIELDS, Alignment, AlignmentError, image_size, read_yaml
 from .rig import Extrinsics
 
 MOUNTING, CAMERAS = 'thermal_from_rgb', ('rgb_camera', 'thermal_camera')
@@ -93,9 +93,9 @@ def _camera(content: dict, key: str, folder: Path) -> CameraModel:
         except (AlignmentError, CalibrationError) as error:
             raise AlignmentError(f'{key}: {error}') from error
     block = _block(content, key, set(_CAMERA_KEYS[:2]), set(_CAMERA_KEYS[2:]))
-    size, d = _numbers(key, [block['size'], block.get('d') or []])
+    size, (d,) = image_size(block['size'], f'{key}.size'), _numbers(key, [block.get('d') or []])
     try:
-        camera = CameraModel(tuple(map(int, size)), _matrix(key, block['k']), d,  # type: ignore[arg-type]
+        camera = CameraModel(size, _matrix(key, block['k']), d,
                              distortion_model=str(block.get('distortion_model') or 'plumb_bob'))
         camera.lens  # noqa: B018 raises
     except CalibrationError as error:
@@ -121,5 +121,5 @@ def _matrix(key: str, values: Any) -> tuple[tuple[float, ...], ...]:
 def _numbers(key: str, rows: Any) -> tuple[tuple[float, ...], ...]:
     try:
         return tuple(tuple(map(float, row)) for row in rows)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AlignmentError(f'{key}: expected numbers in nested lists: {error}') from error

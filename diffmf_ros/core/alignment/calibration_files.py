@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .camera import CameraModel
-from .homography import AlignmentError
+from .homography import AlignmentError, image_size
 from .rig import Extrinsics
 
 _THERMAL = re.compile(r'thermal|lwir|infrared|flir|boson|lepton|seek|(^|[/_])ir([/_\d]|$)',
@@ -153,11 +153,8 @@ def _kalibr_camera(name: str, block: dict) -> CameraModel:
                              f'got {kind} with {lens}'
                              ': calibrate with one of these')
     fx, fy, cx, cy = _numbers(block['intrinsics'], (1, 4), f'{name}.intrinsics')[0]
-    size = _flat(block.get('resolution', []), f'{name}.resolution')
-    if len(size) != 2:
-        raise AlignmentError(f'{name}: expected resolution: [width, height], got '
-                             f'{block.get("resolution")}')
-    return CameraModel(tuple(map(int, size)), ((fx, 0.0, cx), (0.0, fy, cy), (0.0, 0.0, 1.0)),  # type: ignore[arg-type]
+    size = image_size(block.get('resolution'), f'{name}.resolution')
+    return CameraModel(size, ((fx, 0.0, cx), (0.0, fy, cy), (0.0, 0.0, 1.0)),
                        _flat(block.get('distortion_coeffs', []), f'{name}.distortion_coeffs'),
                        distortion_model=_KALIBR_LENSES[lens])
 
@@ -170,7 +167,7 @@ def _size(content: dict, number: str) -> tuple[int, int]:
             size = content[f'image_width{end}'], content[f'image_height{end}']
         else:
             continue
-        return tuple(map(int, size))  # type: ignore[return-value]
+        return image_size(size, f'the image size of camera {number}')
     raise AlignmentError('the file does not say for which image size it was calibrated: add '
                          f'image_size{number}: [width, height]')
 
@@ -187,7 +184,7 @@ def _flat(values: Any, name: str) -> tuple[float, ...]:
     try:
         rows = [row if isinstance(row, (list, tuple)) else [row] for row in values]
         return tuple(float(value) for row in rows for value in row)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AlignmentError(f'{name}: expected numbers, got {values}') from error
 
 

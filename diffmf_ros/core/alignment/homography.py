@@ -85,10 +85,9 @@ class Alignment:
         """
         try:
             matrix = tuple(tuple(map(float, row)) for row in content['rgb_from_thermal'])
-            rgb_size, thermal_size = (tuple(map(int, content[key])) for key in FIELDS[1:])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise AlignmentError(f'expected numbers in nested lists: {error}') from error
-        return cls(matrix, rgb_size, thermal_size)  # type: ignore[arg-type]
+        return cls(matrix, *(image_size(content[key], key) for key in FIELDS[1:]))
 
     def save(self, path: str | Path) -> None:
         """Write the YAML that load() reads back exactly.
@@ -191,6 +190,27 @@ def resampling(measured: Size, live: Size) -> np.ndarray:
         The matrix; pixel centers are integers.
     """
     return scaling(live[0] / measured[0], live[1] / measured[1])
+
+
+def image_size(values: Any, name: str) -> Size:
+    """Read the size of an image.
+
+    Args:
+        values: what a file has for it.
+        name: of the entry.
+
+    Returns:
+        (width, height).
+
+    Raises:
+        AlignmentError: these are not two whole numbers.
+    """
+    try:
+        width, height = map(int, values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AlignmentError(f'{name} must be [width, height], both at least 1; got '
+                             f'{values}') from error
+    return width, height
 
 
 def _check(alignment: Alignment) -> None:
