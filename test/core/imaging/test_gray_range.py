@@ -321,3 +321,12 @@ def test_noiseless_image_has_zero_noise():
     """Noise of images without any is zero."""
     assert noise_of(np.full((120, 160), 7000, np.uint16), 0, 65535) == 0
     assert noise_of(np.zeros((4, 4), np.float32), -1, 1) == 0
+
+
+@pytest.mark.parametrize('shape, measured', [
+    ((16, 32), True), ((15, 32), False), ((16, 31), False)])
+def test_noise_needs_two_patches(shape, measured):
+    """Noise is measured in images of at least 16 rows and 32 columns."""
+    values = np.random.default_rng(0).normal(8000, 20, shape).astype(np.float32)
+
+    assert (noise_of(values, 0, 65535) > 5) == measured
