@@ -14,6 +14,7 @@ import argparse
 import csv
 import os
 import random
+import shutil
 import statistics
 import sys
 import time
@@ -74,6 +75,7 @@ class Soak:
         self._set = rig.peer.node.create_client(SetParametersAtomically,
                                                 '/fusion_node/set_parameters_atomically')
         self._state = rig.peer.node.create_client(ChangeState, '/fusion_node/change_state')
+        shutil.rmtree(folder / 'bag', ignore_errors=True)  # of an earlier soak
         self._bag = write_bag(folder / 'bag', seconds=2, rgb_size=RGB_SIZE,
                               thermal_size=THERMAL_SIZE)
         self._as_started = self._values(CHANGES) | {'model': 'diffmf', 'preset': 'nano'}

@@ -3,11 +3,12 @@
 
 The file named by the environment variable FAULT_FILE is read at every call. It holds one of the
 names in FAULTS, or nothing: then everything works. REPORTS_S, if set, are the
-seconds between two reports. HEAP_FILE, if set, names a file that is told once a second how many
-bytes of C's heap and how many blocks of Python's are in use.
+seconds between two reports. HEAP_FILE, if set, names a file that is told every 20 s how many bytes
+of C's heap and how many blocks of Python's are in use, once no garbage is left.
 """
 
 import ctypes
+import gc
 import os
 import sys
 import threading
@@ -81,12 +82,13 @@ class Mallinfo(ctypes.Structure):
         'fordblks', 'keepcost')]
 
 
-def tell_heap(file, period_s=1.0):
+def tell_heap(file, period_s=20.0):
     """Write into file what is in use, for ever; whoever reads sees whole lines only."""
     glibc = ctypes.CDLL(None)
     glibc.mallinfo2.restype = Mallinfo
     new = Path(f'{file}.new')
     while True:
+        gc.collect()
         info = glibc.mallinfo2()
         new.write_text(f'{info.uordblks + info.hblkhd} {sys.getallocatedblocks()}')
         new.replace(file)
