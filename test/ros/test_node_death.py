@@ -7,6 +7,8 @@ One that is told to stop obeys in any state.
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -135,3 +137,19 @@ def test_killed_processes_are_replaced(domain, tmp_path, monkeypatch):
     assert troubles == []
     assert [len(times[victim]) for victim in victims] == [1, 1, 1]
     assert max(sum(times.values(), [])) <= chaos.BACK_S
+
+
+def test_full_shared_memory_is_survived(dds):
+    """Without room in /dev/shm all talk over UDP: pairs are fused, and again after a kill."""
+    pytest.importorskip('onnx', reason='onnx is not installed')
+    small = ['unshare', '-m', 'sh', '-c',
+             'mount -t tmpfs -o size=512k tmpfs /dev/shm && exec "$@"', 'sh']
+    if subprocess.run([*small, 'true'], capture_output=True).returncode:
+        pytest.skip('mounting a file system needs root')
+    script = Path(__file__).parents[2] / 'benchmarks' / 'chaos.py'
+
+    done = subprocess.run([*small, sys.executable, script, '--kills', '1', '--seed', '4'],
+                          capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '1 kills; ' in done.stdout
