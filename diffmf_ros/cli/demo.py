@@ -46,7 +46,7 @@ def demo(
     scale: options.Scale = 0.5,
     device: options.Device = 'auto',
     alignment: options.AlignmentFile = None,
-    thermal_offset_ms: options.ThermalOffset = 0.0,
+    thermal_offset_ms: options.ThermalOffsetOrTruth = None,
     overwrite: Annotated[bool,
                          typer.Option('--overwrite',
                                       help='replace the bags, the picture and the video of an '
@@ -58,6 +58,8 @@ def demo(
     from ..tools.demo import draw
     from ..tools.synthetic.record import recorded_drive
 
+    if bag is not None and scene:
+        raise typer.BadParameter('--scene is of a rendered drive, and --bag names another one')
     scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
     out = out or (FOLDER if overwrite else _fresh(FOLDER))
     inputs = bag, options.weights_file(weights), alignment
@@ -66,8 +68,10 @@ def demo(
     with _saying_what_is_left(out):
         bags = (bag,) if bag is not None else _render(scenes, out)
     recorded = recorded_drive(bags[0])
-    if alignment is None and recorded is not None:
-        alignment, thermal_offset_ms = recorded.alignment, recorded.thermal_offset_ms
+    if recorded is not None and alignment is None:
+        alignment = recorded.alignment
+    if recorded is not None and thermal_offset_ms is None:
+        thermal_offset_ms = recorded.thermal_offset_ms
     settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale,
                                      device=device, alignment__file=alignment,
                                      sync__thermal_offset_ms=thermal_offset_ms)

@@ -63,6 +63,8 @@ Scale = _option('scale', float)
 Threads = _option('threads', int)
 ScanBackend = _option('scan_backend', str)
 ThermalOffset = _option('sync.thermal_offset_ms', float)
+# Where not given, that of a rendered drive.
+ThermalOffsetOrTruth = _option('sync.thermal_offset_ms', float | None)
 RgbCrop = _option('input.rgb_crop', str)
 ThermalCrop = _option('input.thermal_crop', str)
 RgbOrientation = _option('input.rgb_orientation', str)

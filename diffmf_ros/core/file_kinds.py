@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recognition of a file's real content, for errors about files that cannot be read."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _HEAD_BYTES = 4096
@@ -24,6 +27,23 @@ _STARTS = (
     (b'%YAML:1.0', 'it is a file of OpenCV FileStorage'),
 )
 _PICKLES = tuple(bytes((0x80, version)) for version in range(2, 6))
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """Yield a name of an existing file that is UTF-8, for libraries that end the process else.
+
+    It is the path itself, or a link to it that lasts as long as the block.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / f'link{path.suffix}'
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
 
 
 def what_is(path: str | Path) -> str:

@@ -12,6 +12,7 @@ import safetensors
 import torch
 from safetensors.torch import save
 
+from ..core.file_kinds import utf8_name
 from .weights_header import FORMAT, WeightsError, not_whole, number_text, read_header
 
 MOST_LISTED = 8  # problems of the tensors of a file; those of another network have hundreds
@@ -65,7 +66,8 @@ def load_weights(path: str | Path) -> Weights:
     """
     header = read_header(path)
     try:
-        with safetensors.safe_open(header.path, framework='pt') as file:
+        with (utf8_name(header.path) as name,
+              safetensors.safe_open(name, framework='pt') as file):
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
         raise not_whole(header.path, error) from error

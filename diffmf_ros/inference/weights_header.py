@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.file_kinds import explained
+from ..core.file_kinds import explained, utf8_name
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models import PRESETS
@@ -101,7 +101,7 @@ def read_header(path: str | Path) -> WeightsHeader:
         raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the '
                            f'shipped ones')
     try:
-        with safetensors.safe_open(path, framework='numpy') as file:
+        with utf8_name(path) as name, safetensors.safe_open(name, framework='numpy') as file:
             header = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise not_whole(path, error) from error

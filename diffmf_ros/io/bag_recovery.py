@@ -5,8 +5,9 @@ import io
 import os
 import sqlite3
 from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import Path, PosixPath, PurePath
 from typing import IO, Any
+from urllib.parse import quote
 
 import yaml
 
@@ -24,6 +25,19 @@ class BagError(DiffmfError):
     """A bag cannot be read or written."""
 
 
+class UriPath(PosixPath):
+    """A path whose text is quoted, as rosbags puts it into a URI of SQLite.
+
+    There ?, # and % mean something, and only UTF-8 is allowed.
+    """
+
+    def __str__(self) -> str:
+        return quote(os.fsencode(os.fspath(self)))
+
+    def __fspath__(self) -> str:
+        return super().__str__()
+
+
 def require_bag_output(path: Path, *, overwrite: bool, inputs: Iterable = ()) -> None:
     """Raise an error, before long work begins, unless a bag may be written to path.
 
@@ -33,12 +47,9 @@ def require_bag_output(path: Path, *, overwrite: bool, inputs: Iterable = ()) ->
         inputs: files and folders that are read; None among them is left out.
 
     Raises:
-        BagError: path holds an input or is one, exists and overwrite is False, is no bag, or has a
-            name that rosbag2 storage cannot open.
+        BagError: path holds an input or is one, exists and overwrite is False, or is no bag.
         PathError: path has the name of a file.
     """
-    if any(mark in str(path) for mark in '?#%'):
-        raise BagError(f'the path of a bag must not contain ?, # or %, got {path}')
     require_folder_name(path, of='a bag')
     if not path.exists():
         return
@@ -107,7 +118,8 @@ def storage_of(folder: Path) -> Path:
 
     Raises BagError for none or several.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in STORAGE_SUFFIXES)
+    files = sorted(path for path in folder.iterdir()
+                   if path.suffix in STORAGE_SUFFIXES and not path.name.startswith('.'))
     if not files:
         raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and no .db3 or '
                        f'.mcap file')

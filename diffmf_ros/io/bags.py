@@ -30,6 +30,7 @@ from .bag_recovery import (
     METADATA,
     STORAGE_SUFFIXES,
     BagError,
+    UriPath,
     opened,
     place,
     require_bag_output,
@@ -90,7 +91,8 @@ class BagReader:
     def __enter__(self) -> 'BagReader':
         self._check_path()
         try:
-            reader = Reader(self._source())
+            source = self._source()
+            reader = Reader(UriPath(source) if isinstance(source, Path) else source)
             reader.open()
         except BagError:
             raise
@@ -99,7 +101,9 @@ class BagReader:
             raise BagError(f'cannot read the bag {self.path}: {"; ".join(reasons)}') from error
         if reader.message_count == 0:
             reader.close()
-            raise BagError(f'the bag {self.path} is empty: it declares no message')
+            raise BagError(f'the bag {self.path} is empty: it declares no message'
+                           + ', and was cut before its first block of them ended' * bool(self.note)
+                           )
         self._reader = reader
         for connection in reader.connections:
             known = self.topics.get(connection.topic, Topic(connection.msgtype, 0))
@@ -249,6 +253,7 @@ class BagWriter:
             self._staging = self._made_staging()
             self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,  # type: ignore[arg-type]
                                   storage_plugin=self._plugin)
+            self._writer.path = UriPath(self._writer.path)
             self._writer.open()
         except (OSError, sqlite3.Error) as error:
             if self._staging is not None:
@@ -359,7 +364,7 @@ class BagWriter:
 
         Readers ignore all but their own.
         """
-        return self._writer.path
+        return Path(os.fspath(self._writer.path))
 
 
 def image_topic(reader: BagReader, topic: str) -> str:

@@ -18,7 +18,7 @@ from ..core.frames import RGB, THERMAL, DiffmfError
 from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
 from .images import ImageFileError, read_frame, read_luma, read_picture
-from .paths import IMAGE_SUFFIXES, require_different
+from .paths import IMAGE_SUFFIXES, images_in, require_different
 
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
 
@@ -113,12 +113,11 @@ def _stems(folder: Path) -> dict[str, Path]:
         raise FolderError(f'expected the folders vi and ir with frames of equal names; {folder} '
                           f'is missing')
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in files:
-                raise FolderError(f'{path.name} and {files[path.stem].name} in {folder} share one '
-                                  f'stem')
-            files[path.stem] = path
+    for path in images_in(folder):
+        if path.stem in files:
+            raise FolderError(f'{path.name} and {files[path.stem].name} in {folder} share one '
+                              f'stem')
+        files[path.stem] = path
     if not files:
         raise FolderError(f'{folder} holds no {", ".join(IMAGE_SUFFIXES)} file')
     return files

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files to frames and back."""
 
+import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -108,7 +111,24 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
     if pixels is None:
         raise ImageFileError(explained(f'{path} cannot be read as an image', path,
                                        but=(PNG, JPEG)))
+    if has_more_pages(data):
+        _say_once(f'note: {path} has several pictures, of which the first is read')
     return pixels
+
+
+def has_more_pages(data: bytes) -> bool:
+    """Return whether a TIFF has a second page, or a GIF a second picture."""
+    order: Literal['little', 'big'] = 'big' if data.startswith(b'MM') else 'little'
+    if data.startswith((b'II*\0', b'MM\0*')):
+        place = int.from_bytes(data[4:8], order)
+        after = place + 2 + 12 * int.from_bytes(data[place:place + 2], order)
+        return any(data[after:after + 4])
+    return data.startswith(b'GIF8') and data.count(b'\x21\xf9\x04') > 1
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def read_image_pair(rgb: Path, thermal: Path, *, keep_order: bool = False) -> tuple[Pair, str]:

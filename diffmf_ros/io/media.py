@@ -4,7 +4,7 @@
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..core.file_kinds import utf8_name
 from ..core.frames import DiffmfError, FusionResult
 from .writing import replacing, write_bytes
 
@@ -167,10 +168,12 @@ class FilmWriter:
         self.written = 0
         self._fps, self._replacing = fps, replacing(path, overwrite=overwrite)
         self._film: cv2.VideoWriter | None = None
+        self._link = ExitStack()  # of a name that is not UTF-8
         self._shape: tuple[int, ...] = ()
 
     def __enter__(self) -> 'FilmWriter':
         self._partial = self._replacing.__enter__()
+        self._name = self._link.enter_context(utf8_name(self._partial))
         return self
 
     def write(self, picture: np.ndarray) -> None:
@@ -178,7 +181,7 @@ class FilmWriter:
         # The encoder wants even sides, and leaves out a picture of another size without a word.
         picture = picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2]
         if self._film is None:
-            self._shape, self._film = picture.shape, _open(self._partial, self._fps, picture.shape)
+            self._shape, self._film = picture.shape, _open(self._name, self._fps, picture.shape)
         if picture.shape != self._shape:
             was, now = (f'{shape[1]}x{shape[0]}' for shape in (self._shape, picture.shape))
             raise MediaError(f'the pictures of a video have one size; got {was} and then {now}')
@@ -189,16 +192,17 @@ class FilmWriter:
     def __exit__(self, *error: Any) -> None:
         if self._film is not None:
             self._film.release()
-        if error[0] is None:
-            try:
-                if self._film is None:
-                    raise MediaError('a video needs at least one fused frame, got none')
-                _require_frames(self._partial, self.written)
-            except MediaError as wrong:
-                error = type(wrong), wrong, wrong.__traceback__
-                self._replacing.__exit__(*error)
-                raise
-        self._replacing.__exit__(*error)
+        try:
+            if error[0] is None and self._film is None:
+                raise MediaError('a video needs at least one fused frame, got none')
+            if error[0] is None:
+                _require_frames(self._name, self.written, self._partial.parent)
+        except MediaError as wrong:
+            error = type(wrong), wrong, wrong.__traceback__
+            raise
+        finally:
+            self._link.close()
+            self._replacing.__exit__(*error)
 
 
 def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float,
@@ -216,28 +220,21 @@ def _require_room(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _require_frames(path: Path, count: int) -> None:
+def _require_frames(name: str, count: int, folder: Path) -> None:
     """Raise MediaError unless a video has all frames: OpenCV reports no quota and no limit."""
-    film = cv2.VideoCapture(str(path))
+    film = cv2.VideoCapture(name)
     stored = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
     film.release()
     if stored != count:
         raise MediaError(f'only {stored} of {count} frames of the video could be stored in '
-                         f'{path.parent}; is the '
-                         'disk full?')
+                         f'{folder}; is the disk full?')
 
 
-def _open(path: Path, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # OpenCV would end the process
-        raise MediaError(f'the path of a video must be valid UTF-8, got {path}') from error
+def _open(name: str, fps: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
     hush()
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), fps, (shape[1], shape[0]))
+    writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*'mp4v'), fps, (shape[1], shape[0]))
     if not writer.isOpened():
-        path.write_bytes(bytes(4096))  # raises what OpenCV does not tell, as of a full disk
-        raise MediaError(f'cannot open {path.parent} for an MP4: this OpenCV ({cv2.__version__}) '
-                         f'has no mp4v '
-                         'encoder; install opencv-python-headless '
-                         'from PyPI')
+        Path(name).write_bytes(bytes(4096))  # raises what OpenCV does not tell, as of a full disk
+        raise MediaError(f'cannot make an MP4: this OpenCV ({cv2.__version__}) has no mp4v '
+                         'encoder; install opencv-python-headless from PyPI')
     return writer

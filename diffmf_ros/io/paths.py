@@ -13,6 +13,12 @@ FILE_SUFFIXES = (*IMAGE_SUFFIXES, '.webp', '.mp4', '.avi', '.mkv', '.mov', '.m4v
                  '.safetensors')
 
 
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted, without hidden ones such as macOS's ._0.png."""
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.'))
+
+
 class PathError(DiffmfError):
     """A path is missing, is given twice, or names another kind of thing than is written."""
 

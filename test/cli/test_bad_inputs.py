@@ -93,6 +93,7 @@ def test_documented_matrix_is_complete():
     (('fus',), 2, "Did you mean 'fuse'?"),
     (('fuse',), 2, 'Missing argument'),
     (('bench', '--model', 's4fusion', '--preset', 'nano'), 2, 'there is no s4fusion nano'),
+    (('demo', '--bag', 'a', '--scene', 'day'), 2, '--scene is of a rendered drive'),
     (('fuse', 'a', 'b', '--modell', 'x'), 2, '--model'),
 ])
 def test_exit_codes_of_the_command_itself(arguments, code, words):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.io.folders import FolderError, pair_files, read_pair
+from diffmf_ros.tools.evaluation.eval_files import matched
 
 
 @pytest.fixture
@@ -25,6 +26,16 @@ def test_nested_folders_are_found(root):
     found = [(vi.relative_to(root).as_posix(), ir.relative_to(root).as_posix()) for vi,
              ir in pair_files(root)]
     assert found == [(f'{d}/vi/{n}.png', f'{d}/ir/{n}.png') for d in 'xy' for n in 'ab']
+
+
+def test_hidden_files_are_no_images(root):
+    """What macOS leaves beside a file, in the name of the file, is no image."""
+    before = pair_files(root), matched({'visible': root / 'x/vi', 'thermal': root / 'x/ir'})
+
+    (root / 'x' / 'vi' / '._a.png').write_bytes(b'\0\5\x16\7Mac OS X')
+
+    assert before == (pair_files(root),
+                      matched({'visible': root / 'x/vi', 'thermal': root / 'x/ir'}))
 
 
 def test_a_pair_is_read_as_luminance(root):

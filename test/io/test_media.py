@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contact sheet and the video: sizes, colors, captions, marks, and no half-written file."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
 
 from diffmf_ros.io.media import MediaError, Row, contact_sheet, write_contact_sheet, write_video
+from diffmf_ros.tools.batch.films import opened
 
 
 def row(red=200, **other):
@@ -61,18 +64,16 @@ def test_marks_fit_boxes_and_panels():
     assert xs.max() < 6 + 2 * 134
 
 
-def test_video_has_every_frame(tmp_path):
-    written = list(write_video(tmp_path / 'film.mp4', ([row(20 * k)] * 2 for k in range(7)), fps=9,
-                               width=64))
+@pytest.mark.parametrize('name', ['film.mp4', os.fsdecode(b'f\xfclm.mp4')])
+def test_video_has_every_frame(tmp_path, name):
+    path = tmp_path / name
+    written = list(write_video(path, ([row(20 * k)] * 2 for k in range(7)), fps=9, width=64))
 
     assert written == [1, 2, 3, 4, 5, 6, 7]
-    film = cv2.VideoCapture(str(tmp_path / 'film.mp4'))
-    shown = 0
-    while film.read()[0]:
-        shown += 1
-    assert shown == 7
-    assert film.get(cv2.CAP_PROP_FPS) == 9
-    assert [path.name for path in tmp_path.iterdir()] == ['film.mp4']
+    films = opened(path, path)
+    assert len(list(films.pairs())) == films.count == 7
+    assert films.rate_hz == 9
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_interrupted_video_leaves_nothing(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...core.file_kinds import JPEG, PNG, explained, what_is
+from ...core.file_kinds import JPEG, PNG, explained, utf8_name, what_is
 from ...core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ...io.media import hush
 
@@ -99,16 +99,13 @@ def is_film(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:  # OpenCV would end the process
-        raise FilmError(f'the path of a video must be valid UTF-8, got {path}') from error
     if not path.exists():
         raise FilmError(f'{path} does not exist')
     if what_is(path) in (PNG, JPEG):  # which FFmpeg takes for a video of one frame
         raise FilmError(explained(f'{path} is no video', path))
     hush()
-    film = cv2.VideoCapture(str(path))
+    with utf8_name(path) as name:
+        film = cv2.VideoCapture(name)
     try:
         if not film.isOpened():
             raise FilmError(explained(f'{path} cannot be read as a video', path))

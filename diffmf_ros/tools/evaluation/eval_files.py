@@ -14,7 +14,7 @@ from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.settings import ThermalSettings
 from ...io.folders import natural
 from ...io.images import gray_of, read_picture
-from ...io.paths import IMAGE_SUFFIXES, is_same, require_different
+from ...io.paths import IMAGE_SUFFIXES, images_in, is_same, require_different
 from .scoring import luminance
 
 
@@ -186,9 +186,8 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise EvaluationError(f'{folder} is not a folder')
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
+    for path in images_in(folder):
+        files.setdefault(path.stem, []).append(path)
     if not files:
         raise EvaluationError(f'{folder} holds no image ({", ".join(IMAGE_SUFFIXES)}); subfolders '
                               f'are not searched')
