@@ -109,13 +109,14 @@ def test_unknown_names_are_refused():
 
 
 def test_unrequested_columns_are_left_out():
-    """Columns of what nobody asked for are left out."""
-    assert ModelsTable(VGA, (ROW, BARE)).columns() == {
-        'network': ['diffmf', 'diffmf'], 'preset': ['light', 'base'],
-        'parameters': ['335,405', '1,838,681'],
-        'multiply-adds at 640x480': ['29.4 G', '153 G'],
-        'trained weights': ['diffmf_light.safetensors', '-'],
-        'iterations': ['3,600', '-'], 'MB': ['0.71', '-']}
+    """Columns of what nobody asked for are left out; iterations that are not known are -."""
+    foreign = ModelRow('s4fusion', 'base', 2, 1e9, Trained('converted', None, 10_000))
+    assert ModelsTable(VGA, (ROW, BARE, foreign)).columns() == {
+        'network': ['diffmf', 'diffmf', 's4fusion'], 'preset': ['light', 'base', 'base'],
+        'parameters': ['335,405', '1,838,681', '2'],
+        'multiply-adds at 640x480': ['29.4 G', '153 G', '1 G'],
+        'trained weights': ['diffmf_light.safetensors', '-', 'converted'],
+        'iterations': ['3,600', '-', '-'], 'MB': ['0.71', '-', '0.01']}
 
 
 @pytest.mark.parametrize('runs_on, device_mb, shown', [
