@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pair on the CPU: prepared with all that decides how it is fused, fused, and finished.
 
-Upright pictures, dead rows, gray range, the mapping of the live sizes; a network or classical
-fusion on arrays, at a working size; color joins at the end.
+Upright pictures, dead rows, gray range, mapping; a network or classical fusion; color at the end.
 """
 
 import time
