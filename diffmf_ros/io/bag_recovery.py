@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path, PosixPath, PurePath
 from typing import IO, Any
-from urllib.parse import quote
 
 import yaml
 
@@ -32,7 +31,9 @@ class UriPath(PosixPath):
     """
 
     def __str__(self) -> str:
-        return quote(os.fsencode(os.fspath(self)))
+        name = os.fsencode(os.fspath(self))
+        return ''.join(chr(byte) if byte < 128 and byte not in b'?#%' else f'%{byte:02X}'
+                       for byte in name)
 
     def __fspath__(self) -> str:
         return super().__str__()
