@@ -3,6 +3,7 @@
 
 python benchmarks/align.py DATA [--cases 40] [--seed 0]
 python benchmarks/align.py --turned
+python benchmarks/align.py --offset BAG ...
 
 DATA holds registered pairs (folders vi and ir somewhere below). From every drawn pair two cameras
 are made up: RGB of 640x480 and thermal of 320x256 with a field of view 0.6 to 1.6 times as wide,
@@ -10,8 +11,10 @@ turned by up to 10 degrees, shifted by up to 15 % of the width, with some perspe
 visible and infrared, as well registered as the data are. `inverted`: thermal is the visible image,
 inverted, bent and noisy, so that the truth is exact. `drive`: the synthetic drive, whose
 homography is exact for 18 m. --turned: five pairs of a drive, made to fit exactly, with fields of
-view 0.35, 2 and 2.8 times as wide, in any roll, each by itself. Errors are those of the four
-corners of the smaller field of view, in pixels of the RGB image (RMS); a share is one of all
+view 0.35, 2 and 2.8 times as wide, in any roll, each by itself. --offset: the time offset of
+drives of `diffmf sample-bag`, straight ahead as they are, and with the cameras turned by 2 degrees
+to and fro, with the stamps of thermal shifted, from the true alignment. Errors are those of the
+four corners of the smaller field of view, in pixels of the RGB image (RMS); a share is one of all
 cases, the median one of the results that were not refused.
 """
 
@@ -19,27 +22,34 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from diffmf_ros.core.alignment.homography import Alignment, resampling
+from diffmf_ros.core.alignment.warp import translation
 from diffmf_ros.core.imaging.color import split_luma
 from diffmf_ros.core.registration.planar import transform_points
 from diffmf_ros.core.registration.registration import RegistrationError, register
+from diffmf_ros.core.registration.time_offset import estimate_offset
+from diffmf_ros.core.settings import Settings
 from diffmf_ros.io.folders import pair_files
+from diffmf_ros.tools.alignment_pairs import bag_clips
+from diffmf_ros.tools.synthetic.cameras import Camera, make_rig
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
-from diffmf_ros.tools.synthetic.record import aligned_pair
+from diffmf_ros.tools.synthetic.record import aligned_pair, recorded_drive
 
 RGB_SIZE, THERMAL_SIZE = (640, 480), (320, 256)
 GOOD_PX, FAIR_PX, WRONG_PX = 5.0, 10.0, 20.0
 POOLED = 5
 DRIVE_FRAMES = (10, 40, 70, 100, 130)
+SHIFTS_MS = (40, -60, 90, -35, -90, 20, 60)
 TURNED_RATIOS, TURNED_DEG = (0.35, 2.0, 2.8), (37.0, 90.0, -150.0)
 
 Images = tuple[np.ndarray, np.ndarray]  # RGB luminance and thermal, H x W uint8
+Clip = list[tuple[float, np.ndarray]]  # stamp in seconds since the start, and image
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,48 @@ def print_turned() -> None:
         print(f'| {name} | {error} | {time.perf_counter() - begin:.1f} |', flush=True)
 
 
+def turned_clip(clip: Clip, camera: Camera, *, edge_px: int) -> Clip:
+    """The clip of a camera whose rig is turned to and fro, without edges of edge_px."""
+    frames = []
+    for stamp_s, image in clip:
+        true_s = stamp_s - 1e-3 * camera.stamp_delay_ms
+        yaw = np.radians(1.5 * np.sin(0.8 * np.pi * true_s)
+                         + 0.5 * np.sin(1.8 * np.pi * true_s + 1))
+        turn = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
+        to_pixels = camera.k @ camera.rotation
+        view = cv2.warpPerspective(image, to_pixels @ turn @ np.linalg.inv(to_pixels),
+                                   (camera.width, camera.height), flags=cv2.INTER_CUBIC,
+                                   borderMode=cv2.BORDER_REPLICATE)
+        frames.append((stamp_s, view[edge_px:-edge_px, edge_px:-edge_px]))
+    return frames
+
+
+def print_offsets(bags: list[Path]) -> None:
+    """Print the errors of the time offset of recorded drives."""
+    print('| drive | cameras | shift, ms | error, ms | uncertain, ms |\n|---|---|---|---|---|')
+    rig, edges = make_rig(), {'rgb': 40, 'thermal': 20}
+    for bag, shift_ms in zip(bags, cycle(SHIFTS_MS)):
+        known, clips = recorded_drive(bag), bag_clips(
+            bag, Settings(), topics=('/rgb/image_raw', '/thermal/image_raw'))
+        matrix = (translation(*[-edges['rgb']] * 2) @ rig.rgb_from_thermal()
+                  @ translation(*[edges['thermal']] * 2))
+        cut = Alignment(tuple(map(tuple, (matrix / matrix[2, 2]).tolist())), *(
+            (camera.width - 2 * edges[name], camera.height - 2 * edges[name])
+            for name, camera in (('rgb', rig.rgb), ('thermal', rig.thermal))))
+        turned = [turned_clip(clip, getattr(rig, name), edge_px=edges[name])
+                  for name, clip in zip(edges, clips, strict=True)]
+        for cameras, (rgb, thermal), alignment in (
+                ('turned', turned, cut), ('ahead', clips, Alignment.load(known.alignment))):
+            late = [(stamp_s + 1e-3 * shift_ms, image) for stamp_s, image in thermal]
+            try:
+                found = estimate_offset(rgb, late, alignment)
+                said = (f'{found.offset_ms - known.thermal_offset_ms + shift_ms:+.1f} | '
+                        f'{found.uncertainty_ms:.1f}')
+            except RegistrationError as error:
+                said = f'refused | {error}'
+            print(f'| {bag.name} | {cameras} | {shift_ms:+d} | {said} |', flush=True)
+
+
 def resize(case: Case) -> np.ndarray:
     """No measurement at all."""
     return resampling(THERMAL_SIZE, RGB_SIZE)
@@ -276,6 +328,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('data', type=Path, nargs='?')
     parser.add_argument('--turned', action='store_true', help='unlike lenses in any roll alone')
+    parser.add_argument('--offset', type=Path, nargs='+', metavar='BAG',
+                        help='the time offset of drives of diffmf sample-bag alone')
     parser.add_argument('--cases', type=int, default=40)
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
@@ -283,8 +337,11 @@ def main() -> None:
     if options.turned:
         print_turned()
         return
+    if options.offset:
+        print_offsets(options.offset)
+        return
     if options.data is None:
-        parser.error('expected DATA or --turned')
+        parser.error('expected DATA, --turned or --offset')
     drawn = {'count': options.cases, 'seed': options.seed}
     groups = {f'{what}, {count} pair{"s"[:count > 1]}': cases for count in (1, POOLED) for what,
               cases in (
