@@ -73,11 +73,11 @@ MUTANTS = [
     *_group(
         'core/imaging/missing_detail.py',
         ('test/core/imaging/test_missing_detail.py',),
-        ('added + elsewhere * (1 - structure)', 'added'),
-        ('cv2.subtract(self.luma, fused,', 'cv2.subtract(fused, self.luma,'),
-        ('(1 - _structure(luma, *FLAT_LUMA))', '1'),
+        ('warm_structure * (1 - visible_structure)', 'warm_structure'),
+        ('visible_structure * (1 - warm_structure)', 'visible_structure'),
+        ('self.wanted - self.share', 'self.wanted - 0 * self.share'),
         ('1 - cv2.dilate(warm, BESIDE)', '1 - 0 * warm'),
-        ('max(FLAT_THERMAL, NOISE * noise_of(thermal))', 'FLAT_THERMAL'),
+        ('max(FLAT, NOISE * noise_of(gray))', 'FLAT'),
     ),
     *_group(
         'core/sync/pairing.py',

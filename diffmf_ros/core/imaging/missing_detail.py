@@ -14,13 +14,11 @@ import cv2
 import numpy as np
 
 SMOOTH_PX = 0.75  # Gaussian before structure is measured: pixel noise is none
-# Structure: the largest minus the smallest level of the 5 x 5 pixels around one. Visible: flat up
-# to the first value, and not from the second one on.
+# Structure: the largest minus the smallest level of the 5 x 5 pixels around one. An image is flat
+# up to the larger of these, in levels and in standard deviations of its noise, whose usual spread
+# is 4 of them, and not from twice that on.
 WINDOW = np.ones((5, 5), np.uint8)
-FLAT_LUMA = 8.0, 20.0
-# Thermal: flat up to the larger of these, in levels and in standard deviations of its noise, whose
-# usual spread over 5 x 5 pixels is 4 of them, and not from twice that on.
-FLAT_THERMAL, NOISE = 3.0, 6.0
+FLAT, NOISE = 3.0, 6.0
 # Keeps the standard deviation of noise.
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
 DEVIATION = 0.6745  # median of the absolute values of noise, in standard deviations
@@ -32,16 +30,14 @@ BESIDE = np.ones((13, 13), np.uint8)  # what is next to a warm object: 3 times D
 
 @dataclass(frozen=True, eq=False)
 class FineDetail:
-    """Detail of two cameras that a fused image should have.
+    """Detail that a fused image should have, as only one of the cameras has any.
 
     Attributes:
-        luma: visible luminance, h x w uint8.
-        of_thermal: levels of thermal detail, h x w float32.
-        share: how much of what the fused image lacks of the visible detail, h x w float32.
+        wanted: levels of detail, h x w float32.
+        share: how much of the detail of the fused image is to give way to it, h x w float32.
     """
 
-    luma: np.ndarray
-    of_thermal: np.ndarray
+    wanted: np.ndarray
     share: np.ndarray
 
     @classmethod
@@ -58,12 +54,12 @@ class FineDetail:
         elsewhere: Any = 1 - cv2.dilate(warm, BESIDE)
         if seen is not None:
             elsewhere *= cv2.erode(seen.view(np.uint8), WINDOW, borderValue=1)
-        flat = max(FLAT_THERMAL, NOISE * noise_of(thermal))
-        structure = _structure(thermal, flat, 2 * flat)
-        added = GAIN * elsewhere * structure * (1 - _structure(luma, *FLAT_LUMA))
-        # Visible noise stays beside thermal detail.
-        return cls(luma, added * _fine(thermal.astype(np.float32)),
-                   added + elsewhere * (1 - structure))
+        warm_structure, visible_structure = _structure(thermal), _structure(luma)
+        of_thermal = GAIN * elsewhere * warm_structure * (1 - visible_structure)
+        of_luma = elsewhere * visible_structure * (1 - warm_structure)
+        share = of_thermal + of_luma
+        # Visible noise stays beside thermal detail: a network keeps it, too.
+        return cls(of_thermal * _fine(thermal) + share * _fine(luma), share)
 
     def missing(self, fused: np.ndarray) -> np.ndarray:
         """Return the levels that a fused luminance lacks, h x w float32.
@@ -71,8 +67,7 @@ class FineDetail:
         Args:
             fused: a thumbnail of the same view, h x w uint8.
         """
-        lost = self.share * _fine(cv2.subtract(self.luma, fused, dtype=cv2.CV_32F))
-        return np.clip(lost + self.of_thermal, -MOST, MOST)
+        return np.clip(self.wanted - self.share * _fine(fused), -MOST, MOST)
 
 
 def noise_of(gray: np.ndarray) -> float:
@@ -85,13 +80,15 @@ def noise_of(gray: np.ndarray) -> float:
     return float(np.median(np.abs(left[::4, ::4]))) / DEVIATION
 
 
-def _structure(gray: np.ndarray, flat: float, rich: float) -> np.ndarray:
+def _structure(gray: np.ndarray) -> np.ndarray:
     """Return how surely each pixel of an h x w uint8 image lies in structure, 0 to 1."""
     smooth = cv2.GaussianBlur(gray, (0, 0), SMOOTH_PX)
     spread = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, WINDOW).astype(np.float32)
-    return np.clip((spread - flat) / (rich - flat), 0, 1)
+    flat = max(FLAT, NOISE * noise_of(gray))
+    return np.clip(spread / flat - 1, 0, 1)
 
 
-def _fine(image: np.ndarray) -> np.ndarray:
-    """Return an h x w float32 image without what is broader than DETAIL_PX."""
-    return image - cv2.GaussianBlur(image, (0, 0), DETAIL_PX)
+def _fine(gray: np.ndarray) -> np.ndarray:
+    """Return an h x w uint8 image without what is broader than DETAIL_PX, float32."""
+    levels = gray.astype(np.float32)
+    return levels - cv2.GaussianBlur(levels, (0, 0), DETAIL_PX)
