@@ -54,6 +54,11 @@ def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np
                          reason='truncated')
     _refuse_bomb(content, max_pixels, format)
     pixels = _pixels(content, format)
+    return pixels, _encoding_of(pixels, before, format)
+
+
+def _encoding_of(pixels: np.ndarray, before: str, format: str) -> str:
+    """Return the encoding of decoded pixels; before is that which the camera compressed."""
     encoding = _ENCODINGS.get((pixels.dtype, pixels.shape[2] if pixels.ndim == 3 else 1))
     mosaic = before.startswith('bayer') or (
         before.startswith('yuv') and 'compressed mono8' not in format)
@@ -64,7 +69,7 @@ def decode(data: Any, format: str, *, max_pixels: int = MOST_PIXELS) -> tuple[np
                          reason='unknown_encoding')
     # JPEG and PNG say what is red; only a publisher that names another order has compressed
     # something else.
-    return pixels, encoding.replace('bgr', 'rgb') if 'compressed rgb' in format else encoding
+    return encoding.replace('bgr', 'rgb') if 'compressed rgb' in format else encoding
 
 
 def encode(pixels: np.ndarray, encoding: str, *, quality: int) -> bytes:

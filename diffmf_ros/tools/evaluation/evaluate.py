@@ -91,8 +91,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
         pairs: instead of them a folder with vi and ir somewhere below, a data set each.
         fused: folder of fused images; with pairs it holds a folder for each data set.
         method: instead of fused, a name and the function.
-        sequence: the images of a set are consecutive frames in the order of their names, and
-            flicker is measured too.
+        sequence: the images of a set are consecutive frames by name: flicker is measured too.
         boxes: boxes of people, which become the targets of the images that they name.
         trial: runs a detector on every image.
         show: gets images, picture (H x W or H x W x 3 BGR uint8), metrics and finds of each.
@@ -100,8 +99,7 @@ def evaluate(rgb: Path | None = None, thermal: Path | None = None, *, pairs: Pat
         report: called with the number of images that are done and that of all.
 
     Raises:
-        EvaluationError: not one of fused and method, neither pairs nor rgb and thermal, a folder
-            that is missing or without images.
+        EvaluationError: not one of fused and method, neither pairs nor both folders, no images.
     """
     require_one_way(fused, method)
     name, fuse = method or (FROM_FILES, None)
