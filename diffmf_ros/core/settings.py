@@ -252,8 +252,8 @@ class OutputSettings:
         choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis',
                  'turbo', 'jet', 'hot', 'bone'))
     temporal_filter: float = _setting(
-        0.75, 'share of the average of the images before it in a fused image, where nothing moves: '
-        'less noise; 0: each image for itself', low=0.0, high=0.9)
+        0.75, 'share of the average of the images before it in a fused image, where nothing '
+        'moves: less noise; 0: each image for itself', low=0.0, high=0.9)
     warm_contrast: bool = _setting(
         True, 'give warm objects of the size of people the contrast that the better camera has, '
         'and the rest of the image the detail that one camera has where the other is flat')
