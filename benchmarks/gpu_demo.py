@@ -14,6 +14,7 @@ from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 from diffmf_ros.tools.synthetic.record import record, recorded_drive
 
 SECONDS, RATE_HZ = 6.0, 30
+STAND_IN_SCALE = 0.25
 
 
 def main() -> None:
@@ -35,6 +36,8 @@ def main() -> None:
         wanted = {'model': 'diffmf', 'preset': options.preset, 'device': options.device,
                   'warm_up_size': '640x480', 'alignment.file': str(recorded.alignment),
                   'sync.thermal_offset_ms': recorded.thermal_offset_ms}
+        if options.device == 'cpu':  # which stands in for a GPU
+            wanted['scale'] = STAND_IN_SCALE
         values = demo.run(demo.DemoRun((bag,), folder / 'fused', folder / 'log', 1.0,
                                        with_changes(DEFAULTS, wanted)))
     figures = {'fused': int(values['fused']), 'pairs': options.seconds * RATE_HZ,

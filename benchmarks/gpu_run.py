@@ -28,9 +28,25 @@ ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ('diffmf/nano', 'diffmf/light', 'diffmf/base', 's4fusion/light', 'refinefuse/light',
             'diffmf/light-s4', 's4fusion/base', 'refinefuse/base')  # in order of worth
 LIMIT_S, TESTS_LIMIT_S, DEMO_LIMIT_S = 90, 60, 90
-TEST_FILES = ('triton', 'fused', 'pixel_kernels', 'graphs', 'selfcheck', 'device_path',
-              'mamba_ssm', 'plan', 'gradient_check', 'training_precision', 'pipeline', 'hot_swap',
-              'memory', 'scan')
+# Tests, in order of worth: name: (file, what pytest chooses of it on a GPU). Cases run in Triton's
+# interpreter elsewhere; files without a choice have networks that go to a GPU by themselves.
+TESTS = {
+    'triton cases': ('triton_cases.py', ('-k', 'not gradients')),
+    'fused cases': ('fused_cases.py', ('-k', 'not gradients')),
+    'pixel cases': ('pixel_cases.py', ()),
+    'graphs': ('test_graphs.py', ('-m', 'cuda')),
+    'device_path': ('test_device_path.py', ('-m', 'cuda')),
+    'pipeline': ('test_pipeline.py', ()),
+    'selfcheck': ('test_selfcheck.py', ()),
+    'triton': ('test_triton.py', ('-m', 'cuda', '-k', 'not cases')),
+    'training_graph': ('test_training_graph.py', ('-m', 'cuda')),
+    'training_precision': ('test_training_precision.py', ('-m', 'cuda')),
+    'triton gradients': ('triton_cases.py', ('-k', 'gradients')),
+    'fused gradients': ('fused_cases.py', ('-k', 'gradients')),
+    'hot_swap': ('test_hot_swap.py', ()),
+    'memory': ('test_memory.py', ()),
+}
+NEED_A_GPU = 'triton', 'fused', 'pixel'  # Triton's interpreter and compiler take minutes
 LEAST_TRAINING_S = 60
 WAIT_AFTER_TERM_S = 10
 
@@ -67,10 +83,14 @@ def parts(options, caches: Path) -> list[Part]:
             'TRITON_CACHE_DIR': str(own / 'triton'), 'CUDA_CACHE_PATH': str(own / 'cuda'),
             'TORCHINDUCTOR_CACHE_DIR': str(own / 'inductor'), 'XDG_CACHE_HOME': str(own)})
 
-    tests = [Part(f'tests {name}',
-                  ('-m', 'pytest', '-v', '-rfE', '--tb=short', '-p', 'no:cacheprovider',
-                                    str(path.relative_to(ROOT))), TESTS_LIMIT_S)
-             for name in TEST_FILES for path in sorted((ROOT / 'test').rglob(f'test_{name}.py'))]
+    def tests(name, pattern, chosen):
+        file, = (ROOT / 'test').rglob(pattern)
+        command = ('-m', 'pytest', '-v', '-rfE', '--tb=short', '-p', 'no:cacheprovider',
+                   str(file.relative_to(ROOT)), *(chosen if options.device == 'cuda' else ()))
+        return Part(f'tests {name}', command, TESTS_LIMIT_S, {'TRITON_INTERPRET': '0'},
+                    needs_gpu=name.startswith(NEED_A_GPU))
+
+    tested = [tests(name, *about) for name, about in TESTS.items()]
     scan = 'benchmarks/gpu_scan.py', *([options.mamba_ssm] if options.mamba_ssm
                                        else []), '--json', '{json}'
     stand_in = ('--seconds', '1') if options.device == 'cpu' else ()
@@ -80,9 +100,9 @@ def parts(options, caches: Path) -> list[Part]:
             for preset in ('light', 'base')]
     return [*(engine('first', network) for network in NETWORKS[:3]),
             start(NETWORKS[1], 'cold'), start(NETWORKS[1], 'warm'), demo[0],
-            *(engine('full', network) for network in NETWORKS[:3]), *tests[:4], demo[1],
+            *(engine('full', network) for network in NETWORKS[:3]), *tested[:4], demo[1],
             Part('scans', scan, needs_gpu=True),
-            *(engine('first', network) for network in NETWORKS[3:]), *tests[4:],
+            *(engine('first', network) for network in NETWORKS[3:]), *tested[4:],
             *(start(NETWORKS[2], when) for when in ('cold', 'warm')),
             *(engine('full', network) for network in NETWORKS[3:])]
 

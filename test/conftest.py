@@ -91,9 +91,14 @@ def pytest_unconfigure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark every test that takes the fixture dds, directly or through another one, and those of
-    training."""
+    """Mark every test that takes the fixture dds, directly or through another one, those of
+    training, and those for an NVIDIA GPU."""
     for item in items:
+        values = item.callspec.params.values() if hasattr(item, 'callspec') else ()
+        reasons = [mark.kwargs.get('reason', '') for mark in item.iter_markers('skipif')]
+        if 'cuda' in (value for value in values if isinstance(value, str)) or (
+                'no CUDA device' in reasons):
+            item.add_marker('cuda')
         if 'dds' in item.fixturenames:
             item.add_marker('dds')
         if item.path.name.startswith('test_training'):

@@ -12,7 +12,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from diffmf_ros.inference.graphs import Download, Replay, Uploads  # noqa: E402
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='torch sees no CUDA device')
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 
 
 @pytest.mark.parametrize('device', DEVICES)

@@ -110,6 +110,7 @@ def test_the_order_is_that_of_worth(tmp_path):
     names = [part.name for part in gpu_run.parts(options, tmp_path)]
     assert names[:3] == ['first diffmf/nano', 'first diffmf/light', 'first diffmf/base']
     assert len(names) == len(set(names))
+    assert {'tests triton cases', 'tests fused gradients'} < set(names)
     assert all(part.limit_s <= 90 for part in gpu_run.parts(options, tmp_path))
     assert all(part.limit_s <= 60 for part in gpu_run.parts(options, tmp_path)
                if part.name.startswith('tests'))

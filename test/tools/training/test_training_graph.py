@@ -92,7 +92,7 @@ def test_cpu_has_no_graph(config):
     assert Trainer(config).graph is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 def test_cuda_graph_trains_the_same(config, monkeypatch):
     """Weights after some replays are those of steps that are launched kernel by kernel."""
     config = config.__class__(**{**vars(config), 'device': 'cuda'})

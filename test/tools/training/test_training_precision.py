@@ -115,7 +115,7 @@ def test_scale_is_in_checkpoint():
     assert resumed.scaler.get_scale() == 2.0 ** 7
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA device')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16', 'float16'])
 def test_gpu_precisions_lower_loss(precision):
     """Every precision lowers the loss on a GPU."""
