@@ -175,6 +175,9 @@ class TestJetson:
         found = self.look(monkeypatch, tmp_path, torch='2.8.0, CUDA 13.0, sm_90')
         assert found['torch on the GPU'].state is WARN and 'no sm_87' in found[
             'torch on the GPU'].text
+        # Code of the same generation that is not newer than the board runs on it.
+        found = self.look(monkeypatch, tmp_path, torch='2.11.0, CUDA 13.0, sm_80, sm_90, sm_110')
+        assert found['torch on the GPU'].state is GOOD
 
     def test_torch_from_the_index(self, monkeypatch, tmp_path):
         found = self.look(monkeypatch, tmp_path, torch='no GPU')

@@ -54,11 +54,18 @@ def _torch(capability) -> Finding:
                        f'not active: {found.reason or "torch sees no GPU"}', Severity.WARN,
                        "install NVIDIA's torch wheel for this JetPack: the one from PyPI has no "
                        "CUDA for it")
-    architecture = 'sm_{}{}'.format(*capability) if capability else ''
-    if architecture and architecture not in found.version:
+    if capability and not _runs(found.version, capability):
+        architecture = 'sm_{}{}'.format(*capability)
         return Finding('jetson', 'torch on the GPU', f'{found.version}: no {architecture}',
                        Severity.WARN, f'install a torch wheel that is built for {architecture}')
     return Finding('jetson', 'torch on the GPU', f'active: {found.version}')
+
+
+def _runs(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether one of the sm_ architectures is of this generation and not newer than the board."""
+    built = re.findall(r'sm_(\d+)(\d)', architectures)
+    return any(int(major) == capability[0] and int(minor) <= capability[1]
+               for major, minor in built)
 
 
 def _triton(capability, *, torch_active: bool) -> Finding:
@@ -89,4 +96,4 @@ def _tensorrt() -> Finding:
     reason = found.reason or f'onnxruntime has {found.version}'
     return Finding('jetson', 'TensorRT', f'not active: {reason}', Severity.WARN,
                    "for engine: onnx install NVIDIA's onnxruntime-gpu wheel for this JetPack; or "
-                   "build an engine of " 'an exported network with trtexec, see docs/gpu.md')
+                   "build an engine of an exported network with trtexec, see docs/export.md")
