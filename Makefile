@@ -11,7 +11,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-fast fuzz soak chaos sanitize lock sbom audit lint docs venv clean
+.PHONY: help demo test test-fast fuzz fuzz-guided soak chaos sanitize lock sbom audit lint docs venv clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -37,6 +37,10 @@ test-fast: venv ## no DDS, no training, no slow files: for every change
 fuzz: venv ## new random and damaged inputs for MINUTES (default 5)
 	@end=$$(( $$(date +%s) + 60 * $(or $(MINUTES),5) )); while [ $$(date +%s) -lt $$end ]; do \
 	FUZZ_CASES=10000 $(BIN)/python -m pytest -q test/fuzz || exit 1; done
+
+fuzz-guided: venv ## the same with atheris, which follows the code that is reached, MINUTES for each of the inputs (default 1)
+	$(INSTALL) -q atheris
+	cd test && ../$(BIN)/python -m fuzz.guided $$(( 60 * $(or $(MINUTES),1) ))
 
 soak: venv ## the node under random faults, swaps and loops for MINUTES (default 120); 1: something grows
 	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),120) --rate $(or $(RATE),30) --out out/soak

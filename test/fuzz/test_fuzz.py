@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from diffmf_ros.core.frames import DiffmfError, FrameError
 from diffmf_ros.core.imaging.compressed import decode, size_of
 
+from .guided import kept
 from .targets import TARGETS, refused
 
 pytestmark = pytest.mark.slow
@@ -18,14 +19,13 @@ pytestmark = pytest.mark.slow
 CASES = int(os.environ.get('FUZZ_CASES', 10_000))
 
 
-@pytest.mark.parametrize('name', TARGETS)
-def test_bad_input_has_a_reason(name):
-    """Bad input is refused with a reason."""
-    cases, check, share = TARGETS[name]
+def trial(name, count):
+    """Return a function that tries so many cases of a target, and a list that grows by each."""
+    cases, check, _ = TARGETS[name]
     tried = []
 
     @settings(
-        max_examples=round(CASES * share),
+        max_examples=count,
         derandomize='FUZZ_CASES' not in os.environ,
         database=None,
         deadline=None,
@@ -39,8 +39,29 @@ def test_bad_input_has_a_reason(name):
         except DiffmfError as error:
             assert refused(error), repr(error)
 
-    try_one()
+    return try_one, tried
+
+
+@pytest.mark.parametrize('name', TARGETS)
+def test_bad_input_has_a_reason(name):
+    """Bad input is refused with a reason."""
+    share = TARGETS[name][2]
+    try_all, tried = trial(name, round(CASES * share))
+
+    try_all()
+
     assert len(tried) >= 0.5 * CASES * share or name == 'ONNX headers'
+
+
+@pytest.mark.parametrize('name', TARGETS)
+def test_kept_inputs_have_reasons(name):
+    """What guided fuzzing has kept, because it reached something new, is refused with a reason."""
+    try_one, tried = trial(name, 1)
+
+    for content in kept()[name]:
+        try_one.hypothesis.fuzz_one_input(content)
+
+    assert len(tried) > 0
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
