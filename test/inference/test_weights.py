@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight files: what is refused, and with which words."""
 
+import gc
 import pickle
+import sys
 
 import pytest
 
@@ -185,3 +187,17 @@ def test_digest_covers_tensors_fully():
     others = [{'b': torch.zeros(2, 3)}, {'a': torch.zeros(3, 2)}, {'a': torch.zeros(2, 3).half()},
               {'a': torch.ones(2, 3)}]
     assert len({digest(t) for t in [base, *others]}) == 5
+
+
+def test_loading_again_keeps_nothing():
+    """A file that is loaded again and again leaves no objects behind."""
+    path = shipped('diffmf', 'nano')
+    load_weights(path)
+    gc.collect()
+    before = sys.getallocatedblocks()
+
+    tensors = sum(len(load_weights(path).tensors) for _ in range(5))
+    gc.collect()
+
+    assert tensors > 1000
+    assert sys.getallocatedblocks() - before < 200
