@@ -25,6 +25,7 @@ from test_docs import ROOT, commands  # noqa: E402
 from test_tasks import is_of_cards, is_of_new_network  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
+from diffmf_ros.core.alignment.homography import Alignment  # noqa: E402
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
 from diffmf_ros.tools.bench import standard  # noqa: E402
 
@@ -42,7 +43,12 @@ QUICKER = {
     'sample-pairs': ['--count', '1', '--seconds', '1'],
     'bench': ['--frames', '1', '--size', '64x48'],
     'bench --size': ['--frames', '1', '--size', '64x48,80x64'],
+    'export': ['--preset', 'nano', '--size', '64x48'],
+    'align': ['--init', 'start.yaml'],  # the search has tests of its own
 }
+# Networks of the preset base, whose weights are stand-ins, with few and narrow layers.
+SMALL_BASE = {'diffmf': models.PRESETS['diffmf']['nano'],
+              's4fusion': {'width': 8, 'depths': (1, 1, 1), 'states': 2, 'cross_states': 3}}
 # A recipe on a small stand-in: one iteration on a small crop.
 SMALL_TRAINING = {'data': 'DIR', 'iterations': 1, 'batch': 1, 'crop': 64, 'warmup': 1,
                   'device': 'cpu'}
@@ -78,7 +84,16 @@ def lines_of(kind):
 
 
 @pytest.fixture(scope='module')
-def stand_ins(tmp_path_factory):
+def small_base():
+    """Make `base` small."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, sizes in SMALL_BASE.items():
+            patched.setitem(models.PRESETS[name], 'base', sizes)
+        yield
+
+
+@pytest.fixture(scope='module')
+def stand_ins(tmp_path_factory, small_base):
     """A folder with everything that the pages name as if it were there."""
     folder = tmp_path_factory.mktemp('pages')
     furnish(folder)
@@ -103,6 +118,8 @@ def stand_ins(tmp_path_factory):
     write_hot_spot(folder / 'FILE.onnx')
     (folder / 'FILE.json').write_text(json.dumps({'1': {'people': [[10, 10, 30, 40]]}}))
     write_networks(folder)
+    Alignment(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (256, 192),
+              (256, 192)).save(folder / 'start.yaml')
     ended = ran(['make-bag', str(folder / 'DIR'), str(folder / 'BAG'), '--rate', '10'])
     assert ended.code == 0, ended.said
     return folder
@@ -130,7 +147,8 @@ def words_to_run(line):
         sorted(glob.glob(word)) if '*' in word and f"'{word}'" not in line else [word])]
     more = QUICKER.get(command, [])
     words += more if not given & {'--preset'} and not (
-        '--model' in given and more[:1] == ['--model']) else []
+        '--model' in given and more[:1] == ['--model']) and not (
+        command == 'align' and 'drive' in given) else []  # rendered cameras are no stand-ins
     return words
 
 
@@ -160,11 +178,11 @@ def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
 
 @pytest.mark.parametrize('line', lines_of('export'))
 def test_printed_export_lines_run(stand_ins, tmp_path, monkeypatch, line):
-    """A line by itself, as each takes half a minute; large networks and fixed sizes for small
-    images."""
+    """A line by itself, with nano for light and a small base, for one small size: those for every
+    size are exported by the tests of export."""
     monkeypatch.chdir(stand_ins)
     words = shlex.split(line)[1:]
-    words += ['--size', '64x48'] if {'--size', '--weights'} & set(words) else []
+    words += QUICKER['export'][2:] if '--weights' in words else QUICKER['export']
     out = words.index('--onnx') + 1
     words[out] = str(tmp_path / words[out])
 
