@@ -31,7 +31,7 @@ test: venv ## every test: on all cores first, then those that talk DDS, at last 
 	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 
-test-fast: venv ## no DDS, no training, no slow files: for every change
+test-fast: venv ## no DDS, no training, nothing slow: for every change
 	$(IN_PARALLEL) -m 'not dds and not training and not slow'
 
 fuzz: venv ## new random and damaged inputs for MINUTES (default 5)

@@ -17,6 +17,7 @@ from diffmf_ros.inference.cuda_backend import Plan  # noqa: E402
 CASES = Path(__file__).with_name('pixel_cases.py')
 
 
+@pytest.mark.slow
 def test_cases_in_the_interpreter():
     pytest.importorskip('triton', reason='triton is not installed')
     run_cases(CASES, TRITON_INTERPRET='1')

@@ -414,6 +414,7 @@ class TestSteps:
         assert f'is not used for {operation}' in choice.failures[0]
 
 
+@pytest.mark.slow
 def test_triton_passes_in_interpreter():
     """The Triton kernels pass in the interpreter."""
     pytest.importorskip('triton', reason='triton is not installed')

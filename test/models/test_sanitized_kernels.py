@@ -13,6 +13,7 @@ import sanitized_kernels  # noqa: E402
 import torch  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sanitized_kernels.runtime() is None, reason='g++ with libasan is missing')
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ('AVX2', 'AVX512'),
                     reason='the kernel of AVX2 cannot run on this processor')

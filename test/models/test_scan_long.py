@@ -10,6 +10,8 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 
 from diffmf_ros.models.kernels import cpu, portable, reference  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 640 * 480
 TOLERANCE = 5e-5
 needs_kernel = pytest.mark.skipif(cpu.unavailable() is not None,

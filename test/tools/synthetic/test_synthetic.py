@@ -22,6 +22,8 @@ from diffmf_ros.tools.synthetic.render import View
 from diffmf_ros.tools.synthetic.sensors import COUNTS_AT_ZERO, COUNTS_PER_K
 from diffmf_ros.tools.synthetic.textures import Strip
 
+pytestmark = pytest.mark.slow
+
 SCENES = tuple(ENVIRONMENTS)
 # RGB frame 10 k and thermal frame 3 k (at 9 Hz) show one and the same instant.
 INSTANTS = (6, 9, 12, 15, 17)
