@@ -181,11 +181,11 @@ def print_turned() -> None:
         print(f'| {name} | {error} | {time.perf_counter() - begin:.1f} |', flush=True)
 
 
-def turned_clip(clip: Clip, camera: Camera, *, edge_px: int) -> Clip:
-    """The clip of a camera whose rig is turned to and fro, without edges of edge_px."""
+def turned_clip(clip: Clip, camera: Camera, *, start_s: float, edge_px: int) -> Clip:
+    """The clip of a camera whose rig is turned to and fro from start_s, without edges."""
     frames = []
     for stamp_s, image in clip:
-        true_s = stamp_s - 1e-3 * camera.stamp_delay_ms
+        true_s = stamp_s - start_s - 1e-3 * camera.stamp_delay_ms
         yaw = np.radians(1.5 * np.sin(0.8 * np.pi * true_s)
                          + 0.5 * np.sin(1.8 * np.pi * true_s + 1))
         turn = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
@@ -209,7 +209,8 @@ def print_offsets(bags: list[Path]) -> None:
         cut = Alignment(tuple(map(tuple, (matrix / matrix[2, 2]).tolist())), *(
             (camera.width - 2 * edges[name], camera.height - 2 * edges[name])
             for name, camera in (('rgb', rig.rgb), ('thermal', rig.thermal))))
-        turned = [turned_clip(clip, getattr(rig, name), edge_px=edges[name])
+        start_s = clips[0][0][0]
+        turned = [turned_clip(clip, getattr(rig, name), start_s=start_s, edge_px=edges[name])
                   for name, clip in zip(edges, clips, strict=True)]
         for cameras, (rgb, thermal), alignment in (
                 ('turned', turned, cut), ('ahead', clips, Alignment.load(known.alignment))):
