@@ -99,12 +99,13 @@ def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
     pipeline = FusionPipeline(asked.settings)
     result = pipeline.fuse(pair)
     write_image(out, result.pixels, result.encoding, overwrite=asked.overwrite)
-    for warning in result.warnings:
+    warnings = [*result.warnings, *(issue.text for issue in pipeline.aligner.issues)]
+    for warning in warnings:
         typer.echo(f'warning: {warning}', err=True)
     height, width = result.pixels.shape[:2]
     options.write_json(asked.json, {
         'out': str(out), 'mode': result.mode.value, 'by': pipeline.description,
         'device': pipeline.device, 'size': [width, height], 'note': note,
-        'warnings': result.warnings, 'timings_ms': result.timings_ms})
+        'warnings': warnings, 'timings_ms': result.timings_ms})
     options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}',
                 json=asked.json)

@@ -20,6 +20,8 @@ __all__ = ['Aligner', 'Alignment', 'AlignmentError', 'Mapping']
 # Mappings that are kept: the one in use, and that of another size in a warm-up or a passed-on
 # frame.
 _KEPT = 2
+# Ratio of two shapes of images: of cameras side by side, and of one camera at two sizes.
+MOST_STRETCH, MOST_BENT = 1.5, 1.02
 _MEANWHILE = 'thermal is resized meanwhile'
 
 
@@ -147,7 +149,8 @@ class Aligner:
                  'trim_px': (settings.trim_x_px, settings.trim_y_px)}
         if not setup.has_rig:
             homography = Alignment.resize() if isinstance(setup.source, RigFile) else setup.source
-            return homography.mapping(**about)  # type: ignore[arg-type]
+            return replace(homography.mapping(**about),  # type: ignore[arg-type]
+                           problem=_stretched(homography, rgb_size, thermal_size))
         try:
             return self._rig(setup, rgb_size, thermal_size).mapping(setup.depth_m,
                                                                     grid=settings.output_grid)
@@ -235,6 +238,27 @@ def _source(settings: AlignmentSettings) -> Alignment | RigFile:
             f'thermal_from_rgb, or set '
             'alignment.from_tf to true')
     return source
+
+
+def _stretched(alignment: Alignment, rgb_size: Size, thermal_size: Size) -> str:
+    """Return what is wrong with the shapes of images that an alignment is used for, or ''."""
+    if alignment.rgb_size is None or alignment.thermal_size is None:
+        if _shape_ratio(rgb_size, thermal_size) < MOST_STRETCH:
+            return ''
+        sizes = '{}x{} is stretched to {}x{}'.format(*thermal_size, *rgb_size)
+        return f'thermal of {sizes}, as no alignment is known: measure it with `diffmf align`'
+    for stream, of_file, size in ((RGB, alignment.rgb_size, rgb_size),
+                                  (THERMAL, alignment.thermal_size, thermal_size)):
+        if _shape_ratio(of_file, size) > MOST_BENT:
+            return ('the alignment is for {} images of {}x{}, and these are {}x{}: measure it '
+                    'again with `diffmf align`'.format(stream, *of_file, *size))
+    return ''
+
+
+def _shape_ratio(one: Size, other: Size) -> float:
+    """Return by how much wider one size is than the other at equal heights, at least 1."""
+    ratio = one[0] * other[1] / (one[1] * other[0])
+    return max(ratio, 1 / ratio)
 
 
 def _fitted(stream: str, camera: CameraModel, size: Size) -> CameraModel:

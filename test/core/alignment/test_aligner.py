@@ -87,6 +87,24 @@ def test_without_file_image_is_resized(grid, size):
                           else cv2.resize(color, size, interpolation=interpolation))
 
 
+def test_images_of_other_shapes_are_named(homography_file):
+    """A measured alignment of another shape of image, and images that are stretched a lot."""
+    measured = Aligner(AlignmentSettings(file=homography_file))
+    resized = Aligner(AlignmentSettings())
+    said = []
+    for aligner, sizes in ((measured, {'rgb_size': (640, 480), 'thermal_size': (640, 480)}),
+                           (measured, {'rgb_size': (320, 240), 'thermal_size': (640, 512)}),
+                           (resized, {'rgb_size': (1920, 600), 'thermal_size': (300, 900)}),
+                           (resized, {'rgb_size': (1280, 720), 'thermal_size': (640, 512)})):
+        aligner.mapping(**sizes)
+        said.append(texts(aligner.issues))
+
+    assert said == [('the alignment is for thermal images of 320x256, and these are 640x480: '
+                     'measure it again with `diffmf align`',), (),
+                    ('thermal of 300x900 is stretched to 1920x600, as no alignment is known: '
+                     'measure it with `diffmf align`',), ()]
+
+
 @pytest.mark.parametrize('grid', GRIDS)
 def test_a_homography_file_is_used(homography_file, grid):
     mapping = Aligner(AlignmentSettings(file=homography_file, output_grid=grid)).mapping(**SIZES)
