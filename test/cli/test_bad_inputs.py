@@ -53,6 +53,7 @@ def folder(tmp_path_factory):
         yield path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('slot', SLOTS, ids=[slot.name.replace(' ', '_') for slot in SLOTS])
 def test_bad_files_one_message_nothing_lost(folder, slot):
     """Bad files are one message and nothing is lost."""

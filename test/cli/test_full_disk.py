@@ -33,6 +33,8 @@ from safetensors.torch import save_file  # noqa: E402
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.io.bags import BagReader  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LIMIT_BYTES = 50
 # Command line, with OUT for what it writes and REST for what it writes besides; the name of OUT.
 WRITERS = {
@@ -129,9 +131,8 @@ def command(name, place='', rest='rest'):
 
 
 def rows(*without):
-    """Names of the rows but for some, those that take half a minute marked as slow."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if name == 'export' else [])
-            for name in WRITERS if name not in without]
+    """Names of the rows but for some."""
+    return [name for name in WRITERS if name not in without]
 
 
 def test_every_output_has_a_row():
@@ -268,8 +269,7 @@ TOLD = [name for name, parameter in file_parameters() if parameter == 'json'
         and name not in WITHOUT_ROW and f'{name} --json' not in WRITERS]
 
 
-@pytest.mark.parametrize('name', [pytest.param(
-    name, marks=[pytest.mark.slow] if name == 'export' else []) for name in TOLD])
+@pytest.mark.parametrize('name', TOLD)
 def test_full_file_system_of_json(folder, disk, tmp_path, name):
     """Where only --json has no room, what was made stays and the error names the JSON."""
     row = next(row for row, (words, _) in WRITERS.items() if words[0] == name)

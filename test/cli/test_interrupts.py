@@ -14,6 +14,7 @@ from diffmf_ros.core.frames import FusionResult, Mode
 from diffmf_ros.tools.replay_outputs import output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, after_s', [
     ('fuse', 0.3),  # while libraries load
     ('sample-bag', 2.0),

@@ -327,6 +327,7 @@ def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
     assert warm.state is GOOD and warm.text.startswith('warm: 1 compiled kernels')
 
 
+@pytest.mark.slow
 def test_exit_code_says_can_run():
     """The exit code says whether the node can run."""
     code, report = run_doctor()
@@ -337,6 +338,7 @@ def test_exit_code_says_can_run():
     assert {finding['state'] for finding in report['findings']} <= {'good', 'warn', 'fail'}
 
 
+@pytest.mark.slow
 def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
     (tmp_path / 'torch.py').write_text('raise OSError("libcudart.so.12: cannot open shared object '
                                        'file")')
@@ -348,6 +350,7 @@ def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
                            if finding['state'] == 'fail']
 
 
+@pytest.mark.slow
 def test_missing_rclpy_exits_1(tmp_path, monkeypatch):
     """Without rclpy the exit code is 1."""
     (tmp_path / 'rclpy.py').write_text('raise ImportError("librcl.so: undefined symbol")')

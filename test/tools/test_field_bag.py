@@ -63,6 +63,7 @@ def test_replay_of_field_bag(field_bag, tmp_path, monkeypatch):
         assert reader.topics['/fused/image'].count == COUNT - 1
 
 
+@pytest.mark.slow
 def test_align_of_field_bag(field_bag, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -126,6 +126,7 @@ def test_an_image_cut_anywhere_is_refused(suffix, part):
     assert caught.value.reason in ('empty_data', 'unknown_format', 'truncated')
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(content=st.binary(min_size=1, max_size=200),
        start=st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n']),

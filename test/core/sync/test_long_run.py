@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.settings import HealthSettings, SyncSettings
@@ -71,6 +72,7 @@ def blocks():
     return sys.getallocatedblocks()
 
 
+@pytest.mark.slow
 def test_hundred_thousand_pairs():
     """Faults without end neither stop the pairs nor add to the memory."""
     # Given two cameras, of which one or both fail every ten seconds, or whose clocks are set
