@@ -126,6 +126,7 @@ def test_ros_pins_agree_with_the_requirements(metadata):
                                                       if not line.startswith('#')}
 
 
+@pytest.mark.slow
 def test_wheel_holds_modules_and_weights(wheel):
     """Wheel holds every module and every weight file."""
     suffixes = {'.py', '.safetensors', '.md', '.html'}
@@ -134,6 +135,7 @@ def test_wheel_holds_modules_and_weights(wheel):
     assert expected <= set(wheel.namelist())
 
 
+@pytest.mark.slow
 def test_wheel_holds_what_ros_needs(wheel):
     # Given what is to lie under the prefix
     expected = {'share/ament_index/resource_index/packages/diffmf_ros',
@@ -151,6 +153,7 @@ def test_wheel_holds_what_ros_needs(wheel):
 
 
 @pytest.mark.skipif(not (shutil.which('g++') or shutil.which('c++')), reason='no C++ compiler')
+@pytest.mark.slow
 def test_wheel_holds_the_compiled_kernel(wheel):
     assert [name for name in wheel.namelist()
             if name.startswith('diffmf_ros/models/kernels/_cpu.')]
