@@ -283,7 +283,8 @@ class FusionPipeline:
         return lifted(pixels, self._warm_contrast(luma, view, stamp_ns=stamp_ns))
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:
-        return size and blank_pair(size, mapping=self.aligner.mapping, settings=self._settings)
+        return size and blank_pair(size, mapping=partial(self.aligner.mapping, live=False),
+                                   settings=self._settings)
 
 
 def _uncolored(prepared: PreparedPair, fused: Fused, error: Exception) -> tuple[Fused, Image]:

@@ -83,17 +83,20 @@ class Aligner:
         """
         self._set(live_depth_m=depth_m)
 
-    def mapping(self, *, rgb_size: Size, thermal_size: Size) -> Mapping:
+    def mapping(self, *, rgb_size: Size, thermal_size: Size, live: bool = True) -> Mapping:
         """Return the mapping for images of these sizes.
 
         Args:
             rgb_size, thermal_size: (width, height) in pixels.
+            live: whether cameras have sent images of these sizes; else nothing that is wrong with
+                them is among the issues.
 
         Returns:
             The mapping, the same object as long as nothing changes.
         """
         mapping = self._built(self._setup, tuple(rgb_size), tuple(thermal_size))
-        self._mapping_problem = mapping.problem
+        if live:
+            self._mapping_problem = mapping.problem
         return mapping
 
     def camera(self, stream: str) -> CameraModel | None:

@@ -161,7 +161,7 @@ class SourceSelector:
         if self._first_frame_ns is None:
             return self.starting
         longest_s = self._settings.source_timeout_s
-        if name == self.base and not self.streams[name].refused_count:
+        if name == self.base and not self.streams[name].refused_since:
             longest_s = max(longest_s, _OPENING_S)
         return now_ns - self._first_frame_ns <= longest_s * 1e9
 

@@ -17,6 +17,8 @@ STALE_FLOOR_S = 0.2
 # A regular stream may be slower than source_timeout_s: it is lost when its next frame is half a
 # period late.
 LOST_PERIODS = 1.5
+# A camera that was gone for longer may come back at another rate: its period is learned anew.
+SAME_RATE_NS = 5_000_000_000
 NONSENSE_DELAY_NS = 365 * 24 * 3600 * 1_000_000_000
 # So many frames on one clock make the next jump of the stamps a change worth waiting for, not
 # noise.
@@ -80,7 +82,8 @@ class StreamHealth:
 
     `lost_after_ns` is the silence after which it is LOST. Counters are since the beginning:
     `frames` (fresh ones), `refused_count`, `duplicates`, `not_increasing` (stamps that went back
-    or stood), `unstamped` (stamp zero).
+    or stood), `unstamped` (stamp zero). `refused_since` counts those refused since the newest frame
+    or a reset.
     """
 
     def __init__(self, settings: HealthSettings):
@@ -104,7 +107,7 @@ class StreamHealth:
         self.newest_stamp_ns: int | None = None
         self.delay_ms = math.nan
         self._arrived_ns: int | None = None
-        self._refused_since = 0
+        self.refused_since = 0
         self._calm = 0
         self._clock_changed_ns: int | None = None
         self._good = 0
@@ -137,16 +140,17 @@ class StreamHealth:
             return
         status = self.status(now_ns)
         before = status.state
-        silent_ns = status.age_ns if status.seen and status.age_ns > status.lost_after_ns else 0.0
-        self._silent_ns += silent_ns
         if before is not StreamState.OK and self._returning_from is None:
             self._good = 0
         self._returning_from = None if before is StreamState.OK else before
         self.arrivals.add(now_ns)
         self.lost_after_ns = self._silence_ns()
+        silent_ns = 0.0
         # not in a row, nor a slow camera, whose period is known by now
         if status.age_ns > self.lost_after_ns:
             self._good = 0
+            silent_ns = status.age_ns if status.seen else 0.0
+        self._silent_ns += silent_ns
         self._arrived_ns = now_ns
         self.frames += 1
         self._take_stamp(frame.stamp_ns, clock_ns, silent_ns)
@@ -163,7 +167,7 @@ class StreamHealth:
             now_ns: any clock that all calls share, in nanoseconds.
         """
         self.refused_count += 1
-        self._refused_since += 1
+        self.refused_since += 1
 
     def shutter(self, closed: bool) -> None:
         """Take the driver's flag: while it is true the stream is FROZEN.
@@ -213,7 +217,7 @@ class StreamHealth:
         elif state is StreamState.FROZEN:
             detail = f'FROZEN ({self._still or "it moves again"})'
         else:
-            refused = state is StreamState.LOST and self._refused_since
+            refused = state is StreamState.LOST and self.refused_since
             detail = 'LOST (its messages are refused)' if refused else state.value
         changed_ns = self._clock_changed_ns
         return StreamStatus(
@@ -322,7 +326,7 @@ class StreamHealth:
 
     def _take_stamp(self, stamp_ns: int, clock_ns: int | None, silent_ns: float) -> None:
         lost_after_ns = self.lost_after_ns
-        excused, self._refused_since = self._refused_since, 0
+        excused, self.refused_since = self.refused_since, 0
         if not stamp_ns:
             self.unstamped += 1
             self.newest_stamp_ns, self.delay_ms = 0, math.nan
@@ -339,7 +343,7 @@ class StreamHealth:
         if 0 <= gap_ns <= lost_after_ns:
             self._calm += 1
         else:  # the clock jumped, unless nothing came for as long as the stamps say
-            if not silent_ns or abs(gap_ns - silent_ns) > lost_after_ns:
+            if not 0 < silent_ns <= SAME_RATE_NS or abs(gap_ns - silent_ns) > lost_after_ns:
                 self._missing.reset()
             self._leads_ns.clear()
             if self._calm >= CALM_FRAMES:

@@ -104,6 +104,9 @@ def test_images_of_other_shapes_are_named(homography_file):
                     ('thermal of 300x900 is stretched to 1920x600, as no alignment is known: '
                      'measure it with `diffmf align`',), ()]
 
+    resized.mapping(rgb_size=(1920, 600), thermal_size=(300, 900), live=False)
+    assert resized.issues == ()
+
 
 @pytest.mark.parametrize('grid', GRIDS)
 def test_a_homography_file_is_used(homography_file, grid):

@@ -226,6 +226,15 @@ def test_late_cameras_get_opening_time():
     assert rig.first(BOTH, 3) <= 2.9
 
 
+def test_opening_time_after_a_jump():
+    """A message that was refused before the clock jumped takes no opening time away."""
+    rig = Rig(faults={RGB: between(0, 9, None)})
+    rig.fallback.rgb.refused(SECOND)
+    rig.fallback.reset()
+
+    assert rig.run(2.9).modes(0, 2.9) == set()
+
+
 def test_late_joiner_fused_second_frame():
     """A second camera that joins late is fused from its second frame."""
     rig = Rig(faults={THERMAL: between(0, 3, None)}).run(5)

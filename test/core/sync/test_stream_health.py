@@ -298,12 +298,32 @@ def test_outage_is_not_missing():
     camera = Camera()
     camera.send(20)
 
-    camera.send(wait_ns=10 * SECOND)
+    camera.send(wait_ns=4 * SECOND)
     assert camera.health.missing == 0
     camera.send(wait_ns=3 * camera.period_ns)
 
-    assert camera.health.missing == 2 and camera.health.silent_s(camera.now_ns) == 10
-    assert camera.health.silent_s(camera.now_ns + 5 * SECOND) == 15
+    assert camera.health.missing == 2 and camera.health.silent_s(camera.now_ns) == 4
+    assert camera.health.silent_s(camera.now_ns + 5 * SECOND) == 9
+
+
+def test_another_rate_after_an_outage():
+    """A driver that comes back three times slower does not lose two of three frames."""
+    camera = Camera()
+    camera.send(20)
+
+    camera.send(wait_ns=10 * SECOND)
+    for _ in range(40):
+        camera.send(wait_ns=3 * camera.period_ns)
+
+    assert camera.health.missing == 0
+
+
+def test_slow_camera_is_not_silent():
+    """The pauses of a camera that sends every two seconds are its period."""
+    camera = Camera(rate_hz=0.5)
+    camera.send(20)
+
+    assert camera.health.silent_s(camera.now_ns) == 0
 
 
 def test_reordered_frames_are_not_missing():
