@@ -82,8 +82,8 @@ class StreamHealth:
 
     `lost_after_ns` is the silence after which it is LOST. Counters are since the beginning:
     `frames` (fresh ones), `refused_count`, `duplicates`, `not_increasing` (stamps that went back
-    or stood), `unstamped` (stamp zero). `refused_since` counts those refused since the newest frame
-    or a reset.
+    or stood), `unstamped` (stamp zero). `refused_since` counts those refused since the newest
+    frame or a reset.
     """
 
     def __init__(self, settings: HealthSettings):
