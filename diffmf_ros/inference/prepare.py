@@ -225,7 +225,7 @@ class Preparation:
             image = self.image(frame, settings)
             return SingleCameraImage(image, frame.stream, frame.frame_id, frame, None, settings)
         sizes = {f'{grid}_size': owner.size, f'{frame.stream}_size': frame.size}
-        mapping = self.aligner.mapping(**sizes)
+        mapping = self.aligner.mapping(**sizes)  # type: ignore[arg-type]
         return SingleCameraImage(self.image(frame, settings, mapping), mapping.grid,
                                  owner.frame_id, frame, mapping, settings)
 
