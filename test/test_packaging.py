@@ -48,6 +48,10 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     source = folder / 'source'
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
         '.*', 'build', 'install', 'log', 'out', '*.egg-info', '*.so', '__pycache__'))
+    setup = source / 'setup.py'
+    text = setup.read_text()
+    assert text.count("'-O3'") == 1
+    setup.write_text(text.replace("'-O3'", "'-O0'"))  # the same files in a tenth of the time
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps',
                     '--no-build-isolation', '--wheel-dir', folder, source], check=True)
     with zipfile.ZipFile(*folder.glob('*.whl')) as archive:
