@@ -4,9 +4,9 @@
     python benchmarks/compile_plan.py MODEL/PRESET [--beside]
 
 The network is traced without values at 640x480, float16, and given to inductor's scheduler, which
-decides what becomes one kernel. Its rules for a CPU are asked, for a GPU's ask the GPU. Scans stay
-operations of this package: inductor would loop over the tokens. With --beside all its fused steps
-stay too, and inductor gets what is left. Nothing is compiled or run.
+decides by its rules for a CPU what becomes one kernel; its rules for a GPU can be asked only on a
+GPU. Scans stay operations of this package: inductor would loop over the tokens. With --beside all
+its fused steps stay too, and inductor gets what is left. Nothing is compiled or run.
 """
 
 import argparse

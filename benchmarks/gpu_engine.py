@@ -106,7 +106,7 @@ def timed(function, *arguments) -> float:
 
 
 def first(bench: Bench) -> dict:
-    """The figures that matter most."""
+    """Return the figures that matter most."""
     first_pair_ms = timed(bench.whole)
     bench.samples_ms(WARM_UP)
     samples = bench.samples_ms(FIRST_FRAMES)
@@ -125,7 +125,7 @@ def host_stages(bench: Bench, frames: int) -> dict:
 
 
 def about(bench: Bench) -> dict:
-    """What ran."""
+    """Return what was timed: weights, device, size, and problems of the pipeline."""
     return {'trained': bench.trained, 'runs_on': bench.pipeline.device, 'size': bench.size,
             'problems': [issue.text for issue in bench.pipeline.issues]}
 

@@ -77,7 +77,7 @@ MUTANTS = [
         ('visible_structure * (1 - warm_structure)', 'visible_structure'),
         ('self.wanted - self.share', 'self.wanted - 0 * self.share'),
         ('1 - cv2.dilate(warm, BESIDE)', '1 - 0 * warm'),
-        ('max(FLAT, NOISE * noise_of(gray))', 'FLAT'),
+        ('max(FLAT, NOISE * median_noise(gray))', 'FLAT'),
     ),
     *_group(
         'core/sync/pairing.py',

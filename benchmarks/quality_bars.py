@@ -108,9 +108,8 @@ def bars(name: str, measured: Measured, peers: BySet, *, share: float = 1.0) -> 
     ]
     found.append(_at_most('haze', own['haze'], MOST_HAZE / share, '.1f'))
     if name in measured.flat_thermal:
-        found.append(
-            _flat(measured.flat_thermal[name], measured.flat_is_rgb, LEAST_FLAT_DB * share)
-        )
+        flat = measured.flat_thermal[name]
+        found.append(_flat(flat, measured.flat_is_rgb, LEAST_FLAT_DB * share))
     for clip, rows in measured.flicker.items():  # of a network as the node publishes it
         ratio = rows.get(f'{name}, filtered', rows[name])['ratio']
         found.append(_at_most(f'flicker, {clip}', ratio, MOST_FLICKER / share, '.2f'))

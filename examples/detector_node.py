@@ -32,8 +32,8 @@ from diffmf_ros.core.imaging.thermal import GainControl, to_gray
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.ros import process, qos
 from diffmf_ros.ros.messages import make_image, stamp_ns, to_frame
+from diffmf_ros.tools.evaluation.detection_scores import drawn
 from diffmf_ros.tools.evaluation.detector import Detections, Detector, class_number, read_classes
-from diffmf_ros.tools.evaluation.eval_page import drawn
 
 try:
     from vision_msgs import msg as vision

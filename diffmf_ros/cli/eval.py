@@ -77,7 +77,7 @@ def eval(
     settings = options.settings_from(thermal__polarity=polarity)
     known = read_boxes(boxes) if boxes else None
     chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
-                                            classes=classes)
+                                   classes=classes)
     trial = DetectorTrial(chosen.detector, boxes=known,
                           class_number=chosen.class_number) if chosen else None
     method = scoring.method(model, preset=preset, weights=weights,

@@ -61,7 +61,6 @@ Device = _option('device', str)
 Precision = _option('precision', str)
 Scale = _option('scale', float)
 Threads = _option('threads', int)
-ScanBackend = _option('scan_backend', str)
 ThermalOffset = _option('sync.thermal_offset_ms', float)
 # Where not given, that of a rendered drive.
 ThermalOffsetOrTruth = _option('sync.thermal_offset_ms', float | None)
@@ -69,15 +68,13 @@ RgbCrop = _option('input.rgb_crop', str)
 ThermalCrop = _option('input.thermal_crop', str)
 RgbOrientation = _option('input.rgb_orientation', str)
 ThermalOrientation = _option('input.thermal_orientation', str)
-OutputGrid = _option('alignment.output_grid', str)
-PlaneDepth = _option('alignment.plane_depth_m', float)
 Polarity = _option('thermal.polarity', str)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='replace files that exist')]
 Json = Annotated[Path | None,
                  typer.Option('--json',
                               help='also write the result to this file, as JSON; - for the '
-                                            'screen, in place of the text')]
+                                   'screen, in place of the text')]
 Topics = Annotated[tuple[str, str], typer.Option(
     '--topics', metavar='RGB THERMAL', help='topics of the images of both cameras in the bag')]
 OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]

@@ -157,10 +157,6 @@ def _inputs(random: np.random.Generator) -> dict[str, torch.Tensor]:
             **{name: x.float() for name, x in parameters.items()}}
 
 
-if __name__ == '__main__':
-    save_file(make(), PATH)
-
-
 def allowed_errors(expected: torch.Tensor, magnitude: torch.Tensor, *, steps: int,
                    dtype: torch.dtype) -> torch.Tensor:
     """Return the largest error of each value of expected that rounding can explain.
@@ -180,3 +176,7 @@ def allowed_errors(expected: torch.Tensor, magnitude: torch.Tensor, *, steps: in
         share += ROUNDED_FACTORS * unit
     smallest = torch.finfo(dtype).smallest_normal * unit  # of what lies below the normal numbers
     return share * magnitude.double() + unit * expected.double().abs() + smallest
+
+
+if __name__ == '__main__':
+    save_file(make(), PATH)

@@ -120,7 +120,7 @@ class PreparedPair:
 
     @cached_property
     def warm_view(self) -> WarmView | None:
-        """What both cameras show of warm objects, which needs no fused image.
+        """Warm objects and fine detail of both cameras, found before there is a fused image.
 
         None where nobody asks for it, or where the images are too small.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine is: processor, cores, memory, board. Read from Linux' own files."""
+"""What this machine is, and what memory a process took. Read from Linux' own files."""
 
 import os
 import platform
@@ -40,6 +40,15 @@ def this_machine(root: Path = Path('/')) -> Machine:
         memory_gb=int(kilobytes[1]) / 2 ** 20 if kilobytes else 0.0,
         board=_text(root / 'proc/device-tree/model').strip('\0\n '),
         os=_system(_text(root / 'etc/os-release')))
+
+
+def peak_memory_mb(pid: int | str = 'self') -> float:
+    """Return the peak resident memory of a process in MiB.
+
+    Not ru_maxrss: that starts at what the parent used.
+    """
+    status = Path(f'/proc/{pid}/status').read_text()
+    return int(re.findall(r'VmHWM:\s*(\d+)', status)[0]) / 1024
 
 
 def _text(path: Path) -> str:

@@ -121,7 +121,7 @@ def foreign_rows(pixels: np.ndarray) -> tuple[int, int]:
     return _foreign_lines(pixels, lines, *_ranked(sample, 0.01, 0.99))
 
 
-def noise_of(pixels: np.ndarray, low: float, high: float) -> float:
+def quiet_noise(pixels: np.ndarray, low: float, high: float) -> float:
     """Estimate the deviation of the noise of an image.
 
     That is noise which is independent from pixel to pixel (Immerkaer, 1996).
@@ -165,7 +165,7 @@ def _least_span(scene: np.ndarray, settings: ThermalSettings, low: float, high: 
     """Return how far apart black and white have to be at least, in units of the values."""
     least = settings.min_span_k / settings.scale_k[0] if settings.min_span_k else 0.0
     if settings.min_span_noise:
-        noise = noise_of(scene, low, high)
+        noise = quiet_noise(scene, low, high)
         if scene.dtype.kind == 'f' or noise <= _MOST_NOISE:
             least = max(least, settings.min_span_noise * noise)
     return least

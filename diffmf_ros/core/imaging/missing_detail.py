@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 SMOOTH_PX = 0.75  # Gaussian before structure is measured: pixel noise is none
-# Structure: the largest minus the smallest level of the 5 x 5 pixels around one. An image is flat
-# up to the larger of these, in levels and in standard deviations of its noise, whose usual spread
-# is 4 of them, and not from twice that on.
+# The spread around a pixel is the largest minus the smallest level of 5 x 5 pixels. A spread of
+# FLAT levels, or of NOISE standard deviations of the noise where that is more, is no structure;
+# twice as much is. Noise alone usually spreads over 4 of its standard deviations.
 WINDOW = np.ones((5, 5), np.uint8)
 FLAT, NOISE = 3.0, 6.0
 # Keeps the standard deviation of noise.
@@ -70,11 +70,11 @@ class FineDetail:
         return np.clip(self.wanted - self.share * _fine(fused), -MOST, MOST)
 
 
-def noise_of(gray: np.ndarray) -> float:
+def median_noise(gray: np.ndarray) -> float:
     """Return the standard deviation of the noise of an h x w uint8 image, in levels.
 
-    That of half its pixels: what is left of them in a mask without response to planes (Immerkaer,
-    Fast Noise Variance Estimation, 1996), by the median, which edges move little.
+    A filter without response to planes leaves noise and edges (Immerkaer, Fast Noise Variance
+    Estimation, 1996). Edges hardly move the median, taken in every fourth row and column.
     """
     left = cv2.filter2D(gray, cv2.CV_32F, LAPLACIAN)
     return float(np.median(np.abs(left[::4, ::4]))) / DEVIATION
@@ -84,7 +84,7 @@ def _structure(gray: np.ndarray) -> np.ndarray:
     """Return how surely each pixel of an h x w uint8 image lies in structure, 0 to 1."""
     smooth = cv2.GaussianBlur(gray, (0, 0), SMOOTH_PX)
     spread = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, WINDOW).astype(np.float32)
-    flat = max(FLAT, NOISE * noise_of(gray))
+    flat = max(FLAT, NOISE * median_noise(gray))
     return np.clip(spread / flat - 1, 0, 1)
 
 

@@ -92,7 +92,7 @@ class WarmObjects:
 
 @dataclass(frozen=True, eq=False)
 class WarmView:
-    """What both cameras show of one view, whatever the fused image will be.
+    """Warm objects and fine detail of both cameras in one view, whatever the fused image is.
 
     Attributes:
         thermal, luma: fine thumbnails, h x w uint8: white-hot thermal, visible luminance.

@@ -56,7 +56,7 @@ _ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the pictu
 
 @dataclass(frozen=True)
 class Window:
-    """What is searched.
+    """Ranges and steps of a search for the alignment.
 
     field_ratios: smallest and largest width of the thermal field of view by that of RGB.
     angles_deg: smallest and largest rotation; the steps are those of the search; width is that of

@@ -8,7 +8,6 @@ process, and imports are paid once.
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 import time
@@ -26,12 +25,13 @@ from ...core.imaging.encodings import decode_message
 from ...core.settings import DEFAULTS, Settings, iter_specs, with_changes
 from ...inference.network import name_of
 from ...inference.pipeline import FusionPipeline
+from ..machine import peak_memory_mb
 from .energy import find_meter
 
 THERMAL_SHARE = 0.5  # of the sides of the RGB image
 WARM_UP = 2
-TIMEOUT_S = 600
-PAIRS = 2  # the second one may need memory that the first did not
+START_TIMEOUT_S = 600
+START_PAIRS = 2  # of measure_startup: the second one may need memory that the first did not
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def compare(configurations: Sequence[Configuration], *, frames: int,
 
     The pairs are random images: rgb8, and mono16 of half its sides. report is called with the
     number of pairs that every configuration has fused. Raises DiffmfError as the pipeline does,
-    and when a
-    result carries warnings: then something else than the configuration was timed.
+    and when a result carries warnings: then something else than the configuration was timed.
     """
     subjects = [_Subject(configuration) for configuration in configurations]
     for index in range(frames + WARM_UP):
@@ -221,7 +220,7 @@ def measure_startup(configuration: Configuration) -> Startup:
     job = {'settings': {item.name: item.value for item in iter_specs(configuration.settings)},
            'size': configuration.size, 'started_s': time.monotonic()}
     done = subprocess.run([sys.executable, '-m', __name__, json.dumps(job)], capture_output=True,
-                          text=True, timeout=TIMEOUT_S, check=False)
+                          text=True, timeout=START_TIMEOUT_S, check=False)
     if done.returncode:
         reason = done.stderr.strip().rpartition('\n')[2]  # of a traceback the error
         raise DiffmfError(f'the start of {configuration.name} could not be measured: {reason}')
@@ -229,15 +228,13 @@ def measure_startup(configuration: Configuration) -> Startup:
 
 
 def main() -> None:
-    """Be that process: fuse, and print the measurements."""
-    from ...inference.pipeline import FusionPipeline
-
+    """Fuse as the process that measure_startup starts, and print the measurements."""
     job = json.loads(sys.argv[1])
     pipeline = FusionPipeline(with_changes(DEFAULTS, job['settings']))
     messages = raw_images(job['size'])
     fuse_messages(pipeline, messages)
     first_frame_s = time.monotonic() - job['started_s']  # this clock is the same in every process
-    for _ in range(PAIRS - 1):
+    for _ in range(START_PAIRS - 1):
         fuse_messages(pipeline, messages)
     device_mb = None
     if pipeline.device.startswith('cuda'):
@@ -245,12 +242,6 @@ def main() -> None:
         device_mb = torch.cuda.max_memory_reserved() / 2 ** 20
     print(json.dumps({'first_frame_s': first_frame_s, 'peak_memory_mb': peak_memory_mb(),
                       'device_memory_mb': device_mb}))
-
-
-def peak_memory_mb(pid: int | str = 'self') -> float:
-    """Peak resident memory of a process. Not ru_maxrss: that starts at what the parent used."""
-    status = Path(f'/proc/{pid}/status').read_text()
-    return int(re.findall(r'VmHWM:\s*(\d+)', status)[0]) / 1024
 
 
 if __name__ == '__main__':

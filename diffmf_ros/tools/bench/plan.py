@@ -202,7 +202,7 @@ class _Step:
                          for name, value in network.state_dict().items()}
 
     def __call__(self) -> None:
-        """Run it."""
+        """Run one training step, with the update of the weights and of their average."""
         images: list[Any] = [torch.empty(self._shape, device='meta') for _ in range(7)]
         batch = Batch(*images)
         fused, share = self._fuse(batch.ir, batch.vi_y, with_share=True)
@@ -216,14 +216,17 @@ class _Step:
 
     @torch.no_grad()
     def _clip(self) -> None:
-        """Do as clip_grad_norm_ does on a GPU; on meta tensors it would take them one by one."""
+        """Clip the gradients with the operations of clip_grad_norm_ on a GPU.
+
+        On meta tensors that would take them one by one.
+        """
         gradients = [p.grad for p in self._network.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         torch._foreach_mul_(gradients, (1 / (norm + 1e-6)).clamp(max=1))
 
     @torch.no_grad()
     def _adam(self) -> None:
-        """Do as torch.optim.Adam(fused=True) does, which does not take meta tensors."""
+        """Update the weights as torch.optim.Adam(fused=True), which does not take meta tensors."""
         parameters: list[torch.Tensor] = list(self._network.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         torch._foreach_add_(self._steps, 1)

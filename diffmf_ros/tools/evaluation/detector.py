@@ -47,7 +47,7 @@ class Detector:
 
     Args:
         path: the file; its one input is 1 x 3 x height x width, float32 or float16.
-        layout: 'yolox', 'yolov5', 'yolov8' or 'nanodet' (see layouts); 'auto' takes what the
+        layout: 'yolox', 'yolov5', 'yolov8' or 'nanodet' (see Layout); 'auto' takes what the
             output proves.
         classes: number of classes, where it is known; decides between layouts that look alike.
         size: (width, height) of the input, for a file that leaves it open.

@@ -6,8 +6,8 @@ too and checks them. Of a color image, pass the luminance. `ir` and `vi_y` are t
 every metric of two sources here is symmetric in them; those of ours (perception.py, targets.py,
 and here what fusion does to the visible image: haze, fading color, flat thermal that covers it)
 are not. The values are those of the evaluator of MMIF-CDDFuse, which most tables published since
-2023 were made with, except for PSNR (peak 255; there the largest level that occurs
-in the fused image) and Nabf (which it lacks).
+2023 were made with, except for PSNR (peak 255; there the largest level that occurs in the fused
+image) and Nabf (which it lacks).
 """
 
 from collections.abc import Callable, Sequence

@@ -94,7 +94,7 @@ def method(name: str, *, preset: str | None = None, weights: Path | str | None =
 
 def network_method(name: str, *, preset: str | None = None, weights: Path | str | None = None,
                    device: str = DEFAULTS.device) -> tuple[str, 'NodeFusion']:
-    """Do as method, for the name of a network alone."""
+    """Return what method returns, for networks alone."""
     from ... import models
     from ...inference.engine import Engine
     from ...inference.weights import load_weights

@@ -241,7 +241,7 @@ def scene_list() -> str:
 
 @dataclass(frozen=True)
 class Light:
-    """What lights the textures.
+    """Lamps, sun and lit windows of a scene.
 
     lamp: radiance of the lamps or of the sun (R, G, B), 0 when off. windows: brightness of lit
     windows.

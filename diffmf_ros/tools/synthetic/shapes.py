@@ -261,7 +261,7 @@ def _wheel(axle: float, radius: float) -> tuple[tuple[float, float], ...]:
 
 
 def _half_width(height: float) -> float:
-    """The cabin narrows from the belt line to the roof."""
+    """Return half the width of the cabin, which narrows from the belt line to the roof."""
     return _W - (_W - _R) * min(max((height - .95) / .47, 0.0), 1.0)
 
 

@@ -258,7 +258,7 @@ class Perception:
 
     @torch.no_grad()
     def shares(self, ir: torch.Tensor, vi_y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """How much each source counts, by the edges in its features: two B, their sum is 1."""
+        """Return how much each source counts, by the edges in its features: two B, their sum 1."""
         saliency = torch.stack([self._saliency(image) for image in (ir, vi_y)])
         of_ir, of_vi = softmax(saliency / self._temperature, dim=0)
         return of_ir, of_vi

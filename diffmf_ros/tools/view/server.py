@@ -238,7 +238,7 @@ def _reachable(host: str) -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """What a request has to look like.
+    """Host and token that a request has to name.
 
     Attributes:
         host: The address or name that the server listens on.

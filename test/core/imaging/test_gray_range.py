@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import THERMAL, Frame
-from diffmf_ros.core.imaging.gray_range import gray_range, noise_of, without_foreign_borders
+from diffmf_ros.core.imaging.gray_range import gray_range, quiet_noise, without_foreign_borders
 from diffmf_ros.core.imaging.thermal import GainControl, levels_of, to_gray
 from diffmf_ros.core.settings import ThermalSettings
 
@@ -269,7 +269,7 @@ def test_least_span_keeps_black_end(polarity, kept):
 
     assert found[kept] == narrow[kept]
     assert found[2] - found[0] == pytest.approx(
-        SETTINGS.min_span_noise * noise_of(values, narrow[0], narrow[2]))
+        SETTINGS.min_span_noise * quiet_noise(values, narrow[0], narrow[2]))
 
 
 @pytest.mark.parametrize('dtype, widened', [(np.uint16, False), (np.float32, True)])
@@ -312,15 +312,15 @@ def test_noise_measured_despite_scene(deviation):
     values[:, :320] += 500 * np.sin(np.arange(320) / 3)
     values[100:200, 400:500] += 900
 
-    measured = noise_of(values.round().astype(np.uint16), 0, 65535)
+    measured = quiet_noise(values.round().astype(np.uint16), 0, 65535)
 
     assert measured == pytest.approx(deviation, rel=0.25)
 
 
 def test_noiseless_image_has_zero_noise():
     """Noise of images without any is zero."""
-    assert noise_of(np.full((120, 160), 7000, np.uint16), 0, 65535) == 0
-    assert noise_of(np.zeros((4, 4), np.float32), -1, 1) == 0
+    assert quiet_noise(np.full((120, 160), 7000, np.uint16), 0, 65535) == 0
+    assert quiet_noise(np.zeros((4, 4), np.float32), -1, 1) == 0
 
 
 @pytest.mark.parametrize('shape, measured', [
@@ -329,4 +329,4 @@ def test_noise_needs_two_patches(shape, measured):
     """Noise is measured in images of at least 16 rows and 32 columns."""
     values = np.random.default_rng(0).normal(8000, 20, shape).astype(np.float32)
 
-    assert (noise_of(values, 0, 65535) > 5) == measured
+    assert (quiet_noise(values, 0, 65535) > 5) == measured

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.imaging.missing_detail import GAIN, MOST, FineDetail, noise_of
+from diffmf_ros.core.imaging.missing_detail import GAIN, MOST, FineDetail, median_noise
 
 SHAPE = 120, 160
 RNG = np.random.default_rng(5)
@@ -56,7 +56,7 @@ def test_thermal_noise_is_no_detail(deviation):
     noise = RNG.normal(0, deviation, SHAPE)
     thermal = np.clip(FLAT + noise + 60 * (np.indices(SHAPE)[0] >= 60), 0, 255).astype(np.uint8)
     levels = np.abs(missing_detail(FLAT, thermal, FLAT, NOWHERE))
-    assert noise_of(thermal) == pytest.approx(deviation, rel=0.1)
+    assert median_noise(thermal) == pytest.approx(deviation, rel=0.1)
     assert levels[10:40].mean() < 0.05 * deviation
     assert levels[58:62].mean() > 4
 

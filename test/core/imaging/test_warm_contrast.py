@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
 from diffmf_ros.core.imaging.warm_contrast import (
     MOST,
     WarmContrast,
@@ -12,6 +13,8 @@ from diffmf_ros.core.imaging.warm_contrast import (
     find_objects,
     lifted,
 )
+from diffmf_ros.core.settings import DEFAULTS, with_changes
+from diffmf_ros.inference.pipeline import FusionPipeline
 
 HEIGHT, WIDTH = 240, 320
 PERSON = np.s_[100:160, 150:170]
@@ -186,6 +189,21 @@ def test_gap_forgets_side():
 def test_tiny_image_shows_no_objects():
     small = [cv2.resize(image, (80, 60)) for image in (WARM, plain(90))]
     assert WarmView.of(*small) is None
+
+
+def test_tiny_image_stays_unchanged():
+    """A tiny image is fused to the same with and without warm contrast, a larger one is not."""
+    person = plain(60, (np.s_[60:160, 120:170], 160))
+    wall = np.broadcast_to(np.linspace(180, 220, WIDTH).astype(np.uint8), (HEIGHT, WIDTH))
+    for size, same in (((WIDTH, HEIGHT), False), ((80, 60), True)):
+        thermal, gray = (cv2.resize(image, size) for image in (person, wall))
+        pair = Pair(Frame(RGB, 0, '', np.dstack([gray] * 3), 'rgb8'),
+                    Frame(THERMAL, 0, '', thermal, 'mono8'), 0)
+        with_it, without = (
+            FusionPipeline(with_changes(DEFAULTS, {
+                'model': 'classical', 'output.warm_contrast': asked})).fuse(pair).pixels
+            for asked in (True, False))
+        assert np.array_equal(with_it, without) == same
 
 
 def test_lift_saturates_every_channel():

@@ -14,11 +14,16 @@ pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
 
 from detector_files import write_constant, write_hot_spot  # noqa: E402
 
-from diffmf_ros.tools.evaluation.detection_scores import Truth  # noqa: E402
+from diffmf_ros.tools.evaluation.detection_scores import (  # noqa: E402
+    OTHER,
+    TRUTH,
+    WANTED,
+    Truth,
+    drawn,
+)
 from diffmf_ros.tools.evaluation.detector import Detections, Detector  # noqa: E402
 from diffmf_ros.tools.evaluation.detector_trial import DetectorTrial  # noqa: E402
 from diffmf_ros.tools.evaluation.eval_files import EvaluationError  # noqa: E402
-from diffmf_ros.tools.evaluation.eval_page import OTHER, TRUTH, WANTED, drawn
 from diffmf_ros.tools.evaluation.evaluate import evaluate  # noqa: E402
 from diffmf_ros.tools.evaluation.scoring import BASELINES  # noqa: E402
 

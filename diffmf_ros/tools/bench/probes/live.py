@@ -26,7 +26,7 @@ from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import Image
 
 from ....ros import messages, process, qos
-from ..benchmark import peak_memory_mb
+from ...machine import peak_memory_mb
 from .scene import FRAMES, moving_images, write_alignment
 
 START_S = 100.0  # for the node to load its network on a slow machine
