@@ -23,11 +23,16 @@ def make_bag(
 ) -> None:
     """Turn a folder of image pairs into a bag."""
     from ..io.folders import read_folder, write_bag
+    from ..io.images import pages_note
 
     pairs = read_folder(folder, rate_hz=rate)
     options.require_json(json, overwrite=overwrite, inputs=(folder,))
     written = write_bag(pairs, out, storage=storage, overwrite=overwrite, inputs=(folder,))
     for _ in tracked(written, 'writing', total=len(pairs)):
         pass
-    options.write_json(json, {'out': str(out), 'pairs': len(pairs)})
+    notes = [note for pair in pairs for path in (pair.visible, pair.infrared)
+             if (note := pages_note(path))]
+    for note in notes:
+        typer.echo(f'note: {note}', err=True)
+    options.write_json(json, {'out': str(out), 'pairs': len(pairs), 'notes': notes})
     options.say(f'{out}: {len(pairs)} pairs', json=json)

@@ -39,7 +39,8 @@ def utf8_name(path: Path) -> Iterator[str]:
         str(path).encode()
     except UnicodeEncodeError:
         with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder) / f'link{path.suffix}'
+            suffix = path.suffix.encode(errors='ignore').decode()
+            link = Path(folder) / f'link{suffix}'
             link.symlink_to(path.absolute())
             yield str(link)
     else:

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.frames import RGB, THERMAL, DiffmfError
 from .bag_messages import camera_info_message, image_message
 from .bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
-from .images import ImageFileError, read_frame, read_luma, read_picture
+from .images import ImageFileError, gray_of, prepared, read_frame, read_luma
 from .paths import IMAGE_SUFFIXES, images_in, require_different
 
 _FRAME_IDS = {RGB: 'rgb_camera_optical_frame', THERMAL: 'thermal_camera_optical_frame'}
@@ -161,16 +161,18 @@ def _images(pair: TimedPair) -> dict[str, tuple[np.ndarray, str]]:
     A palette of thermal stays, for the node to undo; gray in three channels becomes one, and a
     visible image of one channel with 8 bits three.
     """
-    images: dict[str, tuple[np.ndarray, str]] = {}
-    for stream, path in ((RGB, pair.visible), (THERMAL, pair.infrared)):
-        picture = _read(read_picture, path, stream=stream)  # refuses what no camera sends
-        frame = _read(read_frame, path, stream=stream)
-        images[stream] = frame.pixels, frame.encoding
-        if stream == RGB and frame.encoding == 'mono8':
-            images[stream] = cv2.cvtColor(frame.pixels, cv2.COLOR_GRAY2BGR), 'bgr8'
-        elif stream == THERMAL and picture.encoding == 'bgr8':
-            images[stream] = _read(read_luma, path, stream=stream), 'mono8'
-    return images
+    return {stream: _read(_image, path, stream=stream)
+            for stream, path in ((RGB, pair.visible), (THERMAL, pair.infrared))}
+
+
+def _image(path: Path, *, stream: str) -> tuple[np.ndarray, str]:
+    frame = read_frame(path, stream=stream)
+    picture = prepared(frame, path)  # refuses what no camera sends
+    if stream == RGB and frame.encoding == 'mono8':
+        return cv2.cvtColor(frame.pixels, cv2.COLOR_GRAY2BGR), 'bgr8'
+    if stream == THERMAL and picture.encoding == 'bgr8':
+        return gray_of(picture, path), 'mono8'
+    return frame.pixels, frame.encoding
 
 
 def write_bag(pairs: list[TimedPair], path: str | Path, *, storage: str = 'sqlite3',

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files to frames and back."""
 
-import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +21,8 @@ from .writing import write_bytes
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
               (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8',
               (np.dtype(np.uint16), 3): 'bgr16'}
+# First bytes of the formats whose files can hold several pictures: TIFF and GIF.
+_PAGED = (b'II*\0', b'MM\0*', b'GIF8')
 
 
 class ImageFileError(DiffmfError):
@@ -50,7 +50,7 @@ def read_picture(path: Path, *, stream: str) -> Frame:
     Raises ImageFileError as read_frame does, and for a visible image of floats, or a colored
     thermal one whose palette is not known.
     """
-    return _prepared(read_frame(path, stream=stream), path)
+    return prepared(read_frame(path, stream=stream), path)
 
 
 def read_luma(path: Path, *, stream: str) -> np.ndarray:
@@ -61,7 +61,7 @@ def read_luma(path: Path, *, stream: str) -> np.ndarray:
     Raises ImageFileError as read_picture does.
     """
     frame = read_frame(path, stream=stream)
-    picture = _prepared(frame, path)
+    picture = prepared(frame, path)
     if picture is frame and frame.encoding == 'bgr8':
         # as the decoder makes it, which training has always seen
         return _decoded(path, cv2.IMREAD_GRAYSCALE)
@@ -83,7 +83,8 @@ def gray_of(picture: Frame, path: Path,
         raise ImageFileError(f'{path}: {error}') from error
 
 
-def _prepared(frame: Frame, path: Path) -> Frame:
+def prepared(frame: Frame, path: Path) -> Frame:
+    """Return what read_frame() read of a file as read_picture() does; raises as that does."""
     try:
         return (BitDepth().to_8_bit(frame) if frame.stream == RGB
                 else FalseColor().to_gray(frame))
@@ -111,28 +112,31 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
     if pixels is None:
         raise ImageFileError(explained(f'{path} cannot be read as an image', path,
                                        but=(PNG, JPEG)))
-    if has_more_pages(data):
-        _say_once(f'note: {path} has several pictures, of which the first is read')
     return pixels
 
 
-def has_more_pages(data: bytes) -> bool:
-    """Return whether a TIFF has a second page, or a GIF a second picture."""
+def pages_note(path: Path) -> str:
+    """Return a sentence where a TIFF or GIF file has more pictures than the first, else ''."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(4)
+            several = head in _PAGED and _has_more_pages(head + file.read())
+    except OSError:  # which its reader has said or will say
+        return ''
+    return f'{path} has several pictures, of which the first is read' if several else ''
+
+
+def _has_more_pages(data: bytes) -> bool:
     order: Literal['little', 'big'] = 'big' if data.startswith(b'MM') else 'little'
-    if data.startswith((b'II*\0', b'MM\0*')):
+    if not data.startswith(b'GIF8'):
         place = int.from_bytes(data[4:8], order)
         after = place + 2 + 12 * int.from_bytes(data[place:place + 2], order)
         return any(data[after:after + 4])
-    return data.startswith(b'GIF8') and data.count(b'\x21\xf9\x04') > 1
-
-
-@cache
-def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
+    return data.count(b'\x21\xf9\x04') > 1
 
 
 def read_image_pair(rgb: Path, thermal: Path, *, keep_order: bool = False) -> tuple[Pair, str]:
-    """Read two files as a pair, with a note where the second one has the color.
+    """Read two files as a pair, with a note on what of them is used.
 
     When only the second one is in color, and in no palette of thermal cameras, it takes the place
     of the visible image: MRI and PET, say, are told apart by that in either order. A file with
@@ -143,19 +147,21 @@ def read_image_pair(rgb: Path, thermal: Path, *, keep_order: bool = False) -> tu
         keep_order: the first one is the visible image, whatever is in color.
 
     Returns:
-        The pair, and a sentence where the files changed places, else ''.
+        The pair, and a sentence where the files changed places or hold more pictures, else ''.
 
     Raises:
         ImageFileError: as read_frame does.
     """
     pair = read_files(rgb, thermal)
+    notes = [note for note in map(pages_note, (rgb, thermal)) if note]
     if (keep_order or in_color(pair.rgb) or not in_color(pair.thermal)
             or _has_palette(pair.thermal)):
-        return pair, ''
+        return pair, '; '.join(notes)
     swapped = Pair(replace(pair.thermal, stream=RGB), replace(pair.rgb, stream=THERMAL),
                    offset_ns=0)
-    return swapped, (f'{thermal} is in color and {rgb} is gray: the grid and the color are those '
-                     f'of {thermal}; --keep-order takes {rgb} for the visible image')
+    notes.append(f'{thermal} is in color and {rgb} is gray: the grid and the color are those of '
+                 f'{thermal}; --keep-order takes {rgb} for the visible image')
+    return swapped, '; '.join(notes)
 
 
 def _has_palette(frame: Frame) -> bool:

@@ -168,12 +168,13 @@ class FilmWriter:
         self.written = 0
         self._fps, self._replacing = fps, replacing(path, overwrite=overwrite)
         self._film: cv2.VideoWriter | None = None
-        self._link = ExitStack()  # of a name that is not UTF-8
         self._shape: tuple[int, ...] = ()
 
     def __enter__(self) -> 'FilmWriter':
-        self._partial = self._replacing.__enter__()
-        self._name = self._link.enter_context(utf8_name(self._partial))
+        with ExitStack() as stack:
+            self._partial = stack.enter_context(self._replacing)
+            self._name = stack.enter_context(utf8_name(self._partial))
+            self._opened = stack.pop_all()
         return self
 
     def write(self, picture: np.ndarray) -> None:
@@ -201,8 +202,7 @@ class FilmWriter:
             error = type(wrong), wrong, wrong.__traceback__
             raise
         finally:
-            self._link.close()
-            self._replacing.__exit__(*error)
+            self._opened.__exit__(*error)
 
 
 def _stored(path: str | Path, pictures: Iterable[np.ndarray], *, fps: float,

@@ -16,8 +16,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
@@ -35,6 +35,8 @@ from ..io.resources import fastdds_environment
 POLL_S = 0.1
 # mlockall: what is in memory now, what comes, each page when it is first used.
 _LOCK_USED_PAGES = 1 | 2 | 4
+# What take_priority has changed of this process, as it was before.
+_started: dict[str, Any] = {}
 _Node = TypeVar('_Node', bound=Node)
 # Where in rcl an error was noticed.
 _AT = re.compile(r', at [^,\s]+:\d+')
@@ -146,29 +148,47 @@ def spin_until(node: Node, stop: StopRequest) -> None:
 def take_priority(settings: RealtimeSettings) -> list[str]:
     """Schedule, pin and lock this process as asked; threads to come do as those that make them.
 
+    What an earlier call has changed, and settings do not ask for, becomes as it was started.
+
     Returns:
         What the system refused, and what to do about it.
     """
     refused = []
-    threads = [int(name) for name in os.listdir('/proc/self/task')]
+    cpus, scheduled = _started.get('cpus'), _started.get('scheduled')
+    if settings.cpu_affinity:
+        _started.setdefault('cpus', os.sched_getaffinity(0))
+        cpus = set(map(int, settings.cpu_affinity.split(',')))
+    if settings.thread_priority:
+        _started.setdefault('scheduled', (os.sched_getscheduler(0), os.sched_getparam(0)))
+        scheduled = os.SCHED_FIFO, os.sched_param(settings.thread_priority)
     try:
-        for thread in threads if settings.cpu_affinity else ():
-            os.sched_setaffinity(thread, map(int, settings.cpu_affinity.split(',')))
+        if cpus:
+            _for_all_threads(os.sched_setaffinity, cpus)
     except OSError as error:
         refused.append(f'realtime.cpu_affinity {settings.cpu_affinity}: {error.strerror}; the '
                        f'CPUs here are {",".join(map(str, sorted(os.sched_getaffinity(0))))}')
     try:
-        for thread in threads if settings.thread_priority else ():
-            os.sched_setscheduler(thread, os.SCHED_FIFO,
-                                  os.sched_param(settings.thread_priority))
+        if scheduled:
+            _for_all_threads(os.sched_setscheduler, *scheduled)
     except OSError as error:
         refused.append(f'realtime.thread_priority {settings.thread_priority}: {error.strerror}; '
                        'allow it with LimitRTPRIO= and RestrictRealtime=no (systemd) or ulimit -r')
     glibc = ctypes.CDLL(None, use_errno=True)
-    if settings.lock_memory and glibc.mlockall(_LOCK_USED_PAGES):
-        refused.append(f'realtime.lock_memory: {os.strerror(ctypes.get_errno())}; allow it with '
-                       'LimitMEMLOCK=infinity (systemd) or ulimit -l unlimited')
+    if settings.lock_memory:
+        _started['locked'] = False
+        if glibc.mlockall(_LOCK_USED_PAGES):
+            refused.append(f'realtime.lock_memory: {os.strerror(ctypes.get_errno())}; allow it '
+                           'with LimitMEMLOCK=infinity (systemd) or ulimit -l unlimited')
+    elif 'locked' in _started:
+        glibc.munlockall()
     return refused
+
+
+def _for_all_threads(change: Callable, *to: Any) -> None:
+    """Call change(thread, *to) for the threads of this process. Raises OSError: it is refused."""
+    for thread in os.listdir('/proc/self/task'):
+        with suppress(ProcessLookupError):  # it has ended since
+            change(int(thread), *to)
 
 
 def use_camera_transports() -> None:

@@ -73,7 +73,12 @@ def _flush(stream: rerun.RecordingStream, path: Path) -> None:
 
 
 def _require_room(path: Path) -> None:
-    """Raise OSError where a file cannot grow, so that its last bytes may be missing."""
+    """Raise OSError where a file cannot grow, so that its last bytes may be missing.
+
+    A device or a pipe has no size to try.
+    """
+    if not path.is_file():
+        return
     size = path.stat().st_size
     try:
         with path.open('ab') as file:

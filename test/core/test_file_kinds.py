@@ -5,6 +5,7 @@ A pointer, a web page, a checkpoint, an archive.
 """
 
 import io
+import os
 import pickle
 import zipfile
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.alignment.alignment_file import load_alignment
-from diffmf_ros.core.file_kinds import what_holds, what_is
+from diffmf_ros.core.file_kinds import utf8_name, what_holds, what_is
 from diffmf_ros.core.frames import RGB, DiffmfError
 from diffmf_ros.inference.onnx_engine import read_sealed
 from diffmf_ros.inference.weights_header import read_header
@@ -68,6 +69,16 @@ def test_contents_are_told_apart(content, words):
                                      b'P5 1 1'])
 def test_other_contents_are_not_named(content):
     assert what_holds(content) == ''
+
+
+def test_utf8_name_of_any_file(tmp_path):
+    """The name that libraries are given is UTF-8, its suffix too."""
+    path = tmp_path / os.fsdecode(b'w\xfc.safe\xff')
+    path.write_bytes(LFS)
+
+    with utf8_name(path) as name:
+        assert name.encode().endswith(b'.safe')
+        assert what_is(name) == what_is(path)
 
 
 def test_missing_file_is_not_named(tmp_path):

@@ -58,8 +58,9 @@ def main() -> None:
     """Fuzz the targets that are named, or all."""
     if sys.argv[1] == '--one':
         fuzz_one(sys.argv[2], sys.argv[3:])
+    from .targets import TARGETS  # not before fuzz_one, which imports the project by itself
     corpus = kept()
-    for name in sys.argv[2:] or corpus:
+    for name in sys.argv[2:] or TARGETS:
         with tempfile.TemporaryDirectory() as folder:
             corpus[name] = fuzz(name, int(sys.argv[1]), Path(folder))
         texts = {name: [b64encode(content).decode() for content in contents]

@@ -205,17 +205,15 @@ def test_transparency_is_left_out(tmp_path):
     np.testing.assert_array_equal(frame.pixels, pixels[:, :, :3])
 
 
-def test_further_pages_are_mentioned(tmp_path, capsys):
-    """A file of several pictures is read to the first, and that is said once."""
+def test_further_pages_are_mentioned(tmp_path):
+    """A file of several pictures is read to the first, and the pair's note says so."""
     cv2.imwritemulti(str(tmp_path / 'two.tiff'), [COLOR, 255 - COLOR])
     write(tmp_path / 'one.tiff', COLOR)
 
-    read = [read_frame(tmp_path / name, stream=RGB).pixels
-            for name in ('one.tiff', 'two.tiff', 'two.tiff')]
+    pair, note = read_image_pair(tmp_path / 'one.tiff', tmp_path / 'two.tiff', keep_order=True)
 
-    assert all((pixels == COLOR).all() for pixels in read)
-    assert capsys.readouterr().err == (
-        f'note: {tmp_path}/two.tiff has several pictures, of which the first is read\n')
+    assert (pair.rgb.pixels == COLOR).all() and (pair.thermal.pixels == COLOR).all()
+    assert note == f'{tmp_path}/two.tiff has several pictures, of which the first is read'
 
 
 def test_unknown_output_format_refused_early(tmp_path):

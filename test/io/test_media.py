@@ -2,13 +2,15 @@
 """The contact sheet and the video: sizes, colors, captions, marks, and no half-written file."""
 
 import os
+import tempfile
 
 import cv2
 import numpy as np
 import pytest
 
 from diffmf_ros.io.media import MediaError, Row, contact_sheet, write_contact_sheet, write_video
-from diffmf_ros.tools.batch.films import opened
+from diffmf_ros.io.writing import WriteError
+from diffmf_ros.tools.batch.films import FilmError, opened
 
 
 def row(red=200, **other):
@@ -74,6 +76,19 @@ def test_video_has_every_frame(tmp_path, name):
     assert len(list(films.pairs())) == films.count == 7
     assert films.rate_hz == 9
     assert os.listdir(tmp_path) == [name]
+
+
+def test_full_temporary_folder_is_named(tmp_path, monkeypatch):
+    """A name that is not UTF-8 needs a link; where none can be made, that is no traceback."""
+    path = tmp_path / os.fsdecode(b'f\xfclm.mp4')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'gone'))
+
+    with pytest.raises(WriteError, match='cannot be written'):
+        list(write_video(path, [[row()]], fps=9))
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b'no video')
+    with pytest.raises(FilmError, match='cannot be read as a video: No such file'):
+        opened(path, path)
 
 
 def test_interrupted_video_leaves_nothing(tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 OBEYED_S = 2.0
+CHAOS_S = 240.0  # before pytest ends the test, with the processes left behind
 GONE_S = 10.0  # far below the 20 s after which DDS gives up a participant that went without a word
 
 
@@ -148,8 +150,14 @@ def test_full_shared_memory_is_survived(dds):
         pytest.skip('mounting a file system needs root')
     script = Path(__file__).parents[2] / 'benchmarks' / 'chaos.py'
 
-    done = subprocess.run([*small, sys.executable, script, '--kills', '1', '--seed', '4'],
-                          capture_output=True, text=True)
+    with subprocess.Popen(
+            [*small, sys.executable, script, '--kills', '1', '--seed', '4'], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+        try:
+            output = process.communicate(timeout=CHAOS_S)[0]
+        finally:
+            with suppress(ProcessLookupError):  # nothing of the group is left
+                os.killpg(process.pid, signal.SIGKILL)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '1 kills; ' in done.stdout
+    assert process.returncode == 0, output
+    assert '1 kills; ' in output

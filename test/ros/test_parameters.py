@@ -4,6 +4,7 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -176,20 +177,43 @@ def test_what_is_dumped_loads_again_whole(make_node, peer):
 
 
 def test_refused_priority_names_cure(monkeypatch):
-    """Real-time priority is asked for every thread; what is refused is said with its cure."""
-    asked = []
-
-    def refuse(thread, policy, parameter):
-        asked.append((thread, policy, parameter.sched_priority))
+    """What the system refuses is said with its cure; what is not asked for is left alone."""
+    def refuse(*asked):
         raise PermissionError(1, 'Operation not permitted')
 
+    monkeypatch.setattr(process, '_started', {})
     monkeypatch.setattr(os, 'sched_setscheduler', refuse)
-    monkeypatch.setattr(os, 'sched_setaffinity', lambda thread, cpus: asked.append(list(cpus)))
-    settings = RealtimeSettings(thread_priority=10, cpu_affinity='2,3')
+    monkeypatch.setattr(os, 'sched_setaffinity', lambda thread, cpus: None)
+    assert process.take_priority(RealtimeSettings()) == []
 
-    said = process.take_priority(settings)
+    said = process.take_priority(RealtimeSettings(thread_priority=10, cpu_affinity='2,3'))
 
-    assert asked[-1][1:] == (os.SCHED_FIFO, 10) and asked[0] == [2, 3]
     assert said == ['realtime.thread_priority 10: Operation not permitted; allow it with '
                     'LimitRTPRIO= and RestrictRealtime=no (systemd) or ulimit -r']
-    assert process.take_priority(RealtimeSettings()) == []
+
+
+def test_priority_of_threads_comes_and_goes(monkeypatch):
+    """Every thread is scheduled and pinned as asked, though one has ended, and later as before."""
+    before = os.sched_getaffinity(0), (os.sched_getscheduler(0), os.sched_getparam(0))
+    asked, locked = [], []
+
+    def record(thread, *to):
+        asked.append((thread, *to))
+        if thread == asked[0][0]:
+            raise ProcessLookupError(3, 'No such process')
+
+    monkeypatch.setattr(process, '_started', {})
+    monkeypatch.setattr(os, 'sched_setscheduler', record)
+    monkeypatch.setattr(os, 'sched_setaffinity', record)
+    monkeypatch.setattr(process.ctypes, 'CDLL', lambda *_, **__: SimpleNamespace(
+        mlockall=lambda pages: locked.append(True), munlockall=lambda: locked.append(False)))
+
+    for settings, (cpus, scheduled) in (
+            (RealtimeSettings(10, '2,3', True), ({2, 3}, (os.SCHED_FIFO, os.sched_param(10)))),
+            (RealtimeSettings(), before)):
+        asked.clear()
+        threads = list(map(int, os.listdir('/proc/self/task')))
+        assert process.take_priority(settings) == []
+        assert asked == [*((thread, cpus) for thread in threads),
+                         *((thread, *scheduled) for thread in threads)]
+    assert [bool(now) for now in locked] == [True, False]

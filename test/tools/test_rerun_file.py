@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from diffmf_ros.cli.main import run
+from diffmf_ros.core.settings import DEFAULTS
 
 CHUNK = re.compile(r'Chunk\S* with (\d+) rows .*?- (/\w+) ')
 
@@ -42,3 +44,12 @@ def test_every_pair_is_in_the_recording(small_bag, tmp_path):
     assert {entity: rows[entity] for entity in ('/rgb', '/thermal', '/fused', '/offset_ms',
                                                 '/mode')} == dict.fromkeys(
         ('/rgb', '/thermal', '/fused', '/offset_ms', '/mode'), 30)
+
+
+def test_recording_goes_to_a_device():
+    """A recording to a device, which has no size, ends without an error."""
+    pytest.importorskip('rerun', reason='rerun-sdk is not installed')
+    from diffmf_ros.tools.rerun_file import rerun_recording
+
+    with rerun_recording(Path(os.devnull), DEFAULTS.thermal, overwrite=False) as recording:
+        assert recording

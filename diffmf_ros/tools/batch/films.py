@@ -104,8 +104,11 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     if what_is(path) in (PNG, JPEG):  # which FFmpeg takes for a video of one frame
         raise FilmError(explained(f'{path} is no video', path))
     hush()
-    with utf8_name(path) as name:
-        film = cv2.VideoCapture(name)
+    try:
+        with utf8_name(path) as name:
+            film = cv2.VideoCapture(name)
+    except OSError as error:  # no room for a link to a name that is not UTF-8
+        raise FilmError(f'{path} cannot be read as a video: {error.strerror}') from error
     try:
         if not film.isOpened():
             raise FilmError(explained(f'{path} cannot be read as a video', path))
