@@ -87,7 +87,7 @@ def rig_homography(ratio: float, angle: float, shift: np.ndarray, bend: np.ndarr
 
 
 def views(visible: np.ndarray, infrared: np.ndarray, truth: np.ndarray) -> Images:
-    """What the two cameras of a rig see of a registered pair: as much of it as fits both."""
+    """Return what two cameras of a rig see of a registered pair: as much of it as fits both."""
     reach = np.vstack((transform_points(truth, corners(THERMAL_SIZE)), corners(RGB_SIZE)))
     low, high = reach.min(axis=0), reach.max(axis=0)
     size = np.array(visible.shape[::-1])
@@ -106,12 +106,12 @@ def views(visible: np.ndarray, infrared: np.ndarray, truth: np.ndarray) -> Image
 
 
 def corners(size: tuple[int, int]) -> np.ndarray:
-    """4 x 2."""
+    """Return the corners of an image of this size, 4 x 2."""
     return np.array([(x, y) for x in (0, size[0] - 1) for y in (0, size[1] - 1)], float)
 
 
 def corner_error_px(found: np.ndarray, truth: np.ndarray) -> float:
-    """RMS distance of the corners of the smaller field of view."""
+    """Return the RMS distance of the corners of the smaller field of view."""
     points = corners(THERMAL_SIZE)
     if np.prod(np.ptp(transform_points(truth, points), axis=0)) > np.prod(RGB_SIZE):
         points = transform_points(np.linalg.inv(truth), corners(RGB_SIZE))

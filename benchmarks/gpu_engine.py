@@ -116,7 +116,7 @@ def first(bench: Bench) -> dict:
 
 
 def host_stages(bench: Bench, frames: int) -> dict:
-    """What the host did before and behind upload and network, medians of the last frames."""
+    """Return the host's ms before and behind the network, medians of the last frames."""
     stages = bench.stages_ms[-frames:]
     before, behind = ([sum(each.get(name, 0.0) for name in names) for each in stages]
                       for names in (('align',), ('color',)))
@@ -131,7 +131,7 @@ def about(bench: Bench) -> dict:
 
 
 def predicted(bench: Bench) -> dict:
-    """What `diffmf bench --plan` says about a pair on an H200."""
+    """Return what `diffmf bench --plan` says about a pair on an H200."""
     from diffmf_ros.tools.bench.plan import PlanError, plan_pair
     from diffmf_ros.tools.bench.plan_devices import H200
     try:
@@ -143,7 +143,7 @@ def predicted(bench: Bench) -> dict:
 
 
 def full(bench: Bench) -> dict:
-    """All figures but those of the start."""
+    """Return all figures but those of the start."""
     bench.samples_ms(WARM_UP)
     figures = about(bench)
     if bench.device == 'cuda':

@@ -254,7 +254,7 @@ def slug(name: str) -> str:
 
 
 def machine(device: str) -> dict:
-    """What the figures belong to: device, versions, code."""
+    """Return what the figures belong to: device, versions, code."""
     import platform
 
     import torch

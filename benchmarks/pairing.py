@@ -51,7 +51,7 @@ def closest(stamps: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def best_of(stamps: dict[str, np.ndarray]) -> set[tuple[int, int]]:
-    """All (rgb, thermal) stamps in max_cost that are each other's closest."""
+    """Return all (rgb, thermal) stamps in max_cost that are each other's closest."""
     rgb, thermal = stamps[RGB], stamps[THERMAL]
     partner = closest(rgb, thermal)
     mutual = (closest(thermal, rgb)[partner] == np.arange(len(rgb))) & (

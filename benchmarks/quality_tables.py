@@ -41,7 +41,7 @@ def flat_lines(worst: Scores) -> list[str]:
 
 
 def detector_lines(title: str, table: TrialScores) -> list[str]:
-    """What the detector finds, one table per data set."""
+    """Return what the detector finds, one table per data set."""
     lines = [f'### {title}', ''] if table else []
     for dataset, rows in shown_sets(table).items():
         lines += [

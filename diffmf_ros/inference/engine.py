@@ -167,7 +167,7 @@ def device_and_precision(settings: Settings) -> tuple[str, torch.dtype]:
 
 
 def multiplies_bfloat16(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
-    """Whether the processor multiplies bfloat16 natively, by the flags that Linux reports."""
+    """Return whether the processor multiplies bfloat16 natively, by the flags of Linux."""
     if not cpuinfo.exists():
         return False
     lines = (line.partition(':') for line in cpuinfo.read_text().splitlines())

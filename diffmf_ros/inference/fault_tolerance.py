@@ -231,7 +231,7 @@ class RetryPolicy:
         return f'the network failed{times and " "}{times}: {self._last_reason}'
 
     def admits(self) -> bool:
-        """Whether the network may have the next pair; ask once a pair."""
+        """Return whether the network may have the next pair; ask once a pair."""
         if self.pause:
             self.pause -= 1
             return False

@@ -221,7 +221,7 @@ def check_use(name: str, use: scan.Use, *, device: str,
 
 
 def _wrong(found: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor) -> str:
-    """What is wrong about a result, with a place for the name of the case, or nothing."""
+    """Return what is wrong about a result, with a place for the name of the case, or nothing."""
     if found.shape != expected.shape:
         return (f'gave the shape {tuple(found.shape)} on the golden inputs ({{}}: expected '
                 f'{tuple(expected.shape)})')

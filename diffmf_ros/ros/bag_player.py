@@ -134,7 +134,7 @@ class BagPlayer:
             report()
 
     def _usable(self, reader: BagReader, message: Message) -> bool:
-        """Whether a message can be read, and count it if not.
+        """Return whether a message can be read, and count it if not.
 
         Raises BagError when the bag compresses messages.
         """

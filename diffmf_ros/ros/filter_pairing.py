@@ -119,7 +119,7 @@ class FilterPairing:
                                             thermal: self._completed.append((rgb, thermal)))
 
     def _refusal(self, stream: str, stamp_ns: int) -> str | None:
-        """Why a frame cannot be in a pair any more: 'duplicate', 'late' or None."""
+        """Return why a frame cannot be in a pair any more: 'duplicate', 'late' or None."""
         number = 0 if stream == RGB else 1
         if stamp_ns == self._last_ns[number] or stamp_ns + _SHIFT_NS in self._synchronizer.queues[
                 number]:

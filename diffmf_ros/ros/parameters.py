@@ -62,7 +62,7 @@ def read(node: Node, changes: dict | None = None) -> Settings:
 
 
 def is_kept(node: Node, parameter: Parameter) -> bool:
-    """Whether a parameter is read-only and has this value already."""
+    """Return whether a parameter is read-only and has this value already."""
     if not node.has_parameter(parameter.name) or not node.describe_parameter(
             parameter.name).read_only:
         return False

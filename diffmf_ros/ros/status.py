@@ -330,7 +330,7 @@ def stream_status(name: str, health: StreamHealth, now_ns: int, *, starting: boo
 
 
 def unstamped(health: StreamHealth) -> bool:
-    """Whether the stream comes without stamps now."""
+    """Return whether the stream comes without stamps now."""
     return health.newest_stamp_ns == 0
 
 

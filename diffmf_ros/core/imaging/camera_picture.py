@@ -134,7 +134,7 @@ def turned_camera(camera: CameraModel, orientation: str) -> CameraModel:
 
 
 def _steps(orientation: str) -> tuple[bool, int]:
-    """Whether the picture is mirrored, and by how many quarters it is turned clockwise."""
+    """Return whether the picture is mirrored, and by how many quarters it is turned clockwise."""
     name, _, degrees = orientation.partition('_')
     return name == 'mirrored', int(degrees) // 90 if degrees.isdigit() else 0
 

@@ -188,7 +188,7 @@ def _followed(before: np.ndarray, now: np.ndarray, passed_s: float,
 
 
 def _jumped(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether the camera's values have become others.
+    """Return whether the camera's values have become others.
 
     A hot object, which leaves the rest as it was, is not that.
     """

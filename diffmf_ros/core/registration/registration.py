@@ -301,7 +301,7 @@ def _chosen(matches: Matches, threshold_px: float, samples_per_match: float,
 
 
 def _possible(matrix: np.ndarray, sizes: Sizes) -> bool:
-    """Whether cameras side by side can have this alignment, and see something in common."""
+    """Return whether cameras side by side can have this alignment, and see something in common."""
     try:
         Alignment(_rows(matrix), *sizes)
     except AlignmentError:  # singular, mirrored, or through infinity

@@ -93,7 +93,7 @@ def opened(rgb: Path, thermal: Path) -> Films:
 
 
 def is_film(path: Path) -> bool:
-    """Whether the name of a file is that of a video."""
+    """Return whether the name of a file is that of a video."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 

@@ -49,7 +49,7 @@ class Ledger:
                        *more]
 
     def done(self, out: Path, *inputs: Path) -> bool:
-        """Whether out was made of these inputs, as they are now, in the same way as now."""
+        """Return whether out was made of these inputs, as they are now, in the same way as now."""
         name, now = self._name(out), _stat(out)
         entry = self._done.get(name) or self._begun.get(name)
         if not out.is_file() or entry is None or entry['of'] != self._of(inputs):

@@ -71,7 +71,7 @@ def _different(found: list[Match]) -> list[Match]:
 
 
 def is_pattern(place: Path) -> bool:
-    """Whether place is a pattern such as rgb/*.png, which the shell has left to us."""
+    """Return whether place is a pattern such as rgb/*.png, which the shell has left to us."""
     return bool(_WILD.search(str(place))) and not place.exists()
 
 

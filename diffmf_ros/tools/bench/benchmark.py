@@ -74,7 +74,7 @@ class Benchmark:
     problems: tuple[str, ...] = ()
 
     def totals_ms(self) -> np.ndarray:
-        """All stages of each frame added."""
+        """Return the sum of all stages of each frame."""
         return np.sum(list(self.stages_ms.values()), axis=0)
 
     def quantile(self, stage: str, q: float) -> float:
@@ -166,7 +166,7 @@ class _Subject:
         return 0.0 if isinstance(self._meter, str) else self._meter.joules()
 
     def result(self) -> Benchmark:
-        """What was measured."""
+        """Return what was measured."""
         sha = hashlib.sha256(b''.join(message['data'] for message in self._messages)).hexdigest()
         joules = self._meter if isinstance(self._meter, str) else self._joules / self._frames
         return Benchmark(self._configuration, self._pipeline.device, self._stages_ms,

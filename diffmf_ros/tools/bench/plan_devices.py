@@ -90,7 +90,7 @@ def _own_rate_s(kernel: Kernel) -> float:
 
 
 def _slower(gpu: Gpu) -> float:
-    """How many times slower than the H200's are the multiprocessors of a GPU together."""
+    """Return how many times slower than the H200's are the multiprocessors of a GPU together."""
     return H200.multiprocessors * H200.clock_hz / (gpu.multiprocessors * gpu.clock_hz)
 
 

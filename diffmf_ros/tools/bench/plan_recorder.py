@@ -86,7 +86,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _is_composed(operation) -> bool:
-    """Whether torch makes an operation of others on every device."""
+    """Return whether torch makes an operation of others on every device."""
     name = operation.name()
     return name.partition('.')[0] not in LEAVES and has_kernel(name, 'CompositeImplicitAutograd')
 

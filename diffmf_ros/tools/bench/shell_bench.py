@@ -130,7 +130,7 @@ class ShellReport:
     notes: tuple[str, ...] = ()
 
     def bars(self) -> list[Bar]:
-        """What is asked of the node."""
+        """Return what is asked of the node."""
         cost, overload = self.costs[OURS], self.overloads[OURS]
         return [Bar('cost p50', cost.quantile('total', 0.5), TOTAL_P50_MS, 'ms'),
                 Bar('cost p99', cost.quantile('total', 0.99), TOTAL_P99_MS, 'ms'),

@@ -18,7 +18,7 @@ class Diagnosis:
         return all(finding.state is not Severity.FAIL for finding in self.findings)
 
     def advice(self) -> list[str]:
-        """What to do, the blocking first, then errors, without doubles."""
+        """Return what to do, the blocking first, then errors, without doubles."""
         urgency = {Severity.FAIL: 0, Severity.ERROR: 1}
         ordered = sorted(self.findings, key=lambda finding: urgency.get(finding.state, 2))
         return list(dict.fromkeys(finding.advice for finding in ordered if finding.advice))

@@ -20,7 +20,7 @@ TENSORRT = 'TensorrtExecutionProvider'
 
 
 def is_jetson() -> bool:
-    """Whether this machine is a Jetson."""
+    """Return whether this machine is a Jetson."""
     return TEGRA_RELEASE.exists() or 'Jetson' in this_machine().board
 
 
@@ -47,7 +47,7 @@ def release(path: Path = TEGRA_RELEASE) -> str:
 
 
 def _torch(capability) -> Finding:
-    """Whether torch has kernels for this GPU."""
+    """Check whether torch has kernels for this GPU."""
     found = try_code(TORCH)
     if found.reason or found.version == 'no GPU':
         return Finding('jetson', 'torch on the GPU',
@@ -62,14 +62,14 @@ def _torch(capability) -> Finding:
 
 
 def _runs(architectures: str, capability: tuple[int, int]) -> bool:
-    """Whether one of the sm_ architectures is of this generation and not newer than the board."""
+    """Return whether an sm_ architecture is of this generation and not newer than the board."""
     built = re.findall(r'sm_(\d+)(\d)', architectures)
     return any(int(major) == capability[0] and int(minor) <= capability[1]
                for major, minor in built)
 
 
 def _triton(capability, *, torch_active: bool) -> Finding:
-    """Whether the fused kernels can be compiled here."""
+    """Check whether the fused kernels can be compiled here."""
     if capability and capability < OLDEST_CAPABILITY:
         return Finding('jetson', 'fused kernels',
                        'not active: the GPU is older than Ampere; scans run in plain torch, '
@@ -89,7 +89,7 @@ def _triton(capability, *, torch_active: bool) -> Finding:
 
 
 def _tensorrt() -> Finding:
-    """Whether exported networks run in TensorRT through onnxruntime."""
+    """Check whether exported networks run in TensorRT through onnxruntime."""
     found = try_code(PROVIDERS)
     if not found.reason and TENSORRT in found.version:
         return Finding('jetson', 'TensorRT', 'active for engine: onnx')

@@ -58,7 +58,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def energy() -> Iterator[Finding]:
-    """Whether `diffmf bench` can say what a frame costs."""
+    """Check whether `diffmf bench` can say what a frame costs."""
     meter = find_meter()
     if isinstance(meter, str):
         yield Finding('energy', 'readings', f'not reported: {meter}', Severity.WARN)

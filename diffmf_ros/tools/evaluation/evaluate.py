@@ -133,7 +133,7 @@ class _Result:
     boxed: bool
 
     def picture(self, method: str) -> np.ndarray:
-        """What the node would publish, or the file."""
+        """Return what the node would publish, or the file."""
         if method == FROM_FILES:
             return self.images.fused_file
         return colored(self.levels[method], self.images.visible)

@@ -160,7 +160,7 @@ def _exporter():
 
 
 def _cause(error: BaseException) -> str:
-    """What first went wrong, in one line."""
+    """Return what first went wrong, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'

@@ -150,7 +150,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
 
 
 def is_first() -> bool:
-    """Whether this process, started by torchrun or alone, is the one that reports."""
+    """Return whether this process, started by torchrun or alone, is the one that reports."""
     return os.environ.get('RANK', '0') == '0'
 
 

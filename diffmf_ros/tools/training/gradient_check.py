@@ -66,7 +66,7 @@ def checked_network(network: nn.Module, precision: str,
 
 
 def _uses(fuse, network, device) -> dict[str, list[scan.Use]]:
-    """What a training asks of the Triton backend, by operation; nothing on a CPU."""
+    """Return what a training asks of the Triton backend, by operation; nothing on a CPU."""
     if scan.BACKENDS['triton'].refuses(torch.zeros(1, device=device), states=1) is not None:
         return {}
     use_backend(computing(fuse), 'portable')
@@ -104,7 +104,7 @@ def wrong_gradients(use: scan.Use, *, device, layers: torch.dtype) -> str | None
 
 
 def _wrong(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor) -> str:
-    """What is wrong about a gradient, or nothing."""
+    """Return what is wrong about a gradient, or nothing."""
     unit = UNIT_ROUNDOFF[found.dtype]
     found, plain = found.double().cpu(), plain.double().cpu()
     if found.shape != exact.shape or not found.isfinite().all():

@@ -65,7 +65,7 @@ def _sleep_and_return(duration_s, thermal, y):
 
 
 def run_node(options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Be the node of this package until stopped. Raises RuntimeError when it does not start."""
+    """Run the node of this package until stopped. Raises RuntimeError when it does not start."""
     with TemporaryDirectory() as folder:
         process.init(['--ros-args', *_names(options), '-p', 'model:=classical', '-p',
                       f'warm_up_size:={options.size}', '-p',
@@ -81,7 +81,7 @@ def run_node(options: argparse.Namespace, stop: process.StopRequest) -> None:
 
 
 def run_usual(options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Be the usual node until stopped."""
+    """Run the usual node until stopped."""
     process.init(['--ros-args', *_names(options)])
     process.spin_until(UsualNode(size=_size(options), compute_ms=options.compute_ms), stop)
 
