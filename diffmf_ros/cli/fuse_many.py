@@ -123,7 +123,8 @@ def _tell(out: Path, outcomes: Sequence[FileOutcome], failed: Sequence[str], *, 
     options.write_json(json, {
         'out': str(out), 'already_there': already, 'modes': modes, 'by': by, 'failed': failed,
         'images': [{'out': str(outcome.task.out), 'mode': outcome.mode,
-                    'warnings': outcome.warnings, 'error': outcome.error}
+                    'note': outcome.note, 'warnings': outcome.warnings,
+                    'error': outcome.error}
                    for outcome in outcomes]})
     made = f'{_counts(modes)} by {by}' if modes else 'nothing new'
     options.say(f'{out}: {made}; {already} there already, {len(failed)} failed', json=json)

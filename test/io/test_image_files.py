@@ -4,6 +4,7 @@
 Any name, any depth, upright, in the order people count.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from diffmf_ros.cli.main import run
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.imaging.camera_picture import CameraPicture
 from diffmf_ros.core.imaging.color import split_luma
@@ -206,14 +208,17 @@ def test_transparency_is_left_out(tmp_path):
 
 
 def test_further_pages_are_mentioned(tmp_path):
-    """A file of several pictures is read to the first, and the pair's note says so."""
+    """A file of several pictures is read to the first, and the pair's note and JSON say so."""
     cv2.imwritemulti(str(tmp_path / 'two.tiff'), [COLOR, 255 - COLOR])
-    write(tmp_path / 'one.tiff', COLOR)
+    write(tmp_path / 'one.tiff', COLOR[..., 0])
 
-    pair, note = read_image_pair(tmp_path / 'one.tiff', tmp_path / 'two.tiff', keep_order=True)
+    pair, note = read_image_pair(tmp_path / 'two.tiff', tmp_path / 'one.tiff')
 
-    assert (pair.rgb.pixels == COLOR).all() and (pair.thermal.pixels == COLOR).all()
+    assert (pair.rgb.pixels == COLOR).all()
     assert note == f'{tmp_path}/two.tiff has several pictures, of which the first is read'
+    assert run(['fuse', f'{tmp_path}/two.*', f'{tmp_path}/one.*', '-o', f'{tmp_path}/out',
+                '--model', 'classical', '--json', f'{tmp_path}/told.json']) == 0
+    assert json.loads((tmp_path / 'told.json').read_text())['images'][0]['note'] == note
 
 
 def test_unknown_output_format_refused_early(tmp_path):
