@@ -7,8 +7,11 @@ half-loaded libraries turn an exception into errors of their own.
 
 import os
 import signal
+import sys
 from importlib import import_module
 from types import FrameType
+
+from .core.packages import missing
 
 
 def fusion_node() -> int:
@@ -32,10 +35,20 @@ def viewer() -> int:
 
 
 def _run(module: str) -> int:
-    """Run main() of a module of this package, which takes the signals over."""
+    """Run main() of a module of this package, which takes the signals over.
+
+    Returns 2 where a library of ROS is not installed.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    return import_module(f'.{module}', __package__).main()
+    try:
+        main = import_module(f'.{module}', __package__).main
+    except ModuleNotFoundError as error:
+        if not (text := missing(error)):
+            raise
+        print(f'error: {text}', file=sys.stderr)
+        return 2
+    return main()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -235,6 +235,12 @@ def test_blind_camera_warns_at_call(rgb):
     assert {warning.filename for warning in caught} == {__file__}
 
 
+def test_stretched_thermal_warns_at_call(rgb, thermal):
+    """What the alignment lacks is a warning, too."""
+    with pytest.warns(diffmf_ros.FusionWarning, match='stretched to 64x48, as no alignment'):
+        diffmf_ros.fuse(rgb, thermal[:8], model='classical')
+
+
 def test_good_pair_gives_no_warning(rgb, thermal):
     """A pair that both cameras show gives no warning."""
     with warnings.catch_warnings():

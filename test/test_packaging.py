@@ -17,6 +17,7 @@ import pytest
 import setuptools
 
 import diffmf_ros
+from diffmf_ros import executables
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTABLES = {'fusion_node', 'bag_player', 'recorder', 'viewer'}
@@ -89,6 +90,20 @@ def test_data_files_exist(metadata):
         assert sources, target
         for source in sources:
             assert (ROOT / source).is_file(), source
+
+
+def test_executables_without_ros_say_so(monkeypatch, capsys):
+    for library in ('rclpy', 'diffmf_ros.ros.recorder', 'diffmf_ros.ros.bag_player'):
+        monkeypatch.delitem(sys.modules, library, raising=False)
+    monkeypatch.setitem(sys.modules, 'rclpy', None)
+    monkeypatch.setattr('signal.signal', lambda *_: None)
+
+    assert executables.recorder() == executables.bag_player() == 2
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(
+        line.startswith('error: rclpy is not installed') and 'pip install' in line
+        for line in lines)
 
 
 def test_executables_lie_where_ros2_launch_looks(metadata):

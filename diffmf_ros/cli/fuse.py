@@ -99,13 +99,12 @@ def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
     pipeline = FusionPipeline(asked.settings)
     result = pipeline.fuse(pair)
     write_image(out, result.pixels, result.encoding, overwrite=asked.overwrite)
-    warnings = [*result.warnings, *(issue.text for issue in pipeline.aligner.issues)]
-    for warning in warnings:
+    for warning in result.warnings:
         typer.echo(f'warning: {warning}', err=True)
     height, width = result.pixels.shape[:2]
     options.write_json(asked.json, {
         'out': str(out), 'mode': result.mode.value, 'by': pipeline.description,
         'device': pipeline.device, 'size': [width, height], 'note': note,
-        'warnings': warnings, 'timings_ms': result.timings_ms})
+        'warnings': result.warnings, 'timings_ms': result.timings_ms})
     options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}',
                 json=asked.json)

@@ -21,18 +21,13 @@ from typer.core import TyperCommand
 
 from .. import __version__
 from ..core.frames import DiffmfError
-from ..core.packages import pip_install
+from ..core.packages import missing
 from .options import SCREEN
 
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval',
             'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
             'view')
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
-# Library that is not installed -> extra of this package that brings it.
-_EXTRAS = {'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'rclpy': 'ros',
-           'matplotlib': 'view', 'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx',
-           'ray': 'ray', 'rerun': 'rerun', 'sensor_msgs': 'ros', 'diagnostic_msgs': 'ros',
-           'std_srvs': 'ros'}
 
 
 class Command(TyperCommand):
@@ -88,11 +83,9 @@ def run(arguments: Sequence[str]) -> int:
     except DiffmfError as error:
         return _say(str(error))
     except ModuleNotFoundError as error:
-        library = (error.name or '').partition('.')[0]
-        if library not in _EXTRAS:
+        if not (text := missing(error)):
             raise
-        return _say(f'{library} is not installed, which this command needs: python -m '
-                    f'{pip_install(_EXTRAS[library])} (`diffmf doctor` says more)')
+        return _say(text)
     except MemoryError:
         return _say('there is not enough memory for this; try smaller images or a smaller preset')
     # a disk that gets full, a folder that vanishes: nothing to debug here

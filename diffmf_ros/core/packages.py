@@ -10,6 +10,21 @@ PACKAGES = {
     'ros': '"ros-rclpy[fastrtps]==9.1.2" ros-sensor-msgs==5.5.1 ros-diagnostic-msgs==5.5.1 '
            'ros-std-srvs==5.5.1',
 }
+# Library -> extra of this package that brings it.
+_EXTRAS = {
+    'torch': 'torch', 'einops': 'torch', 'safetensors': 'torch', 'matplotlib': 'view',
+    'onnx': 'onnx', 'onnxscript': 'onnx', 'onnxruntime': 'onnx', 'ray': 'ray', 'rerun': 'rerun',
+    'rclpy': 'ros', 'sensor_msgs': 'ros', 'diagnostic_msgs': 'ros', 'std_srvs': 'ros',
+}
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """Return which library is not installed and how to get it; '' for one of no extra."""
+    library = (error.name or '').partition('.')[0]
+    if library not in _EXTRAS:
+        return ''
+    return (f'{library} is not installed, which this command needs: python -m '
+            f'{pip_install(_EXTRAS[library])} (`diffmf doctor` says more)')
 
 
 def pip_install(extra: str) -> str:

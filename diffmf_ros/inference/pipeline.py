@@ -107,7 +107,7 @@ class FusionPipeline:
         When one camera is blind (see ImageChecks) the image of the other one is passed on, in its
         mode. Where only the camera of the grid sees, its image passes unchanged. A failure of the
         network gives the classical result, one of that too the image of that camera; warnings say
-        so.
+        so, and what the alignment lacks.
 
         Args:
             pair: Frames as they came.
@@ -115,7 +115,9 @@ class FusionPipeline:
         Raises:
             FrameError: a frame is not usable; reason too_large for one over max_pixels.
         """
-        return self.finish(self.begin(pair))
+        result = self.finish(self.begin(pair))
+        lacks = tuple(issue.text for issue in self.aligner.issues)
+        return replace(result, warnings=(*result.warnings, *lacks)) if lacks else result
 
     def begin(self, pair: Pair, *, meanwhile: Callable[[], None] | None = None) -> BegunPair:
         """Do the first part of fuse: up to where the network is free for the next pair.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files to frames and back."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,8 @@ _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono1
               (np.dtype(np.uint16), 3): 'bgr16'}
 # First bytes of the formats whose files can hold several pictures: TIFF and GIF.
 _PAGED = (b'II*\0', b'MM\0*', b'GIF8')
+# The first image that was turned: one is mentioned in a command.
+_said_turned: list[Path] = []
 
 
 class ImageFileError(DiffmfError):
@@ -112,7 +115,23 @@ def _decoded(path: Path, flags: int) -> np.ndarray:
     if pixels is None:
         raise ImageFileError(explained(f'{path} cannot be read as an image', path,
                                        but=(PNG, JPEG)))
+    if (orientation := _orientation(data)) > 1 and not _said_turned:
+        _said_turned.append(path)
+        print(f'note: {path} is turned as its EXIF orientation {orientation} says, and so is '
+              'every such image', file=sys.stderr)
     return pixels
+
+
+def _orientation(data: bytes) -> int:
+    """Return how the EXIF data of a JPEG turn it, 1 to 8; 1 (as it is) where they do not say."""
+    exif = data[:65_536].partition(b'Exif\0\0')[2] if data.startswith(b'\xff\xd8') else b''
+    order: Literal['little', 'big'] = 'big' if exif.startswith(b'MM') else 'little'
+    first = int.from_bytes(exif[4:8], order)
+    entries = int.from_bytes(exif[first:first + 2], order)
+    for entry in range(first + 2, first + 2 + 12 * entries, 12):
+        if int.from_bytes(exif[entry:entry + 2], order) == 0x112:
+            return int.from_bytes(exif[entry + 8:entry + 10], order)
+    return 1
 
 
 def pages_note(path: Path) -> str:

@@ -149,6 +149,7 @@ def test_killed_run_is_resumed(tmp_path, monkeypatch):
         (('vi', 'ir/1.png'), 'vi is a folder'),
         (('vi/1.png', 'vi/2.png', 'ir/1.png'), 'got 3'),
         (('vi',), 'expected two images'),
+        (('vi/1.png', 'vi/1.png', 'ir/1.png', 'ir/1.png'), 'several visible images are called'),
         (('vi', 'ir', '--match', 'rgb.png'), 'expected two patterns'),
         (('vi', 'ir', '--match', NAMES), 'there is no pair of images'),
         (('none', 'ir'), 'none does not exist'),

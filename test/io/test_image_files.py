@@ -19,6 +19,7 @@ from diffmf_ros.core.imaging.camera_picture import CameraPicture
 from diffmf_ros.core.imaging.color import split_luma
 from diffmf_ros.core.imaging.thermal import levels_of, to_gray
 from diffmf_ros.core.settings import DEFAULTS
+from diffmf_ros.io import images as image_files
 from diffmf_ros.io.bag_messages import frames
 from diffmf_ros.io.bags import BagReader
 from diffmf_ros.io.folders import natural, read_folder, read_pair, write_bag
@@ -171,7 +172,8 @@ def test_colored_heat_of_gray_scenes(tmp_path, heat, keep_order, changed):
 
 
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_orientation_is_obeyed_by_every_reader(tmp_path, orientation):
+def test_orientation_is_obeyed_by_every_reader(tmp_path, capsys, monkeypatch, orientation):
+    monkeypatch.setattr(image_files, '_said_turned', [])
     # Given a picture that is bright at its left, stored upright, upside down, or on a side
     stored = np.full((24, 32, 3), 20, np.uint8)
     stored[:, :8] = 220
@@ -185,6 +187,8 @@ def test_orientation_is_obeyed_by_every_reader(tmp_path, orientation):
     assert color.shape == upright.shape
     assert np.abs(color.astype(int) - upright).mean() < 6
     assert np.abs(luma.astype(int) - upright[..., 0]).mean() < 6
+    said = f'note: {path} is turned as its EXIF orientation {orientation} says, and so is'
+    assert capsys.readouterr().err.count(said) == (orientation != 1)
 
 
 @pytest.mark.parametrize('pixels', [

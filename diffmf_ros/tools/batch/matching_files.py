@@ -3,6 +3,7 @@
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,16 +90,28 @@ def _in_order(files: Sequence[Path]) -> list[Match]:
         Match(rgb.stem, rgb, thermal)
         for rgb, thermal in zip(files[:half], files[half:], strict=True)
     ]
-    twice = {match.name for match in found if sum(other.name == match.name for other in found) > 1}
+    twice = _twice(found)
     # Of equal stems in several folders the folder is part of the name.
-    return [
+    found = [
         Match(
-            f'{match.rgb.parent.name}/{match.name}' if match.name in twice else match.name,
+            f'{match.rgb.absolute().parent.name}/{match.name}' if match.name in twice
+            else match.name,
             match.rgb,
             match.thermal,
         )
         for match in found
     ]
+    if twice := _twice(found):
+        raise MatchError(
+            f'several visible images are called {min(twice)}, and so would the fused ones be: '
+            'give each once, or fuse them into folders of their own'
+        )
+    return found
+
+
+def _twice(found: list[Match]) -> set[str]:
+    """Return the names that several pairs have."""
+    return {name for name, count in Counter(match.name for match in found).items() if count > 1}
 
 
 def _named(inputs: Sequence[Path], names: str, recursive: bool) -> list[dict[str, list[Path]]]:

@@ -146,8 +146,8 @@ def _fused(shard: _Shard) -> list[FileOutcome]:
         except DiffmfError as error:
             outcomes.append(FileOutcome(task, error=str(error), by=by))
         else:
-            warnings = *result.warnings, *(issue.text for issue in pipeline.aligner.issues)
-            outcomes.append(FileOutcome(task, result.mode.value, warnings, note, by=by))
+            outcomes.append(FileOutcome(task, result.mode.value, tuple(result.warnings), note,
+                                        by=by))
     return outcomes
 
 
