@@ -230,9 +230,11 @@ def _frame(stream: str, pixels: np.ndarray, encoding: str, stamp_ns: int) -> Fra
 def _checked(pixels: Any, expected: str) -> str:
     """Return what pixels is, in words. Raises InputError unless it is an array with content."""
     if not isinstance(pixels, np.ndarray):
-        raise InputError(f'{expected}, got {type(pixels).__name__}; use numpy.asarray(image), and '
-                         f'of a torch tensor '
-                         'tensor.cpu().numpy()')
+        kind = type(pixels).__name__
+        cure = ('could its file not be read?' if pixels is None else
+                'read the file first, as with cv2.imread' if isinstance(pixels, (str, os.PathLike))
+                else 'use numpy.asarray(image), and of a torch tensor tensor.cpu().numpy()')
+        raise InputError(f'{expected}, got {kind}; {cure}')
     got = f'got {pixels.dtype} of shape {pixels.shape}'
     if np.ma.is_masked(pixels):
         empty = 'numpy.nan' if pixels.dtype.kind == 'f' else 'a value'

@@ -265,7 +265,8 @@ def _good_folder(path: Path, slot: Slot) -> Path:
         for camera in ('vi', 'ir') if '/' in slot.inside else ('',):
             (path / camera).mkdir(parents=True, exist_ok=True)
             # A thermal picture in color is refused where its palette is not known.
-            good = PICTURE[:, :, 0] if 'THERMAL' in slot.name else PICTURE
+            gray = 'THERMAL' in slot.name or slot.name.startswith('make-bag') and camera == 'ir'
+            good = PICTURE[:, :, 0] if gray else PICTURE
             for number in (0, 1):
                 (path / camera / f'{number}.png').write_bytes(encoded('.png', good))
     path.mkdir(exist_ok=True)

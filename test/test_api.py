@@ -183,6 +183,8 @@ WRONG = {
                      r'got uint8 of shape \(48, 64, 2\)'),
     'a batch': (lambda rgb, thermal: (rgb[None], thermal), 'one pair at a time'),
     'empty': (lambda rgb, thermal: (rgb[:0], thermal), 'rgb: .*it is empty'),
+    'a file not read': (lambda rgb, thermal: (None, thermal), 'got NoneType; could its file not'),
+    'a path': (lambda rgb, thermal: ('rgb.png', thermal), 'got str; read the file first'),
     'a list': (lambda rgb, thermal: (rgb.tolist(), thermal), r'got list; use numpy.asarray'),
     'no image': (lambda rgb, thermal: (None, thermal), 'got NoneType'),
     'thermal of colors': (lambda rgb, thermal: (rgb, rgb), 'thermal: expected .*false colors'),

@@ -108,8 +108,8 @@ def _saying_what_is_left(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if _used(out):
-            typer.echo(f'{out} has what was made until then: the same command with --overwrite '
-                       '(make: OVERWRITE=1) makes it again', err=True)
+            typer.echo(f'{out} has what was made until then: the same command with --out {out} '
+                       f'--overwrite (make: OUT={out} OVERWRITE=1) makes it again', err=True)
         raise
 
 

@@ -49,8 +49,9 @@ def replay(
     The same input gives the same bytes. Every image goes on from the ones before, so a run that
     was interrupted begins anew; of several bags those that are done are kept.
 
-    Exit code 1 when some frames, or some of several bags, could not be used. A topic that the bag
-    has compressed alone is read from there.
+    Exit code 1 when some frames could not be read or fused, or some of several bags failed; frames
+    without a partner are counted and are no failure. A topic that the bag has compressed alone is
+    read from there.
     """
     from ..inference.pipeline import FusionPipeline
     from ..io.bags import BagReader, image_topic

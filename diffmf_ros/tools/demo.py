@@ -117,9 +117,20 @@ def why_unpaired(demo: DemoRun) -> list[str]:
     return lines
 
 
+@cache
 def domain() -> int:
-    """Return the ROS domain of the demos of this process, one that hardly anybody else uses."""
-    return 1 + os.getpid() % 100
+    """Return the ROS domain of the demos of this process, one that nobody here uses now.
+
+    The first node of a domain on a machine listens on UDP port 7410 + 250 * domain (RTPS 9.6.1).
+    """
+    try:
+        rows = Path('/proc/net/udp').read_text().splitlines()[1:]
+    except OSError:
+        rows = []
+    used = {int(row.split()[1].rpartition(':')[2], 16) for row in rows}
+    own = os.getpid() % 100
+    numbers = [1 + (own + further) % 100 for further in range(100)]
+    return next((number for number in numbers if 7410 + 250 * number not in used), numbers[0])
 
 
 def _cameras(demo: DemoRun) -> tuple[list[str], list[str]]:
@@ -233,7 +244,11 @@ def drive_of(settings: DriveSettings) -> Drive:
 
 def pictures(demo: DemoRun, bag: Path) -> Iterator[tuple[int, Triple]]:
     """Yield the stamp and (rgb, thermal on its grid, fused) of every fused image of a bag, color
-    as rgb8."""
+    as rgb8.
+
+    Raises:
+        DemoError: a fused image is not of the size of the bag's.
+    """
     # it aligns; nothing is fused
     pipeline = FusionPipeline(with_changes(demo.settings, {'model': 'classical'}))
     with BagReader(bag) as source, BagReader(demo.fused) as recorded:
@@ -249,6 +264,9 @@ def pictures(demo: DemoRun, bag: Path) -> Iterator[tuple[int, Triple]]:
                 continue  # of another bag; or live, another partner was the closest that arrived
             pixels, _ = decode_message(image)
             pixels = pixels[:, :, ::-1] if image.encoding == 'bgr8' else pixels
+            if pixels.shape[:2] != pair.rgb.pixels.shape[:2]:
+                raise DemoError(f'{demo.fused} holds an image of another size than {bag}: another '
+                                f'node published in ROS domain {domain()}. Run the demo again')
             rgb = join_luma(*split_luma(pair.rgb.pixels, pair.rgb.encoding), 'rgb8')
             yield stamp_ns, (rgb, pipeline.align(pair)[0], pixels)
 

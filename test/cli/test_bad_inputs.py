@@ -29,7 +29,7 @@ FINE = {
     'eval --rgb': ('16-bit color PNG',),
     'eval --fused': ('16-bit color PNG',),
     'fuse THERMAL_DIR': ('one pixel',),
-    'make-bag FOLDER': ('no name', 'one pixel', 'image of another size'),
+    'make-bag FOLDER': ('no name', 'one pixel', 'image of another size', '16-bit color PNG'),
     'eval --pairs': ('no name',),
     'train --data': ('no name',),
     'model-card SCORED_ON': ('no name',),

@@ -215,4 +215,4 @@ def test_interrupted_demo_says_how_to_go_on(folder, monkeypatch):
     outcome = ran(['demo', '--bag', 'bag', '--out', 'new'])
 
     assert outcome.code == 130 and outcome.traceback == ''
-    assert 'new has what was made until then: the same command with --overwrite' in outcome.said
+    assert 'new has what was made until then: the same command with --out ' in outcome.said

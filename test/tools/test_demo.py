@@ -3,6 +3,7 @@
 report."""
 
 import re
+import socket
 from dataclasses import replace
 
 import cv2
@@ -13,9 +14,11 @@ pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from diffmf_ros.cli import demo as command  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
-from diffmf_ros.io.bags import BagError, BagReader  # noqa: E402
+from diffmf_ros.io.bag_messages import image_message  # noqa: E402
+from diffmf_ros.io.bags import BagError, BagReader, BagWriter  # noqa: E402
 from diffmf_ros.tools import demo  # noqa: E402
 from diffmf_ros.tools.demo import draw  # noqa: E402
+from diffmf_ros.tools.replay import RGB_TOPIC, THERMAL_TOPIC, pairs_of  # noqa: E402
 from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC  # noqa: E402
 
 GREEN = (90, 205, 90)
@@ -115,3 +118,25 @@ def test_next_demo_avoids_earlier_one(tmp_path, left):
         (tmp_path / 'demo' / left).mkdir()
 
     assert command._fresh(tmp_path / 'demo') == tmp_path / ('demo-2' if left else 'demo')
+
+
+def test_demo_leaves_used_domains():
+    """The domain of a node that runs is not taken; a fused image of another one is named."""
+    free = demo.domain.__wrapped__()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+        node.bind(('', 7410 + 250 * free))
+        assert demo.domain.__wrapped__() != free
+
+
+def test_images_of_other_nodes_are_named(run_of, small_bag, tmp_path):
+    """A recording that another node published into is refused in one sentence."""
+    with BagReader(small_bag) as source:
+        pair = next(pairs_of(source, CLASSICAL.sync, rgb_topic=RGB_TOPIC,
+                             thermal_topic=THERMAL_TOPIC))
+    with BagWriter(tmp_path / 'fused') as recorded:
+        foreign = image_message(np.zeros((24, 32, 3), np.uint8), 'rgb8', frame_id='camera',
+                                stamp_ns=pair.rgb.stamp_ns)
+        recorded.write(FUSED_TOPIC, foreign.__msgtype__, foreign, pair.rgb.stamp_ns)
+
+    with pytest.raises(demo.DemoError, match='another node published in ROS domain'):
+        next(demo.pictures(run_of(small_bag), small_bag))
