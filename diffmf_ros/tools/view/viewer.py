@@ -96,6 +96,7 @@ class Viewer(Node):
         return topic, Image
 
     def _on_image(self, panel: str, message: Image | CompressedImage) -> None:
+        self._board.note(panel, '')  # an image may come before its publisher is known
         self._board.put(panel, partial(self._encode, panel, message))
 
     def _encode(self, panel: str, message: Image | CompressedImage) -> bytes:
