@@ -149,7 +149,7 @@ def unreadable(recording: Path) -> str:
 
 def run(folder: Path, domain: int, victims: Iterable[str], chance: random.Random, *,
         minutes: float = 60) -> tuple[dict, list[str]]:
-    """Kill victims in turn, none later than after so many minutes.
+    """Kill victims in turn, none later than `minutes` after the start.
 
     Returns:
         The seconds to recover by victim, and everything that was not as it should be.

@@ -94,7 +94,7 @@ class Bench:
         return outgoing(result.pixels)
 
     def samples_ms(self, wanted: int, call=None, *arguments) -> list[float]:
-        """Return the milliseconds of so many calls, one by one."""
+        """Return the milliseconds of each of frames(wanted) calls."""
         return [timed(call or self.whole, *arguments) for _ in range(self.frames(wanted))]
 
 

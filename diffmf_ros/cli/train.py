@@ -22,7 +22,7 @@ def train(
     data: Annotated[Path | None, typer.Option(
         help="folder of training pairs, instead of the file's")] = None,
     minutes: Annotated[float, typer.Option(show_default=False, help=(
-        'save and end after so many minutes; run it again to go on'))] = math.inf,
+        'save and end after this time, in minutes; run it again to go on'))] = math.inf,
     json: options.Json = None,
 ) -> None:
     """Train a network as CONFIG says; run it again to resume. Ctrl-C and SIGTERM save first.

@@ -193,7 +193,7 @@ def train(config: TrainConfig, report: Callable[[int, dict[str, float]], None], 
 
     report(iteration, terms) is called in the first process after every iteration; problem(text)
     there before the first one, for each kernel that gives wrong gradients in any process. The run
-    ends early, with a checkpoint and its weights, after so many minutes, or for SIGINT or SIGTERM.
+    ends early, with a checkpoint and its weights, after `minutes`, or for SIGINT or SIGTERM.
     Raises FolderError and DataError for data that cannot be used, and TrainingError when the
     training cannot start, resume or go on as asked.
     """
