@@ -84,6 +84,11 @@ class Browser:
             time.sleep(0.02)
         return value
 
+    def heap_bytes(self) -> int:
+        """Return what the scripts of the page hold, after a collection."""
+        self._call('HeapProfiler.collectGarbage')
+        return self._call('Runtime.getHeapUsage')['usedSize']
+
     def picture(self, path: Path) -> None:
         """Write what the page looks like, as PNG."""
         path.write_bytes(base64.b64decode(self._call('Page.captureScreenshot')['data']))

@@ -81,20 +81,6 @@ def test_dockerfiles_name_what_exists(path):
     assert used <= declared | {'ROS_DISTRO'}  # which the image of ROS sets
 
 
-def test_container_commands_name_build_arguments():
-    """What the page builds are these files with arguments that they have."""
-    lines = [shlex.split(line) for line in (ROOT / 'docs' / 'install.md').read_text().splitlines()
-             if line.startswith('docker build')]
-
-    assert len(lines) >= 3
-    for words in lines:
-        path = ROOT / words[words.index('-f') + 1]
-        arguments = {text.partition('=')[0] for name, text in instructions(path) if name == 'ARG'}
-        given = {words[at + 1].partition('=')[0] for at, word in enumerate(words)
-                 if word == '--build-arg'}
-        assert given <= arguments, words
-
-
 @pytest.mark.parametrize('path', DOCKERFILES, ids=lambda path: path.name)
 def test_hadolint_has_no_complaint(path):
     if shutil.which('hadolint') is None:
