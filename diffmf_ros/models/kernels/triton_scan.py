@@ -312,9 +312,10 @@ def run_carry(ends, sums, A, *, channels):
     strides = A.stride(0), A.stride(2), A.stride(1) if A.shape[1] > 1 else 0, int(
         sums.shape[3] > 1)
     programs = batch * scans * states * triton.cdiv(channels, CARRY_CHANNELS)
+    rows = min(CARRY_CHUNKS, triton.next_power_of_2(chunks))
     carry[(programs,)](ends, sums, A, chunks, channels, len(A), *strides, STATES=states,
-                       BLOCK=CARRY_CHANNELS,
-                       ROWS=min(CARRY_CHUNKS, triton.next_power_of_2(chunks)),
+                       BLOCK=CARRY_CHANNELS, ROWS=rows,
+                       num_warps=max(4, rows // 64),  # 4 for 512 rows would spill registers
                        enable_fp_fusion=True)
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -101,7 +102,7 @@ def _triton_launches() -> Iterator[list[Kernel]]:
 
     def note(self, *args, grid, warmup=False, **options):
         given = dict(zip(inspect.signature(self.fn).parameters, args)) | options
-        found.append(_launch(self.fn, given))
+        found.append(cost_of_launch(self, given))
 
     originals = {cls: cls.run for cls in (JITFunction, InterpretedFunction)}
     for cls in originals:
@@ -113,8 +114,15 @@ def _triton_launches() -> Iterator[list[Kernel]]:
             cls.run = run
 
 
-def _launch(function, given: dict) -> Kernel:
-    """A launch of a Triton kernel: what it loads from is read, what it stores to written."""
+def cost_of_launch(kernel: Any, given: dict) -> Kernel:
+    """Return what a launch of a Triton kernel costs: it reads what it loads from, writes what it
+    stores to.
+
+    Args:
+        kernel: Function that triton.jit made.
+        given: Its arguments and constants by name, tensors on the meta device.
+    """
+    function = kernel.fn
     tensors = {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
     loaded, stored, has_exponentials = _accesses(function, tuple(tensors))
     written = {id(tensors[name]): tensors[name] for name in stored}
