@@ -134,6 +134,35 @@ def test_readme_fits_a_screen_or_two():
     assert len(text.splitlines()) < 90 and len(text.split()) < 700
 
 
+def table_under(text: str, *headings: str) -> dict[str, dict[str, str]]:
+    """The first table behind headings that follow each other: {row: {column: cell}}."""
+    for heading in headings:
+        text = f'\n{text}'.partition(f'\n{heading}\n')[2]
+    lines = re.search(r'^\|.*?(?=\n\n)', text, re.MULTILINE | re.DOTALL)[0].splitlines()
+    columns, _, *rows = ([cell.strip(' *') for cell in line.strip('|').split('|')]
+                         for line in lines)
+    return {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+
+
+def test_readme_shows_measured_quality():
+    """The people that README promises are those of the page of quality."""
+    quality = text_of(ROOT / 'docs' / 'quality.md')
+    pairs = table_under(quality, '### An unchanged detector', '#### all')
+    drives = {scene: table_under(quality, '### The same on rendered drives', f'#### {scene}')
+              for scene in ('all', 'night', 'smoke')}
+    clips = table_under(quality, '### Detections in the clips, every tenth frame')
+    whole = table_under(quality, '### all (34 pairs)')
+    claimed = [list(row.values()) for row in
+               table_under(text_of(ROOT / 'README.md'), '# diffmf_ros').values()]
+
+    assert len(claimed) == 5
+    for row, method in zip(claimed, ('rgb', 'thermal', 'diffmf nano', 'classical', 'blend'),
+                           strict=True):
+        measured = [pairs[method]['AP40'], *(drives[of][method]['found'] for of in drives),
+                    clips[method]['smoke_0117_1605'], whole[method]['detail']]
+        assert [float(cell) for cell in row[1:]] == [round(float(cell), 2) for cell in measured]
+
+
 def test_parameters_page_matches_settings():
     """Parameters page is made from the settings."""
     module = runpy.run_path(str(ROOT / 'docs' / 'parameters_page.py'))
