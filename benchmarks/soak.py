@@ -66,9 +66,9 @@ class Soak:
         self.rig, self.folder, self.chance = rig, folder, chance
         self.counts: Counter[str] = Counter()
         self.troubles: list[str] = []
-        self.back_s: list[float] = []
+        self.back_s: list[tuple[float, str]] = []  # after which disturbance
         self.samples: list[dict] = []
-        self._owned: set[str] = set()  # files of /dev/shm that processes of the soak have used
+        self._owned: set[tuple[str, int]] = set()  # files of /dev/shm that its processes have used
         self._latencies_ms: list[float] = []
         self._fused = 0
         self._start_s = self._due_s = time.monotonic()
@@ -158,7 +158,7 @@ class Soak:
                 self.troubles.append(f'not fused again {BACK_S:g} s after: {name}')
                 return
             self._tick()
-        self.back_s.append(time.monotonic() - since_s)
+        self.back_s.append((time.monotonic() - since_s, name))
 
     def _calm(self) -> None:
         """Measure the latency of good frames for a while."""
@@ -245,11 +245,13 @@ def finish(soak: Soak, folder: Path) -> int:
     except ValueError as error:
         sys.exit(str(error))
     kinds = ', '.join(f'{name} {count}' for name, count in sorted(soak.counts.items()))
+    longest_s, slowest = max(soak.back_s)
+    median_s = statistics.median(back_s for back_s, _ in soak.back_s)
     report = '\n'.join([
         *soak_report.table(soak.samples, judged), '',
         f'{soak.counts.total()} disturbances ({kinds}); {soak.samples[-1]["fused"]} images fused '
-        f'in calm. Eight fused images in a row came {statistics.median(soak.back_s):.2f} s '
-        f'(median) and at most {max(soak.back_s):.2f} s after a disturbance.',
+        f'in calm. Eight fused images in a row came {median_s:.2f} s (median) and at most '
+        f'{longest_s:.2f} s after a disturbance, which was: {slowest}.',
         *(f'TROUBLE: {trouble}' for trouble in soak.troubles)])
     (folder / 'report.md').write_text(report + '\n')
     print(report)

@@ -21,11 +21,11 @@ def usage(pid: int, owned: set[str], heap: Path) -> dict:
     """Return what a process uses: None for what is not known yet.
 
     memory_mb is what it has of the machine, shm_mb what it has mapped of /dev/shm; shm_files
-    counts the files there that belong to one of owned.
+    counts the files of owned that are still there.
 
     Args:
         pid: Id of the process.
-        owned: Names as shared_files gives them.
+        owned: Files as shared_files gives them.
         heap: File with the bytes and blocks in use that test/faults/faulty_node.py writes.
     """
     process = Path('/proc', str(pid))
@@ -33,24 +33,26 @@ def usage(pid: int, owned: set[str], heap: Path) -> dict:
     in_use = [int(number) for number in heap.read_text().split()] if heap.exists() else []
     return {'memory_mb': round(int(status['VmRSS'].split()[0]) / 1024, 2),
             'threads': int(status['Threads']), 'handles': len(os.listdir(process / 'fd')),
-            'shm_files': sum(_segment(name) in owned for name in os.listdir(SHARED)),
+            'shm_files': sum((file.name, file.inode()) in owned for file in os.scandir(SHARED)),
             'shm_mb': round(_mapped_mb((process / 'maps').read_text()), 3),
             'heap_mb': round(in_use[0] / 1e6, 2) if in_use else None,
             'objects': in_use[1] if in_use else None}
 
 
-def shared_files(pid: int) -> set[str]:
-    """Return the names of the files in /dev/shm that a process has mapped now."""
+def shared_files(pid: int) -> set[tuple[str, int]]:
+    """Return name and inode of the files in /dev/shm that a process has mapped now.
+
+    The name alone is not enough: Fast DDS gives its ports the lowest number that is free on the
+    machine, so a port that was ours is soon a file of the same name of somebody else. Semaphores,
+    which come and go with their port, are mapped for a moment only and not counted.
+    """
     try:
         maps = Path('/proc', str(pid), 'maps').read_text()
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         return set()
-    return {line.partition(SHARED)[2].split()[0] for line in maps.splitlines() if SHARED in line}
-
-
-def _segment(name: str) -> str:
-    """Return the file that Fast DDS has made a file of locks or a semaphore for, or name."""
-    return name.removeprefix('sem.').removesuffix('_mutex').removesuffix('_el')
+    mapped = (line.split() for line in maps.splitlines() if SHARED in line)
+    return {(fields[5].removeprefix(SHARED), int(fields[4])) for fields in mapped
+            if not fields[5].startswith(f'{SHARED}sem.')}
 
 
 def _mapped_mb(maps: str) -> float:
@@ -71,8 +73,7 @@ def judge(samples: list[dict]) -> dict[str, tuple[trends.Slope, str]]:
         rows = [row for row in half if row[name] is not None]
         if not rows:
             raise ValueError(f'no samples of {name} in the second half: a longer run is needed')
-        slope = trends.slope([row['seconds'] for row in rows], [row[name] for row in rows],
-                             statistics.fmean if name == 'p50_ms' else min)
+        slope = trends.slope([row['seconds'] for row in rows], [row[name] for row in rows], min)
         found[name] = slope, slope.verdict(tolerance)
     return found
 

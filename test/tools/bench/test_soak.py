@@ -68,20 +68,23 @@ def test_what_is_taken_and_given_back_is_no_leak():
 
 
 def test_files_of_others_do_not_count(tmp_path):
-    """Of /dev/shm a file counts that a process of the soak has used, and its file of locks."""
+    """Of /dev/shm a file counts that a process of the soak has used, but no later one of its name.
+    """
     own, others = (Path('/dev/shm', f'soak_{word}_{os.getpid()}') for word in ('own', 'others'))
-    lock = Path(f'{own}_el')
     try:
-        for file in (own, others, lock):
+        for file in (own, others):
             file.write_bytes(bytes(mmap.PAGESIZE))
         with own.open('r+b') as opened, mmap.mmap(opened.fileno(), 0):
             owned = soak_report.shared_files(os.getpid())
 
-        assert own.name in owned and others.name not in owned
-        assert soak_report.usage(os.getpid(), {own.name}, tmp_path / 'heap')['shm_files'] == 2
+        assert {own.name} == {name for name, _ in owned if name.startswith('soak_')}
+        used = {(own.name, own.stat().st_ino)}
+        assert soak_report.usage(os.getpid(), used, tmp_path / 'heap')['shm_files'] == 1
+        others.replace(own)
+        assert soak_report.usage(os.getpid(), used, tmp_path / 'heap')['shm_files'] == 0
     finally:
-        for file in (own, others, lock):
-            file.unlink()
+        for file in (own, others):
+            file.unlink(missing_ok=True)
 
 
 def test_open_handles_are_counted(tmp_path):
