@@ -12,9 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from diffmf_ros.io.resources import find
-from diffmf_ros.tools.doctor import Diagnosis, jetson, ros, system
+from diffmf_ros.tools.doctor import Diagnosis, ros, system
 from diffmf_ros.tools.doctor.finding import Finding, Imported, Severity, try_imports
-from diffmf_ros.tools.doctor.jetson import release
 
 GOOD, WARN, ERROR, FAIL = Severity
 
@@ -153,13 +152,14 @@ class TestJetson:
         """Findings by name; a library of '' is not installed."""
         (tmp_path / 'release').write_text('# R36 (release), REVISION: 4.3, GCID: 1, BOARD: '
                                           'generic\n')
-        monkeypatch.setattr(jetson, 'this_machine', lambda: SimpleNamespace(board=board))
-        monkeypatch.setattr(jetson, 'release', lambda: release(tmp_path / 'release'))
+        monkeypatch.setattr(system, 'this_machine', lambda: SimpleNamespace(board=board))
+        real = system.jetson_release
+        monkeypatch.setattr(system, 'jetson_release', lambda: real(tmp_path / 'release'))
         there = self.ARCHITECTURES | libraries
-        monkeypatch.setattr(jetson, 'try_code', lambda code: Imported(
+        monkeypatch.setattr(system, 'try_code', lambda code: Imported(
             **{'version' if there[code.split()[1].rstrip(';')] else 'reason':
                there[code.split()[1].rstrip(';')] or 'ModuleNotFoundError'}))
-        return by_name(jetson.examine())
+        return by_name(system.jetson())
 
     def test_other_machines_have_no_such_section(self, monkeypatch, tmp_path):
         assert self.look(monkeypatch, tmp_path, board='a desktop') == {}

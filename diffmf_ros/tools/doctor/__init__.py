@@ -32,7 +32,7 @@ class Diagnosis:
 def examine() -> Diagnosis:
     """Look at everything; takes some seconds, because libraries are imported in processes of their
     own."""
-    from . import jetson, network, ros, system
-    looks = (system.machine, system.libraries, network.examine, jetson.examine, ros.libraries,
+    from . import network, ros, system
+    looks = (system.machine, system.libraries, network.examine, system.jetson, ros.libraries,
              ros.transport, system.energy)
     return Diagnosis(tuple(finding for look in looks for finding in look()))

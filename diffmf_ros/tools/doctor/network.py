@@ -8,7 +8,7 @@ from pathlib import Path
 from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
 from .finding import Finding, Severity
-from .jetson import is_jetson
+from .system import is_jetson
 
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 COMMAND = 'diffmf bench --preset light --size 640x480 --frames 10'

@@ -95,7 +95,7 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
     ExportError when torch, onnx or onnxscript cannot do it.
     """
     onnx = _exporter()
-    from . import scans, ss2d, ssd
+    from . import scans
     from .scans import DOMAIN, OPSET
 
     width, height = size or reversed(_sizes_of(network, TRACED))
@@ -112,7 +112,7 @@ def graph(network: torch.nn.Module, *, size: tuple[int, int] | None):
         raise ExportError(f'torch {torch.__version__} cannot export this network: '
                           f'{_cause(error)}') from error
     proto = program.model_proto  # type: ignore[union-attr]
-    proto.functions.extend([*ss2d.functions(), *ssd.functions()])
+    proto.functions.extend(scans.functions())
     proto = onnx.inliner.inline_local_functions(proto)
     standard = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
     del proto.opset_import[:]

@@ -37,7 +37,7 @@ from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 from diffmf_ros.tools.export import network as exporting  # noqa: E402
-from diffmf_ros.tools.export import scans, ss2d, ssd  # noqa: E402
+from diffmf_ros.tools.export import scans  # noqa: E402
 from diffmf_ros.tools.export.network import ExportError, export, graph  # noqa: E402
 from diffmf_ros.tools.export.scans import DOMAIN, OPSET  # noqa: E402
 
@@ -115,7 +115,7 @@ def run_function(name, *inputs):
     proto = helper.make_model(
         helper.make_graph([helper.make_node(name, names, ['result'], domain=DOMAIN)], name, values,
                           [result]),
-        functions=[*ss2d.functions(), *ssd.functions()], ir_version=10,
+        functions=scans.functions(), ir_version=10,
         opset_imports=[helper.make_opsetid('', OPSET), helper.make_opsetid(DOMAIN, 1)])
     session = onnxruntime.InferenceSession(proto.SerializeToString(),
                                            providers=['CPUExecutionProvider'])
