@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from diffmf_ros.tools.bench.machines import markdown, read_report
+from diffmf_ros.tools.bench.standard import markdown, read_report
 
 PAGE = Path(__file__).with_name('machines.md')
 FILES = Path(__file__).with_name('machines')

@@ -342,16 +342,16 @@ def _bars(report) -> Table:
 
 def bench_standard(console: Console, *, json: Path | None, page: Path | None) -> None:
     """Measure, print, and write the files that are asked for. Raises DiffmfError."""
-    from ..tools.bench import machines, standard
+    from ..tools.bench import standard
 
     with announced() as announce:
         measured = standard.run(announce)
     report = measured.as_dict()
-    table = Table(*machines.COLUMNS, title=machines.title(report), caption=machines.CAPTION)
-    for row in machines.rows(report):
+    table = Table(*standard.COLUMNS, title=standard.title(report), caption=standard.CAPTION)
+    for row in standard.rows(report):
         table.add_row(*(cell.strip('`') for cell in row))
     console.print(table)
-    console.print(machines.about(report), highlight=False, markup=False)
+    console.print(standard.about(report), highlight=False, markup=False)
     options.write_json(json, measured.as_json())
     if page is not None:
-        write_text(page, machines.page(report))
+        write_text(page, standard.page(report))

@@ -25,8 +25,7 @@ from ...core.imaging.encodings import decode_message
 from ...core.settings import DEFAULTS, Settings, iter_specs, with_changes
 from ...inference.network import name_of
 from ...inference.pipeline import FusionPipeline
-from ..machine import peak_memory_mb
-from .energy import find_meter
+from ..machine import find_meter, peak_memory_mb
 
 THERMAL_SHARE = 0.5  # of the sides of the RGB image
 WARM_UP = 2

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.packages import pip_install
-from ..bench.energy import find_meter
-from ..machine import this_machine
+from ..machine import find_meter, this_machine
 from .finding import Finding, Severity, try_code, try_imports
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))

@@ -14,7 +14,8 @@ from rich.console import Console
 from diffmf_ros.cli import bench
 from diffmf_ros.core.frames import DiffmfError
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.tools.bench import benchmark, energy
+from diffmf_ros.tools import machine
+from diffmf_ros.tools.bench import benchmark
 from diffmf_ros.tools.bench import report as bench_report
 from diffmf_ros.tools.bench.benchmark import Benchmark, Configuration, Startup
 from diffmf_ros.tools.bench.report import BenchRow, Floor, Report, frame_metrics
@@ -260,7 +261,7 @@ def test_rapl_counters_add_and_wrap(tmp_path):
     """RAPL counters are added and may wrap."""
     first, second = rapl(tmp_path, 'intel-rapl:0', 1_000_000), rapl(tmp_path, 'intel-rapl:1',
                                                                     9_500_000)
-    meter = energy.find_meter(tmp_path)
+    meter = machine.find_meter(tmp_path)
     first.write_text('3000000')
     second.write_text('500000')
     assert meter.joules() == pytest.approx(2 + 1)
@@ -272,8 +273,8 @@ def test_rapl_counters_add_and_wrap(tmp_path):
 def test_root_only_counters_give_reason(tmp_path, monkeypatch):
     """Counters for root only are a reason."""
     rapl(tmp_path, 'intel-rapl:0', 1)
-    monkeypatch.setattr(energy.os, 'access', lambda path, mode: False)
-    assert 'root only' in energy.find_meter(tmp_path)
+    monkeypatch.setattr(machine.os, 'access', lambda path, mode: False)
+    assert 'root only' in machine.find_meter(tmp_path)
 
 
 def test_jetson_rails_give_power(tmp_path):
@@ -284,7 +285,7 @@ def test_jetson_rails_give_power(tmp_path):
         write(sensor / f'in{channel}_input', 5000)
         write(sensor / f'curr{channel}_input', amperes)
 
-    meter = energy.find_meter(tmp_path)
+    meter = machine.find_meter(tmp_path)
     assert meter.source == 'INA3221 VDD_IN'  # it feeds the other rails
     now = iter([0.0, 2.0])
     rails = energy._hwmon_rails(tmp_path)
@@ -302,7 +303,7 @@ def test_milliwatts_of_jetpack_4(tmp_path):
 
 
 def test_no_sensors_is_a_reason(tmp_path):
-    assert 'neither RAPL' in energy.find_meter(tmp_path)
+    assert 'neither RAPL' in machine.find_meter(tmp_path)
 
 
 def test_machine_is_read_from_linux(tmp_path):

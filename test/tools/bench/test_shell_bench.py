@@ -178,8 +178,7 @@ def test_ignored_options_are_refused(arguments, complaint):
 def test_usual_way_gives_same_picture():
     """The usual way with the same homography gives the same picture."""
     from diffmf_ros.inference.prepare import StageTimer
-    from diffmf_ros.tools.bench.probes.baseline_fusion import UsualFusion
-    from diffmf_ros.tools.bench.probes.scene import homography, moving_images
+    from diffmf_ros.tools.bench.probes.shared import UsualFusion, homography, moving_images
 
     # given a network that returns what it gets of thermal, and equal pairs
     (rgb, *_), (thermal, *_) = moving_images((64, 48), seed=0)
@@ -200,7 +199,7 @@ def test_usual_way_gives_same_picture():
 @needs_ros
 def test_moving_images_differ():
     """Moving images differ from one to the next."""
-    from diffmf_ros.tools.bench.probes.scene import FRAMES, moving_images
+    from diffmf_ros.tools.bench.probes.shared import FRAMES, moving_images
 
     for stream, encoding in zip(moving_images((64, 48), seed=0), ('bgr8', 'mono16')):
         assert {(message.width, message.height, message.encoding)
@@ -214,8 +213,7 @@ def test_fixed_time_network_full_pipeline(tmp_path):
     from diffmf_ros.core.frames import RGB, THERMAL, Mode, Pair
     from diffmf_ros.core.settings import DEFAULTS, with_changes
     from diffmf_ros.ros.messages import to_frame
-    from diffmf_ros.tools.bench.probes.scene import moving_images, write_alignment
-    from diffmf_ros.tools.bench.probes.stub_network import timed_pipeline
+    from diffmf_ros.tools.bench.probes.shared import moving_images, timed_pipeline, write_alignment
 
     (rgb, *_), (thermal, *_) = moving_images((64, 48), seed=0)
     settings = with_changes(DEFAULTS, {'model': 'classical',

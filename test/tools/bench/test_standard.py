@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from diffmf_ros.cli.main import application
 from diffmf_ros.core.frames import DiffmfError
-from diffmf_ros.tools.bench import machines, shell_bench
+from diffmf_ros.tools.bench import shell_bench, standard
 from diffmf_ros.tools.bench.standard import FORMAT, Result, Run, StandardReport
 from diffmf_ros.tools.machine import Machine
 
@@ -73,7 +73,7 @@ def test_file_is_complete_and_anonymous(tmp_path):
 
     (tmp_path / 'm.json').write_text(report(result(run([20] * 10))).as_json())
 
-    (row,) = machines.rows(machines.read_report(tmp_path / 'm.json'))
+    (row,) = standard.rows(standard.read_report(tmp_path / 'm.json'))
 
     assert row == (
         '`diffmf`',
@@ -95,7 +95,7 @@ def test_file_is_complete_and_anonymous(tmp_path):
 
 def test_page_loads_nothing_and_escapes():
     """The page loads nothing and escapes what others wrote."""
-    page = machines.page(report(result(run([20] * 10))).as_dict())
+    page = standard.page(report(result(run([20] * 10))).as_dict())
 
     assert 'a &lt;processor&gt;' in page and '<processor>' not in page
     assert 'src=' not in page and 'http' not in page and 'STD_DEV_JITTER' in page
@@ -106,7 +106,7 @@ def test_other_files_are_refused(tmp_path, text):
     (tmp_path / 'x.json').write_text(text)
 
     with pytest.raises(DiffmfError, match='x.json is no file of'):
-        machines.read_report(tmp_path / 'x.json')
+        standard.read_report(tmp_path / 'x.json')
 
 
 def test_machines_page_from_files():

@@ -27,7 +27,7 @@ from sensor_msgs.msg import Image
 
 from ....ros import messages, process, qos
 from ...machine import peak_memory_mb
-from .scene import FRAMES, moving_images, write_alignment
+from .shared import FRAMES, moving_images, write_alignment
 
 START_S = 100.0  # for the node to load its network on a slow machine
 WARM_UP_HZ = 5.0

@@ -29,9 +29,16 @@ from ....core.frames import Mode
 from ....inference.prepare import StageTimer
 from ....ros import messages, process, qos
 from ....ros.fusion_node import FusionNode
-from .baseline_fusion import QUEUE, UsualFusion, synchronizer
-from .scene import FRAMES, homography, moving_images, write_alignment
-from .stub_network import timed_pipeline
+from .shared import (
+    FRAMES,
+    QUEUE,
+    UsualFusion,
+    homography,
+    moving_images,
+    synchronizer,
+    timed_pipeline,
+    write_alignment,
+)
 
 OVERLOAD = 3.0
 THERMAL_LATER = 0.3  # periods of the cameras by which they are out of step

@@ -3,7 +3,7 @@
 is installed.
 
 From two received messages to three that are ready to be published, without the middleware on
-either side, in turn with the usual way to write it (baseline_fusion.py) in one process, at 30 Hz
+either side, in turn with the usual way to write it (UsualFusion) in one process, at 30 Hz
 on two cores. Prints one JSON object: milliseconds of every pair by stage of both ways, those of
 processor time in all threads (which other processes of a busy machine do not touch), whether
 message_filters is installed, and versions.
@@ -33,9 +33,15 @@ from ....ros.filter_pairing import make_pairing
 from ....ros.frame_loop import FrameFuser, Job
 from ....ros.status import Counters
 from ....ros.topics import Outputs
-from .baseline_fusion import UsualFusion, synchronizer
-from .scene import FRAMES, homography, moving_images, write_alignment
-from .stub_network import timed_pipeline
+from .shared import (
+    FRAMES,
+    UsualFusion,
+    homography,
+    moving_images,
+    synchronizer,
+    timed_pipeline,
+    write_alignment,
+)
 
 CORES = 2
 WARM_UP = 10
@@ -143,7 +149,7 @@ class _Nowhere:
 
 
 class Usual:
-    """The same by baseline_fusion.py; without message_filters, all but the pairing."""
+    """The same by UsualFusion; without message_filters, all but the pairing."""
 
     def __init__(self, size: tuple[int, int]):
         self._fusion = UsualFusion(homography(size), lambda thermal, y: y)
