@@ -32,8 +32,7 @@ from diffmf_ros.tools.evaluation.perception import detail, thermal_detail
 from diffmf_ros.tools.evaluation.scoring import HEADLINE, Fuse, cells, colored, fused_pairs, means
 from diffmf_ros.tools.evaluation.targets import summary, targets
 from diffmf_ros.tools.training.config import TrainConfig
-from diffmf_ros.tools.training.data import CropSampler
-from diffmf_ros.tools.training.degradations import Degradations
+from diffmf_ros.tools.training.data import CropSampler, Degradations
 from diffmf_ros.tools.training.loop import Trainer
 from diffmf_ros.tools.training.losses import PRESETS
 

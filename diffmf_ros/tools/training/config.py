@@ -10,7 +10,7 @@ import yaml
 from ...core.file_kinds import explained
 from ...core.frames import DiffmfError
 from ...inference.weights_header import require_network
-from .degradations import Degradations
+from .data import Degradations
 from .losses import PRESETS, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}

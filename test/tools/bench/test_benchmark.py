@@ -288,9 +288,9 @@ def test_jetson_rails_give_power(tmp_path):
     meter = machine.find_meter(tmp_path)
     assert meter.source == 'INA3221 VDD_IN'  # it feeds the other rails
     now = iter([0.0, 2.0])
-    rails = energy._hwmon_rails(tmp_path)
+    rails = machine._hwmon_rails(tmp_path)
     assert [rail.name for rail in rails] == ['VDD_IN', 'VDD_CPU_GPU_CV']
-    both = energy.PowerMeter(rails, clock=lambda: next(now))
+    both = machine.PowerMeter(rails, clock=lambda: next(now))
     write(sensor / 'curr1_input', 4000)
     assert both.joules() == pytest.approx(2.0 * (15 + 25) / 2)
 
@@ -298,7 +298,7 @@ def test_jetson_rails_give_power(tmp_path):
 def test_milliwatts_of_jetpack_4(tmp_path):
     write(tmp_path / 'bus/i2c/drivers/ina3221x/1-0040/iio:device0/rail_name_0', 'POM_5V_IN')
     write(tmp_path / 'bus/i2c/drivers/ina3221x/1-0040/iio:device0/in_power0_input', 4200)
-    rail, = energy._iio_rails(tmp_path)
+    rail, = machine._iio_rails(tmp_path)
     assert (rail.name, rail.watts()) == ('POM_5V_IN', pytest.approx(4.2))
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.tools.training.degradations import (
+from diffmf_ros.tools.training.data import (
     LEVEL,
     Degradations,
     degraded_thermal,

@@ -19,8 +19,11 @@ from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
 from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
-from diffmf_ros.tools.training.data import Batch, CropSampler  # noqa: E402
-from diffmf_ros.tools.training.degradations import Degradations  # noqa: E402
+from diffmf_ros.tools.training.data import (  # noqa: E402
+    Batch,
+    CropSampler,
+    Degradations,  # noqa: E402
+)
 from diffmf_ros.tools.training.distributed import Stop  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer, learning_rate, train  # noqa: E402
 from diffmf_ros.tools.training.losses import LossWeights  # noqa: E402

@@ -10,8 +10,14 @@ import pytest
 
 from diffmf_ros.io.folders import LumaPair
 from diffmf_ros.tools.training import data
-from diffmf_ros.tools.training.data import Batch, CropSampler, DataError, in_threads, threads_for
-from diffmf_ros.tools.training.degradations import Degradations
+from diffmf_ros.tools.training.data import (
+    Batch,
+    CropSampler,
+    DataError,
+    Degradations,
+    in_threads,
+    threads_for,
+)
 
 NONE = Degradations(**{field.name: 0.0 for field in fields(Degradations)})
 NAMES = [field.name for field in fields(Batch)]
