@@ -25,8 +25,7 @@ from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated,
 from ..core.alignment.geometry import AlignmentError
 from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Issue
 from ..core.imaging.camera_picture import CameraPicture
-from ..core.imaging.color import to_rgb8
-from ..core.imaging.views import overlay, side_by_side
+from ..core.imaging.color import overlay, side_by_side, to_rgb8
 from ..core.settings import Settings
 from . import messages, qos
 from .camera_watch import MESSAGES, CameraWatch

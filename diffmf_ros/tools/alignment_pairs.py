@@ -15,10 +15,9 @@ from ..core.alignment.homography import Alignment, AlignmentError
 from ..core.alignment.rig import Rig
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
 from ..core.imaging.camera_picture import CameraPicture
-from ..core.imaging.color import split_luma, to_rgb8
+from ..core.imaging.color import overlay, split_luma, to_rgb8
 from ..core.imaging.false_color import FalseColor
 from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
-from ..core.imaging.views import overlay
 from ..core.registration.registration import RegistrationError
 from ..core.registration.time_offset import Clip, TimeOffset, estimate_offset
 from ..core.settings import Settings, SyncSettings, ThermalSettings

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from diffmf_ros.core.imaging.views import overlay, side_by_side
+from diffmf_ros.core.imaging.color import overlay, side_by_side
 
 MAGENTA = (255, 0, 255)
 

@@ -14,17 +14,18 @@ from safetensors.torch import save_file  # noqa: E402
 from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
 from diffmf_ros.tools.training.data import Batch  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer  # noqa: E402
-from diffmf_ros.tools.training.losses import (  # noqa: E402
+from diffmf_ros.tools.training.losses import (  # noqa: E402  # noqa: E402
     PRESETS,
     LossWeights,
     Perception,
+    ResNet50,
     fusion_loss,
+    load_resnet50,
     magnitude,
     sobel,
     ssim,
 )
 from diffmf_ros.tools.training.precision import TrainingError  # noqa: E402
-from diffmf_ros.tools.training.resnet50 import ResNet50, load_resnet50  # noqa: E402
 
 SOURCES = LossWeights(intensity=0, gradient=0, ssim=0, source_l1=1, source_ssim=1)
 

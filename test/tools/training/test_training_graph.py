@@ -11,8 +11,11 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.tools.training.config import TrainConfig  # noqa: E402
 from diffmf_ros.tools.training.data import Batch  # noqa: E402
-from diffmf_ros.tools.training.loop import Trainer  # noqa: E402
-from diffmf_ros.tools.training.step_graph import WARM_UPS, StepGraph  # noqa: E402
+from diffmf_ros.tools.training.loop import (  # noqa: E402
+    WARM_UPS,
+    StepGraph,
+    Trainer,  # noqa: E402
+)
 
 STEPS = WARM_UPS + 5
 SIZES = {'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8,
