@@ -20,7 +20,7 @@ from ..core.imaging.color import CHROMA, output_encoding, paint, require_8_bit
 from ..core.imaging.thermal import SMALLEST_SPAN, STRETCHED, Levels
 from ..models.kernels import triton
 from ..models.scan import ScanError
-from .errors import NetworkFailure
+from . import NetworkFailure
 from .graphs import Download, Replay, Uploads
 from .image_tensors import (
     ScaledFusion,

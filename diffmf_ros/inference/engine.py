@@ -13,7 +13,7 @@ from ..core.settings import Settings
 from ..models.blocks import cast_layers
 from ..models.input_size import SizeRule
 from ..models.scan import Backend, ScanError
-from .errors import EngineError, NetworkFailure
+from . import EngineError, NetworkFailure
 from .selfcheck import choose_backends, uses_of
 from .weights import load_into, load_weights
 from .weights_header import weights_for

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.frames import RGB, THERMAL, FrameError, Issue, Level, Mode
 from ..core.imaging import classical
-from .errors import NetworkFailure
+from . import NetworkFailure
 from .memory import give_back_memory, is_out_of_memory
 from .prepare import CpuBackend, Painter, PreparedPair
 from .working_size import RECOVERED, TrustedScale

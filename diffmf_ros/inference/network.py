@@ -12,7 +12,7 @@ from ..core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ..core.imaging.thermal import Levels
 from ..core.packages import pip_install
 from ..core.settings import SYNTHETIC, Settings
-from .errors import EngineError
+from . import EngineError
 from .fault_tolerance import FIRST_CALL_S, DirectRunner, FaultTolerantRunner
 from .memory import give_back_memory
 from .onnx_engine import read_sealed

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.file_kinds import explained
 from ..core.settings import Settings
 from ..models.input_size import SizeRule
-from .errors import EngineError, NetworkFailure
+from . import EngineError, NetworkFailure
 from .weights_header import number_of, sides_of
 
 FORMAT = 'diffmf_ros onnx 2'  # 1: only networks whose sides are multiples

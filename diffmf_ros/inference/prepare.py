@@ -28,7 +28,7 @@ from ..core.imaging.color import (
 from ..core.imaging.thermal import GainControl, Levels, on_grid, temperatures, to_gray
 from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmView
 from ..core.settings import Settings
-from .errors import NetworkFailure
+from . import NetworkFailure
 
 # An image and its encoding.
 Image = tuple[np.ndarray, str]

@@ -209,8 +209,8 @@ def test_single_failure_costs_two_pairs(real_engine, network, name):
 def test_wrong_channel_count_is_refused():
     """An output of another number of channels is refused."""
     torch = pytest.importorskip('torch', reason='torch is not installed')
+    from diffmf_ros.inference import NetworkFailure
     from diffmf_ros.inference.engine import Engine
-    from diffmf_ros.inference.errors import NetworkFailure
     engine = Engine(with_changes(DEFAULTS, {'preset': 'nano', 'device': 'cpu'}))
 
     def both(ir, y):

@@ -17,10 +17,9 @@ from diffmf_ros.core.alignment.geometry import Alignment, Mapping  # noqa: E402
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Pair  # noqa: E402
 from diffmf_ros.core.imaging.thermal import levels_of  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, ThermalSettings, with_changes  # noqa: E402
-from diffmf_ros.inference import cuda_backend  # noqa: E402
+from diffmf_ros.inference import NetworkFailure, cuda_backend  # noqa: E402
 from diffmf_ros.inference.cuda_backend import CudaBackend, Plan  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
-from diffmf_ros.inference.errors import NetworkFailure  # noqa: E402
 from diffmf_ros.inference.image_tensors import ScaledFusion  # noqa: E402
 from diffmf_ros.inference.prepare import CpuBackend, PreparedPair, fuse_scaled  # noqa: E402
 from diffmf_ros.inference.working_size import AdaptiveScale  # noqa: E402

@@ -16,7 +16,7 @@ import diffmf_ros
 from diffmf_ros.core.alignment.geometry import AlignmentError
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.inference.errors import EngineError
+from diffmf_ros.inference import EngineError
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 torch = pytest.importorskip('torch', reason='torch is not installed')

@@ -11,7 +11,7 @@ from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.imaging.color import to_rgb8
 from diffmf_ros.core.imaging.thermal import levels_of, to_gray
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.inference.errors import NetworkFailure
+from diffmf_ros.inference import NetworkFailure
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})

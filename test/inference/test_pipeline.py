@@ -13,7 +13,7 @@ from conftest import texts
 from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
-from diffmf_ros.inference.errors import NetworkFailure
+from diffmf_ros.inference import NetworkFailure
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})

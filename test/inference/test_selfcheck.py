@@ -17,7 +17,7 @@ torch = pytest.importorskip('torch', reason='torch is not installed')
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
-from diffmf_ros.inference import golden, selfcheck, selfcheck_cache, selfcheck_steps  # noqa: E402
+from diffmf_ros.inference import golden, selfcheck, selfcheck_steps  # noqa: E402
 from diffmf_ros.inference.engine import prepare  # noqa: E402
 from diffmf_ros.inference.golden import allowed_errors  # noqa: E402
 from diffmf_ros.models import fused, scan  # noqa: E402
@@ -301,7 +301,7 @@ class TestPlainTorchOnAGpu:
                             dtype: run(case, name, device='cpu', dtype=dtype))
         monkeypatch.setattr(selfcheck, '_on', lambda device, tensor: tensor)
         monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-        monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'a GPU')
+        monkeypatch.setattr(selfcheck, 'machine', lambda: 'a GPU')
 
     def choose(self, monkeypatch, triton, wanted='auto'):
         monkeypatch.setattr(scan, 'BACKENDS',
@@ -345,19 +345,19 @@ class TestPlainTorchOnAGpu:
         # then nothing is run again
         assert self.choose(monkeypatch, broken).name == 'triton'
         # on another one it is
-        monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'another driver')
+        monkeypatch.setattr(selfcheck, 'machine', lambda: 'another driver')
         assert self.choose(monkeypatch, broken).backends['ss2d'] == 'portable'
         # and there a repaired one is taken at the next start
         assert self.choose(monkeypatch, backend()).name == 'triton'
-        assert (tmp_path / selfcheck_cache.FILE).exists()
+        assert (tmp_path / selfcheck.CACHE_FILE).exists()
 
     @pytest.mark.parametrize('content', ['', 'no json', '[]', '{"a GPU": 3}'])
     def test_a_foreign_file_is_overwritten(self, gpu, monkeypatch, content):
-        selfcheck_cache.path().parent.mkdir()
-        selfcheck_cache.path().write_text(content)
+        selfcheck.cache_path().parent.mkdir()
+        selfcheck.cache_path().write_text(content)
         assert self.choose(monkeypatch, backend()).problems == ()
-        assert selfcheck_cache.passed({'triton ss2d torch.float16 1 states 1 directions, layers '
-                                       'torch.float16'})
+        assert ('triton ss2d torch.float16 1 states 1 directions, layers torch.float16'
+                in selfcheck.known_checks())
 
     def test_unwritable_folder_is_harmless(self, gpu, monkeypatch, tmp_path):
         """A folder that cannot be written does no harm."""
@@ -372,12 +372,12 @@ def test_verdict_key_names_dependencies(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (9, 0))
     driver = tmp_path / 'version'
     driver.write_text('NVRM version: 580.65\nGCC version: 13')
-    monkeypatch.setattr(selfcheck_cache, 'DRIVER', driver)
-    key = selfcheck_cache.machine.__wrapped__()
+    monkeypatch.setattr(selfcheck, 'DRIVER', driver)
+    key = selfcheck.machine.__wrapped__()
     assert key.startswith(f'H200 (9, 0); NVRM version: 580.65; torch {torch.__version__}, triton ')
     assert 'GCC' not in key
-    monkeypatch.setattr(selfcheck_cache, '_source_hash', lambda: 'other')
-    assert selfcheck_cache.machine.__wrapped__() != key
+    monkeypatch.setattr(selfcheck, '_source_hash', lambda: 'other')
+    assert selfcheck.machine.__wrapped__() != key
 
 
 class TestSteps:

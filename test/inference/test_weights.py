@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
-from diffmf_ros.inference import onnx_engine  # noqa: E402
+from diffmf_ros.inference import EngineError, onnx_engine  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
-from diffmf_ros.inference.errors import EngineError  # noqa: E402
 from diffmf_ros.inference.network import name_of  # noqa: E402
 from diffmf_ros.inference.weights import (  # noqa: E402
     digest,

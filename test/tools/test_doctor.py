@@ -306,11 +306,11 @@ def run_doctor():
 def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
     """Doctor says whether the kernels of a GPU are compiled and checked."""
     pytest.importorskip('torch', reason='torch is not installed')
-    from diffmf_ros.inference import selfcheck_cache
+    from diffmf_ros.inference import selfcheck
     from diffmf_ros.tools.doctor.network import kernel_cache
 
     # given a GPU that nothing ran on
-    monkeypatch.setattr(selfcheck_cache, 'machine', lambda: 'a GPU')
+    monkeypatch.setattr(selfcheck, 'machine', lambda: 'a GPU')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path / 'triton'))
     cold = kernel_cache()
@@ -321,7 +321,7 @@ def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / 'outputs.cubin').write_bytes(b'')
     assert 'no passed check' in kernel_cache().text
-    selfcheck_cache.remember({'triton ss2d'})
+    selfcheck.remember({'triton ss2d'})
     # then it is warm
     warm = kernel_cache()
     assert warm.state is GOOD and warm.text.startswith('warm: 1 compiled kernels')

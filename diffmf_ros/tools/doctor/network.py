@@ -141,9 +141,9 @@ def compiled_kernels() -> Path:
 
 def kernel_cache() -> Finding:
     """Return whether this GPU's kernels are kept from an earlier start, and how to do it ahead."""
-    from ...inference import selfcheck_cache
+    from ...inference import selfcheck
 
-    checks = len(selfcheck_cache.known())
+    checks = len(selfcheck.known_checks())
     folder = compiled_kernels()
     compiled = sum(1 for _ in folder.glob('*/*.cubin')) if folder.is_dir() else 0
     if checks and compiled:

@@ -24,8 +24,8 @@ from diffmf_ros import models  # noqa: E402
 from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.core.frames import Frame, Mode, Pair  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
+from diffmf_ros.inference import EngineError, NetworkFailure  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
-from diffmf_ros.inference.errors import EngineError, NetworkFailure  # noqa: E402
 from diffmf_ros.inference.onnx_engine import (  # noqa: E402
     UNSEALED,
     OnnxEngine,  # noqa: E402
