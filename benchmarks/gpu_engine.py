@@ -133,7 +133,7 @@ def about(bench: Bench) -> dict:
 def predicted(bench: Bench) -> dict:
     """Return what `diffmf bench --plan` says about a pair on an H200."""
     from diffmf_ros.tools.bench.plan import PlanError, plan_pair
-    from diffmf_ros.tools.bench.plan_devices import H200
+    from diffmf_ros.tools.bench.plan_operations import H200
     try:
         plan = plan_pair(*bench.name.split('/'), bench.size)
     except PlanError as error:

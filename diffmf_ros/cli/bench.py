@@ -264,7 +264,7 @@ def plans_of(configurations: list, report: Callable[[str], None]) -> list:
 
 def show_plans(console: Console, plans: list) -> None:
     """Print the plans: a line each, and the kinds of kernels that move most."""
-    from ..tools.bench.plan_devices import GPUS
+    from ..tools.bench.plan_operations import GPUS
 
     names = [gpu.name if gpu.measured else f'{gpu.name}*' for gpu in GPUS]
     table = Table('network', 'of', 'kernels', 'aim', 'read, GB', 'written, GB', 'x fused',

@@ -194,7 +194,7 @@ def _table(values: dict[str, str]) -> Table:
 
 
 def _people_table(counts: Sequence) -> Table:
-    from ..tools.synthetic.people import MIN_HEIGHT_PX, VISIBLE_LEVELS
+    from ..tools.synthetic.drive import MIN_HEIGHT_PX, VISIBLE_LEVELS
 
     table = Table('scene', 'people', 'RGB', 'thermal', 'fused',
                   title='people who stand out, over all fused pictures',

@@ -260,10 +260,10 @@ def _nearest(use: scan.Use) -> scan.Use:
     return scan.Use(use.operation, use.dtype, states, use.directions)
 
 
-# Compiling and running every kernel takes seconds on a GPU, so what passed is kept from one start to
-# the next. A verdict holds as long as GPU, driver, torch, Triton and the source of the kernels stay
-# what they are. Only passes are kept: a failure may have been one of the moment, and is looked for
-# again at every start.
+# Compiling and running every kernel takes seconds on a GPU, so what passed is kept from one start
+# to the next. A verdict holds as long as GPU, driver, torch, Triton and the source of the kernels
+# stay what they are. Only passes are kept: a failure may have been one of the moment, and is
+# looked for again at every start.
 CACHE_FILE = Path('diffmf_ros') / 'selfcheck.json'
 DRIVER = Path('/proc/driver/nvidia/version')
 MOST_MACHINES = 8  # that are remembered, the newest ones

@@ -27,8 +27,7 @@ from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
 from .replay import RGB_TOPIC, THERMAL_TOPIC, ReplayCounts, info_topic, pairs_of
 from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC
-from .synthetic.drive import Drive, DriveSettings
-from .synthetic.people import Sighting, sightings
+from .synthetic.drive import Drive, DriveSettings, Sighting, sightings
 from .synthetic.record import recorded_drive
 
 DIAGNOSTICS_TOPIC = '/diagnostics'

@@ -5,7 +5,7 @@
 one, on torch's meta device; `plan_step` does so with a training step: forward, loss, backward,
 clipping, Adam and the running average, as `training.loop.Trainer.step` without reading the loss
 back and without checking gradients. The kernels come from `plan_recorder`, the times, which are
-predictions, from `plan_devices`. Reading back and what the CPU does around the graph are not part
+predictions, from `plan_operations`. Reading back and what the CPU does around the graph are not part
 of it.
 """
 
@@ -26,8 +26,7 @@ from ...models.kernels import meta_stands_for_cuda
 from ..training.data import Batch
 from ..training.losses import PRESETS, LossWeights, fusion_loss
 from ..training.precision import MixedPrecision
-from .plan_devices import GPUS
-from .plan_operations import Kernel
+from .plan_operations import GPUS, Kernel
 from .plan_recorder import record
 from .roofs import Work, work_of_preset
 

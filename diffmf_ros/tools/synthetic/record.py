@@ -16,8 +16,7 @@ from ...io.bag_messages import camera_info_message, image_message
 from ...io.bags import CAMERA_INFO, IMAGE, BagWriter
 from ...io.writing import require_output, write_bytes
 from .cameras import DriveError
-from .drive import ActorTruth, Drive, DriveSettings
-from .people import PEOPLE, counts
+from .drive import PEOPLE, ActorTruth, Drive, DriveSettings, counts
 
 ALIGNMENT_FILE = 'alignment.yaml'
 TRUTH_FILE = 'ground_truth.json'

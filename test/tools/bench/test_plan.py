@@ -20,8 +20,11 @@ from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
 from diffmf_ros.tools.bench import plan as planning  # noqa: E402
 from diffmf_ros.tools.bench.plan import plan_step  # noqa: E402
-from diffmf_ros.tools.bench.plan_devices import GPUS, H200  # noqa: E402
-from diffmf_ros.tools.bench.plan_operations import Kernel  # noqa: E402
+from diffmf_ros.tools.bench.plan_operations import (  # noqa: E402
+    GPUS,
+    H200,
+    Kernel,  # noqa: E402
+)
 from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.

@@ -4,8 +4,7 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.tools.synthetic.drive import ActorTruth, DriveTruth
-from diffmf_ros.tools.synthetic.people import contrast, counts, sightings
+from diffmf_ros.tools.synthetic.drive import ActorTruth, DriveTruth, contrast, counts, sightings
 
 BOX = (40, 20, 60, 70)
 
