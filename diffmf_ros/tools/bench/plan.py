@@ -5,8 +5,8 @@
 one, on torch's meta device; `plan_step` does so with a training step: forward, loss, backward,
 clipping, Adam and the running average, as `training.loop.Trainer.step` without reading the loss
 back and without checking gradients. The kernels come from `plan_recorder`, the times, which are
-predictions, from `plan_operations`. Reading back and what the CPU does around the graph are not part
-of it.
+predictions, from `plan_operations`. Reading back and what the CPU does around the graph are not
+part of it.
 """
 
 import json

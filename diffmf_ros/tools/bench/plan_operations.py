@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operation of a network costs: bytes, operations, launches of kernels; and how long kernels
-take on a GPU: rates measured on an H200, and those of data sheets.
+"""What an operation of a network costs: bytes, operations, launches of kernels; and how long
+kernels take on a GPU: rates measured on an H200, and those of data sheets.
 
 A kernel takes the longest of what every kernel takes and its bytes, its operations and its
 exponentials at the GPU's rates. Three kinds were measured to be slower than all of these say and
