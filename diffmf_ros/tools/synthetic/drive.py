@@ -17,12 +17,12 @@ import numpy as np
 
 from ...core.frames import RGB, THERMAL, Frame
 from ...io.bags import START_NS
-from .cameras import Camera, DriveError, DriveRig, ThermalSensor, VisibleSensor, make_rig
+from .cameras import Camera, DriveError, DriveRig, make_rig
 from .environments import ENVIRONMENTS
 from .render import THERMAL as THERMAL_VALUES
 from .render import VISIBLE, Buffer, Painter
 from .scene import Actor, Scene
-from .weather import veil_of
+from .sensors import ThermalSensor, VisibleSensor, veil_of
 
 
 @dataclass(frozen=True)

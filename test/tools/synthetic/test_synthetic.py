@@ -14,11 +14,12 @@ from diffmf_ros.core.alignment.geometry import Alignment
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.io.bag_messages import frames
 from diffmf_ros.io.bags import START_NS, BagError, BagReader
-from diffmf_ros.tools.synthetic.cameras import COUNTS_AT_ZERO, COUNTS_PER_K, DriveError, make_rig
+from diffmf_ros.tools.synthetic.cameras import DriveError, make_rig
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 from diffmf_ros.tools.synthetic.environments import ENVIRONMENTS
 from diffmf_ros.tools.synthetic.record import TRUTH_FILE, alignment_of, record, recorded_drive
 from diffmf_ros.tools.synthetic.render import View
+from diffmf_ros.tools.synthetic.sensors import COUNTS_AT_ZERO, COUNTS_PER_K
 from diffmf_ros.tools.synthetic.textures import Strip
 
 pytestmark = pytest.mark.slow
