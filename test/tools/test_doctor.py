@@ -14,6 +14,7 @@ import pytest
 from diffmf_ros.io.resources import find
 from diffmf_ros.tools.doctor import Diagnosis, ros, system
 from diffmf_ros.tools.doctor.finding import Finding, Imported, Severity, try_imports
+from diffmf_ros.tools.doctor.system import jetson_release
 
 GOOD, WARN, ERROR, FAIL = Severity
 
@@ -153,8 +154,7 @@ class TestJetson:
         (tmp_path / 'release').write_text('# R36 (release), REVISION: 4.3, GCID: 1, BOARD: '
                                           'generic\n')
         monkeypatch.setattr(system, 'this_machine', lambda: SimpleNamespace(board=board))
-        real = system.jetson_release
-        monkeypatch.setattr(system, 'jetson_release', lambda: real(tmp_path / 'release'))
+        monkeypatch.setattr(system, 'jetson_release', lambda: jetson_release(tmp_path / 'release'))
         there = self.ARCHITECTURES | libraries
         monkeypatch.setattr(system, 'try_code', lambda code: Imported(
             **{'version' if there[code.split()[1].rstrip(';')] else 'reason':
