@@ -196,6 +196,82 @@ def test_driver_flag_freezes_until_new():
     assert camera.send(2) == [StreamState.OK, StreamState.OK]
 
 
+def test_driver_flag_acts_without_images():
+    """The flag of the driver holds before the next image comes, and until one has come."""
+    camera = Camera()
+    camera.send(10)
+
+    camera.health.shutter(True)
+    closed = camera.health.status(camera.now_ns)
+    camera.health.shutter(False)
+    opened = camera.health.status(camera.now_ns)
+
+    assert (closed.detail, closed.usable) == ('FROZEN (the shutter is closed)', False)
+    assert (opened.detail, opened.usable) == ('FROZEN, coming back', True)
+
+
+def test_new_stream_knows_nothing():
+    """Before its first frame a stream has no stamp, no delay and no lead."""
+    health = StreamHealth(HealthSettings())
+
+    status = health.status(5 * SECOND)
+
+    assert health.newest_stamp_ns is None and health.lead_ns is None
+    assert math.isnan(health.delay_ms) and health.refused_since == 0
+    assert (status.seen, status.usable, status.detail) == (False, False, 'LOST')
+    assert health.silent_s(5 * SECOND) == 0 and status.clock_changed is False
+
+
+def test_detail_says_what_is_waited_for():
+    """What a camera that is not ok waits for is said in words."""
+    camera = Camera()
+
+    def detail():
+        return camera.health.status(camera.now_ns).detail
+
+    camera.send()
+    starting = detail()
+    camera.send(10)
+    ok = detail()
+    camera.health.refused(camera.now_ns)
+    camera.send(wait_ns=3 * SECOND)
+    back = detail()
+    camera.send(5)
+    camera.send(5, pixels=STUCK)
+    camera.send()
+    camera.now_ns += SECOND // 2
+    moves = detail()
+
+    assert (starting, ok, back) == ('starting', '', 'LOST, coming back')
+    assert moves == 'FROZEN (it moves again)'
+    assert camera.health.status(camera.now_ns + SECOND).detail == 'LOST'
+
+
+def test_lead_follows_the_newest_frames():
+    """How far the stamps are ahead is the median of the newest fifteen frames."""
+    camera = Camera()
+    camera.send(40)
+    assert camera.health.lead_ns == EPOCH_NS
+
+    for _ in range(8):
+        camera.send(stamp_ns=EPOCH_NS + camera.now_ns + camera.period_ns + 7 * MS)
+
+    assert camera.health.lead_ns == EPOCH_NS + 7 * MS
+
+
+@pytest.mark.parametrize('calm, changed', [(20, True), (4, False)])
+def test_clock_change_is_told_briefly(calm, changed):
+    """A jump of the stamps after a calm time is told for three periods, another one is noise."""
+    camera = Camera()
+    camera.send(calm)
+
+    camera.send(stamp_ns=EPOCH_NS + 3600 * SECOND)
+
+    told = [camera.health.status(camera.now_ns + periods * camera.period_ns).clock_changed
+            for periods in (0, 3, 4)]
+    assert told == [changed, changed, False]
+
+
 def test_repeated_open_flag_changes_nothing():
     """A flag that is repeated while the shutter is open changes nothing."""
     camera = Camera()
@@ -227,6 +303,7 @@ def test_repeated_stamp_is_ignored():
     # 30 periods are the timeout
     assert states[28] is StreamState.STALE and states[30] is StreamState.LOST
     assert camera.health.duplicates == 40 and camera.health.frames == 10
+    assert camera.health.not_increasing == 40
 
 
 def test_doubled_frames_are_ok():
@@ -270,8 +347,9 @@ def test_refused_frames_are_not_missing():
 
     for _ in range(20):
         camera.send()
-        camera.now_ns += camera.period_ns
-        camera.health.refused(camera.now_ns)
+        for _ in range(2):
+            camera.now_ns += camera.period_ns
+            camera.health.refused(camera.now_ns)
     camera.send()
 
     assert camera.health.missing == 0 and camera.health.missing_share == pytest.approx(0, abs=1e-6)
@@ -303,7 +381,21 @@ def test_outage_is_not_missing():
     camera.send(wait_ns=3 * camera.period_ns)
 
     assert camera.health.missing == 2 and camera.health.silent_s(camera.now_ns) == 4
+    assert camera.health.silent_s(camera.now_ns + 20 * MS) == 4
     assert camera.health.silent_s(camera.now_ns + 5 * SECOND) == 9
+
+
+def test_silence_up_to_the_timeout():
+    """A pause that is as long as the timeout is no outage yet."""
+    camera = Camera(source_timeout_s=1.0)
+    camera.send(20)
+
+    camera.now_ns += SECOND
+    before = camera.health.silent_s(camera.now_ns)
+    states = camera.send(wait_ns=0)
+
+    assert states == [StreamState.STALE]
+    assert before == camera.health.silent_s(camera.now_ns) == 0
 
 
 def test_another_rate_after_an_outage():

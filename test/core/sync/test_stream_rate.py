@@ -128,13 +128,30 @@ def test_half_lost_few_survivors():
 
 
 def test_late_frame_is_not_missing():
-    """A frame that comes late is not missing."""
-    missing = missing_of(np.delete(stamps(rate_hz=30, frames=100), 50))
-    assert missing.total == 1
+    """A frame that comes late is not missing; there are never fewer than none."""
+    missing = missing_of(np.delete(stamps(rate_hz=30, frames=100), [50, 60]))
+    assert missing.total == 2
 
-    missing.late()
+    totals = [missing.late() or missing.total for _ in range(3)]
 
-    assert missing.total == 0
+    assert totals == [1, 0, 0]
+
+
+def test_few_instants_tell_nothing():
+    """There is no rate before two instants, no jitter before two gaps."""
+    times = START_NS + np.array([0, 100, 230]) * MS
+    rates = [cadence_of(times[:count]) for count in range(4)]
+
+    assert [rate.rate_hz() for rate in rates[:2]] == [0, 0]
+    assert [rate.jitter_us() for rate in rates] == [(0, 0)] * 3 + [(15_000, 30_000)]
+
+
+def test_five_seconds_count_exactly():
+    """An instant that is five seconds old does not count for the rate any more."""
+    rate = cadence_of(START_NS + np.array([0, 1000, 2000]) * MS)
+
+    assert rate.rate_hz(START_NS + 4999 * MS) == pytest.approx(2 / 3.999)
+    assert rate.rate_hz(START_NS + 5000 * MS) == pytest.approx(1 / 3)
 
 
 def test_bunched_stamps_are_not_missing():
