@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from types import FrameType
 
-from .core.packages import missing
+from .core.packages import broken, missing
 
 
 def fusion_node() -> int:
@@ -37,14 +37,15 @@ def viewer() -> int:
 def _run(module: str) -> int:
     """Run main() of a module of this package, which takes the signals over.
 
-    Returns 2 where a library of ROS is not installed.
+    Returns 2 where a library of ROS is not installed, or cannot be imported.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
         main = import_module(f'.{module}', __package__).main
-    except ModuleNotFoundError as error:
-        if not (text := missing(error)):
+    except Exception as error:
+        found = missing(error) if isinstance(error, ModuleNotFoundError) else ''
+        if not (text := found or broken(error)):
             raise
         print(f'error: {text}', file=sys.stderr)
         return 2

@@ -7,7 +7,6 @@ there, or unreadable.
 
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -166,22 +165,22 @@ def outcomes(kind: str, *, count: int, seed: int) -> Iterator[str]:
     chance = random.Random(f'{kind} {seed}')
     longest_s = LONGEST_S if kind.startswith('recording') else LONGEST * _typical_s(kind)
     for _ in range(count):
-        folder = Path(tempfile.mkdtemp())
-        child = os.fork()
-        if child == 0:
-            _write_until_killed(write, folder)
-        if chance.random() < SECOND:
-            _wait_for(folder / there)
-        time.sleep(chance.uniform(0, longest_s))
-        os.kill(child, signal.SIGKILL)
-        ended = os.waitpid(child, 0)[1]
-        _require(os.WIFSIGNALED(ended), f'{kind}: the process that writes ended by itself')
-        if (folder / there).exists():
-            read(folder)
-            yield WHOLE
-        else:
-            yield ABSENT
-        shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            child = os.fork()
+            if child == 0:
+                _write_until_killed(write, folder)
+            if chance.random() < SECOND:
+                _wait_for(folder / there)
+            time.sleep(chance.uniform(0, longest_s))
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)[1]
+            _require(os.WIFSIGNALED(ended), f'{kind}: the process that writes ended by itself')
+            if (folder / there).exists():
+                read(folder)
+                yield WHOLE
+            else:
+                yield ABSENT
 
 
 def _wait_for(result: Path) -> None:

@@ -3,6 +3,8 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -86,12 +88,12 @@ def align(
         found.alignment.save(partial)
     if overlay:
         write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
-    measured, said, argument = None, '', ''
+    measured, said = None, ''
     if bag is not None and time_offset:
         from ..tools import alignment_pairs
         try:
             measured = alignment_pairs.time_offset(bag, settings, found.alignment, topics=topics)
-            said, argument = measured.summary, f' thermal_offset_ms:={measured.offset_ms:.1f}'
+            said = measured.summary
         except RegistrationError as error:
             said = str(error)
     options.write_json(json, {'out': str(out), **asdict(found),
@@ -99,5 +101,16 @@ def align(
     options.say(f'{out}: {found.summary}', json=json)
     if said:
         options.say(said, json=json)
-    options.say(f'use it: ros2 launch diffmf_ros fusion.launch.py alignment_file:={out.resolve()}'
-                f'{argument}', json=json)
+    options.say(_use(out, bag, measured.offset_ms if measured else None), json=json)
+
+
+def _use(file: Path, bag: Path | None, offset_ms: float | None) -> str:
+    """Return the line that uses an alignment: with ROS where it is installed, else without."""
+    if which('ros2'):
+        offset = '' if offset_ms is None else f' thermal_offset_ms:={offset_ms:.1f}'
+        return (f'use it: ros2 launch diffmf_ros fusion.launch.py '
+                f'alignment_file:={quote(str(file.resolve()))}{offset}')
+    inputs = 'fuse RGB THERMAL' if bag is None else f'replay {quote(str(bag))} OUT'
+    offset = '' if offset_ms is None else f' --thermal-offset-ms {offset_ms:.1f}'
+    return (f'use it: diffmf {inputs} --alignment {quote(str(file))}{offset} (parameters of the '
+            'node: alignment.file, sync.thermal_offset_ms)')

@@ -16,10 +16,9 @@ from ..io.writing import require_output, write_text
 from . import options
 from .progress import announced, progress
 
-CAPTION = ('floor: operations or bytes over the rates measured in this run '
-           '(tools/bench/roofs.py); speed-up: against the first of the same size; busy cores: CPU '
-           'time over wall time; first frame: from '
-           'the start of a process')
+CAPTION = ('floor: the operations of the network, or the bytes that it moves, over the rates of '
+           'this machine, measured in this run; speed-up: against the first of the same size; '
+           'busy cores: CPU time over wall time; first frame: from the start of a process')
 WIDTH = 180  # of the tables where the output is no terminal
 SHELL_SIZE, SHELL_PAIRS = (640, 512), 300
 # What --shell goes with, and what goes with it alone.
@@ -40,7 +39,7 @@ ScanBackends = Annotated[str, typer.Option(help='selective-scan implementation' 
 Engines = Annotated[str, typer.Option(help='torch or onnx' + _SEVERAL)]
 PLAN_CAPTION = ('predicted: kernels of the captured graph at the rates measured on an H200, or at '
                 'those of data sheets (*), where nothing was measured; floor: layers that read '
-                'and write once (tools/bench/roofs.py); x fused: bytes over those; of a step: '
+                'and write once; x fused: bytes over those; of a step: '
                 'kernels launched one by one')
 LARGEST_KINDS = 6
 COST_CAPTION = ('without receiving, the network, and publishing; pair: with the state of the '
@@ -199,8 +198,8 @@ def _show(console: Console, report) -> None:
     for problem in dict.fromkeys(problem for row in report.rows
                                  for problem in row.timings.problems):
         console.print(f'ERROR: {problem}', style='bold red', highlight=False, markup=False)
-    console.print(_stages(report))
-    console.print(_summary(report))
+    options.show_table(console, _stages(report))
+    options.show_table(console, _summary(report))
     console.print(str(report.machine), highlight=False)
     for note in report.notes:
         console.print(f'note: {note}', highlight=False, markup=False)
@@ -277,7 +276,7 @@ def show_plans(console: Console, plans: list) -> None:
         table.add_row(plan.network, plan.of, f'{len(plan.kernels)}', str(plan.goal or ''),
                       *(f'{part / 1e9:.2f}' for part in moved), fused,
                       f'{plan.exponentials / 1e9:.2f}', *times)
-    console.print(table)
+    options.show_table(console, table)
     for plan in plans:
         kinds = (f'{name} {launches} ({moved / 1e9:.2f})'
                  for name, launches, moved in plan.by_kind()[:LARGEST_KINDS])
@@ -294,9 +293,9 @@ def _predicted(times: dict) -> str:
 
 def show_shell(console: Console, report) -> None:
     """Print a ShellReport."""
-    console.print(_cost(report))
-    console.print(_overload(report))
-    console.print(_bars(report))
+    options.show_table(console, _cost(report))
+    options.show_table(console, _overload(report))
+    options.show_table(console, _bars(report))
     console.print(f'{report.machine}; {report.load:.1f} other processes busy before',
                   highlight=False)
     for note in report.notes:
@@ -350,7 +349,7 @@ def bench_standard(console: Console, *, json: Path | None, page: Path | None) ->
     table = Table(*standard.COLUMNS, title=standard.title(report), caption=standard.CAPTION)
     for row in standard.rows(report):
         table.add_row(*(cell.strip('`') for cell in row))
-    console.print(table)
+    options.show_table(console, table)
     console.print(standard.about(report), highlight=False, markup=False)
     options.write_json(json, measured.as_json())
     if page is not None:

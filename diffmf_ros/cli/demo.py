@@ -4,7 +4,6 @@ table."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,13 +46,18 @@ def demo(
     device: options.Device = 'auto',
     alignment: options.AlignmentFile = None,
     thermal_offset_ms: options.ThermalOffsetOrTruth = None,
+    hold_last_ms: options.HoldLast = DEFAULTS.sync.hold_last_ms,
     overwrite: Annotated[bool,
                          typer.Option('--overwrite',
                                       help='replace the bags, the picture and the video of an '
                                             'earlier demo')] = False,
     json: options.Json = None,
 ) -> None:
-    """Play a bag through the real node over DDS and show what it fused."""
+    """Play a bag through the real node over DDS and show what it fused.
+
+    Nodes of other ROS domains neither hear nor disturb it: it takes a domain that nobody uses
+    here, not that of ROS_DOMAIN_ID, and prints it.
+    """
     from ..tools import demo as product
     from ..tools.demo import draw
     from ..tools.synthetic.record import recorded_drive
@@ -74,7 +78,8 @@ def demo(
         thermal_offset_ms = recorded.thermal_offset_ms
     settings = options.settings_from(model=model, preset=preset, weights=weights, scale=scale,
                                      device=device, alignment__file=alignment,
-                                     sync__thermal_offset_ms=thermal_offset_ms)
+                                     sync__thermal_offset_ms=thermal_offset_ms,
+                                     sync__hold_last_ms=hold_last_ms)
     run = product.DemoRun(bags=bags, fused=out / 'fused', logs=out / 'log', rate=rate,
                           settings=settings, topics=topics)
     options.say(f'playing {", ".join(map(str, bags))} at {rate:g} of real time through the node, '
@@ -139,7 +144,7 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
     from ..io.bag_recovery import BagError, require_bag_output
     from ..io.paths import require_folder_name, require_inputs
     from ..io.writing import require_output
-    from ..tools.demo import DemoError
+    from ..tools.doctor.ros import require_rclpy
     from ..tools.synthetic.record import recorded_drive
 
     require_inputs(*inputs)
@@ -153,9 +158,7 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
                            f'choose another --out')
     for kind in ('.mp4', '.png'):
         require_output(out / f'fused{kind}', overwrite=overwrite, inputs=inputs)
-    if find_spec('rclpy') is None:
-        raise DemoError('rclpy is not installed, and the demo runs the real node: see `diffmf '
-                        'doctor`')
+    require_rclpy('the demo runs the real node')
 
 
 def _render(scenes: Sequence[str], out: Path) -> tuple[Path, ...]:

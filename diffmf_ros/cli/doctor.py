@@ -32,7 +32,8 @@ def _show(diagnosis) -> None:
     section = None
     for finding in diagnosis.findings:
         table.add_row('' if finding.section == section else finding.section, finding.name,
-                      Text(finding.state.value, STYLE[finding.state.value]), Text(finding.text))
+                      Text(finding.state.value, STYLE[finding.state.value]),
+                      Text(finding.text, overflow='fold'))
         section = finding.section
     console.print(table)
     for advice in diagnosis.advice():

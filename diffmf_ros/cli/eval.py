@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from ..core.settings import DEFAULTS
 from . import options
+from .progress import progress
 
 WIDTH = 260  # of the table where the output is not a terminal
 
@@ -89,13 +88,12 @@ def eval(
                 method=method[0] if method else evaluate.FROM_FILES,
                 class_number=chosen.class_number if chosen else 0,
                 overwrite=overwrite) if html else None
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task('scoring', total=None)
+    with progress('scoring', count) as done:
         evaluation = evaluate.evaluate(
             rgb, thermal, pairs=pairs, fused=fused, method=method, sequence=sequence, boxes=known,
             trial=trial, thermal_settings=settings.thermal,
             show=page.add if page else None,
-            report=lambda done, total: progress.update(task, completed=done, total=total))
+            report=lambda number, total: done(number))
     options.write_json(json, eval_page.as_json(evaluation))
     if page:
         page.write(evaluation)

@@ -108,12 +108,7 @@ def _require_outputs(tasks: Sequence[Task], folder: Path, asked, *,
 def _tell(out: Path, outcomes: Sequence[FileOutcome], failed: Sequence[str], *, already: int,
           json: Path | None) -> None:
     """Say what became of many pairs."""
-    said: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        warnings = (f'warning: {warning}' for warning in outcome.warnings)
-        for text in filter(None, (*warnings, outcome.note)):
-            said.setdefault(text, []).append(outcome.task.match.name)
-    for text, names in said.items():
+    for text, names in _said(outcomes):
         more = ' ...' if len(names) > SHOWN else ''
         typer.echo(f'{text} ({len(names)}: {", ".join(names[:SHOWN])}{more})', err=True)
     for text in failed:
@@ -128,6 +123,18 @@ def _tell(out: Path, outcomes: Sequence[FileOutcome], failed: Sequence[str], *, 
                    for outcome in outcomes]})
     made = f'{_counts(modes)} by {by}' if modes else 'nothing new'
     options.say(f'{out}: {made}; {already} there already, {len(failed)} failed', json=json)
+
+
+def _said(outcomes: Sequence[FileOutcome]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each warning and note once, with the names of the pairs; a note as of the first."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for outcome in outcomes:
+        rgb, thermal = map(str, outcome.task.inputs)
+        for text in filter(None, (*(f'warning: {text}' for text in outcome.warnings),
+                                  outcome.note)):
+            kind = text.replace(rgb, 'RGB').replace(thermal, 'THERMAL')
+            found.setdefault(kind, (text, []))[1].append(outcome.task.match.name)
+    yield from found.values()
 
 
 def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:

@@ -17,12 +17,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from .. import __version__
 from ..core.frames import DiffmfError
 from ..core.packages import missing
 from .options import SCREEN
+from .progress import signs_of_life
 
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval',
             'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
@@ -30,8 +31,23 @@ COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
+class Group(TyperGroup):
+    """The command `diffmf`, whose help shows a flag as its name alone, not as one of `<bool>`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options."""
+        return _plain_flags(super().get_params(ctx))
+
+
 class Command(TyperCommand):
-    """A command whose files have names: `-` is the screen, and --json alone writes there."""
+    """A command whose files have names: `-` is the screen, and --json alone writes there.
+
+    Its help shows a flag as its name alone.
+    """
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options."""
+        return _plain_flags(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a command line. Raises BadParameter for `-` in place of a file."""
@@ -48,13 +64,20 @@ class Command(TyperCommand):
         return rest
 
 
+def _plain_flags(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, 'is_flag', False):
+            parameter.metavar = ''
+    return parameters
+
+
 @lru_cache(maxsize=1)
 def application() -> typer.Typer:
     """Return the command-line application.
 
     Each module of COMMANDS has a function of its own name.
     """
-    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False,
+    app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False,
                       context_settings={'help_option_names': ['-h', '--help']})
     app.callback()(_diffmf)
     for name in COMMANDS:
@@ -101,7 +124,9 @@ def main() -> None:
         # file names that are not UTF-8 are printed as they are
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors='surrogateescape')
-    sys.exit(run(sys.argv[1:]))
+    with signs_of_life(' '.join(sys.argv[1:2])):
+        code = run(sys.argv[1:])
+    sys.exit(code)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,17 +2,16 @@
 """`diffmf models`: every network and preset in one table, measured on this machine where asked
 for."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
 from . import options
+from .progress import progress
 
 WIDTH = 280  # of the table where the output is no terminal
 
@@ -42,25 +41,18 @@ def models(
     count = len(pair_files(score)) if score else 0  # before minutes of measuring
     table = models_table.listed(size=options.image_size(size), only_models=_names(model),
                                 only_presets=_names(preset))
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        if score:
-            trained = sum(row.weights is not None for row in table.rows)
-            table = models_table.scored(table, score, device=device,
-                                        report=_counter(progress, 'scoring', count * trained))
-        if time:
-            table = models_table.timed(table, frames=frames, device=device,
-                                       report=_counter(progress, 'timing', frames))
+    if score:
+        trained = sum(row.weights is not None for row in table.rows)
+        with progress('scoring', count * trained) as report:
+            table = models_table.scored(table, score, device=device, report=report)
+    if time:
+        with progress('timing', frames) as report:
+            table = models_table.timed(table, frames=frames, device=device, report=report)
     options.write_json(json, table.as_json())
     if markdown:
         options.say(table.as_markdown(), json=json)
     else:
         _show(options.table_console(json, width=WIDTH), table, text=models_table.TEXT_COLUMNS)
-
-
-def _counter(progress: Progress, what: str, total: int) -> Callable[[int], None]:
-    """Return what shows how much of total is done."""
-    task = progress.add_task(what, total=total)
-    return lambda done: progress.update(task, completed=done)
 
 
 def _names(several: str) -> list[str]:
@@ -74,6 +66,6 @@ def _show(console: Console, models_table, *, text: tuple[str, ...]) -> None:
         table.add_column(heading, justify='left' if heading in text else 'right', overflow='fold')
     for cells in zip(*columns.values()):
         table.add_row(*cells)
-    console.print(table)
+    options.show_table(console, table)
     for line in models_table.below():
         console.print(line, highlight=False, markup=False, soft_wrap=True)

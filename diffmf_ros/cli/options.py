@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from ..core.parameter_spec import ParameterSpec, read_params
 from ..core.settings import (
@@ -35,6 +37,7 @@ TOPICS = '/rgb/image_raw', '/thermal/image_raw'
 _described = {item.name: item for item in iter_specs(DEFAULTS)}
 # Of the load average over the CPUs. At 13, one thread took a quarter of the time of two.
 BUSY = 2.0
+_WIDEST = 1000  # columns of a terminal
 
 
 def completed(choices: Iterable[str] | None) -> Callable[[str], list[str]] | None:
@@ -62,6 +65,7 @@ Precision = _option('precision', str)
 Scale = _option('scale', float)
 Threads = _option('threads', int)
 ThermalOffset = _option('sync.thermal_offset_ms', float)
+HoldLast = _option('sync.hold_last_ms', float)
 # Where not given, that of a rendered drive.
 ThermalOffsetOrTruth = _option('sync.thermal_offset_ms', float | None)
 RgbCrop = _option('input.rgb_crop', str)
@@ -165,6 +169,27 @@ def table_console(json: Path | None, *, width: int) -> Console:
     """
     console = Console(stderr=json == SCREEN)
     return console if console.is_terminal else Console(stderr=json == SCREEN, width=width)
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Print a table; where the terminal is too narrow for it, each of its rows as lines.
+
+    Args:
+        console: where to.
+        table: whose cells are texts.
+    """
+    whole = console.options.update(max_width=_WIDEST)
+    if Measurement.get(console, whole, table).maximum <= console.width:
+        console.print(table)
+        return
+    names = [str(column.header) for column in table.columns]
+    console.print(f'{table.title or ""}', style='bold', highlight=False)
+    for first, *cells in zip(*(column.cells for column in table.columns)):
+        console.print(str(first))
+        for name, cell in zip(names[1:], cells, strict=True):
+            console.print(f'  {name}: {cell}', highlight=False)
+    if table.caption:
+        console.print(table.caption, style='dim', highlight=False)
 
 
 def say(text: str, *, json: Path | None) -> None:

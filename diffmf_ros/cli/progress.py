@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sign of life of a long command: a bar in a terminal, else a line now and then."""
+"""Signs of life of a long command: a bar in a terminal, else a line now and then."""
 
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 FIRST_S, EVERY_S = 2.0, 10.0
 Item = TypeVar('Item')
+_shown = threading.Event()  # whether the command has shown by itself that it works
+
+
+def shows_itself() -> None:
+    """Say no more that the command is at work: what it shows by itself says so."""
+    _shown.set()
+
+
+@contextmanager
+def signs_of_life(command: str) -> Iterator[None]:
+    """Say on the standard error, after 2 s and every 10 s, that a command is at work.
+
+    That ends with the block, and as soon as the command shows its progress.
+    """
+    _shown.clear()
+    thread = threading.Thread(target=_say_at_work, args=(command,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        _shown.set()
+        thread.join()
+
+
+def _say_at_work(command: str) -> None:
+    start_s, due_s = time.monotonic(), FIRST_S
+    while not _shown.wait(due_s):
+        print(f'{command}: at work for {time.monotonic() - start_s:.0f} s', file=sys.stderr,
+              flush=True)
+        due_s = EVERY_S
 
 
 @contextmanager
@@ -24,6 +56,7 @@ def progress(what: str, total: float, *, unit: str = '') -> Iterator[Callable[[f
     """
     console = Console(stderr=True)
     if console.is_terminal:
+        shows_itself()
         columns = (
             TextColumn('{task.description}'),
             BarColumn(),
@@ -40,6 +73,7 @@ def progress(what: str, total: float, *, unit: str = '') -> Iterator[Callable[[f
         nonlocal due_s
         if time.monotonic() >= due_s:
             due_s = time.monotonic() + EVERY_S
+            shows_itself()
             console.print(f'{what}: {done:.0f} of {total:.0f} {unit}'.rstrip(), highlight=False)
 
     yield report
@@ -56,6 +90,7 @@ def tracked(items: Iterable[Item], what: str, total: float) -> Iterator[Item]:
 @contextmanager
 def announced() -> Iterator[Callable[[str], None]]:
     """Yield a function that says what begins, for work that has no count."""
+    shows_itself()
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda what: console.print(what, highlight=False, markup=False, soft_wrap=True)

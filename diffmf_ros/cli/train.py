@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import options
+from .progress import shows_itself
 
 RESULT = ('out', 'iteration', 'iterations', 'stop', 'warnings')  # keys of --json
 
@@ -46,7 +47,10 @@ def train(
     pair_files(settings.data)  # says what is missing before the bar begins
     columns = (TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not is_first()) as progress:
+    console = Console(stderr=True)
+    if console.is_terminal:
+        shows_itself()
+    with Progress(*columns, console=console, disable=not is_first()) as progress:
         task = progress.add_task('training', total=settings.iterations, loss=math.nan)
         outcome = run(settings, lambda iteration, terms: progress.update(
             task, completed=iteration, loss=terms['total']), minutes=minutes,

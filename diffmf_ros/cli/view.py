@@ -3,7 +3,6 @@
 
 import os
 import sys
-from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -31,9 +30,10 @@ def view(
 
     Works beside the live node, a bag player and `diffmf demo`, which prints the domain it uses.
     """
+    from ..tools.doctor.ros import require_rclpy
     from ..tools.view.server import RESULT, require_port
 
-    import_module('rclpy')  # says how to install it, before the process is replaced
+    require_rclpy('the page shows a running node')
     require_port(host, port)
     options.require_own_json(json, RESULT)
     names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image, '__ns': namespace}

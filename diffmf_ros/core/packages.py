@@ -27,6 +27,25 @@ def missing(error: ModuleNotFoundError) -> str:
             f'{pip_install(_EXTRAS[library])} (`diffmf doctor` says more)')
 
 
+def broken(error: Exception) -> str:
+    """Return which installed library failed while it was imported, and how.
+
+    Args:
+        error: what an import has raised.
+
+    Returns:
+        A sentence; '' where no frame is of a library, so that the fault is one of this package.
+    """
+    ours, place = __name__.partition('.')[0], error.__traceback__
+    while place is not None:
+        library = str(place.tb_frame.f_globals.get('__name__')).partition('.')[0]
+        if library != ours and not library.startswith(('importlib', '_frozen_importlib')):
+            return (f'{library} cannot be imported: {type(error).__name__}: {error} (`diffmf '
+                    'doctor` says more)')
+        place = place.tb_next
+    return ''
+
+
 def pip_install(extra: str) -> str:
     """Return the command that installs what an extra of this package stands for.
 

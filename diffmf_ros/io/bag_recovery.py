@@ -85,10 +85,10 @@ def own_files(folder: Path) -> set[str]:
 def place(staged: Path, target: Path) -> None:
     """Move a finished bag to target, replacing the files of a bag there; other files stay.
 
-    Without metadata.yaml while files move, so that a crash leaves no bag that looks whole and is
-    not.
+    Without metadata.yaml while files move, so that a crash or a power cut leaves no bag that looks
+    whole and is not.
     """
-    for file in staged.iterdir():
+    for file in (*staged.iterdir(), staged):
         sync(file)
     if not target.exists():
         staged.rename(target)
@@ -96,10 +96,12 @@ def place(staged: Path, target: Path) -> None:
         return
     before, names = own_files(target), {file.name for file in staged.iterdir()}
     (target / METADATA).unlink()
+    sync(target)
     for name in sorted(names, key=lambda name: name == METADATA):
         if name == METADATA:
             for stale in before - names:
                 (target / stale).unlink(missing_ok=True)
+            sync(target)
         (staged / name).replace(target / name)
     sync(target)
 

@@ -37,7 +37,7 @@ from .bag_recovery import (
     storage_of,
     wrong_files,
 )
-from .writing import clear_stale, partial_name, reason_of, unfinished
+from .writing import clear_stale, make_folder, partial_name, reason_of, sync, unfinished
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
@@ -249,12 +249,15 @@ class BagWriter:
     def __enter__(self) -> 'BagWriter':
         require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
         try:
-            self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.absolute().parent)
             self._staging = self._made_staging()
             self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,  # type: ignore[arg-type]
                                   storage_plugin=self._plugin)
             self._writer.path = UriPath(self._writer.path)
             self._writer.open()
+            if self._keep:
+                for folder in (self.folder, self._staging, self._staging.parent):
+                    sync(folder)
         except (OSError, sqlite3.Error) as error:
             if self._staging is not None:
                 shutil.rmtree(self._staging, ignore_errors=True)

@@ -21,7 +21,7 @@ _REASONS = {
     errno.EROFS: 'the file system is read-only',
     errno.EACCES: 'no permission to write there',
     errno.EPERM: 'no permission to write there',
-    errno.ENOENT: 'its folder does not exist',
+    errno.ENOENT: 'no file or folder can be made there',  # as in /proc
     errno.ENOTDIR: 'a part of its path is a file, not a folder',
     errno.EEXIST: 'a part of its path is a file, not a folder',  # mkdir says so
     errno.EISDIR: 'it is a folder',
@@ -136,7 +136,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             return
         real = Path(os.path.realpath(path))
         partial = real.with_name(partial_name(real.stem) + real.suffix)
-        real.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(real.parent)
         clear_stale(real.parent)
         _unfinished.add(partial)
         os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666))
@@ -152,6 +152,14 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             _unfinished.discard(partial)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for good: a power cut keeps them."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync(place.parent)
 
 
 def unfinished(path: Path) -> Path:
@@ -258,7 +266,10 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def sync(path: Path) -> None:
     """Bring a file or a folder to the disk, where the file system can."""
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # of a folder into which one may write alone
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

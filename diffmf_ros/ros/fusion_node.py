@@ -2,6 +2,7 @@
 """The lifecycle shell: configure loads and checks, activate warms up and runs, deactivate stops,
 cleanup frees."""
 
+import argparse
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,6 +34,11 @@ NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_
 # A lifecycle manager waits 5 s for a transition by default; a network that needs longer than this
 # is loaded aside.
 LOADING_S = 3.0
+HOW_TO = """parameters (`ros2 param list /fusion_node`, docs/parameters.md) and topics:
+  --ros-args -p model:=classical
+  --ros-args --params-file my_fusion.yaml
+  --ros-args -r rgb/image_raw:=/camera/image_raw -r thermal/image_raw:=/lepton/image_raw
+"""
 
 
 class FusionNode(LifecycleNode):
@@ -264,12 +270,25 @@ def main(args: list[str] | None = None) -> NoReturn:
     life.live(lambda: run(life, args))
 
 
+def parse(arguments: list[str]) -> None:
+    """Print the help where it is asked for, and refuse words that mean nothing; ends the process.
+    """
+    argparse.ArgumentParser(
+        'fusion_node', usage='%(prog)s [-h] [--ros-args ...]', epilog=HOW_TO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Fuses the images of rgb/image_raw and thermal/image_raw into fused/image.',
+    ).parse_args(arguments)
+
+
 def run(life: Life, args: list[str] | None) -> int:
     """Create the node, start it if it is to start by itself, and spin; return the exit code."""
     process.use_camera_transports()
     try:
+        parse(process.own_arguments(args))
         process.init(args)
         life.node = node = process.created(FusionNode)
+    except SystemExit as end:  # after the help, or a word that means nothing
+        return int(end.code or 0)
     except (ParameterException, process.ArgumentError) as error:
         get_logger('fusion_node').fatal(f'cannot start: {error}')
         return 1

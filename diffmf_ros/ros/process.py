@@ -100,6 +100,16 @@ def init(args: list[str] | None) -> None:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
 
 
+def own_arguments(args: list[str] | None) -> list[str]:
+    """Return what of a command line, None: of this process, is not for ROS.
+
+    Raises:
+        ArgumentError: rclpy does not take the rest.
+    """
+    with _refused():
+        return remove_ros_args(['', *args] if args is not None else sys.argv)[1:]
+
+
 def created(make: Callable[[], _Node]) -> _Node:
     """Return make(), a node.
 
@@ -119,9 +129,7 @@ def execute(name: str, args: list[str] | None, parse: Callable, work: Callable, 
     """
     stop = StopRequest.on_signals()
     try:
-        with _refused():
-            own = remove_ros_args(['', *args] if args is not None else sys.argv)[1:]
-        options = parse(own)
+        options = parse(own_arguments(args))
         use_camera_transports()
         init(args)
         work(options, stop)

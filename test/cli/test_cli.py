@@ -23,6 +23,14 @@ def test_help_lists_every_command():
     for command in ('demo', 'sample-bag', 'make-bag', 'replay', 'fuse', 'train', 'bench',
                     'doctor'):
         assert command in done.stdout
+    assert '<bool>' not in done.stdout
+
+
+@pytest.mark.parametrize('command', ['fuse', 'bench', 'align'])
+def test_flags_have_no_type(command):
+    """A flag takes no value, so the help names none."""
+    shown = diffmf(command, '--help').stdout
+    assert '--overwrite' in shown and '<bool>' not in shown
 
 
 def test_fuse_writes_a_picture(images):

@@ -51,6 +51,15 @@ def test_folders_match_by_stem(folders):
     assert fused(folders / 'out')['2.png'] == (folders / 'single.png').read_bytes()
 
 
+def test_swapped_folders_are_one_note(folders):
+    """Folders in the wrong order are told by color, and said once for all pairs."""
+    outcome = ran(['fuse', 'ir', 'vi', '-o', 'out', *CLASSICAL])
+
+    (note,) = (line for line in outcome.said.splitlines() if 'is in color' in line)
+    assert note.startswith('vi/1.png is in color and ir/1.png is gray: ')
+    assert note.endswith('(3: 1, 2, 10)') and outcome.code == 0
+
+
 @pytest.mark.parametrize('jobs', ['2', '0'])
 def test_several_processes_give_the_same_bytes(folders, jobs):
     one = ran(['fuse', '-r', 'vi', 'ir', '-o', 'one', *CLASSICAL])

@@ -2,8 +2,11 @@
 """Signs of life of long commands, in a terminal and in a file."""
 
 import re
+import time
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from diffmf_ros.cli import options, progress
 from diffmf_ros.core.settings import DEFAULTS, with_changes
@@ -51,6 +54,37 @@ def test_lines_outside_a_terminal(capsys, monkeypatch):
 
     assert items == list('abc')
     assert capsys.readouterr().err == 'rendering: 1 of 3\ncost of 300 pairs\n'
+
+
+def test_silent_work_says_it_lives(capsys, monkeypatch):
+    """A command says that it is at work until it shows its progress, or ends."""
+    monkeypatch.setattr(progress, 'FIRST_S', 0.05)
+    monkeypatch.setattr(progress, 'EVERY_S', 0.05)
+    for shows in (False, True):
+        with progress.signs_of_life('fuse'):
+            if shows:
+                progress.shows_itself()
+            time.sleep(0.3)
+        time.sleep(0.1)
+
+        lines = capsys.readouterr().err.splitlines()
+        assert set(lines) == (set() if shows else {'fuse: at work for 0 s'})
+        assert len(lines) >= 2 or shows
+
+
+@pytest.mark.parametrize('width', [40, 80])
+def test_narrow_terminal_gets_lines(capsys, width):
+    """A table that is wider than the terminal becomes lines, of which nothing is cut."""
+    table = Table('network', *(f'heading {number}' for number in range(4)), title='what it takes',
+                  caption='of a pair')
+    table.add_row('nano', *(f'{number} of many' for number in range(4)))
+
+    options.show_table(Console(width=width), table)
+
+    shown = capsys.readouterr().out
+    assert all(f'heading {number}: {number} of many' in shown for number in range(4)) == (
+        width == 40)
+    assert all(f'{number} of many' in shown for number in range(4))
 
 
 @pytest.mark.parametrize('load, changes, device, said', [

@@ -29,7 +29,8 @@ from diffmf_ros.inference.weights_header import FORMAT, KEYS, read_header
 from diffmf_ros.io.bag_messages import frames, image_message
 from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter
 
-FOLDER = Path(tempfile.mkdtemp(prefix='fuzz-'))
+_folder = tempfile.TemporaryDirectory(prefix='fuzz-')  # it goes with the process
+FOLDER = Path(_folder.name)
 _PIPELINE = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
 _random = np.random.default_rng(3)
 PICTURE = _random.integers(0, 256, (12, 16, 3), np.uint8)

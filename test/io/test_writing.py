@@ -7,10 +7,12 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import random_kills
 import yaml
 from diffmf_process import diffmf
 
@@ -93,6 +95,86 @@ def test_kill_keeps_old_file(tmp_path):
     assert (tmp_path / 'a.txt').read_text() == 'old'
 
 
+class Disk:
+    """What a power cut would leave: data since their fsync, names since that of their folder."""
+
+    def __init__(self, monkeypatch):
+        self.data, self.names, self.lost = {}, {}, []
+        looks = {'fsync': self.before_fsync, 'rename': self.before_rename,
+                 'replace': self.before_rename, 'unlink': None}
+        for name, look in looks.items():
+            monkeypatch.setattr(os, name, self.watched(getattr(os, name), look))
+
+    def watched(self, call, look):
+        def watched(*arguments, **more):
+            if look:
+                look(*arguments)
+            call(*arguments, **more)
+            if call.__name__ != 'fsync':  # a name in a folder means something else now
+                changed = arguments[call.__name__ in ('rename', 'replace')]
+                self.names.pop(os.stat(os.path.dirname(os.path.abspath(changed))).st_ino, None)
+        return watched
+
+    def before_fsync(self, descriptor):
+        path = os.readlink(f'/proc/self/fd/{descriptor}')
+        if os.path.isdir(path):
+            self.names[os.stat(path).st_ino] = set(os.listdir(path))
+        else:
+            self.data[os.stat(path).st_ino] = Path(path).read_bytes()
+
+    def before_rename(self, source, target):
+        """Data come before their name, and all else in a bag before its metadata."""
+        if '.partial' in str(target):  # as rosbags does where nobody looks
+            return
+        self.require_stored(source)
+        if os.path.basename(target) == 'metadata.yaml':
+            self.require_name(os.path.dirname(target))
+
+    def require_name(self, folder):
+        if not self.names.get(os.stat(folder).st_ino, set()) >= set(os.listdir(folder)):
+            self.lost.append(f'names in {folder}')
+
+    def require_stored(self, path):
+        path = Path(path)
+        for inner in [path, *path.rglob('*')] if path.is_dir() else [path]:
+            if inner.is_dir():
+                self.require_name(inner)
+            elif self.data.get(inner.stat().st_ino) != inner.read_bytes():
+                self.lost.append(f'data of {inner}')
+
+
+@pytest.mark.parametrize('kind', [kind for kind in random_kills.KINDS if 'recording' not in kind])
+def test_power_cut_loses_nothing(tmp_path, monkeypatch, kind):
+    """New or over an older result: data are on the disk before their name, and at last both."""
+    write, _, there = random_kills.KINDS[kind]
+    disk = Disk(monkeypatch)
+
+    for value in (1, 2):
+        write(tmp_path / 'new' / 'deep', value)
+
+        assert disk.lost == []
+        for folder in (tmp_path / 'new' / 'deep', tmp_path / 'new', tmp_path):
+            disk.require_name(folder)
+        disk.require_stored(tmp_path / 'new' / 'deep' / there)
+        assert disk.lost == []
+
+
+def test_power_cut_keeps_a_recording(tmp_path, monkeypatch):
+    """What is committed stays; SQLite brings its own files to the disk by itself."""
+    disk = Disk(monkeypatch)
+
+    with BagWriter(tmp_path / 'a', 'mcap', keep=True) as writer:
+        for number in range(3):
+            image = image_message(np.full((4, 5), number, np.uint8), 'mono8', stamp_ns=number,
+                                  frame_id='')
+            writer.write('/a', IMAGE, image, number)
+            writer.commit()
+            disk.require_stored(tmp_path / 'a.unfinished')
+            disk.require_name(tmp_path)
+
+            assert disk.lost == []
+
+
 def test_replacing_needs_overwrite(tmp_path):
     """An existing file is replaced only when asked for."""
     (tmp_path / 'a.txt').write_text('old')
@@ -141,7 +223,8 @@ def test_link_is_followed_and_kept(tmp_path):
 
 @pytest.mark.parametrize('name, reason', [
     ('file/a.txt', 'a part of its path is a file'), ('folder', 'it is a folder'),
-    ('x' * 300, 'the name is too long')])
+    ('x' * 300, 'the name is too long'), ('/proc/x.txt', 'no file or folder can be made there'),
+    ('/proc/x/x.txt', 'no file or folder can be made there')])
 def test_impossible_outputs_fail_early(tmp_path, name, reason):
     """Impossible outputs are reported in one line before the work."""
     (tmp_path / 'file').write_text('')

@@ -216,6 +216,18 @@ def test_rectified_topic_doubts_raw_calibration(start_node, start_camera, peer):
     assert not any(infos[-1].d) and doubt not in node.output
 
 
+@pytest.mark.parametrize('word, code, said', [
+    ('--help', 0, '--ros-args -p model:=classical'),
+    ('modle', 2, 'error: unrecognized arguments: modle'),
+])
+def test_help_starts_no_node(start, word, code, said):
+    """Words that are not for ROS: help is printed, others are refused."""
+    child = start(NODE, word)
+
+    assert child.wait() == code and said in child.output
+    assert 'configured' not in child.output
+
+
 def test_unread_parameters_get_suggestion(start, peer, tmp_path):
     """Parameters that nothing reads are named with the one that was meant."""
     for name, content in {'keys.yaml': '/**:\n  ros__parameters:\n    model: classical\n'

@@ -31,7 +31,9 @@ def _probe(module: str, function: str) -> Any:
     """Return a function of the package, or the reason why it cannot be imported."""
     try:
         return getattr(import_module(module), function)
-    # missing, half installed, of another torch: the reason is kept, another backend runs
+    except ModuleNotFoundError as error:
+        return f'{error.name} is not installed'
+    # half installed, of another torch: the reason is kept, another backend runs
     except Exception as error:
         return f'{module} cannot be imported: {type(error).__name__}: {error}'
 

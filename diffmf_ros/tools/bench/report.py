@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from ...core.frames import DiffmfError
 from ...core.packages import pip_install
 from ...core.settings import iter_specs
 from ...io.writing import replacing
+from ..doctor.ros import why_no_rclpy
 from ..machine import Machine, this_machine
 from .benchmark import Benchmark, Configuration, Startup, compare, measure_startup, with_weights
 from .shell_bench import run_probe
@@ -182,8 +182,8 @@ def _device_and_precision(settings):
 def _with_publishing(timings: list[Benchmark], frames: int, notes: list[str]) -> list[Benchmark]:
     """Add the stages 'encode' and 'publish', measured once for each size in processes of their
     own."""
-    if find_spec('rclpy') is None:
-        notes.append('encode and publish are not measured: rclpy is not installed')
+    if missing := why_no_rclpy():
+        notes.append(f'encode and publish are not measured: {missing}')
         return timings
     stages = {size: _publish(size, frames)
               for size in dict.fromkeys(t.configuration.size for t in timings)}

@@ -13,12 +13,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 
 import numpy as np
 
 from ...core.frames import DiffmfError
-from ...core.packages import pip_install
+from ..doctor.ros import require_rclpy
 from ..machine import Machine, this_machine
 
 FORMAT = 'diffmf_ros bench shell 1'
@@ -175,10 +174,7 @@ def run(*, size: tuple[int, int], pairs: int, compute_ms: float, overload_s: flo
 
     Raises DiffmfError without ROS, or when a probe fails.
     """
-    if find_spec('rclpy') is None:
-        raise DiffmfError('the shell of the node is measured with real messages and real DDS, and '
-                          f'rclpy is not installed; on a bare x86_64 machine: '
-                          f'{pip_install("ros")}')
+    require_rclpy('the shell of the node is measured with real messages and real DDS')
     machine, load = this_machine(), os.getloadavg()[0]
     side = '{}x{}'.format(*size)
     report(f'cost of {pairs} pairs')

@@ -21,7 +21,7 @@ import numpy as np
 
 from ... import __version__
 from ...core.frames import DiffmfError
-from ...core.packages import pip_install
+from ..doctor.ros import require_rclpy
 from ..machine import Machine, this_machine
 from .shell_bench import run_probe
 
@@ -170,11 +170,7 @@ def run(report: Callable[[str], None] = lambda what: None) -> StandardReport:
     Raises:
         DiffmfError: There is no ROS, or the node does not run here.
     """
-    if find_spec('rclpy') is None:
-        raise DiffmfError(
-            'the standard benchmark runs the node over real DDS, and rclpy is not '
-            f'installed; on a bare x86_64 machine: {pip_install("ros")}'
-        )
+    require_rclpy('the standard benchmark runs the node over real DDS')
     results = []
     for model in MODELS:
         report(f'{model}: {len(RATES_HZ)} runs of {SECONDS:g} s')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One thing that was looked at, and how to look at a library without being harmed by it."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from enum import Enum
 TIMEOUT_S = 120
 VERSION = 'import {0} as module; answer = getattr(module, "__version__", "")'
 MARK = 'answer:'  # libraries print at import
+_MISSING = re.compile(r"ModuleNotFoundError: No module named '([^']+)'")
 
 
 class Severity(str, Enum):
@@ -69,6 +71,7 @@ def try_code(code: str) -> Imported:
         return Imported(reason=f'importing it ends the process with '
                         f'{signal.Signals(-done.returncode).name}')
     if done.returncode:
-        return Imported(reason=(done.stderr.strip().splitlines()
-                                or [f'exit code {done.returncode}'])[-1])
+        said = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        missing = _MISSING.match(said)
+        return Imported(reason=f'{missing[1]} is not installed' if missing else said)
     return Imported(version=done.stdout.rpartition(MARK)[2].strip())

@@ -22,8 +22,9 @@ def examine() -> Iterator[Finding]:
         from ... import models  # noqa: F401 (needs einops)
         from ...inference import engine, selfcheck, weights  # noqa: F401 (needs safetensors)
     except Exception as error:  # a half installed torch raises anything
-        yield Finding('network', 'torch', f'{type(error).__name__}: {error}; the node fuses '
-                      f'classically', Severity.WARN)
+        reason = (f'{error.name} is not installed' if isinstance(error, ModuleNotFoundError)
+                  else f'{type(error).__name__}: {error}')
+        yield Finding('network', 'torch', f'{reason}; the node fuses classically', Severity.WARN)
         return
     yield from gpus(torch)
     yield from _precision_and_scans()

@@ -48,6 +48,22 @@ def libraries() -> Iterator[Finding]:
                       if middleware.reason else '')
 
 
+def why_no_rclpy() -> str:
+    """Return why rclpy cannot be imported, with what helps, or ''."""
+    found = try_code('import rclpy; answer = ""')
+    if not found.reason:
+        return ''
+    if found.reason == 'rclpy is not installed':
+        return f'{found.reason}; {GET_ROS}'
+    return f'rclpy cannot be imported: {found.reason}; `diffmf doctor` says more'
+
+
+def require_rclpy(purpose: str) -> None:
+    """Raise DiffmfError, which names the purpose, where rclpy is missing or cannot be imported."""
+    if missing := why_no_rclpy():
+        raise DiffmfError(f'{purpose}, and {missing}')
+
+
 def transport(environ: Mapping[str, str] = os.environ, shm: Path = Path('/dev/shm'),  # noqa: S108
               proc: Path = Path('/proc')) -> Iterator[Finding]:
     """The profile of Fast DDS, and whether the system has room for what the profile asks for."""

@@ -143,7 +143,7 @@ def test_problems_come_before_the_tables(capsys):
                     [row([20, 30]),
                      replace(slow, timings=replace(slow.timings, problems=(problem,)))])
     # when it is shown, then the first line says so
-    bench._show(Console(width=200), report)
+    bench._show(Console(width=80), report)
     assert capsys.readouterr().out.splitlines()[0] == f'ERROR: {problem}'
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training in several processes: two on the CPU, started by torchrun, against one."""
 
+import os
 import subprocess
 import sys
 
@@ -90,10 +91,12 @@ class Trainings:
     def run(self, *paths):
         """Run trainings in two processes."""
         (self.folder / 'worker.py').write_text(WORKER)
+        (self.folder / 'logs').mkdir(exist_ok=True)  # which torchrun leaves in TMPDIR
         return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
                                '--nproc-per-node=2', str(self.folder / 'worker.py'),
                                *map(str, paths)],
-                              capture_output=True, text=True, timeout=DEADLINE_S)
+                              capture_output=True, text=True, timeout=DEADLINE_S,
+                              env={**os.environ, 'TMPDIR': str(self.folder / 'logs')})
 
     def ends(self, name):
         """Return what each process saw of the end of a training."""
