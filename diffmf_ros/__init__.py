@@ -5,8 +5,6 @@
 they are first used: importing this package alone needs neither rclpy, torch nor OpenCV.
 """
 
-from importlib import import_module
-
 __version__ = '0.1.0'
 _API = ('DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode', 'fuse')
 __all__ = ['__version__', *_API]
@@ -14,6 +12,8 @@ __all__ = ['__version__', *_API]
 
 def __getattr__(name: str) -> object:
     if name in _API:
+        from importlib import import_module
+
         return getattr(import_module('.api', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of `diffmf`. Ctrl-C ends it in one line, also while it loads libraries."""
 
+import _signal
+import sys
+
+if __name__ == '__main__' or sys.argv[0].endswith('diffmf'):  # when this is the program
+    # At once, as what else is imported takes a while: Ctrl-C ends it without a word until then.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import os
 import signal
-import sys
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
