@@ -83,6 +83,7 @@ def test_silence_is_stale_then_lost(rate_hz, stale_s):
     assert camera.after(stale_s + 0.001) is StreamState.STALE
     assert camera.after(1.0) is StreamState.STALE
     assert camera.after(1.001) is StreamState.LOST
+    assert camera.health.rate_hz(camera.now_ns + 6 * SECOND) == 0
 
 
 def test_slow_camera_lost_half_period_late():

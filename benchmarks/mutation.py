@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tries the mutants that mutmut makes of some modules, in random order.
+
+    pip install mutmut==3.8.1
+    python benchmarks/mutation.py pairing [--sample 200] [--out out/mutation]
+
+pytest collects the tests once, and each mutant is a fork of that process, with the tests that
+reach its function, the fastest first. So a mutant costs a fraction of a second, not a start of
+Python. What became of each is kept in OUT/GROUP.json; an interrupted run goes on there.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import NormalDist
+
+import mutants
+import pytest
+from _pytest.runner import runtestprotocol
+
+ROOT = Path(__file__).parents[1]
+GROUPS = {  # modules, and the tests of them that are quick
+    'pairing': (('core/sync/pairing.py',), mutants.PAIRING),
+    'health': (('core/sync/stream_health.py', 'core/sync/stream_measures.py'), (
+        *mutants.HEALTH, 'test/core/sync/test_stream_rate.py',
+        'test/core/sync/test_freeze_detector.py', 'test/core/sync/test_latency.py',
+        'test/core/sync/test_pairing_clock.py')),
+    'faults': (('inference/fault_tolerance.py',), mutants.FAULTS),
+    'alignment': (('core/alignment/homography.py', 'core/alignment/geometry.py'),
+                  mutants.GEOMETRY),
+    'gray': (('core/imaging/gray_range.py',), mutants.GRAY)}
+SLOW = ('test_replayed_bag_same_pair_count', 'test_noisy_cameras_equal_brute_force',
+        'test_jitter_misleads_the_prediction_hardly_ever')
+COPIED = ('diffmf_ros', 'test', 'config', 'benchmarks', 'setup.py', 'package.xml')
+CPU_S, WALL_S = 40, 600  # of a mutant, that may never end
+KILLED, SURVIVED, UNREACHED = 'killed', 'survived', 'no tests'
+
+
+def generate(folder: Path, modules: tuple[str, ...]) -> None:
+    """Let mutmut write a copy of the package with all mutants into folder/mutants."""
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    only = [f'diffmf_ros/{module}' for module in modules]
+    (folder / 'pyproject.toml').write_text(
+        f'[tool.mutmut]\nsource_paths = ["diffmf_ros"]\nonly_mutate = {only}\n'
+        f'also_copy = {[name for name in COPIED if name != "test"]}\n')
+    with (folder / 'test' / 'conftest.py').open('a') as file:  # a busy machine is no failure
+        file.write('\n\nfrom hypothesis import HealthCheck, settings\nsettings.register_profile('
+                   '"mutants", deadline=None, suppress_health_check=list(HealthCheck), '
+                   'derandomize=True, database=None)\nsettings.load_profile("mutants")\n')
+    (folder / 'mutants').mkdir()
+    os.chdir(folder)
+    os.environ['MUTANT_UNDER_TEST'] = 'mutant_generation'
+    import mutmut.__main__ as mutmut
+    mutmut.copy_src_dir()
+    mutmut.copy_also_copy_files()
+    mutmut.create_mutants(1)
+
+
+class Trials:
+    """In place of pytest's loop over the tests: a loop over mutants."""
+
+    def __init__(self, file: Path, sample: int):
+        self._file, self._sample = file, sample
+
+    def pytest_runtestloop(self, session) -> bool:
+        """Run all tests once, then those of every mutant."""
+        reached, spent_s = _run_all(session.items)
+        found = json.loads(self._file.read_text()) if self._file.exists() else {}
+        names = [name for meta in sorted(Path('diffmf_ros').rglob('*.meta'))
+                 for name in json.loads(meta.read_text())['exit_code_by_key']]
+        random.Random(19).shuffle(names)
+        for name in names[:self._sample or None]:
+            if name not in found:
+                tests = sorted(reached.get(name.rpartition('__mutmut_')[0], ()),
+                               key=lambda test: spent_s[test.nodeid])
+                found[name] = _tried(name, tests) if tests else UNREACHED
+                self._file.write_text(json.dumps(found, indent=0))
+        said = summary(list(found.values()), len(names))
+        reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+        reporter.write_line(said)
+        return True
+
+
+def _run_all(tests) -> tuple[dict[str, list], dict[str, float]]:
+    """Run the tests without a mutant.
+
+    Return those that reach each function, and the seconds of processor time of each.
+    """
+    from mutmut.mutation import trampoline
+    reached: dict[str, list] = {}
+    spent_s: dict[str, float] = {}
+    hit: set[str] = set()
+    trampoline.record_trampoline_hit = lambda name, caller=None: hit.add(name)
+    os.environ['MUTANT_UNDER_TEST'] = 'stats'
+    for test, after in zip(tests, [*tests[1:], None]):
+        hit.clear()
+        start_s = time.process_time()
+        if any(report.failed for report in runtestprotocol(test, nextitem=after, log=False)):
+            sys.exit(f'{test.nodeid} fails without a mutant')
+        spent_s[test.nodeid] = time.process_time() - start_s
+        for name in hit:
+            reached.setdefault(name, []).append(test)
+    os.environ['MUTANT_UNDER_TEST'] = ''
+    return reached, spent_s
+
+
+def _tried(name: str, tests: list) -> str:
+    """Return what becomes of a mutant: killed, survived, or how its process ended."""
+    pid = os.fork()
+    if pid:
+        status = os.waitpid(pid, 0)[1]
+        return {0: SURVIVED, 256: KILLED}.get(status, f'timeout {status}')
+    try:
+        os.environ['MUTANT_UNDER_TEST'] = name
+        limit_s = int(time.process_time()) + CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(WALL_S)
+        failed = any(report.failed for test, after in zip(tests, [*tests[1:], None])
+                     for report in runtestprotocol(test, nextitem=after, log=False))
+        os._exit(int(failed))
+    except BaseException:
+        os._exit(1)
+
+
+def summary(ends: list[str], total: int) -> str:
+    """Return how many were noticed (killed or endless), with Wilson's 95 % interval."""
+    count, noticed = len(ends), sum(end not in (SURVIVED, UNREACHED) for end in ends)
+    z, share = NormalDist().inv_cdf(0.975), noticed / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + (z / count) ** 2 / 4) / (1 + z * z / count)
+    return (f'{count} of {total} mutants: {dict(Counter(ends))}; noticed {share:.1%} '
+            f'({middle - half:.1%} to {middle + half:.1%})')
+
+
+def main() -> int:
+    """Generate, try and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('group', choices=GROUPS)
+    parser.add_argument('--sample', type=int, default=0, help='so many of them; 0: all')
+    parser.add_argument('--out', type=Path, default=Path('out/mutation'))
+    options = parser.parse_args()
+    modules, tests = GROUPS[options.group]
+    folder = options.out.resolve() / options.group
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    generate(folder, modules)
+    os.environ['MUTANT_UNDER_TEST'] = ''
+    os.chdir(folder / 'mutants')
+    sys.path[:0] = [os.getcwd()]
+    return pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:timeout', '-p', 'no:xdist',
+                        '-p', 'no:warnings', '-k', ' and '.join(f'not {name}' for name in SLOW), *tests],
+                       plugins=[Trials(folder.with_suffix('.json'), options.sample)])
+
+
+if __name__ == '__main__':
+    sys.exit(main())
