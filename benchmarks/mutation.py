@@ -160,7 +160,8 @@ def main() -> int:
     os.chdir(folder / 'mutants')
     sys.path[:0] = [os.getcwd()]
     return pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:timeout', '-p', 'no:xdist',
-                        '-p', 'no:warnings', '-k', ' and '.join(f'not {name}' for name in SLOW), *tests],
+                        '-p', 'no:warnings', '-k',
+                        ' and '.join(f'not {name}' for name in SLOW), *tests],
                        plugins=[Trials(folder.with_suffix('.json'), options.sample)])
 
 
