@@ -217,11 +217,8 @@ class Session:
         """Say that images may be rectified, by the name of their topic, although nobody has said
         so; or None."""
         topic = '' if self._inputs is None else self._inputs.watches[stream].topic
-        if not camera.bends or 'rect' not in topic.removesuffix('/compressed').rpartition('/')[2]:
-            return None
-        return Issue('maybe_rectified', f'{topic} looks rectified by its name, but its camera '
-                     f'info describes a lens with distortion: set '
-                     f'alignment.{stream}_rectified to true, if it is', stream)
+        said = camera.doubt(topic, stream)
+        return Issue('maybe_rectified', said, stream) if said else None
 
     def _now_ns(self) -> int:
         """The clock by which cameras are late: simulated time, or one that nobody sets."""

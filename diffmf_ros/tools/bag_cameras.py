@@ -46,8 +46,13 @@ class BagCameras:
         return tuple(self._problems.values())
 
     def camera(self, stream: str) -> CameraModel | None:
-        """Return the calibration of the newest picture of a camera, or None."""
-        return self._cameras.get(stream)
+        """Return the calibration of the newest picture of a camera, rectified or not, or None."""
+        camera = self._cameras.get(stream)
+        return camera and (camera.rectified() if self.rectified(stream) else camera)
+
+    def rectified(self, stream: str) -> bool:
+        """Return whether the images of a camera are rectified, as the settings say."""
+        return getattr(self._settings.alignment, f'{stream}_rectified')
 
     def pair(self, pair: Pair) -> Pair:
         """Return the pair with the pictures in its frames. Raises FrameError as CameraPicture."""

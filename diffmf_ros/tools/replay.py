@@ -173,6 +173,10 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
     infos = {stream: _camera(reader, info_topic(topic), counts)
              for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     cameras = BagCameras(infos, pipeline.settings, changed=pipeline.aligner.set_camera)
+    counts.problems.update(info.doubt(topic, stream) for (stream, info), topic
+                           in zip(infos.items(), (rgb_topic, thermal_topic), strict=True)
+                           if info and not cameras.rectified(stream))
+    counts.problems.discard('')
     if from_tf:
         _take_mounting(reader, infos, pipeline, counts)
     for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,

@@ -32,10 +32,10 @@ from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC, outpu
 SETTINGS = with_changes(DEFAULTS, {'model': 'classical'})
 
 
-def fuse(source, target, settings=SETTINGS):
+def fuse(source, target, settings=SETTINGS, **topics):
     with BagReader(source) as reader, output(Path(target), rate_hz=30.0, overwrite=False) as out:
         return fuse_bag(reader, out, FusionPipeline(settings), settings.sync,
-                        from_tf=settings.alignment.from_tf)
+                        from_tf=settings.alignment.from_tf, **topics)
 
 
 def first(path, topic):
@@ -44,7 +44,7 @@ def first(path, topic):
         return reader.deserialize(message.raw, message.msgtype)
 
 
-def write_plane_bag(path, *, thermal_info=WIDE_THERMAL):
+def write_plane_bag(path, *, thermal_info=WIDE_THERMAL, name='image_raw'):
     """A bag of one pair: a plane at 12 m seen by two cameras with lens distortion, and both camera
     infos."""
     rgb, heat = views(rig(), 12.0)
@@ -55,7 +55,7 @@ def write_plane_bag(path, *, thermal_info=WIDE_THERMAL):
             about = {'stamp_ns': START_NS, 'frame_id': f'{stream}_optical'}
             info = model_message(camera, size=pixels.shape[1::-1], **about)
             writer.write(f'/{stream}/camera_info', CAMERA_INFO, info, START_NS)
-            writer.write(f'/{stream}/image_raw', IMAGE, image_message(pixels, encoding, **about),
+            writer.write(f'/{stream}/{name}', IMAGE, image_message(pixels, encoding, **about),
                          START_NS)
     return path
 
@@ -145,6 +145,21 @@ def test_crop_moves_camera_infos(tmp_path):
     seen = rig().mapping(12.0, grid='rgb').seen[10:height - 10, 30:width - 10]
     points, moved = shifts(own, fused, seen)
     assert len(points) > 60 and np.abs(moved).max() < 0.25
+
+
+@pytest.mark.parametrize('rectified', [False, True])
+def test_rectified_images_keep_their_projection(tmp_path, rectified):
+    """Their info is that of the rectified image; a name alone raises a doubt, for each camera."""
+    bag = write_plane_bag(tmp_path / 'plane', name='image_rect')
+    said = dict.fromkeys(('alignment.rgb_rectified', 'alignment.thermal_rectified'), rectified)
+
+    counts = fuse(bag, tmp_path / 'fused', plane_settings(tmp_path, **said),
+                  rgb_topic='/rgb/image_rect', thermal_topic='/thermal/image_rect')
+
+    info = first(tmp_path / 'fused', FUSED_INFO_TOPIC)
+    doubts = [text for text in counts.problems if 'looks rectified by its name' in text]
+    assert any(info.d) != rectified
+    assert len(doubts) == (0 if rectified else 2)
 
 
 def test_missing_thermal_info_reports_resize(tmp_path):

@@ -119,6 +119,18 @@ class CameraModel:
         """Whether d says that raw images are distorted."""
         return any(self.d)
 
+    def doubt(self, topic: str, stream: str) -> str:
+        """Return a sentence where raw images may be rectified, by the name of their topic, or ''.
+
+        Args:
+            topic: that of the images, raw or compressed.
+            stream: RGB or THERMAL.
+        """
+        name = topic.removesuffix('/compressed').rpartition('/')[2]
+        return (f'{topic} looks rectified by its name, but its camera info describes a lens with '
+                f'distortion: set alignment.{stream}_rectified to true, if it is'
+                ) if self.bends and 'rect' in name else ''
+
     def rectified(self) -> 'CameraModel':
         """Return the model of the rectified image of the same camera.
 
