@@ -11,6 +11,7 @@ dark walker on snow is seen as well as a bright one by night.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -89,24 +90,37 @@ MIN_VISIBLE_PX = 24
 
 
 class Drive:
-    """Renders a drive. Every frame can be had alone and in any order."""
+    """Renders a drive. Every frame can be had alone and in any order.
+
+    What it paints with, which takes a second, is made when the first frame is asked for.
+    """
 
     def __init__(self, settings: DriveSettings):
         self.settings = settings
         self.rig: DriveRig = make_rig(thermal_rate_hz=settings.thermal_rate_hz)
-        self.scene = Scene(settings.scene, settings.seed)
-        environment = self.scene.environment
-        veil = veil_of(environment, settings.seed)
-        self._sensors: dict[str, VisibleSensor | ThermalSensor] = {
-            RGB: VisibleSensor(self.rig.rgb, environment, settings.seed, veil),
-            THERMAL: ThermalSensor(self.rig.thermal, environment, settings.seed, veil,
-                                   settings.thermal_bits)}
-        rgb_view = self._sensors[RGB].view
-        self._painters = {RGB: Painter(self.scene, rgb_view, VISIBLE),
-                          THERMAL: Painter(self.scene, self._sensors[THERMAL].view,
-                                           THERMAL_VALUES)}
-        self._truth_painter = Painter(self.scene, rgb_view, THERMAL_VALUES)
         self._last_rgb: tuple[int, Buffer] | None = None
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The street and who moves on it."""
+        return Scene(self.settings.scene, self.settings.seed)
+
+    @cached_property
+    def _sensors(self) -> dict[str, VisibleSensor | ThermalSensor]:
+        environment, seed = self.scene.environment, self.settings.seed
+        veil = veil_of(environment, seed)
+        return {RGB: VisibleSensor(self.rig.rgb, environment, seed, veil),
+                THERMAL: ThermalSensor(self.rig.thermal, environment, seed, veil,
+                                       self.settings.thermal_bits)}
+
+    @cached_property
+    def _painters(self) -> dict[str, Painter]:
+        return {RGB: Painter(self.scene, self._sensors[RGB].view, VISIBLE),
+                THERMAL: Painter(self.scene, self._sensors[THERMAL].view, THERMAL_VALUES)}
+
+    @cached_property
+    def _truth_painter(self) -> Painter:
+        return Painter(self.scene, self._sensors[RGB].view, THERMAL_VALUES)
 
     def camera(self, stream: str) -> Camera:
         """Return the camera of a stream, 'rgb' or 'thermal'."""

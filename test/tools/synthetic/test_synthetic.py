@@ -30,8 +30,16 @@ INSTANTS = (6, 9, 12, 15, 17)
 
 
 @cache
+def street(scene, seed):
+    return Drive(DriveSettings(scene=scene, seed=seed)).scene
+
+
+@cache
 def drive(**changes):
-    return Drive(DriveSettings(**changes))
+    """A drive; those of one scene and seed go through one street, which takes long to make."""
+    ride = Drive(DriveSettings(**changes))
+    ride.scene = street(ride.settings.scene, ride.settings.seed)
+    return ride
 
 
 @cache
@@ -65,7 +73,7 @@ def test_same_settings_same_frames(scene):
 
 
 def test_another_seed_gives_another_drive():
-    a, b = drive(seed=3).frame(RGB, 7).frame.pixels, drive(seed=4).frame(RGB, 7).frame.pixels
+    a, b = drive().frame(RGB, 7).frame.pixels, drive(seed=4).frame(RGB, 7).frame.pixels
 
     assert np.mean(cv2.absdiff(a, b)) > 5
 

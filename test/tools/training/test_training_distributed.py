@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training in several processes: two on the CPU, started by torchrun, against one."""
+"""Training in several processes: two on the CPU, started by torchrun or like it, against one."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -67,6 +68,40 @@ for path in sys.argv[1:]:
     Path(path + rank).write_text(seen)
 """
 
+# Both processes of each training, as torchrun starts them, but forked: importing torch takes most
+# of the time of a small training. A process that hangs is ended by its alarm.
+FORKED = """
+import os
+import runpy
+import signal
+import sys
+import traceback
+from torch import _dynamo  # of which every wrapped network needs a part
+from diffmf_ros.models import diffmf
+from diffmf_ros.tools.training import loop
+
+worker, port, deadline_s, *paths = sys.argv[1:]
+for offset, path in enumerate(paths):
+    children = []
+    for rank in '01':
+        children.append(os.fork())
+        if children[-1]:
+            continue
+        signal.alarm(int(deadline_s))
+        os.environ |= dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
+                           MASTER_PORT=str(int(port) + offset))
+        sys.argv = [worker, path]
+        try:
+            runpy.run_path(worker)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+"""
+
 
 class Trainings:
     """Trainings of nano on three pairs of 40 x 48 images, in a folder."""
@@ -88,15 +123,26 @@ class Trainings:
         (self.folder / f'{name}.yaml').write_text(yaml.safe_dump(entries))
         return self.folder / f'{name}.yaml'
 
-    def run(self, *paths):
-        """Run trainings in two processes."""
+    def run(self, path):
+        """Run a training in two processes, by torchrun."""
         (self.folder / 'worker.py').write_text(WORKER)
         (self.folder / 'logs').mkdir(exist_ok=True)  # which torchrun leaves in TMPDIR
         return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
-                               '--nproc-per-node=2', str(self.folder / 'worker.py'),
-                               *map(str, paths)],
+                               '--nproc-per-node=2', str(self.folder / 'worker.py'), str(path)],
                               capture_output=True, text=True, timeout=DEADLINE_S,
                               env={**os.environ, 'TMPDIR': str(self.folder / 'logs')})
+
+    def run_forked(self, *paths):
+        """Run trainings in two processes each, one after another."""
+        (self.folder / 'worker.py').write_text(WORKER)
+        (self.folder / 'forked.py').write_text(FORKED)
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        return subprocess.run([sys.executable, str(self.folder / 'forked.py'),
+                               str(self.folder / 'worker.py'), str(port), str(2 * DEADLINE_S),
+                               *map(str, paths)],
+                              capture_output=True, text=True, timeout=3 * DEADLINE_S)
 
     def ends(self, name):
         """Return what each process saw of the end of a training."""
@@ -110,9 +156,8 @@ def trainings(tmp_path_factory):
     trainings = Trainings(tmp_path_factory.mktemp('trainings'))
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv('OMP_NUM_THREADS', '1')
-        trainings.stopped = trainings.run(trainings.recipe('signal'))
         # Each in processes of its own: a group of processes that is made again may wait for ever.
-        trainings.steep = trainings.run(trainings.recipe(
+        trainings.forked = trainings.run_forked(trainings.recipe('signal'), trainings.recipe(
             'steep', learning_rate=1e30, warmup=1, precision='bfloat16'))
         trainings.broken = trainings.run(trainings.recipe('breaks'))
     return trainings
@@ -124,7 +169,7 @@ def test_two_processes_equal_one(trainings):
     train(load_config(trainings.recipe('one')), quiet)
     # when two processes train the same, a signal to one of them stops both, and one process goes
     # on,
-    assert trainings.ends('signal') == ['22 TERMINATED'] * 2, trainings.stopped.stderr
+    assert trainings.ends('signal') == ['22 TERMINATED'] * 2, trainings.forked.stderr
     assert train(load_config(trainings.folder / 'signal.yaml'), quiet).iteration == 28
     # then the weights agree to rounding,
     first, second = (torch.load(trainings.folder / name / 'checkpoint.pt', weights_only=True)
@@ -142,7 +187,7 @@ def test_problem_is_said_once(trainings):
     """A kernel that is wrong in the second process is named by the first one alone."""
     problem, = trainings.folder.glob('signal.yaml.problem*')
 
-    assert problem.name.endswith('0'), trainings.stopped.stderr
+    assert problem.name.endswith('0'), trainings.forked.stderr
     assert 'kernel of mlp is wrong in another process' in problem.read_text()
 
 
@@ -162,7 +207,7 @@ def test_the_processes_share_a_batch():
 def test_nonfinite_gradient_ends_all(trainings):
     """A gradient that is not finite ends every process."""
     ends = trainings.ends('steep')
-    assert len(ends) == 2, trainings.steep.stderr
+    assert len(ends) == 2, trainings.forked.stderr
     assert ends[0] == ends[1]
     assert ends[0].startswith('non-finite gradient at iteration 2: lower learning_rate')
 
