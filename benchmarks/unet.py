@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from diffmf_ros.models import SizeRule
 from diffmf_ros.models.blocks import SLOPE, Conv2d, initialize
 from diffmf_ros.models.diffmf import Decoder, DiffMFConfig
-from diffmf_ros.models.input_size import SizeRule
 from diffmf_ros.models.mixing import MixingNetwork, seen, start_with_visible
 
 DECODER = DiffMFConfig(width=16, stride=4, levels=1)  # that of nano, fed with one level

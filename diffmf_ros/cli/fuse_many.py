@@ -13,10 +13,9 @@ from ..io.media import require_film, write_film
 from ..io.paths import IMAGE_SUFFIXES, require_different, require_folder_name
 from ..io.writing import WriteError, is_input, require_output
 from ..tools.batch.films import Films, opened
-from ..tools.batch.ledger import Ledger
 from ..tools.batch.matching_files import matches
 from ..tools.batch.spreading import cores
-from ..tools.batch.workers import FileOutcome, Task, fused_files
+from ..tools.batch.workers import FileOutcome, Ledger, Task, fused_files
 from . import options
 from .progress import progress
 

@@ -9,9 +9,8 @@ import typer
 from ..core.settings import Settings
 from ..io.bag_recovery import METADATA, require_bag_output
 from ..io.paths import require_folder_name
-from ..tools.batch.ledger import Ledger
 from ..tools.batch.spreading import cores
-from ..tools.batch.workers import BagOutcome, BagTask, replayed_bags
+from ..tools.batch.workers import BagOutcome, BagTask, Ledger, replayed_bags
 from . import options
 from .progress import progress
 

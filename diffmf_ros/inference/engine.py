@@ -10,8 +10,8 @@ import torch
 
 from .. import models
 from ..core.settings import Settings
+from ..models import SizeRule
 from ..models.blocks import cast_layers
-from ..models.input_size import SizeRule
 from ..models.scan import Backend, ScanError
 from . import EngineError, NetworkFailure
 from .selfcheck import choose_backends, uses_of

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.file_kinds import explained
 from ..core.settings import Settings
-from ..models.input_size import SizeRule
+from ..models import SizeRule
 from . import EngineError, NetworkFailure
 from .weights_header import number_of, sides_of
 

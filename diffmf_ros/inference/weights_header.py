@@ -8,8 +8,7 @@ from pathlib import Path
 from ..core.file_kinds import explained, utf8_name
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
-from ..models import PRESETS
-from ..models.input_size import SizeRule
+from ..models import PRESETS, SizeRule
 
 UNKNOWN = 'unknown'  # what was trained elsewhere does not say how long
 

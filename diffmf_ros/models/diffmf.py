@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import interpolate
 
-from . import fused, scan
+from . import SizeRule, fused, scan
 from .blocks import (
     SLOPE,
     Conv2d,
@@ -27,7 +27,6 @@ from .blocks import (
     depthwise,
     initialize,
 )
-from .input_size import SizeRule
 from .mixing import MAPS, MixingNetwork, start_with_visible
 
 

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from . import fused
-from .input_size import SizeRule
+from . import SizeRule, fused
 
 MAPS = 4  # that a network gives to mix()
 BASE = 8, 4  # pixels of a mean, and between two: base and detail part there

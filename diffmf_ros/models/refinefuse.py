@@ -16,9 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
-from . import fused
+from . import SizeRule, fused
 from .blocks import SLOPE, Conv2d, LayerNorm, Linear, PixelConv2d, initialize
-from .input_size import SizeRule
 from .mixing import MAPS, MixingNetwork, start_with_visible
 
 HEAD = 32  # channels of an attention head

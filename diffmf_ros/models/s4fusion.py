@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import conv_transpose2d, linear
 
-from . import fused, scan
+from . import SizeRule, fused, scan
 from .blocks import (
     SS2D,
     LayerNorm,
@@ -27,7 +27,6 @@ from .blocks import (
     initialize,
     linear_weight,
 )
-from .input_size import SizeRule
 from .mixing import MAPS, MixingNetwork, start_with_visible
 
 PATCH, STRIDE = 4, 3  # pixels; patches overlap by one

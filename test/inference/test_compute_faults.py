@@ -17,7 +17,7 @@ from diffmf_ros.inference import fault_tolerance
 from diffmf_ros.inference.fault_tolerance import LONGEST_PAUSE, RECOVERED
 from diffmf_ros.inference.onnx_engine import OnnxEngine
 from diffmf_ros.inference.pipeline import FusionPipeline
-from diffmf_ros.models.input_size import SizeRule
+from diffmf_ros.models import SizeRule
 
 DEADLINE_S = 20.0
 PATIENT, IMPATIENT = {'health.compute_timeout_s': 60.0}, {'health.compute_timeout_s': 0.1}

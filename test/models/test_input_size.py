@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from diffmf_ros.models.input_size import SizeRule
+from diffmf_ros.models import SizeRule
 
 S4FUSION = SizeRule(12, 1, centered=True)
 

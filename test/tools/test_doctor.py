@@ -12,8 +12,15 @@ from types import SimpleNamespace
 import pytest
 
 from diffmf_ros.io.resources import find
-from diffmf_ros.tools.doctor import Diagnosis, ros, system
-from diffmf_ros.tools.doctor.finding import Finding, Imported, Severity, try_imports
+from diffmf_ros.tools.doctor import (
+    Diagnosis,
+    Finding,
+    Imported,
+    Severity,
+    ros,
+    system,
+    try_imports,
+)
 from diffmf_ros.tools.doctor.system import jetson_release
 
 GOOD, WARN, ERROR, FAIL = Severity

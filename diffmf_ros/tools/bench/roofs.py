@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from ... import models
+from ...models import SizeRule
 from ...models.blocks import SS2D, SSDMixer
-from ...models.input_size import SizeRule
 from ...models.refinefuse import CrossAttention
 from ...models.s4fusion import OverlappingPatches
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...core.frames import DiffmfError
 from ...core.settings import DEFAULTS
-from .finding import Finding, Severity
+from . import Finding, Severity
 from .system import is_jetson
 
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')

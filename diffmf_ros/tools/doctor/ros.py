@@ -12,7 +12,7 @@ from pathlib import Path
 from ...core.frames import DiffmfError
 from ...core.packages import pip_install
 from ...io.resources import FASTDDS_VARIABLES, find
-from .finding import Finding, Severity, try_code, try_imports
+from . import Finding, Severity, try_code, try_imports
 
 NEEDED = ('rclpy', 'sensor_msgs.msg', 'diagnostic_msgs.msg', 'diffmf_ros.ros.fusion_node')
 MIDDLEWARE = 'import rclpy.utilities; answer = rclpy.utilities.get_rmw_implementation_identifier()'

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...core.packages import pip_install
 from ..machine import find_meter, this_machine
-from .finding import Finding, Severity, try_code, try_imports
+from . import Finding, Severity, try_code, try_imports
 
 SUPPORTED_PYTHON = ((3, 10), (3, 13))
 # library -> what the node does without it, and how to get it; nothing runs without those of

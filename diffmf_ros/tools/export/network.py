@@ -20,7 +20,7 @@ from ...inference.onnx_engine import ANY_SIZE, FORMAT, UNSEALED, seal
 from ...inference.weights import Weights, digest, load_into, load_weights
 from ...inference.weights_header import number_text, shipped, sides_text
 from ...io.writing import write_bytes
-from ...models.input_size import SizeRule
+from ...models import SizeRule
 
 LARGEST_DIFFERENCE = 1e-3
 # Height and width in multiples of the network. The first one checked has more than one group of
