@@ -248,6 +248,8 @@ class OutputSettings:
         'raw_chroma: all of it; gray: mono8; else a palette over the fused luminance',
         choices=('keep_chroma', 'raw_chroma', 'gray', 'inferno', 'magma', 'plasma', 'viridis',
                  'turbo', 'jet', 'hot', 'bone'))
+    frame_id: str = setting(
+        '', 'frame id of the fused images; empty: that of the camera whose grid they have')
     temporal_filter: float = setting(
         0.75, 'share of the average of the images before it in a fused image, where nothing '
         'moves: less noise; 0: each image for itself', low=0.0, high=0.9)

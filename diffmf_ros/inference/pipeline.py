@@ -21,7 +21,7 @@ from ..core.settings import Settings
 from .fault_tolerance import ALONE, ClassicalFallback, DirectRunner, FaultTolerantRunner, Fused
 from .memory import bound_kernel_caches, give_back_memory, keep_freed_memory, memory_in_use
 from .network import LibraryMissing, LoadedNetwork, blank_pair, load, warm_up
-from .prepare import Image, Preparation, PreparedPair, StageTimer
+from .prepare import Image, Preparation, PreparedPair, SingleCameraImage, StageTimer
 from .working_size import ScaleController, TrustedScale
 
 FUSED = Mode.FUSED, Mode.CLASSICAL
@@ -147,9 +147,10 @@ class FusionPipeline:
         timer = StageTimer()
         alone = self._preparation.alone(frame, self._settings)
         timer.lap('align')
+        issues = _own_grid(alone, self._settings.alignment.output_grid)
         return FusionResult(frame.stamp_ns, alone.frame_id, *alone.image, ALONE[frame.stream],
-                            timings_ms=timer.timings_ms, grid=alone.grid,
-                            temperature=alone.temperature)
+                            tuple(issue.text for issue in issues), timer.timings_ms, alone.grid,
+                            issues, temperature=alone.temperature)
 
     def align(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Return thermal on the output grid, H x W uint8 white-hot, and the bool mask of what both
@@ -274,9 +275,10 @@ class FusionPipeline:
                                                keep=output.temporal_filter)
         prepared.timer.lap('color')
         said = *self._standing, *fused.warnings, *(issue.text for issue in issues)
-        return FusionResult(base.stamp_ns, base.frame_id, pixels, encoding, fused.mode, said,
-                            prepared.timer.timings_ms, grid=prepared.mapping.grid, issues=issues,
-                            scale=fused.scale, images=prepared, temperature=prepared.temperature)
+        return FusionResult(base.stamp_ns, output.frame_id or base.frame_id, pixels, encoding,
+                            fused.mode, said, prepared.timer.timings_ms,
+                            grid=prepared.mapping.grid, issues=issues, scale=fused.scale,
+                            images=prepared, temperature=prepared.temperature)
 
     def _with_contrast(self, image: Image, view: WarmView, *, stamp_ns: int) -> np.ndarray:
         """Return the pixels of a fused image with the contrast that its warm objects lacked."""
@@ -296,3 +298,15 @@ def _uncolored(prepared: PreparedPair, fused: Fused, error: Exception) -> tuple[
                'image was passed on')
     alone = Fused(None, ALONE[grid], (*fused.warnings, warning), fused.scale)
     return alone, prepared.image_of(grid)
+
+
+def _own_grid(alone: SingleCameraImage, asked: str) -> tuple[Issue, ...]:
+    """Return what is amiss with an image of one camera whose grid is not the one asked for."""
+    own = alone.frame
+    if alone.grid == asked:
+        return ()
+    return (Issue('own_grid', (
+        f'nothing is known of {asked}, whose grid the images are to have: {own.stream} goes out '
+        f'on its own, {own.size[0]}x{own.size[1]} in {own.frame_id or "no frame"}, and both '
+        f'change when {asked} comes (known before: by {asked}/camera_info, or alignment.file and '
+        'output.frame_id)'), own.stream),)

@@ -165,7 +165,7 @@ def finished(prepared: PreparedPair, luma: np.ndarray) -> Image:
 
 @dataclass(frozen=True, eq=False)
 class SingleCameraImage:
-    """One camera's image as it is passed on, the grid and frame id that it has, and its frame.
+    """One camera's image as it is passed on, its grid, frame id and frame.
 
     mapping is what brought it there; None: it stayed on its own grid.
     """
@@ -186,10 +186,7 @@ class SingleCameraImage:
 
 
 class Preparation:
-    """What is known of the two cameras and their frames.
-
-    For one thread at a time, but for the aligner.
-    """
+    """What is known of both cameras and their frames, for one thread but for the aligner."""
 
     def __init__(self, settings: Settings):
         """Raises AlignmentError as Aligner does."""
@@ -212,22 +209,24 @@ class Preparation:
                             mapping, settings, unrepaired, timer)
 
     def alone(self, frame: Frame, settings: Settings) -> SingleCameraImage:
-        """Return one camera's image on the output grid.
+        """Return one camera's image on the output grid, black outside its own view.
 
-        On the grid of the other camera it has that one's frame id and is black outside its own
-        view; if the other one was never seen, and has no calibration that says what it will look
-        like, it stays on its own grid. Raises FrameError when the frame is not usable.
+        It stays on its own if neither frames nor calibration nor alignment.file and
+        output.frame_id tell that grid. Raises FrameError when the frame is not usable.
         """
         self._newest[frame.stream] = frame = self._upright(frame, settings)
         grid = settings.alignment.output_grid
         owner = self._newest.get(grid) or self.aligner.camera(grid)
-        if grid == frame.stream or owner is None or not owner.frame_id:
+        size = owner.size if owner else self.aligner.measured_size(grid)
+        frame_id = settings.output.frame_id or (owner.frame_id if owner else '')
+        if grid == frame.stream or not size or not frame_id:
+            frame_id = frame_id if owner is frame else frame.frame_id
             image = self.image(frame, settings)
-            return SingleCameraImage(image, frame.stream, frame.frame_id, frame, None, settings)
-        sizes = {f'{grid}_size': owner.size, f'{frame.stream}_size': frame.size}
-        mapping = self.aligner.mapping(**sizes)  # type: ignore[arg-type]
-        return SingleCameraImage(self.image(frame, settings, mapping), mapping.grid,
-                                 owner.frame_id, frame, mapping, settings)
+            return SingleCameraImage(image, frame.stream, frame_id, frame, None, settings)
+        mapping = self.aligner.mapping(**{  # type: ignore[arg-type]
+            f'{grid}_size': size, f'{frame.stream}_size': frame.size})
+        image = self.image(frame, settings, mapping)
+        return SingleCameraImage(image, mapping.grid, frame_id, frame, mapping, settings)
 
     def image(self, frame: Frame, settings: Settings, mapping: Mapping | None = None) -> Image:
         """Return one camera's image, on the grid of mapping or its own."""

@@ -102,10 +102,27 @@ def test_thermal_black_outside_its_view(shifted):
     assert pixels[~seen].max() == 0 and pixels[seen].mean() > 50
 
 
+def test_measured_alignment_before_any_rgb(shifted):
+    """Thermal alone is on the RGB grid before RGB was seen if the alignment has its size.
+
+    Its frame id is the one that is set, as it is of the pairs after it.
+    """
+    pipeline = pipeline_for(**{'alignment.file': shifted, 'output.frame_id': 'eye'})
+
+    first = pipeline.pass_through(thermal_frame())
+    pair = pipeline.fuse(Pair(rgb_frame(), thermal_frame(), 0))
+
+    for result in (first, pair):
+        assert (result.grid, result.frame_id, result.pixels.shape) == (RGB, 'eye', (48, 64, 3))
+    assert first.issues == ()
+
+
 def test_thermal_without_rgb_keeps_grid():
-    """Thermal alone stays on its grid while RGB was never seen."""
+    """Thermal alone stays on its grid while RGB was never seen, which is said."""
     result = pipeline_for().pass_through(thermal_frame())
     assert (result.frame_id, result.grid, result.encoding) == ('heat', THERMAL, 'rgb8')
+    assert [issue.code for issue in result.issues] == ['own_grid']
+    assert '32x24 in heat' in result.warnings[0]
     expected = to_gray(HEAT, 'mono16', levels_of(HEAT, 'mono16', DEFAULTS.thermal))
     assert np.array_equal(result.pixels, np.dstack([expected] * 3))
 

@@ -110,6 +110,17 @@ class Aligner:
         """
         return self._setup.camera(stream)
 
+    def measured_size(self, stream: str) -> Size | None:
+        """Return the size of the images that alignment.file was measured with.
+
+        Args:
+            stream: rgb or thermal.
+
+        Returns:
+            (width, height) in pixels; None where it does not say.
+        """
+        return getattr(self._setup.source, f'{stream}_size', None)
+
     @property
     def issues(self) -> tuple[Issue, ...]:
         """Issues of the alignment: what differs from what the settings ask for."""
