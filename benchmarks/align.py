@@ -202,7 +202,7 @@ def print_offsets(bags: list[Path]) -> None:
     print('| drive | cameras | shift, ms | error, ms | uncertain, ms |\n|---|---|---|---|---|')
     rig, edges = make_rig(), {'rgb': 40, 'thermal': 20}
     for bag, shift_ms in zip(bags, cycle(SHIFTS_MS)):
-        known, clips = recorded_drive(bag), bag_clips(
+        known, (*clips, cameras) = recorded_drive(bag), bag_clips(
             bag, Settings(), topics=('/rgb/image_raw', '/thermal/image_raw'))
         matrix = (translation(*[-edges['rgb']] * 2) @ rig.rgb_from_thermal()
                   @ translation(*[edges['thermal']] * 2))
@@ -212,16 +212,20 @@ def print_offsets(bags: list[Path]) -> None:
         start_s = clips[0][0][0]
         turned = [turned_clip(clip, getattr(rig, name), start_s=start_s, edge_px=edges[name])
                   for name, clip in zip(edges, clips, strict=True)]
-        for cameras, (rgb, thermal), alignment in (
-                ('turned', turned, cut), ('ahead', clips, Alignment.load(known.alignment))):
+        inner = tuple(camera.cropped(edge, edge, camera.size[0] - 2 * edge,
+                                     camera.size[1] - 2 * edge)
+                      for camera, edge in zip(cameras, edges.values(), strict=True))
+        for motion, (rgb, thermal), alignment, calibrated in (
+                ('turned', turned, cut, inner),
+                ('ahead', clips, Alignment.load(known.alignment), cameras)):
             late = [(stamp_s + 1e-3 * shift_ms, image) for stamp_s, image in thermal]
             try:
-                found = estimate_offset(rgb, late, alignment)
+                found = estimate_offset(rgb, late, alignment, cameras=calibrated)
                 said = (f'{found.offset_ms - known.thermal_offset_ms + shift_ms:+.1f} | '
                         f'{found.uncertainty_ms:.1f}')
             except RegistrationError as error:
                 said = f'refused | {error}'
-            print(f'| {bag.name} | {cameras} | {shift_ms:+d} | {said} |', flush=True)
+            print(f'| {bag.name} | {motion} | {shift_ms:+d} | {said} |', flush=True)
 
 
 def resize(case: Case) -> np.ndarray:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ..core.alignment.alignment_file import load_alignment
+from ..core.alignment.camera import CalibrationError, CameraModel
 from ..core.alignment.homography import Alignment, AlignmentError
 from ..core.alignment.rig import Rig
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, Pair
@@ -19,13 +20,13 @@ from ..core.imaging.color import overlay, split_luma, to_rgb8
 from ..core.imaging.false_color import FalseColor
 from ..core.imaging.thermal import STRETCHED, levels_of, to_gray
 from ..core.registration.registration import RegistrationError
-from ..core.registration.time_offset import Clip, TimeOffset, estimate_offset
+from ..core.registration.time_offset import Cameras, Clip, TimeOffset, estimate_offset
 from ..core.settings import Settings, SyncSettings, ThermalSettings
 from ..io.bag_messages import frames
 from ..io.bags import BagReader
 from ..io.images import read_files
 from ..io.paths import require_different
-from .bag_cameras import BagCameras
+from .bag_cameras import BagCameras, recorded_camera
 from .evaluation.eval_files import matched
 
 # The time offset is measured in so much of a bag, in images of this width.
@@ -86,14 +87,18 @@ def bag_pairs(path: Path, sync: SyncSettings, *, topics: tuple[str, str],
     return pairs, left_out if counts.refused else []
 
 
-def bag_clips(path: Path, settings: Settings, *, topics: tuple[str, str]) -> tuple[Clip, Clip]:
-    """Return the gray frames of both cameras in the middle CLIP_S of a bag, not too wide.
+def bag_clips(path: Path, settings: Settings, *,
+              topics: tuple[str, str]) -> tuple[Clip, Clip, Cameras | None]:
+    """Return the gray frames of both cameras in the middle CLIP_S of a bag, not too wide, and the
+    calibrations of these images, if the bag has both.
 
     Frames that cannot be used are left out. Raises BagError.
     """
     clips: dict[str, list[tuple[float, np.ndarray]]] = {RGB: [], THERMAL: []}
     prepared = {stream: CameraPicture(stream) for stream in clips}
     with BagReader(path) as reader:
+        infos = {stream: recorded_camera(reader, topic, refused=lambda said: None)
+                 for stream, topic in zip(clips, topics, strict=True)}
         spare_ns = max(0, reader.duration_ns - round(CLIP_S * 1e9))
         first_ns = reader.start_ns + spare_ns // 2
         for frame in frames(reader, *topics, refused=lambda stream, error: None):
@@ -104,7 +109,26 @@ def bag_clips(path: Path, settings: Settings, *, topics: tuple[str, str]) -> tup
             except FrameError:
                 continue
             clips[frame.stream].append(((frame.stamp_ns - reader.start_ns) / 1e9, gray))
-    return tuple(sorted(clip, key=lambda item: item[0]) for clip in clips.values())  # type: ignore[return-value]
+    cameras = [_calibration(stream, info, prepared[stream], clips[stream], settings)
+               for stream, info in infos.items()]
+    return (*(sorted(clip, key=lambda item: item[0]) for clip in clips.values()),  # type: ignore[return-value]
+            None if None in cameras else tuple(cameras))
+
+
+def _calibration(stream: str, info: CameraModel | None, picture: CameraPicture, clip: Clip,
+                 settings: Settings) -> CameraModel | None:
+    """The calibration of the images of a clip; None where there is none that fits."""
+    if info is None or not clip:
+        return None
+    try:
+        camera = picture.camera(info, settings)
+        if getattr(settings.alignment, f'{stream}_rectified'):
+            camera = camera.rectified()
+        camera = camera.scaled_to(clip[0][1].shape[1::-1])
+        camera.rays(np.zeros((1, 2)))
+    except CalibrationError:
+        return None
+    return camera
 
 
 def time_offset(path: Path, settings: Settings, alignment: Alignment, *,
@@ -113,12 +137,12 @@ def time_offset(path: Path, settings: Settings, alignment: Alignment, *,
 
     Raises BagError, or RegistrationError, which says why the bag does not tell.
     """
-    rgb, thermal = bag_clips(path, settings, topics=topics)
+    rgb, thermal, cameras = bag_clips(path, settings, topics=topics)
     if min(len(rgb), len(thermal)) < LEAST_FRAMES:
         raise RegistrationError(f'no time offset: {len(rgb)} RGB and {len(thermal)} thermal '
                                 f'frames with stamps came, {LEAST_FRAMES} of each are needed')
     start_ms = settings.sync.thermal_offset_ms - settings.sync.rgb_offset_ms
-    return estimate_offset(rgb, thermal, alignment, start_ms=start_ms)
+    return estimate_offset(rgb, thermal, alignment, start_ms=start_ms, cameras=cameras)
 
 
 def _gray(frame: Frame) -> np.ndarray:

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..core.alignment.camera import CalibrationError, CameraModel
+from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated
 from ..core.alignment.homography import AlignmentError
 from ..core.alignment.rig import Extrinsics
 from ..core.frames import RGB, THERMAL, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.settings import Settings
-from ..io.bags import BagReader
+from ..io.bags import BagError, BagReader
 
 TOPICS = '/tf_static', '/tf'
 
@@ -75,6 +75,33 @@ class BagCameras:
             camera = None
         self._cameras[stream] = camera
         self._changed(stream, camera)
+
+
+def info_topic(topic: str) -> str:
+    """Return the topic of the camera info beside an image topic, raw or compressed."""
+    return f'{topic.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
+
+
+def recorded_camera(reader: BagReader, topic: str, *,
+                    refused: Callable[[str], object]) -> CameraModel | None:
+    """Return what the first camera info beside an image topic says, or None.
+
+    Args:
+        reader: the open bag.
+        topic: that of the images.
+        refused: called with a sentence on an info that is not usable.
+    """
+    topic = info_topic(topic)
+    if not reader.has(topic):
+        return None
+    message = next(reader.messages([topic]))
+    try:
+        return CameraModel.from_info(reader.deserialize(message.raw, message.msgtype))
+    except Uncalibrated:  # no fault: who needs a calibration says that it is missing
+        return None
+    except (BagError, CalibrationError) as error:  # a message that is cut, too
+        refused(f'{topic}: {error}')
+        return None
 
 
 def bag_extrinsics(reader: BagReader, cameras: dict[str, CameraModel | None]) -> Extrinsics | str:

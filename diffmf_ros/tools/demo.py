@@ -25,7 +25,8 @@ from ..io.bag_messages import stamp_of
 from ..io.bags import COMPRESSED, BagReader, image_topic
 from ..io.media import TITLES, Row, Triple, write_contact_sheet, write_video
 from ..io.resources import fastdds_environment
-from .replay import RGB_TOPIC, THERMAL_TOPIC, ReplayCounts, info_topic, pairs_of
+from .bag_cameras import info_topic
+from .replay import RGB_TOPIC, THERMAL_TOPIC, ReplayCounts, pairs_of
 from .replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC
 from .synthetic.drive import Drive, DriveSettings, Sighting, sightings
 from .synthetic.record import recorded_drive

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated, output_info
+from ..core.alignment.camera import CalibrationError, CameraModel, output_info
 from ..core.frames import RGB, THERMAL, DiffmfError, Frame, FrameError, FusionResult, Pair
 from ..core.settings import SyncSettings
 from ..core.sync.pairing import BEGIN_RATIO, MARGIN, ClosestPairing
 from ..inference.pipeline import FusionPipeline
 from ..io.bag_messages import frames
-from ..io.bags import BagError, BagReader
-from .bag_cameras import BagCameras, bag_extrinsics
+from ..io.bags import BagReader
+from .bag_cameras import BagCameras, bag_extrinsics, recorded_camera
 from .replay_outputs import FUSED_INFO_TOPIC, BagOutput, FilmOutput, PictureOutput
 
 # Reasons of the pairing, which are no fault of a frame.
@@ -170,7 +170,7 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         BagError: the bag cannot be read, or lacks a topic; or the other one cannot be written.
     """
     counts = ReplayCounts(problems={reader.note} - {''})
-    infos = {stream: _camera(reader, info_topic(topic), counts)
+    infos = {stream: recorded_camera(reader, topic, refused=counts.problems.add)
              for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
     cameras = BagCameras(infos, pipeline.settings, changed=pipeline.aligner.set_camera)
     counts.problems.update(info.doubt(topic, stream) for (stream, info), topic
@@ -205,25 +205,6 @@ def _take_mounting(reader: BagReader, infos: dict[str, CameraModel | None],
         counts.problems.add(mounting)
     else:
         pipeline.aligner.set_extrinsics(mounting)
-
-
-def info_topic(topic: str) -> str:
-    """Return the topic of the camera info beside an image topic, raw or compressed."""
-    return f'{topic.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
-
-
-def _camera(reader: BagReader, topic: str, counts: ReplayCounts) -> CameraModel | None:
-    """Return what the first camera info on topic says, or None."""
-    if not reader.has(topic):
-        return None
-    message = next(reader.messages([topic]))
-    try:
-        return CameraModel.from_info(reader.deserialize(message.raw, message.msgtype))
-    except Uncalibrated:  # no fault: who needs a calibration says that it is missing
-        return None
-    except (BagError, CalibrationError) as error:  # a message that is cut, too
-        counts.problems.add(f'{topic}: {error}')
-        return None
 
 
 def _info(camera: CameraModel | None, result: FusionResult,

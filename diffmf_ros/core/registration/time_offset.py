@@ -7,16 +7,21 @@ velocity times offset, and parallax. Parallax must be in it: of two cameras 5 cm
 at 3 m/s it looks like 17 ms. It goes sideways with the base line where the flow of a drive goes
 outward from one point, and is in proportion to the same inverse depth, which the flow tells.
 
-The velocities are those of both cameras, each by itself. A forward base line (one camera ahead of
-the other) cannot be told from an offset while the speed is constant.
+The velocities are those of both cameras, each by itself.
+
+On a straight drive over flat ground a correction of the homography looks much like an offset: what
+is near the lower edge moves fast. Where both cameras are calibrated the correction is a rotation,
+which does not. A forward base line (one camera ahead of the other) cannot be told from an offset
+while the speed is constant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 
+from ..alignment.camera import CameraModel
 from ..alignment.homography import Alignment
 from .matching import Blocks, PyramidLevel
 from .planar import derivatives, transform_points, unit_scaling
@@ -24,6 +29,7 @@ from .registration import RegistrationError, levels, resized
 
 # Stamp in seconds and gray image, H x W of any numeric type.
 Clip = Sequence[tuple[float, np.ndarray]]
+Cameras = tuple[CameraModel, CameraModel]  # of RGB and of thermal
 
 # Motion times the error of the time puts blocks further away at first.
 _WIDTH, _FIRST_BLOCKS, _BLOCKS = 640, Blocks(64, 32, 24), Blocks(64, 32, 10)
@@ -43,6 +49,11 @@ _SOFT_PX, _SOFT_PX_S = 1.5, 6.0
 # Nearer to the point that the flow comes from depth is not known.
 _BLIND_PX = 50.0
 _STEPS, _GROUPS = 20, 8
+# With calibrated cameras the way from coarse to fine: blocks across an edge of depth are many, and
+# all off to the same side.
+_FIRST_SOFT_PX, _LAST_SOFT_PX, _SHARPER = 8.0, 0.5, 0.7
+# What does not move stays this near to the lines of the flow, in px/s.
+_STATIC_PX_S = 6.0
 LEAST_MATCHES, LARGEST_UNCERTAINTY_MS = 300, 4.0
 
 
@@ -51,22 +62,26 @@ class TimeOffset:
     """A measured offset and how sure it is.
 
     offset_ms is to be added to the stamps of thermal (sync.thermal_offset_ms); uncertainty_ms is
-    its standard deviation, by leaving out an eighth of the time at once, and what parallax may do.
-    matches are the blocks it rests on, motion_px_s the root mean square of their velocities in RGB
-    pixels of an image that is 640 wide.
+    its standard deviation, by leaving out an eighth of the time at once, and what parallax or an
+    eighth of the picture may do. matches are the blocks it rests on, motion_px_s the root mean
+    square of their velocities in RGB pixels of an image that is 640 wide. straight: it holds if
+    neither camera is ahead of the other.
     """
 
     offset_ms: float
     uncertainty_ms: float
     matches: int
     motion_px_s: float
+    straight: bool = False
 
     @property
     def summary(self) -> str:
         """What was found, in a line of text."""
         return (f'time offset {self.offset_ms:+.1f} ms, give or take {self.uncertainty_ms:.1f} '
                 f'(added to the stamps of thermal), from {self.matches} blocks that move by '
-                f'{self.motion_px_s:.0f} px/s')
+                f'{self.motion_px_s:.0f} px/s' + (
+                    ' (a straight drive: if neither camera is ahead of the other)'
+                    if self.straight else ''))
 
 
 @dataclass(frozen=True)
@@ -88,8 +103,8 @@ class _Seen:
         return _Seen(*(getattr(self, item.name)[wanted] for item in fields(self)))
 
 
-def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
-                    start_ms: float = 0.0) -> TimeOffset:
+def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms: float = 0.0,
+                    cameras: Cameras | None = None) -> TimeOffset:
     """Estimate the time offset of two cameras that move, or before which something moves.
 
     Args:
@@ -97,6 +112,7 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
         thermal: those of the thermal camera.
         alignment: where thermal lies on RGB, right within some pixels.
         start_ms: the offset to start from, right within about 150 ms.
+        cameras: calibrations of the images of both, if known; a straight drive needs them.
 
     Returns:
         The offset and its uncertainty.
@@ -111,22 +127,27 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *,
         seen = _observed(rgb, thermal, matrix, offset_s,
                          blocks=_BLOCKS if count else _FIRST_BLOCKS)
         _require_enough(seen)
+        origin = _static_origin(seen) if cameras else None
         step_s, matrix = _solved(seen, matrix)
+        if cameras and origin is not None:
+            step_s = _turned(seen, cameras, origin)
         offset_s += step_s
         if count and abs(step_s) < _SETTLED_S:
             break
-    uncertainty_ms = 1e3 * _uncertainty_s(seen, matrix)
+    uncertainty_ms = 1e3 * (_straight_uncertainty_s(seen, cameras, origin)
+                            if cameras and origin is not None else _uncertainty_s(seen, matrix))
     if uncertainty_ms > LARGEST_UNCERTAINTY_MS:
         raise RegistrationError(f'no time offset: it is uncertain by {uncertainty_ms:.1f} ms, '
                                 f'{LARGEST_UNCERTAINTY_MS:g} ms are permitted: too little moves, '
                                 'or all of it as parallax would; take a recording in which the '
-                                'cameras are turned to and fro')
+                                'cameras are turned to and fro'
+                                + ('' if cameras else ', or calibrate both (camera infos)'))
     if abs(step_s) > max(2 * _SETTLED_S, uncertainty_ms / 1e3):
         raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
                                 f'{1e3 * offset_s:+.0f} ms; start nearer (--thermal-offset-ms)')
     motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
     return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
-                      motion * _WIDTH / max(_WIDTH, sizes[0][0]))
+                      motion * _WIDTH / max(_WIDTH, sizes[0][0]), origin is not None)
 
 
 def _require_enough(seen: _Seen) -> None:
@@ -200,6 +221,67 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(levels(image), (0, 0), _BLUR_PX).round().astype(np.uint8)
 
 
+def _turned(seen: _Seen, cameras: Cameras, origin: np.ndarray) -> float:
+    """Return the change of the offset in s, on a straight drive with calibrated cameras.
+
+    As _solved, with a rotation in place of the homography, and of what stands still alone.
+    """
+    seen = seen.only(_static(seen, origin, _STATIC_PX_S))
+    rays = [np.column_stack((camera.rays(points), np.ones(len(points))))
+            for camera, points in zip(cameras, (seen.rgb, seen.thermal), strict=True)]
+    known, instrument = _regressors(seen, cameras[0], origin)
+    twice, sound = np.tile(np.arange(len(seen.rgb)), 2), np.isfinite(np.hstack(rays)).all(axis=1)
+    goal = rays[0][twice, :2] + known[:, :, 0] * seen.ahead_s[twice, None]
+    u, _, v = np.linalg.svd(rays[0][sound].T @ rays[1][sound])
+    rotation = u @ np.diag((1, 1, np.linalg.det(u @ v))) @ v
+    amounts, soft = np.zeros(known.shape[2]), _FIRST_SOFT_PX
+    for _ in range(_STEPS):
+        turned = rays[1] @ rotation.T
+        x, y = (turned[:, :2] / turned[:, 2:]).T
+        shape = np.array([[-x * y, 1 + x * x, -y], [-1 - y * y, x * y, x]]).transpose(2, 0, 1)
+        rest = goal - np.column_stack((x, y))[twice] - known @ amounts
+        weight = sound[twice] / (1 + np.square(rest * cameras[0].k[0][0] / soft).sum(axis=1))
+        design, tool = (np.concatenate((shape[twice], part), axis=2)
+                        for part in (known, instrument))
+        tool = np.nan_to_num(tool * weight[:, None, None]).reshape(-1, design.shape[2])
+        design = np.nan_to_num(design).reshape(tool.shape)
+        step = np.linalg.lstsq(tool.T @ design, tool.T @ np.nan_to_num(rest).ravel(),
+                               rcond=1e-12)[0]
+        rotation, amounts = cv2.Rodrigues(step[:3])[0] @ rotation, amounts + step[3:]
+        soft = max(_LAST_SOFT_PX, _SHARPER * soft)
+    return float(amounts[0])
+
+
+def _regressors(seen: _Seen, camera: CameraModel,
+                origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what offset and parallax add to rays of RGB, by either camera, 2 N x 2 x 3 each."""
+    flows = []
+    for flow in (seen.velocity, seen.other_velocity):
+        moved = (camera.rays(seen.rgb + _REACH_S * flow)
+                 - camera.rays(seen.rgb - _REACH_S * flow)) / (2 * _REACH_S)
+        flows.append(-np.concatenate((moved[:, :, None], _parallax(seen.rgb, flow, origin)),
+                                     axis=2))
+    return np.concatenate(flows), np.concatenate(flows[::-1])
+
+
+def _static(seen: _Seen, origin: np.ndarray, stray_px_s: float) -> np.ndarray:
+    """Return what moves as the drive makes it move, within so many px/s: N bool."""
+    flow, away = (seen.velocity + seen.other_velocity) / 2, seen.rgb - origin
+    distance = np.maximum(np.hypot(*away.T), 1.0)
+    stray = np.abs(flow[:, 0] * away[:, 1] - flow[:, 1] * away[:, 0]) / distance
+    return (stray < stray_px_s) & ((flow * away).sum(axis=1) > -2 * distance) & (
+        distance > _BLIND_PX)
+
+
+def _static_origin(seen: _Seen) -> np.ndarray | None:
+    """Return where the flow of what stands still comes from; None where it is no drive."""
+    origin = _origin(seen)
+    for _ in range(3):
+        if origin is not None:
+            origin = _origin(seen.only(_static(seen, origin, _STATIC_PX_S / 2)))
+    return origin
+
+
 def _solved(seen: _Seen, matrix: np.ndarray, *,
             straight: bool = True) -> tuple[float, np.ndarray]:
     """Return the change of the offset in s, and the homography that goes with it.
@@ -268,10 +350,30 @@ def _uncertainty_s(seen: _Seen, matrix: np.ndarray) -> float:
 
     On a straight drive what the correction for parallax changes is added: it may be as wrong.
     """
-    groups = np.searchsorted(np.quantile(seen.instant, np.linspace(0, 1, _GROUPS + 1)[1:-1]),
-                             seen.instant)
-    found = np.array([_solved(seen.only(groups != group), matrix)[0]
-                      for group in range(_GROUPS)])
+    found = _left_out(seen, seen.instant, lambda part: _solved(part, matrix)[0])
     doubt = _solved(seen, matrix)[0] - _solved(seen, matrix, straight=False)[0]
-    scatter = (_GROUPS - 1) / _GROUPS * np.square(found - found.mean()).sum()
-    return float(np.sqrt(scatter + doubt * doubt))
+    return float(np.hypot(_jackknife(found), doubt))
+
+
+def _straight_uncertainty_s(seen: _Seen, cameras: Cameras, origin: np.ndarray) -> float:
+    """Return the deviation of the offset of a straight drive: jackknife over stretches of time.
+
+    What leaving out an eighth of the directions from the origin changes is added: blocks on the
+    ground are off in another way than those on walls.
+    """
+    def solve(part: _Seen) -> float:
+        return _turned(part, cameras, origin)
+
+    over_time = _jackknife(_left_out(seen, seen.instant, solve))
+    sectors = _left_out(seen, np.arctan2(*(seen.rgb - origin).T), solve)
+    return float(np.hypot(over_time, np.sqrt(np.square(sectors - solve(seen)).mean())))
+
+
+def _left_out(seen: _Seen, order: np.ndarray, solve: Callable[[_Seen], float]) -> np.ndarray:
+    """Return what is found without each of _GROUPS groups along an order (N), _GROUPS values."""
+    groups = np.searchsorted(np.quantile(order, np.linspace(0, 1, _GROUPS + 1)[1:-1]), order)
+    return np.array([solve(seen.only(groups != group)) for group in range(_GROUPS)])
+
+
+def _jackknife(found: np.ndarray) -> float:
+    return float(np.sqrt((_GROUPS - 1) / _GROUPS * np.square(found - found.mean()).sum()))

@@ -5,9 +5,15 @@ import cv2
 import numpy as np
 import pytest
 
+from diffmf_ros.core.alignment.camera import CameraModel
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.registration.registration import RegistrationError
-from diffmf_ros.core.registration.time_offset import estimate_offset
+from diffmf_ros.core.registration.time_offset import (
+    _Seen,
+    _static_origin,
+    _turned,
+    estimate_offset,
+)
 
 pytestmark = pytest.mark.slow
 SIZE, SECONDS = (320, 240), 4.0
@@ -46,6 +52,9 @@ def still(t):
     return 0.0, 0.0
 
 
+EYES = tuple(CameraModel(size, ((focal, 0.0, x), (0.0, focal, y), (0.0, 0.0, 1.0)))
+             for size, focal, x, y in (((640, 480), 520.0, 319.5, 229.0),
+                                       ((320, 256), 248.0, 160.0, 125.0)))
 ALIGNMENT = Alignment(((1.0, 0.0, 2.0), (0.0, 1.0, -1.0), (0.0, 0.0, 1.0)), SIZE, SIZE)
 
 
@@ -72,6 +81,45 @@ def test_still_cameras_are_refused():
 
     with pytest.raises(RegistrationError, match='no time offset: it is uncertain by .* turned'):
         estimate_offset(clip(visible, 30, still), clip(thermal, 9, still), ALIGNMENT)
+
+
+def straight_drive(*, offset_s, base_m, speed_m_s=2.0):
+    """Return what is seen on a straight drive: ground and walls at both sides.
+
+    A sixth of the blocks have the motion of something nearer, as those across an edge of depth.
+    """
+    random = np.random.default_rng(5)
+    low, high = random.uniform((-4, 1.5, 4), (4, 1.5, 40), (600, 3)), random.uniform(
+        (-6, -6, 6), (-6, 1.5, 40), (600, 3))
+    points = np.vstack((low, high, high * (-1, 1, 1)))
+    turn = cv2.Rodrigues(np.radians((0.4, -0.6, 0.9)))[0]
+    ahead = np.array((0, 0, speed_m_s))
+
+    def pixels(k, where):
+        return where[:, :2] / where[:, 2:] * k[0][0] + (k[0][2], k[1][2])
+
+    def views(t):
+        eye = (points - t * ahead - base_m) @ turn.T
+        return pixels(EYES[0].k, points - t * ahead), pixels(EYES[1].k, eye)
+
+    rgb, thermal = views(0.0)[0], views(offset_s)[1]
+    flow = (views(0.05)[0] - views(-0.05)[0]) / 0.1
+    flow[::6] *= 1.6
+    inside = ((rgb > 0) & (rgb < (639, 479))).all(axis=1)
+    flows = [flow + random.normal(0, 1, flow.shape) for _ in range(2)]
+    seen = _Seen(thermal, rgb + random.normal(0, 0.3, rgb.shape), *flows, np.zeros(len(rgb)),
+                 random.integers(0, 60, len(rgb)).astype(float))
+    return seen.only(inside)
+
+
+def test_calibrated_straight_drive_tells_offset():
+    """With calibrated cameras a straight drive tells the offset, beside a base line of 5 cm."""
+    seen = straight_drive(offset_s=0.012, base_m=(0.05, -0.015, 0.0))
+
+    origin = _static_origin(seen)
+
+    assert origin == pytest.approx((319.5, 229.0), abs=4.0)
+    assert _turned(seen, EYES, origin) == pytest.approx(0.012, abs=0.002)
 
 
 def test_short_overlap_is_refused():
