@@ -163,8 +163,8 @@ def _join_trusted(luma: np.ndarray, ycrcb: np.ndarray, encoding: str,
     """Join luma with the trusted chroma where it was fused, in bgr8 or rgb8; see paint."""
     gain, *added = chroma_map(luma, ycrcb)
     planes = [luma.astype(np.float32)]
-    for channel, rest in enumerate(added, start=1):
-        plane = cv2.multiply(cv2.extractChannel(ycrcb, channel), gain, dtype=cv2.CV_32F)
+    for chroma, rest in zip(cv2.split(ycrcb)[1:], added):
+        plane = cv2.multiply(chroma, gain, dtype=cv2.CV_32F)
         planes.append(cv2.add(plane, rest, plane))  # type: ignore[arg-type]
     image = cv2.merge(planes)
     image = cv2.cvtColor(image, _FROM_YCRCB[encoding], image)

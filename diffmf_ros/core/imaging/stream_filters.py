@@ -32,6 +32,7 @@ DIM, BRIGHT = 60.0, 100.0
 CELL_PX = 4  # thumbnail pixels to a cell of the map: it is smooth
 WIDTHS = 0.13, 0.115  # Gaussians of the measures and of the map, in heights
 LEAST = 0.02  # a map that stays below is none
+UNSEEN = 0.0019  # a share up to this one changes no level of 255: by 0.49 of one at most
 FOLLOWED_NS = 1_000_000_000  # time constant of the map in a stream, and the longest gap in one
 LEAST_SIDE_PX = 60  # smaller thumbnails say too little
 
@@ -112,7 +113,13 @@ def show_through(image: np.ndarray, thermal: np.ndarray, share: np.ndarray) -> n
         An image of the same shape.
     """
     share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return cv2.blendLinear(image, thermal, 1 - share, share)
+    left, top, width, height = cv2.boundingRect(cv2.compare(share, UNSEEN, cv2.CMP_GT))  # type: ignore[call-overload]
+    if 2 * width * height > share.size:
+        return cv2.blendLinear(image, thermal, 1 - share, share)
+    result, part = image.copy(), np.s_[top:top + height, left:left + width]
+    if width:
+        result[part] = cv2.blendLinear(image[part], thermal[part], 1 - share[part], share[part])
+    return result
 
 
 def _cells(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -202,7 +202,8 @@ def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[Wa
     smooth = cv2.GaussianBlur(thermal, (0, 0), max(NOISE * height, 0.3))
     above = _above_surround(smooth, GROUND)
     median, hot = np.percentile(smooth[::2, ::2], (50, HOT_PERCENTILE))
-    above[smooth <= median + OF_RANGE * max(hot - median, LEAST_RANGE)] = 0
+    least = int(median + OF_RANGE * max(hot - median, LEAST_RANGE))
+    above = cv2.bitwise_and(above, cv2.compare(smooth, least, cv2.CMP_GT))  # type: ignore[call-overload]
     if seen is not None and not seen.all():
         above[~seen] = 0
     found = (_connected(above, level, seen) for level in LEVELS)

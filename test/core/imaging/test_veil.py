@@ -80,6 +80,20 @@ def test_mixing_is_by_share(shape):
     assert np.all(image == 200) and np.all(thermal == 100)
 
 
+@pytest.mark.parametrize('most', [0.0018, 0.3])
+def test_mixing_part_equals_whole(most):
+    """A veil in one corner, which is mixed alone, gives what mixing the whole image gives."""
+    image, thermal = (texture(128, sigma=90, height=96, width=128, seed=i) for i in (1, 2))
+    share = np.zeros((24, 32), np.float32)
+    share[4:10, 3:17] = np.linspace(0, most, 14)
+    whole = cv2.resize(share, (128, 96), interpolation=cv2.INTER_LINEAR)
+
+    mixed = show_through(image, thermal, share)
+
+    assert np.array_equal(mixed, cv2.blendLinear(image, thermal, 1 - whole, whole))
+    assert np.array_equal(mixed, image) == (most < 0.0019)
+
+
 @pytest.mark.parametrize('color', ['keep_chroma', 'gray', 'inferno'])
 @pytest.mark.parametrize('grid', [RGB, THERMAL])
 def test_fog_shows_mostly_thermal(color, grid):
