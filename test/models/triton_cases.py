@@ -74,9 +74,15 @@ def test_ss2d_equals_the_loop(height, width, channels, states, rank, batch, wide
     check_ss2d(image(height, width, channels, states, rank, batch=batch, wide=wide))
 
 
-@pytest.mark.parametrize('height, width, states', [(1, 9, 1), (18, 1, 2)])
-def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states, monkeypatch):
+@pytest.mark.parametrize('height, width, states, enough', [
+    (1, 9, 1, 1),  # chunks as large images have them
+    (1, 5, 1, 99),  # half as long, as there are few
+    (18, 1, 2, 99),
+])
+def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states, enough,
+                                                           monkeypatch):
     monkeypatch.setattr(triton_scan(), 'SHORTEST_CHUNK', 1)
+    monkeypatch.setattr(triton_scan(), 'ENOUGH_PROGRAMS', enough)
     check_ss2d(image(height, width, 8, states, 1, wide=True))
 
 

@@ -25,6 +25,10 @@ LOG2E = tl.constexpr(1.4426950408889634)
 CARRY_CHANNELS = 8  # 32 bytes, a memory sector
 CARRY_CHUNKS = 512
 SHORTEST_CHUNK = 32  # tokens
+# A small image has few chunks: with fewer programs than two for each scheduler of a large GPU the
+# time is that of one walk, so that chunks are halved. Not for more states than one: storing those
+# would be a tenth of all bytes.
+ENOUGH_PROGRAMS = 1024
 
 
 @triton.jit
@@ -263,7 +267,7 @@ def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, im
         y like u, and the states at the ends of all chunks, b x k x chunk x n x e.
     """
     scans, channels, states = A.shape
-    shape, fixed = tiles(A, size, rank=weight.shape[2], image=image)
+    shape, fixed = tiles(A, size, batch=batch, rank=weight.shape[2], image=image)
     fixed['SOFTPLUS'] = softplus
     block, chunks = fixed['BLOCK'], shape[-1]
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))
@@ -286,20 +290,28 @@ def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, im
     return y, ends
 
 
-def tiles(A, size, *, rank, image):
+def tiles(A, size, *, batch, rank, image):
     """Return ((height, width, channels, chunks), constants of the kernels but for SOFTPLUS)."""
     scans, channels, states = A.shape
-    # Few states to store beside the tokens to read.
-    chunk = min(128, max(SHORTEST_CHUNK, 8 * triton.next_power_of_2(states)))
-    height, width = size
     # Channels whose states a thread can hold.
     lanes = 4 if states <= 4 else 2 if states <= 16 else 1
     block = min(32 * lanes, max(32, triton.next_power_of_2(channels)))
-    chunks = height * triton.cdiv(width, chunk)
-    chunks = max(chunks, width * triton.cdiv(height, chunk)) if image else chunks
-    return (height, width, channels, chunks), {
+    # Few states to store beside the tokens to read.
+    chunk = min(128, max(SHORTEST_CHUNK, 8 * triton.next_power_of_2(states)))
+    programs = batch * triton.cdiv(channels, block) * chunks_of(size, chunk, image=image)
+    if image and states == 1 and chunk > 1 and programs < ENOUGH_PROGRAMS:
+        chunk //= 2
+    chunks = chunks_of(size, chunk, image=image)
+    return (*size, channels, chunks), {
         'SCANS': scans, 'RANK': rank, 'STATES': states, 'IMAGE': image, 'CHUNK': chunk,
         'GROUP': 4 if states <= 4 else 2, 'BLOCK': block, 'num_warps': 1, 'enable_fp_fusion': True}
+
+
+def chunks_of(size, chunk, *, image):
+    """Return how many chunks an image has, of rows or columns, or a sequence of size (1, l)."""
+    height, width = size
+    rows, columns = height * triton.cdiv(width, chunk), width * triton.cdiv(height, chunk)
+    return max(rows, columns) if image else rows
 
 
 def run_carry(ends, sums, A, *, channels):

@@ -296,7 +296,7 @@ def differentiate(
         (rank + 2 n), in the type of deltas for an image; gradients of weight, bias, skip and A.
     """
     scans, channels, states = A.shape
-    shape, fixed = tiles(A, size, rank=weight.shape[2], image=image)
+    shape, fixed = tiles(A, size, batch=batch, rank=weight.shape[2], image=image)
     fixed |= {'SOFTPLUS': softplus, 'BLOCK': fixed['BLOCK'] if states <= 2 else 32}
     tokens, chunks, rank = size[0] * size[1], shape[-1], weight.shape[2]
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))

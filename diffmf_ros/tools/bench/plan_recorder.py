@@ -137,20 +137,36 @@ def cost_of_launch(kernel: Any, given: dict) -> Kernel:
         own, exponentials = _walk(given)
     elif has_exponentials:
         exponentials = max((t.numel() for t in tensors.values()), default=0)
+    exact = bool(given.get('EXACT')) or given.get('PRECISION') == 'ieee'
     return Kernel(name, sum(map(moved_bytes, read.values())),
                   sum(map(moved_bytes, written.values())),
-                  operations=_products(given), exact=bool(given.get('EXACT')),
+                  operations=_products(given), exact=exact,
                   exponentials=exponentials, **own)
 
 
 def _products(given: dict) -> int:
-    """Operations of a kernel that multiplies each of its rows with each matrix that it gets."""
+    """Operations of a kernel's matrix products, as many of half precision as take their time."""
+    if 'SPAN' in given:
+        return _products_of_ssd(given)
+    if isinstance(pixels := given.get('pixels'), int):  # of a convolution
+        return 2 * pixels * given['weight'].numel()
     rows = given.get('rows')
     if not isinstance(rows, int):
         return 0
-    matrices = (value for value in given.values() if isinstance(value, torch.Tensor)
-                and value.dim() == 2 and value.shape[0] != rows)
-    return 2 * rows * sum(matrix.numel() for matrix in matrices)
+    # One that stands for None too has several names.
+    matrices = {id(value): value for value in given.values() if isinstance(value, torch.Tensor)
+                and value.dim() == 2 and value.shape[0] != rows}
+    return 2 * rows * sum(matrix.numel() for matrix in matrices.values())
+
+
+def _products_of_ssd(given: dict) -> int:
+    """Operations of a pass of SSD: the state and, with output, scores, values and entering state.
+    """
+    p, n, chunk = given['P'], given['N'], given['CHUNK']
+    of_token = p * n + ('y' in given) * (chunk * n + chunk * p + p * n)
+    tokens = given['x'].shape[:3].numel() * given['DIRECTIONS']
+    in_halves = 1 if given['PRECISION'] == 'ieee' else 2  # TF32 has half the rate of float16
+    return 2 * tokens * of_token * in_halves
 
 
 def _walk(given: dict) -> tuple[dict, int]:
@@ -159,7 +175,8 @@ def _walk(given: dict) -> tuple[dict, int]:
     ways = 2 if given['IMAGE'] and 'COLUMNS' in given else 1
     steps = u.numel() * (given['SCANS'] if given['IMAGE'] and 'COLUMNS' not in given else ways)
     units = int(steps * (1 + FURTHER_STATE * (states - 1) + LOW_RANK * given['RANK']))
-    own = {'kind': 'scan', 'units': units, 'serial': ways * given['CHUNK']}
+    longest_line = max(given['height'], given['width'])
+    own = {'kind': 'scan', 'units': units, 'serial': ways * min(given['CHUNK'], longest_line)}
     return own, steps * (states + given['SOFTPLUS'])
 
 

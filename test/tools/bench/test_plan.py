@@ -16,7 +16,8 @@ from typer.testing import CliRunner  # noqa: E402
 
 from diffmf_ros.cli.main import application  # noqa: E402
 from diffmf_ros.inference.engine import use_backend  # noqa: E402
-from diffmf_ros.models import scan  # noqa: E402
+from diffmf_ros.models import fused, scan  # noqa: E402
+from diffmf_ros.models.blocks import TokenConv2d  # noqa: E402
 from diffmf_ros.models.diffmf import network as diffmf  # noqa: E402
 from diffmf_ros.tools.bench import plan as planning  # noqa: E402
 from diffmf_ros.tools.bench.plan import plan_step  # noqa: E402
@@ -134,6 +135,37 @@ class TestLaunches:
         assert [k.bytes_written for k in kernels[2:]] == [4 * tokens, 4 * tokens + 2 * tokens]
         assert kernels[3].bytes_read - kernels[2].bytes_read == 4 * tokens
         assert all(k.exponentials for k in kernels)
+
+    def test_products_are_counted_once(self):
+        """A matrix that stands for None under other names is multiplied once."""
+        # given a linear layer of 24 tokens without norm, bias, scale and gate, and a convolution
+        x, layer = on_meta(2, 3, 4, 16), torch.nn.Linear(16, 8, bias=False, device='meta').half()
+        dense = TokenConv2d(16, 8, 3, padding=1, device='meta').half()
+        # when they run fused, then each has the multiply-adds of its weight for every token
+        with torch.no_grad():
+            kernels = record(lambda: (fused.norm_linear(x, None, layer, backend='triton'),
+                                      fused.conv(x, dense, backend='triton')))
+        assert [k.operations for k in kernels] == [2 * 24 * 16 * 8, 2 * 24 * 16 * 8 * 9]
+
+    def test_products_of_ssd(self):
+        """SSD in half precision multiplies in TF32, at half the rate."""
+        # given 64 tokens of one head, 16 channels and 16 states, in one direction
+        x, delta, B = on_meta(1, 64, 1, 16), on_meta(1, 64, 1), on_meta(1, 64, 16)
+        A = on_meta(1, dtype=torch.float32)
+        # when it runs, then the states take one product a token, the output three more of which
+        # two have the 32 tokens of a chunk in place of the states
+        kernels = record(lambda: scan.ssd(x, delta, A, B, B, directions=1, backend='triton'))
+        of_states, of_output = kernels[0].operations, kernels[2].operations
+        assert of_states == 2 * 2 * 64 * 16 * 16
+        assert of_output == of_states * (1 + 1 + 2 + 2)
+
+    def test_walks_end_with_the_line(self):
+        """A chunk that is longer than rows and columns is walked to their end."""
+        u, proj = on_meta(1, 20, 24, 8), on_meta(1, 20, 24, 4, 33)
+        shapes = (4, 8, 1), (4, 8), (4, 8, 16), (4, 8)
+        parameters = [on_meta(*shape, dtype=torch.float32) for shape in shapes]
+        kernels = record(lambda: scan.ss2d(u, proj, *parameters, backend='triton'))
+        assert [k.serial for k in kernels] == [24, 0, 48, 48]
 
     def test_nothing_stays_changed(self):
         record(lambda: None)
