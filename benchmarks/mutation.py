@@ -41,7 +41,7 @@ GROUPS = {  # modules, and the tests of them that are quick
 SLOW = ('test_replayed_bag_same_pair_count', 'test_noisy_cameras_equal_brute_force',
         'test_jitter_misleads_the_prediction_hardly_ever')
 COPIED = ('diffmf_ros', 'test', 'config', 'benchmarks', 'setup.py', 'package.xml')
-CPU_S, WALL_S = 40, 600  # of a mutant, that may never end
+SPARE_S, WALL_S = 2, 600  # for a mutant that may never end: processor time beyond twice the usual
 KILLED, SURVIVED, UNREACHED = 'killed', 'survived', 'no tests'
 
 
@@ -84,7 +84,8 @@ class Trials:
             if name not in found:
                 tests = sorted(reached.get(name.rpartition('__mutmut_')[0], ()),
                                key=lambda test: spent_s[test.nodeid])
-                found[name] = _tried(name, tests) if tests else UNREACHED
+                limit_s = SPARE_S + 2 * sum(spent_s[test.nodeid] for test in tests)
+                found[name] = _tried(name, tests, limit_s) if tests else UNREACHED
                 self._file.write_text(json.dumps(found, indent=0))
         said = summary(list(found.values()), len(names))
         reporter = session.config.pluginmanager.get_plugin('terminalreporter')
@@ -115,7 +116,7 @@ def _run_all(tests) -> tuple[dict[str, list], dict[str, float]]:
     return reached, spent_s
 
 
-def _tried(name: str, tests: list) -> str:
+def _tried(name: str, tests: list, limit_s: float) -> str:
     """Return what becomes of a mutant: killed, survived, or how its process ended."""
     pid = os.fork()
     if pid:
@@ -123,8 +124,8 @@ def _tried(name: str, tests: list) -> str:
         return {0: SURVIVED, 256: KILLED}.get(status, f'timeout {status}')
     try:
         os.environ['MUTANT_UNDER_TEST'] = name
-        limit_s = int(time.process_time()) + CPU_S
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
+        end_s = math.ceil(time.process_time() + limit_s)
+        resource.setrlimit(resource.RLIMIT_CPU, (end_s, end_s + 1))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(WALL_S)
         failed = any(report.failed for test, after in zip(tests, [*tests[1:], None])
