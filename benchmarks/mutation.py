@@ -34,9 +34,10 @@ GROUPS = {  # modules, and the tests of them that are quick
         *mutants.HEALTH, 'test/core/sync/test_stream_rate.py',
         'test/core/sync/test_freeze_detector.py', 'test/core/sync/test_latency.py',
         'test/core/sync/test_pairing_clock.py')),
-    'faults': (('inference/fault_tolerance.py',), mutants.FAULTS),
+    'faults': (('inference/fault_tolerance.py',), (
+        *mutants.FAULTS, 'test/inference/test_pipeline.py')),
     'alignment': (('core/alignment/homography.py', 'core/alignment/geometry.py'),
-                  mutants.GEOMETRY),
+                  (*mutants.GEOMETRY, 'test/core/alignment/test_calibration_files.py')),
     'gray': (('core/imaging/gray_range.py',), mutants.GRAY)}
 SLOW = ('test_replayed_bag_same_pair_count', 'test_noisy_cameras_equal_brute_force',
         'test_jitter_misleads_the_prediction_hardly_ever')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import texts
 
-from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Mode, Pair
+from diffmf_ros.core.frames import RGB, THERMAL, Frame, FrameError, Level, Mode, Pair
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference import fault_tolerance
 from diffmf_ros.inference.fault_tolerance import LONGEST_PAUSE, RECOVERED
@@ -237,6 +237,7 @@ def test_repeated_failure_backs_off(live, network):
     assert set(np.diff(tried[7:])) == {LONGEST_PAUSE + 1}
     assert texts(live.issues) == ('the network failed 12 times in a row: the network raised '
                                   'RuntimeError: gone',)
+    assert live.issues[0].level is Level.ERROR
 
 
 def test_two_failures_lower_the_size(live, network):

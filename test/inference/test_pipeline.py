@@ -224,7 +224,8 @@ def test_scale_changes_with_settings(stand_in, textured):
 
     for scale in (0.5, 1.0, 0.25):
         pipeline.update(with_changes(pipeline.settings, {'scale': scale}))
-        assert pipeline.fuse(textured).pixels.shape == (48, 64, 3)
+        result = pipeline.fuse(textured)
+        assert (result.pixels.shape, result.scale) == ((48, 64, 3), scale)
 
     assert engine.sizes == [(24, 32), (48, 64), (12, 16)]
 

@@ -327,7 +327,8 @@ def test_unknown_lens_resizes_thermal():
 
 @pytest.mark.parametrize('content, from_tf, words', [
     ({'thermal_from_rgb': MOUNTING}, True, 'so would TF'),
-    ({'rgb_camera': block(RGB_CAMERA)}, False, 'not how they are mounted'),
+    ({'rgb_camera': block(RGB_CAMERA)}, False,
+     'not how they are mounted: add thermal_from_rgb, or set alignment.from_tf to true'),
     ({'thermal_from_rgb': MOUNTING, 'rgb_from_thermal': []}, False,
      'expected the keys rgb_from_thermal'),
     ({'thermal_from_rgb': [1, 2]}, False,

@@ -125,10 +125,13 @@ def stereo_file(path, **changes):
     return path
 
 
-def test_opencv_stereo_file_is_read(tmp_path):
-    """What OpenCV writes of two cameras is read."""
+@pytest.mark.parametrize('head', ['%YAML:1.0', '%YAML 1.0'])
+def test_opencv_stereo_file_is_read(head, tmp_path):
+    """What OpenCV writes of two cameras is read, with the first line of any of its versions."""
     path = stereo_file(tmp_path / 'stereo.yml')
-    assert path.read_text().startswith('%YAML')
+    first, _, rest = path.read_text().partition('\n')
+    assert first.startswith('%YAML')
+    path.write_text(f'{head}\n{rest}')
 
     rig = load_alignment(path)
 
