@@ -8,6 +8,7 @@ where it is used, so that the tests of the core run without it.
 import fcntl
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from diffmf_ros.io.resources import FASTDDS_VARIABLES, fastdds_environment
 LAST_DOMAIN = 101  # beyond it the ports may collide with the ephemeral ports of Linux
 DEADLINE_S = 30.0
 REPORTS_S = 0.2
+# A function of a file that talks DDS takes one of these; other files may, too.
+TAKES_DDS = re.compile(r'\bdef \w+\([^)]*\b(dds|domain|peer|start|make_cameras|cameras)\b')
 
 
 def texts(issues) -> tuple[str, ...]:
@@ -89,6 +92,17 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Pass over files that talk no DDS where tests over DDS alone are wanted.
+
+    To import all files takes every process some ten seconds.
+    """
+    first, *more = (config.getoption('markexpr') or '-').split()
+    if first == 'dds' and 'or' not in more and collection_path.match('test_*.py'):
+        return None if TAKES_DDS.search(collection_path.read_text()) else True
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark every test that takes the fixture dds, directly or through another one, those of
@@ -101,6 +115,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker('cuda')
         if 'dds' in item.fixturenames:
             item.add_marker('dds')
+            if not TAKES_DDS.search(item.path.read_text()):
+                raise pytest.UsageError(f'{item.path} talks DDS, but no function of it takes the '
+                                        'fixture dds, or another one of TAKES_DDS, by name: '
+                                        '`make test` would pass it over')
         if item.path.name.startswith('test_training'):
             item.add_marker('training')
 

@@ -7,7 +7,6 @@ What is refused.
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -34,11 +33,7 @@ from diffmf_ros.inference.onnx_engine import (  # noqa: E402
 )
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402
 from diffmf_ros.inference.weights import save_weights  # noqa: E402
-from diffmf_ros.inference.weights_header import (  # noqa: E402
-    WeightsError,
-    read_header,
-    shipped,
-)
+from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
 from diffmf_ros.tools.export import network as exporting  # noqa: E402
@@ -58,7 +53,7 @@ TINY = {
 
 
 def settings_for(path, **changes):
-    return with_changes(DEFAULTS, {'preset': 'nano', 'engine': 'onnx', 'weights': str(path),
+    return with_changes(DEFAULTS, {'preset': 'light', 'engine': 'onnx', 'weights': str(path),
                                    'threads': 1, **changes})
 
 
@@ -74,17 +69,28 @@ def scene(height, width):
 
 
 @pytest.fixture(scope='module')
-def nano(tmp_path_factory):
-    """The shipped network of the nano preset, exported for every size: an export takes the time of
-    hundreds of pairs, so most tests share this one."""
-    return export(tmp_path_factory.mktemp('export') / 'nano.onnx', model='diffmf', preset='nano')
+def light(tmp_path_factory):
+    """The shipped network of the light preset, exported for every size."""
+    return export(tmp_path_factory.mktemp('export') / 'light.onnx', model='diffmf', preset='light')
 
 
 @pytest.fixture(scope='module')
-def engines(nano):
-    """(onnxruntime's, torch's) for the nano network."""
-    return OnnxEngine(settings_for(nano.path)), Engine(
-        with_changes(DEFAULTS, {'preset': 'nano', 'precision': 'float32', 'threads': 1}))
+def engines(light):
+    """(onnxruntime's, torch's) for the light network."""
+    return OnnxEngine(settings_for(light.path)), Engine(
+        with_changes(DEFAULTS, {'preset': 'light', 'precision': 'float32', 'threads': 1}))
+
+
+@pytest.fixture(scope='module')
+def nano(tmp_path_factory):
+    """A random network with the weights that it was exported from, for 30 x 20 pixels and what
+    they are padded to."""
+    folder = tmp_path_factory.mktemp('nano')
+    torch.manual_seed(0)
+    save_weights(folder / 'nano.safetensors', dict(models.build('diffmf', 'nano').state_dict()),
+                 model='diffmf', preset='nano', iterations=7, seed=5)
+    return export(folder / 'nano.onnx', model='diffmf', preset='nano',
+                  weights=folder / 'nano.safetensors', size=(30, 20))
 
 
 @pytest.fixture(scope='module', params=TINY)
@@ -172,8 +178,8 @@ def test_ssd_small_after_large_decays():
     assert ((y.double() - expected) / expected).abs().max() < 1e-6
 
 
-def test_the_nano_network_equals_torch(nano):
-    assert nano.largest_difference < 1e-5
+def test_the_light_network_equals_torch(light):
+    assert light.largest_difference < 1e-5
 
 
 @pytest.mark.parametrize('height, width', [(97, 131), (64, 48), (5, 3), (8, 8)])
@@ -194,7 +200,7 @@ def test_the_other_networks_equal_torch(fresh, tmp_path, size, shapes):
     name, weights = fresh
     written = export(tmp_path / 'fresh.onnx', model=name, preset='light', weights=weights,
                      size=size)
-    engine = OnnxEngine(settings_for(written.path, model=name, preset='light'))
+    engine = OnnxEngine(settings_for(written.path, model=name))
     torchs = Engine(with_changes(DEFAULTS, {'model': name, 'weights': str(weights),
                                             'precision': 'float32', 'threads': 1}))
     # when it fuses images that have to be padded, then it gives what torch gives, and neither
@@ -204,23 +210,11 @@ def test_the_other_networks_equal_torch(fresh, tmp_path, size, shapes):
         fused, expected = engine(*images), torchs(*images)
         assert np.abs(fused - expected).max() < 1e-5
         assert min(np.abs(fused - image).max() for image in images) > 0.05
-    # A file for one size says so, and what does not pad to it is refused.
-    if size:
-        fixed = '{}x{}'.format(*written.size)
-        assert metadata_of(written.path)['size'] == fixed
-        with pytest.raises(NetworkFailure, match=f'exported for {fixed} pixels and cannot fuse '
-                           r'60x33; .*--size (61x37|64x48), or'):
-            engine(*scene(33, 60))
 
 
-def metadata_of(path):
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return session.get_modelmeta().custom_metadata_map
-
-
-def test_file_standard_and_anonymous(nano):
+def test_file_standard_and_anonymous(light):
     """The file holds standard operators and nothing of this machine."""
-    data = nano.path.read_bytes()
+    data = light.path.read_bytes()
     proto = onnx.load_from_string(data)
 
     assert {entry.domain for entry in proto.opset_import} == {''}
@@ -236,13 +230,15 @@ def test_file_standard_and_anonymous(nano):
 
 def test_metadata_describe_the_file(nano):
     """The metadata say what the file is."""
-    metadata, weights = metadata_of(nano.path), read_header(shipped('diffmf', 'nano'))
+    session = onnxruntime.InferenceSession(str(nano.path), providers=['CPUExecutionProvider'])
+
+    metadata = session.get_modelmeta().custom_metadata_map
 
     assert {key: metadata[key] for key in ('format', 'model', 'preset', 'sides', 'iterations',
                                            'seed', 'size')} == {
         'format': 'diffmf_ros onnx 2', 'model': 'diffmf', 'preset': 'nano', 'sides': '16 0 0',
-        'iterations': str(weights.iterations), 'seed': str(weights.seed), 'size': 'any'}
-    assert weights.iterations > 0
+        'iterations': '7',
+        'seed': '5', 'size': '{}x{}'.format(*nano.size)}
     assert len(metadata['sha256']) == len(metadata['weights_sha256']) == 64
 
 
@@ -254,19 +250,19 @@ def pair(height, width):
                 Frame('thermal', 1, 'thermal', thermal, 'mono16'), 0)
 
 
-def test_a_pair_fuses_as_with_torch(nano):
-    pipeline = FusionPipeline(settings_for(nano.path))
+def test_a_pair_fuses_as_with_torch(light):
+    pipeline = FusionPipeline(settings_for(light.path))
     result = pipeline.fuse(pair(75, 101))
 
     expected = FusionPipeline(with_changes(DEFAULTS,
-                                           {'preset': 'nano', 'precision': 'float32'})).fuse(
+                                           {'preset': 'light', 'precision': 'float32'})).fuse(
                                                pair(75, 101))
     assert (result.mode, result.warnings, pipeline.issues) == (Mode.FUSED, (), ())
-    assert (pipeline.description, pipeline.device) == ('diffmf nano', 'onnxruntime cpu')
+    assert (pipeline.description, pipeline.device) == ('diffmf light', 'onnxruntime cpu')
     assert np.abs(result.pixels.astype(int) - expected.pixels).max() <= 1
 
 
-def test_a_machine_without_torch_fuses(nano, tmp_path):
+def test_a_machine_without_torch_fuses(light, tmp_path):
     program = (
         'import sys; sys.modules.update(dict.fromkeys(("torch", "onnx", "safetensors", '
         '"rclpy")))\n'
@@ -276,8 +272,8 @@ def test_a_machine_without_torch_fuses(nano, tmp_path):
         'from diffmf_ros.inference.pipeline import FusionPipeline\n'
         'rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)\n'
         'frames = Frame("rgb", 1, "rgb", rgb, "rgb8"), Frame("thermal", 1, "t", rgb[..., 0], '
-        '"mono8")\n' 'onnx = {"preset": "nano", "engine": "onnx", "threads": 1}\n'
-        f'settings = with_changes(DEFAULTS, onnx | {{"weights": {str(nano.path)!r}}})\n'
+        '"mono8")\n' 'onnx = {"preset": "light", "engine": "onnx", "threads": 1}\n'
+        f'settings = with_changes(DEFAULTS, onnx | {{"weights": {str(light.path)!r}}})\n'
         'result = FusionPipeline(settings).fuse(Pair(*frames, 0))\n'
         'print(result.mode.value, result.pixels.shape, result.warnings)')
 
@@ -287,9 +283,20 @@ def test_a_machine_without_torch_fuses(nano, tmp_path):
     assert (done.stderr, done.stdout) == ('', 'FUSED (40, 50, 3) ()\n')
 
 
+def test_fixed_size_takes_what_pads(nano):
+    """A fixed size takes what pads to it and names what does not."""
+    engine = OnnxEngine(settings_for(nano.path, preset='nano'))
+    assert nano.size == (32, 32)
+    for size in ((20, 30), (32, 32)):
+        assert engine(*scene(*size)).shape == size
+    with pytest.raises(NetworkFailure, match=r'exported for 32x32 pixels and cannot fuse 60x33; '
+                       r'.*--size 64x48, or'):
+        engine(*scene(33, 60))
+
+
 def test_nonfinite_values_are_failure(nano):
     """Values that are not finite are a failure."""
-    engine = OnnxEngine(settings_for(nano.path))
+    engine = OnnxEngine(settings_for(nano.path, preset='nano'))
     ir, vi_y = scene(20, 30)
     ir[3, 3] = np.nan
 
@@ -334,7 +341,7 @@ def test_incomplete_files_are_refused(nano, tmp_path, change, words):
     path.write_bytes(change(nano.path.read_bytes()))
 
     with pytest.raises(EngineError, match=words):
-        OnnxEngine(settings_for(path))
+        OnnxEngine(settings_for(path, preset='nano'))
 
 
 @pytest.mark.parametrize('changes, words', [
@@ -348,7 +355,7 @@ def test_incomplete_files_are_refused(nano, tmp_path, change, words):
 def test_impossible_settings_are_refused(nano, changes, words):
     """Settings that it cannot follow are refused."""
     with pytest.raises(EngineError, match=words):
-        OnnxEngine(with_changes(settings_for(nano.path), changes))
+        OnnxEngine(with_changes(settings_for(nano.path, preset='nano'), changes))
 
 
 def test_cuda_without_its_provider_is_refused(nano, monkeypatch):
@@ -356,7 +363,7 @@ def test_cuda_without_its_provider_is_refused(nano, monkeypatch):
 
     with pytest.raises(EngineError, match='has no CUDA provider; install onnxruntime-gpu, or use '
                        'device auto or cpu'):
-        OnnxEngine(settings_for(nano.path, device='cuda'))
+        OnnxEngine(settings_for(nano.path, preset='nano', device='cuda'))
 
 
 def test_provider_without_start_is_reported(nano, monkeypatch):
@@ -367,13 +374,13 @@ def test_provider_without_start_is_reported(nano, monkeypatch):
     monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda data, options, providers: real(
         data, options, providers=providers[-1:]))
 
-    engine = OnnxEngine(settings_for(nano.path))
+    engine = OnnxEngine(settings_for(nano.path, preset='nano'))
 
     assert engine.description == 'onnxruntime cpu'
     assert engine.problems == ('onnxruntime has a CUDA provider but could not start it: the '
                                'network runs on the CPU',)
     with pytest.raises(EngineError, match='could not start its CUDA provider'):
-        OnnxEngine(settings_for(nano.path, device='cuda'))
+        OnnxEngine(settings_for(nano.path, preset='nano', device='cuda'))
 
 
 def test_missing_onnxruntime_names_install(nano, monkeypatch):
@@ -381,7 +388,7 @@ def test_missing_onnxruntime_names_install(nano, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
 
     with pytest.raises(EngineError, match='cannot be imported .*; pip install onnxruntime'):
-        OnnxEngine(settings_for(nano.path))
+        OnnxEngine(settings_for(nano.path, preset='nano'))
 
 
 def test_threads_reach_onnxruntime(nano, monkeypatch):
@@ -391,7 +398,7 @@ def test_threads_reach_onnxruntime(nano, monkeypatch):
         seen.append(options.intra_op_num_threads), real(data, options, providers=providers))[1])
 
     for threads in (0, 3):
-        OnnxEngine(settings_for(nano.path, threads=threads))
+        OnnxEngine(settings_for(nano.path, preset='nano', threads=threads))
 
     assert seen == [0, 3]
 
@@ -413,7 +420,7 @@ def test_differing_network_is_not_written(nano, tmp_path, monkeypatch):
 
 def test_untrained_networks_are_not_exported(nano, tmp_path):
     """Networks without trained weights are not exported."""
-    trained = shipped('diffmf', 'nano')
+    trained = nano.path.with_suffix('.safetensors')
 
     with pytest.raises(WeightsError, match='no trained weights for diffmf light-s4'):
         export(tmp_path / 'out.onnx', model='diffmf', preset='light-s4')
@@ -435,9 +442,9 @@ def test_unexportable_names_the_cause():
 
 
 def test_the_command_says_what_it_wrote(nano, monkeypatch, tmp_path):
-    asked, written = {}, replace(nano, size=(32, 32))
+    asked = {}
     monkeypatch.setattr(exporting, 'export', lambda path,
-                        **options: asked.update(path=path, **options) or written)
+                        **options: asked.update(path=path, **options) or nano)
 
     done = CliRunner().invoke(
         application(), ['export', '--onnx', str(nano.path), '--overwrite', '--preset', 'nano',
