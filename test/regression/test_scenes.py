@@ -16,6 +16,7 @@ from diffmf_ros.tools.evaluation.targets import targets
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 from diffmf_ros.tools.synthetic.record import alignment_of
 
+pytestmark = pytest.mark.slow
 FRAME = 60  # two seconds after the start
 LEAST_PX, FOUND_LEVELS = 200, 20  # visible pixels of a person; contrast to the ring around him
 LUMA = np.array([0.299, 0.587, 0.114])

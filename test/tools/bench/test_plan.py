@@ -172,6 +172,7 @@ class TestLaunches:
         assert scan.backend_for(on_meta(1, 1, 1, 1), 'ss2d').__name__.endswith('meta')
 
 
+@pytest.mark.slow
 class TestAgainstMeasurements:
     """Of an H200: the model of the times is right within a third, for what was measured."""
 
@@ -211,6 +212,7 @@ class TestAgainstMeasurements:
         assert H200.replay_ms(kernels) == pytest.approx(27.0, rel=0.3)
 
 
+@pytest.mark.slow
 class TestBudgets:
     """Held for every network of the package."""
 

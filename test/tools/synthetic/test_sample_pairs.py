@@ -60,6 +60,7 @@ def test_too_many_pairs_are_refused(count):
         instants(drive, count)
 
 
+@pytest.mark.slow
 def test_sample_pairs_show_the_drive(tmp_path):
     """Sample pairs writes what the drive shows."""
     sample_pairs(tmp_path, scene=['night', 'smoke'], count=2, seconds=1.0, seed=3)
@@ -83,6 +84,7 @@ def test_sample_pairs_show_the_drive(tmp_path):
     assert len(found['people']) >= 2
 
 
+@pytest.mark.slow
 def test_silhouette_counts_what_occludes():
     """Silhouette counts what stands before an actor."""
     drive = Drive(DriveSettings(scene='smoke'))

@@ -46,6 +46,7 @@ def test_a_cpu_has_nothing_to_check():
     assert {m.backend for m in network.modules() if hasattr(m, 'backend')} == {'auto'}
 
 
+@pytest.mark.slow
 def test_a_broken_kernel_is_named():
     """Sound kernels pass; sums that are two percent off, or an error, are found."""
     pytest.importorskip('triton', reason='triton is not installed')
