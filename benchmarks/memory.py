@@ -2,6 +2,7 @@
 """Time saved by keeping freed memory: a 640x480 pair with and without, in processes of their own,
 in turn."""
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -40,4 +41,5 @@ if __name__ == '__main__':
     if len(sys.argv) == 3:
         print(measure(*map(json.loads, sys.argv[1:])))
     else:
+        argparse.ArgumentParser(description=__doc__).parse_args()
         main()

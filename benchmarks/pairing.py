@@ -8,6 +8,7 @@ combinations that are each other's closest are among them; how long after the ar
 frame a pair came out; CPU time of one add (median of the rounds, in turn).
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -109,4 +110,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -7,6 +7,8 @@ Work is counted as `tools/bench/roofs.py` does, in float16, at the full bandwidt
 matrix rate of the data sheets.
 """
 
+import argparse
+
 from diffmf_ros.models import PRESETS
 from diffmf_ros.tools.bench.roofs import Roofs, work_of_preset
 
@@ -33,4 +35,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

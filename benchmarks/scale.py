@@ -9,7 +9,7 @@ are fusion metrics. The times are of one thread, CPU time, for the way back alon
 ways in turn.
 """
 
-import sys
+import argparse
 import time
 from collections import defaultdict
 
@@ -150,4 +150,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', help='registered pairs: vi/ and ir/ at or below it')
+    main(parser.parse_args().folder)

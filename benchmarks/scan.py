@@ -6,6 +6,7 @@ One thread: process CPU time, which other work on the machine does not touch. Tw
 time, which means something on a quiet machine alone; the busy cores printed beside it tell.
 """
 
+import argparse
 import resource
 import statistics
 import time
@@ -127,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

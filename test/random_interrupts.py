@@ -4,6 +4,7 @@
 `python test/random_interrupts.py 60` does so 60 times and counts how the commands ended.
 """
 
+import argparse
 import os
 import random
 import signal
@@ -89,4 +90,7 @@ def main(count: int, longest_s: float) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main(int((sys.argv[1:] or ['60'])[0]), float((sys.argv[2:] or ['4'])[0])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('count', type=int, nargs='?', default=60, help='interrupts')
+    parser.add_argument('longest_s', type=float, nargs='?', default=4.0, help='latest one')
+    sys.exit(main(**vars(parser.parse_args())))

@@ -5,6 +5,7 @@
 there, or unreadable.
 """
 
+import argparse
 import os
 import random
 import signal
@@ -220,4 +221,7 @@ def main(count: int, seed: int) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main(int((sys.argv[1:] or ['200'])[0]), int((sys.argv[2:] or ['0'])[0])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('count', type=int, nargs='?', default=200, help='kills')
+    parser.add_argument('seed', type=int, nargs='?', default=0, help='of the moments')
+    sys.exit(main(**vars(parser.parse_args())))

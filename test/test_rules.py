@@ -73,6 +73,16 @@ def test_the_product_keeps_the_rules():
                                    file.relative_to(PACKAGE).as_posix())] == []
 
 
+def test_benchmarks_take_a_help():
+    """--help starts no measurement: what runs as a script reads its words by argparse."""
+    scripts = [file for file in PACKAGE.parent.glob('benchmarks/*.py')
+               if "__name__ == '__main__'" in file.read_text(encoding='utf-8')]
+
+    assert len(scripts) > 20
+    assert [file.name for file in scripts
+            if 'argparse' not in file.read_text(encoding='utf-8')] == []
+
+
 @pytest.mark.parametrize('source, what', [
     ('import pickle', 'pickle'), ('from pickle import loads', 'pickle'),
     ('import urllib.request', 'urllib'),
