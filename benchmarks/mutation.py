@@ -35,7 +35,8 @@ GROUPS = {  # modules, and the tests of them that are quick
         'test/core/sync/test_freeze_detector.py', 'test/core/sync/test_latency.py',
         'test/core/sync/test_pairing_clock.py')),
     'faults': (('inference/fault_tolerance.py',), (
-        *mutants.FAULTS, 'test/inference/test_pipeline.py')),
+        *mutants.FAULTS, 'test/inference/test_overlapped_pairs.py',
+        'test/inference/test_pipeline.py')),
     'alignment': (('core/alignment/homography.py', 'core/alignment/geometry.py'),
                   (*mutants.GEOMETRY, 'test/core/alignment/test_calibration_files.py')),
     'gray': (('core/imaging/gray_range.py',), mutants.GRAY)}

@@ -183,6 +183,16 @@ def test_mask_is_not_writable():
             mask[0, 0] = False
 
 
+def test_large_image_is_averaged_first():
+    """Of an image of which a pixel of the grid covers several, none is skipped."""
+    alignment = Alignment(((4.5, 0.0, 1.5), (0.0, 4.5, 1.5), (0.0, 0.0, 1.0)), (640, 512),
+                          (160, 128))
+    sizes = {'rgb_size': (640, 512), 'thermal_size': (160, 128)}
+
+    assert alignment.mapping(**sizes, grid='thermal').rgb.averaged == (160, 128)
+    assert alignment.mapping(**sizes, grid='rgb').thermal.averaged is None
+
+
 def test_a_saved_alignment_loads_equal(tmp_path):
     alignment = Alignment(((1 / 3, 1e-17, 7.0), (0.0, 0.3, 1e-5), (1e-9, 0.0, 1.0)), (640, 480),
                           (320, 256))
