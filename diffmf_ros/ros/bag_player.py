@@ -56,6 +56,15 @@ class BagPlayer:
         self.published = self.damaged = 0
         self.latest_ms = 0.0
 
+    def _rare(self, topic: str) -> bool:
+        """Whether a topic is sent a few times alone, as mountings and calibrations are.
+
+        It is latched, so that who comes later has it, and who asks for latched topics, as TF does.
+        """
+        return (self._types[topic] not in IMAGE_TYPES
+                and sum(reader.topics[topic].count for reader in self._readers
+                        if topic in reader.topics) <= DEPTH)
+
     def _make_publishers(self, topics: list[str] | None, profile) -> dict:
         publishers: dict[str, Any] = {}
         for topic in topics if topics is not None else self._types:
@@ -66,7 +75,10 @@ class BagPlayer:
                     raise
                 self._node.get_logger().warning(f'leaving out {topic}: {error}')
                 continue
-            publishers[topic] = self._node.create_publisher(message_type, topic, profile)
+            publishers[topic] = self._node.create_publisher(
+                message_type, topic,
+                qos.profile('reliable', depth=DEPTH, latched=True) if self._rare(topic)
+                else profile)
         if not publishers:
             there = ', '.join(f'{name} ({msgtype})' for name, msgtype in sorted(
                 self._types.items()))

@@ -9,8 +9,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
-from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagReader, type_store
+from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagReader, BagWriter, type_store
 from diffmf_ros.ros.messages import stamp_ns
+from diffmf_ros.ros.qos import profile
 
 PLAYER = 'diffmf_ros.ros.bag_player'
 STAMPS = [START_NS + i * 1_000_000_000 // 30 for i in range(30)]
@@ -51,6 +52,25 @@ def test_loop_sets_clock_back(small_bag, start, peer):
     # 2 passes of 29/30 s at twice the speed, 100 ticks a second of real time; a busy machine ticks
     # less.
     assert 20 <= len(ticks) <= 100
+
+
+def test_rare_topics_are_latched(small_bag, tmp_path, start, peer):
+    """A calibration that was recorded once reaches who comes later, as a latched one does."""
+    infos = 0
+    with BagReader(small_bag) as reader, BagWriter(tmp_path / 'one') as writer:
+        for message in reader.messages():
+            infos += message.topic == '/rgb/camera_info'
+            if infos == 1 or message.msgtype == IMAGE:
+                writer.write(message.topic, message.msgtype, message.raw, message.stamp_ns)
+    images, late = peer.collect(Image, '/rgb/image_raw'), []
+
+    start(PLAYER, tmp_path / 'one', '--loop', 20)
+    peer.wait_for(lambda: len(images) > 5, 'images')
+    peer.node.create_subscription(CameraInfo, '/rgb/camera_info', late.append,
+                                  profile('reliable', depth=1, latched=True))
+
+    peer.wait_for(lambda: late, 'the calibration')
+    assert late[0].k[0] == 500.0
 
 
 def test_player_waits_for_subscribers(small_bag, start, peer):
