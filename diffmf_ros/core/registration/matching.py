@@ -71,6 +71,7 @@ class PyramidLevel:
         self.from_rgb = resampling(self._rgb_size, self.size)
         self._described = [descriptor(cv2.resize(image, self.size, interpolation=cv2.INTER_AREA))
                            for image in rgb]
+        self._searches: dict[tuple[float, bool], Search] = {}
 
     def _views(self, matrix: np.ndarray,
                size: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -99,28 +100,27 @@ class PyramidLevel:
         return float(np.mean([ncc(one, other, seen) * seen.mean() ** 0.5 for one,
                               (other, seen) in views]))
 
-    def search(self, scales: Sequence[float], angles_deg: Sequence[float], *, largest_shift: float
-               ) -> list[tuple[float, np.ndarray]]:
-        """Return the best shift for every scale and rotation.
+    def search(self, scale: float, angle_deg: float, *, largest_shift: float,
+               inside: bool = False) -> tuple[float, np.ndarray]:
+        """Return the best shift for a scale and a rotation.
 
         Args:
-            scales: RGB pixels per thermal pixel.
-            angles_deg: turns of thermal about its center, clockwise.
+            scale: RGB pixels per thermal pixel.
+            angle_deg: turn of thermal about its center, clockwise.
             largest_shift: that of the centers, relative to the RGB size.
+            inside: whether thermal hardly reaches beyond the RGB image, which is faster.
 
         Returns:
-            (score, rgb_from_thermal), best first.
+            Score and rgb_from_thermal.
         """
-        search = Search(self._described, largest_shift=largest_shift)
-        found = []
-        for scale in scales:
-            for angle in angles_deg:
-                centered = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0],
-                                  angle)
-                views = list(self._views(search.to_canvas @ centered, search.canvas))  # type: ignore[arg-type]
-                score, (x, y) = search.best([view for view, _ in views], views[0][1])
-                found.append((score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centered))
-        return sorted(found, key=lambda item: -item[0])
+        if (largest_shift, inside) not in self._searches:
+            self._searches[largest_shift, inside] = Search(
+                self._described, largest_shift=largest_shift, inside=inside)
+        search = self._searches[largest_shift, inside]
+        centered = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle_deg)
+        views = list(self._views(search.to_canvas @ centered, search.canvas))  # type: ignore[arg-type]
+        score, (x, y) = search.best([view for view, _ in views], views[0][1])
+        return score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centered
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
         """Match the blocks of all pairs, searched near their place.
@@ -273,16 +273,18 @@ def ncc(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
 class Search:
     """Search over all whole-pixel shifts of descriptors at once, by FFT."""
 
-    def __init__(self, images: Sequence[np.ndarray], *, largest_shift: float):
+    def __init__(self, images: Sequence[np.ndarray], *, largest_shift: float,
+                 inside: bool = False):
         """Take images of one size.
 
         Args:
             images: Descriptors, H x W x 4 each.
             largest_shift: Relative to width and height.
+            inside: whether what is searched hardly reaches beyond them.
         """
         height, width = images[0].shape[:2]
         self.size = width, height
-        reach = 1 + 2 * largest_shift
+        reach = 1 if inside else 1 + 2 * largest_shift
         self.canvas = tuple(cv2.getOptimalDFTSize(int(np.ceil(reach * side)) + 1)
                             for side in self.size)
         self._limit = tuple(int(largest_shift * side) for side in self.size)

@@ -9,7 +9,8 @@ they determine is taken.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -24,6 +25,8 @@ Sizes = tuple[tuple[int, int], tuple[int, int]]  # (width, height) of RGB and of
 LARGEST_SHIFT = 0.25
 # A given ratio of the fields of view may be wrong by this factor.
 _KNOWN_RATIO = 1.15
+# So many finds of a coarse search are searched again in a larger picture.
+_PROMISING = 80
 # Starts differ by at least this mean distance, relative to the RGB width.
 _APART = 0.04
 NARROW = 0.48
@@ -60,8 +63,9 @@ class Window:
 
     field_ratios: smallest and largest width of the thermal field of view by that of RGB.
     angles_deg: smallest and largest rotation; the steps are those of the search; width is that of
-    the RGB image in it, narrow_width the same for fields of view below NARROW, of which else too
-    few pixels would be left; pairs is the largest number of pairs of images.
+    the RGB image in it; pairs is the largest number of pairs of images. again: the width at which
+    its most promising finds are searched once more, as a small image agrees by chance; 0: they are
+    not.
     """
 
     field_ratios: tuple[float, float]
@@ -69,17 +73,28 @@ class Window:
     ratio_step: float
     angle_step_deg: float
     width: int
-    narrow_width: int
     pairs: int
+    again: int = 0
 
 
-# Cameras as they usually are, side by side; then any roll and lens.
-USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 176, 100)
-ANY = Window((0.3, 3.2), (-180.0, 172.5), 1.15, 7.5, 88, 176, 3)
+# Cameras as they usually are, side by side; then any roll and lens. Of a narrow field a small
+# image shows too little: it is searched in a larger one.
+USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 100)
+ANY = Window((NARROW, 3.2), (-180.0, 172.5), 1.15, 7.5, 88, 3, again=176)
+ANY_NARROW = Window((0.3, NARROW), (-180.0, 175.0), 1.12, 5.0, 320, 5)
+
+
+def _windows(field_ratio: float | None) -> tuple[Window, ...]:
+    """Return what to search, one after the other."""
+    if field_ratio is None:
+        return USUAL, ANY, ANY_NARROW
+    ratios = field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO
+    windows = (ANY_NARROW,) if field_ratio < NARROW else (USUAL, ANY)
+    return tuple(replace(window, field_ratios=ratios) for window in windows)
 
 
 def find_starts(rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], sizes: Sizes,
-                window: Window, *, field_ratio: float | None, most: int) -> list[np.ndarray]:
+                window: Window, *, most: int) -> list[np.ndarray]:
     """Return the most promising similarities that differ from each other, best first.
 
     Args:
@@ -87,25 +102,25 @@ def find_starts(rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], sizes:
         thermal: those of the same instants.
         sizes: of both.
         window: what to search.
-        field_ratio: takes the place of the window's, if known.
         most: so many at most.
     """
-    low, high = window.field_ratios if field_ratio is None else (field_ratio / _KNOWN_RATIO,
-                                                                 field_ratio * _KNOWN_RATIO)
+    low, high = window.field_ratios
     count = 1 + int(np.ceil(np.log(high / low) / np.log(window.ratio_step)))
-    ratios = np.geomspace(low, high, count)
     angles = np.arange(window.angles_deg[0], window.angles_deg[1] + 0.1, window.angle_step_deg)
-    width_of = np.where(ratios < NARROW, window.narrow_width, window.width)
-    scales = ratios * sizes[0][0] / sizes[1][0]
-    found = []
-    for width in {window.width, window.narrow_width}:
+    tried = list(product(np.geomspace(low, high, count), angles))
+    points = grid(sizes[1])
+    for width in filter(None, (window.width, window.again)):
         level = PyramidLevel(rgb[:window.pairs], thermal[:window.pairs],
                              width=min(width, sizes[0][0]))
-        found += level.search(scales[width_of == width], angles,  # type: ignore[arg-type]
-                              largest_shift=LARGEST_SHIFT)
-    points = grid(sizes[1])
+        found = []
+        for ratio, angle in tried:
+            score, matrix = level.search(ratio * sizes[0][0] / sizes[1][0], angle,
+                                         largest_shift=LARGEST_SHIFT, inside=high <= NARROW)
+            found.append((score, matrix, (ratio, angle)))
+        found.sort(key=lambda item: -item[0])
+        tried = [item[2] for item in found[:_PROMISING]]
     chosen: list[tuple[np.ndarray, np.ndarray]] = []
-    for _, matrix in sorted(found, key=lambda item: -item[0]):
+    for _, matrix, _ in found:
         places = transform_points(matrix, points)
         if all(np.hypot(*(places - other).T).mean() > _APART * sizes[0][0] for _, other in chosen):
             chosen.append((matrix, places))
@@ -190,10 +205,10 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {step[0] for step in (*_ROUGH, *_FINE)}}
     found, refused = None, None
-    for window in (USUAL, ANY)[:1 if start else 2]:
+    for window in _windows(field_ratio)[:1 if start else None]:
         starts = ([resized(start, sizes)] if start  # type: ignore[arg-type]
                   else find_starts(rgb, thermal, sizes, window,  # type: ignore[arg-type]
-                                   field_ratio=field_ratio, most=_STARTS[0]))
+                                   most=_STARTS[0]))
         try:
             way = _judged(*_best_way(starts, scaled, sizes), sizes, len(pairs))  # type: ignore[arg-type]
         except RegistrationError as error:
@@ -201,24 +216,36 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
             continue
         if way.confidence == 'good':
             return way
-        # Of so many ways one agrees by chance: beyond the usual ones only what chance does not.
-        if window is USUAL or (way.coverage >= _GOOD_COVERAGE
-                               and way.inliers > (found.inliers if found else 0)):
+        if window is not USUAL and not _beyond_chance(way):
+            refused = refused or RegistrationError(
+                'no trustworthy alignment: so few blocks of so many ways may agree by chance. '
+                + _ADVICE)
+        elif found is None or way.inliers > found.inliers:
             found = way
     if found is None:
         raise refused  # type: ignore[misc]
     return found
 
 
+def _beyond_chance(way: Registration) -> bool:
+    """Return whether a fair way is none of the many, beyond the usual ones, that chance makes.
+
+    In a narrow field there are few blocks, so more of them must agree.
+    """
+    share = way.inliers / way.correspondences
+    return way.coverage >= _GOOD_COVERAGE and (way.field_ratio >= NARROW or share >= _GOOD_SHARE)
+
+
 def _best_way(starts: list[np.ndarray], scaled: dict[int, PyramidLevel],
               sizes: Sizes) -> tuple[Fit, Matches]:
     """Follow the starts and return where the best one ends. Raises RegistrationError."""
-    for step, narrow, count in zip(_ROUGH, _ROUGH_NARROW, _STARTS[1:], strict=True):
-        level = scaled[step[0]]
+    narrow = _parameters(starts[0], sizes)[0] < NARROW
+    for step, count in zip(_ROUGH_NARROW if narrow else _ROUGH, _STARTS[1:], strict=True):
         ways = [way[0].matrix for matrix in starts
-                if (way := _followed(matrix, scaled, [narrow if _parameters(
-                    matrix, sizes)[0] < NARROW else step], sizes))]
-        starts = sorted(ways, key=level.ncc, reverse=True)[:count]
+                if (way := _followed(matrix, scaled, [step], sizes))]
+        starts = sorted(ways, key=scaled[step[0]].ncc, reverse=True)[:count]
+        if not starts:
+            break
     fine = _FINE_WIDE if starts and _parameters(starts[0], sizes)[0] > _WIDE else _FINE
     way = _followed(starts[0], scaled, fine, sizes) if starts else None
     if way is None:

@@ -156,9 +156,8 @@ def test_16_bit_and_nan_thermal():
 
 
 @pytest.mark.parametrize('change', [
-    {'ratio': 0.8, 'angle_deg': 90.0}, {'ratio': 0.45, 'angle_deg': -37.0},
-    {'ratio': 1.6, 'angle_deg': 180.0}, {'ratio': 0.36, 'angle_deg': 142.0}],
-    ids=['quarter turn', 'roll', 'upside down', 'narrow'])
+    {'ratio': 0.8, 'angle_deg': 90.0}, {'ratio': 1.6, 'angle_deg': 180.0},
+    {'ratio': 0.36, 'angle_deg': 142.0}], ids=['quarter turn', 'upside down', 'narrow'])
 def test_any_roll_and_lens(change):
     """Cameras of any roll and of lenses that differ much are aligned without a start."""
     expected = truth(perspective=(0, 0), **change)
