@@ -193,7 +193,9 @@ def _energies(band: Sequence[np.ndarray], size: tuple[int, int]) -> _Energies:
     if ir.shape[::-1] != size:
         products = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in products]
     ir, y, both = (cv2.blur(product, (_WINDOW_PX, _WINDOW_PX)) for product in products)
-    return _Energies(ir, y, both, np.float32(np.percentile(ir[::4, ::4], _NOISE_PERCENTILE)))
+    # The running sums of blur can end a little below 0.
+    noise = max(np.percentile(ir[::4, ::4], _NOISE_PERCENTILE), 0)
+    return _Energies(ir, y, both, np.float32(noise))
 
 
 def _coarse(image: np.ndarray) -> np.ndarray:
