@@ -73,11 +73,12 @@ MUTANTS = [
     *_group(
         'core/imaging/missing_detail.py',
         ('test/core/imaging/test_missing_detail.py',),
-        ('warm_structure * (1 - visible_structure)', 'warm_structure'),
-        ('visible_structure * (1 - warm_structure)', 'visible_structure'),
+        ('for limit in SHOWN)), 255 - structured)', 'for limit in SHOWN)), 255 - 0 * structured)'),
+        ('for limit in THERMAL)), structured)', 'for limit in THERMAL)), 255 + 0 * structured)'),
         ('self.wanted - self.share', 'self.wanted - 0 * self.share'),
-        ('1 - cv2.dilate(warm, BESIDE)', '1 - 0 * warm'),
-        ('max(FLAT, NOISE * median_noise(gray))', 'FLAT'),
+        ('free = 255 - cv2.dilate', 'free = 255 - 0 * cv2.dilate'),
+        ('NOISE * max(floor - ROUNDED, 0.0)', '0'),
+        ('_times(share, 255 - around)', 'share'),
     ),
     *_group(
         'core/sync/pairing.py',

@@ -251,7 +251,7 @@ class OutputSettings:
     frame_id: str = setting(
         '', 'frame id of the fused images; empty: that of the camera whose grid they have')
     temporal_filter: float = setting(
-        0.75, 'share of the average of the images before it in a fused image, where nothing '
+        0.8, 'share of the average of the images before it in a fused image, where nothing '
         'moves: less noise; 0: each image for itself', low=0.0, high=0.9)
     warm_contrast: bool = setting(
         True, 'give warm objects of the size of people the contrast that the better camera has, '

@@ -15,6 +15,7 @@ from ..core.checks.image_checks import ImageChecks, Verdict
 from ..core.checks.sight_monitor import reduced
 from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Issue, Mode, Pair
 from ..core.imaging.color import split_luma
+from ..core.imaging.missing_detail import SHORT_SIDE
 from ..core.imaging.stream_filters import TemporalFilter, show_through
 from ..core.imaging.warm_contrast import WarmContrast, WarmView, lifted
 from ..core.settings import Settings
@@ -283,7 +284,7 @@ class FusionPipeline:
     def _with_contrast(self, image: Image, view: WarmView, *, stamp_ns: int) -> np.ndarray:
         """Return the pixels of a fused image with the contrast that its warm objects lacked."""
         pixels, encoding = image
-        luma = split_luma(reduced(pixels, fine=True), encoding)[0]
+        luma = split_luma(reduced(pixels, SHORT_SIDE), encoding)[0]
         return lifted(pixels, self._warm_contrast(luma, view, stamp_ns=stamp_ns))
 
     def _blank(self, size: tuple[int, int] | None) -> PreparedPair | None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..core.alignment.geometry import Aligner, Mapping
-from ..core.checks.sight_monitor import thumbnails
+from ..core.checks.sight_monitor import FINE, reduced, thumbnails
 from ..core.frames import RGB, THERMAL, Frame, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import (
@@ -25,6 +25,7 @@ from ..core.imaging.color import (
     require_8_bit,
     split_luma,
 )
+from ..core.imaging.missing_detail import SHORT_SIDE
 from ..core.imaging.thermal import GainControl, Levels, on_grid, temperatures, to_gray
 from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmView
 from ..core.settings import Settings
@@ -128,8 +129,10 @@ class PreparedPair:
         if not output.warm_contrast or output.color not in COLORS_WITH_LUMA or min(
                 self.mapping.seen.shape) < LEAST_SIDE_PX:
             return None
-        fine = thumbnails(self.pair, self.levels, self.mapping, fine=True)
-        return WarmView.of(fine.thermal_on_grid, fine.luma_on_grid, fine.seen)
+        small = thumbnails(self.pair, self.levels, self.mapping, FINE)
+        return WarmView.of(small.thermal_on_grid, small.luma_on_grid, small.seen,
+                           fine=(reduced(self.thermal, SHORT_SIDE),
+                                 reduced(self.luma[0], SHORT_SIDE)))
 
     def kind(self, scale: float) -> tuple[Any, ...]:
         """Return what decides which operations it needs, and so how long it takes."""

@@ -16,7 +16,7 @@ from ..imaging.thermal import Levels, to_gray
 
 # An image is halved until its shorter side is below 200 pixels: 640x480 becomes 160x120. A fine
 # thumbnail, in which people can be told from what is around them: below 400.
-_SHORT_SIDE, _SHORT_SIDE_FINE = 200, 400
+COARSE, FINE = 200, 400
 # Smaller ones are halved once, which averages their noise, down to this.
 _LEAST_SIDE = 32
 
@@ -39,14 +39,15 @@ class Thumbnails:
     seen: np.ndarray
 
 
-def thumbnails(pair: Pair, levels: Levels, mapping: Mapping, *, fine: bool = False) -> Thumbnails:
+def thumbnails(pair: Pair, levels: Levels, mapping: Mapping,
+               short_side: int = COARSE) -> Thumbnails:
     """Reduce both images of a pair.
 
     Args:
         pair: frames of any encoding that can be fused.
         levels: the gray range of the thermal frame.
         mapping: how the live sizes come onto one grid.
-        fine: as for reduced.
+        short_side: as for reduced.
 
     Returns:
         Thumbnails of both images on one grid.
@@ -54,8 +55,8 @@ def thumbnails(pair: Pair, levels: Levels, mapping: Mapping, *, fine: bool = Fal
     Raises:
         FrameError: reason not_8_bit, for an encoding that cannot be fused.
     """
-    thermal = to_gray(reduced(pair.thermal.pixels, fine=fine), pair.thermal.encoding, levels)
-    luma = split_luma(reduced(pair.rgb.pixels, fine=fine), pair.rgb.encoding)[0]
+    thermal = to_gray(reduced(pair.thermal.pixels, short_side), pair.thermal.encoding, levels)
+    luma = split_luma(reduced(pair.rgb.pixels, short_side), pair.rgb.encoding)[0]
     if mapping.grid == RGB:
         mapped, seen = _mapped(thermal, mapping.thermal, luma.shape)
         on_grid = mapped, luma
@@ -66,22 +67,22 @@ def thumbnails(pair: Pair, levels: Levels, mapping: Mapping, *, fine: bool = Fal
                       luma, round(pair.rgb.pixels.shape[1] / luma.shape[1]), *on_grid, seen)
 
 
-def reduced(pixels: np.ndarray, *, fine: bool = False) -> np.ndarray:
+def reduced(pixels: np.ndarray, short_side: int = COARSE) -> np.ndarray:
     """Average pixels over 2 x 2, 4 x 4 ... of them.
 
     Twice a factor of two costs a third of once a factor of four.
 
     Args:
         pixels: H x W [x C], uint8, uint16 or float32.
-        fine: until the shorter side is below 400 pixels, in place of 200.
+        short_side: until the shorter side is below so many pixels.
 
     Returns:
         A thumbnail of the same type.
     """
     small = np.ascontiguousarray(pixels)
-    while min(small.shape[:2]) >= (_SHORT_SIDE_FINE if fine else _SHORT_SIDE):
+    while min(small.shape[:2]) >= short_side:
         small = halved(small)
-    if not fine and small.size == pixels.size and min(small.shape[:2]) >= _LEAST_SIDE:
+    if short_side == COARSE and small.size == pixels.size and min(small.shape[:2]) >= _LEAST_SIDE:
         return halved(small)
     return small
 

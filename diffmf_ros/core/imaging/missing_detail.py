@@ -1,40 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detail that one camera has where the other one is flat, as far as fusing lost it.
+"""Fine detail that one camera has where the other one is flat, as far as fusing lost it.
 
 In the dark, in a plain sky and before a plain wall only thermal has edges and texture; where
 everything is equally warm only the visible image has. There is nothing to choose there, so the
-fused image can have all of it. Warm objects are left alone, with what lies next to them: where
-the cameras are not quite in line, visible edges would come back beside a person of thermal.
+fused image can have all of it.
+
+Around warm objects most detail is that of thermal instead: visible edges of what is behind a
+person, or of the person when the cameras are not quite in line, cost a detector the person. Warm
+objects themselves are left alone, with what touches them.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
-SMOOTH_PX = 0.75  # Gaussian before structure is measured: pixel noise is none
-# The spread around a pixel is the largest minus the smallest level of 5 x 5 pixels. A spread of
-# FLAT levels, or of NOISE standard deviations of the noise where that is more, is no structure;
-# twice as much is. Noise alone usually spreads over 4 of its standard deviations.
-WINDOW = np.ones((5, 5), np.uint8)
-FLAT, NOISE = 3.0, 6.0
-# Keeps the standard deviation of noise.
-LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-DEVIATION = 0.6745  # median of the absolute values of noise, in standard deviations
-DETAIL_PX = 2.0  # finer than this Gaussian is detail
-GAIN = 1.5  # of thermal: enlarging the thumbnail blurs it again
-MOST = 8.0  # levels of detail: the edge of a cold sky would have a halo
-BESIDE = np.ones((13, 13), np.uint8)  # what is next to a warm object: 3 times DETAIL_PX
+SHORT_SIDE = 600  # pixels that the shorter side of the fine images stays below
+# An image is flat where no gradient of it reaches so many levels a pixel nearby, as in the
+# measures detail and thermal_detail (tools/evaluation/perception.py).
+SMOOTH_PX, NEARBY = 1.5, np.ones((5, 5), np.uint8)
+VISIBLE = 2.0, 3.0  # levels a pixel: flat, structure
+THERMAL = 1.6, 2.4  # the same, to keep visible detail out
+SHOWN = 0.8, 1.2  # the same, to be shown itself
+# Steepness is kept in steps of 1 / STEPS level a pixel.
+STEPS = 16
+# Thermal limits grow with the noise: what the flattest parts, this share of the image, are steeper
+# than by rounding to levels. But not beyond MOST_GROWN: all of a meadow from above is texture.
+FLATTEST_PERCENT, ROUNDED, NOISE, MOST_GROWN = 5, 0.5625, 4.0, 3.0
+DETAIL_PX = 4.0  # finer than this Gaussian is detail
+GAIN = 1.2  # of thermal detail that is missing: optics and enlarging have blurred it
+MOST_LEVELS = 20.0  # of detail: the edge of a cold sky would have a halo
+BESIDE_PX = 5  # of a warm object: left alone
+AROUND = 1 / 13  # of the height: what is nearer than half of it is around a warm object
+OF_THERMAL = 0.4  # share of thermal in the detail around a warm object, in place of visible
 
 
 @dataclass(frozen=True, eq=False)
 class FineDetail:
-    """Detail that a fused image should have, as only one of the cameras has any.
+    """Fine detail that a fused image should have.
 
     Attributes:
-        wanted: levels of detail, h x w float32.
-        share: how much of the detail of the fused image is to give way to it, h x w float32.
+        wanted: levels of detail, H x W float32.
+        share: how much of the detail of the fused image gives way to it, H x W float32.
     """
 
     wanted: np.ndarray
@@ -43,52 +50,77 @@ class FineDetail:
     @classmethod
     def of(cls, thermal: np.ndarray, luma: np.ndarray, warm: np.ndarray,
            seen: np.ndarray | None = None) -> 'FineDetail':
-        """Measure the detail that only one camera has.
+        """Measure the detail that a fused image should have.
 
         Args:
-            thermal, luma: fine thumbnails of one view, h x w uint8: white-hot thermal, luminance
-                of the visible image.
-            warm: where warm objects are, h x w float32, 0 to 1.
+            thermal, luma: white-hot thermal and luminance of the visible image, H x W uint8.
+            warm: where warm objects are, h x w float32, 0 to 1: a thumbnail of the same view.
             seen: h x w bool, what both cameras see; None: all of it.
         """
-        elsewhere: Any = 1 - cv2.dilate(warm, BESIDE)
-        if seen is not None:
-            elsewhere *= cv2.erode(seen.view(np.uint8), WINDOW, borderValue=1)
-        warm_structure, visible_structure = _structure(thermal), _structure(luma)
-        of_thermal = GAIN * elsewhere * warm_structure * (1 - visible_structure)
-        of_luma = elsewhere * visible_structure * (1 - warm_structure)
-        share = of_thermal + of_luma
-        # Visible noise stays beside thermal detail: a network keeps it, too.
-        return cls(of_thermal * _fine(thermal) + share * _fine(luma), share)
+        steep, visible = _steepness(thermal), _steepness(luma)
+        floor = float(np.percentile(steep[::4, ::4], FLATTEST_PERCENT)) / STEPS
+        grown = min(1 + NOISE * max(floor - ROUNDED, 0.0), MOST_GROWN)
+        structured = _above(visible, *VISIBLE)
+        shown = _times(_above(steep, *(grown * limit for limit in SHOWN)), 255 - structured)
+        both = _times(_above(steep, *(grown * limit for limit in THERMAL)), structured)
+        free, around = (cv2.resize(image, luma.shape[::-1])
+                        for image in _surround(warm, seen, luma.shape[0]))
+        share = _times(free, cv2.max(255 - cv2.blur(both, (3, 3)), around))
+        around = cv2.convertScaleAbs(around, alpha=OF_THERMAL)
+        of_thermal, of_luma = _times(free, cv2.blur(shown, (3, 3))), _times(share, 255 - around)
+        gain = np.float32(1 / 255) + np.float32((GAIN - 1) / 255 ** 2) * of_thermal
+        of_thermal = cv2.max(of_thermal, _times(free, around))
+        wanted = of_thermal * _fine(thermal) + of_luma * _fine(luma)
+        return cls(gain * wanted, gain * share)
 
     def missing(self, fused: np.ndarray) -> np.ndarray:
-        """Return the levels that a fused luminance lacks, h x w float32.
-
-        Args:
-            fused: a thumbnail of the same view, h x w uint8.
-        """
-        return np.clip(self.wanted - self.share * _fine(fused), -MOST, MOST)
+        """Return the levels that a fused luminance, H x W uint8, lacks: H x W float32."""
+        lacking = self.wanted - self.share * _fine(fused)
+        return np.clip(lacking, -MOST_LEVELS, MOST_LEVELS, out=lacking)
 
 
-def median_noise(gray: np.ndarray) -> float:
-    """Return the standard deviation of the noise of an h x w uint8 image, in levels.
-
-    A filter without response to planes leaves noise and edges (Immerkaer, Fast Noise Variance
-    Estimation, 1996). Edges hardly move the median, taken in every fourth row and column.
-    """
-    left = cv2.filter2D(gray, cv2.CV_32F, LAPLACIAN)
-    return float(np.median(np.abs(left[::4, ::4]))) / DEVIATION
-
-
-def _structure(gray: np.ndarray) -> np.ndarray:
-    """Return how surely each pixel of an h x w uint8 image lies in structure, 0 to 1."""
+def _steepness(gray: np.ndarray) -> np.ndarray:
+    """Return the steepest gradient nearby in an H x W uint8 image: H x W uint8, in STEPS."""
     smooth = cv2.GaussianBlur(gray, (0, 0), SMOOTH_PX)
-    spread = cv2.morphologyEx(smooth, cv2.MORPH_GRADIENT, WINDOW).astype(np.float32)
-    flat = max(FLAT, NOISE * median_noise(gray))
-    return np.clip(spread / flat - 1, 0, 1)
+    right, down = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=STEPS / 8)
+                   for axis in ((1, 0), (0, 1)))
+    return cv2.dilate(cv2.convertScaleAbs(cv2.magnitude(right, down)), NEARBY)
+
+
+def _above(steepness: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return 0 up to low levels a pixel, 255 from high on, and a straight rise between them."""
+    levels = np.arange(256) / STEPS
+    return cv2.LUT(steepness, np.uint8(255 * np.clip((levels - low) / (high - low), 0, 1)))
+
+
+def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the product of two shares, uint8, of which 255 is all."""
+    return cv2.multiply(a, b, scale=1 / 255)
+
+
+def _surround(warm: np.ndarray, seen: np.ndarray | None,
+              height_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is not beside a warm object, and what is around one, h x w uint8, 255: all.
+
+    height_px is that of the images whose thumbnail warm is.
+    """
+    factor = height_px / warm.shape[0]
+    beside = 2 * round(BESIDE_PX / factor) + 1
+    around = 2 * round(AROUND * warm.shape[0] / 2) + 1
+    share = cv2.convertScaleAbs(warm, alpha=255)
+    free = 255 - cv2.dilate(share, np.ones((beside, beside), np.uint8))
+    if seen is not None:
+        free *= cv2.erode(seen.view(np.uint8), NEARBY, borderValue=1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around))
+    return free, cv2.GaussianBlur(cv2.dilate(share, disc), (0, 0), around / 6)
 
 
 def _fine(gray: np.ndarray) -> np.ndarray:
-    """Return an h x w uint8 image without what is broader than DETAIL_PX, float32."""
-    levels = gray.astype(np.float32)
-    return levels - cv2.GaussianBlur(levels, (0, 0), DETAIL_PX)
+    """Return an H x W uint8 image without what is broader than DETAIL_PX, float32.
+
+    What is broad is taken from a thumbnail.
+    """
+    small = cv2.resize(gray, (gray.shape[1] // 2, gray.shape[0] // 2),
+                       interpolation=cv2.INTER_AREA).astype(np.float32)
+    broad = cv2.GaussianBlur(small, (0, 0), DETAIL_PX / 2)
+    return cv2.subtract(gray, cv2.resize(broad, gray.shape[::-1]), dtype=cv2.CV_32F)

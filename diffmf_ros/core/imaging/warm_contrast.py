@@ -112,12 +112,13 @@ class WarmView:
     detail: FineDetail
 
     @classmethod
-    def of(cls, thermal: np.ndarray, luma: np.ndarray,
-           seen: np.ndarray | None = None) -> 'WarmView | None':
-        """Look at fine thumbnails of one view. None where they are too small to say anything.
+    def of(cls, thermal: np.ndarray, luma: np.ndarray, seen: np.ndarray | None = None, *,
+           fine: tuple[np.ndarray, np.ndarray] | None = None) -> 'WarmView | None':
+        """Look at thumbnails of one view. None where they are too small to say anything.
 
         Args:
             thermal, luma, seen: as the attributes.
+            fine: thermal and luma on the grid of fine detail, H x W uint8; None: the thumbnails.
         """
         if min(thermal.shape) < LEAST_SIDE_PX:
             return None
@@ -128,7 +129,7 @@ class WarmView:
             warm = np.maximum(warm, drawn, out=warm)
         shown = cv2.max(*(_above_surround(image, SHOWN) for image in (thermal, luma)))
         return cls(thermal, luma, seen, found, warm, cv2.dilate(shown, _NEAR),
-                   FineDetail.of(thermal, luma, warm, seen))
+                   FineDetail.of(*(fine or (thermal, luma)), warm, seen))
 
 
 class WarmContrast:
@@ -146,27 +147,32 @@ class WarmContrast:
         """Measure what the warm objects of a fused image lack, and its detail elsewhere.
 
         Args:
-            fused: luminance of the fused image, a thumbnail of the view's size, h x w uint8.
+            fused: luminance of the fused image on the grid of fine detail, H x W uint8.
             view: what the cameras show.
             stamp_ns: time of the pair; 0: it is judged by itself.
 
         Returns:
-            Levels to add, h x w float32; None where nothing is lacking.
+            Levels to add, H x W float32; None where nothing is lacking.
         """
         since_ns = stamp_ns - self._stamp_ns if self._stamp_ns and stamp_ns else 0
         before, self._stamp_ns = self._side, stamp_ns
-        if before is None or not 0 < since_ns <= LONGEST_GAP_NS or before.shape != fused.shape:
-            before = np.zeros(fused.shape, np.float32)
-        image = fused.astype(np.float32)
-        self._side = side = np.zeros_like(image)
-        image += view.detail.missing(fused)
-        image -= _spots(fused, view)
+        shape = view.thermal.shape
+        if before is None or not 0 < since_ns <= LONGEST_GAP_NS or before.shape != shape:
+            before = np.zeros(shape, np.float32)
+        self._side = side = np.zeros(shape, np.float32)
+        small = _thumbnail(fused, shape)
+        detail = view.detail.missing(fused)
+        image = small + _thumbnail(detail, shape)
+        drawn = image.copy()
+        image -= _spots(small, view)
         corrections = [(objects, *_goals(objects, contrast, image, view.luma, side, before))
                        for objects, contrast in view.found]
         for _ in range(ROUNDS):
             for objects, goal, trust in corrections:
                 _correct(image, objects, goal, trust)
-        lift = image - fused
+        lift = detail
+        if (image != drawn).any():
+            lift = detail + enlarged(image - drawn, detail.shape)
         return lift if np.abs(lift).max() >= 1 else None
 
 
@@ -175,17 +181,29 @@ def lifted(image: np.ndarray, lift: np.ndarray | None) -> np.ndarray:
 
     Args:
         image: H x W or H x W x 3 uint8; not changed.
-        lift: levels, a coarse float32 image of the same view; None: none.
+        lift: levels, a float32 image of the same view, which may be coarser; None: none.
 
     Returns:
         An image of the same shape.
     """
     if lift is None:
         return image
-    lift = cv2.resize(lift, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    lift = enlarged(lift, image.shape)
     if image.ndim == 3:
         lift = cv2.merge([lift] * image.shape[2])
     return cv2.add(image, lift, dtype=cv2.CV_8U)
+
+
+def enlarged(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a coarse image in another shape, without steps."""
+    return image if image.shape == shape[:2] else cv2.resize(
+        image, shape[1::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _thumbnail(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an H x W image averaged to h x w."""
+    return image if image.shape == shape else cv2.resize(
+        image, shape[::-1], interpolation=cv2.INTER_AREA)
 
 
 def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[WarmObjects]:

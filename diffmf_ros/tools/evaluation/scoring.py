@@ -10,10 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...core.checks.sight_monitor import reduced
+from ...core.checks.sight_monitor import FINE, reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
+from ...core.imaging.missing_detail import SHORT_SIDE
 from ...core.imaging.stream_filters import VeilMonitor, show_through
 from ...core.imaging.warm_contrast import WarmContrast, WarmView, lifted
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
@@ -130,8 +131,9 @@ class NodeFusion:
         share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
-        fused, *cameras = (reduced(image, fine=True) for image in (levels, thermal, luma))
-        if (view := WarmView.of(*cameras)) is not None:
+        fused, *cameras = (reduced(image, SHORT_SIDE) for image in (levels, thermal, luma))
+        view = WarmView.of(*(reduced(image, FINE) for image in cameras), fine=cameras)
+        if view is not None:
             levels = lifted(levels, self._warm_contrast(fused, view, stamp_ns=stamp_ns))
         return np.float32(1 / 255) * levels
 
