@@ -110,7 +110,7 @@ def _surround(warm: np.ndarray, seen: np.ndarray | None,
     share = cv2.convertScaleAbs(warm, alpha=255)
     free = 255 - cv2.dilate(share, np.ones((beside, beside), np.uint8))
     if seen is not None:
-        free *= cv2.erode(seen.view(np.uint8), NEARBY, borderValue=1)
+        free = cv2.multiply(free, cv2.erode(seen.view(np.uint8), NEARBY, borderValue=1))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around))
     return free, cv2.GaussianBlur(cv2.dilate(share, disc), (0, 0), around / 6)
 

@@ -131,8 +131,8 @@ class NodeFusion:
         share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
-        fused, *cameras = (reduced(image, SHORT_SIDE) for image in (levels, thermal, luma))
-        view = WarmView.of(*(reduced(image, FINE) for image in cameras), fine=cameras)
+        fused, ir_fine, y_fine = (reduced(image, SHORT_SIDE) for image in (levels, thermal, luma))
+        view = WarmView.of(reduced(ir_fine, FINE), reduced(y_fine, FINE), fine=(ir_fine, y_fine))
         if view is not None:
             levels = lifted(levels, self._warm_contrast(fused, view, stamp_ns=stamp_ns))
         return np.float32(1 / 255) * levels
