@@ -16,7 +16,7 @@ PACED := dds and paced
 WAITING := $(BIN)/python -m pytest -n 4
 # A node drops frames where the tests beside it take its core, so what failed runs once more by itself; both runs are
 # listed at the end.
-ALONE := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+LAST_FAILED := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 .PHONY: help demo test test-fast fuzz fuzz-guided soak chaos sanitize lock sbom audit lint docs venv clean
 
@@ -32,9 +32,10 @@ demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='nam
 test: SHELL := bash
 test: venv ## every test: on all cores first, then those that talk DDS, at last those that measure it
 	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	again() { s=$$?; [ $$s = 5 ] || { [ $$s = 1 ] && $(LAST_FAILED) -m "$$1" | tee -a "$$log"; }; }; \
 	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
-	$(WAITING) -m '$(TOGETHER)' | tee -a "$$log" || [ $$? = 5 ] || $(ALONE) -m '$(TOGETHER)' | tee -a "$$log" || code=1; \
-	$(BIN)/python -m pytest -n 3 -m '$(PACED)' | tee -a "$$log" || [ $$? = 5 ] || $(ALONE) -m '$(PACED)' | tee -a "$$log" || code=1; \
+	$(WAITING) -m '$(TOGETHER)' | tee -a "$$log" || again '$(TOGETHER)' || code=1; \
+	$(BIN)/python -m pytest -n 3 -m '$(PACED)' | tee -a "$$log" || again '$(PACED)' || code=1; \
 	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 

@@ -6,9 +6,11 @@ Exit codes: 0 done; 1 some inputs failed, or the answer is no (doctor, align); 2
 input or output that cannot be used; 128 + n ended by signal n.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
 from io import TextIOWrapper
@@ -28,6 +30,7 @@ from .progress import signs_of_life
 COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 'train', 'eval',
             'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
             'view')
+COMPLETION = '_DIFFMF_COMPLETE'  # the variable with which a shell asks how a line can go on
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
@@ -124,7 +127,9 @@ def main() -> None:
         # file names that are not UTF-8 are printed as they are
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors='surrogateescape')
-    with signs_of_life(' '.join(sys.argv[1:2])):
+    # Completion prints what a shell reads, and an option alone is answered at once.
+    named = sys.argv[1:2] and not sys.argv[1].startswith('-') and COMPLETION not in os.environ
+    with signs_of_life(sys.argv[1]) if named else nullcontext():
         code = run(sys.argv[1:])
     sys.exit(code)
 

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from rich.console import Console
@@ -40,8 +40,11 @@ def signs_of_life(command: str) -> Iterator[None]:
 def _say_at_work(command: str) -> None:
     start_s, due_s = time.monotonic(), FIRST_S
     while not _shown.wait(due_s):
-        print(f'{command}: at work for {time.monotonic() - start_s:.0f} s', file=sys.stderr,
-              flush=True)
+        if sys.stderr is None:  # closed by the shell
+            return
+        with suppress(OSError, ValueError):  # closed since
+            print(f'{command}: at work for {time.monotonic() - start_s:.0f} s', file=sys.stderr,
+                  flush=True)
         due_s = EVERY_S
 
 

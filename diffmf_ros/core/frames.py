@@ -123,8 +123,10 @@ def no_temperature() -> None:
 class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
 
+    Where output.frame_id is set, that is the frame id.
+
     Attributes:
-        grid: the setting alignment.output_grid, unless that camera has never been seen.
+        grid: the setting alignment.output_grid, unless nothing tells that camera's size and frame.
         stamp_ns: that of the frame on the grid, or of the only frame there was.
         pixels: H x W x 3 uint8 in the order that `encoding` names, or H x W for mono8.
         encoding: rgb8, bgr8 or mono8.

@@ -255,7 +255,8 @@ class OutputSettings:
         'moves: less noise; 0: each image for itself', low=0.0, high=0.9)
     warm_contrast: bool = setting(
         True, 'give warm objects of the size of people the contrast that the better camera has, '
-        'and the rest of the image the detail that one camera has where the other is flat')
+        'and the rest of the image the detail that one camera has where the other is flat; '
+        'soften visible detail around warm objects')
     jpeg_quality: int = setting(90, 'of fused/image/compressed', low=1, high=100)
 
 

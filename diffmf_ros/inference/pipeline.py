@@ -307,7 +307,8 @@ def _own_grid(alone: SingleCameraImage, asked: str) -> tuple[Issue, ...]:
     if alone.grid == asked:
         return ()
     return (Issue('own_grid', (
-        f'nothing is known of {asked}, whose grid the images are to have: {own.stream} goes out '
-        f'on its own, {own.size[0]}x{own.size[1]} in {own.frame_id or "no frame"}, and both '
-        f'change when {asked} comes (known before: by {asked}/camera_info, or alignment.file and '
-        'output.frame_id)'), own.stream),)
+        f'size and frame id of {asked}, whose grid the images are to have, are not both known: '
+        f'{own.stream} goes out on its own grid, {own.size[0]}x{own.size[1]} in '
+        f'{own.frame_id or "no frame"}, until they are (the size: by a frame, '
+        f'{asked}/camera_info or alignment.file; the frame id: by one that is not empty there, '
+        'or output.frame_id)'), own.stream),)

@@ -189,7 +189,10 @@ class SingleCameraImage:
 
 
 class Preparation:
-    """What is known of both cameras and their frames, for one thread but for the aligner."""
+    """What is known of the two cameras and their frames.
+
+    For one thread at a time; the setters of the aligner may be called from another one.
+    """
 
     def __init__(self, settings: Settings):
         """Raises AlignmentError as Aligner does."""
@@ -214,8 +217,16 @@ class Preparation:
     def alone(self, frame: Frame, settings: Settings) -> SingleCameraImage:
         """Return one camera's image on the output grid, black outside its own view.
 
-        It stays on its own if neither frames nor calibration nor alignment.file and
-        output.frame_id tell that grid. Raises FrameError when the frame is not usable.
+        Args:
+            frame: of either camera.
+            settings: what it is prepared by.
+
+        Returns:
+            The image on its own grid where size or frame id of the output grid are not known:
+            from frames, a camera info, or alignment.file and output.frame_id.
+
+        Raises:
+            FrameError: the frame is not usable.
         """
         self._newest[frame.stream] = frame = self._upright(frame, settings)
         grid = settings.alignment.output_grid

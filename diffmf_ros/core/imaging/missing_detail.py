@@ -58,8 +58,7 @@ class FineDetail:
             seen: h x w bool, what both cameras see; None: all of it.
         """
         steep, visible = _steepness(thermal), _steepness(luma)
-        floor = float(np.percentile(steep[::4, ::4], FLATTEST_PERCENT)) / STEPS
-        grown = min(1 + NOISE * max(floor - ROUNDED, 0.0), MOST_GROWN)
+        grown = _growth(cv2.resize(steep, warm.shape[::-1], interpolation=cv2.INTER_NEAREST), seen)
         structured = _above(visible, *VISIBLE)
         shown = _times(_above(steep, *(grown * limit for limit in SHOWN)), 255 - structured)
         both = _times(_above(steep, *(grown * limit for limit in THERMAL)), structured)
@@ -87,6 +86,21 @@ def _steepness(gray: np.ndarray) -> np.ndarray:
     return cv2.dilate(cv2.convertScaleAbs(cv2.magnitude(right, down)), NEARBY)
 
 
+def _growth(steepness: np.ndarray, seen: np.ndarray | None) -> float:
+    """Return by how much noise raises the thermal limits.
+
+    Args:
+        steepness: of thermal, h x w uint8, in STEPS; no noise is where it does not see.
+        seen: as for FineDetail.of.
+    """
+    if seen is not None:
+        steepness = steepness[cv2.erode(seen.view(np.uint8), NEARBY, borderValue=1).view(bool)]
+    if not steepness.size:
+        return 1.0
+    floor = float(np.percentile(steepness, FLATTEST_PERCENT)) / STEPS
+    return min(1 + NOISE * max(floor - ROUNDED, 0.0), MOST_GROWN)
+
+
 def _above(steepness: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return 0 up to low levels a pixel, 255 from high on, and a straight rise between them."""
     levels = np.arange(256) / STEPS
@@ -106,11 +120,13 @@ def _surround(warm: np.ndarray, seen: np.ndarray | None,
     """
     factor = height_px / warm.shape[0]
     beside = 2 * round(BESIDE_PX / factor) + 1
+    border = 2 * round(2.5 * DETAIL_PX / factor) + 1  # where one camera ends is an edge
     around = 2 * round(AROUND * warm.shape[0] / 2) + 1
     share = cv2.convertScaleAbs(warm, alpha=255)
     free = 255 - cv2.dilate(share, np.ones((beside, beside), np.uint8))
     if seen is not None:
-        free = cv2.multiply(free, cv2.erode(seen.view(np.uint8), NEARBY, borderValue=1))
+        whole = cv2.erode(seen.view(np.uint8), np.ones((border, border), np.uint8), borderValue=1)
+        free = cv2.multiply(free, whole)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around))
     return free, cv2.GaussianBlur(cv2.dilate(share, disc), (0, 0), around / 6)
 

@@ -63,9 +63,12 @@ def test_thermal_noise_is_no_detail(smooth_px, share):
     noise = cv2.GaussianBlur(RNG.normal(0, 1, SHAPE), (0, 0), smooth_px)
     noise *= 2 / noise.std()
     thermal = np.clip(FLAT + noise + 60 * (ROWS >= 120), 0, 255).astype(np.uint8)
-    levels = np.abs(missing_detail(FLAT, thermal, FLAT))
-    assert levels[20:80].mean() < share * np.abs(noise).mean()
-    assert levels[116:124].mean() > 4
+    for unseen in 0, 80:  # columns of the left border
+        thermal[:, :unseen], seen = 0, np.ones(THUMBNAIL, bool)
+        seen[:, :unseen // 2] = False
+        levels = np.abs(missing_detail(FLAT, thermal, FLAT, seen=seen))[:, unseen:]
+        assert levels[20:80].mean() < share * np.abs(noise).mean()
+        assert levels[116:124].mean() > 4
 
 
 def test_thermal_edge_has_no_strong_halo():
