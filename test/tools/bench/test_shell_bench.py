@@ -8,6 +8,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,7 +126,8 @@ def test_tables_show_missed_bar(capsys):
 
 def test_missing_ros_names_install(monkeypatch):
     """Without ROS it says what to install."""
-    monkeypatch.setattr(shell_bench, 'find_spec', lambda name: None)
+    monkeypatch.setattr('diffmf_ros.tools.doctor.ros.try_code',
+                        lambda code: SimpleNamespace(reason='rclpy is not installed'))
     with pytest.raises(DiffmfError, match=r'pip install "ros-rclpy'):
         shell_bench.run(size=(64, 48), pairs=1, compute_ms=20, overload_s=1)
 
@@ -145,7 +147,7 @@ def test_conversions_without_message_filters(monkeypatch):
                 'age_ms': [80.0] * 30}
 
     monkeypatch.setattr(shell_bench, 'run_probe', run_probe)
-    monkeypatch.setattr(shell_bench, 'find_spec', lambda name: name)
+    monkeypatch.setattr(shell_bench, 'require_rclpy', lambda purpose: None)
 
     # when all is measured
     measured = shell_bench.run(size=(64, 48), pairs=4, compute_ms=50, overload_s=1)
