@@ -5,16 +5,18 @@
 
 The kernels are those that pairs and training steps of the networks launch, by the plan, each with
 the constants of its largest launch, in half precision and in float32. Prints a table in Markdown;
-ends with 1 where a kernel does not compile, spills or needs more shared memory than a GPU has.
-`test/models/test_compiled_kernels.py` compiles every kernel for one of the targets.
+ends with 1 where a kernel does not compile, spills more than KNOWN_SPILLS says, which it prints, or
+needs more shared memory than a GPU has. `test/models/test_compiled_kernels.py` compiles every
+kernel for one of the targets. Without triton's `cuobjdump` registers and spills are not known.
 """
 
 import argparse
 import math
 import re
 import subprocess
+import sys
 import tempfile
-from collections import defaultdict
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -29,6 +31,11 @@ from diffmf_ros.tools.bench import plan, plan_recorder
 
 TARGETS = 80, 86, 87, 89, 90, 120
 MOST_SPILLED, MOST_SHARED = 16, 99 * 1024  # bytes of a thread; what every GPU since Ampere has
+KNOWN_SPILLS = {  # by kernel and capability: bytes, and why they stay
+    ('ssd.outputs float32', 90): (
+        32, 'exact products of float32 take all 255 registers of a thread; in float16, which is '
+        'usual on a GPU, it spills none')}
+CUOBJDUMP = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
 PAIRS = 'diffmf base', 's4fusion base', 'refinefuse base'
 STEPS = 'diffmf base', 's4fusion base'
 
@@ -60,11 +67,31 @@ class Launch(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What a kernel needs: registers and spilled bytes of a thread, shared bytes of a program."""
+    """What a kernel needs: registers and spilled bytes of a thread, shared bytes of a program.
 
-    registers: int
-    spilled: int
+    The first two are None where there is no CUOBJDUMP to tell them.
+    """
+
+    registers: int | None
+    spilled: int | None
     shared: int
+
+    def __str__(self) -> str:
+        """Cell of the table."""
+        if self.registers is None:
+            return '?'
+        return f'{self.registers}' + (f', {self.spilled} spilled' if self.spilled else '')
+
+
+def target_of(name: str) -> int:
+    """Return the one target for which the tests compile a kernel: other kernels do not move it."""
+    return TARGETS[zlib.crc32(name.encode()) % len(TARGETS)]
+
+
+def fits(name: str, target: int, made: Compiled) -> bool:
+    """Return whether a kernel spills no more than is known of it, and no program is too large."""
+    spilled, _ = KNOWN_SPILLS.get((name, target), (MOST_SPILLED, ''))
+    return (made.spilled or 0) <= spilled and made.shared <= MOST_SHARED
 
 
 def launches() -> dict[str, Launch]:
@@ -102,11 +129,12 @@ def compiled(launch: Launch, capability: int) -> Compiled:
     finally:
         if torch.cuda.is_available():
             driver.reset_active()
-    tool = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
+    if not CUOBJDUMP.exists():
+        return Compiled(None, None, kernel.metadata.shared)
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(kernel.asm['cubin'])
         file.flush()
-        said = subprocess.run([tool, '-res-usage', file.name], capture_output=True, text=True,
+        said = subprocess.run([CUOBJDUMP, '-res-usage', file.name], capture_output=True, text=True,
                               check=True).stdout
     registers, spilled = (int(re.search(rf'{word}:(\d+)', said)[1]) for word in ('REG', 'STACK'))
     return Compiled(registers, spilled, kernel.metadata.shared)
@@ -117,18 +145,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--target', type=int, action='append', choices=TARGETS)
     targets = parser.parse_args().target or TARGETS
-    worst: dict = defaultdict(int)
+    if not CUOBJDUMP.exists():
+        print(f'{CUOBJDUMP} is not there: registers and spills are not known', file=sys.stderr)
     print('| kernel | shared, KiB |', ' | '.join(f'{t // 10}.{t % 10}' for t in targets), '|')
     print('|---' * (2 + len(targets)) + '|')
+    fine = True
     for name, launch in launches().items():
-        made = [compiled(launch, target) for target in targets]
-        shared = max(one.shared for one in made)
-        cells = [f'{one.registers}' + (f', {one.spilled} spilled' if one.spilled else '')
-                 for one in made]
-        print(f'| `{name}` | {shared / 1024:.0f} |', ' | '.join(cells), '|', flush=True)
-        worst['spilled'] = max(worst['spilled'], *(one.spilled for one in made))
-        worst['shared'] = max(worst['shared'], shared)
-    return int(worst['spilled'] > MOST_SPILLED or worst['shared'] > MOST_SHARED)
+        made = {target: compiled(launch, target) for target in targets}
+        shared = max(one.shared for one in made.values())
+        print(f'| `{name}` | {shared / 1024:.0f} |', ' | '.join(map(str, made.values())), '|',
+              flush=True)
+        fine &= all(fits(name, target, one) for target, one in made.items())
+    for (name, target), (spilled, reason) in KNOWN_SPILLS.items():
+        if target in targets:
+            print(f'\nKnown: `{name}` may spill {spilled} bytes on {target // 10}.{target % 10}: '
+                  f'{reason}')
+    return int(not fine)
 
 
 if __name__ == '__main__':

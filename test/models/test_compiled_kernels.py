@@ -19,7 +19,6 @@ from diffmf_ros.models import kernels  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
-
 @pytest.fixture(scope='module')
 def compiling():
     """The script that compiles them."""
@@ -52,14 +51,24 @@ def test_networks_launch_every_kernel(launches):
     assert {name.partition(' ')[0] for name in launches} == set(entries())
 
 
-@pytest.mark.parametrize('turn', range(6))
-def test_kernels_fit_in_registers(turn, compiling, launches, monkeypatch, tmp_path):
+@pytest.mark.parametrize('target', [80, 86, 87, 89, 90, 120])
+def test_kernels_fit_in_registers(target, compiling, launches, monkeypatch, tmp_path):
     """Each kernel is compiled for one of six GPUs; the script compiles it for all of them."""
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    for name in list(launches)[turn::6]:
-        made = compiling.compiled(launches[name], compiling.TARGETS[turn])
-        assert made.spilled <= compiling.MOST_SPILLED, name
-        assert made.shared <= compiling.MOST_SHARED, name
+    names = [name for name in launches if compiling.target_of(name) == target]
+    assert names
+    for name in names:
+        made = compiling.compiled(launches[name], target)
+        assert compiling.fits(name, target, made), f'{name}: {made}'
         # the walk of a scan keeps its state in registers: threads exchange nothing
         if name.startswith(('scan.chunk_states', 'scan.outputs')):
             assert made.shared == 0, name
+    if not compiling.CUOBJDUMP.exists():
+        pytest.skip('shared memory fits; registers and spills are not known without cuobjdump')
+
+
+def test_known_spills_are_of_kernels(compiling, launches):
+    """What may spill more is a kernel that there is, on a GPU that the script compiles for."""
+    assert compiling.KNOWN_SPILLS
+    assert all(name in launches and target in compiling.TARGETS
+               for name, target in compiling.KNOWN_SPILLS)
