@@ -5,8 +5,8 @@
 
 The kernels are those that pairs and training steps of the networks launch, by the plan, each with
 the constants of its largest launch, in half precision and in float32. Prints a table in Markdown;
-ends with 1 where a kernel does not compile, spills more than KNOWN_SPILLS says, which it prints, or
-needs more shared memory than a GPU has. `test/models/test_compiled_kernels.py` compiles every
+ends with 1 where a kernel does not compile, spills more than KNOWN_SPILLS says, which it prints,
+or needs more shared memory than a GPU has. `test/models/test_compiled_kernels.py` compiles every
 kernel for one of the targets. Without triton's `cuobjdump` registers and spills are not known.
 """
 

@@ -144,7 +144,8 @@ def test_ssd_refuses_rates_of_tokens():
 
 @pytest.mark.parametrize('error',
                          [ImportError('libcudart.so.11.0'), RuntimeError('half installed'),
-                                   OSError('undefined symbol: _ZN2at'), AttributeError('fwd')])
+                          OSError('undefined symbol: _ZN2at'), AttributeError('fwd'),
+                          ModuleNotFoundError('a loader says no')])
 def test_import_failure_is_a_reason(monkeypatch, error):
     """An extension that cannot be imported is a reason."""
     def fail(name):

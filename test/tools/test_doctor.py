@@ -251,6 +251,16 @@ class TestNetwork:
         assert finding.state is WARN
         assert finding.text == 'RuntimeError: CUDA driver version is insufficient'
 
+    def test_nameless_import_error_is_shown(self, network, monkeypatch):
+        """A module that is not found, by a loader that names none, is told in its words."""
+        def refused(*arguments):
+            raise ModuleNotFoundError('a loader says no')
+
+        with monkeypatch.context() as patch:
+            patch.setattr('builtins.__import__', refused)
+            finding, = network.examine()
+        assert finding.text.startswith('ModuleNotFoundError: a loader says no')
+
     def test_one_right_scan_is_enough(self, network, monkeypatch):
         """A wrong scan backend is reported and one right one is enough."""
         from diffmf_ros.inference import selfcheck

@@ -31,10 +31,10 @@ def _probe(module: str, function: str) -> Any:
     """Return a function of the package, or the reason why it cannot be imported."""
     try:
         return getattr(import_module(module), function)
-    except ModuleNotFoundError as error:
-        return f'{error.name} is not installed'
     # half installed, of another torch: the reason is kept, another backend runs
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return f'{error.name} is not installed'
         return f'{module} cannot be imported: {type(error).__name__}: {error}'
 
 

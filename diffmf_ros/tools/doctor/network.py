@@ -22,7 +22,8 @@ def examine() -> Iterator[Finding]:
         from ... import models  # noqa: F401 (needs einops)
         from ...inference import engine, selfcheck, weights  # noqa: F401 (needs safetensors)
     except Exception as error:  # a half installed torch raises anything
-        reason = (f'{error.name} is not installed' if isinstance(error, ModuleNotFoundError)
+        reason = (f'{error.name} is not installed'
+                  if isinstance(error, ModuleNotFoundError) and error.name
                   else f'{type(error).__name__}: {error}')
         yield Finding('network', 'torch', f'{reason}; the node fuses classically', Severity.WARN)
         return
