@@ -6,10 +6,12 @@
 
 pytest collects the tests once, and each mutant is a fork of that process, with the tests that
 reach its function, the fastest first. So a mutant costs a fraction of a second, not a start of
-Python. What became of each is kept in OUT/GROUP.json; an interrupted run goes on there.
+Python. What became of each is kept in OUT/GROUP.json with a hash of the sources; an interrupted
+run goes on there, and begins anew where the package or a test has changed.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -69,6 +71,23 @@ def generate(folder: Path, modules: tuple[str, ...]) -> None:
     mutmut.create_mutants(1)
 
 
+def sources_hash() -> str:
+    """Return a hash of what decides what becomes of a mutant: package, tests and this script."""
+    digest = hashlib.sha256()
+    for name in COPIED:
+        top = ROOT / name
+        for path in sorted(top.rglob('*')) if top.is_dir() else [top]:
+            if path.suffix in ('.py', '.yaml', '.xml'):
+                digest.update(f'{path.relative_to(ROOT)}\0'.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def kept_ends(file: Path, sources: str) -> dict[str, str]:
+    """Return what became of each mutant of the same sources; nothing of other ones."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    return kept['ends'] if kept.get('sources') == sources else {}
+
+
 class Trials:
     """In place of pytest's loop over the tests: a loop over mutants."""
 
@@ -78,9 +97,12 @@ class Trials:
     def pytest_runtestloop(self, session) -> bool:
         """Run all tests once, then those of every mutant."""
         reached, spent_s = _run_all(session.items)
-        found = json.loads(self._file.read_text()) if self._file.exists() else {}
+        sources = sources_hash()
+        found = kept_ends(self._file, sources)
         names = [name for meta in sorted(Path('diffmf_ros').rglob('*.meta'))
                  for name in json.loads(meta.read_text())['exit_code_by_key']]
+        if not names:
+            sys.exit('mutmut made no mutant: look for its messages above, and at GROUPS')
         random.Random(19).shuffle(names)
         for name in names[:self._sample or None]:
             if name not in found:
@@ -88,7 +110,7 @@ class Trials:
                                key=lambda test: spent_s[test.nodeid])
                 limit_s = SPARE_S + 2 * sum(spent_s[test.nodeid] for test in tests)
                 found[name] = _tried(name, tests, limit_s) if tests else UNREACHED
-                self._file.write_text(json.dumps(found, indent=0))
+                self._file.write_text(json.dumps({'sources': sources, 'ends': found}, indent=0))
         said = summary(list(found.values()), len(names))
         reporter = session.config.pluginmanager.get_plugin('terminalreporter')
         reporter.write_line(said)
