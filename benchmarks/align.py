@@ -204,6 +204,9 @@ def print_offsets(bags: list[Path]) -> None:
     for bag, shift_ms in zip(bags, cycle(SHIFTS_MS)):
         known, (*clips, cameras) = recorded_drive(bag), bag_clips(
             bag, Settings(), topics=('/rgb/image_raw', '/thermal/image_raw'))
+        if cameras is None:
+            raise SystemExit(f'{bag}: expected camera infos of both cameras that fit its images, '
+                             'got none; make it with diffmf sample-bag')
         matrix = (translation(*[-edges['rgb']] * 2) @ rig.rgb_from_thermal()
                   @ translation(*[edges['thermal']] * 2))
         cut = Alignment(tuple(map(tuple, (matrix / matrix[2, 2]).tolist())), *(

@@ -65,7 +65,7 @@ class Window:
     angles_deg: smallest and largest rotation; the steps are those of the search; width is that of
     the RGB image in it; pairs is the largest number of pairs of images. again: the width at which
     its most promising finds are searched once more, as a small image agrees by chance; 0: they are
-    not.
+    not. usual: so few ways are tried that what is found is not held to be one of many.
     """
 
     field_ratios: tuple[float, float]
@@ -75,11 +75,13 @@ class Window:
     width: int
     pairs: int
     again: int = 0
+    usual: bool = False
 
 
 # Cameras as they usually are, side by side; then any roll and lens. Of a narrow field a small
 # image shows too little: it is searched in a larger one.
-USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 100)
+USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 100, usual=True)
+USUAL_NARROW = replace(USUAL, width=320, pairs=5)  # where the ratio is known
 ANY = Window((NARROW, 3.2), (-180.0, 172.5), 1.15, 7.5, 88, 3, again=176)
 ANY_NARROW = Window((0.3, NARROW), (-180.0, 175.0), 1.12, 5.0, 320, 5)
 
@@ -89,7 +91,7 @@ def _windows(field_ratio: float | None) -> tuple[Window, ...]:
     if field_ratio is None:
         return USUAL, ANY, ANY_NARROW
     ratios = field_ratio / _KNOWN_RATIO, field_ratio * _KNOWN_RATIO
-    windows = (ANY_NARROW,) if field_ratio < NARROW else (USUAL, ANY)
+    windows = (USUAL_NARROW, ANY_NARROW) if field_ratio < NARROW else (USUAL, ANY)
     return tuple(replace(window, field_ratios=ratios) for window in windows)
 
 
@@ -216,7 +218,7 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
             continue
         if way.confidence == 'good':
             return way
-        if window is not USUAL and not _beyond_chance(way):
+        if not window.usual and not _beyond_chance(way):
             refused = refused or RegistrationError(
                 'no trustworthy alignment: so few blocks of so many ways may agree by chance. '
                 + _ADVICE)

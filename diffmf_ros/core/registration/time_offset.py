@@ -145,6 +145,7 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
     if abs(step_s) > max(2 * _SETTLED_S, uncertainty_ms / 1e3):
         raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
                                 f'{1e3 * offset_s:+.0f} ms; start nearer (--thermal-offset-ms)')
+    seen = seen if origin is None else seen.only(_static(seen, origin, _STATIC_PX_S))
     motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
     return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
                       motion * _WIDTH / max(_WIDTH, sizes[0][0]), origin is not None)
@@ -265,20 +266,28 @@ def _regressors(seen: _Seen, camera: CameraModel,
 
 
 def _static(seen: _Seen, origin: np.ndarray, stray_px_s: float) -> np.ndarray:
-    """Return what moves as the drive makes it move, within so many px/s: N bool."""
+    """Return what moves as a drive ahead, or back, makes it move, within so many px/s: N bool."""
     flow, away = (seen.velocity + seen.other_velocity) / 2, seen.rgb - origin
     distance = np.maximum(np.hypot(*away.T), 1.0)
     stray = np.abs(flow[:, 0] * away[:, 1] - flow[:, 1] * away[:, 0]) / distance
-    return (stray < stray_px_s) & ((flow * away).sum(axis=1) > -2 * distance) & (
+    outward = (flow * away).sum(axis=1) / distance
+    return (stray < stray_px_s) & (outward * np.sign(np.median(outward)) > -2) & (
         distance > _BLIND_PX)
 
 
 def _static_origin(seen: _Seen) -> np.ndarray | None:
-    """Return where the flow of what stands still comes from; None where it is no drive."""
-    origin = _origin(seen)
-    for _ in range(3):
-        if origin is not None:
-            origin = _origin(seen.only(_static(seen, origin, _STATIC_PX_S / 2)))
+    """Return where the flow of what stands still comes from, or goes to on the way back.
+
+    None where it is no drive, or too little of it stands still.
+    """
+    still = seen
+    for _ in range(4):
+        origin = _origin(still)
+        if origin is None:
+            return None
+        still = seen.only(_static(seen, origin, _STATIC_PX_S / 2))
+        if len(still.rgb) < LEAST_MATCHES or len(np.unique(still.instant)) < _GROUPS:
+            return None
     return origin
 
 

@@ -15,7 +15,12 @@ from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.imaging.color import split_luma
 from diffmf_ros.core.registration.matching import Search, descriptor, ncc
 from diffmf_ros.core.registration.planar import fit, transform_points
-from diffmf_ros.core.registration.registration import RegistrationError, register
+from diffmf_ros.core.registration.registration import (
+    NARROW,
+    RegistrationError,
+    _windows,
+    register,
+)
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter
 from diffmf_ros.tools.alignment_pairs import AlignmentPairsError, file_pairs, spread
@@ -156,8 +161,9 @@ def test_16_bit_and_nan_thermal():
 
 
 @pytest.mark.parametrize('change', [
-    {'ratio': 0.8, 'angle_deg': 90.0}, {'ratio': 1.6, 'angle_deg': 180.0},
-    {'ratio': 0.36, 'angle_deg': 142.0}], ids=['quarter turn', 'upside down', 'narrow'])
+    {'ratio': 0.8, 'angle_deg': 90.0}, {'ratio': 0.45, 'angle_deg': -37.0},
+    {'ratio': 1.6, 'angle_deg': 180.0}, {'ratio': 0.36, 'angle_deg': 142.0}],
+    ids=['quarter turn', 'roll', 'upside down', 'narrow'])
 def test_any_roll_and_lens(change):
     """Cameras of any roll and of lenses that differ much are aligned without a start."""
     expected = truth(perspective=(0, 0), **change)
@@ -190,6 +196,19 @@ def test_start_of_other_sizes_rescaled():
     found = register([pair], start=Alignment(tuple(map(tuple, half)), (320, 240), (80, 64)))
 
     assert error_px(found, expected) < 2.0
+
+
+@pytest.mark.parametrize('ratio, usual', [
+    (None, [True, False, False]), (1.2, [True, False]), (0.42, [True, False])])
+def test_usual_rolls_searched_first(ratio, usual):
+    """Cameras as they usually stand are searched first, a known ratio alone, both if narrow."""
+    windows = _windows(ratio)
+
+    assert [window.usual for window in windows] == usual
+    assert windows[0].angles_deg == (-12.0, 12.0)
+    if ratio:
+        assert all(window.field_ratios[0] < ratio < window.field_ratios[1] for window in windows)
+        assert (windows[0].width == 320) == (ratio < NARROW)
 
 
 def test_known_field_ratio_narrow_thermal():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The time offset of two cameras, of clips whose motion is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -112,14 +114,26 @@ def straight_drive(*, offset_s, base_m, speed_m_s=2.0):
     return seen.only(inside)
 
 
-def test_calibrated_straight_drive_tells_offset():
-    """With calibrated cameras a straight drive tells the offset, beside a base line of 5 cm."""
-    seen = straight_drive(offset_s=0.012, base_m=(0.05, -0.015, 0.0))
+@pytest.mark.parametrize('speed_m_s', [2.0, -2.0])
+def test_calibrated_straight_drive_tells_offset(speed_m_s):
+    """With calibrated cameras a straight drive tells the offset, beside a base line of 5 cm.
+
+    So does one backward.
+    """
+    seen = straight_drive(offset_s=0.012, base_m=(0.05, -0.015, 0.0), speed_m_s=speed_m_s)
 
     origin = _static_origin(seen)
 
     assert origin == pytest.approx((319.5, 229.0), abs=4.0)
     assert _turned(seen, EYES, origin) == pytest.approx(0.012, abs=0.002)
+
+
+def test_few_static_blocks_no_origin():
+    """Too few blocks, or instants, of what stands still do not tell where the flow comes from."""
+    seen = straight_drive(offset_s=0.0, base_m=(0.05, 0.0, 0.0))
+
+    assert _static_origin(seen.only(np.arange(len(seen.rgb)) % 8 == 0)) is None
+    assert _static_origin(replace(seen, instant=seen.instant % 7)) is None
 
 
 def test_short_overlap_is_refused():
