@@ -3,14 +3,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from shutil import which
 from typing import Annotated
 
 import typer
 
-from ..core.settings import DEFAULTS
+from ..core.settings import DEFAULTS, InputSettings
 from . import options
+
+# Settings of the images that an alignment is for.
+_PICTURES = 'rgb_crop', 'thermal_crop', 'rgb_orientation', 'thermal_orientation'
 
 
 def align(
@@ -101,16 +104,32 @@ def align(
     options.say(f'{out}: {found.summary}', json=json)
     if said:
         options.say(said, json=json)
-    options.say(_use(out, bag, measured.offset_ms if measured else None), json=json)
+    offset_ms = measured.offset_ms if measured else thermal_offset_ms
+    options.say(_use(out, bag, topics, settings.input, offset_ms), json=json)
 
 
-def _use(file: Path, bag: Path | None, offset_ms: float | None) -> str:
-    """Return the line that uses an alignment: with ROS where it is installed, else without."""
+def _use(file: Path, bag: Path | None, topics: tuple[str, str], pictures: InputSettings,
+         offset_ms: float) -> str:
+    """Return the line that uses an alignment: with ROS where it is installed, else without.
+
+    What differs from the defaults is in it: the file is for that alone.
+    """
+    own = {name: getattr(pictures, name) for name in _PICTURES
+           if getattr(pictures, name) != getattr(DEFAULTS.input, name)}
+    late = f'{offset_ms:.1f}' if bag and offset_ms != DEFAULTS.sync.thermal_offset_ms else ''
+    named = topics if bag and topics != options.TOPICS else ()
     if which('ros2'):
-        offset = '' if offset_ms is None else f' thermal_offset_ms:={offset_ms:.1f}'
-        return (f'use it: ros2 launch diffmf_ros fusion.launch.py '
-                f'alignment_file:={quote(str(file.resolve()))}{offset}')
-    inputs = 'fuse RGB THERMAL' if bag is None else f'replay {quote(str(bag))} OUT'
-    offset = '' if offset_ms is None else f' --thermal-offset-ms {offset_ms:.1f}'
-    return (f'use it: diffmf {inputs} --alignment {quote(str(file))}{offset} (parameters of the '
-            'node: alignment.file, sync.thermal_offset_ms)')
+        words = [f'alignment_file:={file.resolve()}', *([f'thermal_offset_ms:={late}'] if late
+                                                        else []),
+                 *map(':='.join, zip(('rgb_image', 'thermal_image'), named))]
+        return f'use it: ros2 launch diffmf_ros fusion.launch.py {join(words)}' + (
+            ' (parameters of the node: ' + ', '.join(
+                f'input.{name}: {value}' for name, value in own.items()) + ')' if own else '')
+    words = ['fuse', 'RGB', 'THERMAL'] if bag is None else ['replay', str(bag), 'OUT']
+    words += ['--alignment', str(file), *(['--thermal-offset-ms', late] if late else []),
+              *(['--topics', *named] if named else [])]
+    for name, value in own.items():
+        words += [f'--{name.replace("_", "-")}', value]
+    return (f'use it: diffmf {join(words)} (parameters of the node: '
+            + ', '.join(['alignment.file', 'sync.thermal_offset_ms',
+                         *(f'input.{name}' for name in own)]) + ')')

@@ -426,26 +426,36 @@ def test_folders_and_rough_start(folder):
     assert 'from 2 pairs' in done.stdout
 
 
-def test_pairs_of_a_bag_are_taken(folder):
+@pytest.mark.parametrize('ros2, use', [
+    (None, 'diffmf replay {0}/bag OUT --alignment {0}/a.yaml --thermal-offset-ms 5.0 '
+           '--topics /eye/rgb /eye/thermal ('),
+    ('ros2', 'fusion.launch.py alignment_file:={0}/a.yaml thermal_offset_ms:=5.0 '
+             'rgb_image:=/eye/rgb thermal_image:=/eye/thermal\n')])
+def test_pairs_of_a_bag_are_taken(folder, monkeypatch, ros2, use):
+    """Pairs of a bag are taken, and the line that uses the file names topics and offset."""
+    monkeypatch.setattr('diffmf_ros.cli.align.which', lambda name: ros2)
     with BagWriter(folder / 'bag') as bag:
         for index, seed in enumerate((31, 32, 33)):
             stamp_ns = START_NS + index * 100_000_000
             for name, kind, encoding in (('rgb', 'vi', 'bgr8'), ('thermal', 'ir', 'mono8')):
                 flag = cv2.IMREAD_COLOR if name == 'rgb' else cv2.IMREAD_GRAYSCALE
                 pixels = cv2.imread(str(folder / kind / f'{seed}.png'), flag)
-                bag.write(f'/{name}/image_raw', IMAGE,
+                bag.write(f'/eye/{name}', IMAGE,
                           image_message(pixels, encoding, stamp_ns=stamp_ns, frame_id=name),
                           stamp_ns)
 
-    done = align('--bag', folder / 'bag', '-o', folder / 'a.yaml', '--init', folder / 'rough.yaml')
+    done = align('--bag', folder / 'bag', '-o', folder / 'a.yaml', '--init', folder / 'rough.yaml',
+                 '--topics', '/eye/rgb', '/eye/thermal', '--thermal-offset-ms', '5')
 
     assert done.returncode == 0, done.stderr
     assert 'homography from 3 pairs' in done.stdout
     assert 'no time offset: 3 RGB and 3 thermal frames with stamps came' in done.stdout
+    assert use.format(folder) in done.stdout
 
 
-def test_crop_file_fits_cropped_images(folder):
+def test_crop_file_fits_cropped_images(folder, monkeypatch):
     """The file of cropped and turned images fits what the node makes of them."""
+    monkeypatch.setattr('diffmf_ros.cli.align.which', lambda name: None)
     turned = np.array([[-1.0, 0, 319], [0, -1, 255], [0, 0, 1]])
     to_crop = np.array([[1.0, 0, -40], [0, 1, -20], [0, 0, 1]])
     rough = to_crop @ np.array(ROUGH.rgb_from_thermal) @ turned
@@ -457,6 +467,7 @@ def test_crop_file_fits_cropped_images(folder):
                  '--init', folder / 'rough.yaml')
 
     assert done.returncode == 0, done.stderr
+    assert '--rgb-crop 560x440+40+20 --thermal-orientation rotated_180 (' in done.stdout
     found = Alignment.load(folder / 'a.yaml')
     assert (found.rgb_size, found.thermal_size) == ((560, 440), THERMAL_SIZE)
     cropped = to_crop @ truth() @ turned
