@@ -12,8 +12,6 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 TOGETHER := dds and not alone and not paced
 PACED := dds and paced
-# These wait most of the time.
-WAITING := $(BIN)/python -m pytest -n 4
 # A node drops frames where the tests beside it take its core, so what failed runs once more by itself; both runs are
 # listed at the end.
 LAST_FAILED := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
@@ -34,7 +32,7 @@ test: venv ## every test: on all cores first, then those that talk DDS, at last 
 	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	again() { s=$$?; [ $$s = 5 ] || { [ $$s = 1 ] && $(LAST_FAILED) -m "$$1" | tee -a "$$log"; }; }; \
 	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
-	$(WAITING) -m '$(TOGETHER)' | tee -a "$$log" || again '$(TOGETHER)' || code=1; \
+	$(IN_PARALLEL) -m '$(TOGETHER)' | tee -a "$$log" || again '$(TOGETHER)' || code=1; \
 	$(BIN)/python -m pytest -n 3 -m '$(PACED)' | tee -a "$$log" || again '$(PACED)' || code=1; \
 	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code

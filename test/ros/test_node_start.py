@@ -249,9 +249,9 @@ def test_unread_parameters_get_suggestion(start, peer, tmp_path):
 
 
 @pytest.mark.parametrize('module, arguments, said', [
-    ((NODE,), ('--log-level', 'verbose'), "cannot start: failed to initialize rcl: Couldn't parse "
-     "log level: '--log-level verbose'"),
-    ((NODE,), ('--params-file', '/nowhere/a.yaml'), "cannot start: failed to initialize rcl: "
+    ((NODE,), ('--log-level', 'verbose'), "cannot start: Failed to parse ROS arguments: "
+     "Couldn't parse log level: '--log-level verbose'"),
+    ((NODE,), ('--params-file', '/nowhere/a.yaml'), "cannot start: Failed to parse ROS arguments: "
      "Couldn't parse params file: '--params-file /nowhere/a.yaml'"),
     (('diffmf_ros.ros.recorder', 'bag', '/a'), ('--log-level', 'verbose'),
      "Failed to parse ROS arguments: Couldn't parse log level: '--log-level verbose'"),
