@@ -31,6 +31,13 @@ from .rig import Extrinsics
 
 MOUNTING, CAMERAS = 'thermal_from_rgb', ('rgb_camera', 'thermal_camera')
 _CAMERA_KEYS = ('size', 'k', 'd', 'distortion_model')
+# Of calibrations as tools write them: names of thermal cameras, lenses, and keys.
+_THERMAL = re.compile(r'thermal|lwir|infrared|flir|boson|lepton|seek|(^|[/_])ir([/_\d]|$)',
+                      re.IGNORECASE)
+_KALIBR_LENSES = {'radtan': 'plumb_bob', 'equidistant': 'equidistant', 'none': 'plumb_bob'}
+_OPENCV_K, _OPENCV_D = ('camera_matrix', 'cameraMatrix', 'K', 'M'), (
+    'distortion_coefficients', 'distCoeffs', 'dist_coeffs', 'D')
+_OPENCV_SIZE = ('image_size', 'imageSize')
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,8 @@ def _rig_file(content: dict, folder: Path) -> RigFile:
     extrinsics = None
     if MOUNTING in content:
         block = _block(content, MOUNTING, {'rotation', 'translation_m'})
-        with_numbers = _matrix(MOUNTING, block['rotation']), _numbers(MOUNTING,
-                                                                      [block['translation_m']])[0]
-        extrinsics = Extrinsics(*with_numbers)
+        extrinsics = Extrinsics(_shaped(block['rotation'], (3, 3), f'{MOUNTING}.rotation'),
+                                _flat(block['translation_m'], f'{MOUNTING}.translation_m'))
     return RigFile(extrinsics,
                    *(_camera(content, key, folder) if key in content else None for key in CAMERAS))
 
@@ -94,9 +100,9 @@ def _camera(content: dict, key: str, folder: Path) -> CameraModel:
         except (AlignmentError, CalibrationError) as error:
             raise AlignmentError(f'{key}: {error}') from error
     block = _block(content, key, set(_CAMERA_KEYS[:2]), set(_CAMERA_KEYS[2:]))
-    size, (d,) = image_size(block['size'], f'{key}.size'), _numbers(key, [block.get('d') or []])
+    size, k = image_size(block['size'], f'{key}.size'), _shaped(block['k'], (3, 3), f'{key}.k')
     try:
-        camera = CameraModel(size, _matrix(key, block['k']), d,
+        camera = CameraModel(size, k, _flat(block.get('d') or [], f'{key}.d'),
                              distortion_model=str(block.get('distortion_model') or 'plumb_bob'))
         camera.lens  # noqa: B018 raises
     except CalibrationError as error:
@@ -110,28 +116,6 @@ def _block(content: dict, key: str, needed: set[str], more: Set[str] = frozenset
         raise AlignmentError(f'{key}: expected the keys {", ".join(sorted(needed | more))}, got '
                              f'{block}')
     return block
-
-
-def _matrix(key: str, values: Any) -> tuple[tuple[float, ...], ...]:
-    """Three rows of three numbers, which may be written as nine."""
-    if isinstance(values, list) and len(values) == 9:
-        values = [values[i:i + 3] for i in (0, 3, 6)]
-    return _numbers(key, values)
-
-
-def _numbers(key: str, rows: Any) -> tuple[tuple[float, ...], ...]:
-    try:
-        return tuple(tuple(map(float, row)) for row in rows)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise AlignmentError(f'{key}: expected numbers in nested lists: {error}') from error
-
-
-_THERMAL = re.compile(r'thermal|lwir|infrared|flir|boson|lepton|seek|(^|[/_])ir([/_\d]|$)',
-                      re.IGNORECASE)
-_KALIBR_LENSES = {'radtan': 'plumb_bob', 'equidistant': 'equidistant', 'none': 'plumb_bob'}
-_OPENCV_K, _OPENCV_D = ('camera_matrix', 'cameraMatrix', 'K', 'M'), (
-    'distortion_coefficients', 'distCoeffs', 'dist_coeffs', 'D')
-_OPENCV_SIZE = ('image_size', 'imageSize')
 
 
 def is_camchain(content: dict) -> bool:

@@ -334,7 +334,7 @@ def test_unknown_lens_resizes_thermal():
     ({'thermal_from_rgb': [1, 2]}, False,
      'thermal_from_rgb: expected the keys rotation, translation_m'),
     ({'thermal_from_rgb': {**MOUNTING, 'rotation': 'none'}}, False,
-     'thermal_from_rgb: expected numbers'),
+     'thermal_from_rgb.rotation: expected numbers, got none'),
     ({'thermal_from_rgb': {**MOUNTING, 'rotation': [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}}, False,
      'mirrors'),
     ({'thermal_from_rgb': MOUNTING, 'rgb_camera': {'size': [640, 480]}}, False,
