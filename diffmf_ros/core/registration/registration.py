@@ -81,7 +81,8 @@ class Window:
 # Cameras as they usually are, side by side; then any roll and lens. Of a narrow field a small
 # image shows too little: it is searched in a larger one.
 USUAL = Window((0.5, 2.0), (-12.0, 12.0), 1.06, 3.0, 176, 100, usual=True)
-USUAL_NARROW = replace(USUAL, width=320, pairs=5)  # where the ratio is known
+# Where the ratio is known. It is doubted, too: it took four pairs that do not belong together.
+USUAL_NARROW = replace(USUAL, width=320, pairs=5, usual=False)
 ANY = Window((NARROW, 3.2), (-180.0, 172.5), 1.15, 7.5, 88, 3, again=176)
 ANY_NARROW = Window((0.3, NARROW), (-180.0, 175.0), 1.12, 5.0, 320, 5)
 
@@ -218,7 +219,7 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
             continue
         if way.confidence == 'good':
             return way
-        if not window.usual and not _beyond_chance(way):
+        if not window.usual and not _beyond_chance(way, window):
             refused = refused or RegistrationError(
                 'no trustworthy alignment: so few blocks of so many ways may agree by chance. '
                 + _ADVICE)
@@ -229,13 +230,14 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     return found
 
 
-def _beyond_chance(way: Registration) -> bool:
+def _beyond_chance(way: Registration, window: Window) -> bool:
     """Return whether a fair way is none of the many, beyond the usual ones, that chance makes.
 
-    In a narrow field there are few blocks, so more of them must agree.
+    In a narrow field, found or searched, there are few blocks, so more of them must agree.
     """
     share = way.inliers / way.correspondences
-    return way.coverage >= _GOOD_COVERAGE and (way.field_ratio >= NARROW or share >= _GOOD_SHARE)
+    narrow = min(way.field_ratio, window.field_ratios[0]) < NARROW
+    return way.coverage >= _GOOD_COVERAGE and (not narrow or share >= _GOOD_SHARE)
 
 
 def _best_way(starts: list[np.ndarray], scaled: dict[int, PyramidLevel],
