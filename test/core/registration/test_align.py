@@ -201,7 +201,7 @@ def test_start_of_other_sizes_rescaled():
 @pytest.mark.parametrize('ratio, usual', [
     (None, [True, False, False]), (1.2, [True, False]), (0.42, [False, False])])
 def test_usual_rolls_searched_first(ratio, usual):
-    """Cameras as they usually stand are searched first, a known ratio alone, both if narrow."""
+    """Cameras as they usually stand are searched first, also where the ratio is known."""
     windows = _windows(ratio)
 
     assert [window.usual for window in windows] == usual
