@@ -64,6 +64,15 @@ def mentions(page: Path) -> list[str]:
     return INLINE.findall(FENCE.sub('', text_of(page)))
 
 
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_fences_name_known_languages(page):
+    """A block with any other word, a space even, would be no shell, and nobody would run it."""
+    opened = re.findall(r'^ *```(.*)$', text_of(page), re.MULTILINE)
+
+    assert set(opened[::2]) <= {'', 'json', 'python', 'text', 'xml', 'yaml'}
+    assert set(opened[1::2]) <= {''}
+
+
 @pytest.mark.parametrize('page', PROSE, ids=name_of)
 def test_one_sentence_a_line(page):
     """A line of prose holds one sentence, and a sentence one line."""

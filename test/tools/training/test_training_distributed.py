@@ -2,7 +2,6 @@
 """Training in several processes: two on the CPU, started by torchrun or like it, against one."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -74,14 +73,19 @@ FORKED = """
 import os
 import runpy
 import signal
+import socket
 import sys
 import traceback
 from torch import _dynamo  # of which every wrapped network needs a part
 from diffmf_ros.models import diffmf
 from diffmf_ros.tools.training import loop
 
-worker, port, deadline_s, *paths = sys.argv[1:]
-for offset, path in enumerate(paths):
+worker, deadline_s, *paths = sys.argv[1:]
+failed = False
+for path in paths:
+    with socket.socket() as free:  # of each training, looked for when it begins
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
     children = []
     for rank in '01':
         children.append(os.fork())
@@ -89,17 +93,19 @@ for offset, path in enumerate(paths):
             continue
         signal.alarm(int(deadline_s))
         os.environ |= dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
-                           MASTER_PORT=str(int(port) + offset))
-        sys.argv = [worker, path]
+                           MASTER_PORT=str(port))
+        sys.argv, code = [worker, path], 1
         try:
             runpy.run_path(worker)
+            code = 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(code)
     for child in children:
-        os.waitpid(child, 0)
+        failed |= os.waitpid(child, 0)[1] != 0
+sys.exit(failed)
 """
 
 
@@ -136,13 +142,11 @@ class Trainings:
         """Run trainings in two processes each, one after another."""
         (self.folder / 'worker.py').write_text(WORKER)
         (self.folder / 'forked.py').write_text(FORKED)
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
         return subprocess.run([sys.executable, str(self.folder / 'forked.py'),
-                               str(self.folder / 'worker.py'), str(port), str(2 * DEADLINE_S),
+                               str(self.folder / 'worker.py'), str(DEADLINE_S),
                                *map(str, paths)],
-                              capture_output=True, text=True, timeout=3 * DEADLINE_S)
+                              capture_output=True, text=True,
+                              timeout=(1 + len(paths)) * DEADLINE_S)
 
     def ends(self, name):
         """Return what each process saw of the end of a training."""
@@ -159,10 +163,21 @@ def trainings(tmp_path_factory):
         # Each in processes of its own: a group of processes that is made again may wait for ever.
         trainings.forked = trainings.run_forked(trainings.recipe('signal'), trainings.recipe(
             'steep', learning_rate=1e30, warmup=1, precision='bfloat16'))
+        assert trainings.forked.returncode == 0, trainings.forked.stderr
         trainings.broken = trainings.run(trainings.recipe('breaks'))
     return trainings
 
 
+@pytest.fixture
+def one_thread():
+    """One thread of torch, as in the processes: with others sums have another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures('one_thread')
 def test_two_processes_equal_one(trainings):
     """Two processes train as one does, stop together, and one goes on."""
     # Given a training in one process,
