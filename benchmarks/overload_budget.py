@@ -82,6 +82,8 @@ def budget(rows: list[dict[str, float]]) -> list[tuple[str, list[float]]]:
         ('*the network', between('_fuse begins', '_fuse ends')),
         ('*back to the worker', between('_fuse ends', 'handle ends')),
         ('one pair to the next (sum of *)', periods),
+        ('waiting for the preparation of the next pair (sum of the first three *)',
+         between('handle begins', '_fuse begins')),
         ('finishing and publishing the pair before, meanwhile',
          between('_finish begins', '_finish ends'))]
 

@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from .mixing import MixingNetwork
 
 # By network, which is a module here with a function `network(**sizes)`, and preset.
@@ -46,10 +48,6 @@ def build(name: str, preset: str) -> 'MixingNetwork':
         known = ', '.join(f'{n} {p}' for n, presets in PRESETS.items() for p in presets)
         raise ValueError(f'unknown network {name!r} with preset {preset!r}; known: {known}')
     return import_module(f'.{name}', __package__).network(**PRESETS[name][preset])
-
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)

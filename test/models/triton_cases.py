@@ -74,6 +74,12 @@ def test_ss2d_equals_the_loop(height, width, channels, states, rank, batch, wide
     check_ss2d(image(height, width, channels, states, rank, batch=batch, wide=wide))
 
 
+def short_chunks(monkeypatch):
+    """Chunks of 8 tokens a state, and half as many where there are few programs."""
+    for name in ('USUAL_CHUNK', 'LEAST_CHUNK'):
+        monkeypatch.setattr(triton_scan(), name, 1)
+
+
 @pytest.mark.parametrize('height, width, states, enough', [
     (1, 9, 1, 1),  # chunks as large images have them
     (1, 5, 1, 99),  # half as long, as there are few
@@ -81,7 +87,7 @@ def test_ss2d_equals_the_loop(height, width, channels, states, rank, batch, wide
 ])
 def test_ss2d_of_lines_longer_than_a_chunk_equals_the_loop(height, width, states, enough,
                                                            monkeypatch):
-    monkeypatch.setattr(triton_scan(), 'SHORTEST_CHUNK', 1)
+    short_chunks(monkeypatch)
     monkeypatch.setattr(triton_scan(), 'ENOUGH_PROGRAMS', enough)
     check_ss2d(image(height, width, 8, states, 1, wide=True))
 
@@ -276,7 +282,7 @@ def check_gradients(operation, inputs, upstream):
 def test_gradients_of_ss2d_equal_those_of_the_loop(
     height, width, channels, states, rank, batch, wide, dtype, monkeypatch
 ):
-    monkeypatch.setattr(triton_scan(), 'SHORTEST_CHUNK', 1)
+    short_chunks(monkeypatch)
     inputs = image(height, width, channels, states, rank, batch=batch, wide=wide, dtype=dtype)
     check_gradients('ss2d', inputs, random(batch, height, width, channels, seed=9, dtype=dtype))
 
@@ -292,7 +298,7 @@ def test_gradients_of_ss2d_equal_those_of_the_loop(
 def test_gradients_of_selective_scan_equal_those_of_the_loop(
     length, channels, states, groups, bias, skip, monkeypatch
 ):
-    monkeypatch.setattr(triton_scan(), 'SHORTEST_CHUNK', 1)
+    short_chunks(monkeypatch)
     u, delta = random(2, channels, length, seed=1), random(2, channels, length, seed=5)
     if not bias:
         delta = step_sizes(2, channels, length, wide=True)

@@ -24,7 +24,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 CARRY_CHANNELS = 8  # 32 bytes, a memory sector
 CARRY_CHUNKS = 512
-SHORTEST_CHUNK = 32  # tokens
+USUAL_CHUNK, LEAST_CHUNK = 32, 16  # tokens, of few states
 # A small image has few chunks: with fewer programs than two for each scheduler of a large GPU the
 # time is that of one walk, so that chunks are halved. Not for more states than one: storing those
 # would be a tenth of all bytes.
@@ -297,9 +297,9 @@ def tiles(A, size, *, batch, rank, image):
     lanes = 4 if states <= 4 else 2 if states <= 16 else 1
     block = min(32 * lanes, max(32, triton.next_power_of_2(channels)))
     # Few states to store beside the tokens to read.
-    chunk = min(128, max(SHORTEST_CHUNK, 8 * triton.next_power_of_2(states)))
+    chunk = min(128, max(USUAL_CHUNK, 8 * triton.next_power_of_2(states)))
     programs = batch * triton.cdiv(channels, block) * chunks_of(size, chunk, image=image)
-    if image and states == 1 and chunk > 1 and programs < ENOUGH_PROGRAMS:
+    if image and states == 1 and chunk > LEAST_CHUNK and programs < ENOUGH_PROGRAMS:
         chunk //= 2
     chunks = chunks_of(size, chunk, image=image)
     return (*size, channels, chunks), {

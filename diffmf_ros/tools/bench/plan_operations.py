@@ -27,7 +27,7 @@ class Kernel:
         operations: Of matrix products and convolutions; a multiply-add is two.
         exact: Those are products of float32 numbers.
         exponentials: exp, sigmoid, tanh or erf of one value.
-        kind: 'plain', or a kind whose rate was measured by itself: see below.
+        kind: 'plain', or a kind whose rate was measured by itself: see Gpu.
         units: Of that kind: elements, or steps of a scan.
         serial: Tokens that a program of a scan walks one after the other.
     """

@@ -360,13 +360,15 @@ def load_resnet50(path: str | Path) -> ResNet50:
     except Exception as error:  # torch raises anything for a file that is not its own
         raise TrainingError(f'perception: {path} is neither safetensors nor a state dict of '
                             f'tensors alone ({type(error).__name__}: '
-                            f'{str(error).partition(chr(10))[0]})') from error
+                            f'{str(error).partition(chr(10))[0]}): save the state_dict of '
+                            "torchvision's ResNet-50 as safetensors") from error
     with torch.device('meta'):
         network = ResNet50()
     problems = state_dict_mismatches(network.state_dict(), state)
     if problems:
         more = f' and {len(problems) - SHOWN} more' if len(problems) > SHOWN else ''
         raise TrainingError(f"perception: {path} is not torchvision's ResNet-50: "
-                            f"{'; '.join(problems[:SHOWN])}{more}")
+                            f"{'; '.join(problems[:SHOWN])}{more}; save the state_dict of "
+                            'that network as safetensors')
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

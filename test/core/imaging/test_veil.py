@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.imaging.stream_filters import MOST, VeilMonitor, show_through, veil_map
+from diffmf_ros.core.imaging.stream_filters import (
+    MOST,
+    UNSEEN,
+    VeilMonitor,
+    show_through,
+    veil_map,
+)
 from diffmf_ros.core.settings import DEFAULTS, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
@@ -91,7 +97,7 @@ def test_mixing_part_equals_whole(most):
     mixed = show_through(image, thermal, share)
 
     assert np.array_equal(mixed, cv2.blendLinear(image, thermal, 1 - whole, whole))
-    assert np.array_equal(mixed, image) == (most < 0.0019)
+    assert np.array_equal(mixed, image) == (most <= UNSEEN)
 
 
 @pytest.mark.parametrize('color', ['keep_chroma', 'gray', 'inferno'])

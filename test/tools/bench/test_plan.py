@@ -24,7 +24,7 @@ from diffmf_ros.tools.bench.plan import plan_step  # noqa: E402
 from diffmf_ros.tools.bench.plan_operations import (  # noqa: E402
     GPUS,
     H200,
-    Kernel,  # noqa: E402
+    Kernel,
 )
 from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
 

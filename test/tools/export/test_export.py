@@ -28,7 +28,7 @@ from diffmf_ros.inference import EngineError, NetworkFailure  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.onnx_engine import (  # noqa: E402
     UNSEALED,
-    OnnxEngine,  # noqa: E402
+    OnnxEngine,
     seal,
 )
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402

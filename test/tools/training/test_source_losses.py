@@ -14,7 +14,7 @@ from safetensors.torch import save_file  # noqa: E402
 from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_config  # noqa: E402
 from diffmf_ros.tools.training.data import Batch  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer  # noqa: E402
-from diffmf_ros.tools.training.losses import (  # noqa: E402  # noqa: E402
+from diffmf_ros.tools.training.losses import (  # noqa: E402
     PRESETS,
     LossWeights,
     Perception,

@@ -22,7 +22,7 @@ from diffmf_ros.tools.training.config import ConfigError, TrainConfig, load_conf
 from diffmf_ros.tools.training.data import (  # noqa: E402
     Batch,
     CropSampler,
-    Degradations,  # noqa: E402
+    Degradations,
 )
 from diffmf_ros.tools.training.distributed import Stop  # noqa: E402
 from diffmf_ros.tools.training.loop import Trainer, learning_rate, train  # noqa: E402

@@ -14,7 +14,7 @@ from diffmf_ros.tools.training.data import Batch  # noqa: E402
 from diffmf_ros.tools.training.loop import (  # noqa: E402
     WARM_UPS,
     StepGraph,
-    Trainer,  # noqa: E402
+    Trainer,
 )
 
 STEPS = WARM_UPS + 5
