@@ -40,7 +40,7 @@ GROUPS = {  # modules, and the tests of them that are quick
         *mutants.FAULTS, 'test/inference/test_overlapped_pairs.py',
         'test/inference/test_pipeline.py')),
     'alignment': (('core/alignment/homography.py', 'core/alignment/geometry.py'),
-                  (*mutants.GEOMETRY, 'test/core/alignment/test_calibration_files.py')),
+                  (*mutants.GEOMETRY, 'test/core/alignment/test_alignment_file.py')),
     'gray': (('core/imaging/gray_range.py',), mutants.GRAY)}
 SLOW = ('test_replayed_bag_same_pair_count', 'test_noisy_cameras_equal_brute_force',
         'test_jitter_misleads_the_prediction_hardly_ever')

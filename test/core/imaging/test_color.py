@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Luminance and chroma against the BT.601 formulas."""
+"""Luminance and chroma against the BT.601 formulas; pictures for the eye."""
 
 import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import FrameError
-from diffmf_ros.core.imaging.color import join_luma, output_encoding, paint, split_luma, to_rgb8
+from diffmf_ros.core.imaging.color import (
+    join_luma,
+    output_encoding,
+    overlay,
+    paint,
+    side_by_side,
+    split_luma,
+    to_rgb8,
+)
 from diffmf_ros.core.settings import DEFAULTS, iter_specs
+
+MAGENTA = (255, 0, 255)
 
 
 def random_image(channels=3, size=(7, 5), seed=0):
@@ -147,3 +157,37 @@ def test_every_color_policy_paints():
     for color in choices:
         pixels, _ = paint(luma, split_luma(luma, 'mono8')[1], encoding='mono8', color=color)
         assert pixels.shape[:2] == luma.shape, color
+
+
+def test_side_by_side_has_three_images():
+    """Side by side shows RGB thermal and fused."""
+    rgb, fused = np.full((4, 6, 3), 10, np.uint8), np.full((4, 6, 3), 30, np.uint8)
+
+    picture = side_by_side(rgb, np.full((4, 6), 20, np.uint8), fused)
+
+    assert picture.shape == (4, 18, 3)
+    assert [int(value) for value in picture[0, ::6, 0]] == [10, 20, 30]
+
+
+def test_overlay_draws_thermal_edges_only():
+    """The overlay draws thermal edges and nothing else."""
+    rgb = np.full((40, 60, 3), 90, np.uint8)
+    thermal = np.zeros((40, 60), np.uint8)
+    thermal[:, 30:] = 200
+
+    picture = overlay(rgb, thermal, np.ones((40, 60), bool))
+
+    columns = np.flatnonzero((picture == MAGENTA).all(axis=-1).any(axis=0))
+    assert len(columns) and columns.min() >= 28 and columns.max() <= 31
+    assert (picture[:, :28] == 90).all() and (rgb == 90).all()
+
+
+def test_coverage_border_is_no_edge():
+    """The border of what thermal sees is no edge."""
+    rgb = np.full((40, 60, 3), 90, np.uint8)
+    seen = np.zeros((40, 60), bool)
+    seen[10:30, 10:50] = True
+
+    picture = overlay(rgb, np.where(seen, 200, 0).astype(np.uint8), seen)
+
+    assert (picture == 90).all()
