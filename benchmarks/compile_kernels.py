@@ -55,21 +55,21 @@ class Launch(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether no tensor of numbers is in half precision."""
+        """Return whether all tensors are float32 or integers, none in half precision."""
         kinds = {t.dtype for t in self.given.values() if isinstance(t, torch.Tensor)}
         return not kinds & {torch.float16, torch.bfloat16}
 
     @property
     def weight(self) -> int:
-        """How much a program does: the product of the constants."""
+        """Return the product of the constants, which orders launches by the work of a program."""
         return math.prod(1 + value for name, value in self.given.items()
                          if name.isupper() and isinstance(value, int))
 
 
 class Compiled(NamedTuple):
-    """What a kernel needs: registers and spilled bytes of a thread, shared bytes of a program.
+    """Registers and spilled bytes of a thread, and shared memory of a program in bytes.
 
-    The first two are None where there is no CUOBJDUMP to tell them.
+    registers and spilled are None where Triton comes without cuobjdump, which reads them.
     """
 
     registers: int | None

@@ -58,7 +58,8 @@ def generate(folder: Path, modules: tuple[str, ...]) -> None:
     (folder / 'pyproject.toml').write_text(
         f'[tool.mutmut]\nsource_paths = ["diffmf_ros"]\nonly_mutate = {only}\n'
         f'also_copy = {[name for name in COPIED if name != "test"]}\n')
-    with (folder / 'test' / 'conftest.py').open('a') as file:  # a busy machine is no failure
+    # Without deadlines: a busy machine is no killed mutant.
+    with (folder / 'test' / 'conftest.py').open('a') as file:
         file.write('\n\nfrom hypothesis import HealthCheck, settings\nsettings.register_profile('
                    '"mutants", deadline=None, suppress_health_check=list(HealthCheck), '
                    'derandomize=True, database=None)\nsettings.load_profile("mutants")\n')
@@ -173,7 +174,8 @@ def main() -> int:
     """Generate, try and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('group', choices=GROUPS)
-    parser.add_argument('--sample', type=int, default=0, help='so many of them; 0: all')
+    parser.add_argument('--sample', type=int, default=0,
+                        help='try so many mutants, drawn at random; 0: all')
     parser.add_argument('--out', type=Path, default=Path('out/mutation'))
     options = parser.parse_args()
     modules, tests = GROUPS[options.group]

@@ -43,8 +43,8 @@ def shared_files(pid: int) -> set[tuple[str, int]]:
     """Return name and inode of the files in /dev/shm that a process has mapped now.
 
     The name alone is not enough: Fast DDS gives its ports the lowest number that is free on the
-    machine, so a port that was ours is soon a file of the same name of somebody else. Semaphores,
-    which come and go with their port, are mapped for a moment only and not counted.
+    machine, so another program soon has a file with the name of a port that this process closed.
+    Semaphores, which come and go with their port, are mapped for a moment only and not counted.
     """
     try:
         maps = Path('/proc', str(pid), 'maps').read_text()

@@ -55,8 +55,8 @@ def demo(
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused.
 
-    Nodes of other ROS domains neither hear nor disturb it: it takes a domain that nobody uses
-    here, not that of ROS_DOMAIN_ID, and prints it.
+    It takes a ROS domain that nobody uses here, not that of ROS_DOMAIN_ID, and prints it, so that
+    it does not disturb other nodes.
     """
     from ..tools import demo as product
     from ..tools.demo import draw

@@ -111,8 +111,9 @@ def bag_clips(path: Path, settings: Settings, *,
             clips[frame.stream].append(((frame.stamp_ns - reader.start_ns) / 1e9, gray))
     cameras = [_calibration(stream, info, prepared[stream], clips[stream], settings)
                for stream, info in infos.items()]
-    return (*(sorted(clip, key=lambda item: item[0]) for clip in clips.values()),  # type: ignore[return-value]
-            None if None in cameras else tuple(cameras))
+    rgb, thermal = (sorted(clip, key=lambda item: item[0]) for clip in clips.values())
+    of_rgb, of_thermal = cameras
+    return rgb, thermal, (of_rgb, of_thermal) if of_rgb and of_thermal else None
 
 
 def _calibration(stream: str, info: CameraModel | None, picture: CameraPicture, clip: Clip,

@@ -198,9 +198,10 @@ def ros_camera(content: dict) -> CameraModel:
     r, p = content.get('rectification_matrix'), content.get('projection_matrix')
     k = _shaped(_first(content, _OPENCV_K), (3, 3), 'camera_matrix')
     d = _flat(_first(content, _OPENCV_D) or [], 'distortion_coefficients')
+    rectified = {'r': _shaped(r, (3, 3), 'rectification_matrix')} if r else {}
     model = CameraModel(_size(content, ''), k, d,
                         distortion_model=str(content.get('distortion_model', 'plumb_bob')),
-                        **({'r': _shaped(r, (3, 3), 'rectification_matrix')} if r else {}),  # type: ignore[arg-type]
+                        **rectified,  # type: ignore[arg-type]
                         p=_shaped(p, (3, 4), 'projection_matrix') if p else None)
     model.lens  # noqa: B018 raises
     return model

@@ -113,7 +113,7 @@ def show_through(image: np.ndarray, thermal: np.ndarray, share: np.ndarray) -> n
         An image of the same shape.
     """
     share = cv2.resize(share, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    left, top, width, height = cv2.boundingRect(cv2.compare(share, UNSEEN, cv2.CMP_GT))  # type: ignore[call-overload]
+    left, top, width, height = cv2.boundingRect((share > UNSEEN).view(np.uint8))
     if 2 * width * height > share.size:
         return cv2.blendLinear(image, thermal, 1 - share, share)
     result, part = image.copy(), np.s_[top:top + height, left:left + width]

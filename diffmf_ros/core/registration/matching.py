@@ -118,7 +118,8 @@ class PyramidLevel:
                 self._described, largest_shift=largest_shift, inside=inside)
         search = self._searches[largest_shift, inside]
         centered = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle_deg)
-        views = list(self._views(search.to_canvas @ centered, search.canvas))  # type: ignore[arg-type]
+        width, height = search.canvas
+        views = list(self._views(search.to_canvas @ centered, (width, height)))
         score, (x, y) = search.best([view for view, _ in views], views[0][1])
         return score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centered
 
