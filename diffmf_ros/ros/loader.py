@@ -10,8 +10,6 @@ from rclpy.node import Node
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 
-CLOSE_S = 5.0
-
 
 class BackgroundLoader:
     """Calls pipeline.load(settings) in a thread and done(settings, loaded, error) in the
@@ -59,12 +57,10 @@ class BackgroundLoader:
         return outcome
 
     def close(self) -> None:
-        """Deliver nothing any more; wait a little for the thread, which a driver that hangs may
-        keep for ever."""
+        """Deliver nothing any more. The thread is not waited for: a driver may keep it for ever,
+        and a node that ends while a network is loaded has to be gone in time."""
         with self._lock:
             self._closed = True
-        if self._thread is not None:
-            self._thread.join(CLOSE_S)
         self._node.destroy_guard_condition(self._finished)
 
     def _start(self) -> None:

@@ -9,9 +9,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Cameras
@@ -21,6 +23,8 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
+
+from diffmf_ros.ros.loader import BackgroundLoader
 
 OBEYED_S = 2.0
 CHAOS_S = 240.0  # before pytest ends the test, with the processes left behind
@@ -120,6 +124,26 @@ def test_signal_is_obeyed_in_time(start_dying, peer, state, number):
     assert took_s < OBEYED_S, node.output
     assert 'Traceback' not in node.output
     wait_until_gone(peer)
+
+
+def test_loading_network_delays_no_end():
+    """A loader that is closed does not wait for the network, and delivers it to nobody."""
+    loads, triggered, delivered = threading.Event(), [], []
+    node = SimpleNamespace(
+        create_guard_condition=lambda _: SimpleNamespace(trigger=lambda: triggered.append(1)),
+        destroy_guard_condition=lambda _: None)
+    pipeline = SimpleNamespace(load=lambda _: loads.wait(20))
+    loader = BackgroundLoader(node, pipeline, lambda *outcome: delivered.append(outcome))
+    loader.request(None)
+
+    begin_s = time.monotonic()
+    loader.close()
+    took_s = time.monotonic() - begin_s
+    loads.set()
+
+    assert took_s < OBEYED_S
+    assert loader.wait(20) is None
+    assert (triggered, delivered) == ([], [])
 
 
 def test_killed_processes_are_replaced(domain, tmp_path, monkeypatch):
