@@ -8,10 +8,15 @@ half-loaded libraries turn an exception into errors of their own.
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 
 from .core.packages import broken, missing
+
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def fusion_node() -> int:
@@ -39,10 +44,11 @@ def _run(module: str) -> int:
 
     Returns 2 where a library of ROS is not installed, or cannot be imported.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDS:
         signal.signal(number, _leave)
     try:
-        main = import_module(f'.{module}', __package__).main
+        with _watched():
+            main = import_module(f'.{module}', __package__).main
     except Exception as error:
         found = missing(error) if isinstance(error, ModuleNotFoundError) else ''
         if not (text := found or broken(error)):
@@ -54,3 +60,24 @@ def _run(module: str) -> int:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(0)
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Let a thread end the process, too: a handler waits while the main thread is in a library."""
+    signals, wake_up = os.pipe()
+    os.set_blocking(wake_up, False)
+    signal.set_wakeup_fd(wake_up)
+    threading.Thread(target=_watch, args=(signals,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(wake_up)
+
+
+def _watch(signals: int) -> None:
+    while number := os.read(signals, 1):
+        if number[0] in _ENDS:
+            os._exit(0)
+    os.close(signals)

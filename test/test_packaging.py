@@ -131,9 +131,11 @@ def test_executables_lie_where_ros2_launch_looks(metadata):
 @pytest.mark.parametrize('name', sorted(EXECUTABLES))
 def test_signal_while_loading_is_quiet(tmp_path, name, number):
     """A signal that comes while the libraries load ends an executable at once, without a word."""
-    # Given a library that loads for a minute
-    (tmp_path / 'rclpy.py').write_text('import time\nprint("loading", flush=True)\n'
-                                       'time.sleep(60)\n')
+    # Given a library that loads for a minute, in which the main thread does not notice it
+    (tmp_path / 'rclpy.py').write_text(
+        'import signal\nimport time\n'
+        'signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))\n'
+        'print("loading", flush=True)\ntime.sleep(60)\n')
     process = subprocess.Popen([sys.executable, ROOT / 'resource' / 'lib' / name],
                                env=os.environ | {'PYTHONPATH': f'{tmp_path}:{ROOT}'},
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
