@@ -11,6 +11,7 @@ run goes on there, and begins anew where the package or a test has changed.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import math
@@ -46,7 +47,9 @@ SLOW = ('test_replayed_bag_same_pair_count', 'test_noisy_cameras_equal_brute_for
         'test_jitter_misleads_the_prediction_hardly_ever')
 COPIED = ('diffmf_ros', 'test', 'config', 'benchmarks', 'setup.py', 'package.xml')
 SPARE_S, WALL_S = 2, 600  # for a mutant that may never end: processor time beyond twice the usual
+QUICK_S = 0.1  # of processor time
 KILLED, SURVIVED, UNREACHED = 'killed', 'survived', 'no tests'
+WAITS = 'survived the quick tests'
 
 
 def generate(folder: Path, modules: tuple[str, ...]) -> None:
@@ -58,11 +61,13 @@ def generate(folder: Path, modules: tuple[str, ...]) -> None:
     (folder / 'pyproject.toml').write_text(
         f'[tool.mutmut]\nsource_paths = ["diffmf_ros"]\nonly_mutate = {only}\n'
         f'also_copy = {[name for name in COPIED if name != "test"]}\n')
-    # Without deadlines: a busy machine is no killed mutant.
+    # No deadlines, as a busy machine is no killed mutant; what fails need not be made small.
     with (folder / 'test' / 'conftest.py').open('a') as file:
-        file.write('\n\nfrom hypothesis import HealthCheck, settings\nsettings.register_profile('
-                   '"mutants", deadline=None, suppress_health_check=list(HealthCheck), '
-                   'derandomize=True, database=None)\nsettings.load_profile("mutants")\n')
+        file.write('\n\nfrom hypothesis import HealthCheck, Phase, settings\n'
+                   'settings.register_profile("mutants", deadline=None, derandomize=True, '
+                   'database=None, suppress_health_check=list(HealthCheck), '
+                   'phases=(Phase.explicit, Phase.generate))\n'
+                   'settings.load_profile("mutants")\n')
     (folder / 'mutants').mkdir()
     os.chdir(folder)
     os.environ['MUTANT_UNDER_TEST'] = 'mutant_generation'
@@ -83,36 +88,47 @@ def sources_hash() -> str:
     return digest.hexdigest()
 
 
-def kept_ends(file: Path, sources: str) -> dict[str, str]:
-    """Return what became of each mutant of the same sources; nothing of other ones."""
+def kept_ends(file: Path, sources: str, *, killed: bool = False) -> dict[str, str]:
+    """Return what became of each mutant of the same sources; of other ones nothing, or the killed.
+    """
     kept = json.loads(file.read_text()) if file.exists() else {}
-    return kept['ends'] if kept.get('sources') == sources else {}
+    if kept.get('sources') == sources:
+        return kept['ends']
+    return {name: end for name, end in kept.get('ends', {}).items() if killed and end == KILLED}
 
 
 class Trials:
     """In place of pytest's loop over the tests: a loop over mutants."""
 
-    def __init__(self, file: Path, sample: int):
-        self._file, self._sample = file, sample
+    def __init__(self, file: Path, sample: int, keep_killed: bool):
+        self._file, self._sample, self._keep_killed = file, sample, keep_killed
 
     def pytest_runtestloop(self, session) -> bool:
         """Run all tests once, then those of every mutant."""
         reached, spent_s = _run_all(session.items)
         sources = sources_hash()
-        found = kept_ends(self._file, sources)
+        found = kept_ends(self._file, sources, killed=self._keep_killed)
         names = [name for meta in sorted(Path('diffmf_ros').rglob('*.meta'))
                  for name in json.loads(meta.read_text())['exit_code_by_key']]
         if not names:
             sys.exit('mutmut made no mutant: look for its messages above, and at GROUPS')
         random.Random(19).shuffle(names)
-        for name in names[:self._sample or None]:
-            if name not in found:
-                tests = sorted(reached.get(name.rpartition('__mutmut_')[0], ()),
+        total, names = len(names), names[:self._sample or None]
+        gc.collect()
+        gc.freeze()  # else every fork copies what its collector looks at
+        for quick in (True, False):  # the slow tests are for what the quick ones leave alive
+            for name in names:
+                if name in found and (quick or found[name] != WAITS):
+                    continue
+                every = reached.get(name.rpartition('__mutmut_')[0], [])
+                tests = sorted((test for test in every
+                                if quick == (spent_s[test.nodeid] <= QUICK_S)),
                                key=lambda test: spent_s[test.nodeid])
-                limit_s = SPARE_S + 2 * sum(spent_s[test.nodeid] for test in tests)
-                found[name] = _tried(name, tests, limit_s) if tests else UNREACHED
+                found[name] = _tried(name, tests, spent_s) if every else UNREACHED
+                if quick and found[name] == SURVIVED:
+                    found[name] = WAITS
                 self._file.write_text(json.dumps({'sources': sources, 'ends': found}, indent=0))
-        said = summary(list(found.values()), len(names))
+        said = summary(list(found.values()), total)
         reporter = session.config.pluginmanager.get_plugin('terminalreporter')
         reporter.write_line(said)
         return True
@@ -141,8 +157,9 @@ def _run_all(tests) -> tuple[dict[str, list], dict[str, float]]:
     return reached, spent_s
 
 
-def _tried(name: str, tests: list, limit_s: float) -> str:
+def _tried(name: str, tests: list, spent_s: dict[str, float]) -> str:
     """Return what becomes of a mutant: killed, survived, or how its process ended."""
+    limit_s = SPARE_S + 2 * sum(spent_s[test.nodeid] for test in tests)
     pid = os.fork()
     if pid:
         status = os.waitpid(pid, 0)[1]
@@ -162,7 +179,7 @@ def _tried(name: str, tests: list, limit_s: float) -> str:
 
 def summary(ends: list[str], total: int) -> str:
     """Return how many were noticed (killed or endless), with Wilson's 95 % interval."""
-    count, noticed = len(ends), sum(end not in (SURVIVED, UNREACHED) for end in ends)
+    count, noticed = len(ends), sum(end not in (SURVIVED, WAITS, UNREACHED) for end in ends)
     z, share = NormalDist().inv_cdf(0.975), noticed / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + (z / count) ** 2 / 4) / (1 + z * z / count)
@@ -176,6 +193,8 @@ def main() -> int:
     parser.add_argument('group', choices=GROUPS)
     parser.add_argument('--sample', type=int, default=0,
                         help='try so many mutants, drawn at random; 0: all')
+    parser.add_argument('--keep-killed', action='store_true',
+                        help='only tests were added: try no mutant again that was killed')
     parser.add_argument('--out', type=Path, default=Path('out/mutation'))
     options = parser.parse_args()
     modules, tests = GROUPS[options.group]
@@ -186,10 +205,11 @@ def main() -> int:
     os.environ['MUTANT_UNDER_TEST'] = ''
     os.chdir(folder / 'mutants')
     sys.path[:0] = [os.getcwd()]
-    return pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:timeout', '-p', 'no:xdist',
-                        '-p', 'no:warnings', '-k',
+    return pytest.main(['-q', '--tb=native', '-p', 'no:cacheprovider', '-p', 'no:timeout',
+                        '-p', 'no:xdist', '-p', 'no:warnings', '-k',
                         ' and '.join(f'not {name}' for name in SLOW), *tests],
-                       plugins=[Trials(folder.with_suffix('.json'), options.sample)])
+                       plugins=[Trials(folder.with_suffix('.json'), options.sample,
+                                       options.keep_killed)])
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ from diffmf_ros.inference.memory import keep_freed_memory
 from diffmf_ros.inference.weights import load_weights
 from diffmf_ros.inference.weights_header import SHIPPED
 from diffmf_ros.io.folders import pair_files
+from diffmf_ros.tools.batch.spreading import end_with_parent
 from diffmf_ros.tools.evaluation.detection_scores import Boxes, read_boxes
 from diffmf_ros.tools.evaluation.detector import Detector
 from diffmf_ros.tools.evaluation.metrics import ImageScores
@@ -71,17 +72,24 @@ def networks(files: list[Path]) -> dict[str, Fuse]:
     return found
 
 
+def _start_worker() -> None:
+    end_with_parent()
+    cv2.setNumThreads(1)
+
+
 def measure(methods: dict[str, Fuse], folder: Path, boxes: Boxes | None = None) -> ScoresBySet:
     """Score every method on every pair below folder, with two processes for the metrics."""
     spawn = multiprocessing.get_context('spawn')  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=cv2.setNumThreads,
-                             initargs=(1,)) as pool:
+    pool = ProcessPoolExecutor(WORKERS, mp_context=spawn, initializer=_start_worker)
+    try:
         jobs = []
         for dataset, name, images in fused_pairs(methods, folder):
             truth = boxes.of(dataset, images[0].name) if boxes else None
             known = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
             jobs.append((dataset, name, pool.submit(score_fused, *images, **known)))
         return by_set((dataset, name, job.result()) for dataset, name, job in jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def measure_flicker(methods: dict[str, Fuse], folder: Path) -> dict[str, dict[str, Flicker]]:

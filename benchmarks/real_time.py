@@ -51,13 +51,19 @@ def node(file: str, how: str) -> None:
     fusion_node.main(sys.argv[4:])
 
 
+def busy_command() -> list[str]:
+    """Return a command that keeps one core busy until this process ends, however it ends."""
+    return [sys.executable, '-c', f'import os\nwhile os.getppid() == {os.getpid()}:\n'
+            '    for _ in range(10**6): pass']
+
+
 @contextmanager
 def burning(on: bool) -> Iterator[None]:
     """Keep every core busy in this block."""
-    command = ['stress-ng', '--cpu', '0', '--vm', '1'] if shutil.which('stress-ng') else [
-        sys.executable, '-c', 'while True: pass']
-    count = 0 if not on else 1 if command[0] == 'stress-ng' else os.cpu_count()
-    burners = [subprocess.Popen(command) for _ in range(count)]
+    commands = [busy_command()] * (os.cpu_count() or 1)
+    if shutil.which('stress-ng'):  # it does not notice that this process has ended
+        commands = [['stress-ng', '--cpu', '0', '--vm', '1', '--timeout', '3600']]
+    burners = [subprocess.Popen(command) for command in commands if on]
     try:
         yield
     finally:

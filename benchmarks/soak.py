@@ -62,13 +62,13 @@ DOWN_AND_UP = (
 class Soak:
     """Disturbs the node behind rig, and samples its process."""
 
-    def __init__(self, rig: Rig, folder: Path, chance: random.Random):
-        self.rig, self.folder, self.chance = rig, folder, chance
+    def __init__(self, rig: Rig, folder: Path, chance: random.Random,
+                 files: soak_report.OwnFiles):
+        self.rig, self.folder, self.chance, self._files = rig, folder, chance, files
         self.counts: Counter[str] = Counter()
         self.troubles: list[str] = []
         self.back_s: list[tuple[float, str]] = []  # after which disturbance
         self.samples: list[dict] = []
-        self._owned: set[tuple[str, int]] = set()  # files of /dev/shm that its processes have used
         self._latencies_ms: list[float] = []
         self._fused = 0
         self._start_s = self._due_s = time.monotonic()
@@ -135,13 +135,14 @@ class Soak:
 
     def _loop(self) -> str:
         """Play a bag three times over, while the cameras are silent."""
+        self._files.before_start()
         player = Child('diffmf_ros.ros.bag_player', self._bag, '--loop', '3',
                        '--wait-for-subscribers', '20', log=self.folder / 'player.log')
         try:
             end_s = time.monotonic() + 60
             while player.process.poll() is None and time.monotonic() < end_s:
                 self.rig.peer.executor.spin_once(timeout_sec=0.05)
-                self._owned |= soak_report.shared_files(player.process.pid)
+                self._files.note(player.process.pid)
                 self._sample()
             if player.process.poll() != 0:
                 self.troubles.append(f'the player failed: {player.output[-500:]}')
@@ -204,14 +205,15 @@ class Soak:
             return
         self._due_s = now_s + SAMPLE_S
         node = self.rig.child.process.pid
-        self._owned |= soak_report.shared_files(node) | soak_report.shared_files(os.getpid())
+        self._files.note(node)
+        self._files.note(os.getpid())
         p50_ms = p99_ms = None
         if len(self._latencies_ms) >= FEWEST:
             cuts = statistics.quantiles(self._latencies_ms, n=100)
             p50_ms, p99_ms = round(cuts[49], 2), round(cuts[98], 2)
             self._latencies_ms = []
         row = {'seconds': round(now_s - self._start_s, 1),
-               **soak_report.usage(node, self._owned, self.folder / HEAP),
+               **soak_report.usage(node, self._files, self.folder / HEAP),
                'p50_ms': p50_ms, 'p99_ms': p99_ms, 'fused': self._fused,
                'disturbances': self.counts.total(), 'load': os.getloadavg()[0]}
         self.samples.append(row)
@@ -231,8 +233,10 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / HEAP).unlink(missing_ok=True)
     os.environ['HEAP_FILE'] = str(options.out / HEAP)
+    files = soak_report.OwnFiles()
+    files.before_start()
     with started(options.out, reports_s=1.0) as rig:
-        soak = Soak(rig, options.out, random.Random(options.seed))
+        soak = Soak(rig, options.out, random.Random(options.seed), files)
         soak.run(options.minutes)
     return finish(soak, options.out)
 

@@ -17,15 +17,39 @@ JUDGED = {'memory_mb': ('MB', 10.0), 'heap_mb': ('MB', 10.0), 'objects': ('', 10
 SHARED = '/dev/shm/'
 
 
-def usage(pid: int, owned: set[str], heap: Path) -> dict:
+class OwnFiles:
+    """The files of /dev/shm that processes of a soak have made: what they map and was not there.
+
+    A port of Fast DDS that a killed program left is taken by the next one that wants its number,
+    and stays after it, as the counter in it never comes to zero. The wait files of LTTng belong to
+    all programs of a user.
+    """
+
+    def __init__(self) -> None:
+        self._own: set[tuple[str, int]] = set()
+        self._others: set[tuple[str, int]] = set()
+
+    def before_start(self) -> None:
+        """Note what is there before a process of the soak starts: it is none of its own."""
+        self._others |= _present() - self._own
+
+    def note(self, pid: int) -> None:
+        """Add what a process has mapped now."""
+        self._own |= shared_files(pid) - self._others
+
+    def count(self) -> int:
+        """Return how many are still there."""
+        return len(self._own & _present())
+
+
+def usage(pid: int, own: OwnFiles, heap: Path) -> dict:
     """Return what a process uses: None for what is not known yet.
 
-    memory_mb is what it has of the machine, shm_mb what it has mapped of /dev/shm; shm_files
-    counts the files of owned that are still there.
+    memory_mb is what it has of the machine, shm_mb what it has mapped of /dev/shm.
 
     Args:
         pid: Id of the process.
-        owned: Files as shared_files gives them.
+        own: Files of /dev/shm to count as shm_files.
         heap: File with the bytes and blocks in use that test/faults/faulty_node.py writes.
     """
     process = Path('/proc', str(pid))
@@ -33,10 +57,14 @@ def usage(pid: int, owned: set[str], heap: Path) -> dict:
     in_use = [int(number) for number in heap.read_text().split()] if heap.exists() else []
     return {'memory_mb': round(int(status['VmRSS'].split()[0]) / 1024, 2),
             'threads': int(status['Threads']), 'handles': len(os.listdir(process / 'fd')),
-            'shm_files': sum((file.name, file.inode()) in owned for file in os.scandir(SHARED)),
+            'shm_files': own.count(),
             'shm_mb': round(_mapped_mb((process / 'maps').read_text()), 3),
             'heap_mb': round(in_use[0] / 1e6, 2) if in_use else None,
             'objects': in_use[1] if in_use else None}
+
+
+def _present() -> set[tuple[str, int]]:
+    return {(file.name, file.inode()) for file in os.scandir(SHARED)}
 
 
 def shared_files(pid: int) -> set[tuple[str, int]]:

@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from real_time import busy_command
+
 MARK = 'DIFFMF_STARTS'
 SEGMENT = re.compile(r'/dev/shm/(fast(?:dds|rtps)_[0-9a-f]{8,})')
 LAUNCH = """
@@ -85,8 +87,7 @@ def main() -> int:
     parser.add_argument('--deadline', type=float, default=120.0, help='seconds for one of them')
     parser.add_argument('arguments', nargs='*', help='of fusion.launch.py, name:=value')
     options = parser.parse_args()
-    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-            for _ in range(options.load)]
+    busy = [subprocess.Popen(busy_command()) for _ in range(options.load)]
     wrong = 0
     try:
         for number in range(1, options.starts + 1):

@@ -250,3 +250,31 @@ def test_dead_worker_is_one_line(folders, monkeypatch):
     outcome = ran(['fuse', 'vi', 'ir', '-o', 'out', '--jobs', '2', *CLASSICAL])
 
     assert outcome.code == 2 and 'processes has ended' in outcome.said and not outcome.traceback
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_worker_ends_with_parent(late):
+    """A worker does not outlive a process that is killed, not even while it begins."""
+    program = f"""
+import multiprocessing, time
+from diffmf_ros.tools.batch.spreading import end_with_parent
+
+def work():
+    print('begins', flush=True)
+    time.sleep({int(late)})
+    end_with_parent()
+    print('works', flush=True)
+    time.sleep(60)
+
+multiprocessing.get_context('fork').Process(target=work).start()
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE) as parent:
+        for _ in ['begins'] if late else ['begins', 'works']:
+            parent.stdout.readline()
+        parent.kill()
+        begin_s = time.monotonic()
+        said = parent.stdout.read()  # until the last process that writes there has ended
+
+    assert time.monotonic() - begin_s < 30
+    assert not said

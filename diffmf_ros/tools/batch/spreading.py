@@ -52,7 +52,7 @@ def spread(work: Callable[[Any], Any], tasks: Sequence, *, jobs: int = 1,
 def _in_processes(work: Callable[[Any], Any], tasks: Sequence, jobs: int) -> Iterator[Any]:
     # Of a fresh interpreter: a copy of this one, with the threads of torch and OpenCV, may hang.
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context('spawn'),
-                               initializer=_start)
+                               initializer=end_with_parent)
     try:
         with _interrupts_blocked():  # new processes inherit that: Ctrl-C is for this one
             futures = [pool.submit(work, task) for task in tasks]
@@ -78,12 +78,15 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start() -> None:
-    """Leave Ctrl-C to the process above, and end with it."""
+def end_with_parent() -> None:
+    """Leave Ctrl-C to the process above, and end with it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = getattr(ctypes.CDLL(None), 'prctl', None)
     if prctl is not None:
         prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # ended while this process began
+        os._exit(1)
 
 
 def _on_cluster(work: Callable[[Any], Any], tasks: Sequence, address: str) -> Iterator[Any]:

@@ -68,32 +68,42 @@ def test_what_is_taken_and_given_back_is_no_leak():
 
 
 def test_files_of_others_do_not_count(tmp_path):
-    """Of /dev/shm a file counts that a process of the soak has used, but no later one of its name.
-    """
-    own, others = (Path('/dev/shm', f'soak_{word}_{os.getpid()}') for word in ('own', 'others'))
-    try:
-        for file in (own, others):
-            file.write_bytes(bytes(mmap.PAGESIZE))
-        with own.open('r+b') as opened, mmap.mmap(opened.fileno(), 0):
-            owned = soak_report.shared_files(os.getpid())
+    """Of /dev/shm a file counts that a process of the soak has made and used.
 
-        assert {own.name} == {name for name, _ in owned if name.startswith('soak_')}
-        used = {(own.name, own.stat().st_ino)}
-        assert soak_report.usage(os.getpid(), used, tmp_path / 'heap')['shm_files'] == 1
-        others.replace(own)
-        assert soak_report.usage(os.getpid(), used, tmp_path / 'heap')['shm_files'] == 0
+    One does not that was there before it, nor a later one of the same name.
+    """
+    names = ('own', 'unused', 'left')
+    own, unused, left = (Path('/dev/shm', f'soak_{word}_{os.getpid()}') for word in names)
+    files = soak_report.OwnFiles()
+    try:
+        left.write_bytes(bytes(mmap.PAGESIZE))
+        files.before_start()
+        for file in (own, unused):
+            file.write_bytes(bytes(mmap.PAGESIZE))
+        with own.open('r+b') as one, left.open('r+b') as other:
+            with mmap.mmap(one.fileno(), 0), mmap.mmap(other.fileno(), 0):
+                files.note(os.getpid())
+
+        counts = [soak_report.usage(os.getpid(), files, tmp_path / 'heap')['shm_files']]
+        files.before_start()
+        files.note(os.getpid())
+        counts.append(files.count())
+        unused.replace(own)
+        counts.append(files.count())
     finally:
-        for file in (own, others):
+        for file in (own, unused, left):
             file.unlink(missing_ok=True)
+
+    assert counts == [1, 1, 0]
 
 
 def test_open_handles_are_counted(tmp_path):
     """Every file that is opened counts as one handle more."""
     heap = tmp_path / 'heap'
-    before = soak_report.usage(os.getpid(), set(), heap)
+    before = soak_report.usage(os.getpid(), soak_report.OwnFiles(), heap)
     heap.write_text('3500000 120')
     with open(os.devnull), open(os.devnull):
-        during = soak_report.usage(os.getpid(), set(), heap)
+        during = soak_report.usage(os.getpid(), soak_report.OwnFiles(), heap)
 
     assert (before['heap_mb'], during['heap_mb'], during['objects']) == (None, 3.5, 120)
     assert during['handles'] - before['handles'] == 2
