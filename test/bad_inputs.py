@@ -18,6 +18,7 @@ import traceback
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -203,6 +204,23 @@ def taking(arguments: tuple[str, ...], word: str) -> tuple[str, str]:
 def furnish(folder: Path) -> None:
     """Make what the commands take besides the bad file: images, a folder of pairs, bags, a recipe.
     """
+    for name, content in _furniture().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@lru_cache(1)
+def _furniture() -> dict[Path, bytes]:
+    """Return the content of every file that furnish() makes, by its path."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _build(folder)
+        return {path.relative_to(folder): path.read_bytes()
+                for path in folder.rglob('*') if path.is_file()}
+
+
+def _build(folder: Path) -> None:
+    """Write images, pairs, bags and recipe with the libraries that commands read them with."""
     pictures = {'rgb.png': PICTURE, 'thermal.png': COUNTS, 'vi/0.png': PICTURE,
                 'ir/0.png': PICTURE[:, :, 0], 'vi/1.png': PICTURE, 'ir/1.png': PICTURE[:, :, 1]}
     for name in ('vi', 'ir'):

@@ -81,8 +81,9 @@ def pytest_pycollect_makemodule(module_path, parent):
     return pytest.Module.from_parent(parent, path=module_path)
 
 
-def pytest_collection_finish():
-    """Leave what the imports have made to no collector: every pipeline that closes runs one."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Leave to the collector what a test makes itself: every pipeline that closes runs one."""
     gc.collect()
     gc.freeze()
 
@@ -93,14 +94,19 @@ def pytest_unconfigure():
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Pass over files that talk no DDS where tests over DDS alone are wanted.
+    """Pass over files without a test that is asked for, where tests over DDS alone are.
 
     To import all files takes every process some ten seconds.
     """
     first, *more = (config.getoption('markexpr') or '-').split()
-    if first == 'dds' and 'or' not in more and collection_path.match('test_*.py'):
-        return None if TAKES_DDS.search(collection_path.read_text()) else True
-    return None
+    if first != 'dds' or 'or' in more or not collection_path.match('test_*.py'):
+        return None
+    text = collection_path.read_text()
+    # in `dds and paced and not slow` that is paced
+    asked = [mark for before, mark in zip(more, more[1:])
+             if before == 'and' and mark != 'not']
+    wanted = TAKES_DDS.search(text) and all(f'mark.{mark}' in text for mark in asked)
+    return None if wanted else True
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -114,6 +114,7 @@ def test_arrival_order_same_images(seed, tmp_path):
     assert len(expected) == 20 and found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', NETWORKS)
 def test_thread_count_same_image(model):
     """One and two threads give the same image."""
@@ -121,7 +122,7 @@ def test_thread_count_same_image(model):
     pytest.importorskip('torch', reason='torch is not installed')
     rng = np.random.default_rng(0)
     rgb, thermal = (rng.integers(0, 256, shape, dtype=np.uint8)
-                    for shape in ((480, 640, 3), (120, 160)))
+                    for shape in ((240, 320, 3), (120, 160)))
     changes = {'model': model, 'preset': 'nano' if model == 'diffmf' else 'light',
                'precision': 'float32'}
 

@@ -37,6 +37,7 @@ def needs(path: Path, known: dict[str, set[str]]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_missing_packages_stop_no_collection():
     """A file that needs a package which is not everywhere says so before it imports it."""
     known: dict[str, set[str]] = {}
@@ -69,6 +70,7 @@ def test_parallel_workers_compute_in_one_thread():
     assert os.environ['OMP_NUM_THREADS'] == '1'
 
 
+@pytest.mark.slow
 def test_files_are_collected_under_launch_testing(tmp_path):
     """A plugin that imports test files by itself, as that of launch_testing does, is not asked."""
     (tmp_path / 'imports_early.py').write_text(

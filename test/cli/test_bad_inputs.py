@@ -104,6 +104,7 @@ def test_exit_codes_of_the_command_itself(arguments, code, words):
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('library, arguments', [
     ('torch', ('bench', '--size', '32x24', '--frames', '1')),
     ('torch', ('train', 'config.yaml')),

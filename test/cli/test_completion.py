@@ -40,11 +40,13 @@ def shown(shell):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_file_names_are_left_to_bash():
     assert offered('diffmf fuse some') == []
     assert 'complete -o default' in shown('bash')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shell, word', [('zsh', '#compdef'), ('fish', 'complete --command')])
 def test_other_shells_are_served(shell, word):
     assert word in shown(shell) and 'complete -o default' not in shown(shell)

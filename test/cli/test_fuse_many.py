@@ -60,6 +60,7 @@ def test_swapped_folders_are_one_note(folders):
     assert note.endswith('(3: 1, 2, 10)') and outcome.code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('jobs', ['2', '0'])
 def test_several_processes_give_the_same_bytes(folders, jobs):
     one = ran(['fuse', '-r', 'vi', 'ir', '-o', 'one', *CLASSICAL])
@@ -125,6 +126,7 @@ def test_finished_files_are_skipped(folders):
     assert '1 of the 3 files' in changed.said and 'out/2.png' in changed.said
 
 
+@pytest.mark.slow
 def test_killed_run_is_resumed(tmp_path, monkeypatch):
     """A run that was killed is taken up."""
     monkeypatch.chdir(tmp_path)

@@ -73,6 +73,7 @@ def test_replay_json_counts_dropped_frames(small_bag, tmp_path):
     assert 'left out: 1 damaged_message' in done.stderr
 
 
+@pytest.mark.slow
 def test_align_json_has_matrix_and_confidence(tmp_path):
     """Align gives the matrix and how sure it is."""
     # Given a scene and the same scene seen by a camera of half the resolution

@@ -216,6 +216,7 @@ def test_the_command_prints_every_row():
     assert rows['refinefuse', 'base'][2:4] == ['3,465,000', '160 G']
 
 
+@pytest.mark.slow
 def test_command_measures_and_names_machine(pairs):
     """The command measures in turn and names the machine."""
     # given a preset with shipped weights and, by its side, one of the same name of another network

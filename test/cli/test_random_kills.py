@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 COUNT = 28  # four of each kind; `python test/random_kills.py 200` does more
 
 
+@pytest.mark.slow
 def test_files_are_whole_after_kill():
     """What is there after a kill is whole."""
     # In a process of its own, which has no threads when it forks

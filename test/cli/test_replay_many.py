@@ -42,7 +42,7 @@ def bags(small_bag, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize('jobs', ['1', '2'])
+@pytest.mark.parametrize('jobs', ['1', pytest.param('2', marks=pytest.mark.slow)])
 def test_broken_bag_leaves_others_unchanged(bags, jobs):
     """A broken bag is named and the others are as alone."""
     alone = ran(['replay', 'a', 'alone', *CLASSICAL])

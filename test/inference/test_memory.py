@@ -96,6 +96,7 @@ def compiled_again(bound: str) -> bool:
     return 'cache_miss,cpu,convolution' in last
 
 
+@pytest.mark.slow
 def test_kernel_caches_are_bounded():
     """Of 201 shapes oneDNN no longer has the first, which it keeps when no bound is asked for."""
     pytest.importorskip('torch', reason='torch is not installed')

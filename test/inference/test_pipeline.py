@@ -160,6 +160,7 @@ def test_failing_network_falls_back_to_classical(engine_settings, textured, monk
     assert pipeline.fuse(textured).mode == Mode.FUSED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('library', ['torch', 'einops', 'safetensors'])
 def test_missing_library_reports_classical(tmp_path, library):
     """Without a library every result says that it is classical.

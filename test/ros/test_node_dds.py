@@ -115,7 +115,6 @@ def test_an_idle_node_stops_cleanly(start, peer, number):
     assert reports[0].status[0].message.startswith('no rgb frames; no thermal frames')
 
 
-@pytest.mark.alone
 def test_simulated_replay_survives_loop(camera_bag, start, peer):
     """A replay in simulated time survives its loop."""
     fused = peer.collect(Image, '/fused/image')
@@ -178,7 +177,6 @@ def test_an_incompatible_publisher_is_a_warning(start, peer):
     assert reports[-1].status[0].level in (b'\x01', b'\x02')
 
 
-@pytest.mark.alone
 def test_adaptive_node_steps_down(camera_bag, start, peer):
     """An adaptive node steps down until it fuses more pairs."""
     # Given a network that takes far longer than the time between pairs, on whatever machine

@@ -33,7 +33,6 @@ def run_of(dds, tmp_path):
     return make
 
 
-@pytest.mark.alone
 def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
     """Demo fuses the pairs and draws them."""
     # Given half the speed, so that a busy machine loses nothing
@@ -55,7 +54,6 @@ def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
-@pytest.mark.alone
 def test_demo_two_scenes_two_rows(dds, tmp_path, monkeypatch, capsys):
     """Demo shows two scenes in two rows and counts who stands out."""
     # Given drives short enough for a test

@@ -201,6 +201,7 @@ def test_missing_torch_means_no_floors(monkeypatch):
     assert 'no floors: they need torch' in notes[0]
 
 
+@pytest.mark.slow
 def test_start_measured_in_own_process():
     """Start is measured in a process of its own."""
     # given a process that has used more memory than fusing a small pair takes
