@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..core.settings import DEFAULTS, InputSettings
+from ..io.paths import PICTURES
 from . import options
 
 # Settings of the images that an alignment is for.
@@ -17,6 +18,7 @@ _PICTURES = 'rgb_crop', 'thermal_crop', 'rgb_orientation', 'thermal_orientation'
 
 
 def align(
+    context: typer.Context,
     rgb: Annotated[Path | None, typer.Argument(help='visible image, or a folder of them')] = None,
     thermal: Annotated[Path | None,
                        typer.Argument(help='thermal image, or a folder with files of equal '
@@ -28,7 +30,8 @@ def align(
     thermal_crop: options.ThermalCrop = DEFAULTS.input.thermal_crop,
     rgb_orientation: options.RgbOrientation = DEFAULTS.input.rgb_orientation,
     thermal_orientation: options.ThermalOrientation = DEFAULTS.input.thermal_orientation,
-    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path('align.yaml'),
+    out: Annotated[Path, options.output('--out', '-o', endings=('.yaml', '.yml'),
+                                        help='file to write')] = Path('align.yaml'),
     init: Annotated[Path | None, typer.Option(
         help='rough alignment to start from: a YAML of align, or a calibration')] = None,
     fov_ratio: Annotated[float | None, typer.Option(
@@ -38,15 +41,14 @@ def align(
                          typer.Option(min=1, max=100, help='pairs to use, spread evenly')] = 10,
     time_offset: Annotated[bool, typer.Option(
         help='measure the time offset between the cameras of a bag, too')] = True,
-    overlay: Annotated[Path | None,
-                       typer.Option(help='picture to write: thermal edges on the RGB '
-                                    'image')] = None,
+    overlay: Annotated[Path | None, options.output(
+        endings=PICTURES, help='picture to write: thermal edges on the RGB image')] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = None,
 ) -> None:
     """Measure how thermal pixels map to RGB pixels. Exit code 1 when the images do not tell."""
     from ..core.registration.registration import RegistrationError, register
-    from ..io.images import require_format, write_image
+    from ..io.images import write_image
     from ..io.paths import require_inputs
     from ..io.writing import replacing, require_output
     from ..tools.alignment_pairs import (
@@ -62,13 +64,13 @@ def align(
         raise typer.BadParameter('expected RGB and THERMAL (two images or two folders), or --bag')
     if init is not None and fov_ratio is not None:
         raise typer.BadParameter('--init and --fov-ratio exclude each other')
+    if bag is None:
+        options.refuse(context, ('topics', 'thermal_offset_ms', 'time_offset'), 'only with --bag')
     inputs = rgb, thermal, bag, init
     require_inputs(*inputs)
     for path in (out, overlay):
         require_output(path, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
-    if overlay:
-        require_format(overlay)
     settings = options.settings_from(
         sync__thermal_offset_ms=thermal_offset_ms, input__rgb_crop=rgb_crop,
         input__thermal_crop=thermal_crop, input__rgb_orientation=rgb_orientation,
@@ -102,6 +104,7 @@ def align(
     options.write_json(json, {'out': str(out), **asdict(found),
                               'time_offset': measured and asdict(measured)})
     options.say(f'{out}: {found.summary}', json=json)
+    options.say_wrote(overlay, json=json)
     if said:
         options.say(said, json=json)
     offset_ms = measured.offset_ms if measured else thermal_offset_ms

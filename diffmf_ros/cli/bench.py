@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.settings import DEFAULTS
+from ..io.paths import PLOTS
 from ..io.writing import require_output, write_text
 from . import options
 from .progress import announced, progress
@@ -67,8 +68,8 @@ def bench(
     device: options.Device = DEFAULTS.device,
     threads: options.Threads = DEFAULTS.threads,
     json: options.Json = None,
-    plot: Annotated[Path | None,
-                    typer.Option(help='also draw time over pixels (.png, .svg, .pdf)')] = None,
+    plot: Annotated[Path | None, options.output(
+        endings=PLOTS, help='also draw time over pixels (.png, .svg, .pdf)')] = None,
     shell: Annotated[bool,
                      typer.Option('--shell',
                                   help='measure the node around the network instead')] = False,
@@ -88,9 +89,8 @@ def bench(
                                      help='measure the installed node, live, with the job that is '
                                            'the same on every machine (docs/machines.md); takes 2 '
                                            'minutes')] = False,
-    page: Annotated[Path | None,
-                    typer.Option(help='--standard: also write a page about this machine '
-                                 '(.html)')] = None,
+    page: Annotated[Path | None, options.output(endings=('.html',), help=(
+        '--standard: also write a page about this machine (.html)'))] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Time every stage of fusing a pair.
@@ -102,15 +102,14 @@ def bench(
     long they would take there. With --shell: what a pair costs beside the network, and what the
     node does when it gets too many, in turn with the same job as it is usually written.
     """
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source and source.name == 'COMMANDLINE'}
-    if wrong := sorted(given - WITH_SHELL if shell else given & SHELL_ONLY):
-        named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
-        raise typer.BadParameter(f'with --shell alone: {named}' if not shell
-                                 else f'not with --shell: {named}')
-    if wrong := sorted(given - WITH_STANDARD if standard else given & {'page'}):
-        named = ', '.join(f'--{name.replace("_", "-")}' for name in wrong)
-        raise typer.BadParameter(f'{"not with" if standard else "only with"} --standard: {named}')
+    for mode, names, own in ((shell, WITH_SHELL, SHELL_ONLY), (standard, WITH_STANDARD, {'page'}),
+                             (plan, WITH_PLAN, set())):
+        flag = min(names & {'shell', 'standard', 'plan'})
+        options.refuse(context, context.params.keys() - names if mode else own,
+                       f'{"not" if mode else "only"} with --{flag}')
+    given = options.given(context)
+    options.note_idle(options.settings_from(model=model) if model == 'classical' else DEFAULTS,
+                      given)
     # before minutes of measuring
     options.require_json(json, overwrite=overwrite, inputs=(weights,))
     for path in (plot, page):
@@ -123,9 +122,6 @@ def bench(
         _bench_shell(console, options.image_size(size) if 'size' in given else SHELL_SIZE,
                      frames if 'frames' in given else SHELL_PAIRS, compute_ms, overload_s, json)
         return
-    if plan and (wrong := sorted(given - WITH_PLAN)):
-        raise typer.BadParameter(f'not with --plan: '
-                                 f'{", ".join("--" + name.replace("_", "-") for name in wrong)}')
     from ..tools.bench import report as bench_report
 
     if plot is not None:
@@ -144,6 +140,7 @@ def bench(
     options.write_json(json, report.as_json())
     if plot is not None:
         bench_report.write_plot(plot, report)
+        options.say_wrote(plot, json=json)
 
 
 def _bench_shell(console: Console, size: tuple[int, int], pairs: int, compute_ms: float,
@@ -354,3 +351,4 @@ def bench_standard(console: Console, *, json: Path | None, page: Path | None) ->
     options.write_json(json, measured.as_json())
     if page is not None:
         write_text(page, standard.page(report))
+        options.say_wrote(page, json=json)

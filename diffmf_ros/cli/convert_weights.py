@@ -13,8 +13,8 @@ def convert_weights(
     checkpoint: Annotated[Path,
                           typer.Argument(help="the authors' model.pkl, or its tensors as "
                                          ".safetensors")],
-    out: Annotated[Path, typer.Option('--out', '-o', help='file to write')] = Path(
-        's4fusion.safetensors'),
+    out: Annotated[Path, options.output('--out', '-o', endings=('.safetensors',),
+                                        help='file to write')] = Path('s4fusion.safetensors'),
     overwrite: options.Overwrite = False,
     json: options.Json = None,
 ) -> None:

@@ -28,6 +28,7 @@ BEGIN_S = 2.0
 
 
 def demo(
+    context: typer.Context,
     bag: Annotated[Path | None, typer.Option(help='a rosbag2; default: rendered drives')] = None,
     topics: options.Topics = options.TOPICS,
     out: Annotated[Path | None, typer.Option(
@@ -60,14 +61,18 @@ def demo(
     """
     from ..tools import demo as product
     from ..tools.demo import draw
-    from ..tools.synthetic.record import recorded_drive
+    from ..tools.synthetic.record import TRUTH_FILE, recorded_drive
 
     if bag is not None and scene:
         raise typer.BadParameter('--scene is of a rendered drive, and --bag names another one')
+    if bag is None:
+        options.refuse(context, ('topics',), 'only with --bag')
+    options.note_idle(options.settings_from(model=model), options.given(context))
     scenes = () if bag is not None else tuple(dict.fromkeys(scene or SCENES))
     out = out or (FOLDER if overwrite else _fresh(FOLDER))
     inputs = bag, options.weights_file(weights), alignment
-    options.require_json(json, overwrite=overwrite, inputs=inputs)
+    options.require_json(json, overwrite=overwrite, inputs=inputs,
+                         own=(out / f'drive_{name}' / TRUTH_FILE for name in scenes))
     _require_outputs(out, scenes, overwrite=overwrite, inputs=inputs)
     with _saying_what_is_left(out):
         bags = (bag,) if bag is not None else _render(scenes, out)

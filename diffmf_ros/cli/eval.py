@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..core.settings import DEFAULTS
+from ..io.paths import PLOTS
 from . import options
 from .progress import progress
 
@@ -14,6 +15,7 @@ WIDTH = 260  # of the table where the output is not a terminal
 
 
 def eval(
+    context: typer.Context,
     rgb: Annotated[Path | None, typer.Option(help='folder of visible images')] = None,
     thermal: Annotated[Path | None,
                        typer.Option(help='folder of thermal images of the same names and '
@@ -29,7 +31,8 @@ def eval(
     model: Annotated[str | None,
                      typer.Option(help='what to fuse with instead: diffmf, s4fusion, refinefuse, '
                                               'classical, average, maximum, blend (0.85 thermal), '
-                                              'rgb, thermal')] = None,
+                                              'rgb, thermal; all but the networks are scored '
+                                              'bare, without the steps after them')] = None,
     preset: Annotated[str | None,
                       typer.Option(help='size of the network; default: that of the '
                                    'weights')] = None,
@@ -46,12 +49,10 @@ def eval(
     detect_class: options.DetectClass = 'person',
     classes: options.Classes = None,
     json: options.Json = None,
-    html: Annotated[Path | None,
-                    typer.Option(help='page to write with all pictures, sorted by any '
-                                 'metric')] = None,
-    plot: Annotated[Path | None,
-                    typer.Option(help='also draw the means beside the baselines (.png, .svg, '
-                                 '.pdf)')] = None,
+    html: Annotated[Path | None, options.output(endings=('.html',), help=(
+        'page to write with all pictures, sorted by any metric'))] = None,
+    plot: Annotated[Path | None, options.output(endings=PLOTS, help=(
+        'also draw the means beside the baselines (.png, .svg, .pdf)'))] = None,
     every: Annotated[bool, typer.Option('--all', help=(
         'print the metrics of the literature, too; JSON and the page always have them'))] = False,
     overwrite: options.Overwrite = False,
@@ -62,9 +63,13 @@ def eval(
     from ..tools.bench.report import figure_class
     from ..tools.evaluation import eval_files, eval_page, evaluate, scoring
     from ..tools.evaluation.detection_scores import read_boxes
-    from ..tools.evaluation.detector_trial import DetectorTrial
+    from ..tools.evaluation.detector_trial import DetectorTrial, chosen_detector
     from ..tools.evaluation.eval_page import Page
 
+    if detector is None:
+        options.refuse(context, options.OF_DETECTOR, 'only with --detector')
+    if model is None or model in scoring.BASELINES:
+        options.refuse(context, ('preset', 'weights', 'device'), 'only with a network as --model')
     inputs = rgb, thermal, pairs, fused, options.weights_file(weights), boxes, detector, classes
     require_inputs(*inputs[:-1])
     evaluate.require_one_way(fused, model)
@@ -75,8 +80,8 @@ def eval(
         figure_class()  # before minutes of scoring
     settings = options.settings_from(thermal__polarity=polarity)
     known = read_boxes(boxes) if boxes else None
-    chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
-                                   classes=classes)
+    chosen = chosen_detector(detector, layout=detector_layout, wanted=detect_class,
+                             classes=classes)
     trial = DetectorTrial(chosen.detector, boxes=known,
                           class_number=chosen.class_number) if chosen else None
     method = scoring.method(model, preset=preset, weights=weights,
@@ -100,6 +105,8 @@ def eval(
     if plot is not None and evaluation.images:
         eval_page.write_plot(plot, evaluation)
     _print(evaluation, every=every, json=json)
+    options.say_wrote(html, page.folder if page else None, plot if evaluation.images else None,
+                      json=json)
     if evaluation.problems:
         raise typer.Exit(1)
 

@@ -10,7 +10,7 @@ from . import options
 
 
 def export(
-    onnx: Annotated[Path, typer.Option('--onnx', help='file to write')],
+    onnx: Annotated[Path, options.output('--onnx', endings=('.onnx',), help='file to write')],
     model: options.ModelOfFile = None,
     preset: options.PresetOfFile = None,
     weights: options.Weights = None,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf fuse`: image files, folders of them, or two videos."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -40,8 +41,11 @@ Jobs = Annotated[int, typer.Option('--jobs', '-j', min=0, help=(
     'processes that fuse pairs at the same time; 0: one for each core'))]
 
 
-@takes_settings(but=('sync.', 'alignment.from_tf'))
+# What bags alone have: stamps of two clocks, camera infos, TF, frame ids.
+@takes_settings(but=('sync.', 'alignment.from_tf', 'alignment.rgb_rectified',
+                     'alignment.thermal_rectified', 'output.frame_id'))
 def fuse(
+    context: typer.Context,
     images: Annotated[list[Path], typer.Argument(metavar='RGB THERMAL', help=_IMAGES)],
     settings: Settings,
     params: Path | None,
@@ -69,35 +73,46 @@ def fuse(
     options.require_json(json, overwrite=overwrite, inputs=(*images, *files))
     read = *(place for place in images if not place.is_dir()), *files
     asked = Asked(settings, read, overwrite, json, keep_order)
-    failed, several = False, any(place.is_dir() or is_pattern(place) for place in images)
-    if len(images) != 2 or match is not None or several:
-        failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
-                            ray=ray)
-    elif ray is not None or recursive:
-        raise typer.BadParameter('--ray and --recursive are for folders, patterns or lists of '
-                                 'images, not for one pair or two videos')
-    elif all(map(is_film, images)):
+    folders = any(place.is_dir() for place in images)
+    many = folders or len(images) != 2 or match is not None or any(map(is_pattern, images))
+    films = [place for place in images if is_film(place) and not is_pattern(place)]
+    if films and (many or len(films) == 1):
+        raise typer.BadParameter(f'{films[0]} is a video, which goes with one other video alone: '
+                                 'diffmf fuse RGB.mp4 THERMAL.mp4')
+    for effective, names, why in (
+            (folders, ('recursive',), 'only with folders'),
+            (many, ('ray', 'jobs'), 'only with folders, patterns or lists of images'),
+            (ray is None, ('jobs',), 'not with --ray'),
+            (not films, ('keep_order',), 'only with images')):
+        options.refuse(context, () if effective else names, why)
+    if films:
         failed = fuse_films(images[0], images[1], out or FILM, asked)
     else:
-        _fuse_pair(images[0], images[1], out or PICTURE, asked)
+        options.say_idle({'temporal_filter', 'time_constant_s', 'max_change'}.intersection(
+            options.given(context)), 'images are fused each by itself')
+        failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
+                            ray=ray) if many else _fuse_pair(images, out or PICTURE, asked)
     if failed:
         raise typer.Exit(1)
 
 
-def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
+def _fuse_pair(images: Sequence[Path], out: Path, asked: Asked) -> bool:
+    """Fuse two images; return False: where that fails, it raises what is wrong."""
     from ..inference.pipeline import FusionPipeline
-    from ..io.images import read_image_pair, require_format, write_image
-    from ..io.paths import require_different
-    from ..io.writing import require_output
+    from ..io.images import naming, read_image_pair, write_image
+    from ..io.paths import PICTURES, require_different
+    from ..io.writing import require_ending, require_output
 
+    rgb, thermal = images
     require_different(rgb, thermal)
     pair, note = read_image_pair(rgb, thermal, keep_order=asked.keep_order)
-    require_format(out)
+    require_ending(out, PICTURES, what='an image')
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     if note:
         typer.echo(note, err=True)
     pipeline = FusionPipeline(asked.settings)
-    result = pipeline.fuse(pair)
+    with naming(rgb, thermal):
+        result = pipeline.fuse(pair)
     write_image(out, result.pixels, result.encoding, overwrite=asked.overwrite)
     for warning in result.warnings:
         typer.echo(f'warning: {warning}', err=True)
@@ -108,3 +123,4 @@ def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
         'warnings': result.warnings, 'timings_ms': result.timings_ms})
     options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}',
                 json=asked.json)
+    return False

@@ -9,15 +9,16 @@ import typer
 
 from ..core.frames import FusionResult
 from ..inference.pipeline import FusionPipeline
-from ..io.media import require_film, write_film
+from ..io.images import naming
+from ..io.media import write_film
 from ..io.paths import IMAGE_SUFFIXES, require_different, require_folder_name
-from ..io.writing import WriteError, is_input, require_output
+from ..io.writing import WriteError, is_input, require_ending, require_output
 from ..tools.batch.films import Films, opened
 from ..tools.batch.matching_files import matches
 from ..tools.batch.spreading import cores
 from ..tools.batch.workers import FileOutcome, Ledger, Task, fused_files
 from . import options
-from .progress import progress
+from .progress import hint_threads, progress, say_already
 
 FOLDER = Path('fused')
 SHOWN = 5  # names in a message about many
@@ -50,7 +51,7 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
                                           if ledger.done(task.out, *task.inputs)}
     left = [task for task in tasks if task not in done]
     _require_outputs(left, out, asked, all_tasks=tasks)
-    options.say_already(len(done), len(tasks))
+    say_already(len(done), len(tasks))
     outcomes = _fused_pairs(left, asked, ledger, jobs=jobs, ray=ray)
     failed = [*alone, *(outcome.error for outcome in outcomes if outcome.error)]
     _tell(out, outcomes, failed, already=len(done), json=asked.json)
@@ -67,7 +68,7 @@ def _fused_pairs(tasks: Sequence[Task], asked, ledger: Ledger, *, jobs: int,
                             overwrite=asked.overwrite, keep_order=asked.keep_order, ray=ray)
         for task, outcome in zip(tasks, fused, strict=True):
             if not outcomes and jobs == 1 and ray is None:
-                options.hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])
+                hint_threads(asked.settings, outcome.by.rpartition(' on ')[2])
             outcomes.append(outcome)
             if not outcome.error:
                 ledger.note(task.out, *task.inputs)
@@ -139,10 +140,10 @@ def _said(outcomes: Sequence[FileOutcome]) -> Iterator[tuple[str, list[str]]]:
 def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
     """Fuse two videos to one; return whether one of them is damaged."""
     require_different(rgb, thermal)
-    require_film(out)
+    require_ending(out, ('.mp4',), what='a video')
     require_output(out, overwrite=asked.overwrite, inputs=asked.inputs)
     films, pipeline = opened(rgb, thermal), FusionPipeline(asked.settings)
-    options.hint_threads(asked.settings, pipeline.device)
+    hint_threads(asked.settings, pipeline.device)
     modes: Counter = Counter()
     warnings: dict = {}
     with progress('fusing', films.count) as report:
@@ -163,7 +164,8 @@ def fuse_films(rgb: Path, thermal: Path, out: Path, asked) -> bool:
 def _fused(films: Films, pipeline: FusionPipeline, modes: Counter,
            warnings: dict[str, None]) -> Iterator[FusionResult]:
     for pair in films.pairs():
-        result = pipeline.fuse(pair)
+        with naming(films.rgb, films.thermal):
+            result = pipeline.fuse(pair)
         modes[result.mode.value] += 1
         warnings.update(dict.fromkeys(result.warnings))
         yield result

@@ -17,6 +17,7 @@ WIDTH = 280  # of the table where the output is no terminal
 
 
 def models(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help='only these networks; several: a,b')] = '',
     preset: Annotated[str, typer.Option(help='only these presets; several: a,b')] = '',
     size: Annotated[str, typer.Option(help='of the RGB image, WIDTHxHEIGHT')] = '640x480',
@@ -37,6 +38,9 @@ def models(
     from ..io.folders import pair_files
     from ..tools.evaluation import models_table
 
+    if not time:
+        options.refuse(context, ('frames',) if score else ('frames', 'device'),
+                       'only with --time' if score else 'only with --time or --score')
     options.require_json(json, overwrite=overwrite, inputs=(score,))
     count = len(pair_files(score)) if score else 0  # before minutes of measuring
     table = models_table.listed(size=options.image_size(size), only_models=_names(model),

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,18 +25,20 @@ from ..core.settings import (
     iter_specs,
     with_changes,
 )
-from ..io.paths import FILE_SUFFIXES
-from ..io.writing import WriteError, require_output, require_result_output, write_text
-from ..tools.batch.spreading import cores
-
-if TYPE_CHECKING:
-    from ..tools.evaluation.detector import Detector as OnnxDetector
+from ..io.paths import is_same
+from ..io.writing import (
+    WriteError,
+    is_stream,
+    require_ending,
+    require_output,
+    require_result_output,
+    write_text,
+)
 
 SCREEN = Path('-')
+TEXTS = '.json', '.html', '.yaml'  # the first endings of text files
 TOPICS = '/rgb/image_raw', '/thermal/image_raw'
 _described = {item.name: item for item in iter_specs(DEFAULTS)}
-# Of the load average over the CPUs. At 13, one thread took a quarter of the time of two.
-BUSY = 2.0
 _WIDEST = 1000  # columns of a terminal
 
 
@@ -45,6 +47,58 @@ def completed(choices: Iterable[str] | None) -> Callable[[str], list[str]] | Non
     if not choices:
         return None
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
+
+
+def output(*names: str, endings: tuple[str, ...], help: str, **more: Any) -> Any:
+    """Return the option of a file to write. It refuses, before any work, what is no name for it.
+
+    That is a name with another ending, and the file of another such option, under any name.
+
+    Args:
+        *names: of the option; none: that of the parameter.
+        endings: those allowed; the first one is proposed. Text goes to a device or a pipe, too.
+        help: of the option.
+        **more: as typer.Option takes it.
+    """
+    def check(context: typer.Context, parameter: typer.CallbackParam,
+              path: Path | None) -> Path | None:
+        if path is None or path == SCREEN or is_stream(path) and endings[0] in TEXTS:
+            return path
+        name, written = parameter.opts[0], context.meta.setdefault(__name__, {})
+        require_ending(path, endings, what=f'a file of {name}')
+        for other, there in written.items():
+            if _is_one_file(path, there):
+                raise WriteError(f'{other} {there} and {name} {path} are one file: give each a '
+                                 'file of its own')
+        written[name] = path
+        return path
+
+    return typer.Option(*names, metavar=f'NAME{endings[0]}', callback=check, help=help,
+                        **more)
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other) or is_same(one, other)
+
+
+def given(context: typer.Context) -> dict[str, str]:
+    """Return the parameters of a command that are on its line, as {name: how it is written}."""
+    return {parameter.name or '': parameter.opts[0] for parameter in context.command.params
+            if (source := context.get_parameter_source(parameter.name or ''))
+            and source.name == 'COMMANDLINE'}
+
+
+def refuse(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Raise BadParameter when parameters are on the command line that mean nothing there.
+
+    Args:
+        context: of the command.
+        names: of the parameters.
+        why: they mean nothing, such as 'only with --detector'.
+    """
+    there = given(context)
+    if wrong := [there[name] for name in there if name in set(names)]:
+        raise typer.BadParameter(f'{why}: {", ".join(wrong)}')
 
 
 def _option(setting: str, type_):
@@ -75,10 +129,8 @@ ThermalOrientation = _option('input.thermal_orientation', str)
 Polarity = _option('thermal.polarity', str)
 Weights = Annotated[Path | None, typer.Option(help=_described['weights'].description)]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help='replace files that exist')]
-Json = Annotated[Path | None,
-                 typer.Option('--json',
-                              help='also write the result to this file, as JSON; - for the '
-                                   'screen, in place of the text')]
+Json = Annotated[Path | None, output('--json', endings=('.json',), help=(
+    'also write the result to this file, as JSON; - for the screen, in place of the text'))]
 Topics = Annotated[tuple[str, str], typer.Option(
     '--topics', metavar='RGB THERMAL', help='topics of the images of both cameras in the bag')]
 OverwriteBag = Annotated[bool, typer.Option('--overwrite', help='replace the bag that exists')]
@@ -98,6 +150,17 @@ Classes = Annotated[
     str | None,
     typer.Option(help='names of its classes: a file, one a line, or a list with commas'),
 ]
+# Options that mean nothing without a detector.
+OF_DETECTOR = 'detector_layout', 'detect_class', 'classes', 'detect_every', 'detect_json'
+# Settings that mean nothing with some values of others.
+OF_NETWORKS = 'preset', 'weights', 'engine', 'precision', 'scale', 'scan_backend', 'threads'
+OF_AGC = tuple(f'thermal.{name}' for name in (
+    'low_percentile', 'high_percentile', 'max_tail_share', 'min_span_noise', 'min_span_k',
+    'time_constant_s', 'max_change'))
+OF_RADIOMETRIC = 'thermal.radiometric_low_k', 'thermal.radiometric_high_k'
+OF_LINEAR = 'thermal.linear_low', 'thermal.linear_high'
+OF_UNIT = 'thermal.kelvin_per_count', 'thermal.kelvin_at_zero'
+OF_ROWS = 'thermal.extra_rows_top', 'thermal.extra_rows_bottom'
 PATHS = ('weights', 'alignment.file')
 NAMES = {'alignment.file': 'alignment'}  # others are called as the last part of their name
 PARAMS = Annotated[
@@ -127,17 +190,17 @@ def weights_file(weights: Path | None) -> Path | None:
     return None if str(weights) == SYNTHETIC else weights
 
 
-def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = ()) -> None:
+def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = (),
+                 own: Iterable[Path] = ()) -> None:
     """Raise WriteError, before long work begins, unless the file of --json can be written.
 
-    One that has the ending of another kind of file may be what the command writes beside it.
+    own has the JSON files that the command writes without being told their names.
     """
     if path is None or path == SCREEN:
         return
     require_output(path, overwrite=overwrite, inputs=inputs)
-    if path.suffix.lower() in set(FILE_SUFFIXES) - {'.json'}:
-        raise WriteError(f'--json writes JSON, and {path} has the ending of another kind of file: '
-                         f'write {path.with_suffix(".json")}')
+    if any(_is_one_file(path, other) for other in own):
+        raise WriteError(f'{path} is a file that the command writes itself: choose another --json')
 
 
 def require_own_json(path: Path | None, keys: Iterable[str], *, inputs: Iterable = ()) -> None:
@@ -158,6 +221,7 @@ def write_json(path: Path | None, content: dict | str) -> None:
         typer.echo(text)
     else:
         write_text(path, text + '\n')
+        say_wrote(None if is_stream(path) else path, json=path)
 
 
 def table_console(json: Path | None, *, width: int) -> Console:
@@ -197,11 +261,10 @@ def say(text: str, *, json: Path | None) -> None:
     typer.echo(text, err=json == SCREEN)
 
 
-def say_already(done: int, total: int) -> None:
-    """Say on the standard error how many results of an earlier run are not made again."""
-    if done:
-        typer.echo(f'{done} of {total} are there already, made with the same settings: not made '
-                   'again', err=True)
+def say_wrote(*paths: Path | None, json: Path | None) -> None:
+    """Print which files a command wrote beside its result; None is none."""
+    for path in filter(None, paths):
+        say(f'wrote {path}', json=json)
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -211,56 +274,6 @@ def image_size(text: str) -> tuple[int, int]:
         raise typer.BadParameter(f'expected WIDTHxHEIGHT such as 640x480, got {text!r}',
                                  param_hint='--size')
     return int(width), int(height)
-
-
-class Chosen(NamedTuple):
-    """A detector and the number of the class to look for."""
-
-    detector: 'OnnxDetector'
-    class_number: int
-
-
-def detector_from(
-    path: Path | None, *, layout: str, wanted: str, classes: str | None
-) -> Chosen | None:
-    """Return the detector that the options name, or None without one.
-
-    Raises:
-        DetectorError: a file, layout or class that cannot be used.
-    """
-    if path is None:
-        return None
-    from ..tools.evaluation.detector import (
-        Detector,
-        DetectorError,
-        class_number,
-        read_classes,
-    )
-
-    names = read_classes(classes) if classes else None
-    detector = Detector(path, layout=layout, classes=len(names) if names else None)
-    number = class_number(wanted, names)
-    if number >= detector.class_count:
-        raise DetectorError(
-            f'{path} has {detector.class_count} classes, from 0 on; there is no class {number}'
-        )
-    return Chosen(detector, number)
-
-
-def hint_threads(settings: Settings, device: str) -> None:
-    """Say on the standard error that one thread may be faster, where that is likely.
-
-    Args:
-        settings: those of the run; a number of threads that the user chose stays.
-        device: where the network runs, as FusionPipeline.device says.
-    """
-    load, cpus = os.getloadavg()[0], cores()
-    if settings.threads or settings.model == 'classical' or not device.startswith('cpu'):
-        return
-    if load > BUSY * cpus:
-        typer.echo(f'note: {load:.0f} processes want the {cpus} CPUs of this machine, and the '
-                   'threads of a network wait for each other then: --threads 1 can be several '
-                   'times as fast', err=True)
 
 
 def takes_settings(*, but: tuple[str, ...] = (), **defaults: Any) -> Callable:
@@ -292,13 +305,44 @@ def takes_settings(*, but: tuple[str, ...] = (), **defaults: Any) -> Callable:
             params = values.pop('params')
             given = {item.name: values.pop(name) for name, item in offered.items()}
             base = {offered[name].name: value for name, value in defaults.items()}
-            return command(**values, params=params, settings=_settings(base, params, given))
+            settings = _settings(base, params, given)
+            note_idle(settings, (name for name, value in given.items() if value is not None))
+            return command(**values, params=params, settings=settings)
 
         vars(run)['__signature__'] = own.replace(parameters=parameters)
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 
     return decorate
+
+
+def note_idle(settings: Settings, names: Iterable[str]) -> None:
+    """Say on the standard error which of the settings on a command line mean nothing with others.
+
+    Args:
+        settings: all of them.
+        names: of those on the command line, in full.
+    """
+    thermal, there = settings.thermal, set(names)
+    agc, radiometric, linear = (thermal.gain_control != kind
+                                for kind in ('agc', 'radiometric', 'linear'))
+    for idle, why, some in (
+            (settings.model == 'classical', 'classical has no network', OF_NETWORKS),
+            (agc, 'thermal.gain_control is not agc', OF_AGC),
+            (radiometric, 'thermal.gain_control is not radiometric', OF_RADIOMETRIC),
+            (linear, 'thermal.gain_control is not linear', OF_LINEAR),
+            (thermal.radiometric_unit != 'custom', 'thermal.radiometric_unit is not custom',
+             OF_UNIT),
+            (bool(settings.input.thermal_crop), 'input.thermal_crop takes their place', OF_ROWS)):
+        if idle:
+            say_idle(there.intersection(some), why)
+
+
+def say_idle(names: Iterable[str], why: str) -> None:
+    """Say on the standard error that settings on the command line mean nothing, and why."""
+    if flags := ', '.join(f'--{name.rpartition(".")[2].replace("_", "-")}'
+                          for name in sorted(names)):
+        typer.echo(f'note: without effect: {flags} ({why})', err=True)
 
 
 def files_of(settings: Settings, params: Path | None = None) -> tuple[str | Path | None, ...]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signs of life of a long command: a bar in a terminal, else a line now and then."""
+"""Signs of life of a long command: a bar in a terminal, else a line now and then; and what it says
+before."""
 
+import os
 import sys
 import threading
 import time
@@ -8,10 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..core.settings import Settings
+from ..tools.batch.spreading import cores
+
 FIRST_S, EVERY_S = 2.0, 10.0
+# Of the load average over the CPUs. At 13, one thread took a quarter of the time of two.
+BUSY = 2.0
 Item = TypeVar('Item')
 _shown = threading.Event()  # whether the command has shown by itself that it works
 
@@ -88,6 +96,29 @@ def tracked(items: Iterable[Item], what: str, total: float) -> Iterator[Item]:
         for number, item in enumerate(items, start=1):
             yield item
             report(number)
+
+
+def say_already(done: int, total: int) -> None:
+    """Say on the standard error how many results of an earlier run are not made again."""
+    if done:
+        typer.echo(f'{done} of {total} are there already, made with the same settings: not made '
+                   'again', err=True)
+
+
+def hint_threads(settings: Settings, device: str) -> None:
+    """Say on the standard error that one thread may be faster, where that is likely.
+
+    Args:
+        settings: those of the run; a number of threads that the user chose stays.
+        device: where the network runs, as FusionPipeline.device says.
+    """
+    load, cpus = os.getloadavg()[0], cores()
+    if settings.threads or settings.model == 'classical' or not device.startswith('cpu'):
+        return
+    if load > BUSY * cpus:
+        typer.echo(f'note: {load:.0f} processes want the {cpus} CPUs of this machine, and the '
+                   'threads of a network wait for each other then: --threads 1 can be several '
+                   'times as fast', err=True)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from ..core.frames import FusionResult, Pair
 from ..core.settings import Settings
 from . import options
 from .options import files_of, takes_settings
-from .progress import progress
+from .progress import hint_threads, progress
 
 
 @takes_settings()
 def replay(
+    context: typer.Context,
     bags: Annotated[list[Path],
                     typer.Argument(metavar='BAG...', help='rosbag2 folders, .db3 or .mcap files')],
     out: Annotated[Path,
@@ -32,17 +33,15 @@ def replay(
     ray: options.Ray = None,
     overwrite: options.OverwriteBag = False,
     json: options.Json = None,
-    rrd: Annotated[Path | None,
-                   typer.Option(help='also write a recording for the viewer of Rerun '
-                                '(.rrd)')] = None,
+    rrd: Annotated[Path | None, options.output(endings=('.rrd',), help=(
+        'also write a recording for the viewer of Rerun (.rrd)'))] = None,
     detector: options.Detector = None,
     detector_layout: options.DetectorLayout = 'auto',
     detect_class: options.DetectClass = 'person',
     classes: options.Classes = None,
     detect_every: Annotated[int, typer.Option(min=1, help='look at every n-th pair')] = 10,
-    detect_json: Annotated[Path | None,
-                           typer.Option(help='file to write with the counts of every '
-                                        'pair')] = None,
+    detect_json: Annotated[Path | None, options.output(endings=('.json',), help=(
+        'file to write with the counts of every pair'))] = None,
 ) -> None:
     """Fuse every pair of a recorded bag into a new bag, a video or PNG files.
 
@@ -57,10 +56,14 @@ def replay(
     from ..io.bags import BagReader, image_topic
     from ..io.paths import require_inputs
     from ..io.writing import require_output
-    from ..tools.evaluation.detector_trial import DetectorCounts
+    from ..tools.evaluation.detector_trial import DetectorCounts, chosen_detector
     from ..tools.replay import fuse_bag
     from ..tools.replay_outputs import output, require_free
 
+    if detector is None:
+        options.refuse(context, options.OF_DETECTOR, 'only with --detector')
+    if ray is not None:
+        options.refuse(context, ('jobs',), 'not with --ray')
     if len(bags) > 1 or ray is not None:
         if rrd or detector:
             raise typer.BadParameter('--rrd and --detector take one bag, here, without --ray')
@@ -71,6 +74,7 @@ def replay(
         if failed:
             raise typer.Exit(1)
         return
+    options.refuse(context, ('jobs',), 'only with several bags')
     bag = bags[0]
     inputs = (bag, detector, classes, *files_of(settings, params))
     require_inputs(bag, detector, *files_of(settings, params))
@@ -78,8 +82,8 @@ def replay(
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     require_output(rrd, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
-    chosen = options.detector_from(detector, layout=detector_layout, wanted=detect_class,
-                                   classes=classes)
+    chosen = chosen_detector(detector, layout=detector_layout, wanted=detect_class,
+                             classes=classes)
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal,
                                       class_number=chosen.class_number,
                                       every=detect_every)
@@ -89,7 +93,7 @@ def replay(
         reader.require(*recorded)
         rate_hz = reader.rate_hz(recorded[0])
         pipeline = FusionPipeline(settings)
-        options.hint_threads(settings, pipeline.device)
+        hint_threads(settings, pipeline.device)
         if rrd is not None:
             os.environ.setdefault('RUST_LOG', 'off')  # Rerun's own messages: ours say the same
             from ..tools.rerun_file import rerun_recording
@@ -108,6 +112,7 @@ def replay(
         Console(stderr=json == options.SCREEN).print(judge.table())
         if detect_json:
             judge.write_json(detect_json)
+    options.say_wrote(rrd, detect_json, json=json)
     if counts.refused:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ from ..io.paths import require_folder_name
 from ..tools.batch.spreading import cores
 from ..tools.batch.workers import BagOutcome, BagTask, Ledger, replayed_bags
 from . import options
-from .progress import progress
+from .progress import progress, say_already
 
 
 def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: tuple[str, str],
@@ -46,7 +46,7 @@ def replay_many(bags: Sequence[Path], out: Path, settings: Settings, *, topics: 
              if overwrite or not ledger.done(target / METADATA, *_files(bag))]
     for task in tasks:
         require_bag_output(task.out, overwrite=overwrite, inputs=(*bags, *inputs))
-    options.say_already(len(bags) - len(tasks), len(bags))
+    say_already(len(bags) - len(tasks), len(bags))
     outcomes = _fused(tasks, ledger, jobs=jobs, ray=ray)
     options.write_json(json, {
         'out': str(out), 'already_there': len(bags) - len(tasks), 'bags': [

@@ -26,9 +26,9 @@ def sample_bag(
 ) -> None:
     """Render a synthetic drive with known alignment, clock offset and ground truth into a bag."""
     from ..tools.synthetic.drive import Drive, DriveSettings
-    from ..tools.synthetic.record import ALIGNMENT_FILE, record
+    from ..tools.synthetic.record import ALIGNMENT_FILE, TRUTH_FILE, record
 
-    options.require_json(json, overwrite=overwrite)
+    options.require_json(json, overwrite=overwrite, own=(out / TRUTH_FILE,))
     drive = Drive(DriveSettings(scene=scene, seed=seed, seconds=seconds,
                                 thermal_rate_hz=thermal_rate,
                                 thermal_bits=thermal_bits))

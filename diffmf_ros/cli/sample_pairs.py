@@ -30,18 +30,19 @@ def sample_pairs(
     from ..io.writing import require_output, write_text
     from ..tools.synthetic.drive import Drive, DriveSettings
     from ..tools.synthetic.environments import ENVIRONMENTS
-    from ..tools.synthetic.record import write_pairs
+    from ..tools.synthetic.record import require_pairs_output, write_pairs
 
     require_folder_name(out, of='pairs of images')
     path = out / 'boxes.json'
     require_output(path, overwrite=overwrite)
-    options.require_json(json, overwrite=overwrite)
+    options.require_json(json, overwrite=overwrite, own=(path,))
     drives = [Drive(DriveSettings(scene=name, seed=seed, seconds=seconds, thermal_rate_hz=30))
-              for name in scene or ENVIRONMENTS]
+              for name in dict.fromkeys(scene or ENVIRONMENTS)]
+    require_pairs_output(drives, out, count=count, overwrite=overwrite)
     boxes: dict[str, dict] = {}
     for drive in drives:
         name = drive.settings.scene
-        pairs = write_pairs(drive, out / name, count=count, overwrite=overwrite)
+        pairs = write_pairs(drive, out / name, count=count)
         boxes.update(tracked(pairs, f'rendering {name}', total=count))
     write_text(path, dumps(boxes, indent=1) + '\n', overwrite=overwrite)
     people = sum(len(found['people']) for found in boxes.values())

@@ -125,7 +125,7 @@ def storage_of(folder: Path) -> Path:
                    if path.suffix in STORAGE_SUFFIXES and not path.name.startswith('.'))
     if not files:
         raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and no .db3 or '
-                       f'.mcap file')
+                       f'.mcap file (a folder of images: diffmf fuse)')
     if len(files) > 1:
         raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and several storage '
                        f'files; open one of them itself: {", ".join(path.name for path in files)}')

@@ -122,7 +122,7 @@ class BagReader:
             raise BagError(f'there is no bag at {self.path}')
         if not self.path.is_dir() and self.path.suffix not in STORAGE_SUFFIXES:
             raise BagError(explained(f'expected a bag folder or a .db3 or .mcap file, got '
-                                     f'{self.path}', self.path))
+                                     f'{self.path} (images and videos: diffmf fuse)', self.path))
 
     def _source(self) -> Any:
         """Return the path for rosbags, or that of the repaired part of a cut recording."""

@@ -2,6 +2,8 @@
 """Image files to frames and back."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,8 @@ from ..core.imaging.encodings import BitDepth
 from ..core.imaging.false_color import PALETTES, FalseColor
 from ..core.imaging.thermal import levels_of, to_gray
 from ..core.settings import DEFAULTS, ThermalSettings
-from .writing import write_bytes
+from .paths import PICTURES
+from .writing import require_ending, write_bytes
 
 _ENCODINGS = {(np.dtype(np.uint8), 2): 'mono8', (np.dtype(np.uint16), 2): 'mono16',
               (np.dtype(np.float32), 2): '32FC1', (np.dtype(np.uint8), 3): 'bgr8',
@@ -29,7 +32,7 @@ _said_turned: list[Path] = []
 
 
 class ImageFileError(DiffmfError):
-    """An image file cannot be read or written."""
+    """An image file cannot be read, or what is in it cannot be fused."""
 
 
 def read_frame(path: Path, *, stream: str) -> Frame:
@@ -206,6 +209,15 @@ def read_files(rgb: Path, thermal: Path) -> Pair:
     return Pair(frames[RGB], frames[THERMAL], offset_ns=0)
 
 
+@contextmanager
+def naming(rgb: Path, thermal: Path) -> Iterator[None]:
+    """Name the files of a pair in what its frames are refused for in the block."""
+    try:
+        yield
+    except DiffmfError as error:
+        raise ImageFileError(f'{rgb} and {thermal}: {error}') from error
+
+
 def in_color(frame: Frame) -> bool:
     """Whether the channels of an image differ anywhere."""
     pixels = frame.pixels
@@ -216,18 +228,9 @@ def write_image(path: Path, pixels: np.ndarray, encoding: str, *, overwrite: boo
     """Write an rgb8 or bgr8 image, in the format that its ending names, whole or not at all.
 
     Raises:
-        ImageFileError: the ending names no format.
-        WriteError: the file cannot be written, or exists and overwrite is False.
+        WriteError: the ending is none of PICTURES, the file cannot be written, or it exists and
+            overwrite is False.
     """
-    require_format(path)
+    require_ending(path, PICTURES, what='an image')
     bgr = pixels[:, :, ::-1] if encoding == 'rgb8' else pixels
     write_bytes(path, cv2.imencode(path.suffix, bgr)[1].tobytes(), overwrite=overwrite)
-
-
-def require_format(path: Path) -> None:
-    """Raise ImageFileError unless the ending of path names a writable image format."""
-    # By a name without the folder, which need not be UTF-8: OpenCV looks at the ending alone.
-    if not path.suffix.isascii() or not cv2.haveImageWriter(f'image{path.suffix}'):
-        raise ImageFileError(f'{path} cannot be written: its ending {path.suffix!r} names no '
-                             f'image format; use .png '
-                             'or .jpg')

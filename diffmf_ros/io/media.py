@@ -145,12 +145,6 @@ def hush() -> None:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 
-def require_film(path: Path) -> None:
-    """Raise MediaError unless the ending of path is that of the videos that are written."""
-    if path.suffix.lower() != '.mp4':
-        raise MediaError(f'expected a video to write with the ending .mp4, got {path}')
-
-
 def bgr(result: FusionResult) -> np.ndarray:
     """Return the pixels of a fused image as H x W x 3 uint8 B G R."""
     code = {'rgb8': cv2.COLOR_RGB2BGR, 'mono8': cv2.COLOR_GRAY2BGR}.get(result.encoding)

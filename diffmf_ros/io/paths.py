@@ -7,10 +7,15 @@ from pathlib import Path
 from ..core.frames import DiffmfError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff')
-# Endings of files that the commands read or write: none of them is the name of a folder.
-FILE_SUFFIXES = (*IMAGE_SUFFIXES, '.webp', '.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm',
-                 '.db3', '.mcap', '.yaml', '.yml', '.json', '.html', '.csv', '.rrd', '.onnx',
-                 '.safetensors')
+# Of the pictures and plots that are written.
+PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+PLOTS = ('.png', '.svg', '.pdf')
+FILM_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.m4v', '.webm', '.mpg', '.mpeg', '.ts', '.mjpg',
+                 '.wmv')
+# Endings of files that people read or write beside: none of them is the name of a folder.
+FILE_SUFFIXES = (*IMAGE_SUFFIXES, '.webp', '.gif', '.svg', '.pdf', *FILM_SUFFIXES, '.db3', '.mcap',
+                 '.yaml', '.yml', '.json', '.html', '.csv', '.txt', '.md', '.rrd', '.onnx',
+                 '.safetensors', '.pth', '.pkl')
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -69,13 +69,29 @@ def require_output(path: str | Path | None, *, overwrite: bool, inputs: Iterable
         return
     path = Path(path)
     try:
-        if _is_stream(path):
+        if is_stream(path):
             return
         _require_free(path, overwrite=overwrite, inputs=inputs)
         with tempfile.TemporaryFile(dir=_existing_folder(path)) as file:
             file.write(b'0')  # which a full disk refuses
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def require_ending(path: Path, endings: Sequence[str], *, what: str) -> None:
+    """Raise WriteError unless the name of a file to write has an ending of its kind.
+
+    Args:
+        path: the file.
+        endings: in lower case, such as '.json'; the first one is proposed.
+        what: is written, such as 'an image'.
+    """
+    if path.suffix.lower() in endings:
+        return
+    instead = path.with_suffix(endings[0]) if path.name else f'NAME{endings[0]}'
+    allowed = ' or '.join(filter(None, (', '.join(endings[:-1]), endings[-1])))
+    raise WriteError(f'{path} cannot be written: {what} has a name that ends in {allowed}: write '
+                     f'{instead}')
 
 
 def require_result_output(path: str | Path | None, keys: Iterable[str], *,
@@ -131,7 +147,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     """
     path, partial = Path(path), None
     try:
-        if _is_stream(path):
+        if is_stream(path):
             yield path
             return
         real = Path(os.path.realpath(path))
@@ -248,7 +264,7 @@ def _require_free(path: Path, *, overwrite: bool, inputs: Iterable = ()) -> None
         raise WriteError(f'{path} exists already; --overwrite replaces it')
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """Whether path is a device, a pipe or the like, which has no content to lose."""
     return str(path) in ('/dev/stdout', '/dev/stderr') or (
         path.exists() and not path.is_file() and not path.is_dir())

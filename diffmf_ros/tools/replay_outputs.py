@@ -15,10 +15,10 @@ from ..core.frames import FusionResult
 from ..io.bag_messages import image_message, model_message
 from ..io.bag_recovery import require_bag_output
 from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
-from ..io.images import require_format, write_image
+from ..io.images import write_image
 from ..io.media import FilmWriter, bgr
-from ..io.paths import require_folder_name
-from ..io.writing import WriteError, require_output
+from ..io.paths import PICTURES, require_folder_name
+from ..io.writing import WriteError, require_ending, require_output
 
 FUSED_TOPIC, FUSED_INFO_TOPIC = '/fused/image', '/fused/camera_info'
 STAMP = '{}'  # in a name: the stamp of the image in nanoseconds
@@ -113,7 +113,7 @@ def _pictures(pattern: Path) -> set[Path]:
 def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
     """Raise BagError or WriteError, before long work begins, unless out may be written."""
     if STAMP in out.name:
-        require_format(out)
+        require_ending(out, PICTURES, what='an image')
         there = sorted(_pictures(out))
         if there and not overwrite:
             raise WriteError(f'{there[0]} exists already; --overwrite replaces such files')

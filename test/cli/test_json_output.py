@@ -154,23 +154,6 @@ def test_bench_leaves_json_alone(domain):
     assert json.loads(done.stdout)['results'] and 'what it takes' in done.stderr
 
 
-@pytest.mark.parametrize('arguments', [
-    ('eval', '--pairs', '.', '--model', 'average', '--html', 'a.html'),
-    ('models', '--preset', 'nano'),
-    ('bench', '--model', 'classical', '--plot', 'a.html'),
-])
-def test_json_is_not_another_output(arguments, tmp_path, monkeypatch):
-    """JSON does not go to the name of another kind of file."""
-    pytest.importorskip('torch', reason='torch is not installed')
-    furnish(tmp_path)
-    monkeypatch.chdir(tmp_path)
-
-    done = diffmf(*arguments, '--json', 'a.html')
-
-    assert done.returncode == 2 and 'write a.json' in done.stderr
-    assert not Path('a.html').exists()
-
-
 def test_train_replaces_only_its_own_json(tmp_path, monkeypatch):
     """A training is resumed by the same command, which writes its result anew."""
     pytest.importorskip('torch', reason='torch is not installed')

@@ -95,9 +95,9 @@ def test_narrow_terminal_gets_lines(capsys, width):
 ])
 def test_hint_on_a_busy_machine(monkeypatch, capsys, load, changes, device, said):
     """Threads are advised against where two CPUs have much to do, and nobody has chosen them."""
-    monkeypatch.setattr(options, 'cores', lambda: 2)
-    monkeypatch.setattr(options.os, 'getloadavg', lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(progress, 'cores', lambda: 2)
+    monkeypatch.setattr(progress.os, 'getloadavg', lambda: (load, 0.0, 0.0))
 
-    options.hint_threads(with_changes(DEFAULTS, changes), device)
+    progress.hint_threads(with_changes(DEFAULTS, changes), device)
 
     assert ('--threads 1' in capsys.readouterr().err) is said

@@ -27,11 +27,26 @@ def folder(tmp_path, monkeypatch):
     assert {path: after.get(path) for path in before} == before
 
 
+def named(command):
+    """{parameter: its options or metavar} of a command."""
+    return {one.name: one for one in COMMANDS[command].params}
+
+
+# Parameters whose files are read, and folders and files that the commands themselves look at.
+READ = {'rgb', 'thermal', 'bag', 'init', 'weights', 'alignment', 'images', 'params', 'bags',
+        'detector', 'pairs', 'fused', 'boxes', 'config', 'data', 'scored_on', 'score',
+        'checkpoint', 'folder'}
+FOLDERS = {('fuse', 'out'), ('replay', 'out'), ('demo', 'out'), ('train', 'out'),
+           *((name, 'out') for name in ('sample-bag', 'sample-pairs', 'make-bag'))}
+OUTPUTS = [(command, name) for command, name in file_parameters()
+           if name not in READ and (command, name) not in FOLDERS]
+
+
 def with_dash(command, parameter):
-    """A command line with - for one parameter, and x for all others that it must have."""
+    """A command line with - for one parameter, and a name for all others that it must have."""
     words = [command]
     for one in COMMANDS[command].params:
-        word = '-' if one.name == parameter else 'x'
+        word = '-' if one.name == parameter else (one.metavar or 'x')
         if one.param_type_name == 'argument':
             words += [word]
         elif one.required or word == '-':
@@ -56,6 +71,118 @@ def test_dash_is_screen_or_refused(folder, command, parameter):
     named = one.opts[0] if one.param_type_name == 'option' else one.metavar or one.name
     assert 'got -, which --json alone takes' in said and f"'{named}" in said, said
     assert not Path('-').exists()
+
+
+@pytest.mark.parametrize('command, parameter', OUTPUTS)
+def test_ending_fits_what_is_written(folder, command, parameter):
+    """Every output of every command: a name of another kind is refused, whatever is there."""
+    (folder / 'notes.md').write_text('dear')
+    words = ['notes.md' if word == '-' else word for word in with_dash(command, parameter)]
+
+    outcome = ran([*words, '--overwrite'] if 'overwrite' in named(command) else words)
+
+    ending = named(command)[parameter].metavar.removeprefix('NAME')
+    assert (outcome.code, outcome.traceback) == (2, ''), outcome.said
+    assert outcome.said.startswith(
+        f'error: notes.md cannot be written: a file of {named(command)[parameter].opts[0]} has a')
+    assert f'write notes{ending}' in outcome.said and outcome.said.count('\n') == 1
+    assert (folder / 'notes.md').read_text() == 'dear'
+
+
+@pytest.mark.parametrize('arguments', [
+    ('replay', 'bag', 'x', '--json', 'a.json', '--detector', 'rgb.png', '--detect-json',
+     './out/../a.json'),
+    ('replay', 'bag', 'x', '--json', 'link.json', '--detector', 'rgb.png', '--detect-json',
+     'a.json'),
+    ('eval', '--pairs', '.', '--model', 'average', '--json', 'page.json', '--html', 'page.html'),
+])
+def test_two_outputs_never_one_file(folder, arguments):
+    """One file for two options is refused under any names, with both options."""
+    (folder / 'link.json').symlink_to('a.json')
+    (folder / 'page.json').symlink_to('page.html')
+
+    outcome = ran([*arguments, '--overwrite'])
+
+    assert outcome.code == 2 and 'are one file: give each a file of its own' in outcome.said
+    assert all(word in outcome.said for word in arguments if word.startswith('--json')
+               or word.startswith(('--html', '--detect-json')))
+    assert not Path('a.json').exists() and not Path('page.html').exists()
+
+
+@pytest.mark.parametrize('arguments', [
+    ('sample-pairs', 'x', '--json', 'x/boxes.json'),
+    ('sample-bag', 'x', '--json', './x/ground_truth.json'),
+    ('demo', '--scene', 'night', '--out', 'x', '--json', 'x/drive_night/ground_truth.json'),
+])
+def test_json_is_no_other_file_of_the_command(folder, arguments):
+    outcome = ran([*arguments, '--overwrite'])
+
+    assert outcome.code == 2 and 'is a file that the command writes itself' in outcome.said
+    assert not Path('x').exists()
+
+
+@pytest.mark.parametrize('name', ['x.pgm', 'x.exr', 'x.txt', 'x'])
+def test_endings_of_pictures(folder, name):
+    """OpenCV knows more formats, of which some fail."""
+    outcome = ran(['fuse', 'rgb.png', 'thermal.png', '-o', name, *CLASSICAL])
+
+    assert (outcome.code, outcome.traceback) == (2, '') and 'write x.png' in outcome.said
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (('replay', 'bag', 'x', '--detect-json', 'x.json'), 'only with --detector: --detect-json'),
+    (('replay', 'bag', 'x', '-j', '2'), 'only with several bags: --jobs'),
+    (('replay', 'bag', 'empty_bag', 'x', '-j', '2', '--ray', 'auto'), 'not with --ray: --jobs'),
+    (('fuse', 'rgb.png', 'thermal.png', '--jobs', '2'), 'lists of images: --jobs'),
+    (('fuse', 'rgb.png', 'thermal.png', '-r'), 'only with folders: --recursive'),
+    (('fuse', 'film.avi', 'heat.avi', '--keep-order'), 'only with images: --keep-order'),
+    (('fuse', 'rgb.png', 'film.avi'), 'film.avi is a video, which goes with one other video'),
+    (('eval', '--pairs', '.', '--model', 'rgb', '--device', 'cpu'), 'as --model: --device'),
+    (('eval', '--pairs', '.', '--model', 'rgb', '--classes', 'a'), 'with --detector: --classes'),
+    (('align', 'rgb.png', 'thermal.png', '--topics', '/a', '/b'), 'only with --bag: --topics'),
+    (('align', 'rgb.png', 'thermal.png', '--no-time-offset'), 'only with --bag: --time-offset'),
+    (('models', '--frames', '2'), 'only with --time or --score: --frames'),
+    (('models', '--frames', '2', '--score', '.'), 'only with --time: --frames'),
+    (('demo', '--topics', '/a', '/b'), 'only with --bag: --topics'),
+])
+def test_options_without_effect_are_refused(folder, arguments, words):
+    outcome = ran(list(arguments))
+
+    assert (outcome.code, outcome.traceback) == (2, '')
+    assert words in ' '.join(outcome.said.replace('│', '').split()), outcome.said
+    assert not list(folder.glob('x*'))
+
+
+def test_settings_without_effect_are_said(folder):
+    outcome = ran(['fuse', 'rgb.png', 'thermal.png', '-o', 'x.png', *CLASSICAL, '--preset', 'base',
+                   '--linear-low', '3', '--kelvin-at-zero', '4', '--temporal-filter', '0.1',
+                   '--thermal-crop', '60x40+0+0', '--extra-rows-top', '0',
+                   '--extra-rows-bottom', '0', '--low-percentile', '1'])
+
+    assert outcome.code == 0
+    assert [line.split(' (')[0] for line in outcome.said.splitlines()] == [
+        f'note: without effect: --{name}' for name in (
+            'preset', 'linear-low', 'kelvin-at-zero', 'extra-rows-bottom, --extra-rows-top',
+            'temporal-filter')]
+
+
+@pytest.mark.parametrize('arguments, code', [
+    (('fine.png', 'rgb.png', '--keep-order'), 2),
+    (('fine.png', 'vi/0.png', 'rgb.png', 'thermal.png', '--keep-order'), 1),
+    (('rgb.png', 'thermal.png', '--thermal-crop', '600x600+0+0'), 2),
+    (('film.avi', 'film2.avi'), 2),
+])
+def test_refused_frames_name_their_files(folder, arguments, code):
+    """What is refused in the pixels of a pair is said with its files."""
+    shutil.copy('film.avi', 'film2.avi')
+    out = {2: 'x.png', 4: 'x'}[sum('.' in word for word in arguments)]
+    out = 'x.mp4' if 'film.avi' in arguments else out
+
+    outcome = ran(['fuse', *arguments, '-o', out, *CLASSICAL])
+
+    thermal = arguments[len(arguments) // 2] if code == 1 else arguments[1]
+    assert outcome.code == code
+    assert f'{arguments[0]} and {"rgb.png" if code == 1 else thermal}: ' in outcome.said
 
 
 @pytest.mark.parametrize('arguments, instead', [
@@ -133,14 +260,16 @@ def test_pair_of_hard_links_not_scored(folder):
 @pytest.mark.parametrize('arguments', [
     ('fuse', 'none.png', 'gone.png', '-o', 'rgb.png', *CLASSICAL),
     ('fuse', 'rgb.png', 'none.png', '--alignment', 'gone.png', '-o', 'thermal.png', *CLASSICAL),
-    ('fuse', 'none.png', 'gone.png', '-o', 'rgb.png', '--json', 'config.yaml', *CLASSICAL),
+    ('fuse', 'none.png', 'gone.png', '-o', 'rgb.png', '--json', 'told.json', *CLASSICAL),
     ('align', 'none.png', 'gone.png', '-o', 'config.yaml'),
     ('align', '--bag', 'none.png', '--init', 'gone.png', '-o', 'config.yaml'),
     ('replay', 'none.png', 'bag', '--alignment', 'gone.png', *CLASSICAL),
-    ('eval', '--rgb', 'none.png', '--thermal', 'gone.png', '--json', 'config.yaml'),
+    ('eval', '--rgb', 'none.png', '--thermal', 'gone.png', '--json', 'told.json'),
     ('demo', '--bag', 'none.png', '--alignment', 'gone.png', '--out', 'out'),
 ])
 def test_missing_inputs_named_before_outputs(folder, arguments):
+    (folder / 'told.json').write_text('dear')
+
     outcome = ran(list(arguments))
 
     assert outcome.code == 2

@@ -12,20 +12,8 @@ import numpy as np
 from ...core.file_kinds import JPEG, PNG, explained, utf8_name, what_is
 from ...core.frames import RGB, THERMAL, DiffmfError, Frame, Pair
 from ...io.media import hush
+from ...io.paths import FILM_SUFFIXES
 
-SUFFIXES = (
-    '.mp4',
-    '.avi',
-    '.mkv',
-    '.mov',
-    '.m4v',
-    '.webm',
-    '.mpg',
-    '.mpeg',
-    '.ts',
-    '.mjpg',
-    '.wmv',
-)
 # Stamps begin here: 0 means a picture by itself, and a film is a stream.
 _FIRST_NS = 10**9
 
@@ -94,7 +82,7 @@ def opened(rgb: Path, thermal: Path) -> Films:
 
 def is_film(path: Path) -> bool:
     """Return whether the name of a file is that of a video."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in FILM_SUFFIXES and not path.is_dir()
 
 
 @contextmanager

@@ -201,7 +201,7 @@ def _joined(
     if not found:
         raise MatchError(
             'there is no pair of images; expected two folders with images of equal names, or '
-            "the names by --match 'rgb_{}.png thermal_{}.png'"
+            "the names by --match 'rgb_{}.png thermal_{}.png' (a bag: diffmf replay)"
             + ''.join(f'; {text}' for text in problems[:2])
         )
     return found, problems

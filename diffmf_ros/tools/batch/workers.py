@@ -16,7 +16,7 @@ from ...core.settings import LIVE_ONLY, Settings, iter_specs, with_changes
 from ...inference.pipeline import FusionPipeline
 from ...inference.weights_header import weights_path
 from ...io.bags import BagReader, image_topic
-from ...io.images import read_image_pair, write_image
+from ...io.images import naming, read_image_pair, write_image
 from ...io.writing import WriteError, cannot_write
 from ..replay import fuse_bag
 from ..replay_outputs import output
@@ -145,7 +145,8 @@ def _fused(shard: _Shard) -> list[FileOutcome]:
     for task in shard.tasks:
         try:
             pair, note = read_image_pair(*task.inputs, keep_order=shard.keep_order)
-            result = pipeline.fuse(pair)
+            with naming(*task.inputs):
+                result = pipeline.fuse(pair)
             write_image(task.out, result.pixels, result.encoding, overwrite=shard.overwrite)
         except WriteError:
             raise

@@ -19,7 +19,8 @@ import numpy as np
 from ...core.frames import DiffmfError
 from ...core.packages import pip_install
 from ...core.settings import iter_specs
-from ...io.writing import replacing
+from ...io.paths import PLOTS
+from ...io.writing import replacing, require_ending
 from ..doctor.ros import why_no_rclpy
 from ..machine import Machine, this_machine
 from .benchmark import Benchmark, Configuration, Startup, compare, measure_startup, with_weights
@@ -223,7 +224,8 @@ def figure_class():
 def write_plot(path: Path, report: Report) -> None:
     """Draw the network stage, p50 with the range to p99, over the pixels of the image.
 
-    The format is that of the file's ending. Raises PlotError as figure_class and save_figure.
+    The format is that of the file's ending. Raises PlotError as figure_class, WriteError as
+    save_figure.
     """
     figure = figure_class()(figsize=(8, 5), layout='constrained')
     axes = figure.add_subplot(
@@ -246,12 +248,10 @@ def write_plot(path: Path, report: Report) -> None:
 
 
 def save_figure(figure, path: Path) -> None:
-    """Write a figure; raises PlotError for an ending that matplotlib does not know."""
-    try:
-        with replacing(path) as partial:
-            figure.savefig(partial)
-    except ValueError as error:
-        raise PlotError(f'{path} cannot be written: {error}') from error
+    """Write a figure. Raises WriteError, also for an ending that is none of PLOTS."""
+    require_ending(path, PLOTS, what='a plot')
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def lines(report: Report) -> dict[str, list[BenchRow]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
@@ -17,7 +17,7 @@ from ...core.imaging.thermal import levels_of, to_gray
 from ...core.settings import ThermalSettings
 from ...io.writing import write_text
 from .detection_scores import Boxes, Truth, average_precision, found_again, objects_found, sure
-from .detector import Detections, Detector, pooled
+from .detector import Detections, Detector, DetectorError, class_number, pooled, read_classes
 from .eval_files import EvaluationError
 
 RGB, THERMAL, POOLED = 'rgb', 'thermal', 'pooled'
@@ -41,6 +41,30 @@ class Look:
     found: dict[str, Detections]
     truth: Truth | None
     day: bool
+
+
+class Chosen(NamedTuple):
+    """A detector and the number of the class to look for."""
+
+    detector: Detector
+    class_number: int
+
+
+def chosen_detector(path: Path | None, *, layout: str, wanted: str,
+                    classes: str | None) -> Chosen | None:
+    """Return the detector that the options of a command name, or None without one.
+
+    Raises DetectorError for a file, layout or class that cannot be used.
+    """
+    if path is None:
+        return None
+    names = read_classes(classes) if classes else None
+    detector = Detector(path, layout=layout, classes=len(names) if names else None)
+    number = class_number(wanted, names)
+    if number >= detector.class_count:
+        raise DetectorError(f'{path} has {detector.class_count} classes, from 0 on; there is no '
+                            f'class {number}')
+    return Chosen(detector, number)
 
 
 class DetectorTrial:

@@ -194,7 +194,7 @@ def as_json(evaluation: Evaluation) -> str:
     measured.
 
     sets has the means by data set where there are several, flicker those of a sequence, detector
-    its scores by data set and method. What is not defined or not finite is null.
+    its scores by data set and method. What is not defined is null, what is infinite "inf".
     """
     names, mean = columns(evaluation), evaluation.means()
     rows = {method: _plain(scores, names) for method, scores in mean.items()}
@@ -222,16 +222,18 @@ def as_json(evaluation: Evaluation) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, float | None]:
+def _plain(values: Scores, names: tuple[str, ...] | None = None) -> dict[str, float | str | None]:
     found = ((name, values.get(name, math.nan)) for name in names or values)
-    return {name: value if math.isfinite(value) else None for name, value in found}
+    return {name: None if math.isnan(value) else value if math.isfinite(value) else f'{value}'
+            for name, value in found}
 
 
 def write_plot(path: Path, evaluation: Evaluation) -> None:
     """Draw the means of the method and of the baselines, a panel for each metric measured.
 
     Without a bar, but with its number or a dash, is what is infinite or was not measured. The
-    format is that of the file's ending. Raises PlotError as figure_class and save_figure.
+    format is that of the file's ending. Raises PlotError as figure_class, WriteError
+    as save_figure.
     """
     ways = evaluation.means()
     values = {name: [scores.get(name, math.nan) for scores in ways.values()]
@@ -263,16 +265,16 @@ class Page:
         self._path = path
         self._sections: list[str] = []
         self._method, self._class_number = method, class_number
-        self._folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
+        self.folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self._folder:
-                self._folder.mkdir(exist_ok=overwrite)
+            if self.folder:
+                self.folder.mkdir(exist_ok=overwrite)
         except FileExistsError as error:
-            raise EvaluationError(f'{self._folder} exists already; --overwrite replaces its '
+            raise EvaluationError(f'{self.folder} exists already; --overwrite replaces its '
                                   f'pictures') from error
         except OSError as error:
-            raise cannot_write(self._folder or path, error) from error
+            raise cannot_write(self.folder or path, error) from error
 
     def add(self, images: Images, fused: np.ndarray, scores: Scores,
             look: Look | None = None) -> None:
@@ -308,11 +310,11 @@ class Page:
 
     def _source(self, name: str, kind: str, pixels: np.ndarray) -> str:
         jpeg = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-        if self._folder is None:
+        if self.folder is None:
             return f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}'
-        file = self._folder / f'{len(self._sections):05d}_{kind}.jpg'
+        file = self.folder / f'{len(self._sections):05d}_{kind}.jpg'
         write_bytes(file, jpeg)
-        return f'{self._folder.name}/{file.name}'
+        return f'{self.folder.name}/{file.name}'
 
 
 def _summary(evaluation: Evaluation) -> str:

@@ -2,7 +2,7 @@
 """Drives as recordings of two cameras and as folders of image pairs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from ...core.alignment.geometry import Alignment
 from ...core.frames import RGB, THERMAL
 from ...io.bag_messages import camera_info_message, image_message
 from ...io.bags import CAMERA_INFO, IMAGE, BagWriter
-from ...io.writing import require_output, write_bytes
+from ...io.paths import images_in
+from ...io.writing import WriteError, require_output, write_bytes
 from .cameras import DriveError
 from .drive import PEOPLE, ActorTruth, Drive, DriveSettings, counts
 
@@ -156,8 +157,33 @@ def aligned_pair(drive: Drive, rgb_index: int,
     return rgb.pixels, warped
 
 
-def write_pairs(drive: Drive, folder: str | Path, *, count: int,
-                overwrite: bool = False) -> Iterator[tuple[str, Boxes]]:
+def require_pairs_output(drives: Sequence[Drive], out: Path, *, count: int,
+                         overwrite: bool) -> None:
+    """Raise an error, before long work begins, unless write_pairs() may fill out/SCENE.
+
+    Args:
+        drives: one for each scene.
+        out: the folder of all; boxes.json in it tells of every pair, so it has no others.
+        count: number of pairs of each.
+        overwrite: whether files of these names may be replaced.
+
+    Raises:
+        DriveError: count does not fit a drive.
+        WriteError: a file cannot be written, or exists and overwrite is False; or there are other
+            pictures.
+    """
+    own = {out / drive.settings.scene / stream / f'{_name(drive, index)}.png'
+           for drive in drives for index, _ in instants(drive, count) for stream in ('vi', 'ir')}
+    there = {path for stream in ('vi', 'ir') for folder in out.glob(f'*/{stream}')
+             if folder.is_dir() for path in images_in(folder)}
+    if others := sorted(there - own):
+        raise WriteError(f'{out} has {len(others)} other images, such as {others[0]}, which are '
+                         'not mixed with new ones: choose another folder')
+    for path in sorted(own):
+        require_output(path, overwrite=overwrite)
+
+
+def write_pairs(drive: Drive, folder: Path, *, count: int) -> Iterator[tuple[str, Boxes]]:
     """Write folder/vi/NAME.png and folder/ir/NAME.png for `count` instants of a drive.
 
     Args:
@@ -165,21 +191,15 @@ def write_pairs(drive: Drive, folder: str | Path, *, count: int,
             instant.
         folder: made when it is missing.
         count: number of pairs, evenly spaced over the drive.
-        overwrite: whether files of these names may be replaced.
 
     Yields:
         (NAME, boxes), one pair at a time; NAME is scene, seed and RGB index.
 
     Raises:
         DriveError: count does not fit the drive.
-        WriteError: a file cannot be written, or exists and overwrite is False.
+        WriteError: a file cannot be written.
     """
-    folder = Path(folder)
-    chosen = instants(drive, count)
-    for rgb_index, _ in chosen:
-        for stream in ('vi', 'ir'):
-            require_output(folder / stream / f'{_name(drive, rgb_index)}.png', overwrite=overwrite)
-    for rgb_index, thermal_index in chosen:
+    for rgb_index, thermal_index in instants(drive, count):
         name = _name(drive, rgb_index)
         rgb, thermal = aligned_pair(drive, rgb_index, thermal_index)
         _write(folder / 'vi' / f'{name}.png', rgb[:, :, ::-1])

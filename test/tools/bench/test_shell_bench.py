@@ -166,7 +166,7 @@ def test_a_probe_that_fails_says_why():
 
 @pytest.mark.parametrize('arguments, complaint', [
     (('--shell', '--preset', 'nano'), 'not with --shell: --preset'),
-    (('--compute-ms', 20), 'with --shell alone: --compute-ms')])
+    (('--compute-ms', 20), 'only with --shell: --compute-ms')])
 def test_ignored_options_are_refused(arguments, complaint):
     """Options that would be ignored are refused."""
     done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli.main', 'bench',

@@ -168,20 +168,19 @@ def test_unreadable_frame_interrupts_sequence(folders):
 
 
 def test_json_null_for_undefined(folders):
-    """JSON has null for what is not defined."""
+    """JSON has null for what is not defined, and says what is infinite."""
     # Given flat thermal and visible images, the fused one the same
     flat = np.full(SIZE, 90, np.uint8)
     for folder, file in (('rgb', 'a.png'), ('thermal', 'a.bmp'), ('fused', 'a.png')):
         cv2.imwrite(str(folders[folder] / file), flat)
     got = strict(as_json(evaluate(folders['rgb'], folders['thermal'], fused=folders['fused'])))
-    # then neither salience nor PSNR of that image has a value, and the means leave it out
+    # then salience of that image has no value, its PSNR is infinite, and the means leave both out
     row = got['images'][0]
     assert list(row) == ['name', *METRICS]
-    assert row['salience'] is row['detail'] is row['PSNR'] is None
+    assert row['salience'] is row['detail'] is None and row['PSNR'] == 'inf'
     assert got['mean']['PSNR'] == pytest.approx(
         np.mean([image['PSNR'] for image in got['images'][1:]]))
     assert set(got['baselines']) == set(BASELINES)
-
 
 def test_nothing_to_evaluate_is_an_error(folders, tmp_path):
     rgb, thermal, fused = folders.values()
@@ -240,6 +239,8 @@ def test_command_scores_and_writes(folders, tmp_path):
     assert (tmp_path / 'e.html').stat().st_size > 5000
     drawn = cv2.imread(str(tmp_path / 'e.png'))
     assert drawn.shape[1] > 800 and drawn.std() > 10
+    assert all(f'wrote {tmp_path}/e.{ending}\n' in done.stdout
+               for ending in ('json', 'html', 'png'))
 
 
 @pytest.mark.parametrize('width', [80, 120])

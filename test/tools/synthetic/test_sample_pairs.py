@@ -3,6 +3,7 @@
 """
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from diffmf_ros.cli.sample_pairs import sample_pairs
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.io.folders import pair_files
+from diffmf_ros.io.writing import WriteError
 from diffmf_ros.tools.synthetic.cameras import DriveError
 from diffmf_ros.tools.synthetic.drive import ActorTruth, Drive, DriveSettings
 from diffmf_ros.tools.synthetic.record import alignment_of, boxes_of, instants
@@ -85,6 +87,19 @@ def test_sample_pairs_show_the_drive(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['night/vi/mine.png', 'night/ir/night_0_0007.png',
+                                  'smoke/vi/smoke_0_0000.png'])
+def test_other_pictures_never_mixed(tmp_path, name):
+    """A folder with pictures that are none of this run, which its boxes tell nothing of."""
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text('dear')
+
+    with pytest.raises(WriteError, match=f'has 1 other images, such as .*{name}'):
+        sample_pairs(tmp_path, scene=['night'], count=1, seconds=1.0, overwrite=True)
+
+    assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == [Path(name).name]
+
+
 def test_silhouette_counts_what_occludes():
     """Silhouette counts what stands before an actor."""
     drive = Drive(DriveSettings(scene='smoke'))
