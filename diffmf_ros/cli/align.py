@@ -104,7 +104,7 @@ def align(
     options.write_json(json, {'out': str(out), **asdict(found),
                               'time_offset': measured and asdict(measured)})
     options.say(f'{out}: {found.summary}', json=json)
-    options.say_wrote(overlay, json=json)
+    options.say_wrote(overlay)
     if said:
         options.say(said, json=json)
     offset_ms = measured.offset_ms if measured else thermal_offset_ms

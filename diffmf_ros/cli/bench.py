@@ -140,7 +140,7 @@ def bench(
     options.write_json(json, report.as_json())
     if plot is not None:
         bench_report.write_plot(plot, report)
-        options.say_wrote(plot, json=json)
+        options.say_wrote(plot)
 
 
 def _bench_shell(console: Console, size: tuple[int, int], pairs: int, compute_ms: float,
@@ -351,4 +351,4 @@ def bench_standard(console: Console, *, json: Path | None, page: Path | None) ->
     options.write_json(json, measured.as_json())
     if page is not None:
         write_text(page, standard.page(report))
-        options.say_wrote(page, json=json)
+        options.say_wrote(page)

@@ -105,8 +105,7 @@ def eval(
     if plot is not None and evaluation.images:
         eval_page.write_plot(plot, evaluation)
     _print(evaluation, every=every, json=json)
-    options.say_wrote(html, page.folder if page else None, plot if evaluation.images else None,
-                      json=json)
+    options.say_wrote(html, page.folder if page else None, plot if evaluation.images else None)
     if evaluation.problems:
         raise typer.Exit(1)
 

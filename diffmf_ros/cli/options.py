@@ -221,7 +221,7 @@ def write_json(path: Path | None, content: dict | str) -> None:
         typer.echo(text)
     else:
         write_text(path, text + '\n')
-        say_wrote(None if is_stream(path) else path, json=path)
+        say_wrote(None if is_stream(path) else path)
 
 
 def table_console(json: Path | None, *, width: int) -> Console:
@@ -261,10 +261,10 @@ def say(text: str, *, json: Path | None) -> None:
     typer.echo(text, err=json == SCREEN)
 
 
-def say_wrote(*paths: Path | None, json: Path | None) -> None:
-    """Print which files a command wrote beside its result; None is none."""
+def say_wrote(*paths: Path | None) -> None:
+    """Say on the standard error which files a command wrote beside its result; None is none."""
     for path in filter(None, paths):
-        say(f'wrote {path}', json=json)
+        typer.echo(f'wrote {path}', err=True)
 
 
 def image_size(text: str) -> tuple[int, int]:

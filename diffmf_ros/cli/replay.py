@@ -112,7 +112,7 @@ def replay(
         Console(stderr=json == options.SCREEN).print(judge.table())
         if detect_json:
             judge.write_json(detect_json)
-    options.say_wrote(rrd, detect_json, json=json)
+    options.say_wrote(rrd, detect_json)
     if counts.refused:
         raise typer.Exit(1)
 

@@ -103,7 +103,8 @@ def test_wrong_names_are_named_together(tmp_path):
 
 @pytest.mark.parametrize(
     'command, left_out',
-    [('fuse', ('sync.', 'alignment.from_tf')), ('replay', ())],
+    [('fuse', ('sync.', 'alignment.from_tf', 'alignment.rgb_rectified',
+               'alignment.thermal_rectified', 'output.frame_id')), ('replay', ())],
 )
 def test_offline_settings_are_options(command, left_out):
     """Every setting that counts offline is an option."""

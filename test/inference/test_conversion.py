@@ -293,7 +293,8 @@ def test_command_reports_written_file(authors, tmp_path, out, monkeypatch):
     (['none.pkl'], 'cannot read none.pkl: No such file or directory'),
     (['text.pkl'], 'text.pkl is not a checkpoint that torch opens safely'),
     (['text.safetensors'], 'text.safetensors is not a whole safetensors file'),
-    (['text.pkl', '-o', 'text.pkl'], 'text.pkl is read as an input, so it is not written to'),
+    (['text.safetensors', '-o', 'text.safetensors'], 'text.safetensors is read as an input, so'),
+    (['text.pkl', '-o', 'text.pkl'], 'text.pkl cannot be written: a file of --out has a name'),
 ])
 def test_errors_exit_with_code_2(tmp_path, monkeypatch, capsys, arguments, words):
     """Errors are one message and exit code 2."""

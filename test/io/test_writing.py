@@ -326,7 +326,7 @@ def files(tmp_path):
     for path in ('thermal.png', 'ir/0.png'):
         cv2.imwrite(str(tmp_path / path), random.integers(0, 256, (24, 32), np.uint8))
     bag(tmp_path / 'bag')
-    for name in ('there.json', 'there.html', 'there.onnx', 'there.yaml'):
+    for name in ('there.json', 'there.html', 'there.onnx', 'there.yaml', 'there.safetensors'):
         (tmp_path / name).write_text('dear')
     return tmp_path
 
@@ -338,7 +338,7 @@ COMMANDS = [
     ('replay', 'bag', 'bag', '--overwrite'),
     ('replay', 'bag/bag.db3', 'bag', '--overwrite'),
     ('align', 'vi', 'ir', '-o', 'there.yaml'),
-    ('align', 'vi', 'ir', '-o', 'ir/0.png', '--overwrite'),
+    ('align', 'vi', 'ir', '--overlay', 'ir/0.png', '--overwrite'),
     ('eval', '--pairs', '.', '--model', 'average', '--json', 'there.json'),
     ('eval', '--pairs', '.', '--model', 'average', '--html', 'there.html'),
     ('export', '--onnx', 'there.onnx'),
@@ -347,7 +347,7 @@ COMMANDS = [
     ('sample-bag', 'bag'),
     ('sample-pairs', 'there.json', '--scene', 'night', '--count', '1', '--seconds', '1'),
     ('make-bag', '.', 'bag', '--rate', '10'),
-    ('convert-weights', 'there.onnx', '-o', 'there.onnx', '--overwrite'),
+    ('convert-weights', 'there.safetensors', '-o', './there.safetensors', '--overwrite'),
     ('demo', '--bag', 'bag', '--out', '.'),
 ]
 

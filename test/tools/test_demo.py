@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
 from diffmf_ros.cli import demo as command  # noqa: E402
+from diffmf_ros.cli.main import run as run_command  # noqa: E402
 from diffmf_ros.core.settings import DEFAULTS, with_changes  # noqa: E402
 from diffmf_ros.io.bag_messages import image_message  # noqa: E402
 from diffmf_ros.io.bags import BagError, BagReader, BagWriter  # noqa: E402
@@ -59,7 +60,8 @@ def test_demo_two_scenes_two_rows(dds, tmp_path, monkeypatch, capsys):
     # Given drives short enough for a test
     monkeypatch.setattr(command, 'EACH_S', 0.8)
 
-    command.demo(out=tmp_path, model='classical', scale=1.0, rate=0.25)
+    assert run_command(['demo', '--out', f'{tmp_path}', '--model', 'classical',
+                        '--rate', '0.25']) == 0
 
     # Then both went through one node, one after the other
     printed = capsys.readouterr().out

@@ -239,7 +239,7 @@ def test_command_scores_and_writes(folders, tmp_path):
     assert (tmp_path / 'e.html').stat().st_size > 5000
     drawn = cv2.imread(str(tmp_path / 'e.png'))
     assert drawn.shape[1] > 800 and drawn.std() > 10
-    assert all(f'wrote {tmp_path}/e.{ending}\n' in done.stdout
+    assert all(f'wrote {tmp_path}/e.{ending}\n' in done.stderr
                for ending in ('json', 'html', 'png'))
 
 
