@@ -83,6 +83,12 @@ class FusionPipeline:
         return self._preparation.aligner
 
     @property
+    def received(self) -> dict[str, Frame]:
+        """The newest frame of each camera, for their sizes and frame ids; any one thread sets it.
+        """
+        return self._preparation.received
+
+    @property
     def description(self) -> str:
         """What fuses, such as 'diffmf light' or 'classical'."""
         return self._loaded.description

@@ -6,6 +6,7 @@ Upright pictures, dead rows, gray range, mapping; a network or classical fusion;
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..core.alignment.geometry import Aligner, Mapping
 from ..core.checks.sight_monitor import FINE, reduced, thumbnails
-from ..core.frames import RGB, THERMAL, Frame, Pair
+from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import (
     CHROMA,
@@ -200,6 +201,8 @@ class Preparation:
         self._gain = GainControl(settings.thermal)
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._newest: dict[str, Frame] = {}
+        # Also what is not used, such as a camera that sends the same image again and again.
+        self.received: dict[str, Frame] = {}
 
     def pair(self, pair: Pair, settings: Settings) -> PreparedPair:
         """Return a pair, ready to be fused. Raises FrameError when a frame is not usable."""
@@ -230,6 +233,9 @@ class Preparation:
         """
         self._newest[frame.stream] = frame = self._upright(frame, settings)
         grid = settings.alignment.output_grid
+        if grid not in self._newest and grid in self.received:
+            with suppress(FrameError):
+                self._newest[grid] = self._upright(self.received[grid], settings)
         owner = self._newest.get(grid) or self.aligner.camera(grid)
         size = owner.size if owner else self.aligner.measured_size(grid)
         frame_id = settings.output.frame_id or (owner.frame_id if owner else '')

@@ -44,7 +44,7 @@ class Session:
         self._fallback = SourceSelector(settings.health, base=settings.alignment.output_grid)
         self._fallback.sync = settings.sync
         self._calibrations: dict[str, CameraModel] = {}
-        self._counters = Counters()
+        self._counters, self._received = Counters(), pipeline.received
         self._reporter = DiagnosticsPublisher(node, model=pipeline.description,
                                               device=pipeline.device)
         self.fuser = FrameFuser(node, pipeline, outputs, self._counters, settings)
@@ -146,6 +146,7 @@ class Session:
         self._fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
         if not frame.stamp_ns:
             frame = replace(frame, stamp_ns=clock_ns)
+        self._received[frame.stream] = frame
         pairs, reused = self._pairing.add(frame), 0
         for pair in pairs:
             self._pipeline.scale.arrived(pair.rgb.stamp_ns)

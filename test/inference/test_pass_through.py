@@ -127,6 +127,17 @@ def test_thermal_without_rgb_keeps_grid():
     assert np.array_equal(result.pixels, np.dstack([expected] * 3))
 
 
+def test_unused_rgb_tells_its_grid():
+    """Thermal alone is on the RGB grid when RGB was received, but never used, as a frozen one."""
+    pipeline = pipeline_for(**{'input.rgb_crop': '48x40+0+0'})
+    pipeline.received[RGB] = rgb_frame('bgr8')
+
+    result = pipeline.pass_through(thermal_frame())
+
+    assert (result.frame_id, result.grid, result.encoding) == ('rgb_optical', RGB, 'bgr8')
+    assert result.pixels.shape == (40, 48, 3) and result.issues == ()
+
+
 def test_rgb_on_thermal_grid(shifted):
     """RGB alone is on the thermal grid when that is the output."""
     pipeline = pipeline_for(**{'alignment.file': shifted, 'alignment.output_grid': 'thermal'})

@@ -181,7 +181,10 @@ class SourceSelector:
         return Sources.BOTH, complaints and f'{complaints}: waiting'
 
     def _unpaired(self, now_ns: int) -> bool:
-        """Whether both cameras have been sending for long without a pair."""
+        """Whether both cameras have been sending for long without a pair.
+
+        For half of that time at least: at the end of both their last frames are no pair.
+        """
         statuses = self.statuses.values()
         if any(status.state not in (StreamState.OK, StreamState.STALE) for status in statuses):
             self._waiting_since_ns = None
@@ -189,7 +192,8 @@ class SourceSelector:
         if self._waiting_since_ns is None or now_ns < self._waiting_since_ns:
             self._waiting_since_ns = now_ns
         waited_ns = now_ns - self._waiting_since_ns
-        return (waited_ns > max(status.lost_after_ns for status in statuses)
+        return (waited_ns > max(status.lost_after_ns / 2 + max(
+            status.age_ns, status.lost_after_ns / 2) for status in statuses)
                 and not any(status.clock_changed for status in statuses))
 
     def _why_unpaired(self) -> str:

@@ -186,6 +186,21 @@ def test_both_lost_is_silent_alarm():
     assert rig.modes(2.1, 9) == set()
 
 
+def test_last_unpaired_frames_blame_no_clock():
+    """Cameras that end at once, their last frames without partners, are lost: no clock is blamed.
+    """
+    def ends(at_s, pixels):
+        return None if at_s >= 2 else {'stamp_s': 0.045 * (at_s >= 1.7)}
+
+    rig = Rig(faults={RGB: between(2, 9, None), THERMAL: ends},
+              rates={RGB: 10.0, THERMAL: 10.0}).run(2)
+
+    for at_ms in range(2000, 3100):
+        rig.fallback.sources(at_ms * MS)
+        assert 'no pair' not in rig.fallback.reason
+    assert rig.fallback.latest is NONE
+
+
 def test_both_frozen_is_silent_alarm():
     """Both frozen is silence and an alarm."""
     rig = Rig(faults={RGB: between(2, 9, STUCK), THERMAL: between(2, 9, STUCK)}).run(4)
