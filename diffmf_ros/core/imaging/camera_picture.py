@@ -231,8 +231,12 @@ class CameraPicture:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is done to the images that nobody has asked for: sentences for the log."""
+        """What is done to the images unasked, or may be amiss with them: sentences for the log."""
         notes = []
+        if half := self._half():
+            notes.append(f'{self._stream}: images of {self.sent[0]}x{self.sent[1]} '  # type: ignore[index]
+                         'look like two in one, the picture above and raw data below: choose one '
+                         f'with input.{self._stream}_crop, such as {half[0]}x{half[1]}+0+0')
         if any(self._extra_rows.cut):
             sides = ('at the top', 'at the bottom', 'at the left', 'at the right')
             said = ', '.join(f'{count} {side}' for count,
@@ -247,6 +251,13 @@ class CameraPicture:
                    else f'the palette {palette}, which is undone')
             notes.append(f'{self._stream}: its images are colored by {how}')
         return tuple(notes)
+
+    def _half(self) -> Size | None:
+        """Return the size of a usual sensor that the images hold twice, one above the other."""
+        if self._stream == RGB or self.sent is None or self._crop or any(self._extra_rows.cut):
+            return None
+        half = self.sent[0], self.sent[1] // 2
+        return half if half in SENSORS and not self.sent[1] % 2 else None
 
     def _without_extra_lines(self, size: Size,
                              settings: Settings) -> tuple[int, int, int, int] | None:

@@ -102,8 +102,11 @@ def test_crop_then_turn_once():
     picture = CameraPicture(THERMAL)
 
     found = picture.of(thermal(pixels), settings)
+    uncropped = CameraPicture(THERMAL)
+    uncropped.of(thermal(pixels), DEFAULTS)
 
-    assert found.size == (192, 256)
+    assert 'input.thermal_crop, such as 256x192+0+0' in uncropped.notes[0]
+    assert picture.notes == () and found.size == (192, 256)
     assert np.array_equal(found.pixels, np.rot90(pixels[:192], -1))
     assert picture.of(found, settings) is found
     # the calibration of the whole image, of the same at twice the size, and that of the picture
