@@ -110,7 +110,8 @@ def launch(x, other, weight, bias, matrices, silu, *, turned=False, dtype=None):
     outs_at_once = max(16, triton.next_power_of_2(outs))
     block = min(block, 128 if block <= 128 else 64, max(32, 8192 // outs_at_once))
     at_once = max(16, ELEMENTS // max(block, outs_at_once))
-    tokens, others, halves = rows_of(x), rows_of(other), max(1, len(matrices))
+    tokens, halves = rows_of(x), max(1, len(matrices))
+    others = rows_of(other) if difference else tokens
     weight, bias, first, second = (p.contiguous() for p in (
         weight, weight if bias is None else bias, *(matrices or [weight]), weight)[:4])
     with torch.cuda.device_of(x):

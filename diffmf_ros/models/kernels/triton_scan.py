@@ -8,10 +8,10 @@ A chunk of SS2D lies within one row or column, so that a direction is a first to
 Nothing waits for another program and nothing is added atomically: results do not depend on the
 order of execution, and the launches can be captured in a CUDA graph.
 
-SS2D writes its output in two launches, the rows and then the columns. A program walks its chunk
-forwards and then backwards while the chunk is in the cache, so that it alone touches these tokens,
-and the float32 sum of the directions goes to memory and back once. A buffer for each direction
-would go there four times, a launch for each direction three times.
+SS2D of one state writes its output tile by tile (`triton_scan_tiles`). For training, and of more
+states, whose chunks are longer than a tile, it does so in two launches, the rows and then the
+columns: a program walks its chunk forwards and then backwards while the chunk is in the cache, and
+the float32 sum of the directions goes to memory and back once.
 
 Every factor is an exponential of something negative: nothing overflows. Storage is token-major,
 b x l x g x e with g = 1 for SS2D; parameters of the scan k of an image or sequence are k x e x n.
@@ -21,7 +21,8 @@ import torch
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from .triton_scan_tiles import LOG2E, TILE, _parameters, _token, run_tiles
+
 CARRY_CHANNELS = 8  # 32 bytes, a memory sector
 CARRY_CHUNKS = 512
 USUAL_CHUNK, LEAST_CHUNK = 32, 16  # tokens, of few states
@@ -29,37 +30,6 @@ USUAL_CHUNK, LEAST_CHUNK = 32, 16  # tokens, of few states
 # time is that of one walk, so that chunks are halved. Not for more states than one: storing those
 # would be a tenth of all bytes.
 ENOUGH_PROGRAMS = 1024
-
-
-@triton.jit
-def _softplus(x):
-    """log(1 + exp(x)) = max(x, 0) + log1p(e) with e = exp(-|x|); log1p(e) / e as a polynomial, to
-    1.5e-6."""
-    e = tl.exp2(tl.abs(x) * -LOG2E)
-    p = 0.0138744845 * e - 0.0655903064
-    p = p * e + 0.148294134
-    p = p * e - 0.234545201
-    p = p * e + 0.330975258
-    p = p * e - 0.499858994
-    p = p * e + 0.999998574
-    return tl.maximum(x, 0.0) + e * p
-
-
-@triton.jit
-def _columns(matrix, rows, inside, scale, WIDTH: tl.constexpr):
-    """The columns of a matrix of rows x WIDTH, times scale, as a tuple of vectors."""
-    columns = ()
-    for i in tl.static_range(WIDTH):
-        columns = columns + (tl.load(matrix + rows * WIDTH + i, mask=inside, other=0.0) * scale,)
-    return columns
-
-
-@triton.jit
-def _parameters(weight, bias, A, row, inside, RANK: tl.constexpr, STATES: tl.constexpr):
-    """(weights of the low rank, bias, rates in powers of two) of the channels in these rows."""
-    biases = tl.load(bias + row, mask=inside, other=0.0)
-    return _columns(weight, row, inside, 1.0, RANK), biases, _columns(A, row, inside, LOG2E,
-                                                                      STATES)
 
 
 @triton.jit
@@ -107,30 +77,6 @@ def _place(height, width, channels, chunks, SCANS: tl.constexpr, IMAGE: tl.const
     batch, scan = sequence // SCANS, sequence % SCANS
     columns, back = (scan % 2 == 1) & IMAGE, (scan >= 2) & IMAGE
     return channel, sequence, batch, scan, _walk(chunk, columns, back, height, width, CHUNK)
-
-
-@triton.jit
-def _token(state, valid, inside, u, deltas, B, C, state_stride, weight, bias, A, skip,
-           RANK: tl.constexpr, STATES: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """One step of the scan: (the new state, the output, delta).
-
-    Where not valid the state stays as it is.
-    """
-    x = tl.load(u, mask=inside, other=0.0).to(tl.float32)
-    delta = bias
-    if RANK == 0:
-        delta += tl.load(deltas, mask=inside, other=0.0).to(tl.float32)
-    for r in tl.static_range(RANK):
-        delta += tl.load(deltas + r).to(tl.float32) * weight[r]
-    if SOFTPLUS:
-        delta = _softplus(delta)
-    delta = tl.where(valid, delta, 0.0)
-    dx, y, new = delta * x, skip * x, ()
-    for n in tl.static_range(STATES):
-        h = tl.exp2(delta * A[n]) * state[n] + dx * tl.load(B + n * state_stride).to(tl.float32)
-        y += h * tl.load(C + n * state_stride).to(tl.float32)
-        new = new + (h,)
-    return new, y, delta
 
 
 @triton.jit(do_not_specialize=['height', 'width', 'chunks'])
@@ -260,14 +206,19 @@ def outputs(u, deltas, B, C, weight, bias, A, skip, states, total, y, height, wi
                     tl.store(y + to, results[i], mask=mask)
 
 
-def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus):
+def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, image, softplus,
+             tiled=False):
     """Launch the three steps; u, deltas: token-major, size: (height, width), strides: of B and C.
+
+    tiled: Write the output of an image with one state tile by tile.
 
     Returns:
         y like u, and the states at the ends of all chunks, b x k x chunk x n x e.
     """
     scans, channels, states = A.shape
-    shape, fixed = tiles(A, size, batch=batch, rank=weight.shape[2], image=image)
+    tiled = tiled and image and states == 1
+    shape, fixed = tiles(A, size, batch=batch, rank=weight.shape[2], image=image,
+                         chunk=TILE if tiled else None)
     fixed['SOFTPLUS'] = softplus
     block, chunks = fixed['BLOCK'], shape[-1]
     weight, bias, A, skip = (p.float().contiguous() for p in (weight, bias, A, skip))
@@ -277,11 +228,14 @@ def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, im
     total = y if u.dtype == torch.float32 or not image else torch.empty_like(
         u, dtype=torch.float32)
     programs = batch * chunks * triton.cdiv(channels, block)
-    shape = *shape, *strides
+    sizes, shape = shape, (*shape, *strides)
     with torch.cuda.device_of(u):
         chunk_states[(programs * scans,)](u, deltas, B, C, weight, bias, A, ends, sums, *shape,
                                           **fixed)
         run_carry(ends, sums, A, channels=channels)
+        if tiled:
+            run_tiles(u, deltas, (weight, bias, A, skip), ends, total, y, sizes, strides, fixed)
+            return y, ends
         for columns in (0, 1) if image else (0,):
             to = y if columns or not image else total  # the rows write no output
             outputs[(programs if image else programs * scans,)](
@@ -290,17 +244,20 @@ def run_scan(u, deltas, B, C, weight, bias, A, skip, *, batch, size, strides, im
     return y, ends
 
 
-def tiles(A, size, *, batch, rank, image):
-    """Return ((height, width, channels, chunks), constants of the kernels but for SOFTPLUS)."""
+def tiles(A, size, *, batch, rank, image, chunk=None):
+    """Return ((height, width, channels, chunks), constants of the kernels but for SOFTPLUS).
+
+    chunk: Tokens of a chunk, where they do not follow from the rest.
+    """
     scans, channels, states = A.shape
     # Channels whose states a thread can hold.
     lanes = 4 if states <= 4 else 2 if states <= 16 else 1
     block = min(32 * lanes, max(32, triton.next_power_of_2(channels)))
-    # Few states to store beside the tokens to read.
-    chunk = min(128, max(USUAL_CHUNK, 8 * triton.next_power_of_2(states)))
-    programs = batch * triton.cdiv(channels, block) * chunks_of(size, chunk, image=image)
-    if image and states == 1 and chunk > LEAST_CHUNK and programs < ENOUGH_PROGRAMS:
-        chunk //= 2
+    if chunk is None:  # few states to store beside the tokens to read
+        chunk = min(128, max(USUAL_CHUNK, 8 * triton.next_power_of_2(states)))
+        programs = batch * triton.cdiv(channels, block) * chunks_of(size, chunk, image=image)
+        if image and states == 1 and chunk > LEAST_CHUNK and programs < ENOUGH_PROGRAMS:
+            chunk //= 2
     chunks = chunks_of(size, chunk, image=image)
     return (*size, channels, chunks), {
         'SCANS': scans, 'RANK': rank, 'STATES': states, 'IMAGE': image, 'CHUNK': chunk,
@@ -335,12 +292,17 @@ def run_carry(ends, sums, A, *, channels):
 def ss2d(u: torch.Tensor, proj: torch.Tensor, dt_weight: torch.Tensor, dt_bias: torch.Tensor,
          A: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
     """As `scan.ss2d`, fused, without gradients."""
-    return scan_image(u.contiguous(), proj.contiguous(), dt_weight, dt_bias, A, skip)[0]
+    return scan_image(u.contiguous(), proj.contiguous(), dt_weight, dt_bias, A, skip,
+                      tiled=True)[0]
 
 
-def scan_image(u, proj, dt_weight, dt_bias, A, skip):
-    """Return y and the states at the ends of all chunks of `scan.ss2d`, of contiguous u, proj."""
-    return run_scan(u, proj, proj, proj, dt_weight, dt_bias, A, skip, **image_options(u, proj))
+def scan_image(u, proj, dt_weight, dt_bias, A, skip, *, tiled=False):
+    """Return y and the states at the ends of all chunks of `scan.ss2d`, of contiguous u, proj.
+
+    tiled: Write y tile by tile, with chunks for which the gradients are not made.
+    """
+    return run_scan(u, proj, proj, proj, dt_weight, dt_bias, A, skip, **image_options(u, proj),
+                    tiled=tiled)
 
 
 def image_options(u, proj):

@@ -15,18 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_scan import (
-    _parameters,
-    _place,
-    _softplus,
-    _start,
-    _token,
-    run_carry,
-    tiles,
-)
+from .triton_scan import _place, _start, run_carry, tiles
+from .triton_scan_tiles import LOG2E, _parameters, _softplus, _token
 from .triton_small import added
-
-LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit

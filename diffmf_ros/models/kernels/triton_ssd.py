@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_scan import LOG2E, run_carry
+from .triton_scan import run_carry
+from .triton_scan_tiles import LOG2E
 
 CHUNK = 32  # 64 would spill registers in the output
 CHUNKS_PER_SPAN = 16  # at most, so that tokens outweigh the states in memory

@@ -29,7 +29,9 @@ COMPOSED = torch._C.DispatchKey.CompositeImplicitAutograd
 LEAVES = {'aten::scaled_dot_product_attention', 'aten::rms_norm', 'aten::silu_backward'}
 FURTHER_STATE, LOW_RANK = 0.28, 0.1  # cost of each, in steps of one state, as measured
 EXPONENTIALS = {'exp', 'exp2', 'sigmoid', 'log', 'erf'}
-SCANS = ('chunk_states', 'outputs', 'chunk_adjoints', 'gradients')
+SCANS = ('chunk_states', 'outputs', 'tile_outputs', 'chunk_adjoints', 'gradients')
+# Sums that a program reads back from the cache, which it alone has written just before.
+OWN_SUMS = {('tile_outputs', 'total')}
 
 
 def record(function: Callable, *arguments) -> list[Kernel]:
@@ -128,13 +130,13 @@ def cost_of_launch(kernel: Any, given: dict) -> Kernel:
     written = {id(tensors[name]): tensors[name] for name in stored}
     names = Counter(map(id, tensors.values()))
     # A written tensor under two names stands for a buffer of sums too, which is not needed then.
-    read = {id(tensors[name]): tensors[name] for name in loaded
-            if id(tensors[name]) not in written or names[id(tensors[name])] == 1}
     name = function.__name__
+    read = {id(tensors[n]): tensors[n] for n in loaded if (name, n) not in OWN_SUMS
+            and (id(tensors[n]) not in written or names[id(tensors[n])] == 1)}
     own: dict = {}
     exponentials = 0
     if name in SCANS and 'STATES' in given:
-        own, exponentials = _walk(given)
+        own, exponentials = _walk(name, given)
     elif has_exponentials:
         exponentials = max((t.numel() for t in tensors.values()), default=0)
     exact = bool(given.get('EXACT')) or given.get('PRECISION') == 'ieee'
@@ -169,14 +171,16 @@ def _products_of_ssd(given: dict) -> int:
     return 2 * tokens * of_token * in_halves
 
 
-def _walk(given: dict) -> tuple[dict, int]:
+def _walk(name: str, given: dict) -> tuple[dict, int]:
     """(fields of a Kernel that walks through tokens, its exponentials)."""
     u, states = given['u'], given['STATES']
-    ways = 2 if given['IMAGE'] and 'COLUMNS' in given else 1
-    steps = u.numel() * (given['SCANS'] if given['IMAGE'] and 'COLUMNS' not in given else ways)
+    # Directions that a launch scans, and lines that a program walks one after the other.
+    scans, walks = (1, 1) if not given['IMAGE'] else {
+        'outputs': (2, 2), 'tile_outputs': (4, 2)}.get(name, (given['SCANS'], 1))
+    steps = u.numel() * scans
     units = int(steps * (1 + FURTHER_STATE * (states - 1) + LOW_RANK * given['RANK']))
     longest_line = max(given['height'], given['width'])
-    own = {'kind': 'scan', 'units': units, 'serial': ways * min(given['CHUNK'], longest_line)}
+    own = {'kind': 'scan', 'units': units, 'serial': walks * min(given['CHUNK'], longest_line)}
     return own, steps * (states + given['SOFTPLUS'])
 
 

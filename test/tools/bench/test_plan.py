@@ -29,8 +29,8 @@ from diffmf_ros.tools.bench.plan_operations import (  # noqa: E402
 from diffmf_ros.tools.bench.plan_recorder import record  # noqa: E402
 
 # Launches of a 640x480 pair, and bytes over those of layers that read and write once, at most.
-TODAY = {'diffmf base': (247, 1.2), 'diffmf light': (199, 1.4), 'diffmf light-s4': (199, 1.6),
-         'diffmf nano': (171, 1.8), 's4fusion base': (244, 2.8), 's4fusion light': (182, 2.4),
+TODAY = {'diffmf base': (226, 1.0), 'diffmf light': (184, 1.1), 'diffmf light-s4': (184, 1.3),
+         'diffmf nano': (159, 1.6), 's4fusion base': (244, 2.8), 's4fusion light': (182, 2.4),
          'refinefuse base': (146, 2.8), 'refinefuse light': (146, 2.9)}
 # Median milliseconds of the scans on an H200: (channels, states, tokens) of four sequences.
 SCANS_MS = {(4, 128, 1, 76_800): 0.147, (4, 128, 1, 153_600): 0.260, (4, 64, 16, 19_200): 0.143,
@@ -118,22 +118,28 @@ class TestCosts:
 class TestLaunches:
     """Of Triton kernels, which are not run."""
 
-    def test_image_scan_is_four(self):
-        """A scan of an image is four."""
+    @pytest.mark.parametrize('states, names', [
+        (1, ['chunk_states', 'carry', 'tile_outputs']),
+        (2, ['chunk_states', 'carry', 'outputs', 'outputs']),
+    ])
+    def test_launches_of_image_scan(self, states, names):
+        """A scan of an image is three launches, of several states four."""
         # given an image of 6 x 8 tokens of 32 channels
-        u, proj = on_meta(1, 6, 8, 32), on_meta(1, 6, 8, 4, 4)
-        shapes = (4, 32, 2), (4, 32), (4, 32, 1), (4, 32)
+        u, proj = on_meta(1, 6, 8, 32), on_meta(1, 6, 8, 4, 2 + 2 * states)
+        shapes = (4, 32, 2), (4, 32), (4, 32, states), (4, 32)
         parameters = [on_meta(*shape, dtype=torch.float32) for shape in shapes]
         # when it is scanned
         kernels = record(lambda: scan.ss2d(u, proj, *parameters, backend='triton'))
-        # then the first kernel reads it and writes states, the last two write the rows and columns
-        assert [k.name for k in kernels] == ['chunk_states', 'carry', 'outputs', 'outputs']
-        tokens = 6 * 8 * 32
-        assert kernels[0].bytes_read == 2 * tokens + 2 * 48 * 16 + 4 * 4 * (2 + 1 + 1) * 32
-        assert kernels[0].units == 4 * tokens * 1.2 // 1
-        # the rows go into float32 sums, which the columns read, and the columns into the result
-        assert [k.bytes_written for k in kernels[2:]] == [4 * tokens, 4 * tokens + 2 * tokens]
-        assert kernels[3].bytes_read - kernels[2].bytes_read == 4 * tokens
+        # then the first kernel reads it and writes states, and the last write the output
+        assert [k.name for k in kernels] == names
+        tokens, records = 6 * 8 * 32, 2 * 48 * 4 * (2 + 2 * states)
+        assert kernels[0].bytes_read == 2 * tokens + records + 4 * 4 * (2 + 1 + states) * 32
+        assert kernels[0].units == int(4 * tokens * (1 + 0.28 * (states - 1) + 0.2))
+        # float32 sums stay in the cache of a tile, or go from the rows to the columns
+        assert [k.bytes_written for k in kernels[2:]] == [4 * tokens + 2 * tokens] if states == 1 \
+            else [4 * tokens, 4 * tokens + 2 * tokens]
+        between = kernels[-1].bytes_read - kernels[2].bytes_read
+        assert between == (0 if states == 1 else 4 * tokens)
         assert all(k.exponentials for k in kernels)
 
     def test_products_are_counted_once(self):
