@@ -142,6 +142,22 @@ def _mlp(make: _Values):
     yield inputs, x.abs() + linear(hidden, narrow.weight.abs(), narrow.bias.abs())
 
 
+def _norm_linear_mlp(make: _Values):
+    layer = make.module(Linear(CHANNELS, OUT, bias=False))
+    mlp = (make.module(LayerNorm(OUT, before_layers=True), norm=True),
+           make.linear(OUT, 2 * OUT), make.linear(2 * OUT, OUT))
+    x, residual = make.tokens(dtype=make.layers), make.tokens(OUT)
+    inputs = x, make.norm(), layer, make.tokens(dtype=make.layers), residual, *mlp
+    x, norm, layer, gate, residual, *mlp = map(_exact, inputs)
+    terms = linear((norm(x) * silu(gate)).abs(), layer.weight.abs()) + residual.abs()
+    y = plain.norm_linear(x, norm, layer, gate, False, None, residual)
+    # What an error of y becomes in the normalization and the layers behind it.
+    norm, widen, narrow = mlp
+    spread = y.std(-1, unbiased=False, keepdim=True)
+    hidden = linear(norm(y).abs() + terms / spread, widen.weight.abs(), widen.bias.abs())
+    yield inputs, terms + linear(hidden, narrow.weight.abs(), narrow.bias.abs())
+
+
 def _depthwise(make: _Values):
     x, other, conv = make.tokens(), make.tokens(), make.module(depthwise(CHANNELS, bias=True))
     for minus, with_silu in ((None, True), (other, False)):
@@ -228,7 +244,8 @@ def _mix(make: _Values):
     yield (*images, maps), LARGEST_PIXEL_TERMS + maps[:, 3:].abs()
 
 
-CASES = {'norm_linear': _norm_linear, 'mlp': _mlp, 'depthwise': _depthwise,
+CASES = {'norm_linear': _norm_linear, 'mlp': _mlp, 'norm_linear_mlp': _norm_linear_mlp,
+         'depthwise': _depthwise,
          'depthwise_records': _depthwise_records, 'conv': _conv, 'layer_norm': _layer_norm,
          'concat_linear': _concat_linear, 'pair': _pair, 'guide': _guide,
          'interleave': _interleave, 'seen': _seen, 'mix': _mix}

@@ -213,12 +213,21 @@ class SS2D(nn.Module):
         self.out_proj = Linear(inner, channels, bias=False)
 
     def forward(self, x: torch.Tensor, *, norm: nn.Module | None = None,
-                residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Return residual + SS2D(norm(x)), B x H x W x C; without norm and residual SS2D(x)."""
+                residual: torch.Tensor | None = None,
+                mlp: tuple[nn.Module, ...] = ()) -> torch.Tensor:
+        """Return residual + SS2D(norm(x)), B x H x W x C; without norm and residual SS2D(x).
+
+        mlp: What `fused.mlp` takes beside x, to be computed of the result; or nothing.
+        """
         x, z = self.in_branch(x, norm)
         u, records = self.project_dt_b_c(x, self.x_proj_weight)
         y = scan.ss2d(u, records, *self.ssm_parameters, backend=self.backend)
-        return self.out_branch(y, z, residual)
+        if not mlp or residual is None:
+            return self.out_branch(y, z, residual)
+        mlp_norm, widen, narrow = mlp
+        return fused.norm_linear_mlp(y, self.out_norm, self.out_proj, gate=z, residual=residual,
+                                     mlp_norm=mlp_norm, widen=widen, narrow=narrow,
+                                     backend=self.backend)
 
     def in_branch(self, x: torch.Tensor,
                  norm: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -288,11 +297,9 @@ class VSSBlock(nn.Module):
             Linear(channels, hidden), nn.GELU(), Linear(hidden, channels)) if hidden else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.self_attention(x, norm=self.ln_1, residual=x)
-        if self.mlp is None or self.ln_2 is None:
-            return x
-        return fused.mlp(x, self.ln_2, self.mlp[0], self.mlp[2],
-                         backend=self.self_attention.backend)
+        mlp = () if self.mlp is None or self.ln_2 is None else (self.ln_2, self.mlp[0],
+                                                                self.mlp[2])
+        return self.self_attention(x, norm=self.ln_1, residual=x, mlp=mlp)
 
 
 class SSDMixer(nn.Module):

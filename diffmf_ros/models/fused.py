@@ -20,8 +20,8 @@ from .kernels import plain, triton
 from .kernels.plain import Skip
 
 # What the modules of `scan.BACKENDS` may have beside scans.
-OPERATIONS = ('norm_linear', 'mlp', 'depthwise', 'depthwise_records', 'conv', 'layer_norm',
-              'concat_linear', 'pair', 'guide', 'seen', 'mix')
+OPERATIONS = ('norm_linear', 'mlp', 'norm_linear_mlp', 'depthwise', 'depthwise_records', 'conv',
+              'layer_norm', 'concat_linear', 'pair', 'guide', 'seen', 'mix')
 
 
 def form_of(operation: str, x: torch.Tensor, backend: scan.Backend = 'auto') -> ModuleType:
@@ -110,6 +110,31 @@ def mlp(x: torch.Tensor, norm: nn.Module, widen: nn.Module, narrow: nn.Module, *
         Like x, in the type of the layers if that is wider.
     """
     return form_of('mlp', x, backend).mlp(x, norm, widen, narrow)
+
+
+def norm_linear_mlp(x: torch.Tensor, norm: nn.Module, layer: nn.Module, *,
+                    gate: torch.Tensor | None, residual: torch.Tensor, mlp_norm: nn.Module,
+                    widen: nn.Module, narrow: nn.Module,
+                    backend: scan.Backend = 'auto') -> torch.Tensor:
+    """Compute norm_linear and then mlp; where gradients are enabled one by one.
+
+    Args:
+        x: B x ... x C, float32 or half precision.
+        norm: LayerNorm of C channels.
+        layer: Linear from C to C' channels.
+        gate: Like x, or None for none; behind the normalization.
+        residual: B x ... x C'.
+        mlp_norm, widen, narrow: As norm, widen and narrow of mlp, of C' channels.
+        backend: As in form_of.
+
+    Returns:
+        B x ... x C' in the type of the layers, or of the residual if that is wider.
+    """
+    if torch.is_grad_enabled():
+        y = norm_linear(x, norm, layer, gate=gate, residual=residual, backend=backend)
+        return mlp(y, mlp_norm, widen, narrow, backend=backend)
+    form = form_of('norm_linear_mlp', x, backend)
+    return form.norm_linear_mlp(x, norm, layer, gate, residual, mlp_norm, widen, narrow)
 
 
 def depthwise(x: torch.Tensor, conv: nn.Module, *, minus: torch.Tensor | None = None,

@@ -122,6 +122,25 @@ def test_norm_linear(channels, outs, kind, norm, gate, bias, residual):
     assert y.dtype == (torch.float32 if residual else kind)
 
 
+@pytest.mark.parametrize('channels, outs, kind, stream, gate', [
+    (40, 20, torch.float16, torch.float16, False),
+    (32, 16, torch.bfloat16, torch.float32, True),
+    (130, 24, torch.float16, torch.float32, False),  # wider than a program: in two kernels
+    (24, 12, torch.float32, torch.float32, True),
+])
+def test_norm_linear_mlp(channels, outs, kind, stream, gate):
+    shape, hidden = (2, 3, 7), 2 * outs
+    layers = (module(Linear(*sizes), dtype=kind) for sizes in ((outs, hidden), (hidden, outs)))
+    inputs = (values(*shape, channels, seed=1, dtype=kind), module(LayerNorm(channels)),
+              module(Linear(channels, outs, bias=False), dtype=kind),
+              values(*shape, channels, seed=2, dtype=kind) if gate else None,
+              values(*shape, outs, seed=4, dtype=stream), module(LayerNorm(outs)), *layers)
+
+    y, = check('norm_linear_mlp', inputs, half=kind)
+
+    assert y.dtype == stream
+
+
 @pytest.mark.parametrize('channels, hidden, kind, stream', [
     (32, 64, torch.float16, torch.float32),
     (20, 70, torch.bfloat16, torch.float32),

@@ -43,6 +43,13 @@ def mlp(x: torch.Tensor, norm: nn.Module, widen: nn.Module, narrow: nn.Module) -
     return x + narrow(gelu(widen(norm(x))))
 
 
+def norm_linear_mlp(x: torch.Tensor, norm: nn.Module, layer: nn.Module,
+                    gate: torch.Tensor | None, residual: torch.Tensor, mlp_norm: nn.Module,
+                    widen: nn.Module, narrow: nn.Module) -> torch.Tensor:
+    """Compute `fused.norm_linear_mlp`."""
+    return mlp(norm_linear(x, norm, layer, gate, False, None, residual), mlp_norm, widen, narrow)
+
+
 def depthwise(x: torch.Tensor, other: torch.Tensor | None, conv: nn.Module,
               with_silu: bool) -> torch.Tensor:
     """Compute `fused.depthwise`."""

@@ -32,6 +32,7 @@ from .plain import (  # noqa: F401, beside the scans
     mix,
     mlp,
     norm_linear,
+    norm_linear_mlp,
     pair,
     rates,
     seen,

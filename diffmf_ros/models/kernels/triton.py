@@ -119,6 +119,11 @@ def mlp(*inputs):
     return _steps().mlp(*inputs)
 
 
+def norm_linear_mlp(*inputs):
+    """As `plain.norm_linear_mlp`."""
+    return _kernels().steps.norm_linear_mlp(*inputs)
+
+
 def depthwise(*inputs):
     """As `plain.depthwise`."""
     return _steps().depthwise(*inputs)

@@ -4,9 +4,10 @@
 Imported only where triton is.
 
 `norm_linear` normalizes a token, gates it, multiplies it with a matrix and adds it to the residual
-stream; `mlp` does both layers of a block. A program takes some tokens with all their channels, so
-that a token is read once and written once. Sums, normalization and activations are float32, the
-factors of a product have the type of the weight, as in the plain form.
+stream; `mlp` does both layers of a block; `norm_linear_mlp` does one after the other. A program
+takes some tokens with all their channels, so that a token is read once and written once. Sums,
+normalization and activations are float32, the factors of a product have the type of the weight, as
+in the plain form.
 """
 
 import os
@@ -177,22 +178,17 @@ def norm_linear_rows(x, skip, factor, gate, gamma, beta, weight, bias, scale, re
                      mask=inside)
 
 
-@triton.jit(do_not_specialize=['rows'])
-def mlp_rows(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, y, rows, width, hidden, x_row,
-             epsilon, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-             HIDDEN: tl.constexpr):
-    """The output y = x + MLP(LN(x)) of x: rows x width, with GELU over hidden channels."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = row.to(tl.int64)
-    column = tl.arange(0, COLUMNS)
+@triton.jit
+def _with_mlp(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, column, width, hidden,
+              epsilon, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+              HIDDEN: tl.constexpr):
+    """x + MLP(LN(x)) of whole tokens, ROWS x COLUMNS in float32, with GELU over hidden channels.
+    """
     kind: tl.constexpr = widen.dtype.element_ty
-    residual = _tile(x, x, row, column, rows, width, x_row, x_row, False, x, x, x_row, 1, 0.0,
-                     False)
-    mean = tl.sum(residual, 1) / width
-    around = tl.where((column < width)[None, :], residual - mean[:, None], 0.0)
+    mean = tl.sum(x, 1) / width
+    around = tl.where((column < width)[None, :], x - mean[:, None], 0.0)
     deviation = tl.rsqrt(tl.sum(around * around, 1) / width + epsilon)
-    values = _prepared(residual, x, gamma, beta, mean, deviation, row, column, rows, width, x_row,
-                       1, 0)
+    values = _prepared(x, x, gamma, beta, mean, deviation, column, column, width, width, 0, 1, 0)
     values = values.to(kind)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in range(0, hidden, HIDDEN):
@@ -202,9 +198,51 @@ def mlp_rows(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, y, rows, wi
         back = _block(narrow, column, unit, width, hidden)
         sums += multiply(gelu(inner).to(kind), back, EXACT)
     sums += tl.load(narrow_bias + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
+    return x + sums
+
+
+@triton.jit(do_not_specialize=['rows'])
+def mlp_rows(x, gamma, beta, widen, widen_bias, narrow, narrow_bias, y, rows, width, hidden, x_row,
+             epsilon, EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+             HIDDEN: tl.constexpr):
+    """The output y = x + MLP(LN(x)) of x: rows x width."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = row.to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    values = _tile(x, x, row, column, rows, width, x_row, x_row, False, x, x, x_row, 1, 0.0, False)
+    values = _with_mlp(values, gamma, beta, widen, widen_bias, narrow, narrow_bias, column, width,
+                       hidden, epsilon, EXACT, ROWS, COLUMNS, HIDDEN)
     inside = (row < rows)[:, None] & (column < width)[None, :]
-    tl.store(y + row[:, None] * width + column[None, :], (residual + sums).to(y.dtype.element_ty),
+    tl.store(y + row[:, None] * width + column[None, :], values.to(y.dtype.element_ty),
              mask=inside)
+
+
+@triton.jit(do_not_specialize=['rows'])
+def norm_linear_mlp_rows(x, gate, gamma, beta, weight, residual, mlp_gamma, mlp_beta, widen,
+                         widen_bias, narrow, narrow_bias, y, rows, width, outs, hidden, x_row,
+                         gate_row, residual_row, epsilon, mlp_epsilon, GATE: tl.constexpr,
+                         EXACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+                         OUTS: tl.constexpr, HIDDEN: tl.constexpr):
+    """The output y = z + MLP(LN(z)) of z = residual + LN(x) weight: rows x outs."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = row.to(tl.int64)
+    column, out = tl.arange(0, COLUMNS), tl.arange(0, OUTS)
+    values = _tile(x, x, row, column, rows, width, x_row, x_row, False, x, x, x_row, 1, 0.0, False)
+    mean = tl.sum(values, 1) / width
+    around = tl.where((column < width)[None, :], values - mean[:, None], 0.0)
+    deviation = tl.rsqrt(tl.sum(around * around, 1) / width + epsilon)
+    values = _prepared(values, gate, gamma, beta, mean, deviation, row, column, rows, width,
+                       gate_row, 1, GATE)
+    sums = multiply(values.to(weight.dtype.element_ty), _block(weight, out, column, outs, width),
+                    EXACT)
+    sums = _finished(sums, weight, weight, residual, row, out, rows, outs, 1, residual_row, False,
+                     False, True)
+    # As the residual stream would be stored between the two.
+    sums = sums.to(y.dtype.element_ty).to(tl.float32)
+    sums = _with_mlp(sums, mlp_gamma, mlp_beta, widen, widen_bias, narrow, narrow_bias, out, outs,
+                     hidden, mlp_epsilon, EXACT, ROWS, OUTS, HIDDEN)
+    inside = (row < rows)[:, None] & (out < outs)[None, :]
+    tl.store(y + row[:, None] * outs + out[None, :], sums.to(y.dtype.element_ty), mask=inside)
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:
@@ -296,3 +334,37 @@ def mlp(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float
 @mlp.register_fake
 def _(x, gamma, beta, epsilon, widen, widen_bias, narrow, narrow_bias):
     return _like(x, narrow, x)
+
+
+@torch.library.custom_op('diffmf_ros::norm_linear_mlp', mutates_args=())
+def norm_linear_mlp(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float,
+                    gate: torch.Tensor | None, weight: torch.Tensor, residual: torch.Tensor,
+                    mlp_gamma: torch.Tensor, mlp_beta: torch.Tensor, mlp_epsilon: float,
+                    widen: torch.Tensor, widen_bias: torch.Tensor, narrow: torch.Tensor,
+                    narrow_bias: torch.Tensor) -> torch.Tensor:
+    """As `plain.norm_linear_mlp` with its modules' parameters, without gradients.
+
+    At most WIDEST channels of x and half as many of the result.
+    """
+    y, tokens, residuals = _like(x, weight, residual), rows_of(x), rows_of(residual)
+    gates = tokens if gate is None else rows_of(gate)
+    (rows, width), outs, hidden = tokens.shape, len(weight), len(widen)
+    columns, all_outs = (max(16, triton.next_power_of_2(n)) for n in (width, outs))
+    exact = weight.dtype == torch.float32
+    parameters = (p.contiguous() for p in (mlp_gamma, mlp_beta, widen, widen_bias, narrow,
+                                           narrow_bias))
+    at_once, hidden_at_once = tile(all_outs, min(hidden, 2048 // all_outs), weight.dtype)
+    with torch.cuda.device_of(x):
+        norm_linear_mlp_rows[(triton.cdiv(rows, at_once),)](
+            tokens, gates, gamma.contiguous(), beta.contiguous(), weight.contiguous(), residuals,
+            *parameters, y, rows, width, outs, hidden, tokens.stride(0), gates.stride(0),
+            residuals.stride(0), epsilon, mlp_epsilon,
+            GATE=NO_GATE if gate is None else GATE_LAST, EXACT=exact, ROWS=at_once,
+            COLUMNS=columns, OUTS=all_outs, HIDDEN=hidden_at_once,
+            num_warps=8 if columns > 64 else 4, num_stages=2, enable_fp_fusion=True)
+    return y
+
+
+@norm_linear_mlp.register_fake
+def _(x, gamma, beta, epsilon, gate, weight, residual, *of_mlp):
+    return _like(x, weight, residual)

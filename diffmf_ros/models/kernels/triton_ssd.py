@@ -17,7 +17,7 @@ import triton.language as tl
 from .triton_scan import run_carry
 from .triton_scan_tiles import LOG2E
 
-CHUNK = 32  # 64 would spill registers in the output
+CHUNK, EXACT_CHUNK = 32, 16  # more would spill registers in the output
 CHUNKS_PER_SPAN = 16  # at most, so that tokens outweigh the states in memory
 ENOUGH_PROGRAMS = 512  # several for every multiprocessor of a large GPU
 
@@ -158,10 +158,11 @@ def ssd(x: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, 
     (batch, length, heads, p), n = x.shape, B.shape[2]
     x, delta, B, C = (_rows(t) for t in (x, delta, B, C))
     A, exact = A.float().contiguous(), x.dtype == torch.float32
-    wanted = batch * heads * triton.cdiv(length, CHUNK) // ENOUGH_PROGRAMS
-    span = CHUNK * min(CHUNKS_PER_SPAN, triton.next_power_of_2(max(1, wanted)))
+    chunk = EXACT_CHUNK if exact else CHUNK
+    wanted = batch * heads * triton.cdiv(length, chunk) // ENOUGH_PROGRAMS
+    span = chunk * min(CHUNKS_PER_SPAN, triton.next_power_of_2(max(1, wanted)))
     spans = triton.cdiv(length, span)
-    fixed = {'DIRECTIONS': directions, 'SPAN': span, 'CHUNK': CHUNK,
+    fixed = {'DIRECTIONS': directions, 'SPAN': span, 'CHUNK': chunk,
              'P': max(16, triton.next_power_of_2(p)), 'N': max(16, triton.next_power_of_2(n)),
              'PRECISION': 'ieee' if exact else 'tf32',
              'num_warps': 8 if exact else 4, 'num_stages': 2, 'enable_fp_fusion': True}

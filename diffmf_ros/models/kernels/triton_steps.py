@@ -35,6 +35,17 @@ def mlp(x, norm, widen, narrow):
     return norm_linear(inner, None, narrow, None, False, None, x)
 
 
+def norm_linear_mlp(x, norm, layer, gate, residual, mlp_norm, widen, narrow):
+    """As `fused.norm_linear_mlp`; in several kernels for tokens too wide for one."""
+    outs = len(layer.weight)
+    if x.shape[-1] > WIDEST or outs > WIDEST // 2 or layer.bias is not None:
+        y = norm_linear(x, norm, layer, gate, False, None, residual)
+        return mlp(y, mlp_norm, widen, narrow)
+    return triton_rows.norm_linear_mlp(
+        x, norm.weight, norm.bias, norm.eps, gate, layer.weight, residual, mlp_norm.weight,
+        mlp_norm.bias, mlp_norm.eps, widen.weight, widen.bias, narrow.weight, narrow.bias)
+
+
 def depthwise(x, other, conv, with_silu):
     """As `fused.depthwise`."""
     return triton_depthwise.depthwise(x, other, conv.weight, conv.bias, with_silu)
