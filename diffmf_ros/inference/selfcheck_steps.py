@@ -144,17 +144,15 @@ def _mlp(make: _Values):
 
 def _norm_linear_mlp(make: _Values):
     layer = make.module(Linear(CHANNELS, OUT, bias=False))
-    mlp = (make.module(LayerNorm(OUT, before_layers=True), norm=True),
-           make.linear(OUT, 2 * OUT), make.linear(2 * OUT, OUT))
-    x, residual = make.tokens(dtype=make.layers), make.tokens(OUT)
-    inputs = x, make.norm(), layer, make.tokens(dtype=make.layers), residual, *mlp
-    x, norm, layer, gate, residual, *mlp = map(_exact, inputs)
+    inputs = (make.tokens(dtype=make.layers), make.norm(), layer, make.tokens(dtype=make.layers),
+              make.tokens(OUT), make.module(LayerNorm(OUT, before_layers=True), norm=True),
+              make.linear(OUT, 2 * OUT), make.linear(2 * OUT, OUT))
+    x, norm, layer, gate, residual, mlp_norm, widen, narrow = map(_exact, inputs)
     terms = linear((norm(x) * silu(gate)).abs(), layer.weight.abs()) + residual.abs()
     y = plain.norm_linear(x, norm, layer, gate, False, None, residual)
     # What an error of y becomes in the normalization and the layers behind it.
-    norm, widen, narrow = mlp
     spread = y.std(-1, unbiased=False, keepdim=True)
-    hidden = linear(norm(y).abs() + terms / spread, widen.weight.abs(), widen.bias.abs())
+    hidden = linear(mlp_norm(y).abs() + terms / spread, widen.weight.abs(), widen.bias.abs())
     yield inputs, terms + linear(hidden, narrow.weight.abs(), narrow.bias.abs())
 
 

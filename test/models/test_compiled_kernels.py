@@ -59,16 +59,9 @@ def test_kernels_fit_in_registers(target, compiling, launches, monkeypatch, tmp_
     assert names
     for name in names:
         made = compiling.compiled(launches[name], target)
-        assert compiling.fits(name, target, made), f'{name}: {made}'
+        assert compiling.fits(made), f'{name}: {made}'
         # the walk of a scan keeps its state in registers: threads exchange nothing
-        if name.startswith(('scan.chunk_states', 'scan.outputs')):
+        if name.startswith(('scan.chunk_states', 'scan.outputs', 'scan_tiles')):
             assert made.shared == 0, name
     if not compiling.CUOBJDUMP.exists():
         pytest.skip('shared memory fits; registers and spills are not known without cuobjdump')
-
-
-def test_known_spills_are_of_kernels(compiling, launches):
-    """What may spill more is a kernel that there is, on a GPU that the script compiles for."""
-    assert compiling.KNOWN_SPILLS
-    assert all(name in launches and target in compiling.TARGETS
-               for name, target in compiling.KNOWN_SPILLS)
