@@ -8,8 +8,8 @@ STAMPS := $(VENV)/stamps
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/models/kernels/native/*) \
 	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
-# A worker builds what the tests of a file share once.
-IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# A worker builds what the tests of a file share once; test/conftest.py says which files are first.
+IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 TOGETHER := dds and not alone and not paced
 PACED := dds and paced
 # A node drops frames where the tests beside it take its core, so what failed runs once more by itself; both runs are

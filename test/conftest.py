@@ -112,7 +112,7 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark every test that takes the fixture dds, directly or through another one, those of
-    training, and those for an NVIDIA GPU."""
+    training, and those for an NVIDIA GPU; begin with files that have slow ones."""
     for item in items:
         values = item.callspec.params.values() if hasattr(item, 'callspec') else ()
         reasons = [mark.kwargs.get('reason', '') for mark in item.iter_markers('skipif')]
@@ -127,6 +127,9 @@ def pytest_collection_modifyitems(items):
                                         '`make test` would pass it over')
         if item.path.name.startswith('test_training'):
             item.add_marker('training')
+    # A worker that begins a long file when the others are done keeps them waiting.
+    long = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope='session')

@@ -177,6 +177,7 @@ def test_an_incompatible_publisher_is_a_warning(start, peer):
     assert reports[-1].status[0].level in (b'\x01', b'\x02')
 
 
+@pytest.mark.slow
 def test_adaptive_node_steps_down(camera_bag, start, peer):
     """An adaptive node steps down until it fuses more pairs."""
     # Given a network that takes far longer than the time between pairs, on whatever machine

@@ -55,6 +55,7 @@ def test_demo_fuses_and_draws(run_of, camera_bag, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'fused.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == recorded
 
 
+@pytest.mark.slow
 def test_demo_two_scenes_two_rows(dds, tmp_path, monkeypatch, capsys):
     """Demo shows two scenes in two rows and counts who stands out."""
     # Given drives short enough for a test
