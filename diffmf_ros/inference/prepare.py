@@ -19,12 +19,12 @@ from ..core.checks.sight_monitor import FINE, reduced, thumbnails
 from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import (
-    CHROMA,
     COLORS_WITH_LUMA,
-    output_encoding,
     paint,
     require_8_bit,
+    rgb_image,
     split_luma,
+    thermal_image,
 )
 from ..core.imaging.missing_detail import SHORT_SIDE
 from ..core.imaging.thermal import GainControl, Levels, on_grid, temperatures, to_gray
@@ -145,8 +145,8 @@ class PreparedPair:
         """Return one camera's image on the grid; black where that camera does not see."""
         color, encoding = self.settings.output.color, self.pair.rgb.encoding
         if stream == RGB:
-            return _rgb_image(self.rgb, encoding, color)
-        return _thermal_image(self.thermal, color, rgb_encoding=encoding)
+            return rgb_image(self.rgb, encoding, color)
+        return thermal_image(self.thermal, color, rgb_encoding=encoding)
 
     def temperature(self) -> np.ndarray:
         """Return temperatures on the grid, H x W float32 in degrees Celsius; NaN: none.
@@ -254,34 +254,16 @@ class Preparation:
         if frame.stream == RGB:
             require_8_bit(frame.encoding)
             pixels = frame.pixels if mapping is None else mapping.rgb(frame.pixels)
-            return _rgb_image(pixels, frame.encoding, color)
+            return rgb_image(pixels, frame.encoding, color)
         self._gain.settings = settings.thermal
         frame, rgb = self._gain.repaired(frame), self._newest.get(RGB)
         gray = to_gray(frame.pixels, frame.encoding, self._gain.levels(frame))
-        return _thermal_image(gray if mapping is None else mapping.thermal(gray), color,
+        return thermal_image(gray if mapping is None else mapping.thermal(gray), color,
                               rgb_encoding='rgb8' if rgb is None else rgb.encoding)
 
     def _upright(self, frame: Frame, settings: Settings) -> Frame:
         """Return what is fused of a frame. Raises FrameError as CameraPicture does."""
         return self._pictures[frame.stream].of(frame, settings)
-
-
-def _rgb_image(pixels: np.ndarray, encoding: str, color: str) -> Image:
-    """Return RGB pixels in their own colors, or the color policy over their luminance."""
-    require_8_bit(encoding)
-    if color not in CHROMA:
-        return paint(split_luma(pixels, encoding)[0], None, encoding=encoding, color=color)
-    if encoding == 'mono8':
-        return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB), 'rgb8'
-    return np.ascontiguousarray(pixels[..., :3]), output_encoding(encoding)
-
-
-def _thermal_image(gray: np.ndarray, color: str, *, rgb_encoding: str) -> Image:
-    """Return white-hot thermal as gray in the channels of rgb_encoding, or in a palette."""
-    if color in CHROMA:
-        gray = np.ascontiguousarray(gray)
-        return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), output_encoding(rgb_encoding)
-    return paint(gray, None, encoding=rgb_encoding, color=color)
 
 
 def _choose(mask: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

@@ -170,15 +170,8 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         BagError: the bag cannot be read, or lacks a topic; or the other one cannot be written.
     """
     counts = ReplayCounts(problems={reader.note} - {''})
-    infos = {stream: recorded_camera(reader, topic, refused=counts.problems.add)
-             for stream, topic in ((RGB, rgb_topic), (THERMAL, thermal_topic))}
-    cameras = BagCameras(infos, pipeline.settings, changed=pipeline.aligner.set_camera)
-    counts.problems.update(info.doubt(topic, stream) for (stream, info), topic
-                           in zip(infos.items(), (rgb_topic, thermal_topic), strict=True)
-                           if info and not cameras.rectified(stream))
-    counts.problems.discard('')
-    if from_tf:
-        _take_mounting(reader, infos, pipeline, counts)
+    cameras = _cameras(reader, pipeline, counts, {RGB: rgb_topic, THERMAL: thermal_topic},
+                       from_tf=from_tf)
     for pair in pairs_of(reader, sync, rgb_topic=rgb_topic, thermal_topic=thermal_topic,
                          counts=counts):
         counts.pairs += 1
@@ -195,6 +188,20 @@ def fuse_bag(reader: BagReader, out: BagOutput | FilmOutput | PictureOutput,
         judge(pair, result)
         report(pair)
     return counts.require_images()
+
+
+def _cameras(reader: BagReader, pipeline: FusionPipeline, counts: ReplayCounts,
+             topics: dict[str, str], *, from_tf: bool) -> BagCameras:
+    """Return the cameras that a bag describes, which the pipeline knows then; note doubts."""
+    infos = {stream: recorded_camera(reader, topic, refused=counts.problems.add)
+             for stream, topic in topics.items()}
+    cameras = BagCameras(infos, pipeline.settings, changed=pipeline.aligner.set_camera)
+    counts.problems.update(info.doubt(topics[stream], stream) for stream, info in infos.items()
+                           if info and not cameras.rectified(stream))
+    counts.problems.discard('')
+    if from_tf:
+        _take_mounting(reader, infos, pipeline, counts)
+    return cameras
 
 
 def _take_mounting(reader: BagReader, infos: dict[str, CameraModel | None],

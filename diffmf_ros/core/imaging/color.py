@@ -232,6 +232,45 @@ def paint(luma: np.ndarray, ycrcb: np.ndarray | None, *, encoding: str, color: s
     return bgr if output == 'bgr8' else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, bgr), output
 
 
+def rgb_image(pixels: np.ndarray, encoding: str, color: str) -> tuple[np.ndarray, str]:
+    """Return the image of the RGB camera alone, as a policy of color shows it.
+
+    Args:
+        pixels: H x W [x C] uint8.
+        encoding: mono8, rgb8, bgr8, rgba8 or bgra8.
+        color: an entry of CHROMA: the camera's own colors; or any other policy of paint().
+
+    Returns:
+        H x W x 3 uint8 or what paint() returns, and the encoding.
+
+    Raises:
+        FrameError: reason not_8_bit.
+    """
+    require_8_bit(encoding)
+    if color not in CHROMA:
+        return paint(split_luma(pixels, encoding)[0], None, encoding=encoding, color=color)
+    if encoding == 'mono8':
+        return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB), 'rgb8'
+    return np.ascontiguousarray(pixels[..., :3]), output_encoding(encoding)
+
+
+def thermal_image(gray: np.ndarray, color: str, *, rgb_encoding: str) -> tuple[np.ndarray, str]:
+    """Return the image of the thermal camera alone, as a policy of color shows it.
+
+    Args:
+        gray: white-hot, H x W uint8.
+        color: an entry of CHROMA: gray in three channels; or any other policy of paint().
+        rgb_encoding: that of the RGB camera, whose order of channels the image has.
+
+    Returns:
+        H x W x 3 uint8 or what paint() returns, and the encoding.
+    """
+    if color in CHROMA:
+        gray = np.ascontiguousarray(gray)
+        return cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), output_encoding(rgb_encoding)
+    return paint(gray, None, encoding=rgb_encoding, color=color)
+
+
 # Thermal edges on the RGB image: a color that neither a night road nor a forest has.
 _EDGE = (255, 0, 255)
 _CANNY = (60, 120)

@@ -55,6 +55,8 @@ _ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the pictu
            'rest, far away and by day, or give a rough alignment (--init) or the ratio of the '
            'fields of view '
            '(--fov-ratio).')
+_BY_CHANCE = ('no trustworthy alignment: so few blocks of so many ways may agree by chance. '
+              + _ADVICE)
 
 
 @dataclass(frozen=True)
@@ -204,25 +206,22 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     """
     _check_pairs(pairs)
     rgb, thermal = ([levels(image) for image in images] for images in zip(*pairs, strict=True))
-    sizes = tuple((images[0].shape[1], images[0].shape[0]) for images in (rgb, thermal))
+    sizes = size_of(rgb[0]), size_of(thermal[0])
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {step[0] for step in (*_ROUGH, *_FINE)}}
     found, refused = None, None
     for window in _windows(field_ratio)[:1 if start else None]:
-        starts = ([resized(start, sizes)] if start  # type: ignore[arg-type]
-                  else find_starts(rgb, thermal, sizes, window,  # type: ignore[arg-type]
-                                   most=_STARTS[0]))
+        starts = ([resized(start, sizes)] if start
+                  else find_starts(rgb, thermal, sizes, window, most=_STARTS[0]))
         try:
-            way = _judged(*_best_way(starts, scaled, sizes), sizes, len(pairs))  # type: ignore[arg-type]
+            way = _judged(*_best_way(starts, scaled, sizes), sizes, len(pairs))
         except RegistrationError as error:
             refused = refused or error
             continue
         if way.confidence == 'good':
             return way
         if not window.usual and not _beyond_chance(way, window):
-            refused = refused or RegistrationError(
-                'no trustworthy alignment: so few blocks of so many ways may agree by chance. '
-                + _ADVICE)
+            refused = refused or RegistrationError(_BY_CHANCE)
         elif found is None or way.inliers > found.inliers:
             found = way
     if found is None:
@@ -289,6 +288,12 @@ def levels(image: np.ndarray) -> np.ndarray:
         return np.zeros(image.shape, np.float32)
     return (255 / (high - low) * (np.clip(np.where(finite, image, low), low, high) - low)).astype(
         np.float32)
+
+
+def size_of(image: np.ndarray) -> tuple[int, int]:
+    """Return (width, height) of an image."""
+    height, width = image.shape[:2]
+    return width, height
 
 
 def resized(start: Alignment, sizes: Sizes) -> np.ndarray:

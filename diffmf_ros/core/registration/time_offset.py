@@ -25,7 +25,7 @@ from ..alignment.camera import CameraModel
 from ..alignment.homography import Alignment
 from .matching import Blocks, PyramidLevel
 from .planar import derivatives, transform_points, unit_scaling
-from .registration import RegistrationError, levels, resized
+from .registration import RegistrationError, levels, resized, size_of
 
 # Stamp in seconds and gray image, H x W of any numeric type.
 Clip = Sequence[tuple[float, np.ndarray]]
@@ -121,8 +121,8 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
         RegistrationError: the clips do not tell; it says why.
     """
     rgb, thermal = _once(rgb), _once(thermal)
-    sizes = tuple((clip[0][1].shape[1], clip[0][1].shape[0]) for clip in (rgb, thermal))
-    matrix, offset_s = resized(alignment, sizes), start_ms / 1e3  # type: ignore[arg-type]
+    sizes = size_of(rgb[0][1]), size_of(thermal[0][1])
+    matrix, offset_s = resized(alignment, sizes), start_ms / 1e3
     for count in range(_ROUNDS):
         seen = _observed(rgb, thermal, matrix, offset_s,
                          blocks=_BLOCKS if count else _FIRST_BLOCKS)
@@ -136,19 +136,25 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
             break
     uncertainty_ms = 1e3 * (_straight_uncertainty_s(seen, cameras, origin)
                             if cameras and origin is not None else _uncertainty_s(seen, matrix))
+    _require_settled(offset_s, step_s, uncertainty_ms, calibrated=cameras is not None)
+    seen = seen if origin is None else seen.only(_static(seen, origin, _STATIC_PX_S))
+    motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
+    return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
+                      motion * _WIDTH / max(_WIDTH, sizes[0][0]), origin is not None)
+
+
+def _require_settled(offset_s: float, step_s: float, uncertainty_ms: float, *,
+                     calibrated: bool) -> None:
+    """Raise RegistrationError for an offset too uncertain, or one that the last step moved."""
     if uncertainty_ms > LARGEST_UNCERTAINTY_MS:
         raise RegistrationError(f'no time offset: it is uncertain by {uncertainty_ms:.1f} ms, '
                                 f'{LARGEST_UNCERTAINTY_MS:g} ms are permitted: too little moves, '
                                 'or all of it as parallax would; take a recording in which the '
                                 'cameras are turned to and fro'
-                                + ('' if cameras else ', or calibrate both (camera infos)'))
+                                + ('' if calibrated else ', or calibrate both (camera infos)'))
     if abs(step_s) > max(2 * _SETTLED_S, uncertainty_ms / 1e3):
         raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
                                 f'{1e3 * offset_s:+.0f} ms; start nearer (--thermal-offset-ms)')
-    seen = seen if origin is None else seen.only(_static(seen, origin, _STATIC_PX_S))
-    motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
-    return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
-                      motion * _WIDTH / max(_WIDTH, sizes[0][0]), origin is not None)
 
 
 def _require_enough(seen: _Seen) -> None:
