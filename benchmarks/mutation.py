@@ -100,23 +100,24 @@ def kept_ends(file: Path, sources: str, *, killed: bool = False) -> dict[str, st
 class Trials:
     """In place of pytest's loop over the tests: a loop over mutants."""
 
-    def __init__(self, file: Path, sample: int, keep_killed: bool):
-        self._file, self._sample, self._keep_killed = file, sample, keep_killed
+    def __init__(self, file: Path, options: argparse.Namespace):
+        self._file, self._options = file, options
 
     def pytest_runtestloop(self, session) -> bool:
         """Run all tests once, then those of every mutant."""
         reached, spent_s = _run_all(session.items)
         sources = sources_hash()
-        found = kept_ends(self._file, sources, killed=self._keep_killed)
+        found = kept_ends(self._file, sources, killed=self._options.keep_killed)
         names = [name for meta in sorted(Path('diffmf_ros').rglob('*.meta'))
                  for name in json.loads(meta.read_text())['exit_code_by_key']]
         if not names:
             sys.exit('mutmut made no mutant: look for its messages above, and at GROUPS')
         random.Random(19).shuffle(names)
-        total, names = len(names), names[:self._sample or None]
+        total, names = len(names), names[:self._options.sample or None]
         gc.collect()
         gc.freeze()  # else every fork copies what its collector looks at
-        for quick in (True, False):  # the slow tests are for what the quick ones leave alive
+        # The slow tests are for what the quick ones leave alive.
+        for quick in (True,) if self._options.quick else (True, False):
             for name in names:
                 if name in found and (quick or found[name] != WAITS):
                     continue
@@ -193,6 +194,8 @@ def main() -> int:
     parser.add_argument('group', choices=GROUPS)
     parser.add_argument('--sample', type=int, default=0,
                         help='try so many mutants, drawn at random; 0: all')
+    parser.add_argument('--quick', action='store_true',
+                        help='leave out slow tests: what the others do not kill waits for them')
     parser.add_argument('--keep-killed', action='store_true',
                         help='only tests were added: try no mutant again that was killed')
     parser.add_argument('--out', type=Path, default=Path('out/mutation'))
@@ -208,8 +211,7 @@ def main() -> int:
     return pytest.main(['-q', '--tb=native', '-p', 'no:cacheprovider', '-p', 'no:timeout',
                         '-p', 'no:xdist', '-p', 'no:warnings', '-k',
                         ' and '.join(f'not {name}' for name in SLOW), *tests],
-                       plugins=[Trials(folder.with_suffix('.json'), options.sample,
-                                       options.keep_killed)])
+                       plugins=[Trials(folder.with_suffix('.json'), options)])
 
 
 if __name__ == '__main__':

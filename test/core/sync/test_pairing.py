@@ -2,6 +2,7 @@
 """Closest-stamp pairing against brute force."""
 
 import weakref
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,7 +22,17 @@ from stamp_streams import (
 
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.settings import SyncSettings
-from diffmf_ros.core.sync.pairing import ClosestPairing
+from diffmf_ros.core.sync.pairing import (
+    NEVER_NS,
+    ClosestPairing,
+    _Stream,
+    closest,
+    final_pairs,
+    held_thermal,
+    max_cost_of,
+)
+
+FEW = range(6)  # stamps, in ns: whole sets of them, so that nothing is close that is not tried
 
 
 @pytest.mark.parametrize('rates', RATES)
@@ -287,3 +298,71 @@ def test_frames_that_left_are_released():
     pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0))
 
     assert still_held(pairing, by_arrival(np.arange(60) * 33 * MS, np.arange(18) * 111 * MS)) <= 3
+
+
+def sets(most):
+    """Return all sets of at most so many stamps of FEW, rising."""
+    return [list(chosen) for count in range(most + 1) for chosen in combinations(FEW, count)]
+
+
+def cost_of(other, stamp, thermal):
+    """Twice the distance; of two that are equally far the one costs less in which RGB is earlier.
+    """
+    return 2 * abs(other - stamp) + (other < stamp if thermal else other > stamp)
+
+
+@pytest.mark.parametrize('thermal', [False, True])
+@pytest.mark.parametrize('distance', [0, 1, 2, 9])
+def test_closest_to_the_nanosecond(distance, thermal):
+    """The closest stamp is found, and final exactly when none that may come is closer."""
+    for others in sets(3):
+        for stamp in FEW:
+            for next_ns in range(9):
+                near = [index for index in range(len(others))
+                        if abs(others[index] - stamp) <= distance]
+                best = min(near, key=lambda index: cost_of(others[index], stamp, thermal),
+                           default=None)
+                beaten = max_cost_of(distance) if best is None else cost_of(others[best], stamp,
+                                                                            thermal)
+                final = all(cost_of(later, stamp, thermal) >= beaten
+                            for later in range(next_ns, next_ns + 20))
+
+                assert closest(stamp, others, next_ns, max_cost_of(distance),
+                               thermal=thermal) == (best, final)
+
+
+@pytest.mark.parametrize('distance', [0, 1, 2, 9])
+def test_final_pairs_of_few_stamps(distance):
+    """When nothing can come any more all pairs of the rule are final."""
+    for rgb in sets(6):
+        for thermal in sets(2):
+            pairs = final_pairs(rgb, thermal, NEVER_NS, NEVER_NS, max_cost_of(distance))
+
+            assert [(rgb[i], thermal[j]) for i, j in pairs] == (
+                brute_force(rgb, thermal, distance) if rgb and thermal else [])
+
+
+def test_held_thermal_of_few_stamps():
+    """Of two equally close thermal stamps the later is taken, else the newest within the hold."""
+    for thermal in sets(3):
+        for stamp in FEW:
+            found, final = held_thermal(stamp, thermal, NEVER_NS, max_cost_of(1), 3)
+            near = [t for t in thermal if abs(t - stamp) <= 1]
+            older = [t for t in thermal if 0 <= stamp - t <= 3]
+            expected = min(near, key=lambda t: (abs(t - stamp), -t)) if near else max(
+                older, default=None)
+
+            assert final and (None if found is None else thermal[found]) == expected
+
+
+def test_old_gaps_are_forgotten():
+    """What is usual of a stream are its last 16 frames; lags count from the other's first on."""
+    own, other = _Stream(0.0), _Stream(0.0)
+    for stamp in [*range(0, 60, 10), *range(90, 90 + 16 * 40, 40)]:
+        own.insert(stamp, frame(RGB, stamp), other)
+
+    assert (own.shortest_gap_ns, own.usual_gap_ns) == (40, 40)
+    assert not own.lags_ns
+    other.newest_ns = 1000
+    own.insert(900, frame(RGB, 900), other)
+    assert list(own.lags_ns) == [100]

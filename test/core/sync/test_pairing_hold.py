@@ -9,7 +9,7 @@ from stamp_streams import MS, RATES, by_arrival, frame, stamps, still_held
 
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.settings import SyncSettings
-from diffmf_ros.core.sync.pairing import ClosestPairing
+from diffmf_ros.core.sync.pairing import LONGEST_PERIOD_NS, ClosestPairing, Hold
 
 
 def brute_force(rgb_ns, thermal_ns, max_ns, hold_ns):
@@ -201,3 +201,32 @@ def test_faster_camera_ends_hold():
     late = [thermal for rgb, thermal, _ in pairs if rgb > last_ns + 10**9]
     assert len(late) >= 100 and len(set(late)) == len(late)
     assert not any(held for rgb, _, held in pairs if rgb > last_ns + 10**9)
+
+
+def test_hold_follows_the_periods():
+    """A hold begins at 1.4 periods and ends below 1.25, up to the longest period; or is fixed."""
+    hold = Hold(-1.0)
+
+    assert [hold.follow(100, thermal) for thermal in (139, 140, 125, 124, 139)] == [
+        0, 175, 156, 0, 0]
+    assert hold.follow(100, LONGEST_PERIOD_NS) == 1.25 * LONGEST_PERIOD_NS
+    assert hold.follow(100, LONGEST_PERIOD_NS + 1) == 0
+    assert Hold(150.0).follow(100, 500) == 150 * MS
+
+
+def test_end_counts_unused_thermal():
+    """What has no RGB frame at the end is counted as unpaired."""
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=100.0))
+    arrivals = [(RGB, 0), (THERMAL, 0), (THERMAL, 40 * MS), (THERMAL, 80 * MS)]
+
+    assert run(pairing, arrivals) == [(0, 0, False)]
+    assert pairing.dropped == {'unpaired': 2}
+
+
+def test_waiting_frame_keeps_its_thermal():
+    """While an RGB frame waits, the thermal frames that it may get stay."""
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=500.0))
+    arrivals = [(THERMAL, 0), (RGB, 0), (THERMAL, 100 * MS), (RGB, 60 * MS), (RGB, 110 * MS)]
+
+    assert run(pairing, arrivals) == [(0, 0, False), (60 * MS, 0, True),
+                                      (110 * MS, 100 * MS, False)]
