@@ -5,15 +5,20 @@
 """
 
 import argparse
+import importlib
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 600  # of the tests of one mutant
+LIBRARIES = ('cv2', 'hypothesis', 'torch')  # loaded once, before the forks
 PAIRING = (
     'test/core/sync/test_pairing.py',
     'test/core/sync/test_pairing_clock.py',
@@ -253,19 +258,26 @@ def outcome(mutant: Mutant) -> str:
         if mutant.old not in text:
             return 'not applied'
         file.write_text(text.replace(mutant.old, mutant.new, 1), encoding='utf-8')
-        done = subprocess.run(
-            [sys.executable, '-m', 'pytest', '-qx', '-m', 'not dds', '-p', 'no:cacheprovider',
-             *mutant.tests],
-            cwd=folder, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': folder},
-            timeout=300)
         return {0: 'survived', 1: 'killed'}.get(
-            done.returncode, f'pytest ended with {done.returncode}')
+            code := _tested(Path(folder), mutant.tests), f'pytest ended with {code}')
+
+
+def _tested(folder: Path, tests: tuple[str, ...]) -> int:
+    """Return how pytest ends in a fork of this process, which has loaded the large libraries."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    signal.alarm(TIMEOUT_S)
+    os.chdir(folder)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    sys.path.insert(0, str(folder))
+    os.environ['PYTHONPATH'] = str(folder)
+    os._exit(pytest.main(['-qx', '-m', 'not dds', '-p', 'no:cacheprovider', *tests]))
 
 
 def _copy_into(folder: Path) -> None:
-    for name, left_out in (('diffmf_ros', ('__pycache__', 'weights')),
-                           ('test', ('__pycache__',)), ('config', ())):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
+    for name in ('diffmf_ros', 'test', 'config'):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('weights'))
     (folder / 'diffmf_ros' / 'weights').symlink_to(ROOT / 'diffmf_ros' / 'weights')
     shutil.copy(ROOT / 'pyproject.toml', folder)
 
@@ -277,6 +289,9 @@ def main() -> int:
     parser.add_argument('--list', action='store_true', help='print them, and run nothing')
     options = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.file]
+    if not options.list:
+        for library in LIBRARIES:
+            importlib.import_module(library)
     for tests in [] if options.list else sorted({mutant.tests for mutant in chosen}):
         unchanged = outcome(Mutant('__init__.py', '', '', tests))
         if unchanged != 'survived':
