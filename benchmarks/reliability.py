@@ -10,13 +10,15 @@ writes that alone.
 import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,16 +30,18 @@ BEGIN, END = ('<!-- begin of benchmarks/reliability.py -->',
               '<!-- end of benchmarks/reliability.py -->')
 BEGIN_PROMISES, END_PROMISES = ('<!-- begin of benchmarks/promises.csv -->',
                                 '<!-- end of benchmarks/promises.csv -->')
+FAILED = 'failure', 'error', 'skipped'
 HEADER = ('fault', 'answer', 'answered by frame', 'after ms', 'fused again by frame', 'after ms',
           'longest silence, ms', '`/diagnostics` says')
 
 Cells = dict[str, list[dict]]  # by name, what test/faults/matrix.py measured in each run
 
 
-def run(repeat: int) -> tuple[Cells, int]:
-    """Run the matrix so often; return the measurements, and how many tests failed."""
-    cells, failed = defaultdict(list), 0
+def run(repeat: int) -> tuple[Cells, Counter[str]]:
+    """Run the matrix so often; return the measurements, and how often each test failed."""
+    cells, failed = defaultdict(list), Counter()
     for number in range(repeat):
+        begin_s = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / 'report.xml'
             print(f'run {number + 1} of {repeat}', flush=True)
@@ -46,19 +50,26 @@ def run(repeat: int) -> tuple[Cells, int]:
                             # xunit2 has no place for what was measured
                             '-o', 'junit_family=xunit1'], cwd=ROOT)
             suite = ElementTree.parse(file).getroot().find('testsuite')
-        failed += sum(int(suite.get(kind)) for kind in ('failures', 'errors', 'skipped'))
+        print(f'took {(time.monotonic() - begin_s) / 60:.1f} minutes', flush=True)
+        failed.update(test.get('name').partition('[')[2].rstrip(']') or test.get('name')
+                      for test in suite.iter('testcase')
+                      if any(test.find(kind) is not None for kind in FAILED))
         for measured in suite.iterfind(".//property[@name='measured']"):
             cell = json.loads(measured.get('value'))
             cells[cell['name']].append(cell)
     return cells, failed
 
 
-def table(cells: Cells, *, repeat: int, failed: int) -> list[str]:
+def table(cells: Cells, failed: Counter[str], *, repeat: int) -> list[str]:
     """Return the lines of the table in Markdown, and of what it was measured on."""
-    tests = repeat * len(cells)
-    lines = [f'{this_machine()}; {repeat} runs, {tests - failed} of {tests} cells as required.',
+    tests = repeat * len(cells.keys() | failed.keys())
+    lines = [f'{this_machine()}, load {os.getloadavg()[0]:.1f} at the end; {repeat} runs, '
+             f'{tests - failed.total()} of {tests} cells as required.',
              'Medians, and in brackets the worst run where it differs.', '',
              '| ' + ' | '.join(HEADER) + ' |', '|---' * len(HEADER) + '|']
+    if failed:
+        lines.insert(1, 'Not as required (so often): ' + ', '.join(
+            f'{name} ({count})' for name, count in failed.items()) + '.')
     for name, runs in cells.items():
         numbers = [summary(cell[key] for cell in runs) for key in (
             'found_frames', 'found_ms', 'recovered_frames', 'recovered_ms', 'silence_ms')]
@@ -111,7 +122,7 @@ def main() -> int:
     if not options.repeat:
         return 0
     cells, failed = run(options.repeat)
-    lines = table(cells, repeat=options.repeat, failed=failed)
+    lines = table(cells, failed, repeat=options.repeat)
     print('\n'.join(lines))
     if options.write:
         write(options.write, lines)
