@@ -355,14 +355,63 @@ def test_held_thermal_of_few_stamps():
             assert final and (None if found is None else thermal[found]) == expected
 
 
-def test_old_gaps_are_forgotten():
-    """What is usual of a stream are its last 16 frames; lags count from the other's first on."""
-    own, other = _Stream(0.0), _Stream(0.0)
-    for stamp in [*range(0, 60, 10), *range(90, 90 + 16 * 40, 40)]:
-        own.insert(stamp, frame(RGB, stamp), other)
+def stream_of(stamps_ns, other):
+    """Return a stream that has taken these stamps beside another one."""
+    own = _Stream(0.0)
+    for stamp in stamps_ns:
+        assert own.insert(stamp, frame(RGB, stamp), other) == ''
+    return own
 
-    assert (own.shortest_gap_ns, own.usual_gap_ns) == (40, 40)
-    assert not own.lags_ns
+
+def test_last_sixteen_gaps_count():
+    """What is usual needs four gaps and follows the last 16; lags begin with the other stream."""
+    other = _Stream(0.0)
+    slower = [*range(0, 60, 10), *range(90, 90 + 16 * 40, 40)]
+    known = [stream_of(range(0, 10 * count, 10), other) for count in (1, 4, 5)] + [
+        stream_of(slower, other)]
+
+    assert [(own.shortest_gap_ns, own.usual_gap_ns) for own in known] == [
+        (0, 0), (0, 0), (10, 10), (40, 40)]
+    assert not known[-1].lags_ns
     other.newest_ns = 1000
-    own.insert(900, frame(RGB, 900), other)
-    assert list(own.lags_ns) == [100]
+    assert list(stream_of(range(900, 920), other).lags_ns) == list(range(96, 80, -1))
+
+
+def test_next_stamp_to_the_nanosecond():
+    """A next stamp is trusted after half a gap, and expected by the last four gaps and lags."""
+    other, start = _Stream(0.0), 10**18 + 1
+    own = stream_of([start + 100 + gap for gap in (0, 30, 60, 90)], other)
+    assert own.next_ns(other) == own.expected_ns(other) == start + 190
+
+    other.newest_ns = start
+    for gap in (103, 133, 163):
+        own.insert(start + 100 + gap, frame(RGB, 0), other)
+    assert (own.shortest_gap_ns, own.usual_gap_ns) == (13, 30)
+    assert own.next_ns(other) == start + 263 + 6
+    other.newest_ns = start + 500  # after three lags a second of patience, after four none
+    assert own.expected_ns(other) == start + 263
+    other.newest_ns = start
+    own.insert(start + 293, frame(RGB, 0), other)
+    other.newest_ns = start + 500
+    assert own.expected_ns(other) == start + 500
+
+
+def test_start_forgets_what_left_after_it():
+    """A clock that is set back to the stamp that left last may give it again."""
+    own = _Stream(0.0)
+    kept = []
+    for start in (6, 5):
+        own.left_ns = 5
+        own.clear(start)
+        kept.append(own.left_ns)
+
+    assert kept == [5, -NEVER_NS]
+
+
+def test_duplicates_and_skipped_are_counted():
+    """A second frame of a stamp that waits is a duplicate; all that a pair skips is unpaired."""
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=10.0))
+    arrivals = [(RGB, 0), (RGB, 0), (RGB, 100 * MS), (THERMAL, 50 * MS), (THERMAL, 100 * MS)]
+
+    assert run(pairing, arrivals) == [(100 * MS, 100 * MS)]
+    assert pairing.dropped == {'duplicate': 1, 'unpaired': 2}

@@ -226,7 +226,7 @@ def test_end_counts_unused_thermal():
 def test_waiting_frame_keeps_its_thermal():
     """While an RGB frame waits, the thermal frames that it may get stay."""
     pairing = ClosestPairing(SyncSettings(hold_last_ms=500.0))
-    arrivals = [(THERMAL, 0), (RGB, 0), (THERMAL, 100 * MS), (RGB, 60 * MS), (RGB, 110 * MS)]
+    arrivals = [(THERMAL, 0), (RGB, 0), (THERMAL, 100 * MS), (RGB, 60 * MS), (RGB, 125 * MS)]
 
     assert run(pairing, arrivals) == [(0, 0, False), (60 * MS, 0, True),
-                                      (110 * MS, 100 * MS, False)]
+                                      (125 * MS, 100 * MS, False)]
