@@ -8,7 +8,7 @@ import random
 from itertools import count, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmf_ros.inference.working_size import STEPS, AdaptiveScale, steps_from
@@ -87,6 +87,7 @@ def test_slow_network_jumps_to_fit(pixels_ms, settled):
     assert scales.index(settled) <= 5
 
 
+@settings(deadline=None)
 @given(period_ms=st.floats(8, 1000), load=st.floats(0.01, 50), overhead=st.floats(0, 0.5),
        noise=st.floats(0, 0.15), seed=st.integers(0, 1 << 16))
 def test_steady_input_settles(period_ms, load, overhead, noise, seed):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_cameras import RGB_CAMERA, THERMAL_CAMERAS, pixel_grid, projected
 
@@ -112,6 +112,7 @@ def test_undeclared_crop_has_no_calibration():
         output_info(CameraModel.from_info(info(roi=ROI)), (1280, 960))
 
 
+@settings(deadline=None)
 @given(width=st.integers(16, 4000), height=st.integers(16, 4000), scale=st.floats(0.25, 4))
 def test_pixel_rounding_keeps_the_aspect(width, height, scale):
     """Rounding to whole pixels is no other shape."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmf_ros.core.frames import FrameError
@@ -47,6 +47,7 @@ def valid(**changes):
     return {**message, **changes}
 
 
+@settings(deadline=None)
 @given(encoding=st.sampled_from(sorted(FORMATS)), height=st.integers(1, 5),
        width=st.integers(1, 6), padding=st.integers(0, 7), big=st.booleans(), padded=st.booleans(),
        seed=st.integers(0, 2**16))

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmf_ros.core.sync.stream_measures import FreezeDetector
@@ -20,6 +20,17 @@ def test_last_pixel_makes_a_difference():
 
     assert still.add(changed) and still.repeat_count == 1
     assert not still.add(changed.copy()) and still.repeat_count == 2
+
+
+def test_pixel_beside_the_samples_counts():
+    """A pixel that is not among those that are compared first makes a difference, too."""
+    still, image = FreezeDetector(), np.zeros((64, 128), np.uint8)
+    still.add(image)
+    changed = image.copy()
+    changed[1, 1] = 1
+
+    assert still.flat_count == 1
+    assert still.add(changed) and (still.repeat_count, still.flat_count) == (1, 0)
 
 
 def test_padded_rows_compare_by_pixels():
@@ -66,7 +77,8 @@ def test_other_size_or_type_differs():
 
 @pytest.mark.parametrize('runs, usual', [
     ([1] * 6, 1), ([3] * 5, 1), ([3] * 6, 3), ([3, 3, 2, 3, 3, 3], 3), ([1, 1, 15, 1, 1, 1], 1),
-    ([3, 3, 30, 3, 3, 3], 3), ([3, 2] * 3, 2), ([8] * 6, 8), ([9] * 6, 1)])
+    ([3, 3, 30, 3, 3, 3], 3), ([3, 2] * 3, 2), ([8] * 6, 8), ([9] * 6, 1), ([], 1),
+    ([1, 2, 3, 4, 5, 6], 3)])
 def test_habit_is_median_run(runs, usual):
     """The habit of a camera is the median of its runs."""
     still = FreezeDetector()
@@ -78,6 +90,7 @@ def test_habit_is_median_run(runs, usual):
     assert still.usual_repeats == usual
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(range(3)), min_size=1, max_size=20))
 def test_runs_match_slow_count(scenes):
     """Runs are counted like the slow way."""

@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmf_ros.core.sync.stream_measures import LatencyMeter
 
 
+@settings(deadline=None)
 @given(durations=st.lists(st.floats(0, 1e6), min_size=1, max_size=40), capacity=st.integers(1, 12),
        q=st.floats(0, 1))
 def test_quantiles_of_newest_durations(durations, capacity, q):
@@ -31,6 +32,15 @@ def test_known_quantiles_of_durations():
         meter.add(duration)
 
     assert [meter.quantile(q) for q in (0.0, 0.5, 0.99, 1.0)] == [0.0, 50.0, 99.0, 100.0]
+
+
+def test_thousand_and_twenty_four_are_kept():
+    meter = LatencyMeter()
+
+    for duration in range(1025):
+        meter.add(duration)
+
+    assert meter.quantile(0) == 1
 
 
 def test_an_empty_meter_has_no_quantile():
@@ -54,5 +64,5 @@ def test_nonfinite_duration_is_refused(value):
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match='at least 1, got 0'):
         LatencyMeter(capacity=0)
-    with pytest.raises(ValueError, match='between 0 and 1, got 99'):
-        LatencyMeter().quantile(99)
+    with pytest.raises(ValueError, match='between 0 and 1, got 1.01'):
+        LatencyMeter().quantile(1.01)

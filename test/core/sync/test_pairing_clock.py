@@ -10,6 +10,7 @@ from stamp_streams import MS, RATES, brute_force, by_arrival, run, stamps
 from diffmf_ros.core.frames import RGB, THERMAL
 from diffmf_ros.core.settings import SyncSettings
 from diffmf_ros.core.sync.pairing import ClosestPairing
+from diffmf_ros.core.sync.stream_measures import JUMP_NS, ClockJumpDetector, StampKind
 from diffmf_ros.io.bag_messages import camera_info_message, image_message
 from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagWriter
 
@@ -32,6 +33,31 @@ def test_looped_bag_repeats_its_pairs(rates, thermal_delay_ms):
     assert len(expected) >= 0.95 * len(run(ClosestPairing(SyncSettings(hold_last_ms=0.0)), once))
     assert pairing.dropped['late'] == pairing.dropped['duplicate'] == pairing.dropped[
         'overflow'] == 0
+
+
+@pytest.mark.parametrize('rgb_s, thermal_s, kind', [
+    ([10, 4], 7, StampKind.NORMAL), ([10, 4], 7.5, StampKind.STALE),
+    ([10, 4, 7], 8, StampKind.STALE), ([10, 4, 7.5], 8, StampKind.NORMAL)])
+def test_stale_is_above_the_middle(rgb_s, thermal_s, kind):
+    """After a jump from 10 s to 4 s stamps of the other stream above 7 s are old.
+
+    So they are until the first stream is above 7 s itself.
+    """
+    jumps = ClockJumpDetector()
+    kinds = [jumps.judge(RGB, round(s * 1e9)) for s in rgb_s]
+
+    assert kinds[:2] == [StampKind.NORMAL, StampKind.JUMP]
+    assert jumps.judge(THERMAL, round(thermal_s * 1e9)) is kind
+
+
+def test_jump_is_beyond_quarter_second():
+    kinds = []
+    for back_ns in (JUMP_NS, JUMP_NS + 1):
+        jumps = ClockJumpDetector()
+        jumps.judge(RGB, 10**9)
+        kinds.append(jumps.judge(RGB, 10**9 - back_ns))
+
+    assert kinds == [StampKind.NORMAL, StampKind.JUMP]
 
 
 def test_old_loop_thermal_is_dropped():

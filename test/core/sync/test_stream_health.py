@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmf_ros.core.frames import Frame
 from diffmf_ros.core.settings import HealthSettings
 from diffmf_ros.core.sync.stream_health import StreamHealth, StreamState
+from diffmf_ros.core.sync.stream_measures import JUMP_NS
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -260,7 +261,7 @@ def test_lead_follows_the_newest_frames():
     assert camera.health.lead_ns == EPOCH_NS + 7 * MS
 
 
-@pytest.mark.parametrize('calm, changed', [(20, True), (4, False)])
+@pytest.mark.parametrize('calm, changed', [(20, True), (8, True), (7, False), (4, False)])
 def test_clock_change_is_told_briefly(calm, changed):
     """A jump of the stamps after a calm time is told for three periods, another one is noise."""
     camera = Camera()
@@ -271,6 +272,9 @@ def test_clock_change_is_told_briefly(calm, changed):
     told = [camera.health.status(camera.now_ns + periods * camera.period_ns).clock_changed
             for periods in (0, 3, 4)]
     assert told == [changed, changed, False]
+    camera.send(6)
+    camera.send(stamp_ns=EPOCH_NS)
+    assert not camera.health.status(camera.now_ns).clock_changed
 
 
 def test_repeated_open_flag_changes_nothing():
@@ -395,6 +399,7 @@ def test_silence_up_to_the_timeout():
     before = camera.health.silent_s(camera.now_ns)
     states = camera.send(wait_ns=0)
 
+    assert camera.health.missing == 29
     assert states == [StreamState.STALE]
     assert before == camera.health.silent_s(camera.now_ns) == 0
 
@@ -439,13 +444,14 @@ def test_age_and_delay_are_measured():
     camera.send()
 
     assert camera.health.age_ms(camera.now_ns + 20 * MS) == 20.0
-    assert camera.health.delay_ms == pytest.approx(4.0)
+    assert camera.health.delay_ms == 4.0
 
 
-def test_unrelated_clock_has_no_delay():
-    """A clock without relation to the stamps gives no delay."""
+@pytest.mark.parametrize('clock_ns', [5 * SECOND, None])
+def test_unrelated_clock_has_no_delay(clock_ns):
+    """A clock without relation to the stamps gives no delay, and none that is not known."""
     health = StreamHealth(HealthSettings())
-    health.arrived(Frame('rgb', EPOCH_NS, '', DARK, 'mono16'), 0, clock_ns=5 * SECOND)
+    health.arrived(Frame('rgb', EPOCH_NS, '', DARK, 'mono16'), 0, clock_ns=clock_ns)
 
     assert math.isnan(health.delay_ms)
 
@@ -497,6 +503,7 @@ def test_settings_change_at_once():
     assert camera.after(0.26) is StreamState.LOST
 
 
+@settings(deadline=None)
 @given(events=st.lists(st.tuples(st.sampled_from(['new', 'same', 'dark', 'garbage', 'duplicate']),
                                  st.integers(1, 1500)), max_size=60))
 def test_ok_needs_two_live_frames(events):
@@ -521,3 +528,46 @@ def test_ok_needs_two_live_frames(events):
         if state is StreamState.OK:
             assert frames >= 2 and camera.health.equal_images < 3
         assert camera.health.status(camera.now_ns + 100 * SECOND).state is StreamState.LOST
+
+
+def test_limits_to_the_nanosecond():
+    """A stream is stale after 0.2 s, lost after the timeout; a stamp JUMP_NS back is late.
+
+    A first frame counts for 1.5 timeouts.
+    """
+    camera = Camera(source_timeout_s=1.0)
+    camera.send()
+    first = [camera.health.status(camera.now_ns + ns).usable for ns in (
+        1500 * MS, 1500 * MS + 1)]
+    camera.send(20)
+
+    assert first == [True, False]
+    assert [camera.after(s) for s in (0.2, 0.200000001, 1, 1.000000001)] == [
+        StreamState.OK, StreamState.STALE, StreamState.STALE, StreamState.LOST]
+    assert camera.health.lost_after_ns == SECOND
+    newest_ns = camera.health.newest_stamp_ns
+    camera.send(stamp_ns=newest_ns - JUMP_NS)
+    assert camera.health.newest_stamp_ns == newest_ns
+    camera.send(stamp_ns=newest_ns - JUMP_NS - 1)
+    assert camera.health.newest_stamp_ns == newest_ns - JUMP_NS - 1
+    camera.send(stamp_ns=0)
+    assert camera.health.newest_stamp_ns == 0
+
+
+def test_first_stamps_tell_missing():
+    """The first stamp is no gap: of 11 frames one is missing."""
+    camera = Camera(rate_hz=10.0)
+    camera.send(9)
+    camera.now_ns += camera.period_ns
+    camera.send(1)
+
+    assert camera.health.missing == 1
+    assert camera.health.missing_share == pytest.approx(1 / 10)
+
+
+def test_frozen_says_equal_images():
+    camera = Camera()
+    camera.send(5)
+    camera.send(4, pixels=STUCK)
+
+    assert camera.health.status(camera.now_ns).detail == 'FROZEN (equal images)'

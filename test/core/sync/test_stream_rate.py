@@ -3,9 +3,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffmf_ros.core.sync import stream_measures
 from diffmf_ros.core.sync.stream_measures import MissingFrames, RateEstimator, estimate_period_ns
 
 MS = 1_000_000
@@ -79,6 +80,7 @@ def test_standing_clock_has_no_rate():
     assert cadence_of([7, 7, 7]).rate_hz(7) == 0
 
 
+@settings(deadline=None)
 @given(rate_hz=st.sampled_from([1.0, 9.0, 25.0, 29.97, 60.0]), jitter=st.floats(0, 0.2),
        seed=st.integers(0, 10_000))
 def test_lossless_stream_misses_nothing(rate_hz, jitter, seed):
@@ -95,6 +97,7 @@ def test_stamps_of_whole_milliseconds_miss_nothing():
     assert missing_of(times).total == 0
 
 
+@settings(deadline=None)
 @given(lost=st.floats(0.05, 0.6), jitter=st.floats(0, 0.1), seed=st.integers(0, 10_000))
 def test_frames_lost_at_random_are_counted(lost, jitter, seed):
     sent = stamps(rate_hz=30, frames=400, jitter=jitter, seed=seed)
@@ -164,3 +167,52 @@ def test_bunched_stamps_are_not_missing():
 
 def test_too_few_gaps_tell_no_period():
     assert estimate_period_ns(np.ones(7)) is None
+
+
+def test_what_is_kept_of_gaps():
+    """The median is that of 15 gaps, jitter that of 512 instants, an outlier more than half off.
+    """
+    def after(gaps):
+        return cadence_of(np.cumsum([0, *gaps]))
+
+    assert after([100] * 20 + [50] * 10).median_period_ns == 50
+    assert after([10, 20, 30, 40, 50]).median_period_ns == 30
+    assert [max(after([1000] + [10] * count).jitter_us()) for count in (510, 511)] == [0.99, 0]
+    assert after([100] * 3 + [150, 50, 151, 49]).outliers == 2
+    assert after([MS, MS, 0, MS]).rate_hz() == pytest.approx(4000 / 3)
+
+
+def test_estimates_follow_every_eighth_gap(monkeypatch):
+    """A period is looked for until it is known, from eight gaps on, and then every eighth gap."""
+    counts = []
+
+    def counted(gaps_ns):
+        counts.append(number)
+        return estimate_period_ns(gaps_ns)
+
+    monkeypatch.setattr(stream_measures, 'estimate_period_ns', counted)
+    missing = MissingFrames()
+    for number in range(1, 41):
+        missing.gap(100)
+        if number == 20:
+            missing.reset()
+
+    assert counts == [*range(1, 9), 16, *range(21, 29), 36]
+
+
+def test_new_period_replaces_the_old():
+    """A camera that sends half as often is known by 32 gaps; no frame is missing from then on."""
+    missing = MissingFrames()
+    for gap in [100] * 16 + [200] * 48:
+        missing.gap(gap)
+
+    assert missing.share == 0 and missing.total <= 32
+
+
+def test_excused_and_late_even_out():
+    """Refused frames are no gap, and a late stamp evens out with the gap after it."""
+    missing = MissingFrames()
+    for gap, excused in [(100, 0)] * 10 + [(300, 2), (160, 0), (40, 0)]:
+        missing.gap(gap, excused=excused)
+
+    assert missing.total == 0 and missing.share == 0
