@@ -8,8 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from diffmf_ros.core.frames import THERMAL, Issue, Level, Mode
 from diffmf_ros.inference import fault_tolerance
-from diffmf_ros.inference.fault_tolerance import CallTimeout, TimedThread
+from diffmf_ros.inference.fault_tolerance import (
+    CallTimeout,
+    ClassicalFallback,
+    FaultTolerantRunner,
+    TimedThread,
+)
 
 SOON_S = 0.01  # for calls that block until the test lets them go
 DEADLINE_S = 20.0
@@ -195,3 +201,78 @@ def test_oldest_kind_is_forgotten(dog):
     hang(dog, newest := Blocking(), kind=99)
     assert not dog.abandoned.unmeasured
     newest.go.set()
+
+
+def test_sixteen_kinds_are_remembered(dog):
+    for kind in range(17):
+        settled(dog, kind)
+
+    assert [dog._usual_s.get(kind) is None for kind in (0, 1, 16)] == [True, False, False]
+
+
+def test_thread_is_a_daemon(dog):
+    """It has a name for whoever looks at a process that hangs, whose end it does not hold up."""
+    assert (dog._thread.name, dog._thread.daemon) == ('network', True)
+
+
+@pytest.fixture
+def pair():
+    """Return what stands for a prepared pair on the grid of thermal."""
+    return SimpleNamespace(mapping=SimpleNamespace(grid=THERMAL), image_of=lambda grid: grid,
+                           kind=lambda scale: ('size', scale))
+
+
+def test_failed_classical_names_the_error(pair):
+    """Where classical fusion raises, the camera of the grid is passed on, and the reason told."""
+    scales = []
+
+    def fails(prepared, scale):
+        scales.append(scale)
+        raise ValueError('no room')
+
+    fallback = ClassicalFallback()
+    fallback._backend = SimpleNamespace(fuse=fails)
+    fused = fallback.fuse(pair)
+
+    assert (fused.image(), fused.mode, scales) == (THERMAL, Mode.THERMAL_ONLY, [1.0])
+    assert fused.warnings == (
+        'classical fusion raised ValueError: no room; the thermal image was passed on',)
+    assert fallback.issues == (Issue(
+        'network_degraded', 'classical fusion raised ValueError: no room', level=Level.ERROR),)
+
+
+def test_call_knows_kind_and_meanwhile(pair):
+    """A network is called at its size, by a limit of that kind, and other work is done meanwhile.
+    """
+    did, limits = [], []
+
+    def fuse(prepared, scale, call):
+        return call(lambda: f'fused at {scale}')
+
+    runner = FaultTolerantRunner(SimpleNamespace(backend=SimpleNamespace(fuse=fuse), problems=()))
+    runner._calls.limit_s = lambda *limit: limits.append(limit) or DEADLINE_S
+    fused = runner.fuse(pair, scale=0.5, timeout_s=3.0, meanwhile=lambda: did.append('other'))
+    runner.close()
+
+    assert (fused.image, fused.mode, fused.scale) == ('fused at 0.5', Mode.FUSED, 0.5)
+    assert (did, limits, runner.issues) == (['other'], [(('size', 0.5), 3.0)], ())
+
+
+@pytest.mark.parametrize('error, reason', [
+    (CallTimeout(2.0, unmeasured=False), 'the network gave no result within 2.0 s'),
+    (ValueError('odd'), 'the network raised ValueError: odd')])
+def test_failure_keeps_the_size_once(pair, error, reason):
+    """One time-out, or error, is no lack of memory: the size stays, and a pair is left out."""
+    def fuse(prepared, scale, call):
+        raise error
+
+    renewed = []
+    runner = FaultTolerantRunner(SimpleNamespace(
+        backend=SimpleNamespace(fuse=fuse), problems=(), renew=lambda: renewed.append(1)))
+    fused = [runner.fuse(pair, scale=1.0, timeout_s=3.0) for _ in range(2)]
+    runner.close()
+
+    assert [one.image for one in fused] == [None, None] and not renewed
+    assert [one.warnings for one in fused] == [(reason,), (f'the network failed: {reason}',)]
+    assert runner.trusted.largest == 1.0
+    assert [issue.code for issue in runner.issues] == ['network_degraded']
