@@ -108,6 +108,36 @@ def test_images_of_other_shapes_are_named(homography_file):
     assert resized.issues == ()
 
 
+@pytest.mark.parametrize('thermal_size, said', [
+    ((102, 100), ''), ((103, 100), 'measure it again'), ((149, 100), ''), ((150, 100), 'stretched')
+])
+def test_stretch_limits_are_exact(thermal_size, said):
+    """A measured shape may be bent by 2 %, and one that is resized be less than 1.5 times as wide.
+    """
+    one = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    aligner = Aligner(AlignmentSettings())
+    if thermal_size[0] < 110:
+        aligner._setup = replace(aligner._setup, source=Alignment(one, (100, 100), (100, 100)))
+
+    aligner.mapping(rgb_size=(100, 100), thermal_size=thermal_size)
+
+    assert [said in text for text in texts(aligner.issues)] == [True] * bool(said)
+
+
+def test_aligner_says_what_it_uses(homography_file, rig_file):
+    """The sizes of the file and the calibrations in use can be asked for; two mappings are kept.
+    """
+    measured, of_rig = (Aligner(AlignmentSettings(file=name))
+                        for name in (homography_file, rig_file))
+    measured.set_camera('thermal', WIDE_THERMAL)
+
+    assert [measured.measured_size(stream) for stream in GRIDS] == [(640, 480), (320, 256)]
+    assert [Aligner(AlignmentSettings()).measured_size(stream) for stream in GRIDS] == [None] * 2
+    assert [measured.camera(stream) for stream in GRIDS] == [None, WIDE_THERMAL]
+    assert [of_rig.camera(stream).k for stream in GRIDS] == [RGB_CAMERA.k, WIDE_THERMAL.k]
+    assert of_rig._built.cache_info().maxsize == 2
+
+
 @pytest.mark.parametrize('grid', GRIDS)
 def test_a_homography_file_is_used(homography_file, grid):
     mapping = Aligner(AlignmentSettings(file=homography_file, output_grid=grid)).mapping(**SIZES)
@@ -276,7 +306,8 @@ def test_invalid_depth_keeps_the_old(rig_file, depth_m):
     aligner = Aligner(AlignmentSettings(file=rig_file))
     aligner.set_depth_m(5.0)
 
-    with pytest.raises(AlignmentError, match='depth'):
+    with pytest.raises(AlignmentError, match='depth' if depth_m == 0.01 else
+                       f'^expected a depth above 0 m, got {depth_m} m$'):
         aligner.set_depth_m(depth_m)
 
     assert same(aligner.mapping(**SIZES), rig().mapping(5.0))
@@ -379,7 +410,8 @@ def test_parallax_follows_depth_and_size(rig_file):
         tuple(rig().parallax_px(6.0, plane_depth_m=12.0)))
     half = aligner.parallax_px(6.0, rgb_size=(320, 240), thermal_size=(320, 256))
     assert np.multiply(half, 2) == pytest.approx(aligner.parallax_px(6.0, **SIZES))
-    with pytest.raises(AlignmentError, match='needs the extrinsics'):
+    with pytest.raises(AlignmentError, match='^the parallax needs the extrinsics and both '
+                       'calibrations: set alignment.file or alignment.from_tf$'):
         Aligner(AlignmentSettings()).parallax_px(6.0, **SIZES)
 
 

@@ -213,7 +213,9 @@ def test_yaml_text_numbers_are_read(tmp_path):
 
 
 @pytest.mark.parametrize('changes, words', [
-    ({'rgb_size': None}, 'expected the keys .* got rgb_from_thermal, thermal_size'),
+    ({'rgb_size': None}, 'expected the keys rgb_from_thermal, rgb_size, thermal_size, '
+                         'got rgb_from_thermal, thermal_size'),
+    ({'rgb_size': [0, 480]}, r'rgb_size must be \[width, height\]'),
     ({'extra': 1}, 'expected the keys'),
     ({'rgb_size': [640]}, r'rgb_size must be \[width, height\]'),
     ({'thermal_size': [320, 0]}, r'thermal_size must be \[width, height\]'),
@@ -231,7 +233,11 @@ def test_yaml_text_numbers_are_read(tmp_path):
     ({'rgb_from_thermal': [[-1, 0, 320], [0, 1, 0], [0, 0, 1]]},
      r'mirrors the image; .* flipped picture, or x and y swapped\?$'),
     ({'rgb_from_thermal': [[0, 1, 0], [1, 0, 0], [0, 0, 1]]}, 'mirrors'),
-    ({'rgb_from_thermal': [[1, 0, 0], [0, 1, 0], [-0.01, 0, 1]]}, 'through infinity'),
+    ({'rgb_from_thermal': [[-1e-5, 0, 0], [0, 1, 0], [0, 0, 1]]}, 'singular'),
+    ({'rgb_from_thermal': [[1, 0, 0], [0, 1, 0], [-0.01, 0, 1]]},
+     r'rgb_from_thermal sends part of the thermal image through infinity; the third row should be '
+     r'close to \[0, 0, 1\]$'),
+    ({'rgb_from_thermal': [[3000, 0, 0], [0, 3000, 0], [0.01, 0.02, 1]]}, r'cover 6.61e\+04 RGB'),
 ])
 def test_file_errors_are_distinct(tmp_path, changes, words):
     """Each unusable file has its own error."""
@@ -248,8 +254,42 @@ def test_non_alignment_file_is_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
 
-    with pytest.raises(AlignmentError, match='bad.yaml'):
+    with pytest.raises(AlignmentError, match='bad.yaml' if content != b'[1, 2]' else
+                       'bad.yaml: expected keys with values, got list'):
         Alignment.load(path)
+
+
+@pytest.mark.parametrize('beyond_px, usable', [(0.25, True), (-0.25, False)])
+@pytest.mark.parametrize('low', [(False, False), (False, True), (True, False), (True, True)])
+def test_horizon_may_touch_no_corner(low, beyond_px, usable):
+    """A horizon a quarter of a pixel beyond a corner is usable, and none that cuts it off."""
+    inward = np.where(low, 1, -1)
+    corner = np.where(low, -0.5, np.subtract((64, 48), 0.5)) - inward * beyond_px
+    matrix = ((56.0, 0.0, 0.0), (0.0, 56.0, 0.0), (*map(float, inward), -float(inward @ corner)))
+
+    if usable:
+        Alignment(matrix, (640, 480), (64, 48))
+    else:
+        with pytest.raises(AlignmentError, match='infinity'):
+            Alignment(matrix, (640, 480), (64, 48))
+
+
+@pytest.mark.parametrize('scale', [0.01, 99.99])
+def test_extreme_scales_are_usable(scale):
+    """A thermal pixel may cover 0.0001 to 10,000 RGB pixels, an image be a single one."""
+    matrix = ((scale, 0.0, 0.0), (0.0, scale, 0.0), (0.0, 0.0, 1.0))
+
+    assert Alignment(matrix, (1, 1), (1, 1)).rgb_from_thermal == matrix
+
+
+def test_trim_has_two_directions():
+    image, size = smooth(64, 48), (64, 48)
+    moved = Alignment(((1.0, 0.0, 5.0), (0.0, 1.0, 2.0), (0.0, 0.0, 1.0)), size, size)
+
+    trimmed = Alignment(IDENTITY, size, size).mapping(rgb_size=size, thermal_size=size,
+                                                      trim_px=(5.0, 2.0))
+
+    assert np.array_equal(trimmed.thermal(image), moved.warp(image, rgb_size=size)[0])
 
 
 def test_resizing_is_not_saved(tmp_path):
