@@ -334,8 +334,8 @@ def test_closest_to_the_nanosecond(distance, thermal):
 @pytest.mark.parametrize('distance', [0, 1, 2, 9])
 def test_final_pairs_of_few_stamps(distance):
     """When nothing can come any more all pairs of the rule are final."""
-    for rgb in sets(6):
-        for thermal in sets(2):
+    for rgb in sets(3):
+        for thermal in sets(3):
             pairs = final_pairs(rgb, thermal, NEVER_NS, NEVER_NS, max_cost_of(distance))
 
             assert [(rgb[i], thermal[j]) for i, j in pairs] == (
@@ -415,3 +415,7 @@ def test_duplicates_and_skipped_are_counted():
 
     assert run(pairing, arrivals) == [(100 * MS, 100 * MS)]
     assert pairing.dropped == {'duplicate': 1, 'unpaired': 2}
+    pairing = ClosestPairing(SyncSettings(hold_last_ms=0.0, max_distance_ms=25.0))
+    arrivals = [(THERMAL, 0), (RGB, 20 * MS), (THERMAL, 21 * MS), (RGB, 60 * MS)]
+    assert run(pairing, arrivals, flush=False) == [(20 * MS, 21 * MS)]
+    assert pairing.dropped == {'unpaired': 1}
