@@ -11,6 +11,7 @@ import pytest
 from diffmf_ros.core.frames import THERMAL, Issue, Level, Mode
 from diffmf_ros.inference import fault_tolerance
 from diffmf_ros.inference.fault_tolerance import (
+    Call,
     CallTimeout,
     ClassicalFallback,
     FaultTolerantRunner,
@@ -259,12 +260,12 @@ def test_call_knows_kind_and_meanwhile(pair):
 
 
 @pytest.mark.parametrize('error, reason', [
-    (CallTimeout(2.0, unmeasured=False), 'the network gave no result within 2.0 s'),
-    (ValueError('odd'), 'the network raised ValueError: odd')])
+    (partial(CallTimeout, 2.0, unmeasured=False), 'the network gave no result within 2.0 s'),
+    (partial(ValueError, 'odd'), 'the network raised ValueError: odd')])
 def test_failure_keeps_the_size_once(pair, error, reason):
     """One time-out, or error, is no lack of memory: the size stays, and a pair is left out."""
     def fuse(prepared, scale, call):
-        raise error
+        raise error()
 
     renewed = []
     runner = FaultTolerantRunner(SimpleNamespace(
@@ -276,3 +277,20 @@ def test_failure_keeps_the_size_once(pair, error, reason):
     assert [one.warnings for one in fused] == [(reason,), (f'the network failed: {reason}',)]
     assert runner.trusted.largest == 1.0
     assert [issue.code for issue in runner.issues] == ['network_degraded']
+
+
+def test_late_lack_of_memory_counts(pair):
+    """A first call that was given up and then ran out of memory is a failure of that kind."""
+    def fails():
+        raise MemoryError('full')
+
+    renewed = []
+    runner = FaultTolerantRunner(SimpleNamespace(
+        backend=None, problems=(), renew=lambda: renewed.append(1)))
+    runner._calls.abandoned = Call(fails, 'any', unmeasured=True)
+    runner._calls.abandoned.run()
+    fused = runner.fuse(pair, scale=1.0, timeout_s=3.0)
+    runner.close()
+
+    assert fused.warnings == ('the network failed: the network raised MemoryError: full',)
+    assert renewed == [1] and runner.trusted.largest < 1
