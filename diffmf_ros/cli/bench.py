@@ -78,12 +78,12 @@ def bench(
                                  'launch on a GPU '
                                        'instead, and predict their times; needs no GPU')] = False,
     compute_ms: Annotated[float,
-                          typer.Option(min=1,
+                          typer.Option(min=1, max=10_000,
                                        help='--shell: time of the stand-in network')] = 50.0,
     overload_s: Annotated[float,
-                          typer.Option(min=1, help='--shell: how long to send three times as many '
-                                       'pairs as it '
-                                              'can fuse')] = 60.0,
+                          typer.Option(min=1, max=3600, help=(
+                              '--shell: how long to send three times as many pairs as it can '
+                              'fuse'))] = 60.0,
     standard: Annotated[bool,
                         typer.Option('--standard',
                                      help='measure the installed node, live, with the job that is '

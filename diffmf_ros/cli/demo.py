@@ -39,7 +39,8 @@ def demo(
         help=f'of the rendered drive; repeat it for several; default: {" and ".join(SCENES)}. '
         f'There are '
              f'{scene_list()}')] = None,
-    rate: Annotated[float, typer.Option(help='bag seconds per second; 1 is real time')] = 0.3,
+    rate: Annotated[float, typer.Option(min=0.001, max=1000, help=(
+        'bag seconds per second; 1 is real time'))] = 0.3,
     model: options.Model = 'diffmf',
     preset: options.Preset = DEFAULTS.preset,
     weights: options.Weights = None,
@@ -73,7 +74,7 @@ def demo(
     inputs = bag, options.weights_file(weights), alignment
     options.require_json(json, overwrite=overwrite, inputs=inputs,
                          own=(out / f'drive_{name}' / TRUTH_FILE for name in scenes))
-    _require_outputs(out, scenes, overwrite=overwrite, inputs=inputs)
+    _require_outputs(out, scenes, bag, overwrite=overwrite, inputs=inputs)
     with _saying_what_is_left(out):
         bags = (bag,) if bag is not None else _render(scenes, out)
     recorded = recorded_drive(bags[0])
@@ -142,11 +143,12 @@ def _tell(run: 'DemoRun', values: dict[str, str], counts: Sequence, why: Sequenc
         console.print(_people_table(counts))
 
 
-def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
+def _require_outputs(out: Path, scenes: Sequence[str], bag: Path | None, *, overwrite: bool,
                      inputs: Sequence[Path | None]) -> None:
-    """Raise a DiffmfError, before minutes of work, when ROS is missing or an output would replace
-    what it must not."""
+    """Raise a DiffmfError, before minutes of work, when ROS is missing, the bag cannot be read or
+    an output would replace what it must not."""
     from ..io.bag_recovery import BagError, require_bag_output
+    from ..io.bags import BagReader
     from ..io.paths import require_folder_name, require_inputs
     from ..io.writing import require_output
     from ..tools.doctor.ros import require_rclpy
@@ -155,14 +157,17 @@ def _require_outputs(out: Path, scenes: Sequence[str], *, overwrite: bool,
     require_inputs(*inputs)
     require_folder_name(out, of='bags, pictures and logs')
     drives = [out / f'drive_{scene}' for scene in scenes]
-    for bag in (*drives, out / 'fused'):
-        require_bag_output(bag, overwrite=overwrite, inputs=inputs)
+    for made in (*drives, out / 'fused'):
+        require_bag_output(made, overwrite=overwrite, inputs=inputs)
     for drive in drives:
         if drive.exists() and recorded_drive(drive) is None:
             raise BagError(f'{drive} is a bag but not a rendered drive, so it is not replaced: '
                            f'choose another --out')
     for kind in ('.mp4', '.png'):
         require_output(out / f'fused{kind}', overwrite=overwrite, inputs=inputs)
+    if bag is not None:
+        with BagReader(bag):  # raises what is wrong with it before the node starts
+            pass
     require_rclpy('the demo runs the real node')
 
 

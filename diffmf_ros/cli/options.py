@@ -50,7 +50,7 @@ def completed(choices: Iterable[str] | None) -> Callable[[str], list[str]] | Non
 
 
 def output(*names: str, endings: tuple[str, ...], help: str, **more: Any) -> Any:
-    """Return the option of a file to write. It refuses, before any work, what is no name for it.
+    """Return the option of a file to write, which refuses what is no name for it before any work.
 
     That is a name with another ending, and the file of another such option, under any name.
 
@@ -194,8 +194,7 @@ def require_json(path: Path | None, *, overwrite: bool, inputs: Iterable = (),
                  own: Iterable[Path] = ()) -> None:
     """Raise WriteError, before long work begins, unless the file of --json can be written.
 
-    own has the JSON files that the command writes without being told their names.
-    """
+    own: JSON files that the command writes without being told their names."""
     if path is None or path == SCREEN:
         return
     require_output(path, overwrite=overwrite, inputs=inputs)
@@ -221,7 +220,7 @@ def write_json(path: Path | None, content: dict | str) -> None:
         typer.echo(text)
     else:
         write_text(path, text + '\n')
-        say_wrote(None if is_stream(path) else path)
+        say_wrote(path)
 
 
 def table_console(json: Path | None, *, width: int) -> Console:
@@ -263,8 +262,9 @@ def say(text: str, *, json: Path | None) -> None:
 
 def say_wrote(*paths: Path | None) -> None:
     """Say on the standard error which files a command wrote beside its result; None is none."""
-    for path in filter(None, paths):
-        typer.echo(f'wrote {path}', err=True)
+    for path in paths:
+        if path is not None and not is_stream(path):
+            typer.echo(f'wrote {path}', err=True)
 
 
 def image_size(text: str) -> tuple[int, int]:

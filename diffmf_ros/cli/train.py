@@ -22,7 +22,7 @@ def train(
         help="folder of checkpoints, log and weights, instead of the file's")] = None,
     data: Annotated[Path | None, typer.Option(
         help="folder of training pairs, instead of the file's")] = None,
-    minutes: Annotated[float, typer.Option(show_default=False, help=(
+    minutes: Annotated[float, typer.Option(min=0, show_default=False, help=(
         'save and end after this time, in minutes; run it again to go on'))] = math.inf,
     json: options.Json = None,
 ) -> None:
