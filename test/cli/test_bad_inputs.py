@@ -95,6 +95,8 @@ def test_documented_matrix_is_complete():
     (('fuse',), 2, 'Missing argument'),
     (('bench', '--model', 's4fusion', '--preset', 'nano'), 2, 'there is no s4fusion nano'),
     (('demo', '--bag', 'a', '--scene', 'day'), 2, '--scene is of a rendered drive'),
+    (('demo', '--rate', 'nan'), 2, "Invalid value for '--rate'"),
+    (('train', 'a', '--minutes', '-1'), 2, "Invalid value for '--minutes'"),
     (('fuse', 'a', 'b', '--modell', 'x'), 2, '--model'),
 ])
 def test_exit_codes_of_the_command_itself(arguments, code, words):
