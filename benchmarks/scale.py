@@ -19,7 +19,7 @@ import numpy as np
 from diffmf_ros.cli.options import settings_from
 from diffmf_ros.inference.engine import Engine
 from diffmf_ros.inference.memory import keep_freed_memory
-from diffmf_ros.inference.prepare import upsample
+from diffmf_ros.inference.working_size import upsample
 from diffmf_ros.io.folders import pair_files, read_pair
 from diffmf_ros.tools.evaluation.metrics import peak_signal_to_noise, score, structural_similarity
 

@@ -4,7 +4,7 @@
 Each has its NumPy form elsewhere, with which the tests compare it: to_gray in
 core/imaging/thermal.py; split_luma, join_luma and trusted_chroma (chroma_map) in
 core/imaging/color.py; TensorWarp in core/alignment/warp.py; ScaledFusion (fuse_scaled) in
-prepare.py.
+working_size.py.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 from ..core.alignment.warp import Size, Warp, shrinks
 from ..core.imaging.color import NEUTRAL, WINDOW_PX, output_encoding, weights
 from ..core.imaging.thermal import STRETCHED
-from .prepare import WINDOW, guided, solve
+from .working_size import WINDOW, guided, solve
 
 
 def split_luma(pixels: torch.Tensor, encoding: str):

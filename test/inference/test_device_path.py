@@ -21,8 +21,8 @@ from diffmf_ros.inference import NetworkFailure, cuda_backend  # noqa: E402
 from diffmf_ros.inference.cuda_backend import CudaBackend, Plan  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.image_tensors import ScaledFusion  # noqa: E402
-from diffmf_ros.inference.prepare import CpuBackend, PreparedPair, fuse_scaled  # noqa: E402
-from diffmf_ros.inference.working_size import AdaptiveScale  # noqa: E402
+from diffmf_ros.inference.prepare import CpuBackend, PreparedPair  # noqa: E402
+from diffmf_ros.inference.working_size import AdaptiveScale, fuse_scaled  # noqa: E402
 from diffmf_ros.models.scan import ScanError  # noqa: E402
 
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.inference.prepare import fuse_scaled
+from diffmf_ros.inference.working_size import fuse_scaled
 
 SCALES = [0.5, 0.35, 0.25]
 
