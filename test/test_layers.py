@@ -43,22 +43,24 @@ CORE_LIBRARIES = {'numpy', 'cv2', 'yaml'}
 CLOCKS_AND_LOGGERS = {'time', 'datetime', 'logging', 'warnings', 'threading', 'random'}
 
 
+@cache
 def imported_modules(source, module):
     """Absolute names of all modules that source, the text of module, imports anywhere in it.
 
-    `from x import y` yields x and x.y, because y can be a module.
+    `from x import y` gives x and x.y, because y can be a module.
     """
     package = module if module.endswith('__init__') else module.rpartition('.')[0]
     package = package.removesuffix('.__init__')
+    found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package.split('.')[:len(package.split('.')) - node.level
                                       + 1] if node.level else []
             origin = '.'.join(base + ([node.module] if node.module else []))
-            yield origin
-            yield from (f'{origin}.{alias.name}' for alias in node.names)
+            found += (origin, *(f'{origin}.{alias.name}' for alias in node.names))
+    return found
 
 
 def layer_of(module):

@@ -10,6 +10,7 @@ pytest.importorskip('torch', reason='torch is not installed')
 from diffmf_ros.models.kernels import cpu  # noqa: E402
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(cpu.unavailable() is not None, reason='the compiled kernel was not built'),
     pytest.mark.skipif(not sys.platform.startswith('linux'), reason='needs RLIMIT_AS and /proc'),
 ]

@@ -60,6 +60,7 @@ def test_unfit_sides_name_the_multiple():
 EVERY = [(model, preset) for model, presets in models.PRESETS.items() for preset in presets]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('model, preset', EVERY)
 def test_half_precision_stays_near_float32(model, preset, dtype):
