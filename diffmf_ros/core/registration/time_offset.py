@@ -62,8 +62,8 @@ class TimeOffset:
     """A measured offset and how sure it is.
 
     offset_ms is to be added to the stamps of thermal (sync.thermal_offset_ms); uncertainty_ms is
-    its standard deviation, by leaving out an eighth of the time at once, and what parallax or an
-    eighth of the picture may do. matches are the blocks it rests on, motion_px_s the root mean
+    its standard deviation, by leaving out an eighth of the time, or of the picture, at once, and
+    what parallax may do. matches are the blocks it rests on, motion_px_s the root mean
     square of their velocities in RGB pixels of an image that is 640 wide. straight: it holds if
     neither camera is ahead of the other.
     """
@@ -361,13 +361,16 @@ def _parallax(places: np.ndarray, flow: np.ndarray, origin: np.ndarray | None) -
 
 
 def _uncertainty_s(seen: _Seen, matrix: np.ndarray) -> float:
-    """Return the deviation of the offset: jackknife over stretches of time.
+    """Return the deviation of the offset: jackknife over stretches of time, and over directions.
 
+    Directions from the middle of the picture: depth makes blocks to one side be off at all times.
     On a straight drive what the correction for parallax changes is added: it may be as wrong.
     """
-    found = _left_out(seen, seen.instant, lambda part: _solved(part, matrix)[0])
+    directions = np.arctan2(*(seen.rgb - seen.rgb.mean(axis=0)).T)
+    over = [_jackknife(_left_out(seen, order, lambda part: _solved(part, matrix)[0]))
+            for order in (seen.instant, directions)]
     doubt = _solved(seen, matrix)[0] - _solved(seen, matrix, straight=False)[0]
-    return float(np.hypot(_jackknife(found), doubt))
+    return float(np.linalg.norm((*over, doubt)))
 
 
 def _straight_uncertainty_s(seen: _Seen, cameras: Cameras, origin: np.ndarray) -> float:

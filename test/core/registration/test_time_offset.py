@@ -73,7 +73,7 @@ def test_turning_cameras_tell_offset(late_ms, times):
                             [frame for frame in heat for _ in range(times)], ALIGNMENT)
 
     assert found.offset_ms == pytest.approx(-late_ms, abs=2.0)
-    assert abs(found.offset_ms + late_ms) < 4 * found.uncertainty_ms < 8.0
+    assert abs(found.offset_ms + late_ms) < 2 * found.uncertainty_ms < 8.0
     assert f'{found.offset_ms:+.1f} ms' in found.summary
 
 
