@@ -138,9 +138,8 @@ def measure_all(trained: dict[str, Fuse],
         detector = Detector(options.detector, threads=1)
         found['detector'] = look_at(methods, options.folder, detector, boxes or Boxes({}))
         if boxes:
-            moved = look_at(methods, options.folder, detector, boxes, shift_px=8)
-            found['shifted'] = {name: row['AP40'] for name,
-                                row in moved['all'].items() if name in methods}
+            found['shifted'] = look_at_shifted(methods, options.folder, detector, boxes,
+                                               shift_px=SHIFT_PX)
         if options.drives:
             found['drives'] = look_at(methods, options.drives, detector,
                                       read_boxes(options.drives / 'boxes.json'))

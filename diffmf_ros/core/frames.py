@@ -133,6 +133,8 @@ class FusionResult:
         timings_ms: wall time in milliseconds of each stage (decode, align, network, color, ...).
         issues: what the images of the pair show that is amiss; their texts are among the warnings.
         scale: the working size that the network is used with, 1 for the full one.
+        trim_px: by how many pixels to the right and down thermal was moved onto the edges of RGB
+            (alignment.auto_trim).
         images: both cameras on the grid; None for one camera alone.
         temperature: gives those of the scene on the grid, H x W float32 in degrees Celsius, NaN
             where there is none, or None without thermal; raises FrameError (not_radiometric).
@@ -148,6 +150,7 @@ class FusionResult:
     grid: str = RGB
     issues: tuple[Issue, ...] = ()
     scale: float = 1.0
+    trim_px: tuple[int, int] = (0, 0)
     images: PairOnGrid | None = field(default=None, repr=False, compare=False)
     temperature: Callable[[], np.ndarray | None] = field(default=no_temperature, repr=False,
                                                          compare=False)

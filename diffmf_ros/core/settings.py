@@ -206,6 +206,10 @@ class AlignmentSettings:
         False, 'the RGB images are rectified: of their camera info the projection P holds, and no '
         'lens distortion')
     thermal_rectified: bool = setting(False, 'the same of the thermal images')
+    auto_trim: bool = setting(
+        True, 'moves thermal by up to a fortieth of the width (16 of 640 pixels) onto the edges '
+        'of RGB, measured pair by pair: what a calibration leaves over; a trim set by hand, which '
+        'is not 0, holds instead')
     trim_x_px: float = setting(
         0.0, 'shifts thermal to the right by this many pixels of the RGB image', low=-1000.0,
         high=1000.0)

@@ -139,7 +139,7 @@ class FusionPipeline:
         """
         prepared = self._latest = self._preparation.pair(pair, self._settings)
         verdict = self._checks.before(prepared.pair, prepared.levels, prepared.mapping,
-                                      prepared.settings)
+                                      prepared.settings, prepared.coarse)
         prepared.timer.lap('align')
         return BegunPair(prepared, verdict, self._fuse(prepared, verdict, meanwhile),
                          self._loaded.runner is None)
@@ -285,7 +285,7 @@ class FusionPipeline:
         return FusionResult(base.stamp_ns, output.frame_id or base.frame_id, pixels, encoding,
                             fused.mode, said, prepared.timer.timings_ms,
                             grid=prepared.mapping.grid, issues=issues, scale=fused.scale,
-                            images=prepared, temperature=prepared.temperature)
+                            trim_px=prepared.mapping.moved_px, images=prepared, temperature=prepared.temperature)
 
     def _with_contrast(self, image: Image, view: WarmView, *, stamp_ns: int) -> np.ndarray:
         """Return the pixels of a fused image with the contrast that its warm objects lacked."""

@@ -14,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..core.alignment.auto_trim import AutoTrim
 from ..core.alignment.geometry import Aligner, Mapping
-from ..core.checks.sight_monitor import FINE, reduced, thumbnails
+from ..core.checks.sight_monitor import FINE, Thumbnails, reduced, thumbnails
 from ..core.frames import RGB, THERMAL, Frame, FrameError, Pair
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import (
@@ -77,6 +78,7 @@ class PreparedPair:
     mapping: Mapping
     settings: Settings
     unrepaired: Frame | None = None
+    coarse: Thumbnails | None = field(default=None, repr=False)
     timer: StageTimer = field(default_factory=StageTimer, repr=False)
 
     @cached_property
@@ -198,6 +200,7 @@ class Preparation:
     def __init__(self, settings: Settings):
         """Raises AlignmentError as Aligner does."""
         self.aligner = Aligner(settings.alignment)
+        self._auto_trim = AutoTrim()
         self._gain = GainControl(settings.thermal)
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._newest: dict[str, Frame] = {}
@@ -212,10 +215,11 @@ class Preparation:
         self._newest = {RGB: rgb, THERMAL: unrepaired}
         self._gain.settings = settings.thermal
         thermal = self._gain.repaired(unrepaired)
+        upright, levels = replace(pair, rgb=rgb, thermal=thermal), self._gain.levels(thermal)
         mapping = self.aligner.mapping(rgb_size=rgb.pixels.shape[1::-1],
                                        thermal_size=thermal.pixels.shape[1::-1])
-        return PreparedPair(replace(pair, rgb=rgb, thermal=thermal), self._gain.levels(thermal),
-                            mapping, settings, unrepaired, timer)
+        trimmed, coarse = self._trimmed(upright, levels, mapping, settings)
+        return PreparedPair(upright, levels, trimmed, settings, unrepaired, coarse, timer)
 
     def alone(self, frame: Frame, settings: Settings) -> SingleCameraImage:
         """Return one camera's image on the output grid, black outside its own view.
@@ -243,8 +247,8 @@ class Preparation:
             frame_id = frame_id if owner is frame else frame.frame_id
             image = self.image(frame, settings)
             return SingleCameraImage(image, frame.stream, frame_id, frame, None, settings)
-        mapping = self.aligner.mapping(**{  # type: ignore[arg-type]
-            f'{grid}_size': size, f'{frame.stream}_size': frame.size})
+        mapping = self._auto_trim.applied(self.aligner.mapping(**{  # type: ignore[arg-type]
+            f'{grid}_size': size, f'{frame.stream}_size': frame.size}))
         image = self.image(frame, settings, mapping)
         return SingleCameraImage(image, mapping.grid, frame_id, frame, mapping, settings)
 
@@ -260,6 +264,21 @@ class Preparation:
         gray = to_gray(frame.pixels, frame.encoding, self._gain.levels(frame))
         return thermal_image(gray if mapping is None else mapping.thermal(gray), color,
                               rgb_encoding='rgb8' if rgb is None else rgb.encoding)
+
+    def _trimmed(self, pair: Pair, levels: Levels, mapping: Mapping,
+                 settings: Settings) -> tuple[Mapping, Thumbnails | None]:
+        """Return the mapping with thermal on the edges of RGB, and thumbnails by it or None."""
+        alignment = settings.alignment
+        if not alignment.auto_trim or alignment.trim_x_px or alignment.trim_y_px:
+            self._auto_trim = AutoTrim()
+            return mapping, None
+        coarse = thumbnails(pair, levels, mapping)
+        self._auto_trim.measure(
+            coarse.thermal_on_grid, coarse.luma_on_grid, coarse.seen,
+            stamp_ns=pair.rgb.stamp_ns or pair.rgb.arrival_ns if settings.output.temporal_filter
+            else 0)
+        trimmed = self._auto_trim.applied(mapping)
+        return trimmed, coarse if trimmed is mapping else None
 
     def _upright(self, frame: Frame, settings: Settings) -> Frame:
         """Return what is fused of a frame. Raises FrameError as CameraPicture does."""

@@ -291,6 +291,8 @@ def status_message(result: FusionResult, *, name: str, rgb: StreamState, thermal
               'offset_ms': 'N/A' if offset_ms is None else f'{offset_ms:.3f}',
               'held': str(held).lower(), 'model': model, 'scale': f'{scale:g}',
               'warnings': '; '.join(result.warnings)}
+    if any(result.trim_px):
+        values['trim_px'] = ' '.join(map(str, result.trim_px))
     if result.issues:
         values['issues'] = ', '.join(issue.code for issue in result.issues)
     status = DiagnosticStatus(level=level, name=name, message='; '.join(said) or result.mode.value,

@@ -5,13 +5,13 @@ Pixel (x, y) means the center of column x, row y; an image of width w spans -0.5
 image that is delivered at s times the size moves x to s (x + 0.5) - 0.5.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
 import numpy as np
 
-from ..frames import RGB
+from ..frames import RGB, THERMAL
 
 Size = tuple[int, int]
 Tables = tuple[np.ndarray, np.ndarray]
@@ -60,7 +60,8 @@ class Mapping:
 
     grid is 'rgb' or 'thermal'; thermal and rgb bring an image of that camera there. seen (bool,
     H x W, read-only) is where both cameras see, everywhere whether that is the whole grid. problem
-    is a sentence when this is not the mapping that the settings ask for.
+    is a sentence when this is not the mapping that the settings ask for. moved_px (right, down) is
+    by how many pixels of the grid thermal was moved against RGB: see AutoTrim.
     """
 
     grid: str
@@ -69,6 +70,7 @@ class Mapping:
     seen: np.ndarray
     everywhere: bool
     problem: str = ''
+    moved_px: tuple[int, int] = (0, 0)
 
     @cached_property
     def overlap(self) -> float:
@@ -79,6 +81,27 @@ class Mapping:
     def size(self) -> Size:
         """(width, height) of the grid."""
         return self.thermal.size
+
+    def moved(self, x: int, y: int) -> 'Mapping':
+        """Return this mapping, of which nothing was moved yet, with thermal moved against RGB.
+
+        Args:
+            x, y: pixels of the grid to the right and down. On the grid of thermal RGB moves, the
+                other way.
+
+        Returns:
+            The mapping; itself where nothing moves.
+        """
+        if (x, y) == (0, 0):
+            return self
+        stream, step = (THERMAL, (x, y)) if self.grid == RGB else (RGB, (-x, -y))
+        warp: Warp = getattr(self, stream)
+        tables = warp.tables or _resizing_tables(warp.source, warp.size)
+        seen = _translated(self.seen, *step, fill=False)
+        seen.flags.writeable = False
+        tables = tuple(_translated(table, *step, fill=_OUTSIDE) for table in tables)
+        return replace(self, **{stream: replace(warp, tables=tables)}, seen=seen,
+                       everywhere=False, moved_px=(x, y))
 
 
 def scaling(across: float, down: float) -> np.ndarray:
@@ -170,3 +193,19 @@ def _within(values: np.ndarray, seen: np.ndarray, side: int, small: int) -> np.n
     # The outer half pixel repeats the edge, as resizing does; -2 is outside for the interpolation
     # too.
     return np.where(seen, np.clip(values, 0, small - 1), _OUTSIDE).astype(np.float32, copy=False)
+
+
+def _resizing_tables(source: Size, size: Size) -> Tables:
+    """Return the tables of a plain resize from one (width, height) to another."""
+    x, y = (((np.arange(new, dtype=np.float32) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
+            for old, new in zip(source, size))
+    return tuple(np.ascontiguousarray(table, np.float32) for table in np.meshgrid(x, y))  # type: ignore[return-value]
+
+
+def _translated(image: np.ndarray, x: int, y: int, *, fill) -> np.ndarray:
+    """Return an H x W image moved to the right and down, what comes in is fill."""
+    height, width = image.shape
+    result = np.full_like(image, fill)
+    result[max(y, 0):height + min(y, 0), max(x, 0):width + min(x, 0)] = image[
+        max(-y, 0):height + min(-y, 0), max(-x, 0):width + min(-x, 0)]
+    return result

@@ -199,7 +199,8 @@ class ImageChecks:
         self._veil = VeilMonitor()
         self._doubts = InputDoubts()
 
-    def before(self, pair: Pair, levels: Levels, mapping: Mapping, settings: Settings) -> Verdict:
+    def before(self, pair: Pair, levels: Levels, mapping: Mapping, settings: Settings,
+               images: Thumbnails | None = None) -> Verdict:
         """Judge both images of a pair.
 
         Args:
@@ -208,6 +209,7 @@ class ImageChecks:
             mapping: what brings both onto one grid.
             settings: those of the groups thermal and health count, and whether images are
                 averaged in time: without, the veil map is that of each pair by itself too.
+            images: thumbnails of the pair where there are some already.
 
         Returns:
             What was found.
@@ -218,7 +220,7 @@ class ImageChecks:
         doubts = self._doubts.judge(pair.thermal, levels, mapping, settings.thermal)
         if not settings.health.detect_blind:
             return Verdict(tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'))
-        images = thumbnails(pair, levels, mapping)
+        images = images or thumbnails(pair, levels, mapping)
         time_ns = pair.rgb.stamp_ns or pair.rgb.arrival_ns
         seen = self._monitor.judge(images, time_ns)
         blind = {issue.stream for issue in seen if issue.blind}

@@ -10,7 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...core.checks.sight_monitor import FINE, reduced
+from ...core.alignment.auto_trim import AutoTrim
+from ...core.alignment.warp import Mapping as Geometry
+from ...core.alignment.warp import resized_mapping
+from ...core.checks.sight_monitor import COARSE, FINE, reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
@@ -74,6 +77,9 @@ BASELINES: dict[str, Fuse] = {
 }
 
 
+UNIT = np.float32(1 / 255)
+
+
 class UnknownMethod(DiffmfError):
     """No way of fusing has this name."""
 
@@ -114,11 +120,13 @@ def network_method(name: str, *, preset: str | None = None, weights: Path | str 
 class NodeFusion:
     """Fuses with an engine as the node does.
 
-    Thermal shows through where RGB is veiled, and warm objects get the contrast that they lack.
+    Thermal is moved onto the edges of RGB where it lies beside them, shows through where RGB is
+    veiled, and warm objects get the contrast that they lack.
     """
 
     def __init__(self, engine: Any):
         self._engine, self._veil, self._warm_contrast = engine, VeilMonitor(), WarmContrast()
+        self._auto_trim = AutoTrim()
         self.description: str = engine.description
 
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray, *, stamp_ns: int = 0) -> np.ndarray:
@@ -126,16 +134,45 @@ class NodeFusion:
 
         stamp_ns is their time in a clip; 0: they stand by themselves.
         """
-        levels, thermal, luma = (np.rint(255 * image).astype(np.uint8)
-                                 for image in (self._engine(ir, vi_y), ir, vi_y))
-        share = self._veil(reduced(thermal), reduced(luma), stamp_ns=stamp_ns)
+        thermal, luma = _levels(ir), _levels(vi_y)
+        mapping = self._mapping(thermal, luma, stamp_ns)
+        if not mapping.everywhere:
+            thermal = np.where(mapping.seen, mapping.thermal(thermal), luma)
+            ir = UNIT * thermal
+        levels = self._finished(_levels(self._engine(ir, vi_y)), thermal, luma,
+                                None if mapping.everywhere else mapping.seen, stamp_ns)
+        return UNIT * (levels if mapping.everywhere else np.where(mapping.seen, levels, luma))
+
+    def _mapping(self, thermal: np.ndarray, luma: np.ndarray, stamp_ns: int) -> Geometry:
+        size = luma.shape[::-1]
+        images = reduced(thermal), reduced(luma)
+        self._auto_trim.measure(*images, np.ones(images[0].shape, bool), stamp_ns=stamp_ns)
+        return self._auto_trim.applied(resized_mapping(rgb_size=size, thermal_size=size))
+
+    def _finished(self, levels: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
+                  seen: np.ndarray | None, stamp_ns: int) -> np.ndarray:
+        """Return fused levels, H x W uint8, with what the node adds to those of a network."""
+        coarse, fine = (reduced(luma, side).shape for side in (COARSE, FINE))
+        share = self._veil(reduced(thermal), reduced(luma), _small(seen, coarse),
+                           stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
         fused, ir_fine, y_fine = (reduced(image, SHORT_SIDE) for image in (levels, thermal, luma))
-        view = WarmView.of(reduced(ir_fine, FINE), reduced(y_fine, FINE), fine=(ir_fine, y_fine))
-        if view is not None:
-            levels = lifted(levels, self._warm_contrast(fused, view, stamp_ns=stamp_ns))
-        return np.float32(1 / 255) * levels
+        view = WarmView.of(reduced(ir_fine, FINE), reduced(y_fine, FINE), _small(seen, fine),
+                           fine=(ir_fine, y_fine))
+        return levels if view is None else lifted(
+            levels, self._warm_contrast(fused, view, stamp_ns=stamp_ns))
+
+
+def _small(seen: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return a mask, H x W bool or None, at the (h, w) of a thumbnail."""
+    return None if seen is None else cv2.resize(seen.view(np.uint8), shape[::-1],
+                                                interpolation=cv2.INTER_NEAREST).view(bool)
+
+
+def _levels(image: np.ndarray) -> np.ndarray:
+    """Return an image in [0, 1] as uint8."""
+    return np.rint(255 * image).astype(np.uint8)
 
 
 def fused_levels(fuse: Fuse, ir: np.ndarray, vi_y: np.ndarray) -> np.ndarray:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trim that keeps thermal on the edges of RGB: a shift of some pixels, measured pair by pair.
+
+No calibration holds everywhere: what is nearer or farther than its depth lies beside itself, mounts
+bend, and without a calibration two cameras agree only roughly. What both images share is where
+edges are and which way they run, not how bright either side is. So each pixel is described by its
+gradient with the angle doubled, which is the same for an inverted edge, and both descriptions are
+correlated over all small shifts (as in core/registration/matching.py, at once for the whole
+image). Averages over time make single doubtful pairs harmless.
+"""
+
+import cv2
+import numpy as np
+
+from .warp import Mapping
+
+# Shifts are looked for up to this share of the width: 16 of 640 pixels.
+REACH = 1 / 40
+# Smaller thumbnails say too little.
+LEAST_SIDE = 48
+# Pixels of the thumbnail, of which one is 4 of 640. What is nearer to the trim in use is left as it
+# is, for calm; networks are trained with thermal that far beside RGB. More so for a pair by itself.
+SMOOTH_PX, NEAREST_PX, NEAREST_AT_ONCE_PX = 0.7, 0.75, 1.5
+FAINT, FULL = 0.8, 6.0  # levels a pixel: no edge, and an edge of full weight
+# The correlation at the best shift is at least this, and so much divided by the root of the number
+# of pixels, which unrelated images do not reach (0.139 at most in 500 pairs put together at
+# random); and so many times that at the shift in use. Of 191 pairs of seven public data sets 99 %
+# reach the first; 88 % are moved when they are shifted by 8 of 640 pixels, 2 % when they are not.
+LEAST_CORRELATION, UNRELATED, BETTER = 0.12, 16.0, 1.1
+MEMORY_S, GAP_S = 1.0, 3.0  # of the averages over time; a longer gap begins anew
+
+
+class AutoTrim:
+    """Measures by how much thermal lies beside RGB, and moves it. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._mean: np.ndarray | None = None
+        self._stamp_ns = 0
+        self._trim = 0.0, 0.0  # right and down, in shares of the width
+        self._last: tuple[Mapping, tuple[int, int], Mapping] | None = None
+
+    def measure(self, thermal: np.ndarray, luma: np.ndarray, seen: np.ndarray, *,
+                stamp_ns: int) -> None:
+        """Take a look at a pair.
+
+        Args:
+            thermal, luma: thumbnails on one grid without this trim, h x w uint8.
+            seen: what both cameras see, h x w bool.
+            stamp_ns: its time; 0 for a pair by itself.
+        """
+        found = None if min(luma.shape) < LEAST_SIDE else _correlation(
+            _edges(thermal, seen), _edges(luma, seen))
+        passed_s = (stamp_ns - self._stamp_ns) / 1e9 if stamp_ns and self._stamp_ns else GAP_S
+        self._stamp_ns = stamp_ns
+        before = self._mean
+        if found is None or before is None or before.shape != found.shape or not (
+                0 <= passed_s < GAP_S):
+            self._mean, self._trim = found, (0.0, 0.0)
+        else:
+            self._mean = found + np.float32(np.exp(-passed_s / MEMORY_S)) * (before - found)
+        if self._mean is not None:
+            self._decide(self._mean, *luma.shape, nearest_px=(
+                NEAREST_AT_ONCE_PX if self._mean is found else NEAREST_PX))
+
+    def applied(self, mapping: Mapping) -> Mapping:
+        """Return a mapping with thermal moved; the same object while nothing changes."""
+        pixels = (round(self._trim[0] * mapping.size[0]), round(self._trim[1] * mapping.size[0]))
+        if self._last is None or self._last[0] is not mapping or self._last[1] != pixels:
+            self._last = mapping, pixels, mapping.moved(*pixels)
+        return self._last[2]
+
+    def _decide(self, surface: np.ndarray, height: int, width: int, *, nearest_px: float) -> None:
+        """Take another trim where it is clearly better than the one in use."""
+        best, at_best = _peak(surface)
+        now = self._trim[0] * width, self._trim[1] * width
+        column, row = (round(surface.shape[0] // 2 + value) for value in now)
+        least = max(LEAST_CORRELATION, UNRELATED / (height * width) ** 0.5,
+                    BETTER * float(surface[row, column]))
+        if at_best >= least and np.hypot(best[0] - now[0], best[1] - now[1]) >= nearest_px:
+            self._trim = best[0] / width, best[1] / width
+
+
+def _edges(gray: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return gradients with the angle doubled, their lengths a weight up to 1: h x w x 2 float32.
+
+    0 outside of what is seen, and beside its border.
+    """
+    smooth = cv2.GaussianBlur(gray.astype(np.float32), (0, 0), SMOOTH_PX)
+    x, y = (cv2.Sobel(smooth, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    squared = x * x + y * y
+    length = np.sqrt(squared)
+    weight = (length - FAINT).clip(0, 1) * np.minimum(length / FULL, 1) / squared.clip(1e-6)
+    if not seen.all():
+        weight *= cv2.erode(seen.view(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)
+    return cv2.merge([weight * (x * x - y * y), 2 * weight * x * y])
+
+
+def _correlation(thermal: np.ndarray, luma: np.ndarray) -> np.ndarray:
+    """Return how well edges agree, at most 1, by the shift of thermal: down, right, the middle 0."""
+    height, width = luma.shape[:2]
+    reach = max(2, round(REACH * width))
+    rows, columns = (cv2.getOptimalDFTSize(side + reach) for side in (height, width))
+    of_thermal, of_luma = (
+        cv2.dft(cv2.copyMakeBorder(image, 0, rows - height, 0, columns - width,
+                                   cv2.BORDER_CONSTANT), flags=cv2.DFT_COMPLEX_OUTPUT,
+                nonzeroRows=height) for image in (thermal, luma))
+    product = cv2.mulSpectrums(of_luma, of_thermal, 0, conjB=True)
+    whole = cv2.idft(product, flags=cv2.DFT_SCALE)[..., 0]
+    around = np.roll(whole, (reach, reach), (0, 1))[:2 * reach + 1, :2 * reach + 1]
+    energy = cv2.norm(thermal) * cv2.norm(luma)
+    return around / np.float32(max(energy, 1e-6))
+
+
+def _peak(surface: np.ndarray) -> tuple[tuple[float, float], float]:
+    """Return the place (right, down) of the maximum from the middle, to parts of a pixel; it."""
+    reach = surface.shape[0] // 2
+    row, column = (int(at) for at in np.unravel_index(surface.argmax(), surface.shape))
+    return (column - reach + _vertex(surface[row], column),
+            row - reach + _vertex(surface[:, column], row)), float(surface[row, column])
+
+
+def _vertex(values: np.ndarray, at: int) -> float:
+    """Return where the parabola through the largest value and its neighbors has its vertex."""
+    if not 0 < at < len(values) - 1:
+        return 0.0
+    left, middle, right = (float(value) for value in values[at - 1:at + 2])
+    bend = left - 2 * middle + right
+    return 0.5 * (left - right) / bend if bend else 0.0
