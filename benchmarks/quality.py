@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 from quality_bars import Bar, Measured, bars, read_peers
-from quality_detector import finds_in_clips, look_at
+from quality_detector import finds_in_clips, look_at, look_at_shifted
 from quality_flat import first_pictures, measure_flat, passes_rgb_on
 from quality_tables import (
     bar_lines,
@@ -53,6 +53,7 @@ from diffmf_ros.tools.evaluation.scoring import (
 )
 
 WORKERS = 2
+SHIFT_PX = 8
 FRAME_NS = 1_000_000_000 // 15  # between two images of a clip
 FILTERED = DEFAULTS.output.temporal_filter  # of the rows that are marked so
 BEGIN, END = '<!-- begin of benchmarks/quality.py -->', '<!-- end of benchmarks/quality.py -->'

@@ -38,8 +38,8 @@ class Measured:
     """Measurements of quality.py by method; an empty one was not made and has no bars.
 
     scores: means by data set; detector and drives: DetectorTrial.table of the pairs and of the
-    rendered drives; flicker and finds: by clip; shifted: AP40 over all pairs with the visible
-    image shifted; flat_is_rgb: whether the node passes RGB on where thermal is flat.
+    rendered drives; flicker and finds: by clip; shifted: AP40 over all pairs with thermal
+    shifted each of four ways; flat_is_rgb: whether the node passes RGB on where thermal is flat.
     """
 
     scores: BySet

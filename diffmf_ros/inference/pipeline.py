@@ -285,7 +285,8 @@ class FusionPipeline:
         return FusionResult(base.stamp_ns, output.frame_id or base.frame_id, pixels, encoding,
                             fused.mode, said, prepared.timer.timings_ms,
                             grid=prepared.mapping.grid, issues=issues, scale=fused.scale,
-                            trim_px=prepared.mapping.moved_px, images=prepared, temperature=prepared.temperature)
+                            trim_px=prepared.mapping.moved_px, images=prepared,
+                            temperature=prepared.temperature)
 
     def _with_contrast(self, image: Image, view: WarmView, *, stamp_ns: int) -> np.ndarray:
         """Return the pixels of a fused image with the contrast that its warm objects lacked."""

@@ -30,7 +30,7 @@ from ..core.imaging.color import (
 from ..core.imaging.missing_detail import SHORT_SIDE
 from ..core.imaging.thermal import GainControl, Levels, on_grid, temperatures, to_gray
 from ..core.imaging.warm_contrast import LEAST_SIDE_PX, WarmView
-from ..core.settings import Settings
+from ..core.settings import AlignmentSettings, Settings
 from . import NetworkFailure
 from .working_size import Fuse, fuse_scaled
 
@@ -218,8 +218,15 @@ class Preparation:
         upright, levels = replace(pair, rgb=rgb, thermal=thermal), self._gain.levels(thermal)
         mapping = self.aligner.mapping(rgb_size=rgb.pixels.shape[1::-1],
                                        thermal_size=thermal.pixels.shape[1::-1])
-        trimmed, coarse = self._trimmed(upright, levels, mapping, settings)
-        return PreparedPair(upright, levels, trimmed, settings, unrepaired, coarse, timer)
+        coarse, trimmed = None, mapping
+        if _trims(settings.alignment):
+            coarse = thumbnails(upright, levels, mapping)
+            time_ns = rgb.stamp_ns or rgb.arrival_ns
+            trimmed = self._auto_trim.follow(
+                mapping, coarse.thermal_on_grid, coarse.luma_on_grid, coarse.seen,
+                stamp_ns=time_ns if settings.output.temporal_filter else 0)
+        return PreparedPair(upright, levels, trimmed, settings, unrepaired,
+                            coarse if trimmed is mapping else None, timer)
 
     def alone(self, frame: Frame, settings: Settings) -> SingleCameraImage:
         """Return one camera's image on the output grid, black outside its own view.
@@ -247,8 +254,10 @@ class Preparation:
             frame_id = frame_id if owner is frame else frame.frame_id
             image = self.image(frame, settings)
             return SingleCameraImage(image, frame.stream, frame_id, frame, None, settings)
-        mapping = self._auto_trim.applied(self.aligner.mapping(**{  # type: ignore[arg-type]
-            f'{grid}_size': size, f'{frame.stream}_size': frame.size}))
+        mapping = self.aligner.mapping(**{  # type: ignore[arg-type]
+            f'{grid}_size': size, f'{frame.stream}_size': frame.size})
+        if _trims(settings.alignment):
+            mapping = self._auto_trim.applied(mapping)
         image = self.image(frame, settings, mapping)
         return SingleCameraImage(image, mapping.grid, frame_id, frame, mapping, settings)
 
@@ -265,24 +274,14 @@ class Preparation:
         return thermal_image(gray if mapping is None else mapping.thermal(gray), color,
                               rgb_encoding='rgb8' if rgb is None else rgb.encoding)
 
-    def _trimmed(self, pair: Pair, levels: Levels, mapping: Mapping,
-                 settings: Settings) -> tuple[Mapping, Thumbnails | None]:
-        """Return the mapping with thermal on the edges of RGB, and thumbnails by it or None."""
-        alignment = settings.alignment
-        if not alignment.auto_trim or alignment.trim_x_px or alignment.trim_y_px:
-            self._auto_trim = AutoTrim()
-            return mapping, None
-        coarse = thumbnails(pair, levels, mapping)
-        self._auto_trim.measure(
-            coarse.thermal_on_grid, coarse.luma_on_grid, coarse.seen,
-            stamp_ns=pair.rgb.stamp_ns or pair.rgb.arrival_ns if settings.output.temporal_filter
-            else 0)
-        trimmed = self._auto_trim.applied(mapping)
-        return trimmed, coarse if trimmed is mapping else None
-
     def _upright(self, frame: Frame, settings: Settings) -> Frame:
         """Return what is fused of a frame. Raises FrameError as CameraPicture does."""
         return self._pictures[frame.stream].of(frame, settings)
+
+
+def _trims(alignment: AlignmentSettings) -> bool:
+    """Tell whether alignment.auto_trim has an effect: not beside a trim set by hand."""
+    return alignment.auto_trim and not alignment.trim_x_px and not alignment.trim_y_px
 
 
 def _choose(mask: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:

@@ -210,8 +210,8 @@ class ScaleController:
 
     `asked` is what the settings say, or what keeps up with the cameras; 1 for classical fusion,
     which has no working size. `trusted` follows the failures of the network, and is replaced with
-    it. `issue` says when a setting is in vain, else it is None. Pairs arrive in one thread and are
-    fused in another.
+    it. `issue` says when a setting is in vain, else it is None. Unless it `adapts`, arrived and
+    fused need not be called. Pairs arrive in one thread and are fused in another.
     """
 
     def __init__(self, settings: Settings):
@@ -234,8 +234,8 @@ class ScaleController:
                            'classical fusion has no working size') if idle else None
         with self._lock:
             self.asked = 1.0 if classical else settings.scale
-            self._adaptive = AdaptiveScale(
-                settings.scale) if settings.adaptive_scale and not classical else None
+            self.adapts = settings.adaptive_scale and not classical
+            self._adaptive = AdaptiveScale(settings.scale) if self.adapts else None
 
     def arrived(self, stamp_ns: int) -> None:
         """Note the stamp of a pair, also of one that will be overtaken."""

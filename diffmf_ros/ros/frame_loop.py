@@ -193,7 +193,7 @@ class FrameFuser:
         scale = self._pipeline.scale
         if not beside:
             busy_s += time.monotonic() - start_s
-        if scale.fused(result.mode, scale=result.scale, busy_ms=1e3 * busy_s):
+        if scale.adapts and scale.fused(result.mode, scale=result.scale, busy_ms=1e3 * busy_s):
             self._node.get_logger().info(f'working scale is now {scale.value:g}')
 
     def _failed(self, error: Exception) -> None:

@@ -149,7 +149,8 @@ class Session:
         self._received[frame.stream] = frame
         pairs, reused = self._pairing.add(frame), 0
         for pair in pairs:
-            self._pipeline.scale.arrived(pair.rgb.stamp_ns)
+            if self._pipeline.scale.adapts:
+                self._pipeline.scale.arrived(pair.rgb.stamp_ns)
             reused += pair.thermal.stamp_ns == self._thermal_ns
             self._thermal_ns = pair.thermal.stamp_ns
         self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused)

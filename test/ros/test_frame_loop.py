@@ -18,7 +18,7 @@ class Pipeline:
 
     def __init__(self, said, *, alone=False, broken=()):
         self._said, self._alone, self._broken = said, alone, broken
-        self.scale = SimpleNamespace(fused=lambda *arguments, **options: False)
+        self.scale = SimpleNamespace(adapts=False)
 
     def begin(self, pair, *, meanwhile):
         self._said.append(f'begin {pair.rgb.stamp_ns}')

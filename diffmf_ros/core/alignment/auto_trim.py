@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trim that keeps thermal on the edges of RGB: a shift of some pixels, measured pair by pair.
 
-No calibration holds everywhere: what is nearer or farther than its depth lies beside itself, mounts
-bend, and without a calibration two cameras agree only roughly. What both images share is where
-edges are and which way they run, not how bright either side is. So each pixel is described by its
-gradient with the angle doubled, which is the same for an inverted edge, and both descriptions are
-correlated over all small shifts (as in core/registration/matching.py, at once for the whole
-image). Averages over time make single doubtful pairs harmless.
+No calibration holds everywhere: what is nearer or farther than its depth lies beside itself,
+mounts bend, and without a calibration two cameras agree only roughly. What both images share is
+where edges are and which way they run, not how bright either side is. So each pixel is described
+by its gradient with the angle doubled, which is the same for an inverted edge, and both
+descriptions are correlated over all small shifts (as core/registration/matching.py does, here of
+the whole image). Averages over time make single doubtful pairs harmless.
 """
 
 import cv2
@@ -18,9 +18,10 @@ from .warp import Mapping
 REACH = 1 / 40
 # Smaller thumbnails say too little.
 LEAST_SIDE = 48
-# Pixels of the thumbnail, of which one is 4 of 640. What is nearer to the trim in use is left as it
-# is, for calm; networks are trained with thermal that far beside RGB. More so for a pair by itself.
-SMOOTH_PX, NEAREST_PX, NEAREST_AT_ONCE_PX = 0.7, 0.75, 1.5
+# Pixels of the thumbnail, of which one is 4 of 640. What is nearer to the trim in use is left as
+# it is, for calm; networks are trained with thermal that far beside RGB. More so for a pair by
+# itself.
+SMOOTH_PX, NEAREST_PX, NEAREST_AT_ONCE_PX = 0.7, 0.5, 1.5
 FAINT, FULL = 0.8, 6.0  # levels a pixel: no edge, and an edge of full weight
 # The correlation at the best shift is at least this, and so much divided by the root of the number
 # of pixels, which unrelated images do not reach (0.139 at most in 500 pairs put together at
@@ -39,14 +40,18 @@ class AutoTrim:
         self._trim = 0.0, 0.0  # right and down, in shares of the width
         self._last: tuple[Mapping, tuple[int, int], Mapping] | None = None
 
-    def measure(self, thermal: np.ndarray, luma: np.ndarray, seen: np.ndarray, *,
-                stamp_ns: int) -> None:
-        """Take a look at a pair.
+    def follow(self, mapping: Mapping, thermal: np.ndarray, luma: np.ndarray, seen: np.ndarray, *,
+               stamp_ns: int) -> Mapping:
+        """Look at a pair, and return the mapping to use for it.
 
         Args:
-            thermal, luma: thumbnails on one grid without this trim, h x w uint8.
-            seen: what both cameras see, h x w bool.
-            stamp_ns: its time; 0 for a pair by itself.
+            mapping: That of the pair without this trim.
+            thermal, luma: Thumbnails on the grid of mapping, h x w uint8.
+            seen: What both cameras see, h x w bool.
+            stamp_ns: Time of the pair; 0 for one by itself.
+
+        Returns:
+            Mapping with thermal moved; the same object while nothing changes.
         """
         found = None if min(luma.shape) < LEAST_SIDE else _correlation(
             _edges(thermal, seen), _edges(luma, seen))
@@ -59,24 +64,29 @@ class AutoTrim:
         else:
             self._mean = found + np.float32(np.exp(-passed_s / MEMORY_S)) * (before - found)
         if self._mean is not None:
-            self._decide(self._mean, *luma.shape, nearest_px=(
-                NEAREST_AT_ONCE_PX if self._mean is found else NEAREST_PX))
+            self._decide(self._mean, *luma.shape, at_once=self._mean is found)
+        return self.applied(mapping) if any(self._trim) else mapping
 
     def applied(self, mapping: Mapping) -> Mapping:
-        """Return a mapping with thermal moved; the same object while nothing changes."""
+        """Return a mapping with thermal moved as for the last pair."""
         pixels = (round(self._trim[0] * mapping.size[0]), round(self._trim[1] * mapping.size[0]))
         if self._last is None or self._last[0] is not mapping or self._last[1] != pixels:
             self._last = mapping, pixels, mapping.moved(*pixels)
         return self._last[2]
 
-    def _decide(self, surface: np.ndarray, height: int, width: int, *, nearest_px: float) -> None:
-        """Take another trim where it is clearly better than the one in use."""
+    def _decide(self, surface: np.ndarray, height: int, width: int, *, at_once: bool) -> None:
+        """Take another trim where it is clearly better than the one in use.
+
+        A trim that is in use for a while already is refined to the best place beside it.
+        """
         best, at_best = _peak(surface)
         now = self._trim[0] * width, self._trim[1] * width
         column, row = (round(surface.shape[0] // 2 + value) for value in now)
+        distance_px = np.hypot(best[0] - now[0], best[1] - now[1])
+        refined = any(self._trim) and distance_px < NEAREST_AT_ONCE_PX
         least = max(LEAST_CORRELATION, UNRELATED / (height * width) ** 0.5,
-                    BETTER * float(surface[row, column]))
-        if at_best >= least and np.hypot(best[0] - now[0], best[1] - now[1]) >= nearest_px:
+                    (1.0 if refined else BETTER) * float(surface[row, column]))
+        if at_best >= least and distance_px >= (NEAREST_AT_ONCE_PX if at_once else NEAREST_PX):
             self._trim = best[0] / width, best[1] / width
 
 
@@ -96,7 +106,10 @@ def _edges(gray: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def _correlation(thermal: np.ndarray, luma: np.ndarray) -> np.ndarray:
-    """Return how well edges agree, at most 1, by the shift of thermal: down, right, the middle 0."""
+    """Return how well edges agree, at most 1, by the shift of thermal (down, right).
+
+    No shift is in the middle.
+    """
     height, width = luma.shape[:2]
     reach = max(2, round(REACH * width))
     rows, columns = (cv2.getOptimalDFTSize(side + reach) for side in (height, width))

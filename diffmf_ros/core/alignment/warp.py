@@ -11,7 +11,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from ..frames import RGB, THERMAL
+from ..frames import RGB
 
 Size = tuple[int, int]
 Tables = tuple[np.ndarray, np.ndarray]
@@ -94,14 +94,14 @@ class Mapping:
         """
         if (x, y) == (0, 0):
             return self
-        stream, step = (THERMAL, (x, y)) if self.grid == RGB else (RGB, (-x, -y))
-        warp: Warp = getattr(self, stream)
-        tables = warp.tables or _resizing_tables(warp.source, warp.size)
+        warp, step = (self.thermal, (x, y)) if self.grid == RGB else (self.rgb, (-x, -y))
+        across, down = (_translated(table, *step, fill=_OUTSIDE) for table in (
+            warp.tables or _resizing_tables(warp.source, warp.size)))
+        warp = replace(warp, tables=(across, down))
         seen = _translated(self.seen, *step, fill=False)
         seen.flags.writeable = False
-        tables = tuple(_translated(table, *step, fill=_OUTSIDE) for table in tables)
-        return replace(self, **{stream: replace(warp, tables=tables)}, seen=seen,
-                       everywhere=False, moved_px=(x, y))
+        both = (warp, self.rgb) if self.grid == RGB else (self.thermal, warp)
+        return Mapping(self.grid, *both, seen, False, self.problem, (x, y))
 
 
 def scaling(across: float, down: float) -> np.ndarray:
@@ -202,7 +202,7 @@ def _resizing_tables(source: Size, size: Size) -> Tables:
     return tuple(np.ascontiguousarray(table, np.float32) for table in np.meshgrid(x, y))  # type: ignore[return-value]
 
 
-def _translated(image: np.ndarray, x: int, y: int, *, fill) -> np.ndarray:
+def _translated(image: np.ndarray, x: int, y: int, *, fill: float | np.float32) -> np.ndarray:
     """Return an H x W image moved to the right and down, what comes in is fill."""
     height, width = image.shape
     result = np.full_like(image, fill)

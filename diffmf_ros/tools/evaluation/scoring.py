@@ -146,8 +146,8 @@ class NodeFusion:
     def _mapping(self, thermal: np.ndarray, luma: np.ndarray, stamp_ns: int) -> Geometry:
         size = luma.shape[::-1]
         images = reduced(thermal), reduced(luma)
-        self._auto_trim.measure(*images, np.ones(images[0].shape, bool), stamp_ns=stamp_ns)
-        return self._auto_trim.applied(resized_mapping(rgb_size=size, thermal_size=size))
+        return self._auto_trim.follow(resized_mapping(rgb_size=size, thermal_size=size), *images,
+                                      np.ones(images[0].shape, bool), stamp_ns=stamp_ns)
 
     def _finished(self, levels: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
                   seen: np.ndarray | None, stamp_ns: int) -> np.ndarray:
