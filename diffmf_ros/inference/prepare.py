@@ -337,7 +337,7 @@ class CpuBackend:
         return partial(finished, prepared, cv2.convertScaleAbs(fused, alpha=255))
 
     def _run(self, ir: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
-        fused = fuse_scaled(self._fuse, ir, y, scale=scale)
+        fused = self._fuse(ir, y) if scale == 1 else fuse_scaled(self._fuse, ir, y, scale=scale)
         if fused.shape != y.shape:
             raise NetworkFailure(f'the network returned an image of {fused.shape[1]}x'
                                  f'{fused.shape[0]}, expected {y.shape[1]}x{y.shape[0]}')
