@@ -148,7 +148,8 @@ def words_to_run(line):
     more = QUICKER.get(command, [])
     words += more if not given & {'--preset'} and not (
         '--model' in given and more[:1] == ['--model']) and not (
-        command == 'align' and 'drive' in given) else []  # rendered cameras are no stand-ins
+        command == 'align' and 'drive' in given) and not (  # rendered cameras are no stand-ins
+        command == 'eval' and '--model' not in given) else []  # a preset is of a network
     return words
 
 
