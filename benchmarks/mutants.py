@@ -272,7 +272,11 @@ def _tested(folder: Path, tests: tuple[str, ...]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     sys.path.insert(0, str(folder))
     os.environ['PYTHONPATH'] = str(folder)
-    os._exit(pytest.main(['-qx', '-m', 'not dds', '-p', 'no:cacheprovider', *tests]))
+    code = 3
+    try:
+        code = pytest.main(['-qx', '-m', 'not dds', '-p', 'no:cacheprovider', *tests])
+    finally:
+        os._exit(code)
 
 
 def _copy_into(folder: Path) -> None:

@@ -42,7 +42,8 @@ GROUPS = {  # modules, and the tests of them that are quick
         'test/inference/test_pipeline.py')),
     'alignment': (('core/alignment/homography.py', 'core/alignment/geometry.py'),
                   (*mutants.GEOMETRY, 'test/core/alignment/test_alignment_file.py')),
-    'gray': (('core/imaging/gray_range.py',), mutants.GRAY)}
+    'gray': (('core/imaging/gray_range.py',),
+             (*mutants.GRAY, 'test/core/imaging/test_extra_rows.py'))}
 SLOW = ('test_replayed_bag_same_pair_count', 'test_noisy_cameras_equal_brute_force',
         'test_jitter_misleads_the_prediction_hardly_ever')
 COPIED = ('diffmf_ros', 'test', 'config', 'benchmarks', 'setup.py', 'package.xml')

@@ -201,6 +201,7 @@ class Preparation:
         """Raises AlignmentError as Aligner does."""
         self.aligner = Aligner(settings.alignment)
         self._auto_trim = AutoTrim()
+        self._mapping: Mapping | None = None  # of the newest pair, before it was moved
         self._gain = GainControl(settings.thermal)
         self._pictures = {stream: CameraPicture(stream) for stream in (RGB, THERMAL)}
         self._newest: dict[str, Frame] = {}
@@ -219,6 +220,9 @@ class Preparation:
         mapping = self.aligner.mapping(rgb_size=rgb.pixels.shape[1::-1],
                                        thermal_size=thermal.pixels.shape[1::-1])
         coarse, trimmed = None, mapping
+        if mapping is not self._mapping and not settings.alignment.depth_from_range:
+            self._auto_trim = AutoTrim()  # of another calibration, or of images of another size
+        self._mapping = mapping
         if _trims(settings.alignment):
             coarse = thumbnails(upright, levels, mapping)
             time_ns = rgb.stamp_ns or rgb.arrival_ns

@@ -214,7 +214,7 @@ def naming(rgb: Path, thermal: Path) -> Iterator[None]:
     """Name the files of a pair in what its frames are refused for in the block."""
     try:
         yield
-    except DiffmfError as error:
+    except FrameError as error:
         raise ImageFileError(f'{rgb} and {thermal}: {error}') from error
 
 

@@ -217,7 +217,8 @@ class SS2D(nn.Module):
                 mlp: tuple[nn.Module, ...] = ()) -> torch.Tensor:
         """Return residual + SS2D(norm(x)), B x H x W x C; without norm and residual SS2D(x).
 
-        mlp: What `fused.mlp` takes beside x, to be computed of the result; or nothing.
+        mlp: What `fused.mlp` takes beside x, to be computed of the result; or nothing. Only
+            beside residual.
         """
         x, z = self.in_branch(x, norm)
         u, records = self.project_dt_b_c(x, self.x_proj_weight)

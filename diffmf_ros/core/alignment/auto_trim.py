@@ -36,6 +36,7 @@ class AutoTrim:
 
     def __init__(self) -> None:
         self._mean: np.ndarray | None = None
+        self._shape: tuple[int, ...] = ()  # of the thumbnails
         self._stamp_ns = 0
         self._trim = 0.0, 0.0  # right and down, in shares of the width
         self._last: tuple[Mapping, tuple[int, int], Mapping] | None = None
@@ -58,9 +59,9 @@ class AutoTrim:
         passed_s = (stamp_ns - self._stamp_ns) / 1e9 if stamp_ns and self._stamp_ns else GAP_S
         self._stamp_ns = stamp_ns
         before = self._mean
-        if found is None or before is None or before.shape != found.shape or not (
+        if found is None or before is None or luma.shape != self._shape or not (
                 0 <= passed_s < GAP_S):
-            self._mean, self._trim = found, (0.0, 0.0)
+            self._mean, self._shape, self._trim = found, luma.shape, (0.0, 0.0)
         else:
             self._mean = found + np.float32(np.exp(-passed_s / MEMORY_S)) * (before - found)
         if self._mean is not None:
@@ -111,7 +112,7 @@ def _correlation(thermal: np.ndarray, luma: np.ndarray) -> np.ndarray:
     No shift is in the middle.
     """
     height, width = luma.shape[:2]
-    reach = max(2, round(REACH * width))
+    reach = max(1, int(REACH * width))
     rows, columns = (cv2.getOptimalDFTSize(side + reach) for side in (height, width))
     of_thermal, of_luma = (
         cv2.dft(cv2.copyMakeBorder(image, 0, rows - height, 0, columns - width,

@@ -95,8 +95,11 @@ class Mapping:
         if (x, y) == (0, 0):
             return self
         warp, step = (self.thermal, (x, y)) if self.grid == RGB else (self.rgb, (-x, -y))
-        across, down = (_translated(table, *step, fill=_OUTSIDE) for table in (
-            warp.tables or _resizing_tables(warp.source, warp.size)))
+        if warp.tables is None:  # as it is without tables: by area where it shrinks
+            averaged = warp.size if shrinks(warp.source, warp.size) else None
+            warp = Warp(warp.source, warp.size, _resizing_tables(averaged or warp.source,
+                                                                 warp.size), averaged)
+        across, down = (_translated(table, *step, fill=_OUTSIDE) for table in warp.tables)  # type: ignore[union-attr]
         warp = replace(warp, tables=(across, down))
         seen = _translated(self.seen, *step, fill=False)
         seen.flags.writeable = False
@@ -205,6 +208,7 @@ def _resizing_tables(source: Size, size: Size) -> Tables:
 def _translated(image: np.ndarray, x: int, y: int, *, fill: float | np.float32) -> np.ndarray:
     """Return an H x W image moved to the right and down, what comes in is fill."""
     height, width = image.shape
+    x, y = min(max(x, -width), width), min(max(y, -height), height)
     result = np.full_like(image, fill)
     result[max(y, 0):height + min(y, 0), max(x, 0):width + min(x, 0)] = image[
         max(-y, 0):height + min(-y, 0), max(-x, 0):width + min(-x, 0)]

@@ -251,7 +251,7 @@ def save_figure(figure, path: Path) -> None:
     """Write a figure. Raises WriteError, also for an ending that is none of PLOTS."""
     require_ending(path, PLOTS, what='a plot')
     with replacing(path) as partial:
-        figure.savefig(partial)
+        figure.savefig(partial, format=path.suffix[1:].lower())  # of a link: that of its name
 
 
 def lines(report: Report) -> dict[str, list[BenchRow]]:

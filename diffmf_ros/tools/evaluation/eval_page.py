@@ -15,7 +15,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...io.writing import cannot_write, write_bytes, write_text
+from ...io.writing import cannot_write, is_stream, write_bytes, write_text
 from ..bench.report import figure_class, save_figure
 from .detection_scores import drawn
 from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
@@ -255,7 +255,8 @@ def write_plot(path: Path, evaluation: Evaluation) -> None:
 class Page:
     """Collects scored images for a page.
 
-    Their pictures are inside it, or of many images in a folder beside it.
+    Their pictures are inside it, or of many images in a folder beside it, unless it goes to a
+    device or a pipe.
     """
 
     def __init__(self, path: Path, *, count: int, method: str = '', class_number: int = 0,
@@ -265,7 +266,8 @@ class Page:
         self._path = path
         self._sections: list[str] = []
         self._method, self._class_number = method, class_number
-        self.folder = path.with_name(f'{path.stem}_files') if count > EMBEDDED else None
+        beside = count > EMBEDDED and not is_stream(path)
+        self.folder = path.with_name(f'{path.stem}_files') if beside else None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if self.folder:

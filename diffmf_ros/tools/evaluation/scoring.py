@@ -13,7 +13,7 @@ import numpy as np
 from ...core.alignment.auto_trim import AutoTrim
 from ...core.alignment.warp import Mapping as Geometry
 from ...core.alignment.warp import resized_mapping
-from ...core.checks.sight_monitor import COARSE, FINE, reduced
+from ...core.checks.sight_monitor import FINE, reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
 from ...core.imaging.color import paint, split_luma
@@ -21,6 +21,7 @@ from ...core.imaging.missing_detail import SHORT_SIDE
 from ...core.imaging.stream_filters import VeilMonitor, show_through
 from ...core.imaging.warm_contrast import WarmContrast, WarmView, lifted
 from ...core.settings import DEFAULTS, SYNTHETIC, with_changes
+from ...inference.prepare import UNIT
 from ...io.folders import FolderError, LumaPair, pair_files
 from ...io.images import gray_of, read_picture
 from .metrics import ImageScores, score
@@ -75,9 +76,6 @@ BASELINES: dict[str, Fuse] = {
     'rgb': lambda ir, y: y,
     'thermal': lambda ir, y: ir,
 }
-
-
-UNIT = np.float32(1 / 255)
 
 
 class UnknownMethod(DiffmfError):
@@ -152,14 +150,13 @@ class NodeFusion:
     def _finished(self, levels: np.ndarray, thermal: np.ndarray, luma: np.ndarray,
                   seen: np.ndarray | None, stamp_ns: int) -> np.ndarray:
         """Return fused levels, H x W uint8, with what the node adds to those of a network."""
-        coarse, fine = (reduced(luma, side).shape for side in (COARSE, FINE))
-        share = self._veil(reduced(thermal), reduced(luma), _small(seen, coarse),
-                           stamp_ns=stamp_ns)
+        coarse = reduced(thermal), reduced(luma)
+        share = self._veil(*coarse, _small(seen, coarse[0].shape), stamp_ns=stamp_ns)
         if share is not None:
             levels = show_through(levels, thermal, share)
         fused, ir_fine, y_fine = (reduced(image, SHORT_SIDE) for image in (levels, thermal, luma))
-        view = WarmView.of(reduced(ir_fine, FINE), reduced(y_fine, FINE), _small(seen, fine),
-                           fine=(ir_fine, y_fine))
+        small = reduced(ir_fine, FINE), reduced(y_fine, FINE)
+        view = WarmView.of(*small, _small(seen, small[0].shape), fine=(ir_fine, y_fine))
         return levels if view is None else lifted(
             levels, self._warm_contrast(fused, view, stamp_ns=stamp_ns))
 

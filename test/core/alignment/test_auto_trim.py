@@ -134,9 +134,63 @@ def test_tables_are_moved_whole():
     assert np.array_equal(moved.seen[4:, :-7], mapping.seen[:-4, 7:])
 
 
-def _pair(luma, thermal):
-    return Pair(Frame(RGB, S, 'rgb', cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB), 'rgb8'),
-                Frame(THERMAL, S, 'thermal', thermal, 'mono8'), 0)
+@pytest.mark.parametrize('rgb_size, thermal_size, grid', [
+    ((640, 480), (80, 60), THERMAL), ((160, 120), (640, 480), RGB),
+    ((80, 60), (160, 120), THERMAL), ((160, 120), (100, 60), RGB)])
+def test_moved_image_is_resized_alike(rgb_size, thermal_size, grid):
+    """An image that is moved is averaged or interpolated as the one that is not."""
+    mapping = resized_mapping(rgb_size=rgb_size, thermal_size=thermal_size, grid=grid)
+    source = thermal_size if grid == RGB else rgb_size
+    noise = np.random.default_rng(0).integers(0, 256, source[::-1], np.uint8)
+    still, moved = ((one.thermal if grid == RGB else one.rgb)(noise).astype(int)
+                    for one in (mapping, mapping.moved(3, -2)))
+    x, y = (3, -2) if grid == RGB else (-3, 2)
+
+    back = np.roll(moved, (-y, -x), (0, 1))[4:-4, 4:-4]
+
+    assert np.abs(back - still[4:-4, 4:-4]).max() <= 1
+
+
+def test_move_beyond_image():
+    """An image that is flatter than it is moved is gone, and nothing else happens."""
+    mapping = resized_mapping(rgb_size=(640, 10), thermal_size=(640, 10)).moved(0, 16)
+
+    assert not mapping.seen.any()
+
+
+def _pair(luma, thermal, stamp_ns=S):
+    return Pair(Frame(RGB, stamp_ns, 'rgb', cv2.cvtColor(luma, cv2.COLOR_GRAY2RGB), 'rgb8'),
+                Frame(THERMAL, stamp_ns, 'thermal', thermal, 'mono8'), 0)
+
+
+def test_other_sizes_begin_anew():
+    """In a stream whose images change their size, thermal is measured and moved anew."""
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
+    moved = []
+    for number, size in enumerate([(768, 576)] * 3 + [(848, 480)] * 3 + [(240, 180)] * 2):
+        luma = scene(size=size)
+        moved.append(pipeline.fuse(_pair(luma, thermal_of(luma, 15 if number < 3 else 0),
+                                         S + number * S // 15)).trim_px)
+
+    assert moved[2] == pytest.approx((-15, 0), abs=2)
+    assert moved[3:] == [(0, 0)] * 5
+
+
+def test_new_calibration_begins_anew():
+    """What a calibration makes up for is not moved a second time."""
+    luma = scene()
+    pipeline = FusionPipeline(with_changes(DEFAULTS, {'model': 'classical'}))
+    pairs = [_pair(luma, thermal_of(luma, 12), S + number * S // 15) for number in range(12)]
+    before = [pipeline.fuse(pair).trim_px for pair in pairs[:6]][-1]
+
+    pipeline.aligner.set_camera(RGB, None)  # nothing changes
+    kept = pipeline.fuse(pairs[6]).trim_px
+    pipeline.update(with_changes(pipeline.settings, {'alignment.output_grid': 'thermal'}))
+    anew = pipeline._preparation._auto_trim
+    after = pipeline.fuse(pairs[7]).trim_px
+
+    assert kept == before == after == pytest.approx((-12, 0), abs=2)
+    assert pipeline._preparation._auto_trim is not anew
 
 
 @pytest.mark.parametrize('changes, expected', [

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from diffmf_ros.core.frames import THERMAL, Frame
-from diffmf_ros.core.imaging.gray_range import gray_range, quiet_noise, without_foreign_borders
+from diffmf_ros.core.imaging.gray_range import (
+    foreign_rows,
+    gray_range,
+    quiet_noise,
+    without_foreign_borders,
+)
 from diffmf_ros.core.imaging.thermal import GainControl, levels_of, to_gray
 from diffmf_ros.core.settings import ThermalSettings
 
@@ -330,3 +335,86 @@ def test_noise_needs_two_patches(shape, measured):
     values = np.random.default_rng(0).normal(8000, 20, shape).astype(np.float32)
 
     assert (quiet_noise(values, 0, 65535) > 5) == measured
+
+
+@pytest.mark.parametrize('shape, rows', [((64, 160), 8), ((66, 160), 8), ((40, 160), 5),
+                                         ((120, 40), 8)])
+def test_border_rows_are_an_eighth(shape, rows):
+    """Up to eight rows at a border may be no image, at most an eighth of them, whatever the width;
+    as many in the borders of an image."""
+    values = scene(shape)
+    values[-rows:] = 40000
+
+    assert foreign_rows(values) == (0, rows)
+    assert without_foreign_borders(values).shape[0] == shape[0] - rows
+
+
+@pytest.mark.parametrize('values', [
+    np.full((64, 80), np.nan, np.float32), scene((7, 160)),
+    np.where(np.arange(5)[:, None] == 0, 65000, scene((5, 160))).astype(np.uint16),
+], ids=['no value', 'few rows', 'few rows, one odd'])
+def test_no_rows_are_found(values):
+    """Where there is no value, or less than eight rows, no row is a reference row."""
+    assert foreign_rows(values) == (0, 0)
+    assert without_foreign_borders(values) is values
+
+
+def test_few_columns_keep_rows():
+    """An image of less than eight columns keeps its borders, whatever they hold."""
+    values = scene((64, 160))[:, :7].copy()
+    values[-4:] = 65000
+
+    assert without_foreign_borders(values) is values
+
+
+def test_noise_of_each_patch():
+    """Patches without a value, or beyond the range, say nothing of the noise of the others."""
+    chance = np.random.default_rng(2)
+    values = (300 + chance.normal(0, 0.05, (128, 256))).astype(np.float32)
+    values[:, 128:] += chance.normal(0, 2, (128, 128)) + 40  # warmer, and a texture
+    noisy = quiet_noise(values, 330, 350)
+    values[:, 64:128] = np.nan
+
+    assert quiet_noise(values, 290, 310) == pytest.approx(0.05, rel=0.2)
+    assert noisy == pytest.approx(2, rel=0.2)
+    assert quiet_noise(values, 400, 500) == 0
+
+
+def test_rows_of_different_levels_are_no_noise():
+    """Means are those of patches: a range that holds one row of patches measures it alone."""
+    chance = np.random.default_rng(3)
+    values = chance.normal(0, 1, (128, 256)).astype(np.float32)
+    values[64:] = 100 + chance.normal(0, 5, (64, 256))
+
+    assert quiet_noise(values, 90, 110) == pytest.approx(5, rel=0.2)
+    assert quiet_noise(values, -10, 10) == pytest.approx(1, rel=0.2)
+
+
+@pytest.mark.parametrize('sizes, kept', [((60, 40), 100), ((49, 51), 51)])
+def test_sentinels_are_less_than_half(sizes, kept):
+    """A constant at the end is a sentinel only when most values are something else."""
+    sentinel, rest = sizes
+    values = np.append(np.zeros(sentinel), np.linspace(28000, 29000, rest)).astype(np.uint16)
+
+    low = gray_range(values.reshape(10, 10), replace(SETTINGS, min_span_noise=0.0))[0]
+
+    assert (low == 0) == (kept == 100)
+
+
+def test_two_sentinels_at_one_end():
+    """Sentinels below one another are all left out, and those at the other end, too."""
+    values = scene()
+    values[20:24], values[40:44], values[60:64] = 0, 14000, 65535
+
+    low, _, high = gray_range(values, SETTINGS)
+
+    assert 28700 < low and high < 31500
+
+
+def test_zero_least_span_in_kelvin():
+    """Without a least span a nearly flat image takes its own."""
+    values = (28800 + np.arange(19200) % 3).astype(np.uint16).reshape(120, 160)
+
+    low, _, high = gray_range(values, replace(SETTINGS, min_span_noise=0.0, min_span_k=0.0))
+
+    assert (low, high) == (28800, 28802)
