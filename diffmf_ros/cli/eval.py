@@ -105,6 +105,9 @@ def eval(
     if plot is not None and evaluation.images:
         eval_page.write_plot(plot, evaluation)
     _print(evaluation, every=every, json=json)
+    if moved := getattr(method and method[1], 'moved', 0):
+        typer.echo(f'thermal of {moved} pairs was moved onto the edges of RGB before it was fused '
+                   '(docs/alignment.md); it is scored where it was', err=True)
     options.say_wrote(html, page.folder if page else None, plot if evaluation.images else None)
     if evaluation.problems:
         raise typer.Exit(1)

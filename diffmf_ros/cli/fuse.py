@@ -119,8 +119,11 @@ def _fuse_pair(images: Sequence[Path], out: Path, asked: Asked) -> bool:
     height, width = result.pixels.shape[:2]
     options.write_json(asked.json, {
         'out': str(out), 'mode': result.mode.value, 'by': pipeline.description,
-        'device': pipeline.device, 'size': [width, height], 'note': note,
+        'device': pipeline.device, 'size': [width, height], 'trim_px': result.trim_px,
+        'note': note,
         'warnings': result.warnings, 'timings_ms': result.timings_ms})
-    options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}',
-                json=asked.json)
+    moved = ('; thermal was moved by ({}, {}) pixels (right, down) onto the edges of RGB '
+             '(--no-auto-trim: left where it is)').format(*result.trim_px)
+    options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}'
+                + moved * any(result.trim_px), json=asked.json)
     return False

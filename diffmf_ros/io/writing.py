@@ -265,9 +265,15 @@ def _require_free(path: Path, *, overwrite: bool, inputs: Iterable = ()) -> None
 
 
 def is_stream(path: Path) -> bool:
-    """Whether path is a device, a pipe or the like, which has no content to lose."""
-    return str(path) in ('/dev/stdout', '/dev/stderr') or (
-        path.exists() and not path.is_file() and not path.is_dir())
+    """Whether path is a device, a pipe or the like, which has no content to lose.
+
+    Raises:
+        WriteError: path names an output of the process that goes to a file.
+    """
+    if str(path) in ('/dev/stdout', '/dev/stderr', '/dev/fd/1', '/dev/fd/2') and path.is_file():
+        raise WriteError(f'{path} is a file here, and what it holds would be lost: name a file of '
+                         'its own; --json - adds to the standard output')
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _existing_folder(path: Path) -> Path:

@@ -93,6 +93,8 @@ def test_unmatched_names_are_reported(tmp_path, monkeypatch):
     images(tmp_path / 'm', ['rgb_1.png', 'rgb_2.png', 'rgb_7.png'])
     images(tmp_path / 'm', ['thermal_1.png', 'thermal_2.png', 'thermal_8.png'], 1, bits=16)
     (tmp_path / 'm' / 'thermal_2.png').write_text('no image')
+    for name in ('rgb_9.png', 'thermal_9.png'):
+        (tmp_path / 'm' / name).symlink_to('nowhere.png')
 
     outcome = ran(['fuse', 'm', '--match', NAMES, '-o', 'out', *CLASSICAL, '--json', 'told.json'])
 
@@ -103,6 +105,7 @@ def test_unmatched_names_are_reported(tmp_path, monkeypatch):
         'rgb_7.png: there is no thermal image',
         'thermal_8.png: there is no visible image',
         'thermal_2.png cannot be read',
+        'rgb_9.png',
     ):
         assert sum(text in line for line in failed) == 1 and text in outcome.said
 

@@ -254,6 +254,26 @@ def test_full_disk_and_devices():
     assert stat.S_ISCHR(os.stat('/dev/null').st_mode)
 
 
+@pytest.mark.parametrize('name', ['/dev/stdout', '/dev/fd/1'])
+def test_redirected_output_keeps_its_file(tmp_path, name):
+    """The standard output is no file to write when it goes to one, which would be emptied."""
+    log = tmp_path / 'log'
+    log.write_text('before')
+    kept = os.dup(1)
+    with log.open('a') as file:
+        os.dup2(file.fileno(), 1)
+    try:
+        with pytest.raises(WriteError, match='would be lost'):
+            require_output(name, overwrite=True)
+        with pytest.raises(WriteError, match='would be lost'):
+            write_text(Path(name), 'text')
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+    assert log.read_text() == 'before'
+
+
 def test_bag_overwrite_keeps_other_files(tmp_path):
     """Overwriting a bag leaves other files of its folder."""
     # Given a bag with a file of its own beside the storage, and one of the user's

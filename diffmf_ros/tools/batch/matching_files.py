@@ -155,8 +155,13 @@ def _of_folder(
     return _grouped(
         (key(relative), path)
         for path in sorted(files)
-        if not (relative := path.relative_to(folder)).name.startswith('.') and path.is_file()
+        if not (relative := path.relative_to(folder)).name.startswith('.') and _is_image(path)
     )
+
+
+def _is_image(path: Path) -> bool:
+    """Whether path may be meant as an image: also a link to nowhere, which then is named."""
+    return path.is_file() or path.is_symlink() and not path.exists()
 
 
 def _of_pattern(pattern: str) -> dict[str, list[Path]]:
@@ -172,7 +177,7 @@ def _of_pattern(pattern: str) -> dict[str, list[Path]]:
     return _grouped(
         (''.join(match.groups()), Path(path))
         for path in found
-        if (match := whole.fullmatch(path)) and Path(path).is_file()
+        if (match := whole.fullmatch(path)) and _is_image(Path(path))
     )
 
 

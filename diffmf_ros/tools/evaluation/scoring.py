@@ -125,6 +125,7 @@ class NodeFusion:
     def __init__(self, engine: Any):
         self._engine, self._veil, self._warm_contrast = engine, VeilMonitor(), WarmContrast()
         self._auto_trim = AutoTrim()
+        self.moved = 0  # pairs of which thermal was moved
         self.description: str = engine.description
 
     def __call__(self, ir: np.ndarray, vi_y: np.ndarray, *, stamp_ns: int = 0) -> np.ndarray:
@@ -137,6 +138,7 @@ class NodeFusion:
         if not mapping.everywhere:
             thermal = np.where(mapping.seen, mapping.thermal(thermal), luma)
             ir = UNIT * thermal
+            self.moved += 1
         levels = self._finished(_levels(self._engine(ir, vi_y)), thermal, luma,
                                 None if mapping.everywhere else mapping.seen, stamp_ns)
         return UNIT * (levels if mapping.everywhere else np.where(mapping.seen, levels, luma))

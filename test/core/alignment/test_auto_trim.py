@@ -42,7 +42,7 @@ def followed(trim, thermal, luma, stamp_ns=0):
                        np.ones(images[1].shape, bool), stamp_ns=stamp_ns).moved_px
 
 
-@pytest.mark.parametrize('right, down', [(8, 0), (-12, 5), (0, -14), (9, 9)])
+@pytest.mark.parametrize('right, down', [(8, 0), (-12, 5), (0, -14), (9, 9), (15, 0)])
 def test_shift_is_measured(right, down):
     """Thermal is moved back by what it lies beside RGB, to two pixels of 640."""
     luma = scene()
@@ -56,7 +56,8 @@ def test_shift_is_measured(right, down):
     thermal_of(scene()), thermal_of(scene(), 3, -2), thermal_of(scene(seed=1)),
     np.full(SIZE[::-1], 90, np.uint8),
     np.random.default_rng(0).integers(0, 256, SIZE[::-1], np.uint8), thermal_of(scene(), 60, 0),
-], ids=['aligned', 'nearly', 'unrelated', 'flat', 'noise', 'beyond reach'])
+    thermal_of(scene(), 0, 20),
+], ids=['aligned', 'nearly', 'unrelated', 'flat', 'noise', 'far beyond reach', 'beyond reach'])
 def test_others_stay(thermal):
     """What is aligned, shows something else or lies too far away is not moved."""
     assert followed(AutoTrim(), thermal, scene()) == (0, 0)
