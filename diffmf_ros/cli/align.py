@@ -77,11 +77,11 @@ def align(
         input__thermal_orientation=thermal_orientation)
     if bag is not None:
         pairs, left_out = bag_pairs(bag, settings.sync, topics=topics, most=max_pairs)
+        pairs = pictures(pairs, settings)
         for line in left_out:
             typer.echo(line, err=True)
     elif rgb is not None and thermal is not None:
-        pairs = file_pairs(rgb, thermal, most=max_pairs)
-    pairs = pictures(pairs, settings)
+        pairs = file_pairs(rgb, thermal, settings, most=max_pairs)
     start = rough_alignment(init, pairs[0],
                             plane_depth_m=DEFAULTS.alignment.plane_depth_m) if init else None
     try:

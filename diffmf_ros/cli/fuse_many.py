@@ -11,7 +11,7 @@ from ..core.frames import FusionResult
 from ..inference.pipeline import FusionPipeline
 from ..io.images import naming
 from ..io.media import write_film
-from ..io.paths import IMAGE_SUFFIXES, require_different, require_folder_name
+from ..io.paths import IMAGE_SUFFIXES, require_different, require_folder_name, require_outside
 from ..io.writing import WriteError, is_input, require_ending, require_output
 from ..tools.batch.films import Films, opened
 from ..tools.batch.matching_files import matches
@@ -44,6 +44,8 @@ def fuse_files(images: Sequence[Path], out: Path | None, asked, *, match: str | 
     found, alone = matches(images, names=match, recursive=recursive)
     named, out = out is not None, out or FOLDER
     require_folder_name(out, of='fused images', instead='-o NAME')
+    if recursive:
+        require_outside(out, images)
     tasks = [Task(pair, out / f'{pair.name}.png') for pair in found]
     _require_own(out, tasks, named=named)
     ledger = Ledger(out, asked.settings, more=['keep order'] * asked.keep_order)

@@ -2,6 +2,7 @@
 """Checks of the paths that a command is given, before it begins to work."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.frames import DiffmfError
@@ -67,6 +68,20 @@ def is_same(one: Path, other: Path) -> bool:
         return os.path.samefile(one, other)
     except OSError:
         return False
+
+
+def require_outside(path: Path, folders: Iterable[Path]) -> None:
+    """Raise PathError for an output in a folder that is read, where it would be an input too.
+
+    Args:
+        path: the file or folder to write.
+        folders: what is read; files among them do not matter.
+    """
+    real = Path(os.path.realpath(path))
+    for folder in folders:
+        if folder.is_dir() and (inside := Path(os.path.realpath(folder))) in (real, *real.parents):
+            raise PathError(f'{path} lies in {folder}, which is read ({inside}): write to a place '
+                            'outside of it')
 
 
 def require_folder_name(path: Path, *, of: str, instead: str = 'NAME') -> None:

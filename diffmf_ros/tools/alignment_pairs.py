@@ -24,7 +24,7 @@ from ..core.registration.time_offset import Cameras, Clip, TimeOffset, estimate_
 from ..core.settings import Settings, SyncSettings, ThermalSettings
 from ..io.bag_messages import frames
 from ..io.bags import BagReader
-from ..io.images import read_files
+from ..io.images import naming, read_files
 from ..io.paths import require_different
 from .bag_cameras import BagCameras, recorded_camera
 from .evaluation.eval_files import matched
@@ -46,12 +46,12 @@ def pictures(pairs: Iterable[Pair], settings: Settings) -> list[Pair]:
     return [cameras.pair(pair) for pair in pairs]
 
 
-def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
+def file_pairs(rgb: Path, thermal: Path, settings: Settings, *, most: int) -> list[Pair]:
     """Return the pair of two image files, or at most `most` pairs of two folders, files of equal
-    stems, spread evenly.
+    stems, spread evenly, as pictures() does.
 
     Raises AlignmentPairsError for a file beside a folder and for stems that only one folder has,
-    ImageFileError for a file that cannot be read.
+    ImageFileError for a file that cannot be read or used.
     """
     if rgb.is_dir() != thermal.is_dir():
         raise AlignmentPairsError(f'expected two image files or two folders; one of {rgb} and '
@@ -61,10 +61,16 @@ def file_pairs(rgb: Path, thermal: Path, *, most: int) -> list[Pair]:
     if rgb.is_dir():
         found, problems = matched({'visible': rgb, 'thermal': thermal})
         if problems:
-            raise AlignmentPairsError(f'{len(problems)} images have no single partner: '
-                                      + '; '.join(problem.reason for problem in problems[:3]))
+            raise AlignmentPairsError('images without a single partner: ' + '; '.join(
+                f'{problem.name}: {problem.reason}' for problem in problems[:3])
+                + (f', and {len(problems) - 3} more' if len(problems) > 3 else ''))
         files = [(paths['visible'], paths['thermal']) for paths in found.values()]
-    return [read_files(visible, infrared) for visible, infrared in spread(files, most)]
+    pairs = []
+    for visible, infrared in spread(files, most):
+        with naming(visible, infrared):
+            pairs += pictures([read_files(visible, infrared)], settings)
+            grays(pairs[-1])  # what cannot be aligned is refused here, where its name is known
+    return pairs
 
 
 def bag_pairs(path: Path, sync: SyncSettings, *, topics: tuple[str, str],

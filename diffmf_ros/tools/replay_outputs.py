@@ -17,8 +17,8 @@ from ..io.bag_recovery import require_bag_output
 from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
 from ..io.images import write_image
 from ..io.media import FilmWriter, bgr
-from ..io.paths import PICTURES, require_folder_name
-from ..io.writing import WriteError, require_ending, require_output
+from ..io.paths import PICTURES, require_folder_name, require_outside
+from ..io.writing import WriteError, is_input, require_ending, require_output
 
 FUSED_TOPIC, FUSED_INFO_TOPIC = '/fused/image', '/fused/camera_info'
 STAMP = '{}'  # in a name: the stamp of the image in nanoseconds
@@ -111,7 +111,11 @@ def _pictures(pattern: Path) -> set[Path]:
 
 
 def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
-    """Raise BagError or WriteError, before long work begins, unless out may be written."""
+    """Raise BagError, PathError or WriteError, before long work begins, unless out may be written.
+    """
+    inputs = tuple(inputs)
+    if out.suffix.lower() != '.mp4' and not is_input(out, inputs):
+        require_outside(out, [Path(one) for one in inputs if one is not None])
     if STAMP in out.name:
         require_ending(out, PICTURES, what='an image')
         there = sorted(_pictures(out))

@@ -345,3 +345,13 @@ def test_interrupted_demo_says_how_to_go_on(folder, monkeypatch):
 
     assert outcome.code == 130 and outcome.traceback == ''
     assert 'new has what was made until then: the same command with --out ' in outcome.said
+
+
+@pytest.mark.parametrize('words', [
+    ('replay', 'bag', 'bag/{}.png'), ('replay', 'bag', 'bag/sub'),
+    ('fuse', 'vi', 'ir', '--recursive', '-o', 'vi/sub')])
+def test_output_lies_outside_of_inputs(folder, words):
+    """Nothing is written where the next run would read it."""
+    outcome = ran([*words, *CLASSICAL])
+
+    assert outcome.code == 2 and 'outside of it' in outcome.said, outcome.said

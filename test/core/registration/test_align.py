@@ -21,6 +21,7 @@ from diffmf_ros.core.registration.registration import (
     _windows,
     register,
 )
+from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter
 from diffmf_ros.tools.alignment_pairs import AlignmentPairsError, file_pairs, spread
@@ -517,5 +518,5 @@ def test_wrong_arguments_exit_with_2(folder, monkeypatch, arguments):
 def test_folders_whose_names_differ_are_refused(folder):
     (folder / 'ir/33.png').rename(folder / 'ir/34.png')
 
-    with pytest.raises(AlignmentPairsError, match='no single partner'):
-        file_pairs(folder / 'vi', folder / 'ir', most=10)
+    with pytest.raises(AlignmentPairsError, match='33: no thermal image'):
+        file_pairs(folder / 'vi', folder / 'ir', DEFAULTS, most=10)

@@ -149,11 +149,12 @@ def test_a_miss_says_by_how_much():
     assert (found['target'].asked, found['target'].reached) == ('at least 0.900', '0.700')
 
 
-def test_shifted_image_repeats_left_column():
-    """A shifted image repeats its left column."""
-    image = np.arange(6).reshape(1, 6)
-    assert shifted(image, 2).tolist() == [[0, 0, 0, 1, 2, 3]]
-    assert shifted(image, 0) is image
+def test_shifted_image_repeats_its_border():
+    """A shifted image repeats its border, on whichever side it was moved from."""
+    image = np.arange(6).reshape(2, 3)
+    assert shifted(image, 1, 0).tolist() == [[0, 0, 1], [3, 3, 4]]
+    assert shifted(image, -2, 1).tolist() == [[2, 2, 2], [2, 2, 2]]
+    assert np.array_equal(shifted(image, 0, 0), image)
 
 
 def test_tables_go_between_the_marks(tmp_path):
