@@ -115,6 +115,7 @@ def test_an_idle_node_stops_cleanly(start, peer, number):
     assert reports[0].status[0].message.startswith('no rgb frames; no thermal frames')
 
 
+@pytest.mark.alone
 def test_simulated_replay_survives_loop(camera_bag, start, peer):
     """A replay in simulated time survives its loop."""
     fused = peer.collect(Image, '/fused/image')
