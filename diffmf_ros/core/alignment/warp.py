@@ -5,7 +5,7 @@ Pixel (x, y) means the center of column x, row y; an image of width w spans -0.5
 image that is delivered at s times the size moves x to s (x + 0.5) - 0.5.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import cv2
@@ -95,12 +95,12 @@ class Mapping:
         if (x, y) == (0, 0):
             return self
         warp, step = (self.thermal, (x, y)) if self.grid == RGB else (self.rgb, (-x, -y))
-        if warp.tables is None:  # as it is without tables: by area where it shrinks
+        tables, averaged = warp.tables, warp.averaged
+        if tables is None:  # as it is without tables: by area where it shrinks
             averaged = warp.size if shrinks(warp.source, warp.size) else None
-            warp = Warp(warp.source, warp.size, _resizing_tables(averaged or warp.source,
-                                                                 warp.size), averaged)
-        across, down = (_translated(table, *step, fill=_OUTSIDE) for table in warp.tables)  # type: ignore[union-attr]
-        warp = replace(warp, tables=(across, down))
+            tables = _resizing_tables(averaged or warp.source, warp.size)
+        across, down = (_translated(table, *step, fill=_OUTSIDE) for table in tables)
+        warp = Warp(warp.source, warp.size, (across, down), averaged)
         seen = _translated(self.seen, *step, fill=False)
         seen.flags.writeable = False
         both = (warp, self.rgb) if self.grid == RGB else (self.thermal, warp)
@@ -202,7 +202,8 @@ def _resizing_tables(source: Size, size: Size) -> Tables:
     """Return the tables of a plain resize from one (width, height) to another."""
     x, y = (((np.arange(new, dtype=np.float32) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
             for old, new in zip(source, size))
-    return tuple(np.ascontiguousarray(table, np.float32) for table in np.meshgrid(x, y))  # type: ignore[return-value]
+    across, down = np.meshgrid(x, y)
+    return np.ascontiguousarray(across, np.float32), np.ascontiguousarray(down, np.float32)
 
 
 def _translated(image: np.ndarray, x: int, y: int, *, fill: float | np.float32) -> np.ndarray:
