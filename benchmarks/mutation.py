@@ -62,7 +62,7 @@ def generate(folder: Path, modules: tuple[str, ...]) -> None:
     (folder / 'pyproject.toml').write_text(
         f'[tool.mutmut]\nsource_paths = ["diffmf_ros"]\nonly_mutate = {only}\n'
         f'also_copy = {[name for name in COPIED if name != "test"]}\n')
-    # No deadlines, as a busy machine is no killed mutant; what fails need not be made small.
+    # Hypothesis without deadlines, which a busy machine misses, and without shrinking failures.
     with (folder / 'test' / 'conftest.py').open('a') as file:
         file.write('\n\nfrom hypothesis import HealthCheck, Phase, settings\n'
                    'settings.register_profile("mutants", deadline=None, derandomize=True, '
@@ -194,7 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('group', choices=GROUPS)
     parser.add_argument('--sample', type=int, default=0,
-                        help='try so many mutants, drawn at random; 0: all')
+                        help='number of mutants to try, drawn at random; 0: all')
     parser.add_argument('--quick', action='store_true',
                         help='leave out slow tests: what the others do not kill waits for them')
     parser.add_argument('--keep-killed', action='store_true',

@@ -57,8 +57,8 @@ def demo(
 ) -> None:
     """Play a bag through the real node over DDS and show what it fused.
 
-    It takes a ROS domain that nobody uses here, not that of ROS_DOMAIN_ID, and prints it, so that
-    it does not disturb other nodes.
+    The ROS domain is a free one, which it prints, and not that of ROS_DOMAIN_ID: other nodes are
+    not disturbed.
     """
     from ..tools import demo as product
     from ..tools.demo import draw

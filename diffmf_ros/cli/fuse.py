@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf fuse`: image files, folders of them, or two videos."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -90,20 +89,21 @@ def fuse(
     else:
         options.say_idle({'temporal_filter', 'time_constant_s', 'max_change'}.intersection(
             options.given(context)), 'images are fused each by itself')
-        failed = fuse_files(images, out, asked, match=match, recursive=recursive, jobs=jobs,
-                            ray=ray) if many else _fuse_pair(images, out or PICTURE, asked)
+        failed = many and fuse_files(images, out, asked, match=match, recursive=recursive,
+                                     jobs=jobs, ray=ray)
+        if not many:
+            _fuse_pair(images[0], images[1], out or PICTURE, asked)
     if failed:
         raise typer.Exit(1)
 
 
-def _fuse_pair(images: Sequence[Path], out: Path, asked: Asked) -> bool:
-    """Fuse two images; return False: where that fails, it raises what is wrong."""
+def _fuse_pair(rgb: Path, thermal: Path, out: Path, asked: Asked) -> None:
+    """Fuse two images, and say how."""
     from ..inference.pipeline import FusionPipeline
     from ..io.images import naming, read_image_pair, write_image
     from ..io.paths import PICTURES, require_different
     from ..io.writing import require_ending, require_output
 
-    rgb, thermal = images
     require_different(rgb, thermal)
     pair, note = read_image_pair(rgb, thermal, keep_order=asked.keep_order)
     require_ending(out, PICTURES, what='an image')
@@ -126,4 +126,3 @@ def _fuse_pair(images: Sequence[Path], out: Path, asked: Asked) -> bool:
              '(--no-auto-trim: left where it is)').format(*result.trim_px)
     options.say(f'{out}: {result.mode.value} by {pipeline.description} on {pipeline.device}'
                 + moved * any(result.trim_px), json=asked.json)
-    return False

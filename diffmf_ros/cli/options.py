@@ -50,9 +50,9 @@ def completed(choices: Iterable[str] | None) -> Callable[[str], list[str]] | Non
 
 
 def output(*names: str, endings: tuple[str, ...], help: str, **more: Any) -> Any:
-    """Return the option of a file to write, which refuses what is no name for it before any work.
+    """Return a typer option for an output file, whose name is checked before any work begins.
 
-    That is a name with another ending, and the file of another such option, under any name.
+    Refused are another ending, and the file of another such option, under whatever name.
 
     Args:
         *names: of the option; none: that of the parameter.

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .camera import CalibrationError, CameraModel
+from .camera import IDENTITY, CalibrationError, CameraModel
 from .homography import FIELDS, Alignment, AlignmentError, image_size, read_yaml
 from .rig import Extrinsics
 
@@ -198,10 +198,9 @@ def ros_camera(content: dict) -> CameraModel:
     r, p = content.get('rectification_matrix'), content.get('projection_matrix')
     k = _shaped(_first(content, _OPENCV_K), (3, 3), 'camera_matrix')
     d = _flat(_first(content, _OPENCV_D) or [], 'distortion_coefficients')
-    rectified = {'r': _shaped(r, (3, 3), 'rectification_matrix')} if r else {}
     model = CameraModel(_size(content, ''), k, d,
                         distortion_model=str(content.get('distortion_model', 'plumb_bob')),
-                        **rectified,  # type: ignore[arg-type]
+                        r=_shaped(r, (3, 3), 'rectification_matrix') if r else IDENTITY,
                         p=_shaped(p, (3, 4), 'projection_matrix') if p else None)
     model.lens  # noqa: B018 raises
     return model

@@ -96,7 +96,7 @@ class Mapping:
             return self
         warp, step = (self.thermal, (x, y)) if self.grid == RGB else (self.rgb, (-x, -y))
         tables, averaged = warp.tables, warp.averaged
-        if tables is None:  # as it is without tables: by area where it shrinks
+        if tables is None:  # a plain resize, which averages areas where it shrinks
             averaged = warp.size if shrinks(warp.source, warp.size) else None
             tables = _resizing_tables(averaged or warp.source, warp.size)
         across, down = (_translated(table, *step, fill=_OUTSIDE) for table in tables)

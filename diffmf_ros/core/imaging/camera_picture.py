@@ -231,10 +231,10 @@ class CameraPicture:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is done to the images unasked, or may be amiss with them: sentences for the log."""
+        """Sentences for the log: what is done to images unasked, what may be wrong with them."""
         notes = []
         if half := self._half():
-            notes.append(f'{self._stream}: images of {self.sent[0]}x{self.sent[1]} '  # type: ignore[index]
+            notes.append(f'{self._stream}: images of {half[0]}x{2 * half[1]} '
                          'look like two in one, the picture above and raw data below: choose one '
                          f'with input.{self._stream}_crop, such as {half[0]}x{half[1]}+0+0')
         if any(self._extra_rows.cut):

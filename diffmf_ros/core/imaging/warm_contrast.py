@@ -221,8 +221,7 @@ def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[Wa
     above = _above_surround(smooth, GROUND)
     median, hot = np.percentile(smooth[::2, ::2], (50, HOT_PERCENTILE))
     least = int(median + OF_RANGE * max(hot - median, LEAST_RANGE))
-    warmer = cv2.compare(smooth, least, cv2.CMP_GT)  # type: ignore[call-overload]
-    above = cv2.bitwise_and(above, warmer)
+    above = cv2.bitwise_and(above, cv2.threshold(smooth, least, 255, cv2.THRESH_BINARY)[1])
     if seen is not None and not seen.all():
         above[~seen] = 0
     found = (_connected(above, level, seen) for level in LEVELS)

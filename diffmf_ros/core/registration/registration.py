@@ -55,7 +55,7 @@ _ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the pictu
            'rest, far away and by day, or give a rough alignment (--init) or the ratio of the '
            'fields of view '
            '(--fov-ratio).')
-_BY_CHANCE = ('no trustworthy alignment: so few blocks of so many ways may agree by chance. '
+_BY_CHANCE = ('no trustworthy alignment: the blocks that agree are too few to rule out chance. '
               + _ADVICE)
 
 
