@@ -33,6 +33,7 @@ from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 
 from diffmf_ros.core.frames import DiffmfError  # noqa: E402
 from diffmf_ros.io.bags import BagReader  # noqa: E402
+from diffmf_ros.ros.process import shared_memory  # noqa: E402
 from diffmf_ros.ros.qos import profile  # noqa: E402
 from diffmf_ros.tools.machine import this_machine  # noqa: E402
 
@@ -49,6 +50,7 @@ class Stage:
         self.folder, self.peer, self.chance = folder, peer, chance
         self.children: dict[str, Child] = {}
         self.recordings: list[Path] = []
+        self.left: list[Path] = []  # shared memory of the killed, for the end
         self.fused = 0
         self._count = 0
         self._bag = write_bag(folder / 'bag', seconds=2, rgb_size=SIZE, thermal_size=SIZE)
@@ -78,6 +80,7 @@ class Stage:
     def kill(self, name: str) -> None:
         """Kill a process; nothing of it runs any more."""
         child = self.children.pop(name)
+        self.left += shared_memory(child.process.pid)
         child.process.send_signal(signal.SIGKILL)
         child.process.wait()
 
@@ -180,10 +183,10 @@ def run(folder: Path, domain: int, victims: Iterable[str], chance: random.Random
                 troubles.append(f'no clean end: {child.output[-300:]}')
     finally:
         for child in stage.children.values():
-            if child.process.poll() is None:
-                child.process.kill()
-                child.process.wait()
+            child.kill()
         peer.close()
+        for file in stage.left:
+            file.unlink(missing_ok=True)
     return times, troubles
 
 

@@ -147,8 +147,7 @@ class Soak:
             if player.process.poll() != 0:
                 self.troubles.append(f'the player failed: {player.output[-500:]}')
         finally:
-            player.process.kill()
-            player.process.wait()
+            player.kill()
         return 'bag in a loop'
 
     def _come_back(self, name: str) -> None:

@@ -5,12 +5,11 @@ python benchmarks/starts.py [--starts 20] [--load 2]
 
 Needs a ROS installation that holds the package. Each start waits for the node to be configured, is
 interrupted as by Ctrl-C, and is then asked what of it still lives: processes, by a mark in their
-environment, and segments of shared memory, by what they had mapped. Exit code 1 when anything is.
+environment, and files of shared memory that they had made. Exit code 1 when anything is.
 """
 
 import argparse
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,8 +19,9 @@ from pathlib import Path
 
 from real_time import busy_command
 
+from diffmf_ros.ros.process import shared_memory
+
 MARK = 'DIFFMF_STARTS'
-SEGMENT = re.compile(r'/dev/shm/(fast(?:dds|rtps)_[0-9a-f]{8,})')
 LAUNCH = """
 import runpy, sys
 from launch import LaunchService
@@ -47,17 +47,6 @@ def marked(mark: str) -> list[int]:
     return found
 
 
-def segments(processes: list[int]) -> set[str]:
-    """Return the names of the shared memory that processes have mapped."""
-    names: set[str] = set()
-    for process in processes:
-        try:
-            names.update(SEGMENT.findall(Path(f'/proc/{process}/maps').read_text()))
-        except OSError:
-            continue
-    return names
-
-
 def start_and_stop(mark: str, arguments: list[str], deadline_s: float) -> dict:
     """Return the seconds until configured and until ended, the exit code, and what is left."""
     begin = time.monotonic()
@@ -69,14 +58,15 @@ def start_and_stop(mark: str, arguments: list[str], deadline_s: float) -> dict:
     for line in process.stdout:  # type: ignore[union-attr]
         if 'configured: ' in line:
             break
-    ready_s, mapped = time.monotonic() - begin, segments(marked(mark))
+    ready_s = time.monotonic() - begin
+    made = [file for process_id in marked(mark) for file in shared_memory(process_id)]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: launch leaves its nodes to it
     process.stdout.read()  # type: ignore[union-attr]
     code = process.wait()
     killer.cancel()
-    left = sorted(name for name in mapped if Path('/dev/shm', name).exists())
     return {'ready_s': ready_s, 'end_s': time.monotonic() - begin - ready_s, 'code': code,
-            'processes': marked(mark), 'mapped': len(mapped), 'segments': left}
+            'processes': marked(mark), 'made': len(made),
+            'files': [file.name for file in made if file.exists()]}
 
 
 def main() -> int:
@@ -92,10 +82,10 @@ def main() -> int:
     try:
         for number in range(1, options.starts + 1):
             seen = start_and_stop(f'{os.getpid()}-{number}', options.arguments, options.deadline)
-            wrong += bool(seen['processes'] or seen['segments'] or seen['code'])
+            wrong += bool(seen['processes'] or seen['files'] or seen['code'])
             print(f'{number}: configured after {seen["ready_s"]:.1f} s, ended after '
                   f'{seen["end_s"]:.1f} s with {seen["code"]}; left over: processes '
-                  f'{seen["processes"]}, {len(seen["segments"])} of {seen["mapped"]} segments; '
+                  f'{seen["processes"]}, {len(seen["files"])} of {seen["made"]} files; '
                   f'load {os.getloadavg()[0]:.0f}', flush=True)
     finally:
         for process in busy:

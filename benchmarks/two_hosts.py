@@ -217,8 +217,7 @@ def started(names: tuple[str, str], folder: Path, size: str, reliability: str,
         yield sent, node
     finally:
         for child in (sent, node):
-            child.process.kill()
-            child.process.wait()
+            child.kill()
 
 
 def try_lines(receiver: Receiver, sent: Child, cable: Cable, what: str, seconds: float) -> str:

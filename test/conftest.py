@@ -168,6 +168,16 @@ class Child:
         self.process.send_signal(number)
         return self.wait()
 
+    def kill(self) -> None:
+        """End it at once, and remove the shared memory that nobody else would."""
+        from diffmf_ros.ros.process import shared_memory
+
+        left = shared_memory(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        for file in left:
+            file.unlink(missing_ok=True)
+
 
 @pytest.fixture
 def start(domain, tmp_path):
@@ -183,9 +193,7 @@ def start(domain, tmp_path):
 
     yield start_child
     for child in children:
-        if child.process.poll() is None:
-            child.process.kill()
-            child.process.wait()
+        child.kill()
 
 
 class Peer:

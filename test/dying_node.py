@@ -44,6 +44,7 @@ FAULTS = {
     'load': {(FusionPipeline, '__init__'): compute},
     'warm-up': {(FusionPipeline, 'warm_up'): compute},
     'warm-up that waits': {(FusionPipeline, 'warm_up'): wait},
+    'farewell': {(FusionPipeline, 'begin'): compute, (FusionNode, 'destroy_node'): wait},
 }
 
 if __name__ == '__main__':

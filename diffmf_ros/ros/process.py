@@ -6,7 +6,7 @@ Signals set a flag, the main loop ends, the process exits with 0.
 The fusion node, which must end whatever it is doing, adds a Life: at once after a failure, soon
 after a signal. A thread that is in a library cannot be ended, and Python waits for it. So the
 process is ended by os._exit, after the log is written and the other nodes are told. All of that
-has a time limit.
+has a time limit. What Fast DDS has not removed by then of its shared memory, it never would.
 
 rclpy's own handlers shut the context down inside the signal, before the node can publish its last
 status or the recorder can close its bag; what then reaches the main thread differs between
@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import rclpy
@@ -206,6 +207,25 @@ def _for_all_threads(change: Callable, *to: Any) -> None:
             change(int(thread), *to)
 
 
+def shared_memory(process: int) -> list[Path]:
+    """Return the files of the shared memory that Fast DDS has made in a process, none of others.
+
+    A segment has a file beside it that its maker holds locked. The ports are not among them: Fast
+    DDS takes those over when their number is needed again.
+    """
+    files: list[Path] = []
+    held: set[tuple[str, ...]] = set()
+    with suppress(OSError):
+        held = {tuple(line.split()[-4:-2]) for line in open('/proc/locks')}
+    for lock in Path('/dev/shm').glob('fast*_[0-9a-f]*_el'):  # noqa: S108
+        with suppress(OSError):  # those of others come and go
+            at = lock.stat()
+            device = f'{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}'
+            if (str(process), f'{device}:{at.st_ino}') in held:
+                files += [lock.with_name(lock.name.removesuffix('_el')), lock]
+    return files
+
+
 def use_camera_transports() -> None:
     """Give this process the shipped Fast DDS profile, unless the user has set one (before init).
     """
@@ -305,6 +325,9 @@ class Life:
         farewell = threading.Thread(target=self._take_leave, args=(say, idle), daemon=True)
         farewell.start()
         farewell.join(within_s)
+        with suppress(Exception):
+            for file in shared_memory(os.getpid()):
+                file.unlink(missing_ok=True)
         os._exit(self._code)
 
     def _take_leave(self, say: Callable[[], None] | None, idle: bool) -> None:

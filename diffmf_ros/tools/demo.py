@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from .synthetic.record import recorded_drive
 DIAGNOSTICS_TOPIC = '/diagnostics'
 START_TIMEOUT_S = 120  # for the node to load its network on a slow machine
 STOP_TIMEOUT_S = 30
+OBEYS_S = 2.0  # an executable of ours has ended so long after a signal
 # The node reports once a second; this long after the last image a report has counted it.
 REPORT_S = 1.5
 POLL_S = 0.1
@@ -176,7 +177,7 @@ def _environment(logs: Path) -> dict[str, str]:
 
 @contextmanager
 def _process(demo: DemoRun, name: str, *arguments, log: bool = True):
-    """Run an executable of the package; it is killed when the block ends and it still runs."""
+    """Run an executable of the package; it is ended when the block ends and it still runs."""
     with open(demo.logs / f'{name}.txt', 'w') as file:
         process = subprocess.Popen(
             [sys.executable, '-m', f'diffmf_ros.ros.{name}', *map(str, arguments)],
@@ -185,6 +186,9 @@ def _process(demo: DemoRun, name: str, *arguments, log: bool = True):
     try:
         yield process
     finally:
+        process.terminate()  # what is killed leaves its shared memory behind
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(OBEYS_S)
         process.kill()
         process.wait()
 

@@ -268,9 +268,7 @@ def started(folder: Path, *, reports_s: float = REPORTS_S) -> Iterator[Rig]:
             assert child.stop() == 0, child.output
         finally:
             peer.close()
-            if child.process.poll() is None:
-                child.process.kill()
-                child.process.wait()
+            child.kill()
 
 
 def _yaml(value: object) -> str:

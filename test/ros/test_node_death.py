@@ -25,6 +25,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from diffmf_ros.ros.loader import BackgroundLoader
+from diffmf_ros.ros.process import shared_memory
 
 OBEYED_S = 2.0
 CHAOS_S = 240.0  # before pytest ends the test, with the processes left behind
@@ -108,13 +109,18 @@ def test_hanging_network_still_fails(start_dying, peer):
 
 @pytest.mark.paced
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network'])
+@pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network',
+                                   'farewell'])
 def test_signal_is_obeyed_in_time(start_dying, peer, state, number):
-    """A signal is obeyed in time whatever the node does."""
+    """A signal is obeyed in time whatever the node does, and no shared memory is left.
+
+    Also not where the node has no time to take its leave of the others, as on a busy machine.
+    """
     node = start_dying(state)
-    if state == 'network':
+    if state in ('network', 'farewell'):
         send_pair(peer)
     peer.wait_for(lambda: HANGS in node.output, 'the node to hang')
+    made = shared_memory(node.process.pid)
 
     sent_s = time.monotonic()
     code = node.stop(number)
@@ -123,7 +129,10 @@ def test_signal_is_obeyed_in_time(start_dying, peer, state, number):
     assert code == 0, node.output
     assert took_s < OBEYED_S, node.output
     assert 'Traceback' not in node.output
-    wait_until_gone(peer)
+    assert len(made) >= 2
+    assert [file for file in made if file.exists()] == []
+    if state != 'farewell':
+        wait_until_gone(peer)
 
 
 def test_loading_network_delays_no_end():
