@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf replay`: fuse a recorded bag without ROS."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +57,7 @@ def replay(
     from ..io.writing import require_output
     from ..tools.evaluation.detector_trial import DetectorCounts, chosen_detector
     from ..tools.replay import fuse_bag
-    from ..tools.replay_outputs import output, require_free
+    from ..tools.replay_outputs import output, require_free, rerun_recording
 
     if detector is None:
         options.refuse(context, options.OF_DETECTOR, 'only with --detector')
@@ -95,8 +94,6 @@ def replay(
         pipeline = FusionPipeline(settings)
         hint_threads(settings, pipeline.device)
         if rrd is not None:
-            os.environ.setdefault('RUST_LOG', 'off')  # Rerun's own messages: ours say the same
-            from ..tools.rerun_file import rerun_recording
             judges.append(stack.enter_context(rerun_recording(rrd, settings.thermal,
                                                               overwrite=overwrite)))
         with output(out, rate_hz=rate_hz, overwrite=overwrite, inputs=inputs) as written, \

@@ -18,7 +18,7 @@ import torch
 
 from . import kernels
 from .kernels import ScanError as ScanError
-from .kernels import composed, cpu, mamba_ssm, meta, portable, reference, triton
+from .kernels import composed, cpu, mamba_ssm, portable, reference, triton
 
 # In the order of 'auto'. A backend is a module with
 #   unavailable() -> str | None            reason why it cannot run on this machine
@@ -27,6 +27,15 @@ from .kernels import composed, cpu, mamba_ssm, meta, portable, reference, triton
 # functions here, in their order.
 BACKENDS = {'triton': triton, 'mamba_ssm': mamba_ssm, 'cpu': cpu, 'portable': portable,
             'reference': reference}
+
+
+def _like_first(u: torch.Tensor, *others: object) -> torch.Tensor:
+    """Return what a scan of tensors without values gives: a shape."""
+    return torch.empty_like(u)
+
+
+_META = ModuleType('meta', "The backend of torch's meta device, where nothing is computed.")
+vars(_META).update(selective_scan=_like_first, ss2d=_like_first, ssd=_like_first)
 
 
 # What `backend` may be: a name, or names by operation, where the operations that are not in it are
@@ -94,7 +103,7 @@ def backend_for(u: torch.Tensor, operation: str, backend: Backend = 'auto', *, s
     if (uses := _noted.get()) is not None:
         uses.add(Use(operation, u.dtype, states, directions))
     if kernels.device_type(u) == 'meta':
-        return meta
+        return _META
     if backend == 'auto':
         return next(module for module in BACKENDS.values() if hasattr(module, operation)
                     and module.unavailable() is None and module.refuses(u, states=states) is None)

@@ -22,7 +22,7 @@ from ..core.settings import Settings, SettingsError
 from ..inference.network import require_network
 from ..inference.pipeline import FusionPipeline
 from . import parameters, process
-from .loader import BackgroundLoader
+from .frame_loop import BackgroundLoader
 from .process import CallbackFailed, Life
 from .session import Session, require_packages
 from .topics import Outputs

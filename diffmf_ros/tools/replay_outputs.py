@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the fused images of a recording go, by the name of the output: a bag, a video, PNG files.
+
+Beside it, a recording for Rerun's viewer: both cameras, the fused image, offset, what was amiss.
 """
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,18 +15,23 @@ from typing import Any
 import numpy as np
 
 from ..core.alignment.camera import CameraModel
-from ..core.frames import FusionResult
+from ..core.frames import FusionResult, Pair
+from ..core.imaging import compressed
+from ..core.imaging.color import to_rgb8
+from ..core.imaging.thermal import GainControl, to_gray
+from ..core.settings import ThermalSettings
 from ..io.bag_messages import image_message, model_message
 from ..io.bag_recovery import require_bag_output
 from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
 from ..io.images import write_image
 from ..io.media import FilmWriter, bgr
 from ..io.paths import PICTURES, require_folder_name, require_outside
-from ..io.writing import WriteError, is_input, require_ending, require_output
+from ..io.writing import WriteError, is_input, replacing, require_ending, require_output
 
 FUSED_TOPIC, FUSED_INFO_TOPIC = '/fused/image', '/fused/camera_info'
 STAMP = '{}'  # in a name: the stamp of the image in nanoseconds
 LONGEST_HOLD_S = 10.0  # in a video, of a picture that no other one follows
+JPEG_QUALITY, TIMELINE, PROBE_BYTES = 85, 'stamp', 4096  # of a recording for Rerun
 
 
 class BagOutput:
@@ -146,3 +155,73 @@ def output(out: Path, *, rate_hz: float, overwrite: bool,
     if out.suffix.lower() == '.mp4':
         return FilmOutput(out, rate_hz=rate_hz, overwrite=overwrite)
     return BagOutput(BagWriter(out, overwrite=overwrite, inputs=inputs))
+
+
+class RerunRecording:
+    """Logs pairs and what they were fused to, on a timeline of the stamps."""
+
+    def __init__(self, rerun: Any, stream: Any, thermal: ThermalSettings):
+        self._rerun, self._stream, self._gain = rerun, stream, GainControl(thermal)
+
+    def __call__(self, pair: Pair, result: FusionResult) -> None:
+        """Log one pair and its fused image."""
+        self._stream.set_time(TIMELINE, timestamp=np.datetime64(result.stamp_ns, 'ns'))
+        gray = to_gray(pair.thermal.pixels, pair.thermal.encoding, self._gain.levels(pair.thermal))
+        self._log('rgb', to_rgb8(pair.rgb.pixels, pair.rgb.encoding), 'rgb8')
+        self._log('thermal', gray, 'mono8')
+        self._log('fused', to_rgb8(result.pixels, result.encoding), 'rgb8')
+        self._stream.log('offset_ms', self._rerun.Scalars(pair.offset_ns / 1e6))
+        self._stream.log('mode', self._rerun.TextLog(result.mode.value))
+        for sentence in (*result.warnings, *(issue.text for issue in result.issues)):
+            self._stream.log('warnings', self._rerun.TextLog(sentence, level='WARN'))
+
+    def _log(self, name: str, pixels: np.ndarray, encoding: str) -> None:
+        jpeg = compressed.encode(pixels, encoding, quality=JPEG_QUALITY)
+        self._stream.log(name, self._rerun.EncodedImage(contents=jpeg, media_type='image/jpeg'))
+
+
+@contextmanager
+def rerun_recording(path: Path, thermal: ThermalSettings, *,
+                    overwrite: bool) -> Iterator[RerunRecording]:
+    """Yield a recording that is written to path (.rrd) when the block ends without an error.
+
+    Raises:
+        ImportError: Rerun is not installed.
+        WriteError: It cannot be written.
+    """
+    os.environ.setdefault('RUST_LOG', 'off')  # Rerun's own messages: ours say the same
+    import rerun
+
+    stream = rerun.RecordingStream('diffmf_ros')
+    with replacing(path, overwrite=overwrite) as partial:
+        stream.save(partial)
+        try:
+            yield RerunRecording(rerun, stream, thermal)
+            _flush(stream, partial)
+        finally:
+            stream.disconnect()  # writes the last bytes, and raises nothing
+        _require_room(partial)
+
+
+def _flush(stream: Any, path: Path) -> None:
+    """Wait until what was logged is in the file. Raises OSError or WriteError."""
+    try:
+        stream.flush()
+    except RuntimeError as error:  # Rerun's thread that writes has ended, and does not say why
+        _require_room(path)
+        raise WriteError(f'{path} cannot be written: {error}') from error
+
+
+def _require_room(path: Path) -> None:
+    """Raise OSError where a file cannot grow, so that its last bytes may be missing.
+
+    A device or a pipe has no size to try.
+    """
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    try:
+        with path.open('ab') as file:
+            file.write(bytes(PROBE_BYTES))
+    finally:
+        os.truncate(path, size)

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -115,11 +116,16 @@ def folder(furnished, monkeypatch):
 
 @contextlib.contextmanager
 def full_disk():
-    """Let no file grow beyond LIMIT_BYTES, as on a disk on which no more is left."""
+    """Let no file grow beyond LIMIT_BYTES, as on a disk on which no more is left.
+
+    Python would leave the first bytes of the bytecode of a module that is imported meanwhile.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, before[1]))
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'dont_write_bytecode', True)
+            yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

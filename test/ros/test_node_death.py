@@ -24,7 +24,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
-from diffmf_ros.ros.loader import BackgroundLoader
+from diffmf_ros.ros.frame_loop import BackgroundLoader
 from diffmf_ros.ros.process import shared_memory
 
 OBEYED_S = 2.0

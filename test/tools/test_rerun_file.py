@@ -19,7 +19,6 @@ CHUNK = re.compile(r'Chunk\S* with (\d+) rows .*?- (/\w+) ')
 def test_missing_rerun_names_install(small_bag, tmp_path, monkeypatch, capsys):
     """Without rerun the error says what to install."""
     monkeypatch.setitem(sys.modules, 'rerun', None)
-    monkeypatch.delitem(sys.modules, 'diffmf_ros.tools.rerun_file', raising=False)
 
     code = run(['replay', str(small_bag), str(tmp_path / 'out'), '--model', 'classical',
                 '--rrd', str(tmp_path / 'x.rrd')])
@@ -49,7 +48,7 @@ def test_every_pair_is_in_the_recording(small_bag, tmp_path):
 def test_recording_goes_to_a_device():
     """A recording to a device, which has no size, ends without an error."""
     pytest.importorskip('rerun', reason='rerun-sdk is not installed')
-    from diffmf_ros.tools.rerun_file import rerun_recording
+    from diffmf_ros.tools.replay_outputs import rerun_recording
 
     with rerun_recording(Path(os.devnull), DEFAULTS.thermal, overwrite=False) as recording:
         assert recording

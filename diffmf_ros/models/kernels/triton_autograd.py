@@ -12,8 +12,8 @@ from torch import nn
 
 from ..blocks import LayerNorm, TokenConv2d
 from . import plain, triton_conv, triton_rows, triton_small, triton_steps
-from .triton_depthwise import depthwise_backward
-from .triton_depthwise import launch as convolve
+from .triton_conv import depthwise_backward
+from .triton_conv import launch as convolve
 from .triton_mixing import mix_backward, run_mix
 from .triton_rows_backward import fits, mlp_backward, norm_linear_backward
 from .triton_scan import image_options, run_scan, scan_image, sequences

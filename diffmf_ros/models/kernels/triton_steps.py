@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from ..blocks import TokenConv2d
-from . import plain, triton_conv, triton_depthwise, triton_interleave, triton_pairs, triton_rows
+from . import plain, triton_conv, triton_pairs, triton_rows
 from .triton_mixing import mix, seen  # noqa: F401, have no modules
 from .triton_rows import LAYER_NORM, NO_NORM, RMS_NORM, WIDEST
 
@@ -48,12 +48,12 @@ def norm_linear_mlp(x, norm, layer, gate, residual, mlp_norm, widen, narrow):
 
 def depthwise(x, other, conv, with_silu):
     """As `fused.depthwise`."""
-    return triton_depthwise.depthwise(x, other, conv.weight, conv.bias, with_silu)
+    return triton_conv.depthwise(x, other, conv.weight, conv.bias, with_silu)
 
 
 def depthwise_records(x, conv, *weights):
     """As `fused.depthwise_records`."""
-    u, records = triton_depthwise.depthwise_records(x, conv.weight, conv.bias, weights)
+    u, records = triton_conv.depthwise_records(x, conv.weight, conv.bias, weights)
     return u, *records.chunk(len(weights))
 
 
@@ -97,10 +97,10 @@ def guide(x, layer, a, b):
 
 def interleave(us, projs, dt_weight):
     """As `composed.interleave`."""
-    u, delta, records = triton_interleave.interleave(list(us), list(projs), dt_weight)
+    u, delta, records = triton_pairs.interleave(list(us), list(projs), dt_weight)
     return u, delta, *records.chunk(2, dim=-1)
 
 
 def separate(y, image):
     """As `composed.separate`."""
-    return triton_interleave.separate(y, *image.shape[1:3]).chunk(2)
+    return triton_pairs.separate(y, *image.shape[1:3]).chunk(2)
