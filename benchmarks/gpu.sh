@@ -21,16 +21,16 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo pyth
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 data=${DATA:-}
-find_links=()
 if [ -n "${PACK:-}" ]; then
     [ -d "$out/pack/wheels" ] || { mkdir -p "$out/pack" && tar -xf "$PACK" -C "$out/pack" &&
         tar -xJf "$out/pack/wheels.tar.xz" -C "$out/pack"; }
-    find_links=(--no-index --find-links "$out/pack/wheels")
     [ -n "$data" ] || [ ! -d "$out/pack/data" ] || data=$out/pack/data
 fi
 export PYTHONPATH="$PWD:$out/site${PYTHONPATH:+:$PYTHONPATH}"
 
-# Only what is missing is installed, beside this machine's torch, which stays as it is.
+# Only where something is missing, and beside this machine's torch, which stays as it is. An archive has all that the
+# machine has not, so that pip, which does not look at the machine for a folder of its own, need not know what goes
+# with what.
 missing=$("$python" - <<'END'
 from importlib.util import find_spec
 names = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'safetensors': 'safetensors', 'einops': 'einops',
@@ -40,14 +40,15 @@ print(*(package for module, package in names.items() if find_spec(module) is Non
 END
 )
 if [ -n "$missing" ]; then
-    echo "installing into $out/site: $missing"
-    # Without a network rclpy may be missing in the pack: everything but the demo runs without it.
-    # shellcheck disable=SC2086 # a list of names
-    "$python" -m pip install -q --disable-pip-version-check --target "$out/site" "${find_links[@]}" $missing ||
-        for package in $missing; do
-            "$python" -m pip install -q --disable-pip-version-check --target "$out/site" "${find_links[@]}" "$package" ||
-                echo "not installed: $package" >&2
-        done
+    echo "installing into $out/site, for want of $missing"
+    # shellcheck disable=SC2206 # a list of names
+    wanted=($missing) options=()
+    [ -z "${PACK:-}" ] || { wanted=("$out"/pack/wheels/*.whl) options=(--no-index --no-deps); }
+    install() { "$python" -m pip install -q --disable-pip-version-check --target "$out/site" "${options[@]}" "$@"; }
+    # Without rclpy, or whatever else does not fit, all that does not need it runs.
+    install "${wanted[@]}" || for package in "${wanted[@]}"; do
+        install --upgrade "$package" || echo "not installed: $package" >&2
+    done
 fi
 
 exec "$python" benchmarks/gpu_run.py --out "$out" --minutes "${MINUTES:-14}" --device "$device" \

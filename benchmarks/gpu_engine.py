@@ -6,6 +6,7 @@
 first  p50 and the replay of its graph, beside what `diffmf bench --plan` predicts: seconds.
 full   p99, graph against eager, memory, float16 against float32, 1280x1024 against 640x480.
 start  seconds from the start of a process to pairs at steady speed, in this process.
+step   training steps a second, with batches of noise, beside what the plan predicts.
 
 A preset without shipped weights gets fresh ones: their pictures mean nothing, their times do. With
 --device cpu everything that needs no GPU runs, on small images, to try the script.
@@ -18,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,6 +39,8 @@ SIZE, LARGE = (640, 480), (1280, 1024)
 STAND_IN_SIZE = (96, 64)  # of a CPU that stands in for the GPU
 WARM_UP, FIRST_FRAMES, FRAMES, ROUNDS, START_FRAMES = 20, 60, 300, 60, 60
 STAND_IN_FRAMES = 6
+BATCH, CROP, STEPS, STEPS_S = 12, 128, 1000, 25.0  # training steps: at most so many, or seconds
+STAND_IN_STEP = {'batch': 2, 'crop': 32, 'iterations': 6}
 PERIOD_NS = 33_000_000  # between pairs: the filter over time works as in a stream
 STEADY = 1.5  # a frame within so many medians is at steady speed
 
@@ -231,6 +235,47 @@ def start(bench: Bench) -> dict:
     return {'start_s': ends_s[steady], 'first_pair_ms': spent_ms[0]}
 
 
+def step(name: str, folder: Path, device: str) -> dict:
+    """Steps a second once a graph is captured, with their batches; what one is predicted to take.
+    """
+    from diffmf_ros.io.folders import LumaPair
+    from diffmf_ros.tools.bench.plan import plan_step
+    from diffmf_ros.tools.bench.plan_operations import H200
+    from diffmf_ros.tools.training.config import TrainConfig
+    from diffmf_ros.tools.training.data import CropSampler, batches_on
+    from diffmf_ros.tools.training.loop import WARM_UPS, Trainer
+    from diffmf_ros.tools.training.losses import PRESETS, LossWeights
+
+    model, preset = name.split('/')
+    sizes = {'batch': BATCH, 'crop': CROP, 'iterations': STEPS}
+    config = TrainConfig(data='', out=str(folder), model=model, preset=preset, device=device,
+                         precision='bfloat16',
+                         loss=PRESETS['target'] if model == 'diffmf' else LossWeights(),
+                         **(sizes if device == 'cuda' else STAND_IN_STEP))
+    trainer = Trainer(config)
+    random = np.random.default_rng(0)
+    pairs = [LumaPair(str(i), *random.integers(0, 256, (2, 480, 640), np.uint8)) for i in range(8)]
+    sampler = CropSampler(pairs, crop=config.crop, batch=config.batch, seed=0)
+    ends_s = [time.perf_counter()]
+    with closing(batches_on(trainer.device, sampler, first=0, end=config.iterations)) as batches:
+        for batch in batches:
+            trainer.step(batch)
+            ends_s.append(time.perf_counter())
+            if ends_s[-1] - ends_s[0] > STEPS_S:
+                break
+    steady_s = np.diff(ends_s)[WARM_UPS + 1:]
+    plan = plan_step(model, preset, batch=config.batch, crop=config.crop)
+    graph = trainer.graph
+    peak = torch.cuda.max_memory_allocated() / 2 ** 30 if device == 'cuda' else None
+    return {'iterations_per_s': len(steady_s) / float(steady_s.sum()),
+            'steps': len(ends_s) - 1, 'step_p50_ms': 1e3 * float(np.median(steady_s)),
+            'until_graph_s': ends_s[WARM_UPS + 1] - ends_s[0],
+            'captured': graph is not None and not graph.problem, 'peak_gib': peak,
+            'problems': [*trainer.problems, *([graph.problem] if graph and graph.problem else [])],
+            'planned_kernels': len(plan.kernels),
+            'predicted_h200_ms': plan.times_ms(H200)['predicted_ms']}
+
+
 def seconds_since_start() -> float:
     """Age of this process, from the kernel's clock."""
     started_ticks = int(Path('/proc/self/stat').read_text().rpartition(')')[2].split()[19])
@@ -240,7 +285,7 @@ def seconds_since_start() -> float:
 def main() -> None:
     """Measure, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('part', choices=('first', 'full', 'start'))
+    parser.add_argument('part', choices=('first', 'full', 'start', 'step'))
     parser.add_argument('network', help='MODEL/PRESET')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
     parser.add_argument('--json', type=Path, required=True)
@@ -248,8 +293,9 @@ def main() -> None:
     if options.device == 'cuda' and not torch.cuda.is_available():
         sys.exit(f'no CUDA device is at hand (torch {torch.__version__}): nothing was measured')
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.network, Path(folder), options.device)
-        figures = {'first': first, 'full': full, 'start': start}[options.part](bench)
+        about = options.network, Path(folder), options.device
+        figures = step(*about) if options.part == 'step' else {
+            'first': first, 'full': full, 'start': start}[options.part](Bench(*about))
     options.json.write_text(json.dumps(figures, indent=1))
 
 

@@ -6,12 +6,13 @@
 The first table stands within a minute. Each part is a process of its own that ends within its
 limit, most within 90 s; what is done is not done again when the script is called again with the
 same folder, GPU and code. FOLDER/gpu.json has all that was learned, FOLDER/gpu.md is the same to
-read, FOLDER/logs the rest. The last part, training, takes the time that is left. With --device cpu
-a CPU stands in for the GPU: small images, and the parts without a CPU form are passed over, to try
-the script.
+read, FOLDER/logs the rest. The last part, training, takes the time that is left, and where there
+are pairs to train on, --training-minutes are left for it. With --device cpu a CPU stands in for
+the GPU: small images, and the parts without a CPU form are passed over, to try the script.
 """
 
 import argparse
+import ctypes
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 from gpu_page import page, table
 
@@ -47,8 +49,10 @@ TESTS = {
     'memory': ('test_memory.py', ()),
 }
 NEED_A_GPU = 'triton', 'fused', 'pixel'  # Triton's interpreter and compiler take minutes
-LEAST_TRAINING_S = 60
-WAIT_AFTER_TERM_S = 10
+LEAST_TRAINING_S, LEAST_PART_S = 60, 20
+WAIT_AFTER_TERM_S, LAST_WORDS_S = 10, 5
+CUT_OFF = 124, 137, -signal.SIGKILL  # exit codes of coreutils' timeout when the time was up
+LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,11 @@ def parts(options, caches: Path) -> list[Part]:
             for preset in ('light', 'base')]
     return [*(engine('first', network) for network in NETWORKS[:3]),
             start(NETWORKS[1], 'cold'), start(NETWORKS[1], 'warm'), demo[0],
-            *(engine('full', network) for network in NETWORKS[:3]), *tested[:4], demo[1],
-            Part('scans', scan, needs_gpu=True),
+            engine('step', NETWORKS[2]), *(engine('full', network) for network in NETWORKS[1:3]),
+            *tested[:4], demo[1], Part('scans', scan, needs_gpu=True),
             *(engine('first', network) for network in NETWORKS[3:]), *tested[4:],
             *(start(NETWORKS[2], when) for when in ('cold', 'warm')),
-            *(engine('full', network) for network in NETWORKS[3:])]
+            *(engine('full', network) for network in (NETWORKS[0], *NETWORKS[3:]))]
 
 
 class Run:
@@ -128,6 +132,12 @@ class Run:
         """Seconds until everything has to be over."""
         return self.ends - time.monotonic()
 
+    @property
+    def kept_s(self) -> float:
+        """Seconds that are kept for training."""
+        wanted = not self.options.only or 'train'.startswith(tuple(self.options.only))
+        return 60 * self.options.training_minutes if wanted and self.options.data else 0.0
+
     def do(self, part: Part) -> None:
         """Run a part unless it is done; write what it found."""
         if self.state['parts'].get(part.name, {}).get('ended') == 'done':
@@ -135,7 +145,7 @@ class Run:
         if part.needs_gpu and self.options.device == 'cpu':
             self._note(part, {'ended': 'passed over', 'why': 'needs a GPU'})
             return
-        limit_s = min(part.limit_s, self.left_s)
+        limit_s = min(part.limit_s, self.left_s - (part.name != 'train') * self.kept_s)
         figures = self.out / 'logs' / f'{slug(part.name)}.json'
         figures.unlink(missing_ok=True)
         print(f'== {part.name} (at most {limit_s:.0f} s)', flush=True)
@@ -175,67 +185,43 @@ class Run:
 def run(part: Part, figures: Path, log: Path, limit_s: float) -> tuple[str, list[str]]:
     """Run a process; return how it ended and its lines.
 
-    Failed tests are printed the moment they fail.
+    Failed tests are printed the moment they fail. What the part leaves behind in a session of its
+    own is not waited for.
     """
-    command = [sys.executable, *(word.replace('{json}', str(figures)) for word in part.command)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **part.environment},
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+    words = [word.replace('{json}', str(figures)) for word in part.command]
+    command = ['timeout', f'--kill-after={WAIT_AFTER_TERM_S}', str(max(1, limit_s)),
+               sys.executable, *words]
     lines: list[str] = []
-    alarm = subprocess.Popen(['sleep', str(max(1, limit_s))])
-    watcher = _ends_when(alarm, process)
-    try:
+
+    def read():
         with log.open('w') as file:
             for line in process.stdout:
                 lines.append(line.rstrip())
                 file.write(line)
+                file.flush()
                 if ' FAILED' in line or ' ERROR' in line:
                     print(line.rstrip(), flush=True)
+
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **part.environment},
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True, preexec_fn=end_with_caller)
+    reader = Thread(target=read, daemon=True)
+    reader.start()
+    try:
         code = process.wait()
     except KeyboardInterrupt:  # which the part, in a session of its own, does not hear of
-        _end(process)
+        process.terminate()
+        process.wait()
         raise
-    finally:
-        cut_off = watcher(alarm)
-    return ('cut off' if cut_off else 'done' if code == 0 else f'exit code {code}'), lines
+    reader.join(LAST_WORDS_S)
+    ended = 'done' if code == 0 else 'cut off' if code in CUT_OFF else f'exit code {code}'
+    return ended, list(lines)
 
 
-def _ends_when(alarm: subprocess.Popen, process: subprocess.Popen):
-    """End process when alarm has run out.
-
-    The function returned says whether it had to, and stops the alarm.
-    """
-    from threading import Thread
-
-    ended = []
-
-    def watch():
-        if alarm.wait() == 0:
-            ended.append(True)
-            _end(process)
-
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-
-    def stop(alarm):
-        if not ended:
-            alarm.terminate()
-        thread.join()
-        return bool(ended)
-    return stop
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a process and its children, first by asking."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(WAIT_AFTER_TERM_S)
-        except subprocess.TimeoutExpired:
-            continue
+def end_with_caller() -> None:
+    """Ask the kernel to end this process when the one that started it is gone, killed even: a part
+    that runs on would take its share of the GPU from the next call."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def counted(lines: list[str]) -> dict:
@@ -273,6 +259,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('out/gpu'))
     parser.add_argument('--minutes', type=float, default=14.0)
+    parser.add_argument('--training-minutes', type=float, default=4.0,
+                        help='are left for training when there are --data')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
     parser.add_argument('--only', nargs='+', help='parts whose names begin so; train is one')
     parser.add_argument('--data', type=Path, help='folder of training pairs, ir/ and vi/ below it')
@@ -289,7 +277,7 @@ def main() -> None:
     wanted = tuple(options.only or ('',))
     try:
         for part in parts(options, this.out / 'caches'):
-            if part.name.startswith(wanted) and this.left_s > 5:
+            if part.name.startswith(wanted) and this.left_s - this.kept_s > LEAST_PART_S:
                 this.do(part)
         if 'train'.startswith(wanted):
             this.train()

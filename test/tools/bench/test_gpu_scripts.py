@@ -7,8 +7,11 @@ What is cut off, resumed, counted and packed, without a GPU.
 import io
 import json
 import lzma
+import os
+import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +38,7 @@ def new_run(tmp_path, monkeypatch):
 
     def make(minutes=1.0, **changes):
         options = {'out': tmp_path / 'gpu', 'minutes': minutes, 'device': 'cpu', 'data': None,
-                   'recipe': 'x'}
+                   'recipe': 'x', 'only': None, 'training_minutes': 4.0}
         return gpu_run.Run(SimpleNamespace(**options | changes))
     return make
 
@@ -76,6 +79,31 @@ def test_slow_part_is_cut_and_retried(new_run):
         'wall_s'] < 20
     run.do(python('pass'))
     assert run.state['parts'][slow.name]['ended'] == 'done'
+
+
+def test_parts_leave_time_for_training(new_run):
+    assert new_run(10.0).kept_s == 0 and new_run(10.0, data='x', only=['first']).kept_s == 0
+    run = new_run(4.01, data='x')
+    run.do(python('import time; time.sleep(20)'))
+    assert run.kept_s == 240 and run.state['parts']['first a/net']['ended'] == 'cut off'
+
+
+def test_killed_script_leaves_no_part(tmp_path):
+    code = ('import gpu_run; from pathlib import Path; gpu_run.run(gpu_run.Part("a", ("-c", '
+            '"import os, time; print(os.getpid(), flush=True); time.sleep(60)"), 60), '
+            'Path("figures"), Path("log"), 60)')
+    script = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, env={
+        **os.environ, 'PYTHONPATH': str(Path(gpu_run.__file__).parent)})
+    log, ends = tmp_path / 'log', time.monotonic() + 30
+    while not (log.exists() and log.read_text()) and time.monotonic() < ends:
+        time.sleep(0.05)
+    part = Path('/proc') / log.read_text().strip()
+    assert part.exists()
+    script.kill()
+    script.wait()
+    while part.exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert not part.exists()
 
 
 def test_a_failure_keeps_its_last_lines(new_run):
