@@ -54,7 +54,7 @@ def _in_processes(work: Callable[[Any], Any], tasks: Sequence, jobs: int) -> Ite
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context('spawn'),
                                initializer=end_with_parent)
     try:
-        with _interrupts_blocked():  # new processes inherit that: Ctrl-C is for this one
+        with interrupts_blocked():  # new processes inherit that: Ctrl-C is for this one
             futures = [pool.submit(work, task) for task in tasks]
         for future in futures:
             yield future.result()
@@ -66,7 +66,7 @@ def _in_processes(work: Callable[[Any], Any], tasks: Sequence, jobs: int) -> Ite
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Block SIGINT in this thread and in the processes that it starts, until the block ends.
 
     Another thread of this process may still receive it, and Python then raises it here at once.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random crops of registered pairs, degraded, with the target of each; batches of them, made in
-threads while a GPU works on those before.
+processes while a GPU works on those before.
 
 Degradations are what cameras and weather do to a clean pair: their functions take and return H x W
 float32 in [0, 1] and draw from `random`. What changes the scene (veil, darkness, saturation,
@@ -8,21 +8,26 @@ another thermal range) also changes the target; noise of thermal does not, and t
 image is added to the target where its base is visible.
 """
 
+import multiprocessing
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from copy import copy
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 
 from ...core.frames import DiffmfError
 from ...io.folders import LumaPair
-from ..batch.spreading import cores
+from ..batch.spreading import cores, end_with_parent, interrupts_blocked
 from .target import denoised, fused_target
 from .warm_objects import LEVEL, WarmScene, thermal_ground, warmth
+
+if TYPE_CHECKING:
+    import torch  # which processes that make batches do without
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,8 @@ def _field(shape, random, sigma_px):
 
 USUAL = Degradations()
 SCALES = 0.5, 1.25  # of the image that a crop is cut from: people of other sizes
-MOST_THREADS = 8
+# A batch of 12 crops of 128x128 takes some 165 ms of a core, and a large GPU wants 60 a second.
+MOST_MAKERS = 16
 
 
 class DataError(DiffmfError):
@@ -227,50 +233,140 @@ class CropSampler:
         """Thermal and visible luminance without its noise, H x W float32."""
         pair = self._pairs[index]
         if index not in self._clean:
-            y = denoised(np.float32(1 / 255) * pair.vi_y)
-            self._clean[index] = np.rint(255 * y).astype(np.uint8)
+            self._clean[index] = _without_noise(pair.vi_y)
         return tuple(np.float32(1 / 255) * image for image in (pair.ir, self._clean[index]))
 
 
-def threads_for(processes: int) -> int:
-    """Return how many threads make batches in each of the processes that share these CPUs."""
-    return max(1, min(MOST_THREADS, cores() // processes - 1))
+def _without_noise(y: np.ndarray) -> np.ndarray:
+    return np.rint(255 * denoised(np.float32(1 / 255) * y)).astype(np.uint8)
 
 
-def batches_on(device: torch.device, sampler: CropSampler, *, first: int, end: int,
+class _SharedMemory:
+    """The images of a sampler and some batches, seen by all processes that are given this when
+    they begin."""
+
+    def __init__(self, sampler: CropSampler, slots: int):
+        """Copy the images. slots: batches that are kept at a time."""
+        self._shapes = [pair.ir.shape for pair in sampler._pairs]
+        self._empty = copy(sampler)
+        self._empty._pairs, self._empty._clean = [], {}
+        side = sampler._crop
+        self._slots = slots, len(fields(Batch)), sampler._batch, 1, side, side
+        allocate = multiprocessing.get_context('spawn').RawArray
+        self._images: Any = allocate('B', sum(2 * pair.ir.size for pair in sampler._pairs))
+        self._batches: Any = allocate('f', int(np.prod(self._slots)))
+        for (ir, y), pair in zip(self.images, sampler._pairs):
+            ir[...], y[...] = pair.ir, pair.vi_y
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """Thermal and visible image of each pair, 2 x H x W uint8."""
+        ends = np.cumsum([2 * int(np.prod(shape)) for shape in self._shapes])[:-1]
+        parts = np.split(np.frombuffer(self._images, np.uint8), ends)
+        return [part.reshape(2, *shape) for part, shape in zip(parts, self._shapes)]
+
+    def batch(self, slot: int) -> Batch:
+        """Return the batch of a slot, which changes when another one is made there."""
+        return Batch(*np.frombuffer(self._batches, np.float32).reshape(self._slots)[slot])
+
+    def sampler(self) -> CropSampler:
+        """Return the sampler, whose visible images are taken to be without noise by now."""
+        made = copy(self._empty)
+        made._pairs = [LumaPair('', *images) for images in self.images]
+        made._clean = {i: pair.vi_y for i, pair in enumerate(made._pairs)}
+        return made
+
+
+class _Maker:
+    """What a process that makes batches knows."""
+
+    memory: _SharedMemory
+    sampler: CropSampler
+
+    @classmethod
+    def begin(cls, memory: _SharedMemory) -> None:
+        end_with_parent()
+        cv2.setNumThreads(1)
+        cls.memory, cls.sampler = memory, memory.sampler()
+
+    @classmethod
+    def clean(cls, index: int) -> None:
+        y = cls.memory.images[index][1]
+        y[...] = _without_noise(y)
+
+    @classmethod
+    def make(cls, iteration: int, slot: int) -> None:
+        made, place = cls.sampler.batch(iteration), cls.memory.batch(slot)
+        for each in fields(Batch):
+            getattr(place, each.name)[...] = getattr(made, each.name)
+
+
+def makers_for(processes: int) -> int:
+    """Return how many processes make batches for each of those that share these CPUs."""
+    return max(1, min(MOST_MAKERS, cores() // processes - 1))
+
+
+def batches_on(device: 'torch.device', sampler: CropSampler, *, first: int, end: int,
                processes: int = 1) -> Generator[Batch, None, None]:
     """Yield the batches of the iterations from first to before end, as tensors on a device.
 
     A batch is that of its iteration, whoever makes it. On a CPU, which trains with all its cores,
-    each is made when it is asked for; for a GPU in threads, ahead, in memory that it can read
-    while it works. Then OpenCV works in one thread a call for the rest of the process.
+    each is made when it is asked for; for a GPU in processes, ahead, and in memory that it can
+    read while it works.
 
     Args:
         device: Where the tensors are.
         sampler: Makes the batches.
         first, end: Iterations.
         processes: Number of those that train together.
+
+    Raises:
+        DataError: A process that makes batches has ended.
     """
+    import torch
+
     if device.type == 'cpu':
         for iteration in range(first, end):
             yield sampler.batch(iteration).mapped(torch.from_numpy)
         return
-    cv2.setNumThreads(1)  # the batches are made side by side already
-    for batch in in_threads(sampler, first=first, end=end, threads=threads_for(processes)):
+    for batch in in_processes(sampler, first=first, end=end, makers=makers_for(processes)):
         pinned = batch.mapped(lambda array: torch.from_numpy(array).pin_memory())
         yield pinned.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def in_threads(sampler: CropSampler, *, first: int, end: int, threads: int) -> Iterator[Batch]:
+def in_processes(sampler: CropSampler, *, first: int, end: int, makers: int) -> Iterator[Batch]:
     """Yield the batches of the iterations from first to before end in their order.
 
-    Each thread is at most one batch ahead. Closing the iterator waits for what is being made.
+    Each process is at most two batches ahead. The arrays of a batch change when the next one is
+    asked for. Closing the iterator waits for what is being made.
+
+    Args:
+        sampler: Makes the batches; the processes share its images.
+        first, end: Iterations.
+        makers: Number of processes.
+
+    Raises:
+        DataError: A process has ended.
     """
-    with ThreadPoolExecutor(threads, 'batches') as pool:
-        coming = deque(pool.submit(sampler.batch, i)
-                       for i in range(first, min(end, first + threads)))
-        for iteration in range(first, end):
-            batch = coming.popleft().result()
-            if iteration + threads < end:
-                coming.append(pool.submit(sampler.batch, iteration + threads))
-            yield batch
+    slots = 2 * makers + 1  # one is with who asked
+    memory = _SharedMemory(sampler, slots)
+    # Of a fresh interpreter, as in batch.spreading: this one has the threads of CUDA.
+    pool = ProcessPoolExecutor(makers, mp_context=multiprocessing.get_context('spawn'),
+                               initializer=_Maker.begin, initargs=(memory,))
+    coming: deque[Any] = deque()
+    try:
+        with interrupts_blocked():
+            cleaned = [pool.submit(_Maker.clean, i) for i in range(len(memory.images))]
+        for each in cleaned:
+            each.result()
+        for iteration in range(first, end + slots - 1):
+            if iteration < end:
+                coming.append(pool.submit(_Maker.make, iteration, iteration % slots))
+            if (ready := iteration - slots + 1) >= first:
+                coming.popleft().result()
+                yield memory.batch(ready % slots)
+    except BrokenProcessPool as error:
+        raise DataError(f'one of {makers} processes that make batches has ended, perhaps for want '
+                        'of memory; run the same command again, it goes on') from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Crops for training: a function of seed and iteration, both cameras alike, with their targets."""
 
-import threading
+import multiprocessing
+import os
+import signal
 from dataclasses import fields
 
 import cv2
@@ -15,8 +17,8 @@ from diffmf_ros.tools.training.data import (
     CropSampler,
     DataError,
     Degradations,
-    in_threads,
-    threads_for,
+    in_processes,
+    makers_for,
 )
 
 NONE = Degradations(**{field.name: 0.0 for field in fields(Degradations)})
@@ -49,33 +51,36 @@ def test_batch_follows_seed_and_iteration():
     assert not same(first.batch(7), other.batch(7))
 
 
-def test_batches_from_threads_in_order():
-    """Batches that threads make ahead are those of their iterations, in order."""
-    # given a sampler that three threads ask
+def test_batches_from_processes_in_order():
+    """Batches that processes make ahead are those of their iterations, in order."""
+    # given a sampler that two processes share
     sampler = CropSampler(PAIRS, crop=32, batch=2, seed=3)
-    found = list(in_threads(sampler, first=4, end=11, threads=3))
-    # then every batch is what one thread alone makes
-    alone = CropSampler(PAIRS, crop=32, batch=2, seed=3)
-    assert len(found) == 7
-    assert all(same(batch, alone.batch(4 + i)) for i, batch in enumerate(found))
+    batches = in_processes(sampler, first=4, end=13, makers=2)
+    # then every batch is what this process alone makes
+    found = [batch.mapped(np.copy) for batch in batches]
+    assert len(found) == 9
+    assert all(same(batch, sampler.batch(4 + i)) for i, batch in enumerate(found))
+    # and none of them is left behind
+    assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize('cores, processes, threads', [
-    (1, 1, 1), (4, 1, 3), (64, 1, 8), (64, 8, 7), (16, 8, 1), (4, 8, 1)])
-def test_processes_share_cores(monkeypatch, cores, processes, threads):
+@pytest.mark.parametrize('cores, processes, makers', [
+    (1, 1, 1), (4, 1, 3), (64, 1, 16), (64, 8, 7), (16, 8, 1), (4, 8, 1)])
+def test_processes_share_cores(monkeypatch, cores, processes, makers):
     """Processes share the CPUs that they may use, and each leaves one for its training."""
     monkeypatch.setattr(data, 'cores', lambda: cores)
 
-    assert threads_for(processes) == threads
+    assert makers_for(processes) == makers
 
 
-def test_abandoned_batches_end_threads():
-    """A training that stops leaves no thread behind."""
-    batches = in_threads(CropSampler(PAIRS, crop=32, batch=2, seed=3), first=0, end=99, threads=2)
+def test_lost_maker_ends_the_batches():
+    """A training whose batches nobody makes any more says so, and leaves no process behind."""
+    batches = in_processes(CropSampler(PAIRS, crop=32, batch=2, seed=3), first=0, end=99, makers=1)
     next(batches)
-    assert any(thread.name.startswith('batches') for thread in threading.enumerate())
-    batches.close()
-    assert not any(thread.name.startswith('batches') for thread in threading.enumerate())
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(DataError, match='one of 1 processes that make batches has ended'):
+        list(batches)
+    assert not multiprocessing.active_children()
 
 
 def test_batch_images_have_crop_size():
