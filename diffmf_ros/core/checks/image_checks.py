@@ -74,14 +74,22 @@ class InputDoubts:
 
 
 def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) -> Issue | None:
-    inside = (sample > levels.low) & (sample < levels.high)
-    if inside.mean() >= FITTING_SHARE:
-        return None
+    """Return how the values do not fit a range that is fixed.
+
+    What fills little of it (wide_range) is wrong only where nothing is left to see.
+    """
     names = {'radiometric': 'thermal.radiometric_unit, _low_k and _high_k',
              'linear': 'thermal.linear_low and _high'}
-    return Issue('thermal_range', f'nearly all thermal values lie outside of {levels.low:g} to '
-                 f'{levels.high:g}, the range of thermal.gain_control {settings.gain_control}: '
-                 f'check {names[settings.gain_control]}', THERMAL)
+    check = (f'{levels.low:g} to {levels.high:g}, the range of thermal.gain_control '
+             f'{settings.gain_control}: check {names[settings.gain_control]}')
+    inside = sample[(sample > levels.low) & (sample < levels.high)]
+    if inside.size < FITTING_SHARE * sample.size:
+        return Issue('thermal_range', f'nearly all thermal values lie outside of {check}', THERMAL)
+    low, high = np.quantile(inside, ((1 - SLIVER_SHARE) / 2, (1 + SLIVER_SHARE) / 2))
+    if 255 * (high - low) < SLIVER_LEVELS * (levels.high - levels.low):
+        return Issue('wide_range', f'the thermal values, {low:.5g} to {high:.5g}, fill little of '
+                     + check, THERMAL)
+    return None
 
 
 def _overlap_issue(mapping: Mapping) -> Issue:
@@ -219,14 +227,15 @@ class ImageChecks:
         """
         doubts = self._doubts.judge(pair.thermal, levels, mapping, settings.thermal)
         if not settings.health.detect_blind:
-            return Verdict(tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'))
+            return Verdict(tuple(doubt for doubt in doubts
+                                 if doubt.code not in ('thermal_sliver', 'wide_range')))
         images = images or thumbnails(pair, levels, mapping)
         time_ns = pair.rgb.stamp_ns or pair.rgb.arrival_ns
         seen = self._monitor.judge(images, time_ns)
         blind = {issue.stream for issue in seen if issue.blind}
-        # That a camera shows nothing says more than that it shows little.
-        issues = seen + tuple(doubt for doubt in doubts if doubt.code != 'thermal_sliver'
-                              or THERMAL not in blind)
+        # That a camera shows nothing says more than that it shows little, but not why.
+        void = 'thermal_sliver' if THERMAL in blind else 'wide_range'
+        issues = seen + tuple(doubt for doubt in doubts if doubt.code != void)
         if blind == {RGB, THERMAL}:
             return Verdict(issues, mapping.grid, images)
         if blind:

@@ -66,6 +66,14 @@ def test_mismatched_range_is_doubted(counts, settings):
     assert 'thermal_range' in codes(counts, **settings)
 
 
+@pytest.mark.parametrize('per_kelvin, said', [(10, True), (100, False)])
+def test_too_wide_range_is_doubted(per_kelvin, said):
+    """A range in which nothing is left to see is reported beside that; one that is coarse is not.
+    """
+    found = codes((per_kelvin * KELVIN).astype(np.uint16), thermal__gain_control='linear')
+    assert ('wide_range' in found) is ('thermal_flat' in found) is said
+
+
 @pytest.mark.parametrize('span, said', [(16, True), (60, False)])
 def test_narrow_8_bit_range_is_doubted(span, said):
     """8-bit thermal that uses a sliver of its range is reported."""
