@@ -21,7 +21,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 def fusion_node() -> int:
     """Run the fusion node; return the exit code."""
-    return _run('ros.fusion_node')
+    return _run('ros.fusion_node', keeps_memory=True)
 
 
 def bag_player() -> int:
@@ -39,7 +39,7 @@ def viewer() -> int:
     return _run('tools.view.viewer')
 
 
-def _run(module: str) -> int:
+def _run(module: str, *, keeps_memory: bool = False) -> int:
     """Run main() of a module of this package, which takes the signals over.
 
     Returns 2 where a library of ROS is not installed, or cannot be imported.
@@ -47,6 +47,8 @@ def _run(module: str) -> int:
     for number in _ENDS:
         signal.signal(number, _leave)
     try:
+        if keeps_memory:  # before there are threads: memory of those that exist stays apart
+            import_module('.inference.memory', __package__).keep_freed_memory()
         with _watched():
             main = import_module(f'.{module}', __package__).main
     except Exception as error:

@@ -15,11 +15,15 @@ import threading
 import time
 from pathlib import Path
 
-import torch
+from diffmf_ros.inference.memory import keep_freed_memory
 
-from diffmf_ros import models
-from diffmf_ros.core.imaging import classical
-from diffmf_ros.ros import fusion_node, session, status
+keep_freed_memory()  # before there are threads, as the executable does
+
+import torch  # noqa: E402
+
+from diffmf_ros import models  # noqa: E402
+from diffmf_ros.core.imaging import classical  # noqa: E402
+from diffmf_ros.ros import fusion_node, session, status  # noqa: E402
 
 FILE = Path(os.environ['FAULT_FILE'])
 FULL_WIDTH = 96

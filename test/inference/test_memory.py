@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory in use can be asked for while torch is imported, and when a device has failed."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -103,3 +104,39 @@ def test_kernel_caches_are_bounded():
 
     assert compiled_again('bound_kernel_caches()')
     assert not compiled_again('')
+
+
+# The node, ended at once, with what glibc tells of its arenas once threads have allocated memory.
+ARENAS = """
+import ctypes, threading
+from importlib import import_module
+from diffmf_ros import executables
+
+def run(life, args):
+    threads = [threading.Thread(target=bytearray, args=(100_000,)) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    libc = ctypes.CDLL(None)
+    libc.fdopen.restype = ctypes.c_void_p
+    libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b'w')))
+    libc.fflush(None)
+    return 0
+
+def imported(name, package):
+    module = import_module(name, package)
+    if hasattr(module, 'run'): module.run = run
+    return module
+
+executables.import_module = imported
+executables.fusion_node()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux')
+                    or not hasattr(ctypes.CDLL(None), 'malloc_info'),
+                    reason='arenas are of glibc')
+def test_node_has_one_arena():
+    """Threads share it: what networks leave in pieces in several of them would add up."""
+    told = subprocess.run([sys.executable, '-c', ARENAS], capture_output=True, text=True,
+                          timeout=60)
+    assert told.stdout.count('<heap nr=') == 1, told.stderr
