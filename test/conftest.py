@@ -27,6 +27,8 @@ from diffmf_ros.io.resources import FASTDDS_VARIABLES, fastdds_environment
 LAST_DOMAIN = 101  # beyond it the ports may collide with the ephemeral ports of Linux
 DEADLINE_S = 30.0
 REPORTS_S = 0.2
+ALL_SLOW = re.compile(r'^pytestmark = \[?pytest\.mark\.slow\b', re.M)
+TRAINING = 'test_training*.py'
 # A function of a file that talks DDS takes one of these; other files may, too.
 TAKES_DDS = re.compile(r'\bdef \w+\([^)]*\b(dds|domain|peer|start|make_cameras|cameras)\b')
 
@@ -94,19 +96,23 @@ def pytest_unconfigure():
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Pass over files without a test that is asked for, where tests over DDS alone are.
+    """Pass over files without a test that is asked for, as `make` asks: with marks and `and`.
 
     To import all files takes every process some ten seconds.
     """
-    first, *more = (config.getoption('markexpr') or '-').split()
-    if first != 'dds' or 'or' in more or not collection_path.match('test_*.py'):
+    words = (config.getoption('markexpr') or '').split()
+    if 'or' in words or '(' in ''.join(words) or not collection_path.match('test_*.py'):
         return None
     text = collection_path.read_text()
-    # in `dds and paced and not slow` that is paced
-    asked = [mark for before, mark in zip(more, more[1:])
-             if before == 'and' and mark != 'not']
-    wanted = TAKES_DDS.search(text) and all(f'mark.{mark}' in text for mark in asked)
-    return None if wanted else True
+    without = {mark for before, mark in zip(words, words[1:]) if before == 'not'}
+    if ('slow' in without and ALL_SLOW.search(text)
+            or 'training' in without and collection_path.match(TRAINING)):
+        return True
+    asked = set(words) - without - {'and', 'not'}
+    if 'dds' not in asked:
+        return None
+    found = TAKES_DDS.search(text) and all(f'mark.{mark}' in text for mark in asked - {'dds'})
+    return None if found else True
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -125,7 +131,7 @@ def pytest_collection_modifyitems(items):
                 raise pytest.UsageError(f'{item.path} talks DDS, but no function of it takes the '
                                         'fixture dds, or another one of TAKES_DDS, by name: '
                                         '`make test` would pass it over')
-        if item.path.name.startswith('test_training'):
+        if item.path.match(TRAINING):
             item.add_marker('training')
     # A worker that begins a long file when the others are done keeps them waiting.
     long = {item.path for item in items if item.get_closest_marker('slow')}

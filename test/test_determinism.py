@@ -18,6 +18,8 @@ from diffmf_ros.io.images import read_frame, write_image
 from diffmf_ros.tools.replay import fuse_bag, pairs_of
 from diffmf_ros.tools.replay_outputs import FUSED_TOPIC, BagOutput
 
+pytestmark = pytest.mark.slow
+
 PERIOD_NS = 1_000_000_000 // 30
 NETWORKS = ('diffmf', 'refinefuse', 's4fusion')
 
@@ -114,7 +116,6 @@ def test_arrival_order_same_images(seed, tmp_path):
     assert len(expected) == 20 and found == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('model', NETWORKS)
 def test_thread_count_same_image(model):
     """One and two threads give the same image."""

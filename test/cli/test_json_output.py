@@ -12,6 +12,8 @@ from diffmf_process import diffmf
 from diffmf_ros.io.bags import IMAGE, BagReader, BagWriter
 from diffmf_ros.io.images import write_image
 
+pytestmark = pytest.mark.slow
+
 CLASSICAL = ('--model', 'classical')
 
 
@@ -73,7 +75,6 @@ def test_replay_json_counts_dropped_frames(small_bag, tmp_path):
     assert 'left out: 1 damaged_message' in done.stderr
 
 
-@pytest.mark.slow
 def test_align_json_has_matrix_and_confidence(tmp_path):
     """Align gives the matrix and how sure it is."""
     # Given a scene and the same scene seen by a camera of half the resolution

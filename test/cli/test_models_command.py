@@ -29,6 +29,8 @@ from diffmf_ros.tools.evaluation.models_table import (  # noqa: E402
 )
 from diffmf_ros.tools.evaluation.scoring import means, method, score_pairs  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 VGA = 640, 480
 ROW = ModelRow('diffmf', 'light', 335_405, 29.4e9,
                Trained('diffmf_light.safetensors', 3600, 712_850))
@@ -216,7 +218,6 @@ def test_the_command_prints_every_row():
     assert rows['refinefuse', 'base'][2:4] == ['3,465,000', '160 G']
 
 
-@pytest.mark.slow
 def test_command_measures_and_names_machine(pairs):
     """The command measures in turn and names the machine."""
     # given a preset with shipped weights and, by its side, one of the same name of another network

@@ -13,6 +13,8 @@ from bad_inputs import COMMANDS, file_parameters, furnish, ran, state  # noqa: E
 
 from diffmf_ros.cli.options import SCREEN  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CLASSICAL = ('--model', 'classical')
 
 

@@ -19,6 +19,8 @@ from diffmf_ros.inference.onnx_engine import OnnxEngine
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.models import SizeRule
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 20.0
 PATIENT, IMPATIENT = {'health.compute_timeout_s': 60.0}, {'health.compute_timeout_s': 0.1}
 CLASSICAL = with_changes(DEFAULTS, {'model': 'classical'})

@@ -30,6 +30,8 @@ from diffmf_ros.inference.conversion import (  # noqa: E402
 from diffmf_ros.inference.engine import Engine  # noqa: E402
 from diffmf_ros.inference.weights import load_weights  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # shapes (12,) and (1, 12, 1, 1)
 GAMMA, SCALE = PREFIX + 'final_up.norm.weight', PREFIX + 'final_conv.weight'
 

@@ -24,6 +24,8 @@ from diffmf_ros.inference.weights import save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import WeightsError  # noqa: E402
 from diffmf_ros.models.diffmf import DiffMF  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 60.0
 NANO = with_changes(DEFAULTS, {'preset': 'nano', 'device': 'cpu', 'precision': 'float32'})
 LIGHT = with_changes(NANO, {'preset': 'light'})

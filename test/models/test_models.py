@@ -24,6 +24,8 @@ from diffmf_ros.models.diffmf import (  # noqa: E402
 from diffmf_ros.models.kernels.composed import scan_order  # noqa: E402
 from diffmf_ros.models.mixing import mix  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 # in float32
 KEPT = ('A_log', 'A_logs', 'dt_bias', 'dt_projs_bias', 'dt_projs_weight', 'skip', 'Ds',
         'norm.weight')
@@ -60,7 +62,6 @@ def test_unfit_sides_name_the_multiple():
 EVERY = [(model, preset) for model, presets in models.PRESETS.items() for preset in presets]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('model, preset', EVERY)
 def test_half_precision_stays_near_float32(model, preset, dtype):

@@ -16,6 +16,8 @@ from diffmf_ros.io.bags import BagReader
 
 from .recordings import FIRST_BAD, FIRST_GOOD, frozen, jumping, lost, play, runs, slow, write
 
+pytestmark = pytest.mark.slow
+
 # The hashes are of images each for itself and as they are fused: those of every CPU.
 SETTINGS = with_changes(DEFAULTS, {'model': 'classical', 'health.source_timeout_s': 0.4,
                                    'output.temporal_filter': 0.0, 'output.warm_contrast': False})

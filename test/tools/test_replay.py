@@ -29,6 +29,8 @@ from diffmf_ros.io.bags import (
 from diffmf_ros.tools.replay import ReplayError, fuse_bag, pairs_of
 from diffmf_ros.tools.replay_outputs import FUSED_INFO_TOPIC, FUSED_TOPIC, output
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = with_changes(DEFAULTS, {'model': 'classical'})
 
 
