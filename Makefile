@@ -10,8 +10,10 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
 # A worker builds what the tests of a file share once; test/conftest.py says which files are first.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-TOGETHER := dds and not alone and not paced
-PACED := dds and paced
+# Tests over DDS wait for half of their time: one more at once than there are cores.
+OVER_DDS := $(BIN)/python -m pytest -n $(shell echo $$(( $$(nproc) < 8 ? $$(nproc) + 1 : 8 ))) --dist loadfile \
+	--no-loadscope-reorder
+TOGETHER := dds and not alone
 # A node drops frames where the tests beside it take its core, so what failed runs once more by itself; both runs are
 # listed at the end.
 LAST_FAILED := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
@@ -30,10 +32,9 @@ demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='nam
 test: SHELL := bash
 test: venv ## every test: on all cores first, then those that talk DDS, at last those that measure it
 	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	again() { s=$$?; [ $$s = 5 ] || { [ $$s = 1 ] && $(LAST_FAILED) -m "$$1" | tee -a "$$log"; }; }; \
+	again() { s=$$?; [ $$s = 5 ] || { [ $$s = 1 ] && $(LAST_FAILED) -m '$(TOGETHER)' | tee -a "$$log"; }; }; \
 	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
-	$(IN_PARALLEL) -m '$(TOGETHER)' | tee -a "$$log" || again '$(TOGETHER)' || code=1; \
-	$(BIN)/python -m pytest -n 3 -m '$(PACED)' | tee -a "$$log" || again '$(PACED)' || code=1; \
+	$(OVER_DDS) -m '$(TOGETHER)' | tee -a "$$log" || again || code=1; \
 	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 

@@ -208,7 +208,6 @@ def test_printed_bench_lines_run(tmp_path, monkeypatch, domain, line):
         assert Path(words[words.index(option) + 1]).stat().st_size
 
 
-@pytest.mark.paced
 @pytest.mark.parametrize('line', lines_of('standard'))
 def test_printed_standard_bench_runs(tmp_path, monkeypatch, domain, line):
     """The job of all machines, with smaller images for a shorter time."""

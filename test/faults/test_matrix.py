@@ -12,7 +12,7 @@ from .cells import CAMERAS, CLOCKS, COMPUTE  # noqa: E402
 from .matrix import verdict  # noqa: E402
 from .rig import started  # noqa: E402
 
-pytestmark = pytest.mark.paced
+pytestmark = pytest.mark.slow  # begins first, as it takes longest
 
 
 def names(cells):

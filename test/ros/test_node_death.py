@@ -107,7 +107,6 @@ def test_hanging_network_still_fails(start_dying, peer):
     wait_until_gone(peer)
 
 
-@pytest.mark.paced
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('state', ['load', 'warm-up', 'warm-up that waits', 'network',
                                    'farewell'])

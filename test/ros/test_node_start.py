@@ -153,7 +153,6 @@ def test_sibling_calibration_arrives(start_node, start_camera, peer, latched):
     peer.wait_for(lambda: infos and infos[-1].k[0] == 50.0, 'the calibration')
 
 
-@pytest.mark.paced
 def test_rgb_rate_beside_slower_thermal(start_node, start_camera, peer):
     """Every RGB frame leaves beside a slower thermal camera."""
     reports = peer.collect(DiagnosticArray, '/diagnostics')
@@ -174,7 +173,6 @@ def test_rgb_rate_beside_slower_thermal(start_node, start_camera, peer):
     assert {values_of(state)['held'] for state in states[-20:]} == {'true', 'false'}
 
 
-@pytest.mark.paced
 def test_proposed_clock_offset_fuses(start_node, start_camera, peer):
     """Clocks that differ by a constant are fused with the offset that the log proposes."""
     start_camera('/rgb/image_raw', 'Image', 'reliable', '64x48')

@@ -232,7 +232,6 @@ def test_fixed_time_network_full_pipeline(tmp_path):
 
 
 @needs_ros
-@pytest.mark.paced
 def test_everything_is_measured_over_real_dds(domain, tmp_path):
     # when the command runs with small images, for a short time
     done = subprocess.run(

@@ -135,7 +135,6 @@ def test_conflicting_options_are_refused(words, said):
     assert done.exit_code == 2 and said in done.output
 
 
-@pytest.mark.paced
 def test_the_job_in_small(domain):
     pytest.importorskip('rclpy', reason='rclpy is not installed')
 
