@@ -29,6 +29,9 @@ demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='nam
 	$(BIN)/diffmf demo $(if $(OUT),--out '$(OUT)') $(if $(BAG),--bag '$(BAG)') \
 		$(foreach s,$(SCENE),--scene '$(s)') $(if $(RATE),--rate '$(RATE)') $(if $(OVERWRITE),--overwrite)
 
+# Hundreds of processes import the package and its tests: none has to compile them anew.
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
+
 test: SHELL := bash
 test: venv ## every test: on all cores first, then those that talk DDS, at last those that measure it
 	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \

@@ -125,6 +125,7 @@ def full_disk():
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, 'dont_write_bytecode', True)
+            patch.setenv('PYTHONDONTWRITEBYTECODE', '1')
             yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
