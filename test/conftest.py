@@ -70,6 +70,8 @@ def pytest_configure(config):
     os.environ['ROS_DOMAIN_ID'] = 'none: take the fixture domain'
     if 'PYTEST_XDIST_WORKER' in os.environ:
         os.environ['OMP_NUM_THREADS'] = '1'
+    # Exports and Triton's interpreter make objects by the million: collections were 6 % of them.
+    gc.set_threshold(10_000)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 torch = pytest.importorskip('torch', reason='torch is not installed, and the commands need it')
-pytest.importorskip('onnx', reason='onnx is not installed, and the detector is an ONNX file')
+onnx = pytest.importorskip('onnx',
+                           reason='onnx is not installed, and the detector is an ONNX file')
 
 from bad_inputs import furnish, ran  # noqa: E402
 from detector_files import write_hot_spot  # noqa: E402
@@ -26,7 +27,8 @@ from test_tasks import is_of_cards, is_of_new_network  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.alignment.homography import Alignment  # noqa: E402
-from diffmf_ros.inference.weights import save_weights  # noqa: E402
+from diffmf_ros.inference.weights import digest, load_weights, save_weights  # noqa: E402
+from diffmf_ros.inference.weights_header import shipped  # noqa: E402
 from diffmf_ros.tools.bench import standard  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -130,9 +132,11 @@ def write_networks(folder):
     tensors = models.build('s4fusion', 'base').state_dict()
     torch.save({'model': {PREFIX + name: tensor for name, tensor in tensors.items()}},
                folder / 'model.pkl')
-    for name, model in (('my', 'diffmf'), ('s4', 's4fusion')):
-        save_weights(folder / f'{name}.safetensors', models.build(model, 'base').state_dict(),
-                     model=model, preset='base', iterations=1, seed=1)
+    for name, model, weights in (
+            ('my', 'diffmf', load_weights(shipped('diffmf', 'nano')).tensors),  # base is as small
+            ('s4', 's4fusion', models.build('s4fusion', 'base').state_dict())):
+        save_weights(folder / f'{name}.safetensors', weights, model=model, preset='base',
+                     iterations=1, seed=1)
     (folder / 'config' / 'train').mkdir(parents=True)
     for path in (ROOT / 'config' / 'train').glob('*.yaml'):
         recipe = yaml.safe_load(path.read_text(encoding='utf-8')) | SMALL_TRAINING
@@ -177,8 +181,27 @@ def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
             path.unlink()
 
 
+@pytest.fixture(scope='module')
+def shared_graphs():
+    """Let lines that name the same weights and size in several ways share the exporter's work."""
+    network = pytest.importorskip('diffmf_ros.tools.export.network')
+    made, graph = {}, network.graph
+
+    def shared(exported, *, size):
+        key = digest(exported.state_dict()), size
+        if key not in made:
+            made[key] = graph(exported, size=size)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(made[key])
+        return copy
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(network, 'graph', shared)
+        yield made
+
+
 @pytest.mark.parametrize('line', lines_of('export'))
-def test_printed_export_lines_run(stand_ins, tmp_path, monkeypatch, line):
+def test_printed_export_lines_run(stand_ins, shared_graphs, tmp_path, monkeypatch, line):
     """A line by itself, with nano for light and a small base, for one small size: those for every
     size are exported by the tests of export."""
     monkeypatch.chdir(stand_ins)
