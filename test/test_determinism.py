@@ -119,11 +119,11 @@ def test_arrival_order_same_images(seed, tmp_path):
 @pytest.mark.parametrize('model', NETWORKS)
 def test_thread_count_same_image(model):
     """One and two threads give the same image."""
-    # Given an image large enough to be divided among threads
+    # Given an image of more than the 32,768 values from which torch divides an operation
     pytest.importorskip('torch', reason='torch is not installed')
     rng = np.random.default_rng(0)
     rgb, thermal = (rng.integers(0, 256, shape, dtype=np.uint8)
-                    for shape in ((240, 320, 3), (120, 160)))
+                    for shape in ((160, 224, 3), (80, 112)))
     changes = {'model': model, 'preset': 'nano' if model == 'diffmf' else 'light',
                'precision': 'float32'}
 

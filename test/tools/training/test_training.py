@@ -36,17 +36,22 @@ def quiet(iteration, terms):
     """A report that nobody reads."""
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder of three pairs of 40 x 48 images of smooth textures."""
+def textures(path):
+    """Write three pairs of 40 x 48 images of smooth textures into a folder; return it."""
     random = np.random.default_rng(0)
     for sub in ('ir', 'vi'):
-        (tmp_path / 'set' / sub).mkdir(parents=True)
+        (path / 'set' / sub).mkdir(parents=True)
         for name in 'abc':
             texture = cv2.GaussianBlur(random.standard_normal((40, 48)), (0, 0), 3)
             texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-            cv2.imwrite(str(tmp_path / 'set' / sub / f'{name}.png'), texture)
-    return tmp_path
+            cv2.imwrite(str(path / 'set' / sub / f'{name}.png'), texture)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of three pairs."""
+    return textures(tmp_path)
 
 
 SIZES = {'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4, 'ssd_head': 8,
@@ -57,6 +62,10 @@ SIZES = {'width': 8, 'rounds': 1, 'depth': 1, 'mlp_ratio': 1.0, 'ssd_states': 4,
 def tiny(monkeypatch, folder):
     """A configuration that trains in a moment."""
     monkeypatch.setitem(models.PRESETS['diffmf'], 'light', SIZES)
+    return quick(folder)
+
+
+def quick(folder):
     return TrainConfig(data=str(folder), out=str(folder / 'out'), iterations=6, batch=2, crop=16,
                        warmup=2, device='cpu')
 
@@ -172,29 +181,35 @@ def test_other_pairs_checkpoint_is_refused(tiny, folder):
         train(tiny, quiet)
 
 
-@pytest.fixture
-def learning(tiny, monkeypatch):
-    """A configuration that learns in a moment: it has to paint the image, and images are clean."""
-    monkeypatch.setitem(models.PRESETS['diffmf'], 'light', SIZES | {'mixing': False})
+@pytest.fixture(scope='module')
+def learned(tmp_path_factory):
+    """(configuration, weights, losses) of a training that learns in a moment: it has to paint the
+    image, and images are clean."""
     clean = Degradations(**dict.fromkeys((f.name for f in dataclasses.fields(Degradations)), 0.0))
-    return dataclasses.replace(tiny, iterations=60, learning_rate=3e-3, degradations=clean)
+    config = dataclasses.replace(quick(textures(tmp_path_factory.mktemp('learned'))),
+                                 iterations=60, learning_rate=3e-3, degradations=clean)
+    losses = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(models.PRESETS['diffmf'], 'light', SIZES | {'mixing': False})
+        weights = train(config, lambda iteration, terms: losses.append(terms['total'])).weights
+    return config, weights, losses
 
 
-def test_training_lowers_the_loss(learning):
-    losses, config = [], learning
-    train(config, lambda iteration, terms: losses.append(terms['total']))
+def test_training_lowers_the_loss(learned):
+    config, _, losses = learned
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
     rows = list(csv.DictReader(open(f'{config.out}/log.csv')))
     assert [row['iteration'] for row in rows] == ['20', '40', '60']
     assert float(rows[0]['total']) == pytest.approx(np.mean(losses[:20]), rel=1e-4)
 
 
-def test_student_learns_teacher_image(learning, folder):
+def test_student_learns_teacher_image(learned, tmp_path, monkeypatch):
     """Student learns the image of its teacher."""
     # Given a teacher, and a student that is told to do nothing but what the teacher does,
-    teacher = train(learning, quiet).weights
+    config, teacher, _ = learned
+    monkeypatch.setitem(models.PRESETS['diffmf'], 'light', SIZES | {'mixing': False})
     only = LossWeights(intensity=0, gradient=0, ssim=0, distil=60)
-    config = dataclasses.replace(learning, out=str(folder / 'student'), teacher=str(teacher),
+    config = dataclasses.replace(config, out=str(tmp_path / 'student'), teacher=str(teacher),
                                  loss=only, seed=5)
     # when it is trained,
     losses = []
