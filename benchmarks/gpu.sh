@@ -26,11 +26,16 @@ if [ -n "${PACK:-}" ]; then
         tar -xJf "$out/pack/wheels.tar.xz" -C "$out/pack"; }
     [ -n "$data" ] || [ ! -d "$out/pack/data" ] || data=$out/pack/data
 fi
-export PYTHONPATH="$PWD:$out/site${PYTHONPATH:+:$PYTHONPATH}"
 
-# Only where something is missing, and beside this machine's torch, which stays as it is. An archive has all that the
-# machine has not, so that pip, which does not look at the machine for a folder of its own, need not know what goes
-# with what.
+# An environment of its own, with this machine's torch and whatever else it has, which stays as it is. Packages of ROS
+# are found by the prefix of their environment, so that a mere folder of packages will not do.
+if [ ! -x "$out/venv/bin/python" ]; then
+    "$python" -m venv --without-pip "$out/venv"
+    "$python" -c 'import sys; print(*(p for p in sys.path if p.endswith(("site-packages", "dist-packages"))), sep="\n")' \
+        > "$("$out/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
+fi
+pip=("$python" -m pip --python "$out/venv/bin/python" --disable-pip-version-check)
+python=$out/venv/bin/python
 missing=$("$python" - <<'END'
 from importlib.util import find_spec
 names = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'safetensors': 'safetensors', 'einops': 'einops',
@@ -40,14 +45,15 @@ print(*(package for module, package in names.items() if find_spec(module) is Non
 END
 )
 if [ -n "$missing" ]; then
-    echo "installing into $out/site, for want of $missing"
+    echo "installing into $out/venv, for want of $missing"
     # shellcheck disable=SC2206 # a list of names
     wanted=($missing) options=()
+    # An archive has all that belongs to what is missing, but for what the machine has.
     [ -z "${PACK:-}" ] || { wanted=("$out"/pack/wheels/*.whl) options=(--no-index --no-deps); }
-    install() { "$python" -m pip install -q --disable-pip-version-check --target "$out/site" "${options[@]}" "$@"; }
+    install() { "${pip[@]}" install -q "${options[@]}" "$@"; }
     # Without rclpy, or whatever else does not fit, all that does not need it runs.
     install "${wanted[@]}" || for package in "${wanted[@]}"; do
-        install --upgrade "$package" || echo "not installed: $package" >&2
+        install "$package" || echo "not installed: $package" >&2
     done
 fi
 

@@ -80,7 +80,7 @@ MUTANTS = [
         ('test/core/imaging/test_missing_detail.py',),
         ('for limit in SHOWN)), 255 - structured)', 'for limit in SHOWN)), 255 - 0 * structured)'),
         ('for limit in THERMAL)), structured)', 'for limit in THERMAL)), 255 + 0 * structured)'),
-        ('self.wanted - self.share', 'self.wanted - 0 * self.share'),
+        ('lacking *= self.share', 'lacking *= 0'),
         ('free = 255 - cv2.dilate', 'free = 255 - 0 * cv2.dilate'),
         ('NOISE * max(floor - ROUNDED, 0.0)', '0'),
         ('_times(share, 255 - around)', 'share'),

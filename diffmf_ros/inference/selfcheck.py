@@ -301,8 +301,9 @@ def machine() -> str:
     kernels."""
     driver = DRIVER.read_text().partition('\n')[0] if DRIVER.exists() else ''
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    versions = ', '.join(f'{package} {_version(package)}'
-                         for package in ('torch', 'triton', 'mamba_ssm'))
+    # torch itself says more than its package: which CUDA it was built for.
+    versions = f'torch {torch.__version__}, ' + ', '.join(
+        f'{package} {_version(package)}' for package in ('triton', 'mamba_ssm'))
     return f'{name} {capability}; {driver}; {versions}; kernels {_source_hash()}'
 
 

@@ -124,7 +124,8 @@ def _correlation(thermal: np.ndarray, luma: np.ndarray) -> np.ndarray:
                 nonzeroRows=height) for image in (thermal, luma))
     product = cv2.mulSpectrums(of_luma, of_thermal, 0, conjB=True)
     whole = cv2.idft(product, flags=cv2.DFT_SCALE)[..., 0]
-    around = np.roll(whole, (reach, reach), (0, 1))[:2 * reach + 1, :2 * reach + 1]
+    shifts = np.arange(-reach, reach + 1)  # those below 0 are at the end
+    around = whole[shifts[:, None], shifts]
     energy = cv2.norm(thermal) * cv2.norm(luma)
     return around / np.float32(max(energy, 1e-6))
 

@@ -164,8 +164,10 @@ def _join_trusted(luma: np.ndarray, ycrcb: np.ndarray, encoding: str,
     gain, *added = chroma_map(luma, ycrcb)
     planes = [luma.astype(np.float32)]
     for chroma, rest in zip(cv2.split(ycrcb)[1:], added):
-        plane = cv2.multiply(chroma, gain, dtype=cv2.CV_32F)
-        planes.append(cv2.add(plane, rest, plane))  # type: ignore[arg-type]
+        plane = chroma.astype(np.float32)  # types that differ would take twice the time
+        plane *= gain
+        plane += rest
+        planes.append(plane)
     image = cv2.merge(planes)
     image = cv2.cvtColor(image, _FROM_YCRCB[encoding], image)
     cv2.threshold(image, 0, 0, cv2.THRESH_TOZERO, image)

@@ -7,8 +7,10 @@ parts), a small hot or cold part takes only a share of the range, and black and 
 apart that noise does not look like a scene.
 """
 
+import math
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 from ..frames import FrameError
@@ -145,6 +147,26 @@ def quiet_noise(pixels: np.ndarray, low: float, high: float) -> float:
         noise = np.abs(second).mean((1, 3)) / _NOISE_RESPONSE
         noise = np.sort(noise[np.isfinite(noise) & (means >= low) & (means <= high)])
     return _ranked(noise, _QUIET)[0] if noise.size else 0.0
+
+
+def percentiles(gray: np.ndarray, *percents: float) -> list[float]:
+    """Return what np.percentile does, by a histogram: at a tenth of its time.
+
+    Args:
+        gray: h x w uint8.
+        percents: 0 to 100.
+
+    Returns:
+        The value below which so many percent of the pixels are, for each of percents.
+    """
+    ends = np.cumsum(cv2.calcHist([gray], [0], None, [256], [0, 256]), dtype=np.int64)
+    found = []
+    for percent in percents:
+        place = (gray.size - 1) * (percent / 100)
+        rank = math.floor(place)
+        low, high = np.searchsorted(ends, (rank, min(rank + 1, gray.size - 1)), 'right').tolist()
+        found.append(low + (high - low) * (place - rank))
+    return found
 
 
 def _percentiles(sample: np.ndarray, settings: ThermalSettings) -> tuple[float, float, float]:

@@ -11,9 +11,12 @@ objects themselves are left alone, with what touches them.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
+
+from .gray_range import percentiles
 
 SHORT_SIDE = 600  # pixels that the shorter side of the fine images stays below
 # An image is flat where no gradient of it reaches so many levels a pixel nearby, as in the
@@ -67,14 +70,24 @@ class FineDetail:
         share = _times(free, cv2.max(255 - cv2.blur(both, (3, 3)), around))
         around = cv2.convertScaleAbs(around, alpha=OF_THERMAL)
         of_thermal, of_luma = _times(free, cv2.blur(shown, (3, 3))), _times(share, 255 - around)
-        gain = np.float32(1 / 255) + np.float32((GAIN - 1) / 255 ** 2) * of_thermal
+        # In place and of one type, which takes half of the time.
+        gain = of_thermal.astype(np.float32)
+        gain *= np.float32((GAIN - 1) / 255 ** 2)
+        gain += np.float32(1 / 255)
         of_thermal = cv2.max(of_thermal, _times(free, around))
-        wanted = of_thermal * _fine(thermal) + of_luma * _fine(luma)
-        return cls(gain * wanted, gain * share)
+        wanted, of_visible = (each.astype(np.float32) for each in (of_thermal, of_luma))
+        wanted *= _fine(thermal)
+        of_visible *= _fine(luma)
+        wanted += of_visible
+        wanted *= gain
+        gain *= share.astype(np.float32)
+        return cls(wanted, gain)
 
     def missing(self, fused: np.ndarray) -> np.ndarray:
         """Return the levels that a fused luminance, H x W uint8, lacks: H x W float32."""
-        lacking = self.wanted - self.share * _fine(fused)
+        lacking = _fine(fused)
+        lacking *= self.share
+        np.subtract(self.wanted, lacking, out=lacking)
         return np.clip(lacking, -MOST_LEVELS, MOST_LEVELS, out=lacking)
 
 
@@ -100,14 +113,19 @@ def _growth(steepness: np.ndarray, seen: np.ndarray | None) -> float:
         steepness = steepness[::2, ::2]  # says as much
     if not steepness.size:
         return 1.0
-    floor = float(np.percentile(steepness, FLATTEST_PERCENT)) / STEPS
+    floor = percentiles(steepness, FLATTEST_PERCENT)[0] / STEPS
     return min(1 + NOISE * max(floor - ROUNDED, 0.0), MOST_GROWN)
 
 
 def _above(steepness: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return 0 up to low levels a pixel, 255 from high on, and a straight rise between them."""
+    return cv2.LUT(steepness, _rise(low, high))
+
+
+@lru_cache(maxsize=16)
+def _rise(low: float, high: float) -> np.ndarray:
     levels = np.arange(256) / STEPS
-    return cv2.LUT(steepness, np.uint8(255 * np.clip((levels - low) / (high - low), 0, 1)))
+    return np.uint8(255 * np.clip((levels - low) / (high - low), 0, 1))
 
 
 def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:

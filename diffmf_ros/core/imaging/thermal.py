@@ -275,7 +275,8 @@ def _suspects(pixels: np.ndarray) -> np.ndarray:
     # Mean absolute differences of rows that lie 1, 2 ... apart, float32.
     step, *wider = (cv2.reduce(cv2.absdiff(values[rows:], values[:-rows]), 1, cv2.REDUCE_AVG,
                                dtype=cv2.CV_32F)[:, 0] for rows in range(1, _MOST_ADJACENT + 2))
-    usual, padded = np.median(step), np.pad(step, 1)
+    usual = np.sort(step)[[(step.size - 1) // 2, step.size // 2]].mean()  # the median
+    padded = np.concatenate((step[:1] * 0, step, step[:1] * 0))
     for count, across in enumerate(wider, start=1):
         inner = np.minimum(step[:-count], step[count:])
         outer = np.maximum(padded[:-count - 2], padded[count + 2:])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .gray_range import percentiles
 from .missing_detail import FineDetail
 from .stream_filters import LONGEST_GAP_NS
 
@@ -219,7 +220,7 @@ def find_objects(thermal: np.ndarray, seen: np.ndarray | None = None) -> list[Wa
     height = thermal.shape[0]
     smooth = cv2.GaussianBlur(thermal, (0, 0), max(NOISE * height, 0.3))
     above = _above_surround(smooth, GROUND)
-    median, hot = np.percentile(smooth[::2, ::2], (50, HOT_PERCENTILE))
+    median, hot = percentiles(smooth[::2, ::2], 50, HOT_PERCENTILE)
     least = int(median + OF_RANGE * max(hot - median, LEAST_RANGE))
     above = cv2.bitwise_and(above, cv2.threshold(smooth, least, 255, cv2.THRESH_BINARY)[1])
     if seen is not None and not seen.all():

@@ -10,6 +10,7 @@ from diffmf_ros.core.frames import THERMAL, Frame
 from diffmf_ros.core.imaging.gray_range import (
     foreign_rows,
     gray_range,
+    percentiles,
     quiet_noise,
     without_foreign_borders,
 )
@@ -418,3 +419,11 @@ def test_zero_least_span_in_kelvin():
     low, _, high = gray_range(values, replace(SETTINGS, min_span_noise=0.0, min_span_k=0.0))
 
     assert (low, high) == (28800, 28802)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 2), (3, 7), (60, 80)])
+def test_percentiles_are_those_of_numpy(shape):
+    gray = np.random.default_rng(5).normal(90, 40, shape).clip(0, 255).astype(np.uint8)
+    percents = 0, 5, 33.3, 50, 99.5, 100
+    for image in (gray, gray[::2, ::2]):
+        assert percentiles(image, *percents) == pytest.approx(np.percentile(image, percents))
