@@ -33,7 +33,7 @@ NETWORK = ('model', 'preset', 'weights', 'engine', 'device', 'precision', 'scan_
 
 # A lifecycle manager waits 5 s for a transition by default; a network that needs longer than this
 # is loaded aside.
-LOADING_S = 3.0
+LOADING_S = 2.0
 HOW_TO = """parameters (`ros2 param list /fusion_node`, docs/parameters.md) and topics:
   --ros-args -p model:=classical
   --ros-args --params-file my_fusion.yaml

@@ -16,6 +16,7 @@ while the speed is constant.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 import cv2
@@ -55,6 +56,7 @@ _FIRST_SOFT_PX, _LAST_SOFT_PX, _SHARPER = 8.0, 0.5, 0.7
 # What does not move stays this near to the lines of the flow, in px/s.
 _STATIC_PX_S = 6.0
 LEAST_MATCHES, LARGEST_UNCERTAINTY_MS = 300, 4.0
+LARGEST_STRAIGHT_MS = 10.0  # with calibrated cameras: of a homography the doubt itself is in doubt
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,9 @@ class TimeOffset:
     """A measured offset and how sure it is.
 
     offset_ms is to be added to the stamps of thermal (sync.thermal_offset_ms); uncertainty_ms is
-    its standard deviation, by leaving out an eighth of the time, or of the picture, at once, and
-    what parallax may do. matches are the blocks it rests on, motion_px_s the root mean
-    square of their velocities in RGB pixels of an image that is 640 wide. straight: it holds if
-    neither camera is ahead of the other.
+    its standard deviation: jackknife over eighths of the time and of the directions, and what
+    parallax may do. matches are the blocks it rests on, motion_px_s the root mean square of their
+    velocities in RGB pixels of an image that is 640 wide. straight: if no camera is ahead.
     """
 
     offset_ms: float
@@ -73,6 +74,12 @@ class TimeOffset:
     matches: int
     motion_px_s: float
     straight: bool = False
+
+    @property
+    def of_use(self) -> bool:
+        """Whether it is sure enough."""
+        return self.uncertainty_ms <= (LARGEST_STRAIGHT_MS if self.straight
+                                       else LARGEST_UNCERTAINTY_MS)
 
     @property
     def summary(self) -> str:
@@ -121,6 +128,26 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
         RegistrationError: the clips do not tell; it says why.
     """
     rgb, thermal = _once(rgb), _once(thermal)
+    found = [_search(rgb, thermal, alignment, start_ms, cameras)]
+    if found[0][0].straight:  # also where the cameras turn a little: then turns tell more
+        with suppress(RegistrationError):
+            found.append(_search(rgb, thermal, alignment, found[0][0].offset_ms, None))
+    best, step_ms = min(found, key=lambda way: (not way[0].of_use, way[0].uncertainty_ms))
+    if not best.of_use:
+        raise RegistrationError('no time offset: it is uncertain by '
+                                f'{best.uncertainty_ms:.1f} ms: too little moves, or all of it as '
+                                'parallax would; take a recording in which the cameras are turned '
+                                'to and fro'
+                                + ('' if cameras else ', or calibrate both (camera infos)'))
+    if abs(step_ms) > max(2e3 * _SETTLED_S, best.uncertainty_ms):
+        raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
+                                f'{best.offset_ms:+.0f} ms; start nearer (--thermal-offset-ms)')
+    return best
+
+
+def _search(rgb: Clip, thermal: Clip, alignment: Alignment, start_ms: float,
+            cameras: Cameras | None) -> tuple[TimeOffset, float]:
+    """Return what a search from start_ms comes to, and its last change in ms."""
     sizes = size_of(rgb[0][1]), size_of(thermal[0][1])
     matrix, offset_s = resized(alignment, sizes), start_ms / 1e3
     for count in range(_ROUNDS):
@@ -134,27 +161,11 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
         offset_s += step_s
         if count and abs(step_s) < _SETTLED_S:
             break
-    uncertainty_ms = 1e3 * (_straight_uncertainty_s(seen, cameras, origin)
-                            if cameras and origin is not None else _uncertainty_s(seen, matrix))
-    _require_settled(offset_s, step_s, uncertainty_ms, calibrated=cameras is not None)
+    uncertainty_ms = 1e3 * _uncertainty_s(seen, matrix, cameras, origin)
     seen = seen if origin is None else seen.only(_static(seen, origin, _STATIC_PX_S))
     motion = float(np.sqrt(np.square(seen.velocity).sum(axis=1).mean()))
     return TimeOffset(1e3 * offset_s, uncertainty_ms, len(seen.rgb),
-                      motion * _WIDTH / max(_WIDTH, sizes[0][0]), origin is not None)
-
-
-def _require_settled(offset_s: float, step_s: float, uncertainty_ms: float, *,
-                     calibrated: bool) -> None:
-    """Raise RegistrationError for an offset too uncertain, or one that the last step moved."""
-    if uncertainty_ms > LARGEST_UNCERTAINTY_MS:
-        raise RegistrationError(f'no time offset: it is uncertain by {uncertainty_ms:.1f} ms, '
-                                f'{LARGEST_UNCERTAINTY_MS:g} ms are permitted: too little moves, '
-                                'or all of it as parallax would; take a recording in which the '
-                                'cameras are turned to and fro'
-                                + ('' if calibrated else ', or calibrate both (camera infos)'))
-    if abs(step_s) > max(2 * _SETTLED_S, uncertainty_ms / 1e3):
-        raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
-                                f'{1e3 * offset_s:+.0f} ms; start nearer (--thermal-offset-ms)')
+                      motion * _WIDTH / max(_WIDTH, sizes[0][0]), origin is not None), 1e3 * step_s
 
 
 def _require_enough(seen: _Seen) -> None:
@@ -360,31 +371,23 @@ def _parallax(places: np.ndarray, flow: np.ndarray, origin: np.ndarray | None) -
     return nearness[:, None, None] * np.eye(2)
 
 
-def _uncertainty_s(seen: _Seen, matrix: np.ndarray) -> float:
+def _uncertainty_s(seen: _Seen, matrix: np.ndarray, cameras: Cameras | None,
+                   origin: np.ndarray | None) -> float:
     """Return the deviation of the offset: jackknife over stretches of time, and over directions.
 
-    Directions from the middle of the picture: depth makes blocks to one side be off at all times.
-    On a straight drive what the correction for parallax changes is added: it may be as wrong.
-    """
-    directions = np.arctan2(*(seen.rgb - seen.rgb.mean(axis=0)).T)
-    over = [_jackknife(_left_out(seen, order, lambda part: _solved(part, matrix)[0]))
-            for order in (seen.instant, directions)]
-    doubt = _solved(seen, matrix)[0] - _solved(seen, matrix, straight=False)[0]
-    return float(np.linalg.norm((*over, doubt)))
-
-
-def _straight_uncertainty_s(seen: _Seen, cameras: Cameras, origin: np.ndarray) -> float:
-    """Return the deviation of the offset of a straight drive: jackknife over stretches of time.
-
-    What leaving out an eighth of the directions from the origin changes is added: blocks on the
-    ground are off in another way than those on walls.
+    Depth makes blocks to one side be off at all times, the ground in another way than walls. Where
+    a homography stands in for calibrations, what the correction for parallax changes is added.
     """
     def solve(part: _Seen) -> float:
-        return _turned(part, cameras, origin)
+        if cameras and origin is not None:
+            return _turned(part, cameras, origin)
+        return _solved(part, matrix)[0]
 
-    over_time = _jackknife(_left_out(seen, seen.instant, solve))
-    sectors = _left_out(seen, np.arctan2(*(seen.rgb - origin).T), solve)
-    return float(np.hypot(over_time, np.sqrt(np.square(sectors - solve(seen)).mean())))
+    directions = np.arctan2(*(seen.rgb - (seen.rgb.mean(axis=0) if origin is None else origin)).T)
+    over = [_jackknife(_left_out(seen, order, solve)) for order in (seen.instant, directions)]
+    doubt = 0.0 if origin is not None else (
+        _solved(seen, matrix)[0] - _solved(seen, matrix, straight=False)[0])
+    return float(np.linalg.norm((*over, doubt)))
 
 
 def _left_out(seen: _Seen, order: np.ndarray, solve: Callable[[_Seen], float]) -> np.ndarray:

@@ -9,11 +9,14 @@ import pytest
 
 from diffmf_ros.core.alignment.camera import CameraModel
 from diffmf_ros.core.alignment.homography import Alignment
+from diffmf_ros.core.registration import time_offset
 from diffmf_ros.core.registration.registration import RegistrationError
 from diffmf_ros.core.registration.time_offset import (
+    TimeOffset,
     _Seen,
     _static_origin,
     _turned,
+    _uncertainty_s,
     estimate_offset,
 )
 
@@ -126,6 +129,34 @@ def test_calibrated_straight_drive_tells_offset(speed_m_s):
 
     assert origin == pytest.approx((319.5, 229.0), abs=4.0)
     assert _turned(seen, EYES, origin) == pytest.approx(0.012, abs=0.002)
+
+
+def test_doubtful_direction_is_uncertain():
+    """What is off in an eighth of the directions at all times is within the stated uncertainty."""
+    seen = straight_drive(offset_s=0.012, base_m=(0.05, -0.015, 0.0))
+    origin = _static_origin(seen)
+    direction = np.arctan2(*(seen.rgb - origin).T)
+    off_px = 0.8 * (direction >= np.quantile(direction, 7 / 8))
+
+    seen = replace(seen, rgb=seen.rgb + off_px[:, None] * (0.0, 1.0))
+
+    error_ms = 1e3 * _turned(seen, EYES, origin) - 12
+    assert 1.0 < error_ms < 1e3 * _uncertainty_s(seen, np.eye(3), EYES, origin) < 3.0
+
+
+@pytest.mark.parametrize(('straight_ms', 'turns_ms', 'taken'), [
+    (4.0, 1.7, -0.4), (1.5, 1.7, -7.8), (7.9, 6.5, -7.8), (11.0, 1.7, -0.4)])
+def test_surer_way_is_taken(monkeypatch, straight_ms, turns_ms, taken):
+    """Cameras that turn a little on a drive: what the turns tell counts, where it is surer.
+
+    Without the calibrations it must be surer than with them.
+    """
+    ways = {True: TimeOffset(-7.8, straight_ms, 900, 40.0, straight=True),
+            False: TimeOffset(-0.4, turns_ms, 900, 40.0)}
+    monkeypatch.setattr(time_offset, '_search', lambda rgb, thermal, alignment, start, cameras: (
+        ways[cameras is not None], 0.0))
+
+    assert estimate_offset([], [], ALIGNMENT, cameras=EYES).offset_ms == taken
 
 
 def test_few_static_blocks_no_origin():
