@@ -230,7 +230,8 @@ class Preparation:
                 mapping, coarse.thermal_on_grid, coarse.luma_on_grid, coarse.seen,
                 stamp_ns=time_ns if settings.output.temporal_filter else 0)
         return PreparedPair(upright, levels, trimmed, settings, unrepaired,
-                            coarse if trimmed is mapping else None, timer)
+                            coarse.remapped(trimmed) if coarse and trimmed is not mapping
+                            else coarse, timer)
 
     def alone(self, frame: Frame, settings: Settings) -> SingleCameraImage:
         """Return one camera's image on the output grid, black outside its own view.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sight of both cameras: do they show something? On thumbnails, with hysteresis over pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,15 @@ class Thumbnails:
     luma_on_grid: np.ndarray
     seen: np.ndarray
 
+    def remapped(self, mapping: Mapping) -> 'Thumbnails':
+        """Return the same images as another mapping brings them onto one grid.
+
+        Args:
+            mapping: how the live sizes come onto one grid.
+        """
+        thermal, luma, seen = _on_one_grid(self.thermal, self.luma, mapping)
+        return replace(self, thermal_on_grid=thermal, luma_on_grid=luma, seen=seen)
+
 
 def thumbnails(pair: Pair, levels: Levels, mapping: Mapping,
                short_side: int = COARSE) -> Thumbnails:
@@ -57,14 +66,9 @@ def thumbnails(pair: Pair, levels: Levels, mapping: Mapping,
     """
     thermal = to_gray(reduced(pair.thermal.pixels, short_side), pair.thermal.encoding, levels)
     luma = split_luma(reduced(pair.rgb.pixels, short_side), pair.rgb.encoding)[0]
-    if mapping.grid == RGB:
-        mapped, seen = _mapped(thermal, mapping.thermal, luma.shape)
-        on_grid = mapped, luma
-    else:
-        mapped, seen = _mapped(luma, mapping.rgb, thermal.shape)
-        on_grid = thermal, mapped
     return Thumbnails(thermal, round(pair.thermal.pixels.shape[1] / thermal.shape[1]),
-                      luma, round(pair.rgb.pixels.shape[1] / luma.shape[1]), *on_grid, seen)
+                      luma, round(pair.rgb.pixels.shape[1] / luma.shape[1]),
+                      *_on_one_grid(thermal, luma, mapping))
 
 
 def reduced(pixels: np.ndarray, short_side: int = COARSE) -> np.ndarray:
@@ -101,15 +105,19 @@ def halved(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _mapped(image: np.ndarray, warp: Warp, shape: tuple[int, ...]
-            ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a thumbnail on a grid of another shape (h, w), and the mask of where it sees."""
-    height, width = shape[:2]
+def _on_one_grid(thermal: np.ndarray, luma: np.ndarray,
+                 mapping: Mapping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both thumbnails on the grid of one of them, and the mask of what both cameras see."""
+    image, grid, warp = (thermal, luma, mapping.thermal) if mapping.grid == RGB else (
+        luma, thermal, mapping.rgb)
+    height, width = grid.shape
     if warp.tables is None:
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return resized, _everywhere(height, width)
-    x, y, seen = _small_tables(warp, image.shape[1::-1], (width, height))
-    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), seen
+        mapped = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        seen = _everywhere(height, width)
+    else:
+        x, y, seen = _small_tables(warp, image.shape[1::-1], (width, height))
+        mapped = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return (mapped, luma, seen) if mapping.grid == RGB else (thermal, mapped, seen)
 
 
 @lru_cache(maxsize=4)

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from blind_scenes import PEOPLE, night_with_lamps, noisy, pair, rgb_scene, thermal_scene
 
+from diffmf_ros.core.alignment.geometry import Aligner
 from diffmf_ros.core.alignment.warp import resized_mapping
 from diffmf_ros.core.checks.image_checks import hidden_targets, warm_targets
 from diffmf_ros.core.checks.sight_monitor import SightMonitor, reduced, thumbnails
 from diffmf_ros.core.imaging.thermal import Levels
+from diffmf_ros.core.settings import DEFAULTS, with_changes
 
 PERIOD_NS = 33_333_333
 SIZE = 160, 120
@@ -128,3 +130,19 @@ def test_noise_is_no_target():
     pictures = [reduced(rng.integers(0, 256, (480, 640), np.uint8)) for _ in range(20)]
 
     assert sum(hidden_targets(picture, np.full_like(picture, 50)) for picture in pictures) == 0
+
+
+@pytest.mark.parametrize('grid', ['rgb', 'thermal'])
+def test_remapped_thumbnails_equal_fresh_ones(grid):
+    """Thumbnails under another mapping are those that are made with it."""
+    plain, cropped = (Aligner(with_changes(DEFAULTS, {
+        'alignment.output_grid': grid, 'alignment.trim_x_px': trim_px}).alignment).mapping(
+            rgb_size=SIZE, thermal_size=SIZE) for trim_px in (0.0, 8.0))
+    both, levels = pair(RGB, THERMAL), Levels(0.0, 255.0)
+
+    found = thumbnails(both, levels, plain).remapped(cropped)
+
+    expected = thumbnails(both, levels, cropped)
+    assert not expected.seen.all() and found.seen.tolist() == expected.seen.tolist()
+    for name in ('thermal', 'luma', 'thermal_on_grid', 'luma_on_grid'):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
