@@ -29,7 +29,7 @@ from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.alignment.homography import Alignment  # noqa: E402
 from diffmf_ros.inference.weights import digest, load_weights, save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import shipped  # noqa: E402
-from diffmf_ros.tools.bench import standard  # noqa: E402
+from diffmf_ros.tools.bench import report, standard  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -216,8 +216,25 @@ def test_printed_export_lines_run(stand_ins, shared_graphs, tmp_path, monkeypatc
     assert Path(words[out]).stat().st_size > 100_000
 
 
+@pytest.fixture(scope='module')
+def shared_starts():
+    """Let configurations of one network share the start that is measured in a process."""
+    measured, measure = {}, report.measure_startup
+
+    def shared(configuration):
+        settings = configuration.settings
+        key = settings.model, settings.network_preset
+        if key not in measured:
+            measured[key] = measure(configuration)
+        return measured[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, 'measure_startup', shared)
+        yield
+
+
 @pytest.mark.parametrize('line', lines_of('bench'))
-def test_printed_bench_lines_run(tmp_path, monkeypatch, domain, line):
+def test_printed_bench_lines_run(tmp_path, monkeypatch, domain, shared_starts, line):
     """Every combination that a line of the pages names is measured, on small images."""
     pytest.importorskip('rclpy', reason='rclpy is not installed')
     monkeypatch.chdir(tmp_path)
