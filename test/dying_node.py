@@ -5,6 +5,7 @@ import hashlib
 import sys
 import threading
 
+from diffmf_ros.inference import network
 from diffmf_ros.inference.pipeline import FusionPipeline
 from diffmf_ros.ros import fusion_node
 from diffmf_ros.ros.frame_loop import FrameFuser
@@ -31,7 +32,13 @@ def compute(*args, **options):
     hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
 
 
+def lack(*args):
+    """Fail as where a library is not installed."""
+    raise network.LibraryMissing('diffmf nano', ModuleNotFoundError('gone', name='einops'))
+
+
 FAULTS = {
+    'library': {(network, 'make_engine'): lack},
     'timer': {(Session, '_report'): fail},
     'subscription': {(Session, '_on_frame'): fail},
     'service': {(FusionNode, '_on_enable'): fail},

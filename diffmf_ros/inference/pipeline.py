@@ -71,7 +71,7 @@ class FusionPipeline:
         try:
             self._use(load(settings, runner_of=self._runner_of))
         except LibraryMissing as error:
-            self._loaded = LoadedNetwork(None, f'classical, because {error.needs}')
+            self._loaded = LoadedNetwork(None, f'classical ({error.needs})')
             self._standing = (f'{error}: fusing classically',)
 
     @property
@@ -97,6 +97,11 @@ class FusionPipeline:
     def device(self) -> str:
         """Device, precision and backend of the network, such as 'cpu float32, scan cpu'."""
         return self._loaded.device
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the network needs and is not installed, and what to do; classical fuses then."""
+        return self._standing
 
     @property
     def issues(self) -> tuple[Issue, ...]:

@@ -158,6 +158,8 @@ class FusionNode(LifecycleNode):
             self._in_use = settings
             self._loader = BackgroundLoader(self, self._pipeline, self._on_loaded)
         self._outputs = Outputs(self)
+        for said in self._pipeline.missing:
+            self.get_logger().warning(said)
         self.get_logger().info(f'configured: {self._pipeline.description} on '
                                f'{self._pipeline.device}')
 

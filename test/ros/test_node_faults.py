@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +172,20 @@ def test_other_aspect_calibration_not_passed(cameras):
     cameras.peer.wait_for(another_info, 'a warning')
     assert (cameras.infos[-1].width, cameras.infos[-1].height) == (64, 48)
     assert not cameras.infos[-1].k.any()
+
+
+def test_missing_library_names_remedy(start, peer, monkeypatch):
+    """A node without a library of its network fuses classically, and its log says what to install.
+    """
+    monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parents[1]), prepend=':')
+    node = start('dying_node', 'library')
+
+    peer.wait_for(lambda: 'active:' in node.output, 'the node')
+
+    assert 'configured: classical (diffmf nano needs einops) on cpu' in node.output
+    warned = [line for line in node.output.splitlines() if '[WARN]' in line]
+    assert 'needs einops' in warned[0] and 'pip install' in warned[0]
+    assert node.stop() == 0
 
 
 def test_missing_weights_fail_configure(start, tmp_path):
