@@ -7,6 +7,7 @@ input or output that cannot be used; 128 + n ended by signal n.
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +33,7 @@ COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 
             'model_card', 'bench', 'doctor', 'export', 'convert_weights', 'align', 'models',
             'view')
 COMPLETION = '_DIFFMF_COMPLETE'  # the variable with which a shell asks how a line can go on
+_ADDRESS = re.compile(r'[a-z][a-z0-9+.-]+:/', re.IGNORECASE)  # as a path, which has no // in it
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
@@ -54,17 +57,64 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a command line. Raises BadParameter for `-` in place of a file."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        words = list(args)
+        self._refuse_dashed_names(ctx, words)
+        if words:  # else the usage is shown, or what is missing is named
+            self._require_last(ctx, words)
         rest = super().parse_args(ctx, args)
-        parameters: list[Any] = [] if ctx.resilient_parsing else self.params
+        self._refuse_repeated(ctx, words)
+        parameters: list[Any] = self.params
         for parameter in parameters:
             given = ctx.params.get(parameter.name)
-            values = given if isinstance(given, (list, tuple)) else (given,)
-            if SCREEN in values and parameter.name != 'json':
-                raise typer.BadParameter(
-                    'expected the name of a file or folder, got -, which --json alone takes, for '
-                    'the screen; a file that is called - needs its full path',
-                    ctx=ctx, param=parameter)
+            for value in given if isinstance(given, (list, tuple)) else (given,):
+                if isinstance(value, Path) and (why := _unfit(value, parameter.name)):
+                    raise typer.BadParameter(why, ctx=ctx, param=parameter)
         return rest
+
+    def _refuse_dashed_names(self, ctx: Any, words: list[str]) -> None:
+        """Raise BadParameter for a file whose name would be read as an option."""
+        known = {name for one in self.get_params(ctx) for name in (*one.opts, *one.secondary_opts)}
+        before = words[:words.index('--')] if '--' in words else words
+        for word in before:
+            if (word.startswith('-') and word != '-' and word.partition('=')[0] not in known
+                    and os.path.lexists(word)):
+                raise typer.BadParameter(f'{word} begins as an option does; for the file of this '
+                                         f'name write ./{word}', ctx=ctx)
+
+    def _require_last(self, ctx: Any, words: list[str]) -> None:
+        """Raise BadParameter for OUT where BAG... OUT are expected and a single word came."""
+        places = [one for one in self.get_params(ctx) if one.param_type_name == 'argument']
+        if len(places) < 2 or places[0].nargs != -1:
+            return
+        given = self.make_parser(ctx).parse_args(list(words))[0]
+        word = given.get(places[-1].name)
+        if isinstance(word, str) and not given.get(places[0].name):
+            raise typer.BadParameter(f'{places[-1].name.upper()} is missing: expected '
+                                     f'{places[0].metavar} {places[-1].name.upper()}, got {word} '
+                                     'alone', ctx=ctx)
+
+    def _refuse_repeated(self, ctx: Any, words: list[str]) -> None:
+        """Raise BadParameter for an option that is given twice and takes one value."""
+        order: list[Any] = self.make_parser(ctx).parse_args(list(words))[2]
+        for one in order:
+            plain = getattr(one, 'is_flag', False) and not one.secondary_opts
+            if (one.param_type_name == 'option' and not one.multiple and not plain
+                    and order.count(one) > 1):
+                raise typer.BadParameter(f'expected once, got {order.count(one)} times: leave the '
+                                         'others out', ctx=ctx, param=one)
+
+
+def _unfit(path: Path, name: str) -> str:
+    """Return why a word is no file or folder for the parameter of this name, or ''."""
+    if path == SCREEN and name != 'json':
+        return ('expected the name of a file or folder, got -, which --json alone takes, for the '
+                'screen; a file that is called - needs its full path')
+    if _ADDRESS.match(str(path)) and not path.exists():
+        return (f'expected the name of a file or folder, got the address '
+                f'{str(path).replace(":/", "://", 1)}: download it first, and give the file')
+    return ''
 
 
 def _plain_flags(parameters: list[Any]) -> list[Any]:

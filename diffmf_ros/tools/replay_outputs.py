@@ -5,6 +5,7 @@ Beside it, a recording for Rerun's viewer: both cameras, the fused image, offset
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from ..io.bag_recovery import require_bag_output
 from ..io.bags import CAMERA_INFO, IMAGE, BagWriter
 from ..io.images import write_image
 from ..io.media import FilmWriter, bgr
-from ..io.paths import PICTURES, require_folder_name, require_outside
+from ..io.paths import PICTURES, PathError, require_folder_name, require_outside
 from ..io.writing import WriteError, is_input, replacing, require_ending, require_output
 
 FUSED_TOPIC, FUSED_INFO_TOPIC = '/fused/image', '/fused/camera_info'
@@ -115,8 +116,26 @@ class PictureOutput:
 
 
 def _pictures(pattern: Path) -> set[Path]:
-    """Return the files that are there under the names of a pattern."""
-    return set(pattern.parent.glob(pattern.name.replace(STAMP, '*')))
+    """Return the files that are there under names of a pattern, with numbers in place of {}."""
+    before, after = map(re.escape, pattern.name.split(STAMP))
+    name = re.compile(f'{before}-?[0-9]+{after}')
+    there = pattern.parent.iterdir() if pattern.parent.is_dir() else ()
+    return {path for path in there if name.fullmatch(path.name)}
+
+
+def _require_pattern(pattern: Path, *, overwrite: bool, inputs: Iterable) -> None:
+    """Raise PathError or WriteError unless the images of a stream can be written by pattern."""
+    if pattern.name.count(STAMP) > 1:
+        first, *more = pattern.name.split(STAMP)
+        raise PathError(f'{pattern} has {STAMP} {len(more)} times, expected once, for the stamp: '
+                        f'write {pattern.with_name(first + STAMP + "".join(more))}')
+    require_ending(pattern, PICTURES, what='an image')
+    there = sorted(_pictures(pattern))
+    if there and not overwrite:
+        raise WriteError(f'{there[0]} is there already, with a name as those of this command: '
+                         'write to another folder, or add --overwrite, which replaces images of '
+                         'the same stamps and leaves the others')
+    require_output(there[0] if there else pattern, overwrite=overwrite, inputs=inputs)
 
 
 def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
@@ -126,11 +145,7 @@ def require_free(out: Path, *, overwrite: bool, inputs: Iterable) -> None:
     if out.suffix.lower() != '.mp4' and not is_input(out, inputs):
         require_outside(out, [Path(one) for one in inputs if one is not None])
     if STAMP in out.name:
-        require_ending(out, PICTURES, what='an image')
-        there = sorted(_pictures(out))
-        if there and not overwrite:
-            raise WriteError(f'{there[0]} exists already; --overwrite replaces such files')
-        require_output(there[0] if there else out, overwrite=overwrite, inputs=inputs)
+        _require_pattern(out, overwrite=overwrite, inputs=inputs)
     elif out.suffix.lower() == '.mp4':
         require_output(out, overwrite=overwrite, inputs=inputs)
     else:

@@ -207,6 +207,24 @@ def test_folder_named_like_a_file(folder, arguments, instead):
     assert not list(folder.glob('x*'))
 
 
+@pytest.mark.parametrize('arguments, words', [
+    (('replay', 'bag', 'x/{}{}.png', *CLASSICAL), '{} 2 times, expected once, for the stamp: '
+     'write x/{}.png'),
+    (('replay', 'bag'), 'OUT is missing: expected BAG... OUT, got bag alone'),
+    (('fuse', 'a', 'b', '-o', 'x', '--out', 'y'), "'--out' / '-o': expected once, got 2 times"),
+    (('fuse', 'a', 'b', '--auto-trim', '--no-auto-trim'), 'expected once, got 2 times'),
+    (('fuse', 'https://a.b/c.png', 'b'), 'got the address https://a.b/c.png: download it first'),
+    (('fuse', '-a.png', 'b'), 'for the file of this name write ./-a.png'),
+])
+def test_wrong_words_are_explained(folder, arguments, words):
+    Path('-a.png').symlink_to('rgb.png')
+    outcome = ran(list(arguments))
+
+    assert (outcome.code, outcome.traceback) == (2, '')
+    assert words in ' '.join(outcome.said.replace('│', '').split()), outcome.said
+    assert not list(folder.glob('x*'))
+
+
 @pytest.mark.parametrize('arguments', [
     ('fuse', 'rgb.png', 'rgb.png', '-o', 'x.png', *CLASSICAL),
     ('fuse', 'rgb.png', 'link.png', '-o', 'x.png', *CLASSICAL),

@@ -385,13 +385,16 @@ def test_files_named_by_stamp(small_bag, tmp_path):
 
 
 def test_image_replaced_only_when_asked(small_bag, tmp_path):
-    """An image that is there is replaced only when asked."""
-    (tmp_path / 'fused_1.png').write_bytes(b'mine')
-    command = ['replay', str(small_bag), str(tmp_path / 'fused_{}.png'), '--model', 'classical']
+    """An image that is there is replaced only when asked; one of another name does not matter."""
+    (tmp_path / 'f*[1]_1.png').write_bytes(b'mine')
+    (tmp_path / 'f*[1]_old.png').write_bytes(b'of another kind')
+    command = ['replay', str(small_bag), str(tmp_path / 'f*[1]_{}.png'), '--model', 'classical']
 
     refused = ran(command)
+    (tmp_path / 'f*[1]_1.png').rename(tmp_path / 'f_1.png')
 
-    assert refused.code == 2 and 'fused_1.png exists already; --overwrite' in refused.said
+    assert refused.code == 2 and 'f*[1]_1.png is there already' in refused.said
+    assert ran(command).code == 0
     assert ran([*command, '--overwrite']).code == 0
 
 

@@ -1,19 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training run is: one YAML file."""
 
+import math
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from ...core.file_kinds import explained
 from ...core.frames import DiffmfError
+from ...core.parameter_spec import meant
 from ...inference.weights_header import require_network
 from .data import Degradations
 from .losses import PRESETS, LossWeights
 
 CHOICES = {'device': ('auto', 'cpu', 'cuda'), 'precision': ('float32', 'bfloat16', 'float16')}
+
+
+class Range(NamedTuple):
+    """Numbers from low to high, and how they are called."""
+
+    text: str
+    low: float
+    high: float = sys.float_info.max  # no infinity
+
+
+FROM_0, FROM_1 = Range('from 0', 0), Range('from 1', 1)
+ABOVE_0 = Range('above 0', math.nextafter(0, 1))
+CHANCE = Range('from 0 to 1', 0, 1)
+# Of the numbers for which FROM_0 is not right.
+RANGES = {'iterations': FROM_1, 'batch': FROM_1, 'crop': FROM_1, 'learning_rate': ABOVE_0,
+          'ema': Range('from 0 to below 1', 0, math.nextafter(1, 0)), 'clip': ABOVE_0,
+          'seed': Range('from 0 to 2^63 - 1', 0, 2 ** 63 - 1), 'temperature': ABOVE_0,
+          **{chance.name: CHANCE for chance in fields(Degradations)}}
+KINDS = {int: 'a whole number', float: 'a number', str: 'a text'}
 # What may differ between the runs of one training: where it runs, where its files are, how its
 # weights are written.
 NOT_PART_OF_RESULT = ('data', 'out', 'device', 'threads', 'checkpoint_minutes')
@@ -60,10 +82,6 @@ class TrainConfig:
             if getattr(self, entry) not in allowed:
                 raise ConfigError(f'{entry} must be one of {", ".join(allowed)}, not '
                                   f'{getattr(self, entry)!r}')
-        for name, chance in asdict(self.degradations).items():
-            if not isinstance(chance, (int, float)) or not 0 <= chance <= 1:
-                raise ConfigError(f'degradations: {name} must be a chance from 0 to 1, not '
-                                  f'{chance!r}')
         if bool(self.teacher) != bool(self.loss.distil):
             raise ConfigError('distillation needs both a teacher (a weights file) and a loss '
                               'distil above 0; '
@@ -125,9 +143,9 @@ def _loss(path, entries) -> LossWeights:
                           f'1}}, not {entries!r}')
     factors = {name: value for name, value in entries.items() if name != 'preset'}
     preset = entries.get('preset', 'swinfusion')
-    if preset not in PRESETS:
+    if preset not in tuple(PRESETS):  # a list is in no dict
         raise ConfigError(f'{path}: unknown loss preset {preset!r}; known: {", ".join(PRESETS)}')
-    return replace(PRESETS[preset], **_known(path, factors, LossWeights))
+    return replace(PRESETS[preset], **_known(path, factors, LossWeights, 'loss.'))
 
 
 def _degradations(path, entries) -> Degradations:
@@ -135,12 +153,44 @@ def _degradations(path, entries) -> Degradations:
     if not isinstance(entries, dict):
         raise ConfigError(f'{path}: degradations must hold a mapping such as {{veil: 0.2}}, not '
                           f'{entries!r}')
-    return replace(Degradations(), **_known(path, entries, Degradations))
+    return replace(Degradations(), **_known(path, entries, Degradations, 'degradations.'))
 
 
-def _known(path, entries, cls):
-    names = {f.name for f in fields(cls)}
-    if unknown := entries.keys() - names:
-        raise ConfigError(f'{path}: unknown {", ".join(sorted(unknown))}; known: '
-                          f'{", ".join(sorted(names))}')
-    return entries
+def _known(path, entries, cls, group: str = '') -> dict[str, Any]:
+    """Return entries with the numbers that YAML takes for texts, such as 1e-3, as numbers.
+
+    Raises ConfigError, naming all of them, for unknown names and for values that do not fit.
+    """
+    kinds: dict[str, Any] = {f.name: f.type for f in fields(cls)}
+    if unknown := sorted(str(name) for name in entries.keys() - kinds.keys()):
+        named = ' and '.join(f'{name}{meant(name, kinds)}' for name in unknown)
+        raise ConfigError(f'{path}: unknown {named}; known: {", ".join(sorted(kinds))}')
+    read = {name: _number(value, kinds[name]) for name, value in entries.items()}
+    wrong = [f'{group}{name} must be {KINDS[kinds[name]]}'
+             + f' {RANGES.get(name, FROM_0).text}' * (kinds[name] is not str)
+             + f', got {entries[name]!r}' + ': leave it out for its default' * (value is None)
+             for name, value in read.items() if not _fits(value, kinds[name], name)]
+    if wrong:
+        raise ConfigError(f'{path}: {"; ".join(wrong)}')
+    return read
+
+
+def _number(value: Any, kind: Any) -> Any:
+    """Return the number that a text spells where kind is one of numbers; others as they are."""
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    whole = kind is int and isinstance(value, float) and value.is_integer()
+    return int(value) if whole else value
+
+
+def _fits(value: Any, kind: Any, name: str) -> bool:
+    """Whether a value is of the kind of an entry, and in its range."""
+    if kind not in KINDS:  # a group, which has been checked
+        return True
+    if kind is str or isinstance(value, bool):
+        return kind is type(value)
+    least = RANGES.get(name, FROM_0)
+    return isinstance(value, (int, kind)) and least.low <= value <= least.high

@@ -244,7 +244,7 @@ def test_nonfinite_gradient_stops_training(tiny):
 
 
 @pytest.mark.parametrize('text, message', [
-    ('data: a\nout: b\nbatches: 3\n', 'unknown batches; known: batch'),
+    ('data: a\nout: b\nbatches: 3\n', 'unknown batches, did you mean batch.; known: batch'),
     ('data: a\n', 'lacks out'),
     ('- a\n', 'must hold a mapping'),
     ('data: [\n', 'cannot be read as YAML'),
@@ -260,10 +260,19 @@ def test_nonfinite_gradient_stops_training(tiny):
      'unknown vif; known: contrast, distil, gradient, intensity, '),
     ('data: a\nout: b\nstrength: 0.8\n', 'unknown strength; known: batch, '),
     ('data: a\nout: b\ndegradations: {smoke: 0.5, rain: 1}\n',
-     'unknown rain, smoke; known: black_hot, blind, dark, '),
-    ('data: a\nout: b\ndegradations: {veil: 2}\n', 'veil must be a chance from 0 to 1, not 2'),
+     'unknown rain and smoke; known: black_hot, blind, dark, '),
+    ('data: a\nout: b\ndegradations: {veil: 2}\n', 'veil must be a number from 0 to 1, got 2'),
     ('data: a\nout: b\ndegradations: {dark: often}\n',
-     "dark must be a chance from 0 to 1, not 'often'"),
+     "degradations.dark must be a number from 0 to 1, got 'often'"),
+    ('data: a\nout: 3\niterations: three\nseed: -1\n', "out must be a text, got 3; iterations "
+     "must be a whole number from 1, got 'three'; seed must be a whole .*, got -1"),
+    ('data: a\nout: b\nbatch: 1.5\nema: 2\n', 'batch must be a whole number from 1, got 1.5; '
+     'ema must be a number from 0 to below 1, got 2'),
+    ('data: a\nout: b\nclip: .nan\nthreads: true\n', 'clip must be .* above 0, got nan; threads '
+     'must be a whole number from 0, got True'),
+    ('data: a\nout: b\nlearning_rate: .inf\n1: 2\n', 'unknown 1; known'),
+    ('data: a\nout: b\nteacher:\nloss: {ssim: -1}\n', 'loss.ssim must be a number from 0, got -1'),
+    ('data: a\nout: b\nteacher:\n', 'a text, got None: leave it out'),
     ('data: a\nout: b\ndegradations: [veil]\n',
      r"degradations must hold a mapping such as \{veil: 0.2\}, not \['veil'\]"),
 ])
@@ -271,6 +280,15 @@ def test_bad_configuration_is_explained(tmp_path, text, message):
     (tmp_path / 'c.yaml').write_text(text)
     with pytest.raises((ConfigError, WeightsError), match=message):
         load_config(tmp_path / 'c.yaml')
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    """YAML takes a number without a point, such as 1e-3, for a text; here it is a number."""
+    (tmp_path / 'c.yaml').write_text(
+        'data: a\nout: b\nlearning_rate: 1e-3\niterations: 1e4\nloss: {ssim: 2e1}\n')
+    config = load_config(tmp_path / 'c.yaml')
+    assert (config.learning_rate, config.iterations, config.loss.ssim) == (1e-3, 10_000, 20)
+    assert type(config.iterations) is int
 
 
 def test_named_degradations_change(tmp_path):
