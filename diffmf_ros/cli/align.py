@@ -89,10 +89,6 @@ def align(
     except RegistrationError as error:
         typer.echo(f'error: {error}', err=True)
         raise typer.Exit(1) from error
-    with replacing(out, overwrite=overwrite) as partial:
-        found.alignment.save(partial)
-    if overlay:
-        write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
     measured, said = None, ''
     if bag is not None and time_offset:
         from ..tools import alignment_pairs
@@ -101,6 +97,11 @@ def align(
             said = measured.summary
         except RegistrationError as error:
             said = str(error)
+    # last, so that an interruption leaves no half of the result
+    with replacing(out, overwrite=overwrite) as partial:
+        found.alignment.save(partial)
+    if overlay:
+        write_image(overlay, picture(pairs[0], found.alignment), 'rgb8', overwrite=overwrite)
     options.write_json(json, {'out': str(out), **asdict(found),
                               'time_offset': measured and asdict(measured)})
     options.say(f'{out}: {found.summary}', json=json)
@@ -134,5 +135,5 @@ def _use(file: Path, bag: Path | None, topics: tuple[str, str], pictures: InputS
     for name, value in own.items():
         words += [f'--{name.replace("_", "-")}', value]
     return (f'use it: diffmf {join(words)} (parameters of the node: '
-            + ', '.join(['alignment.file', 'sync.thermal_offset_ms',
+            + ', '.join(['alignment.file', *['sync.thermal_offset_ms'] * (bag is not None),
                          *(f'input.{name}' for name in own)]) + ')')

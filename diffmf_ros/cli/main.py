@@ -26,6 +26,7 @@ from typer.core import TyperCommand, TyperGroup
 from .. import __version__
 from ..core.frames import DiffmfError
 from ..core.packages import missing
+from ..core.settings import DEFAULTS, iter_specs
 from .options import SCREEN
 from .progress import signs_of_life
 
@@ -63,7 +64,11 @@ class Command(TyperCommand):
         self._refuse_dashed_names(ctx, words)
         if words:  # else the usage is shown, or what is missing is named
             self._require_last(ctx, words)
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            self._explain_number(ctx, words, error)
+            raise
         self._refuse_repeated(ctx, words)
         parameters: list[Any] = self.params
         for parameter in parameters:
@@ -94,6 +99,18 @@ class Command(TyperCommand):
             raise typer.BadParameter(f'{places[-1].name.upper()} is missing: expected '
                                      f'{places[0].metavar} {places[-1].name.upper()}, got {word} '
                                      'alone', ctx=ctx)
+
+    def _explain_number(self, ctx: Any, words: list[str], error: Any) -> None:
+        """Say in the error of a word that is no number what came, and the range of a setting."""
+        name = getattr(error.param, 'name', '')
+        word = self.make_parser(ctx).parse_args(list(words))[0].get(name)
+        item = next((one for one in iter_specs(DEFAULTS) if one.low is not None
+                     and one.name.rpartition('.')[2] == name), None)
+        if item and isinstance(word, str):
+            kind = 'a whole number' if type(item.value) is int else 'a number'
+            error.message = f'expected {kind} from {item.low} to {item.high}, got {word!r}'
+        elif isinstance(word, str) and repr(word) not in error.message:
+            error.message = f'{error.message.rstrip(".")}, got {word!r}'
 
     def _refuse_repeated(self, ctx: Any, words: list[str]) -> None:
         """Raise BadParameter for an option that is given twice and takes one value."""

@@ -46,7 +46,9 @@ def read_frame(path: Path, *, stream: str) -> Frame:
     encoding = _ENCODINGS.get((pixels.dtype, pixels.ndim))
     if encoding is None:
         raise ImageFileError(f'{path} has {pixels.dtype} pixels of shape {pixels.shape}; expected '
-                             'gray or color of 8 or 16 bits, or gray of float32')
+                             'gray or color of 8 or 16 bits (unsigned), or gray of float32: '
+                             'convert thermal to uint16 in centikelvin, or to float32 in kelvin '
+                             'or degrees Celsius (--radiometric-unit)')
     return Frame(stream, 0, '', pixels, encoding)
 
 

@@ -88,7 +88,12 @@ def require_ending(path: Path, endings: Sequence[str], *, what: str) -> None:
     """
     if path.suffix.lower() in endings:
         return
-    instead = path.with_suffix(endings[0]) if path.name else f'NAME{endings[0]}'
+    if path.is_dir():
+        raise WriteError(f'{path} cannot be written: it is a folder, and {what} is a file: write '
+                         f'{path / "NAME"}{endings[0]}')
+    instead = str(path.with_suffix(endings[0])) if path.name else f'NAME{endings[0]}'
+    if path.name and not path.suffix:
+        instead += f', or {path / "NAME"}{endings[0]} for a folder {path}'
     allowed = ' or '.join(filter(None, (', '.join(endings[:-1]), endings[-1])))
     raise WriteError(f'{path} cannot be written: {what} has a name that ends in {allowed}: write '
                      f'{instead}')

@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip('torch', reason='torch is not installed, and half of the commands need it')
@@ -214,10 +216,21 @@ def test_folder_named_like_a_file(folder, arguments, instead):
     (('fuse', 'a', 'b', '-o', 'x', '--out', 'y'), "'--out' / '-o': expected once, got 2 times"),
     (('fuse', 'a', 'b', '--auto-trim', '--no-auto-trim'), 'expected once, got 2 times'),
     (('fuse', 'https://a.b/c.png', 'b'), 'got the address https://a.b/c.png: download it first'),
+    (('fuse', 'a', 'b', '--scale', '1,5'), "a number from 0.125 to 1.0, got '1,5'"),
+    (('fuse', 'a', 'b', '--threads', 'a'), "got 'a'"),
+    (('bench', '--frames', 'a'), "got 'a'"),
+    (('fuse', 'rgb.png', 'thermal.png', '-o', 'vi/'), 'it is a folder, and an image is a file: '
+     'write vi/NAME.png'),
+    (('fuse', 'rgb.png', 'thermal.png', '-o', 'x/'), 'write x.png, or x/NAME.png for a folder x'),
+    (('fuse', 'vi', 'ir', '--match', 'a_{}.png b_{}.png', '-o', 'x'),
+     "--match 'a_{}.png b_{}.png': vi has 0.png and ir has 0.png"),
+    (('fuse', 'vi/0.png', 'ir', '-o', 'x'), 'ir is a folder, in which ir/0.png goes with'),
+    (('fuse', 'rgb.png', 'signed.tiff', '-o', 'x.png'), 'convert thermal to uint16 in '),
     (('fuse', '-a.png', 'b'), 'for the file of this name write ./-a.png'),
 ])
 def test_wrong_words_are_explained(folder, arguments, words):
     Path('-a.png').symlink_to('rgb.png')
+    cv2.imwrite('signed.tiff', np.zeros((48, 64), np.int16))
     outcome = ran(list(arguments))
 
     assert (outcome.code, outcome.traceback) == (2, '')

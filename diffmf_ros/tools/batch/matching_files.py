@@ -52,6 +52,10 @@ def matches(
     """
     if names is not None:
         sides = _named(inputs, names, recursive)
+        if not sides[0].keys() & sides[1].keys():
+            there = ' and '.join(_example(place, recursive) for place in dict.fromkeys(inputs))
+            raise MatchError(f'there is no pair of images by --match {names!r}: {there}; expected '
+                             'names in which the same stands in place of {}')
     elif len(inputs) == 2 and all(place.is_dir() for place in inputs):
         sides = [_of_folder(place, recursive, _stem) for place in inputs]
     elif len(inputs) == 2 and all(is_pattern(place) for place in inputs):
@@ -82,6 +86,9 @@ def _in_order(files: Sequence[Path]) -> list[Match]:
     folders = [place for place in files if place.is_dir()]
     if folders or not half or len(files) % 2:
         got = f'{folders[0]} is a folder' if folders and len(files) > 1 else f'got {len(files)}'
+        alike = [folders[0] / file.name for file in files if folders and file not in folders]
+        if len(alike) == 1 and alike[0].is_file():
+            got += f', in which {alike[0]} goes with the other image'
         raise MatchError(
             'expected two images, two folders, two patterns, two videos, or as many visible '
             f'images as thermal ones (first all visible, then all thermal); {got}'
@@ -130,6 +137,13 @@ def _named(inputs: Sequence[Path], names: str, recursive: bool) -> list[dict[str
         _of_folder(place, recursive, _asked(pattern))
         for place, pattern in zip((inputs[0], inputs[-1]), patterns, strict=True)
     ]
+
+
+def _example(folder: Path, recursive: bool) -> str:
+    """Return that a folder has a file such as its first image, as a clause."""
+    images = sorted(path for paths in _of_folder(folder, recursive, _stem).values()
+                    for path in paths)
+    return f'{folder} has {images[0].name}' if images else f'{folder} has no images'
 
 
 def _asked(pattern: str) -> Callable[[Path], str | None]:

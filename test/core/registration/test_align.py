@@ -24,6 +24,7 @@ from diffmf_ros.core.registration.registration import (
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter
+from diffmf_ros.tools import alignment_pairs
 from diffmf_ros.tools.alignment_pairs import AlignmentPairsError, file_pairs, spread
 from diffmf_ros.tools.synthetic.drive import Drive, DriveSettings
 
@@ -435,6 +436,9 @@ def test_folders_and_rough_start(folder):
 def test_pairs_of_a_bag_are_taken(folder, monkeypatch, ros2, use):
     """Pairs of a bag are taken, and the line that uses the file names topics and offset."""
     monkeypatch.setattr('diffmf_ros.cli.align.which', lambda name: ros2)
+    measure, there = alignment_pairs.time_offset, []
+    monkeypatch.setattr(alignment_pairs, 'time_offset', lambda *of, **more: (
+        there.append((folder / 'a.yaml').exists()), measure(*of, **more))[1])
     with BagWriter(folder / 'bag') as bag:
         for index, seed in enumerate((31, 32, 33)):
             stamp_ns = START_NS + index * 100_000_000
@@ -449,6 +453,7 @@ def test_pairs_of_a_bag_are_taken(folder, monkeypatch, ros2, use):
                  '--topics', '/eye/rgb', '/eye/thermal', '--thermal-offset-ms', '5')
 
     assert done.returncode == 0, done.stderr
+    assert there == [False]  # what an interruption at that time leaves
     assert 'homography from 3 pairs' in done.stdout
     assert 'no time offset: 3 RGB and 3 thermal frames with stamps came' in done.stdout
     assert use.format(folder) in done.stdout
@@ -468,6 +473,7 @@ def test_crop_file_fits_cropped_images(folder, monkeypatch):
                  '--init', folder / 'rough.yaml')
 
     assert done.returncode == 0, done.stderr
+    assert 'thermal_offset_ms' not in done.stdout  # a pair of files has none
     assert '--rgb-crop 560x440+40+20 --thermal-orientation rotated_180 (' in done.stdout
     found = Alignment.load(folder / 'a.yaml')
     assert (found.rgb_size, found.thermal_size) == ((560, 440), THERMAL_SIZE)
