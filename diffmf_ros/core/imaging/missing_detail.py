@@ -5,9 +5,9 @@ In the dark, in a plain sky and before a plain wall only thermal has edges and t
 everything is equally warm only the visible image has. There is nothing to choose there, so the
 fused image can have all of it.
 
-Around warm objects most detail is that of thermal instead: visible edges of what is behind a
-person, or of the person when the cameras are not quite in line, cost a detector the person. Warm
-objects themselves are left alone, with what touches them.
+Around upright warm objects a part of the detail is that of thermal instead: visible edges of what
+is behind a person, or of the person when the cameras are not quite in line, cost a detector the
+person. Warm objects themselves are left alone, with what touches them.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,14 @@ STEPS = 16
 FLATTEST_PERCENT, ROUNDED, NOISE, MOST_GROWN = 5, 0.5625, 4.0, 3.0
 DETAIL_PX = 4.0  # finer than this Gaussian is detail
 GAIN = 1.2  # of thermal detail that is missing: optics and enlarging have blurred it
+# Of faint visible detail where the view is bright, in levels of the mean nearby: thermal noise lies
+# over it. In the dark it is grain and lamps, which cost a detector people.
+VISIBLE_GAIN, BRIGHT, BRIGHT_NEARBY = 1.5, (50.0, 100.0), 1 / 15  # of the height
+MOST_ADDED_LEVELS = 2.0  # to it: strong detail needs no help
 MOST_LEVELS = 20.0  # of detail: the edge of a cold sky would have a halo
 BESIDE_PX = 5  # of a warm object: left alone
-AROUND = 1 / 13  # of the height: what is nearer than half of it is around a warm object
-OF_THERMAL = 0.4  # share of thermal in the detail around a warm object, in place of visible
+AROUND = 1 / 13  # of the height: what is nearer than half of it is around an upright object
+OF_THERMAL = 0.5  # share of thermal in the detail there, in place of visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +55,14 @@ class FineDetail:
     share: np.ndarray
 
     @classmethod
-    def of(cls, thermal: np.ndarray, luma: np.ndarray, warm: np.ndarray,
+    def of(cls, thermal: np.ndarray, luma: np.ndarray, warm: np.ndarray, upright: np.ndarray,
            seen: np.ndarray | None = None) -> 'FineDetail':
         """Measure the detail that a fused image should have.
 
         Args:
             thermal, luma: white-hot thermal and luminance of the visible image, H x W uint8.
             warm: where warm objects are, h x w float32, 0 to 1: a thumbnail of the same view.
+            upright: where those are that are no wider than tall; as warm.
             seen: h x w bool, what both cameras see; None: all of it.
         """
         steep, visible = _steepness(thermal), _steepness(luma)
@@ -66,8 +71,9 @@ class FineDetail:
         shown = _times(_above(steep, *(grown * limit for limit in SHOWN)), 255 - structured)
         both = _times(_above(steep, *(grown * limit for limit in THERMAL)), structured)
         free, around = (cv2.resize(image, luma.shape[::-1])
-                        for image in _surround(warm, seen, luma.shape[0]))
+                        for image in _surround(warm, upright, seen, luma.shape[0]))
         share = _times(free, cv2.max(255 - cv2.blur(both, (3, 3)), around))
+        visible = _sharpened(luma, around)
         around = cv2.convertScaleAbs(around, alpha=OF_THERMAL)
         of_thermal, of_luma = _times(free, cv2.blur(shown, (3, 3))), _times(share, 255 - around)
         # In place and of one type, which takes half of the time.
@@ -77,7 +83,7 @@ class FineDetail:
         of_thermal = cv2.max(of_thermal, _times(free, around))
         wanted, of_visible = (each.astype(np.float32) for each in (of_thermal, of_luma))
         wanted *= _fine(thermal)
-        of_visible *= _fine(luma)
+        of_visible *= visible
         wanted += of_visible
         wanted *= gain
         gain *= share.astype(np.float32)
@@ -97,6 +103,29 @@ def _steepness(gray: np.ndarray) -> np.ndarray:
     right, down = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=STEPS / 8)
                    for axis in ((1, 0), (0, 1)))
     return cv2.dilate(cv2.convertScaleAbs(cv2.magnitude(right, down)), NEARBY)
+
+
+def _sharpened(luma: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Return the detail of an H x W uint8 image, faint detail stronger where the view is bright.
+
+    Not so around people, by the share around, 255: all.
+    """
+    visible = _fine(luma)
+    added = np.clip(visible, -MOST_ADDED_LEVELS / (VISIBLE_GAIN - 1),
+                    MOST_ADDED_LEVELS / (VISIBLE_GAIN - 1))
+    added *= _times(_bright(luma), 255 - around)
+    added *= np.float32((VISIBLE_GAIN - 1) / 255)
+    return np.add(visible, added, out=visible)
+
+
+def _bright(luma: np.ndarray) -> np.ndarray:
+    """Return 255 where the view is bright and 0 where it is dark, for an H x W uint8 image."""
+    side = 2 * round(BRIGHT_NEARBY * luma.shape[0] / 8) + 1
+    mean = cv2.blur(cv2.resize(luma, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA),
+                    (side, side))
+    low, high = BRIGHT
+    bright = np.uint8(255 * np.clip((np.arange(256) - low) / (high - low), 0, 1))
+    return cv2.resize(cv2.LUT(mean, bright), luma.shape[::-1])
 
 
 def _growth(steepness: np.ndarray, seen: np.ndarray | None) -> float:
@@ -133,23 +162,23 @@ def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return cv2.multiply(a, b, scale=1 / 255)
 
 
-def _surround(warm: np.ndarray, seen: np.ndarray | None,
+def _surround(warm: np.ndarray, upright: np.ndarray, seen: np.ndarray | None,
               height_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is not beside a warm object, and what is around one, h x w uint8, 255: all.
+    """Return what is not beside a warm object, and what is around an upright one: h x w uint8.
 
-    height_px is that of the images whose thumbnail warm is.
+    255 is all of it; height_px is that of the images whose thumbnail warm is.
     """
     factor = height_px / warm.shape[0]
     beside = 2 * round(BESIDE_PX / factor) + 1
     border = 2 * round(2.5 * DETAIL_PX / factor) + 1  # where one camera ends is an edge
     around = 2 * round(AROUND * warm.shape[0] / 2) + 1
-    share = cv2.convertScaleAbs(warm, alpha=255)
-    free = 255 - cv2.dilate(share, np.ones((beside, beside), np.uint8))
+    warm, upright = (cv2.convertScaleAbs(share, alpha=255) for share in (warm, upright))
+    free = 255 - cv2.dilate(warm, np.ones((beside, beside), np.uint8))
     if seen is not None:
         whole = cv2.erode(seen.view(np.uint8), np.ones((border, border), np.uint8), borderValue=1)
         free = cv2.multiply(free, whole)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (around, around))
-    return free, cv2.GaussianBlur(cv2.dilate(share, disc), (0, 0), around / 6)
+    return free, cv2.GaussianBlur(cv2.dilate(upright, disc), (0, 0), around / 6)
 
 
 def _fine(gray: np.ndarray) -> np.ndarray:

@@ -53,12 +53,14 @@ class WarmObjects:
         part: what each of them belongs to: object i is part i, its ring part count + i.
         sizes: number of pixels of each part.
         share: part of the image that each object covers.
+        upright: which objects are at least as tall as wide, as people are and cars are not.
     """
 
     pixels: np.ndarray
     part: np.ndarray
     sizes: np.ndarray
     share: np.ndarray
+    upright: np.ndarray
 
     def means(self, *images: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the means of h x w images in each object, and in the ring around it.
@@ -123,14 +125,15 @@ class WarmView:
         """
         if min(thermal.shape) < LEAST_SIDE_PX:
             return None
-        warm = np.zeros(thermal.shape, np.float32)
+        warm, upright = np.zeros((2, *thermal.shape), np.float32)
         found = [(objects, objects.contrast(thermal)) for objects in find_objects(thermal, seen)]
         for objects, contrast in found:
-            drawn = objects.drawn(smoothstep(contrast, *CONTRAST), warm.shape)
-            warm = np.maximum(warm, drawn, out=warm)
+            sure = smoothstep(contrast, *CONTRAST)
+            np.maximum(warm, objects.drawn(sure, warm.shape), out=warm)
+            np.maximum(upright, objects.drawn(sure * objects.upright, warm.shape), out=upright)
         shown = cv2.max(*(_above_surround(image, SHOWN) for image in (thermal, luma)))
         return cls(thermal, luma, seen, found, warm, cv2.dilate(shown, _NEAR),
-                   FineDetail.of(*(fine or (thermal, luma)), warm, seen))
+                   FineDetail.of(*(fine or (thermal, luma)), warm, upright, seen))
 
 
 class WarmContrast:
@@ -257,7 +260,8 @@ def _connected(above: np.ndarray, level: int, seen: np.ndarray | None) -> WarmOb
     ring = np.flatnonzero(free)
     part = np.concatenate([number - 1, rings.reshape(-1)[ring].astype(np.intp) + (count - 1)])
     return WarmObjects(np.concatenate([pixels, ring]), part,
-                       np.bincount(part, minlength=2 * count), area[wanted] / above.size)
+                       np.bincount(part, minlength=2 * count), area[wanted] / above.size,
+                       (tall >= width)[wanted])
 
 
 def _above_surround(image: np.ndarray, width: float) -> np.ndarray:

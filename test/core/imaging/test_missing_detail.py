@@ -5,7 +5,14 @@ import cv2
 import numpy as np
 import pytest
 
-from diffmf_ros.core.imaging.missing_detail import GAIN, MOST_LEVELS, OF_THERMAL, FineDetail
+from diffmf_ros.core.imaging.missing_detail import (
+    GAIN,
+    MOST_ADDED_LEVELS,
+    MOST_LEVELS,
+    OF_THERMAL,
+    VISIBLE_GAIN,
+    FineDetail,
+)
 
 SHAPE = 240, 320
 THUMBNAIL = 120, 160
@@ -19,8 +26,8 @@ NOWHERE = np.zeros(THUMBNAIL, np.float32)
 INSIDE = np.s_[20:180, 20:-20]
 
 
-def missing_detail(fused, thermal, luma, warm=NOWHERE, seen=None):
-    return FineDetail.of(thermal, luma, warm, seen).missing(fused)
+def missing_detail(fused, thermal, luma, warm=NOWHERE, seen=None, upright=True):
+    return FineDetail.of(thermal, luma, warm, warm if upright else NOWHERE, seen).missing(fused)
 
 
 def share_of(stripes, levels, part=INSIDE):
@@ -40,10 +47,19 @@ def test_visible_detail_where_thermal_is_flat():
     assert share_of(STRIPES, missing_detail(FLAT, FLAT, STRIPES)) == pytest.approx(1, abs=0.03)
 
 
-def test_faint_visible_detail_comes_back():
-    """What is too faint to be structure, too, as nothing else is there."""
-    faint = np.where(COLUMNS % 8 < 4, 60, 62).astype(np.uint8)
-    assert share_of(faint, missing_detail(FLAT, FLAT, faint)) == pytest.approx(1, abs=0.03)
+@pytest.mark.parametrize('brightness, share', [(30, 1), (120, VISIBLE_GAIN)])
+def test_faint_visible_detail_comes_back(brightness, share):
+    """What is too faint to be structure, too; in a bright view stronger, as noise lies over it."""
+    faint = np.where(COLUMNS % 8 < 4, brightness, brightness + 2).astype(np.uint8)
+    flat = np.full(SHAPE, brightness, np.uint8)
+    assert share_of(faint, missing_detail(flat, flat, faint)) == pytest.approx(share, abs=0.03)
+
+
+def test_strong_visible_detail_is_hardly_sharpened():
+    """By two levels at most: an edge of a bright view has no halo."""
+    bright = cv2.add(STRIPES, 80)
+    added = missing_detail(bright, cv2.add(FLAT, 80), bright)
+    assert 1 < np.abs(added[INSIDE]).max() < MOST_ADDED_LEVELS + 0.1
 
 
 @pytest.mark.parametrize('thermal, luma', [(FLAT, STRIPES), (STRIPES, FLAT)])
@@ -97,3 +113,11 @@ def test_visible_detail_around_a_person_softens():
         levels = STRIPES + missing_detail(STRIPES, thermal, STRIPES, warm)
         assert 1 - OF_THERMAL < share_of(STRIPES, levels, np.s_[92:95, 140:180]) < 0.75
         assert share_of(STRIPES, levels, np.s_[20:50, 140:180]) == pytest.approx(1, abs=0.03)
+
+
+def test_visible_detail_around_a_car_stays():
+    """What is warm and wider than tall is no person."""
+    warm = NOWHERE.copy()
+    warm[50:60, 70:90] = 1
+    levels = STRIPES + missing_detail(STRIPES, FLAT, STRIPES, warm, upright=False)
+    assert share_of(STRIPES, levels, np.s_[82:85, 140:180]) == pytest.approx(1, abs=0.03)
