@@ -34,12 +34,12 @@ DETAIL_PX = 4.0  # finer than this Gaussian is detail
 GAIN = 1.2  # of thermal detail that is missing: optics and enlarging have blurred it
 # Of faint visible detail where the view is bright, in levels of the mean nearby: thermal noise lies
 # over it. In the dark it is grain and lamps, which cost a detector people.
-VISIBLE_GAIN, BRIGHT, BRIGHT_NEARBY = 1.5, (50.0, 100.0), 1 / 15  # of the height
-MOST_ADDED_LEVELS = 2.0  # to it: strong detail needs no help
+VISIBLE_GAIN, BRIGHT, BRIGHT_NEARBY = 1.3, (50.0, 100.0), 1 / 15  # of the height
+MOST_ADDED_LEVELS = 1.5  # to it: strong detail needs no help
 MOST_LEVELS = 20.0  # of detail: the edge of a cold sky would have a halo
 BESIDE_PX = 5  # of a warm object: left alone
 AROUND = 1 / 13  # of the height: what is nearer than half of it is around an upright object
-OF_THERMAL = 0.5  # share of thermal in the detail there, in place of visible
+OF_THERMAL = 0.4  # share of thermal in the detail there, in place of visible
 
 
 @dataclass(frozen=True, eq=False)
