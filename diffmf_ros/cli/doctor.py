@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf doctor`: what this machine can do. Exit code 0 when the node can run, else 1."""
 
-import json as json_format
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,19 +9,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import options
+
 STYLE = {'good': 'green', 'warn': 'yellow', 'error': 'bold red', 'fail': 'red'}
+RESULT = 'node_can_run', 'advice', 'findings'  # keys of --json
 
 
 def doctor(
-        json: Annotated[bool, typer.Option('--json',
-                                           help='print JSON instead of a table')] = False) -> None:
+    json: Annotated[Path | None, typer.Argument(
+        metavar='NAME.json', show_default=False,
+        help='file to write, with --json; none, or -: the screen')] = None,
+    as_json: Annotated[bool, typer.Option(
+        '--json', help='JSON, printed in place of the table or written to a file')] = False,
+) -> None:
     """Report what this machine can do, and what to do about the rest."""
+    from ..io.writing import is_stream, require_ending
     from ..tools.doctor import examine
 
+    if json is not None and not as_json:
+        raise typer.BadParameter(f'expected --json before the name of a file, got {json} alone')
+    if json is not None and json != options.SCREEN and not is_stream(json):
+        require_ending(json, ('.json',), what='a file of --json')
+    options.require_own_json(json, RESULT)
     diagnosis = examine()
-    if json:
-        typer.echo(json_format.dumps(diagnosis.as_dict(), indent=1))
-    else:
+    if as_json:
+        options.write_json(json or options.SCREEN, diagnosis.as_dict())
+    if not as_json or json not in (None, options.SCREEN):
         _show(diagnosis)
     raise typer.Exit(0 if diagnosis.node_can_run else 1)
 

@@ -80,7 +80,7 @@ ELSEWHERE = {
     ('bench', 'page'): 'test_full_file_system_of_page',
     ('replay', 'rrd'): 'test_full_file_system_of_rerun',
 }
-WITHOUT_ROW = {'demo', 'view', 'doctor'}  # tests of their own; doctor writes no file
+WITHOUT_ROW = {'demo', 'view', 'doctor'}  # tests of their own; doctor writes --json alone
 TALKS_DDS = ('bench --json', 'bench --plot')
 IMPOSSIBLE = {
     'below a file': ('config.yaml/', 'a part of its path is a file'),

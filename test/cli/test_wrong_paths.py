@@ -41,6 +41,7 @@ READ = {'rgb', 'thermal', 'bag', 'init', 'weights', 'alignment', 'images', 'para
         'detector', 'pairs', 'fused', 'boxes', 'config', 'data', 'scored_on', 'score',
         'checkpoint', 'folder'}
 FOLDERS = {('fuse', 'out'), ('replay', 'out'), ('demo', 'out'), ('train', 'out'),
+           ('doctor', 'json'),  # only with --json, below
            *((name, 'out') for name in ('sample-bag', 'sample-pairs', 'make-bag'))}
 OUTPUTS = [(command, name) for command, name in file_parameters()
            if name not in READ and (command, name) not in FOLDERS]
@@ -226,6 +227,8 @@ def test_folder_named_like_a_file(folder, arguments, instead):
      "--match 'a_{}.png b_{}.png': vi has 0.png and ir has 0.png"),
     (('fuse', 'vi/0.png', 'ir', '-o', 'x'), 'ir is a folder, in which ir/0.png goes with'),
     (('fuse', 'rgb.png', 'signed.tiff', '-o', 'x.png'), 'convert thermal to uint16 in '),
+    (('doctor', 'x.json'), 'expected --json before the name of a file, got x.json alone'),
+    (('doctor', '--json', 'x.txt'), 'write x.json'),
     (('fuse', '-a.png', 'b'), 'for the file of this name write ./-a.png'),
 ])
 def test_wrong_words_are_explained(folder, arguments, words):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from diffmf_ros.cli.main import run
 from diffmf_ros.io.resources import find
 from diffmf_ros.tools.doctor import (
     Diagnosis,
@@ -317,6 +318,17 @@ def run_doctor():
                           capture_output=True, text=True, cwd=Path(__file__).parents[2],
                           check=False)
     return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize('words, printed', [((), True), (('-',), True), (('a.json',), False)])
+def test_json_is_printed_or_written(tmp_path, monkeypatch, capsys, words, printed):
+    """A name behind --json is the file, else the report is printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('diffmf_ros.tools.doctor.examine', lambda: Diagnosis(()))
+    run(['doctor', '--json', *words])
+    out = capsys.readouterr().out
+    report = out if printed else Path('a.json').read_text()
+    assert json.loads(report) == Diagnosis(()).as_dict() and len(list(tmp_path.iterdir())) < 2
 
 
 def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
