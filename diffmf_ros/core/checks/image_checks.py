@@ -15,7 +15,7 @@ from ..imaging.color import COLORS_WITH_LUMA, split_luma
 from ..imaging.stream_filters import VeilMonitor
 from ..imaging.thermal import STRETCHED, Levels
 from ..settings import Settings, ThermalSettings
-from .sight_monitor import SightMonitor, Thumbnails, reduced, thumbnails
+from .sight_monitor import JUDGED_SIDE, SightMonitor, Thumbnails, reduced, thumbnails
 
 # A range that the settings fix is doubted when it misses all but this part of the pixels.
 FITTING_SHARE = 0.05
@@ -28,8 +28,8 @@ OVERLAP_SHARE = 0.1
 # Two cameras differ by more levels in the mean; a picture and its JPEG by less.
 SAME_LEVELS = 1.5
 _SAMPLES = 100
-# Smaller images have too few pixels for a share of them.
-SMALLEST_SIDE_PX = 32
+# Thermal in floats with this share of NaN and infinity is doubted.
+INVALID_SHARE = 0.05
 
 
 class InputDoubts:
@@ -38,12 +38,12 @@ class InputDoubts:
     def __init__(self) -> None:
         self._sliver = False
 
-    def judge(self, thermal: Frame, levels: Levels, mapping: Mapping,
+    def judge(self, pair: Pair, levels: Levels, mapping: Mapping,
               settings: ThermalSettings) -> tuple[Issue, ...]:
         """Return what is odd about a pair.
 
         Args:
-            thermal: the raw frame.
+            pair: raw frames.
             levels: the values that become black and white.
             mapping: what brings both images onto one grid.
             settings: those of the gain control.
@@ -51,17 +51,21 @@ class InputDoubts:
         Returns:
             What there is to report, once for each doubt.
         """
+        thermal = pair.thermal
         height, width = thermal.pixels.shape[:2]
         sample = thermal.pixels[::max(1, height // _SAMPLES), ::max(1, width // _SAMPLES)]
         found: Issue | None = None
         if thermal.encoding in STRETCHED:
             if settings.gain_control != 'agc':
                 found = _range_issue(sample, levels, settings)
-        elif min(height, width) >= SMALLEST_SIDE_PX:
+        elif min(height, width) >= JUDGED_SIDE:  # fewer pixels are too few for a share of them
             found = self._sliver_issue(sample if sample.ndim == 2 else split_luma(
                 np.ascontiguousarray(sample), thermal.encoding)[0])
         overlap = _overlap_issue(mapping) if mapping.overlap < OVERLAP_SHARE else None
-        return tuple(issue for issue in (found, overlap) if issue)
+        invalid = _invalid_issue(thermal.pixels) if thermal.encoding == '32FC1' else None
+        small = [_small_issue(frame) for frame in (pair.rgb, thermal)
+                 if min(frame.pixels.shape[:2]) < JUDGED_SIDE]
+        return tuple(issue for issue in (found, overlap, invalid, *small) if issue)
 
     def _sliver_issue(self, sample: np.ndarray) -> Issue | None:
         tail = (1 - SLIVER_SHARE) / 2
@@ -90,6 +94,23 @@ def _range_issue(sample: np.ndarray, levels: Levels, settings: ThermalSettings) 
         return Issue('wide_range', f'the thermal values, {low:.5g} to {high:.5g}, fill little of '
                      + check, THERMAL)
     return None
+
+
+def _invalid_issue(pixels: np.ndarray) -> Issue | None:
+    # All pixels count: a sample may hit each of a camera's dead rows, or none.
+    share = 1 - np.count_nonzero(np.isfinite(pixels)) / pixels.size
+    return Issue('thermal_invalid', f'{100 * share:.0f} % of the thermal pixels are NaN or '
+                 'infinity and are shown as if they were at an end of the range: look at the '
+                 'camera, its driver or the mask that is applied',
+                 THERMAL) if share >= INVALID_SHARE else None
+
+
+def _small_issue(frame: Frame) -> Issue:
+    height, width = frame.pixels.shape[:2]
+    return Issue(f'{frame.stream}_small', f'{frame.stream} has {width}x{height} pixels, too few '
+                 'to tell whether it shows anything '
+                 f'(expected {JUDGED_SIDE} a side at least): is it the right file or topic?',
+                 frame.stream)
 
 
 def _overlap_issue(mapping: Mapping) -> Issue:
@@ -179,6 +200,8 @@ def warm_targets(thermal: np.ndarray) -> list[Target]:
     return targets[:_MOST_TARGETS]
 
 
+# Doubts whether there is anything to see, which the setting detect_blind switches off, too.
+_OF_SIGHT = 'thermal_sliver', 'wide_range', 'rgb_small', 'thermal_small'
 SAME_PICTURE = Issue('same_picture', 'rgb and thermal show the same picture: is one camera, topic '
                      'or file given for both?')
 
@@ -225,10 +248,9 @@ class ImageChecks:
         Raises:
             FrameError: a frame is not usable.
         """
-        doubts = self._doubts.judge(pair.thermal, levels, mapping, settings.thermal)
+        doubts = self._doubts.judge(pair, levels, mapping, settings.thermal)
         if not settings.health.detect_blind:
-            return Verdict(tuple(doubt for doubt in doubts
-                                 if doubt.code not in ('thermal_sliver', 'wide_range')))
+            return Verdict(tuple(doubt for doubt in doubts if doubt.code not in _OF_SIGHT))
         images = images or thumbnails(pair, levels, mapping)
         time_ns = pair.rgb.stamp_ns or pair.rgb.arrival_ns
         seen = self._monitor.judge(images, time_ns)

@@ -138,7 +138,7 @@ def _small_tables(warp: Warp, source: tuple[int, int],
 
 
 # Images with fewer rows or columns are not judged.
-_JUDGED_SIDE = 32
+JUDGED_SIDE = 32
 # A pixel of the thumbnail belongs to a structure when it is 7 deviations of the noise, and more
 # than 4 gray levels, from the mean of its row and column.
 _NOISE_FACTOR, _LEAST_STEP = 7.0, 4.0
@@ -208,7 +208,7 @@ def rgb_sight(images: Thumbnails, *, before: Sight = Sight.CLEAR) -> Sight:
         CLEAR, BLACK, WHITE, VEILED or DARK.
     """
     luma = images.luma
-    if min(luma.shape) * images.luma_factor < _JUDGED_SIDE:
+    if min(luma.shape) * images.luma_factor < JUDGED_SIDE:
         return Sight.CLEAR
     if is_flat(luma, images.luma_factor):
         level = np.median(luma)
@@ -236,7 +236,7 @@ def is_flat(gray: np.ndarray, factor: int = 1) -> bool:
         True without structure.
     """
     height, width = gray.shape
-    if min(height, width) * factor < _JUDGED_SIDE:
+    if min(height, width) * factor < JUDGED_SIDE:
         return False
     inside = gray[height // 16:height - height // 16, width // 16:width - width // 16]
     rows, columns = (cv2.reduce(inside, axis, cv2.REDUCE_AVG, dtype=cv2.CV_32F) for axis in (1, 0))

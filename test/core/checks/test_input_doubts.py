@@ -81,6 +81,23 @@ def test_narrow_8_bit_range_is_doubted(span, said):
     assert ('thermal_sliver' in codes(thermal)) is said
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.parametrize('rows, said', [(10, True), (4, False)])
+def test_invalid_thermal_pixels_are_doubted(value, rows, said):
+    """A tenth of the rows without a number is reported, a twenty-fifth not."""
+    thermal = KELVIN.astype(np.float32)
+    thermal[:96 * rows // 100] = value
+    assert ('thermal_invalid' in codes(thermal)) is said
+
+
+@pytest.mark.parametrize('side, said', [(1, True), (31, True), (32, False)])
+def test_too_small_thermal_is_doubted(side, said):
+    """An image that is too small to be judged is reported, unless nothing is to be judged."""
+    thermal = (KELVIN[:side, :side] * 100).astype(np.uint16)
+    assert ('thermal_small' in codes(thermal)) is said
+    assert 'thermal_small' not in codes(thermal, health__detect_blind=False)
+
+
 @pytest.mark.parametrize('matrix, said', [
     (((1.0, 0.0, 5000.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), True),
     (((0.2, 0.0, 50.0), (0.0, 0.2, 40.0), (0.0, 0.0, 1.0)), True),
