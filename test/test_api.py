@@ -244,7 +244,8 @@ def test_stretched_thermal_warns_at_call(rgb, thermal):
 
 
 def test_good_pair_gives_no_warning(rgb, thermal):
-    """A pair that both cameras show gives no warning."""
+    """A pair that both cameras show, large enough to be judged, gives no warning."""
+    thermal = thermal.repeat(2, 0).repeat(2, 1)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         diffmf_ros.fuse(rgb, thermal, model='classical')
