@@ -13,8 +13,8 @@ from .options import files_of, takes_settings
 
 PICTURE, FILM = Path('fused.png'), Path('fused.mp4')
 _IMAGES = ('two images; two folders; two patterns such as "rgb/*.png"; two videos; or all visible '
-           'images and then all thermal ones. Thermal of 8 or 16 bit; a medical pair in either '
-           'order')
+           'images and then all thermal ones. Thermal of 8 or 16 bit, or floats; where only the '
+           'second image of a pair is in color, it is taken for the visible one')
 _OUT = 'what to write: an image for a pair, a folder for several, an .mp4 for two videos'
 _MATCH = ("file names in the folders, or in one: 'rgb_{}.png thermal_{}.png'; default: equal "
           'stems')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recognition of a file's real content, for errors about files that cannot be read."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,15 @@ def what_holds(head: bytes) -> str:
     if head[8:10] == b'{"':
         return 'it is a safetensors file'
     return ''
+
+
+def looked_in(path: str | Path) -> str:
+    """Return in which folder a relative path is looked up, as a clause; '' for an absolute one.
+
+    Args:
+        path: as the user wrote it.
+    """
+    return '' if Path(path).is_absolute() else f' (looked for in {os.getcwd()})'
 
 
 def explained(message: str, path: str | Path, *, but: tuple[str, ...] = ()) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.file_kinds import explained
+from ..core.file_kinds import explained, looked_in
 from ..core.settings import Settings
 from ..models import SizeRule
 from . import EngineError, NetworkFailure
@@ -52,8 +52,8 @@ def read_sealed(path: Path) -> bytes:
     Raises EngineError: no such file, not written by `diffmf export`, or changed since.
     """
     if not path.is_file():
-        raise EngineError(f'{path} does not exist; `weights` has to name a file of `diffmf '
-                          f'export` for engine onnx')
+        raise EngineError(f'{path} does not exist{looked_in(path)}; `weights` has to name a '
+                          'file of `diffmf export` for engine onnx')
     data = path.read_bytes()
     seals = SEAL.findall(data)
     if len(seals) != 1:

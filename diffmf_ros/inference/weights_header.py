@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.file_kinds import explained, utf8_name
+from ..core.file_kinds import explained, looked_in, utf8_name
 from ..core.frames import DiffmfError
 from ..core.settings import Settings
 from ..models import PRESETS, SizeRule
@@ -97,8 +97,8 @@ def read_header(path: str | Path) -> WeightsHeader:
     import safetensors  # which a machine that fuses classically may lack
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f'weights file {path} does not exist; leave `weights` empty to use the '
-                           f'shipped ones')
+        raise WeightsError(f'weights file {path} does not exist{looked_in(path)}; leave `weights` '
+                           'empty to use the shipped ones')
     try:
         with utf8_name(path) as name, safetensors.safe_open(name, framework='numpy') as file:
             header = file.metadata() or {}

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path, PosixPath, PurePath
 from typing import IO, Any
+from urllib.parse import unquote_to_bytes
 
 import yaml
 
@@ -130,6 +131,17 @@ def storage_of(folder: Path) -> Path:
         raise BagError(f'{folder} is not a finished bag: it has no {METADATA} and several storage '
                        f'files; open one of them itself: {", ".join(path.name for path in files)}')
     return files[0]
+
+
+def damage(error: Exception) -> str:
+    """Return what a storage plugin says of a file, its paths as they are, and what to do."""
+    text = ' '.join(str(error).split())
+    if 'Cannot open database' in text:  # it names a URI: see UriPath
+        text = os.fsdecode(unquote_to_bytes(text))
+    if 'malformed' in text:
+        text += ('; copy the bag again, or save what is left with '
+                 '`sqlite3 OLD.db3 .recover | sqlite3 NEW.db3`')
+    return text
 
 
 def wrong_files(path: Path) -> list[str]:

@@ -31,6 +31,7 @@ from .bag_recovery import (
     STORAGE_SUFFIXES,
     BagError,
     UriPath,
+    damage,
     opened,
     place,
     require_bag_output,
@@ -97,7 +98,7 @@ class BagReader:
         except BagError:
             raise
         except Exception as error:  # storage plugins let sqlite, yaml and struct errors through
-            reasons = (' '.join(str(error).split()), *wrong_files(self.path))
+            reasons = (damage(error), *wrong_files(self.path))
             raise BagError(f'cannot read the bag {self.path}: {"; ".join(reasons)}') from error
         if reader.message_count == 0:
             reader.close()
@@ -190,7 +191,7 @@ class BagReader:
                 return
             # as above; never around the yield, which is the caller's code
             except Exception as error:
-                raise BagError(f'the bag {self.path} is damaged: {error}') from error
+                raise BagError(f'the bag {self.path} is damaged: {damage(error)}') from error
             yield Message(connection.topic, stamp_ns, connection.msgtype, bytes(raw))
 
     def deserialize(self, raw: bytes, msgtype: str) -> Any:

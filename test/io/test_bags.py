@@ -281,6 +281,11 @@ def test_any_name_is_written_and_read(tmp_path, name, storage):
     for path in (bag, storage_file(bag)):
         with BagReader(path) as reader:
             assert len(list(reader.messages())) == 4
+    if storage == 'sqlite3':  # a damaged one is called as it is, not by its URI
+        os.truncate(storage_file(bag), 5000)
+        with pytest.raises(BagError, match='copy the bag again') as raised, BagReader(bag):
+            pass
+        assert f'open database {storage_file(bag)}' in str(raised.value)
 
 
 def test_bad_arguments_of_the_writer(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..file_kinds import explained
+from ..file_kinds import explained, looked_in
 from ..frames import RGB, DiffmfError
 from .warp import Mapping, Size, resized_mapping, scaling, table_mapping, translation
 
@@ -171,6 +171,9 @@ def read_yaml(path: str | Path) -> dict:
     """
     try:
         content = load_yaml(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        raise AlignmentError(f'cannot read the alignment file {path}: it does not exist'
+                             f'{looked_in(path)}') from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AlignmentError(explained(f'cannot read the alignment file {path}: {error}',
                                        path)) from error

@@ -58,6 +58,10 @@ class InputDoubts:
         if thermal.encoding in STRETCHED:
             if settings.gain_control != 'agc':
                 found = _range_issue(sample, levels, settings)
+        elif settings.gain_control != 'agc':
+            found = Issue('idle_gain_control', f'thermal.gain_control {settings.gain_control} has '
+                          'no effect on thermal of 8 bits, which the camera has stretched: set it '
+                          'to agc, or let the camera send 16 bits', THERMAL)
         elif min(height, width) >= JUDGED_SIDE:  # fewer pixels are too few for a share of them
             found = self._sliver_issue(sample if sample.ndim == 2 else split_luma(
                 np.ascontiguousarray(sample), thermal.encoding)[0])

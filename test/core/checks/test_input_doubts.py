@@ -90,6 +90,14 @@ def test_invalid_thermal_pixels_are_doubted(value, rows, said):
     assert ('thermal_invalid' in codes(thermal)) is said
 
 
+@pytest.mark.parametrize('gain_control', ['linear', 'radiometric'])
+def test_gain_control_of_8_bits_is_doubted(gain_control):
+    """A range for more bits than thermal has is reported."""
+    unit = {'thermal__radiometric_unit': 'kelvin', 'thermal__gain_control': gain_control}
+    assert codes((KELVIN - 180).astype(np.uint8), **unit) == {'idle_gain_control'}
+    assert 'idle_gain_control' not in codes((KELVIN * 100).astype(np.uint16), **unit)
+
+
 @pytest.mark.parametrize('side, said', [(1, True), (31, True), (32, False)])
 def test_too_small_thermal_is_doubted(side, said):
     """An image that is too small to be judged is reported, unless nothing is to be judged."""
