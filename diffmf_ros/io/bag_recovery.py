@@ -3,11 +3,11 @@
 
 import io
 import os
+import re
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path, PosixPath, PurePath
 from typing import IO, Any
-from urllib.parse import unquote_to_bytes
 
 import yaml
 
@@ -137,7 +137,8 @@ def damage(error: Exception) -> str:
     """Return what a storage plugin says of a file, its paths as they are, and what to do."""
     text = ' '.join(str(error).split())
     if 'Cannot open database' in text:  # it names a URI: see UriPath
-        text = os.fsdecode(unquote_to_bytes(text))
+        text = os.fsdecode(re.sub(rb'%([0-9A-F]{2})', lambda quoted: bytes.fromhex(
+            quoted[1].decode()), text.encode()))
     if 'malformed' in text:
         text += ('; copy the bag again, or save what is left with '
                  '`sqlite3 OLD.db3 .recover | sqlite3 NEW.db3`')
