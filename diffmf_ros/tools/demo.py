@@ -187,10 +187,12 @@ def _process(demo: DemoRun, name: str, *arguments, log: bool = True):
         yield process
     finally:
         process.terminate()  # what is killed leaves its shared memory behind
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(OBEYS_S)
-        process.kill()
-        process.wait()
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(OBEYS_S)
+        finally:  # also when Ctrl-C comes once more
+            process.kill()
+            process.wait()
 
 
 def _watch(demo: DemoRun, player, node, recorder) -> None:

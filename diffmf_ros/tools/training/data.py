@@ -10,8 +10,8 @@ image is added to the target where its base is visible.
 
 import multiprocessing
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -354,14 +354,17 @@ def in_processes(sampler: CropSampler, *, first: int, end: int, makers: int) -> 
     pool = ProcessPoolExecutor(makers, mp_context=multiprocessing.get_context('spawn'),
                                initializer=_Maker.begin, initargs=(memory,))
     coming: deque[Any] = deque()
+
+    def submit(work: Callable, *arguments: int) -> Future:
+        with interrupts_blocked():  # any may start a process, which inherits that
+            return pool.submit(work, *arguments)
+
     try:
-        with interrupts_blocked():
-            cleaned = [pool.submit(_Maker.clean, i) for i in range(len(memory.images))]
-        for each in cleaned:
+        for each in [submit(_Maker.clean, i) for i in range(len(memory.images))]:
             each.result()
         for iteration in range(first, end + slots - 1):
             if iteration < end:
-                coming.append(pool.submit(_Maker.make, iteration, iteration % slots))
+                coming.append(submit(_Maker.make, iteration, iteration % slots))
             if (ready := iteration - slots + 1) >= first:
                 coming.popleft().result()
                 yield memory.batch(ready % slots)

@@ -3,8 +3,11 @@
 
 import multiprocessing
 import os
+import re
 import signal
+import threading
 from dataclasses import fields
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -81,6 +84,25 @@ def test_lost_maker_ends_the_batches():
     with pytest.raises(DataError, match='one of 1 processes that make batches has ended'):
         list(batches)
     assert not multiprocessing.active_children()
+
+
+def test_closed_batches_leave_nothing_running():
+    """A training that stops early leaves no thread and no process, and Ctrl-C is for it alone."""
+    # Given fewer images to clean than processes, so that making batches starts the second one,
+    threads = set(threading.enumerate())
+    batches = in_processes(CropSampler(PAIRS[:1], crop=32, batch=2, seed=3), first=0, end=99,
+                           makers=2)
+    next(batches)
+    # then each has had SIGINT blocked from its start,
+    makers = multiprocessing.active_children()
+    assert len(makers) == 2
+    for maker in makers:
+        status = Path(f'/proc/{maker.pid}/status').read_text()
+        assert int(re.search(r'SigBlk:\s*(\w+)', status)[1], 16) >> signal.SIGINT - 1 & 1
+    # and closing ends them.
+    batches.close()
+    assert not multiprocessing.active_children()
+    assert set(threading.enumerate()) <= threads
 
 
 def test_batch_images_have_crop_size():
