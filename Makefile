@@ -34,7 +34,7 @@ test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 test: SHELL := bash
 test: venv ## every test: on all cores first, then those that talk DDS, at last those that measure it
-	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	@set -o pipefail; code=0; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; trap 'exit 130' INT; \
 	again() { s=$$?; [ $$s = 5 ] || { [ $$s = 1 ] && $(LAST_FAILED) -m '$(TOGETHER)' | tee -a "$$log"; }; }; \
 	$(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
 	$(OVER_DDS) -m '$(TOGETHER)' | tee -a "$$log" || again || code=1; \

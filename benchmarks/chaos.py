@@ -80,7 +80,8 @@ class Stage:
     def kill(self, name: str) -> None:
         """Kill a process; nothing of it runs any more."""
         child = self.children.pop(name)
-        self.left += shared_memory(child.process.pid)
+        if child.process.poll() is None:  # else another process may have its number by now
+            self.left += shared_memory(child.process.pid)
         child.process.send_signal(signal.SIGKILL)
         child.process.wait()
 

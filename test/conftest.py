@@ -180,6 +180,8 @@ class Child:
         """End it at once, and remove the shared memory that nobody else would."""
         from diffmf_ros.ros.process import shared_memory
 
+        if self.process.poll() is not None:
+            return  # another process may have its number by now
         left = shared_memory(self.process.pid)
         self.process.kill()
         self.process.wait()

@@ -260,7 +260,7 @@ class OutputSettings:
     warm_contrast: bool = setting(
         True, 'give warm objects of the size of people the contrast that the better camera has, '
         'and the rest of the image the detail that one camera has where the other is flat; '
-        'soften visible detail around warm objects')
+        'soften visible detail around upright ones')
     jpeg_quality: int = setting(90, 'of fused/image/compressed', low=1, high=100)
 
 

@@ -216,10 +216,12 @@ def shared_memory(process: int) -> list[Path]:
     files: list[Path] = []
     held: set[tuple[str, ...]] = set()
     with suppress(OSError):
-        held = {tuple(line.split()[-4:-2]) for line in open('/proc/locks')}
+        # '->': it waits for the lock of another one.
+        held = {tuple(line.split()[-4:-2]) for line in Path('/proc/locks').read_text().splitlines()
+                if '->' not in line}
     for lock in Path('/dev/shm').glob('fast*_[0-9a-f]*_el'):  # noqa: S108
         with suppress(OSError):  # those of others come and go
-            at = lock.stat()
+            at = lock.lstat()  # a link of somebody else may lead to a lock of the process
             device = f'{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}'
             if (str(process), f'{device}:{at.st_ino}') in held:
                 files += [lock.with_name(lock.name.removesuffix('_el')), lock]
@@ -326,7 +328,7 @@ class Life:
         farewell.start()
         farewell.join(within_s)
         with suppress(Exception):
-            for file in shared_memory(os.getpid()):
+            for file in shared_memory(int(os.readlink('/proc/self'))):  # the number that /proc has
                 file.unlink(missing_ok=True)
         os._exit(self._code)
 

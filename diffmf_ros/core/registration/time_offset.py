@@ -66,7 +66,8 @@ class TimeOffset:
     offset_ms is to be added to the stamps of thermal (sync.thermal_offset_ms); uncertainty_ms is
     its standard deviation: jackknife over eighths of the time and of the directions, and what
     parallax may do. matches are the blocks it rests on, motion_px_s the root mean square of their
-    velocities in RGB pixels of an image that is 640 wide. straight: if no camera is ahead.
+    velocities in RGB pixels of an image that is 640 wide. straight: the cameras were not turned, so
+    it holds if neither of them is ahead of the other.
     """
 
     offset_ms: float
@@ -76,10 +77,14 @@ class TimeOffset:
     straight: bool = False
 
     @property
+    def permitted_ms(self) -> float:
+        """The largest uncertainty with which it is of use."""
+        return LARGEST_STRAIGHT_MS if self.straight else LARGEST_UNCERTAINTY_MS
+
+    @property
     def of_use(self) -> bool:
         """Whether it is sure enough."""
-        return self.uncertainty_ms <= (LARGEST_STRAIGHT_MS if self.straight
-                                       else LARGEST_UNCERTAINTY_MS)
+        return self.uncertainty_ms <= self.permitted_ms
 
     @property
     def summary(self) -> str:
@@ -132,17 +137,24 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
     if found[0][0].straight:  # also where the cameras turn a little: then turns tell more
         with suppress(RegistrationError):
             found.append(_search(rgb, thermal, alignment, found[0][0].offset_ms, None))
-    best, step_ms = min(found, key=lambda way: (not way[0].of_use, way[0].uncertainty_ms))
+    best, step_ms = min(found, key=lambda way: (not way[0].of_use, not _settled(*way),
+                                                way[0].uncertainty_ms))
     if not best.of_use:
         raise RegistrationError('no time offset: it is uncertain by '
-                                f'{best.uncertainty_ms:.1f} ms: too little moves, or all of it as '
-                                'parallax would; take a recording in which the cameras are turned '
+                                f'{best.uncertainty_ms:.1f} ms, where {best.permitted_ms:g} ms '
+                                'are permitted: too little moves, or all of it as parallax '
+                                'would; take a recording in which the cameras are turned '
                                 'to and fro'
                                 + ('' if cameras else ', or calibrate both (camera infos)'))
-    if abs(step_ms) > max(2e3 * _SETTLED_S, best.uncertainty_ms):
+    if not _settled(best, step_ms):
         raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
                                 f'{best.offset_ms:+.0f} ms; start nearer (--thermal-offset-ms)')
     return best
+
+
+def _settled(found: TimeOffset, step_ms: float) -> bool:
+    """Whether the search has come to its end."""
+    return abs(step_ms) <= max(2e3 * _SETTLED_S, found.uncertainty_ms)
 
 
 def _search(rgb: Clip, thermal: Clip, alignment: Alignment, start_ms: float,
