@@ -27,6 +27,8 @@ SLIVER_LEVELS, FILLED_LEVELS = 24, 40
 OVERLAP_SHARE = 0.1
 # Two cameras differ by more levels in the mean; a picture and its JPEG by less.
 SAME_LEVELS = 1.5
+# The smallest thermal sensors have 8 rows.
+SMALLEST_SIDE = 8
 _SAMPLES = 100
 # Thermal in floats with this share of NaN and infinity is doubted.
 INVALID_SHARE = 0.05
@@ -68,7 +70,7 @@ class InputDoubts:
         overlap = _overlap_issue(mapping) if mapping.overlap < OVERLAP_SHARE else None
         invalid = _invalid_issue(thermal.pixels) if thermal.encoding == '32FC1' else None
         small = [_small_issue(frame) for frame in (pair.rgb, thermal)
-                 if min(frame.pixels.shape[:2]) < JUDGED_SIDE]
+                 if min(frame.pixels.shape[:2]) < SMALLEST_SIDE]
         return tuple(issue for issue in (found, overlap, invalid, *small) if issue)
 
     def _sliver_issue(self, sample: np.ndarray) -> Issue | None:
@@ -113,7 +115,7 @@ def _small_issue(frame: Frame) -> Issue:
     height, width = frame.pixels.shape[:2]
     return Issue(f'{frame.stream}_small', f'{frame.stream} has {width}x{height} pixels, too few '
                  'to tell whether it shows anything '
-                 f'(expected {JUDGED_SIDE} a side at least): is it the right file or topic?',
+                 f'(expected {SMALLEST_SIDE} a side at least): is it the right file or topic?',
                  frame.stream)
 
 

@@ -32,8 +32,8 @@ STEPS = 16
 FLATTEST_PERCENT, ROUNDED, NOISE, MOST_GROWN = 5, 0.5625, 4.0, 3.0
 DETAIL_PX = 4.0  # finer than this Gaussian is detail
 GAIN = 1.2  # of thermal detail that is missing: optics and enlarging have blurred it
-# Of faint visible detail where the view is bright, in levels of the mean nearby: thermal noise lies
-# over it. In the dark it is grain and lamps, which cost a detector people.
+# Of faint visible detail where the view is bright, in levels of the mean nearby: noise of thermal
+# lies over it. In the dark it is grain and lamps, which cost a detector people.
 VISIBLE_GAIN, BRIGHT, BRIGHT_NEARBY = 1.3, (50.0, 100.0), 1 / 15  # of the height
 MOST_ADDED_LEVELS = 1.5  # to it: strong detail needs no help
 MOST_LEVELS = 20.0  # of detail: the edge of a cold sky would have a halo
@@ -123,9 +123,7 @@ def _bright(luma: np.ndarray) -> np.ndarray:
     side = 2 * round(BRIGHT_NEARBY * luma.shape[0] / 8) + 1
     mean = cv2.blur(cv2.resize(luma, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA),
                     (side, side))
-    low, high = BRIGHT
-    bright = np.uint8(255 * np.clip((np.arange(256) - low) / (high - low), 0, 1))
-    return cv2.resize(cv2.LUT(mean, bright), luma.shape[::-1])
+    return cv2.resize(_above(mean, *(level / STEPS for level in BRIGHT)), luma.shape[::-1])
 
 
 def _growth(steepness: np.ndarray, seen: np.ndarray | None) -> float:

@@ -66,8 +66,8 @@ class TimeOffset:
     offset_ms is to be added to the stamps of thermal (sync.thermal_offset_ms); uncertainty_ms is
     its standard deviation: jackknife over eighths of the time and of the directions, and what
     parallax may do. matches are the blocks it rests on, motion_px_s the root mean square of their
-    velocities in RGB pixels of an image that is 640 wide. straight: the cameras were not turned, so
-    it holds if neither of them is ahead of the other.
+    velocities in RGB pixels of an image that is 640 wide. straight: the cameras were not turned,
+    so it holds if neither of them is ahead of the other.
     """
 
     offset_ms: float
