@@ -10,7 +10,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
 # A worker builds what the tests of a file share once; test/conftest.py says which files are first.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-# Tests over DDS wait for half of their time: one more at once than there are cores.
+# Tests over DDS wait for half of their time: one more at once than there are cores, at most 8.
 OVER_DDS := $(BIN)/python -m pytest -n $(shell echo $$(( $$(nproc) < 8 ? $$(nproc) + 1 : 8 ))) --dist loadfile \
 	--no-loadscope-reorder
 TOGETHER := dds and not alone

@@ -29,13 +29,14 @@ fi
 
 # An environment of its own, with this machine's torch and whatever else it has, which stays as it is. Packages of ROS
 # are found by the prefix of their environment, so that a mere folder of packages will not do.
-if [ ! -x "$out/venv/bin/python" ]; then
+purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
+if [ ! -s "$("$out/venv/bin/python" -c "$purelib" 2> /dev/null)/machine.pth" ]; then
     "$python" -m venv --without-pip "$out/venv"
     "$python" -c 'import sys; print(*(p for p in sys.path if p.endswith(("site-packages", "dist-packages"))), sep="\n")' \
-        > "$("$out/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
+        > "$("$out/venv/bin/python" -c "$purelib")/machine.pth"
 fi
-pip=("$python" -m pip --python "$out/venv/bin/python" --disable-pip-version-check)
 python=$out/venv/bin/python
+pip=("$python" -m pip --disable-pip-version-check)  # the machine's, which installs into the environment
 missing=$("$python" - <<'END'
 from importlib.util import find_spec
 names = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'safetensors': 'safetensors', 'einops': 'einops',

@@ -5,7 +5,8 @@ python benchmarks/starts.py [--starts 20] [--load 2]
 
 Needs a ROS installation that holds the package. Each start waits for the node to be configured, is
 interrupted as by Ctrl-C, and is then asked what of it still lives: processes, by a mark in their
-environment, and files of shared memory that they had made. Exit code 1 when anything is.
+environment, and files of shared memory that they had made. Exit code 1 when anything is, or when a
+start made no such files.
 """
 
 import argparse
@@ -82,7 +83,8 @@ def main() -> int:
     try:
         for number in range(1, options.starts + 1):
             seen = start_and_stop(f'{os.getpid()}-{number}', options.arguments, options.deadline)
-            wrong += bool(seen['processes'] or seen['files'] or seen['code'])
+            # One that made no files was not seen: it says nothing of what is left.
+            wrong += bool(seen['processes'] or seen['files'] or seen['code'] or not seen['made'])
             print(f'{number}: configured after {seen["ready_s"]:.1f} s, ended after '
                   f'{seen["end_s"]:.1f} s with {seen["code"]}; left over: processes '
                   f'{seen["processes"]}, {len(seen["files"])} of {seen["made"]} files; '

@@ -36,7 +36,10 @@ def pytest_configure():
     from triton import language
     from triton.runtime import interpreter
 
-    exchange = interpreter._patch_lang
+    # Private names: with a Triton that lacks them it takes its time.
+    exchange = getattr(interpreter, '_patch_lang', None)
+    if exchange is None or not hasattr(interpreter, '_LangPatchScope'):
+        return
 
     def exchange_once(function):
         used = [value for value in function.__globals__.values()

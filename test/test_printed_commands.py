@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 # Lines that this machine cannot run, and why.
 NOT_RUN = {} if find_spec('rerun') else {
     'diffmf replay BAG OUT --rrd drive.rrd': 'needs rerun-sdk, which is not installed'}
-# What makes them quick; an option that is given twice counts the last time.
+# What makes them quick, in place of what a line has for the same options.
 QUICKER = {
     'fuse': ['--model', 'classical'],
     'replay': ['--model', 'classical'],
@@ -143,6 +143,15 @@ def write_networks(folder):
         (folder / 'config' / 'train' / path.name).write_text(yaml.safe_dump(recipe))
 
 
+def quicker(words, more):
+    """Words with the options and values of more, which replace those of the same name."""
+    kept = list(words)
+    for option in more[::2]:
+        while option in kept:
+            del kept[kept.index(option):kept.index(option) + 2]
+    return kept + more
+
+
 def words_to_run(line):
     """The arguments of a line: wildcards outside of quotes as a shell expands them, and quick."""
     words = shlex.split(line)[1:]
@@ -150,11 +159,10 @@ def words_to_run(line):
     words = [part for word in words for part in (
         sorted(glob.glob(word)) if '*' in word and f"'{word}'" not in line else [word])]
     more = QUICKER.get(command, [])
-    words += more if not given & {'--preset'} and not (
+    return quicker(words, more if not given & {'--preset'} and not (
         '--model' in given and more[:1] == ['--model']) and not (
         command == 'align' and 'drive' in given) and not (  # rendered cameras are no stand-ins
-        command == 'eval' and '--model' not in given) else []  # a preset is of a network
-    return words
+        command == 'eval' and '--model' not in given) else [])  # a preset is of a network
 
 
 @pytest.mark.parametrize('page', sorted({page for kind, page, _ in LINES if kind == 'in turn'}))
@@ -184,7 +192,8 @@ def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
 @pytest.fixture(scope='module')
 def shared_graphs():
     """Let lines that name the same weights and size in several ways share the exporter's work."""
-    network = pytest.importorskip('diffmf_ros.tools.export.network')
+    from diffmf_ros.tools.export import network
+
     made, graph = {}, network.graph
 
     def shared(exported, *, size):
@@ -206,7 +215,7 @@ def test_printed_export_lines_run(stand_ins, shared_graphs, tmp_path, monkeypatc
     size are exported by the tests of export."""
     monkeypatch.chdir(stand_ins)
     words = shlex.split(line)[1:]
-    words += QUICKER['export'][2:] if '--weights' in words else QUICKER['export']
+    words = quicker(words, QUICKER['export'][2:] if '--weights' in words else QUICKER['export'])
     out = words.index('--onnx') + 1
     words[out] = str(tmp_path / words[out])
 
@@ -218,12 +227,14 @@ def test_printed_export_lines_run(stand_ins, shared_graphs, tmp_path, monkeypatc
 
 @pytest.fixture(scope='module')
 def shared_starts():
-    """Let configurations of one network share the start that is measured in a process."""
+    """Let configurations of one network, engine, device and precision share the start that is
+    measured in a process, whatever their scans and sizes of images."""
     measured, measure = {}, report.measure_startup
 
     def shared(configuration):
         settings = configuration.settings
-        key = settings.model, settings.network_preset
+        key = (settings.model, settings.network_preset, settings.weights, settings.engine,
+               settings.device, settings.precision)
         if key not in measured:
             measured[key] = measure(configuration)
         return measured[key]
@@ -239,7 +250,7 @@ def test_printed_bench_lines_run(tmp_path, monkeypatch, domain, shared_starts, l
     pytest.importorskip('rclpy', reason='rclpy is not installed')
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line)[1:]
-    words += QUICKER['bench --size' if '--size' in words else 'bench']
+    words = quicker(words, QUICKER['bench --size' if '--size' in words else 'bench'])
 
     outcome = ran(words)
 

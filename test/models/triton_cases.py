@@ -19,10 +19,15 @@ KERNEL_TOLERANCE = 5e-5  # of the mean magnitude
 
 
 @pytest.fixture(autouse=True)
-def wide_programs(monkeypatch):
-    """Let a program of the interpreter, which walks them one by one, carry more channels."""
+def shipped_width(monkeypatch):
+    """Let a program of the interpreter, which walks them one by one, carry more channels.
+
+    Returns how many they are in the product.
+    """
+    shipped = triton_scan().CARRY_CHANNELS
     if INTERPRETED:
         monkeypatch.setattr(triton_scan(), 'CARRY_CHANNELS', 32)
+    return shipped
 
 
 def random(*shape, seed, dtype=torch.float32):
@@ -152,14 +157,16 @@ def test_selective_scan_adds_the_bias_before_softplus():
     assert_equal(found, u, reference.selective_scan(*exact, True))
 
 
-def test_carry_over_more_chunks_than_one_tile(monkeypatch):
-    # Given 7 chunks and a carry that takes 4 at a time,
+def test_carry_over_more_chunks_than_one_tile(monkeypatch, shipped_width):
+    # Given 7 chunks and a carry that takes 4 at a time, of two blocks of channels,
     from diffmf_ros.models.kernels import triton_scan
 
     monkeypatch.setattr(triton_scan, 'CARRY_CHUNKS', 4)
-    u, B, C = random(1, 2, 200, seed=1), random(1, 1, 1, 200, seed=2), random(1, 1, 1, 200, seed=3)
+    monkeypatch.setattr(triton_scan, 'CARRY_CHANNELS', shipped_width)
+    u = random(1, shipped_width + 2, 200, seed=1)
+    B, C = random(1, 1, 1, 200, seed=2), random(1, 1, 1, 200, seed=3)
     # and step sizes so small that a state outlives all of them,
-    inputs = u, torch.full_like(u, 1e-3), -torch.ones(2, 1), B, C, None, None
+    inputs = u, torch.full_like(u, 1e-3), -torch.ones(u.shape[1], 1), B, C, None, None
     expected = reference.selective_scan(*(x if x is None else x.double() for x in inputs), False)
     found = scan.selective_scan(*(x if x is None else x.to(DEVICE) for x in inputs),
                                 backend='triton')

@@ -84,6 +84,7 @@ def test_log_explains_missing_image(make_cameras, start_camera, peer, domain, mo
                                     case):
     """When no image has come for a while the log says why."""
     # Given a node of this process that waits for half a second in place of three
+    assert camera_watch.SILENT_S == 3.0, 'as docs/faq.md and docs/reliability.md say'
     monkeypatch.setattr(camera_watch, 'SILENT_S', 0.5)
     camera, overrides, said = WHY_NONE[case]
     said, logged = said.format(domain=domain), []

@@ -150,7 +150,7 @@ def quiet_noise(pixels: np.ndarray, low: float, high: float) -> float:
 
 
 def percentiles(gray: np.ndarray, *percents: float) -> list[float]:
-    """Return what np.percentile does, by a histogram: at a tenth of its time.
+    """Return what np.percentile does, by a histogram: at a tenth of its time; 0 of no pixels.
 
     Args:
         gray: h x w uint8.
