@@ -27,8 +27,8 @@ SLIVER_LEVELS, FILLED_LEVELS = 24, 40
 OVERLAP_SHARE = 0.1
 # Two cameras differ by more levels in the mean; a picture and its JPEG by less.
 SAME_LEVELS = 1.5
-# The smallest thermal sensors have 8 rows.
-SMALLEST_SIDE = 8
+# The smallest thermal sensors have 4 rows (MLX90621).
+SMALLEST_SIDE = 4
 _SAMPLES = 100
 # Thermal in floats with this share of NaN and infinity is doubted.
 INVALID_SHARE = 0.05
