@@ -43,6 +43,15 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in plain}
 
 
+def quicker(words: list[str], more: list[str]) -> list[str]:
+    """Return words with the options and values of more in place of those of the same name."""
+    kept = list(words)
+    for option in more[::2]:
+        while option in kept:
+            del kept[kept.index(option):kept.index(option) + 2]
+    return kept + more
+
+
 def printed_lines(page: Path) -> list[str]:
     """Lines of the blocks of a page that are for a shell, continuation lines joined.
 

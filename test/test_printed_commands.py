@@ -22,7 +22,7 @@ onnx = pytest.importorskip('onnx',
 from bad_inputs import furnish, ran  # noqa: E402
 from detector_files import write_hot_spot  # noqa: E402
 from s4fusion_golden import PREFIX  # noqa: E402
-from test_docs import ROOT, commands  # noqa: E402
+from test_docs import ROOT, commands, quicker  # noqa: E402
 from test_tasks import is_of_cards, is_of_new_network  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
@@ -141,15 +141,6 @@ def write_networks(folder):
     for path in (ROOT / 'config' / 'train').glob('*.yaml'):
         recipe = yaml.safe_load(path.read_text(encoding='utf-8')) | SMALL_TRAINING
         (folder / 'config' / 'train' / path.name).write_text(yaml.safe_dump(recipe))
-
-
-def quicker(words, more):
-    """Words with the options and values of more, which replace those of the same name."""
-    kept = list(words)
-    for option in more[::2]:
-        while option in kept:
-            del kept[kept.index(option):kept.index(option) + 2]
-    return kept + more
 
 
 def words_to_run(line):

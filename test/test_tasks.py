@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bad_inputs import furnish
-from test_docs import FENCE, ROOT, printed_lines, text_of
+from test_docs import FENCE, ROOT, printed_lines, quicker, text_of
 
 from diffmf_ros.cli.main import run
 
@@ -85,7 +85,7 @@ def ended(line: str, folder: Path) -> str:
     """Run a printed line with the package in a folder; return what it says."""
     words = shlex.split(line, comments=True)[1:]
     done = subprocess.run(
-        [sys.executable, '-m', 'diffmf_ros.cli.main', *words, *QUICKER_NETWORK.get(words[0], [])],
+        [sys.executable, '-m', 'diffmf_ros.cli.main', *quicker(words, QUICKER_NETWORK.get(words[0], []))],
         cwd=folder, capture_output=True, text=True,
         env={**os.environ, 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, (line, done.stderr)
