@@ -84,8 +84,9 @@ def test_page_network_in_two_places(tmp_path, domain):
 def ended(line: str, folder: Path) -> str:
     """Run a printed line with the package in a folder; return what it says."""
     words = shlex.split(line, comments=True)[1:]
+    words = quicker(words, QUICKER_NETWORK.get(words[0], []))
     done = subprocess.run(
-        [sys.executable, '-m', 'diffmf_ros.cli.main', *quicker(words, QUICKER_NETWORK.get(words[0], []))],
+        [sys.executable, '-m', 'diffmf_ros.cli.main', *words],
         cwd=folder, capture_output=True, text=True,
         env={**os.environ, 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, (line, done.stderr)

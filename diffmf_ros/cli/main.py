@@ -101,7 +101,7 @@ class Command(TyperCommand):
                                      'alone', ctx=ctx)
 
     def _explain_number(self, ctx: Any, words: list[str], error: Any) -> None:
-        """Say in the error of a word that is no number what came, and the range of a setting."""
+        """Name the value, and the range of a setting, in the error of what should be a number."""
         name = getattr(error.param, 'name', '')
         word = self.make_parser(ctx).parse_args(list(words))[0].get(name)
         item = next((one for one in iter_specs(DEFAULTS) if one.low is not None

@@ -83,7 +83,7 @@ class TimeOffset:
 
     @property
     def of_use(self) -> bool:
-        """Whether it is sure enough."""
+        """Uncertainty is at most what is permitted."""
         return self.uncertainty_ms <= self.permitted_ms
 
     @property
@@ -153,7 +153,7 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
 
 
 def _settled(found: TimeOffset, step_ms: float) -> bool:
-    """Whether the search has come to its end."""
+    """Return whether the last step of the search was within its uncertainty."""
     return abs(step_ms) <= max(2e3 * _SETTLED_S, found.uncertainty_ms)
 
 
