@@ -2,6 +2,7 @@
 """Disturbs the real node at camera rate for a long time, and judges whether anything grows.
 
     python benchmarks/soak.py --minutes 120 [--rate 30] [--out out/soak] [--seed 1]
+        [--only network lifecycle]
 
 One disturbance follows another, drawn at random: a fault of a camera, a clock or the network (the
 cells of test/faults), other parameters, another network, lifecycle transitions, a bag in a loop.
@@ -51,6 +52,8 @@ CHANGES = {
     'qos.depth': (1, 3), 'input.rgb_orientation': ('rotated_180', 'mirrored'),
     'health.frozen_frames': (0, 5), 'health.detect_blind': (False,), 'adaptive_scale': (True,),
 }
+# Kinds of disturbances, and how often they come.
+KINDS = {'fault': 6, 'parameters': 3, 'network': 1, 'lifecycle': 1, 'loop': 1}
 NETWORKS = ({'model': 'classical'}, {'preset': 'light'}, {'model': 's4fusion', 'preset': 'light'})
 DOWN_AND_UP = (
     (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE),
@@ -83,11 +86,10 @@ class Soak:
         self._rows = csv.DictWriter(self._file, COLUMNS)
         self._rows.writeheader()
 
-    def run(self, minutes: float) -> None:
-        """Disturb and calm down, in turn, for so long."""
+    def run(self, minutes: float, only: list[str]) -> None:
+        """Disturb and calm down, in turn, for so long, with the kinds that only names."""
         end_s = self._start_s + 60 * minutes
-        kinds = {self._fault: 6, self._parameters: 3, self._network: 1, self._lifecycle: 1,
-                 self._loop: 1}
+        kinds = {getattr(self, f'_{kind}'): KINDS[kind] for kind in only}
         while time.monotonic() < end_s and self.rig.child.process.poll() is None:
             self.rig.record = Record()
             kind = self.chance.choices(list(kinds), list(kinds.values()))[0]
@@ -227,6 +229,7 @@ def main() -> int:
     parser.add_argument('--rate', type=float, default=30.0, help='of the cameras, in Hz')
     parser.add_argument('--out', type=Path, default=Path('out/soak'))
     parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--only', nargs='+', choices=KINDS, default=list(KINDS))
     options = parser.parse_args()
     rig_module.PERIOD_NS = round(1e9 / options.rate)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -236,7 +239,7 @@ def main() -> int:
     files.before_start()
     with started(options.out, reports_s=1.0) as rig:
         soak = Soak(rig, options.out, random.Random(options.seed), files)
-        soak.run(options.minutes)
+        soak.run(options.minutes, options.only)
     return finish(soak, options.out)
 
 
