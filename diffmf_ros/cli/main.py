@@ -124,7 +124,7 @@ class Command(TyperCommand):
 
 
 def _unfit(path: Path, name: str) -> str:
-    """Return why a word is no file or folder for the parameter of this name, or ''."""
+    """Return why the path given for a parameter is refused, or '' where it is not."""
     if path == SCREEN and name != 'json':
         return ('expected the name of a file or folder, got -, which --json alone takes, for the '
                 'screen; a file that is called - needs its full path')

@@ -100,7 +100,7 @@ class FusionPipeline:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What the network needs and is not installed, and what to do; classical fuses then."""
+        """Sentences for the log: libraries that the network lacks, and what to install."""
         return self._standing
 
     @property

@@ -157,7 +157,7 @@ def percentiles(gray: np.ndarray, *percents: float) -> list[float]:
         percents: 0 to 100.
 
     Returns:
-        The value below which so many percent of the pixels are, for each of percents.
+        The percentiles, in the order of percents.
     """
     ends = np.cumsum(cv2.calcHist([gray], [0], None, [256], [0, 256]), dtype=np.int64)
     found = []

@@ -73,7 +73,7 @@ class FineDetail:
         free, around = (cv2.resize(image, luma.shape[::-1])
                         for image in _surround(warm, upright, seen, luma.shape[0]))
         share = _times(free, cv2.max(255 - cv2.blur(both, (3, 3)), around))
-        visible = _sharpened(luma, around)
+        sharpened = _sharpened(luma, around)
         around = cv2.convertScaleAbs(around, alpha=OF_THERMAL)
         of_thermal, of_luma = _times(free, cv2.blur(shown, (3, 3))), _times(share, 255 - around)
         # In place and of one type, which takes half of the time.
@@ -83,7 +83,7 @@ class FineDetail:
         of_thermal = cv2.max(of_thermal, _times(free, around))
         wanted, of_visible = (each.astype(np.float32) for each in (of_thermal, of_luma))
         wanted *= _fine(thermal)
-        of_visible *= visible
+        of_visible *= sharpened
         wanted += of_visible
         wanted *= gain
         gain *= share.astype(np.float32)
@@ -110,9 +110,8 @@ def _sharpened(luma: np.ndarray, around: np.ndarray) -> np.ndarray:
 
     Not so around people, by the share around, 255: all.
     """
-    visible = _fine(luma)
-    added = np.clip(visible, -MOST_ADDED_LEVELS / (VISIBLE_GAIN - 1),
-                    MOST_ADDED_LEVELS / (VISIBLE_GAIN - 1))
+    visible, most = _fine(luma), MOST_ADDED_LEVELS / (VISIBLE_GAIN - 1)
+    added = np.clip(visible, -most, most)
     added *= _times(_bright(luma), 255 - around)
     added *= np.float32((VISIBLE_GAIN - 1) / 255)
     return np.add(visible, added, out=visible)
