@@ -161,7 +161,7 @@ def follow_ros2(words: list[str]) -> None:
     """What the command names is the package's, with values that it takes."""
     if words[0] == 'launch' and words[1:]:
         follow_launch(words[1:])
-    elif words[0] == 'run' and words[1] not in OTHERS:
+    elif words[0] == 'run' and words[1:] and words[1] not in OTHERS:
         assert words[1] == 'diffmf_ros' and (ROOT / 'resource' / 'lib' / words[2]).is_file()
         for name, text in parameters_in(words):
             set_value(name, text)
