@@ -4,17 +4,18 @@
     python benchmarks/losses.py [--minutes 10] [--size 640x480] [--rate 30] [--model classical]
 
 Two drivers, best effort and without a Fast DDS profile, and the node are processes of their own.
-Three sums must come out, of the counts that the log of the node has in its last line:
+Three sums must come out: the first at the end, the others in every report on /diagnostics.
 
     sent      = received + missing by the gaps of the stamps, or while a camera was silent for so
                 long that it counted as lost; but for 5 % of what is missing
-    received  = two a pair, less thermal frames used again, + refused + without a partner
-    pairs and frames handed on alone = images out + left out for a reason that is counted
+    received  = waiting + two a pair, less thermal frames used again, + refused + without a partner
+    pairs and frames handed on alone = in work + images out + left out for a reason that is counted
 
 The first is an estimate, and may be too high: before eight gaps have come nothing is known of what
 was sent, and of a silence only its length, so that it counts with the rate that was asked for. The
-exit code is 1 when a sum does not come out, when more frames of a camera are missing than the node
-may leave unsaid and no line of its log says so, or when the node fails.
+exit code is 1 when a sum does not come out, when the last line of the log has other counts than
+the last report, when more frames of a camera are missing than the node may leave unsaid and no
+line of its log says so, or when the node fails.
 """
 
 import argparse
@@ -42,7 +43,7 @@ NODE = 'diffmf_ros.ros.fusion_node'
 # Words of the log by which a loss is explained: on the way, and inside the node.
 LOST_ON_THE_WAY, LOST_INSIDE = 'do not arrive', 'frames so far: '
 # Reasons for which a frame leaves the pairing by itself; the others are those of pairs.
-PAIRING = 'unpaired', 'late', 'duplicate', 'clock_jump', 'overflow'
+PAIRING = ('unpaired', 'late', 'duplicate', 'out_of_order', 'clock_jump', 'bad_stamp', 'overflow')
 # Frames that no gap tells of, and the part of the missing ones by which the estimate may be off.
 FIRST_GAPS, ESTIMATE = 16, 0.05
 
@@ -53,6 +54,7 @@ class Losses:
     def __init__(self, folder: Path, peer: Peer):
         self._folder, self._peer = folder, peer
         self._values: dict[str, dict[str, str]] = {}
+        self._reports, self._off = 0, {}
         self.images: Counter[str] = Counter()
         for topic, callback in (('/diagnostics', self._on_report),
                                 ('/fused/status', self._on_status)):
@@ -77,6 +79,7 @@ class Losses:
         sent = {name: int(driver.output.split()[-1]) for name, driver in drivers.items()}
         return {'sent': sent, 'fusion': self._values['fusion'], 'code': code,
                 'cameras': {name: self._values[name] for name in CAMERAS},
+                'reports': self._reports, 'off': self._off,
                 'images': dict(self.images), 'log': node.output.splitlines()}
 
     def _receive(self, seconds: float) -> None:
@@ -88,32 +91,39 @@ class Losses:
         for status in message.status:
             self._values[status.name.rpartition(' ')[2]] = {
                 item.key: item.value for item in status.values}
+        self._reports += 1
+        self._off.update({what: count for what, count in sums(self._values).items() if count})
 
     def _on_status(self, message: DiagnosticArray) -> None:
         self.images[next(item.value for item in message.status[0].values
                          if item.key == 'mode')] += 1
 
 
-def sums(found: dict, rate_hz: float) -> dict[str, int]:
-    """Return how many frames or pairs each sum is off by, or beyond what it may be off by."""
-    fusion, cameras = Counter(), found['cameras']
-    for key, value in found['fusion'].items():
-        fusion[key] += int(value) if value.isdecimal() else 0
+def sums(report: dict[str, dict[str, str]]) -> dict[str, int]:
+    """Return how many frames and pairs the sums of a report are off by."""
+    fusion = Counter({key: int(value) for key, value in report['fusion'].items()
+                      if value.isdecimal()})
     dropped = Counter({key.removeprefix('dropped.'): number for key, number in fusion.items()
                        if key.startswith('dropped.')})
-    refused = sum(int(value) for camera in cameras.values() for key, value in camera.items()
+    refused = sum(int(value) for name in CAMERAS for key, value in report[name].items()
                   if key.startswith('refused.'))
     without_partner = sum(dropped[reason] for reason in PAIRING)
+    return {
+        'frames received': (fusion['rgb_in'] + fusion['thermal_in'] - refused - without_partner
+                            - 2 * fusion['pairs'] + fusion['reused'] - fusion['waiting']),
+        'pairs and frames alone': (fusion['pairs'] + fusion['alone'] - fusion['fused']
+                                   - fusion['in_work'] - dropped.total() + without_partner
+                                   + refused)}
+
+
+def unknown_on_the_way(found: dict, rate_hz: float) -> dict[str, int]:
+    """Return of how many frames of each camera, beyond 5 %, nobody knows where they are."""
     off = {}
     for name in CAMERAS:
-        missing = found['sent'][name] - fusion[f'{name}_in']
-        silent = round(rate_hz * float(cameras[name]['silent_s']))
-        unknown = missing - int(cameras[name]['missing']) - silent
+        missing = found['sent'][name] - int(found['fusion'][f'{name}_in'])
+        silent = round(rate_hz * float(found['cameras'][name]['silent_s']))
+        unknown = missing - int(found['cameras'][name]['missing']) - silent
         off[f'{name} on the way'] = max(0, unknown - max(FIRST_GAPS, round(ESTIMATE * missing)))
-    off['frames received'] = (fusion['rgb_in'] + fusion['thermal_in'] - refused - without_partner
-                              - 2 * fusion['pairs'] + fusion['reused'])
-    off['pairs and frames alone'] = (fusion['pairs'] + fusion['alone'] - fusion['fused']
-                                     - dropped.total() + without_partner + refused)
     return off
 
 
@@ -134,9 +144,13 @@ def report(found: dict, rate_hz: float) -> tuple[list[str], list[str]]:
               *(f'log: {line}' for line in (*said_on_the_way[:3], *said_inside[-1:]))]
     if not said_inside:
         wrong.append('the log has no line of the counts')
-    off = sums(found, rate_hz)
+    elif not all(f'{found["fusion"][key]} {what}' in said_inside[-1] for key, what in (
+            ('rgb_in', 'received'), ('thermal_in', 'received'), ('pairs', 'pairs'),
+            ('waiting', 'wait'), ('fused', 'images out'), ('in_work', 'in work'))):
+        wrong.append('the last line of the log has other counts than the last report')
+    off = unknown_on_the_way(found, rate_hz) | found['off']
     wrong += [f'{what}: the sum is off by {count}' for what, count in off.items() if count]
-    return [*lines, f'off by: {off}'], wrong
+    return [*lines, f'off by: {off}, in {found["reports"]} reports'], wrong
 
 
 def main() -> int:

@@ -213,9 +213,10 @@ class FrameFuser:
     def record_drop(self, reason: str, error: str, *, stream: str = '', details: str = '') -> None:
         """Count a loss, and log it unless one of the same reason was logged a moment ago.
 
+        stream names the camera of a message that could not be decoded; without it a job is lost.
         Any thread.
         """
-        self._counters.drop(reason, error=error, stream=stream)
+        self._counters.drop(reason, error=error, stream=stream, in_work=not stream)
         now_s = time.monotonic()
         if now_s - self._logged_at.get(reason, -LOG_EVERY_S) >= LOG_EVERY_S:
             self._logged_at[reason] = now_s

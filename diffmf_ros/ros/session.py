@@ -50,7 +50,7 @@ class Session:
         self.fuser = FrameFuser(node, pipeline, outputs, self._counters, settings)
         self.not_loaded: Issue | None = None
         self._sources = Sources.NONE
-        self._thermal_ns = -1  # stamp of the thermal frame of the newest pair
+        self._thermal: Frame | None = None  # of the newest pair
         self._hold_note = ''
         self._complaints: dict[str, Issue | None] = {}
         self._logged_problems: set[str] = set()
@@ -117,7 +117,7 @@ class Session:
         self.fuser.replace_network(loaded)
 
     def close(self) -> None:
-        """Unsubscribe, join the worker, let the last image arrive, publish a last report."""
+        """Unsubscribe, join the worker, report a last time, let that and the last image arrive."""
         self._jumps.unregister()
         for timer in self._timers:
             self._node.destroy_timer(timer)
@@ -126,18 +126,18 @@ class Session:
         self._transforms.destroy()
         self._give_up_pairing()
         if self._worker.stop():
-            self._counters.drop('stopped')
+            self._counters.drop('stopped', in_work=True)
         self.fuser.apply_pending_network()
-        self._outputs.wait_until_received()
         self._report()
         self._log_account()
+        self._outputs.wait_until_received(self._reporter.publisher)
         self._reporter.destroy()
 
     def _give_up_pairing(self) -> None:
         """Count the frames that wait for a partner, and the pairs that were not yet certain."""
         for pair in self._pairing.flush():
-            self._counters.count('pairs', reused=pair.thermal.stamp_ns == self._thermal_ns)
-            self._thermal_ns = pair.thermal.stamp_ns
+            self._counters.count('pairs', reused=pair.thermal is self._thermal)
+            self._thermal = pair.thermal
             self._counters.drop('stopped')
 
     def _on_frame(self, frame: Frame) -> None:
@@ -151,14 +151,16 @@ class Session:
         for pair in pairs:
             if self._pipeline.scale.adapts:
                 self._pipeline.scale.arrived(pair.rgb.stamp_ns)
-            reused += pair.thermal.stamp_ns == self._thermal_ns
-            self._thermal_ns = pair.thermal.stamp_ns
-        self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused)
-        for work in self._fallback.select(frame, pairs, now_ns):
+            reused += pair.thermal is self._thermal
+            self._thermal = pair.thermal
+        selected = self._fallback.select(frame, pairs, now_ns)
+        self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused,
+                             in_work=len(selected))
+        for work in selected:
             statuses = self._fallback.statuses
             if self._worker.put(Job(work, statuses[RGB].state, statuses[THERMAL].state,
                                     self._fallback.reason)):
-                self._counters.drop('overtaken')
+                self._counters.drop('overtaken', in_work=True)
         if self._fallback.latest is not self._sources:
             self._log_sources()
 
@@ -278,7 +280,7 @@ class Session:
 
     def _totals(self) -> Snapshot:
         return self._counters.totals(self._pairing.dropped + self._fallback.dropped,
-                                     alone=self._fallback.alone)
+                                     alone=self._fallback.alone, waiting=self._pairing.pending)
 
     def _log_account(self) -> None:
         self._node.get_logger().info(account(self._totals(), self._fallback,

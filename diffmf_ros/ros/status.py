@@ -25,12 +25,18 @@ PERIOD_S = 1.0
 class Snapshot:
     """Counts since activation, at one instant.
 
-    counted has rgb_in, thermal_in, pairs, reused (pairs whose thermal frame was in the pair before
-    too), alone (frames to be handed on by themselves) and fused (every image that went out, also
-    one of a single camera); modes has the same images by mode; dropped maps a reason to the frames
-    or pairs lost to it, among them 'overtaken' and 'failed' pairs; refused has those of
-    undecodable messages by stream. Latencies, and the age of the newest image (since its later
-    frame arrived), are nan before the first.
+    counted has rgb_in, thermal_in, waiting (frames that wait for a partner), pairs, reused (pairs
+    whose thermal frame was in the pair before too), alone (frames to be handed on by themselves),
+    in_work (pairs and such frames of which an image is being made) and fused (every image that
+    went out, also one of a single camera); modes has the same images by mode; dropped maps a
+    reason to the frames or pairs lost to it, among them 'overtaken' and 'failed' pairs; refused
+    has those of undecodable messages by stream. Latencies, and the age of the newest image (since
+    its later frame arrived), are nan before the first.
+
+    At any instant every frame is in one place, and every pair:
+
+        rgb_in + thermal_in = waiting + 2 pairs - reused + refused + dropped by the pairing
+        pairs + alone = in_work + fused + all other dropped
     """
 
     counted: Mapping[str, int] = field(default_factory=Counter)
@@ -59,20 +65,24 @@ class Counters:
         self._newest_ms = float('nan')
         self._last: dict = {}
 
-    def count(self, name: str, *, pairs: int = 0, reused: int = 0) -> None:
-        """Add one to a counter, and the pairs that a frame completed, with those of a used one."""
-        with self._lock:
-            self._counted[name] += 1
-            self._counted['pairs'] += pairs
-            self._counted['reused'] += reused
+    def count(self, name: str, *, pairs: int = 0, reused: int = 0, in_work: int = 0) -> None:
+        """Add one to a counter, and the pairs that a frame completed, with those of a used one.
 
-    def drop(self, reason: str, *, error: str = '', stream: str = '') -> None:
+        in_work are the pairs and frames that are now handed to the worker.
+        """
+        with self._lock:
+            self._counted.update({name: 1}, pairs=pairs, reused=reused, in_work=in_work)
+
+    def drop(self, reason: str, *, error: str = '', stream: str = '',
+             in_work: bool = False) -> None:
         """Count a lost frame or pair under reason; error, when given, becomes the last error.
 
-        stream names the camera, RGB or THERMAL, of a message that could not be decoded.
+        stream names the camera, RGB or THERMAL, of a message that could not be decoded; in_work:
+        it had been handed to the worker.
         """
         with self._lock:
             self._dropped[reason] += 1
+            self._counted['in_work'] -= in_work
             if stream:
                 self._refused[stream][reason] += 1
             if error:
@@ -84,19 +94,21 @@ class Counters:
         later frame."""
         with self._lock:
             self._counted['fused'] += 1
+            self._counted['in_work'] -= 1
             self._modes[mode] += 1
             self._latency.add(latency_ms)
             self._newest_ms = time.monotonic() * 1e3 - latency_ms
             self._last.update(mode=mode, warnings=warnings, issues=issues)
 
-    def totals(self, unpaired: Mapping[str, int], *, alone: int = 0) -> Snapshot:
+    def totals(self, unpaired: Mapping[str, int], *, alone: int = 0,
+               waiting: int = 0) -> Snapshot:
         """Return the counts so far.
 
         unpaired are the frames that pairing and fallback dropped, by reason; alone those that the
-        fallback handed on by themselves.
+        fallback handed on by themselves; waiting those that the pairing still has.
         """
         with self._lock:
-            return Snapshot(counted=self._counted + Counter(alone=alone),
+            return Snapshot(counted=self._counted + Counter(alone=alone, waiting=waiting),
                             dropped=self._dropped + Counter(unpaired),
                             refused={stream: Counter(reasons) for stream,
                                      reasons in self._refused.items()},
@@ -111,14 +123,14 @@ class DiagnosticsPublisher:
     before.
 
     A report has three statuses: '<node>: fusion', '<node>: rgb' and '<node>: thermal'. model and
-    device are shown as they are; assign them when they change.
+    device are shown as they are; assign them when they change. publisher is that of the reports.
     """
 
     def __init__(self, node: Node, *, model: str, device: str):
         """Publish under the name of node, with its clock."""
         self.model, self.device = model, device
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._before = Snapshot()
         self._before_ns = node.get_clock().now().nanoseconds
         self._published_s = time.monotonic()
@@ -162,13 +174,13 @@ class DiagnosticsPublisher:
             for status in array.status:
                 status.level, status.message = DiagnosticStatus.OK, 'disabled'
         array.header.stamp = now.to_msg()
-        self._publisher.publish(array)
+        self.publisher.publish(array)
         self._before, self._before_ns = totals, now.nanoseconds
         self._published_s = time.monotonic()
 
     def destroy(self) -> None:
         """Take the publisher away."""
-        self._node.destroy_publisher(self._publisher)
+        self._node.destroy_publisher(self.publisher)
 
     @property
     def _name(self) -> str:
@@ -235,7 +247,8 @@ def judge(now: Snapshot, before: Snapshot, issues: Sequence[Issue], *,
 def values_of(totals: Snapshot) -> dict[str, str]:
     """Return the key values of a report that stem from the counters."""
     values = {name: str(totals.counted.get(name, 0))
-              for name in ('rgb_in', 'thermal_in', 'pairs', 'reused', 'alone', 'fused')}
+              for name in ('rgb_in', 'thermal_in', 'waiting', 'pairs', 'reused', 'alone',
+                           'in_work', 'fused')}
     values |= {f'out.{mode}': str(count) for mode, count in sorted(totals.modes.items())}
     values |= {f'dropped.{reason}': str(count) for reason, count in sorted(totals.dropped.items())}
     values |= {name: number(getattr(totals, name))
@@ -255,8 +268,9 @@ def account(totals: Snapshot, fallback: SourceSelector, now_ns: int) -> str:
                        + (f', silent for {silent_s:.1f} s' if silent_s else ''))
     dropped = ', '.join(f'{count} {reason}' for reason, count in sorted(totals.dropped.items()))
     again = f' ({counted["reused"]} with the thermal frame before)' if counted['reused'] else ''
-    return (f'frames so far: {"; ".join(cameras)}; {counted["pairs"]} pairs{again}, '
-            f'{counted["alone"]} frames alone; {counted["fused"]} images out; dropped: '
+    return (f'frames so far: {"; ".join(cameras)}; {counted["waiting"]} wait for a partner, '
+            f'{counted["pairs"]} pairs{again}, {counted["alone"]} frames alone; '
+            f'{counted["fused"]} images out, {counted["in_work"]} in work; dropped: '
             f'{dropped or "none"}')
 
 

@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
 from std_msgs.msg import Bool, Header
@@ -262,10 +263,12 @@ class Outputs:
             self._publishers[TEMPERATURE].publish(messages.make_image(celsius, '32FC1', header))
         return []
 
-    def wait_until_received(self) -> None:
-        """Wait, but not for long, until all subscribers have acknowledged what was sent last."""
-        for topic in (IMAGE, INFO, STATUS):
-            self._publishers[topic].wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+    def wait_until_received(self, *others: Publisher) -> None:
+        """Wait, but not for long, until all subscribers have acknowledged what was sent last, by
+        the others too."""
+        until_s = time.monotonic() + ACKNOWLEDGE_S
+        for publisher in (*(self._publishers[topic] for topic in (IMAGE, INFO, STATUS)), *others):
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, until_s - time.monotonic())))
 
     def destroy(self) -> None:
         """Take the publishers away."""

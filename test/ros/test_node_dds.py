@@ -88,7 +88,8 @@ def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     assert {(info.width, info.height, info.k[0], info.k[2])
             for info in infos} == {(640, 480, 500.0, 320.0)}
     # and the node, in the report that it sends when it stops, counts the same.
-    peer.wait_for(lambda: values_of(reports[-1])['fused'] == str(len(headers)), 'the last report')
+    peer.wait_for(lambda: (values_of(reports[-1])['fused'], values_of(reports[-1])['waiting'])
+                  == (str(len(headers)), '0'), 'the last report')
     values = values_of(reports[-1])
     assert values['mode'] == 'CLASSICAL' and values['last_error'] == ''
     assert int(values['rgb_in']) >= 114 and int(values['thermal_in']) >= 114
@@ -97,6 +98,7 @@ def test_best_effort_cameras_arrive_fused(camera_bag, start, peer, tmp_path):
     assert f'{values["fused"]} images out' in node.output
     # and what came is all accounted for, frame by frame and pair by pair
     count = Counter({key: int(value) for key, value in values.items() if value.isdecimal()})
+    assert count['waiting'] == count['in_work'] == 0
     assert (count['rgb_in'] + count['thermal_in'] == 2 * count['pairs'] - count['reused']
             + count['dropped.unpaired'])
     assert (count['pairs'] + count['alone'] == count['fused'] + count['dropped.overtaken']

@@ -4,6 +4,7 @@
 Two simulated cameras, the pairing, and the fallback.
 """
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -432,3 +433,75 @@ def test_reset_starts_again():
 
     assert rig.fallback.sources(0) is NONE and not rig.fallback.alarm
     assert rig.fallback.rgb.status(0).state is StreamState.LOST
+
+
+class Books:
+    """Two cameras through pairing and fallback, and the counts of what became of their frames."""
+
+    def __init__(self, hold_ms):
+        self.pairing = ClosestPairing(SyncSettings(hold_last_ms=hold_ms))
+        self.fallback = SourceSelector(HealthSettings())
+        self.count = Counter()
+        self.stamp_ns = dict.fromkeys((RGB, THERMAL), EPOCH_NS)
+        self._thermal = None
+
+    def arrive(self, stream, now_ns):
+        """Take a frame, as the node does."""
+        pixels = SCENES[now_ns // MS % len(SCENES)]
+        frame = Frame(stream, self.stamp_ns[stream], stream, pixels, 'mono16', arrival_ns=now_ns)
+        self.fallback.streams[stream].arrived(frame, now_ns)
+        pairs = self.pairing.add(frame)
+        self.count['received'] += 1
+        self._note(pairs)
+        self.count['out'] += len(self.fallback.select(frame, pairs, now_ns))
+
+    def end(self):
+        """Give up what waits, as for other settings."""
+        pairs = self.pairing.flush()
+        self._note(pairs)
+        self.count['stopped'] += len(pairs)
+        self.fallback.reset()
+
+    def _note(self, pairs):
+        for pair in pairs:
+            self.count['pairs'] += 1
+            self.count['reused'] += pair.thermal is self._thermal
+            self._thermal = pair.thermal
+
+    def off(self):
+        """By how many frames, and by how many pairs, what became of them is unknown."""
+        count = self.count
+        return (count['received'] - self.pairing.pending - 2 * count['pairs'] + count['reused']
+                - self.pairing.dropped.total(),
+                count['pairs'] + self.fallback.alone - count['out'] - count['stopped']
+                - self.fallback.dropped.total())
+
+
+# What happens, after so many ms, and for how many ms the stamp of the camera goes on meanwhile.
+EVENTS = st.tuples(st.sampled_from([RGB] * 4 + [THERMAL] * 4 + ['end', 'reset']),
+                   st.sampled_from([0, 1, 15, 33, 33, 33, 110, 600, 3000]),
+                   st.sampled_from([None] * 12 + [0, -5, -40, -3000, 100_000]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(hold_ms=st.sampled_from([-1.0, 0.0, 150.0]),
+       events=st.lists(EVENTS, min_size=20, max_size=120))
+def test_every_frame_is_somewhere(hold_ms, events):
+    """Whatever comes, each frame waits, is in a pair, or has a reason, and so has each pair."""
+    books, now_ns = Books(hold_ms), SECOND
+    for what, later_ms, stamp_ms in events:
+        now_ns += later_ms * MS
+        if what == 'end':
+            books.end()
+        elif what == 'reset':
+            books.pairing.reset()
+            books.fallback.reset()
+        else:
+            if stamp_ms is None:
+                books.stamp_ns[what] = max(books.stamp_ns[what], EPOCH_NS + now_ns)
+            else:
+                books.stamp_ns[what] += stamp_ms * MS
+            books.arrive(what, now_ns)
+        assert books.off() == (0, 0)
+    books.end()
+    assert books.off() == (0, 0) and not books.pairing.pending
