@@ -230,10 +230,11 @@ def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
     floor = _FLOOR * float(strength.sum()) / count + np.finfo(np.float32).tiny
     weight = strength / (strength + around + floor)
     length = np.maximum(strength, np.finfo(np.float32).tiny)
-    first = ((x + 1j * y) / length) ** 2
-    channels = np.empty((*gray.shape, CHANNELS), np.float32)
-    for k, harmonic in enumerate((first * weight, first ** 2 * (_SECOND_HARMONIC * weight))):
-        channels[..., 2 * k], channels[..., 2 * k + 1] = harmonic.real, harmonic.imag
+    x, y = x / length, y / length
+    cos2, sin2 = x * x - y * y, 2 * x * y
+    cos4, sin4 = cos2 * cos2 - sin2 * sin2, 2 * cos2 * sin2
+    second = _SECOND_HARMONIC * weight
+    channels = cv2.merge((cos2 * weight, sin2 * weight, cos4 * second, sin4 * second))
     return cv2.GaussianBlur(channels, (0, 0), SMOOTHING_SIGMA_PX)
 
 
@@ -291,19 +292,16 @@ class Search:
         self._limit = tuple(int(largest_shift * side) for side in self.size)
         self._offset = tuple((big - small) // 2 for big,
                              small in zip(self.canvas, self.size, strict=True))
-        self._seen = _spectrum(self._placed(np.ones((height, width), np.float32)))
-        self._images = [self._spectra(self._placed(image)) for image in images]
+        placed = [self._placed(image) for image in images]
+        self._seen = cv2.dft(self._placed(np.ones((height, width), np.float32)))
+        self._energy = cv2.dft(_energy(placed))
+        self._images = [list(map(cv2.dft, cv2.split(image))) for image in placed]
 
     def _placed(self, image: np.ndarray) -> np.ndarray:
         (width, height), (x, y) = self.size, self._offset
         canvas = np.zeros((self.canvas[1], self.canvas[0], *image.shape[2:]), np.float32)
         canvas[y:y + height, x:x + width] = image
         return canvas
-
-    @staticmethod
-    def _spectra(image: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (_spectrum(image[..., :2]), _spectrum(image[..., 2:]),
-                _spectrum(np.square(image).sum(axis=2)))
 
     @property
     def to_canvas(self) -> np.ndarray:
@@ -324,18 +322,18 @@ class Search:
         Returns:
             (score, (x, y) shift in pixels).
         """
-        mask = _spectrum(seen.astype(np.float32))
-        product = energy_one = energy_other = 0
+        mask = cv2.dft(seen.astype(np.float32))
+        product = np.zeros_like(mask)
         for image, other in zip(self._images, others, strict=True):
-            first, second, energy = self._spectra(other)
-            product = product + image[0] * first.conj() + image[1] * second.conj()
-            energy_one = energy_one + image[2] * mask.conj()
-            energy_other = energy_other + self._seen * energy.conj()
-        overlap = _inverse(self._seen * mask.conj())
-        energies = _inverse(energy_one) * _inverse(energy_other)  # type: ignore[arg-type]
+            for one, channel in zip(image, cv2.split(other), strict=True):
+                part = cv2.mulSpectrums(one, cv2.dft(channel), 0, conjB=True)
+                product = cv2.add(product, part)
+        overlap = _correlation(self._seen, mask)
+        energies = (_correlation(self._energy, mask)
+                    * _correlation(self._seen, cv2.dft(_energy(others))))
         # Rounding leaves traces of energy where nothing overlaps.
         norm = np.sqrt(np.maximum(energies, 1e-6 * energies.max() + np.finfo(np.float32).tiny))
-        score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))  # type: ignore[arg-type]
+        score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))
         score[overlap < _LEAST_OVERLAP * min(self.size[0] * self.size[1], float(seen.sum()))] = -1
         x_limit, y_limit = self._limit
         columns, rows = np.arange(-x_limit, x_limit + 1), np.arange(-y_limit, y_limit + 1)
@@ -344,17 +342,16 @@ class Search:
         return float(allowed[row, column]), (int(columns[column]), int(rows[row]))
 
 
-def _spectrum(image: np.ndarray) -> np.ndarray:
-    """Complex64 spectrum of a real (H x W) or complex (H x W x 2) float32 image."""
-    return _complex(cv2.dft(np.ascontiguousarray(image), flags=cv2.DFT_COMPLEX_OUTPUT))
+def _energy(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Sum of the squares of all channels of all images, H x W float32."""
+    return np.asarray(sum(np.einsum('hwc,hwc->hw', image, image) for image in images))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Correlation over all shifts, H x W float32, of two images given by their spectra."""
+    return _inverse(cv2.mulSpectrums(one, other, 0, conjB=True))
 
 
 def _inverse(spectrum: np.ndarray) -> np.ndarray:
-    """Real part of the image of a spectrum, H x W float32."""
-    pairs = np.ascontiguousarray(spectrum, np.complex64).view(np.float32).reshape(
-        *spectrum.shape, 2)
-    return cv2.dft(pairs, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_COMPLEX_OUTPUT)[..., 0]
-
-
-def _complex(pairs: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pairs).view(np.complex64)[..., 0]
+    """Real image of a spectrum as cv2.dft packs it, H x W float32."""
+    return cv2.dft(spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)

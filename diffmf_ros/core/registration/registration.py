@@ -53,8 +53,7 @@ LEAST_INLIERS, LEAST_SHARE, LEAST_COVERAGE, LARGEST_UNCERTAINTY = 12, 0.45, 0.2,
 _GOOD_SHARE, _GOOD_COVERAGE, _GOOD_UNCERTAINTY = 0.6, 0.4, 1.5 / 640
 _ADVICE = ('Take 5 to 10 pairs that show edges in both images all over the picture, of a scene at '
            'rest, far away and by day, or give a rough alignment (--init) or the ratio of the '
-           'fields of view '
-           '(--fov-ratio).')
+           'fields of view (--fov-ratio).')
 _BY_CHANCE = ('no trustworthy alignment: the blocks that agree are too few to rule out chance. '
               + _ADVICE)
 
@@ -206,6 +205,9 @@ def register(pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, start: Alignment
     """
     _check_pairs(pairs)
     rgb, thermal = ([levels(image) for image in images] for images in zip(*pairs, strict=True))
+    for which, images in (('RGB', rgb), ('thermal', thermal)):
+        if not any(map(np.ptp, images)):
+            raise RegistrationError(f'the {which} images show nothing but one level. {_ADVICE}')
     sizes = size_of(rgb[0]), size_of(thermal[0])
     scaled = {width: PyramidLevel(rgb, thermal, width=min(width, sizes[0][0]))
               for width in {step[0] for step in (*_ROUGH, *_FINE)}}
@@ -269,8 +271,8 @@ def _check_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
                                     f'{shapes[0]}')
         if len(shapes) > 1:
             raise RegistrationError(f'the {which} images have different sizes (height, width): '
-                                    f'{shapes}; an alignment '
-                                    'belongs to two cameras of fixed sizes')
+                                    f'{shapes}; an alignment belongs to two cameras of fixed '
+                                    'sizes')
         if min(shapes[0]) < 64:
             raise RegistrationError(f'expected {which} images of at least 64x64 pixels, got '
                                     f'{shapes[0]}')
