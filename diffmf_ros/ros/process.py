@@ -85,6 +85,11 @@ class StopRequest:
         finally:
             self._interrupts = False
 
+    @property
+    def unheard(self) -> bool:
+        """Whether the main thread is in interrupting() and has heard of no signal yet."""
+        return self._interrupts
+
     def _request(self, number, stack) -> None:
         self.requested = True
         if self._interrupts:
@@ -235,7 +240,9 @@ def use_camera_transports() -> None:
 
 
 # A signal is obeyed within 2 s: the node may take so long to stop by itself,
-STOP_S = 1.2
+STOP_S = 1.0
+# but only so long while it starts, when nothing is in work and the main thread is in a library,
+UNHEARD_S = 0.3
 # and so long to tell the others when it has not; in every other case,
 LATE_FAREWELL_S = 0.3
 # so long.
@@ -280,17 +287,20 @@ class Life:
         self._leave(code, within_s=FAREWELL_S)
 
     def _watch(self, signals: int) -> None:
-        """End the process when the main thread has not within STOP_S of a signal; in a thread."""
+        """End the process when the main thread has not in time after a signal; in a thread."""
         while os.read(signals, 1)[0] not in (signal.SIGINT, signal.SIGTERM):
             pass  # a signal that somebody else handles
         self._end_soon(0)
 
     def _end_soon(self, code: int) -> None:
-        """Ask the main thread to stop, and end the process when it has not within STOP_S."""
+        """Ask the main thread to stop, and end the process when it has not within STOP_S, or has
+        not heard within UNHEARD_S."""
         self.stop.requested = True
-        time.sleep(STOP_S)
+        time.sleep(UNHEARD_S)
+        if not self.stop.unheard:
+            time.sleep(STOP_S - UNHEARD_S)
         self._leave(code, within_s=LATE_FAREWELL_S, say=lambda: self._logger.warning(
-            f'stopped without waiting for what was in work: it took more than {STOP_S:g} s'))
+            'stopped without waiting for what was in work: it took too long'))
 
     def _on_thread_failed(self, failure) -> None:
         """End the process with a thread that it needs. Those of libraries are daemons.
