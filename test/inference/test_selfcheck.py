@@ -4,9 +4,6 @@
 The next one does it.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip('torch', reason='torch is not installed')
 
+from gpu_kernels import run_cases  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
@@ -418,8 +416,4 @@ class TestSteps:
 def test_triton_passes_in_interpreter():
     """The Triton kernels pass in the interpreter."""
     pytest.importorskip('triton', reason='triton is not installed')
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
-               str(Path(__file__).with_name('selfcheck_cases.py'))]
-    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    run_cases(Path(__file__).with_name('selfcheck_cases.py'), TRITON_INTERPRET='1')
