@@ -35,6 +35,10 @@ _FLOOR = 0.35
 _SECOND_HARMONIC = 0.8
 # A shift counts when the images overlap by at least this part of the smaller one.
 _LEAST_OVERLAP = 0.2
+_TRACKING = {'winSize': (41, 41), 'maxLevel': 3, 'criteria': (3, 40, 1e-3)}
+# A point that is followed there and back returns within this distance; both ways are equal within
+# this one, which an even acceleration makes no error.
+_RETURNS_PX, _STEADY_PX = 0.5, 5.0
 
 
 @dataclass(frozen=True)
@@ -355,3 +359,25 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _inverse(spectrum: np.ndarray) -> np.ndarray:
     """Real image of a spectrum as cv2.dft packs it, H x W float32."""
     return cv2.dft(spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)
+
+
+def moves(images: Sequence[np.ndarray], points: np.ndarray) -> np.ndarray:
+    """Follow points of an image into the one before and the one after.
+
+    Args:
+        images: three of one camera, H x W uint8, at equal distances of time.
+        points: N x 2 pixels of the one in the middle.
+
+    Returns:
+        How far they move from the first image to the last, N x 2 pixels; nan where unknown.
+    """
+    (before, now, after), sound = images, np.ones(len(points), bool)
+    here, ends = points.astype(np.float32)[:, None], []
+    for image in (before, after):
+        there, found, _ = cv2.calcOpticalFlowPyrLK(now, image, here, None, **_TRACKING)  # type: ignore[call-overload]
+        back, again, _ = cv2.calcOpticalFlowPyrLK(image, now, there, None, **_TRACKING)  # type: ignore[call-overload]
+        sound &= (found.ravel() > 0) & (again.ravel() > 0)
+        sound &= np.hypot(*(back - here)[:, 0].T) < _RETURNS_PX
+        ends.append(there[:, 0] - here[:, 0])
+    sound &= np.hypot(*(ends[0] + ends[1]).T) < _STEADY_PX
+    return np.where(sound[:, None], ends[1] - ends[0], np.nan)

@@ -7,7 +7,8 @@ velocity times offset, and parallax. Parallax must be in it: of two cameras 5 cm
 at 3 m/s it looks like 17 ms. It goes sideways with the base line where the flow of a drive goes
 outward from one point, and is in proportion to the same inverse depth, which the flow tells.
 
-The velocities are those of both cameras, each by itself.
+The velocities are those of both cameras, each by itself. Where the cameras turn only their turns
+count: the parallax of a drive goes with its speed, but not with what turns to and fro.
 
 On a straight drive over flat ground a correction of the homography looks much like an offset: what
 is near the lower edge moves fast. Where both cameras are calibrated the correction is a rotation,
@@ -16,7 +17,6 @@ while the speed is constant.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 
 import cv2
@@ -24,7 +24,7 @@ import numpy as np
 
 from ..alignment.camera import CameraModel
 from ..alignment.homography import Alignment
-from .matching import Blocks, PyramidLevel
+from .matching import Blocks, PyramidLevel, moves
 from .planar import derivatives, transform_points, unit_scaling
 from .registration import RegistrationError, levels, resized, size_of
 
@@ -34,12 +34,8 @@ Cameras = tuple[CameraModel, CameraModel]  # of RGB and of thermal
 
 # Motion times the error of the time puts blocks further away at first.
 _WIDTH, _FIRST_BLOCKS, _BLOCKS = 640, Blocks(64, 32, 24), Blocks(64, 32, 10)
-# Velocities are measured over this time to either side, with windows of this size.
+# Velocities are measured over this time to either side, without the noise of single pixels.
 _REACH_S, _BLUR_PX = 0.1, 1.5
-_TRACKING = {'winSize': (41, 41), 'maxLevel': 3, 'criteria': (3, 40, 1e-3)}
-# There and back a point returns within this distance; both ways are equal within this one,
-# which an even acceleration makes no error.
-_RETURNS_PX, _STEADY_PX = 0.5, 5.0
 # The cameras agree on a velocity within so many px/s, or this part of it.
 _SAME_PX_S, _SAME_SHARE = 8.0, 0.3
 # Stamps of a pair differ by at most this much.
@@ -55,6 +51,8 @@ _STEPS, _GROUPS = 20, 8
 _FIRST_SOFT_PX, _LAST_SOFT_PX, _SHARPER = 8.0, 0.5, 0.7
 # What does not move stays this near to the lines of the flow, in px/s.
 _STATIC_PX_S = 6.0
+# Turns that are this part of all motion, squared, tell the offset by themselves.
+_TURNING_SHARE = 0.1
 LEAST_MATCHES, LARGEST_UNCERTAINTY_MS = 300, 4.0
 LARGEST_STRAIGHT_MS = 10.0  # with calibrated cameras: of a homography the doubt itself is in doubt
 
@@ -133,28 +131,18 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
         RegistrationError: the clips do not tell; it says why.
     """
     rgb, thermal = _once(rgb), _once(thermal)
-    found = [_search(rgb, thermal, alignment, start_ms, cameras)]
-    if found[0][0].straight:  # also where the cameras turn a little: then turns tell more
-        with suppress(RegistrationError):
-            found.append(_search(rgb, thermal, alignment, found[0][0].offset_ms, None))
-    best, step_ms = min(found, key=lambda way: (not way[0].of_use, not _settled(*way),
-                                                way[0].uncertainty_ms))
-    if not best.of_use:
+    found, step_ms = _search(rgb, thermal, alignment, start_ms, cameras)
+    if not found.of_use:
         raise RegistrationError('no time offset: it is uncertain by '
-                                f'{best.uncertainty_ms:.1f} ms, where {best.permitted_ms:g} ms '
+                                f'{found.uncertainty_ms:.1f} ms, where {found.permitted_ms:g} ms '
                                 'are permitted: too little moves, or all of it as parallax '
                                 'would; take a recording in which the cameras are turned '
                                 'to and fro'
                                 + ('' if cameras else ', or calibrate both (camera infos)'))
-    if not _settled(best, step_ms):
+    if abs(step_ms) > max(2e3 * _SETTLED_S, found.uncertainty_ms):
         raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
-                                f'{best.offset_ms:+.0f} ms; start nearer (--thermal-offset-ms)')
-    return best
-
-
-def _settled(found: TimeOffset, step_ms: float) -> bool:
-    """Return whether the last step of the search was within its uncertainty."""
-    return abs(step_ms) <= max(2e3 * _SETTLED_S, found.uncertainty_ms)
+                                f'{found.offset_ms:+.0f} ms; start nearer (--thermal-offset-ms)')
+    return found
 
 
 def _search(rgb: Clip, thermal: Clip, alignment: Alignment, start_ms: float,
@@ -166,10 +154,10 @@ def _search(rgb: Clip, thermal: Clip, alignment: Alignment, start_ms: float,
         seen = _observed(rgb, thermal, matrix, offset_s,
                          blocks=_BLOCKS if count else _FIRST_BLOCKS)
         _require_enough(seen)
-        origin = _static_origin(seen) if cameras else None
+        origin = _static_origin(seen) if cameras and _turns(seen) is None else None
         step_s, matrix = _solved(seen, matrix)
         if cameras and origin is not None:
-            step_s = _turned(seen, cameras, origin)
+            step_s = _straight_step(seen, cameras, origin)
         offset_s += step_s
         if count and abs(step_s) < _SETTLED_S:
             break
@@ -232,26 +220,13 @@ def _velocities(clip: Clip, number: int, points: np.ndarray) -> np.ndarray:
     step = max(1, round(_REACH_S / float(np.median(np.diff(stamps)))))
     if not step <= number < len(clip) - step:
         return np.full(points.shape, np.nan)
-    here = points.astype(np.float32)[:, None]
-    middle, ends, sound = _smooth(clip[number][1]), [], np.ones(len(points), bool)
-    for other in (number - step, number + step):
-        image = _smooth(clip[other][1])
-        there, found, _ = cv2.calcOpticalFlowPyrLK(middle, image, here, None, **_TRACKING)  # type: ignore[call-overload]
-        back, again, _ = cv2.calcOpticalFlowPyrLK(image, middle, there, None, **_TRACKING)  # type: ignore[call-overload]
-        sound &= (found.ravel() > 0) & (again.ravel() > 0)
-        sound &= np.hypot(*(back - here)[:, 0].T) < _RETURNS_PX
-        ends.append(there[:, 0] - here[:, 0])
-    sound &= np.hypot(*(ends[0] + ends[1]).T) < _STEADY_PX
-    velocity = (ends[1] - ends[0]) / (clip[number + step][0] - clip[number - step][0])
-    return np.where(sound[:, None], velocity, np.nan)
+    (begin_s, before), (_, now), (end_s, after) = clip[number - step:number + step + 1:step]
+    smooth = [cv2.GaussianBlur(levels(image), (0, 0), _BLUR_PX).round().astype(np.uint8)
+              for image in (before, now, after)]
+    return moves(smooth, points) / (end_s - begin_s)
 
 
-def _smooth(image: np.ndarray) -> np.ndarray:
-    """The image in 8 bits, without the noise of single pixels."""
-    return cv2.GaussianBlur(levels(image), (0, 0), _BLUR_PX).round().astype(np.uint8)
-
-
-def _turned(seen: _Seen, cameras: Cameras, origin: np.ndarray) -> float:
+def _straight_step(seen: _Seen, cameras: Cameras, origin: np.ndarray) -> float:
     """Return the change of the offset in s, on a straight drive with calibrated cameras.
 
     As _solved, with a rotation in place of the homography, and of what stands still alone.
@@ -328,16 +303,17 @@ def _solved(seen: _Seen, matrix: np.ndarray, *,
 
     Velocities have errors, which would make their factors too small. Those of the two cameras have
     nothing to do with each other, so each serves as the instrument of the other (the method of
-    instrumental variables).
+    instrumental variables). Turns are a better one: nor has parallax to do with them.
     """
-    twice = np.tile(np.arange(len(seen.rgb)), 2)
+    twice, turns = np.tile(np.arange(len(seen.rgb)), 2), _turns(seen)
     source, target = unit_scaling(seen.thermal), unit_scaling(seen.rgb)
     unit, a, b = target[0, 0], transform_points(source, seen.thermal), transform_points(
         target, seen.rgb)
-    origin = _origin(seen) if straight else None
+    origin = _origin(seen) if straight and turns is None else None
     flows = [-unit * np.concatenate((flow[:, :, None], -_parallax(seen.rgb, flow, origin)), axis=2)
              for flow in (seen.velocity, seen.other_velocity)]
-    known, instrument = np.concatenate(flows), np.concatenate(flows[::-1])
+    known, instrument = (np.concatenate(flows), np.concatenate(flows[::-1]) if turns is None
+                         else -unit * turns[:, :, None])
     goal = (b[twice] + known[:, :, 0] * seen.ahead_s[twice, None])
     scaled = target @ matrix @ np.linalg.inv(source)
     scaled, amounts = scaled / scaled[2, 2], np.zeros(known.shape[2])
@@ -352,6 +328,21 @@ def _solved(seen: _Seen, matrix: np.ndarray, *,
                                rcond=1e-12)[0]
         scaled, amounts = scaled + np.append(step[:8], 0).reshape(3, 3), amounts + step[8:]
     return float(amounts[0]), np.linalg.inv(target) @ scaled @ source
+
+
+def _turns(seen: _Seen) -> np.ndarray | None:
+    """Return the velocities by which all moves at once, less their mean over time; 2 N x 2, px/s.
+
+    First those that the thermal camera shows, then those of RGB. None where they hardly turn.
+    """
+    common = np.zeros((2, *seen.velocity.shape))
+    for instant in np.unique(seen.instant):
+        now = seen.instant == instant
+        common[0, now], common[1, now] = (np.median(flow[now], axis=0) for flow in (
+            seen.other_velocity, seen.velocity))
+    common -= common.mean(axis=1, keepdims=True)
+    turning = np.square(common).mean() > _TURNING_SHARE * np.square(seen.velocity).mean()
+    return common.reshape(-1, 2) if turning else None
 
 
 def _origin(seen: _Seen) -> np.ndarray | None:
@@ -392,21 +383,18 @@ def _uncertainty_s(seen: _Seen, matrix: np.ndarray, cameras: Cameras | None,
     """
     def solve(part: _Seen) -> float:
         if cameras and origin is not None:
-            return _turned(part, cameras, origin)
+            return _straight_step(part, cameras, origin)
         return _solved(part, matrix)[0]
 
     directions = np.arctan2(*(seen.rgb - (seen.rgb.mean(axis=0) if origin is None else origin)).T)
-    over = [_jackknife(_left_out(seen, order, solve)) for order in (seen.instant, directions)]
+    over = [_jackknife(seen, order, solve) for order in (seen.instant, directions)]
     doubt = 0.0 if origin is not None else (
         _solved(seen, matrix)[0] - _solved(seen, matrix, straight=False)[0])
     return float(np.linalg.norm((*over, doubt)))
 
 
-def _left_out(seen: _Seen, order: np.ndarray, solve: Callable[[_Seen], float]) -> np.ndarray:
-    """Return what is found without each of _GROUPS groups along an order (N), _GROUPS values."""
+def _jackknife(seen: _Seen, order: np.ndarray, solve: Callable[[_Seen], float]) -> float:
+    """Return the deviation of what is found without each of _GROUPS groups along an order (N)."""
     groups = np.searchsorted(np.quantile(order, np.linspace(0, 1, _GROUPS + 1)[1:-1]), order)
-    return np.array([solve(seen.only(groups != group)) for group in range(_GROUPS)])
-
-
-def _jackknife(found: np.ndarray) -> float:
+    found = np.array([solve(seen.only(groups != group)) for group in range(_GROUPS)])
     return float(np.sqrt((_GROUPS - 1) / _GROUPS * np.square(found - found.mean()).sum()))
