@@ -111,6 +111,8 @@ class CameraWatch:
         publishers = tuple(sorted(map(_described, offers)))
         if publishers == self._publishers:
             return
+        if not self._publishers:  # who has just come has as long as who was there before
+            self._silent_since_s, self.issue = time.monotonic(), None
         self._publishers = publishers
         if not publishers:
             self._node.get_logger().info(f'{self._stream}: {self.topic} is published by nobody '

@@ -4,15 +4,17 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo
 from test_node_dds import values_of
 
+from diffmf_ros.core.frames import RGB
 from diffmf_ros.io.resources import FASTDDS_VARIABLES
 from diffmf_ros.ros import camera_watch, parameters
-from diffmf_ros.ros.qos import profile
+from diffmf_ros.ros.qos import StreamTopics, profile
 
 NODE = 'diffmf_ros.ros.fusion_node'
 
@@ -99,6 +101,35 @@ def test_log_explains_missing_image(make_cameras, start_camera, peer, domain, mo
 
     peer.wait_for(lambda: said in log() and 'no thermal images' in log(), said)
     peer.wait_for(lambda: said in cameras.message(), 'the same in the diagnostics')
+
+
+def test_new_driver_is_given_time(monkeypatch):
+    """Of a driver that comes late the log says that it sends nothing 3 s after that."""
+    # Given a node that has waited for 10 s
+    now_s, offers, said = [0.0], [], []
+    monkeypatch.setattr(camera_watch.time, 'monotonic', lambda: now_s[0])
+    log = SimpleNamespace(info=said.append, warning=said.append)
+    node = SimpleNamespace(
+        get_logger=lambda: log, resolve_topic_name=lambda name, **options: f'/{name}',
+        get_topic_names_and_types=list, get_publishers_info_by_topic=lambda name: offers)
+    watch = camera_watch.CameraWatch(node, RGB, StreamTopics('rgb/image_raw', '', ''), 'raw',
+                                     incompatible=str)
+    now_s[0] = 10.0
+    watch.refresh()
+    assert 'nobody publishes /rgb/image_raw' in watch.issue.text
+
+    # when a driver starts
+    offers.append(SimpleNamespace(
+        node_name='driver', node_namespace='/', topic_type='sensor_msgs/msg/Image',
+        qos_profile=profile('reliable', depth=1)))
+    for now_s[0] in (10.5, 13.0):
+        watch.refresh()
+        assert watch.issue is None
+
+    # then it has 3 s for its first image
+    now_s[0] = 13.5
+    watch.refresh()
+    assert 'but nothing has come for 3 s' in watch.issue.text
 
 
 def test_lost_frames_have_a_reason(start_node, start_camera, peer, monkeypatch):
