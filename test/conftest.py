@@ -277,6 +277,31 @@ def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int],
 
 
 @pytest.fixture(scope='session')
+def shared_graphs(tmp_path_factory):
+    """Let exports of the same weights and size share the exporter's work, in all processes."""
+    import onnx
+
+    from diffmf_ros.inference.weights import digest
+    from diffmf_ros.tools.export import network
+
+    folder, graph = tmp_path_factory.getbasetemp(), network.graph
+    if 'PYTEST_XDIST_WORKER' in os.environ:  # a folder for each worker
+        folder = folder.parent
+
+    def shared(exported, *, size):
+        path = folder / f'{digest(exported.state_dict())}_{size}.onnx'
+        if not path.exists():
+            made = path.with_suffix(f'.{os.getpid()}')
+            onnx.save(graph(exported, size=size), made)
+            made.replace(path)
+        return onnx.load(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(network, 'graph', shared)
+        yield
+
+
+@pytest.fixture(scope='session')
 def camera_bag(tmp_path_factory):
     """Return a bag of 4 s of 640x480 color and 320x256 thermal images: 120 pairs."""
     path = tmp_path_factory.mktemp('bags') / 'cameras'

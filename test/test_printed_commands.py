@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import urllib.request
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,9 +28,12 @@ from test_tasks import is_of_cards, is_of_new_network  # noqa: E402
 
 from diffmf_ros import models  # noqa: E402
 from diffmf_ros.core.alignment.homography import Alignment  # noqa: E402
-from diffmf_ros.inference.weights import digest, load_weights, save_weights  # noqa: E402
+from diffmf_ros.inference.weights import load_weights, save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import shipped  # noqa: E402
+from diffmf_ros.tools import doctor  # noqa: E402
 from diffmf_ros.tools.bench import report, standard  # noqa: E402
+from diffmf_ros.tools.doctor import ros as doctor_ros  # noqa: E402
+from diffmf_ros.tools.doctor import system as doctor_system  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +49,9 @@ QUICKER = {
     'sample-pairs': ['--count', '1', '--seconds', '1'],
     'bench': ['--frames', '1', '--size', '64x48'],
     'bench --size': ['--frames', '1', '--size', '64x48,80x64'],
-    'export': ['--preset', 'nano', '--size', '64x48'],
+    'export': ['--preset', 'nano', '--size', '50x40'],  # as the tests of export: shared_graphs
     'align': ['--init', 'start.yaml'],  # the search has tests of its own
+    'align drive': ['--max-pairs', '3'],  # rendered cameras: stand-ins give no start
 }
 # Networks of the preset base, whose weights are stand-ins, with few and narrow layers.
 SMALL_BASE = {'diffmf': models.PRESETS['diffmf']['nano'],
@@ -129,12 +134,13 @@ def stand_ins(tmp_path_factory, small_base):
 
 def write_networks(folder):
     """A checkpoint of others, weights of two networks, and the recipes of the project, small."""
+    torch.manual_seed(0)
     tensors = models.build('s4fusion', 'base').state_dict()
     torch.save({'model': {PREFIX + name: tensor for name, tensor in tensors.items()}},
                folder / 'model.pkl')
     for name, model, weights in (
             ('my', 'diffmf', load_weights(shipped('diffmf', 'nano')).tensors),  # base is as small
-            ('s4', 's4fusion', models.build('s4fusion', 'base').state_dict())):
+            ('s4', 's4fusion', tensors)):
         save_weights(folder / f'{name}.safetensors', weights, model=model, preset='base',
                      iterations=1, seed=1)
     (folder / 'config' / 'train').mkdir(parents=True)
@@ -149,15 +155,24 @@ def words_to_run(line):
     command, given = words[0], set(words)
     words = [part for word in words for part in (
         sorted(glob.glob(word)) if '*' in word and f"'{word}'" not in line else [word])]
-    more = QUICKER.get(command, [])
+    more = QUICKER.get('align drive' if {'align', 'drive'} <= given else command, [])
     return quicker(words, more if not given & {'--preset'} and not (
         '--model' in given and more[:1] == ['--model']) and not (
-        command == 'align' and 'drive' in given) and not (  # rendered cameras are no stand-ins
         command == 'eval' and '--model' not in given) else [])  # a preset is of a network
 
 
+@pytest.fixture(scope='module')
+def shared_libraries():
+    """Let `diffmf doctor` look once, for all pages, what each library does in a process."""
+    look = cache(doctor.try_code)
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (doctor, doctor_ros, doctor_system):
+            patched.setattr(module, 'try_code', look)
+        yield
+
+
 @pytest.mark.parametrize('page', sorted({page for kind, page, _ in LINES if kind == 'in turn'}))
-def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
+def test_page_commands_run_in_turn(stand_ins, shared_libraries, tmp_path, monkeypatch, page):
     """The commands of a page end well, one after the other, in a folder of their own."""
     shutil.copytree(stand_ins, tmp_path / 'here')
     monkeypatch.chdir(tmp_path / 'here')
@@ -178,26 +193,6 @@ def test_page_commands_run_in_turn(stand_ins, tmp_path, monkeypatch, page):
         assert outcome.code == 0 and not outcome.traceback, (line, outcome.said, outcome.traceback)
         for path in Path('thermal').glob('*.tiff'):
             path.unlink()
-
-
-@pytest.fixture(scope='module')
-def shared_graphs():
-    """Let lines that name the same weights and size in several ways share the exporter's work."""
-    from diffmf_ros.tools.export import network
-
-    made, graph = {}, network.graph
-
-    def shared(exported, *, size):
-        key = digest(exported.state_dict()), size
-        if key not in made:
-            made[key] = graph(exported, size=size)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(made[key])
-        return copy
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(network, 'graph', shared)
-        yield made
 
 
 @pytest.mark.parametrize('line', lines_of('export'))

@@ -23,7 +23,8 @@ NETWORK_PAGE = ROOT / 'docs' / 'adding_a_network.md'
 # Run by test_printed_commands.py.
 NOT_PART_OF_RESULT = 'diffmf view', 'diffmf bench', 'diffmf doctor'
 # What makes them quick: the networks have tests of their own.
-QUICKER = {'fuse': ['--model', 'classical'], 'replay': ['--model', 'classical']}
+QUICKER = {'fuse': ['--model', 'classical'], 'replay': ['--model', 'classical'],
+           'align': ['--max-pairs', '3']}
 QUICKER_NETWORK = {'bench': ['--frames', '1', '--size', '64x48']}
 SMALL_TRAINING = {'model': 'tiny', 'preset': 'light', 'data': 'DIR', 'out': 'out/train/tiny',
                   'iterations': 1, 'batch': 1, 'crop': 32, 'warmup': 1}

@@ -32,7 +32,7 @@ from diffmf_ros.inference.onnx_engine import (  # noqa: E402
     seal,
 )
 from diffmf_ros.inference.pipeline import FusionPipeline  # noqa: E402
-from diffmf_ros.inference.weights import save_weights  # noqa: E402
+from diffmf_ros.inference.weights import load_weights, save_weights  # noqa: E402
 from diffmf_ros.inference.weights_header import WeightsError, shipped  # noqa: E402
 from diffmf_ros.models import scan  # noqa: E402
 from diffmf_ros.models.kernels import reference  # noqa: E402
@@ -86,15 +86,14 @@ def engines(trained):
 
 
 @pytest.fixture(scope='module')
-def nano(tmp_path_factory):
-    """A random network with the weights that it was exported from, for 30 x 20 pixels and what
-    they are padded to."""
+def nano(tmp_path_factory, shared_graphs):
+    """The same network with the weights that it was exported from, for 50 x 40 pixels and what
+    they are padded to, as tests of the command export it."""
     folder = tmp_path_factory.mktemp('nano')
-    torch.manual_seed(0)
-    save_weights(folder / 'nano.safetensors', dict(models.build('diffmf', 'nano').state_dict()),
+    save_weights(folder / 'nano.safetensors', load_weights(shipped('diffmf', 'nano')).tensors,
                  model='diffmf', preset='nano', iterations=7, seed=5)
     return export(folder / 'nano.onnx', model='diffmf', preset='nano',
-                  weights=folder / 'nano.safetensors', size=(30, 20))
+                  weights=folder / 'nano.safetensors', size=(50, 40))
 
 
 @pytest.fixture(scope='module', params=TINY)
@@ -290,18 +289,18 @@ def test_a_machine_without_torch_fuses(trained, tmp_path):
 def test_fixed_size_takes_what_pads(nano):
     """A fixed size takes what pads to it and names what does not."""
     engine = OnnxEngine(settings_for(nano.path, preset='nano'))
-    assert nano.size == (32, 32)
-    for size in ((20, 30), (32, 32)):
+    assert nano.size == (64, 48)
+    for size in ((40, 50), (48, 64)):
         assert engine(*scene(*size)).shape == size
-    with pytest.raises(NetworkFailure, match=r'exported for 32x32 pixels and cannot fuse 60x33; '
-                       r'.*--size 64x48, or'):
-        engine(*scene(33, 60))
+    with pytest.raises(NetworkFailure, match=r'exported for 64x48 pixels and cannot fuse 60x49; '
+                       r'.*--size 64x64, or'):
+        engine(*scene(49, 60))
 
 
 def test_nonfinite_values_are_failure(nano):
     """Values that are not finite are a failure."""
     engine = OnnxEngine(settings_for(nano.path, preset='nano'))
-    ir, vi_y = scene(20, 30)
+    ir, vi_y = scene(40, 50)
     ir[3, 3] = np.nan
 
     with pytest.raises(NetworkFailure, match='not finite'):
@@ -452,16 +451,16 @@ def test_the_command_says_what_it_wrote(nano, monkeypatch, tmp_path):
 
     done = CliRunner().invoke(
         application(), ['export', '--onnx', str(nano.path), '--overwrite', '--preset', 'nano',
-                        '--size', '30x20', '--json', str(tmp_path / 'told.json')])
+                        '--size', '50x40', '--json', str(tmp_path / 'told.json')])
 
     assert done.exit_code == 0, done.output
     assert asked == {'path': nano.path, 'model': 'diffmf', 'preset': 'nano',
                      'weights': shipped('diffmf', 'nano'),
-                     'size': (30, 20)}
-    assert 'diffmf nano for 32x32, ' in done.output
+                     'size': (50, 40)}
+    assert 'diffmf nano for 64x48, ' in done.output
     assert f'at most {nano.largest_difference:.1e}' in done.output
     assert json.loads((tmp_path / 'told.json').read_text()) == {
-        'out': str(nano.path), 'model': 'diffmf', 'preset': 'nano', 'size': [32, 32],
+        'out': str(nano.path), 'model': 'diffmf', 'preset': 'nano', 'size': [64, 48],
         'bytes': nano.path.stat().st_size, 'largest_difference': nano.largest_difference}
 
 
