@@ -5,13 +5,26 @@
 they are first used: importing this package alone needs neither rclpy, torch nor OpenCV.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import (
+        DiffmfError,
+        Fuser,
+        FusionResult,
+        FusionWarning,
+        InputError,
+        Mode,
+        fuse,
+    )
+
 __version__ = '0.1.0'
-_API = ('DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode', 'fuse')
-__all__ = ['__version__', *_API]
+__all__ = ['DiffmfError', 'Fuser', 'FusionResult', 'FusionWarning', 'InputError', 'Mode',
+           '__version__', 'fuse']
 
 
-def __getattr__(name: str) -> object:
-    if name in _API:
+def __getattr__(name: str) -> Any:
+    if name in __all__:
         from importlib import import_module
 
         return getattr(import_module('.api', __name__), name)
@@ -19,4 +32,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_API})
+    return sorted({*globals(), *__all__})

@@ -16,6 +16,7 @@ from .core.frames import (
     THERMAL,
     DiffmfError,
     Frame,
+    FrameError,
     FusionResult,
     Mode,
     Pair,
@@ -91,12 +92,13 @@ class Fuser:
         Raises:
             DiffmfError: a setting is wrong, or weights, alignment or device cannot be used.
         """
-        self._pipeline = FusionPipeline(_settings_of(settings))
+        self._pipeline: FusionPipeline | None = FusionPipeline(_settings_of(settings))
 
     @property
     def description(self) -> str:
         """What fuses and where, such as 'diffmf nano on cpu float32, scan cpu'."""
-        return f'{self._pipeline.description} on {self._pipeline.device}'
+        pipeline = self._open()
+        return f'{pipeline.description} on {pipeline.device}'
 
     def __call__(self, rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
                  stamp_ns: int = 0) -> np.ndarray:
@@ -113,8 +115,8 @@ class Fuser:
             rgb: as that of the function `fuse`.
             thermal: as that of the function `fuse`.
             order: as that of the function `fuse`.
-            stamp_ns: time of the pair in nanoseconds, rising from pair to pair; 0 for a pair by
-                itself.
+            stamp_ns: time of the pair in nanoseconds, rising from pair to pair, below 2**63; 0
+                for a pair by itself.
             keep_inputs: whether images and temperature() of the result are there, which keep both
                 arrays in memory for as long as the result.
 
@@ -122,25 +124,37 @@ class Fuser:
             Pixels, which share no memory with the arrays, mode, warnings and timings_ms.
 
         Raises:
-            InputError: an array is not what is expected.
-            DiffmfError: fusing failed.
+            InputError: an array or the stamp is not what is expected.
+            DiffmfError: fusing failed, or close() was called before.
         """
+        pipeline, stamp_ns = self._open(), _checked_stamp(stamp_ns)
         if order not in ORDERS:
             raise InputError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
         pair = Pair(_rgb_frame(rgb, order, stamp_ns), _thermal_frame(thermal, stamp_ns),
                     offset_ns=0)
-        result = self._pipeline.fuse(pair)
+        try:
+            result = pipeline.fuse(pair)
+        except FrameError as error:  # such as thermal without a single valid pixel
+            raise InputError(str(error)) from error
         if result.mode in (Mode.RGB_ONLY, Mode.THERMAL_ONLY) and not any(
                 issue.blind for issue in result.issues):
             raise DiffmfError(f'the pair could not be fused: '
                               f'{"; ".join(result.warnings) or "no reason was given"}')
-        if np.may_share_memory(result.pixels, rgb):  # RGB alone is passed on as it came
+        if any(np.may_share_memory(result.pixels, image) for image in (rgb, thermal)):
+            # One camera alone is passed on as it came.
             result = replace(result, pixels=result.pixels.copy())
         return result if keep_inputs else replace(result, images=None, temperature=no_temperature)
 
     def close(self) -> None:
         """Free the network; the fuser is not to be used again."""
-        self._pipeline.close()
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = None
+
+    def _open(self) -> FusionPipeline:
+        if self._pipeline is None:
+            raise DiffmfError('this Fuser was closed, and its network with it: make a new one')
+        return self._pipeline
 
     def __enter__(self) -> 'Fuser':
         return self
@@ -156,12 +170,21 @@ def _settings_of(keywords: dict[str, Any]) -> Settings:
     wrong = [_unknown(keyword, known) for keyword in keywords if keyword not in known]
     if wrong:
         raise SettingsError('; '.join(wrong))
-    return with_changes(DEFAULTS, {known[keyword]: str(value) if isinstance(value, Path) else value
+    return with_changes(DEFAULTS, {known[keyword]: _plain(value)
                                    for keyword, value in keywords.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Return a path as text, and a number of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else (
+        str(value) if isinstance(value, Path) else value)
 
 
 def _unknown(keyword: str, known: dict[str, str]) -> str:
     """Return the error text for a keyword that is not a setting of arrays, and the remedy."""
+    if (written := keyword.replace('.', '__')) in known:
+        return (f'unknown setting {keyword!r}; here two underscores stand for a dot: use '
+                f'{written}')
     name = keyword.replace('__', '.')
     if name in {item.name for item in iter_specs(DEFAULTS)}:
         return (f'{keyword} is a setting of the live node alone and changes nothing for arrays: '
@@ -225,6 +248,14 @@ def _thermal_frame(pixels: np.ndarray, stamp_ns: int) -> Frame:
 
 def _frame(stream: str, pixels: np.ndarray, encoding: str, stamp_ns: int) -> Frame:
     return Frame(stream, stamp_ns, '', np.ascontiguousarray(np.asarray(pixels)), encoding)
+
+
+def _checked_stamp(stamp_ns: Any) -> int:
+    """Return a stamp as an int. Raises InputError."""
+    if not isinstance(stamp_ns, (int, np.integer)) or not 0 <= stamp_ns < 2 ** 63:
+        raise InputError('stamp_ns: expected whole nanoseconds from 0 to 2**63 - 1, got '
+                         f'{stamp_ns!r}; of seconds use round(1e9 * seconds)')
+    return int(stamp_ns)
 
 
 def _checked(pixels: Any, expected: str) -> str:

@@ -22,13 +22,15 @@ from functools import partial
 
 import cv2
 import numpy as np
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
-from diffmf_ros.core.frames import THERMAL, Frame, FrameError
+from diffmf_ros.core.frames import THERMAL, DiffmfError, Frame, FrameError
 from diffmf_ros.core.imaging.color import to_rgb8
 from diffmf_ros.core.imaging.thermal import GainControl, to_gray
+from diffmf_ros.core.parameter_spec import OF_ROS, meant
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.ros import process, qos
 from diffmf_ros.ros.messages import make_image, stamp_ns, to_frame
@@ -62,8 +64,12 @@ class DetectorNode(Node):
 
     def __init__(self, **arguments):
         super().__init__('detector_node', **arguments)
-        values = {name: self.declare_parameter(name, default).value
-                  for name, default in PARAMETERS.items()}
+        values = {name: self._given(name, default) for name, default in PARAMETERS.items()}
+        for name in set(self._parameter_overrides) - set(PARAMETERS):
+            if not name.startswith(OF_ROS):
+                raise DiffmfError(f'unknown parameter {name}{meant(name, PARAMETERS)}')
+        if not values['detector']:
+            raise DiffmfError('give a detector as an ONNX file: -p detector:=FILE.onnx')
         self._names = read_classes(values['classes']) if values['classes'] else None
         self._wanted = class_number(values['wanted'], self._names)
         self._least_score = values['least_score']
@@ -79,6 +85,18 @@ class DetectorNode(Node):
             f'{values["detector"]} ({self._detector.layout.name}) on '
             f'{", ".join(values["topics"])}; boxes as '
             f'{"vision_msgs" if vision else "JSON: vision_msgs is not installed"}')
+
+    def _given(self, name: str, default):
+        """Return a parameter, a single topic as a list of one. Raises DiffmfError."""
+        value = self.declare_parameter(
+            name, default, ParameterDescriptor(dynamic_typing=True)).value
+        if isinstance(default, list) and isinstance(value, str):
+            return [value]
+        if isinstance(default, float) and type(value) is int:
+            return float(value)
+        if type(value) is not type(default):
+            raise DiffmfError(f'{name} must be of type {type(default).__name__}, got {value!r}')
+        return value
 
     def _make_stream(self, topic: str) -> 'Stream':
         best = qos.profile('reliable', depth=1)

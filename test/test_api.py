@@ -149,6 +149,16 @@ def test_passed_image_is_a_copy(rgb):
     assert not np.may_share_memory(fused, rgb)
 
 
+def test_passed_thermal_is_a_copy(thermal):
+    """So can what thermal alone gives."""
+    gray = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (72, 1))
+    with pytest.warns(diffmf_ros.FusionWarning, match='rgb is black'):
+        fused = diffmf_ros.fuse(np.zeros((72, 96, 3), np.uint8), gray, model='classical',
+                                output__color='gray')
+
+    assert (fused == gray).all() and not np.may_share_memory(fused, gray)
+
+
 def test_one_picture_for_both_warns(rgb):
     """The same picture for both cameras is fused with a hint; unlike ones have none."""
     gray = rgb[:, :, 0].copy()
@@ -204,7 +214,7 @@ WRONG = {
 @pytest.mark.parametrize('change, words', WRONG.values(), ids=WRONG.keys())
 def test_wrong_array_names_expectation(rgb, thermal, change, words):
     """A wrong array is an error that says what was expected."""
-    with pytest.raises(diffmf_ros.DiffmfError, match=words):
+    with pytest.raises(diffmf_ros.InputError, match=words):
         diffmf_ros.fuse(*change(rgb, thermal), model='classical')
 
 
@@ -214,6 +224,10 @@ def test_wrong_array_names_expectation(rgb, thermal, change, words):
     ({'scale': 'half'}, "scale must be of type float, got 'half'"),
     ({'thermal__polarty': 'black_hot'},
      r"unknown setting 'thermal__polarty', did you mean thermal__polarity\?"),
+    ({'thermal.polarity': 'black_hot'}, 'stand for a dot: use thermal__polarity'),
+    ({'threads': '2'}, "threads must be of type int, got '2'"),
+    ({'weights': 3}, "weights must be of type str, got 3; as text it is '3' in Python"),
+    ({'alignment': 'a\0'}, 'alignment.file has a null character'),
     ({'autostart': False}, 'autostart is a setting of the live node alone .*: leave it out'),
     ({'sync__thermal_offset_ms': 3.0, 'qos__depth': 2},
      'sync__thermal_offset_ms is .*leave it out; qos__depth is .*: leave it out$'),
@@ -256,6 +270,50 @@ def test_failed_fusion_is_an_error(rgb, thermal, monkeypatch):
     monkeypatch.setattr('diffmf_ros.core.imaging.classical.fuse', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(diffmf_ros.DiffmfError, match='could not be fused: .*division by zero'):
         diffmf_ros.Fuser(model='classical')(rgb, thermal)
+
+
+@pytest.mark.parametrize('stamp_ns', ['5', None, float('nan'), -5, 2 ** 63,
+                                      np.datetime64(1, 'ns')])
+def test_wrong_stamp_names_expectation(rgb, thermal, stamp_ns):
+    """A stamp that is no whole number of nanoseconds is an error that says so."""
+    with pytest.raises(diffmf_ros.InputError, match='stamp_ns: expected whole nanoseconds'):
+        diffmf_ros.Fuser(model='classical')(rgb, thermal, stamp_ns=stamp_ns)
+
+
+def test_closed_fuser_is_an_error(rgb, thermal):
+    """A fuser that was closed says so; closing it twice changes nothing."""
+    fuser = diffmf_ros.Fuser(model='classical', threads=np.int32(1))
+    fuser.close()
+    fuser.close()
+    with pytest.raises(diffmf_ros.DiffmfError, match='was closed'):
+        fuser(rgb, thermal)
+
+
+FORKED = '''
+import os, sys, numpy, torch, diffmf_ros
+torch.set_num_threads(2)
+pair = numpy.eye(64, dtype='u1')[..., None].repeat(3, 2) * 200, numpy.eye(48, dtype='u1') * 90
+torch.manual_seed(7)
+before = torch.rand(1)
+torch.manual_seed(7)
+diffmf_ros.fuse(*pair, model='diffmf', preset='nano', device='cpu')
+assert torch.rand(1) == before, 'random numbers of the caller changed'
+if not os.fork():
+    try:
+        diffmf_ros.Fuser(model='diffmf', preset='nano', device='cpu', precision='float32')
+    except diffmf_ros.DiffmfError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+'''
+
+
+def test_forked_process_does_not_hang():
+    """In a process that was forked after the first pair a network is an error."""
+    pytest.importorskip('torch', reason='torch is not installed')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', FORKED], capture_output=True,
+                          text=True, timeout=120)
+    assert 'was forked from one that has fused' in done.stdout, done.stderr
 
 
 def test_fuser_follows_a_stream(rgb, thermal):

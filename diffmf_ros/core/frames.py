@@ -119,7 +119,7 @@ def no_temperature() -> None:
     """Return None: an image without thermal has no temperatures."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FusionResult:
     """An image on the grid of one camera (`grid`: RGB or THERMAL), with that camera's frame id.
 

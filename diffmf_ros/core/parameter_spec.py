@@ -68,8 +68,12 @@ class ParameterSpec:
             SettingsError: it has another type, lies out of range, or is none of the choices.
         """
         if type(value) is not type(self.value):
+            quoted = (f'; as text it is \'{value}\' in Python and YAML, "\'{value}\'" in a shell'
+                      if isinstance(self.value, str) and isinstance(value, (int, float)) else '')
             raise SettingsError(f'{self.name} must be of type {type(self.value).__name__}, got '
-                                f'{value!r}')
+                                f'{value!r}{quoted}')
+        if isinstance(value, str) and '\0' in value:
+            raise SettingsError(f'{self.name} has a null character: {value!r}')
         if self.choices is not None and value not in self.choices:
             raise SettingsError(f'{self.name} must be one of {", ".join(self.choices)}; got '
                                 f'{value!r}')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network with trained weights on a device, as a function of two images of any size."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ class Engine:
 
     def __init__(self, settings: Settings):
         weights = load_weights(weights_for(settings))
-        network = models.build(settings.model, settings.network_preset)
-        load_into(network, weights)
         use_threads(settings.threads)
+        require_own_threads()
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+            network = models.build(settings.model, settings.network_preset)
+        load_into(network, weights)
         self.device, self.dtype = device_and_precision(settings)
         self.network = prepare(network, device=self.device, dtype=self.dtype)
         try:
@@ -58,8 +61,9 @@ class Engine:
         """Fuse two H x W float32 images in [0, 1] of any size; returns the same, clamped.
 
         Raises NetworkFailure when the network raises RuntimeError (out of memory, say), or returns
-        NaN, infinity or another shape.
+        NaN, infinity or another shape, and EngineError as require_own_threads does.
         """
+        require_own_threads()
         try:
             tensors = (torch.from_numpy(image)[None, None].to(self.device) for image in (ir, vi_y))
             fused = self.fuse_tensors(*tensors)[0, 0].cpu().numpy()
@@ -111,6 +115,24 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(wanted)
 
 
+def require_own_threads() -> None:
+    """Raise EngineError where a network would wait for ever for the threads of another process.
+
+    A fork does not carry over the threads of OpenMP, which torch starts in its first computation.
+    """
+    if torch.get_num_threads() == 1:
+        return
+    if _threads_of and os.getpid() not in _threads_of:
+        raise EngineError(
+            'this process was forked from one that has fused, and the threads of torch are not '
+            'here: start processes by multiprocessing.get_context("spawn"), fork before the first '
+            'pair, or use threads=1')
+    _threads_of.add(os.getpid())
+
+
+_threads_of: set[int] = set()
+
+
 @lru_cache(maxsize=1)
 def _threads_by_itself() -> int:
     return torch.get_num_threads()
@@ -141,7 +163,8 @@ def prepare(network: torch.nn.Module, *, device: str, dtype: torch.dtype,
             scan_backend: Backend = 'auto') -> torch.nn.Module:
     """Return network, whose own type is float32, ready for inference in dtype on device."""
     use_backend(network, scan_backend)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device, torch.float32,  # type: ignore[call-overload]
+                         memory_format=torch.channels_last)
     return cast_layers(network, dtype).eval().requires_grad_(False)
 
 

@@ -80,8 +80,10 @@ class LibraryMissing(EngineError):
     def __init__(self, needs: str, error: ImportError):
         """needs: what needs it; error: its import."""
         self.needs = f'{needs} needs {(error.name or "torch").partition(".")[0]}'
-        super().__init__(f'{self.needs}, which cannot be imported ({error}); '
-                         f'{pip_install("torch")}')
+        cure = pip_install('torch') if isinstance(error, ModuleNotFoundError) else (
+            'it is installed, but cannot be loaded: is there enough memory (ulimit -v, the limit '
+            'of a container), and do its versions fit each other?')
+        super().__init__(f'{self.needs}, which cannot be imported ({error}); {cure}')
 
 
 def make_engine(settings: Settings):

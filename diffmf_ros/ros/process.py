@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import rclpy
-from rclpy._rclpy_pybind11 import RCLError
+from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.logging import LoggingSeverity, get_logger
@@ -109,8 +109,16 @@ def _refused(kind: type[Exception] = Exception) -> Iterator[None]:
 
 def init(args: list[str] | None) -> None:
     """Initialize rclpy and leave the signals to StopRequest. Raises ArgumentError."""
-    with _refused():
+    try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # rclpy has several, most of them private
+        said = _AT.sub('', str(error)).replace('\n', '. ')
+        if isinstance(error, UnknownROSArgsError):
+            said = f'unknown ROS arguments {said}: parameters are given by -p NAME:=VALUE'
+        if 'logging' in said:
+            said += ('; set ROS_LOG_DIR to a folder that can be written (else it is .ros/log in '
+                     'HOME)')
+        raise ArgumentError(said) from error
 
 
 def own_arguments(args: list[str] | None) -> list[str]:
