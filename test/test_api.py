@@ -289,7 +289,7 @@ def test_closed_fuser_is_an_error(rgb, thermal):
         fuser(rgb, thermal)
 
 
-FORKED = '''
+FORKED = """
 import os, sys, numpy, torch, diffmf_ros
 torch.set_num_threads(2)
 pair = numpy.eye(64, dtype='u1')[..., None].repeat(3, 2) * 200, numpy.eye(48, dtype='u1') * 90
@@ -305,7 +305,7 @@ if not os.fork():
         print(error, flush=True)
     os._exit(0)
 os.wait()
-'''
+"""
 
 
 def test_forked_process_does_not_hang():
