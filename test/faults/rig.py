@@ -5,7 +5,7 @@ the wire."""
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,8 @@ class Record:
 
     headers and images are (stamp in ns, frame id) of fused/status and of fused/image. sent_ns
     tells when a tick was sent (monotonic), usable the ticks of the good frames of 'rgb' and
-    'thermal', and late_ns by how much the cameras were behind at worst.
+    'thermal', late_ns by how much the cameras were behind at worst, and waited_ns how long the
+    threads of the node, together, were ready and had no CPU.
     """
 
     outputs: list[Output] = field(default_factory=list)
@@ -89,6 +90,7 @@ class Record:
     sent_ns: dict[int, int] = field(default_factory=dict)
     usable: dict[str, set[int]] = field(default_factory=lambda: {'rgb': set(), 'thermal': set()})
     late_ns: int = 0
+    waited_ns: int = 0
     fault: int = 0
     good: int = 0
 
@@ -144,6 +146,15 @@ class Rig:
                       or all(p.get_subscription_count() for p in self._images.values()),
                       'the node to subscribe', timeout_s=NODE_DEADLINE_S)
         assert child.process.poll() is None, child.output
+
+    def waited_ns(self) -> int:
+        """How long the threads of the node have been ready without a CPU; 0: the kernel does not
+        tell."""
+        waited = 0
+        for thread in Path(f'/proc/{self.child.process.pid}/task').glob('*/schedstat'):
+            with suppress(OSError):  # a thread that has ended meanwhile
+                waited += int(thread.read_text().split()[1])
+        return waited
 
     def break_network(self, fault: str) -> None:
         """Let the network of the node fail from its next call on; '': let it work."""
