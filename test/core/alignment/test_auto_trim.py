@@ -52,6 +52,16 @@ def test_shift_is_measured(right, down):
     assert moved == pytest.approx((-right, -down), abs=2)
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_few_common_edges_are_enough(seed):
+    """Where a sixth of the view agrees, as in smoke or by night, thermal is moved back."""
+    luma, thermal = scene(2 * seed), thermal_of(scene(2 * seed + 1))
+    common = np.s_[:200, :260]
+    thermal[common] = thermal_of(luma, 10, -8)[common]
+
+    assert followed(AutoTrim(), thermal, luma) == pytest.approx((-10, 8), abs=3)
+
+
 @pytest.mark.parametrize('thermal', [
     thermal_of(scene()), thermal_of(scene(), 3, -2), thermal_of(scene(seed=1)),
     np.full(SIZE[::-1], 90, np.uint8),
