@@ -10,13 +10,15 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 	$(wildcard launch/*) $(wildcard config/* config/*/*) $(wildcard resource/lib/*)
 # A worker builds what the tests of a file share once; test/conftest.py says which files are first.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-# Tests over DDS wait for half of their time: one more at once than there are cores, at most 8. All others, which
-# give way to them, use the cores meanwhile.
-OF_DDS := $(BIN)/python -m pytest -o cache_dir=.pytest_cache/dds -m 'dds and not alone'
-OVER_DDS := $(OF_DDS) -n $(shell echo $$(( $$(nproc) < 8 ? $$(nproc) + 1 : 8 ))) --dist loadfile --no-loadscope-reorder
+# Tests over DDS wait for half of their time: one more at once than there are cores, at most 8; then those that bear no
+# neighbor. All others have the lowest priority, and use the cores meanwhile.
+OF_DDS := $(BIN)/python -m pytest -o cache_dir=.pytest_cache/dds -m
+OVER_DDS := $(OF_DDS) 'dds and not alone' -n $(shell echo $$(( $$(nproc) < 8 ? $$(nproc) + 1 : 8 ))) --dist loadfile \
+	--no-loadscope-reorder
+ALONE := $(OF_DDS) 'dds and alone'
 # A node drops frames where the tests beside it take its core, so what failed runs once more by itself; both runs are
 # listed at the end.
-LAST_FAILED := $(OF_DDS) --last-failed --last-failed-no-failures none
+LAST_FAILED := $(OF_DDS) dds --last-failed --last-failed-no-failures none
 
 .PHONY: help demo test test-fast fuzz fuzz-guided soak chaos sanitize lock sbom audit lint docs venv clean
 
@@ -33,14 +35,14 @@ demo: venv ## the real node on a bag: BAG=path (else rendered drives, SCENE='nam
 test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 test: SHELL := bash
-test: venv ## every test: those that talk DDS beside all others on all cores, at last those that measure DDS
+test: venv ## every test: those that talk DDS beside all others; what failed of them runs again, alone, at the end
 	@set -o pipefail; code=0; log=$$(mktemp); dds=$$(mktemp); trap 'rm -f "$$log" "$$dds"' EXIT; \
-	set -m; $(OVER_DDS) > "$$dds" 2>&1 < /dev/null & beside=$$!; set +m; \
-	trap 'kill -INT -- -$$beside 2> /dev/null; exit 130' INT TERM; \
-	nice $(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
+	set -m; { trap 'exit 130' INT; $(OVER_DDS); ends=$$?; $(ALONE); ends=$$ends$$?; \
+	case $$ends in 00|05|50|55) exit 0;; *[!015]*) exit 2;; *) exit 1; esac; } > "$$dds" 2>&1 < /dev/null & beside=$$!; \
+	set +m; trap 'kill -INT -- -$$beside 2> /dev/null; exit 130' INT TERM; \
+	nice -n 19 $(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
 	wait $$beside; ended=$$?; tee -a "$$log" < "$$dds"; \
-	[ $$ended = 0 ] || [ $$ended = 5 ] || { [ $$ended = 1 ] && $(LAST_FAILED) | tee -a "$$log"; } || code=1; \
-	$(BIN)/python -m pytest -m 'dds and alone' | tee -a "$$log" || [ $$? = 5 ] || code=1; \
+	[ $$ended = 0 ] || { [ $$ended = 1 ] && $(LAST_FAILED) | tee -a "$$log"; } || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 
 test-fast: venv ## no DDS, no training, nothing slow: for every change

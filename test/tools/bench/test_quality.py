@@ -183,6 +183,7 @@ def test_flicker_against_mean_and_noisier():
     assert '| clip | peer | 2.35 | - | - | - | - | - |' in lines
 
 
+@pytest.mark.slow
 def test_methods_by_data_set_and_overall(tmp_path):
     """Methods are measured by data set and over all."""
     # Given two data sets of one pair each
