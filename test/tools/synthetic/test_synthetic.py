@@ -62,7 +62,7 @@ def grown(mask, by):
 def test_same_settings_same_frames(scene):
     """The same settings give the same frames in any order."""
     first, second = drive(scene=scene), Drive(DriveSettings(scene=scene))
-    second.frame(RGB, 40)
+    second.frame(THERMAL, 40)
     second.truth(12345)
 
     for stream, index in ((RGB, 7), (THERMAL, 5)):
