@@ -36,12 +36,13 @@ test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 test: SHELL := bash
 test: venv ## every test: those that talk DDS beside all others; what failed of them runs again, alone, at the end
-	@set -o pipefail; code=0; log=$$(mktemp); dds=$$(mktemp); trap 'rm -f "$$log" "$$dds"' EXIT; \
-	set -m; { trap 'exit 130' INT; $(OVER_DDS); ends=$$?; $(ALONE); ends=$$ends$$?; \
-	case $$ends in 00|05|50|55) exit 0;; *[!015]*) exit 2;; *) exit 1; esac; } > "$$dds" 2>&1 < /dev/null & beside=$$!; \
-	set +m; trap 'kill -INT -- -$$beside 2> /dev/null; exit 130' INT TERM; \
-	nice -n 19 $(IN_PARALLEL) -m 'not dds' | tee "$$log" || code=1; \
-	wait $$beside; ended=$$?; tee -a "$$log" < "$$dds"; \
+	@set -o pipefail; log=$$(mktemp); dds=$$(mktemp); trap 'rm -f "$$log" "$$dds"' EXIT; set -m; \
+	{ trap 'exit 130' INT; worst=0; $(OVER_DDS); together=$$?; $(ALONE); for code in $$together $$?; do \
+	case $$code in 0|5) ;; 1) [ $$worst = 2 ] || worst=1;; *) worst=2; esac; done; exit $$worst; } \
+	> "$$dds" 2>&1 < /dev/null & beside=$$!; \
+	{ trap 'exit 130' INT; nice -n 19 $(IN_PARALLEL) -m 'not dds' | tee -i "$$log"; } & first=$$!; set +m; \
+	trap 'trap "" INT TERM; kill -INT -- -$$beside -$$first 2> /dev/null; wait; exit 130' INT TERM; \
+	code=0; wait $$first || code=1; wait $$beside; ended=$$?; tee -a "$$log" < "$$dds"; \
 	[ $$ended = 0 ] || { [ $$ended = 1 ] && $(LAST_FAILED) | tee -a "$$log"; } || code=1; \
 	printf '\nAll parts:\n'; grep -E '^(FAILED|ERROR) |^=+ .*[0-9]s' "$$log"; exit $$code
 

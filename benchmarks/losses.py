@@ -20,6 +20,7 @@ line of its log says so, or when the node fails.
 
 import argparse
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -144,9 +145,11 @@ def report(found: dict, rate_hz: float) -> tuple[list[str], list[str]]:
               *(f'log: {line}' for line in (*said_on_the_way[:3], *said_inside[-1:]))]
     if not said_inside:
         wrong.append('the log has no line of the counts')
-    elif not all(f'{found["fusion"][key]} {what}' in said_inside[-1] for key, what in (
-            ('rgb_in', 'received'), ('thermal_in', 'received'), ('pairs', 'pairs'),
-            ('waiting', 'wait'), ('fused', 'images out'), ('in_work', 'in work'))):
+    elif not all(re.search(rf'\b{what}', said_inside[-1]) for what in (
+            f'{before}{fusion[key]} {behind}' for key, before, behind in (
+                ('rgb_in', 'rgb ', 'received'), ('thermal_in', 'thermal ', 'received'),
+                ('pairs', '', 'pairs'), ('waiting', '', 'wait'), ('fused', '', 'images out'),
+                ('in_work', '', 'in work')))):
         wrong.append('the last line of the log has other counts than the last report')
     off = unknown_on_the_way(found, rate_hz) | found['off']
     wrong += [f'{what}: the sum is off by {count}' for what, count in off.items() if count]

@@ -252,7 +252,9 @@ def _frame(stream: str, pixels: np.ndarray, encoding: str, stamp_ns: int) -> Fra
 
 def _checked_stamp(stamp_ns: Any) -> int:
     """Return a stamp as an int. Raises InputError."""
-    if not isinstance(stamp_ns, (int, np.integer)) or not 0 <= stamp_ns < 2 ** 63:
+    whole = isinstance(stamp_ns, (int, np.integer)) and not isinstance(
+        stamp_ns, (bool, np.timedelta64))
+    if not whole or not 0 <= stamp_ns < 2 ** 63:
         raise InputError('stamp_ns: expected whole nanoseconds from 0 to 2**63 - 1, got '
                          f'{stamp_ns!r}; of seconds use round(1e9 * seconds)')
     return int(stamp_ns)

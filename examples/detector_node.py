@@ -94,8 +94,8 @@ class DetectorNode(Node):
             return [value]
         if isinstance(default, float) and type(value) is int:
             return float(value)
-        if type(value) is not type(default):
-            raise DiffmfError(f'{name} must be of type {type(default).__name__}, got {value!r}')
+        if type(value) is not type(default) or value == []:
+            raise DiffmfError(f'{name} must be of the type of {default!r}, got {value!r}')
         return value
 
     def _make_stream(self, topic: str) -> 'Stream':

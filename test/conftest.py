@@ -276,7 +276,7 @@ def write_bag(path: Path, *, seconds: int, rgb_size: tuple[int, int],
     return path
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def shared_graphs(tmp_path_factory):
     """Let exports of the same weights and size share the exporter's work, in all processes."""
     import onnx

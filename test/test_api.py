@@ -273,7 +273,7 @@ def test_failed_fusion_is_an_error(rgb, thermal, monkeypatch):
 
 
 @pytest.mark.parametrize('stamp_ns', ['5', None, float('nan'), -5, 2 ** 63,
-                                      np.datetime64(1, 'ns')])
+                                      True, np.timedelta64(5, 's'), np.datetime64(1, 'ns')])
 def test_wrong_stamp_names_expectation(rgb, thermal, stamp_ns):
     """A stamp that is no whole number of nanoseconds is an error that says so."""
     with pytest.raises(diffmf_ros.InputError, match='stamp_ns: expected whole nanoseconds'):
@@ -296,7 +296,7 @@ pair = numpy.eye(64, dtype='u1')[..., None].repeat(3, 2) * 200, numpy.eye(48, dt
 torch.manual_seed(7)
 before = torch.rand(1)
 torch.manual_seed(7)
-diffmf_ros.fuse(*pair, model='diffmf', preset='nano', device='cpu')
+diffmf_ros.Fuser(model='diffmf', preset='nano', device='cpu')
 assert torch.rand(1) == before, 'random numbers of the caller changed'
 if not os.fork():
     try:
@@ -309,11 +309,11 @@ os.wait()
 
 
 def test_forked_process_does_not_hang():
-    """In a process that was forked after the first pair a network is an error."""
+    """In a process that was forked after the first network another one is an error."""
     pytest.importorskip('torch', reason='torch is not installed')
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', FORKED], capture_output=True,
                           text=True, timeout=120)
-    assert 'was forked from one that has fused' in done.stdout, done.stderr
+    assert 'was forked from one that has loaded a network' in done.stdout, done.stderr
 
 
 def test_fuser_follows_a_stream(rgb, thermal):

@@ -69,7 +69,7 @@ class ParameterSpec:
         """
         if type(value) is not type(self.value):
             quoted = (f'; as text it is \'{value}\' in Python and YAML, "\'{value}\'" in a shell'
-                      if isinstance(self.value, str) and isinstance(value, (int, float)) else '')
+                      if isinstance(self.value, str) and type(value) is int else '')
             raise SettingsError(f'{self.name} must be of type {type(self.value).__name__}, got '
                                 f'{value!r}{quoted}')
         if isinstance(value, str) and '\0' in value:

@@ -124,9 +124,9 @@ def require_own_threads() -> None:
         return
     if _threads_of and os.getpid() not in _threads_of:
         raise EngineError(
-            'this process was forked from one that has fused, and the threads of torch are not '
-            'here: start processes by multiprocessing.get_context("spawn"), fork before the first '
-            'pair, or use threads=1')
+            'this process was forked from one that has loaded a network, and the threads of torch '
+            'are not here: start processes by multiprocessing.get_context("spawn"), fork before a '
+            'network is loaded, or use threads=1')
     _threads_of.add(os.getpid())
 
 

@@ -61,6 +61,7 @@ class CameraWatch:
         self._late_yet_alive: deque[bool] = deque(maxlen=LATE_OF)
         self._lost_at_s = -REPEAT_S
         self._losing = False
+        self._given_time = False  # to a publisher that came in this silence
         node.get_logger().info(f'{stream}: listening to {self.topic} ({TYPES[transport]})')
 
     @property
@@ -75,7 +76,7 @@ class CameraWatch:
         if self.newest_bytes is not None:
             self._size_bytes, self.newest_bytes = self.newest_bytes, None
             self._silent_since_s = time.monotonic()
-            self.issue = None
+            self.issue, self._given_time = None, False
         elif time.monotonic() - self._silent_since_s >= SILENT_S:
             issue = Issue('no_images', f'no {self._stream} images: {self._why_none(offers)}',
                           self._stream)
@@ -111,8 +112,10 @@ class CameraWatch:
         publishers = tuple(sorted(map(_described, offers)))
         if publishers == self._publishers:
             return
-        if not self._publishers:  # who has just come has as long as who was there before
-            self._silent_since_s, self.issue = time.monotonic(), None
+        # Who has just come has as long as who was there before, but only once: a driver that
+        # starts again and again sends nothing.
+        if not self._publishers and not self._given_time:
+            self._silent_since_s, self.issue, self._given_time = time.monotonic(), None, True
         self._publishers = publishers
         if not publishers:
             self._node.get_logger().info(f'{self._stream}: {self.topic} is published by nobody '

@@ -104,21 +104,19 @@ def _refused(kind: type[Exception] = Exception) -> Iterator[None]:
     try:
         yield
     except kind as error:
-        raise ArgumentError(_AT.sub('', str(error)).replace('\n', '. ')) from error
+        said = _AT.sub('', str(error)).replace('\n', '. ')
+        if isinstance(error, UnknownROSArgsError):
+            said = f'unknown ROS arguments {said}: parameters are given by -p NAME:=VALUE'
+        elif said.startswith('failed to initialize logging'):
+            said += ('; set ROS_LOG_DIR to a folder that can be written (else it is .ros/log in '
+                     'HOME)')
+        raise ArgumentError(said) from error
 
 
 def init(args: list[str] | None) -> None:
     """Initialize rclpy and leave the signals to StopRequest. Raises ArgumentError."""
-    try:
+    with _refused():
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as error:  # rclpy has several, most of them private
-        said = _AT.sub('', str(error)).replace('\n', '. ')
-        if isinstance(error, UnknownROSArgsError):
-            said = f'unknown ROS arguments {said}: parameters are given by -p NAME:=VALUE'
-        if 'logging' in said:
-            said += ('; set ROS_LOG_DIR to a folder that can be written (else it is .ros/log in '
-                     'HOME)')
-        raise ArgumentError(said) from error
 
 
 def own_arguments(args: list[str] | None) -> list[str]:

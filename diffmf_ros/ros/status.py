@@ -36,7 +36,7 @@ class Snapshot:
     At any instant every frame is in one place, and every pair:
 
         rgb_in + thermal_in = waiting + 2 pairs - reused + refused + dropped by the pairing
-        pairs + alone = in_work + fused + all other dropped
+        pairs + alone = in_work + fused + all other dropped - refused
     """
 
     counted: Mapping[str, int] = field(default_factory=Counter)

@@ -176,7 +176,7 @@ TYPES = {IMAGE: Image, INFO: CameraInfo, COMPRESSED: CompressedImage, STATUS: Di
          ALIGNED: Image, SIDE_BY_SIDE: Image, OVERLAY: Image, MASK: Image}
 _UNCALIBRATED = 'fused/camera_info is uncalibrated'
 # How long a node that stops waits until everybody has its last images.
-ACKNOWLEDGE_S = 1.0
+ACKNOWLEDGE_S = 0.5  # less than process.STOP_S
 
 
 class Outputs:
@@ -267,7 +267,7 @@ class Outputs:
         """Wait, but not for long, until all subscribers have acknowledged what was sent last, by
         the others too."""
         until_s = time.monotonic() + ACKNOWLEDGE_S
-        for publisher in (*(self._publishers[topic] for topic in (IMAGE, INFO, STATUS)), *others):
+        for publisher in (*others, *(self._publishers[topic] for topic in (IMAGE, INFO, STATUS))):
             publisher.wait_for_all_acked(Duration(seconds=max(0.0, until_s - time.monotonic())))
 
     def destroy(self) -> None:

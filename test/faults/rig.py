@@ -79,8 +79,8 @@ class Record:
 
     headers and images are (stamp in ns, frame id) of fused/status and of fused/image. sent_ns
     tells when a tick was sent (monotonic), usable the ticks of the good frames of 'rgb' and
-    'thermal', late_ns by how much the cameras were behind at worst, and waited_ns how long the
-    threads of the node, together, were ready and had no CPU.
+    'thermal', late_ns by how much the cameras were behind at worst, and waited_ns how long a
+    thread of the node was ready and had no CPU, at most.
     """
 
     outputs: list[Output] = field(default_factory=list)
@@ -147,13 +147,13 @@ class Rig:
                       'the node to subscribe', timeout_s=NODE_DEADLINE_S)
         assert child.process.poll() is None, child.output
 
-    def waited_ns(self) -> int:
-        """How long the threads of the node have been ready without a CPU; 0: the kernel does not
-        tell."""
-        waited = 0
+    def waited_ns(self) -> dict[str, int]:
+        """How long each thread of the node has been ready without a CPU; empty: the kernel does
+        not tell."""
+        waited = {}
         for thread in Path(f'/proc/{self.child.process.pid}/task').glob('*/schedstat'):
             with suppress(OSError):  # a thread that has ended meanwhile
-                waited += int(thread.read_text().split()[1])
+                waited[thread.parent.name] = int(thread.read_text().split()[1])
         return waited
 
     def break_network(self, fault: str) -> None:

@@ -131,6 +131,15 @@ def test_new_driver_is_given_time(monkeypatch):
     watch.refresh()
     assert 'but nothing has come for 3 s' in watch.issue.text
 
+    # and not again when it is started anew without having sent one
+    driver = offers.pop()
+    now_s[0] = 14.0
+    watch.refresh()
+    offers.append(driver)
+    now_s[0] = 14.5
+    watch.refresh()
+    assert 'but nothing has come for 3 s' in watch.issue.text
+
 
 def test_lost_frames_have_a_reason(start_node, start_camera, peer, monkeypatch):
     """Lost frames are reported with their reason."""
