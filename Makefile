@@ -11,7 +11,7 @@ SETUP := setup.py setup.cfg pyproject.toml package.xml $(wildcard diffmf_ros/mod
 # A worker builds what the tests of a file share once; test/conftest.py says which files are first.
 IN_PARALLEL := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 # Tests over DDS wait for half of their time: one more at once than there are cores, at most 8; then those that bear no
-# neighbor. All others have the lowest priority, and use the cores meanwhile.
+# neighbor. All others give way to them, and use the cores meanwhile.
 OF_DDS := $(BIN)/python -m pytest -o cache_dir=.pytest_cache/dds -m
 OVER_DDS := $(OF_DDS) 'dds and not alone' -n $(shell echo $$(( $$(nproc) < 8 ? $$(nproc) + 1 : 8 ))) --dist loadfile \
 	--no-loadscope-reorder
@@ -40,7 +40,7 @@ test: venv ## every test: those that talk DDS beside all others; what failed of 
 	{ trap 'exit 130' INT; worst=0; $(OVER_DDS); together=$$?; $(ALONE); for code in $$together $$?; do \
 	case $$code in 0|5) ;; 1) [ $$worst = 2 ] || worst=1;; *) worst=2; esac; done; exit $$worst; } \
 	> "$$dds" 2>&1 < /dev/null & beside=$$!; \
-	{ trap 'exit 130' INT; nice -n 19 $(IN_PARALLEL) -m 'not dds' | tee -i "$$log"; } & first=$$!; set +m; \
+	{ trap 'exit 130' INT; nice $(IN_PARALLEL) -m 'not dds' | tee -i "$$log"; } & first=$$!; set +m; \
 	trap 'trap "" INT TERM; kill -INT -- -$$beside -$$first 2> /dev/null; wait; exit 130' INT TERM; \
 	code=0; wait $$first || code=1; wait $$beside; ended=$$?; tee -a "$$log" < "$$dds"; \
 	[ $$ended = 0 ] || { [ $$ended = 1 ] && $(LAST_FAILED) | tee -a "$$log"; } || code=1; \
