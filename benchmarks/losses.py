@@ -118,7 +118,7 @@ def sums(report: dict[str, dict[str, str]]) -> dict[str, int]:
 
 
 def unknown_on_the_way(found: dict, rate_hz: float) -> dict[str, int]:
-    """Return of how many frames of each camera, beyond 5 %, nobody knows where they are."""
+    """Return the number of frames of each camera that no count explains, beyond 5 %."""
     off = {}
     for name in CAMERAS:
         missing = found['sent'][name] - int(found['fusion'][f'{name}_in'])

@@ -149,8 +149,8 @@ def test_passed_image_is_a_copy(rgb):
     assert not np.may_share_memory(fused, rgb)
 
 
-def test_passed_thermal_is_a_copy(thermal):
-    """So can what thermal alone gives."""
+def test_passed_thermal_is_a_copy():
+    """A gray image of thermal alone can be drawn on without changing the input."""
     gray = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (72, 1))
     with pytest.warns(diffmf_ros.FusionWarning, match='rgb is black'):
         fused = diffmf_ros.fuse(np.zeros((72, 96, 3), np.uint8), gray, model='classical',

@@ -87,7 +87,7 @@ class StopRequest:
 
     @property
     def unheard(self) -> bool:
-        """Whether the main thread is in interrupting() and has heard of no signal yet."""
+        """Whether a signal would still interrupt the main thread: it starts, and none came yet."""
         return self._interrupts
 
     def _request(self, number, stack) -> None:
@@ -232,7 +232,7 @@ def shared_memory(process: int) -> list[Path]:
                 if '->' not in line}
     for lock in Path('/dev/shm').glob('fast*_[0-9a-f]*_el'):  # noqa: S108
         with suppress(OSError):  # those of others come and go
-            at = lock.lstat()  # a link of somebody else may lead to a lock of the process
+            at = lock.lstat()  # not stat: a link of another user may lead to a lock of the process
             device = f'{os.major(at.st_dev):02x}:{os.minor(at.st_dev):02x}'
             if (str(process), f'{device}:{at.st_ino}') in held:
                 files += [lock.with_name(lock.name.removesuffix('_el')), lock]

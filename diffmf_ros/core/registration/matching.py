@@ -12,8 +12,9 @@ orientation channels (HOPC, Ye et al. 2017; CFOG, Ye et al. 2019); the harmonics
 histogram bins need a third of the channels and no interpolation between bins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -373,9 +374,10 @@ def moves(images: Sequence[np.ndarray], points: np.ndarray) -> np.ndarray:
     """
     (before, now, after), sound = images, np.ones(len(points), bool)
     here, ends = points.astype(np.float32)[:, None], []
+    follow: Callable = partial(cv2.calcOpticalFlowPyrLK, nextPts=None, **_TRACKING)
     for image in (before, after):
-        there, found, _ = cv2.calcOpticalFlowPyrLK(now, image, here, None, **_TRACKING)  # type: ignore[call-overload]
-        back, again, _ = cv2.calcOpticalFlowPyrLK(image, now, there, None, **_TRACKING)  # type: ignore[call-overload]
+        there, found, _ = follow(now, image, here)
+        back, again, _ = follow(image, now, there)
         sound &= (found.ravel() > 0) & (again.ravel() > 0)
         sound &= np.hypot(*(back - here)[:, 0].T) < _RETURNS_PX
         ends.append(there[:, 0] - here[:, 0])

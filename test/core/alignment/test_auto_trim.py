@@ -54,7 +54,7 @@ def test_shift_is_measured(right, down):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_few_common_edges_are_enough(seed):
-    """Where a sixth of the view agrees, as in smoke or by night, thermal is moved back."""
+    """Thermal is moved back when a sixth of the view agrees, as in smoke or by night."""
     luma, thermal = scene(2 * seed), thermal_of(scene(2 * seed + 1))
     common = np.s_[:200, :260]
     thermal[common] = thermal_of(luma, 10, -8)[common]
