@@ -55,7 +55,8 @@ QUICKER = {
 }
 # Networks of the preset base, whose weights are stand-ins, with few and narrow layers.
 SMALL_BASE = {'diffmf': models.PRESETS['diffmf']['nano'],
-              's4fusion': {'width': 8, 'depths': (1, 1, 1), 'states': 2, 'cross_states': 3}}
+              's4fusion': {'width': 8, 'depths': (0, 1, 0), 'states': 2, 'cross_states': 3,
+                           'cross_blocks': 1}}
 # A recipe on a small stand-in: one iteration on a small crop.
 SMALL_TRAINING = {'data': 'DIR', 'iterations': 1, 'batch': 1, 'crop': 64, 'warmup': 1,
                   'device': 'cpu'}
