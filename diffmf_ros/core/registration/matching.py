@@ -22,6 +22,7 @@ import numpy as np
 from ..alignment.homography import resampling
 from ..alignment.warp import translation
 from .planar import transform_points
+from .shifts import Search, Spectra
 
 # A block agrees with its best place by at least this much (the correlation lies in -1 to 1).
 _LEAST_AGREEMENT = 0.15
@@ -31,11 +32,11 @@ CHANNELS = 4
 GRADIENT_SIGMA_PX, SMOOTHING_SIGMA_PX = 0.8, 1.2
 # A gradient counts against the mean one within this part of the image's width.
 _NEIGHBORHOOD = 1 / 24
+# A description reaches this far beyond the pixels that it is of.
+_BLURRED_PX = 8
 # Below this part of the whole image's mean gradient everything is noise.
 _FLOOR = 0.35
 _SECOND_HARMONIC = 0.8
-# A shift counts when the images overlap by at least this part of the smaller one.
-_LEAST_OVERLAP = 0.2
 _TRACKING = {'winSize': (41, 41), 'maxLevel': 3, 'criteria': (3, 40, 1e-3)}
 # A point that is followed there and back returns within this distance; both ways are equal within
 # this one, which an even acceleration makes no error.
@@ -77,18 +78,43 @@ class PyramidLevel:
         self._described = [descriptor(cv2.resize(image, self.size, interpolation=cv2.INTER_AREA))
                            for image in rgb]
         self._searches: dict[tuple[float, bool], Search] = {}
+        self._newest: tuple[tuple, Spectra] | None = None
 
     def _views(self, matrix: np.ndarray,
                size: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (descriptor, valid mask) of every thermal image, warped by matrix to a size."""
+        images, matrix = self._zoomed(matrix)
+        for image in images:
+            view, seen = warped(image, matrix, size)
+            yield descriptor(view, seen), seen
+
+    def _zoomed(self, matrix: np.ndarray) -> tuple[Iterator[np.ndarray], np.ndarray]:
+        """Return the thermal images, not finer than the grid of matrix, and their matrix to it."""
         zoom = abs(np.linalg.det(matrix[:2, :2])) ** 0.5
         small = tuple(max(8, round(side * min(1.0, zoom))) for side in self._thermal_size)
-        matrix = matrix @ np.linalg.inv(resampling(self._thermal_size, small))
-        for image in self._thermal:
-            # Warping alone would alias where the grid is coarser than the image.
-            smaller = cv2.resize(image, small, interpolation=cv2.INTER_AREA) if zoom < 1 else image
-            view, seen = warped(smaller, matrix, size)
-            yield descriptor(view, seen), seen
+        # Warping alone would alias where the grid is coarser than the image.
+        images = (cv2.resize(image, small, interpolation=cv2.INTER_AREA) if zoom < 1 else image
+                  for image in self._thermal)
+        return images, matrix @ np.linalg.inv(resampling(self._thermal_size, small))
+
+    def _spectra(self, matrix: np.ndarray, search: Search) -> Spectra:
+        """Return the spectra of the thermal images, warped by matrix to the canvas of a search.
+
+        They are described around their pixels alone: elsewhere descriptions are 0.
+        """
+        images, matrix = self._zoomed(matrix)
+        placed = []
+        for image in images:
+            width, height = _size(image)
+            corners = transform_points(matrix, np.array([(x, y) for x in (0, width - 1)
+                                                         for y in (0, height - 1)], float))
+            left, top = np.clip(corners.min(axis=0) - _BLURRED_PX, 0, search.extent).astype(int)
+            right, bottom = np.clip(corners.max(axis=0) + _BLURRED_PX, 1,
+                                    search.extent).astype(int)
+            view, seen = warped(image, translation(-left, -top) @ matrix,
+                                (right - left, bottom - top))
+            placed.append((descriptor(view, seen, width=search.canvas[0]), seen, (left, top)))
+        return search.spectra(placed)
 
     def ncc(self, matrix: np.ndarray) -> float:
         """Return the correlation of all pairs under a matrix.
@@ -122,10 +148,14 @@ class PyramidLevel:
             self._searches[largest_shift, inside] = Search(
                 self._described, largest_shift=largest_shift, inside=inside)
         search = self._searches[largest_shift, inside]
-        centered = _turned(self._thermal_size, self.size, scale * self.from_rgb[0, 0], angle_deg)
-        width, height = search.canvas
-        views = list(self._views(search.to_canvas @ centered, (width, height)))
-        score, (x, y) = search.best([view for view, _ in views], views[0][1])
+        # Half a turn more is the same images from the other end, described alike.
+        half_deg = angle_deg % 180
+        of, zoom = (search, scale, half_deg), scale * self.from_rgb[0, 0]
+        if self._newest is None or self._newest[0] != of:
+            centered = _turned(self._thermal_size, self.size, zoom, half_deg)
+            self._newest = of, self._spectra(search.to_canvas @ centered, search)
+        score, (x, y) = search.best(self._newest[1], reversed=(angle_deg - half_deg) % 360 != 0)
+        centered = _turned(self._thermal_size, self.size, zoom, angle_deg)
         return score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centered
 
     def matches(self, matrix: np.ndarray, blocks: Blocks) -> Matches:
@@ -213,16 +243,20 @@ def _peak(around: np.ndarray) -> tuple[float, float] | None:
     return (float(top[0]), float(top[1])) if np.abs(top).max() <= 1 else None
 
 
-def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
+def descriptor(gray: np.ndarray, seen: np.ndarray | None = None, *,
+               width: int | None = None) -> np.ndarray:
     """Describe the orientations of an image: real and imaginary parts of both harmonics.
 
     Args:
         gray: H x W float32 of any unit.
         seen: H x W bool; the rest is described as flat (0), without the false edge between them.
+        width: of the picture of which gray is the part where something is seen.
 
     Returns:
         H x W x 4 float32.
     """
+    border = cv2.BORDER_DEFAULT if width is None else cv2.BORDER_CONSTANT
+    neighborhood = max(2.0, (width or gray.shape[1]) * _NEIGHBORHOOD)
     smooth = cv2.GaussianBlur(gray, (0, 0), GRADIENT_SIGMA_PX)
     x, y = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     if seen is not None:
@@ -230,7 +264,7 @@ def descriptor(gray: np.ndarray, seen: np.ndarray | None = None) -> np.ndarray:
         inner = cv2.erode(seen.astype(np.uint8), margin, borderValue=1)
         x, y = x * inner, y * inner
     strength = cv2.magnitude(x, y)
-    around = cv2.GaussianBlur(strength, (0, 0), max(2.0, gray.shape[1] * _NEIGHBORHOOD))
+    around = cv2.GaussianBlur(strength, (0, 0), neighborhood, borderType=border)
     count = strength.size if seen is None else max(1, int(np.count_nonzero(seen)))
     floor = _FLOOR * float(strength.sum()) / count + np.finfo(np.float32).tiny
     weight = strength / (strength + around + floor)
@@ -275,91 +309,6 @@ def ncc(one: np.ndarray, other: np.ndarray, seen: np.ndarray) -> float:
     one, other = one[seen], other[seen]
     energy = float(np.square(one).sum()) * float(np.square(other).sum())
     return float((one * other).sum()) / (energy ** 0.5 or 1.0)
-
-
-class Search:
-    """Search over all whole-pixel shifts of descriptors at once, by FFT."""
-
-    def __init__(self, images: Sequence[np.ndarray], *, largest_shift: float,
-                 inside: bool = False):
-        """Take images of one size.
-
-        Args:
-            images: Descriptors, H x W x 4 each.
-            largest_shift: Relative to width and height.
-            inside: whether what is searched hardly reaches beyond them.
-        """
-        height, width = images[0].shape[:2]
-        self.size = width, height
-        reach = 1 if inside else 1 + 2 * largest_shift
-        self.canvas = tuple(cv2.getOptimalDFTSize(int(np.ceil(reach * side)) + 1)
-                            for side in self.size)
-        self._limit = tuple(int(largest_shift * side) for side in self.size)
-        self._offset = tuple((big - small) // 2 for big,
-                             small in zip(self.canvas, self.size, strict=True))
-        placed = [self._placed(image) for image in images]
-        self._seen = cv2.dft(self._placed(np.ones((height, width), np.float32)))
-        self._energy = cv2.dft(_energy(placed))
-        self._images = [list(map(cv2.dft, cv2.split(image))) for image in placed]
-
-    def _placed(self, image: np.ndarray) -> np.ndarray:
-        (width, height), (x, y) = self.size, self._offset
-        canvas = np.zeros((self.canvas[1], self.canvas[0], *image.shape[2:]), np.float32)
-        canvas[y:y + height, x:x + width] = image
-        return canvas
-
-    @property
-    def to_canvas(self) -> np.ndarray:
-        """3 x 3 matrix from pixels of the images to those of the canvas."""
-        return translation(*self._offset)
-
-    def best(self, others: Sequence[np.ndarray],
-             seen: np.ndarray) -> tuple[float, tuple[int, int]]:
-        """Return the best shift of other images.
-
-        The score is the agreement times the root of the overlap's area, which is what chance
-        agreement falls with.
-
-        Args:
-            others: descriptors on the canvas that belong to the images in order.
-            seen: the part in which all of them are valid.
-
-        Returns:
-            (score, (x, y) shift in pixels).
-        """
-        mask = cv2.dft(seen.astype(np.float32))
-        product = np.zeros_like(mask)
-        for image, other in zip(self._images, others, strict=True):
-            for one, channel in zip(image, cv2.split(other), strict=True):
-                part = cv2.mulSpectrums(one, cv2.dft(channel), 0, conjB=True)
-                product = cv2.add(product, part)
-        overlap = _correlation(self._seen, mask)
-        energies = (_correlation(self._energy, mask)
-                    * _correlation(self._seen, cv2.dft(_energy(others))))
-        # Rounding leaves traces of energy where nothing overlaps.
-        norm = np.sqrt(np.maximum(energies, 1e-6 * energies.max() + np.finfo(np.float32).tiny))
-        score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))
-        score[overlap < _LEAST_OVERLAP * min(self.size[0] * self.size[1], float(seen.sum()))] = -1
-        x_limit, y_limit = self._limit
-        columns, rows = np.arange(-x_limit, x_limit + 1), np.arange(-y_limit, y_limit + 1)
-        allowed = score[np.ix_(rows, columns)]  # negative shifts are at the end of the canvas
-        row, column = np.unravel_index(int(allowed.argmax()), allowed.shape)
-        return float(allowed[row, column]), (int(columns[column]), int(rows[row]))
-
-
-def _energy(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Sum of the squares of all channels of all images, H x W float32."""
-    return np.asarray(sum(np.einsum('hwc,hwc->hw', image, image) for image in images))
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Correlation over all shifts, H x W float32, of two images given by their spectra."""
-    return _inverse(cv2.mulSpectrums(one, other, 0, conjB=True))
-
-
-def _inverse(spectrum: np.ndarray) -> np.ndarray:
-    """Real image of a spectrum as cv2.dft packs it, H x W float32."""
-    return cv2.dft(spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)
 
 
 def moves(images: Sequence[np.ndarray], points: np.ndarray) -> np.ndarray:

@@ -111,16 +111,16 @@ def find_starts(rgb: Sequence[np.ndarray], thermal: Sequence[np.ndarray], sizes:
     low, high = window.field_ratios
     count = 1 + int(np.ceil(np.log(high / low) / np.log(window.ratio_step)))
     angles = np.arange(window.angles_deg[0], window.angles_deg[1] + 0.1, window.angle_step_deg)
-    tried = list(product(np.geomspace(low, high, count), angles))
+    tried = list(product(np.geomspace(low, high, count), angles.tolist()))
     points = grid(sizes[1])
     for width in filter(None, (window.width, window.again)):
         level = PyramidLevel(rgb[:window.pairs], thermal[:window.pairs],
                              width=min(width, sizes[0][0]))
         found = []
-        for ratio, angle in tried:
-            score, matrix = level.search(ratio * sizes[0][0] / sizes[1][0], angle,
-                                         largest_shift=LARGEST_SHIFT, inside=high <= NARROW)
-            found.append((score, matrix, (ratio, angle)))
+        # Angles half a turn apart share views where they follow each other.
+        for way in sorted(tried, key=lambda way: (way[0], way[1] % 180)):
+            found.append((*level.search(way[0] * sizes[0][0] / sizes[1][0], way[1],
+                                        largest_shift=LARGEST_SHIFT, inside=high <= NARROW), way))
         found.sort(key=lambda item: -item[0])
         tried = [item[2] for item in found[:_PROMISING]]
     chosen: list[tuple[np.ndarray, np.ndarray]] = []

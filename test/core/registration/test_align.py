@@ -13,7 +13,7 @@ from diffmf_process import diffmf
 
 from diffmf_ros.core.alignment.homography import Alignment
 from diffmf_ros.core.imaging.color import split_luma
-from diffmf_ros.core.registration.matching import Search, descriptor, ncc
+from diffmf_ros.core.registration.matching import PyramidLevel, descriptor, ncc
 from diffmf_ros.core.registration.planar import fit, transform_points
 from diffmf_ros.core.registration.registration import (
     NARROW,
@@ -21,6 +21,7 @@ from diffmf_ros.core.registration.registration import (
     _windows,
     register,
 )
+from diffmf_ros.core.registration.shifts import Search
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.io.bag_messages import image_message
 from diffmf_ros.io.bags import IMAGE, START_NS, BagWriter
@@ -304,7 +305,26 @@ def test_search_finds_any_shift():
         moved[offset_y:offset_y + 100, offset_x:offset_x + 130] = part
         seen[offset_y:offset_y + 100, offset_x:offset_x + 130] = True
 
-        assert search.best([descriptor(moved, seen)], seen)[1] == (x, y)
+        views = search.spectra([(descriptor(moved, seen), seen, (0, 0))])
+        assert search.best(views)[1] == (x, y)
+
+
+@pytest.mark.parametrize('size, inside', [((64, 48), False), ((65, 47), True)])
+@pytest.mark.parametrize('angle_deg', [-150.0, 20.0, 172.5])
+def test_half_turn_shares_views(size, inside, angle_deg):
+    """A search finds images half a turn apart from views of one of them: score and place."""
+    images = [cv2.GaussianBlur(image, (0, 0), 2.0) for image in
+              np.random.default_rng(2).normal(100, 40, (2, 90, 120)).astype(np.float32)]
+    options = {'largest_shift': 0.25, 'inside': inside}
+    shared = PyramidLevel(images[:1], images[1:], width=size[0])
+    near, far = (shared.search(0.6, angle_deg + turn, **options) for turn in (0, 180))
+
+    turned = PyramidLevel(images[:1], [images[1][::-1, ::-1].copy()], width=size[0])
+    score, matrix = turned.search(0.6, angle_deg, **options)
+
+    assert far[0] == pytest.approx(score, rel=1e-4) and far[0] != pytest.approx(near[0], rel=0.05)
+    back = np.array([[-1.0, 0, 119], [0, -1, 89], [0, 0, 1]])
+    assert far[1] == pytest.approx(matrix @ back, abs=1e-6)
 
 
 def correspondences(matrix, *, count, outliers, noise_px, seed, box=(0, 0, 319, 255)):
