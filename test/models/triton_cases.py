@@ -9,6 +9,7 @@ import os
 
 import pytest
 import torch
+from triton import jit, language
 
 from diffmf_ros.models import scan
 from diffmf_ros.models.kernels import reference, triton
@@ -213,6 +214,20 @@ def test_ssd_in_spans_of_several_chunks(monkeypatch):
     expected = reference.ssd(*(t.double() for t in inputs), 2)
     assert_equal(scan.ssd(*(t.to(DEVICE) for t in inputs), directions=2, backend='triton'), x,
                  expected)
+
+
+@jit
+def doubled(number):
+    language.store(number, language.load(number) * 2)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason='only the interpreter looks for it')
+def test_the_interpreter_tells_an_overflow():
+    # That looks in a quicker way here (gpu_kernels.py).
+    doubled[1,](number := torch.tensor(2 ** 29, dtype=torch.int32))
+    assert number == 2 ** 30
+    with pytest.raises(Exception, match='int32 overflow detected for operation mul'):
+        doubled[1,](number)
 
 
 def test_results_are_the_same_each_time():
