@@ -51,7 +51,7 @@ QUICKER = {
     'bench --size': ['--frames', '1', '--size', '64x48,80x64'],
     'export': ['--preset', 'nano', '--size', '50x40'],  # as the tests of export: shared_graphs
     'align': ['--init', 'start.yaml'],  # the search has tests of its own
-    'align drive': ['--max-pairs', '3'],  # rendered cameras: stand-ins give no start
+    'align drive': ['--max-pairs', '2'],  # rendered cameras: stand-ins give no start
 }
 # Networks of the preset base, whose weights are stand-ins, with few and narrow layers.
 SMALL_BASE = {'diffmf': models.PRESETS['diffmf']['nano'],

@@ -24,7 +24,7 @@ NETWORK_PAGE = ROOT / 'docs' / 'adding_a_network.md'
 NOT_PART_OF_RESULT = 'diffmf view', 'diffmf bench', 'diffmf doctor'
 # What makes them quick: the networks have tests of their own.
 QUICKER = {'fuse': ['--model', 'classical'], 'replay': ['--model', 'classical'],
-           'align': ['--max-pairs', '3']}
+           'align': ['--max-pairs', '2']}
 QUICKER_NETWORK = {'bench': ['--frames', '1', '--size', '64x48']}
 SMALL_TRAINING = {'model': 'tiny', 'preset': 'light', 'data': 'DIR', 'out': 'out/train/tiny',
                   'iterations': 1, 'batch': 1, 'crop': 32, 'warmup': 1}
