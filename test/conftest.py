@@ -120,7 +120,7 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark every test that takes the fixture dds, directly or through another one, those of
-    training, and those for an NVIDIA GPU; begin with files that have slow ones."""
+    training, and those for an NVIDIA GPU; begin with files that have slow ones, or train."""
     for item in items:
         values = item.callspec.params.values() if hasattr(item, 'callspec') else ()
         reasons = [mark.kwargs.get('reason', '') for mark in item.iter_markers('skipif')]
@@ -136,7 +136,8 @@ def pytest_collection_modifyitems(items):
         if item.path.match(TRAINING):
             item.add_marker('training')
     # A worker that begins a long file when the others are done keeps them waiting.
-    long = {item.path for item in items if item.get_closest_marker('slow')}
+    long = {item.path for item in items
+            if item.get_closest_marker('slow') or item.get_closest_marker('training')}
     items.sort(key=lambda item: item.path not in long)
 
 
