@@ -366,12 +366,21 @@ def test_exit_code_says_can_run():
     assert {finding['state'] for finding in report['findings']} <= {'good', 'warn', 'fail'}
 
 
+@pytest.fixture(scope='module')
+def broken(tmp_path_factory):
+    """Exit code and report where neither torch nor rclpy can be imported."""
+    folder = tmp_path_factory.mktemp('broken')
+    (folder / 'torch.py').write_text('raise OSError("libcudart.so.12: cannot open shared object '
+                                     'file")')
+    (folder / 'rclpy.py').write_text('raise ImportError("librcl.so: undefined symbol")')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv('PYTHONPATH', str(folder))
+        return run_doctor()
+
+
 @pytest.mark.slow
-def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
-    (tmp_path / 'torch.py').write_text('raise OSError("libcudart.so.12: cannot open shared object '
-                                       'file")')
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    _, report = run_doctor()
+def test_without_torch_the_node_still_runs(broken):
+    _, report = broken
     texts = [finding['text'] for finding in report['findings'] if finding['name'] == 'torch']
     assert len(texts) == 2 and all('OSError: libcudart.so.12' in text for text in texts)
     assert 'torch' not in [finding['name'] for finding in report['findings']
@@ -379,10 +388,8 @@ def test_without_torch_the_node_still_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_missing_rclpy_exits_1(tmp_path, monkeypatch):
+def test_missing_rclpy_exits_1(broken):
     """Without rclpy the exit code is 1."""
-    (tmp_path / 'rclpy.py').write_text('raise ImportError("librcl.so: undefined symbol")')
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    code, report = run_doctor()
+    code, report = broken
     assert code == 1 and not report['node_can_run']
     assert 'setup.bash' in report['advice'][0]
