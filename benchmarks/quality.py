@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cv2
 from quality_bars import Bar, Measured, bars, read_peers
-from quality_detector import finds_in_clips, look_at, look_at_shifted
+from quality_detector import finds_in_clips, look_at, look_at_placed, look_at_shifted
 from quality_flat import first_pictures, measure_flat, passes_rgb_on
 from quality_tables import (
     bar_lines,
@@ -24,6 +24,7 @@ from quality_tables import (
     find_lines,
     flat_lines,
     flicker_lines,
+    placed_lines,
     score_lines,
 )
 
@@ -125,6 +126,7 @@ def measure_all(trained: dict[str, Fuse],
     """Measure what the options ask for; returns it and the tables."""
     methods = BASELINES | trained
     boxes = read_boxes(options.boxes) if options.boxes else None
+    placed: dict[str, dict[str, float]] = {}
     scored = measure(methods, options.folder, boxes)
     clips = measure_flicker(methods, options.sequences) if options.sequences else {}
     pictures = first_pictures(options.folder)
@@ -141,6 +143,7 @@ def measure_all(trained: dict[str, Fuse],
         if boxes:
             found['shifted'] = look_at_shifted(methods, options.folder, detector, boxes,
                                                shift_px=SHIFT_PX)
+            placed = look_at_placed(methods, options.folder, detector, boxes)
         if options.drives:
             found['drives'] = look_at(methods, options.drives, detector,
                                       read_boxes(options.drives / 'boxes.json'))
@@ -148,7 +151,7 @@ def measure_all(trained: dict[str, Fuse],
             found['finds'] = finds_in_clips(methods, options.sequences, detector)
     measured = Measured(**found)
     lines = [*score_lines(scored, read_peers()), *flat_lines(measured.flat_thermal)]
-    lines += detector_lines('An unchanged detector', measured.detector)
+    lines += detector_lines('An unchanged detector', measured.detector) + placed_lines(placed)
     lines += detector_lines('The same on rendered drives',
                             measured.drives) + find_lines(measured.finds)
     return measured, lines + (flicker_lines(clips, read_peers()) if clips else [])

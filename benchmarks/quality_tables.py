@@ -56,6 +56,23 @@ def detector_lines(title: str, table: TrialScores) -> list[str]:
     return lines
 
 
+def placed_lines(table: dict[str, Scores]) -> list[str]:
+    """What the detector finds in pictures placed in many ways, a row for each method."""
+    if not table:
+        return []
+    columns = 'AP40', 'spread', 'AP50', 'found'
+    rows = {
+        name: [f'{scores[column]:.{1 if column == "found" else 3}f}' for column in columns]
+        for name, scores in table.items()
+    }
+    return [
+        '### The same pairs, each picture placed twelve ways',
+        '',
+        *_rows(('image', *columns), rows),
+        '',
+    ]
+
+
 def find_lines(clips: TrialScores) -> list[str]:
     """Detections of the class in every tenth frame, a column for each clip."""
     if not clips:

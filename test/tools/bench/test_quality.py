@@ -16,9 +16,11 @@ sys.path.insert(0, str(BENCHMARKS))
 import quality  # noqa: E402
 import quality_tables  # noqa: E402
 from quality_bars import AGAINST_PEERS, LEAST, Measured, bars, read_peers  # noqa: E402
-from quality_detector import shifted  # noqa: E402
+from quality_detector import PLACEMENTS, look_at_placed, placements, shifted  # noqa: E402
 from quality_flat import passes_rgb_on  # noqa: E402
 
+from diffmf_ros.tools.evaluation.detection_scores import Boxes, Truth  # noqa: E402
+from diffmf_ros.tools.evaluation.detector import Detections  # noqa: E402
 from diffmf_ros.tools.evaluation.metrics import score  # noqa: E402
 from diffmf_ros.tools.evaluation.perception import Flicker  # noqa: E402
 from diffmf_ros.tools.evaluation.scoring import HEADLINE, METRICS  # noqa: E402
@@ -155,6 +157,45 @@ def test_shifted_image_repeats_its_border():
     assert shifted(image, 1, 0).tolist() == [[0, 0, 1], [3, 3, 4]]
     assert shifted(image, -2, 1).tolist() == [[2, 2, 2], [2, 2, 2]]
     assert np.array_equal(shifted(image, 0, 0), image)
+
+
+def bright_part(picture):
+    """What is bright, as a detector would say it: the box around it, of class 0."""
+    rows, columns = np.nonzero(np.atleast_3d(picture)[..., 0] > 200)
+    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
+    return Detections(box, np.array([0.9], np.float32), np.array([0]))
+
+
+def test_boxes_move_with_placed_pictures():
+    """Wherever a picture is placed, its box is around the same part."""
+    picture = np.zeros((96, 128), np.uint8)
+    picture[20:60, 30:50] = 255
+    truth = Truth(np.array([[30.0, 20.0, 50.0, 60.0]]), np.array([[100.0, 0.0, 128.0, 96.0]]))
+    placed = list(placements(picture, truth))
+    assert len(placed) == 2 * len(PLACEMENTS)
+    for image, there in placed:
+        assert np.abs(bright_part(image).boxes - there.people).max() <= 1
+        assert (there.ignore[:, 2:] <= (128, 96)).all()
+    assert np.array_equal(placed[0][0], picture) and np.array_equal(placed[0][1].people,
+                                                                    truth.people)
+    assert [there.ignore[0, 0] for _, there in placed][::len(PLACEMENTS)] == [100, 0]
+
+
+def test_placed_scores_are_means(tmp_path):
+    """A person who is bright in thermal alone is found in thermal and in the maximum."""
+    images = {'vi': np.full((96, 128), 10, np.uint8), 'ir': np.zeros((96, 128), np.uint8)}
+    images['ir'][20:60, 30:50] = 255
+    images['vi'][70:80, 90:100] = 250  # a lamp
+    for kind, image in images.items():
+        (tmp_path / 'night' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / 'night' / kind / 'a.png'), image)
+    boxes = Boxes({'a': Truth(np.array([[30.0, 20.0, 50.0, 60.0]]), np.zeros((0, 4)))})
+    table = look_at_placed({'blend': lambda ir, y: 0.85 * ir}, tmp_path, bright_part, boxes)
+    assert {name: row['AP40'] for name, row in table.items()} == {
+        'rgb': 0, 'thermal': 1, 'blend': 1}
+    assert table['blend'] == {'AP40': 1, 'spread': 0, 'AP50': 1, 'found': 1}
+    assert '| blend | 1.000 | 0.000 | 1.000 | 1.0 |' in quality_tables.placed_lines(table)
+    assert not quality_tables.placed_lines({})
 
 
 def test_tables_go_between_the_marks(tmp_path):
