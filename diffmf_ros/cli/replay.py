@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`diffmf replay`: fuse a recorded bag without ROS."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,6 +68,8 @@ def replay(
         if rrd or detector:
             raise typer.BadParameter('--rrd and --detector take one bag, here, without --ray')
         from .replay_many import replay_many
+        for each in bags:
+            _hint_alignment(each, settings)
         failed = replay_many(bags, out, settings, topics=topics, jobs=jobs,
                              ray=ray, overwrite=overwrite, json=json,
                              inputs=files_of(settings, params))
@@ -81,6 +84,7 @@ def replay(
     require_output(detect_json, overwrite=overwrite, inputs=inputs)
     require_output(rrd, overwrite=overwrite, inputs=inputs)
     options.require_json(json, overwrite=overwrite, inputs=inputs)
+    _hint_alignment(bag, settings)
     chosen = chosen_detector(detector, layout=detector_layout, wanted=detect_class,
                              classes=classes)
     judge = chosen and DetectorCounts(chosen.detector, thermal=settings.thermal,
@@ -112,6 +116,16 @@ def replay(
     options.say_wrote(rrd, detect_json)
     if counts.refused:
         raise typer.Exit(1)
+
+
+def _hint_alignment(bag: Path, settings: Settings) -> None:
+    """Say on the standard error that a bag has an alignment beside it which is not used."""
+    from ..tools.synthetic.record import ALIGNMENT_FILE
+
+    beside = bag / ALIGNMENT_FILE
+    if beside.is_file() and not (settings.alignment.file or settings.alignment.from_tf):
+        typer.echo(f'note: {beside} is not used; to align the cameras by it: '
+                   f'--alignment {shlex.quote(str(beside))}', err=True)
 
 
 def _say(out: Path, counts, json: Path | None) -> None:

@@ -56,6 +56,19 @@ def test_broken_bag_leaves_others_unchanged(bags, jobs):
     assert outcome.said.count('failed: b: ') == 1
 
 
+def test_unused_alignment_is_named(bags):
+    """The alignment that lies in the folder of a bag is not taken unasked, and that is said."""
+    Path('a/alignment.yaml').write_text('homography: [1, 0, 0, 0, 1, 0, 0, 0, 1]\n'
+                                        'rgb_size: [64, 48]\nthermal_size: [64, 48]\n')
+    unused = ran(['replay', 'a', 'one', *CLASSICAL])
+    several = ran(['replay', 'a', 'c', 'out', *CLASSICAL])
+    used = ran(['replay', 'a', 'two', *CLASSICAL, '--alignment', 'a/alignment.yaml'])
+    assert 'note: a/alignment.yaml is not used' in unused.said
+    assert several.said.count('is not used') == 1
+    assert 'is not used' not in used.said
+    assert (unused.code, several.code) == (0, 0)
+
+
 def test_same_command_makes_missing_bags(bags):
     """Bags that an earlier run has made in the same way are not made again."""
     # Given a run that made one of two bags, and was killed before it could say so
