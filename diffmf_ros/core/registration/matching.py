@@ -150,11 +150,11 @@ class PyramidLevel:
         search = self._searches[largest_shift, inside]
         # Half a turn more is the same images from the other end, described alike.
         half_deg = angle_deg % 180
-        of, zoom = (search, scale, half_deg), scale * self.from_rgb[0, 0]
-        if self._newest is None or self._newest[0] != of:
+        key, zoom = (search, scale, half_deg), scale * self.from_rgb[0, 0]
+        if self._newest is None or self._newest[0] != key:
             centered = _turned(self._thermal_size, self.size, zoom, half_deg)
-            self._newest = of, self._spectra(search.to_canvas @ centered, search)
-        score, (x, y) = search.best(self._newest[1], reversed=(angle_deg - half_deg) % 360 != 0)
+            self._newest = key, self._spectra(search.to_canvas @ centered, search)
+        score, (x, y) = search.best(self._newest[1], half_turn=(angle_deg - half_deg) % 360 != 0)
         centered = _turned(self._thermal_size, self.size, zoom, angle_deg)
         return score, np.linalg.inv(self.from_rgb) @ translation(x, y) @ centered
 

@@ -85,7 +85,7 @@ class Search:
         canvas[y:y + height, x:x + width] = part
         return cv2.dft(canvas, dst=canvas)
 
-    def best(self, others: Spectra, *, reversed: bool = False) -> tuple[float, tuple[int, int]]:
+    def best(self, others: Spectra, *, half_turn: bool = False) -> tuple[float, tuple[int, int]]:
         """Return the best shift of other images.
 
         The score is the agreement times the root of the overlap's area, which is what chance
@@ -93,7 +93,7 @@ class Search:
 
         Args:
             others: spectra() of them.
-            reversed: whether they are turned by half a turn about the middle of the images first,
+            half_turn: whether they are turned by 180 degrees about the middle of the images first,
                 which descriptors do not tell.
 
         Returns:
@@ -103,10 +103,10 @@ class Search:
         product = np.zeros_like(others.seen)
         for one, other in zip(mine.channels, others.channels, strict=True):
             for first, second in zip(one, other, strict=True):
-                product = cv2.add(product, _product(first, second, reversed), dst=product)
-        overlap = _inverse(_product(mine.seen, others.seen, reversed))
-        energies = (_inverse(_product(mine.energy, others.seen, reversed))
-                    * _inverse(_product(mine.seen, others.energy, reversed)))
+                product = cv2.add(product, _product(first, second, half_turn), dst=product)
+        overlap = _inverse(_product(mine.seen, others.seen, half_turn))
+        energies = (_inverse(_product(mine.energy, others.seen, half_turn))
+                    * _inverse(_product(mine.seen, others.energy, half_turn)))
         # Rounding leaves traces of energy where nothing overlaps.
         norm = np.sqrt(np.maximum(energies, 1e-6 * energies.max() + np.finfo(np.float32).tiny))
         score = _inverse(product) / norm * np.sqrt(np.maximum(overlap, 0))
@@ -114,15 +114,15 @@ class Search:
         x_limit, y_limit = self._limit
         columns, rows = np.arange(-x_limit, x_limit + 1), np.arange(-y_limit, y_limit + 1)
         # What is turned about the middle has come from the other end of the extent.
-        x, y = (side - 1 if reversed else 0 for side in self.extent)
+        x, y = (side - 1 if half_turn else 0 for side in self.extent)
         allowed = score[np.ix_((rows + y) % height, (columns + x) % width)]
         row, column = np.unravel_index(int(allowed.argmax()), allowed.shape)
         return float(allowed[row, column]), (int(columns[column]), int(rows[row]))
 
 
-def _product(one: np.ndarray, other: np.ndarray, reversed: bool) -> np.ndarray:
-    """Spectrum of the correlation of two images, or if reversed of their convolution."""
-    return cv2.mulSpectrums(one, other, 0, conjB=not reversed)
+def _product(one: np.ndarray, other: np.ndarray, half_turn: bool) -> np.ndarray:
+    """Spectrum of the correlation of two images, or with half_turn of their convolution."""
+    return cv2.mulSpectrums(one, other, 0, conjB=not half_turn)
 
 
 def _inverse(spectrum: np.ndarray) -> np.ndarray:
