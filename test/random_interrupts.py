@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupts a command, as Ctrl-C does, at a random moment, and looks at what it says and leaves.
+"""Interrupts a command, by Ctrl-C or SIGTERM, and looks at what it says and leaves.
 
-`python test/random_interrupts.py 60` does so 60 times and counts how the commands ended.
+`python test/random_interrupts.py 60` does so 60 times, at random moments, and counts how the
+commands ended.
 """
 
 import argparse
@@ -36,15 +37,15 @@ COMMANDS = {
     'models': ('models', '--model', 'diffmf', '--json', 'new/a.json'),
     'doctor': ('doctor',),
 }
-ENDED, DONE, FAILED = 128 + signal.SIGINT, 0, 1
+DONE, FAILED = 0, 1
 
 
 class Wrong(Exception):
     """A command that was interrupted did not end as it should."""
 
 
-def interrupted(name: str, after_s: float) -> str:
-    """Run a command and interrupt it after a time; return how it ended.
+def interrupted(name: str, after_s: float, number: int = signal.SIGINT) -> str:
+    """Run a command and interrupt it by a signal after a time; return how it ended.
 
     Raises:
         Wrong: it did not end in one line with the right exit code, or left a half file.
@@ -57,31 +58,33 @@ def interrupted(name: str, after_s: float) -> str:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         time.sleep(after_s)
         # To the group, as a terminal does
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         said = process.communicate(timeout=120)[1]
         after = state(Path(folder))
-    if process.returncode == -signal.SIGINT or 'init_import_site' in said:
+    ended = 128 + number
+    if process.returncode == -number or 'init_import_site' in said:
         return 'before Python was there'
     lines = [line for line in said.splitlines() if 'interrupted' in line]
-    if process.returncode not in (ENDED, DONE, FAILED) or 'Traceback' in said:
+    if process.returncode not in (ended, DONE, FAILED) or 'Traceback' in said:
         raise Wrong(f'{name} after {after_s:.2f} s: exit code {process.returncode}: {said}')
-    if process.returncode == ENDED and len(lines) != 1:
+    if process.returncode == ended and len(lines) != 1:
         raise Wrong(f'{name} after {after_s:.2f} s says: {said}')
     half = [path for path in after if 'partial' in path]
     if half or any(after.get(path) != digest for path, digest in before.items()):
         raise Wrong(f'{name} after {after_s:.2f} s left {half}')
-    return 'interrupted' if process.returncode == ENDED else 'done before'
+    return 'interrupted' if process.returncode == ended else 'done before'
 
 
 def main(count: int, longest_s: float) -> int:
     """Interrupt `count` commands in turn; print how they ended. Returns 1 if one ended wrongly."""
     found: Counter = Counter()
     chance = random.Random(1)
-    for number in range(count):
-        name = list(COMMANDS)[number % len(COMMANDS)]
+    for turn in range(count):
+        name = list(COMMANDS)[turn % len(COMMANDS)]
         try:
             # Not before the interpreter is there
-            found[interrupted(name, 0.2 + chance.uniform(0, longest_s))] += 1
+            number = chance.choice((signal.SIGINT, signal.SIGTERM))
+            found[interrupted(name, 0.2 + chance.uniform(0, longest_s), number)] += 1
         except Wrong as error:
             found['wrong'] += 1
             print(error, flush=True)

@@ -35,7 +35,8 @@ COMMANDS = ('demo', 'sample_bag', 'sample_pairs', 'make_bag', 'replay', 'fuse', 
             'view')
 COMPLETION = '_DIFFMF_COMPLETE'  # the variable with which a shell asks how a line can go on
 _ADDRESS = re.compile(r'[a-z][a-z0-9+.-]+:/', re.IGNORECASE)  # as a path, which has no // in it
-DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
+ENDED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 class Group(TyperGroup):
@@ -170,7 +171,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         _command()(args=list(arguments), prog_name='diffmf')
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        if end.code in ENDED:
             _say('interrupted')
         return end.code if isinstance(end.code, int) else DONE
     except DiffmfError as error:

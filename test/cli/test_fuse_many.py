@@ -283,3 +283,24 @@ time.sleep(60)
 
     assert time.monotonic() - begin_s < 30
     assert not said
+
+
+def test_terminated_worker_leaves_nothing_half(tmp_path):
+    """A SIGTERM to all of a group ends a worker, too, without a half-written file."""
+    program = """
+import sys, time
+from pathlib import Path
+from diffmf_ros.io.writing import unfinished
+from diffmf_ros.tools.batch.spreading import end_with_parent
+
+end_with_parent()
+unfinished(Path(sys.argv[1])).write_text('half')
+print('works', flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, '-c', program, tmp_path / 'half'],
+                          stdout=subprocess.PIPE) as worker:
+        worker.stdout.readline()
+        worker.terminate()
+
+    assert worker.returncode == 143 and not list(tmp_path.iterdir())

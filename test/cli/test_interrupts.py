@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C ends a command in one line, whatever it is doing, and leaves no half file."""
+"""Ctrl-C and SIGTERM end a command in one line, whatever it does, and leave no half file."""
 
 import contextlib
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,29 +18,93 @@ from diffmf_ros.tools.replay_outputs import output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, after_s', [
-    ('fuse', 0.3),  # while libraries load
-    ('sample-bag', 2.0),
-    ('fuse --jobs', 3.0),
+@pytest.mark.parametrize('name, after_s, number', [
+    ('fuse', 0.3, signal.SIGINT),  # while libraries load
+    ('sample-bag', 2.0, signal.SIGINT),
+    ('fuse --jobs', 3.0, signal.SIGINT),
+    ('fuse', 0.8, signal.SIGTERM),
+    ('fuse --jobs', 3.0, signal.SIGTERM),
 ])
-def test_interrupt_is_one_line(name, after_s):
+def test_interrupt_is_one_line(name, after_s, number):
     """`python test/random_interrupts.py 60` does more, at random moments."""
-    assert interrupted(name, after_s) in ('interrupted', 'done before', 'before Python was there')
+    assert interrupted(name, after_s, number) in (
+        'interrupted', 'done before', 'before Python was there')
 
 
-@pytest.mark.parametrize('before, after', [
-    (signal.SIG_IGN, signal.SIG_IGN),
-    (signal.default_int_handler, entry.interrupt),
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_half_folder_is_removed(tmp_path, number):
+    """A command that ends by a signal while it writes a bag says so and leaves nothing."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'diffmf_ros.cli', 'sample-bag', tmp_path / 'new', '--seconds',
+         '120'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until_s = time.monotonic() + 60
+    while not list(tmp_path.glob('.new.*partial*')) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir())
+    process.send_signal(number)
+    process.send_signal(number)  # as `timeout` does
+
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and 'error: interrupted' in said
+    assert 'Traceback' not in said and list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def handlers(monkeypatch):
+    """Signals are handled as before after the test."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(entry, '_came_s', {})
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('number, before, after', [
+    (signal.SIGINT, signal.SIG_IGN, signal.SIG_IGN),
+    (signal.SIGINT, signal.default_int_handler, entry.interrupt),
+    (signal.SIGTERM, signal.SIG_IGN, signal.SIG_IGN),
+    (signal.SIGTERM, signal.SIG_DFL, entry.interrupt),
 ])
-def test_ignored_interrupts_stay_ignored(monkeypatch, before, after):
+def test_ignored_interrupts_stay_ignored(monkeypatch, handlers, number, before, after):
     """A job in the background, which a shell starts so, is not ended by Ctrl-C."""
     monkeypatch.setattr(command, 'main', lambda: None)
-    kept = signal.signal(signal.SIGINT, before)
-    try:
+    signal.signal(number, before)
+    entry.main()
+    assert signal.getsignal(number) is after
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('raises', [KeyboardInterrupt, SystemExit(130)])  # typer makes that of it
+def test_exit_code_names_signal(monkeypatch, handlers, number, raises):
+    """The exit code is 128 and the number of the signal, as a shell reports it."""
+    def work():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise raises
+
+    monkeypatch.setattr(command, 'main', work)
+    with pytest.raises(SystemExit) as end:
         entry.main()
-        assert signal.getsignal(signal.SIGINT) is after
-    finally:
-        signal.signal(signal.SIGINT, kept)
+    assert end.value.code == 128 + number
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_lets_clean_up(monkeypatch, handlers, number):
+    """Of two signals at once, as `timeout` sends SIGTERM, the second changes nothing."""
+    done = []
+
+    def work():
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            done.append('cleaned up')
+
+    monkeypatch.setattr(command, 'main', work)
+    with pytest.raises(SystemExit):
+        entry.main()
+    assert done == ['cleaned up']
 
 
 @pytest.mark.parametrize('ends', [True, False])

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from ...core.frames import DiffmfError
+from ...io.writing import remove_unfinished
 
 RETRIES = 3  # of a task whose machine or process is lost
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
@@ -79,14 +81,23 @@ def interrupts_blocked() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Leave Ctrl-C to the process above, and end with it, however that ends."""
+    """Leave Ctrl-C to the process above, and end with it, however that ends.
+
+    SIGTERM, which may be sent to all of a group, ends this process, without half-written files.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     prctl = getattr(ctypes.CDLL(None), 'prctl', None)
     if prctl is not None:
         prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # ended while this process began
         os._exit(1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    remove_unfinished()
+    os._exit(128 + number)
 
 
 def _on_cluster(work: Callable[[Any], Any], tasks: Sequence, address: str) -> Iterator[Any]:
