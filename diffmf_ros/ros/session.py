@@ -41,8 +41,8 @@ class Session:
         self._node, self._settings, self._pipeline, self._outputs = (node, settings, pipeline,
                                                                      outputs)
         self._pairing = make_pairing(settings.sync)
-        self._fallback = SourceSelector(settings.health, base=settings.alignment.output_grid)
-        self._fallback.sync = settings.sync
+        self._selector = SourceSelector(settings.health, base=settings.alignment.output_grid)
+        self._selector.sync = settings.sync
         self._calibrations: dict[str, CameraModel] = {}
         self._counters, self._received = Counters(), pipeline.received
         self._reporter = DiagnosticsPublisher(node, model=pipeline.description,
@@ -58,7 +58,7 @@ class Session:
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused,
                                   camera=self._on_camera, issue=self._complaints.__setitem__,
-                                  shutter=self._fallback.thermal.shutter,
+                                  shutter=self._selector.thermal.shutter,
                                   depth_m=pipeline.aligner.set_depth_m)
         self._worker = Worker(self.fuser.handle, self.fuser.finish_last)
         self._worker.start()
@@ -88,18 +88,18 @@ class Session:
             self._inputs.destroy()
             self._inputs = None
         self._give_up_pairing()
-        self._fallback.reset()
+        self._selector.reset()
 
     def apply(self, settings: Settings) -> None:
         """Work by other settings from the next frame on. The pipeline has them already."""
         before, self._settings = self._settings, settings
         self.fuser.settings = settings
         if settings.sync != before.sync:
-            self._fallback.sync = settings.sync
+            self._selector.sync = settings.sync
             self._give_up_pairing()
             so_far, self._pairing = self._pairing.dropped, make_pairing(settings.sync)
             self._pairing.dropped.update(so_far)
-        self._fallback.settings, self._fallback.base = (settings.health,
+        self._selector.settings, self._selector.base = (settings.health,
                                                         settings.alignment.output_grid)
         if settings.alignment != before.alignment:
             self._use_calibrations()
@@ -143,7 +143,7 @@ class Session:
     def _on_frame(self, frame: Frame) -> None:
         now_ns = self._now_ns()
         clock_ns = self._node.get_clock().now().nanoseconds
-        self._fallback.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
+        self._selector.streams[frame.stream].arrived(frame, now_ns, clock_ns=clock_ns)
         if not frame.stamp_ns:
             frame = replace(frame, stamp_ns=clock_ns)
         self._received[frame.stream] = frame
@@ -153,21 +153,21 @@ class Session:
                 self._pipeline.scale.arrived(pair.rgb.stamp_ns)
             reused += pair.thermal is self._thermal
             self._thermal = pair.thermal
-        selected = self._fallback.select(frame, pairs, now_ns)
+        selected = self._selector.select(frame, pairs, now_ns)
         self._counters.count(f'{frame.stream}_in', pairs=len(pairs), reused=reused,
                              in_work=len(selected))
         for work in selected:
-            statuses = self._fallback.statuses
+            statuses = self._selector.statuses
             if self._worker.put(Job(work, statuses[RGB].state, statuses[THERMAL].state,
-                                    self._fallback.reason)):
+                                    self._selector.reason)):
                 self._counters.drop('overtaken', in_work=True)
-        if self._fallback.latest is not self._sources:
+        if self._selector.latest is not self._sources:
             self._log_sources()
 
     def _log_sources(self) -> None:
         """Say in the log that other cameras are used than before."""
-        self._sources = self._fallback.latest
-        said = ': '.join(filter(None, (f'using {self._sources.value}', self._fallback.reason)))
+        self._sources = self._selector.latest
+        said = ': '.join(filter(None, (f'using {self._sources.value}', self._selector.reason)))
         if self._sources is Sources.BOTH:
             self._node.get_logger().info(said)
         else:
@@ -175,7 +175,7 @@ class Session:
 
     def _notes(self, now_ns: int) -> list[str]:
         """Return what is worth knowing and no complaint; what is new of it goes to the log."""
-        hold_ms, rgb, thermal = self._pairing.hold_ms, self._fallback.rgb, self._fallback.thermal
+        hold_ms, rgb, thermal = self._pairing.hold_ms, self._selector.rgb, self._selector.thermal
         note = hold_ms and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at '
                             f'{rgb.rate_hz(now_ns):.1f} Hz: '
                             f'rgb frames between are fused with the last thermal frame, up to '
@@ -189,7 +189,7 @@ class Session:
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
         self._counters.count(f'{stream}_in')
-        self._fallback.streams[stream].refused(self._now_ns())
+        self._selector.streams[stream].refused(self._now_ns())
         self.fuser.record_drop(error.reason, f'{stream} frame refused: {error}', stream=stream)
 
     def _on_camera(self, stream: str, camera: CameraModel | None) -> None:
@@ -242,7 +242,7 @@ class Session:
     def _forget(self) -> None:
         """Time went back: nothing that came before counts."""
         self._pairing.reset()
-        self._fallback.reset()
+        self._selector.reset()
 
     def _refresh(self) -> None:
         if self._inputs is not None:
@@ -261,11 +261,11 @@ class Session:
         now_ns = self._now_ns()
         watches = {} if self._inputs is None else self._inputs.watches
         if self.enabled:
-            self._fallback.sources(now_ns)  # without frames, this is where a camera is found lost
-            if self._fallback.latest is not self._sources:
+            self._selector.sources(now_ns)  # without frames, this is where a camera is found lost
+            if self._selector.latest is not self._sources:
                 self._log_sources()
             for stream, watch in watches.items():
-                watch.judge(self._fallback.streams[stream], now_ns)
+                watch.judge(self._selector.streams[stream], now_ns)
         if time.monotonic() - self._start_s >= self._next_account_s:
             self._next_account_s *= 2
             self._log_account()
@@ -274,16 +274,16 @@ class Session:
         self._reporter.publish(
             self._totals(), scale=self._pipeline.scale.value,
             issues=self._issues(watches),
-            fallback=self._fallback, now_ns=now_ns,
+            fallback=self._selector, now_ns=now_ns,
             incompatible=self._inputs.incompatible if self._inputs else None,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 
     def _totals(self) -> Snapshot:
-        return self._counters.totals(self._pairing.dropped + self._fallback.dropped,
-                                     alone=self._fallback.alone, waiting=self._pairing.pending)
+        return self._counters.totals(self._pairing.dropped + self._selector.dropped,
+                                     alone=self._selector.alone, waiting=self._pairing.pending)
 
     def _log_account(self) -> None:
-        self._node.get_logger().info(account(self._totals(), self._fallback,
+        self._node.get_logger().info(account(self._totals(), self._selector,
                                              self._now_ns()))
 
     def _issues(self, watches: dict[str, CameraWatch]) -> list[Issue]:

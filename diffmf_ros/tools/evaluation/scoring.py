@@ -2,8 +2,8 @@
 """Ways of fusing by their names, and their scores on a folder of registered pairs."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import abc, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 
 from ...core.alignment.auto_trim import AutoTrim
-from ...core.alignment.warp import Mapping as Geometry
-from ...core.alignment.warp import resized_mapping
+from ...core.alignment.warp import Mapping, resized_mapping
 from ...core.checks.sight_monitor import FINE, reduced
 from ...core.frames import RGB, THERMAL, DiffmfError
 from ...core.imaging import classical
@@ -143,7 +142,7 @@ class NodeFusion:
                                 None if mapping.everywhere else mapping.seen, stamp_ns)
         return UNIT * (levels if mapping.everywhere else np.where(mapping.seen, levels, luma))
 
-    def _mapping(self, thermal: np.ndarray, luma: np.ndarray, stamp_ns: int) -> Geometry:
+    def _mapping(self, thermal: np.ndarray, luma: np.ndarray, stamp_ns: int) -> Mapping:
         size = luma.shape[::-1]
         images = reduced(thermal), reduced(luma)
         return self._auto_trim.follow(resized_mapping(rgb_size=size, thermal_size=size), *images,
@@ -236,7 +235,7 @@ def score_fused(pair: LumaPair, visible: np.ndarray, fused: np.ndarray, **boxes)
     return score(pair.ir, pair.vi_y, fused, colors=colors, **boxes)
 
 
-def fused_pairs(methods: Mapping[str, Fuse], folder: Path) -> Iterator[
+def fused_pairs(methods: abc.Mapping[str, Fuse], folder: Path) -> Iterator[
         tuple[str, str, tuple[LumaPair, np.ndarray, np.ndarray]]]:
     """Yield (data set, method, (pair, visible, fused)) for every pair below folder and every
     method.
@@ -251,7 +250,7 @@ def fused_pairs(methods: Mapping[str, Fuse], folder: Path) -> Iterator[
                                                      fused_levels(fuse, pair.ir, pair.vi_y))
 
 
-def score_pairs(methods: Mapping[str, Fuse], folder: Path, *,
+def score_pairs(methods: abc.Mapping[str, Fuse], folder: Path, *,
                 report: Callable[[int], None] = lambda done: None) -> Iterator[tuple[str, str,
                                                                                      ImageScores]]:
     """Yield (data set, method, metrics) for every pair below folder and every method.
