@@ -52,7 +52,7 @@ def to_frame(message: Image, stream: str, *, arrival_ns: int) -> Frame:
     """Return the frame of an image message; its pixels are a view of message.data where possible.
 
     Encodings that this package does not know are left to cv_bridge, where it is installed. Raises
-    FrameError for data that does not fit the description: see core.imaging.encodings.decode.
+    FrameError for data that does not fit the description: see decode_message.
     """
     try:
         pixels, encoding = decode_message(message)
@@ -84,7 +84,7 @@ def _by_cv_bridge(message: Image, unknown: FrameError) -> np.ndarray:
 def compressed_to_frame(message: CompressedImage, stream: str, *, arrival_ns: int) -> Frame:
     """Return the frame of a compressed image message (JPEG, PNG of 8 or 16 bits).
 
-    Raises FrameError for data that cannot be decoded: see core.compressed.decode.
+    Raises FrameError for data that cannot be decoded: see core.imaging.compressed.decode.
     """
     pixels, encoding = compressed.decode(message.data, message.format)
     return Frame(stream, stamp_ns(message.header.stamp), message.header.frame_id, pixels, encoding,

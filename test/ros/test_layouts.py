@@ -69,7 +69,7 @@ def test_foxglove_topics_and_keys():
     known = status.values_of(status.Snapshot()).keys() | {'mode', 'rgb', 'thermal'}
     assert keys and keys <= known
     names = set(re.findall(r'name==\\"([^"\\]+)', text))
-    assert names == {'fusion_node: fusion'}  # as status.Reporter calls it under the usual name
+    assert names == {'fusion_node: fusion'}  # as DiagnosticsPublisher calls it by default
     # and every panel of the configuration is on the screen, once
     assert sorted(panels_of(layout['layout'])) == sorted(layout['configById'])
 

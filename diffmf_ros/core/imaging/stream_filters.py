@@ -160,8 +160,8 @@ class TemporalFilter:
 
         Args:
             image: H x W or H x W x 3 uint8; not changed.
-            stamp_ns: Its time. Images more than half a second apart, not later than the last one,
-                are not averaged; nor are those of different shapes.
+            stamp_ns: Its time. It is not averaged when it is more than half a second later than
+                the last one, or not later at all; nor when its shape is another one.
             keep: Share of the average so far in an area at rest, 0 to below 1; 0 switches the
                 filter off.
 

@@ -2,11 +2,12 @@
 """Closest-stamp pairing of an RGB and a thermal stream of any rates.
 
 The rule, without a hold. Take all combinations of an RGB and a thermal frame at most max_distance
-apart (after the offsets), closest first; of two equally close ones of a frame the one comes first
-in which RGB is earlier. A combination becomes a pair when both frames are free and it crosses no
-pair that was made before. So frames that are each other's closest are always a pair, and what they
-leave over between them is matched in the same way: two cameras of one rate half a period apart,
-whose closest partners disagree under jitter, lose half as many frames by that.
+apart (after the offsets), closest first. Where one frame is equally close to two of the other
+camera, the combination in which RGB is the earlier one goes first. A combination becomes a pair
+when both frames are free and it crosses no pair that was made before. So frames that are each
+other's closest are always a pair, and what they leave over between them is matched in the same
+way: two cameras of one rate half a period apart, whose closest partners disagree under jitter,
+lose half as many frames by that.
 
 The rule with a hold (hold_last_ms, or by itself beside a slower thermal camera: see
 Hold). Every RGB frame is for itself: it gets the closest thermal frame that is at most

@@ -33,9 +33,10 @@ class SourceSelector:
 
     No clock: all calls share one now_ns, as in StreamHealth.
 
-    A camera is out while it is FROZEN or LOST; a STALE one is waited for. One that comes back is
-    waited for from its first good frame on, so that the pair of the second is fused. A camera not
-    seen yet is waited for until source_timeout_s after the first frame of the other one; that of
+    A camera is out while it is FROZEN or LOST; a STALE one is waited for. From the first good
+    frame of a camera that comes back, frames of the other one wait for a partner again instead of
+    leaving alone: so the pair of the second good frame is fused. A camera not seen yet is waited
+    for until source_timeout_s after the first frame of the other one; that of
     the output grid, unless its messages are refused, for at least 3 s: images in another size, of
     the other one alone, would be the first that a listener sees. When both are OK but no pair has
     come out for source_timeout_s (a wrong clock, a delay, an offset), RGB is used alone until one
