@@ -54,14 +54,15 @@ def eval(
     plot: Annotated[Path | None, options.output(endings=PLOTS, help=(
         'also draw the means beside the baselines (.png, .svg, .pdf)'))] = None,
     every: Annotated[bool, typer.Option('--all', help=(
-        'print the metrics of the literature, too; JSON and the page always have them'))] = False,
+        'print the metrics of the literature and salience, too; JSON and the page always have '
+        'them'))] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Score fused images, or a way of fusing. Exit code 1 when some could not be scored."""
     from ..io.paths import require_inputs
     from ..io.writing import require_output
     from ..tools.bench.report import figure_class
-    from ..tools.evaluation import eval_files, eval_page, evaluate, scoring
+    from ..tools.evaluation import eval_doubts, eval_files, eval_page, evaluate, scoring
     from ..tools.evaluation.detection_scores import read_boxes
     from ..tools.evaluation.detector_trial import DetectorTrial, chosen_detector
     from ..tools.evaluation.eval_page import Page
@@ -86,8 +87,12 @@ def eval(
                           class_number=chosen.class_number) if chosen else None
     method = scoring.method(model, preset=preset, weights=weights,
                             device=device) if model else None
-    count = eval_files.image_count(  # says what is missing before the bar begins
-        eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused))
+    sets = eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused)
+    count = eval_files.image_count(sets)  # says what is missing before the bar begins
+    found = eval_files.sources(sets)[0]
+    if boxes and known:
+        _note(eval_doubts.boxes_note(boxes, known, found))
+    _note(eval_doubts.swapped_note(found))
     page = Page(html,
                 count=count,
                 method=method[0] if method else evaluate.FROM_FILES,
@@ -100,11 +105,11 @@ def eval(
             show=page.add if page else None,
             report=lambda number, total: done(number))
     options.write_json(json, eval_page.as_json(evaluation))
-    if page:
-        page.write(evaluation)
+    older = page.write(evaluation) if page else ''
     if plot is not None and evaluation.images:
         eval_page.write_plot(plot, evaluation)
     _print(evaluation, every=every, json=json)
+    _note(eval_doubts.flicker_note(evaluation), older)
     if moved := getattr(method and method[1], 'moved', 0):
         typer.echo(f'thermal of {moved} pairs was moved onto the edges of RGB before it was fused '
                    '(docs/alignment.md); it is scored where it was', err=True)
@@ -113,14 +118,21 @@ def eval(
         raise typer.Exit(1)
 
 
+def _note(*texts: str) -> None:
+    for text in texts:
+        if text:
+            typer.echo(f'note: {text}', err=True)
+
+
 def _print(evaluation, *, every: bool, json: Path | None) -> None:
     from ..tools.evaluation import eval_page
 
     console = options.table_console(json, width=WIDTH)
-    for table in eval_page.tables(evaluation, width=console.width, every=every):
-        console.print(table)
-    for line in eval_page.below(evaluation, every=every):
-        console.print(line, highlight=False, markup=False)
+    if evaluation.images:
+        for table in eval_page.tables(evaluation, width=console.width, every=every):
+            console.print(table)
+        for line in eval_page.below(evaluation, every=every):
+            console.print(line, highlight=False, markup=False)
     if evaluation.detector:
         console.print(eval_page.detector_table(evaluation))
     for problem in evaluation.problems:

@@ -178,14 +178,19 @@ def read_image_pair(rgb: Path, thermal: Path, *, keep_order: bool = False) -> tu
     """
     pair = read_files(rgb, thermal)
     notes = [note for note in map(pages_note, (rgb, thermal)) if note]
-    if (keep_order or in_color(pair.rgb) or not in_color(pair.thermal)
-            or _has_palette(pair.thermal)):
+    if keep_order or not look_swapped(pair):
         return pair, '; '.join(notes)
     swapped = Pair(replace(pair.thermal, stream=RGB), replace(pair.rgb, stream=THERMAL),
                    offset_ns=0)
     notes.append(f'{thermal} is in color and {rgb} is gray: the grid and the color are those of '
                  f'{thermal}; --keep-order takes {rgb} for the visible image')
     return swapped, '; '.join(notes)
+
+
+def look_swapped(pair: Pair) -> bool:
+    """Whether only thermal is in color, and in no palette of thermal cameras."""
+    return (in_color(pair.thermal) and not in_color(pair.rgb)
+            and not _has_palette(pair.thermal))
 
 
 def _has_palette(frame: Frame) -> bool:

@@ -18,16 +18,41 @@ from .detector import Detections
 TRUTH, IGNORED, WANTED, OTHER = (80, 220, 80), (150, 150, 150), (0, 140, 255), (255, 160, 60)
 
 
+# How far a box may reach over the border: of the side of the image, and at least.
+OVER_SHARE, LEAST_OVER_PX = 0.02, 3
+
+
 class BoxesError(DiffmfError):
     """This file does not hold boxes."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Objects to find in one image and regions where a find does not count; N x 4 each."""
+    """Objects to find in one image and regions where a find does not count; N x 4 each.
+
+    entry: the name that the file has for them.
+    """
 
     people: np.ndarray
     ignore: np.ndarray
+    entry: str = ''
+
+    def outside(self, width: int, height: int) -> str:
+        """Return a sentence on a box that is not one of an image of this size in pixels, or ''.
+
+        A box may reach over the border by 2 % of the side, or 3 pixels where that is more, as
+        those that are drawn by hand do, but none lies beside the image.
+        """
+        far = np.maximum(LEAST_OVER_PX, OVER_SHARE * np.array([width, height]))
+        for kind, boxes in (('people', self.people), ('ignore', self.ignore)):
+            low, high = boxes[:, :2], boxes[:, 2:]
+            wrong = (low < -far) | (high > (width, height) + far)
+            wrong |= (low >= (width, height)) | (high <= 0)
+            for box in boxes[wrong.any(axis=1)]:
+                return (f'the box {[float(f"{side:.1f}") for side in box]} of its {kind} in '
+                        f'--boxes, entry {self.entry}, reaches out of the image of '
+                        f'{width}x{height} pixels: boxes of another resolution?')
+        return ''
 
 
 class Boxes:
@@ -36,6 +61,11 @@ class Boxes:
     def __init__(self, truths: dict[str, Truth]):
         self._truths = truths
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the entries, in the order of the file."""
+        return list(self._truths)
+
     def of(self, dataset: str, stem: str) -> Truth | None:
         """Return the truth of an image, or None where the file does not name it."""
         return self._truths.get(f'{dataset}_{stem}', self._truths.get(stem))
@@ -43,8 +73,10 @@ class Boxes:
 
 def read_boxes(path: Path) -> Boxes:
     """Read the boxes of a file. Raises BoxesError, with the entry, for what are no boxes."""
+    if path.is_dir():
+        raise BoxesError(f'{path} is a folder; expected a JSON file of boxes')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_once)
     except (OSError, ValueError) as error:
         raise BoxesError(explained(f'{path} cannot be read as JSON: {error}', path)) from error
     if not isinstance(content, dict) or not content:
@@ -54,14 +86,25 @@ def read_boxes(path: Path) -> Boxes:
     return Boxes({name: _truth(path, name, entry) for name, entry in content.items()})
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object of JSON. Raises ValueError where a name stands in it twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'{twice!r} stands in one object {names.count(twice)} times')
+    return found
+
+
 def _truth(path: Path, name: str, entry: object) -> Truth:
     if not isinstance(entry, dict) or 'people' not in entry:
         raise BoxesError(
             f'{path}, {name}: expected {{"people": [...], "ignore": [...]}}, got {_short(entry)}'
         )
-    return Truth(
-        *(_array(path, f'{name}, {kind}', entry.get(kind, [])) for kind in ('people', 'ignore'))
+    people, ignore = (
+        _array(path, f'{name}, {kind}', entry.get(kind, [])) for kind in ('people', 'ignore')
     )
+    return Truth(people, ignore, name)
 
 
 def _array(path: Path, where: str, boxes: object) -> np.ndarray:

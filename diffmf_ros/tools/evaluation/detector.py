@@ -141,16 +141,18 @@ def read_classes(text: str) -> list[str]:
     """Return class names from a file, one a line, or a list with commas; else DetectorError."""
     path = Path(text)
     try:
-        lines = (
-            path.read_text(encoding='utf-8').splitlines() if path.is_file() else text.split(',')
-        )
+        lines = (path.read_text(encoding='utf-8').splitlines() if path.is_file()
+                 else text.split(','))
     except (OSError, UnicodeDecodeError) as error:
         message = f'{path} cannot be read as a list of class names: {error}'
         raise DetectorError(explained(message, path)) from error
     names = [line.strip() for line in lines if line.strip()]
     # A single name is no list: the name of a file that is not there, or `-`.
-    if not names or names == ['-'] or (
-            len(names) == 1 and not path.is_file() and path.suffix):
+    if len(names) == 1 and not path.is_file() and (path.suffix or path.is_dir()):
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise DetectorError(f'{path} {what}; expected a file of class names, one a line, or the '
+                            'names with commas between them')
+    if not names or names == ['-']:
         raise DetectorError(
             f'expected class names, one a line in a file or with commas between them, got {text!r}'
         )
@@ -184,6 +186,10 @@ def _session(path: Path, threads: int):
     try:
         return ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     except Exception as error:  # as above
+        if type(error).__name__ == 'InvalidProtobuf':
+            raise DetectorError(explained(
+                f'{path} is no whole ONNX file: it is cut off, damaged or of another kind; copy '
+                'or export it again', path)) from error
         raise DetectorError(
             explained(f'onnxruntime {ort.__version__} cannot load {path}: {error}', path)
         ) from error
@@ -245,13 +251,14 @@ def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) ->
     classes is the number of class names, where they are known. Raises DetectorError, with the
     shape, where no layout or more than one fits.
     """
-    fitting = [name for name in LAYOUTS if len(shape) == 2 and _fits(name, shape, size, classes)]
-    if len(fitting) > 1 and classes is None:  # a YOLOX of 107 classes looks like a NanoDet of 80
-        fitting = [
-            name for name in fitting if _class_count(name, shape) == COCO_CLASSES
-        ] or fitting
+    fitting = _fitting(shape, size, classes)
     if len(fitting) == 1:
         return LAYOUTS[fitting[0]]
+    if classes is not None and not fitting:
+        if others := _fitting(shape, size, None):
+            counts = ' or '.join(f'{_class_count(name, shape)} of {name}' for name in others)
+            raise DetectorError(f'{classes} class names are given (--classes), but the output '
+                                f'{_text(shape)} has classes for {counts}: name all of them')
     cells, plus_cells = _cell_count(size), _cell_count(size, (*STRIDES, 64))
     verdict = f'of several layouts: {", ".join(fitting)}' if fitting else 'of no known layout'
     raise DetectorError(
@@ -261,6 +268,15 @@ def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) ->
         f'(C + {4 * NANODET_BINS}) of nanodet, without suppression of overlaps in the file; give '
         'the names of the classes or the layout, or export it that way'
     )
+
+
+def _fitting(shape: tuple[int, ...], size: Size, classes: int | None) -> list[str]:
+    """Return the names of the layouts that an output may have."""
+    fitting = [name for name in LAYOUTS if len(shape) == 2 and _fits(name, shape, size, classes)]
+    if len(fitting) > 1 and classes is None:  # a YOLOX of 107 classes looks like a NanoDet of 80
+        of_coco = [name for name in fitting if _class_count(name, shape) == COCO_CLASSES]
+        return of_coco or fitting
+    return fitting
 
 
 def named(name: str, shape: tuple[int, ...], size: Size) -> Layout:

@@ -95,6 +95,10 @@ def data_sets(*, rgb: Path | None, thermal: Path | None, pairs: Path | None,
     if not homes:
         raise EvaluationError(f'no pairs at or below {pairs}: expected folders vi and ir with '
                               f'files of equal names')
+    if fused and (missing := [home.name for home in homes if home != pairs
+                              and not (fused / home.name).is_dir()]):
+        raise EvaluationError(f'{fused} has no folder {", ".join(missing)}: with --pairs, --fused '
+                              'is expected to hold a folder for each data set')
     return {Path(os.path.realpath(home)).name: {'visible': home / 'vi', 'thermal': home / 'ir'}
             | ({'fused': fused / home.name if home != pairs else fused} if fused else {})
             for home in homes}

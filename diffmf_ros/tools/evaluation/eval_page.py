@@ -5,6 +5,7 @@ detector are drawn."""
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -21,7 +22,7 @@ from .detection_scores import drawn
 from .detector_trial import ABOUT, COLUMNS, RGB, THERMAL, Look
 from .eval_files import EvaluationError, Images
 from .evaluate import FLAT_THERMAL, Evaluation, Scores
-from .scoring import HEADLINE, METRICS, cells
+from .scoring import HEADLINE, LITERATURE, METRICS, cells
 
 CAPTION = ('More is better but for haze (levels, 0 is none), Nabf and flicker. MI in nats; VIF '
            'and SSIM summed over both sources. Means of target are over all targets. -: not '
@@ -32,6 +33,7 @@ LEAST_NAME = 14  # columns of a terminal; longer names take two lines
 DECIMALS = {'AP40': 3, 'AP50': 3, 'day_again': 2}
 EMBEDDED = 100  # images; more of them make a page that browsers load slowly, so they get a folder
 QUALITY = 92
+PICTURE = re.compile(r'\d{5,}_(RGB|thermal|fused)\.jpg')  # its name in that folder
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -111,9 +113,9 @@ def tables(evaluation: Evaluation, *, width: int, every: bool) -> Iterator[Table
 
 def below(evaluation: Evaluation, *, every: bool) -> list[str]:
     """Return the lines that belong under the tables."""
-    more = len(columns(evaluation)) - len(columns(evaluation, every=False))
     return [CAPTION, targets_of(evaluation),
-            *([] if every else [f'--all prints {more} metrics of the literature, too'])]
+            *([] if every else [f'--all prints {len(LITERATURE)} metrics of the literature and '
+                                  'salience, too'])]
 
 
 def targets_of(evaluation: Evaluation) -> str:
@@ -266,8 +268,10 @@ class Page:
         self._path = path
         self._sections: list[str] = []
         self._method, self._class_number = method, class_number
-        beside = count > EMBEDDED and not is_stream(path)
-        self.folder = path.with_name(f'{path.stem}_files') if beside else None
+        folder = path.with_name(f'{path.stem}_files')
+        self.folder = folder if count > EMBEDDED and not is_stream(path) else None
+        self._older = folder if path.exists() and not is_stream(path) else None
+        self._pictures: set[str] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if self.folder:
@@ -299,8 +303,12 @@ class Page:
         self._sections.append(f'<section data-scores="{data}"><h2>{escape(images.name)}</h2>'
                               f'<div class="pictures">{figures}</div><p>{listed}</p></section>')
 
-    def write(self, evaluation: Evaluation) -> None:
-        """Write the page. Raises WriteError when that is not possible."""
+    def write(self, evaluation: Evaluation) -> str:
+        """Write the page and remove the pictures of the one that it replaces.
+
+        Returns a sentence on the folder of those where it stays, because not all in it is surely
+        of a page, else ''. Raises WriteError when the page cannot be written.
+        """
         title = f'{evaluation.method}: {len(evaluation.images)} images'
         buttons = ' '.join(f'<button data-name="{name}">{name}</button>'
                            for name in ('name', *METRICS))
@@ -309,6 +317,23 @@ class Page:
                                buttons=buttons,
                                sections='\n'.join(self._sections))
         write_text(self._path, text)
+        return self._without_older()
+
+    def _without_older(self) -> str:
+        if self._older is None or not self._older.exists():
+            return ''
+        plain = self._older.is_dir() and not self._older.is_symlink()
+        inside = list(self._older.iterdir()) if plain else []
+        ours = bool(inside) and all(PICTURE.fullmatch(file.name) and file.is_file()
+                                    for file in inside)
+        if ours:
+            for file in inside:
+                if file.name not in self._pictures:
+                    file.unlink()
+            if not self.folder:
+                self._older.rmdir()
+        return '' if ours or self.folder else (
+            f'{self._path} does not use {self._older}, which stays')
 
     def _source(self, name: str, kind: str, pixels: np.ndarray) -> str:
         jpeg = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
@@ -316,6 +341,7 @@ class Page:
             return f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}'
         file = self.folder / f'{len(self._sections):05d}_{kind}.jpg'
         write_bytes(file, jpeg)
+        self._pictures.add(file.name)
         return f'{self.folder.name}/{file.name}'
 
 

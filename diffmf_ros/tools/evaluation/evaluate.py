@@ -23,7 +23,7 @@ from .eval_files import (
     read_images,
     sources,
 )
-from .metrics import ImageScores, flat_thermal, score
+from .metrics import SMALLEST_SIDE, ImageScores, flat_thermal, score
 from .perception import Flicker, FlickerMeter
 from .scoring import BASELINES, Fuse, by_set, colored, fused_levels, luminance, means
 
@@ -151,6 +151,13 @@ def _score(source: Source, ways: dict[str, Fuse | None],
     known: dict[str, Any] = {'boxes': truth.people, 'ignore': truth.ignore} if truth else {}
     try:
         images = read_images(source.name, source.files, thermal)
+        height, width = images.ir.shape
+        why = truth.outside(width, height) if truth else ''
+        if min(height, width) < SMALLEST_SIDE:
+            why = (f'{width}x{height} pixels; the metrics need at least {SMALLEST_SIDE} x '
+                   f'{SMALLEST_SIDE}')
+        if why:
+            raise UnusableImage(source.files['visible'], why)
         levels = {way: fused_levels(fuse, images.ir, images.vi_y) if fuse
                   else luminance(images.fused_file) for way, fuse in ways.items()}
         scores = {way: score(images.ir, images.vi_y, y, colors=_colors(images, y, fuse=ways[way]),

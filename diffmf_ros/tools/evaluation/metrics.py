@@ -190,8 +190,9 @@ def _checked(**images: np.ndarray) -> list[np.ndarray]:
     shapes = {name: np.shape(image) for name, image in images.items()}
     first = shapes['fused']
     if len(first) != 2 or min(first) < SMALLEST_SIDE or set(shapes.values()) != {first}:
+        got = ', '.join(f'{name} {" x ".join(map(str, shape))}' for name, shape in shapes.items())
         raise MetricError('metrics need three gray images of one shape, at least '
-                          f'{SMALLEST_SIDE} x {SMALLEST_SIDE}; got {shapes}')
+                          f'{SMALLEST_SIDE} x {SMALLEST_SIDE}; got {got}')
     arrays = {name: np.asarray(image, np.float64) for name, image in images.items()}
     for name, array in arrays.items():
         # Written so that a NaN fails it too.

@@ -147,7 +147,7 @@ def test_non_detector_files_are_refused(tmp_path):
     with pytest.raises(DetectorError, match='is not a file'):
         Detector(tmp_path / 'none.onnx')
     (tmp_path / 'text.onnx').write_text('text')
-    with pytest.raises(DetectorError, match='cannot load'):
+    with pytest.raises(DetectorError, match='is no whole ONNX file'):
         Detector(tmp_path / 'text.onnx')
     gray = write_constant(tmp_path / 'gray.onnx', yolox_output(), dims=[1, 1, 64, 64])
     with pytest.raises(DetectorError, match='expected one picture, 1 x 3 x height x width'):
@@ -212,5 +212,13 @@ def test_class_names_from_file_or_list(tmp_path):
     ) == (1, 3, 0)
     with pytest.raises(DetectorError, match="no class is called 'truck'; known: person, car"):
         class_number('truck', ['person', 'car'])
-    with pytest.raises(DetectorError, match='expected class names'):
+    with pytest.raises(DetectorError, match='missing.txt does not exist'):
         read_classes('missing.txt')
+
+
+def test_cut_file_in_plain_words(tmp_path):
+    """A file that is cut off is said to be no whole ONNX file."""
+    path = write_constant(tmp_path / 'd.onnx', yolox_output())
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DetectorError, match='is no whole ONNX file: it is cut off'):
+        Detector(path)

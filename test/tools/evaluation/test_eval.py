@@ -271,7 +271,7 @@ def test_metrics_of_literature_when_asked(folders):
     short, whole = diffmf_eval(*both), diffmf_eval(*both, '--all')
 
     assert 'saturation' in short.stdout and 'Qabf' not in short.stdout
-    assert '--all prints 14 metrics' in short.stdout
+    assert '--all prints 13 metrics of the literature and salience' in short.stdout
     assert 'Qabf' in whole.stdout and '--all' not in whole.stdout
 
 
