@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bad_inputs import furnish, state
@@ -44,6 +46,21 @@ class Wrong(Exception):
     """A command that was interrupted did not end as it should."""
 
 
+@contextmanager
+def started(arguments: Sequence[object], **options) -> Iterator[subprocess.Popen]:
+    """Start a command in a session of its own, which hears Ctrl-C also where these tests, as a job
+    in the background, do not; yield its process, which ends with the block."""
+    with subprocess.Popen(
+            [sys.executable, '-m', 'diffmf_ros.cli', *map(str, arguments)], text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def interrupted(name: str, after_s: float, number: int = signal.SIGINT) -> str:
     """Run a command and interrupt it by a signal after a time; return how it ended.
 
@@ -53,13 +70,11 @@ def interrupted(name: str, after_s: float, number: int = signal.SIGINT) -> str:
     with tempfile.TemporaryDirectory() as folder:
         furnish(Path(folder))
         before = state(Path(folder))
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'diffmf_ros.cli', *COMMANDS[name]], cwd=folder, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-        time.sleep(after_s)
-        # To the group, as a terminal does
-        os.killpg(process.pid, number)
-        said = process.communicate(timeout=120)[1]
+        with started(COMMANDS[name], cwd=folder) as process:
+            time.sleep(after_s)
+            # To the group, as a terminal does
+            os.killpg(process.pid, number)
+            said = process.communicate(timeout=120)[1]
         after = state(Path(folder))
     ended = 128 + number
     if process.returncode == -number or 'init_import_site' in said:

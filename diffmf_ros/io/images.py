@@ -188,7 +188,7 @@ def read_image_pair(rgb: Path, thermal: Path, *, keep_order: bool = False) -> tu
 
 
 def look_swapped(pair: Pair) -> bool:
-    """Whether only thermal is in color, and in no palette of thermal cameras."""
+    """Return whether only thermal is in color, and in no palette of thermal cameras."""
     return (in_color(pair.thermal) and not in_color(pair.rgb)
             and not _has_palette(pair.thermal))
 

@@ -3,13 +3,11 @@
 
 import contextlib
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from random_interrupts import interrupted
+from random_interrupts import interrupted, started
 
 from diffmf_ros.cli import __main__ as entry
 from diffmf_ros.cli import main as command
@@ -35,17 +33,15 @@ def test_interrupt_is_one_line(name, after_s, number):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_half_folder_is_removed(tmp_path, number):
     """A command that ends by a signal while it writes a bag says so and leaves nothing."""
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'diffmf_ros.cli', 'sample-bag', tmp_path / 'new', '--seconds',
-         '120'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    until_s = time.monotonic() + 60
-    while not list(tmp_path.glob('.new.*partial*')) and time.monotonic() < until_s:
-        time.sleep(0.05)
-    assert list(tmp_path.iterdir())
-    process.send_signal(number)
-    process.send_signal(number)  # as `timeout` does
+    with started(['sample-bag', tmp_path / 'new', '--seconds', '120']) as process:
+        until_s = time.monotonic() + 60
+        while not list(tmp_path.glob('.new.*partial*')) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        assert list(tmp_path.iterdir())
+        process.send_signal(number)
+        process.send_signal(number)  # as `timeout` does
 
-    said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number and 'error: interrupted' in said
     assert 'Traceback' not in said and list(tmp_path.iterdir()) == []
 
