@@ -48,8 +48,10 @@ def test_half_folder_is_removed(tmp_path, number):
 
 @pytest.fixture
 def handlers(monkeypatch):
-    """Signals are handled as before after the test."""
+    """Signals are those of a command in the foreground, and as before after the test."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     monkeypatch.setattr(entry, '_came_s', {})
     yield
     for number, handler in kept.items():

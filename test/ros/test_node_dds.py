@@ -191,7 +191,8 @@ def test_adaptive_node_steps_down(camera_bag, start, peer):
 
     def counts(report):
         values = values_of(report)
-        return int(values['fused']), int(values['pairs'])
+        # Not those of classical, which stands in for a network that takes too long.
+        return int(values.get('out.FUSED', 0)), int(values['pairs'])
 
     def reports_at(wanted):
         return [report for report in reports if wanted(float(values_of(report)['scale']))]
