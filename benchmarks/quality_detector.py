@@ -33,6 +33,18 @@ PLACEMENTS = (0, 0, 1.0), (7, 3, 1.0), (3, 12, 1.0), (13, 8, 1.0), (0, 0, 0.95),
 FILL = 114, 114, 114  # around a picture, as detectors pad
 
 
+def fused_pictures(
+    methods: dict[str, Fuse], thermal: np.ndarray, vi_y: np.ndarray, visible: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the picture of every method in the color of visible, of one pair, H x W uint8 each.
+
+    visible may have the three channels of BGR, and so have the pictures then.
+    """
+    return {
+        name: colored(fused_levels(fuse, thermal, vi_y), visible) for name, fuse in methods.items()
+    }
+
+
 def look_at(
     methods: dict[str, Fuse],
     folder: Path,
@@ -51,10 +63,7 @@ def look_at(
     for vi_file, ir_file in pair_files(folder):
         pair, visible = read_pair(vi_file, ir_file)
         thermal = shifted(pair.ir, *shift_px)
-        pictures = {
-            name: colored(fused_levels(fuse, thermal, pair.vi_y), visible)
-            for name, fuse in methods.items()
-        }
+        pictures = fused_pictures(methods, thermal, pair.vi_y, visible)
         cameras = {RGB: visible, THERMAL: thermal}
         trial.look(ir_file.parent.parent.name, ir_file.stem, pictures | cameras, pair.vi_y)
     return trial.table()
@@ -99,12 +108,9 @@ def look_at_placed(
         if truth is None:
             continue
         pair, visible = read_pair(vi_file, ir_file)
-        pictures = {RGB: visible, THERMAL: pair.ir} | {
-            name: colored(fused_levels(fuse, pair.ir, pair.vi_y), visible)
-            for name, fuse in methods.items()
-            if name not in (RGB, THERMAL)
-        }
-        for name, picture in pictures.items():
+        cameras = {RGB: visible, THERMAL: pair.ir}
+        pictures = fused_pictures(methods, pair.ir, pair.vi_y, visible)
+        for name, picture in (cameras | pictures | cameras).items():  # the cameras come first
             for number, (placed, there) in enumerate(placements(picture, truth)):
                 found = detector(placed)
                 looks[name][number].append((found.only(found.classes == class_number), there))
@@ -150,10 +156,8 @@ def finds_in_clips(
         counts: dict[str, dict[str, float]] = {}
         for vi_file, ir_file in frames[::EVERY]:
             pair, visible = read_pair(vi_file, ir_file)
-            pictures = {
-                name: colored(fused_levels(fuse, pair.ir, pair.vi_y), visible)
-                for name, fuse in methods.items()
-            } | {RGB: visible, THERMAL: pair.ir}
+            pictures = fused_pictures(methods, pair.ir, pair.vi_y, visible)
+            pictures |= {RGB: visible, THERMAL: pair.ir}
             found = {name: detector(picture) for name, picture in pictures.items()}
             for name, one in (found | {POOLED: pooled(found[RGB], found[THERMAL])}).items():
                 row = counts.setdefault(name, {'found': 0})

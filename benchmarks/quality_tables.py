@@ -57,7 +57,7 @@ def detector_lines(title: str, table: TrialScores) -> list[str]:
 
 
 def placed_lines(table: dict[str, Scores]) -> list[str]:
-    """What the detector finds in pictures placed in many ways, a row for each method."""
+    """Return a table of what the detector finds in pictures placed in many ways, by method."""
     if not table:
         return []
     columns = 'AP40', 'spread', 'AP50', 'found'

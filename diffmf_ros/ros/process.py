@@ -87,7 +87,7 @@ class StopRequest:
 
     @property
     def unheard(self) -> bool:
-        """Whether a signal would still interrupt the main thread: it starts, and none came yet."""
+        """Return whether a first signal would interrupt the main thread, which still starts."""
         return self._interrupts
 
     def _request(self, number, stack) -> None:

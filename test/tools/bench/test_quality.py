@@ -160,7 +160,7 @@ def test_shifted_image_repeats_its_border():
 
 
 def bright_part(picture):
-    """What is bright, as a detector would say it: the box around it, of class 0."""
+    """Return the box around what is bright, as the detection of a person."""
     rows, columns = np.nonzero(np.atleast_3d(picture)[..., 0] > 200)
     box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
     return Detections(box, np.array([0.9], np.float32), np.array([0]))

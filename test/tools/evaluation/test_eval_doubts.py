@@ -191,7 +191,7 @@ def test_older_pictures_of_page_removed(home):
 
 
 def test_folder_with_other_files_stays(home):
-    """A folder that holds anything else is left as it is, which is said."""
+    """A folder with other files than pictures of a page stays as it is, and a note says so."""
     write_page(home, eval_page.EMBEDDED + 1)
     (home / 'page_files' / 'style.css').write_text('of a page that a browser saved')
     assert write_page(home, 2).endswith('page_files, which stays')
