@@ -38,8 +38,7 @@ _WIDTH, _FIRST_BLOCKS, _BLOCKS = 640, Blocks(64, 32, 24), Blocks(64, 32, 10)
 _REACH_S, _BLUR_PX = 0.1, 1.5
 # The cameras agree on a velocity within so many px/s, or this part of it.
 _SAME_PX_S, _SAME_SHARE = 8.0, 0.3
-# Stamps of a pair differ by at most this much.
-_NEAR_S = 0.025
+_NEAR_S = 0.025  # stamps of a pair differ by at most this much
 _INSTANTS, _ROUNDS, _SETTLED_S = 60, 6, 0.001
 # Errors of this size begin to count less, in pixels and, of the flow, in px/s.
 _SOFT_PX, _SOFT_PX_S = 1.5, 6.0
@@ -51,6 +50,7 @@ _STEPS, _GROUPS = 20, 8
 _FIRST_SOFT_PX, _LAST_SOFT_PX, _SHARPER = 8.0, 0.5, 0.7
 # What does not move stays this near to the lines of the flow, in px/s.
 _STATIC_PX_S = 6.0
+_ADVICE = 'take a recording in which the cameras are turned to and fro'
 # Turns that are this part of all motion, squared, tell the offset by themselves.
 _TURNING_SHARE = 0.1
 LEAST_MATCHES, LARGEST_UNCERTAINTY_MS = 300, 4.0
@@ -136,9 +136,8 @@ def estimate_offset(rgb: Clip, thermal: Clip, alignment: Alignment, *, start_ms:
         raise RegistrationError('no time offset: it is uncertain by '
                                 f'{found.uncertainty_ms:.1f} ms, where {found.permitted_ms:g} ms '
                                 'are permitted: too little moves, or all of it as parallax '
-                                'would; take a recording in which the cameras are turned '
-                                'to and fro'
-                                + ('' if cameras else ', or calibrate both (camera infos)'))
+                                f'would; {_ADVICE}'
+                                f'{"" if cameras else ", or calibrate both (camera infos)"}')
     if abs(step_ms) > max(2e3 * _SETTLED_S, found.uncertainty_ms):
         raise RegistrationError(f'no time offset: the search goes on after {_ROUNDS} rounds, at '
                                 f'{found.offset_ms:+.0f} ms; start nearer (--thermal-offset-ms)')
@@ -172,7 +171,8 @@ def _require_enough(seen: _Seen) -> None:
     """Raise RegistrationError for too few blocks, or too few instants."""
     if len(seen.rgb) < LEAST_MATCHES:
         raise RegistrationError(f'no time offset: {len(seen.rgb)} blocks were found in both '
-                                f'cameras with their velocities, {LEAST_MATCHES} are needed')
+                                f'cameras with their velocities, {LEAST_MATCHES} are needed: '
+                                f'check the alignment, and {_ADVICE}')
     instants = len(np.unique(seen.instant))
     if instants < _GROUPS:
         raise RegistrationError(f'no time offset: both cameras show motion at {instants} '
