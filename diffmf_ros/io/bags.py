@@ -9,7 +9,6 @@ disagrees with its storage file otherwise reads as silently empty.
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -38,7 +37,7 @@ from .bag_recovery import (
     storage_of,
     wrong_files,
 )
-from .writing import clear_stale, make_folder, partial_name, reason_of, sync, unfinished
+from .writing import clear_stale, make_folder, reason_of, sync, unfinished_folder
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
@@ -290,8 +289,7 @@ class BagWriter:
     def _made_staging(self) -> Path:  # type: ignore[return]
         if not self._keep:
             clear_stale(Path(os.path.realpath(self.path.parent)))
-            return unfinished(Path(tempfile.mkdtemp(
-                prefix=f'{partial_name(self.path.name)}-', dir=self.path.parent)))
+            return unfinished_folder(self.path)
         for number in count(1):
             folder = self.path.with_name(
                 f'{self.path.name}.unfinished{"" if number == 1 else f"-{number}"}')

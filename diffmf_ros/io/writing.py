@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -183,10 +184,15 @@ def make_folder(folder: Path) -> None:
         sync(place.parent)
 
 
-def unfinished(path: Path) -> Path:
-    """Register a half-written file or folder for remove_unfinished; returns it."""
-    _unfinished.add(path)
-    return path
+def unfinished_folder(path: Path) -> Path:
+    """Make a hidden folder beside path, for its owner alone, in which it is to be written.
+
+    It is registered for remove_unfinished before it is there: a signal may come in between.
+    """
+    folder = path.parent / f'{partial_name(path.name)}-{secrets.token_hex(4)}'
+    _unfinished.add(folder)
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def remove_unfinished() -> None:

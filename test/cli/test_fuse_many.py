@@ -290,11 +290,11 @@ def test_terminated_worker_leaves_nothing_half(tmp_path):
     program = """
 import sys, time
 from pathlib import Path
-from diffmf_ros.io.writing import unfinished
+from diffmf_ros.io.writing import unfinished_folder
 from diffmf_ros.tools.batch.spreading import end_with_parent
 
 end_with_parent()
-unfinished(Path(sys.argv[1])).write_text('half')
+(unfinished_folder(Path(sys.argv[1])) / 'file').write_text('half')
 print('works', flush=True)
 time.sleep(60)
 """

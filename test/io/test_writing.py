@@ -23,6 +23,7 @@ from diffmf_ros.io.writing import (
     WriteError,
     is_input,
     partial_name,
+    remove_unfinished,
     replacing,
     require_output,
     require_result_output,
@@ -164,6 +165,24 @@ def test_power_cut_loses_nothing(tmp_path, monkeypatch, kind):
             disk.require_name(folder)
         disk.require_stored(tmp_path / 'new' / 'deep' / there)
         assert disk.lost == []
+
+
+def test_interrupt_while_folder_is_made(tmp_path, monkeypatch):
+    """A signal that comes when the folder of a new bag is made, and nobody has it yet."""
+    made = Path.mkdir
+
+    def interrupted(path, *args, **options):
+        made(path, *args, **options)
+        if 'partial' in path.name:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, 'mkdir', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bag(tmp_path / 'a')
+    assert len(names(tmp_path)) == 1
+
+    remove_unfinished()
+    assert names(tmp_path) == []
 
 
 def test_power_cut_keeps_a_recording(tmp_path, monkeypatch):
