@@ -48,6 +48,7 @@ def ros_domain(folder: Path):
         lock = open(Path(tempfile.gettempdir()) / f'ros_domain_{number}.lock', 'w')
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.set_inheritable(lock.fileno(), True)  # a Child that outlives the test keeps it
             break
         except BlockingIOError:
             lock.close()
@@ -161,7 +162,7 @@ class Child:
         with log.open('w') as output:
             self.process = subprocess.Popen([sys.executable, '-m', module, *map(str, arguments)],
                                             stdout=output, stderr=subprocess.STDOUT,
-                                            env=os.environ)
+                                            env=os.environ, close_fds=False)
 
     @property
     def output(self) -> str:
