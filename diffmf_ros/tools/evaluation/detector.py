@@ -72,11 +72,8 @@ class Detector:
         self.size = _input_size(self.path, self._session, size)
         shape = self._run(np.zeros((self.size[1], self.size[0], 3), np.float32)).shape
         try:
-            self.layout = (
-                choose(shape, self.size, classes=classes)
-                if layout == AUTO
-                else named(layout, shape, self.size)
-            )
+            self.layout = (choose(shape, self.size, classes=classes) if layout == AUTO
+                           else named(layout, shape, self.size, classes=classes))
         except DetectorError as error:
             raise DetectorError(f'{self.path}: {error}') from error
         self.class_count = self.layout.decode(np.zeros(shape, np.float32), self.size)[1].shape[1]
@@ -103,9 +100,8 @@ class Detector:
         try:
             output = self._session.run(None, {self._input.name: batch})[0]
         except Exception as error:  # the bindings derive their exceptions from Exception itself
-            raise DetectorError(
-                f'{self.path}: onnxruntime raised {type(error).__name__}: {error}'
-            ) from error
+            reason = f'onnxruntime raised {type(error).__name__}: {error}'
+            raise DetectorError(f'{self.path}: {reason}') from error
         return (
             np.asarray(output, np.float32)[0]
             if np.ndim(output)
@@ -175,9 +171,7 @@ def _session(path: Path, threads: int):
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise DetectorError(
-            'a detector needs onnxruntime: pip install onnxruntime'
-        ) from error
+        raise DetectorError('a detector needs onnxruntime: pip install onnxruntime') from error
     if not path.is_file():
         raise DetectorError(f'{path} is not a file; expected a detector as an ONNX file')
     options = ort.SessionOptions()
@@ -254,11 +248,8 @@ def choose(shape: tuple[int, ...], size: Size, *, classes: int | None = None) ->
     fitting = _fitting(shape, size, classes)
     if len(fitting) == 1:
         return LAYOUTS[fitting[0]]
-    if classes is not None and not fitting:
-        if others := _fitting(shape, size, None):
-            counts = ' or '.join(f'{_class_count(name, shape)} of {name}' for name in others)
-            raise DetectorError(f'{classes} class names are given (--classes), but the output '
-                                f'{_text(shape)} has classes for {counts}: name all of them')
+    if classes is not None and not fitting and (others := _fitting(shape, size, None)):
+        raise _other_count(others, shape, classes)
     cells, plus_cells = _cell_count(size), _cell_count(size, (*STRIDES, 64))
     verdict = f'of several layouts: {", ".join(fitting)}' if fitting else 'of no known layout'
     raise DetectorError(
@@ -279,8 +270,15 @@ def _fitting(shape: tuple[int, ...], size: Size, classes: int | None) -> list[st
     return fitting
 
 
-def named(name: str, shape: tuple[int, ...], size: Size) -> Layout:
-    """Return the layout of this name, or raise DetectorError for a wrong name or output."""
+def _other_count(names: list[str], shape: tuple[int, ...], classes: int) -> DetectorError:
+    counts = ' or '.join(f'{_class_count(name, shape)} of {name}' for name in names)
+    return DetectorError(f'{classes} class names are given (--classes), but the output '
+                         f'{_text(shape)} has classes for {counts}: name all of them')
+
+
+def named(name: str, shape: tuple[int, ...], size: Size, *, classes: int | None = None) -> Layout:
+    """Return the layout of this name, or raise DetectorError for a wrong name, output or number of
+    class names."""
     if name not in LAYOUTS:
         raise DetectorError(f'expected a detector layout of {", ".join(LAYOUTS)}, got {name!r}')
     if len(shape) != 2 or not _fits(name, shape, size, None):
@@ -288,6 +286,8 @@ def named(name: str, shape: tuple[int, ...], size: Size) -> Layout:
             f'the output {_text(shape)} of an input of {size[0]}x{size[1]} pixels is not that of '
             f'{name}'
         )
+    if classes not in (None, _class_count(name, shape)):
+        raise _other_count([name], shape, classes)
     return LAYOUTS[name]
 
 

@@ -17,6 +17,7 @@ from diffmf_ros.tools.evaluation.detector import (  # noqa: E402
     DetectorError,
     choose,
     class_number,
+    named,
     pooled,
     read_classes,
     suppressed,
@@ -126,6 +127,16 @@ def test_layouts_told_by_class_count():
     assert choose((CELLS, 34), SIZE, classes=2).name == 'nanodet'
     with pytest.raises(DetectorError, match='several layouts: yolox, nanodet'):
         choose((CELLS, 34), SIZE)
+
+
+def test_wrong_class_count_is_refused():
+    """Names for another number of classes would call a car a person."""
+    few = '2 class names are given .* has classes for 80 of yolox'
+    with pytest.raises(DetectorError, match=few):
+        choose((CELLS, 85), SIZE, classes=2)
+    with pytest.raises(DetectorError, match=few):
+        named('yolox', (CELLS, 85), SIZE, classes=2)
+    assert named('yolox', (CELLS, 85), SIZE, classes=80).name == 'yolox'
 
 
 def test_unknown_output_names_shape(tmp_path):
