@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the tables of docs/machines.md from docs/machines/*.json: python docs/machines_page.py"""
 
+import sys
 from pathlib import Path
 
+from diffmf_ros.core.frames import DiffmfError
 from diffmf_ros.tools.bench.standard import markdown, read_report
 
 PAGE = Path(__file__).with_name('machines.md')
@@ -18,4 +20,8 @@ def with_tables(page: str) -> str:
 
 
 if __name__ == '__main__':
-    PAGE.write_text(with_tables(PAGE.read_text(encoding='utf-8')), encoding='utf-8')
+    try:
+        page = with_tables(PAGE.read_text(encoding='utf-8'))
+    except DiffmfError as error:
+        sys.exit(f'error: {error}')
+    PAGE.write_text(page, encoding='utf-8')

@@ -73,10 +73,16 @@ class DetectorNode(Node):
         self._names = read_classes(values['classes']) if values['classes'] else None
         self._wanted = class_number(values['wanted'], self._names)
         self._least_score = values['least_score']
+        if not 0 <= self._least_score <= 1:
+            raise DiffmfError(f'least_score must be from 0 to 1, got {self._least_score:g}')
+        if values['threads'] < 0:
+            raise DiffmfError(f'threads must be at least 0, got {values["threads"]}')
+        for topic in values['topics']:
+            qos.require_topic_name(topic)
         self._detector = Detector(
             values['detector'], layout=values['layout'], threads=values['threads'],
             classes=len(self._names) if self._names else None)
-        self._streams = [self._make_stream(topic) for topic in values['topics']]
+        self._streams = [self._make_stream(topic) for topic in dict.fromkeys(values['topics'])]
         best = qos.profile('reliable', depth=1)
         self._counts = self.create_publisher(String, 'counts', best)
         self._side_by_side = self.create_publisher(Image, 'side_by_side', best)

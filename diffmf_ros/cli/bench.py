@@ -87,8 +87,8 @@ def bench(
     standard: Annotated[bool,
                         typer.Option('--standard',
                                      help='measure the installed node, live, with the job that is '
-                                           'the same on every machine (docs/machines.md); takes 2 '
-                                           'minutes')] = False,
+                                           'the same on every machine (docs/machines.md); takes '
+                                           'about a minute and a half')] = False,
     page: Annotated[Path | None, options.output(endings=('.html',), help=(
         '--standard: also write a page about this machine (.html)'))] = None,
     overwrite: options.Overwrite = False,

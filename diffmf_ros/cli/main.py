@@ -8,10 +8,11 @@ input or output that cannot be used; 128 + n ended by signal n.
 
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from importlib import import_module
 from io import TextIOWrapper
@@ -37,6 +38,7 @@ COMPLETION = '_DIFFMF_COMPLETE'  # the variable with which a shell asks how a li
 _ADDRESS = re.compile(r'[a-z][a-z0-9+.-]+:/', re.IGNORECASE)  # as a path, which has no // in it
 DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
 ENDED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+PIPE_CLOSED = 128 + signal.SIGPIPE  # what reads the output has ended, as `head` does
 
 
 class Group(TyperGroup):
@@ -195,11 +197,29 @@ def main() -> None:
         # file names that are not UTF-8 are printed as they are
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors='surrogateescape')
+    output = _kept_output()
     # Completion prints what a shell reads, and an option alone is answered at once.
     named = sys.argv[1:2] and not sys.argv[1].startswith('-') and COMPLETION not in os.environ
     with signs_of_life(sys.argv[1]) if named else nullcontext():
         code = run(sys.argv[1:])
-    sys.exit(code)
+    # click and rich end with 1 then, which would be an answer of the command.
+    sys.exit(PIPE_CLOSED if code == SOME_FAILED and _is_unread(output) else code)
+
+
+def _kept_output() -> int | None:
+    """Return a descriptor of the standard output of its own: rich puts /dev/null in its place."""
+    with suppress(OSError, ValueError, AttributeError):
+        return os.dup(sys.stdout.fileno())
+    return None
+
+
+def _is_unread(output: int | None) -> bool:
+    """Whether the output is a pipe of which the reader has ended."""
+    if output is None:
+        return False
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _show_version(wanted: bool) -> None:

@@ -48,13 +48,18 @@ def train(
     columns = (TextColumn('loss {task.fields[loss]:.3f}'), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn())
     console = Console(stderr=True)
-    if console.is_terminal:
-        shows_itself()
     with Progress(*columns, console=console, disable=not is_first()) as progress:
-        task = progress.add_task('training', total=settings.iterations, loss=math.nan)
-        outcome = run(settings, lambda iteration, terms: progress.update(
-            task, completed=iteration, loss=terms['total']), minutes=minutes,
-            problem=lambda text: typer.echo(f'ERROR: {text}', err=True))
+        # Not shown before there is a loss: a finished training has none, nor a refused one.
+        task = progress.add_task('training', total=settings.iterations, loss=math.nan,
+                                 visible=False)
+
+        def report(iteration: int, terms: dict[str, float]) -> None:
+            if console.is_terminal:
+                shows_itself()
+            progress.update(task, completed=iteration, loss=terms['total'], visible=True)
+
+        outcome = run(settings, report, minutes=minutes,
+                      problem=lambda text: typer.echo(f'ERROR: {text}', err=True))
     if is_first():
         _tell(outcome, settings.iterations, json)
     if outcome.stop > Stop.TIME_IS_UP:

@@ -36,14 +36,21 @@ def view(
     require_rclpy('the page shows a running node')
     require_port(host, port)
     options.require_own_json(json, RESULT)
-    names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image, '__ns': namespace}
-    renamed = (
-        word
-        for name, other in names.items()
-        if other not in (name, '/')
-        for word in ('-r', f'{name}:={other}')
-    )
+    names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image,
+             '__ns': '/' + namespace.strip('/')}
+    changed = {name: other for name, other in names.items() if other not in (name, '/')}
+    if changed:
+        _require_names(changed)
+    renamed = (word for name, other in changed.items() for word in ('-r', f'{name}:={other}'))
     os.execv(sys.executable, [
         sys.executable, '-m', 'diffmf_ros.tools.view.viewer', '--host', host, '--port', str(port),
         *(('--json', str(json)) if json else ()), '--ros-args', *renamed,
     ])
+
+
+def _require_names(names: dict[str, str]) -> None:
+    """Raise DiffmfError for names that rcl would refuse in words of its own parser."""
+    from ..ros.qos import require_namespace, require_topic_name
+
+    for name, other in names.items():
+        (require_namespace if name == '__ns' else require_topic_name)(other)

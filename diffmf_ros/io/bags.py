@@ -244,12 +244,13 @@ class BagWriter:
         self._store = type_store()
         self._connections: dict[str, Any] = {}
         self._staging: Path | None = None
+        self._made: list[Path] = []
         self._keep, self._failed = keep, False
 
     def __enter__(self) -> 'BagWriter':
         require_bag_output(self.path, overwrite=self._overwrite, inputs=self._inputs)
         try:
-            make_folder(self.path.absolute().parent)
+            self._made = make_folder(self.path.absolute().parent)
             self._staging = self._made_staging()
             self._writer = Writer(self._staging / self.path.name, version=METADATA_VERSION,  # type: ignore[arg-type]
                                   storage_plugin=self._plugin)
@@ -285,6 +286,9 @@ class BagWriter:
         finally:
             if not kept and self._staging is not None:
                 shutil.rmtree(self._staging, ignore_errors=True)
+                for folder in self._made:
+                    with suppress(OSError):  # it is not empty
+                        folder.rmdir()
 
     def _made_staging(self) -> Path:  # type: ignore[return]
         if not self._keep:

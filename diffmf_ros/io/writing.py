@@ -176,12 +176,17 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             _unfinished.discard(partial)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for good: a power cut keeps them."""
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder, and those above it that are missing, for good: a power cut keeps them.
+
+    Returns:
+        Those that were made, the lowest one first.
+    """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
         sync(place.parent)
+    return missing
 
 
 def unfinished_folder(path: Path) -> Path:

@@ -210,7 +210,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                         'the other')
     parser.add_argument('--rate', type=_positive, default=1.0,
                         help='bag seconds per second (default 1)')
-    parser.add_argument('--loop', type=int, default=1, metavar='N',
+    parser.add_argument('--loop', type=_count, default=1, metavar='N',
                         help='play N times; 0: until stopped')
     parser.add_argument('--clock', action='store_true',
                         help='publish the time of the bag on /clock, 100 Hz')
@@ -225,6 +225,12 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float('inf'):
         raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f'must be at least 0, got {text}')
     return value
 
 

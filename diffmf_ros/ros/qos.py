@@ -6,8 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.validate_full_topic_name import validate_full_topic_name
+from rclpy.validate_namespace import validate_namespace
+
+from ..core.frames import DiffmfError
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -25,6 +31,29 @@ def profile(reliability: str, *, depth: int, latched: bool = False) -> QoSProfil
     return QoSProfile(depth=depth, reliability=POLICIES[reliability],
                       durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
                       else DurabilityPolicy.VOLATILE)
+
+
+def require_topic_name(topic: str) -> None:
+    """Raise DiffmfError for a name that no topic can have; a relative one is fine."""
+    try:
+        validate_full_topic_name(expand_topic_name(topic, 'node', '/'))
+    except (NameValidationException, ValueError) as error:
+        raise DiffmfError(f'expected the name of a topic, such as /rgb/image_raw, got {topic!r}: '
+                          f'{_reason(error)}') from error
+
+
+def require_namespace(namespace: str) -> None:
+    """Raise DiffmfError for what is no namespace, such as / or /front."""
+    try:
+        validate_namespace(namespace)
+    except (NameValidationException, ValueError) as error:
+        raise DiffmfError(f'expected a namespace, such as / or /front, got {namespace!r}: '
+                          f'{_reason(error)}') from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause of rclpy's three lines, of which the others show the name again."""
+    return str(error).partition('\n')[0].partition(': ')[2].rstrip(':') or str(error)
 
 
 def best_match(node: Node, topic: str) -> str:

@@ -15,9 +15,10 @@ from rclpy.node import Node
 
 from ..io.bags import STORAGES, BagWriter
 from . import process, qos
-from .messages import message_class
+from .messages import MessageTypeError, message_class
 
 LOOK_S = 0.2
+NOBODY_S = 5.0  # a publisher takes up to some seconds to be found
 COMMIT_S = 1.0
 DEPTH = 10
 
@@ -30,20 +31,43 @@ class Recorder:
         """Subscribe to each topic as soon as somebody publishes it and its type is thereby known.
         """
         self.counts: Counter[str] = Counter()
+        self._refused: dict[str, str] = {}  # topics of types that are not installed, and why
         self._node, self._writer = node, writer
         self._awaited = list(dict.fromkeys(map(node.resolve_topic_name, topics)))
         self._subscriptions: list[qos.MatchingSubscription] = []
         steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._nobody = node.create_timer(NOBODY_S, self._say_awaited, clock=steady)
         self._timers = (node.create_timer(LOOK_S, self._look, clock=steady),
                         node.create_timer(COMMIT_S, writer.commit, clock=steady))
+
+    @property
+    def missing(self) -> list[str]:
+        """Topics of which nothing was recorded, each with the reason."""
+        subscribed = [subscription.topic for subscription in self._subscriptions]
+        return [*(f'{topic} (nobody published it)' for topic in self._awaited),
+                *(f'{topic} ({reason})' for topic, reason in self._refused.items()),
+                *(f'{topic} (no message came)' for topic in subscribed
+                  if not self.counts[topic])]
 
     def _look(self) -> None:
         known = dict(self._node.get_topic_names_and_types())
         for topic in [t for t in self._awaited if t in known]:
             self._awaited.remove(topic)
-            self._subscribe(topic, known[topic][0])
+            try:
+                self._subscribe(topic, known[topic][0])
+            except MessageTypeError as error:
+                if not self._awaited and not self._subscriptions:
+                    raise  # else the other topics go on
+                self._refused[topic] = str(error)
+                self._node.get_logger().error(f'{topic} is not recorded: {error}')
         for subscription in self._subscriptions:
             subscription.refresh()
+
+    def _say_awaited(self) -> None:
+        self._nobody.cancel()  # once
+        if self._awaited:
+            self._node.get_logger().warning(
+                f'nobody publishes {", ".join(self._awaited)} so far: waiting')
 
     def _subscribe(self, topic: str, type_name: str) -> None:
         self._subscriptions.append(qos.MatchingSubscription(
@@ -76,7 +100,10 @@ def main(args: list[str] | None = None) -> int:
 
 
 def record(options: argparse.Namespace, stop: process.StopRequest) -> None:
-    """Record what options name into a new bag. Raises BagError or MessageTypeError."""
+    """Record what options name into a new bag. Raises BagError, or DiffmfError for a topic that
+    cannot be."""
+    for topic in options.topics:
+        qos.require_topic_name(topic)
     with BagWriter(options.bag, options.storage, overwrite=options.overwrite, keep=True) as writer:
         counts = run(writer, options.topics, stop)
     recorded = ', '.join(f'{count} {topic}' for topic, count in sorted(counts.items()))
@@ -84,11 +111,16 @@ def record(options: argparse.Namespace, stop: process.StopRequest) -> None:
 
 
 def run(writer: BagWriter, topics: list[str], stop: process.StopRequest) -> Counter:
-    """Record topics until stop is requested; return the number of messages of each."""
+    """Record topics until stop is requested; return the number of messages of each.
+
+    Those without any are said.
+    """
     node = process.created(lambda: Node('recorder'))
     try:
         recorder = Recorder(node, writer, topics)
         process.spin_until(node, stop)
+        if missing := recorder.missing:
+            node.get_logger().warning(f'not recorded: {", ".join(missing)}')
         return recorder.counts
     finally:
         node.destroy_node()

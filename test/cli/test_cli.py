@@ -2,6 +2,10 @@
 """The commands as a user calls them: exit codes, messages, files."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -103,6 +107,19 @@ def test_bench_measures_every_stage(domain, tmp_path):
         assert result['metrics']['P50_LATENCY'] >= stages['network']['p50']
         assert result['startup']['peak_memory_mb'] > 10
         assert result['name'] in done.stdout
+
+
+@pytest.mark.parametrize('arguments', [('--version',), ('models', '--help')])
+def test_closed_pipe_is_no_failure(arguments):
+    """What reads the output has ended, as `| head` does: that is no answer of the command."""
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run([sys.executable, '-m', 'diffmf_ros.cli', *arguments], stdout=writer,
+                          stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, '')
 
 
 def test_bench_refuses_invalid_size():

@@ -185,6 +185,14 @@ def test_interrupt_while_folder_is_made(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_bag_without_messages_leaves_nothing(tmp_path):
+    """Not even the folders that were made for it."""
+    with pytest.raises(BagError, match='no message was written'):
+        bag(tmp_path / 'new' / 'deep' / 'a', count=0, keep=True)
+
+    assert names(tmp_path) == []
+
+
 def test_power_cut_keeps_a_recording(tmp_path, monkeypatch):
     """What is committed stays; SQLite brings its own files to the disk by itself."""
     disk = Disk(monkeypatch)

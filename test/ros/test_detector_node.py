@@ -65,6 +65,21 @@ def example(monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(EXAMPLES), prepend=':')
 
 
+@pytest.mark.parametrize('parameter, said', [
+    ("topics:=['bad topic']", 'expected the name of a topic, such as /rgb/image_raw, got '),
+    ('least_score:=2.0', 'least_score must be from 0 to 1, got 2'),
+    ('threads:=-3', 'threads must be at least 0, got -3')])
+def test_impossible_parameters_are_refused(example, start, tmp_path, parameter, said):
+    """Parameters that cannot be used are one line."""
+    write_hot_spot(tmp_path / 'd.onnx')
+
+    node = start('detector_node', '--ros-args', '-p', f'detector:={tmp_path / "d.onnx"}', '-p',
+                 parameter)
+
+    assert node.wait() == 1
+    assert said in node.output and 'Traceback' not in node.output
+
+
 def test_people_counted_on_all_images(bag, example, start, peer, tmp_path):
     """People are counted on RGB thermal and fused."""
     # Given a detector of bright cells behind the node, on all three images

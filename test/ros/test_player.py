@@ -10,6 +10,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
 from diffmf_ros.io.bags import CAMERA_INFO, IMAGE, START_NS, BagReader, BagWriter, type_store
+from diffmf_ros.ros import bag_player
 from diffmf_ros.ros.messages import stamp_ns
 from diffmf_ros.ros.qos import profile
 
@@ -34,6 +35,17 @@ def test_messages_keep_their_stamps(small_bag, start, peer):
     assert (images[0].width, images[0].height, images[0].encoding) == (64, 48, 'bgr8')
     assert thermal[0].encoding == 'mono16' and infos[0].k[0] == 500.0
     assert 'published 90 messages' in player.output
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (('--loop', '-1'), '--loop: must be at least 0, got -1'),
+    (('--rate', '0'), '--rate: must be above 0, got 0')])
+def test_impossible_options_are_refused(capsys, arguments, said):
+    """An option out of its range is one line."""
+    with pytest.raises(SystemExit):
+        bag_player.parse(['bag', *arguments])
+
+    assert said in capsys.readouterr().err
 
 
 def test_loop_sets_clock_back(small_bag, start, peer):

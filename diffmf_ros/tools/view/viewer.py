@@ -149,9 +149,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default='127.0.0.1',
         help='address to listen on; 0.0.0.0: all (default: 127.0.0.1)',
     )
-    parser.add_argument('--port', type=int, default=8080, help='0: any free port (default: 8080)')
+    parser.add_argument('--port', type=_port, default=8080, help='0: any free (default: 8080)')
     parser.add_argument('--json', help='also write the address to this file; -: to the screen')
     return parser.parse_args(arguments)
+
+
+def _port(text: str) -> int:
+    if not 0 <= (value := int(text)) < 1 << 16:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 65535, got {text}')
+    return value
 
 
 def _tell(viewer: Node, server: Server, place: str | None) -> None:

@@ -3,6 +3,7 @@
 
 import http.client
 import json
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -189,6 +190,32 @@ def test_excess_connections_are_closed():
                 assert time.monotonic() < deadline_s
         for connection in held:
             connection.close()
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (('--namespace', 'a b'), "expected a namespace, such as / or /front, got '/a b': "),
+    (('--rgb-image', ''), "expected the name of a topic, such as /rgb/image_raw, got '': "),
+    (('--thermal-image', '/a/'), "expected the name of a topic, such as /rgb/image_raw, got '/a/'")
+])
+def test_impossible_names_are_refused(arguments, said):
+    """Names that rcl would refuse in words of its parser are one line."""
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+
+    outcome = ran(['view', '--port', '0', *arguments])
+
+    assert outcome.code == 2 and said in outcome.said
+
+
+@pytest.mark.parametrize('given, name', [('front', '/front'), ('/front/', '/front')])
+def test_namespace_needs_no_slash(monkeypatch, given, name):
+    """A namespace is taken with and without its slashes."""
+    pytest.importorskip('rclpy', reason='rclpy is not installed')
+    started = []
+    monkeypatch.setattr(os, 'execv', lambda path, words: started.append(words))
+
+    ran(['view', '--port', '0', '--namespace', given])
+
+    assert f'__ns:={name}' in started[0]
 
 
 def test_taken_port_is_explained():
