@@ -274,7 +274,7 @@ class Session:
         self._reporter.publish(
             self._totals(), scale=self._pipeline.scale.value,
             issues=self._issues(watches),
-            fallback=self._selector, now_ns=now_ns,
+            selector=self._selector, now_ns=now_ns,
             incompatible=self._inputs.incompatible if self._inputs else None,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
 

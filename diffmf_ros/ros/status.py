@@ -104,8 +104,8 @@ class Counters:
                waiting: int = 0) -> Snapshot:
         """Return the counts so far.
 
-        unpaired are the frames that pairing and fallback dropped, by reason; alone those that the
-        fallback handed on by themselves; waiting those that the pairing still has.
+        unpaired are the frames that pairing and selector dropped, by reason; alone those that the
+        selector handed on by themselves; waiting those that the pairing still has.
         """
         with self._lock:
             return Snapshot(counted=self._counted + Counter(alone=alone, waiting=waiting),
@@ -142,14 +142,14 @@ class DiagnosticsPublisher:
         return time.monotonic() - self._published_s > 2 * PERIOD_S
 
     def publish(self, totals: Snapshot, *, scale: float, issues: Sequence[Issue],
-                fallback: SourceSelector, now_ns: int,
+                selector: SourceSelector, now_ns: int,
                 incompatible: Mapping[str, str] | None = None,
                 memory: Mapping[str, int] | None = None, notes: Sequence[str] = (),
                 disabled: bool = False) -> None:
         """Publish one report.
 
         scale is the working size of the network; issues are those that hold now. now_ns is the
-        time on the clock of fallback; incompatible maps a topic to the QoS policy in which a
+        time on the clock of selector; incompatible maps a topic to the QoS policy in which a
         publisher does not match; memory maps a kind (rss, cuda) to bytes; notes are facts worth
         knowing that are no issue; disabled: somebody wants it to do nothing, so all is well.
         """
@@ -161,15 +161,15 @@ class DiagnosticsPublisher:
             'model': self.model, 'device': self.device, 'scale': f'{scale:g}',
             'incompatible_qos': '; '.join(mismatches),
             **{f'memory_{kind}_mb': number(size / 1e6) for kind, size in (memory or {}).items()}}
-        values |= sources_values(fallback, now_ns, notes)
+        values |= sources_values(selector, now_ns, notes)
         issues = [*(Issue('incompatible_qos', text) for text in mismatches), *issues]
         values['issues'] = ', '.join(dict.fromkeys(
             issue.code for issue in (*issues, *totals.issues)))
-        level, message = judge(totals, self._before, issues, reason=fallback.reason,
-                               alarm=fallback.alarm)
+        level, message = judge(totals, self._before, issues, reason=selector.reason,
+                               alarm=selector.alarm)
         fusion = DiagnosticStatus(level=level, name=f'{self._name}: fusion', message=message,
                                   hardware_id=self.device, values=key_values(values))
-        array = DiagnosticArray(status=[fusion, *self._cameras(totals, fallback, now_ns)])
+        array = DiagnosticArray(status=[fusion, *self._cameras(totals, selector, now_ns)])
         if disabled:
             for status in array.status:
                 status.level, status.message = DiagnosticStatus.OK, 'disabled'
@@ -186,14 +186,14 @@ class DiagnosticsPublisher:
     def _name(self) -> str:
         return self._node.get_fully_qualified_name().lstrip('/')
 
-    def _cameras(self, totals: Snapshot, fallback: SourceSelector,
+    def _cameras(self, totals: Snapshot, selector: SourceSelector,
                  now_ns: int) -> list[DiagnosticStatus]:
         cameras = []
-        for name, health in fallback.streams.items():
+        for name, health in selector.streams.items():
             refused = totals.refused.get(name, {})
             before = self._before.refused.get(name, {})
             cameras.append(stream_status(
-                f'{self._name}: {name}', health, now_ns, starting=fallback.starting,
+                f'{self._name}: {name}', health, now_ns, starting=selector.starting,
                 refused=refused,
                 newly_refused={reason: grown(refused, before, reason) for reason in refused},
                 issues=[issue.text for issue in totals.issues if issue.stream == name]))
@@ -222,7 +222,7 @@ def judge(now: Snapshot, before: Snapshot, issues: Sequence[Issue], *,
           reason: str = '', alarm: bool = False) -> tuple[bytes, str]:
     """Return level and message of a report, from what changed since the one before.
 
-    issues are those that hold now; reason and alarm are those of the fallback. ERROR: pairs failed
+    issues are those that hold now; reason and alarm are those of the selector. ERROR: pairs failed
     and no image went out, an issue says so, or both cameras are out. WARN: a camera is out or
     late, something was dropped for another reason than unequal rates, the last image carries a
     warning, or there is an issue.
@@ -256,13 +256,13 @@ def values_of(totals: Snapshot) -> dict[str, str]:
     return values | {'mode': totals.mode, 'last_error': totals.last_error}
 
 
-def account(totals: Snapshot, fallback: SourceSelector, now_ns: int) -> str:
+def account(totals: Snapshot, selector: SourceSelector, now_ns: int) -> str:
     """Return a sentence for the log: what has become of every frame since activation.
 
     What is missing is known by the gaps of the stamps; of a silence only its length is known.
     """
     counted, cameras = Counter(totals.counted), []
-    for name, health in fallback.streams.items():
+    for name, health in selector.streams.items():
         silent_s = health.silent_s(now_ns)
         cameras.append(f'{name} {counted[f"{name}_in"]} received, {health.missing} missing'
                        + (f', silent for {silent_s:.1f} s' if silent_s else ''))
@@ -274,15 +274,15 @@ def account(totals: Snapshot, fallback: SourceSelector, now_ns: int) -> str:
             f'{dropped or "none"}')
 
 
-def sources_values(fallback: SourceSelector, now_ns: int,
+def sources_values(selector: SourceSelector, now_ns: int,
                    notes: Sequence[str] = ()) -> dict[str, str]:
     """Return the key values of a report that stem from the two cameras and what is used of them.
     """
-    zero = [f'{name}: {ZERO_STAMPS}' for name, health in fallback.streams.items()
+    zero = [f'{name}: {ZERO_STAMPS}' for name, health in selector.streams.items()
             if unstamped(health)]
-    return {'sources': fallback.sources(now_ns).value, 'fallback': fallback.reason,
-            'rate_rgb_hz': number(fallback.rgb.rate_hz(now_ns), 2),
-            'rate_thermal_hz': number(fallback.thermal.rate_hz(now_ns), 2),
+    return {'sources': selector.sources(now_ns).value, 'fallback': selector.reason,
+            'rate_rgb_hz': number(selector.rgb.rate_hz(now_ns), 2),
+            'rate_thermal_hz': number(selector.thermal.rate_hz(now_ns), 2),
             'notes': '; '.join([*notes, *zero])}
 
 
@@ -292,7 +292,7 @@ def status_message(result: FusionResult, *, name: str, rgb: StreamState, thermal
     """Return the message for fused/status that belongs to an image: same header, one status.
 
     name is '<node>: image'; offset_ms (thermal minus RGB, corrected) and held are those of the
-    pair, None and False for a single frame; reason is that of the fallback. ERROR: the network did
+    pair, None and False for a single frame; reason is that of the selector. ERROR: the network did
     not give this image although one is in use; WARN: a camera is missing from it, or there is a
     warning.
     """

@@ -159,8 +159,8 @@ class Reports:
 
     def __init__(self, **settings):
         self.node = FakeNode()
-        self.fallback = SourceSelector(HealthSettings(**settings))
-        self.fallback.sources(0)
+        self.selector = SourceSelector(HealthSettings(**settings))
+        self.selector.sources(0)
         self.tally = Counters()
         self.reporter = DiagnosticsPublisher(self.node, model='diffmf light', device='cpu')
         self.now_ns = 0
@@ -174,15 +174,15 @@ class Reports:
                 stamp_ns = EPOCH_NS + self.now_ns if stamped else 0
                 frame = Frame(name, stamp_ns, name, SCENES[self._frame % 7], 'mono16',
                               arrival_ns=self.now_ns)
-                self.fallback.streams[name].arrived(frame, self.now_ns,
+                self.selector.streams[name].arrived(frame, self.now_ns,
                                                     clock_ns=EPOCH_NS + self.now_ns + 5_000_000)
-                self.fallback.paired(self.now_ns)
+                self.selector.paired(self.now_ns)
                 self.tally.count(f'{name}_in')
 
     def report(self, **given):
         """Publish a report and return the statuses by their last name."""
         given = {'scale': 1.0, 'issues': ()} | given
-        self.reporter.publish(self.tally.totals({}), fallback=self.fallback, now_ns=self.now_ns,
+        self.reporter.publish(self.tally.totals({}), selector=self.selector, now_ns=self.now_ns,
                               **given)
         statuses = self.node.published[-1].status
         assert [s.name for s in statuses] == [f'left/fusion_node: {name}'
@@ -279,7 +279,7 @@ def test_lost_camera_errors_fusion_warns():
 def test_a_frozen_camera_is_a_warning():
     reports = Reports()
     reports.send(60)
-    reports.fallback.thermal.shutter(True)
+    reports.selector.thermal.shutter(True)
 
     report = reports.report()
 
@@ -292,7 +292,7 @@ def test_refusals_by_camera_and_reason():
     reports = Reports()
     reports.send(60)
     for _ in range(2):
-        reports.fallback.rgb.refused(reports.now_ns)
+        reports.selector.rgb.refused(reports.now_ns)
         reports.tally.drop('short_buffer', error='too short', stream=RGB)
 
     first, second = reports.report(), reports.report()
