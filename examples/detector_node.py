@@ -52,6 +52,7 @@ PARAMETERS = {  # name: default
     'threads': 0,  # of onnxruntime; 0: one per core
 }
 PERIOD_S = 1.0
+MOST_THREADS = 256
 TILE_HEIGHT_PX = 360
 CAPTION_PX = 24
 
@@ -75,8 +76,8 @@ class DetectorNode(Node):
         self._least_score = values['least_score']
         if not 0 <= self._least_score <= 1:
             raise DiffmfError(f'least_score must be from 0 to 1, got {self._least_score:g}')
-        if values['threads'] < 0:
-            raise DiffmfError(f'threads must be at least 0, got {values["threads"]}')
+        if not 0 <= values['threads'] <= MOST_THREADS:
+            raise DiffmfError(f'threads must be from 0 to {MOST_THREADS}, got {values["threads"]}')
         for topic in values['topics']:
             qos.require_topic_name(topic)
         self._detector = Detector(

@@ -9,7 +9,7 @@ import typer
 from ..core.settings import DEFAULTS
 from ..io.paths import PLOTS
 from . import options
-from .progress import progress
+from .progress import hint_threads, progress
 
 WIDTH = 260  # of the table where the output is not a terminal
 
@@ -38,6 +38,7 @@ def eval(
                                    'weights')] = None,
     weights: options.Weights = None,
     device: options.Device = DEFAULTS.device,
+    threads: options.Threads = DEFAULTS.threads,
     polarity: options.Polarity = DEFAULTS.thermal.polarity,
     sequence: Annotated[bool, typer.Option('--sequence',
                                            help='the images are consecutive frames: measure '
@@ -70,7 +71,8 @@ def eval(
     if detector is None:
         options.refuse(context, options.OF_DETECTOR, 'only with --detector')
     if model is None or model in scoring.BASELINES:
-        options.refuse(context, ('preset', 'weights', 'device'), 'only with a network as --model')
+        options.refuse(context, ('preset', 'weights', 'device', 'threads'),
+                       'only with a network as --model')
     inputs = rgb, thermal, pairs, fused, options.weights_file(weights), boxes, detector, classes
     require_inputs(*inputs[:-1])
     evaluate.require_one_way(fused, model)
@@ -79,14 +81,15 @@ def eval(
         require_output(path, overwrite=overwrite, inputs=inputs)
     if plot is not None:
         figure_class()  # before minutes of scoring
-    settings = options.settings_from(thermal__polarity=polarity)
+    settings = options.settings_from(thermal__polarity=polarity, threads=threads)
     known = read_boxes(boxes) if boxes else None
     chosen = chosen_detector(detector, layout=detector_layout, wanted=detect_class,
                              classes=classes)
     trial = DetectorTrial(chosen.detector, boxes=known,
                           class_number=chosen.class_number) if chosen else None
-    method = scoring.method(model, preset=preset, weights=weights,
-                            device=device) if model else None
+    method = scoring.method(model, preset=preset, weights=weights, device=device,
+                            threads=threads) if model else None
+    hint_threads(settings, getattr(method and method[1], 'description', ''))
     sets = eval_files.data_sets(rgb=rgb, thermal=thermal, pairs=pairs, fused=fused)
     count = eval_files.image_count(sets)  # says what is missing before the bar begins
     found = eval_files.sources(sets)[0]

@@ -68,7 +68,7 @@ def example(monkeypatch):
 @pytest.mark.parametrize('parameter, said', [
     ("topics:=['bad topic']", 'expected the name of a topic, such as /rgb/image_raw, got '),
     ('least_score:=2.0', 'least_score must be from 0 to 1, got 2'),
-    ('threads:=-3', 'threads must be at least 0, got -3')])
+    ('threads:=-3', 'threads must be from 0 to 256, got -3')])
 def test_impossible_parameters_are_refused(example, start, tmp_path, parameter, said):
     """Parameters that cannot be used are one line."""
     write_hot_spot(tmp_path / 'd.onnx')

@@ -82,7 +82,7 @@ class UnknownMethod(DiffmfError):
 
 
 def method(name: str, *, preset: str | None = None, weights: Path | str | None = None,
-           device: str = DEFAULTS.device) -> tuple[str, Fuse]:
+           device: str = DEFAULTS.device, threads: int = DEFAULTS.threads) -> tuple[str, Fuse]:
     """Return a full name and the function: of a baseline, or of the network with the shipped or
     given weights.
 
@@ -93,11 +93,12 @@ def method(name: str, *, preset: str | None = None, weights: Path | str | None =
         if preset or weights:
             raise UnknownMethod(f'{name} has neither preset nor weights; leave them out')
         return name, BASELINES[name]
-    return network_method(name, preset=preset, weights=weights, device=device)
+    return network_method(name, preset=preset, weights=weights, device=device, threads=threads)
 
 
 def network_method(name: str, *, preset: str | None = None, weights: Path | str | None = None,
-                   device: str = DEFAULTS.device) -> tuple[str, 'NodeFusion']:
+                   device: str = DEFAULTS.device,
+                   threads: int = DEFAULTS.threads) -> tuple[str, 'NodeFusion']:
     """Return what method returns, for networks alone."""
     from ... import models
     from ...inference.engine import Engine
@@ -109,7 +110,8 @@ def network_method(name: str, *, preset: str | None = None, weights: Path | str 
     if preset is None:
         preset = load_weights(weights).preset if weights and str(weights) != SYNTHETIC else (
             with_changes(DEFAULTS, {'model': name}).network_preset)
-    settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device}
+    settings = {'model': name, 'preset': preset, 'weights': str(weights or ''), 'device': device,
+                'threads': threads}
     kind = f' {SYNTHETIC}' if str(weights) == SYNTHETIC else ''
     return f'{name} {preset}{kind}', NodeFusion(Engine(with_changes(DEFAULTS, settings)))
 
