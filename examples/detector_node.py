@@ -53,6 +53,7 @@ PARAMETERS = {  # name: default
 }
 PERIOD_S = 1.0
 MOST_THREADS = 256
+PICTURE = '/detections/picture'  # the longest of the topics beside one of images
 TILE_HEIGHT_PX = 360
 CAPTION_PX = 24
 
@@ -80,17 +81,19 @@ class DetectorNode(Node):
             raise DiffmfError(f'threads must be from 0 to {MOST_THREADS}, got {values["threads"]}')
         for topic in values['topics']:
             qos.require_topic_name(topic)
+            qos.require_topic_name(f'{topic}{PICTURE}')
+        topics = list(dict.fromkeys(map(self.resolve_topic_name, values['topics'])))
         self._detector = Detector(
             values['detector'], layout=values['layout'], threads=values['threads'],
             classes=len(self._names) if self._names else None)
-        self._streams = [self._make_stream(topic) for topic in dict.fromkeys(values['topics'])]
+        self._streams = [self._make_stream(topic) for topic in topics]
         best = qos.profile('reliable', depth=1)
         self._counts = self.create_publisher(String, 'counts', best)
         self._side_by_side = self.create_publisher(Image, 'side_by_side', best)
         self.create_timer(PERIOD_S, self._report)
         self.get_logger().info(
             f'{values["detector"]} ({self._detector.layout.name}) on '
-            f'{", ".join(values["topics"])}; boxes as '
+            f'{", ".join(topics)}; boxes as '
             f'{"vision_msgs" if vision else "JSON: vision_msgs is not installed"}')
 
     def _given(self, name: str, default):
@@ -111,7 +114,7 @@ class DetectorNode(Node):
             topic,
             boxes=self.create_publisher(
                 vision.Detection2DArray if vision else String, f'{topic}/detections', best),
-            picture=self.create_publisher(Image, f'{topic}/detections/picture', best))
+            picture=self.create_publisher(Image, f'{topic}{PICTURE}', best))
         stream.subscription = qos.MatchingSubscription(
             self, Image, topic, partial(self._look, stream), reliability='auto', depth=1,
             on_incompatible=lambda topic, policy: self.get_logger().warning(

@@ -27,6 +27,7 @@ from diffmf_ros.io.resources import FASTDDS_VARIABLES, fastdds_environment
 LAST_DOMAIN = 101  # beyond it the ports may collide with the ephemeral ports of Linux
 DEADLINE_S = 30.0
 REPORTS_S = 0.2
+_locks: list[int] = []  # the descriptor of the lock on the ROS domain in use
 ALL_SLOW = re.compile(r'^pytestmark = \[?pytest\.mark\.slow\b', re.M)
 TRAINING = 'test_training*.py'
 # A function of a file that talks DDS takes one of these; other files may, too.
@@ -48,7 +49,7 @@ def ros_domain(folder: Path):
         lock = open(Path(tempfile.gettempdir()) / f'ros_domain_{number}.lock', 'w')
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.set_inheritable(lock.fileno(), True)  # a Child that outlives the test keeps it
+            _locks[:] = [lock.fileno()]  # a Child that outlives the test keeps it
             break
         except BlockingIOError:
             lock.close()
@@ -162,7 +163,7 @@ class Child:
         with log.open('w') as output:
             self.process = subprocess.Popen([sys.executable, '-m', module, *map(str, arguments)],
                                             stdout=output, stderr=subprocess.STDOUT,
-                                            env=os.environ, close_fds=False)
+                                            env=os.environ, pass_fds=_locks)
 
     @property
     def output(self) -> str:

@@ -260,8 +260,7 @@ class BagWriter:
                 for folder in (self.folder, self._staging, self._staging.parent):
                     sync(folder)
         except (OSError, sqlite3.Error) as error:
-            if self._staging is not None:
-                shutil.rmtree(self._staging, ignore_errors=True)
+            self._remove_staging()
             raise self._failure(error) from error
         return self
 
@@ -284,11 +283,15 @@ class BagWriter:
             self._abort()
             raise self._failure(error) from error
         finally:
-            if not kept and self._staging is not None:
-                shutil.rmtree(self._staging, ignore_errors=True)
-                for folder in self._made:
-                    with suppress(OSError):  # it is not empty
-                        folder.rmdir()
+            if not kept:
+                self._remove_staging()
+
+    def _remove_staging(self) -> None:
+        if self._staging is not None:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
     def _made_staging(self) -> Path:  # type: ignore[return]
         if not self._keep:

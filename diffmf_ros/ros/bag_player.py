@@ -222,16 +222,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'must be above 0, got {text}')
-    return value
+    try:
+        if 0 < (value := float(text)) < float('inf'):
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f'must be a number above 0, got {text}')
 
 
 def _count(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f'must be at least 0, got {text}')
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be a whole number from 0 on, got {text}')
+    return int(text)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -51,7 +51,8 @@ class Recorder:
 
     def _look(self) -> None:
         known = dict(self._node.get_topic_names_and_types())
-        for topic in [t for t in self._awaited if t in known]:
+        # A topic that others only subscribe to is known, too.
+        for topic in [t for t in self._awaited if t in known and self._node.count_publishers(t)]:
             self._awaited.remove(topic)
             try:
                 self._subscribe(topic, known[topic][0])

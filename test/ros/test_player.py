@@ -38,10 +38,11 @@ def test_messages_keep_their_stamps(small_bag, start, peer):
 
 
 @pytest.mark.parametrize('arguments, said', [
-    (('--loop', '-1'), '--loop: must be at least 0, got -1'),
-    (('--rate', '0'), '--rate: must be above 0, got 0')])
+    (('--loop', '-1'), '--loop: must be a whole number from 0 on, got -1'),
+    (('--rate', '0'), '--rate: must be a number above 0, got 0'),
+    (('--rate', 'fast'), '--rate: must be a number above 0, got fast')])
 def test_impossible_options_are_refused(capsys, arguments, said):
-    """An option out of its range is one line."""
+    """An option out of its range is named, with what is expected."""
     with pytest.raises(SystemExit):
         bag_player.parse(['bag', *arguments])
 

@@ -155,9 +155,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _port(text: str) -> int:
-    if not 0 <= (value := int(text)) < 1 << 16:
-        raise argparse.ArgumentTypeError(f'must be from 0 to 65535, got {text}')
-    return value
+    if not text.isdecimal() or int(text) >= 1 << 16:
+        raise argparse.ArgumentTypeError(f'must be a number from 0 to 65535, got {text}')
+    return int(text)
 
 
 def _tell(viewer: Node, server: Server, place: str | None) -> None:
