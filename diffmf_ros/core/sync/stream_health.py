@@ -107,7 +107,7 @@ class StreamHealth:
         self.newest_stamp_ns: int | None = None
         self.delay_ms = math.nan
         self._arrived_ns: int | None = None
-        self.refused_since = 0
+        self.refused_since = self._repeated_since = 0
         self._calm = 0
         self._clock_changed_ns: int | None = None
         self._good = 0
@@ -137,6 +137,7 @@ class StreamHealth:
         if frame.stamp_ns == self.newest_stamp_ns and frame.stamp_ns:
             self.duplicates += 1
             self.not_increasing += 1
+            self._repeated_since += 1
             return
         status = self.status(now_ns)
         before = status.state
@@ -151,7 +152,7 @@ class StreamHealth:
             self._good = 0
             silent_ns = status.age_ns if status.seen else 0.0
         self._silent_ns += silent_ns
-        self._arrived_ns = now_ns
+        self._arrived_ns, self._repeated_since = now_ns, 0
         self.frames += 1
         self._take_stamp(frame.stamp_ns, clock_ns, silent_ns)
         if frame.stamp_ns:
@@ -216,9 +217,12 @@ class StreamHealth:
             detail = 'starting' if self._new else f'{state.value}, coming back'
         elif state is StreamState.FROZEN:
             detail = f'FROZEN ({self._still or "it moves again"})'
+        elif state is StreamState.LOST and self.refused_since:
+            detail = 'LOST (its messages are refused)'
+        elif state is StreamState.LOST and self._repeated_since > 1:
+            detail = 'LOST (its messages come under one stamp)'
         else:
-            refused = state is StreamState.LOST and self.refused_since
-            detail = 'LOST (its messages are refused)' if refused else state.value
+            detail = state.value
         changed_ns = self._clock_changed_ns
         return StreamStatus(
             state, detail, usable=state in (StreamState.OK, StreamState.STALE) or coming_back,

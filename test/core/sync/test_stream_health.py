@@ -346,6 +346,18 @@ def test_garbage_is_no_sign_of_life():
     assert camera.health.refused_count == 40
 
 
+def test_standing_stamps_are_named():
+    """A driver whose stamps stand still is told from one that sends nothing."""
+    camera = Camera(source_timeout_s=1.0)
+    camera.send(60, stamp_ns=EPOCH_NS)
+
+    assert camera.health.status(camera.now_ns).detail == 'LOST (its messages come under one stamp)'
+
+    camera.send(3)
+    assert camera.after(0) is StreamState.OK
+    assert camera.health.status(camera.now_ns + 2 * SECOND).detail == 'LOST'
+
+
 def test_refused_frames_are_not_missing():
     camera = Camera()
     camera.send(20)
