@@ -223,6 +223,18 @@ def test_closed_shutter_passes_rgb(make_cameras):
     cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL', 'fusion again')
 
 
+def test_closed_shutter_ends_with_its_flag(make_cameras):
+    """A shutter that was closed when health.shutter_flag was switched off holds nothing back."""
+    cameras = make_cameras(health__shutter_flag=True)
+    cameras.fuse_one()
+    cameras.publisher(Bool, 'thermal/shutter').publish(Bool(data=True))
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'RGB_ONLY', 'RGB alone')
+
+    cameras.node.set_parameters([Parameter('health.shutter_flag', value=False)])
+
+    cameras.fuse_until(lambda image: cameras.state()['mode'] == 'CLASSICAL', 'fusion again')
+
+
 def test_unstamped_frames_pair_by_arrival(make_cameras):
     """Frames without stamps are paired by arrival and the report says so."""
     cameras = make_cameras(sync__max_distance_ms=1000.0)

@@ -118,13 +118,18 @@ class StreamHealth:
 
     @property
     def settings(self) -> HealthSettings:
-        """When a camera counts as failed; may be assigned at any time."""
+        """When a camera counts as failed; may be assigned at any time.
+
+        Without shutter_flag nobody says any more that the shutter opens: it counts as open.
+        """
         return self._settings
 
     @settings.setter
     def settings(self, settings: HealthSettings) -> None:
         self._settings = settings
         self._judge_limits()
+        if not settings.shutter_flag:
+            self.shutter(False)
 
     def arrived(self, frame: Frame, now_ns: int, *, clock_ns: int | None = None) -> None:
         """Take a decoded frame.

@@ -288,6 +288,19 @@ def test_repeated_open_flag_changes_nothing():
     assert camera.send(2) == [StreamState.FROZEN, StreamState.OK]
 
 
+def test_flag_not_listened_to_is_forgotten():
+    """A closed shutter is forgotten when the flag is not listened to any more, and only then."""
+    camera = Camera(shutter_flag=True)
+    camera.send(10)
+    camera.health.shutter(True)
+
+    camera.health.settings = HealthSettings(shutter_flag=True, source_timeout_s=2.0)
+    assert camera.send(3) == [StreamState.FROZEN] * 3
+    camera.health.settings = HealthSettings(shutter_flag=False)
+
+    assert camera.send(2)[-1] is StreamState.OK
+
+
 def test_silent_frozen_camera_is_lost():
     """A camera that falls silent while frozen is lost."""
     camera = Camera()
