@@ -15,7 +15,7 @@ from ..core.alignment.camera import CameraModel
 from ..core.frames import RGB, THERMAL, Frame, FrameError, Issue
 from ..core.settings import Settings
 from ..core.sync.source_selector import Sources, SourceSelector
-from .camera_watch import SILENT_S, CameraWatch
+from .camera_watch import SILENT_S
 from .filter_pairing import make_pairing
 from .frame_loop import FrameFuser, Job, Worker
 from .status import PERIOD_S, Counters, DiagnosticsPublisher, Snapshot, account
@@ -273,7 +273,7 @@ class Session:
                                                        self._pipeline.device)
         self._reporter.publish(
             self._totals(), scale=self._pipeline.scale.value,
-            issues=self._issues(watches),
+            issues=self._issues(),
             selector=self._selector, now_ns=now_ns,
             incompatible=self._inputs.incompatible if self._inputs else None,
             memory=self._pipeline.memory(), notes=self._notes(now_ns), disabled=not self.enabled)
@@ -286,14 +286,14 @@ class Session:
         self._node.get_logger().info(account(self._totals(), self._selector,
                                              self._now_ns()))
 
-    def _issues(self, watches: dict[str, CameraWatch]) -> list[Issue]:
+    def _issues(self) -> list[Issue]:
         """Return what is amiss now, beside what the newest image shows."""
         degraded = self._pipeline.issues
         for issue in degraded:  # what is done without, such as kernels on a GPU
             if issue.text not in self._logged_problems:
                 self._logged_problems.add(issue.text)
                 self._node.get_logger().error(issue.text)
-        found = [self.not_loaded, *degraded, *(watch.issue for watch in watches.values()),
+        found = [self.not_loaded, *degraded, *(self._inputs.issues if self._inputs else ()),
                  *self._complaints.values(), *self.fuser.issues, self._pipeline.scale.issue,
                  self._transforms.issue, *self._pipeline.aligner.issues]
         return [issue for issue in found if issue is not None]

@@ -23,7 +23,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
 from std_msgs.msg import Bool, Header
 
 from ..core.alignment.camera import CalibrationError, CameraModel, Uncalibrated, output_info
-from ..core.alignment.geometry import AlignmentError
 from ..core.frames import RGB, THERMAL, Frame, FrameError, FusionResult, Issue
 from ..core.imaging.camera_picture import CameraPicture
 from ..core.imaging.color import overlay, side_by_side, to_rgb8
@@ -31,9 +30,9 @@ from ..core.settings import Settings
 from . import messages, qos
 from .camera_watch import MESSAGES, CameraWatch
 from .qos import StreamTopics
+from .range_watch import RANGE, RangeWatch
 
 SHUTTER = 'thermal/shutter'
-RANGE = 'range'
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,15 @@ class Handlers:
     camera: Callable[[str, CameraModel | None], None]
     issue: Callable[[str, Issue | None], None]
     shutter: Callable[[bool], None]
-    depth_m: Callable[[float], None]
+    depth_m: Callable[[float | None], None]
 
 
 class Inputs:
     """The subscriptions that settings ask for.
 
     `incompatible` maps a topic to the quality-of-service policy by which a publisher cannot be
-    received; `watches` has what is known of the publishers of the images, by stream.
+    received; `watches` has what is known of the publishers of the images, by stream; `range` is
+    the range finder, None where settings do not ask for one.
     """
 
     def __init__(self, node: Node, settings: Settings, handlers: Handlers):
@@ -65,13 +65,15 @@ class Inputs:
         self._infos: dict[str, CameraInfo] = {}
         self._subscriptions: list[qos.MatchingSubscription] = []
         self.watches: dict[str, CameraWatch] = {}
+        self.range: RangeWatch | None = None
         for stream, transport in ((RGB, settings.input.rgb_transport),
                                   (THERMAL, settings.input.thermal_transport)):
             self._subscribe_camera(stream, transport)
         if settings.health.shutter_flag:
             self._subscribe(Bool, SHUTTER, lambda message: handlers.shutter(message.data))
         if settings.alignment.depth_from_range:
-            self._subscribe(Range, RANGE, self._on_range)
+            self.range = RangeWatch(node, handlers.depth_m)
+            self._subscribe(Range, RANGE, self.range.take)
 
     def refresh(self) -> None:
         """Follow publishers that came or went; call it now and then."""
@@ -80,6 +82,14 @@ class Inputs:
                 self.incompatible.pop(subscription.topic, None)
         for watch in self.watches.values():
             watch.refresh()
+        if self.range is not None:
+            self.range.refresh()
+
+    @property
+    def issues(self) -> list[Issue]:
+        """What is amiss with the publishers."""
+        issues = [watch.issue for watch in self.watches.values() if watch.issue is not None]
+        return [*issues, *(self.range.issues if self.range is not None else ())]
 
     def destroy(self) -> None:
         """Unsubscribe from everything."""
@@ -151,19 +161,6 @@ class Inputs:
         else:
             self._handlers.issue(stream, None)
             self._handlers.camera(stream, camera)
-
-    def _on_range(self, message: Range) -> None:
-        """A reading outside the sensor's own limits, as REP-117 has them, says nothing about the
-        depth."""
-        if not message.min_range <= message.range <= message.max_range:
-            return
-        try:
-            self._handlers.depth_m(float(message.range))
-        except AlignmentError as error:
-            self._handlers.issue(RANGE, Issue('range_unusable',
-                                              f'{RANGE} is not usable: {error}'))
-        else:
-            self._handlers.issue(RANGE, None)
 
 
 IMAGE, INFO, COMPRESSED, STATUS = ('fused/image', 'fused/camera_info', 'fused/image/compressed',

@@ -11,7 +11,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Range
 from std_msgs.msg import Bool
 
-from diffmf_ros.ros import topics
+from diffmf_ros.ros import range_watch, topics
 from diffmf_ros.ros.messages import make_header
 
 DEBUG = ('aligned_thermal', 'side_by_side', 'overlay', 'mask')
@@ -173,8 +173,9 @@ def test_thermal_grid_header_and_calibration(make_cameras):
     assert (info.width, info.height, info.k[0], info.k[2], info.p[6]) == (32, 24, 50.0, 15.5, 11.5)
 
 
-def test_depth_and_trim_move_live(make_cameras, tmp_path):
+def test_depth_and_trim_move_live(make_cameras, tmp_path, monkeypatch):
     """Depth and trim move the thermal image live."""
+    monkeypatch.setattr(range_watch, 'OUTDATED_S', 60.0)  # of one reading
     path = tmp_path / 'rig.yaml'
     path.write_text(EXTRINSICS)
     cameras = make_cameras(alignment__file=str(path), alignment__depth_from_range=True,
