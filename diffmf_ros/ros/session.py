@@ -176,7 +176,9 @@ class Session:
     def _notes(self, now_ns: int) -> list[str]:
         """Return what is worth knowing and no complaint; what is new of it goes to the log."""
         hold_ms, rgb, thermal = self._pairing.hold_ms, self._selector.rgb, self._selector.thermal
-        note = hold_ms and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at '
+        both = all(stream.status(now_ns).usable and stream.rate_hz(now_ns)
+                   for stream in (rgb, thermal))
+        note = hold_ms and both and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at '
                             f'{rgb.rate_hz(now_ns):.1f} Hz: '
                             f'rgb frames between are fused with the last thermal frame, up to '
                             f'{hold_ms:.0f} ms old')
