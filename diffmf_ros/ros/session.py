@@ -6,6 +6,7 @@ images and quadruple the latency (measured).
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -57,7 +58,7 @@ class Session:
         self._start_s, self._next_account_s = time.monotonic(), FIRST_ACCOUNT_S
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused,
-                                  camera=self._on_camera, issue=self._complaints.__setitem__,
+                                  camera=self._on_camera, issue=self._complain,
                                   shutter=self._selector.thermal.shutter,
                                   depth_m=pipeline.aligner.set_depth_m)
         self._worker = Worker(self.fuser.handle, self.fuser.finish_last)
@@ -185,9 +186,11 @@ class Session:
         if note and not self._hold_note:
             self._node.get_logger().info(f'{note} (sync.hold_last_ms; 0: never)')
         self._hold_note = note or ''
-        uncalibrated = sorted(self.fuser.informed - self._calibrations.keys())
-        return [*([note] if note else []),
-                *(f'{stream} is not calibrated, by its camera info' for stream in uncalibrated)]
+        uncalibrated = [f'{stream} is not calibrated, by its camera info'
+                        for stream in sorted(self.fuser.informed - self._calibrations.keys())]
+        for text in uncalibrated:
+            self._log_once(text, self._node.get_logger().info)
+        return [*([note] if note else []), *uncalibrated]
 
     def _on_refused(self, stream: str, error: FrameError) -> None:
         self._counters.count(f'{stream}_in')
@@ -290,15 +293,21 @@ class Session:
 
     def _issues(self) -> list[Issue]:
         """Return what is amiss now, beside what the newest image shows."""
-        degraded = self._pipeline.issues
+        degraded, log = self._pipeline.issues, self._node.get_logger()
         for issue in degraded:  # what is done without, such as kernels on a GPU
-            if issue.text not in self._logged_problems:
-                self._logged_problems.add(issue.text)
-                self._node.get_logger().error(issue.text)
+            self._log_once(issue.text, log.error)
+        for issue in self.fuser.issues:  # a calibration that has come, and not for these images
+            if issue.code == 'uncalibrated' and issue.stream in self.fuser.informed:
+                self._log_once(issue.text, log.warning)
         found = [self.not_loaded, *degraded, *(self._inputs.issues if self._inputs else ()),
                  *self._complaints.values(), *self.fuser.issues, self._pipeline.scale.issue,
                  self._transforms.issue, *self._pipeline.aligner.issues]
         return [issue for issue in found if issue is not None]
+
+    def _log_once(self, text: str, log: Callable[[str], object]) -> None:
+        if text not in self._logged_problems:
+            self._logged_problems.add(text)
+            log(text)
 
 
 def require_packages(settings: Settings) -> None:

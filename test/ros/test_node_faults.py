@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input: each kind is counted under its own reason, and the next good frame is fused."""
 
+import math
 import shutil
 import struct
 import subprocess
@@ -172,6 +173,39 @@ def test_other_aspect_calibration_not_passed(cameras):
     cameras.peer.wait_for(another_info, 'a warning')
     assert (cameras.infos[-1].width, cameras.infos[-1].height) == (64, 48)
     assert not cameras.infos[-1].k.any()
+
+
+GOOD_K = [100.0, 0.0, 32.0, 0.0, 100.0, 24.0, 0.0, 0.0, 1.0]
+INFOS = {
+    'nan': ((64, 48, [math.nan, *GOOD_K[1:]]), 'rgb/camera_info is not usable: expected 3 rows'),
+    'negative': ((64, 48, [-100.0, *GOOD_K[1:]]), 'rgb/camera_info is not usable: expected k'),
+    'empty': ((0, 0, GOOD_K), 'rgb/camera_info is not usable: expected a size'),
+    'other shape': ((128, 128, GOOD_K), 'the calibration is for 128x128, the image has 64x48'),
+    'none': ((64, 48, [0.0] * 9), 'rgb is not calibrated, by its camera info'),
+}
+
+
+@pytest.mark.parametrize('case', INFOS)
+def test_bad_calibration_is_logged_once(cameras, capfd, case):
+    """A camera info that cannot be used is said in the log, and again only when it is another."""
+    (width, height, k), said = INFOS[case]
+    publisher = cameras.publisher(CameraInfo, 'rgb/camera_info')
+    info = CameraInfo(width=width, height=height, k=k)
+    logged = []
+
+    def log():
+        logged.append(capfd.readouterr().err)
+        return ''.join(logged)
+
+    publisher.publish(info)
+    cameras.fuse_until(lambda image: said in log(), said)
+    publisher.publish(info)
+    for _ in range(3):
+        cameras.fuse_one()
+    seen = len(cameras.reports)
+    cameras.peer.wait_for(lambda: len(cameras.reports) > seen + 2, 'more reports')
+
+    assert log().count(said) == 1
 
 
 def test_missing_library_names_remedy(start, peer, monkeypatch):
