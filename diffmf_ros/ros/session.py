@@ -56,6 +56,7 @@ class Session:
         self._complaints: dict[str, Issue | None] = {}
         self._logged_problems: set[str] = set()
         self._start_s, self._next_account_s = time.monotonic(), FIRST_ACCOUNT_S
+        self._clock_fine_s = self._start_s
         self._transforms = Transforms.make(node, settings)
         self._handlers = Handlers(frame=self._on_frame, refused=self._on_refused,
                                   camera=self._on_camera, issue=self._complain,
@@ -236,9 +237,10 @@ class Session:
 
     def _no_clock(self) -> Issue | None:
         """Return the issue of a simulated clock that nobody sets, or None."""
-        clock = self._node.get_clock()
-        if (not clock.ros_time_is_active or clock.now().nanoseconds
-                or time.monotonic() - self._start_s < SILENT_S):
+        clock, now_s = self._node.get_clock(), time.monotonic()
+        if not clock.ros_time_is_active or clock.now().nanoseconds:
+            self._clock_fine_s = now_s
+        if now_s - self._clock_fine_s < SILENT_S:
             return None
         return Issue('no_clock', f'use_sim_time is true, but /clock has not come for '
                      f'{SILENT_S:g} s: start the simulator, or the bag with --clock, or set '

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Cameras
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 
 from diffmf_ros.core.frames import Issue, Level
 from diffmf_ros.inference.pipeline import FusionPipeline
+from diffmf_ros.ros import session
 from diffmf_ros.ros.messages import stamp_ns
 
 NODE = 'diffmf_ros.ros.fusion_node'
@@ -206,6 +208,20 @@ def test_bad_calibration_is_logged_once(cameras, capfd, case):
     cameras.peer.wait_for(lambda: len(cameras.reports) > seen + 2, 'more reports')
 
     assert log().count(said) == 1
+
+
+def test_clock_is_given_time_from_when_it_is_asked_for(cameras, monkeypatch):
+    """Simulated time that is switched on later is missed 3 s after that, not after the start."""
+    said = 'use_sim_time is true, but /clock has not come for 3 s'
+    asked_s = time.monotonic() + 10  # as on a node that has run for 10 s
+    now_s = [asked_s]
+    monkeypatch.setattr(session.time, 'monotonic', lambda: now_s[0])
+    assert cameras.node._session._no_clock() is None
+    cameras.node.set_parameters([Parameter('use_sim_time', value=True)])
+
+    for now_s[0], complains in ((asked_s + 2.9, False), (asked_s + 3.1, True)):
+        issue = cameras.node._session._no_clock()
+        assert (issue is not None and said in issue.text) == complains
 
 
 def test_missing_library_names_remedy(start, peer, monkeypatch):
