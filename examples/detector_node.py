@@ -31,6 +31,7 @@ from diffmf_ros.core.frames import THERMAL, DiffmfError, Frame, FrameError
 from diffmf_ros.core.imaging.color import to_rgb8
 from diffmf_ros.core.imaging.thermal import GainControl, to_gray
 from diffmf_ros.core.parameter_spec import OF_ROS, meant
+from diffmf_ros.core.ros_names import require_topic_name
 from diffmf_ros.core.settings import DEFAULTS
 from diffmf_ros.ros import process, qos
 from diffmf_ros.ros.messages import make_image, stamp_ns, to_frame
@@ -80,8 +81,8 @@ class DetectorNode(Node):
         if not 0 <= values['threads'] <= MOST_THREADS:
             raise DiffmfError(f'threads must be from 0 to {MOST_THREADS}, got {values["threads"]}')
         for topic in values['topics']:
-            qos.require_topic_name(topic)
-            qos.require_topic_name(f'{topic}{PICTURE}')
+            require_topic_name(topic)
+            require_topic_name(f'{topic}{PICTURE}')
         topics = list(dict.fromkeys(map(self.resolve_topic_name, values['topics'])))
         self._detector = Detector(
             values['detector'], layout=values['layout'], threads=values['threads'],

@@ -30,6 +30,7 @@ def view(
 
     Works beside the live node, a bag player and `diffmf demo`, which prints the domain it uses.
     """
+    from ..core.ros_names import require_namespace, require_topic_name
     from ..tools.doctor.ros import require_rclpy
     from ..tools.view.server import RESULT, require_port
 
@@ -39,18 +40,10 @@ def view(
     names = {'rgb/image_raw': rgb_image, 'thermal/image_raw': thermal_image,
              '__ns': '/' + namespace.strip('/')}
     changed = {name: other for name, other in names.items() if other not in (name, '/')}
-    if changed:
-        _require_names(changed)
+    for name, other in changed.items():
+        (require_namespace if name == '__ns' else require_topic_name)(other)
     renamed = (word for name, other in changed.items() for word in ('-r', f'{name}:={other}'))
     os.execv(sys.executable, [
         sys.executable, '-m', 'diffmf_ros.tools.view.viewer', '--host', host, '--port', str(port),
         *(('--json', str(json)) if json else ()), '--ros-args', *renamed,
     ])
-
-
-def _require_names(names: dict[str, str]) -> None:
-    """Raise DiffmfError for names that rcl would refuse in words of its own parser."""
-    from ..ros.qos import require_namespace, require_topic_name
-
-    for name, other in names.items():
-        (require_namespace if name == '__ns' else require_topic_name)(other)

@@ -47,7 +47,7 @@ _LOCK_USED_PAGES = 1 | 2 | 4
 _started: dict[str, Any] = {}
 _Node = TypeVar('_Node', bound=Node)
 # Where in rcl an error was noticed.
-PLACE_IN_RCL = re.compile(r', at [^,\s]+:\d+')
+_AT = re.compile(r', at [^,\s]+:\d+')
 
 
 class Interrupted(BaseException):
@@ -104,7 +104,7 @@ def _refused(kind: type[Exception] = Exception) -> Iterator[None]:
     try:
         yield
     except kind as error:
-        said = PLACE_IN_RCL.sub('', str(error)).replace('\n', '. ')
+        said = _AT.sub('', str(error)).replace('\n', '. ')
         if isinstance(error, UnknownROSArgsError):
             said = f'unknown ROS arguments {said}: parameters are given by -p NAME:=VALUE'
         elif said.startswith('failed to initialize logging'):

@@ -6,15 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.exceptions import NameValidationException
-from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
-from rclpy.validate_full_topic_name import validate_full_topic_name
-from rclpy.validate_namespace import validate_namespace
-
-from ..core.frames import DiffmfError
-from .process import PLACE_IN_RCL
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -32,32 +25,6 @@ def profile(reliability: str, *, depth: int, latched: bool = False) -> QoSProfil
     return QoSProfile(depth=depth, reliability=POLICIES[reliability],
                       durability=DurabilityPolicy.TRANSIENT_LOCAL if latched
                       else DurabilityPolicy.VOLATILE)
-
-
-def require_topic_name(topic: str) -> None:
-    """Raise DiffmfError for a name that no topic can have; a relative one is fine."""
-    try:
-        validate_full_topic_name(expand_topic_name(topic, 'node', '/'))
-    except (NameValidationException, ValueError, TypeError) as error:  # pybind11's: no UTF-8
-        raise DiffmfError(f'expected the name of a topic, such as /rgb/image_raw, got {topic!r}: '
-                          f'{_reason(error)}') from error
-
-
-def require_namespace(namespace: str) -> None:
-    """Raise DiffmfError for what is no namespace, such as / or /front."""
-    try:
-        validate_namespace(namespace)
-    except (NameValidationException, ValueError, TypeError) as error:
-        raise DiffmfError(f'expected a namespace, such as / or /front, got {namespace!r}: '
-                          f'{_reason(error)}') from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the cause of rclpy's lines, of which others show the name and a place in rcl."""
-    if isinstance(error, TypeError):
-        return 'it is no UTF-8 text'
-    said = PLACE_IN_RCL.sub('', str(error).partition('\n')[0])
-    return said.partition(': ')[2].rstrip(':') or said
 
 
 def best_match(node: Node, topic: str) -> str:

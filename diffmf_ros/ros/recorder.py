@@ -13,6 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.logging import get_logger
 from rclpy.node import Node
 
+from ..core.ros_names import require_topic_name
 from ..io.bags import STORAGES, BagWriter
 from . import process, qos
 from .messages import MessageTypeError, message_class
@@ -104,7 +105,7 @@ def record(options: argparse.Namespace, stop: process.StopRequest) -> None:
     """Record what options name into a new bag. Raises BagError, or DiffmfError for a topic that
     cannot be."""
     for topic in options.topics:
-        qos.require_topic_name(topic)
+        require_topic_name(topic)
     with BagWriter(options.bag, options.storage, overwrite=options.overwrite, keep=True) as writer:
         counts = run(writer, options.topics, stop)
     recorded = ', '.join(f'{count} {topic}' for topic, count in sorted(counts.items()))

@@ -14,7 +14,8 @@ from diffmf_ros.ros.qos import profile
 RECORDER = 'diffmf_ros.ros.recorder'
 
 
-@pytest.mark.parametrize('topic', ['a/b/', 'bad topic', '', '/x//y', '/a\udcff'])
+@pytest.mark.parametrize('topic', ['a/b/', 'bad topic', '', '/x//y', '/a\udcff', '/{node}/a',
+                                   'a' * 300])
 def test_wrong_topic_name_is_refused(tmp_path, topic):
     """A name that no topic can have is refused before anything is made."""
     options = Namespace(bag=tmp_path / 'bag', storage='sqlite3', overwrite=False, topics=[topic])
@@ -22,7 +23,7 @@ def test_wrong_topic_name_is_refused(tmp_path, topic):
     with pytest.raises(DiffmfError, match='^expected the name of a topic, .* got ') as error:
         recorder.record(options, None)
 
-    assert repr(topic) in str(error.value) and '.c:' not in str(error.value)
+    assert repr(topic[:247]) in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
