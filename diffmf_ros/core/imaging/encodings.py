@@ -155,17 +155,23 @@ _EIGHT_BIT = {'mono16': 'mono8', 'rgb16': 'rgb8', 'bgr16': 'bgr8', 'rgba16': 'rg
               'bgra16': 'bgra8'}
 # Sensors have so many bits; a message of 16 bits does not say how many.
 DEPTHS = (10, 12, 14, 16)
+# So few values above a depth are no light: hot pixels, which color interpolation spreads.
+_OUTLIERS = 16
+# Of large images, one in so many values; of small ones at most one in so many.
+_VALUES_PER_OUTLIER, _LEAST_PER_OUTLIER = 10_000, 100
 
 
 class BitDepth:
     """Reduces the RGB frames of one camera to 8 bits.
 
-    The depth is the smallest of DEPTHS that holds all values so far, so that the brightness of a
-    dark scene does not depend on it and changes once at most a few times after the start.
+    The depth is the smallest of DEPTHS that holds the values so far, but for a few outliers, which
+    are clipped. So the brightness of a dark scene does not depend on it and changes at most a few
+    times after the start. Another encoding or size begins anew.
     """
 
     def __init__(self) -> None:
         self._bits = DEPTHS[0]
+        self._kind: tuple | None = None
 
     def to_8_bit(self, frame: Frame) -> Frame:
         """Return a frame in 8 bits.
@@ -179,11 +185,18 @@ class BitDepth:
         Raises:
             FrameError: reason not_8_bit, for an encoding without a known range, such as 32FC1.
         """
+        pixels = frame.pixels
+        kind = frame.encoding, pixels.shape
+        if kind != self._kind:
+            self._kind, self._bits = kind, DEPTHS[0]
         if frame.encoding not in _EIGHT_BIT:
             require_8_bit(frame.encoding)
             return frame
-        highest = int(frame.pixels.max())
-        self._bits = next(bits for bits in DEPTHS if bits >= self._bits and highest < 2 ** bits)
-        pixels = cv2.convertScaleAbs(np.ascontiguousarray(frame.pixels),
-                                     alpha=255 / (2 ** self._bits - 1))
-        return replace(frame, pixels=pixels, encoding=_EIGHT_BIT[frame.encoding])
+        if pixels.max() >= 2 ** self._bits:
+            outliers = min(max(_OUTLIERS, pixels.size // _VALUES_PER_OUTLIER),
+                           pixels.size // _LEAST_PER_OUTLIER)
+            self._bits = next(bits for bits in DEPTHS if bits >= self._bits
+                              and np.count_nonzero(pixels >= 2 ** bits) <= outliers)
+        small = cv2.convertScaleAbs(np.ascontiguousarray(pixels),
+                                    alpha=255 / (2 ** self._bits - 1))
+        return replace(frame, pixels=small, encoding=_EIGHT_BIT[frame.encoding])

@@ -36,6 +36,44 @@ def test_darkening_scene_keeps_brightness():
     assert depth.to_8_bit(frame(np.full((4, 4), 800, np.uint16), 'mono16')).pixels[0, 0] == 50
 
 
+@pytest.mark.parametrize('hot', [1, 8])
+def test_hot_pixels_do_not_darken(hot):
+    """A few values of 65535 are clipped, and leave the brightness of 10 bits as it is."""
+    depth, pixels = BitDepth(), np.full((48, 64, 3), 512, np.uint16)
+    before = depth.to_8_bit(frame(pixels, 'rgb16')).pixels
+    defect = pixels.copy()
+    defect.reshape(-1)[:hot] = 65535
+
+    assert before[-1, -1, 0] == 128
+    shown = depth.to_8_bit(frame(defect, 'rgb16')).pixels.reshape(-1)
+    assert (shown[:hot] == 255).all() and (shown[hot:] == 128).all()
+    assert (depth.to_8_bit(frame(pixels, 'rgb16')).pixels == before).all()
+
+
+@pytest.mark.parametrize('shape, lit', [((2, 2, 3), 1), ((480, 640, 3), 300)])
+def test_lamps_count(shape, lit):
+    """A lamp is larger than a hot pixel, and in a small image every value counts."""
+    pixels = np.full(shape, 512, np.uint16)
+    pixels.reshape(-1)[:lit] = 4095
+
+    shown = BitDepth().to_8_bit(frame(pixels, 'rgb16')).pixels.reshape(-1)
+
+    assert shown[0] == 255 and shown[-1] == 32
+
+
+@pytest.mark.parametrize('encoding, shape', [('mono16', (8, 32, 3)), ('rgb16', (16, 16, 3)),
+                                             ('rgb8', (8, 32, 3))])
+def test_another_kind_begins_anew(encoding, shape):
+    """Another encoding or another size of the images begins anew; the same one does not shrink."""
+    depth, dim = BitDepth(), frame(np.full((8, 32, 3), 512, np.uint16), 'rgb16')
+    depth.to_8_bit(frame(np.full((8, 32, 3), 60_000, np.uint16), 'rgb16'))
+    assert depth.to_8_bit(dim).pixels.max() == 2
+
+    depth.to_8_bit(frame(np.zeros(shape, np.uint8 if '8' in encoding else np.uint16), encoding))
+
+    assert depth.to_8_bit(dim).pixels.max() == 128
+
+
 def test_eight_bits_pass_floats_refused():
     """Eight bits pass and floats are refused by name."""
     plain = frame(np.zeros((4, 4, 3), np.uint8), 'rgb8')
