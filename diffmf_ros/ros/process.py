@@ -33,7 +33,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.logging import LoggingSeverity, get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
-from rclpy.utilities import remove_ros_args, try_shutdown
+from rclpy.utilities import get_rmw_implementation_identifier, remove_ros_args, try_shutdown
 
 from ..core.frames import DiffmfError
 from ..core.settings import RealtimeSettings
@@ -41,6 +41,8 @@ from ..io.resources import fastdds_environment
 
 # A signal does not wake the executor: it is noticed within this time.
 POLL_S = 0.1
+# Those above have no ports.
+LAST_DOMAIN = 232
 # mlockall: what is in memory now, what comes, each page when it is first used.
 _LOCK_USED_PAGES = 1 | 2 | 4
 # What take_priority has changed of this process, as it was before.
@@ -113,8 +115,21 @@ def _refused(kind: type[Exception] = Exception) -> Iterator[None]:
         raise ArgumentError(said) from error
 
 
+def _check_domain() -> None:
+    """Raise ArgumentError for the number of a domain that DDS has no ports for.
+
+    Fast DDS would end the process.
+    """
+    given = os.environ.get('ROS_DOMAIN_ID', '')
+    with suppress(ValueError):  # rclpy says what it does not take for a number
+        if int(given, 0) > LAST_DOMAIN and 'zenoh' not in get_rmw_implementation_identifier():
+            raise ArgumentError(f'ROS_DOMAIN_ID={given}: the numbers of domains are 0 to '
+                                f'{LAST_DOMAIN}')
+
+
 def init(args: list[str] | None) -> None:
     """Initialize rclpy and leave the signals to StopRequest. Raises ArgumentError."""
+    _check_domain()
     with _refused():
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
 

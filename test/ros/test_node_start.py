@@ -316,6 +316,18 @@ def test_bad_ros_arguments_one_sentence(start, domain, module, arguments, said):
     assert 'Traceback' not in node.output and '/project/' not in node.output.partition(said)[2]
 
 
+@pytest.mark.parametrize('module, said', [((NODE,), 'cannot start: '),
+                                          (('diffmf_ros.ros.recorder', 'bag', '/a'), '')])
+def test_domain_without_ports_is_named(start, domain, monkeypatch, module, said):
+    """The number of a domain that has no ports is one sentence; Fast DDS would end the process."""
+    monkeypatch.setenv('ROS_DOMAIN_ID', '233')
+    node = start(*module)
+
+    assert node.wait() == 1
+    assert f'{said}ROS_DOMAIN_ID=233: the numbers of domains are 0 to 232' in node.output
+    assert len(node.output.strip().splitlines()) == 1
+
+
 def test_node_is_pinned_and_locked(start_node, peer):
     """The node runs on the CPUs that it may use, all its threads, and its memory is locked."""
     cpu = min(os.sched_getaffinity(0))
