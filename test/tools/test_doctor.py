@@ -77,25 +77,6 @@ def test_needed_and_optional_libraries(monkeypatch):
     assert found['torch'].text == 'OSError: libcudart: the node fuses classically'
 
 
-def test_without_rclpy_the_node_cannot_run(monkeypatch):
-    monkeypatch.setattr(ros, 'try_imports', lambda names: {
-        name: Imported(reason='' if name == 'sensor_msgs.msg' else 'not found') for name in names})
-    found = by_name(ros.libraries())
-    assert found['rclpy'].state is FAIL and 'setup.bash' in found['rclpy'].advice
-    assert found['sensor_msgs.msg'].state is GOOD
-    assert found['cv_bridge'].state is WARN
-    assert 'middleware' not in found
-
-
-def test_unloadable_middleware_blocks(monkeypatch):
-    """A middleware that does not load blocks."""
-    monkeypatch.setattr(ros, 'try_imports', lambda names: {name: Imported('1') for name in names})
-    monkeypatch.setattr(ros, 'try_code', lambda code: Imported(reason='librmw_x.so: cannot open'))
-    found = by_name(ros.libraries())
-    assert found['middleware'].state is FAIL
-    assert 'RMW_IMPLEMENTATION' in found['middleware'].advice
-
-
 def transport(tmp_path, *, free_mb, rmem_max, environ=(), monkeypatch):
     """Findings for a system with so much room in shared memory and so large UDP buffers."""
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=free_mb * 2 ** 20))
@@ -356,7 +337,7 @@ def test_kernel_cache_warm_or_cold(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_exit_code_says_can_run():
+def test_exit_code_says_can_run(domain):
     """The exit code says whether the node can run."""
     code, report = run_doctor()
     assert code == (0 if report['node_can_run'] else 1)

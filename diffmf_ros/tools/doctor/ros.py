@@ -12,16 +12,32 @@ from pathlib import Path
 from ...core.frames import DiffmfError
 from ...core.packages import pip_install
 from ...io.resources import FASTDDS_VARIABLES, find
-from . import Finding, Severity, try_code, try_imports
+from . import Finding, Imported, Severity, try_code, try_imports
 
 NEEDED = ('rclpy', 'sensor_msgs.msg', 'diagnostic_msgs.msg', 'diffmf_ros.ros.fusion_node')
 MIDDLEWARE = 'import rclpy.utilities; answer = rclpy.utilities.get_rmw_implementation_identifier()'
+# As the node starts, where a library may end the process.
+START = """
+from rclpy.node import Node
+from rclpy.utilities import get_rmw_implementation_identifier, try_shutdown
+from diffmf_ros.ros import process
+process.use_camera_transports()
+process.init([])
+process.created(lambda: Node('_diffmf_doctor')).destroy_node()
+try_shutdown()
+answer = get_rmw_implementation_identifier()"""
+REFUSED = 'diffmf_ros.ros.process.ArgumentError: '
 OPTIONAL = {'launch_ros': 'no launch files: start fusion_node by itself',
             'message_filters': 'sync.policy approximate and exact are not to be had',
             'cv_bridge': 'image encodings that this package does not know are refused',
             'tf2_ros': 'alignment.from_tf is not to be had'}
 GET_ROS = ('source the setup.bash of a ROS 2 installation; on a bare x86_64 machine: '
            f'{pip_install("ros")}')
+GET_MIDDLEWARE = 'install the middleware that RMW_IMPLEMENTATION names, or unset it'
+# What the reason of a refusal names, and what to do.
+CURES = {'ROS_DOMAIN_ID': 'set ROS_DOMAIN_ID to a number from 0 to 232, or unset it',
+         'ROS_LOG_DIR': 'set ROS_LOG_DIR to a folder that can be written, or unset it',
+         '': "what it names is set by a variable: env | grep -E 'ROS|RMW|DDS'"}
 # Fast DDS by itself has a segment of half a megabyte, of which larger images are lost.
 ENOUGH_SEGMENT_MB = 4
 
@@ -32,7 +48,7 @@ def libraries() -> Iterator[Finding]:
     for name in NEEDED:
         blocks = bool(found[name].reason)
         yield Finding('ros', name, found[name].text, Severity.FAIL if blocks else Severity.GOOD,
-                      GET_ROS if blocks else '')
+                      _how_to_get(found[name].reason) if blocks else '')
     for name, effect in OPTIONAL.items():
         if found[name].reason:
             yield Finding('ros', name, f'{found[name].reason}: {effect}', Severity.WARN)
@@ -41,11 +57,28 @@ def libraries() -> Iterator[Finding]:
     if not found['rclpy'].reason:
         yield Finding('ros', 'distribution', os.environ.get('ROS_DISTRO')
                       or 'none is sourced (wheels)')
-        middleware = try_code(MIDDLEWARE)
-        yield Finding('ros', 'middleware', middleware.text,
-                      Severity.FAIL if middleware.reason else Severity.GOOD,
-                      'install the middleware that RMW_IMPLEMENTATION names, or unset it'
-                      if middleware.reason else '')
+        yield from _start(complete=not any(found[name].reason for name in NEEDED))
+
+
+def _how_to_get(reason: str) -> str:
+    """What to do where a library cannot be imported."""
+    return GET_MIDDLEWARE if 'RMW implementation' in reason else GET_ROS
+
+
+def _start(*, complete: bool) -> Iterator[Finding]:
+    """The middleware; and whether a node starts, where the libraries of this one are complete."""
+    started = try_code(START) if complete else Imported()
+    middleware = started if complete and not started.reason else try_code(MIDDLEWARE)
+    if middleware.reason:
+        yield Finding('ros', 'middleware', middleware.text, Severity.FAIL, GET_MIDDLEWARE)
+        return
+    yield Finding('ros', 'middleware', middleware.text)
+    if started.reason:
+        said = started.reason.removeprefix(REFUSED)
+        yield Finding('ros', 'start', f'no node can start: {said}', Severity.FAIL,
+                      next(cure for name, cure in CURES.items() if name in said))
+    elif complete:
+        yield Finding('ros', 'start', 'a node starts')
 
 
 def why_no_rclpy() -> str:
