@@ -136,12 +136,15 @@ def meant(name: str, known: Iterable[str]) -> str:
     """Return ', did you mean ...?' for the nearest known name, or ''.
 
     Args:
-        name: the name that is not known.
+        name: the name that is not known; that of a group means the names in it.
         known: the names that are.
 
     Returns:
         The end of a sentence.
     """
+    known, group_of = list(known), f'{name}.'
+    if inside := [item[len(group_of):] for item in known if item.startswith(group_of)]:
+        return f', which is a group: did you mean {group_of}({" | ".join(inside)})?'
     found = nearest(name, known)
     return f', did you mean {found}?' if found else ''
 

@@ -69,6 +69,8 @@ def test_int_passes_for_float_only():
 
 
 @pytest.mark.parametrize('changes, words', [
+    ({'realtime': 'yes'}, r"unknown setting 'realtime', which is a group: did you mean "
+                          r'realtime.\(thread_priority \| cpu_affinity \| lock_memory\)\?'),
     ({'sync.max_distance': 5.0}, "unknown setting 'sync.max_distance', did you mean "
      "sync.max_distance_ms.; docs/parameters.md"),
     ({'sync.max_distance': 5.0, 'thermal.polarty': 'x', 'scale': 3, 'qos.depth': 'deep'},
