@@ -58,7 +58,8 @@ def fuse(rgb: np.ndarray, thermal: np.ndarray, *, order: str = 'rgb',
             preset='light', device='cuda', alignment='align.yaml', thermal__polarity='black_hot'.
 
     Returns:
-        The fused image on the grid of rgb: H x W x 3 uint8, or H x W with output__color='gray'.
+        The fused image on the grid of rgb, cropped and turned as asked for, or of thermal with
+        alignment__output_grid='thermal': H x W x 3 uint8, or H x W with output__color='gray'.
 
     Raises:
         InputError: an array is not as above.

@@ -2,20 +2,23 @@
 """The Python front: arrays in, a fused array out, and an error for whatever cannot be fused."""
 
 import gc
+import re
 import subprocess
 import sys
 import warnings
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import diffmf_ros
 from diffmf_ros.core.frames import RGB, THERMAL, Frame, Pair
-from diffmf_ros.core.settings import DEFAULTS, with_changes
+from diffmf_ros.core.settings import DEFAULTS, iter_specs, with_changes
 from diffmf_ros.inference.pipeline import FusionPipeline
 
 HEIGHT, WIDTH = 48, 64
+PAGE = (Path(__file__).parents[1] / 'docs' / 'python.md').read_text(encoding='utf-8')
 
 
 @pytest.fixture
@@ -65,6 +68,31 @@ def test_result_matches_pipeline(rgb, thermal, model):
     body, ground = np.s_[16:32, 44:56], np.s_[16:32, 4:16]
     assert fused[body].mean() > rgb[body].mean() + 20
     assert abs(fused[ground].mean() - rgb[ground].mean()) < 30
+
+
+@pytest.mark.parametrize('settings, shape', [
+    ({'input__rgb_crop': '20x10+0+0'}, (10, 20, 3)),
+    ({'input__rgb_orientation': 'rotated_90'}, (WIDTH, HEIGHT, 3)),
+    ({'alignment__output_grid': 'thermal'}, (HEIGHT // 2, WIDTH // 2, 3)),
+])
+@pytest.mark.filterwarnings('ignore::diffmf_ros.FusionWarning')
+def test_page_names_grid_of_result(rgb, thermal, settings, shape):
+    """What gives the result another grid than that of rgb is on the page."""
+    assert diffmf_ros.fuse(rgb, thermal, model='classical', **settings).shape == shape
+    grid = PAGE.split('The result has')[1].split('\n\n')[0]
+    assert all(name in grid for name in settings)
+
+
+def test_page_names_refused_settings():
+    """What the page says is refused is, every setting of a group."""
+    sentence, = re.findall('Settings that only concern the live node .* are refused', PAGE)
+    for name in re.findall('`([^`]+)`', sentence):
+        names = [item.name for item in iter_specs(DEFAULTS)
+                 if item.name.startswith(name.removesuffix('*'))]
+        assert names
+        for setting in names:
+            with pytest.raises(diffmf_ros.DiffmfError, match='of the live node alone'):
+                diffmf_ros.Fuser(**{setting.replace('.', '__'): 1})
 
 
 def test_bgr_in_gives_bgr_out(rgb, thermal):
