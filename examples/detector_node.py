@@ -80,21 +80,22 @@ class DetectorNode(Node):
             raise DiffmfError(f'least_score must be from 0 to 1, got {self._least_score:g}')
         if not 0 <= values['threads'] <= MOST_THREADS:
             raise DiffmfError(f'threads must be from 0 to {MOST_THREADS}, got {values["threads"]}')
+        given: dict[str, str] = {}  # the first of several names of one topic
         for topic in values['topics']:
             require_topic_name(topic)
             require_topic_name(f'{topic}{PICTURE}')
-        topics = list(dict.fromkeys(map(self.resolve_topic_name, values['topics'])))
+            given.setdefault(self.resolve_topic_name(topic), topic)
         self._detector = Detector(
             values['detector'], layout=values['layout'], threads=values['threads'],
             classes=len(self._names) if self._names else None)
-        self._streams = [self._make_stream(topic) for topic in topics]
+        self._streams = [self._make_stream(topic) for topic in given.values()]
         best = qos.profile('reliable', depth=1)
         self._counts = self.create_publisher(String, 'counts', best)
         self._side_by_side = self.create_publisher(Image, 'side_by_side', best)
         self.create_timer(PERIOD_S, self._report)
         self.get_logger().info(
             f'{values["detector"]} ({self._detector.layout.name}) on '
-            f'{", ".join(topics)}; boxes as '
+            f'{", ".join(given.values())}; boxes as '
             f'{"vision_msgs" if vision else "JSON: vision_msgs is not installed"}')
 
     def _given(self, name: str, default):

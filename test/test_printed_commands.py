@@ -21,6 +21,7 @@ onnx = pytest.importorskip('onnx',
                            reason='onnx is not installed, and the detector is an ONNX file')
 
 from bad_inputs import furnish, ran  # noqa: E402
+from conftest import ros_domain  # noqa: E402
 from detector_files import write_hot_spot  # noqa: E402
 from s4fusion_golden import PREFIX  # noqa: E402
 from test_docs import ROOT, commands, quicker  # noqa: E402
@@ -163,10 +164,13 @@ def words_to_run(line):
 
 
 @pytest.fixture(scope='module')
-def shared_libraries():
-    """Let `diffmf doctor` look once, for all pages, what each library does in a process."""
+def shared_libraries(tmp_path_factory):
+    """Let `diffmf doctor` look once, for all pages, what each library does in a process.
+
+    One of them is that it starts a node.
+    """
     look = cache(doctor.try_code)
-    with pytest.MonkeyPatch.context() as patched:
+    with ros_domain(tmp_path_factory.mktemp('ros')), pytest.MonkeyPatch.context() as patched:
         for module in (doctor, doctor_ros, doctor_system):
             patched.setattr(module, 'try_code', look)
         yield
