@@ -214,7 +214,7 @@ def _kept_output() -> int | None:
 
 
 def _is_unread(output: int | None) -> bool:
-    """Whether the output is a pipe of which the reader has ended."""
+    """Return whether an output is a pipe that no process reads any more."""
     if output is None:
         return False
     poll = select.poll()

@@ -2,7 +2,7 @@
 """Names of topics and namespaces, checked without ROS.
 
 The rules are those of ROS 2 (https://design.ros2.org/articles/topic_and_service_names.html), but
-for substitutions in braces, which nobody needs on a command line.
+for substitutions in braces, such as {node}, which are refused.
 """
 
 import re
@@ -24,7 +24,7 @@ def require_topic_name(topic: str) -> None:
 
 
 def require_namespace(namespace: str) -> None:
-    """Raise DiffmfError for what is no namespace, such as / or /front."""
+    """Raise DiffmfError unless a text is a namespace, such as / or /front."""
     if not _NAMESPACE.fullmatch(namespace) or len(namespace) > _MOST:
         raise DiffmfError('expected a namespace, such as / or /front, got '
                           f'{namespace[:_MOST]!r}: it is {_RULE}')

@@ -40,7 +40,7 @@ class RangeWatch:
 
     @property
     def issues(self) -> tuple[Issue, ...]:
-        """What is amiss now."""
+        """Issues that hold now, of readings that are not usable or do not come."""
         return tuple(issue for issue in (self._unusable, self._outdated) if issue is not None)
 
     def take(self, message: Range) -> None:

@@ -178,12 +178,11 @@ class Session:
     def _notes(self, now_ns: int) -> list[str]:
         """Return what is worth knowing and no complaint; what is new of it goes to the log."""
         hold_ms, rgb, thermal = self._pairing.hold_ms, self._selector.rgb, self._selector.thermal
-        both = all(stream.status(now_ns).usable and stream.rate_hz(now_ns)
-                   for stream in (rgb, thermal))
-        note = hold_ms and both and (f'thermal comes at {thermal.rate_hz(now_ns):.1f} Hz, rgb at '
-                            f'{rgb.rate_hz(now_ns):.1f} Hz: '
-                            f'rgb frames between are fused with the last thermal frame, up to '
-                            f'{hold_ms:.0f} ms old')
+        rgb_hz, thermal_hz = (stream.rate_hz(now_ns) if stream.status(now_ns).usable else 0.0
+                              for stream in (rgb, thermal))
+        note = hold_ms and rgb_hz and thermal_hz and (
+            f'thermal comes at {thermal_hz:.1f} Hz, rgb at {rgb_hz:.1f} Hz: rgb frames between '
+            f'are fused with the last thermal frame, up to {hold_ms:.0f} ms old')
         if note and not self._hold_note:
             self._node.get_logger().info(f'{note} (sync.hold_last_ms; 0: never)')
         self._hold_note = note or ''

@@ -87,7 +87,7 @@ class Inputs:
 
     @property
     def issues(self) -> list[Issue]:
-        """What is amiss with the publishers."""
+        """Issues of the publishers of the images and of the range finder."""
         issues = [watch.issue for watch in self.watches.values() if watch.issue is not None]
         return [*issues, *(self.range.issues if self.range is not None else ())]
 

@@ -155,9 +155,9 @@ _EIGHT_BIT = {'mono16': 'mono8', 'rgb16': 'rgb8', 'bgr16': 'bgr8', 'rgba16': 'rg
               'bgra16': 'bgra8'}
 # Sensors have so many bits; a message of 16 bits does not say how many.
 DEPTHS = (10, 12, 14, 16)
-# So few values above a depth are no light: hot pixels, which color interpolation spreads.
+# Outliers are hot pixels, which color interpolation spreads: 16 values of an image may lie above
+# the depth, or one in 10,000 where that is more, but never more than one in 100.
 _OUTLIERS = 16
-# Of large images, one in so many values; of small ones at most one in so many.
 _VALUES_PER_OUTLIER, _LEAST_PER_OUTLIER = 10_000, 100
 
 

@@ -120,7 +120,7 @@ class StreamHealth:
     def settings(self) -> HealthSettings:
         """When a camera counts as failed; may be assigned at any time.
 
-        Without shutter_flag nobody says any more that the shutter opens: it counts as open.
+        Without shutter_flag the shutter counts as open: its topic is no longer received.
         """
         return self._settings
 
